@@ -1,0 +1,220 @@
+"""One pooled HTTP client per upstream and process: deadlines, one retry on a stale connection, forwarded headers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+import aiohttp
+import orjson
+
+from chassis.context import CallContext
+from chassis.errors import (
+    BadUpstreamError,
+    BusyError,
+    DeadlineExceededError,
+    ForbiddenError,
+    InvalidRequestError,
+    NotReadyError,
+    ServiceError,
+    UnauthorizedError,
+)
+
+_STALE = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, ConnectionResetError)
+"""How a keep-alive connection that the server has closed in the meantime shows itself."""
+
+_MAX_EVENT_BYTES = 8 * 1024 * 1024
+
+
+class HttpUpstream:
+    """The client base that every room's `client` is built on.
+
+    Create it anywhere; it opens its connections inside the running event loop at the first call. Safe for any number
+    of concurrent requests; nothing of one request is kept for another.
+    """
+
+    def __init__(
+        self, base_url: str, *, name: str, connect_timeout_s: float = 2.0, connections: int = 512, verify: bool = True
+    ) -> None:
+        self.base_url = base_url.rstrip("/")
+        self.name = name
+        self._connect_timeout_s = connect_timeout_s
+        self._connections = connections
+        self._verify = verify
+        self._session: aiohttp.ClientSession | None = None
+
+    async def aclose(self) -> None:
+        """Closes the pooled connections. The next call opens new ones."""
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+    async def get_json(self, path: str, ctx: CallContext) -> Any:
+        """The parsed JSON body of a GET."""
+        body, _ = await self._fetch("GET", path, None, {}, ctx)
+        return self._parse(body)
+
+    async def post_json(self, path: str, payload: Any, ctx: CallContext) -> Any:
+        """Posts `payload` as JSON and returns the parsed JSON body."""
+        body, _ = await self._fetch(
+            "POST", path, orjson.dumps(payload), {"content-type": "application/json"}, ctx
+        )
+        return self._parse(body)
+
+    async def post_bytes(
+        self, path: str, body: bytes, headers: Mapping[str, str], ctx: CallContext
+    ) -> tuple[bytes, Mapping[str, str]]:
+        """Posts `body` as it is and returns the answer's bytes and headers (case-insensitive)."""
+        return await self._fetch("POST", path, body, headers, ctx)
+
+    async def stream_events(self, path: str, payload: Any, ctx: CallContext) -> AsyncIterator[str]:
+        """Posts JSON and yields the `data` of each server-sent event as it arrives.
+
+        Closing the iterator closes the connection, which is how an upstream learns that nobody listens any more.
+        """
+        async with self._request(
+            "POST",
+            path,
+            orjson.dumps(payload),
+            {"content-type": "application/json", "accept": "text/event-stream"},
+            ctx,
+        ) as response:
+            buffer = b""
+            try:
+                async for block in response.content.iter_any():
+                    buffer += block
+                    if len(buffer) > _MAX_EVENT_BYTES:
+                        raise BadUpstreamError(f"The {self.name} sent an event larger than {_MAX_EVENT_BYTES} bytes.")
+                    buffer = buffer.replace(b"\r\n", b"\n")
+                    *events, buffer = buffer.split(b"\n\n")
+                    for event in events:
+                        data = _event_data(event)
+                        if data is not None:
+                            yield data
+            except (aiohttp.ClientError, ConnectionError) as error:
+                raise BadUpstreamError(f"The {self.name} broke off its answer.") from error
+            except asyncio.TimeoutError as error:
+                raise self._late() from error
+            if buffer.strip():
+                raise BadUpstreamError(f"The {self.name} broke off its answer.")
+
+    async def _fetch(
+        self, method: str, path: str, body: bytes | None, headers: Mapping[str, str], ctx: CallContext
+    ) -> tuple[bytes, Mapping[str, str]]:
+        async with self._request(method, path, body, headers, ctx) as response:
+            try:
+                return await response.read(), response.headers
+            except (aiohttp.ClientError, ConnectionError) as error:
+                raise BadUpstreamError(f"The {self.name} broke off its answer.") from error
+            except asyncio.TimeoutError as error:
+                raise self._late() from error
+
+    @contextlib.asynccontextmanager
+    async def _request(
+        self, method: str, path: str, body: bytes | None, headers: Mapping[str, str], ctx: CallContext
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        response = await self._send(method, path, body, headers, ctx)
+        try:
+            if response.status >= 400:
+                raise await self._rejection(response)
+            yield response
+        finally:
+            # Frees the connection if the body was read to its end, closes it otherwise.
+            response.release() if response.content.at_eof() else response.close()
+
+    async def _send(
+        self, method: str, path: str, body: bytes | None, headers: Mapping[str, str], ctx: CallContext
+    ) -> aiohttp.ClientResponse:
+        for attempt in (1, 2):
+            left = ctx.check(f"the {self.name} was asked")
+            try:
+                return await self._open_session().request(
+                    method,
+                    self.base_url + path,
+                    data=body,
+                    headers={**ctx.outgoing_headers(), **headers},
+                    timeout=aiohttp.ClientTimeout(
+                        total=left, sock_connect=min(self._connect_timeout_s, left)
+                    ),
+                    allow_redirects=False,
+                )
+            except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+                raise NotReadyError(f"The {self.name} cannot be reached. Try again shortly.") from error
+            except _STALE as error:
+                if attempt == 2:
+                    raise BadUpstreamError(f"The {self.name} closed the connection without an answer.") from error
+            except asyncio.TimeoutError as error:
+                raise self._late() from error
+            except aiohttp.ClientError as error:
+                raise BadUpstreamError(f"The {self.name} answered something that is not HTTP.") from error
+        raise AssertionError("unreachable")
+
+    async def _rejection(self, response: aiohttp.ClientResponse) -> ServiceError:
+        try:
+            body = await response.content.read(64 * 1024)
+        except (aiohttp.ClientError, ConnectionError, asyncio.TimeoutError):
+            body = b""
+        reason = _reason(body)
+        status = response.status
+        if status in (400, 413, 422):
+            return InvalidRequestError(f"The {self.name} refused the request: {reason or f'status {status}'}")
+        if status == 401:
+            return UnauthorizedError(f"The {self.name} wants valid credentials: send an Authorization header.")
+        if status == 403:
+            return ForbiddenError(f"The {self.name} does not admit these credentials.")
+        if status == 429:
+            return BusyError(f"The {self.name} is busy. Try again shortly.", retry_after_s=_retry_after(response, 1))
+        if status in (404, 503):
+            detail = f": {reason}" if reason else ""
+            return NotReadyError(f"The {self.name} is not ready{detail}", retry_after_s=_retry_after(response, 2))
+        if status == 504:
+            return self._late()
+        return BadUpstreamError(f"The {self.name} failed with status {status}.")
+
+    def _open_session(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(
+                    limit=self._connections, ssl=self._verify, keepalive_timeout=30, ttl_dns_cache=30
+                ),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                auto_decompress=True,
+                skip_auto_headers=("accept-encoding",),
+            )
+        return self._session
+
+    def _parse(self, body: bytes) -> Any:
+        try:
+            return orjson.loads(body)
+        except orjson.JSONDecodeError as error:
+            raise BadUpstreamError(f"The {self.name} answered something that is not JSON.") from error
+
+    def _late(self) -> DeadlineExceededError:
+        return DeadlineExceededError(f"The {self.name} did not answer within the request's deadline.")
+
+
+def _event_data(event: bytes) -> str | None:
+    lines = [line[5:].removeprefix(b" ") for line in event.split(b"\n") if line.startswith(b"data:")]
+    return b"\n".join(lines).decode("utf-8", "replace") if lines else None
+
+
+def _reason(body: bytes) -> str:
+    """The text of an error body in the shape of KServe, Triton, FastAPI or OpenAI; empty if it is none of these."""
+    try:
+        parsed = json.loads(body)
+    except ValueError:
+        return ""
+    if not isinstance(parsed, dict):
+        return ""
+    reason = parsed.get("error", parsed.get("detail", ""))
+    if isinstance(reason, dict):
+        reason = reason.get("message", "")
+    return reason[:500] if isinstance(reason, str) else ""
+
+
+def _retry_after(response: aiohttp.ClientResponse, default_s: int) -> int:
+    sent = response.headers.get("retry-after", "")
+    return int(sent) if sent.isdigit() else default_s
