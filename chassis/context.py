@@ -43,6 +43,7 @@ class CallContext:
 
         Raises:
             InvalidRequestError: the caller's `x-request-timeout-ms` is not a positive integer.
+
         """
         headers = headers or {}
         sent = headers.get(TIMEOUT_HEADER)
@@ -71,6 +72,7 @@ class CallContext:
 
         Raises:
             DeadlineExceededError: none are.
+
         """
         left = self.remaining_s()
         if left <= 0:

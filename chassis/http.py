@@ -59,9 +59,7 @@ class HttpUpstream:
 
     async def post_json(self, path: str, payload: Any, ctx: CallContext) -> Any:
         """Posts `payload` as JSON and returns the parsed JSON body."""
-        body, _ = await self._fetch(
-            "POST", path, orjson.dumps(payload), {"content-type": "application/json"}, ctx
-        )
+        body, _ = await self._fetch("POST", path, orjson.dumps(payload), {"content-type": "application/json"}, ctx)
         return self._parse(body)
 
     async def post_bytes(
@@ -136,9 +134,7 @@ class HttpUpstream:
                     self.base_url + path,
                     data=body,
                     headers={**ctx.outgoing_headers(), **headers},
-                    timeout=aiohttp.ClientTimeout(
-                        total=left, sock_connect=min(self._connect_timeout_s, left)
-                    ),
+                    timeout=aiohttp.ClientTimeout(total=left, sock_connect=min(self._connect_timeout_s, left)),
                     allow_redirects=False,
                 )
             except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:

@@ -1,0 +1,446 @@
+"""Serves KServe models and their extra routes: edges, errors and shutdown that every room shares.
+
+Why not `kserve.ModelServer` as it is: it listens on every address, lets any caller unload the model, answers 500 with
+internal text and a closed connection for unforeseen errors, hands `application/json; charset=utf-8` to the model as
+bytes, and reads bodies of any size. Each point is mended here, once, with KServe's own parts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import time
+import uuid
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from typing import Any
+
+import kserve
+import orjson
+import uvloop
+from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from grpc import StatusCode, aio
+from grpc_interceptor.exceptions import GrpcException
+from kserve.errors import InvalidInput, ModelNotFound, ModelNotReady
+from kserve.model_server import app
+from kserve.model_server import args as kserve_args
+from kserve.protocol.grpc import grpc_predict_v2_pb2_grpc
+from kserve.protocol.grpc.interceptors import ExceptionToStatusInterceptor
+from kserve.protocol.grpc.servicer import InferenceServicer
+from kserve.protocol.model_repository_extension import ModelRepositoryExtension
+from kserve.protocol.rest.server import RESTServer
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from chassis.errors import (
+    ForbiddenError,
+    InternalError,
+    InvalidRequestError,
+    NotFoundError,
+    NotReadyError,
+    PayloadTooLargeError,
+    ServiceError,
+)
+from chassis.settings import ServerSettings
+
+logger = logging.getLogger("chassis.server")
+access_logger = logging.getLogger("chassis.access")
+
+ErrorShape = Callable[[ServiceError], Mapping[str, Any]]
+Lifespan = Callable[[], contextlib.AbstractAsyncContextManager[None]]
+
+__all__ = ["RoomModel", "app", "error_response", "kserve_args", "serve"]
+
+
+def oip_error(error: ServiceError) -> dict[str, Any]:
+    """The error body of KServe's v1 and v2 protocols: `{"error": text}`, with the kind and the field beside it."""
+    body: dict[str, Any] = {"error": error.message, "code": error.code}
+    if error.field is not None:
+        body["field"] = error.field
+    return body
+
+
+class RoomModel(kserve.Model):
+    """A KServe model whose readiness has a reason and whose errors reach the caller in the protocol's own shape."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name, return_response_headers=True)
+        self.ready = True
+
+    async def not_ready_reason(self) -> str | None:
+        """Why the model cannot answer now and what to do about it; None when it can."""
+        return None
+
+    async def healthy(self) -> bool:
+        """KServe's readiness of this model."""
+        return bool(self.ready) and await self.not_ready_reason() is None
+
+
+def serve(
+    model: RoomModel,
+    settings: ServerSettings,
+    *,
+    routers: Sequence[APIRouter] = (),
+    error_shapes: Mapping[str, ErrorShape] | None = None,
+    lifespan: Lifespan = contextlib.nullcontext,
+) -> None:
+    """Serves `model` and `routers` over REST and gRPC until SIGTERM or SIGINT, then lets requests in flight finish.
+
+    Args:
+        model: registered under its name on v1, v2 and gRPC.
+        settings: addresses and limits.
+        routers: further routes.
+        error_shapes: path prefix → error body for routes that speak another protocol.
+        lifespan: entered inside the event loop before the ports open, left after they are closed.
+
+    """
+    _Server(model, settings, routers, error_shapes or {}, lifespan).run()
+
+
+class _Server(kserve.ModelServer):
+    def __init__(
+        self,
+        model: RoomModel,
+        settings: ServerSettings,
+        routers: Sequence[APIRouter],
+        error_shapes: Mapping[str, ErrorShape],
+        lifespan: Lifespan,
+    ) -> None:
+        super().__init__(
+            http_port=settings.http_port,
+            grpc_port=settings.grpc_port,
+            workers=1,  # more would break transformers: PredictorConfig and models do not cross a spawn
+            enable_grpc=settings.enable_grpc,
+            enable_latency_logging=False,
+            grace_period=settings.grace_period_s,
+        )
+        self._model = model
+        self._settings = settings
+        self._lifespan = lifespan
+        self._register_and_check_atleast_one_model_is_ready([model])
+        self.model_repository_extension = _ClosedRepository(self.registered_models)
+        self._errors = _ErrorMapper(model, error_shapes)
+        for router in routers:
+            app.include_router(router)
+
+    def run(self) -> None:
+        uvloop.run(self._main())
+
+    async def _main(self) -> None:
+        rest = _RestServer(self.dataplane, self.model_repository_extension, self._settings, self._errors)
+        # uvicorn drains on these signals and raises them again when it has; they end nothing else.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: None)
+        async with self._lifespan():
+            grpc_server = None
+            if self.enable_grpc:
+                grpc_server = await _start_grpc(
+                    InferenceServicer(self.dataplane, self.model_repository_extension), self._settings, self._model
+                )
+            try:
+                await rest.start()
+            finally:
+                if grpc_server is not None:
+                    await grpc_server.stop(self._settings.grace_period_s)
+
+
+class _ClosedRepository(ModelRepositoryExtension):
+    """Models are loaded by the program, never by its callers."""
+
+    def __init__(self, registry: Any) -> None:
+        super().__init__(model_registry=registry)
+
+    async def load(self, model_name: str) -> None:
+        raise ForbiddenError("Models cannot be loaded by request here: deploy another service instead.")
+
+    async def unload(self, model_name: str) -> None:
+        raise ForbiddenError("Models cannot be unloaded by request here: remove the service instead.")
+
+
+# REST
+
+
+class _RestServer(RESTServer):
+    def __init__(
+        self,
+        dataplane: Any,
+        repository: ModelRepositoryExtension,
+        settings: ServerSettings,
+        errors: _ErrorMapper,
+    ) -> None:
+        super().__init__(
+            "kserve.model_server:app",
+            dataplane,
+            repository,
+            settings.http_port,
+            grace_period=settings.grace_period_s,
+        )
+        self._errors = errors
+        self.config.host = settings.host
+        self.config.access_log = False
+        self.config.app = _Edge(app, errors, settings.max_body_bytes)
+
+    def _add_middlewares(self, app: FastAPI) -> None:
+        """None of KServe's: its timing middleware matches every route again to write two log lines per request."""
+
+    def _add_exception_handlers(self, app: FastAPI) -> None:
+        for kind in (
+            ServiceError,
+            InvalidInput,
+            ModelNotFound,
+            ModelNotReady,
+            RequestValidationError,
+            HTTPException,
+            NotImplementedError,
+            Exception,
+        ):
+            app.add_exception_handler(kind, self._errors.respond)
+
+
+class _ErrorMapper:
+    """Whatever is raised in a route or a model → a `ServiceError` → the protocol's error body."""
+
+    def __init__(self, model: RoomModel, shapes: Mapping[str, ErrorShape]) -> None:
+        self._model = model
+        self._shapes = shapes
+
+    async def respond(self, request: Request, error: Exception) -> Response:
+        mapped = await self.map(error, f"{request.method} {request.url.path}")
+        return error_response(mapped, self.shape(request.url.path))
+
+    def shape(self, path: str) -> ErrorShape:
+        return next((shape for prefix, shape in self._shapes.items() if path.startswith(prefix)), oip_error)
+
+    async def map(self, error: Exception, where: str) -> ServiceError:
+        if isinstance(error, ServiceError):
+            return error
+        if isinstance(error, InvalidInput):
+            return InvalidRequestError(_sentence(str(error)))
+        if isinstance(error, ModelNotFound):
+            return NotFoundError(f"{error} This service has the model {self._model.name!r}.", field="model")
+        if isinstance(error, ModelNotReady):
+            reason = await self._model.not_ready_reason()
+            return NotReadyError(f"{error}" + (f" {reason}" if reason else ""))
+        if isinstance(error, RequestValidationError):
+            return _validation_error(error)
+        if isinstance(error, NotImplementedError):
+            return NotFoundError(_sentence(str(error) or "Not supported by this service."))
+        if isinstance(error, HTTPException):
+            return _http_error(error, where)
+        logger.error("unforeseen error in %s", where, exc_info=error)
+        return InternalError("The service failed on this request. Its log has the reason under the x-request-id.")
+
+
+def error_response(error: ServiceError, shape: ErrorShape = oip_error) -> Response:
+    """The HTTP answer for an error, in the protocol's shape."""
+    headers = {"retry-after": str(error.retry_after_s)} if error.retry_after_s is not None else {}
+    if error.status == 401:
+        headers["www-authenticate"] = "Bearer"
+    return Response(orjson.dumps(shape(error)), error.status, headers, media_type="application/json")
+
+
+def _validation_error(error: RequestValidationError) -> InvalidRequestError:
+    # KServe declares the v2 body as "a request or bytes": what pydantic says of the bytes helps nobody.
+    problems = [p for p in error.errors() if "bytes" not in p["loc"]] or list(error.errors())
+    first = problems[0]
+    if first["type"] == "json_invalid":
+        return InvalidRequestError(f"The body is not valid JSON: {first.get('ctx', {}).get('error', first['msg'])}.")
+    path = ".".join(str(part) for part in first["loc"] if part not in ("body", "InferenceRequest"))
+    if not path:
+        return InvalidRequestError("The body is missing: send a JSON object.")
+    more = f" ({len(problems) - 1} more problems)" if len(problems) > 1 else ""
+    return InvalidRequestError(f"{path}: {first['msg']}{more}.", field=path)
+
+
+class _HttpStatusError(ServiceError):
+    """A status that the framework chose: 404 of a route, 405 of a method, 400 of an unreadable body."""
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(message)
+        self.status = status  # type: ignore[misc]
+        self.code = code  # type: ignore[misc]
+
+
+def _http_error(error: HTTPException, where: str) -> ServiceError:
+    if error.status_code == 404:
+        return NotFoundError(f"There is no {where} here.")
+    if error.status_code == 405:
+        return _HttpStatusError(405, "method_not_allowed", f"{where}: this method is not allowed here.")
+    if error.status_code == 400:
+        return InvalidRequestError("The body cannot be read as JSON: send UTF-8 text, not too deeply nested.")
+    return _HttpStatusError(error.status_code, "http_error", str(error.detail))
+
+
+def _sentence(text: str) -> str:
+    return text if text.endswith((".", "!", "?")) else text + "."
+
+
+class _Edge:
+    """The outermost layer of ASGI: body limit, content type, request id, access log, and no connection ever dropped."""
+
+    def __init__(self, inner: ASGIApp, errors: _ErrorMapper, max_body_bytes: int) -> None:
+        self._inner = inner
+        self._errors = errors
+        self._max_body_bytes = max_body_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._inner(scope, receive, send)
+            return
+        began = time.perf_counter()
+        exchange = _Exchange(scope, receive, send, self._max_body_bytes)
+        try:
+            if exchange.declared_too_large():
+                await exchange.refuse(self._too_large(), self._errors)
+            else:
+                await self._inner(scope, exchange.receive, exchange.send)
+        except asyncio.CancelledError:
+            if not exchange.client_left:
+                raise
+        except Exception as error:
+            # The framework has answered 500 already and raises for a server that would close the connection.
+            if exchange.status is None:
+                await exchange.refuse(await self._errors.map(error, scope["path"]), self._errors)
+        finally:
+            exchange.stop_watching()
+        if exchange.too_large and exchange.status is None:
+            await exchange.refuse(self._too_large(), self._errors)
+        if access_logger.isEnabledFor(logging.INFO):
+            access_logger.info(
+                "%s %s",
+                scope["method"],
+                scope["path"],
+                extra={
+                    "status": exchange.status or 499,
+                    "ms": round((time.perf_counter() - began) * 1000, 1),
+                    "request_id": exchange.request_id,
+                },
+            )
+
+    def _too_large(self) -> PayloadTooLargeError:
+        return PayloadTooLargeError(
+            f"The body is larger than {self._max_body_bytes} bytes, the most that is read here. Send less at a time."
+        )
+
+
+class _Exchange:
+    """One request and its answer, as seen from the edge."""
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send, max_body_bytes: int) -> None:
+        self.status: int | None = None
+        self.too_large = False
+        self.client_left = False
+        self._answered = False
+        self._watcher: asyncio.Task[Message] | None = None
+        self._scope = scope
+        self._receive = receive
+        self._send = send
+        self._left = max_body_bytes
+        self._length = 0
+        self.request_id = self._prepare(scope)
+
+    def _prepare(self, scope: MutableMapping[str, Any]) -> str:
+        """Normalises the headers in place: JSON's content type without parameters; an x-request-id always."""
+        headers: list[tuple[bytes, bytes]] = []
+        request_id = b""
+        content_type: bytes | None = None
+        binary = False
+        for name, value in scope["headers"]:
+            if name == b"content-type":
+                content_type = value.split(b";")[0].strip().lower()
+                if b"json" not in content_type:
+                    headers.append((name, value))
+                continue
+            if name == b"x-request-id":
+                request_id = value[:128]
+                continue
+            if name == b"content-length" and value.isdigit():
+                self._length = int(value)
+            elif name == b"inference-header-content-length":
+                binary = True
+            headers.append((name, value))
+        if content_type is not None and b"json" in content_type:
+            headers.append((b"content-type", content_type))
+        elif scope["method"] == "POST" and not binary and content_type in (None, b"application/x-www-form-urlencoded"):
+            # What curl -d and bare clients send. No route here reads forms.
+            headers = [h for h in headers if h[0] != b"content-type"]
+            headers.append((b"content-type", b"application/json"))
+        request_id = request_id or uuid.uuid4().hex.encode()
+        headers.append((b"x-request-id", request_id))
+        scope["headers"] = headers
+        return request_id.decode("latin-1")
+
+    def declared_too_large(self) -> bool:
+        return self._length > self._left
+
+    async def receive(self) -> Message:
+        if self._watcher is not None:
+            return await asyncio.shield(self._watcher)
+        message = await self._receive()
+        if message["type"] == "http.request":
+            self._left -= len(message.get("body", b""))
+            if self._left < 0:
+                self.too_large = True
+                raise PayloadTooLargeError("The body is too large.")
+            if not message.get("more_body", False):
+                task = asyncio.current_task()
+                assert task is not None  # noqa: S101 - a server runs each request in a task
+                self._watcher = asyncio.create_task(self._watch(task))
+        return message
+
+    async def _watch(self, task: asyncio.Task[Any]) -> Message:
+        """Waits for the client to leave; then nobody wants the answer, and what makes it is cancelled."""
+        message = await self._receive()
+        if not self._answered:
+            self.client_left = True
+            task.cancel()
+        return message
+
+    def stop_watching(self) -> None:
+        if self._watcher is not None:
+            self._watcher.cancel()
+
+    async def send(self, message: Message) -> None:
+        if self.too_large and self.status is None:
+            return  # whatever the framework makes of the broken-off body; `refuse` answers instead
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            message["headers"] = [*message.get("headers", ()), (b"x-request-id", self.request_id.encode("latin-1"))]
+        elif not message.get("more_body", False):
+            self._answered = True
+        await self._send(message)
+
+    async def refuse(self, error: ServiceError, errors: _ErrorMapper) -> None:
+        self.too_large = False
+        await error_response(error, errors.shape(self._scope["path"]))(self._scope, self._receive, self.send)
+
+
+# gRPC
+
+
+async def _start_grpc(servicer: InferenceServicer, settings: ServerSettings, model: RoomModel) -> aio.Server:
+    server = aio.server(
+        interceptors=(_StatusInterceptor(_ErrorMapper(model, {})),),
+        options=[
+            ("grpc.max_send_message_length", -1),
+            ("grpc.max_receive_message_length", settings.max_body_bytes),
+        ],
+    )
+    grpc_predict_v2_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, server)
+    server.add_insecure_port(f"{settings.host}:{settings.grpc_port}")
+    await server.start()
+    return server
+
+
+class _StatusInterceptor(ExceptionToStatusInterceptor):
+    def __init__(self, errors: _ErrorMapper) -> None:
+        super().__init__()
+        self._errors = errors
+
+    async def handle_exception(self, ex: Exception, request_or_iterator: Any, context: Any, method_name: str) -> None:
+        if isinstance(ex, (aio.AbortError, GrpcException, asyncio.CancelledError)):
+            raise ex
+        error = await self._errors.map(ex, method_name)
+        await context.abort(StatusCode[error.grpc_status], error.message)

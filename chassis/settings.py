@@ -1,0 +1,49 @@
+"""Settings that every KServe room has. A room subclasses them with its own prefix."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Literal, TypeVar
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings
+
+from chassis.telemetry import LogFormat
+
+
+class ServerSettings(BaseSettings):
+    """Where a service listens, and its limits."""
+
+    host: str = Field("0.0.0.0", description="Address to listen on. Use 127.0.0.1 outside a cluster.")  # noqa: S104 - a pod is reached on its own address
+    http_port: int = Field(8080, ge=1, le=65535, description="Port of REST.")
+    grpc_port: int = Field(8081, ge=1, le=65535, description="Port of gRPC.")
+    enable_grpc: bool = Field(True, description="Whether to serve gRPC.")
+    timeout_s: float = Field(60, gt=0, le=3600, description="Longest time for one answer, in seconds.")
+    max_body_bytes: int = Field(8 * 1024 * 1024, ge=1024, description="Largest request body that is read, in bytes.")
+    grace_period_s: int = Field(30, ge=0, le=3600, description="Time for requests in flight at shutdown, in seconds.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe level logged.")
+    log_format: LogFormat = Field("text", description="Log lines as text or as JSON.")
+
+
+SettingsT = TypeVar("SettingsT", bound=BaseSettings)
+
+
+def load_settings(kind: type[SettingsT], **overrides: object) -> SettingsT:
+    """Settings from the environment, or the end of the program with one line per bad variable.
+
+    Args:
+        kind: the room's settings class.
+        overrides: values that win over the environment (command line); None is no override.
+
+    """
+    build: Callable[..., SettingsT] = kind
+    try:
+        return build(**{name: value for name, value in overrides.items() if value is not None})
+    except ValidationError as error:
+        prefix = kind.model_config.get("env_prefix", "")
+        for problem in error.errors():
+            name = ".".join(str(part) for part in problem["loc"])
+            shown = "" if problem["type"] == "missing" else f" (got {problem['input']!r})"
+            print(f"{prefix}{name}".upper() + f": {problem['msg']}{shown}", file=sys.stderr)  # noqa: T201 - logging is not up yet
+        raise SystemExit(2) from None
