@@ -27,6 +27,7 @@ from kserve.errors import InvalidInput, ModelNotFound, ModelNotReady
 from kserve.model_server import app
 from kserve.model_server import args as kserve_args
 from kserve.protocol.grpc import grpc_predict_v2_pb2_grpc
+from kserve.protocol.grpc.grpc_predict_v2_pb2 import ModelReadyResponse
 from kserve.protocol.grpc.interceptors import ExceptionToStatusInterceptor
 from kserve.protocol.grpc.servicer import InferenceServicer
 from kserve.protocol.model_repository_extension import ModelRepositoryExtension
@@ -70,12 +71,11 @@ class RoomModel(kserve.Model):
         self.ready = True
 
     async def not_ready_reason(self) -> str | None:
-        """Why the model cannot answer now and what to do about it; None when it can."""
-        return None
+        """Why the model cannot answer now and what to do about it; None when it can.
 
-    async def healthy(self) -> bool:
-        """KServe's readiness of this model."""
-        return bool(self.ready) and await self.not_ready_reason() is None
+        Asked by readiness probes. A request is tried all the same: its own errors say what it missed.
+        """
+        return None
 
 
 def serve(
@@ -122,7 +122,7 @@ class _Server(kserve.ModelServer):
         self._register_and_check_atleast_one_model_is_ready([model])
         self.model_repository_extension = _ClosedRepository(self.registered_models)
         self._errors = _ErrorMapper(model, error_shapes)
-        for router in routers:
+        for router in (_readiness_routes(model), *routers):
             app.include_router(router)
 
     def run(self) -> None:
@@ -137,7 +137,7 @@ class _Server(kserve.ModelServer):
             grpc_server = None
             if self.enable_grpc:
                 grpc_server = await _start_grpc(
-                    InferenceServicer(self.dataplane, self.model_repository_extension), self._settings, self._model
+                    _Servicer(self.dataplane, self.model_repository_extension), self._settings, self._model
                 )
             try:
                 await rest.start()
@@ -160,6 +160,21 @@ class _ClosedRepository(ModelRepositoryExtension):
 
 
 # REST
+
+
+def _readiness_routes(model: RoomModel) -> APIRouter:
+    """KServe's readiness routes, told by the model: its own say ready as soon as the process runs."""
+    router = APIRouter(tags=["readiness"])
+
+    async def ready() -> dict[str, Any]:
+        reason = await model.not_ready_reason()
+        if reason is not None:
+            raise NotReadyError(reason)
+        return {"name": model.name, "ready": True}
+
+    for path in (f"/v1/models/{model.name}", f"/v2/models/{model.name}/ready", "/v2/health/ready"):
+        router.add_api_route(path, ready, methods=["GET"], summary="Ready, or 503 with the reason")
+    return router
 
 
 class _RestServer(RESTServer):
@@ -418,6 +433,14 @@ class _Exchange:
 
 
 # gRPC
+
+
+class _Servicer(InferenceServicer):
+    """KServe's, with the true readiness of a model."""
+
+    async def ModelReady(self, request: Any, context: Any) -> ModelReadyResponse:  # noqa: N802 - the RPC's name
+        model = self._data_plane.get_model_from_registry(request.name)
+        return ModelReadyResponse(ready=await model.not_ready_reason() is None)
 
 
 async def _start_grpc(servicer: InferenceServicer, settings: ServerSettings, model: RoomModel) -> aio.Server:

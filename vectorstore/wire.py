@@ -71,6 +71,8 @@ class Prediction(BaseModel):
     index_version: str
     query_tokens: int = 0
     query_truncated: bool = False
+    timings_ms: dict[str, float] = Field(default_factory=dict)
+    """Milliseconds of `embed` (the embedder's hop) and `search`."""
 
 
 class SearchResponse(BaseModel):
