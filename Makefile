@@ -1,0 +1,67 @@
+# `make up` and `make test` need Python 3.10 or later with venv, and nothing else.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+TORCH := .venv-torch
+INSTALLED := $(VENV)/.installed
+TORCH_INSTALLED := $(TORCH)/.installed
+QUESTION ?= How do I start the graph and ask a question?
+COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-emit-index-url \
+	--custom-compile-command "make lock"
+
+.PHONY: help up down test check bench test-torch lock clean
+
+help:  ## What can be made
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
+
+up: $(INSTALLED)  ## Install, start the whole graph on this machine, and print a first answer
+	@$(BIN)/kserve-rag up --detach --ask "$(QUESTION)"
+
+down: $(INSTALLED)  ## Stop the graph
+	@$(BIN)/kserve-rag down
+
+test: $(INSTALLED)  ## Run the tests: a real graph on loopback, no network
+	$(BIN)/python -m pytest
+
+check: $(INSTALLED)  ## Lint, format, types, and the arrows between the rooms
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(INSTALLED)  ## Measure the figures of docs/benchmarks.md
+	$(BIN)/python -m benchmarks
+
+test-torch: $(TORCH_INSTALLED)  ## Compare the encoders with FlagEmbedding on torch
+	$(TORCH)/bin/python -m pytest -m torch
+
+lock: $(INSTALLED)  ## Write the locks anew from pyproject.toml and locks/*.in
+	$(COMPILE) --output-file locks/local.txt pyproject.toml --extra local
+	$(COMPILE) --output-file locks/dev.txt pyproject.toml --extra local --group dev
+	$(COMPILE) --output-file locks/uv.txt locks/uv.in
+	$(COMPILE) --output-file locks/triton.txt --no-deps locks/triton.in
+
+clean:  ## Remove the environments made here (models and indexes stay: they are in the home of kserve-rag)
+	rm -rf $(VENV) $(TORCH)
+
+$(INSTALLED): locks/dev.txt locks/uv.txt pyproject.toml
+	@echo "Installing into $(VENV) …"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or later is needed: make PYTHON=python3.12 …")'
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r locks/uv.txt
+	@$(BIN)/uv pip sync --python $(BIN)/python --quiet --require-hashes locks/dev.txt
+	@$(BIN)/uv pip install --python $(BIN)/python --quiet --no-deps --editable .
+	@touch $@
+
+# pip and not uv: pip takes the CPU build of torch from wherever this machine's pip is configured to find it.
+$(TORCH_INSTALLED): locks/torch.in pyproject.toml
+	@echo "Installing into $(TORCH) …"
+	@$(PYTHON) -m venv $(TORCH)
+	@$(TORCH)/bin/python -m pip install --quiet --disable-pip-version-check -r locks/torch.in
+	@$(TORCH)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
