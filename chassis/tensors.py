@@ -1,0 +1,131 @@
+"""v2 tensors in and out of KServe's types: every fault of a request is told with the tensor's name and what is expected."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from kserve import InferInput, InferOutput, InferRequest, InferResponse
+from kserve.errors import InvalidInput
+from kserve.utils.utils import generate_uuid
+
+from chassis.errors import InvalidRequestError
+
+_KINDS = {"BYTES": "O", "BOOL": "b", "INT32": "iu", "INT64": "iu", "UINT64": "iu", "FP32": "fiu", "FP64": "fiu"}
+"""Datatype declared → kinds of numpy dtype taken for it: any width of integer, and integers for floats."""
+
+
+def read_columns(request: InferRequest, declared: Mapping[str, str]) -> dict[str, list[Any]]:
+    """The tensors of a request as flat Python lists: str, int, float or bool, in row-major order.
+
+    Args:
+        request: REST (JSON or binary) or gRPC.
+        declared: tensor name → datatype.
+
+    Raises:
+        InvalidRequestError: unknown or repeated tensor, other datatype, shape that does not fit the data, text that is
+            not UTF-8, NaN or infinity.
+    """
+    columns: dict[str, list[Any]] = {}
+    for tensor in request.inputs:
+        if tensor.name not in declared:
+            raise InvalidRequestError(
+                f"inputs: unknown tensor {tensor.name!r}. This model takes {', '.join(declared)}.", field=tensor.name
+            )
+        if tensor.name in columns:
+            raise InvalidRequestError(
+                f"inputs: tensor {tensor.name!r} is there twice. Send it once.", field=tensor.name
+            )
+        columns[tensor.name] = _values(tensor, declared[tensor.name])
+    return columns
+
+
+def _values(tensor: InferInput, datatype: str) -> list[Any]:
+    name = tensor.name
+    if any(size < 0 for size in tensor.shape):
+        raise InvalidRequestError(f"{name}: shape {list(tensor.shape)} has a negative size.", field=name)
+    try:
+        array = tensor.as_numpy()
+    except (InvalidInput, ValueError, TypeError, OverflowError, IndexError) as error:
+        raise InvalidRequestError(
+            f"{name}: the data does not fit shape {list(tensor.shape)} and datatype {tensor.datatype!r}. "
+            f"This tensor is {datatype}, one value for each element of its shape.",
+            field=name,
+        ) from error
+    if array.dtype.kind not in _KINDS[datatype]:
+        raise InvalidRequestError(f"{name}: datatype is {tensor.datatype}, expected {datatype}.", field=name)
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise InvalidRequestError(f"{name}: NaN and infinity are not allowed.", field=name)
+    values: list[Any] = array.ravel().tolist()
+    return [_text(value, name) for value in values] if datatype == "BYTES" else values
+
+
+def _text(value: Any, name: str) -> str:
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, bytes):
+        raise InvalidRequestError(f"{name}: a BYTES element is a text, not {type(value).__name__}.", field=name)
+    try:
+        return value.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InvalidRequestError(f"{name}: the text is not valid UTF-8.", field=name) from error
+
+
+def per_row(columns: Mapping[str, list[Any]], name: str, rows: int) -> list[Any] | None:
+    """A parameter's values for `rows` rows: as sent, or one value for all; None where it was not sent.
+
+    Raises:
+        InvalidRequestError: neither 1 nor `rows` values.
+    """
+    values = columns.get(name)
+    if values is None or len(values) == rows:
+        return values
+    if len(values) == 1:
+        return values * rows
+    raise InvalidRequestError(f"{name}: {len(values)} values for {rows} inputs. Send 1 or {rows}.", field=name)
+
+
+def respond(request: InferRequest, model: str, outputs: Mapping[str, npt.NDArray[Any]]) -> InferResponse:
+    """The response with the outputs that were asked for (all where none is named), binary where that was asked.
+
+    Args:
+        request: what is answered.
+        model: name of the model.
+        outputs: name → array; object arrays of str or bytes become BYTES.
+    """
+    tensors = [
+        InferOutput(name, list(array.shape), "BYTES" if array.dtype == object else _DATATYPES[array.dtype], array)
+        for name, array in outputs.items()
+    ]
+    asked = request.request_outputs
+    if asked and request.from_grpc:
+        by_name = {tensor.name: tensor for tensor in tensors}
+        _check_asked(asked, by_name)
+        tensors = [by_name[output.name] for output in asked]
+    elif asked:
+        _check_asked(asked, outputs)
+    return InferResponse(
+        response_id=request.id or generate_uuid(),
+        model_name=model,
+        infer_outputs=tensors,
+        use_binary_outputs=request.use_binary_outputs,
+        requested_outputs=None if request.from_grpc else asked,
+    )
+
+
+def _check_asked(asked: Any, known: Mapping[str, Any]) -> None:
+    for output in asked:
+        if output.name not in known:
+            raise InvalidRequestError(
+                f"outputs: unknown tensor {output.name!r}. This model gives {', '.join(known)}.", field=output.name
+            )
+
+
+_DATATYPES = {np.dtype("float32"): "FP32", np.dtype("int32"): "INT32", np.dtype("bool"): "BOOL"}
+
+
+def metadata(tensors: Mapping[str, tuple[str, list[int]]]) -> list[dict[str, Any]]:
+    """Tensor declarations in the shape of KServe's model metadata."""
+    return [{"name": name, "datatype": datatype, "shape": shape} for name, (datatype, shape) in tensors.items()]
