@@ -1,4 +1,4 @@
-"""v2 tensors in and out of KServe's types: every fault of a request is told with the tensor's name and what is expected."""
+"""v2 tensors in and out of KServe's types: a request's faults are told with the tensor's name and what is expected."""
 
 from __future__ import annotations
 

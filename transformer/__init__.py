@@ -1,0 +1,1 @@
+"""Question → retrieve → prompt → generate → attributed answer. The transformer of the InferenceService."""

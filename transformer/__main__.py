@@ -1,0 +1,83 @@
+"""`python -m transformer`: settings → logging → build → run."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+
+from predictor.client import PredictorClient, PromptFormat
+from vectorstore.client import VectorstoreClient
+
+from chassis.server import kserve_args, serve
+from chassis.settings import load_settings
+from chassis.telemetry import configure_logging
+from transformer.condense import Condenser
+from transformer.generate import generate_routes
+from transformer.openai import PREFIXES, openai_error, openai_routes
+from transformer.prompt import PromptBuilder
+from transformer.server import TransformerModel
+from transformer.service import RagService
+from transformer.settings import TransformerSettings
+
+
+def build(settings: TransformerSettings) -> RagService:
+    """The service of these settings."""
+    prompt_format = PromptFormat.load(settings.prompt_format)
+    window = settings.context_tokens or prompt_format.context_tokens
+    if window is None:
+        raise SystemExit("TRANSFORMER_CONTEXT_TOKENS: the tokenizer's configuration names no window. Set it in tokens.")
+    predictor = PredictorClient(
+        settings.predictor_url, layout=settings.predictor_layout, model=settings.predictor_model
+    )
+    return RagService(
+        model_name=settings.model_name,
+        vectorstore=VectorstoreClient(settings.vectorstore_url, model=settings.vectorstore_model),
+        predictor=predictor,
+        prompts=PromptBuilder(
+            prompt_format,
+            window=window,
+            max_prompt_tokens=settings.max_prompt_tokens,
+            system_prompt=settings.system_prompt,
+            plain_system_prompt=settings.plain_system_prompt,
+        ),
+        condenser=Condenser(settings.condense, predictor, prompt_format),
+        num_docs=settings.num_docs,
+        min_similarity=settings.min_similarity,
+        refusal=settings.refusal,
+    )
+
+
+def main() -> None:
+    """Serves until SIGTERM. Arguments that KServe's controller adds win over the environment."""
+    sent = kserve_args
+    settings = load_settings(
+        TransformerSettings,
+        model_name=sent.model_name if sent.model_name != "model" else None,
+        predictor_url=f"http{'s' if sent.predictor_use_ssl else ''}://{sent.predictor_host}"
+        if sent.predictor_host
+        else None,
+        http_port=sent.http_port if sent.http_port != 8080 else None,
+        grpc_port=sent.grpc_port if sent.grpc_port != 8081 else None,
+    )
+    configure_logging(settings.log_level, settings.log_format)
+    service = build(settings)
+
+    @contextlib.asynccontextmanager
+    async def lifespan() -> AsyncIterator[None]:
+        yield
+        await service.aclose()
+
+    serve(
+        TransformerModel(service, timeout_s=settings.timeout_s),
+        settings,
+        routers=[
+            generate_routes(service, timeout_s=settings.timeout_s),
+            openai_routes(service, timeout_s=settings.timeout_s, default_max_tokens=settings.chat_max_tokens),
+        ],
+        error_shapes=dict.fromkeys(PREFIXES, openai_error),
+        lifespan=lifespan,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""A conversation's last question, made to stand alone so that it can be searched for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Literal
+
+from predictor.client import PredictorClient, PromptFormat
+
+from chassis.context import CallContext
+from predictor.wire import GenerationRequest
+from transformer.wire import Message
+
+CondenseMethod = Literal["llm", "concatenate"]
+
+_TURNS = 3
+"""Exchanges looked back at."""
+_MAX_QUERY_CHARS = 1000
+_MAX_TURN_CHARS = 600
+_REWRITE_TOKENS = 64
+
+_SYSTEM = (
+    "Rewrite the user's last message as one question that can be understood without the conversation. "
+    "Replace words like it, they or there by what they stand for. Reply with the question only."
+)
+_WORD = re.compile(r"\w+")
+
+
+class Condenser:
+    """Turns history and a question into one query.
+
+    `concatenate` puts the user's recent questions before the last one: no wait, and what the search needs is in it.
+    `llm` has the predictor rewrite the question, and falls back to `concatenate` where the rewriting brings in words
+    that nobody said, as small models do.
+    """
+
+    def __init__(self, method: CondenseMethod, predictor: PredictorClient, prompt_format: PromptFormat) -> None:
+        self._method = method
+        self._predictor = predictor
+        self._format = prompt_format
+
+    async def condense(self, question: str, history: Sequence[Message], ctx: CallContext) -> str:
+        """A query of at most 1,000 characters, or the question itself where it is longer.
+
+        Raises:
+            ServiceError: the predictor cannot rewrite (method `llm`).
+        """
+        asked = [turn.content for turn in history if turn.role == "user"][-_TURNS:]
+        if not asked:
+            return question
+        if self._method == "llm":
+            rewritten = await self._rewrite(question, history, ctx)
+            said = {
+                word.lower() for text in (question, *(turn.content for turn in history)) for word in _WORD.findall(text)
+            }
+            if rewritten and {word.lower() for word in _WORD.findall(rewritten)} - said <= _FREE_WORDS:
+                return rewritten
+        return _join(asked, question)
+
+    async def _rewrite(self, question: str, history: Sequence[Message], ctx: CallContext) -> str:
+        escape = self._format.escape
+        turns = "\n".join(f"{turn.role}: {turn.content[:_MAX_TURN_CHARS]}" for turn in history[-2 * _TURNS :])
+        prompt = self._format.render(
+            [
+                {"role": "system", "content": _SYSTEM},
+                {"role": "user", "content": escape(f"{turns}\nuser: {question}\n\nThe last message as one question:")},
+            ]
+        )
+        request = GenerationRequest(
+            prompt=prompt, max_tokens=_REWRITE_TOKENS, temperature=0.0, stop=(*self._format.stop, "\n")
+        )
+        rewritten = (await self._predictor.generate(request, ctx)).text.strip().strip('"')
+        return rewritten if len(rewritten) <= _MAX_QUERY_CHARS else ""
+
+
+# fmt: off
+_FREE_WORDS = frozenset((
+    "a", "an", "and", "are", "as", "at", "be", "by", "can", "did", "do", "does", "for", "from", "had", "has",
+    "have", "how", "in", "is", "it", "its", "of", "on", "or", "s", "that", "the", "their", "there", "these", "they",
+    "this", "to", "was", "were", "what", "when", "where", "which", "who", "whom", "whose", "why", "will", "with",
+    "would", "you", "your", "about",
+))
+# fmt: on
+"""Words that a rewriting may add without adding content."""
+
+
+def _join(asked: Sequence[str], question: str) -> str:
+    """Recent questions before the last, oldest left out first."""
+    query = question
+    for earlier in reversed(asked):
+        if len(earlier) + 1 + len(query) > _MAX_QUERY_CHARS:
+            break
+        query = f"{earlier}\n{query}"
+    return query

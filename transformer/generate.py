@@ -1,0 +1,146 @@
+"""Triton's generate extension: `POST /v2/models/{model}/generate` and `/generate_stream` (server-sent events).
+
+Source: https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_generate.md
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import orjson
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import StreamingResponse
+from pydantic import BaseModel, ValidationError
+
+from chassis.context import CallContext
+from chassis.errors import InternalError, InvalidRequestError, NotFoundError, ServiceError
+from chassis.server import ErrorShape, oip_error
+from transformer.errors import invalid_request
+from transformer.server import dump, timing_headers
+from transformer.service import Event, Question, RagService
+from transformer.wire import Answer, GenerateRequest, SourcesEvent
+
+logger = logging.getLogger(__name__)
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+SSE_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+
+
+def generate_routes(service: RagService, *, timeout_s: float) -> APIRouter:
+    """The two routes for `service`'s model."""
+    router = APIRouter(prefix="/v2/models", tags=["generate"])
+    body = {"requestBody": {"content": {"application/json": {"schema": GenerateRequest.model_json_schema()}}}}
+
+    async def read(request: Request, model_name: str) -> Question:
+        if model_name != service.model_name:
+            raise NotFoundError(
+                f"model: there is no {model_name!r}. This service has the model {service.model_name!r}.", field="model"
+            )
+        return _question(await read_json(request, GenerateRequest))
+
+    @router.post("/{model_name}/generate", response_model=None, openapi_extra=body, responses={200: {"model": Answer}})
+    async def generate(model_name: str, request: Request) -> Response:
+        """The whole answer."""
+        ctx = CallContext.start(timeout_s, request.headers)
+        answer = await service.answer(await read(request, model_name), ctx)
+        return json_response(dump(answer), timing_headers([answer.timings]))
+
+    @router.post("/{model_name}/generate_stream", response_model=None, openapi_extra=body)
+    async def generate_stream(model_name: str, request: Request) -> Response:
+        """Server-sent events: sources, then pieces of the answer, then the end with usage and timings."""
+        ctx = CallContext.start(timeout_s, request.headers)
+        events = service.stream(await read(request, model_name), ctx)
+        return await event_stream(events, lambda event: [dump(event)], oip_error)
+
+    return router
+
+
+async def read_json(request: Request, kind: type[ModelT]) -> ModelT:
+    """The request's body as `kind`.
+
+    Raises:
+        InvalidRequestError: it is not JSON, or not of that shape.
+    """
+    raw = await request.body()
+    try:
+        payload = orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        reason = f"{error}" if raw else "it is empty"
+        raise InvalidRequestError(f"The body is not valid JSON: {reason}.") from None
+    if not isinstance(payload, dict):
+        raise InvalidRequestError("The body is not a JSON object.")
+    try:
+        return kind.model_validate(payload)
+    except ValidationError as error:
+        raise invalid_request(error) from None
+
+
+def json_response(content: Any, headers: Mapping[str, str]) -> Response:
+    """A JSON answer."""
+    return Response(orjson.dumps(content), headers=dict(headers), media_type="application/json")
+
+
+async def event_stream(
+    events: AsyncIterator[Event],
+    encode: Callable[[Event], Sequence[dict[str, Any]]],
+    error_shape: ErrorShape,
+    *,
+    end: bytes = b"",
+) -> Response:
+    """Events as `text/event-stream`.
+
+    Waits for the first event, so that what fails before it has its own HTTP status. What fails later is the last
+    event, in the protocol's error shape.
+
+    Args:
+        events: closed in every case.
+        encode: what is sent for an event.
+        error_shape: body of an error.
+        end: sent after the last event.
+    """
+    try:
+        first = await anext(events)
+    except BaseException:
+        await events.aclose()  # type: ignore[attr-defined]
+        raise
+
+    async def lines() -> AsyncIterator[bytes]:
+        async with contextlib.aclosing(events):  # type: ignore[type-var]
+            try:
+                yield _lines(encode(first))
+                async for event in events:
+                    yield _lines(encode(event))
+            except ServiceError as error:
+                yield _lines([error_shape(error)])
+            except Exception:
+                logger.exception("unforeseen error in a stream")
+                yield _lines([error_shape(InternalError("The service failed in the middle of this answer."))])
+            if end:
+                yield end
+
+    timings = first.timings if isinstance(first, SourcesEvent) else {}
+    return StreamingResponse(
+        lines(), media_type="text/event-stream", headers={**SSE_HEADERS, **timing_headers([timings])}
+    )
+
+
+def _lines(contents: Sequence[Mapping[str, Any]]) -> bytes:
+    return b"".join(b"data: " + orjson.dumps(content) + b"\n\n" for content in contents)
+
+
+def _question(request: GenerateRequest) -> Question:
+    extra = {"id": request.id} if request.id else {}
+    return Question(
+        text=request.text_input,
+        sampling=request,
+        history=tuple(request.history),
+        num_docs=request.num_docs,
+        retrieval=request.retrieval,
+        context=request.context,
+        filters=request.filters,
+        **extra,
+    )

@@ -1,0 +1,163 @@
+"""The prompt: documents fenced as data, in a stable order, within a measured token budget."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from predictor.client import PromptFormat
+
+from transformer.errors import PromptTooLongError
+from transformer.wire import CutPassage, Message, Source
+from vectorstore.wire import Passage
+
+_MARGIN_TOKENS = 8
+"""Tokens that parts of a prompt may differ by when they are counted apart instead of together."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A prompt as the model reads it, and what of the retrieved passages is in it."""
+
+    text: str
+    sources: list[Source]
+    """Passages shown, in the order of their numbers."""
+    cut: list[CutPassage]
+    """Passages that did not fit, most relevant first."""
+
+
+class PromptBuilder:
+    """Builds prompts for one model.
+
+    Passages stand in the order of their documents, not of their scores: questions that find the same passages share
+    the beginning of their prompts, which the server's prefix cache then holds.
+    """
+
+    def __init__(
+        self,
+        prompt_format: PromptFormat,
+        *,
+        window: int,
+        max_prompt_tokens: int,
+        system_prompt: str,
+        plain_system_prompt: str,
+    ) -> None:
+        """A builder for one model.
+
+        Args:
+            prompt_format: the model's own chat template and tokenizer.
+            window: tokens that the model reads and writes together.
+            max_prompt_tokens: most tokens of a prompt that holds passages.
+            system_prompt: what the model is told before documents.
+            plain_system_prompt: what it is told where there are none.
+        """
+        self._format = prompt_format
+        self._window = window
+        self._max_prompt_tokens = max_prompt_tokens
+        self._system_prompt = system_prompt
+        self._plain_system_prompt = plain_system_prompt
+        self._count = lru_cache(maxsize=8192)(prompt_format.count)
+        self._escape = lru_cache(maxsize=8192)(prompt_format.escape)
+
+    @property
+    def stop(self) -> tuple[str, ...]:
+        """Strings that end a turn in the model's template."""
+        return self._format.stop
+
+    def build(
+        self,
+        question: str,
+        *,
+        passages: Sequence[Passage] = (),
+        context: str | None = None,
+        history: Sequence[Message] = (),
+        instructions: str | None = None,
+        max_tokens: int,
+    ) -> Prompt:
+        """The prompt for a question.
+
+        What does not fit is left out whole: first the oldest turns of the conversation, then the least relevant
+        passages.
+
+        Args:
+            question: the user's own words.
+            passages: most relevant first.
+            context: a text of the caller's in place of passages.
+            history: earlier turns, oldest first.
+            instructions: of the caller, added to the service's own.
+            max_tokens: room that the answer needs.
+
+        Raises:
+            PromptTooLongError: the question (with the context) and the answer do not fit the window.
+        """
+        grounded = bool(passages) or context is not None
+        system = self._system_prompt if grounded else self._plain_system_prompt
+        if instructions:
+            system = f"{system}\n\n{self._escape(instructions)}"
+        turns = [{"role": turn.role, "content": self._escape(turn.content)} for turn in history]
+        asked = self._escape(question)
+        fence = _document(None, "", self._escape(context)) if context is not None else ""
+
+        def render(documents: str) -> str:
+            last = f"{documents}\n\nQuestion: {asked}" if documents else asked
+            return self._format.render(
+                [{"role": "system", "content": system}, *turns, {"role": "user", "content": last}]
+            )
+
+        room = self._window - max_tokens
+        fixed = self._count(render(fence)) + _MARGIN_TOKENS
+        while turns and fixed > min(room, self._max_prompt_tokens):
+            del turns[: 2 if len(turns) > 1 else 1]
+            fixed = self._count(render(fence)) + _MARGIN_TOKENS
+        if fixed > room:
+            raise PromptTooLongError(
+                f"The question{' and its context' if context is not None else ''} take {fixed} tokens of the prompt "
+                f"and max_tokens reserves {max_tokens}: together more than the model's window of {self._window} "
+                "tokens. Shorten the one or lower the other.",
+                field="context" if context is not None else "input",
+            )
+        if not passages:
+            return Prompt(render(fence), [], [])
+        kept, cut = self._fit(passages, min(room, self._max_prompt_tokens) - fixed)
+        sources = [
+            Source.model_construct(**passage.__dict__, number=number)
+            for number, passage in enumerate(sorted(kept, key=_reading_order), 1)
+        ]
+        documents = "\n".join(self._block(source, source.number) for source in sources)
+        return Prompt(render(documents), sources, cut)
+
+    def _fit(self, passages: Sequence[Passage], budget: int) -> tuple[list[Passage], list[CutPassage]]:
+        kept: list[Passage] = []
+        cut: list[CutPassage] = []
+        for passage in passages:
+            needed = self._count(self._block(passage, len(passages))) + 1
+            if not cut and needed <= budget:
+                budget -= needed
+                kept.append(passage)
+            else:
+                cut.append(
+                    CutPassage(chunk_id=passage.chunk_id, document_id=passage.document_id, reason="token_budget")
+                )
+        return kept, cut
+
+    def _block(self, passage: Passage, number: int) -> str:
+        title = " — ".join(dict.fromkeys(filter(None, [passage.title, *passage.heading_path])))
+        return _document(number, self._escape(title), self._escape(passage.text))
+
+
+def _reading_order(passage: Passage) -> tuple[str, int, str]:
+    return passage.document_id, passage.span.start, passage.chunk_id
+
+
+def _document(number: int | None, title: str, text: str) -> str:
+    """Text fenced as data. What looks like the fence's end inside it is broken up."""
+    label = f"[{number}] " if number is not None else ""
+    head = f"{label}{title}".strip()
+    return (
+        f"<document>\n{head}\n{_unfence(text)}\n</document>" if head else f"<document>\n{_unfence(text)}\n</document>"
+    )
+
+
+def _unfence(text: str) -> str:
+    return text.replace("<document>", "‹document›").replace("</document>", "‹/document›")

@@ -1,0 +1,167 @@
+"""The transformer as a KServe model: v1 and v2 REST, gRPC."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import orjson
+from kserve import InferRequest, InferResponse
+from pydantic import ValidationError
+
+from chassis.context import CallContext
+from chassis.errors import InvalidRequestError
+from chassis.server import RoomModel
+from chassis.tensors import metadata, per_row, read_columns, respond
+from transformer.errors import invalid_request
+from transformer.service import Question, RagService
+from transformer.wire import INPUT_TENSORS, MAX_INSTANCES, OUTPUT_TENSORS, Answer, Instance, PredictRequest
+
+_READY_TIMEOUT_S = 5.0
+
+
+class TransformerModel(RoomModel):
+    """Adapts KServe's payloads to `RagService`."""
+
+    def __init__(self, service: RagService, *, timeout_s: float) -> None:
+        super().__init__(service.model_name)
+        self._service = service
+        self._timeout_s = timeout_s
+
+    async def not_ready_reason(self) -> str | None:
+        """Which upstream is missing."""
+        return await self._service.not_ready_reason(CallContext.start(_READY_TIMEOUT_S))
+
+    def get_input_types(self) -> list[dict[str, Any]]:
+        """Tensors taken on v2."""
+        return metadata(INPUT_TENSORS)
+
+    def get_output_types(self) -> list[dict[str, Any]]:
+        """Tensors given on v2."""
+        return metadata(OUTPUT_TENSORS)
+
+    async def predict(
+        self,
+        payload: Any,
+        headers: dict[str, str] | None = None,
+        response_headers: dict[str, str] | None = None,
+    ) -> dict[str, Any] | InferResponse:
+        """Answers every question of the payload, all at once, in their order."""
+        ctx = CallContext.start(self._timeout_s, headers)
+        is_v2 = isinstance(payload, InferRequest)
+        instances = _tensor_instances(payload) if is_v2 else _v1_instances(payload)
+        answers = await self._answer_all([question_of(instance) for instance in instances], ctx)
+        if response_headers is not None:
+            response_headers.update(timing_headers([answer.timings for answer in answers]))
+        if is_v2:
+            return respond(payload, self.name, _tensors(answers))
+        return {"predictions": [dump(answer) for answer in answers]}
+
+    async def _answer_all(self, questions: Sequence[Question], ctx: CallContext) -> list[Answer]:
+        if len(questions) == 1:
+            return [await self._service.answer(questions[0], ctx)]
+        tasks = [asyncio.ensure_future(self._service.answer(question, ctx)) for question in questions]
+        try:
+            return list(await asyncio.gather(*tasks))
+        finally:
+            for task in tasks:  # one that failed, or a caller that left, ends the others
+                task.cancel()
+
+
+def question_of(instance: Instance) -> Question:
+    """The question that a v1 instance, or a row of tensors, asks."""
+    return Question(
+        text=instance.input,
+        sampling=instance,
+        num_docs=instance.num_docs,
+        retrieval=instance.retrieval,
+        context=instance.context,
+        filters=instance.filters,
+    )
+
+
+def dump(answer: Any) -> dict[str, Any]:
+    """JSON-ready content of a wire object. Faster than pydantic's own dump, which checks what we made ourselves."""
+    return {name: _plain(value) for name, value in answer.__dict__.items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return dump(value) if hasattr(value, "model_fields_set") else value
+
+
+def timing_headers(timings: Sequence[Mapping[str, float]]) -> dict[str, str]:
+    """`Server-Timing` of one answer; of several only the longest total.
+
+    Source: https://www.w3.org/TR/server-timing/
+    """
+    shown = timings[0] if len(timings) == 1 else {"total": max(t.get("total", 0.0) for t in timings)}
+    return {"server-timing": ", ".join(f"{name};dur={ms}" for name, ms in shown.items())}
+
+
+def _v1_instances(payload: Any) -> list[Instance]:
+    if not isinstance(payload, dict):
+        raise InvalidRequestError(
+            'The body is not a JSON object. Send {"instances": [{"input": "…"}]} with content-type application/json.'
+        )
+    try:
+        return PredictRequest.model_validate(payload).instances
+    except ValidationError as error:
+        raise invalid_request(error) from None
+
+
+def _tensor_instances(request: InferRequest) -> list[Instance]:
+    if not request.inputs:
+        raise InvalidRequestError("inputs: is empty. Send a tensor 'input' of datatype BYTES.", field="inputs")
+    columns = read_columns(request, {name: datatype for name, (datatype, _) in INPUT_TENSORS.items()})
+    for name, value in (request.parameters or {}).items():
+        if name in INPUT_TENSORS and name != "input":
+            columns.setdefault(name, [value])
+    questions = columns.pop("input", [])
+    if not questions:
+        raise InvalidRequestError("input: is missing. Send a tensor 'input' of datatype BYTES.", field="input")
+    rows = len(questions)
+    if rows > MAX_INSTANCES:
+        raise InvalidRequestError(f"input: {rows} questions, at most {MAX_INSTANCES} at a time.", field="input")
+    parameters = {name: per_row(columns, name, rows) or [] for name in columns}
+    instances = []
+    for row, question in enumerate(questions):
+        fields = {name: values[row] for name, values in parameters.items()}
+        if "filters" in fields:
+            fields["filters"] = _filters(fields["filters"])
+        try:
+            instances.append(Instance.model_validate({"input": question, **fields}))
+        except ValidationError as error:
+            raise invalid_request(error) from None
+    return instances
+
+
+def _filters(text: str) -> dict[str, Any] | None:
+    try:
+        filters = orjson.loads(text) if text else None
+    except orjson.JSONDecodeError:
+        filters = text
+    if filters is not None and not isinstance(filters, dict):
+        raise InvalidRequestError('filters: is not a JSON object. Send for example {"lang": "en"}.', field="filters")
+    return filters
+
+
+def _tensors(answers: Sequence[Answer]) -> dict[str, np.ndarray[Any, Any]]:
+    def column(values: list[Any], dtype: Any) -> np.ndarray[Any, Any]:
+        array = np.empty((len(values), 1), dtype)
+        array[:, 0] = values
+        return array
+
+    return {
+        "text_output": column([answer.text_output.encode() for answer in answers], object),
+        "sources": column([orjson.dumps([dump(source) for source in answer.sources]) for answer in answers], object),
+        "finish_reason": column([answer.finish_reason.encode() for answer in answers], object),
+        "refused": column([answer.refused for answer in answers], np.bool_),
+        "prompt_tokens": column([answer.usage.prompt_tokens for answer in answers], np.int32),
+        "completion_tokens": column([answer.usage.completion_tokens for answer in answers], np.int32),
+        "index_version": column([(answer.index_version or "").encode() for answer in answers], object),
+        "timings": column([orjson.dumps(answer.timings) for answer in answers], object),
+    }

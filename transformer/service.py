@@ -1,0 +1,292 @@
+"""Question in, attributed answer out: retrieval, prompt, generation. No HTTP and no environment."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import time
+import uuid
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from predictor.client import PredictorClient
+from vectorstore.client import VectorstoreClient
+
+from chassis.context import CallContext
+from chassis.errors import BadUpstreamError
+from predictor.wire import GenerationRequest
+from transformer.condense import Condenser
+from transformer.errors import PromptTooLongError
+from transformer.prompt import Prompt, PromptBuilder
+from transformer.wire import Answer, CutPassage, EndEvent, Message, Sampling, Source, SourcesEvent, TextEvent, Usage
+from vectorstore.wire import Passage, SearchInstance
+
+_DONT_KNOW = re.compile(r"\W*i\s+(do\s+not|don['’]?t)\s+know\b", re.IGNORECASE)
+
+_FIRST_TOKEN_WAIT_S = 0.5
+"""How long a stream's status line waits for the first token, so that a predictor's refusal is an HTTP status."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One question with all that says how to answer it. `transformer.wire` tells each field."""
+
+    text: str
+    sampling: Sampling
+    history: tuple[Message, ...] = ()
+    instructions: str | None = None
+    num_docs: int | None = None
+    retrieval: bool = True
+    context: str | None = None
+    filters: dict[str, Any] | None = None
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+
+Event = SourcesEvent | TextEvent | EndEvent
+
+
+@dataclass(slots=True)
+class _Retrieved:
+    prompt: Prompt
+    query: str | None = None
+    index_version: str | None = None
+    refused: bool = False
+
+
+class _Clock:
+    """Milliseconds per hop of one answer."""
+
+    def __init__(self) -> None:
+        self._began = self._last = time.perf_counter()
+        self.timings: dict[str, float] = {}
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self.timings[name] = round((now - self._last) * 1000, 2)
+        self._last = now
+
+    def total(self) -> None:
+        self.timings["total"] = round((time.perf_counter() - self._began) * 1000, 2)
+
+
+class RagService:
+    """The graph's conductor. Holds clients, nothing of a request."""
+
+    def __init__(
+        self,
+        *,
+        model_name: str,
+        vectorstore: VectorstoreClient,
+        predictor: PredictorClient,
+        prompts: PromptBuilder,
+        condenser: Condenser,
+        num_docs: int,
+        min_similarity: float,
+        refusal: str,
+    ) -> None:
+        self.model_name = model_name
+        self._vectorstore = vectorstore
+        self._predictor = predictor
+        self._prompts = prompts
+        self._condenser = condenser
+        self._num_docs = num_docs
+        self._min_similarity = min_similarity
+        self._refusal = refusal
+
+    async def aclose(self) -> None:
+        """Closes the connections to the upstreams."""
+        await asyncio.gather(self._vectorstore.aclose(), self._predictor.aclose())
+
+    async def not_ready_reason(self, ctx: CallContext) -> str | None:
+        """Which upstream is not ready and why; None when both are."""
+        for name, client in (("vectorstore", self._vectorstore), ("predictor", self._predictor)):
+            if not await client.ready(ctx):
+                return f"The {name} is not ready. Wait for it, or see its log."
+        return None
+
+    async def answer(self, question: Question, ctx: CallContext) -> Answer:
+        """The whole answer.
+
+        Raises:
+            ServiceError: what the caller or an upstream did wrong.
+        """
+        sources: SourcesEvent | None = None
+        texts: list[str] = []
+        async with contextlib.aclosing(self.stream(question, ctx)) as events:
+            async for event in events:
+                if isinstance(event, TextEvent):
+                    texts.append(event.text_output)
+                elif isinstance(event, SourcesEvent):
+                    sources = event
+                elif sources is not None:
+                    return Answer.model_construct(
+                        id=sources.id,
+                        model_name=sources.model_name,
+                        text_output="".join(texts),
+                        sources=event.sources,
+                        finish_reason=event.finish_reason,
+                        refused=event.refused,
+                        usage=event.usage,
+                        index_version=sources.index_version,
+                        cut=sources.cut,
+                        query=sources.query,
+                        timings=event.timings,
+                    )
+        raise BadUpstreamError("The predictor ended without finishing its answer.")
+
+    async def stream(self, question: Question, ctx: CallContext) -> AsyncIterator[Event]:
+        """The answer as it is made: sources, then pieces of text, then the end.
+
+        The first event comes when the passages are there and the predictor has either begun to answer or been given
+        half a second, so that its errors precede all output. Closing the iterator cancels the generation.
+
+        Raises:
+            ServiceError: what the caller or an upstream did wrong, before the first event or between two.
+        """
+        clock = _Clock()
+        found = await self._retrieve(question, ctx, clock)
+        begun = SourcesEvent.model_construct(
+            id=question.id,
+            model_name=self.model_name,
+            sources=found.prompt.sources,
+            index_version=found.index_version,
+            cut=found.prompt.cut,
+            query=found.query,
+            timings=clock.timings,
+        )
+        if found.refused or question.sampling.max_tokens == 0:
+            clock.total()
+            yield begun
+            if found.refused:
+                yield TextEvent.model_construct(text_output=self._refusal)
+            yield _end(clock, "stop" if found.refused else "length", found.refused, found.prompt.sources, Usage())
+            return
+        async for event in self._generate(question, found.prompt, begun, ctx, clock):
+            yield event
+
+    async def _generate(
+        self, question: Question, prompt: Prompt, begun: SourcesEvent, ctx: CallContext, clock: _Clock
+    ) -> AsyncIterator[Event]:
+        request = _generation_request(prompt.text, question.sampling, self._prompts.stop)
+        async with contextlib.aclosing(self._predictor.stream(request, ctx)) as chunks:
+            first = asyncio.ensure_future(anext(chunks, None))
+            try:
+                await asyncio.wait({first}, timeout=_FIRST_TOKEN_WAIT_S)
+                if first.done():
+                    first.result()
+                yield begun
+                chunk = await first
+            except BaseException:
+                # The stream cannot be closed while it is being read.
+                first.cancel()
+                await asyncio.wait({first})
+                raise
+            clock.lap("first_token")
+            opening = ""
+            while chunk is not None:
+                if len(opening) < 40:
+                    opening += chunk.text
+                if chunk.text:
+                    yield TextEvent.model_construct(text_output=chunk.text)
+                if chunk.finish_reason is not None:
+                    refused = bool(prompt.sources) and _DONT_KNOW.match(opening) is not None
+                    usage = _usage(chunk.prompt_tokens, chunk.completion_tokens)
+                    clock.lap("generation")
+                    clock.total()
+                    yield _end(clock, chunk.finish_reason, refused, prompt.sources, usage)
+                    return
+                chunk = await anext(chunks, None)
+        raise BadUpstreamError("The predictor ended without finishing its answer.")
+
+    async def _retrieve(self, question: Question, ctx: CallContext, clock: _Clock) -> _Retrieved:
+        """The prompt, with the passages that support an answer, or the finding that none does."""
+        wanted = self._num_docs if question.num_docs is None else question.num_docs
+        if question.context:
+            context = question.context if question.context.strip() else None
+            return _Retrieved(self._build(question, context=context))
+        if not question.retrieval or wanted == 0:
+            return _Retrieved(self._build(question))
+        query = question.text
+        if question.history:
+            query = await self._condenser.condense(question.text, question.history, ctx)
+            clock.lap("condense")
+        instance = SearchInstance.model_construct(input=query, num_docs=wanted, filters=question.filters)
+        (prediction,) = await self._vectorstore.search([instance], ctx)
+        clock.lap("retrieval")
+        clock.timings.update(prediction.timings_ms)
+        supported, unsupported = self._split(prediction.passages)
+        if not supported:
+            return _Retrieved(Prompt("", [], unsupported), query, prediction.index_version, refused=True)
+        prompt = self._build(question, passages=supported)
+        if not prompt.sources:
+            raise PromptTooLongError(
+                "No passage fits the prompt beside this question. Shorten the question or its history, or lower "
+                "max_tokens.",
+                field="input",
+            )
+        prompt.cut.extend(unsupported)
+        clock.lap("prompt")
+        return _Retrieved(prompt, query, prediction.index_version)
+
+    def _split(self, passages: Sequence[Passage]) -> tuple[list[Passage], list[CutPassage]]:
+        supported: list[Passage] = []
+        unsupported: list[CutPassage] = []
+        for passage in passages:
+            if passage.similarity is None or passage.similarity >= self._min_similarity:
+                supported.append(passage)
+            else:
+                unsupported.append(
+                    CutPassage(chunk_id=passage.chunk_id, document_id=passage.document_id, reason="no_support")
+                )
+        return supported, unsupported
+
+    def _build(self, question: Question, *, passages: Sequence[Passage] = (), context: str | None = None) -> Prompt:
+        return self._prompts.build(
+            question.text,
+            passages=passages,
+            context=context,
+            history=question.history,
+            instructions=question.instructions,
+            max_tokens=question.sampling.max_tokens,
+        )
+
+
+def _generation_request(prompt: str, sampling: Sampling, template_stop: tuple[str, ...]) -> GenerationRequest:
+    # A nucleus of no probability mass still holds the likeliest token; servers refuse to be told so in these words.
+    greedy = sampling.temperature == 0 or sampling.top_p == 0
+    return GenerationRequest(
+        prompt=prompt,
+        max_tokens=sampling.max_tokens,
+        temperature=0.0 if greedy else sampling.temperature,
+        top_k=None if greedy else sampling.top_k,
+        top_p=None if greedy else sampling.top_p,
+        stop=(*template_stop, *sampling.stop),
+        seed=sampling.seed,
+        repetition_penalty=sampling.repetition_penalty,
+        presence_penalty=sampling.presence_penalty,
+        frequency_penalty=sampling.frequency_penalty,
+    )
+
+
+def _usage(prompt_tokens: int | None, completion_tokens: int | None) -> Usage:
+    prompt, completion = prompt_tokens or 0, completion_tokens or 0
+    return Usage.model_construct(prompt_tokens=prompt, completion_tokens=completion, total_tokens=prompt + completion)
+
+
+def _end(
+    clock: _Clock,
+    finish_reason: Literal["stop", "length", "cancelled"],
+    refused: bool,
+    sources: list[Source],
+    usage: Usage,
+) -> EndEvent:
+    return EndEvent.model_construct(
+        text_output="",
+        finish_reason=finish_reason,
+        refused=refused,
+        sources=[] if refused else sources,
+        usage=usage,
+        timings=clock.timings,
+    )

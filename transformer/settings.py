@@ -1,0 +1,66 @@
+"""Settings of the transformer, from `TRANSFORMER_*` variables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
+
+from chassis.settings import ServerSettings
+from predictor.wire import LayoutName
+from transformer.condense import CondenseMethod
+from transformer.wire import DEFAULT_CHAT_MAX_TOKENS, DEFAULT_NUM_DOCS
+
+
+class TransformerSettings(ServerSettings):
+    """Where the upstreams are, and how answers are made."""
+
+    model_config = SettingsConfigDict(env_prefix="TRANSFORMER_", extra="ignore")
+
+    model_name: str = Field("rag", min_length=1, description="Name of the model on every protocol.")
+    vectorstore_url: str = Field("http://vectorstore-predictor", description="Base URL of the vectorstore.")
+    vectorstore_model: str = Field("vectorstore", description="The vectorstore's model name.")
+    predictor_url: str = Field("http://predictor", description="Base URL of the LLM's Triton server.")
+    predictor_layout: LayoutName = Field("llmapi", description="Tensor layout of the LLM server (predictor/wire.py).")
+    predictor_model: str | None = Field(None, description="Triton model that takes text; the layout's own by default.")
+    prompt_format: Path = Field(
+        Path("/mnt/models/tokenizer"),
+        description="Folder with the LLM's tokenizer.json and tokenizer_config.json (chat template).",
+    )
+    context_tokens: int | None = Field(
+        None, ge=128, description="The LLM's window in tokens. By default what its tokenizer_config.json says."
+    )
+    max_prompt_tokens: int = Field(
+        3072, ge=128, description="Most tokens of a prompt, however large the window: longer prompts answer later."
+    )
+    num_docs: int = Field(
+        DEFAULT_NUM_DOCS, ge=0, le=100, description="Passages retrieved where a request says nothing."
+    )
+    chat_max_tokens: int = Field(
+        DEFAULT_CHAT_MAX_TOKENS, ge=1, description="max_tokens of chat completions that name none."
+    )
+    condense: CondenseMethod = Field(
+        "concatenate",
+        description="How history and question become one query: `concatenate` them, or have the `llm` rewrite.",
+    )
+    min_similarity: float = Field(
+        0.25,
+        ge=-1,
+        le=1,
+        description="Cosine of query and passage below which a passage supports no answer. -1 lets every passage pass.",
+    )
+    system_prompt: str = Field(
+        "Answer the question with the documents below. Be brief and exact, and use only what they say. "
+        "If they do not hold the answer, reply: I don't know.",
+        description="What the model is told before the documents.",
+    )
+    plain_system_prompt: str = Field(
+        "You are a helpful assistant. Be brief and exact.",
+        description="What the model is told where no documents are used.",
+    )
+    refusal: str = Field(
+        "I don't know: the documents hold nothing that answers this question.",
+        min_length=1,
+        description="The answer where no passage supports one.",
+    )

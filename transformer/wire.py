@@ -1,0 +1,285 @@
+"""What the transformer is asked and what it answers, on every protocol.
+
+| route | request | answer |
+|---|---|---|
+| `POST /v1/models/{m}:predict` | `PredictRequest` | `PredictResponse`, one prediction per instance |
+| `POST /v2/models/{m}/infer`, gRPC `ModelInfer` | tensors, see `INPUT_TENSORS` | tensors, see `OUTPUT_TENSORS` |
+| `POST /v2/models/{m}/generate` | `GenerateRequest` | `Answer` |
+| `POST /v2/models/{m}/generate_stream` | `GenerateRequest` | events: `SourcesEvent`, `TextEvent` …, `EndEvent` |
+| `POST /openai/v1/chat/completions`, `/v1/chat/completions` | `ChatRequest` | OpenAI's, with `sources` beside |
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
+
+from vectorstore.wire import MAX_NUM_DOCS, Passage
+
+# The earlier graph's defaults: its clients get the answers they are used to.
+DEFAULT_MAX_TOKENS = 100
+DEFAULT_TOP_K = 4
+DEFAULT_TOP_P = 0.4
+DEFAULT_TEMPERATURE = 0.1
+DEFAULT_NUM_DOCS = 2
+DEFAULT_CHAT_MAX_TOKENS = 512
+
+MAX_INSTANCES = 32
+MAX_QUESTION_CHARS = 100_000
+MAX_TEXT_CHARS = 1_000_000
+MAX_MESSAGES = 256
+
+
+def _integral(value: Any) -> Any:
+    """100.0 for 100: what number fields of web forms send."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+_Int = Annotated[int, BeforeValidator(_integral)]
+_Question = Annotated[str, StringConstraints(min_length=1, max_length=MAX_QUESTION_CHARS)]
+_Stop = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+
+
+class Message(BaseModel):
+    """One turn of a conversation."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    role: Literal["user", "assistant"]
+    content: Annotated[str, StringConstraints(max_length=MAX_TEXT_CHARS)]
+
+
+class Sampling(BaseModel):
+    """How the answer is drawn. Zeros mean zero: they never stand for a default."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    max_tokens: Annotated[_Int, Field(ge=0, le=131_072)] = DEFAULT_MAX_TOKENS
+    """Most tokens of the answer. 0 retrieves and generates nothing."""
+    temperature: Annotated[float, Field(ge=0, le=2)] = DEFAULT_TEMPERATURE
+    """0 takes the likeliest token each time."""
+    top_k: Annotated[_Int, Field(ge=0, le=1000)] = DEFAULT_TOP_K
+    """0 considers every token."""
+    top_p: Annotated[float, Field(ge=0, le=1)] = DEFAULT_TOP_P
+    """0 takes the likeliest token each time."""
+    stop: Annotated[list[_Stop], Field(max_length=8)] = Field(default_factory=list)
+    seed: Annotated[_Int, Field(ge=0, le=2**63 - 1)] | None = None
+    repetition_penalty: Annotated[float, Field(gt=0, le=2)] | None = None
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+
+
+class Grounding(BaseModel):
+    """What the answer is drawn from."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    num_docs: Annotated[_Int, Field(ge=0, le=MAX_NUM_DOCS)] | None = None
+    """Passages retrieved; the service's setting where absent. 0 retrieves none."""
+    retrieval: bool = True
+    """False answers without documents."""
+    context: Annotated[str, StringConstraints(max_length=MAX_TEXT_CHARS)] | None = None
+    """Used in place of retrieved passages. Blanks alone mean no documents; empty means absent, as it always has."""
+    filters: dict[str, Any] | None = None
+    """Chroma's `where` language over document metadata, as in `vectorstore.wire.SearchInstance`."""
+
+
+class Instance(Sampling, Grounding):
+    """One question of a v1 request."""
+
+    input: _Question
+
+
+class PredictRequest(BaseModel):
+    """The v1 body."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    instances: Annotated[list[Instance], Field(min_length=1, max_length=MAX_INSTANCES)]
+
+
+class GenerateRequest(Sampling, Grounding):
+    """The body of `generate` and `generate_stream`."""
+
+    id: str | None = None
+    text_input: _Question
+    history: Annotated[list[Message], Field(max_length=MAX_MESSAGES)] = Field(default_factory=list)
+    """Earlier turns, oldest first."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _parameters_at_top(cls, body: Any) -> Any:
+        """The generate extension allows parameters at the top level or under `parameters`."""
+        if isinstance(body, dict) and isinstance(body.get("parameters"), dict):
+            body = {**body["parameters"], **{k: v for k, v in body.items() if k != "parameters"}}
+        return body
+
+
+class Source(Passage):
+    """A passage that the model was shown."""
+
+    number: int
+    """Its number in the prompt, from 1: what `[number]` in an answer refers to."""
+
+
+class CutPassage(BaseModel):
+    """A passage that was retrieved and not shown to the model."""
+
+    chunk_id: str
+    document_id: str
+    reason: Literal["token_budget", "no_support"]
+
+
+class Usage(BaseModel):
+    """Tokens of the LLM."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    total_tokens: int = 0
+
+
+class Answer(BaseModel):
+    """An attributed answer."""
+
+    id: str
+    model_name: str
+    text_output: str
+    sources: list[Source]
+    """In the order of their numbers. Empty where the answer is a refusal or used no documents."""
+    finish_reason: Literal["stop", "length", "cancelled"]
+    refused: bool
+    """The documents support no answer, and `text_output` says so."""
+    usage: Usage
+    index_version: str | None
+    cut: list[CutPassage]
+    query: str | None
+    """What was searched for: the question, or the standalone question made of it and the conversation."""
+    timings: dict[str, float]
+    """Milliseconds: `condense`, `embed`, `search`, `retrieval` (that hop), `first_token`, `generation`, `total`."""
+
+
+class PredictResponse(BaseModel):
+    """The v1 answer, in the order of the instances."""
+
+    predictions: list[Answer]
+
+
+class SourcesEvent(BaseModel):
+    """The first event of a stream."""
+
+    id: str
+    model_name: str
+    sources: list[Source]
+    index_version: str | None
+    cut: list[CutPassage]
+    query: str | None
+    timings: dict[str, float]
+
+
+class TextEvent(BaseModel):
+    """A piece of the answer."""
+
+    text_output: str
+
+
+class EndEvent(BaseModel):
+    """The last event of a stream. Its `sources` are the final ones: empty if the answer became a refusal."""
+
+    text_output: str = ""
+    finish_reason: Literal["stop", "length", "cancelled"]
+    refused: bool
+    sources: list[Source]
+    usage: Usage
+    timings: dict[str, float]
+
+
+# Tensors of v2 and gRPC: name → (datatype, shape; n questions). A parameter is [1] for all questions or [n, 1].
+INPUT_TENSORS = {
+    "input": ("BYTES", [-1, 1]),
+    "max_tokens": ("INT32", [-1, 1]),
+    "temperature": ("FP32", [-1, 1]),
+    "top_k": ("INT32", [-1, 1]),
+    "top_p": ("FP32", [-1, 1]),
+    "seed": ("UINT64", [-1, 1]),
+    "repetition_penalty": ("FP32", [-1, 1]),
+    "presence_penalty": ("FP32", [-1, 1]),
+    "frequency_penalty": ("FP32", [-1, 1]),
+    "num_docs": ("INT32", [-1, 1]),
+    "retrieval": ("BOOL", [-1, 1]),
+    "context": ("BYTES", [-1, 1]),
+    "filters": ("BYTES", [-1, 1]),
+}
+OUTPUT_TENSORS = {
+    "text_output": ("BYTES", [-1, 1]),
+    "sources": ("BYTES", [-1, 1]),
+    "finish_reason": ("BYTES", [-1, 1]),
+    "refused": ("BOOL", [-1, 1]),
+    "prompt_tokens": ("INT32", [-1, 1]),
+    "completion_tokens": ("INT32", [-1, 1]),
+    "index_version": ("BYTES", [-1, 1]),
+    "timings": ("BYTES", [-1, 1]),
+}
+
+
+# OpenAI chat completions
+
+
+class TextPart(BaseModel):
+    """A part of a message's content."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    type: Literal["text"]
+    text: str
+
+
+class ChatMessage(BaseModel):
+    """A message as OpenAI's clients send it."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: (
+        Annotated[str, StringConstraints(max_length=MAX_TEXT_CHARS)] | Annotated[list[TextPart], Field(max_length=64)]
+    )
+    name: str | None = None
+
+    def text(self) -> str:
+        """The content as one string."""
+        return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+
+
+class StreamOptions(BaseModel):
+    """OpenAI's `stream_options`."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    include_usage: bool = False
+    include_obfuscation: bool = False
+
+
+class ChatRequest(Grounding):
+    """OpenAI's chat completion request, and beside it what grounds the answer (`num_docs`, `context`, `filters` …)."""
+
+    model: str
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES)]
+    max_tokens: Annotated[_Int, Field(ge=0, le=131_072)] | None = None
+    max_completion_tokens: Annotated[_Int, Field(ge=0, le=131_072)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_k: Annotated[_Int, Field(ge=0, le=1000)] | None = None
+    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    stop: _Stop | Annotated[list[_Stop], Field(max_length=8)] | None = None
+    seed: Annotated[_Int, Field(ge=0, le=2**63 - 1)] | None = None
+    repetition_penalty: Annotated[float, Field(gt=0, le=2)] | None = None
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    stream: bool | None = False
+    stream_options: StreamOptions | None = None
+    n: Annotated[_Int, Field(ge=1, le=1)] | None = None
+    logprobs: Literal[False] | None = None
+    response_format: dict[Literal["type"], Literal["text"]] | None = None
+    user: str | None = None
+    """Taken and not used, as `store` and `metadata`: clients send them by habit."""
+    store: Literal[False] | None = None
+    metadata: dict[str, str] | None = None
