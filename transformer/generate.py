@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import orjson
@@ -85,7 +85,7 @@ def json_response(content: Any, headers: Mapping[str, str]) -> Response:
 
 
 async def event_stream(
-    events: AsyncIterator[Event],
+    events: AsyncGenerator[Event, None],
     encode: Callable[[Event], Sequence[dict[str, Any]]],
     error_shape: ErrorShape,
     *,
@@ -105,11 +105,11 @@ async def event_stream(
     try:
         first = await anext(events)
     except BaseException:
-        await events.aclose()  # type: ignore[attr-defined]
+        await events.aclose()
         raise
 
     async def lines() -> AsyncIterator[bytes]:
-        async with contextlib.aclosing(events):  # type: ignore[type-var]
+        async with contextlib.aclosing(events):
             try:
                 yield _lines(encode(first))
                 async for event in events:

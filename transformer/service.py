@@ -7,7 +7,7 @@ import contextlib
 import re
 import time
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -136,7 +136,7 @@ class RagService:
                     )
         raise BadUpstreamError("The predictor ended without finishing its answer.")
 
-    async def stream(self, question: Question, ctx: CallContext) -> AsyncIterator[Event]:
+    async def stream(self, question: Question, ctx: CallContext) -> AsyncGenerator[Event, None]:
         """The answer as it is made: sources, then pieces of text, then the end.
 
         The first event comes when the passages are there and the predictor has either begun to answer or been given
@@ -168,7 +168,7 @@ class RagService:
 
     async def _generate(
         self, question: Question, prompt: Prompt, begun: SourcesEvent, ctx: CallContext, clock: _Clock
-    ) -> AsyncIterator[Event]:
+    ) -> AsyncGenerator[Event, None]:
         request = _generation_request(prompt.text, question.sampling, self._prompts.stop)
         async with contextlib.aclosing(self._predictor.stream(request, ctx)) as chunks:
             first = asyncio.ensure_future(anext(chunks, None))
