@@ -6,7 +6,7 @@ Source of the language and its semantics: https://docs.trychroma.com/docs/queryi
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from vectorstore.errors import InvalidFilterError
@@ -32,19 +32,19 @@ _LISTED = ("$in", "$nin")
 _LOGICAL = ("$and", "$or")
 
 
-def check(where: Any, known: Sequence[str]) -> Where | None:
+def check(where: Any, known: Collection[str] | None, path: str = "filters") -> Where | None:
     """The filter as stores take it: every field under one operator, one field or logical operator per level.
 
-    `known` are the metadata fields of the index. An empty filter gives None: nothing is filtered.
+    `known` are the metadata fields of the index; None takes every name. An empty filter gives None: nothing is filtered.
 
     Raises:
         InvalidFilterError: an unknown operator or field, or a value that the operator cannot take; its `field` is the
-            path to the offending part, such as `filters.$and[1].year`.
+            path to the offending part, such as `filters.$and[1].year`, beginning with `path`.
     """
     if where is None or where == {}:
         return None
     budget = [MAX_CONDITIONS]
-    return _check(where, frozenset(known), "filters", 1, budget)
+    return _check(where, known, path, 1, budget)
 
 
 def matches(where: Where | None, metadata: Mapping[str, FieldValue]) -> bool:
@@ -73,7 +73,7 @@ def matches(where: Where | None, metadata: Mapping[str, FieldValue]) -> bool:
     return _kind(have) == "number" and _ORDERED[operator](have, want)
 
 
-def _check(where: Any, known: frozenset[str], path: str, depth: int, budget: list[int]) -> Where:
+def _check(where: Any, known: Collection[str] | None, path: str, depth: int, budget: list[int]) -> Where:
     if not isinstance(where, dict):
         raise InvalidFilterError(f"{path} is {_show(where)}: send an object such as {_EXAMPLE}.", field=path)
     if not where:
@@ -87,7 +87,7 @@ def _check(where: Any, known: frozenset[str], path: str, depth: int, budget: lis
     return parts[0] if len(parts) == 1 else {"$and": parts}
 
 
-def _check_part(name: str, value: Any, known: frozenset[str], path: str, depth: int, budget: list[int]) -> Where:
+def _check_part(name: str, value: Any, known: Collection[str] | None, path: str, depth: int, budget: list[int]) -> Where:
     here = f"{path}.{name}"
     if name in _LOGICAL:
         if not isinstance(value, list) or not value:
@@ -100,7 +100,7 @@ def _check_part(name: str, value: Any, known: frozenset[str], path: str, depth: 
             f"{here}: {name[:40]!r} is not an operator over fields; use {' or '.join(_LOGICAL)}, or name a field.",
             field=here,
         )
-    if name not in known:
+    if known is not None and name not in known:
         fields = ", ".join(sorted(known)) or "none"
         raise InvalidFilterError(
             f"{path} names {name[:80]!r}, which no document of this index has. Known fields: {fields}.", field=here

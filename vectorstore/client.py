@@ -1,0 +1,73 @@
+"""The only door into the vectorstore for other rooms."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import quote
+
+from pydantic import ValidationError
+
+from chassis.context import CallContext
+from chassis.errors import BadUpstreamError, ServiceError
+from chassis.http import HttpUpstream
+from vectorstore.wire import Prediction, SearchInstance, SearchRequest, SearchResponse
+
+__all__ = ["VectorstoreClient"]
+
+
+class VectorstoreClient:
+    """Asks a vectorstore over HTTP. One pool of connections; safe for any number of concurrent calls.
+
+    Every call raises the `chassis.errors` of what went wrong: not reachable or no index (503), late (504), nonsense (502),
+    a refused request (400).
+    """
+
+    def __init__(self, base_url: str, *, model: str = "vectorstore", verify: bool = True) -> None:
+        self._upstream = HttpUpstream(base_url, name="vectorstore", verify=verify)
+        self._model = quote(model, safe="")
+
+    async def search(self, instances: Sequence[SearchInstance], ctx: CallContext) -> list[Prediction]:
+        """What each instance finds, in their order."""
+        body = SearchRequest.model_construct(instances=list(instances)).model_dump_json(exclude_none=True).encode()
+        answer, _ = await self._upstream.post_bytes(
+            f"/v1/models/{self._model}:predict", body, {"content-type": "application/json"}, ctx
+        )
+        try:
+            predictions = SearchResponse.model_validate_json(answer).predictions
+        except ValidationError as error:
+            raise BadUpstreamError("The vectorstore answered something that is no list of predictions.") from error
+        if len(predictions) != len(instances):
+            raise BadUpstreamError(
+                f"The vectorstore answered {len(predictions)} predictions for {len(instances)} queries."
+            )
+        return predictions
+
+    async def document(self, document_id: str, ctx: CallContext, *, version: str | None = None) -> dict[str, Any]:
+        """A stored document: `id`, `title`, `url`, `text`, `source`, `metadata`, `index_version`."""
+        query = f"?version={quote(version, safe='')}" if version is not None else ""
+        return self._object(
+            await self._upstream.get_json(f"/v1/documents/{quote(document_id, safe='')}{query}", ctx), "text"
+        )
+
+    async def status(self, ctx: CallContext) -> dict[str, Any]:
+        """`{"index": {"name", "version", "documents", "chunks", "embedder"} | None, "reason": str | None}`."""
+        return self._object(await self._upstream.get_json("/v1/indexes", ctx), "index")
+
+    async def ready(self, ctx: CallContext) -> bool:
+        """Whether it can answer queries now; False also where it cannot be reached."""
+        try:
+            answer = await self._upstream.get_json(f"/v2/models/{self._model}/ready", ctx)
+        except ServiceError:
+            return False
+        return isinstance(answer, dict) and answer.get("ready") is True
+
+    async def aclose(self) -> None:
+        """Closes the connections."""
+        await self._upstream.aclose()
+
+    @staticmethod
+    def _object(answer: Any, key: str) -> dict[str, Any]:
+        if not isinstance(answer, dict) or key not in answer:
+            raise BadUpstreamError(f"The vectorstore answered something without {key!r}.")
+        return answer

@@ -1,0 +1,163 @@
+"""The KServe model `vectorstore` and its extra routes: requests in, the service's answers out, no decisions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import orjson
+from fastapi import APIRouter
+from kserve import InferRequest, InferResponse
+from pydantic import ValidationError
+
+from chassis.context import CallContext
+from chassis.errors import InvalidRequestError
+from chassis.server import RoomModel
+from chassis.tensors import metadata, per_row, read_columns, respond
+from vectorstore.index import Found
+from vectorstore.service import VectorstoreService
+from vectorstore.settings import ResponseShape
+from vectorstore.wire import MAX_INSTANCES, SearchInstance, SearchRequest
+
+NAME = "vectorstore"
+
+_INPUTS = {"input": "BYTES", "num_docs": "INT32", "filters": "BYTES"}
+
+
+class VectorstoreModel(RoomModel):
+    """Answers v1, v2 and gRPC from one service."""
+
+    def __init__(self, service: VectorstoreService, *, response_shape: ResponseShape, timeout_s: float) -> None:
+        super().__init__(NAME)
+        self._service = service
+        self._response_shape = response_shape
+        self._timeout_s = timeout_s
+
+    async def not_ready_reason(self) -> str | None:
+        """Why no query can be answered now."""
+        return self._service.not_ready_reason()
+
+    async def get_input_types(self) -> list[dict[str, Any]]:
+        """Of the v2 protocol."""
+        return metadata({"input": ("BYTES", [-1, 1]), "num_docs": ("INT32", [-1, 1]), "filters": ("BYTES", [-1, 1])})
+
+    async def get_output_types(self) -> list[dict[str, Any]]:
+        """Of the v2 protocol."""
+        return metadata({"passages": ("BYTES", [-1, 1])})
+
+    async def predict(
+        self,
+        payload: Any,
+        headers: Mapping[str, str] | None = None,
+        response_headers: dict[str, str] | None = None,
+    ) -> bytes | InferResponse:
+        """One prediction for each instance (v1) or row of `input` (v2)."""
+        ctx = CallContext.start(self._timeout_s, headers)
+        if isinstance(payload, InferRequest):
+            found = await self._service.search(_rows(payload), ctx)
+            passages = np.array([answer.json() for answer in found], object).reshape(-1, 1)
+            return respond(payload, self.name, {"passages": passages})
+        found = await self._service.search(_instances(payload), ctx)
+        if response_headers is not None:
+            response_headers["content-type"] = "application/json"
+        return _strings(found) if self._response_shape == "strings" else _predictions(found)
+
+
+def routes(service: VectorstoreService) -> APIRouter:
+    """What KServe's protocols have no route for."""
+    router = APIRouter()
+
+    @router.get("/v1/indexes")
+    async def indexes() -> dict[str, Any]:
+        return service.status()
+
+    @router.get("/v1/documents/{document_id:path}")
+    async def document(document_id: str, version: str | None = None) -> dict[str, Any]:
+        stored, index_version = await service.document(document_id, version)
+        return {
+            "id": stored.id,
+            "title": stored.title,
+            "url": stored.url,
+            "text": stored.text,
+            "source": stored.source,
+            "metadata": stored.metadata,
+            "index_version": index_version,
+        }
+
+    return router
+
+
+def _instances(payload: Any) -> list[SearchInstance]:
+    try:
+        return SearchRequest.model_validate(payload).instances
+    except ValidationError as error:
+        raise _explained(error) from error
+
+
+def _rows(request: InferRequest) -> list[SearchInstance]:
+    columns = read_columns(request, _INPUTS)
+    if "input" not in columns:
+        raise InvalidRequestError("inputs: the tensor 'input' (BYTES [n, 1]) is missing.", field="input")
+    texts = columns["input"]
+    num_docs = per_row(columns, "num_docs", len(texts)) or [None] * len(texts)
+    filters = per_row(columns, "filters", len(texts)) or [None] * len(texts)
+    instances = [
+        {"input": text, "num_docs": number, "filters": None if where is None else _parsed(where)}
+        for text, number, where in zip(texts, num_docs, filters, strict=True)
+    ]
+    return _instances({"instances": instances})
+
+
+def _parsed(where: str) -> Any:
+    try:
+        # An empty text stands for no filter: a tensor cannot leave a row out.
+        return orjson.loads(where) if where.strip() else None
+    except orjson.JSONDecodeError as error:
+        raise InvalidRequestError(f"filters: a row is not JSON: {error}.", field="filters") from error
+
+
+def _predictions(found: Sequence[Found]) -> bytes:
+    return b'{"predictions":[%b]}' % b",".join(answer.json() for answer in found)
+
+
+def _strings(found: Sequence[Found]) -> bytes:
+    """A flat list of texts for one instance, as earlier clients read it; for several a list of lists."""
+    texts = [answer.texts() for answer in found]
+    return orjson.dumps({"predictions": texts[0] if len(texts) == 1 else texts})
+
+
+def _explained(error: ValidationError) -> InvalidRequestError:
+    problems = error.errors(include_url=False)
+    first = problems[0]
+    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).removeprefix(".")
+    more = f" ({len(problems) - 1} more problems)" if len(problems) > 1 else ""
+    if not path:
+        return InvalidRequestError('The body is not an object: send {"instances": [{"input": "a question"}]}.')
+    message = _MESSAGES.get(first["type"], "").format(**first.get("ctx", {})) or first["msg"]
+    return InvalidRequestError(f"{path}: {message}{_shown(first)}.{more}", field=path)
+
+
+def _shown(problem: Any) -> str:
+    """The offending value, where it is short enough to help."""
+    value = problem["input"]
+    shown = isinstance(value, str | int | float | bool) and problem["type"] != "string_too_short"
+    text = repr(value)
+    return f" (got {text})" if shown and len(text) <= 60 else ""
+
+
+_MESSAGES = {
+    "missing": "missing, but required",
+    "extra_forbidden": "unknown here; an instance has input, num_docs and filters, and they are in instances",
+    "too_short": f"send 1 to {MAX_INSTANCES} of them",
+    "too_long": "send at most {max_length} at a time",
+    "string_too_short": "empty: send a text",
+    "string_too_long": "send at most {max_length} characters",
+    "greater_than_equal": "send {ge} or more",
+    "less_than_equal": "send {le} or less",
+    "string_type": "send a text",
+    "int_type": "send a whole number",
+    "list_type": "send a list",
+    "dict_type": "send an object",
+    "model_type": 'send an object such as {{"input": "a question"}}',
+}
