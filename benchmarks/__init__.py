@@ -1,0 +1,1 @@
+"""Figures of docs/benchmarks.md: `make bench`, or one at a time with `python -m benchmarks.NAME --help`."""

@@ -1,0 +1,56 @@
+"""A bare async KServe handler that passes the request on to other servers and returns: the least that a hop costs.
+
+python -m benchmarks.bare_hop NAME PORT {httpx|aiohttp} URL [URL]
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Any
+
+import aiohttp
+import httpx
+import kserve
+
+
+class Hop(kserve.Model):  # type: ignore[misc]
+    """Posts the payload to each URL in turn."""
+
+    def __init__(self, name: str, library: str, urls: list[str]) -> None:
+        super().__init__(name)
+        self.ready = True
+        self._library = library
+        self._urls = urls
+        self._client: Any = None
+
+    async def predict(self, payload: Any, headers: dict[str, str] | None = None) -> Any:
+        for url in self._urls:
+            await self._post(url, payload)
+        return {"predictions": ["done"]}
+
+    async def _post(self, url: str, payload: Any) -> None:
+        if self._library == "httpx":
+            if self._client is None:
+                self._client = httpx.AsyncClient(timeout=60, limits=httpx.Limits(max_connections=512))
+            (await self._client.post(url, json=payload)).raise_for_status()
+            return
+        if self._client is None:
+            self._client = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=512))
+        async with self._client.post(url, json=payload) as response:
+            response.raise_for_status()
+            await response.read()
+
+
+class LoopbackServer(kserve.ModelServer):  # type: ignore[misc]
+    """KServe's own server, on loopback only."""
+
+    async def _serve(self) -> None:
+        self._rest_server.config.host = "127.0.0.1"
+        await super()._serve()
+
+
+if __name__ == "__main__":
+    _, name, port, library, *urls = sys.argv
+    logging.disable(logging.INFO)
+    LoopbackServer(http_port=int(port), enable_grpc=False, workers=1).start([Hop(name, library, urls)])
