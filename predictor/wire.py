@@ -1,6 +1,7 @@
 """What a generation is, and the tensor layout of every LLM server that Triton carries, as data.
 
 A layout says how a server names its inputs and outputs, and how it streams; one client then speaks to all of them.
+To serve another server, add a row to `LAYOUTS`.
 
 Source: TensorRT-LLM `triton_backend/all_models/llmapi` (llmapi) and, up to 1.2, `inflight_batcher_llm` (ensemble,
 tensorrt_llm_bls); Triton's `vllm_backend` (vllm).
@@ -8,6 +9,7 @@ tensorrt_llm_bls); Triton's `vllm_backend` (vllm).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal
@@ -47,7 +49,11 @@ class GenerationChunk:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How one server's tensors are named and what its text means."""
+    """How one server's tensors are named and what its text means.
+
+    Servers of one layout differ by version and configuration. So a row names everything that any of them knows, and a
+    client sends of it what the model at hand declares.
+    """
 
     name: LayoutName
     model: str
@@ -56,14 +62,125 @@ class Layout:
     """True: `generate_stream`, a response per step. False: plain `/infer`, one response."""
     cumulative: bool
     """Each streamed text holds all the text so far."""
-    inputs: MappingProxyType[str, tuple[str, str]] = field(repr=False)
-    """Field of `GenerationRequest` → (tensor, Triton datatype). A field that is absent is not supported."""
-    constants: MappingProxyType[str, tuple[str, bool]] = field(repr=False)
-    """Tensor → (datatype, value) that is sent with every request."""
+    inputs: Mapping[str, tuple[str, ...]]
+    """Field of `GenerationRequest` → its tensor; where versions name it differently, the newest name first."""
+    switches: Mapping[str, bool] = field(default_factory=lambda: MappingProxyType({}))
+    """Tensor → what it is set to in every request, where the model declares it."""
     sampling_json: str | None = None
-    """Tensor that takes all sampling parameters as one JSON text (vLLM)."""
-    echo_tensor: str | None = None
-    """Tensor that keeps the prompt out of the output; None where the server knows none."""
+    """Tensor that takes all sampling parameters as one JSON text; `inputs` then holds their names inside it."""
+    echo: str | None = None
+    """The switch that keeps the prompt out of the text. A model that does not declare it puts the prompt first."""
     finish_reason: str | None = None
+    """Output that says why the answer ended; with it, a stream that ends without a reason has been broken off."""
     prompt_tokens: str | None = None
+    """Output with the number of tokens in the prompt."""
     completion_tokens: str | None = None
+    """Output with the number of tokens in the answer: a delta where the text is one."""
+
+
+_LEGACY_INPUTS = MappingProxyType(
+    {
+        "prompt": ("text_input",),
+        "max_tokens": ("max_tokens",),
+        "temperature": ("temperature",),
+        "top_k": ("top_k",),
+        "top_p": ("top_p",),
+        "stop": ("stop_words",),
+        "seed": ("seed", "random_seed"),
+        "repetition_penalty": ("repetition_penalty",),
+        "presence_penalty": ("presence_penalty",),
+        "frequency_penalty": ("frequency_penalty",),
+    }
+)
+_LEGACY_SWITCHES = MappingProxyType(
+    {"exclude_input_in_output": True, "return_num_input_tokens": True, "return_num_output_tokens": True}
+)
+
+LAYOUTS: Mapping[LayoutName, Layout] = MappingProxyType(
+    {
+        "llmapi": Layout(
+            name="llmapi",
+            model="tensorrt_llm",
+            decoupled=True,
+            cumulative=True,
+            inputs=MappingProxyType(
+                {
+                    "prompt": ("text_input",),
+                    "max_tokens": ("sampling_param_max_tokens",),
+                    "temperature": ("sampling_param_temperature",),
+                    "top_k": ("sampling_param_top_k",),
+                    "top_p": ("sampling_param_top_p",),
+                    "stop": ("sampling_param_stop",),
+                    "seed": ("sampling_param_seed",),
+                    # Only our CPU model declares it; TensorRT-LLM's model has no such input.
+                    "repetition_penalty": ("sampling_param_repetition_penalty",),
+                    "presence_penalty": ("sampling_param_presence_penalty",),
+                    "frequency_penalty": ("sampling_param_frequency_penalty",),
+                }
+            ),
+            switches=MappingProxyType(
+                {"streaming": True, "sampling_param_exclude_input_from_output": True, "return_finish_reason": True}
+            ),
+            echo="sampling_param_exclude_input_from_output",
+            finish_reason="finish_reason",
+            prompt_tokens="num_input_tokens",
+            completion_tokens="num_output_tokens",
+        ),
+        "ensemble": Layout(
+            name="ensemble",
+            model="ensemble",
+            decoupled=False,
+            cumulative=True,
+            inputs=_LEGACY_INPUTS,
+            switches=_LEGACY_SWITCHES,
+            echo="exclude_input_in_output",
+            prompt_tokens="num_input_tokens",
+            completion_tokens="num_output_tokens",
+        ),
+        "tensorrt_llm_bls": Layout(
+            name="tensorrt_llm_bls",
+            model="tensorrt_llm_bls",
+            decoupled=False,
+            cumulative=True,
+            inputs=_LEGACY_INPUTS,
+            switches=_LEGACY_SWITCHES,
+            echo="exclude_input_in_output",
+            prompt_tokens="num_input_tokens",
+            completion_tokens="num_output_tokens",
+        ),
+        "vllm": Layout(
+            name="vllm",
+            model="vllm_model",
+            decoupled=True,
+            cumulative=False,
+            inputs=MappingProxyType(
+                {
+                    "prompt": ("text_input",),
+                    "max_tokens": ("max_tokens",),
+                    "temperature": ("temperature",),
+                    "top_k": ("top_k",),
+                    "top_p": ("top_p",),
+                    "stop": ("stop",),
+                    "seed": ("seed",),
+                    "repetition_penalty": ("repetition_penalty",),
+                    "presence_penalty": ("presence_penalty",),
+                    "frequency_penalty": ("frequency_penalty",),
+                }
+            ),
+            switches=MappingProxyType(
+                {
+                    "stream": True,
+                    "exclude_input_in_output": True,
+                    "return_finish_reason": True,
+                    "return_num_input_tokens": True,
+                    "return_num_output_tokens": True,
+                }
+            ),
+            sampling_json="sampling_parameters",
+            echo="exclude_input_in_output",
+            finish_reason="finish_reason",
+            prompt_tokens="num_input_tokens",
+            completion_tokens="num_output_tokens",
+        ),
+    }
+)

@@ -1,0 +1,392 @@
+"""Many generations at once on one engine: queueing, stepping, cancelling, and what happens when the engine dies.
+
+The engine itself stands behind the `Pipeline` protocol, and one thread alone touches it. Another thread talks to the
+callers, so that no slow caller holds up a step.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from predictor.engines.text import TextAssembler
+from predictor.errors import CancelledError, GenerationError, OverloadedError
+from predictor.wire import FinishReason
+
+logger = logging.getLogger(__name__)
+
+POLL_S = 0.05
+"""How often callers are asked whether they are still there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How the next token is chosen, and when to end. Whoever makes one has checked the ranges."""
+
+    max_tokens: int
+    greedy: bool
+    temperature: float = 1.0
+    top_k: int = 0
+    """0 considers every token."""
+    top_p: float = 1.0
+    seed: int = 0
+    stop: tuple[str, ...] = ()
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    log_probs: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What the steps since the last read gave one generation."""
+
+    ids: Sequence[int]
+    """Without the token that ends an answer."""
+    log_prob: float
+    """Sum over the tokens; 0 unless asked for."""
+    finish_reason: FinishReason | None
+
+
+class Generation(Protocol):
+    """One prompt being continued inside a pipeline."""
+
+    def read(self) -> Output | None:
+        """What is new since the last call; None where nothing is.
+
+        Raises:
+            GenerationError: the pipeline has given this generation up.
+        """
+        ...
+
+    def cancel(self) -> None:
+        """Lets the next step free everything that this generation holds."""
+        ...
+
+
+class Pipeline(Protocol):
+    """An engine with continuous batching. Not thread-safe; after an exception from `step` it is unusable."""
+
+    def start(self, ids: Sequence[int], sampling: Sampling) -> Generation:
+        """Queues a prompt. An exception concerns this prompt only."""
+        ...
+
+    def step(self) -> None:
+        """Computes the next piece of every generation, frees those that have ended."""
+        ...
+
+    def busy(self) -> bool:
+        """Whether a step would have anything to do."""
+        ...
+
+    def cache_usage(self) -> float:
+        """Part of the KV cache that running generations hold, 0 to 1."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """When things happened to one generation, in `time.monotonic_ns()`; 0 where they have not."""
+
+    arrival: int
+    first_scheduled: int
+    first_token: int
+    last_token: int
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """How far a generation is. The last one has a finish reason."""
+
+    text: str
+    """All the text so far."""
+    finish_reason: FinishReason | None
+    stop_reason: str | None
+    """The stop string that ended it."""
+    log_prob: float
+    """Sum over all tokens so far; 0 unless asked for."""
+    prompt_tokens: int
+    completion_tokens: int
+    timings: Timings
+
+
+class Listener(Protocol):
+    """Whoever asked for a generation. Called from one thread, which is not the engine's."""
+
+    def update(self, update: Update) -> None:
+        """More text, or the end."""
+        ...
+
+    def fail(self, error: GenerationError) -> None:
+        """The end, in place of an update."""
+        ...
+
+    def gone(self) -> bool:
+        """Whether nobody waits for this any more."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """How busy the engine is, and what it has done since it started."""
+
+    waiting: int
+    running: int
+    cache_usage: float
+    prompt_tokens: int
+    completion_tokens: int
+
+
+@dataclass(eq=False, slots=True)
+class Job:
+    """One generation from its arrival to its end. `cancelled` may be set by anyone; the rest is the engine's."""
+
+    ids: Sequence[int]
+    sampling: Sampling
+    listener: Listener
+    streaming: bool
+    text: TextAssembler
+    cancelled: bool = False
+    generation: Generation | None = None
+    completion_tokens: int = 0
+    log_prob: float = 0.0
+    arrival: int = field(default_factory=time.monotonic_ns)
+    first_scheduled: int = 0
+    first_token: int = 0
+    last_token: int = 0
+
+
+class BatchEngine:
+    """Runs any number of generations on one pipeline, fairly and within bounds.
+
+    Args:
+        pipeline: what computes; from here on only this engine may touch it.
+        decode: token ids to text.
+        max_running: generations inside the pipeline at once.
+        max_waiting: generations that wait for a place; more are refused.
+        on_load: told about the load whenever it has changed, at most every `POLL_S` seconds.
+    """
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        decode: Callable[[Sequence[int]], str],
+        *,
+        max_running: int,
+        max_waiting: int,
+        on_load: Callable[[Load], None] | None = None,
+    ) -> None:
+        self._pipeline = pipeline
+        self._decode = decode
+        self._max_running = max_running
+        self._max_waiting = max_waiting
+        self._on_load = on_load
+        self._changed = threading.Condition()
+        self._waiting: deque[Job] = deque()
+        self._running: list[Job] = []
+        self._closed: str | None = None
+        self._prompt_tokens = 0
+        self._completion_tokens = 0
+        self._cache_usage = 0.0
+        self._mail: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._threads = [
+            threading.Thread(target=self._step_forever, name="engine", daemon=True),
+            threading.Thread(target=self._deliver_forever, name="delivery", daemon=True),
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def submit(self, ids: Sequence[int], sampling: Sampling, listener: Listener, *, streaming: bool) -> Job:
+        """Queues a prompt. The listener hears of everything else; without `streaming` only of the end.
+
+        Raises:
+            OverloadedError: the queue is full, or the engine has stopped.
+        """
+        job = Job(ids, sampling, listener, streaming, TextAssembler(self._decode, sampling.stop))
+        with self._changed:
+            if self._closed is not None:
+                raise OverloadedError(self._closed)
+            if len(self._waiting) >= self._max_waiting:
+                raise OverloadedError(
+                    f"{self._max_running} generations are running and {self._max_waiting} are waiting, which is the "
+                    "limit. Try again shortly."
+                )
+            self._waiting.append(job)
+            self._changed.notify()
+        return job
+
+    def cancel(self, job: Job) -> None:
+        """Ends a job soon, with `CancelledError`. Does nothing to one that has ended."""
+        with self._changed:
+            job.cancelled = True
+            self._changed.notify()
+
+    def load(self) -> Load:
+        """How busy the engine is right now."""
+        with self._changed:
+            return Load(
+                len(self._waiting),
+                len(self._running),
+                self._cache_usage,
+                self._prompt_tokens,
+                self._completion_tokens,
+            )
+
+    def close(self) -> None:
+        """Fails what is unfinished and waits until both threads have ended."""
+        self._shut("The server is shutting down.")
+        self._threads[0].join()
+        self._mail.put(None)
+        self._threads[1].join()
+
+    def _step_forever(self) -> None:
+        try:
+            while self._wait_for_work():
+                self._drop_cancelled()
+                self._start_waiting()
+                if self._pipeline.busy():
+                    self._pipeline.step()
+                self._collect()
+                self._cache_usage = self._pipeline.cache_usage() if self._pipeline.busy() else 0.0
+        except Exception:
+            logger.exception("The engine has stopped: it cannot go on after an error of its own.")
+            self._shut("The engine has stopped after an error of its own. The server must be restarted.")
+        with self._changed:
+            unfinished = [*self._running, *self._waiting]
+            self._running, self._waiting = [], deque()
+            reason = self._closed or ""
+        for job in unfinished:
+            self._fail(job, OverloadedError(reason))
+
+    def _shut(self, reason: str) -> None:
+        with self._changed:
+            self._closed = self._closed or reason
+            self._changed.notify()
+
+    def _wait_for_work(self) -> bool:
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._closed is not None or self._waiting or self._running or self._pipeline.busy()
+            )
+            return self._closed is None
+
+    def _drop_cancelled(self) -> None:
+        with self._changed:
+            dropped = [job for job in (*self._running, *self._waiting) if job.cancelled]
+            if not dropped:
+                return
+            self._running = [job for job in self._running if not job.cancelled]
+            self._waiting = deque(job for job in self._waiting if not job.cancelled)
+        for job in dropped:
+            if job.generation is not None:
+                job.generation.cancel()
+            self._fail(job, CancelledError("Request cancelled by client"))
+
+    def _start_waiting(self) -> None:
+        while len(self._running) < self._max_running:
+            with self._changed:
+                if not self._waiting:
+                    return
+                job = self._waiting.popleft()
+            try:
+                job.generation = self._pipeline.start(job.ids, job.sampling)
+            except Exception:
+                logger.exception("A prompt of %d tokens could not be started.", len(job.ids))
+                self._fail(job, GenerationError("The engine could not start this prompt."))
+                continue
+            job.first_scheduled = time.monotonic_ns()
+            with self._changed:
+                self._running.append(job)
+                self._prompt_tokens += len(job.ids)
+
+    def _collect(self) -> None:
+        ended = [job for job in self._running if self._advance(job)]
+        if ended:
+            with self._changed:
+                self._running = [job for job in self._running if job not in ended]
+
+    def _advance(self, job: Job) -> bool:
+        """Passes on what is new of a job; whether that was the end."""
+        generation = job.generation
+        assert generation is not None, "a running job has been started"  # noqa: S101
+        try:
+            output = generation.read()
+        except GenerationError as error:
+            self._fail(job, error)
+            return True
+        if output is None:
+            return False
+        now = time.monotonic_ns()
+        job.first_token = job.first_token or now
+        job.last_token = now
+        job.completion_tokens += len(output.ids)
+        job.log_prob += output.log_prob
+        self._completion_tokens += len(output.ids)
+        shown = len(job.text.visible)
+        job.text.push(output.ids)
+        finish_reason = output.finish_reason
+        if finish_reason is not None:
+            job.text.finish()
+        if job.text.stopped_by is not None:
+            if finish_reason is None:
+                generation.cancel()
+            finish_reason = "stop"
+        if finish_reason is not None or (job.streaming and len(job.text.visible) > shown):
+            update = Update(
+                job.text.visible,
+                finish_reason,
+                job.text.stopped_by,
+                job.log_prob,
+                len(job.ids),
+                job.completion_tokens,
+                Timings(job.arrival, job.first_scheduled, job.first_token, job.last_token),
+            )
+            self._mail.put(lambda: self._tell(job, update))
+        return finish_reason is not None
+
+    def _fail(self, job: Job, error: GenerationError) -> None:
+        self._mail.put(lambda: job.listener.fail(error))
+
+    def _tell(self, job: Job, update: Update) -> None:
+        if not job.cancelled:
+            job.listener.update(update)
+
+    def _deliver_forever(self) -> None:
+        polled, told = time.monotonic(), None
+        while True:
+            try:
+                letter = self._mail.get(timeout=POLL_S)
+            except queue.Empty:
+                pass
+            else:
+                if letter is None:
+                    return
+                self._deliver(letter)
+            if time.monotonic() - polled >= POLL_S:
+                self._poll()
+                load = self.load()
+                if self._on_load is not None and load != told:
+                    self._on_load(load)
+                    told = load
+                polled = time.monotonic()
+
+    @staticmethod
+    def _deliver(letter: Callable[[], None]) -> None:
+        try:
+            letter()
+        except Exception:
+            # The caller's connection is in an unknown state; polling will find out whether it is gone.
+            logger.exception("A response could not be sent.")
+
+    def _poll(self) -> None:
+        with self._changed:
+            jobs = [job for job in (*self._running, *self._waiting) if not job.cancelled]
+        for job in jobs:
+            if job.listener.gone():
+                self.cancel(job)

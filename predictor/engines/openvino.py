@@ -1,0 +1,129 @@
+"""OpenVINO GenAI as a pipeline: CPUs, GGUF weights or OpenVINO IR, continuous batching, prefix caching."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import openvino as ov
+import openvino_genai as genai
+
+from predictor.engines.batch import Output, Sampling
+from predictor.errors import ModelFilesError, OverloadedError
+from predictor.wire import FinishReason
+
+_FINISH: dict[genai.GenerationFinishReason, FinishReason | None] = {
+    genai.GenerationFinishReason.NONE: None,
+    genai.GenerationFinishReason.STOP: "stop",
+    genai.GenerationFinishReason.LENGTH: "length",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class OpenVinoSettings:
+    """How much of the machine the pipeline takes."""
+
+    kv_cache_gb: int
+    """GiB that the keys and values of prompts and answers may take, cached prefixes included."""
+    max_batch_tokens: int
+    """Tokens in one step. Longer prompts are read in pieces, between which other generations go on."""
+    max_running: int
+    """Generations in one step."""
+
+
+class OpenVinoPipeline:
+    """`ContinuousBatchingPipeline`, driven with token ids.
+
+    Args:
+        folder: `model.gguf`, or the folder of an exported OpenVINO model.
+        end_ids: tokens that end an answer.
+
+    Raises:
+        ModelFilesError: the folder holds no model that OpenVINO GenAI reads.
+    """
+
+    def __init__(self, folder: Path, end_ids: frozenset[int], settings: OpenVinoSettings) -> None:
+        scheduler = genai.SchedulerConfig()
+        scheduler.cache_size = settings.kv_cache_gb
+        scheduler.max_num_batched_tokens = settings.max_batch_tokens
+        scheduler.max_num_seqs = settings.max_running
+        scheduler.enable_prefix_caching = True
+        scheduler.dynamic_split_fuse = True
+        weights = folder / "model.gguf"
+        try:
+            self._pipeline = genai.ContinuousBatchingPipeline(
+                str(weights if weights.exists() else folder), scheduler, "CPU"
+            )
+        except RuntimeError as error:
+            raise ModelFilesError(f"OpenVINO GenAI cannot load the model in {folder}: {error}") from error
+        self._end_ids = end_ids
+        self._request_ids = itertools.count()
+
+    def start(self, ids: Sequence[int], sampling: Sampling) -> OpenVinoGeneration:
+        """Queues a prompt."""
+        config = genai.GenerationConfig(
+            max_new_tokens=sampling.max_tokens,
+            stop_token_ids=set(self._end_ids),
+            repetition_penalty=sampling.repetition_penalty,
+            presence_penalty=sampling.presence_penalty,
+            frequency_penalty=sampling.frequency_penalty,
+            logprobs=int(sampling.log_probs),
+            do_sample=not sampling.greedy,
+        )
+        if not sampling.greedy:
+            config.temperature = sampling.temperature
+            config.top_p = sampling.top_p
+            config.rng_seed = sampling.seed
+            if sampling.top_k:
+                config.top_k = sampling.top_k
+        tensor = ov.Tensor(np.array([ids], dtype=np.int64))
+        return OpenVinoGeneration(self._pipeline.add_request(next(self._request_ids), tensor, config), self._end_ids)
+
+    def step(self) -> None:
+        """One forward pass over everything that is scheduled."""
+        self._pipeline.step()
+
+    def busy(self) -> bool:
+        """Whether anything is unfinished, or cancelled and not yet freed."""
+        return bool(self._pipeline.has_non_finished_requests())
+
+    def cache_usage(self) -> float:
+        """Part of the KV cache in use at the last step, 0 to 1."""
+        return float(self._pipeline.get_metrics().cache_usage) / 100
+
+
+class OpenVinoGeneration:
+    """A handle of the pipeline."""
+
+    def __init__(self, handle: genai.GenerationHandle, end_ids: frozenset[int]) -> None:
+        self._handle = handle
+        self._end_ids = end_ids
+
+    def read(self) -> Output | None:
+        """Tokens since the last call.
+
+        Raises:
+            OverloadedError: the KV cache is full, and the pipeline gave this generation up.
+        """
+        ids: list[int] = []
+        log_prob = 0.0
+        finish_reason: FinishReason | None = None
+        while self._handle.can_read():
+            for piece in self._handle.read().values():
+                ids.extend(piece.generated_ids)
+                log_prob += sum(piece.generated_log_probs)
+                finish_reason = _FINISH[piece.finish_reason]
+        if self._handle.get_status() == genai.GenerationStatus.IGNORED:
+            raise OverloadedError("The KV cache is full. Try again shortly, or with a shorter prompt.")
+        if not ids and finish_reason is None:
+            return None
+        if finish_reason == "stop" and ids[-1] in self._end_ids:
+            ids.pop()
+        return Output(ids, log_prob, finish_reason)
+
+    def cancel(self) -> None:
+        """Gives its KV cache back at the next step."""
+        self._handle.cancel()

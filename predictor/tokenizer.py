@@ -1,0 +1,122 @@
+"""A model's tokenizer, read from a Hugging Face folder. Used by the engine and by whoever counts or writes prompts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Encoding, Tokenizer
+
+from predictor.errors import ModelFilesError
+
+END_OF_TURN = frozenset(
+    {"<|im_end|>", "<|eot_id|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "<|end_of_text|>", "<|eom_id|>", "</s>"}
+)
+"""Control tokens that end an answer whatever the file's `eos_token` says.
+
+Source: the list in llama.cpp's `llama-vocab.cpp`, by which it completes the same omission of many model files.
+"""
+
+
+class TextTokenizer:
+    """Text to token ids and back, exactly as the model was trained with. Safe for concurrent use."""
+
+    def __init__(self, tokenizer: Tokenizer, config: dict[str, Any], generation_config: dict[str, Any]) -> None:
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        self._tokenizer = tokenizer
+        self.config = config
+        """The parsed `tokenizer_config.json`."""
+        added = tokenizer.get_added_tokens_decoder()
+        self.added = {token_id: token.content for token_id, token in added.items()}
+        """Id → text of every token that is matched in a text before it is split into words."""
+        self.matches_normalised = tokenizer.normalizer is not None and any(t.normalized for t in added.values())
+        """True where a token of `added` may arise from text that does not hold it literally."""
+        self.bos = _token_text(config.get("bos_token"))
+        self.eos = _token_text(config.get("eos_token"))
+        self.unknown = _token_text(config.get("unk_token"))
+        self.end_ids = self._find_end_ids(generation_config)
+        """Tokens that end an answer. Never empty."""
+        limit = config.get("model_max_length")
+        self.context_tokens: int | None = int(limit) if isinstance(limit, (int, float)) and limit < 1e9 else None
+        """Tokens of prompt and answer together that the model reads; None where the files do not say."""
+        empty: list[int] = tokenizer.encode("", add_special_tokens=True).ids
+        bos_id = None if self.bos is None else tokenizer.token_to_id(self.bos)
+        self._leading = empty[:1] if empty and empty[0] == bos_id else []
+
+    @classmethod
+    def load(cls, folder: Path) -> TextTokenizer:
+        """Reads `tokenizer.json`, `tokenizer_config.json` and, where there is one, `generation_config.json`.
+
+        Raises:
+            ModelFilesError: a file is missing or cannot be parsed.
+        """
+        path = folder / "tokenizer.json"
+        try:
+            tokenizer = Tokenizer.from_file(str(path))
+        except Exception as error:  # tokenizers raises bare Exception
+            raise ModelFilesError(f"{path} cannot be read as a Hugging Face tokenizer: {error}") from error
+        generation = folder / "generation_config.json"
+        return cls(tokenizer, read_json(folder / "tokenizer_config.json"), read_json(generation, missing_ok=True))
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a finished prompt.
+
+        Control tokens in the text become themselves. The token that begins every text of this model is put in front
+        unless the text begins with it already.
+        """
+        ids: list[int] = self._encode(text).ids
+        return ids if ids[:1] == self._leading[:1] else self._leading + ids
+
+    def count(self, text: str) -> int:
+        """Number of tokens of `text` as a part of a prompt; nothing is put in front."""
+        return len(self._encode(text))
+
+    def spans(self, text: str) -> list[tuple[int, int, int]]:
+        """(id, start, end) of every token, in characters of `text`."""
+        encoding = self._tokenizer.encode(text, add_special_tokens=False)
+        return [(i, start, end) for i, (start, end) in zip(encoding.ids, encoding.offsets, strict=True)]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of tokens, without control tokens. Bytes that are no UTF-8 (yet) become U+FFFD."""
+        text: str = self._tokenizer.decode(ids, skip_special_tokens=True)
+        return text
+
+    def _encode(self, text: str) -> Encoding:
+        # The fast variant, which leaves the offsets out, exists for batches only.
+        return self._tokenizer.encode_batch_fast([text], add_special_tokens=False)[0]
+
+    def _find_end_ids(self, generation_config: dict[str, Any]) -> frozenset[int]:
+        found = {token_id for token_id, text in self.added.items() if text in END_OF_TURN}
+        if self.eos is not None:
+            found.add(self._tokenizer.token_to_id(self.eos))
+        listed = generation_config.get("eos_token_id", [])
+        found.update([listed] if isinstance(listed, int) else listed)
+        ends = frozenset(token_id for token_id in found if token_id is not None)
+        if not ends:
+            raise ModelFilesError("The tokenizer names no token that ends an answer: set eos_token in its config.")
+        return ends
+
+
+def read_json(path: Path, *, missing_ok: bool = False) -> dict[str, Any]:
+    """The JSON object in a file; empty where the file may be missing and is.
+
+    Raises:
+        ModelFilesError: the file is missing or holds something else.
+    """
+    if missing_ok and not path.exists():
+        return {}
+    try:
+        parsed = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelFilesError(f"{path} cannot be read as JSON: {error}") from error
+    if not isinstance(parsed, dict):
+        raise ModelFilesError(f"{path} holds no JSON object.")
+    return parsed
+
+
+def _token_text(token: Any) -> str | None:
+    text = token.get("content") if isinstance(token, dict) else token
+    return text if isinstance(text, str) and text else None
