@@ -12,10 +12,9 @@ ResultT = TypeVar("ResultT")
 
 
 class Gatherer(Generic[ItemT, ResultT]):
-    """Runs a function over lists in one thread. What arrives while it runs becomes the next list; nothing waits for a
-    timer, and a single caller never waits for another.
+    """Runs a function over lists in one thread; what arrives while it runs becomes the next list.
 
-    Use it from one event loop.
+    Nothing waits for a timer, and a single caller waits for nobody. Use it from one event loop.
     """
 
     def __init__(self, function: Callable[[list[ItemT]], list[ResultT]], *, max_items: int, name: str) -> None:
@@ -48,7 +47,7 @@ class Gatherer(Generic[ItemT, ResultT]):
             everything = [item for items, _ in batch for item in items]
             try:
                 results = await loop.run_in_executor(self._executor, self._function, everything)
-            except Exception as error:  # noqa: BLE001 - handed to everyone who waits
+            except Exception as error:
                 for _, future in batch:
                     if not future.done():
                         future.set_exception(error)

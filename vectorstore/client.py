@@ -19,8 +19,8 @@ __all__ = ["VectorstoreClient"]
 class VectorstoreClient:
     """Asks a vectorstore over HTTP. One pool of connections; safe for any number of concurrent calls.
 
-    Every call raises the `chassis.errors` of what went wrong: not reachable or no index (503), late (504), nonsense (502),
-    a refused request (400).
+    Every call raises the `chassis.errors` of what went wrong: not reachable or no index (503), late (504), nonsense
+    (502), a refused request (400).
     """
 
     def __init__(self, base_url: str, *, model: str = "vectorstore", verify: bool = True) -> None:

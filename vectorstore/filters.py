@@ -1,4 +1,4 @@
-"""Metadata filters: Chroma's `where` language, checked before any store sees it, and evaluated for the searches of ours.
+"""Metadata filters: Chroma's `where` language, checked before any store sees it, and evaluated here too.
 
 Source of the language and its semantics: https://docs.trychroma.com/docs/querying-collections/metadata-filtering
 """
@@ -35,7 +35,7 @@ _LOGICAL = ("$and", "$or")
 def check(where: Any, known: Collection[str] | None, path: str = "filters") -> Where | None:
     """The filter as stores take it: every field under one operator, one field or logical operator per level.
 
-    `known` are the metadata fields of the index; None takes every name. An empty filter gives None: nothing is filtered.
+    `known` are the metadata fields of the index; None takes every name. An empty filter gives None: all is let through.
 
     Raises:
         InvalidFilterError: an unknown operator or field, or a value that the operator cannot take; its `field` is the
@@ -87,7 +87,9 @@ def _check(where: Any, known: Collection[str] | None, path: str, depth: int, bud
     return parts[0] if len(parts) == 1 else {"$and": parts}
 
 
-def _check_part(name: str, value: Any, known: Collection[str] | None, path: str, depth: int, budget: list[int]) -> Where:
+def _check_part(
+    name: str, value: Any, known: Collection[str] | None, path: str, depth: int, budget: list[int]
+) -> Where:
     here = f"{path}.{name}"
     if name in _LOGICAL:
         if not isinstance(value, list) or not value:
@@ -125,7 +127,8 @@ def _check_value(operator: str, value: Any, path: str, budget: list[int]) -> Any
             raise InvalidFilterError(f"The filter has more than {MAX_CONDITIONS} values: send fewer.", field="filters")
         kinds = {_check_scalar(item, path) for item in value}
         if len(kinds) > 1:
-            raise InvalidFilterError(f"{path} mixes {' and '.join(sorted(kinds))}: send values of one kind.", field=path)
+            mixed = " and ".join(sorted(kinds))
+            raise InvalidFilterError(f"{path} mixes {mixed}: send values of one kind.", field=path)
         return value
     if operator in _ORDERED:
         if _kind(value) != "number" or _check_scalar(value, path) != "number":
@@ -141,9 +144,7 @@ def _check_value(operator: str, value: Any, path: str, budget: list[int]) -> Any
 def _check_scalar(value: Any, path: str) -> str:
     kind = _kind(value)
     if kind is None:
-        raise InvalidFilterError(
-            f"{path} is {_show(value)}: compare with a text, a number, true or false.", field=path
-        )
+        raise InvalidFilterError(f"{path} is {_show(value)}: compare with a text, a number, true or false.", field=path)
     if kind == "number" and not (math.isfinite(value) and abs(value) <= MAX_INT):
         raise InvalidFilterError(f"{path} is {_show(value)}: send a finite number of at most 64 bits.", field=path)
     return kind

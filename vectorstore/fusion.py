@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
+import numpy.typing as npt
+
 K = 60
 """Source: Cormack, Clarke and Büttcher, "Reciprocal Rank Fusion outperforms Condorcet and individual Rank Learning
 Methods" (SIGIR 2009), who fix it at 60."""
 
 
 def fuse(
-    rankings: Sequence[Sequence[int]], *, limit: int, tie_order: Sequence[int], k: int = K
+    rankings: Sequence[Sequence[int]], *, limit: int, tie_order: Sequence[int] | npt.NDArray[np.int32], k: int = K
 ) -> list[tuple[int, float]]:
     """At most `limit` rows with their fused scores, best first.
 

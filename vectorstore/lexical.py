@@ -85,7 +85,7 @@ class Analyzer:
 
 
 class LexicalWriter:
-    """Builds the index in a folder. Holds the vocabulary in memory; everything that grows with the corpus is on disk."""
+    """Builds the index in a folder. Holds the vocabulary in memory; what grows with the corpus is on disk."""
 
     def __init__(self, folder: Path, settings: LexicalSettings) -> None:
         folder.mkdir(parents=True, exist_ok=True)

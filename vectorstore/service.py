@@ -269,8 +269,8 @@ def _mismatch(version: str, built_by: EmbedderInfo, serving: str) -> EmbedderMis
     if serving == built_by.fingerprint:
         return None
     return EmbedderMismatchError(
-        f"Version {version} was built with embedder {built_by.fingerprint}, but {serving} is serving: start the embedder "
-        "it was built with, or build the index again with `kserve-rag ingest`."
+        f"Version {version} was built with embedder {built_by.fingerprint}, but {serving} is serving: start the "
+        "embedder it was built with, or build the index again with `kserve-rag ingest`."
     )
 
 

@@ -43,11 +43,11 @@ class VectorstoreSettings(ServerSettings):
     )
     store: StoreName = Field(
         "auto",
-        description="What searches the vectors: exact (every one), chroma (HNSW), or auto (exact while that is as fast).",
+        description="What searches the vectors: exact (all), chroma (HNSW), or auto (exact while that is as fast).",
     )
     response_shape: ResponseShape = Field(
         "passages",
-        description="v1 predictions: passages with their sources, or strings as the clients of earlier graphs read them.",
+        description="v1 predictions: passages with their sources, or strings as clients of earlier graphs read them.",
     )
     reload_interval_s: float = Field(
         1.0, gt=0, le=3600, description="Seconds between two looks for a newly published version."

@@ -4,7 +4,7 @@
     <root>/<name>/<version>/manifest.json what the version is and what it was made from
                             documents.sqlite  documents, and the keys of chunks
                             chunks.jsonl      per chunk the fixed part of `vectorstore.wire.Passage`, in row order
-                            chunks.u64        where each of those lines starts, and the end
+                            chunks.i64        where each of those lines starts, and the end
                             chunk_order.i32   per row its place in the order of chunk ids
                             exact/            vectors and metadata of the rows
                             chroma/           the same vectors in Chroma
@@ -18,7 +18,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
-import math
 import os
 import re
 import secrets
@@ -26,7 +25,6 @@ import shutil
 import sqlite3
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from types import TracebackType
@@ -37,6 +35,7 @@ import numpy.typing as npt
 import orjson
 from pydantic import BaseModel, Field, ValidationError
 
+from vectorstore.content import Chunk, Document, check_chunk, check_document, content_key
 from vectorstore.errors import (
     BuilderClosedError,
     DamagedIndexError,
@@ -46,11 +45,21 @@ from vectorstore.errors import (
     UnknownVersionError,
     UnsupportedFormatError,
 )
-from vectorstore.filters import MAX_INT, FieldValue
 from vectorstore.lexical import LexicalIndex, LexicalSettings, LexicalWriter
 from vectorstore.stores import Vectors, normalised
 from vectorstore.stores.chroma import ChromaStore
 from vectorstore.stores.exact import ExactStore
+
+__all__ = [
+    "Chunk",
+    "ContentVectors",
+    "Document",
+    "IndexRoot",
+    "IndexVersion",
+    "Manifest",
+    "VersionBuilder",
+    "content_key",
+]
 
 FORMAT = 1
 """Of the files of a version. A reader refuses what is greater than its own."""
@@ -64,35 +73,6 @@ _TIME = "%Y%m%dT%H%M%S"
 _BUILDING = ".building-"
 _REMOVED = ".removed-"
 _MAX_CHUNKS = 2**31 - 1
-
-
-@dataclass(frozen=True, slots=True)
-class Document:
-    """A stored document. Spans of its chunks count the characters of `text`."""
-
-    id: str
-    text: str
-    title: str
-    url: str | None
-    source: str
-    """Path relative to the root that was read, or the file's name."""
-    source_sha256: str
-    """Of the bytes of the source; the same for every document of one source."""
-    metadata: dict[str, FieldValue] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """A span of a document: `document.text[start:end] == text`."""
-
-    id: str
-    document_id: str
-    text: str
-    start: int
-    end: int
-    heading_path: tuple[str, ...] = ()
-    embedding_text: str | None = None
-    """What the vector was made from, where that is more than `text`; not stored, only its content key is."""
 
 
 class EmbedderInfo(BaseModel):
@@ -134,18 +114,13 @@ class Manifest(BaseModel):
     """Path → size in bytes of what must be complete. Chroma's files are left out: it rewrites them on opening."""
 
 
-def content_key(embedder_fingerprint: str, text: str) -> str:
-    """Identity of an embedding: 64 hexadecimal digits over the embedder and the text it embeds."""
-    return hashlib.sha256(embedder_fingerprint.encode() + b"\0" + text.encode()).hexdigest()
-
-
 class IndexRoot:
     """All versions of one index. Nothing is read or made until a method is called."""
 
     def __init__(self, path: Path, name: str) -> None:
         if not _NAME.fullmatch(name):
             raise InvalidContentError(
-                f"The index name {name[:80]!r} is not usable as a folder: use 1 to 63 letters, digits, '.', '_' and '-'.",
+                f"The index name {name[:80]!r} cannot name a folder: use 1 to 63 letters, digits, '.', '_' and '-'.",
                 field="name",
             )
         self.name = name
@@ -266,9 +241,8 @@ class IndexRoot:
 
     def _remove_leftovers(self) -> None:
         for entry in self.folder.iterdir():
-            if entry.name.startswith(_REMOVED):
-                shutil.rmtree(entry)
-            elif entry.name.startswith(_BUILDING) and not _is_alive(entry):
+            dead = entry.name.startswith(_BUILDING) and not _is_alive(entry)
+            if dead or entry.name.startswith(_REMOVED):
                 shutil.rmtree(entry)
             elif entry.name.startswith(".current-"):
                 entry.unlink()
@@ -330,7 +304,7 @@ class VersionBuilder:
             self._database = sqlite3.connect(folder / "documents.sqlite", isolation_level=None, check_same_thread=False)
             self._database.executescript(_SCHEMA)
             self._lines = (folder / "chunks.jsonl").open("wb")
-            self._starts = (folder / "chunks.u64").open("wb")
+            self._starts = (folder / "chunks.i64").open("wb")
             self._exact = ExactStore(folder / "exact", embedder.dimension, writable=True)
             self._chroma = ChromaStore(folder / "chroma")
             self._lexical = LexicalWriter(folder / "lexical", lexical)
@@ -355,15 +329,16 @@ class VersionBuilder:
                 Unicode, metadata of a wrong type, or vectors of a wrong number or shape or with NaN in them.
         """
         self._check_open()
-        rows = normalised(np.reshape(vectors, (0, self._embedder.dimension)) if not len(chunks) else vectors,
-                          self._embedder.dimension)
+        rows = normalised(
+            np.reshape(vectors, (0, self._embedder.dimension)) if not len(chunks) else vectors, self._embedder.dimension
+        )
         if len(rows) != len(chunks):
             raise InvalidContentError(f"{len(chunks)} chunks came with {len(rows)} vectors.", field="vectors")
         if self._chunks + len(chunks) > _MAX_CHUNKS:
             raise InvalidContentError(f"An index holds at most {_MAX_CHUNKS} chunks: split it.", field="chunks")
-        _check_document(document)
+        check_document(document)
         for chunk in chunks:
-            _check_chunk(chunk, document)
+            check_chunk(chunk, document)
         self._insert(document, chunks)
         metadata = {"document_id": document.id, "source": document.source, **document.metadata}
         try:
@@ -393,7 +368,7 @@ class VersionBuilder:
         for place, (row,) in enumerate(self._database.execute("SELECT row FROM chunks ORDER BY id")):
             order[row] = place
         order.flush()
-        self._starts.write(self._lines.tell().to_bytes(8, "little"))
+        self._starts.write(self._lines.tell().to_bytes(8, "little", signed=True))
         sources: dict[str, SourceInfo] = {}
         for source, sha256, document_id in self._database.execute(
             "SELECT source, source_sha256, id FROM documents ORDER BY source, row"
@@ -451,9 +426,7 @@ class VersionBuilder:
 
     def _insert_rows(self, document: Document, chunks: Sequence[Chunk], keys: Sequence[str]) -> None:
         database = self._database
-        database.execute(
-            "INSERT OR IGNORE INTO sources VALUES (?, ?)", (document.source, document.source_sha256)
-        )
+        database.execute("INSERT OR IGNORE INTO sources VALUES (?, ?)", (document.source, document.source_sha256))
         (sha256,) = database.execute("SELECT sha256 FROM sources WHERE source = ?", (document.source,)).fetchone()
         if sha256 != document.source_sha256:
             raise InvalidContentError(
@@ -491,7 +464,7 @@ class VersionBuilder:
 
     def _write_lines(self, document: Document, chunks: Sequence[Chunk]) -> None:
         for chunk in chunks:
-            self._starts.write(self._lines.tell().to_bytes(8, "little"))
+            self._starts.write(self._lines.tell().to_bytes(8, "little", signed=True))
             self._lines.write(
                 orjson.dumps(
                     {
@@ -638,20 +611,20 @@ class ChunkLines:
     """The JSON of each row's chunk, memory-mapped, and the order of chunk ids."""
 
     def __init__(self, folder: Path, count: int) -> None:
-        self._starts = np.fromfile(folder / "chunks.u64", "<u8")
+        self._starts = np.fromfile(folder / "chunks.i64", "<i8")
         self.order: npt.NDArray[np.int32] = np.fromfile(folder / "chunk_order.i32", "<i4")[:count]
         """int32[rows]: place of the row's chunk in the order of chunk ids."""
         if len(self._starts) != count + 1 or len(self.order) != count:
             raise DamagedIndexError(f"Version {folder.name} has another number of chunk lines than of chunks.")
         path = folder / "chunks.jsonl"
-        self._bytes = memoryview(np.memmap(path, np.uint8, "r")) if count else memoryview(b"")
+        self._bytes = np.memmap(path, np.uint8, "r").view(np.ndarray) if count else np.empty(0, np.uint8)
 
     def __len__(self) -> int:
         return len(self.order)
 
     def __getitem__(self, row: int) -> bytes:
         """A JSON object without its newline."""
-        return bytes(self._bytes[int(self._starts[row]) : int(self._starts[row + 1]) - 1])
+        return self._bytes[self._starts[row] : self._starts[row + 1] - 1].tobytes()
 
 
 class _Database:
@@ -723,60 +696,6 @@ def _document(row: tuple[Any, ...]) -> Document:
     )
 
 
-def _check_document(document: Document) -> None:
-    if not document.id or not document.source:
-        raise InvalidContentError("A document needs an id and a source.", field="document.id")
-    for name in ("id", "text", "title", "url", "source", "source_sha256"):
-        _check_text(getattr(document, name) or "", f"document.{name}", document.id)
-    for name, value in document.metadata.items():
-        if not name or name.startswith("$") or name.startswith("chroma:"):
-            raise InvalidContentError(
-                f"Document {document.id!r} has the metadata field {name!r}: names are not empty and start with neither "
-                "'$' nor 'chroma:'.",
-                field="document.metadata",
-            )
-        _check_text(name, "document.metadata", document.id)
-        if not isinstance(value, str | int | float | bool):
-            raise InvalidContentError(
-                f"Document {document.id!r}: metadata {name!r} is a {type(value).__name__}; it may be text, a number, true "
-                "or false.",
-                field="document.metadata",
-            )
-        if isinstance(value, str):
-            _check_text(value, "document.metadata", document.id)
-        elif not math.isfinite(value) or abs(value) > MAX_INT:
-            raise InvalidContentError(
-                f"Document {document.id!r}: metadata {name!r} is {value!r}; numbers are finite and of at most 64 bits.",
-                field="document.metadata",
-            )
-
-
-def _check_chunk(chunk: Chunk, document: Document) -> None:
-    if chunk.document_id != document.id:
-        raise InvalidContentError(
-            f"Chunk {chunk.id!r} names document {chunk.document_id!r}, not {document.id!r}.", field="chunk.document_id"
-        )
-    if not chunk.id:
-        raise InvalidContentError(f"A chunk of document {document.id!r} has no id.", field="chunk.id")
-    if not 0 <= chunk.start < chunk.end or document.text[chunk.start : chunk.end] != chunk.text:
-        raise InvalidContentError(
-            f"Chunk {chunk.id!r} is not what characters {chunk.start} to {chunk.end} of document {document.id!r} say.",
-            field="chunk.start",
-        )
-    for name, text in (("id", chunk.id), ("embedding_text", chunk.embedding_text or ""),
-                       *(("heading_path", heading) for heading in chunk.heading_path)):
-        _check_text(text, f"chunk.{name}", document.id)
-
-
-def _check_text(text: str, what: str, document_id: str) -> None:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise InvalidContentError(
-            f"Document {ascii(document_id)}: {what} has half of a surrogate pair at character {error.start}.", field=what
-        ) from error
-
-
 def _read_manifest(folder: Path) -> Manifest:
     try:
         values = orjson.loads((folder / "manifest.json").read_bytes())
@@ -795,7 +714,9 @@ def _read_manifest(folder: Path) -> Manifest:
     except ValidationError as error:
         problem = error.errors()[0]
         where = ".".join(str(part) for part in problem["loc"])
-        raise DamagedIndexError(f"manifest.json of version {folder.name} is wrong at {where}: publish again.") from error
+        raise DamagedIndexError(
+            f"manifest.json of version {folder.name} is wrong at {where}: publish again."
+        ) from error
     if manifest.version != folder.name:
         raise DamagedIndexError(f"Folder {folder.name} holds version {manifest.version}: folders are not renamed.")
     return manifest

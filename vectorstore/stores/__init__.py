@@ -75,7 +75,7 @@ def normalised(vectors: object, dimension: int) -> Vectors:
     given = np.asarray(vectors)
     if given.ndim != 2 or given.shape[1] != dimension or given.dtype.kind not in "fiu":
         raise InvalidContentError(
-            f"Vectors have shape {list(given.shape)} and type {given.dtype}: numbers of shape [n, {dimension}] are wanted.",
+            f"Vectors have shape {list(given.shape)} and type {given.dtype}: send numbers of shape [n, {dimension}].",
             field="vectors",
         )
     rows = np.ascontiguousarray(given, dtype=np.float32)

@@ -19,12 +19,12 @@ COLLECTION = "chunks"
 
 _BATCH_ROWS = 1_000
 _SEARCH_WIDTH = 200
-"""HNSW's `ef_search`: candidates held while searching. Chroma's default of 100 loses neighbours at the depths that fusion
-asks for."""
+"""HNSW's `ef_search`: candidates held while searching. Chroma's default of 100 loses neighbours at the depths that
+fusion asks for."""
 
 
 class ChromaStore:
-    """A collection `chunks` whose ids are rows in decimal. Needs a writable directory: Chroma writes when it opens one."""
+    """A collection `chunks` whose ids are rows in decimal. Chroma writes when it opens: the folder must be writable."""
 
     def __init__(self, folder: Path) -> None:
         self._pending: list[tuple[Vectors, Mapping[str, FieldValue]]] = []
@@ -39,7 +39,7 @@ class ChromaStore:
             )
             self._written = self._collection.count()
         except (ChromaError, OSError, ValueError) as error:
-            raise StoreFailedError(f"Chroma cannot open {folder.name!r}: is the volume writable and complete?") from error
+            raise StoreFailedError("Chroma cannot open its folder: is the volume writable and complete?") from error
 
     def add(self, vectors: Vectors, metadata: Sequence[Mapping[str, FieldValue]]) -> None:
         """Gathers rows and writes them in batches: a call of Chroma costs as much as a hundred rows."""
@@ -79,7 +79,7 @@ class ChromaStore:
         try:
             self._write(len(self._pending))
         finally:
-            self._client.close()
+            self._client.close()  # type: ignore[attr-defined]
 
     def _write(self, count: int) -> None:
         batch, self._pending = self._pending[:count], self._pending[count:]

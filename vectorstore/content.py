@@ -1,0 +1,103 @@
+"""What an index holds: documents, the chunks quoted from them, and the rules both keep."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass, field
+
+from vectorstore.errors import InvalidContentError
+from vectorstore.filters import MAX_INT, FieldValue
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A stored document. Spans of its chunks count the characters of `text`."""
+
+    id: str
+    text: str
+    title: str
+    url: str | None
+    source: str
+    """Path relative to the root that was read, or the file's name."""
+    source_sha256: str
+    """Of the bytes of the source; the same for every document of one source."""
+    metadata: dict[str, FieldValue] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A span of a document: `document.text[start:end] == text`."""
+
+    id: str
+    document_id: str
+    text: str
+    start: int
+    end: int
+    heading_path: tuple[str, ...] = ()
+    embedding_text: str | None = None
+    """What the vector was made from, where that is more than `text`; not stored, only its content key is."""
+
+
+def content_key(embedder_fingerprint: str, text: str) -> str:
+    """Identity of an embedding: 64 hexadecimal digits over the embedder and the text it embeds."""
+    return hashlib.sha256(embedder_fingerprint.encode() + b"\0" + text.encode()).hexdigest()
+
+
+def check_document(document: Document) -> None:
+    """Raises InvalidContentError where the document cannot be stored as it is."""
+    if not document.id or not document.source:
+        raise InvalidContentError("A document needs an id and a source.", field="document.id")
+    for name in ("id", "text", "title", "url", "source", "source_sha256"):
+        _check_text(getattr(document, name) or "", f"document.{name}", document.id)
+    for name, value in document.metadata.items():
+        if not name or name.startswith(("$", "chroma:")):
+            raise InvalidContentError(
+                f"Document {document.id!r} has the metadata field {name!r}: names are not empty and start with neither "
+                "'$' nor 'chroma:'.",
+                field="document.metadata",
+            )
+        _check_text(name, "document.metadata", document.id)
+        if not isinstance(value, str | int | float | bool):
+            raise InvalidContentError(
+                f"Document {document.id!r}: metadata {name!r} is a {type(value).__name__}; it may be text, a number, "
+                "true or false.",
+                field="document.metadata",
+            )
+        if isinstance(value, str):
+            _check_text(value, "document.metadata", document.id)
+        elif not math.isfinite(value) or abs(value) > MAX_INT:
+            raise InvalidContentError(
+                f"Document {document.id!r}: metadata {name!r} is {value!r}; numbers are finite and of at most 64 bits.",
+                field="document.metadata",
+            )
+
+
+def check_chunk(chunk: Chunk, document: Document) -> None:
+    """Raises InvalidContentError where the chunk is not the span of the document that it says."""
+    if chunk.document_id != document.id:
+        raise InvalidContentError(
+            f"Chunk {chunk.id!r} names document {chunk.document_id!r}, not {document.id!r}.", field="chunk.document_id"
+        )
+    if not chunk.id:
+        raise InvalidContentError(f"A chunk of document {document.id!r} has no id.", field="chunk.id")
+    if not 0 <= chunk.start < chunk.end or document.text[chunk.start : chunk.end] != chunk.text:
+        raise InvalidContentError(
+            f"Chunk {chunk.id!r} is not what characters {chunk.start} to {chunk.end} of document {document.id!r} say.",
+            field="chunk.start",
+        )
+    for name, text in (
+        ("id", chunk.id),
+        ("embedding_text", chunk.embedding_text or ""),
+        *(("heading_path", heading) for heading in chunk.heading_path),
+    ):
+        _check_text(text, f"chunk.{name}", document.id)
+
+
+def _check_text(text: str, what: str, document_id: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidContentError(
+            f"Document {document_id!a}: {what} has half of a surrogate pair at character {error.start}.", field=what
+        ) from error
