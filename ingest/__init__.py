@@ -1,0 +1,1 @@
+"""Sources to documents, chunks, vectors and a new index version."""

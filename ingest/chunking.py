@@ -1,0 +1,495 @@
+"""Documents to chunks: spans that follow the structure of the text, measured in tokens of the embedder."""
+
+from __future__ import annotations
+
+import re
+from array import array
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import chain, pairwise
+from typing import Protocol
+
+from ingest.errors import IngestError
+from ingest.loaders.document import ParsedDocument, Section
+
+ALGORITHM = 1
+"""Of the cuts and of the text that is embedded. Raised when either changes, so that indexes are cut anew."""
+
+_PIECE_CHARS = 8_192
+"""Tokens are counted in pieces of the text: one encoding of a whole book takes hundreds of megabytes."""
+
+_UNREADABLE_CHARS = 24
+"""A token longer than this is a word that the tokenizer gave up on. Its parts would be tokens of their own."""
+
+_LOOK_BACK_CHARS = 16
+
+_CODE, _PARAGRAPH, _LINE, _SENTENCE, _WORD = 4, 3, 2, 1, 0
+"""What a unit begins with: how good a place it is to cut."""
+
+_BLANK_LINE = re.compile(r"\n[ \t]*\n+")
+_SENTENCE_END = re.compile(r"[.!?…؟।]+[\"'”’»)\]]*(?=\s)|[。！？]+[\"'”’」』）]*")
+_ENDS_LINE = re.compile(r"[.!?:;…。！？|][\"'”’»)\]*_`]*\s*$")
+_GOES_ON = re.compile(r"(?!\d{1,3}[.)]\s)[^\s\-*+•#>|~]")
+_FULL_LINE_CHARS = 60
+"""A line shorter than this ends where its author wanted."""
+_ABBREVIATIONS = frozenset(
+    """
+    al approx art ca cf ch co corp dept dr ed eds eq est etc fig figs gen inc jr ltd mr mrs ms no nos nr p pp prof rev
+    sec sr st vol vs
+    """.split()  # noqa: SIM905
+)
+_PAGE_LABEL = re.compile(r"Pages? \d+(?:–\d+)?")
+
+
+class Tokens(Protocol):
+    """What chunking asks of the embedder's tokenizer: `embedder.client.TokenCounter`."""
+
+    def offsets(self, text: str) -> list[tuple[int, int]]:
+        """Half-open character ranges of the tokens of `text`, in order, without special tokens."""
+
+    def count(self, text: str) -> int:
+        """Number of tokens of `text`, without special tokens."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkSettings:
+    """Sizes in tokens. The defaults suit MiniLM, which reads 256 tokens.
+
+    Raises:
+        IngestError: the sizes contradict each other.
+    """
+
+    window_tokens: int = 256
+    """What the embedder reads of a text; the rest would not be in the embedding."""
+    reserved_tokens: int = 8
+    """Of the window, for special tokens and the embedder's own prefix (`passage: `)."""
+    max_tokens: int = 200
+    """Of a chunk, overlap included. What the window has left takes title and headings."""
+    overlap_tokens: int = 30
+    """Whole sentences that a chunk repeats from the one before, at most."""
+    min_tokens: int = 48
+    """A section with fewer is put together with its neighbour under the same heading."""
+
+    def __post_init__(self) -> None:
+        readable = self.window_tokens - self.reserved_tokens
+        if not 8 <= self.max_tokens <= readable:
+            raise IngestError(
+                f"Chunks of {self.max_tokens} tokens do not fit: between 8 and {readable} do in a window of "
+                f"{self.window_tokens} tokens of which {self.reserved_tokens} are reserved."
+            )
+        if not 0 <= self.overlap_tokens <= self.max_tokens // 2:
+            raise IngestError(
+                f"An overlap of {self.overlap_tokens} tokens is too much for chunks of {self.max_tokens}: "
+                f"at most {self.max_tokens // 2}."
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A chunk as a range of its document's text."""
+
+    start: int
+    end: int
+    heading_path: tuple[str, ...]
+    """Headings above, outermost first; last the page or pages, where there are pages."""
+    prefix: str
+    """Stands before the chunk's text in what is embedded."""
+
+
+class EmbeddingTexts:
+    """Makes the text that is embedded: title and headings, a blank line, the chunk; never more than the window."""
+
+    def __init__(self, settings: ChunkSettings, tokens: Tokens) -> None:
+        self._readable = settings.window_tokens - settings.reserved_tokens
+        self._tokens = tokens
+        self._prefixes = lru_cache(maxsize=256)(self._candidates)
+
+    def prefix(self, title: str, heading_path: Sequence[str], text: str) -> str | None:
+        """What to put before `text`: as much of title and headings as fits; None where not even the text does."""
+        for prefix, tokens in self._prefixes(title, tuple(heading_path)):
+            # Tokens of the parts may add up to slightly more or less than those of the whole: the whole decides.
+            if tokens < self._readable and self._tokens.count(prefix + text) <= self._readable:
+                return prefix
+        return None
+
+    def _candidates(self, title: str, heading_path: tuple[str, ...]) -> list[tuple[str, int]]:
+        """Prefixes, the fullest first, with their tokens; the last one is empty."""
+        headings = [heading for heading in heading_path if _PAGE_LABEL.fullmatch(heading) is None]
+        if headings and headings[0] == title:
+            headings = headings[1:]
+        variants = [(title, *headings)]
+        if len(headings) > 1:
+            variants.append((title, headings[-1]))
+        if headings:
+            variants.append((title,))
+        words = title.split()
+        if len(words) > 8:
+            variants.append((" ".join(words[:8]),))
+        prefixes: dict[str, None] = {}
+        for first, *others in variants:
+            lines = [line for line in (first, " > ".join(others)) if line]
+            prefixes["\n".join(lines) + "\n\n" if lines else ""] = None
+        prefixes[""] = None
+        return [(prefix, self._tokens.count(prefix) if prefix else 0) for prefix in prefixes]
+
+
+class Chunker:
+    """Cuts documents into chunks.
+
+    Every character that is not white space is in a chunk; a chunk begins and ends with none; `max_tokens` holds for
+    each. Cuts are made at sections first, then between paragraphs, lines, sentences, words. Code and tables stay whole
+    where they fit. Time and memory grow linearly with the text.
+    """
+
+    def __init__(self, settings: ChunkSettings, tokens: Tokens) -> None:
+        self._settings = settings
+        self._tokens = tokens
+        self._texts = EmbeddingTexts(settings, tokens)
+
+    def spans(self, document: ParsedDocument) -> list[Span]:
+        """The chunks of a document in the order of its text; they overlap by whole sentences within a section."""
+        return list(self.iterate(document))
+
+    def iterate(self, document: ParsedDocument) -> Iterator[Span]:
+        """As `spans`, one at a time."""
+        cut = _Cut(document, self._settings, _TokenMap(document.text, self._tokens))
+        for start, end, sections in cut.ranges():
+            yield from self._fitted(document, start, end, sections)
+
+    def _fitted(self, document: ParsedDocument, start: int, end: int, sections: Sequence[Section]) -> Iterator[Span]:
+        """The range as a span, or as several where its tokens are more than its offsets foretold."""
+        trimmed = _trim(document.text, start, end)
+        if trimmed is None:
+            return
+        start, end = trimmed
+        text = document.text[start:end]
+        path = _heading_path(document, start, end, sections)
+        prefix = self._texts.prefix(document.title, path, text)
+        if prefix is None and len(text) > 1:
+            middle = _middle(document.text, start, end)
+            yield from self._fitted(document, start, middle, sections)
+            yield from self._fitted(document, middle, end, sections)
+        else:
+            yield Span(start, end, path, prefix or "")
+
+
+@dataclass(slots=True)
+class _Unit:
+    """A range that is not cut further. Units follow each other without gap."""
+
+    start: int
+    end: int
+    tokens: int
+    begins: int
+    """One of `_CODE` … `_WORD`."""
+    heading: bool = False
+    """Holds only a heading: belongs to what follows."""
+
+
+class _TokenMap:
+    """Where the tokens of a text begin."""
+
+    def __init__(self, text: str, tokens: Tokens) -> None:
+        self._starts = array("L")
+        begin = 0
+        while begin < len(text):
+            end = _piece_end(text, begin)
+            for start, stop in tokens.offsets(text[begin:end]):
+                self._starts.append(begin + start)
+                if stop - start > _UNREADABLE_CHARS:
+                    self._starts.extend(range(begin + start + 2, begin + stop, 2))
+            begin = end
+
+    def count(self, start: int, end: int) -> int:
+        """Tokens that begin in the range."""
+        return bisect_left(self._starts, end) - bisect_left(self._starts, start)
+
+    def after(self, start: int, tokens: int, end: int) -> int:
+        """Where the range from `start` has had `tokens` tokens; at most `end`."""
+        place = bisect_left(self._starts, start) + tokens
+        return min(self._starts[place], end) if place < len(self._starts) else end
+
+    def before(self, end: int, tokens: int, start: int) -> int:
+        """Where the last `tokens` tokens before `end` begin; at least `start`."""
+        place = bisect_left(self._starts, end) - tokens
+        return max(self._starts[place], start) if place >= 0 else start
+
+
+class _Cut:
+    """One document's cuts."""
+
+    def __init__(self, document: ParsedDocument, settings: ChunkSettings, tokens: _TokenMap) -> None:
+        self._document = document
+        self._text = document.text
+        self._settings = settings
+        self._tokens = tokens
+        self._block = 0
+        self._block_starts = [block.start for block in document.blocks]
+
+    def ranges(self) -> Iterator[tuple[int, int, list[Section]]]:
+        """Ranges of at most `max_tokens`, untrimmed, with the sections they lie in."""
+        for sections in self._groups():
+            units = [unit for section in sections for unit in self._section_units(section)]
+            for start, end in self._pack(units, sections):
+                inside = [section for section in sections if section.start < end and start < section.end]
+                yield start, end, inside
+
+    def _groups(self) -> Iterator[list[Section]]:
+        """Neighbouring sections that belong together: headings with what they stand above, and tiny siblings."""
+        group: list[Section] = []
+        size = 0
+        only_headings = False
+        for section in self._document.sections():
+            tokens = self._tokens.count(section.start, section.end)
+            if group:
+                below = section.path[: len(group[-1].path)] == group[-1].path
+                related = not group[-1].path or section.path[:1] == group[-1].path[:1]
+                tiny = size < self._settings.min_tokens or tokens < self._settings.min_tokens
+                if (only_headings and below) or (related and tiny and size + tokens <= self._settings.max_tokens):
+                    group.append(section)
+                    size += tokens
+                    only_headings = only_headings and self._is_heading_only(section)
+                    continue
+                yield group
+            group, size, only_headings = [section], tokens, self._is_heading_only(section)
+        if group:
+            yield group
+
+    def _is_heading_only(self, section: Section) -> bool:
+        return not self._text[section.body : section.end].strip()
+
+    def _section_units(self, section: Section) -> Iterator[_Unit]:
+        begin = section.start
+        if section.body > section.start:
+            # The heading, with the blank lines below it.
+            begin = section.body
+            while begin < section.end and self._text[begin].isspace():
+                begin += 1
+            begin = self._line_start(begin, section.body)
+            if self._tokens.count(section.start, begin) <= self._settings.max_tokens // 2:
+                yield self._unit(section.start, begin, _PARAGRAPH, heading=True)
+            else:
+                begin = section.start
+        blocks = self._document.blocks
+        while self._block < len(blocks) and blocks[self._block].end <= begin:
+            self._block += 1
+        while self._block < len(blocks) and blocks[self._block].start < section.end:
+            block = blocks[self._block]
+            self._block += 1
+            start, end = max(block.start, begin), min(block.end, section.end)
+            yield from self._paragraphs(begin, start)
+            yield from self._block_units(start, end)
+            begin = end
+        yield from self._paragraphs(begin, section.end)
+
+    def _paragraphs(self, start: int, end: int) -> Iterator[_Unit]:
+        cuts = (match.end() for match in _BLANK_LINE.finditer(self._text, start, end))
+        for first, last in pairwise(chain((start,), cuts, (end,))):
+            if last > first:
+                yield from self._halved(first, last, _PARAGRAPH)
+
+    def _block_units(self, start: int, end: int) -> Iterator[_Unit]:
+        if self._tokens.count(start, end) <= self._settings.max_tokens:
+            yield self._unit(start, end, _CODE)
+        else:
+            yield from self._halved(start, end, _CODE)
+
+    def _halved(self, start: int, end: int, begins: int) -> Iterator[_Unit]:
+        """The range as one unit where it fits beside an overlap, else cut at the next finer kind of place."""
+        if self._tokens.count(start, end) <= self._body_tokens:
+            yield self._unit(start, end, begins)
+        elif begins > _LINE:
+            lines = _lines(self._text, start, end, every=begins == _CODE)
+            yield from self._pieces(start, end, lines, begins, _LINE)
+        elif begins > _SENTENCE:
+            yield from self._pieces(start, end, _sentences(self._text, start, end), begins, _SENTENCE)
+        else:
+            yield from self._pieces(start, end, self._words(start, end), begins, _WORD)
+
+    def _pieces(self, start: int, end: int, cuts: Iterator[int], first: int, others: int) -> Iterator[_Unit]:
+        begins = first
+        for piece_start, piece_end in pairwise(chain((start,), cuts, (end,))):
+            if piece_end > piece_start:
+                if others == _WORD:
+                    yield self._unit(piece_start, piece_end, begins)
+                else:
+                    finer = list(self._halved(piece_start, piece_end, others))
+                    finer[0].begins = begins
+                    yield from finer
+                begins = others
+
+    def _words(self, start: int, end: int) -> Iterator[int]:
+        """Cuts at white space, each as late as fits; within a word where it alone is too long."""
+        while self._tokens.count(start, end) > self._body_tokens:
+            latest = self._tokens.after(start, self._body_tokens, end)
+            cut = latest
+            while cut > start and not self._text[cut - 1].isspace():
+                cut -= 1
+            # A chunk of a few words before a very long one would be worth little.
+            if self._tokens.count(start, cut) < self._body_tokens // 2:
+                cut = latest
+            yield cut
+            start = cut
+
+    def _pack(self, units: Sequence[_Unit], sections: Sequence[Section]) -> Iterator[tuple[int, int]]:
+        """Fills chunks with units, evenly, and closes them at good places."""
+        maximum = self._settings.max_tokens
+        total = sum(unit.tokens for unit in units)
+        # Equal shares: better than full chunks and a small rest.
+        shares = -(-total // maximum) if total <= maximum else -(-total // self._body_tokens)
+        goal = total / max(shares, 1)
+        first = 0
+        begin = units[0].start if units else 0
+        size = 0
+        for place, unit in enumerate(units):
+            if place > first and self._closes(size, unit, goal):
+                last = place
+                while last > first + 1 and units[last - 1].heading:
+                    last -= 1
+                if not units[last - 1].heading:
+                    end = units[last].start
+                    yield begin, end
+                    begin = self._overlap(begin, units[last], sections)
+                    first = last
+                    size = self._tokens.count(begin, unit.start)
+            size += unit.tokens
+            if size > maximum:
+                # An overlap, or a heading, that leaves too little room for a block that fits alone.
+                if units[first].start < unit.start and size - unit.tokens > 0 and first < place:
+                    yield begin, unit.start
+                begin, first, size = unit.start, place, unit.tokens
+        if units:
+            yield begin, units[-1].end
+
+    def _closes(self, size: int, following: _Unit, goal: float) -> bool:
+        if size + following.tokens > self._settings.max_tokens:
+            return True
+        if following.begins >= _PARAGRAPH:
+            return size >= 0.8 * goal and size + following.tokens > 1.1 * goal
+        return following.begins >= _SENTENCE and size >= goal
+
+    def _overlap(self, begin: int, following: _Unit, sections: Sequence[Section]) -> int:
+        """Where the next chunk begins: some whole sentences before `following`, within its section and after code."""
+        end = following.start
+        if following.heading or following.begins in (_CODE, _WORD) or not self._settings.overlap_tokens:
+            return end
+        room = min(self._settings.overlap_tokens, self._settings.max_tokens - following.tokens)
+        if room <= 0:
+            return end
+        floor = max([begin + 1, *(section.body for section in sections if section.start < end)])
+        blocks_before = bisect_left(self._block_starts, end)
+        if blocks_before:
+            floor = max(floor, self._document.blocks[blocks_before - 1].end)
+        earliest = self._tokens.before(end, room, floor)
+        # What ends the sentence before stands before `earliest`.
+        look = max(earliest - _LOOK_BACK_CHARS, begin)
+        starts = chain(_lines(self._text, look, end), _sentences(self._text, look, end))
+        return min((start for start in starts if earliest <= start < end), default=end)
+
+    @property
+    def _body_tokens(self) -> int:
+        """What fits into a chunk beside an overlap."""
+        return self._settings.max_tokens - self._settings.overlap_tokens
+
+    def _unit(self, start: int, end: int, begins: int, *, heading: bool = False) -> _Unit:
+        return _Unit(start, end, self._tokens.count(start, end), begins, heading)
+
+    def _line_start(self, place: int, floor: int) -> int:
+        """The beginning of the line of `place`, where only white space lies between."""
+        return max(self._text.rfind("\n", floor, place) + 1, floor)
+
+
+def _lines(text: str, start: int, end: int, *, every: bool = False) -> Iterator[int]:
+    """Where lines begin in the range, but for the first; unless `every`, not those that only go on with a sentence."""
+    place = text.find("\n", start, end)
+    while place != -1:
+        if place + 1 < end and (every or not _is_wrapped(text, place)):
+            yield place + 1
+        place = text.find("\n", place + 1, end)
+
+
+def _is_wrapped(text: str, newline: int) -> bool:
+    """Whether a line break parts words of one sentence only because the line was full."""
+    if _ENDS_LINE.search(text, max(newline - 8, 0), newline) is not None:
+        return False
+    if text.rfind("\n", max(newline - _FULL_LINE_CHARS, 0), newline) != -1:
+        return False
+    return _GOES_ON.match(text, newline + 1) is not None
+
+
+def _sentences(text: str, start: int, end: int) -> Iterator[int]:
+    """Where sentences begin in the range, but for the first."""
+    for match in _SENTENCE_END.finditer(text, start, end):
+        place = match.end()
+        while place < end and text[place].isspace():
+            place += 1
+        if place < end and not text[place].islower() and not _is_abbreviation(text, match.start(), start):
+            yield place
+
+
+def _is_abbreviation(text: str, stop: int, floor: int) -> bool:
+    """Whether the full stop at `stop` ends `Dr`, an initial, or the like, rather than a sentence."""
+    if text[stop] != ".":
+        return False
+    begin = stop
+    while begin > floor and stop - begin < 8 and text[begin - 1].isalpha():
+        begin -= 1
+    word = text[begin:stop]
+    return (len(word) == 1 and word not in "IA") or word.lower() in _ABBREVIATIONS
+
+
+def _piece_end(text: str, begin: int) -> int:
+    end = begin + _PIECE_CHARS
+    if end >= len(text):
+        return len(text)
+    for mark in ("\n", " "):
+        place = text.rfind(mark, begin + _PIECE_CHARS // 2, end)
+        if place != -1:
+            return place + 1
+    return end
+
+
+def _trim(text: str, start: int, end: int) -> tuple[int, int] | None:
+    """The range without white space at its ends, but for the indentation of its first line; None where it is blank."""
+    while end > start and text[end - 1].isspace():
+        end -= 1
+    first = start
+    while first < end and text[first].isspace():
+        first += 1
+    if first == end:
+        return None
+    line = text.rfind("\n", start, first) + 1
+    if line > start or start == 0 or text[start - 1] == "\n":
+        first = max(line, start)
+    return first, end
+
+
+def _middle(text: str, start: int, end: int) -> int:
+    """A place to cut near the middle: at white space where there is some in the middle half."""
+    middle, reach = (start + end) // 2, (end - start) // 4
+    for place in range(middle, middle + reach):
+        if text[place].isspace():
+            return place + 1
+    for place in range(middle, middle - reach, -1):
+        if text[place].isspace():
+            return place + 1
+    return max(middle, start + 1)
+
+
+def _heading_path(document: ParsedDocument, start: int, end: int, sections: Sequence[Section]) -> tuple[str, ...]:
+    """The headings that stand above all text of the range; those of sections without text count only if all are."""
+    inside = [section for section in sections if section.start < end and start < section.end]
+    with_text = [s for s in inside if document.text[max(s.body, start) : min(s.end, end)].strip()]
+    paths = [section.path for section in with_text or inside[-1:]]
+    shared: list[str] = []
+    for titles in zip(*paths, strict=False):
+        if len(set(titles)) > 1:
+            break
+        shared.append(titles[0])
+    if document.page_starts:
+        first = bisect_left(document.page_starts, start + 1)
+        last = bisect_left(document.page_starts, end)
+        shared.append(f"Page {first}" if first == last else f"Pages {first}–{last}")
+    return tuple(shared)

@@ -1,0 +1,175 @@
+"""CSV: one document per row, read row by row."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from ingest.errors import SkippedFileError
+from ingest.loaders.dates import date_metadata
+from ingest.loaders.document import (
+    Limits,
+    MetadataValue,
+    Notice,
+    ParsedDocument,
+    TextBuilder,
+    as_metadata,
+    check_length,
+    first_line,
+    one_line,
+)
+from ingest.loaders.html import looks_like_html, render_fragment
+from ingest.loaders.source import SourceFile, rows_encoding
+
+_TEXT = ("content", "text", "body", "article", "page_content", "passage", "document", "answer", "description")
+_TITLE = ("title", "headline", "name", "subject", "question", "heading")
+_URL = ("url", "link", "uri", "href", "source_url")
+_DATE = ("date", "published", "published_at", "publish_date", "displaydate", "created", "created_at")
+_SUMMARY = ("summary", "abstract", "teaser")
+_EVALUATION = frozenset(("question", "questions", "answer", "answers"))
+"""Question sets made from a row's text. Indexed, they would answer their own evaluation."""
+_DELIMITERS = ",;\t|"
+_SAMPLED_ROWS = 50
+_PROSE_CHARS = 20
+"""Mean length of the cells of a column that may be the text though it has no usual name."""
+_REPORTED_ROWS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class _Columns:
+    names: Sequence[str]
+    text: int
+    title: int | None
+    url: int | None
+    date: int | None
+    summary: int | None
+
+    @property
+    def extra(self) -> list[int]:
+        taken = {self.text, self.title, self.url, self.date, self.summary}
+        return [
+            number for number, name in enumerate(self.names) if number not in taken and name and name not in _EVALUATION
+        ]
+
+
+def load_csv(file: SourceFile, limits: Limits) -> Iterator[ParsedDocument | Notice]:
+    """One document per row with text: title, URL, date and short further columns as metadata.
+
+    The text column is the one with a usual name (`Content`, `text`, `body`, …), else the one with the longest cells;
+    a summary column stands before it as a section. Columns of questions and answers beside a text are left out.
+
+    Raises:
+        SkippedFileError: no header, no column of text, or not a CSV file at all.
+    """
+    file.check_rows_file(limits)
+    encoding, notice = rows_encoding(file)
+    if notice is not None:
+        yield notice
+    csv.field_size_limit(limits.max_text_chars)
+    with file.path.open(encoding=encoding, errors="replace", newline="") as stream:
+        header = stream.readline(1_000_000)
+        stream.seek(0)
+        reader = csv.reader(stream, delimiter=_delimiter(header), strict=False)
+        rows = _rows(reader)
+        try:
+            names = [one_line(name, 100).lower() for name in next(rows)]
+        except StopIteration:
+            raise SkippedFileError("empty") from None
+        sample = [row for _, row in zip(range(_SAMPLED_ROWS), rows, strict=False)]
+        columns = _columns(names, sample)
+        blank: list[int] = []
+        number = 0
+        for number, row in enumerate(_chain(sample, rows), start=1):
+            document = _document(file, number, row, columns, limits)
+            if document is None:
+                blank.append(number)
+            else:
+                yield document
+        if blank:
+            more = ", …" if len(blank) > _REPORTED_ROWS else ""
+            which = ", ".join(str(row) for row in blank[:_REPORTED_ROWS]) + more
+            yield Notice(f"{len(blank)} of {number} rows hold no text in column {names[columns.text]!r} (rows {which})")
+
+
+def _chain(sample: list[list[str]], rows: Iterator[list[str]]) -> Iterator[list[str]]:
+    yield from sample
+    yield from rows
+
+
+def _rows(reader: Iterator[list[str]]) -> Iterator[list[str]]:
+    while True:
+        try:
+            row = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            raise SkippedFileError(f"not readable as CSV: {error}") from error
+        if any(cell.strip() for cell in row):
+            yield row
+
+
+def _delimiter(header: str) -> str:
+    """The delimiter that cuts the header into most columns."""
+    return max(_DELIMITERS, key=lambda delimiter: len(next(csv.reader([header], delimiter=delimiter), [])))
+
+
+def _columns(names: list[str], sample: list[list[str]]) -> _Columns:
+    def named(candidates: Sequence[str], taken: frozenset[int | None] = frozenset()) -> int | None:
+        found = (names.index(name) for name in candidates if name in names)
+        return next((number for number in found if number not in taken), None)
+
+    text = named(_TEXT)
+    if text is None:
+        lengths = [
+            sum(len(row[number]) for row in sample if number < len(row)) / max(len(sample), 1)
+            for number in range(len(names))
+        ]
+        longest = max(range(len(names)), key=lengths.__getitem__)
+        cells = [row[longest] for row in sample if longest < len(row)]
+        prose = sum(1 for cell in cells if " " in cell.strip() or not cell.isascii())
+        if lengths[longest] < _PROSE_CHARS or prose < len(cells) / 2:
+            raise SkippedFileError(
+                f"no column of text among {', '.join(map(repr, names[:10]))}: name one of them 'text' or 'content'"
+            )
+        text = longest
+    is_faq = names[text] == "answer"
+    title = named(_TITLE if is_faq else [name for name in _TITLE if name not in _EVALUATION], frozenset((text,)))
+    return _Columns(names, text, title, named(_URL), named(_DATE), named(_SUMMARY, frozenset((text,))))
+
+
+def _document(
+    file: SourceFile, number: int, row: list[str], columns: _Columns, limits: Limits
+) -> ParsedDocument | None:
+    def cell(column: int | None) -> str:
+        return row[column] if column is not None and column < len(row) else ""
+
+    content = cell(columns.text)
+    check_length(len(content), limits)
+    builder = TextBuilder(limits)
+    summary = cell(columns.summary)
+    if summary.strip() and summary.strip() not in content:
+        _write(summary, builder)
+    _write(content, builder)
+    text, headings, blocks = builder.build()
+    if not text:
+        return None
+    url = cell(columns.url).strip()
+    metadata: dict[str, MetadataValue] = as_metadata({columns.names[extra]: cell(extra) for extra in columns.extra})
+    return ParsedDocument(
+        source=file.source,
+        key=str(number),
+        text=text,
+        title=one_line(cell(columns.title)) or first_line(text),
+        url=url or None,
+        metadata=metadata | date_metadata(cell(columns.date)) | {"row": number},
+        headings=headings,
+        blocks=blocks,
+    )
+
+
+def _write(text: str, builder: TextBuilder) -> None:
+    if looks_like_html(text):
+        render_fragment(text, builder)
+    else:
+        builder.paragraph(text)

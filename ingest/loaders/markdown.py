@@ -1,0 +1,146 @@
+"""Markdown: the source as it was written, less front matter and comments, with its headings, code and tables."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import accumulate
+
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
+
+from ingest.errors import SkippedFileError
+from ingest.loaders.dates import date_metadata
+from ingest.loaders.document import (
+    Block,
+    Heading,
+    Limits,
+    MetadataValue,
+    Notice,
+    ParsedDocument,
+    as_metadata,
+    check_length,
+    normalise,
+    one_line,
+)
+from ingest.loaders.source import SourceFile, decode
+
+_FRONT_MATTER_LINES = 400
+_FRONT_MATTER_LINE = re.compile(r"([A-Za-z_][\w.-]*)\s*[:=]\s*(.*)$")
+_URL_KEYS = ("canonical_url", "canonical", "url", "permalink")
+_NOT_METADATA = frozenset(("title", "date", *_URL_KEYS))
+
+
+@dataclass(frozen=True, slots=True)
+class Structure:
+    """Headings and blocks of a Markdown text, as offsets."""
+
+    headings: tuple[Heading, ...]
+    blocks: tuple[Block, ...]
+    comments: tuple[tuple[int, int], ...] = field(default=())
+    """Lines [first, last) that hold only an HTML comment."""
+
+
+def load_markdown(file: SourceFile, limits: Limits) -> Iterator[ParsedDocument | Notice]:
+    """One document: title from the front matter, else the first heading of the first level, else the file's name."""
+    decoded = decode(file.read(limits))
+    if decoded.notice is not None:
+        yield decoded.notice
+    check_length(len(decoded.text), limits)
+    values, text = split_front_matter(normalise(decoded.text, collapse_blank_lines=False))
+    structure = markdown_structure(text)
+    if structure.comments:
+        lines = text.split("\n")
+        for first, last in reversed(structure.comments):
+            del lines[first:last]
+        text = normalise("\n".join(lines), collapse_blank_lines=False)
+        structure = markdown_structure(text)
+    if not text.strip():
+        raise SkippedFileError("holds no text")
+    first_heading = next((heading.title for heading in structure.headings if heading.level == 1), "")
+    metadata: dict[str, MetadataValue] = as_metadata(
+        {name: value for name, value in values.items() if name not in _NOT_METADATA}
+    )
+    metadata |= date_metadata(values.get("date", ""))
+    yield ParsedDocument(
+        source=file.source,
+        key="",
+        text=text,
+        title=one_line(values.get("title", "")) or first_heading or file.stem,
+        url=next((values[key] for key in _URL_KEYS if values.get(key, "").startswith(("http://", "https://"))), None),
+        metadata=metadata,
+        headings=structure.headings,
+        blocks=structure.blocks,
+    )
+
+
+def split_front_matter(text: str) -> tuple[dict[str, str], str]:
+    """The plain scalars of a YAML (`---`) or TOML (`+++`) front matter, and the text below it.
+
+    Lists and nested values are passed over. A text that only begins with a thematic break is given back whole.
+    """
+    fence = text[:3]
+    lines = text.split("\n", _FRONT_MATTER_LINES)
+    if fence not in ("---", "+++") or lines[0] != fence:
+        return {}, text
+    values: dict[str, str] = {}
+    for number, line in enumerate(lines[1:_FRONT_MATTER_LINES], start=1):
+        if line == fence or (fence == "---" and line == "..."):
+            return values, "\n".join(lines[number + 1 :]).strip("\n")
+        match = _FRONT_MATTER_LINE.match(line)
+        if match is not None:
+            value = match[2].strip()
+            if value[:1] not in ("", "[", "{", "|", ">", "&", "*"):
+                values[match[1].lower()] = _unquoted(value)
+        elif line.strip() and not line.startswith((" ", "\t", "-", "#", "[", "]", "}")):
+            break
+    return {}, text
+
+
+def markdown_structure(text: str) -> Structure:
+    """Headings, fenced or indented code and tables that stand at the outermost level of `text`."""
+    # Inline markup is parsed for headings only: of the rest just the lines are wanted.
+    blocks_only = MarkdownIt("commonmark").enable("table").disable("inline")
+    lines = text.split("\n")
+    starts = [0, *accumulate(len(line) + 1 for line in lines)]
+    headings: list[Heading] = []
+    blocks: list[Block] = []
+    comments: list[tuple[int, int]] = []
+    tokens = blocks_only.parse(text)
+    for token, following in zip(tokens, [*tokens[1:], None], strict=True):
+        if token.level != 0 or token.map is None:
+            continue
+        first, last = token.map
+        while last > first + 1 and not lines[last - 1].strip():
+            last -= 1
+        start, end = starts[first], starts[last] - 1
+        if token.type == "heading_open" and following is not None:
+            title = one_line(_plain(following))
+            if title:
+                headings.append(Heading(start, end, int(token.tag[1]), title))
+        elif token.type in ("fence", "code_block", "table_open"):
+            blocks.append(Block(start, end))
+        elif token.type == "html_block":
+            content = token.content.strip()
+            if content.startswith("<!--") and content.find("-->") == len(content) - 3:
+                comments.append((first, last))
+    return Structure(tuple(headings), tuple(blocks), tuple(comments))
+
+
+def _plain(inline: Token) -> str:
+    """The words of a heading without their markup."""
+    parsed = MarkdownIt("commonmark").parseInline(inline.content[:2000])
+    children = parsed[0].children or [] if parsed else []
+    # An attribute list (`{#anchor}`) names the heading; it is no part of its words.
+    words = "".join(
+        " " if child.type in ("softbreak", "hardbreak") else "" if child.type == "html_inline" else child.content
+        for child in children
+    )
+    return re.sub(r"\s*\{[#.:][^{}]*\}$", "", words)
+
+
+def _unquoted(value: str) -> str:
+    if len(value) >= 2 and value[0] == value[-1] and value[0] in "\"'":
+        return value[1:-1].replace('\\"', '"').replace("''", "'")
+    return value.split(" #", 1)[0].strip()
