@@ -1,0 +1,124 @@
+"""What the transformer adds to the time to first token, and how long retrieval takes, on a running graph.
+
+Per question, one after the other and all with a warm prefix cache: the time to first token through the transformer; the
+same passages asked from the vectorstore directly; the same prompt sent straight to the predictor. The overhead is the
+first minus the sum of the others.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import numpy as np
+from rich.progress import track
+
+from chassis.context import CallContext
+from predictor.client import PredictorClient, PromptFormat
+from predictor.wire import GenerationRequest
+from transformer.prompt import PromptBuilder
+from transformer.settings import TransformerSettings
+from vectorstore.client import VectorstoreClient
+from vectorstore.wire import SearchInstance
+
+QUESTIONS = (
+    "What is an index version?",
+    "How is a deadline passed on between services?",
+    "What does the transformer do when no passage supports an answer?",
+    "Which headers are forwarded to the upstreams?",
+    "How are passages ordered in the prompt?",
+    "Why does OpenVINO run the embedder?",
+    "What happens when a client leaves?",
+    "Which document formats can be ingested?",
+    "Where does a wire schema belong?",
+    "How do I start the graph with my own documents?",
+)
+NUM_DOCS = 2
+MAX_TOKENS = 4
+
+
+async def measure(urls: dict[str, str], prompt_format: Path, rounds: int) -> list[str]:
+    """The table, as lines of Markdown."""
+    settings = TransformerSettings()
+    template = PromptFormat.load(prompt_format)
+    prompts = PromptBuilder(
+        template,
+        window=template.context_tokens or 2048,
+        max_prompt_tokens=settings.max_prompt_tokens,
+        system_prompt=settings.system_prompt,
+        plain_system_prompt=settings.plain_system_prompt,
+    )
+    vectorstore, predictor = VectorstoreClient(urls["vectorstore"]), PredictorClient(urls["predictor"])
+    whole, retrieval, direct = [], [], []
+    async with httpx.AsyncClient(base_url=urls["transformer"], timeout=60) as client:
+        for round_number in track(range(rounds + 1), description="overhead"):
+            for question in QUESTIONS:
+                ctx = CallContext.start(60)
+                began = time.perf_counter()
+                (prediction,) = await vectorstore.search([SearchInstance(input=question, num_docs=NUM_DOCS)], ctx)
+                found = time.perf_counter()
+                prompt = prompts.build(question, passages=prediction.passages, max_tokens=MAX_TOKENS)
+                request = GenerationRequest(prompt.text, MAX_TOKENS, temperature=0.0, stop=prompts.stop)
+                sent = time.perf_counter()
+                async for _ in predictor.stream(request, ctx):
+                    first = time.perf_counter()
+                    break
+                through = await _first_token_s(client, question)
+                if round_number > 0:  # the first fills the prefix cache
+                    retrieval.append(found - began)
+                    direct.append(first - sent)
+                    whole.append(through)
+    await asyncio.gather(vectorstore.aclose(), predictor.aclose())
+    rows = {
+        "time to first token through the transformer": np.array(whole),
+        "retrieval, asked directly": np.array(retrieval),
+        "time to first token of the same prompt, asked directly": np.array(direct),
+        "overhead: the first minus the sum of the others": np.array(whole) - retrieval - direct,
+    }
+    lines = ["| | p50 ms | p90 ms |", "|---|---|---|"]
+    for name, seconds in rows.items():
+        p50, p90 = np.quantile(seconds, [0.5, 0.9]) * 1000
+        lines.append(f"| {name} | {p50:.1f} | {p90:.1f} |")
+    return lines
+
+
+async def _first_token_s(client: httpx.AsyncClient, question: str) -> float:
+    body = {
+        "text_input": question,
+        "num_docs": NUM_DOCS,
+        "max_tokens": MAX_TOKENS,
+        "temperature": 0,
+    }
+    sent = time.perf_counter()
+    async with client.stream("POST", "/v2/models/rag/generate_stream", json=body) as response:
+        response.raise_for_status()
+        async for line in response.aiter_lines():
+            if line.startswith("data:") and "text_output" in json.loads(line[5:]):
+                return time.perf_counter() - sent
+    raise SystemExit(f"The transformer sent no text for {question!r}.")
+
+
+def graph_urls() -> dict[str, str]:
+    """Base URL of each service of the running graph."""
+    done = subprocess.run(
+        [sys.executable, "-m", "kserve_rag", "status", "--json"], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise SystemExit("No graph is running: start one with `kserve-rag up --detach`.")
+    return {name: service["url"] for name, service in json.loads(done.stdout)["services"].items()}
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "prompt_format", type=Path, help="folder with the LLM's tokenizer.json and tokenizer_config.json"
+    )
+    parser.add_argument("--rounds", type=int, default=10, help=f"times each of the {len(QUESTIONS)} questions is asked")
+    arguments = parser.parse_args()
+    print("\n".join(asyncio.run(measure(graph_urls(), arguments.prompt_format, arguments.rounds))))
