@@ -18,7 +18,8 @@ from embedder.wire import Embeddings
 from vectorstore import filters
 from vectorstore.errors import DamagedIndexError, EmbedderMismatchError, NoIndexError
 from vectorstore.index import Found, LoadedIndex, Query, StoreName
-from vectorstore.versions import Document, EmbedderInfo, IndexRoot, IndexVersion
+from vectorstore.manifest import EmbedderInfo
+from vectorstore.versions import Document, IndexRoot, IndexVersion
 from vectorstore.wire import SearchInstance
 
 logger = logging.getLogger("vectorstore.service")

@@ -1,0 +1,298 @@
+"""Writing an index version, out of sight until it is complete."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import sqlite3
+from collections.abc import Callable, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+
+from vectorstore.content import Chunk, Document, check_chunk, check_document, content_key
+from vectorstore.errors import BuilderClosedError, InvalidContentError
+from vectorstore.lexical import LexicalSettings, LexicalWriter
+from vectorstore.manifest import Counts, EmbedderInfo, Manifest, SourceInfo
+from vectorstore.stores import normalised
+from vectorstore.stores.chroma import ChromaStore
+from vectorstore.stores.exact import ExactStore
+
+_MAX_CHUNKS = 2**31 - 1
+
+
+class VersionBuilder:
+    """Writes a version out of sight. As a context manager it removes its work unless `publish` was reached.
+
+    Memory stays bounded as the corpus grows: all but the vocabulary is streamed to disk. Not thread-safe.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        folder: Path,
+        alive: IO[str],
+        embedder: EmbedderInfo,
+        settings: dict[str, Any],
+        lexical: LexicalSettings,
+        publish: Callable[[Path, Manifest, str], str],
+    ) -> None:
+        """Made by `IndexRoot.begin`.
+
+        Args:
+            name: of the index.
+            folder: hidden, empty but for the lock.
+            alive: the lock, held.
+            embedder: what makes the vectors.
+            settings: remembered in the manifest.
+            lexical: of the lexical index.
+            publish: makes a complete folder with its manifest and the digest of its content visible; gives its name.
+
+        """
+        self._name = name
+        self._publish = publish
+        self._folder = folder
+        self._alive = alive
+        self._embedder = embedder
+        self._settings = settings
+        self._digest = hashlib.sha256(orjson.dumps([embedder.fingerprint, settings], option=orjson.OPT_SORT_KEYS))
+        self._fields: dict[str, set[str]] = {}
+        self._documents = 0
+        self._chunks = 0
+        self._open = True
+        with contextlib.ExitStack() as undo:
+            undo.callback(self.abandon)
+            self._database = sqlite3.connect(folder / "documents.sqlite", isolation_level=None, check_same_thread=False)
+            self._database.executescript(_SCHEMA)
+            self._lines = (folder / "chunks.jsonl").open("wb")
+            self._starts = (folder / "chunks.i64").open("wb")
+            self._exact = ExactStore(folder / "exact", embedder.dimension, writable=True)
+            self._chroma = ChromaStore(folder / "chroma")
+            self._lexical = LexicalWriter(folder / "lexical", lexical)
+            self._database.execute("BEGIN")
+            undo.pop_all()
+
+    def __enter__(self) -> VersionBuilder:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.abandon()
+
+    def add(self, document: Document, chunks: Sequence[Chunk], vectors: npt.ArrayLike) -> None:
+        """Adds a document with its chunks and their vectors, float32[len(chunks), dim], all or nothing.
+
+        Vectors that are not of length 1 are normalised. A document without chunks is remembered and never found.
+
+        Raises:
+            InvalidContentError: a span that does not quote its chunk, an id that is taken, text that is not valid
+                Unicode, metadata of a wrong type, or vectors of a wrong number or shape or with NaN in them.
+        """
+        self._check_open()
+        rows = normalised(
+            np.reshape(vectors, (0, self._embedder.dimension)) if not len(chunks) else vectors, self._embedder.dimension
+        )
+        if len(rows) != len(chunks):
+            raise InvalidContentError(f"{len(chunks)} chunks came with {len(rows)} vectors.", field="vectors")
+        if self._chunks + len(chunks) > _MAX_CHUNKS:
+            raise InvalidContentError(f"An index holds at most {_MAX_CHUNKS} chunks: split it.", field="chunks")
+        check_document(document)
+        for chunk in chunks:
+            check_chunk(chunk, document)
+        self._insert(document, chunks)
+        metadata = {"document_id": document.id, "source": document.source, **document.metadata}
+        try:
+            self._write_lines(document, chunks)
+            self._exact.add(rows, [metadata] * len(chunks))
+            self._chroma.add(rows, [metadata] * len(chunks))
+            self._lexical.add("\n".join((document.title, *chunk.heading_path, chunk.text)) for chunk in chunks)
+        except BaseException:
+            # A full disk, say: the parts no longer agree on their rows.
+            self.abandon()
+            raise
+        for name, value in metadata.items():
+            self._fields.setdefault(name, set()).add(type(value).__name__)
+        self._documents += 1
+        self._chunks += len(chunks)
+
+    def publish(self) -> str:
+        """Completes the version, makes it visible and current, all at once.
+
+        Returns:
+            Its name.
+
+        """
+        self._check_open()
+        self._database.execute("COMMIT")
+        order = np.memmap(self._folder / "chunk_order.i32", "<i4", "w+", shape=(max(self._chunks, 1),))
+        for place, (row,) in enumerate(self._database.execute("SELECT row FROM chunks ORDER BY id")):
+            order[row] = place
+        order.flush()
+        self._starts.write(self._lines.tell().to_bytes(8, "little", signed=True))
+        sources: dict[str, SourceInfo] = {}
+        for source, sha256, document_id in self._database.execute(
+            "SELECT source, source_sha256, id FROM documents ORDER BY source, row"
+        ):
+            sources.setdefault(source, SourceInfo(sha256=sha256, document_ids=[])).document_ids.append(document_id)
+        self._lexical.finish()
+        self._close_files()
+        manifest = Manifest(
+            version="",
+            name=self._name,
+            created_at=datetime.now(timezone.utc),
+            embedder=self._embedder,
+            settings=self._settings,
+            sources=sources,
+            counts=Counts(documents=self._documents, chunks=self._chunks),
+            metadata_fields={name: sorted(kinds) for name, kinds in sorted(self._fields.items())},
+            files=_sizes(self._folder),
+        )
+        _sync_all(self._folder)
+        version = self._publish(self._folder, manifest, self._digest.hexdigest())
+        self._alive.close()
+        self._open = False
+        return version
+
+    def abandon(self) -> None:
+        """Removes everything. Does nothing after `publish`."""
+        if not self._open:
+            return
+        self._open = False
+        try:
+            self._close_files()
+        finally:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._alive.close()
+
+    def _check_open(self) -> None:
+        if not self._open:
+            raise BuilderClosedError("This builder has published or was abandoned: begin another.")
+
+    def _insert(self, document: Document, chunks: Sequence[Chunk]) -> None:
+        fingerprint = self._embedder.fingerprint
+        keys = [content_key(fingerprint, c.text if c.embedding_text is None else c.embedding_text) for c in chunks]
+        database = self._database
+        database.execute("SAVEPOINT document")
+        try:
+            self._insert_rows(document, chunks, keys)
+        except BaseException:
+            database.execute("ROLLBACK TO document")
+            raise
+        finally:
+            database.execute("RELEASE document")
+        self._digest.update(orjson.dumps([document.id, document.source_sha256, document.title, document.url]))
+        for chunk, key in zip(chunks, keys, strict=True):
+            self._digest.update(orjson.dumps([chunk.id, key, chunk.start, chunk.end]))
+
+    def _insert_rows(self, document: Document, chunks: Sequence[Chunk], keys: Sequence[str]) -> None:
+        database = self._database
+        database.execute("INSERT OR IGNORE INTO sources VALUES (?, ?)", (document.source, document.source_sha256))
+        (sha256,) = database.execute("SELECT sha256 FROM sources WHERE source = ?", (document.source,)).fetchone()
+        if sha256 != document.source_sha256:
+            raise InvalidContentError(
+                f"Source {document.source!r} came with two different hashes: it changed while it was read.",
+                field="source_sha256",
+            )
+        try:
+            database.execute(
+                "INSERT INTO documents VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    self._documents,
+                    document.id,
+                    document.source,
+                    document.source_sha256,
+                    document.title,
+                    document.url,
+                    orjson.dumps(document.metadata).decode(),
+                    document.text,
+                ),
+            )
+        except sqlite3.IntegrityError as error:
+            raise InvalidContentError(f"Document {document.id!r} was added before.", field="document.id") from error
+        try:
+            database.executemany(
+                "INSERT INTO chunks VALUES (?, ?, ?)",
+                [
+                    (self._chunks + i, chunk.id, bytes.fromhex(key))
+                    for i, (chunk, key) in enumerate(zip(chunks, keys, strict=True))
+                ],
+            )
+        except sqlite3.IntegrityError as error:
+            raise InvalidContentError(
+                f"A chunk id of document {document.id!r} was used before: ids are unique in an index.", field="chunk.id"
+            ) from error
+
+    def _write_lines(self, document: Document, chunks: Sequence[Chunk]) -> None:
+        for chunk in chunks:
+            self._starts.write(self._lines.tell().to_bytes(8, "little", signed=True))
+            self._lines.write(
+                orjson.dumps(
+                    {
+                        "text": chunk.text,
+                        "chunk_id": chunk.id,
+                        "document_id": document.id,
+                        "title": document.title,
+                        "url": document.url,
+                        "heading_path": chunk.heading_path,
+                        "span": {"start": chunk.start, "end": chunk.end},
+                        "metadata": document.metadata,
+                    },
+                    option=orjson.OPT_APPEND_NEWLINE,
+                )
+            )
+
+    def _close_files(self) -> None:
+        for name in ("_lines", "_starts", "_exact", "_chroma", "_lexical", "_database"):
+            part = getattr(self, name, None)
+            if part is not None:
+                part.close()
+
+
+_SCHEMA = """
+PRAGMA journal_mode = MEMORY;
+PRAGMA synchronous = OFF;
+CREATE TABLE sources (source TEXT PRIMARY KEY, sha256 TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE documents (
+    row INTEGER PRIMARY KEY,
+    id TEXT NOT NULL UNIQUE,
+    source TEXT NOT NULL,
+    source_sha256 TEXT NOT NULL,
+    title TEXT NOT NULL,
+    url TEXT,
+    metadata TEXT NOT NULL,
+    text TEXT NOT NULL
+);
+CREATE TABLE chunks (row INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, content_key BLOB NOT NULL);
+CREATE INDEX chunks_by_content ON chunks (content_key);
+"""
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    return {
+        path.relative_to(folder).as_posix(): path.stat().st_size
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.relative_to(folder).parts[0] not in ("chroma", "lock")
+    }
+
+
+def _sync_all(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        sync(path)
+    sync(folder)
+
+
+def sync(path: Path) -> None:
+    """Waits until a file, or the entries of a folder, are on disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
