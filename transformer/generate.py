@@ -18,7 +18,7 @@ from pydantic import BaseModel, ValidationError
 from chassis.context import CallContext
 from chassis.errors import InternalError, InvalidRequestError, NotFoundError, ServiceError
 from chassis.server import ErrorShape, oip_error
-from transformer.errors import invalid_request
+from chassis.validation import invalid_request
 from transformer.server import dump, timing_headers
 from transformer.service import Event, Question, RagService
 from transformer.wire import Answer, GenerateRequest, SourcesEvent

@@ -15,7 +15,7 @@ from chassis.context import CallContext
 from chassis.errors import InvalidRequestError
 from chassis.server import RoomModel
 from chassis.tensors import metadata, per_row, read_columns, respond
-from transformer.errors import invalid_request
+from chassis.validation import invalid_request
 from transformer.service import Question, RagService
 from transformer.wire import INPUT_TENSORS, MAX_INSTANCES, OUTPUT_TENSORS, Answer, Instance, PredictRequest
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from predictor.client import PredictorClient
-from vectorstore.client import VectorstoreClient
 
 from chassis.context import CallContext
 from chassis.errors import BadUpstreamError
@@ -21,6 +20,7 @@ from transformer.condense import Condenser
 from transformer.errors import PromptTooLongError
 from transformer.prompt import Prompt, PromptBuilder
 from transformer.wire import Answer, CutPassage, EndEvent, Message, Sampling, Source, SourcesEvent, TextEvent, Usage
+from vectorstore.client import VectorstoreClient
 from vectorstore.wire import Passage, SearchInstance
 
 _DONT_KNOW = re.compile(r"\W*i\s+(do\s+not|don['’]?t)\s+know\b", re.IGNORECASE)

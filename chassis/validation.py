@@ -1,0 +1,63 @@
+"""What pydantic says of a request, told to its caller: the field, what was sent, what is expected."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import ValidationError
+
+from chassis.errors import InvalidRequestError
+
+_MESSAGES = {
+    "missing": "missing, but required",
+    "extra_forbidden": "unknown here: remove it, or see /openapi.json for what there is",
+    "too_short": "send {min_length} or more",
+    "too_long": "{actual_length} of them: send at most {max_length} at a time",
+    "string_too_short": "empty: send a text",
+    "string_too_long": "too long: send at most {max_length} characters",
+    "string_unicode": "not valid Unicode text",
+    "greater_than": "send more than {gt}",
+    "greater_than_equal": "send {ge} or more",
+    "less_than": "send less than {lt}",
+    "less_than_equal": "send {le} or less",
+    "finite_number": "send a finite number",
+    "string_type": "send a text",
+    "int_type": "send a whole number",
+    "int_from_float": "send a whole number",
+    "float_type": "send a number",
+    "bool_type": "send true or false",
+    "list_type": "send a list",
+    "dict_type": "send an object",
+    "model_type": "send an object",
+    "model_attributes_type": "send an object",
+    "literal_error": "send {expected}",
+}
+"""Kind of problem → what to do. Kinds that are not here keep pydantic's own words."""
+
+
+def invalid_request(error: ValidationError) -> InvalidRequestError:
+    """The first problem that was found, and how many more there are."""
+    problems = error.errors(include_url=False)
+    first = problems[0]
+    field = _path(first["loc"])
+    message = _MESSAGES.get(first["type"], "").format(**first.get("ctx", {})) or first["msg"]
+    more = f" ({len(problems) - 1} more problems)" if len(problems) > 1 else ""
+    where = field or "The body"
+    return InvalidRequestError(f"{where}: {message}{_sent(first)}.{more}", field=field or None)
+
+
+def _path(location: tuple[int | str, ...]) -> str:
+    """`instances[0].num_docs`. What pydantic adds for unions and validators is left out."""
+    named = [part for part in location if isinstance(part, int) or part.isidentifier()]
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in named).removeprefix(".")
+
+
+def _sent(problem: Any) -> str:
+    """The offending value, where it is short enough to help."""
+    value = problem["input"]
+    if problem["type"] in ("missing", "extra_forbidden", "string_too_short"):
+        return ""
+    if value is None or isinstance(value, (str, int, float)):
+        shown = repr(value)
+        return f" (got {shown})" if len(shown) <= 60 else ""
+    return f" (got {'a list' if isinstance(value, list) else 'an object'})" if problem["type"].endswith("_type") else ""
