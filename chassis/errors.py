@@ -26,6 +26,8 @@ class ServiceError(Exception):
         self.message = message
         self.field = field
         self.retry_after_s = retry_after_s if retry_after_s is not None else (2 if self.status == 503 else None)
+        self.upstream_reason = ""
+        """What a failing upstream said of itself: for logs and for the client of its room, never for callers."""
 
 
 class InvalidRequestError(ServiceError):

@@ -168,7 +168,9 @@ class HttpUpstream:
             return NotReadyError(f"The {self.name} is not ready{detail}", retry_after_s=_retry_after(response, 2))
         if status == 504:
             return self._late()
-        return BadUpstreamError(f"The {self.name} failed with status {status}.")
+        failure = BadUpstreamError(f"The {self.name} failed with status {status}.")
+        failure.upstream_reason = reason
+        return failure
 
     def _open_session(self) -> aiohttp.ClientSession:
         if self._session is None:
@@ -198,9 +200,12 @@ def _event_data(event: bytes) -> str | None:
 
 
 def _reason(body: bytes) -> str:
-    """The text of an error body in the shape of KServe, Triton, FastAPI or OpenAI; empty if it is none of these."""
+    """The text of an error body in the shape of KServe, Triton, FastAPI or OpenAI; empty if it is none of these.
+
+    Triton sends it as an event where a stream was asked for.
+    """
     try:
-        parsed = json.loads(body)
+        parsed = json.loads(body.removeprefix(b"data:"))
     except ValueError:
         return ""
     if not isinstance(parsed, dict):
