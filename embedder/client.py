@@ -1,0 +1,284 @@
+"""The door to the embedder for other rooms: texts in, embeddings out, over Triton's binary tensors."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+
+from chassis.context import CallContext
+from chassis.errors import BadUpstreamError, ServiceError
+from chassis.http import HttpUpstream
+from embedder.tokens import TokenCounter
+from embedder.wire import Embeddings, InputType, SparseVector
+
+__all__ = ["EmbedderClient", "TokenCounter"]
+
+_HEADER = "Inference-Header-Content-Length"
+"""Source: Triton's binary tensor data extension of the KServe v2 protocol."""
+
+_PRIORITY = {"query": 1, "passage": 2}
+"""A query overtakes the passages of an ingestion in the embedder's queue: somebody is waiting for it."""
+
+_OUTPUTS = ("embeddings", "token_count", "truncated", "fingerprint")
+_SPARSE_OUTPUTS = ("sparse_indices", "sparse_weights")
+_MULTI_VECTOR_OUTPUTS = ("multi_vectors", "multi_vector_count")
+
+_DTYPES: dict[str, tuple[str, npt.DTypeLike]] = {
+    "embeddings": ("FP32", "<f4"),
+    "token_count": ("INT32", "<i4"),
+    "truncated": ("BOOL", "?"),
+    "fingerprint": ("BYTES", None),
+    "sparse_indices": ("INT32", "<i4"),
+    "sparse_weights": ("FP32", "<f4"),
+    "multi_vectors": ("FP32", "<f4"),
+    "multi_vector_count": ("INT32", "<i4"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """The texts of one request, by their positions in the caller's list."""
+
+    positions: Sequence[int]
+    texts: Sequence[bytes]
+
+
+class EmbedderClient:
+    """Embeds texts with one model of an embedder. Safe for any number of concurrent calls.
+
+    Long lists are split into requests of `rows_per_request` texts of neighbouring length, of which
+    `requests_in_flight` are on their way at a time, so that the embedder always has the next one at hand.
+    """
+
+    def __init__(self, base_url: str, *, model: str, rows_per_request: int = 16, requests_in_flight: int = 4) -> None:
+        """A client of `model` at `base_url`. `rows_per_request` may not pass the model's max_batch_size."""
+        self.model = model
+        self._upstream = HttpUpstream(base_url, name="embedder")
+        self._path = f"/v2/models/{quote(model, safe='')}"
+        self._rows_per_request = rows_per_request
+        self._requests_in_flight = requests_in_flight
+
+    async def embed(
+        self,
+        texts: Sequence[str],
+        ctx: CallContext,
+        *,
+        input_type: InputType = "query",
+        sparse: bool = False,
+        multi_vectors: bool = False,
+    ) -> Embeddings:
+        """Embeddings of any number of texts, in their order; arrays of no rows for no texts.
+
+        A lone surrogate, which no UTF-8 can carry, is sent as a question mark.
+
+        Args:
+            texts: n texts of any length; `Embeddings.truncated` tells which were too long for the model.
+            ctx: deadline and headers of the request that this is done for.
+            input_type: which of the model's prefixes is put before the texts.
+            sparse: also give learned weights of tokens (bge_m3).
+            multi_vectors: also give one vector per token (bge_m3).
+
+        Raises:
+            InvalidRequestError: the embedder refuses the request, for instance an output that the model does not have.
+            NotReadyError: the embedder or its model is not there.
+            DeadlineExceededError: it did not answer in time.
+            BadUpstreamError: it failed, or answered something that is not embeddings of these texts.
+        """
+        encoded = [text.encode("utf-8", "replace") for text in texts]
+        names = _OUTPUTS + (_SPARSE_OUTPUTS if sparse else ()) + (_MULTI_VECTOR_OUTPUTS if multi_vectors else ())
+        if len(encoded) <= self._rows_per_request:
+            # An empty list asks for one empty text: only the answer tells dimension and fingerprint.
+            answer = await self._infer(encoded or [b""], names, input_type, ctx)
+            return _embeddings([(range(len(encoded)), answer)], len(encoded), names)
+        order = sorted(range(len(encoded)), key=lambda position: -len(encoded[position]))
+        step = self._rows_per_request
+        parts = [
+            _Part(positions, [encoded[position] for position in positions])
+            for positions in (order[start : start + step] for start in range(0, len(order), step))
+        ]
+        return _embeddings(await self._infer_parts(parts, names, input_type, ctx), len(encoded), names)
+
+    async def fingerprint(self, ctx: CallContext) -> str:
+        """`<model id>@sha256:<hash>` of the weights being served. Raises as `embed` does."""
+        return (await self.embed([], ctx)).fingerprint
+
+    async def ready(self, ctx: CallContext) -> bool:
+        """Whether the embedder answers and has the model loaded."""
+        try:
+            metadata = await self._upstream.get_json(self._path, ctx)
+        except ServiceError:
+            return False
+        return isinstance(metadata, dict) and metadata.get("name") == self.model
+
+    async def aclose(self) -> None:
+        """Closes the pooled connections."""
+        await self._upstream.aclose()
+
+    async def _infer_parts(
+        self, parts: Sequence[_Part], names: Sequence[str], input_type: InputType, ctx: CallContext
+    ) -> list[tuple[Sequence[int], dict[str, npt.NDArray[Any]]]]:
+        """The answers of all parts, a bounded number of them asked for at a time. The first error ends all."""
+        waiting = iter(parts)
+        answers: list[tuple[Sequence[int], dict[str, npt.NDArray[Any]]]] = []
+
+        async def work() -> None:
+            for part in waiting:
+                answers.append((part.positions, await self._infer(part.texts, names, input_type, ctx)))
+
+        workers = [asyncio.create_task(work()) for _ in range(min(self._requests_in_flight, len(parts)))]
+        try:
+            await asyncio.gather(*workers)
+        finally:
+            for worker in workers:
+                worker.cancel()
+            await asyncio.gather(*workers, return_exceptions=True)
+        return answers
+
+    async def _infer(
+        self, texts: Sequence[bytes], names: Sequence[str], input_type: InputType, ctx: CallContext
+    ) -> dict[str, npt.NDArray[Any]]:
+        left_s = ctx.check("the embedder was asked")
+        text_input = _pack(texts)
+        input_types = _pack([input_type.encode()] * len(texts))
+        header = orjson.dumps(
+            {
+                "id": ctx.request_id,
+                # A request that is still queued when nobody waits for it any more is not encoded.
+                "parameters": {"priority": _PRIORITY[input_type], "timeout": max(1, int(left_s * 1e6))},
+                "inputs": [
+                    {
+                        "name": name,
+                        "shape": [len(texts), 1],
+                        "datatype": "BYTES",
+                        "parameters": {"binary_data_size": len(data)},
+                    }
+                    for name, data in (("text_input", text_input), ("input_type", input_types))
+                ],
+                "outputs": [{"name": name, "parameters": {"binary_data": True}} for name in names],
+            }
+        )
+        body, headers = await self._upstream.post_bytes(
+            f"{self._path}/infer",
+            header + text_input + input_types,
+            {_HEADER: str(len(header)), "content-type": "application/octet-stream"},
+            ctx,
+        )
+        try:
+            return _decode(body, headers.get(_HEADER), names, len(texts))
+        except (LookupError, TypeError, ValueError) as error:
+            raise BadUpstreamError(f"The embedder answered something that is not embeddings: {error}") from error
+
+
+def _pack(values: Sequence[bytes]) -> bytes:
+    """BYTES elements: each its length, 4 bytes little-endian, and its content."""
+    return b"".join(itertools.chain.from_iterable((struct.pack("<I", len(value)), value) for value in values))
+
+
+def _unpack(data: memoryview, count: int) -> list[bytes]:
+    values: list[bytes] = []
+    start = 0
+    for _ in range(count):
+        if start + 4 > len(data):
+            raise ValueError("a string is missing")
+        (length,) = struct.unpack_from("<I", data, start)
+        start += 4 + length
+        values.append(bytes(data[start - length : start]))
+    if start != len(data):
+        raise ValueError("strings and their sizes do not agree")
+    return values
+
+
+def _decode(body: bytes, header_length: str | None, names: Sequence[str], rows: int) -> dict[str, npt.NDArray[Any]]:
+    """The output tensors of a binary answer, without copying. Raises LookupError, TypeError or ValueError."""
+    if header_length is None or not header_length.isdigit() or int(header_length) > len(body):
+        raise ValueError("the binary header is missing")
+    view = memoryview(body)
+    header = orjson.loads(view[: int(header_length)])
+    start = int(header_length)
+    tensors: dict[str, npt.NDArray[Any]] = {}
+    for output in header["outputs"]:
+        name, shape = output["name"], tuple(output["shape"])
+        size = output["parameters"]["binary_data_size"]
+        datatype, dtype = _DTYPES[name]
+        if output["datatype"] != datatype:
+            raise ValueError(f"{name} is {output['datatype']}, not {datatype}")
+        if any(type(length) is not int or length < 0 for length in (*shape, size)) or start + size > len(view):
+            raise ValueError(f"{name} ends early")
+        if len(shape) != (3 if name == "multi_vectors" else 2) or shape[0] != rows:
+            raise ValueError(f"{name} has the shape {list(shape)} for {rows} texts")
+        data = view[start : start + size]
+        start += size
+        if dtype is None:
+            tensors[name] = np.array(_unpack(data, rows * shape[1]), np.object_).reshape(shape)
+        else:
+            tensors[name] = np.frombuffer(data, dtype).reshape(shape)
+    missing = set(names) - tensors.keys()
+    if missing:
+        raise ValueError(f"{', '.join(sorted(missing))} is missing")
+    _check(tensors)
+    return tensors
+
+
+def _check(tensors: dict[str, npt.NDArray[Any]]) -> None:
+    """Raises ValueError: numbers that no embedder gives."""
+    if tensors["embeddings"].shape[1] == 0:
+        raise ValueError("embeddings have no dimensions")
+    for name in ("token_count", "truncated", "fingerprint", "multi_vector_count"):
+        if name in tensors and tensors[name].shape[1] != 1:
+            raise ValueError(f"{name} has {tensors[name].shape[1]} values per text")
+    for name, tensor in tensors.items():
+        if tensor.dtype.kind == "f" and not np.isfinite(tensor).all():
+            raise ValueError(f"{name} holds NaN or infinity")
+    if len(set(tensors["fingerprint"].flat)) > 1:
+        raise ValueError("texts of one request have different fingerprints")
+    if "sparse_indices" in tensors and tensors["sparse_indices"].shape != tensors["sparse_weights"].shape:
+        raise ValueError("sparse_indices and sparse_weights differ in shape")
+    if "multi_vectors" in tensors:
+        counts = tensors["multi_vector_count"]
+        if counts.min() < 0 or counts.max() > tensors["multi_vectors"].shape[1]:
+            raise ValueError("multi_vector_count passes the rows of multi_vectors")
+
+
+def _embeddings(
+    answers: Sequence[tuple[Sequence[int], dict[str, npt.NDArray[Any]]]], count: int, names: Sequence[str]
+) -> Embeddings:
+    """Puts the answers of all requests into the caller's order."""
+    first = answers[0][1]
+    fingerprint, dimension = first["fingerprint"][0, 0], first["embeddings"].shape[1]
+    if any(a["fingerprint"][0, 0] != fingerprint or a["embeddings"].shape[1] != dimension for _, a in answers):
+        raise BadUpstreamError("The embedder was exchanged while it encoded these texts. Send them again.")
+    dense = np.empty((count, dimension), np.float32)
+    token_counts = np.empty(count, np.int32)
+    truncated = np.empty(count, np.bool_)
+    sparse: list[SparseVector] = [None] * count  # type: ignore[list-item]
+    multi_vectors: list[npt.NDArray[np.float32]] = [None] * count  # type: ignore[list-item]
+    for positions, tensors in answers:
+        at = np.asarray(positions, np.intp)
+        dense[at] = tensors["embeddings"][: len(at)]
+        token_counts[at] = tensors["token_count"][: len(at), 0]
+        truncated[at] = tensors["truncated"][: len(at), 0]
+        for row, position in enumerate(positions):
+            if "sparse_indices" in names:
+                used = tensors["sparse_indices"][row] >= 0
+                sparse[position] = SparseVector(
+                    tensors["sparse_indices"][row][used], tensors["sparse_weights"][row][used]
+                )
+            if "multi_vectors" in names:
+                multi_vectors[position] = tensors["multi_vectors"][row, : int(tensors["multi_vector_count"][row, 0])]
+    return Embeddings(
+        dense,
+        token_counts,
+        truncated,
+        fingerprint.decode("utf-8", "replace"),
+        tuple(sparse) if "sparse_indices" in names else None,
+        tuple(multi_vectors) if "multi_vectors" in names else None,
+    )

@@ -1,0 +1,85 @@
+"""OpenVINO on CPUs: a compiled model that encodes several batches at the same time."""
+
+from __future__ import annotations
+
+import os
+import queue
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import openvino as ov
+
+from embedder.settings import EncoderSettings, Precision
+
+_CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+
+_INT8_GROUP = 32
+"""Activations that share a scale when they are quantised. OpenVINO's own default on CPUs with VNNI."""
+
+_PRECISION: dict[Precision, dict[str, Any]] = {
+    # Both must be said: on CPUs with bfloat16 OpenVINO would choose it, and it would quantise activations by itself.
+    "f32": {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0},
+    "bf16": {"INFERENCE_PRECISION_HINT": "bf16", "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0},
+    "int8": {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": _INT8_GROUP},
+}
+
+
+class Engine:
+    """A model compiled for the CPU. Safe for concurrent use."""
+
+    def __init__(self, model: ov.Model, settings: EncoderSettings, *, default_streams: int | None = None) -> None:
+        """Compiles `model`; `default_streams` (one per thread if None) is used where the settings do not say."""
+        threads = settings.threads or usable_cpus()
+        self.streams = min(threads, settings.streams or default_streams or threads)
+        compiled = ov.Core().compile_model(
+            model,
+            "CPU",
+            {
+                **_PRECISION[settings.precision],
+                "INFERENCE_NUM_THREADS": threads,
+                "NUM_STREAMS": self.streams,
+                # Triton may run several models on these cores: threads that are bound to one would pile up there.
+                "ENABLE_CPU_PINNING": False,
+            },
+        )
+        self._requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        for _ in range(self.streams):
+            self._requests.put(compiled.create_infer_request())
+        self._pool = ThreadPoolExecutor(self.streams, thread_name_prefix="encode")
+
+    def run(
+        self,
+        batches: Sequence[Mapping[str, npt.NDArray[np.int64]]],
+        collect: Callable[[int, Mapping[Any, npt.NDArray[np.float32]]], None],
+    ) -> None:
+        """Runs every batch, and hands the outputs of each to `collect` with its position in `batches`.
+
+        `collect` is called from several threads; the arrays are the engine's own and are overwritten afterwards.
+        """
+
+        def run_one(position: int) -> None:
+            request = self._requests.get()
+            try:
+                collect(position, request.infer(batches[position], share_inputs=True, share_outputs=True))
+            finally:
+                self._requests.put(request)
+
+        if len(batches) == 1:
+            run_one(0)
+            return
+        for _ in self._pool.map(run_one, range(len(batches))):
+            pass
+
+
+def usable_cpus() -> int:
+    """CPUs that this process may use: its affinity, and the quota of its container."""
+    cpus = len(os.sched_getaffinity(0))
+    try:
+        quota, period = _CPU_QUOTA.read_text("ascii").split()
+        return max(1, min(cpus, int(quota) // int(period)))
+    except (OSError, ValueError):  # no control groups, or quota "max"
+        return cpus

@@ -1,0 +1,104 @@
+"""A model folder: what its `embedder.json` says, and the fingerprint of its weights."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from embedder.errors import ModelFolderError
+
+CARD_NAME = "embedder.json"
+Pooling = Literal["mean", "cls"]
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """What is known about a model beyond its weights: the content of `embedder.json`. Every field may be absent."""
+
+    id: str | None = None
+    pooling: Pooling | None = None
+    max_tokens: int | None = None
+    query_prefix: str = ""
+    passage_prefix: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFolder:
+    """A folder with `tokenizer.json`, weights and perhaps `embedder.json`."""
+
+    path: Path
+    card: Card
+
+    @classmethod
+    def open(cls, path: Path) -> ModelFolder:
+        """Reads the card.
+
+        Raises:
+            ModelFolderError: no such folder, no `tokenizer.json`, or a card that cannot be used.
+        """
+        if not path.is_dir():
+            raise ModelFolderError(f"There is no model folder {path}. Set EMBEDDER_MODEL_DIR.")
+        folder = cls(path, _read_card(path / CARD_NAME))
+        folder.file("tokenizer.json")
+        return folder
+
+    def file(self, name: str) -> Path:
+        """The path of a file that must be there.
+
+        Raises:
+            ModelFolderError: it is not.
+        """
+        path = self.path / name
+        if not path.is_file():
+            raise ModelFolderError(f"The model folder {self.path} has no {name}.")
+        return path
+
+    def fingerprint(self, weights: Sequence[Path], model_id: str | None) -> str:
+        """`<model id>@sha256:<hash>`: equal for equal weights, wherever they lie.
+
+        Of one file it is the file's SHA-256; of several the SHA-256 of their `sha256sum` listing in order of name.
+        """
+        hashes = {path.name: _sha256(path) for path in weights}
+        if len(hashes) == 1:
+            (digest,) = hashes.values()
+        else:
+            listing = "".join(f"{hashes[name]}  {name}\n" for name in sorted(hashes))
+            digest = hashlib.sha256(listing.encode()).hexdigest()
+        return f"{model_id or self.card.id or self.path.resolve().name}@sha256:{digest}"
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _read_card(path: Path) -> Card:
+    if not path.exists():
+        return Card()
+    try:
+        content: Any = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelFolderError(f"{path} cannot be read as JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ModelFolderError(f"{path} must hold a JSON object.")
+    if content.get("normalize", True) is not True:
+        raise ModelFolderError(f"{path}: normalize is {content['normalize']!r}; embeddings are always L2-normalised.")
+    pooling, max_tokens = content.get("pooling"), content.get("max_tokens")
+    if pooling is not None and pooling not in get_args(Pooling):
+        raise ModelFolderError(f"{path}: pooling is {pooling!r}; choose one of {', '.join(get_args(Pooling))}.")
+    if max_tokens is not None and (type(max_tokens) is not int or max_tokens < 3):
+        raise ModelFolderError(f"{path}: max_tokens is {max_tokens!r}; it must be a whole number of at least 3.")
+    texts: dict[str, str] = {}
+    for name in ("id", "query_prefix", "passage_prefix"):
+        value = content.get(name)
+        if value is not None and not isinstance(value, str):
+            raise ModelFolderError(f"{path}: {name} is {value!r}; it must be a string.")
+        texts[name] = value or ""
+    return Card(texts["id"] or None, pooling, max_tokens, texts["query_prefix"], texts["passage_prefix"])

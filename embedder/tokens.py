@@ -1,0 +1,42 @@
+"""Tokens of the embedder's own tokenizer, for chunking: where they lie in a text, and how many there are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+
+class TokenCounter:
+    """Counts and places tokens as the embedder will see them, without special tokens. Safe for concurrent use."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+
+    @classmethod
+    def load(cls, path: Path) -> TokenCounter:
+        """From a `tokenizer.json`.
+
+        Raises:
+            ValueError: the file is missing or is not a tokenizer.
+        """
+        try:
+            return cls(Tokenizer.from_file(str(path)))
+        except Exception as error:  # the library raises bare Exception
+            raise ValueError(f"{path} is not a tokenizer: {error}") from error
+
+    def offsets(self, text: str) -> list[tuple[int, int]]:
+        """Start and end of each token, in characters of `text`; no tokens for an empty text."""
+        offsets: list[tuple[int, int]] = self._tokenizer.encode(_carried(text), add_special_tokens=False).offsets
+        return offsets
+
+    def count(self, text: str) -> int:
+        """Number of tokens."""
+        return len(self._tokenizer.encode(_carried(text), add_special_tokens=False).ids)
+
+
+def _carried(text: str) -> str:
+    """The text with a question mark for each lone surrogate, as the embedder reads it. Positions stay."""
+    return text.encode("utf-8", "replace").decode()
