@@ -18,6 +18,7 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 from urllib.parse import quote
 
 import httpx
@@ -104,12 +105,15 @@ class Fetcher:
     """
 
     def __init__(self, folder: Path, *, hub_url: str, hub_token: str | None, offline: bool, progress: Progress) -> None:
-        """Args:
-        folder: for unfinished files.
-        hub_url: base URL of a server with the hub's route `/{repository}/resolve/{revision}/{file}`.
-        hub_token: sent to that server alone, never to where it redirects.
-        offline: every source but a path refuses at once.
-        progress: told how far each file is.
+        """A fetcher that keeps unfinished files in `folder`.
+
+        Args:
+            folder: made where it is missing.
+            hub_url: base URL of a server with the hub's route `/{repository}/resolve/{revision}/{file}`.
+            hub_token: sent to that server alone, never to where it redirects.
+            offline: every source but a path refuses at once.
+            progress: told how far each file is. What it raises ends the fetching; what has arrived is kept.
+
         """
         self._folder = folder
         self._hub_url = hub_url.rstrip("/")
@@ -169,15 +173,18 @@ class Fetcher:
         command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", "download"]
         command += ["--no-deps", "--only-binary=:all:", "--require-hashes", "--progress-bar=raw"]
         command += ["--dest", str(folder), "--requirement", str(requirement)]
+        said: list[str] = []
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as pip:  # noqa: S603
-            assert pip.stdout is not None
-            said: list[str] = []
-            for line in pip.stdout:
-                progress = re.fullmatch(r"Progress (\d+) of (\d+)\s*", line)
-                if progress:
-                    self._progress.update(task, int(progress[1]), int(progress[2]) or None)
-                elif line.strip():
-                    said.append(line.strip())
+            try:
+                for line in pip.stdout or ():
+                    progress = re.fullmatch(r"Progress (\d+) of (\d+)\s*", line)
+                    if progress:
+                        self._progress.update(task, int(progress[1]), int(progress[2]) or None)
+                    elif line.strip():
+                        said.append(line.strip())
+            except BaseException:
+                pip.kill()
+                raise
         if pip.returncode != 0:
             errors = [line for line in said if line.startswith("ERROR:")] or said[-1:] or ["pip said nothing"]
             raise SourceError(f"pip could not download it: {errors[-1].removeprefix('ERROR: ')}")
@@ -196,15 +203,17 @@ class Fetcher:
             headers["authorization"] = f"Bearer {self._hub_token}"
         # httpx drops the authorization header when a redirect leads to another origin.
         with httpx.Client(follow_redirects=True, timeout=httpx.Timeout(30, connect=10), headers=headers) as client:
-            for attempt in range(1, _ATTEMPTS + 1):
+            attempt = 1
+            while True:
                 try:
                     return self._resume(client, url, part, task)
                 except httpx.TransportError as error:
                     received = part.stat().st_size if part.exists() else 0
                     if attempt == _ATTEMPTS or (isinstance(error, httpx.ConnectError) and not received):
                         raise SourceError(f"{type(error).__name__}: {error or 'the connection broke'}") from error
-                    time.sleep(min(0.2 * 2**attempt, 5))
-        raise AssertionError("unreachable")
+                self._progress.note(task, f"taken up again, attempt {attempt + 1} of {_ATTEMPTS}")
+                time.sleep(min(0.2 * 2**attempt, 5))
+                attempt += 1
 
     def _resume(self, client: httpx.Client, url: str, part: Path, task: str) -> Fetched:
         """One attempt: continues what is there if the server still has the same file, begins anew otherwise."""
@@ -290,24 +299,23 @@ def remove_tree(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _member(wheel: Path, path: str) -> Iterator[zipfile.ZipExtFile]:
+def _member(wheel: Path, path: str) -> Iterator[IO[bytes]]:
     try:
         with zipfile.ZipFile(wheel) as archive, archive.open(path) as content:
-            yield content  # type: ignore[misc]
+            yield content
     except (KeyError, zipfile.BadZipFile) as error:
         raise SourceError(f"the wheel {wheel.name} does not hold {path}") from error
 
 
-def _blocks(file: object) -> Iterator[bytes]:
-    read = file.read  # type: ignore[attr-defined]
-    while block := read(_BLOCK_BYTES):
+def _blocks(file: IO[bytes]) -> Iterator[bytes]:
+    while block := file.read(_BLOCK_BYTES):
         yield block
 
 
 def _stated_digest(headers: httpx.Headers) -> str | None:
     """The digest that the hub states for a file: sha256 of large files, the git blob's sha1 of others."""
     for name in ("x-linked-etag", "etag"):
-        stated = headers.get(name, "").removeprefix("W/").strip('"')
+        stated = str(headers.get(name, "")).removeprefix("W/").strip('"')
         if _SHA256.fullmatch(stated) or _SHA1.fullmatch(stated):
             return stated
     return None

@@ -11,12 +11,13 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
@@ -24,6 +25,7 @@ from kserve_rag.errors import FetchError, UsageError
 from kserve_rag.fetch import Fetcher, HubSource, PathSource, Source, SourceError, WheelSource, file_sha256, remove_tree
 from kserve_rag.locking import locked
 from kserve_rag.progress import Progress, Silent
+from predictor.errors import ModelFilesError
 from predictor.gguf import extract_tokenizer, requantise
 
 if sys.version_info >= (3, 11):
@@ -36,6 +38,8 @@ TritonEmbedder = Literal["minilm", "bge_m3"]
 
 GGUF_SOURCE = "source.gguf"
 """Name of an LLM's weights in the catalogue; the folder holds `model.gguf`, made from it."""
+
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 
 _RECIPE = "q8_0-1"
 """Changes whenever a model folder made from the same files would be another one."""
@@ -263,36 +267,51 @@ class ModelStore:
 
     # ── folders ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _llm_folder(self, name: str, weights: Path) -> Path:
-        """model.gguf in a quantisation that the CPU engine reads well, and the tokenizer beside it."""
+    def _llm_folder(self, name: str, weights: Path, tokenizer: Path | None = None) -> Path:
+        """model.gguf in a quantisation that the CPU engine reads well, and the tokenizer beside it.
+
+        `weights` is named by its sha256. The tokenizer is the one in the GGUF file, unless `tokenizer` names a folder.
+        """
         label = f"{name}: model.gguf"
+        given = [tokenizer / file for file in _TOKENIZER_FILES] if tokenizer is not None else []
 
         def make(folder: Path) -> None:
             self._progress.note(label, "requantising to Q8_0")
-            requantise(weights, folder / "model.gguf")
-            extract_tokenizer(folder / "model.gguf", folder)
-            self._progress.note(label, "")
+            try:
+                requantise(weights, folder / "model.gguf")
+                if not given:
+                    extract_tokenizer(folder / "model.gguf", folder)
+            except ModelFilesError as error:
+                raise UsageError(str(error)) from error
+            finally:
+                self._progress.note(label, "")
+            for file in given:
+                shutil.copyfile(file, folder / file.name)
 
-        return self._made(name, _short_hash(_RECIPE, weights.name), make)
+        return self._made(name, _short_hash(_RECIPE, weights.name, *map(file_sha256, given)), make)
 
     def _folder(self, name: str, blobs: Mapping[str, Path], texts: Mapping[str, str]) -> Path:
         """A folder of links to blobs, and of texts."""
 
         def make(folder: Path) -> None:
             for file, blob in blobs.items():
-                (folder / file).symlink_to(os.path.relpath(blob, folder.parent / "folder"))
+                (folder / file).symlink_to(os.path.relpath(blob, folder))
             for file, text in texts.items():
                 (folder / file).write_text(text, encoding="utf-8")
 
         contents = [f"{file}={blob.name}" for file, blob in sorted(blobs.items())]
         return self._made(name, _short_hash(*contents, *texts.values()), make)
 
-    def _made(self, name: str, key: str, make: Any) -> Path:
+    def _made(self, name: str, key: str, make: Callable[[Path], None]) -> Path:
+        """The folder of this name and key, made where it is not there. The caller holds the model's lock."""
         target = self.root / "folders" / f"{re.sub(r'[^A-Za-z0-9_.-]', '_', name)}-{key}"
         if target.is_dir():
             return target
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=".making-"))
+        prefix = f".making-{target.name}-"
+        for left_over in target.parent.glob(f"{prefix}*"):
+            remove_tree(left_over)
+        temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=prefix))
         try:
             make(temporary)
             temporary.chmod(0o755)
@@ -315,8 +334,8 @@ class ModelStore:
         if kind == "embedder":
             return ModelFolder(given, kind, path.name, path, _serves(path))
         if path.is_dir():
-            missing = [name for name in ("tokenizer.json", "tokenizer_config.json") if not (path / name).is_file()]
-            if missing or not any(path.glob("*.gguf")) and not any(path.glob("openvino_model.xml")):
+            missing = [name for name in _TOKENIZER_FILES if not (path / name).is_file()]
+            if missing or (not any(path.glob("*.gguf")) and not any(path.glob("openvino_model.xml"))):
                 raise UsageError(
                     f"{path} is not a folder with model.gguf (or openvino_model.xml), tokenizer.json and "
                     "tokenizer_config.json. Give the GGUF file itself: its tokenizer is taken from it."
@@ -333,7 +352,8 @@ class ModelStore:
             source = Path(tempfile.mkdtemp(dir=self._partial())) / sha256
             try:
                 source.symlink_to(path)
-                folder = self._llm_folder(path.stem, source)
+                beside = all((path.parent / file).is_file() for file in _TOKENIZER_FILES)
+                folder = self._llm_folder(path.stem, source, path.parent if beside else None)
             finally:
                 remove_tree(source.parent)
         return ModelFolder(given, kind, path.stem, folder, "tensorrt_llm")

@@ -19,7 +19,6 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -171,7 +170,9 @@ def check_platform() -> None:
         raise SetupError(f"tritonserver has no wheel for {sys.platform} on {machine}. {remedy}")
     found = tuple(int(part) for part in release.split(".")[:2] if part.isdigit()) if libc == "glibc" else ()
     if found < _GLIBC:
-        raise SetupError(f"tritonserver needs glibc 2.35 or later; this is {libc or 'another libc'} {release}. {remedy}")
+        raise SetupError(
+            f"tritonserver needs glibc 2.35 or later; this is {libc or 'another libc'} {release}. {remedy}"
+        )
 
 
 def lock_file() -> Path:
@@ -222,7 +223,10 @@ def _inspect(python: Path) -> tuple[Path, str, Path] | None:
 
 def _build(environment: TritonEnvironment, lock: Path) -> None:
     environment.path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=environment.path.parent, prefix=".building-"))
+    prefix = f".building-{environment.path.name}-"
+    for left_over in environment.path.parent.glob(f"{prefix}*"):
+        remove_tree(left_over)
+    temporary = Path(tempfile.mkdtemp(dir=environment.path.parent, prefix=prefix))
     built = TritonEnvironment(temporary, environment.python, environment.version, environment.libdir)
     try:
         uv = _uv()
@@ -288,10 +292,9 @@ def _uv() -> str | None:
     return str(beside) if beside.is_file() else shutil.which("uv")
 
 
-def _run(command: list[str], environ: Mapping[str, str] | None = None) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environ)  # noqa: S603
+def _run(command: list[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
     if done.returncode != 0:
         said = (done.stderr or done.stdout).strip().splitlines()
-        raise SetupError(
-            "The Triton environment could not be built: " + "\n  ".join([" ".join(command[:3]) + " … failed", *said[-8:]])
-        )
+        failed = f"The Triton environment could not be built: {' '.join(command[:3])} … failed"
+        raise SetupError("\n  ".join([failed, *said[-8:]]))

@@ -1,0 +1,421 @@
+"""Asking a running graph from Python, here or in a cluster.
+
+    from kserve_rag import Client
+
+    with Client("http://127.0.0.1:8080") as client:
+        answer = client.ask("How do I roll back to the version before?")
+        print(answer.text_output)
+        for source in answer.sources:
+            print(source.number, source.title, source.url, source.span)
+
+`AsyncClient` has the same methods as coroutines. Both speak the transformer's `generate` and `generate_stream`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+import httpx
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from chassis.errors import ServiceError
+from kserve_rag.errors import (
+    ClientError,
+    CredentialsError,
+    InterruptedStreamError,
+    RequestError,
+    ServiceFailedError,
+    TimedOutError,
+    UnavailableError,
+    UnreachableError,
+)
+from transformer.wire import Answer, EndEvent, Message, SourcesEvent, TextEvent
+from vectorstore.wire import Passage, Prediction
+
+DEFAULT_URL = "http://127.0.0.1:8080"
+"""Where `kserve-rag up` puts the transformer."""
+
+Event = SourcesEvent | TextEvent | EndEvent
+"""What a stream yields: sources first, then pieces of text, then the end with usage and final sources."""
+
+_EVENTS: TypeAdapter[Event] = TypeAdapter(Event)
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+
+@dataclass(frozen=True, slots=True)
+class _Endpoints:
+    """Requests as the services want them, and answers as this package gives them. Shared by both clients."""
+
+    url: str
+    vectorstore_url: str | None
+    model: str
+
+    def generate(self, *, stream: bool) -> str:
+        return f"{self.url}/v2/models/{quote(self.model, safe='')}/generate{'_stream' if stream else ''}"
+
+    def search(self) -> str:
+        if self.vectorstore_url is None:
+            raise RequestError(
+                "This client does not know the vectorstore: give it vectorstore_url "
+                "(`kserve-rag status` shows it on one machine)."
+            )
+        return f"{self.vectorstore_url}/v1/models/vectorstore:predict"
+
+
+class Client:
+    """Asks a running graph. One pool of connections; safe for use from several threads.
+
+    Every method raises the subclass of `kserve_rag.errors.ClientError` that says what went wrong.
+    """
+
+    def __init__(
+        self,
+        url: str = DEFAULT_URL,
+        *,
+        vectorstore_url: str | None = None,
+        model: str = "rag",
+        token: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        timeout_s: float = 120,
+        verify: bool = True,
+    ) -> None:
+        """A client of the transformer at `url`.
+
+        Args:
+            url: base URL of the transformer.
+            vectorstore_url: base URL of the vectorstore, for `search`.
+            model: the transformer's model name.
+            token: sent as `Authorization: Bearer …`, to the transformer and by it to the other services.
+            headers: sent with every request.
+            timeout_s: longest wait for an answer, or between two pieces of a streamed one.
+            verify: whether to check TLS certificates.
+
+        """
+        self._endpoints = _Endpoints(url.rstrip("/"), vectorstore_url and vectorstore_url.rstrip("/"), model)
+        self._http = httpx.Client(headers=_headers(token, headers), timeout=_timeout(timeout_s), verify=verify)
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the connections."""
+        self._http.close()
+
+    def ask(
+        self,
+        question: str,
+        *,
+        history: Sequence[Message | Mapping[str, str]] = (),
+        num_docs: int | None = None,
+        filters: Mapping[str, Any] | None = None,
+        context: str | None = None,
+        retrieval: bool = True,
+        max_tokens: int | None = None,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        stop: Sequence[str] = (),
+        seed: int | None = None,
+        repetition_penalty: float | None = None,
+        presence_penalty: float | None = None,
+        frequency_penalty: float | None = None,
+    ) -> Answer:
+        """The whole answer with its sources. `transformer.wire.GenerateRequest` tells each parameter.
+
+        What is None is not sent: the service's own default holds. Zeros are sent, and mean zero.
+        """
+        body = _body(locals())
+        return _parsed(Answer, self._post(self._endpoints.generate(stream=False), body))
+
+    def stream(
+        self,
+        question: str,
+        *,
+        history: Sequence[Message | Mapping[str, str]] = (),
+        num_docs: int | None = None,
+        filters: Mapping[str, Any] | None = None,
+        context: str | None = None,
+        retrieval: bool = True,
+        max_tokens: int | None = None,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        stop: Sequence[str] = (),
+        seed: int | None = None,
+        repetition_penalty: float | None = None,
+        presence_penalty: float | None = None,
+        frequency_penalty: float | None = None,
+    ) -> Iterator[Event]:
+        """The answer as it is made: a `SourcesEvent`, `TextEvent`s, and an `EndEvent`. Parameters as for `ask`.
+
+        Closing the iterator, or leaving the loop over it, cancels the generation.
+        """
+        body = _body(locals())
+        url = self._endpoints.generate(stream=True)
+        try:
+            with self._http.stream("POST", url, json=body, headers={"accept": "text/event-stream"}) as response:
+                if response.status_code >= 400:
+                    response.read()
+                    raise _rejection(response)
+                ended = False
+                for line in response.iter_lines():
+                    event = _event(line)
+                    if event is not None:
+                        ended = isinstance(event, EndEvent)
+                        yield event
+                if not ended:
+                    raise InterruptedStreamError("The answer broke off before its end. Ask again.")
+        except httpx.HTTPError as error:
+            raise _transport_error(error, self._endpoints.url) from error
+
+    def search(
+        self, query: str, *, num_docs: int | None = None, filters: Mapping[str, Any] | None = None
+    ) -> list[Passage]:
+        """The passages that answer a query, best first. Needs `vectorstore_url`."""
+        return _passages(self._post(self._endpoints.search(), _search_body(query, num_docs, filters)))
+
+    def ready(self) -> bool:
+        """Whether the transformer and all that it needs can answer now; False also where it cannot be reached."""
+        try:
+            url = f"{self._endpoints.url}/v2/models/{quote(self._endpoints.model, safe='')}/ready"
+            return self._http.get(url).status_code == 200
+        except httpx.HTTPError:
+            return False
+
+    def _post(self, url: str, body: Mapping[str, Any]) -> bytes:
+        try:
+            response = self._http.post(url, json=body)
+        except httpx.HTTPError as error:
+            raise _transport_error(error, url) from error
+        if response.status_code >= 400:
+            raise _rejection(response)
+        return response.content
+
+
+class AsyncClient:
+    """`Client` for asyncio: the same methods as coroutines, `stream` as an asynchronous iterator."""
+
+    def __init__(
+        self,
+        url: str = DEFAULT_URL,
+        *,
+        vectorstore_url: str | None = None,
+        model: str = "rag",
+        token: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        timeout_s: float = 120,
+        verify: bool = True,
+    ) -> None:
+        """As `Client`."""
+        self._endpoints = _Endpoints(url.rstrip("/"), vectorstore_url and vectorstore_url.rstrip("/"), model)
+        self._http = httpx.AsyncClient(headers=_headers(token, headers), timeout=_timeout(timeout_s), verify=verify)
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Closes the connections."""
+        await self._http.aclose()
+
+    async def ask(
+        self,
+        question: str,
+        *,
+        history: Sequence[Message | Mapping[str, str]] = (),
+        num_docs: int | None = None,
+        filters: Mapping[str, Any] | None = None,
+        context: str | None = None,
+        retrieval: bool = True,
+        max_tokens: int | None = None,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        stop: Sequence[str] = (),
+        seed: int | None = None,
+        repetition_penalty: float | None = None,
+        presence_penalty: float | None = None,
+        frequency_penalty: float | None = None,
+    ) -> Answer:
+        """As `Client.ask`."""
+        body = _body(locals())
+        return _parsed(Answer, await self._post(self._endpoints.generate(stream=False), body))
+
+    async def stream(
+        self,
+        question: str,
+        *,
+        history: Sequence[Message | Mapping[str, str]] = (),
+        num_docs: int | None = None,
+        filters: Mapping[str, Any] | None = None,
+        context: str | None = None,
+        retrieval: bool = True,
+        max_tokens: int | None = None,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        stop: Sequence[str] = (),
+        seed: int | None = None,
+        repetition_penalty: float | None = None,
+        presence_penalty: float | None = None,
+        frequency_penalty: float | None = None,
+    ) -> AsyncIterator[Event]:
+        """As `Client.stream`. Close the iterator (`contextlib.aclosing`) to cancel the generation at once."""
+        body = _body(locals())
+        url = self._endpoints.generate(stream=True)
+        try:
+            async with self._http.stream("POST", url, json=body, headers={"accept": "text/event-stream"}) as response:
+                if response.status_code >= 400:
+                    await response.aread()
+                    raise _rejection(response)
+                ended = False
+                async for line in response.aiter_lines():
+                    event = _event(line)
+                    if event is not None:
+                        ended = isinstance(event, EndEvent)
+                        yield event
+                if not ended:
+                    raise InterruptedStreamError("The answer broke off before its end. Ask again.")
+        except httpx.HTTPError as error:
+            raise _transport_error(error, self._endpoints.url) from error
+
+    async def search(
+        self, query: str, *, num_docs: int | None = None, filters: Mapping[str, Any] | None = None
+    ) -> list[Passage]:
+        """As `Client.search`."""
+        return _passages(await self._post(self._endpoints.search(), _search_body(query, num_docs, filters)))
+
+    async def ready(self) -> bool:
+        """As `Client.ready`."""
+        try:
+            url = f"{self._endpoints.url}/v2/models/{quote(self._endpoints.model, safe='')}/ready"
+            return (await self._http.get(url)).status_code == 200
+        except httpx.HTTPError:
+            return False
+
+    async def _post(self, url: str, body: Mapping[str, Any]) -> bytes:
+        try:
+            response = await self._http.post(url, json=body)
+        except httpx.HTTPError as error:
+            raise _transport_error(error, url) from error
+        if response.status_code >= 400:
+            raise _rejection(response)
+        return response.content
+
+
+def _headers(token: str | None, headers: Mapping[str, str] | None) -> dict[str, str]:
+    return {**(headers or {}), **({"authorization": f"Bearer {token}"} if token else {})}
+
+
+def _timeout(timeout_s: float) -> httpx.Timeout:
+    return httpx.Timeout(timeout_s, connect=min(timeout_s, 10))
+
+
+def _body(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The body of `generate`, from a method's arguments: those that are None are left out."""
+    given = {name: value for name, value in arguments.items() if name != "self" and value is not None}
+    turns = [turn.model_dump() if isinstance(turn, Message) else dict(turn) for turn in given.pop("history")]
+    return {
+        "text_input": given.pop("question"),
+        **({"history": turns} if turns else {}),
+        **({"stop": stop} if (stop := list(given.pop("stop"))) else {}),
+        **given,
+    }
+
+
+def _search_body(query: str, num_docs: int | None, filters: Mapping[str, Any] | None) -> dict[str, Any]:
+    instance = {"input": query, "num_docs": num_docs, "filters": filters}
+    return {"instances": [{name: value for name, value in instance.items() if value is not None}]}
+
+
+def _passages(content: bytes) -> list[Passage]:
+    class Predictions(BaseModel):
+        predictions: tuple[Prediction]
+
+    return _parsed(Predictions, content).predictions[0].passages
+
+
+def _parsed(kind: type[ModelT], content: bytes) -> ModelT:
+    try:
+        return kind.model_validate_json(content)
+    except ValidationError as error:
+        raise ServiceFailedError(f"The service answered something that is no {kind.__name__}.") from error
+
+
+def _event(line: str) -> Event | None:
+    """The event in a line of the stream; None for lines that carry none."""
+    if not line.startswith("data:"):
+        return None
+    data = line[5:].strip()
+    if data == "[DONE]":
+        return None
+    try:
+        content = json.loads(data)
+        if isinstance(content, dict) and "error" in content:
+            raise _told(content, status=None, headers={})
+        return _EVENTS.validate_python(content)
+    except (ValueError, ValidationError) as error:
+        raise ServiceFailedError("The service sent an event that is none of its protocol's.") from error
+
+
+_BY_STATUS: dict[int, type[ClientError]] = {
+    401: CredentialsError,
+    403: CredentialsError,
+    408: TimedOutError,
+    429: UnavailableError,
+    500: ServiceFailedError,
+    502: UnavailableError,
+    503: UnavailableError,
+    504: TimedOutError,
+}
+"""Statuses of 400 and more that are not here are the request's fault below 500, and the service's from there on."""
+
+_BY_CODE = {kind.code: kind.status for kind in ServiceError.__subclasses__()}
+"""Kinds of `chassis.errors`, for errors in the midst of a stream, which have no status of their own."""
+
+
+def _rejection(response: httpx.Response) -> ClientError:
+    try:
+        content = response.json()
+    except ValueError:
+        content = {}
+    return _told(content if isinstance(content, dict) else {}, status=response.status_code, headers=response.headers)
+
+
+def _told(content: Mapping[str, Any], *, status: int | None, headers: Mapping[str, str]) -> ClientError:
+    """The error in a body of the services' own shape `{"error", "code", "field"}`, or in none."""
+    code = content.get("code")
+    status_of_kind = status if status is not None else _BY_CODE.get(str(code), 500)
+    kind = _BY_STATUS.get(status_of_kind, RequestError if status_of_kind < 500 else ServiceFailedError)
+    message, field, retry_after = content.get("error"), content.get("field"), headers.get("retry-after", "")
+    return kind(
+        message if isinstance(message, str) and message else f"The service answered with status {status}.",
+        status=status,
+        code=code if isinstance(code, str) else None,
+        field=field if isinstance(field, str) else None,
+        request_id=headers.get("x-request-id"),
+        retry_after_s=int(retry_after) if retry_after.isdigit() else None,
+    )
+
+
+def _transport_error(error: httpx.HTTPError, url: str) -> ClientError:
+    if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
+        return UnreachableError(f"Nothing can be reached at {url}. Is the graph up? (`kserve-rag status`)")
+    if isinstance(error, httpx.TimeoutException):
+        return TimedOutError(f"No answer from {url} in time. Ask for fewer max_tokens, or raise timeout_s.")
+    return InterruptedStreamError(f"The connection to {url} broke ({type(error).__name__}). Ask again.")

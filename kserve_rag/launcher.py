@@ -1,0 +1,743 @@
+"""The whole graph as processes on this machine's loopback: started, watched, stopped.
+
+The same programs that run in a cluster, each with its own settings, joined by URLs. Nothing is restarted silently: a
+service that ends is reported with the last lines of its log.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import queue
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import IO, Any, Literal, get_args
+
+import httpx
+import psutil
+from pydantic import BaseModel, ValidationError
+
+from kserve_rag import supervisor
+from kserve_rag.errors import LaunchError, NotRunningError, PortTakenError
+from kserve_rag.locking import try_lock
+from kserve_rag.models import Catalogue, Kind, ModelFolder, ModelStore
+from kserve_rag.progress import Progress, Silent
+from kserve_rag.settings import HOST, Settings
+from kserve_rag.triton import TritonEnvironment, TritonPorts, ensure_triton_environment, package_folder, triton_command
+from vectorstore.versions import IndexRoot
+
+ServiceName = Literal["transformer", "vectorstore", "embedder", "predictor"]
+SERVICES: tuple[ServiceName, ...] = get_args(ServiceName)
+
+MODEL_NAME = "rag"
+"""The transformer's model name."""
+
+_POLL_S = 0.1
+_LAST_LINES = 15
+
+
+class ServiceState(BaseModel):
+    """One service of a running graph."""
+
+    url: str
+    grpc_url: str | None = None
+    model: str
+    """Its model's name on the v2 protocol."""
+    pid: int = 0
+    """0: not started yet."""
+
+    @property
+    def ready_url(self) -> str:
+        """Answers 200 when the service can do its work."""
+        return f"{self.url}/v2/models/{self.model}/ready"
+
+
+class GraphState(BaseModel):
+    """A running graph, as `<home>/run/graph.json` has it."""
+
+    supervisor_pid: int
+    supervisor_started: float
+    """Of that process, in seconds since the epoch: tells it from another that got its pid."""
+    started_at: datetime
+    llm: str
+    embedder: str
+    index_root: Path
+    index_name: str
+    services: dict[ServiceName, ServiceState]
+
+
+class ServiceStatus(BaseModel):
+    """Whether one service can do its work, and if not, why."""
+
+    url: str
+    ready: bool
+    reason: str | None
+
+
+class IndexStatus(BaseModel):
+    """The index version that is served."""
+
+    name: str
+    version: str
+    documents: int
+    chunks: int
+
+
+class GraphStatus(BaseModel):
+    """What `kserve-rag status --json` prints."""
+
+    services: dict[ServiceName, ServiceStatus]
+    index: IndexStatus | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Models:
+    embedder: ModelFolder
+    llm: ModelFolder
+
+
+class Graph:
+    """A graph that this process has started. As a context manager: stops it at the end, unless detached."""
+
+    def __init__(
+        self,
+        state: GraphState,
+        *,
+        settings: Settings,
+        channel: _Supervisor,
+        progress: Progress,
+    ) -> None:
+        self.state = state
+        self._settings = settings
+        self._supervisor = channel
+        self._progress = progress
+
+    def __enter__(self) -> Graph:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if not self._supervisor.detached:
+            self.stop()
+
+    def url(self, name: ServiceName) -> str:
+        """Base URL of a service."""
+        return self.state.services[name].url
+
+    def wait_ready(self, *names: ServiceName) -> None:
+        """Returns once these services are ready; all of them where none is named.
+
+        Raises:
+            LaunchError: one ended, or took longer than `start_timeout_s`. Its last log lines are in the message.
+        """
+        missing = list(names or SERVICES)
+        deadline = time.monotonic() + self._settings.start_timeout_s
+        reasons: dict[ServiceName, str | None] = {}
+        with httpx.Client(timeout=5, trust_env=False) as client:
+            while missing:
+                self._supervisor.check()
+                for name in list(missing):
+                    ready, reasons[name] = _probe(client, self.state.services[name])
+                    if ready:
+                        missing.remove(name)
+                        self._progress.note(name, "")
+                    else:
+                        self._progress.note(name, reasons[name] or "starting")
+                if missing and time.monotonic() > deadline:
+                    raise LaunchError(
+                        f"The {missing[0]} was not ready within {self._settings.start_timeout_s:.0f} s "
+                        f"({reasons[missing[0]]}). Its last lines:\n{last_lines(self._settings.run, missing[0])}"
+                    )
+                if missing:
+                    self._supervisor.pause(_POLL_S)
+
+    def watch(self) -> None:
+        """Blocks for as long as every service runs.
+
+        Raises:
+            LaunchError: one ended. Its last log lines are in the message.
+        """
+        while True:
+            self._supervisor.check()
+            self._supervisor.pause(3600)
+
+    def detach(self) -> None:
+        """Lets the graph outlive this process."""
+        self._supervisor.detach()
+
+    def stop(self) -> None:
+        """Stops every process and returns when none is left."""
+        self._supervisor.stop()
+
+
+def launch(settings: Settings, *, progress: Progress | None = None) -> Graph:
+    """Fetches what is needed and starts every service; returns when all processes are started.
+
+    A service is started as soon as what it needs is there.
+
+    Raises:
+        LaunchError: a graph runs already in this home, a port is taken, or a service ended at once.
+        UsageError: there is no such model.
+        FetchError: a model could not be fetched.
+        SetupError: this machine cannot run Triton.
+    """
+    progress = progress or Silent()
+    lock = try_lock(settings.run / "graph.lock")
+    if lock is None:
+        raise LaunchError(f"A graph runs already in {settings.home}. `kserve-rag status` shows it; `down` stops it.")
+    try:
+        state = _planned_state(settings)
+        channel = _Supervisor(settings, lock)
+    finally:
+        os.close(lock)
+    state.supervisor_pid, state.supervisor_started = channel.pid, psutil.Process(channel.pid).create_time()
+    graph = Graph(state, settings=settings, channel=channel, progress=progress)
+    try:
+        _start_services(settings, state, channel, progress)
+    except BaseException:
+        graph.stop()
+        raise
+    return graph
+
+
+def chosen_models(settings: Settings) -> dict[Kind, str]:
+    """Names or paths of the models that these settings choose."""
+    defaults = Catalogue.load().defaults
+    return {"embedder": settings.embedder or defaults["embedder"], "llm": settings.model or defaults["llm"]}
+
+
+def model_store(settings: Settings, progress: Progress | None = None) -> ModelStore:
+    """The store that these settings describe."""
+    return ModelStore(
+        settings.models,
+        hub_url=settings.hub_url,
+        hub_token=settings.hub_token.get_secret_value() if settings.hub_token else None,
+        offline=settings.offline,
+        progress=progress,
+    )
+
+
+def running(settings: Settings) -> GraphState | None:
+    """The graph that runs in this home; None where none does.
+
+    Raises:
+        LaunchError: one is just being started or stopped.
+    """
+    lock = try_lock(settings.run / "graph.lock")
+    if lock is not None:
+        os.close(lock)
+        return None
+    for _ in range(20):
+        with contextlib.suppress(FileNotFoundError, ValidationError):
+            return GraphState.model_validate_json((settings.run / "graph.json").read_text(encoding="utf-8"))
+        time.sleep(_POLL_S)
+    raise LaunchError(f"Another process is just starting or stopping the graph in {settings.home}. Try again shortly.")
+
+
+def need_running(settings: Settings) -> GraphState:
+    """The graph that runs in this home.
+
+    Raises:
+        NotRunningError: none does.
+    """
+    state = running(settings)
+    if state is None:
+        raise NotRunningError("The graph is not running. Start it with `kserve-rag up`.")
+    return state
+
+
+def stop(settings: Settings) -> bool:
+    """Stops the graph that runs in this home; False where none does. Returns when no process is left.
+
+    Raises:
+        LaunchError: it does not end.
+    """
+    state = running(settings)
+    if state is None:
+        return False
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process = psutil.Process(state.supervisor_pid)
+        if process.create_time() == state.supervisor_started:
+            process.terminate()
+    deadline = time.monotonic() + settings.stop_timeout_s + 10
+    while time.monotonic() < deadline:
+        lock = try_lock(settings.run / "graph.lock")
+        if lock is not None:
+            os.close(lock)
+            return True
+        time.sleep(_POLL_S)
+    raise LaunchError(f"The graph does not end. Its parent is process {state.supervisor_pid}: end that one by hand.")
+
+
+def status(settings: Settings) -> GraphStatus:
+    """How every service and the index are, running or not."""
+    state = running(settings)
+    if state is None:
+        planned = _default_services(settings)
+        services = {
+            name: ServiceStatus(url=service.url, ready=False, reason="not running") for name, service in planned.items()
+        }
+        return GraphStatus(services=services, index=_index_on_disk(settings))
+    with httpx.Client(timeout=5, trust_env=False) as client:
+        with ThreadPoolExecutor(len(SERVICES)) as pool:
+            probes = {name: pool.submit(_status, client, settings, name, state.services[name]) for name in SERVICES}
+            services = {name: probe.result() for name, probe in probes.items()}
+        index = _served_index(client, state.services["vectorstore"].url)
+    return GraphStatus(services=services, index=index or _index_on_disk(settings))
+
+
+def log_file(run_dir: Path, name: str) -> Path:
+    """Where a service's output goes."""
+    return run_dir / f"{name}.log"
+
+
+def last_lines(run_dir: Path, name: str, count: int = _LAST_LINES) -> str:
+    """The end of a service's log, indented."""
+    try:
+        with log_file(run_dir, name).open("rb") as file:
+            file.seek(0, os.SEEK_END)
+            file.seek(max(0, file.tell() - 64 * 1024))
+            lines = file.read().decode("utf-8", "replace").splitlines()
+    except FileNotFoundError:
+        lines = []
+    return "\n".join(f"  {line}" for line in lines[-count:] if line.strip()) or "  (it said nothing)"
+
+
+# ── starting ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _start_services(settings: Settings, state: GraphState, channel: _Supervisor, progress: Progress) -> None:
+    cancellable = _Cancellable(progress)
+    store = model_store(settings, cancellable)
+    with ThreadPoolExecutor(3, thread_name_prefix="prepare") as pool:
+        environment: Future[TritonEnvironment] = pool.submit(
+            ensure_triton_environment,
+            settings.envs,
+            python=settings.triton_python,
+            offline=settings.offline,
+            progress=cancellable,
+        )
+        embedder = pool.submit(store.materialise, state.embedder, "embedder")
+        llm = pool.submit(store.materialise, state.llm, "llm")
+        waiting: list[tuple[tuple[Future[Any], ...], Callable[[], None]]] = [
+            ((embedder,), lambda: _start_vectorstore(settings, state, channel, embedder.result())),
+            ((llm,), lambda: _start_transformer(settings, state, channel, llm.result())),
+            ((environment, embedder), lambda: _start_embedder(settings, state, channel, environment, embedder)),
+            ((environment, llm), lambda: _start_predictor(settings, state, channel, environment, llm)),
+        ]
+        pending: set[Future[Any]] = {environment, embedder, llm}
+        try:
+            while waiting:
+                for needs, start in list(waiting):
+                    if all(need.done() for need in needs):
+                        waiting.remove((needs, start))
+                        start()
+                        _write_state(settings, state)
+                if waiting:
+                    done, pending = wait(pending, timeout=_POLL_S, return_when=FIRST_COMPLETED)
+                    for future in done:
+                        future.result()
+                    channel.check()
+        except BaseException:
+            cancellable.cancelled = True
+            raise
+
+
+class _Cancelled(Exception):  # noqa: N818 - it is no error
+    """What was being prepared is not wanted any more."""
+
+
+class _Cancellable:
+    """A progress that ends the work which tells it, once `cancelled` is set."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self.cancelled = False
+
+    def update(self, task: str, done: int, total: int | None) -> None:
+        if self.cancelled:
+            raise _Cancelled
+        self._progress.update(task, done, total)
+
+    def note(self, task: str, text: str) -> None:
+        self._progress.note(task, text)
+
+
+def _start_vectorstore(settings: Settings, state: GraphState, channel: _Supervisor, embedder: ModelFolder) -> None:
+    service = state.services["vectorstore"]
+    variables = {
+        "VECTORSTORE_HOST": HOST,
+        "VECTORSTORE_HTTP_PORT": _port(service.url),
+        "VECTORSTORE_ENABLE_GRPC": "false",
+        "VECTORSTORE_GRACE_PERIOD_S": _grace(settings),
+        "VECTORSTORE_INDEX_ROOT": str(state.index_root),
+        "VECTORSTORE_INDEX_NAME": state.index_name,
+        "VECTORSTORE_EMBEDDER_URL": state.services["embedder"].url,
+        "VECTORSTORE_EMBEDDER_MODEL": embedder.triton_model,
+    }
+    state.index_root.mkdir(parents=True, exist_ok=True)
+    service.pid = channel.start("vectorstore", [sys.executable, "-m", "vectorstore"], variables)
+
+
+def _start_transformer(settings: Settings, state: GraphState, channel: _Supervisor, llm: ModelFolder) -> None:
+    service = state.services["transformer"]
+    variables = {
+        "TRANSFORMER_HOST": HOST,
+        "TRANSFORMER_HTTP_PORT": _port(service.url),
+        "TRANSFORMER_GRPC_PORT": _port(service.grpc_url or ""),
+        "TRANSFORMER_GRACE_PERIOD_S": _grace(settings),
+        "TRANSFORMER_MODEL_NAME": service.model,
+        "TRANSFORMER_VECTORSTORE_URL": state.services["vectorstore"].url,
+        "TRANSFORMER_PREDICTOR_URL": state.services["predictor"].url,
+        "TRANSFORMER_PREDICTOR_LAYOUT": "llmapi",
+        "TRANSFORMER_PROMPT_FORMAT": str(llm.tokenizer),
+    }
+    service.pid = channel.start("transformer", [sys.executable, "-m", "transformer"], variables)
+
+
+def _start_embedder(
+    settings: Settings,
+    state: GraphState,
+    channel: _Supervisor,
+    environment: Future[TritonEnvironment],
+    model: Future[ModelFolder],
+) -> None:
+    folder = model.result()
+    state.services["embedder"].model = folder.triton_model
+    variables = {"EMBEDDER_MODEL_DIR": str(folder.path), "EMBEDDER_MODEL_ID": folder.id}
+    _start_triton(settings, state, channel, "embedder", environment.result(), folder.triton_model, variables)
+
+
+def _start_predictor(
+    settings: Settings,
+    state: GraphState,
+    channel: _Supervisor,
+    environment: Future[TritonEnvironment],
+    model: Future[ModelFolder],
+) -> None:
+    folder = model.result()
+    state.services["predictor"].model = folder.triton_model
+    variables = {"PREDICTOR_MODEL_DIR": str(folder.path)}
+    _start_triton(settings, state, channel, "predictor", environment.result(), folder.triton_model, variables)
+
+
+def _start_triton(
+    settings: Settings,
+    state: GraphState,
+    channel: _Supervisor,
+    name: ServiceName,
+    environment: TritonEnvironment,
+    model: str,
+    variables: dict[str, str],
+) -> None:
+    service = state.services[name]
+    ports = TritonPorts(int(_port(service.url)), int(_port(service.grpc_url or "")))
+    repository = package_folder(name) / "model_repository"
+    argv, triton_variables = triton_command(environment, repository, ports, settings.run / name, model=model)
+    argv.append(f"--backend-config=python,shm-region-prefix-name={_shared_memory_prefix(settings)}{name}-")
+    service.pid = channel.start(name, argv, {**triton_variables, **variables})
+
+
+def _write_state(settings: Settings, state: GraphState) -> None:
+    path = settings.run / "graph.json"
+    temporary = path.with_suffix(".new")
+    temporary.write_text(state.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+def _planned_state(settings: Settings) -> GraphState:
+    models = chosen_models(settings)
+    services = _default_services(settings)
+    taken: set[int] = set()
+    transformer = services["transformer"]
+    transformer.url = f"http://{HOST}:{_fixed_port(settings.port, 'HTTP', '--port', taken)}"
+    transformer.grpc_url = f"{HOST}:{_fixed_port(settings.grpc_port, 'gRPC', '--grpc-port', taken)}"
+    services["vectorstore"].url = f"http://{HOST}:{_any_port(settings.vectorstore_port, taken)}"
+    for name, http, grpc in (
+        ("embedder", settings.embedder_port, settings.embedder_grpc_port),
+        ("predictor", settings.predictor_port, settings.predictor_grpc_port),
+    ):
+        service = services["embedder" if name == "embedder" else "predictor"]
+        service.url = f"http://{HOST}:{_any_port(http, taken)}"
+        service.grpc_url = f"{HOST}:{_any_port(grpc, taken)}"
+    return GraphState(
+        supervisor_pid=0,
+        supervisor_started=0,
+        started_at=datetime.now(timezone.utc),
+        llm=models["llm"],
+        embedder=models["embedder"],
+        index_root=settings.indexes,
+        index_name=settings.index_name,
+        services=services,
+    )
+
+
+def _default_services(settings: Settings) -> dict[ServiceName, ServiceState]:
+    def at(port: int, model: str) -> ServiceState:
+        return ServiceState(url=f"http://{HOST}:{port}", model=model)
+
+    return {
+        "transformer": at(settings.port, MODEL_NAME),
+        "vectorstore": at(settings.vectorstore_port, "vectorstore"),
+        "embedder": at(settings.embedder_port, "minilm"),
+        "predictor": at(settings.predictor_port, "tensorrt_llm"),
+    }
+
+
+def _port(url: str) -> str:
+    return url.rpartition(":")[2]
+
+
+def _grace(settings: Settings) -> str:
+    """Seconds for requests in flight, so that a service ends by itself before it is killed."""
+    return str(max(1, int(settings.stop_timeout_s / 3)))
+
+
+def _fixed_port(port: int, what: str, option: str, taken: set[int]) -> int:
+    if port and not _free(port):
+        raise PortTakenError(
+            f"Port {port}, where the transformer's {what} would listen, is taken by {_holder(port)}. "
+            f"End that, or choose another port with {option}."
+        )
+    return _any_port(port, taken)
+
+
+def _any_port(port: int, taken: set[int]) -> int:
+    """`port` if it is free, else one that the system gives."""
+    while not port or port in taken or not _free(port):
+        with socket.socket() as probe:
+            probe.bind((HOST, 0))
+            port = probe.getsockname()[1]
+    taken.add(port)
+    return port
+
+
+def _free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+            probe.listen()
+        except OSError:
+            return False
+    return True
+
+
+def _holder(port: int) -> str:
+    with contextlib.suppress(psutil.Error):
+        for connection in psutil.net_connections("tcp"):
+            listens = connection.status == psutil.CONN_LISTEN and connection.laddr and connection.laddr.port == port
+            if listens and connection.pid:
+                process = psutil.Process(connection.pid)
+                return f"process {connection.pid} ({' '.join(process.cmdline())[:80] or process.name()})"
+    return "another user's process"
+
+
+def _shared_memory_prefix(settings: Settings) -> str:
+    """Names this home's shared memory, so that what a killed Triton left there can be removed."""
+    return f"kserve-rag-{hashlib.sha256(str(settings.home.resolve()).encode()).hexdigest()[:12]}-"
+
+
+# ── the supervisor's other end ────────────────────────────────────────────────────────────────────────────────────────
+
+
+class _Supervisor:
+    """Commands to the process that is the parent of all services, and its events."""
+
+    def __init__(self, settings: Settings, lock: int) -> None:
+        self._settings = settings
+        self._started: dict[str, queue.Queue[dict[str, Any]]] = {}
+        self._ended: list[dict[str, Any]] = []
+        self._news = threading.Event()
+        self.detached = False
+        command = [sys.executable, "-I", supervisor.__file__, "--run-dir", str(settings.run), "--lock", str(lock)]
+        command += ["--stop-timeout-s", str(settings.stop_timeout_s), "--state", str(settings.run / "graph.json")]
+        command += ["--shared-memory-prefix", _shared_memory_prefix(settings)]
+        with (settings.run / "supervisor.log").open("wb") as log:
+            self._process = subprocess.Popen(  # noqa: S603
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                pass_fds=[lock],
+                # Not in the terminal's foreground group: a Ctrl-C reaches this process alone, which then says "stop".
+                start_new_session=True,
+            )
+        self._commands, self._events = _pipes(self._process)
+        self._reader = threading.Thread(target=self._read, name="supervisor", daemon=True)
+        self._reader.start()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def start(self, name: ServiceName, argv: Sequence[str], variables: dict[str, str]) -> int:
+        """Starts a process and gives its pid."""
+        answer = self._started[name] = queue.Queue()
+        environment = {**_inherited_environment(), **variables}
+        log = str(log_file(self._settings.run, name))
+        self._tell({"do": "start", "name": name, "argv": list(argv), "env": environment, "log": log})
+        try:
+            event = answer.get(timeout=30)
+        except queue.Empty:
+            raise LaunchError(f"The {name} could not be started: the supervisor does not answer.") from None
+        if "failed" in event:
+            raise LaunchError(f"The {name} could not be started: {event['why']}")
+        return int(event["pid"])
+
+    def check(self) -> None:
+        """Raises LaunchError if a service has ended."""
+        self._news.clear()
+        if self._ended:
+            event = self._ended[0]
+            name = event["ended"]
+            raise LaunchError(
+                f"The {name} ended {_how(event['code'])}. Its last lines:\n{last_lines(self._settings.run, name)}"
+            )
+        if self._process.poll() is not None:
+            raise LaunchError("The graph was stopped.")
+
+    def pause(self, timeout_s: float) -> None:
+        """Returns after a while, or as soon as something has ended."""
+        self._news.wait(timeout_s)
+
+    def detach(self) -> None:
+        self._tell({"do": "detach"})
+        self.detached = True
+        self._commands.close()
+
+    def stop(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            self._tell({"do": "stop"})
+        self._process.wait()
+        self._reader.join()
+        for pipe in (self._commands, self._events):
+            with contextlib.suppress(OSError):
+                pipe.close()
+
+    def _tell(self, command: dict[str, Any]) -> None:
+        try:
+            self._commands.write(json.dumps(command) + "\n")
+            self._commands.flush()
+        except BrokenPipeError:
+            raise LaunchError("The graph was stopped.") from None
+
+    def _read(self) -> None:
+        for line in self._events:
+            event = json.loads(line)
+            if "ended" in event:
+                self._ended.append(event)
+            else:
+                self._started[event.get("started") or event["failed"]].put(event)
+            self._news.set()
+        self._news.set()
+
+
+def _pipes(process: subprocess.Popen[str]) -> tuple[IO[str], IO[str]]:
+    if process.stdin is None or process.stdout is None:
+        raise AssertionError("the supervisor was started without pipes")
+    return process.stdin, process.stdout
+
+
+def _inherited_environment() -> dict[str, str]:
+    """This process's variables, less the hub's credentials, and what every service wants on one machine."""
+    cpus = str(len(os.sched_getaffinity(0)))
+    return {
+        **{name: value for name, value in os.environ.items() if name not in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")},
+        # The rooms of this very installation or checkout, whatever the folder that a service runs in.
+        "PYTHONPATH": os.pathsep.join(
+            filter(None, [str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")])
+        ),
+        "PYTHONUNBUFFERED": "1",
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", cpus),
+        "TOKENIZERS_PARALLELISM": "false",
+        "ANONYMIZED_TELEMETRY": "false",
+    }
+
+
+# ── looking ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _probe(client: httpx.Client, service: ServiceState) -> tuple[bool, str | None]:
+    """Whether a service is ready, and what it says where it is not."""
+    try:
+        answer = client.get(service.ready_url)
+    except httpx.ConnectError:
+        return False, "starting"
+    except httpx.HTTPError as error:
+        return False, f"does not answer ({type(error).__name__})"
+    if answer.status_code == 200:
+        return True, None
+    with contextlib.suppress(ValueError, AttributeError):
+        reason = answer.json().get("error")
+        if isinstance(reason, str) and reason:
+            return False, reason
+    return False, "loading its model"
+
+
+def _status(client: httpx.Client, settings: Settings, name: ServiceName, service: ServiceState) -> ServiceStatus:
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        ended = json.loads(supervisor.exit_file(settings.run, name).read_text(encoding="utf-8"))
+        reason = f"ended {_how(ended['code'])}: {last_lines(settings.run, name, 1).strip()}"
+        return ServiceStatus(url=service.url, ready=False, reason=reason)
+    if not service.pid:
+        return ServiceStatus(url=service.url, ready=False, reason="waits for its model")
+    ready, why = _probe(client, service)
+    return ServiceStatus(url=service.url, ready=ready, reason=why)
+
+
+def _served_index(client: httpx.Client, url: str) -> IndexStatus | None:
+    with contextlib.suppress(httpx.HTTPError, ValueError, TypeError, KeyError):
+        index = client.get(f"{url}/v1/indexes").json()["index"]
+        return IndexStatus.model_validate(index) if index else None
+    return None
+
+
+def _index_on_disk(settings: Settings) -> IndexStatus | None:
+    root = IndexRoot(settings.indexes, settings.index_name)
+    with contextlib.suppress(Exception):
+        manifest = root.open().manifest
+        return IndexStatus(
+            name=manifest.name,
+            version=manifest.version,
+            documents=manifest.counts.documents,
+            chunks=manifest.counts.chunks,
+        )
+    return None
+
+
+def _how(code: int) -> str:
+    return f"with status {code}" if code >= 0 else f"by signal {-code}"
+
+
+def follow(run_dir: Path, names: Sequence[ServiceName], *, until: Callable[[], bool]) -> Iterator[tuple[str, str]]:
+    """Lines of services' logs as they are written: (service, line), until `until` says so."""
+    files: dict[str, IO[str]] = {}
+    try:
+        while True:
+            ended = until()
+            quiet = True
+            for name in names:
+                if name not in files:
+                    with contextlib.suppress(FileNotFoundError):
+                        files[name] = log_file(run_dir, name).open(encoding="utf-8", errors="replace")
+                for line in files.get(name, ()):
+                    quiet = False
+                    yield name, line.rstrip("\n")
+            if ended:
+                return
+            if quiet:
+                time.sleep(0.2)
+    finally:
+        for file in files.values():
+            file.close()
