@@ -60,10 +60,10 @@ def requantise(source: Path, target: Path) -> None:
             for name, stored in reader.fields.items():
                 if name.startswith("GGUF.") or name == "general.architecture":
                     continue
-                kind = stored.types[0]
+                value_type = stored.types[0]
                 value = LlamaFileType.MOSTLY_Q8_0.value if name == "general.file_type" else stored.contents()
                 writer.add_key_value(
-                    name, value, kind, sub_type=stored.types[-1] if kind == GGUFValueType.ARRAY else None
+                    name, value, value_type, sub_type=stored.types[-1] if value_type == GGUFValueType.ARRAY else None
                 )
             for tensor in reader.tensors:
                 data, kind = tensor.data, tensor.tensor_type
@@ -105,7 +105,7 @@ def extract_tokenizer(source: Path, folder: Path) -> None:
     add_bos = bool(_field(reader, "tokenizer.ggml.add_bos_token", split in _WHOLE_WORDS)) and "bos" in special
     tokenizer = _build(
         {token: i for i, token in enumerate(tokens)},
-        [tuple(merge.split(" ", 1)) for merge in _field(reader, "tokenizer.ggml.merges")],
+        [_pair(merge) for merge in _field(reader, "tokenizer.ggml.merges")],
         split,
         special["bos"] if add_bos else None,
     )
@@ -136,7 +136,7 @@ def extract_tokenizer(source: Path, folder: Path) -> None:
 _GGUF_NAMES = {"unk": "unknown", "pad": "padding"}
 
 
-def _build(vocabulary: dict[str, int], merges: list[tuple[str, ...]], split: str, bos: str | None) -> Tokenizer:
+def _build(vocabulary: dict[str, int], merges: list[tuple[str, str]], split: str, bos: str | None) -> Tokenizer:
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges, ignore_merges=split in _WHOLE_WORDS))
     if split in _NORMALISED:
         tokenizer.normalizer = normalizers.NFC()
@@ -150,6 +150,11 @@ def _build(vocabulary: dict[str, int], merges: list[tuple[str, ...]], split: str
             single=f"{bos} $A", pair=f"{bos} $A {bos} $B", special_tokens=[(bos, vocabulary[bos])]
         )
     return tokenizer
+
+
+def _pair(merge: str) -> tuple[str, str]:
+    left, _, right = merge.partition(" ")
+    return left, right
 
 
 def _open(path: Path) -> GGUFReader:

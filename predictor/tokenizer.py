@@ -89,7 +89,7 @@ class TextTokenizer:
         return self._tokenizer.encode_batch_fast([text], add_special_tokens=False)[0]
 
     def _find_end_ids(self, generation_config: dict[str, Any]) -> frozenset[int]:
-        found = {token_id for token_id, text in self.added.items() if text in END_OF_TURN}
+        found: set[int | None] = {token_id for token_id, text in self.added.items() if text in END_OF_TURN}
         if self.eos is not None:
             found.add(self._tokenizer.token_to_id(self.eos))
         listed = generation_config.get("eos_token_id", [])

@@ -66,12 +66,19 @@ class Layout:
     """Field of `GenerationRequest` → its tensor; where versions name it differently, the newest name first."""
     switches: Mapping[str, bool] = field(default_factory=lambda: MappingProxyType({}))
     """Tensor → what it is set to in every request, where the model declares it."""
+    streaming: str | None = None
+    """The switch that asks for a response per step; off where only the whole text is wanted."""
+    sometimes: frozenset[str] = frozenset()
+    """Fields that not every server of a decoupled layout knows. `generate_stream` drops unknown inputs in silence, so
+    the model is asked before one of these is sent; plain `/infer` needs the model's declarations for everything."""
+    greedy: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    """Fields that say "greedy" in place of temperature, top_k and top_p, where temperature 0 alone does not."""
+    every_token: int = 0
+    """What top_k is where every token is considered."""
     sampling_json: str | None = None
     """Tensor that takes all sampling parameters as one JSON text; `inputs` then holds their names inside it."""
-    echo: str | None = None
-    """The switch that keeps the prompt out of the text. A model that does not declare it puts the prompt first."""
     finish_reason: str | None = None
-    """Output that says why the answer ended; with it, a stream that ends without a reason has been broken off."""
+    """Output that says why the answer ended, where the server has one."""
     prompt_tokens: str | None = None
     """Output with the number of tokens in the prompt."""
     completion_tokens: str | None = None
@@ -112,7 +119,6 @@ LAYOUTS: Mapping[LayoutName, Layout] = MappingProxyType(
                     "top_p": ("sampling_param_top_p",),
                     "stop": ("sampling_param_stop",),
                     "seed": ("sampling_param_seed",),
-                    # Only our CPU model declares it; TensorRT-LLM's model has no such input.
                     "repetition_penalty": ("sampling_param_repetition_penalty",),
                     "presence_penalty": ("sampling_param_presence_penalty",),
                     "frequency_penalty": ("sampling_param_frequency_penalty",),
@@ -121,7 +127,9 @@ LAYOUTS: Mapping[LayoutName, Layout] = MappingProxyType(
             switches=MappingProxyType(
                 {"streaming": True, "sampling_param_exclude_input_from_output": True, "return_finish_reason": True}
             ),
-            echo="sampling_param_exclude_input_from_output",
+            streaming="streaming",
+            # Our CPU model has an input for it, TensorRT-LLM's has not.
+            sometimes=frozenset({"repetition_penalty"}),
             finish_reason="finish_reason",
             prompt_tokens="num_input_tokens",
             completion_tokens="num_output_tokens",
@@ -133,7 +141,8 @@ LAYOUTS: Mapping[LayoutName, Layout] = MappingProxyType(
             cumulative=True,
             inputs=_LEGACY_INPUTS,
             switches=_LEGACY_SWITCHES,
-            echo="exclude_input_in_output",
+            # Early versions divide by the temperature.
+            greedy=MappingProxyType({"top_k": 1}),
             prompt_tokens="num_input_tokens",
             completion_tokens="num_output_tokens",
         ),
@@ -144,7 +153,8 @@ LAYOUTS: Mapping[LayoutName, Layout] = MappingProxyType(
             cumulative=True,
             inputs=_LEGACY_INPUTS,
             switches=_LEGACY_SWITCHES,
-            echo="exclude_input_in_output",
+            # Early versions divide by the temperature.
+            greedy=MappingProxyType({"top_k": 1}),
             prompt_tokens="num_input_tokens",
             completion_tokens="num_output_tokens",
         ),
@@ -176,8 +186,10 @@ LAYOUTS: Mapping[LayoutName, Layout] = MappingProxyType(
                     "return_num_output_tokens": True,
                 }
             ),
+            streaming="stream",
+            # Early versions refuse 0.
+            every_token=-1,
             sampling_json="sampling_parameters",
-            echo="exclude_input_in_output",
             finish_reason="finish_reason",
             prompt_tokens="num_input_tokens",
             completion_tokens="num_output_tokens",

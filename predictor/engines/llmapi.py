@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -69,9 +69,9 @@ def parse(inputs: Mapping[str, Tensor], tokenizer: TextTokenizer, context_tokens
             f"text_input has {len(ids)} tokens; the model reads {context_tokens}, its answer included. "
             "Send a shorter prompt."
         )
-    _integer(inputs, "sampling_param_best_of", 1, 1, 1)
+    _integer(inputs, "sampling_param_best_of", 1, 1)
     cumulative_logprob = _flag(inputs, "return_cumulative_logprob")
-    max_tokens = _integer(inputs, "sampling_param_max_tokens", DEFAULT_MAX_TOKENS, 1, 2**31 - 1)
+    max_tokens = _integer(inputs, "sampling_param_max_tokens", 1, 2**31 - 1) or DEFAULT_MAX_TOKENS
     return LlmapiRequest(
         prompt=prompt,
         ids=ids,
@@ -109,9 +109,9 @@ def respond(request: LlmapiRequest, update: Update) -> dict[str, Tensor]:
 
 def _sampling(inputs: Mapping[str, Tensor], max_tokens: int, log_probs: bool) -> Sampling:
     temperature = _number(inputs, "sampling_param_temperature", 0, 100)
-    top_k = _integer(inputs, "sampling_param_top_k", None, 0, 2**31 - 1)
+    top_k = _integer(inputs, "sampling_param_top_k", 0, 2**31 - 1)
     top_p = _number(inputs, "sampling_param_top_p", 0, 1)
-    seed = _integer(inputs, "sampling_param_seed", None, 0, 2**64 - 1)
+    seed = _integer(inputs, "sampling_param_seed", 0, 2**64 - 1)
     return Sampling(
         max_tokens=max_tokens,
         # As TensorRT-LLM: greedy where nothing is said about sampling, and where only one token could be drawn.
@@ -164,14 +164,13 @@ def _text(name: str, value: object) -> str:
 
 
 def _flag(inputs: Mapping[str, Tensor], name: str) -> bool:
-    value = _scalar(inputs, name)
-    return bool(value)
+    return bool(_scalar(inputs, name))
 
 
-def _integer(inputs: Mapping[str, Tensor], name: str, default: int | None, low: int, high: int) -> int | None:
+def _integer(inputs: Mapping[str, Tensor], name: str, low: int, high: int) -> int | None:
     value = _scalar(inputs, name)
     if value is None:
-        return default
+        return None
     if not low <= value <= high:
         raise InvalidInputError(f"{name} is {value}; it must be from {low} to {high}.")
     return int(value)

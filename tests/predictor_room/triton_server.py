@@ -114,10 +114,12 @@ def _free_ports(count: int) -> list[int]:
 def _wait_until_ready(url: str, process: subprocess.Popen[bytes], log: Path, timeout_s: float = 90) -> None:
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline and process.poll() is None:
-        with contextlib.suppress(OSError):
-            with urllib.request.urlopen(f"{url}/v2/health/ready", timeout=2) as response:  # noqa: S310
-                if response.status == 200:
-                    return
+        with (
+            contextlib.suppress(OSError),
+            urllib.request.urlopen(f"{url}/v2/health/ready", timeout=2) as response,  # noqa: S310
+        ):
+            if response.status == 200:
+                return
         time.sleep(0.05)
     print(log.read_text(errors="replace")[-8000:], file=sys.stderr)
     raise RuntimeError("Triton did not become ready")

@@ -1,0 +1,392 @@
+"""The only door to the predictor: prompts in, text out, whichever LLM server answers."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import re
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from chassis.context import CallContext
+from chassis.errors import BadUpstreamError, InvalidRequestError, NotReadyError, ServiceError
+from chassis.http import HttpUpstream
+from predictor.prompt import PromptFormat
+from predictor.wire import LAYOUTS, FinishReason, GenerationChunk, GenerationRequest, Layout, LayoutName
+
+__all__ = ["PredictorClient", "PromptFormat"]
+
+_FINISH_REASONS: Mapping[str, FinishReason | None] = {
+    "None": None,
+    "": None,
+    "length": "length",
+    "cancelled": "cancelled",
+    "timeout": "cancelled",
+    "abort": "cancelled",
+}
+"""What servers call an end. Every other word is an end of the model's own choosing."""
+
+_RANGES: Mapping[str, tuple[float, float]] = {
+    "max_tokens": (1, 2**31 - 1),
+    "temperature": (0, 100),
+    "top_k": (0, 2**31 - 1),
+    "top_p": (0, 1),
+    "seed": (0, 2**64 - 1),
+    "repetition_penalty": (0.01, 10),
+    "presence_penalty": (-2, 2),
+    "frequency_penalty": (-2, 2),
+}
+"""What every server takes. Out of it lies what its tensors cannot hold, or what it would answer with an internal
+error."""
+
+_FRACTIONS = frozenset({"temperature", "top_p", "repetition_penalty", "presence_penalty", "frequency_penalty"})
+_NEUTRAL: Mapping[str, float] = {"repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
+"""Values that say nothing: they need no server that understands them."""
+
+_TOO_LONG = re.compile(
+    r"\b(prompt|input|sequence)\b.*\b(exceed|longer|too long|larger|greater)"
+    r"|\bexceeds?\b.*\b(max_\w+|context|window)"
+    r"|\bmaximum (context|sequence|model) length",
+    re.IGNORECASE | re.DOTALL,
+)
+"""How servers say that prompt and answer do not fit the model, under a status that does not tell."""
+
+_CANCELLED = "cancelled by client"
+_UNKNOWN_MODEL = "unknown model"
+_CONTROL_TOKEN = re.compile(r"<[^<>\s]{1,40}>")
+
+
+@dataclass(frozen=True, slots=True)
+class _Tensor:
+    """An input as a model declares it."""
+
+    datatype: str
+    rank: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Declaration:
+    """What a model says of itself."""
+
+    inputs: Mapping[str, _Tensor]
+    outputs: frozenset[str]
+
+
+class PredictorClient:
+    """Speaks to one model of one LLM server. Safe for any number of concurrent requests.
+
+    Args:
+        base_url: of Triton, or of the InferenceService in front of it.
+        layout: what the server's tensors are named; see `LAYOUTS`.
+        model: name of the Triton model, where it is not the layout's own.
+    """
+
+    def __init__(self, base_url: str, *, layout: LayoutName = "llmapi", model: str | None = None) -> None:
+        self._layout = LAYOUTS[layout]
+        self._path = f"/v2/models/{model or self._layout.model}"
+        self._upstream = HttpUpstream(base_url, name="predictor")
+        self._declaration: _Declaration | None = None
+
+    async def aclose(self) -> None:
+        """Closes the pooled connections."""
+        await self._upstream.aclose()
+
+    async def ready(self, ctx: CallContext) -> bool:
+        """Whether the model is loaded; False also where it cannot be reached."""
+        try:
+            self._declaration = await self._describe(ctx)
+        except ServiceError:
+            return False
+        return True
+
+    async def stream(self, request: GenerationRequest, ctx: CallContext) -> AsyncGenerator[GenerationChunk, None]:
+        """Yields the answer as it grows. The last chunk, and only that, has a finish reason.
+
+        Closing the iterator closes the connection, which ends the generation. A layout that cannot stream gives one
+        chunk.
+
+        Raises:
+            InvalidRequestError: a parameter is out of range or unknown to this server, or the prompt is too long.
+            NotReadyError: the model is not loaded, its queue is full, or it cannot be reached.
+            BadUpstreamError: the server failed, answered nonsense, or broke off.
+            DeadlineExceededError: the deadline passed first.
+        """
+        async with contextlib.aclosing(self._answer(request, ctx, streaming=True)) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+    async def generate(self, request: GenerationRequest, ctx: CallContext) -> GenerationChunk:
+        """The whole answer as one chunk. Cancelling the call ends the generation. Raises what `stream` raises."""
+        async with contextlib.aclosing(self._answer(request, ctx, streaming=False)) as chunks:
+            return [chunk async for chunk in chunks][-1]
+
+    async def _answer(
+        self, request: GenerationRequest, ctx: CallContext, *, streaming: bool
+    ) -> AsyncGenerator[GenerationChunk, None]:
+        layout = self._layout
+        fields = _fields(request, layout)
+        answer = _Answer(layout, request)
+        try:
+            if not layout.decoupled:
+                declaration = await self._declared(ctx)
+                response = await self._upstream.post_json(
+                    f"{self._path}/infer", _infer_body(fields, layout, declaration), ctx
+                )
+                answer.take(_named_outputs(response))
+                yield answer.whole()
+                return
+            if not layout.sometimes.isdisjoint(fields):
+                _tensor_names(fields, layout, await self._declared(ctx))
+            body = _generate_body(fields, layout, streaming=streaming)
+            async with contextlib.aclosing(
+                self._upstream.stream_events(f"{self._path}/generate_stream", body, ctx)
+            ) as events:
+                async for event in events:
+                    piece = answer.take(_parsed(event))
+                    if piece and streaming:
+                        yield GenerationChunk(piece)
+            yield answer.end() if streaming else answer.whole()
+        except ServiceError as error:
+            self._declaration = None  # the server may have been replaced by one that declares other inputs
+            raise _translated(error) from error
+
+    async def _declared(self, ctx: CallContext) -> _Declaration:
+        if self._declaration is None:
+            self._declaration = await self._describe(ctx)
+        return self._declaration
+
+    async def _describe(self, ctx: CallContext) -> _Declaration:
+        metadata = await self._upstream.get_json(self._path, ctx)
+        try:
+            return _Declaration(
+                {each["name"]: _Tensor(each["datatype"], len(each["shape"])) for each in metadata["inputs"]},
+                frozenset(each["name"] for each in metadata["outputs"]),
+            )
+        except (KeyError, TypeError) as error:
+            raise BadUpstreamError("The predictor's description of its model is not that of a Triton model.") from error
+
+
+class _Answer:
+    """Grows the text of one answer out of a server's responses."""
+
+    def __init__(self, layout: Layout, request: GenerationRequest) -> None:
+        self._layout = layout
+        self._request = request
+        self._text = ""
+        self._finish_reason: FinishReason | None = None
+        self._tells_reasons = False
+        self._responses = 0
+        self._prompt_tokens: int | None = None
+        self._completion_tokens: int | None = None
+
+    def take(self, response: Mapping[str, Any]) -> str:
+        """Reads one response: what it adds to the text.
+
+        Raises:
+            ServiceError: it is an error, or no response of this layout.
+        """
+        layout = self._layout
+        self._responses += 1
+        if "error" in response:
+            self._take_error(str(response["error"]))
+            return ""
+        if layout.finish_reason is not None and layout.finish_reason in response:
+            self._tells_reasons = True
+            word = _first(response[layout.finish_reason])
+            self._finish_reason = _FINISH_REASONS.get(word, "stop") if isinstance(word, str) else None
+        if layout.prompt_tokens is not None and layout.prompt_tokens in response:
+            self._prompt_tokens = _count(response[layout.prompt_tokens])
+        if layout.completion_tokens is not None and layout.completion_tokens in response:
+            tokens = _count(response[layout.completion_tokens])
+            self._completion_tokens = tokens if layout.cumulative else (self._completion_tokens or 0) + tokens
+        text = _first(response.get("text_output"))
+        if not isinstance(text, str):
+            raise BadUpstreamError("The predictor's answer has no text_output.")
+        return self._grow(text)
+
+    def end(self) -> GenerationChunk:
+        """The last chunk of a stream.
+
+        Raises:
+            BadUpstreamError: the server stopped before it had come to an end.
+        """
+        return GenerationChunk("", self._end_reason(), self._prompt_tokens, self._completion_tokens)
+
+    def whole(self) -> GenerationChunk:
+        """The answer in one chunk.
+
+        Raises:
+            BadUpstreamError: the server stopped before it had come to an end.
+        """
+        text = without_echo(self._text, self._request.prompt)
+        cuts = [at for stop in self._request.stop if (at := text.find(stop)) >= 0]
+        reason: FinishReason = "stop" if cuts else self._end_reason()
+        return GenerationChunk(
+            text[: min(cuts)] if cuts else text, reason, self._prompt_tokens, self._completion_tokens
+        )
+
+    def _grow(self, text: str) -> str:
+        if not self._layout.cumulative:
+            self._text += text
+            return text
+        if self._finish_reason is None:
+            text = text.rstrip("�")  # half a character, that the next response completes
+        before = self._text
+        if not text.startswith(before):
+            if before.startswith(text):
+                return ""
+            raise BadUpstreamError("The predictor changed text that it had sent before.")
+        self._text = text
+        return text[len(before) :]
+
+    def _take_error(self, reason: str) -> None:
+        if _CANCELLED in reason:
+            self._finish_reason = "cancelled"
+            return
+        error = BadUpstreamError("The predictor failed while it answered. Try again.")
+        error.upstream_reason = reason
+        raise error
+
+    def _end_reason(self) -> FinishReason:
+        if self._finish_reason is not None:
+            return self._finish_reason
+        if self._responses == 0 or self._tells_reasons:
+            raise BadUpstreamError("The predictor broke off its answer.")
+        # A server that gives no reasons.
+        return "length" if (self._completion_tokens or 0) >= self._request.max_tokens else "stop"
+
+
+def without_echo(text: str, prompt: str) -> str:
+    """`text` without `prompt` at its beginning, which servers without a switch for it put there.
+
+    Tokenizers there and back lose control tokens and change spaces, so these may differ. A text that does not begin
+    with the prompt stays as it is.
+    """
+    if text.startswith(prompt):
+        return text[len(prompt) :]
+    at = there = 0
+    while there < len(prompt):
+        if prompt[there].isspace():
+            there += 1
+        elif at < len(text) and text[at].isspace():
+            at += 1
+        elif at < len(text) and text[at] == prompt[there]:
+            at, there = at + 1, there + 1
+        elif marker := _CONTROL_TOKEN.match(prompt, there):
+            there = marker.end()
+        else:
+            return text
+    return text[at:]
+
+
+def _fields(request: GenerationRequest, layout: Layout) -> dict[str, Any]:
+    """What the request says, checked, as this layout's servers take it."""
+    if not request.prompt:
+        raise InvalidRequestError("The prompt is empty.", field="prompt")
+    try:
+        request.prompt.encode("utf-8")
+        "".join(request.stop).encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise InvalidRequestError("The prompt or a stop string holds half of a surrogate pair.") from error
+    if "" in request.stop:
+        raise InvalidRequestError("A stop string is empty: leave it out.", field="stop")
+    fields = {
+        each.name: value
+        for each in dataclasses.fields(request)
+        if (value := getattr(request, each.name)) is not None and value != ()
+    }
+    for name, (low, high) in _RANGES.items():
+        if name in fields and not low <= fields[name] <= high:
+            raise InvalidRequestError(f"{name} is {fields[name]}; it must be from {low} to {high}.", field=name)
+    if layout.greedy and fields.get("temperature") == 0:
+        fields = {name: fields[name] for name in fields if name not in ("temperature", "top_k", "top_p")}
+        fields.update(layout.greedy)
+    if fields.get("top_k") == 0:
+        fields["top_k"] = layout.every_token
+    return {name: float(value) if name in _FRACTIONS else value for name, value in fields.items()}
+
+
+def _tensor_names(fields: Mapping[str, Any], layout: Layout, declaration: _Declaration) -> dict[str, Any]:
+    """Tensor → value, for the names that the model declares.
+
+    Raises:
+        InvalidRequestError: the model has no input for something that matters.
+    """
+    tensors = {}
+    for name, value in fields.items():
+        tensor = next((tensor for tensor in layout.inputs[name] if tensor in declaration.inputs), None)
+        if tensor is not None:
+            tensors[tensor] = value
+        elif value != _NEUTRAL.get(name):
+            raise InvalidRequestError(
+                f"{name} is {value}, but this predictor's model has no input for it. Leave it out.", field=name
+            )
+    return tensors
+
+
+def _generate_body(fields: Mapping[str, Any], layout: Layout, *, streaming: bool) -> dict[str, Any]:
+    body: dict[str, Any] = dict(layout.switches)
+    if layout.streaming is not None:
+        body[layout.streaming] = streaming
+    named = {layout.inputs[name][0]: list(value) if name == "stop" else value for name, value in fields.items()}
+    if layout.sampling_json is None:
+        return body | named
+    prompt = layout.inputs["prompt"][0]
+    body[prompt] = named.pop(prompt)
+    body[layout.sampling_json] = orjson.dumps(named).decode()
+    return body
+
+
+def _infer_body(fields: Mapping[str, Any], layout: Layout, declaration: _Declaration) -> dict[str, Any]:
+    switches = {tensor: value for tensor, value in layout.switches.items() if tensor in declaration.inputs}
+    inputs = []
+    for tensor, value in (switches | _tensor_names(fields, layout, declaration)).items():
+        declared = declaration.inputs[tensor]
+        data = list(value) if isinstance(value, tuple) else [value]
+        shape = [1] * (declared.rank - 1) + [len(data)]
+        inputs.append({"name": tensor, "datatype": declared.datatype, "shape": shape, "data": data})
+    wanted = ("text_output", layout.finish_reason, layout.prompt_tokens, layout.completion_tokens)
+    return {"inputs": inputs, "outputs": [{"name": name} for name in wanted if name in declaration.outputs]}
+
+
+def _named_outputs(response: Any) -> dict[str, Any]:
+    try:
+        return {output["name"]: output["data"] for output in response["outputs"]}
+    except (KeyError, TypeError) as error:
+        raise BadUpstreamError("The predictor's answer is not that of a Triton model.") from error
+
+
+def _parsed(event: str) -> Mapping[str, Any]:
+    try:
+        response = orjson.loads(event)
+    except orjson.JSONDecodeError as error:
+        raise BadUpstreamError("The predictor sent an event that is not JSON.") from error
+    if not isinstance(response, dict):
+        raise BadUpstreamError("The predictor sent an event that is not a JSON object.")
+    return response
+
+
+def _first(value: Any) -> Any:
+    """Triton writes a tensor of one element as that element, any other as a list."""
+    return value[0] if isinstance(value, list) and value else value
+
+
+def _count(value: Any) -> int:
+    count = _first(value)
+    if not isinstance(count, int) or count < 0:
+        raise BadUpstreamError(f"The predictor counted {str(count)[:40]} tokens.")
+    return count
+
+
+def _translated(error: ServiceError) -> ServiceError:
+    """The error as the caller should see it, where a server's status does not say whose mistake it was."""
+    if isinstance(error, BadUpstreamError) and _TOO_LONG.search(error.upstream_reason):
+        return InvalidRequestError(
+            f"The predictor refused the request: {error.upstream_reason.splitlines()[0][:300]}", field="prompt"
+        )
+    if isinstance(error, InvalidRequestError) and _UNKNOWN_MODEL in error.message:
+        return NotReadyError("The predictor has no such model, or has not loaded it yet.")
+    return error

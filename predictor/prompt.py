@@ -1,0 +1,183 @@
+"""A model's own prompt format: its chat template, its tokenizer, and what text must not contain."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import jinja2.ext
+import jinja2.sandbox
+
+from chassis.errors import InvalidRequestError
+from predictor.errors import ModelFilesError
+from predictor.tokenizer import TextTokenizer
+
+_BREAK = "​"
+"""Zero-width space: readers see no difference, tokenizers do."""
+
+_MARKER = re.compile(r"<\|[^|<>\s]{1,60}\|>|<<?/?[A-Za-z][\w-]{0,60}>>?|\[/?[A-Z_]{2,40}\]")
+"""What looks like a control token where a template writes it as plain text, as Llama 2's [INST]."""
+
+_PROBE = "probe"
+
+
+class PromptFormat:
+    """Messages to the exact text that a model was trained to answer. Safe for concurrent use.
+
+    Args:
+        tokenizer: the model's.
+        template: its chat template, in Jinja.
+    """
+
+    def __init__(self, tokenizer: TextTokenizer, template: str) -> None:
+        self._tokenizer = tokenizer
+        environment = _environment()
+        try:
+            self._template = environment.from_string(template)
+        except jinja2.TemplateSyntaxError as error:
+            raise ModelFilesError(f"The chat template is no Jinja template: {error}") from error
+        tokens = {"bos": tokenizer.bos, "eos": tokenizer.eos, "unk": tokenizer.unknown}
+        self._special = {f"{name}_token": text or "" for name, text in tokens.items()}
+        self._control = _control_texts(tokenizer, environment, template)
+        self._starts = re.compile("(?=" + "|".join(map(re.escape, self._control)) + ")(.)", re.DOTALL)
+        self._takes_system = self._renders_system()
+        self.context_tokens = tokenizer.context_tokens
+        """Tokens that the model reads and writes together; None where its files do not say."""
+        self.stop = tuple(sorted(text for i, text in tokenizer.added.items() if i in tokenizer.end_ids))
+        """Control tokens that end an answer, for servers that were not told of them."""
+
+    @classmethod
+    def load(cls, path: Path) -> PromptFormat:
+        """Reads a Hugging Face folder: tokenizer.json, tokenizer_config.json and chat_template.jinja where there is one.
+
+        Raises:
+            ModelFilesError: a file is missing or unreadable, or there is no chat template.
+        """
+        tokenizer = TextTokenizer.load(path)
+        apart = path / "chat_template.jinja"
+        template = apart.read_text(encoding="utf-8") if apart.exists() else tokenizer.config.get("chat_template")
+        if isinstance(template, list):
+            template = {each["name"]: each["template"] for each in template}.get("default")
+        if not isinstance(template, str):
+            raise ModelFilesError(f"{path} has no chat template: add chat_template.jinja, or use an instruct model.")
+        return cls(tokenizer, template)
+
+    def render(self, messages: Sequence[Mapping[str, str]]) -> str:
+        """The prompt for `messages` (role, content), up to where the model's answer begins.
+
+        Where the template knows no system role, the system's text is put before the first user message.
+
+        Raises:
+            InvalidRequestError: the template does not allow this order of roles.
+        """
+        if not self._takes_system:
+            messages = _without_system(messages)
+        try:
+            return self._render(messages)
+        except jinja2.TemplateError as error:
+            raise InvalidRequestError(
+                f"The model's chat template refuses these messages: {error}", field="messages"
+            ) from error
+
+    def count(self, text: str) -> int:
+        """Number of tokens of `text` as a part of a prompt."""
+        return self._tokenizer.count(text)
+
+    def escape(self, text: str) -> str:
+        """`text`, made unable to speak for the template.
+
+        A zero-width space breaks up every control token, and every mark that the template itself writes; everything
+        else stays, and escaping again changes nothing.
+        """
+        escaped = self._starts.sub(lambda found: found.group() + _BREAK, text)
+        return self._break_up_arising(escaped) if self._tokenizer.matches_normalised else escaped
+
+    def _break_up_arising(self, text: str) -> str:
+        """Breaks up control tokens that only arise when the tokenizer has normalised the text."""
+        tokenizer = self._tokenizer
+        harmless = {i for i, token in tokenizer.added.items() if not token.strip() or token == tokenizer.unknown}
+        while True:
+            spans = [
+                (start, end)
+                for i, start, end in tokenizer.spans(text)
+                if i in tokenizer.added and i not in harmless and end > start
+            ]
+            if not spans:
+                return text
+            start, end = spans[0]
+            piece = text[start:end]
+            # A normaliser that takes the break out again would arise for ever: then a character goes.
+            text = text[:start] + (piece[0] + _BREAK + piece[1:] if _BREAK not in piece else piece[1:]) + text[end:]
+
+    def _render(self, messages: Sequence[Mapping[str, str]]) -> str:
+        return self._template.render(
+            messages=messages, add_generation_prompt=True, tools=None, documents=None, **self._special
+        )
+
+    def _renders_system(self) -> bool:
+        try:
+            rendered = self._render([{"role": "system", "content": _PROBE}, {"role": "user", "content": "?"}])
+        except jinja2.TemplateError:
+            return False
+        return _PROBE in rendered
+
+
+def _without_system(messages: Sequence[Mapping[str, str]]) -> list[Mapping[str, str]]:
+    system = "\n\n".join(each["content"] for each in messages if each["role"] == "system")
+    others = [each for each in messages if each["role"] != "system"]
+    for i, each in enumerate(others):
+        if system and each["role"] == "user":
+            others[i] = {**each, "content": f"{system}\n\n{each['content']}"}
+            break
+    return others
+
+
+def _control_texts(tokenizer: TextTokenizer, environment: jinja2.Environment, template: str) -> list[str]:
+    """What must not stand in a text: longest first, so that each is found whole."""
+    parsed = environment.parse(template)
+    literals = [node.data for node in parsed.find_all(jinja2.nodes.TemplateData)]
+    literals += [node.value for node in parsed.find_all(jinja2.nodes.Const) if isinstance(node.value, str)]
+    marks = {mark for text in literals for mark in _MARKER.findall(text)}
+    tokens = {text for text in tokenizer.added.values() if text.strip()}
+    return sorted(marks | tokens, key=lambda text: (-len(text), text))
+
+
+class _GenerationBlock(jinja2.ext.Extension):
+    """`{% generation %}` marks what a model has said, for training; here it means nothing."""
+
+    tags = {"generation"}  # noqa: RUF012
+
+    def parse(self, parser: jinja2.parser.Parser) -> list[jinja2.nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+def _environment() -> jinja2.Environment:
+    """Jinja as Hugging Face sets it up for chat templates.
+
+    Source: `transformers/utils/chat_template_utils.py`.
+    """
+    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols, _GenerationBlock]
+    )
+    environment.filters["tojson"] = _to_json
+    environment.globals["raise_exception"] = _raise_exception
+    environment.globals["strftime_now"] = _strftime_now
+    return environment
+
+
+def _to_json(value: Any, indent: int | None = None) -> str:
+    return json.dumps(value, ensure_ascii=False, indent=indent)
+
+
+def _raise_exception(message: str) -> None:
+    raise jinja2.TemplateError(message)
+
+
+def _strftime_now(form: str) -> str:
+    return datetime.datetime.now().strftime(form)
