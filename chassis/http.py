@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from typing import Any
 
 import aiohttp
@@ -68,7 +68,7 @@ class HttpUpstream:
         """Posts `body` as it is and returns the answer's bytes and headers (case-insensitive)."""
         return await self._fetch("POST", path, body, headers, ctx)
 
-    async def stream_events(self, path: str, payload: Any, ctx: CallContext) -> AsyncIterator[str]:
+    async def stream_events(self, path: str, payload: Any, ctx: CallContext) -> AsyncGenerator[str, None]:
         """Posts JSON and yields the `data` of each server-sent event as it arrives.
 
         Closing the iterator closes the connection, which is how an upstream learns that nobody listens any more.
