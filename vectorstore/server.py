@@ -15,10 +15,11 @@ from chassis.context import CallContext
 from chassis.errors import InvalidRequestError
 from chassis.server import RoomModel
 from chassis.tensors import metadata, per_row, read_columns, respond
+from chassis.validation import invalid_request
 from vectorstore.index import Found
 from vectorstore.service import VectorstoreService
 from vectorstore.settings import ResponseShape
-from vectorstore.wire import MAX_INSTANCES, SearchInstance, SearchRequest
+from vectorstore.wire import SearchInstance, SearchRequest
 
 NAME = "vectorstore"
 
@@ -92,7 +93,7 @@ def _instances(payload: Any) -> list[SearchInstance]:
     try:
         return SearchRequest.model_validate(payload).instances
     except ValidationError as error:
-        raise _explained(error) from error
+        raise invalid_request(error) from error
 
 
 def _rows(request: InferRequest) -> list[SearchInstance]:
@@ -125,39 +126,3 @@ def _strings(found: Sequence[Found]) -> bytes:
     """A flat list of texts for one instance, as earlier clients read it; for several a list of lists."""
     texts = [answer.texts() for answer in found]
     return orjson.dumps({"predictions": texts[0] if len(texts) == 1 else texts})
-
-
-def _explained(error: ValidationError) -> InvalidRequestError:
-    problems = error.errors(include_url=False)
-    first = problems[0]
-    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).removeprefix(".")
-    more = f" ({len(problems) - 1} more problems)" if len(problems) > 1 else ""
-    if not path:
-        return InvalidRequestError('The body is not an object: send {"instances": [{"input": "a question"}]}.')
-    message = _MESSAGES.get(first["type"], "").format(**first.get("ctx", {})) or first["msg"]
-    return InvalidRequestError(f"{path}: {message}{_shown(first)}.{more}", field=path)
-
-
-def _shown(problem: Any) -> str:
-    """The offending value, where it is short enough to help."""
-    value = problem["input"]
-    shown = isinstance(value, str | int | float | bool) and problem["type"] != "string_too_short"
-    text = repr(value)
-    return f" (got {text})" if shown and len(text) <= 60 else ""
-
-
-_MESSAGES = {
-    "missing": "missing, but required",
-    "extra_forbidden": "unknown here; an instance has input, num_docs and filters, and they are in instances",
-    "too_short": f"send 1 to {MAX_INSTANCES} of them",
-    "too_long": "send at most {max_length} at a time",
-    "string_too_short": "empty: send a text",
-    "string_too_long": "send at most {max_length} characters",
-    "greater_than_equal": "send {ge} or more",
-    "less_than_equal": "send {le} or less",
-    "string_type": "send a text",
-    "int_type": "send a whole number",
-    "list_type": "send a list",
-    "dict_type": "send an object",
-    "model_type": 'send an object such as {{"input": "a question"}}',
-}
