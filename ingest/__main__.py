@@ -1,0 +1,61 @@
+"""Builds an index version from files and folders: `python -m ingest PATH…`, a Job in a cluster.
+
+Settings come from `INGEST_…` environment variables (see ingest/README.md). Exit status: 0 where a version was
+published or nothing had changed, 1 where the run failed or nothing was usable, 2 where arguments or settings are wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import logging
+import sys
+from pathlib import Path
+
+from pydantic import ValidationError
+from rich.console import Console
+
+from chassis.errors import ServiceError
+from ingest import pipeline, progress
+from ingest.errors import IngestError
+from ingest.settings import IngestSettings
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs once and returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m ingest", description="Builds an index version from documents.")
+    parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="file or folder of documents")
+    parser.add_argument("--json", action="store_true", help="print the summary as JSON on standard output")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("ingest").setLevel(logging.INFO)
+    console = Console(stderr=True)
+    try:
+        settings = IngestSettings.model_validate({})  # from the environment
+        settings.chunks()
+    except ValidationError as error:
+        for problem in error.errors():
+            name = "_".join(str(part) for part in problem["loc"]).upper()
+            console.print(f"INGEST_{name}: {problem['msg']}", markup=False, highlight=False)
+        return 2
+    except IngestError as error:
+        console.print(str(error), markup=False, highlight=False)
+        return 2
+    try:
+        with progress.shown(console) as on_progress:
+            summary = asyncio.run(pipeline.run(settings, options.paths, on_progress))
+    except (IngestError, ServiceError) as error:
+        console.print(str(error), markup=False, highlight=False)
+        return 1
+    except KeyboardInterrupt:
+        console.print("Interrupted. The index is left as it is.", markup=False, highlight=False)
+        return 1
+    progress.report(summary, console)
+    if options.json:
+        sys.stdout.write(json.dumps(summary.as_dict()) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,181 @@
+"""The parser process, seen from the run: a file in, documents with their spans out."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import orjson
+
+from ingest.errors import ParserError, SkippedFileError
+from ingest.loaders import MetadataValue, SourceFile
+from ingest.settings import IngestSettings
+from ingest.worker import LENGTH, frame
+
+_START_TIMEOUT_S = 60.0
+_BUFFER_BYTES = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """A document and where it is cut into chunks."""
+
+    id: str
+    text: str
+    title: str
+    url: str | None
+    metadata: dict[str, MetadataValue]
+    spans: list[tuple[int, int, list[str], str]]
+    """Per chunk start, end, heading path, and the prefix of what is embedded."""
+
+
+class Parser:
+    """A worker process that parses one file at a time; started anew where a file has killed it.
+
+    Use it as an asynchronous context manager. It reads ahead no more than a pipe and a buffer hold.
+    """
+
+    def __init__(self, settings: IngestSettings) -> None:
+        self._timeout_s = settings.parse_timeout_s
+        self._arguments = orjson.dumps(
+            {
+                "tokenizer": str(settings.tokenizer.absolute()),
+                "chunks": dataclasses.asdict(settings.chunks()),
+                "limits": dataclasses.asdict(settings.limits()),
+                "memory_bytes": settings.parser_memory_bytes,
+            }
+        ).decode()
+        self._process: asyncio.subprocess.Process | None = None
+        self._stderr: IO[bytes] | None = None
+
+    async def __aenter__(self) -> Parser:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stop()
+
+    async def parse(self, file: SourceFile) -> AsyncGenerator[Cut | str, None]:
+        """Documents of the file, and notices as strings.
+
+        Raises:
+            SkippedFileError: the file, or what is left of it, cannot be used.
+            ParserError: no process can be started.
+        """
+        if self._process is None:
+            await self._start()
+        await self._request({"path": str(file.path), "source": file.source})
+        done = False
+        try:
+            while True:
+                answer = await self._receive(self._timeout_s)
+                if "end" in answer:
+                    done = True
+                    break
+                if "notice" in answer:
+                    yield str(answer["notice"])
+                else:
+                    yield Cut(**answer["document"], spans=[tuple(span) for span in answer["spans"]])
+        finally:
+            if not done:
+                await self._stop()
+        if answer["end"] is not None:
+            raise SkippedFileError(answer["end"])
+
+    async def _start(self) -> None:
+        # A file, not a pipe: nobody has to read it.
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed by _stop
+        self._process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "ingest.worker",
+            self._arguments,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=self._stderr,
+            limit=_BUFFER_BYTES,
+            env=_environment(),
+            cwd="/",
+            # An interrupt from the keyboard is for the run to handle.
+            start_new_session=True,
+        )
+        try:
+            answer = await self._receive(_START_TIMEOUT_S)
+        except SkippedFileError as error:
+            raise ParserError(f"The parser process cannot be started: {error}") from error
+        if "error" in answer:
+            await self._stop()
+            raise ParserError(answer["error"])
+
+    async def _request(self, message: Any) -> None:
+        process = self._process
+        if process is None or process.stdin is None:
+            raise ParserError("The parser process is gone.")
+        process.stdin.write(frame(message))
+        with contextlib.suppress(ConnectionError):
+            # Where the process is gone, the answer says so.
+            await process.stdin.drain()
+
+    async def _receive(self, timeout_s: float) -> dict[str, Any]:
+        process = self._process
+        if process is None or process.stdout is None:
+            raise ParserError("The parser process is gone.")
+        try:
+            return await asyncio.wait_for(_read(process.stdout), timeout_s)
+        except asyncio.TimeoutError:
+            await self._stop()
+            raise SkippedFileError(f"parsing took longer than {timeout_s:g} s (INGEST_PARSE_TIMEOUT_S)") from None
+        except (asyncio.IncompleteReadError, ConnectionError):
+            code = await process.wait()
+            last = self._last_words()
+            await self._stop()
+            how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
+            raise SkippedFileError(f"the parser {how} while reading it" + (f": {last}" if last else "")) from None
+
+    def _last_words(self) -> str:
+        if self._stderr is None:
+            return ""
+        size = self._stderr.seek(0, os.SEEK_END)
+        self._stderr.seek(max(size - 2000, 0))
+        lines = self._stderr.read().decode("utf-8", "replace").strip().split("\n")
+        return lines[-1][:200]
+
+    async def _stop(self) -> None:
+        process, self._process = self._process, None
+        if process is not None:
+            if process.returncode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    process.kill()
+            await process.wait()
+            # The transport would otherwise warn when it is collected after the loop is closed.
+            transport = getattr(process, "_transport", None)
+            if transport is not None:
+                transport.close()
+        if self._stderr is not None:
+            self._stderr.close()
+            self._stderr = None
+
+
+def _environment() -> dict[str, str]:
+    """Imports what this process imports, wherever that comes from; on one thread, the embedder needs the others."""
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path),
+        "OPENBLAS_NUM_THREADS": "1",
+        "RAYON_NUM_THREADS": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+
+
+async def _read(stream: asyncio.StreamReader) -> dict[str, Any]:
+    (length,) = LENGTH.unpack(await stream.readexactly(LENGTH.size))
+    answer: dict[str, Any] = orjson.loads(await stream.readexactly(length))
+    return answer

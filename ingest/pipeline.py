@@ -1,0 +1,450 @@
+"""A run: sources → documents → chunks → vectors → a new index version."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import hashlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from embedder.client import EmbedderClient, TokenCounter
+from ingest.chunking import ALGORITHM, EmbeddingTexts
+from ingest.embedding import Embedding, Vector
+from ingest.errors import NothingUsableError, ParserError, SkippedFileError
+from ingest.events import Advanced, Event, Noticed, OnProgress, Planned, Published, Skipped, Summary
+from ingest.loaders import SourceFile
+from ingest.parser import Cut, Parser
+from ingest.settings import IngestSettings
+from ingest.sources import list_sources
+from vectorstore.errors import DamagedIndexError, UnsupportedFormatError
+from vectorstore.versions import Chunk, Document, IndexRoot, IndexVersion, VersionBuilder, content_key
+
+LOADERS = 1
+"""Of what the loaders make of a file. Raised when that changes, so that unchanged files are parsed again."""
+
+_SHORT_TEXT_CHARS = 200
+"""A text shorter than this repeats another only if the titles are the same too: `N/A` says something of its title."""
+
+_QUEUED_DOCUMENTS = 256
+
+_Result = TypeVar("_Result")
+
+
+async def run(settings: IngestSettings, sources: Sequence[Path], on_progress: OnProgress | None = None) -> Summary:
+    """Makes the index follow the sources.
+
+    Sources that have not changed are not parsed again, chunks that have not changed are not embedded again; where
+    nothing at all has changed nothing is published. A file that cannot be used is reported and left out.
+
+    Args:
+        settings: of this run.
+        sources: files and folders.
+        on_progress: told what happens, in the event loop of the caller.
+
+    Raises:
+        SourceNotFoundError: a path does not exist.
+        NothingUsableError: no file gave a document. The index stays as it is.
+        EmbeddingFailedError: the embedder failed for good. The index stays as it is.
+        ParserError: the tokenizer cannot be loaded, or no process can be started.
+    """
+    begun = time.monotonic()
+    client = EmbedderClient(settings.embedder_url, model=settings.embedder_model)
+    embedding = Embedding(client, settings)
+    try:
+        ingestion = _Ingestion(settings, embedding, on_progress)
+        await ingestion.run(sources)
+    finally:
+        await embedding.aclose()
+        await client.aclose()
+    ingestion.summary.seconds = time.monotonic() - begun
+    return ingestion.summary
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What is to be done with each source."""
+
+    changed: list[tuple[SourceFile, str]]
+    """New and changed files with their hashes."""
+    unchanged: frozenset[str]
+    """Sources whose documents are copied from the version before."""
+    dropped: frozenset[str]
+    """Sources of the version before whose documents do not stay as they are: changed or deleted."""
+
+
+@dataclass(slots=True)
+class _Work:
+    """A document on its way into the version."""
+
+    document: Document
+    chunks: list[Chunk]
+    vectors: list[Vector | asyncio.Future[Vector]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Done:
+    """Everything of a file is on its way: stands in the queue behind its documents."""
+
+    size_bytes: int
+
+
+class _Ingestion:
+    def __init__(self, settings: IngestSettings, embedding: Embedding, on_progress: OnProgress | None) -> None:
+        self._settings = settings
+        self._embedding = embedding
+        self._on_progress = on_progress
+        self._root = IndexRoot(settings.index_root, settings.index_name)
+        self._previous: IndexVersion | None = None
+        self._builder: VersionBuilder | None = None
+        self._queue: asyncio.Queue[_Work | _Done | None] = asyncio.Queue(_QUEUED_DOCUMENTS)
+        self._in_flight = 0
+        self._written = asyncio.Condition()
+        self._seen: dict[bytes, str] = {}
+        """Hash of a text to the source it was first found in."""
+        self._files_done = 0
+        self._bytes_done = 0
+        self._bytes_of_file = 0
+        self.summary = Summary()
+
+    async def run(self, sources: Sequence[Path]) -> None:
+        listing = await asyncio.to_thread(list_sources, sources)
+        self.summary.files = len(listing.files)
+        for source, reason in listing.skipped.items():
+            self._skip(source, reason)
+        if not listing.files:
+            raise NothingUsableError(f"No files to read in {', '.join(map(str, sources)) or 'nothing'}.")
+        described = await asyncio.to_thread(_describe, self._settings)
+        await self._embedding.connect()
+        with contextlib.ExitStack() as stack:
+            self._previous = self._open_previous()
+            if self._previous is not None:
+                stack.enter_context(self._previous)
+            plan = await self._plan(listing.files, described)
+            self.summary.deleted = len(plan.dropped - {file.source for file, _ in plan.changed})
+            self._tell(
+                Planned(
+                    changed=len(plan.changed),
+                    unchanged=len(plan.unchanged),
+                    deleted=self.summary.deleted,
+                    size_bytes=sum(_size(file) for file, _ in plan.changed),
+                )
+            )
+            if plan.changed or plan.dropped:
+                await self._build(plan, described)
+            self._conclude()
+
+    def _open_previous(self) -> IndexVersion | None:
+        if self._root.current() is None:
+            return None
+        try:
+            return self._root.open()
+        except (DamagedIndexError, UnsupportedFormatError) as error:
+            self._notice(f"index {self._settings.index_name}", f"{error.message} It is built anew.")
+            return None
+
+    async def _plan(self, files: Sequence[SourceFile], described: dict[str, Any]) -> _Plan:
+        manifest = self._previous.manifest if self._previous is not None else None
+        before = {source: info.sha256 for source, info in manifest.sources.items()} if manifest is not None else {}
+        comparable = (
+            manifest is not None
+            and manifest.embedder.fingerprint == self._embedding.fingerprint
+            and manifest.settings == described
+        )
+        changed: list[tuple[SourceFile, str]] = []
+        unchanged: set[str] = set()
+        for file in files:
+            try:
+                sha256 = await asyncio.to_thread(file.sha256)
+            except OSError as error:
+                self._skip(file.source, f"cannot be read: {error.strerror or type(error).__name__}")
+                continue
+            if comparable and before.get(file.source) == sha256:
+                unchanged.add(file.source)
+            else:
+                changed.append((file, sha256))
+        return _Plan(changed, frozenset(unchanged), frozenset(before.keys() - unchanged))
+
+    async def _build(self, plan: _Plan, described: dict[str, Any]) -> None:
+        with contextlib.ExitStack() as stack:
+            producer = asyncio.create_task(self._produce(plan))
+            writer = asyncio.create_task(self._write(described, stack))
+            try:
+                done, _ = await asyncio.wait((producer, writer), return_when=asyncio.FIRST_EXCEPTION)
+                for task in done:
+                    task.result()
+            finally:
+                for task in (producer, writer):
+                    task.cancel()
+                await asyncio.gather(producer, writer, return_exceptions=True)
+            if self._builder is None:
+                if plan.dropped:
+                    raise NothingUsableError(self._nothing("What the index holds is gone from the sources"))
+                return
+            version = await _in_thread(self._builder.publish)
+        self.summary.version = version
+        self._tell(Published(version))
+        if self._settings.keep_versions:
+            await asyncio.to_thread(self._root.prune, self._settings.keep_versions)
+
+    def _conclude(self) -> None:
+        """What the summary says of a run that ended well."""
+        summary = self.summary
+        summary.embedded, summary.truncated = self._embedding.embedded, self._embedding.truncated
+        summary.reused = summary.chunks - summary.embedded
+        if summary.truncated:
+            self._notice(
+                "embedder",
+                f"{summary.truncated} chunks were longer than the embedder reads: lower INGEST_WINDOW_TOKENS to its "
+                "window, or raise INGEST_RESERVED_TOKENS to what its prefix takes",
+            )
+        if self._builder is None:
+            if self._previous is None:
+                raise NothingUsableError(self._nothing("No file gave a document"))
+            manifest = self._previous.manifest
+            summary.unchanged, summary.version = True, manifest.version
+            summary.documents, summary.chunks = manifest.counts.documents, manifest.counts.chunks
+
+    def _nothing(self, what: str) -> str:
+        reasons = list(self.summary.skipped.items())[:3]
+        listed = "; ".join(f"{source}: {reason}" for source, reason in reasons)
+        more = len(self.summary.skipped) - len(reasons)
+        return f"{what}; the index is left as it is." + (
+            f" Skipped were {listed}{f' and {more} more' if more > 0 else ''}." if listed else ""
+        )
+
+    # Producing: documents with their chunks and the vectors they have or wait for.
+
+    async def _produce(self, plan: _Plan) -> None:
+        if self._previous is not None:
+            await asyncio.to_thread(self._remember_texts, plan.unchanged)
+        found = 0
+        async with Parser(self._settings) as parser:
+            for file, sha256 in plan.changed:
+                found += await self._produce_file(parser, file, sha256)
+        if found or (plan.dropped and plan.unchanged):
+            await self._copy(plan.unchanged)
+        await self._embedding.flush()
+        await self._queue.put(None)
+
+    async def _produce_file(self, parser: Parser, file: SourceFile, sha256: str) -> int:
+        documents = repeated = 0
+        first = ""
+        try:
+            async with contextlib.aclosing(parser.parse(file)) as items:
+                async for item in items:
+                    if isinstance(item, str):
+                        self._notice(file.source, item)
+                        continue
+                    document = Document(item.id, item.text, item.title, item.url, file.source, sha256, item.metadata)
+                    key = _text_key(document)
+                    if key in self._seen:
+                        repeated += 1
+                        first = first or self._seen[key]
+                        continue
+                    self._seen[key] = file.source
+                    documents += 1
+                    await self._enqueue(document, _chunks(item))
+        except SkippedFileError as error:
+            if documents:
+                self._notice(file.source, f"read only in part, {documents} documents: {error}")
+            else:
+                self._skip(file.source, str(error))
+        self.summary.duplicates += repeated
+        if repeated and not documents:
+            self._skip(file.source, f"says the same as {first}")
+        elif repeated:
+            self._notice(file.source, f"{repeated} of {documents + repeated} documents say the same as others")
+        await self._queue.put(_Done(_size(file)))
+        return documents
+
+    async def _copy(self, unchanged: frozenset[str]) -> None:
+        """Takes the documents of unchanged sources over from the version before."""
+        if self._previous is None or not unchanged:
+            return
+        tokens = await asyncio.to_thread(_load_tokens, self._settings)
+        texts = EmbeddingTexts(self._settings.chunks(), tokens)
+        copied = _copied(self._previous, unchanged, texts)
+        while (item := await asyncio.to_thread(next, copied, None)) is not None:
+            await self._enqueue(*item)
+
+    def _remember_texts(self, unchanged: frozenset[str]) -> None:
+        if self._previous is not None and unchanged:
+            for document in self._previous.documents():
+                if document.source in unchanged:
+                    self._seen[_text_key(document)] = document.source
+
+    async def _enqueue(self, document: Document, chunks: list[Chunk]) -> None:
+        """Asks for the vectors that are missing and passes the document on; waits while too much is on its way."""
+        if self._in_flight >= self._settings.max_chunks_in_flight:
+            # What the writer waits for may be in the batch that is not yet full.
+            await self._embedding.flush()
+            async with self._written:
+                await self._written.wait_for(lambda: self._in_flight < self._settings.max_chunks_in_flight)
+        self._in_flight += len(chunks)
+        texts = [chunk.embedding_text or chunk.text for chunk in chunks]
+        keys = [content_key(self._embedding.fingerprint, text) for text in texts]
+        known = await asyncio.to_thread(self._known_vectors, keys)
+        vectors: list[Vector | asyncio.Future[Vector]] = []
+        for key, text in zip(keys, texts, strict=True):
+            if key in known:
+                vectors.append(known[key])
+            else:
+                vectors.append(await self._embedding.request(key, text))
+        await self._queue.put(_Work(document, chunks, vectors))
+
+    def _known_vectors(self, keys: Sequence[str]) -> dict[str, Vector]:
+        if self._previous is None or self._previous.manifest.embedder.fingerprint != self._embedding.fingerprint:
+            return {}
+        vectors = self._previous.vectors_by_content()
+        known: dict[str, Vector] = {}
+        for key in keys:
+            with contextlib.suppress(KeyError):
+                known[key] = vectors[key]
+        return known
+
+    # Writing: in the order of the queue.
+
+    async def _write(self, described: dict[str, Any], stack: contextlib.ExitStack) -> None:
+        while (work := await self._queue.get()) is not None:
+            if isinstance(work, _Done):
+                self._files_done += 1
+                self._bytes_done += work.size_bytes
+                self._bytes_of_file = 0
+            else:
+                await self._write_document(work, described, stack)
+            self._tell(
+                Advanced(
+                    files=self._files_done,
+                    size_bytes=self._bytes_done + self._bytes_of_file,
+                    documents=self.summary.documents,
+                    chunks=self.summary.chunks,
+                    embedded=self._embedding.embedded,
+                )
+            )
+
+    async def _write_document(self, work: _Work, described: dict[str, Any], stack: contextlib.ExitStack) -> None:
+        vectors = np.empty((len(work.chunks), self._embedding.dimension), np.float32)
+        for row, vector in enumerate(work.vectors):
+            vectors[row] = await vector if isinstance(vector, asyncio.Future) else vector
+        await _in_thread(lambda: self._add(work, vectors, described, stack))
+        self.summary.documents += 1
+        self.summary.chunks += len(work.chunks)
+        self._bytes_of_file += len(work.document.text)
+        async with self._written:
+            self._in_flight -= len(work.chunks)
+            self._written.notify_all()
+
+    def _add(
+        self, work: _Work, vectors: npt.NDArray[np.float32], described: dict[str, Any], stack: contextlib.ExitStack
+    ) -> None:
+        if self._builder is None:
+            self._builder = stack.enter_context(
+                self._root.begin(
+                    embedder_fingerprint=self._embedding.fingerprint,
+                    dimension=self._embedding.dimension,
+                    settings=described,
+                )
+            )
+        self._builder.add(work.document, work.chunks, vectors)
+
+    def _skip(self, source: str, reason: str) -> None:
+        self.summary.skipped[source] = reason
+        self._tell(Skipped(source, reason))
+
+    def _notice(self, source: str, text: str) -> None:
+        self.summary.notices.append(f"{source}: {text}")
+        self._tell(Noticed(source, text))
+
+    def _tell(self, event: Event) -> None:
+        if self._on_progress is not None:
+            self._on_progress(event)
+
+
+async def _in_thread(work: Callable[[], _Result]) -> _Result:
+    """Runs `work` in a thread, and to its end also when cancelled: the builder must not be removed under it."""
+    task = asyncio.ensure_future(asyncio.to_thread(work))
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise
+
+
+def _describe(settings: IngestSettings) -> dict[str, Any]:
+    """What decides which chunks a file becomes: equal for two runs, unchanged files become the same chunks."""
+    try:
+        tokenizer_sha256 = hashlib.sha256(settings.tokenizer.read_bytes()).hexdigest()
+    except OSError as error:
+        raise ParserError(f"The tokenizer {settings.tokenizer} cannot be read: {error.strerror}.") from error
+    return {
+        "loaders": LOADERS,
+        "chunker": {"algorithm": ALGORITHM, **dataclasses.asdict(settings.chunks())},
+        "limits": dataclasses.asdict(settings.limits()),
+        "tokenizer_sha256": tokenizer_sha256,
+    }
+
+
+def _load_tokens(settings: IngestSettings) -> TokenCounter:
+    try:
+        return TokenCounter.load(settings.tokenizer)
+    except ValueError as error:
+        raise ParserError(str(error)) from error
+
+
+def _chunks(cut: Cut) -> list[Chunk]:
+    return [
+        Chunk(
+            id=_chunk_id(cut.id, start, cut.text[start:end]),
+            document_id=cut.id,
+            text=cut.text[start:end],
+            start=start,
+            end=end,
+            heading_path=tuple(heading_path),
+            embedding_text=prefix + cut.text[start:end],
+        )
+        for start, end, heading_path, prefix in cut.spans
+    ]
+
+
+def _chunk_id(document_id: str, start: int, text: str) -> str:
+    return hashlib.sha256(f"{document_id}\0{start}\0{text}".encode()).hexdigest()[:32]
+
+
+def _copied(
+    previous: IndexVersion, sources: frozenset[str], texts: EmbeddingTexts
+) -> Iterator[tuple[Document, list[Chunk]]]:
+    """Documents of these sources with their chunks, as they were when they were parsed."""
+    chunks = previous.chunks()
+    ahead = next(chunks, None)
+    for document in previous.documents():
+        own: list[Chunk] = []
+        while ahead is not None and ahead.document_id == document.id:
+            own.append(ahead)
+            ahead = next(chunks, None)
+        if document.source in sources:
+            yield document, [_with_embedding_text(chunk, document, texts) for chunk in own]
+
+
+def _with_embedding_text(chunk: Chunk, document: Document, texts: EmbeddingTexts) -> Chunk:
+    prefix = texts.prefix(document.title, chunk.heading_path, chunk.text) or ""
+    return dataclasses.replace(chunk, embedding_text=prefix + chunk.text)
+
+
+def _text_key(document: Document) -> bytes:
+    title = document.title if len(document.text) < _SHORT_TEXT_CHARS else ""
+    return hashlib.sha256(f"{title}\0{document.text}".encode()).digest()
+
+
+def _size(file: SourceFile) -> int:
+    try:
+        return file.path.stat().st_size
+    except OSError:
+        return 0

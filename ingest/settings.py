@@ -1,0 +1,89 @@
+"""Settings of a run, from arguments or from `INGEST_…` environment variables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from ingest.chunking import ChunkSettings
+from ingest.loaders import Limits
+
+
+class IngestSettings(BaseSettings):
+    """Where documents become an index, and within which bounds."""
+
+    model_config = SettingsConfigDict(env_prefix="INGEST_", extra="forbid")
+
+    index_root: Path = Field(description="Folder that holds the indexes.")
+    index_name: str = Field(
+        default="default", description="Name of the index; its versions lie in a folder of this name."
+    )
+    embedder_url: str = Field(default="http://127.0.0.1:8084", description="Base URL of the embedder.")
+    embedder_model: str = Field(default="minilm", description="Name of the embedder's model.")
+    tokenizer: Path = Field(description="tokenizer.json of the embedder's model, to measure chunks with.")
+
+    window_tokens: int = Field(
+        default=256, ge=16, le=1_000_000, description="Tokens that the embedder reads of a text."
+    )
+    reserved_tokens: int = Field(
+        default=8, ge=0, le=1_000, description="Tokens of the window for special tokens and the embedder's own prefix."
+    )
+    chunk_tokens: int = Field(
+        default=200, ge=8, le=1_000_000, description="Tokens of a chunk at most, overlap included."
+    )
+    overlap_tokens: int = Field(
+        default=30, ge=0, description="Tokens of whole sentences repeated from the chunk before."
+    )
+    min_chunk_tokens: int = Field(
+        default=48,
+        ge=0,
+        description="A section of fewer tokens is put together with its neighbour under the same heading.",
+    )
+
+    batch_size: int = Field(default=128, ge=1, le=4_096, description="Texts per call of the embedder.")
+    concurrency: int = Field(default=2, ge=1, le=64, description="Calls of the embedder at a time.")
+    embed_timeout_s: float = Field(default=300, gt=0, description="Seconds that one call of the embedder may take.")
+    embed_attempts: int = Field(default=6, ge=1, le=100, description="Times that a failed call is tried in all.")
+    retry_wait_s: float = Field(
+        default=0.5, ge=0, description="Seconds before the second attempt; doubled for each further."
+    )
+    max_chunks_in_flight: int = Field(
+        default=2_048, ge=1, description="Chunks parsed but not yet written, before parsing waits. Bounds the memory."
+    )
+
+    max_file_bytes: int = Field(default=64 * 1024**2, ge=1, description="Bytes of a file that is parsed whole.")
+    max_rows_file_bytes: int = Field(default=4 * 1024**3, ge=1, description="Bytes of a CSV or JSON Lines file.")
+    max_text_chars: int = Field(default=20_000_000, ge=1, description="Characters of one document's text.")
+    max_pages: int = Field(default=10_000, ge=1, description="Pages of one PDF.")
+    parse_timeout_s: float = Field(default=120, gt=0, description="Seconds that a file may take to its next document.")
+    parser_memory_bytes: int = Field(
+        default=4 * 1024**3, ge=512 * 1024**2, description="Address space of the process that parses files."
+    )
+    keep_versions: int = Field(
+        default=5, ge=0, description="Versions to keep after publishing, the new one included; 0: all."
+    )
+
+    def limits(self) -> Limits:
+        """What the loaders refuse."""
+        return Limits(
+            max_file_bytes=self.max_file_bytes,
+            max_rows_file_bytes=self.max_rows_file_bytes,
+            max_text_chars=self.max_text_chars,
+            max_pages=self.max_pages,
+        )
+
+    def chunks(self) -> ChunkSettings:
+        """Sizes of chunks.
+
+        Raises:
+            IngestError: they contradict each other.
+        """
+        return ChunkSettings(
+            window_tokens=self.window_tokens,
+            reserved_tokens=self.reserved_tokens,
+            max_tokens=self.chunk_tokens,
+            overlap_tokens=self.overlap_tokens,
+            min_tokens=self.min_chunk_tokens,
+        )

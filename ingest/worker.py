@@ -1,0 +1,101 @@
+"""The process that parses and chunks files, so that a hostile file can cost neither the run nor the machine.
+
+    python -m ingest.worker <settings as JSON>
+
+Requests come on standard input, answers go to standard output, each a frame: 4 bytes of length, little-endian, and as
+many bytes of JSON. A request is `{"path", "source"}`. It is answered by any number of `{"document", "spans"}` and
+`{"notice"}` and then one `{"end": null}`, or `{"end": reason}` where the file, or the rest of it, was skipped. The
+first frame is `{"ready": true}`, or `{"error": …}` where the process cannot work at all.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import struct
+import sys
+from pathlib import Path
+from typing import IO, Any
+
+import orjson
+
+from embedder.client import TokenCounter
+from ingest.chunking import Chunker, ChunkSettings
+from ingest.errors import IngestError, SkippedFileError
+from ingest.loaders import Limits, Notice, SourceFile, load
+
+LENGTH = struct.Struct("<I")
+
+
+def main(arguments: list[str]) -> int:
+    """Answers requests until standard input ends."""
+    settings = orjson.loads(arguments[0])
+    requests = os.fdopen(os.dup(0), "rb")
+    answers = os.fdopen(os.dup(1), "wb")
+    # Whatever a library prints must not end up between the frames.
+    os.dup2(2, 1)
+    memory_bytes = settings["memory_bytes"]
+    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+    try:
+        tokens = TokenCounter.load(Path(settings["tokenizer"]))
+        chunker = Chunker(ChunkSettings(**settings["chunks"]), tokens)
+    except (ValueError, IngestError) as error:
+        _send(answers, {"error": str(error)})
+        return 1
+    limits = Limits(**settings["limits"])
+    _send(answers, {"ready": True})
+    while (request := receive(requests)) is not None:
+        file = SourceFile(Path(request["path"]), request["source"])
+        _send(answers, {"end": _answer(file, limits, chunker, answers)})
+    return 0
+
+
+def receive(stream: IO[bytes]) -> Any:
+    """The next frame; None at the end of the stream."""
+    head = stream.read(LENGTH.size)
+    if len(head) < LENGTH.size:
+        return None
+    return orjson.loads(stream.read(LENGTH.unpack(head)[0]))
+
+
+def frame(message: Any) -> bytes:
+    """A message with its length before it."""
+    body = orjson.dumps(message)
+    return LENGTH.pack(len(body)) + body
+
+
+def _answer(file: SourceFile, limits: Limits, chunker: Chunker, answers: IO[bytes]) -> str | None:
+    """Sends what one file holds. The reason where it is skipped."""
+    try:
+        for item in load(file, limits):
+            if isinstance(item, Notice):
+                _send(answers, {"notice": item.text})
+                continue
+            spans = [(span.start, span.end, span.heading_path, span.prefix) for span in chunker.iterate(item)]
+            _send(
+                answers,
+                {
+                    "document": {
+                        "id": item.id,
+                        "text": item.text,
+                        "title": item.title,
+                        "url": item.url,
+                        "metadata": dict(item.metadata),
+                    },
+                    "spans": spans,
+                },
+            )
+    except SkippedFileError as error:
+        return str(error)
+    except MemoryError:
+        return "needs more memory than the parser may use (INGEST_PARSER_MEMORY_BYTES)"
+    return None
+
+
+def _send(stream: IO[bytes], message: Any) -> None:
+    stream.write(frame(message))
+    stream.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
