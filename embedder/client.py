@@ -32,7 +32,7 @@ _OUTPUTS = ("embeddings", "token_count", "truncated", "fingerprint")
 _SPARSE_OUTPUTS = ("sparse_indices", "sparse_weights")
 _MULTI_VECTOR_OUTPUTS = ("multi_vectors", "multi_vector_count")
 
-_DTYPES: dict[str, tuple[str, npt.DTypeLike]] = {
+_DTYPES: dict[str, tuple[str, str | None]] = {
     "embeddings": ("FP32", "<f4"),
     "token_count": ("INT32", "<i4"),
     "truncated": ("BOOL", "?"),
@@ -132,7 +132,8 @@ class EmbedderClient:
 
         async def work() -> None:
             for part in waiting:
-                answers.append((part.positions, await self._infer(part.texts, names, input_type, ctx)))
+                answer = await self._infer(part.texts, names, input_type, ctx)
+                answers.append((part.positions, answer))
 
         workers = [asyncio.create_task(work()) for _ in range(min(self._requests_in_flight, len(parts)))]
         try:

@@ -123,13 +123,14 @@ def _strings(request: Any, name: str) -> list[str]:
     tensor = pb_utils.get_input_tensor_by_name(request, name)
     if tensor is None:
         return []
-    strings: list[str] = []
-    for row, value in enumerate(tensor.as_numpy().reshape(-1)):
-        try:
-            strings.append(value.decode("utf-8"))
-        except UnicodeDecodeError as error:
-            raise TextError(f"{name}[{row}] is not UTF-8: byte {error.start} cannot be read.") from None
-    return strings
+    return [_decode(name, row, value) for row, value in enumerate(tensor.as_numpy().reshape(-1))]
+
+
+def _decode(name: str, row: int, value: bytes) -> str:
+    try:
+        return value.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise TextError(f"{name}[{row}] is not UTF-8: byte {error.start} cannot be read.") from None
 
 
 def _tensors(embeddings: Embeddings, rows: slice, names: frozenset[str]) -> dict[str, npt.NDArray[Any]]:

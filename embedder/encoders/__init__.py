@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
 from embedder.encoders.base import Encoder
+from embedder.errors import SettingsError
 from embedder.settings import EncoderSettings
 
 __all__ = ["Encoder", "load_encoder"]
@@ -13,10 +15,32 @@ __all__ = ["Encoder", "load_encoder"]
 def load_encoder(model_dir: Path, settings: EncoderSettings) -> Encoder:
     """The encoder of a model folder, loaded and ready.
 
+    An engine is imported only when it is chosen: an image needs no other.
+
     Raises:
         ModelFolderError: the folder lacks a file, or holds one that is damaged or of another architecture.
-        SettingsError: the settings ask for a backend that is not there.
+        SettingsError: the settings ask for a backend that is not there, or that does not know the architecture.
     """
-    from embedder.encoders.minilm import MiniLmEncoder
+    if settings.architecture == "minilm":
+        if settings.backend == "flagembedding":
+            raise SettingsError("backend is 'flagembedding', which encodes bge_m3 only: choose openvino for minilm.")
+        from embedder.encoders.minilm import MiniLmEncoder
 
-    return MiniLmEncoder(model_dir, settings)
+        return MiniLmEncoder(model_dir, settings)
+    if settings.backend == "flagembedding" or (settings.backend == "auto" and _has_cuda()):
+        if importlib.util.find_spec("FlagEmbedding") is None:
+            raise SettingsError("backend is flagembedding, which is not installed: install kserve-rag[torch].")
+        from embedder.encoders.flag_embedding import FlagEmbeddingEncoder
+
+        return FlagEmbeddingEncoder(model_dir, settings)
+    from embedder.encoders.bge_m3 import BgeM3Encoder
+
+    return BgeM3Encoder(model_dir, settings)
+
+
+def _has_cuda() -> bool:
+    if importlib.util.find_spec("torch") is None:
+        return False
+    import torch
+
+    return bool(torch.cuda.is_available())

@@ -23,8 +23,6 @@ class Encoder(Protocol):
     """Length of a dense embedding."""
     max_tokens: int
     """Longest text that is read whole, in tokens, special tokens included."""
-    learned_sparse: bool
-    """Whether it makes sparse weights and multi-vectors."""
 
     def encode(
         self,
@@ -72,4 +70,5 @@ def normalize_rows(rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
 
     Source: torch.nn.functional.normalize, whose smallest divisor is 1e-12.
     """
-    return (rows / np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), 1e-12)).astype(np.float32, copy=False)
+    norms: npt.NDArray[np.float32] = np.linalg.norm(rows, axis=-1, keepdims=True)
+    return rows / np.maximum(norms, np.float32(1e-12))

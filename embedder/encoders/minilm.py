@@ -32,8 +32,6 @@ _INPUTS = {"input_ids", "attention_mask", "token_type_ids"}
 class MiniLmEncoder:
     """An ONNX sentence encoder on the CPU. See `Encoder`."""
 
-    learned_sparse = False
-
     def __init__(self, model_dir: Path, settings: EncoderSettings) -> None:
         """Loads `model.onnx` and `tokenizer.json`.
 

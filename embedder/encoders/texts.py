@@ -49,6 +49,11 @@ class TextTokenizer:
         self._max_characters = max_tokens * _CHARACTERS_PER_TOKEN
         self.max_tokens = max_tokens
 
+    def token_id(self, token: str) -> int | None:
+        """The id of a token, if there is one."""
+        number: int | None = self._tokenizer.token_to_id(token)
+        return number
+
     def __call__(self, texts: Sequence[str], input_type: InputType | Sequence[InputType]) -> TokenizedTexts:
         """Tokenises texts, in their order. `input_type` holds for all of them or is given for each.
 

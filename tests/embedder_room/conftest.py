@@ -76,7 +76,7 @@ def embedder_url(
 
 def _ready(url: str) -> bool:
     try:
-        with urllib.request.urlopen(f"{url}/v2/models/minilm/ready", timeout=2) as response:
+        with urllib.request.urlopen(f"{url}/v2/models/minilm/ready", timeout=2) as response:  # noqa: S310
             return bool(response.status == 200)
     except OSError:
         return False
