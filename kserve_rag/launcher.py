@@ -16,94 +16,34 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import IO, Any, Literal, get_args
+from typing import IO, Any
 
 import httpx
 import psutil
-from pydantic import BaseModel, ValidationError
 
 from kserve_rag import supervisor
-from kserve_rag.errors import LaunchError, NotRunningError, PortTakenError
+from kserve_rag.errors import LaunchError, PortTakenError
+from kserve_rag.graph import (
+    SERVICES,
+    GraphState,
+    ServiceName,
+    default_services,
+    how,
+    last_lines,
+    log_file,
+    probe,
+)
 from kserve_rag.locking import try_lock
 from kserve_rag.models import Catalogue, Kind, ModelFolder, ModelStore
 from kserve_rag.progress import Progress, Silent
 from kserve_rag.settings import HOST, Settings
 from kserve_rag.triton import TritonEnvironment, TritonPorts, ensure_triton_environment, package_folder, triton_command
-from vectorstore.versions import IndexRoot
-
-ServiceName = Literal["transformer", "vectorstore", "embedder", "predictor"]
-SERVICES: tuple[ServiceName, ...] = get_args(ServiceName)
-
-MODEL_NAME = "rag"
-"""The transformer's model name."""
 
 _POLL_S = 0.1
-_LAST_LINES = 15
-
-
-class ServiceState(BaseModel):
-    """One service of a running graph."""
-
-    url: str
-    grpc_url: str | None = None
-    model: str
-    """Its model's name on the v2 protocol."""
-    pid: int = 0
-    """0: not started yet."""
-
-    @property
-    def ready_url(self) -> str:
-        """Answers 200 when the service can do its work."""
-        return f"{self.url}/v2/models/{self.model}/ready"
-
-
-class GraphState(BaseModel):
-    """A running graph, as `<home>/run/graph.json` has it."""
-
-    supervisor_pid: int
-    supervisor_started: float
-    """Of that process, in seconds since the epoch: tells it from another that got its pid."""
-    started_at: datetime
-    llm: str
-    embedder: str
-    index_root: Path
-    index_name: str
-    services: dict[ServiceName, ServiceState]
-
-
-class ServiceStatus(BaseModel):
-    """Whether one service can do its work, and if not, why."""
-
-    url: str
-    ready: bool
-    reason: str | None
-
-
-class IndexStatus(BaseModel):
-    """The index version that is served."""
-
-    name: str
-    version: str
-    documents: int
-    chunks: int
-
-
-class GraphStatus(BaseModel):
-    """What `kserve-rag status --json` prints."""
-
-    services: dict[ServiceName, ServiceStatus]
-    index: IndexStatus | None
-
-
-@dataclass(frozen=True, slots=True)
-class _Models:
-    embedder: ModelFolder
-    llm: ModelFolder
 
 
 class Graph:
@@ -146,7 +86,7 @@ class Graph:
             while missing:
                 self._supervisor.check()
                 for name in list(missing):
-                    ready, reasons[name] = _probe(client, self.state.services[name])
+                    ready, reasons[name] = probe(client, self.state.services[name])
                     if ready:
                         missing.remove(name)
                         self._progress.note(name, "")
@@ -191,10 +131,9 @@ def launch(settings: Settings, *, progress: Progress | None = None) -> Graph:
         SetupError: this machine cannot run Triton.
     """
     progress = progress or Silent()
-    lock = try_lock(settings.run / "graph.lock")
-    if lock is None:
-        raise LaunchError(f"A graph runs already in {settings.home}. `kserve-rag status` shows it; `down` stops it.")
+    lock = _lock(settings)
     try:
+        (settings.run / "graph.json").unlink(missing_ok=True)
         state = _planned_state(settings)
         channel = _Supervisor(settings, lock)
     finally:
@@ -224,92 +163,6 @@ def model_store(settings: Settings, progress: Progress | None = None) -> ModelSt
         offline=settings.offline,
         progress=progress,
     )
-
-
-def running(settings: Settings) -> GraphState | None:
-    """The graph that runs in this home; None where none does.
-
-    Raises:
-        LaunchError: one is just being started or stopped.
-    """
-    lock = try_lock(settings.run / "graph.lock")
-    if lock is not None:
-        os.close(lock)
-        return None
-    for _ in range(20):
-        with contextlib.suppress(FileNotFoundError, ValidationError):
-            return GraphState.model_validate_json((settings.run / "graph.json").read_text(encoding="utf-8"))
-        time.sleep(_POLL_S)
-    raise LaunchError(f"Another process is just starting or stopping the graph in {settings.home}. Try again shortly.")
-
-
-def need_running(settings: Settings) -> GraphState:
-    """The graph that runs in this home.
-
-    Raises:
-        NotRunningError: none does.
-    """
-    state = running(settings)
-    if state is None:
-        raise NotRunningError("The graph is not running. Start it with `kserve-rag up`.")
-    return state
-
-
-def stop(settings: Settings) -> bool:
-    """Stops the graph that runs in this home; False where none does. Returns when no process is left.
-
-    Raises:
-        LaunchError: it does not end.
-    """
-    state = running(settings)
-    if state is None:
-        return False
-    with contextlib.suppress(psutil.NoSuchProcess):
-        process = psutil.Process(state.supervisor_pid)
-        if process.create_time() == state.supervisor_started:
-            process.terminate()
-    deadline = time.monotonic() + settings.stop_timeout_s + 10
-    while time.monotonic() < deadline:
-        lock = try_lock(settings.run / "graph.lock")
-        if lock is not None:
-            os.close(lock)
-            return True
-        time.sleep(_POLL_S)
-    raise LaunchError(f"The graph does not end. Its parent is process {state.supervisor_pid}: end that one by hand.")
-
-
-def status(settings: Settings) -> GraphStatus:
-    """How every service and the index are, running or not."""
-    state = running(settings)
-    if state is None:
-        planned = _default_services(settings)
-        services = {
-            name: ServiceStatus(url=service.url, ready=False, reason="not running") for name, service in planned.items()
-        }
-        return GraphStatus(services=services, index=_index_on_disk(settings))
-    with httpx.Client(timeout=5, trust_env=False) as client:
-        with ThreadPoolExecutor(len(SERVICES)) as pool:
-            probes = {name: pool.submit(_status, client, settings, name, state.services[name]) for name in SERVICES}
-            services = {name: probe.result() for name, probe in probes.items()}
-        index = _served_index(client, state.services["vectorstore"].url)
-    return GraphStatus(services=services, index=index or _index_on_disk(settings))
-
-
-def log_file(run_dir: Path, name: str) -> Path:
-    """Where a service's output goes."""
-    return run_dir / f"{name}.log"
-
-
-def last_lines(run_dir: Path, name: str, count: int = _LAST_LINES) -> str:
-    """The end of a service's log, indented."""
-    try:
-        with log_file(run_dir, name).open("rb") as file:
-            file.seek(0, os.SEEK_END)
-            file.seek(max(0, file.tell() - 64 * 1024))
-            lines = file.read().decode("utf-8", "replace").splitlines()
-    except FileNotFoundError:
-        lines = []
-    return "\n".join(f"  {line}" for line in lines[-count:] if line.strip()) or "  (it said nothing)"
 
 
 # ── starting ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -350,6 +203,18 @@ def _start_services(settings: Settings, state: GraphState, channel: _Supervisor,
         except BaseException:
             cancellable.cancelled = True
             raise
+
+
+def _lock(settings: Settings) -> int:
+    """The descriptor that says for as long as it is open, here or in the supervisor, that a graph runs in this home."""
+    path = settings.run / "graph.lock"
+    for _ in range(5):
+        lock = try_lock(path)
+        if lock is not None:
+            return lock
+        # Whoever only looks holds it for a moment.
+        time.sleep(_POLL_S)
+    raise LaunchError(f"A graph runs already in {settings.home}. `kserve-rag status` shows it; `down` stops it.")
 
 
 class _Cancelled(Exception):  # noqa: N818 - it is no error
@@ -413,6 +278,7 @@ def _start_embedder(
 ) -> None:
     folder = model.result()
     state.services["embedder"].model = folder.triton_model
+    state.tokenizer, state.window_tokens = folder.tokenizer / "tokenizer.json", folder.max_tokens
     variables = {"EMBEDDER_MODEL_DIR": str(folder.path), "EMBEDDER_MODEL_ID": folder.id}
     _start_triton(settings, state, channel, "embedder", environment.result(), folder.triton_model, variables)
 
@@ -456,7 +322,7 @@ def _write_state(settings: Settings, state: GraphState) -> None:
 
 def _planned_state(settings: Settings) -> GraphState:
     models = chosen_models(settings)
-    services = _default_services(settings)
+    services = default_services(settings)
     taken: set[int] = set()
     transformer = services["transformer"]
     transformer.url = f"http://{HOST}:{_fixed_port(settings.port, 'HTTP', '--port', taken)}"
@@ -479,18 +345,6 @@ def _planned_state(settings: Settings) -> GraphState:
         index_name=settings.index_name,
         services=services,
     )
-
-
-def _default_services(settings: Settings) -> dict[ServiceName, ServiceState]:
-    def at(port: int, model: str) -> ServiceState:
-        return ServiceState(url=f"http://{HOST}:{port}", model=model)
-
-    return {
-        "transformer": at(settings.port, MODEL_NAME),
-        "vectorstore": at(settings.vectorstore_port, "vectorstore"),
-        "embedder": at(settings.embedder_port, "minilm"),
-        "predictor": at(settings.predictor_port, "tensorrt_llm"),
-    }
 
 
 def _port(url: str) -> str:
@@ -602,7 +456,7 @@ class _Supervisor:
             event = self._ended[0]
             name = event["ended"]
             raise LaunchError(
-                f"The {name} ended {_how(event['code'])}. Its last lines:\n{last_lines(self._settings.run, name)}"
+                f"The {name} ended {how(event['code'])}. Its last lines:\n{last_lines(self._settings.run, name)}"
             )
         if self._process.poll() is not None:
             raise LaunchError("The graph was stopped.")
@@ -663,81 +517,3 @@ def _inherited_environment() -> dict[str, str]:
         "TOKENIZERS_PARALLELISM": "false",
         "ANONYMIZED_TELEMETRY": "false",
     }
-
-
-# ── looking ───────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def _probe(client: httpx.Client, service: ServiceState) -> tuple[bool, str | None]:
-    """Whether a service is ready, and what it says where it is not."""
-    try:
-        answer = client.get(service.ready_url)
-    except httpx.ConnectError:
-        return False, "starting"
-    except httpx.HTTPError as error:
-        return False, f"does not answer ({type(error).__name__})"
-    if answer.status_code == 200:
-        return True, None
-    with contextlib.suppress(ValueError, AttributeError):
-        reason = answer.json().get("error")
-        if isinstance(reason, str) and reason:
-            return False, reason
-    return False, "loading its model"
-
-
-def _status(client: httpx.Client, settings: Settings, name: ServiceName, service: ServiceState) -> ServiceStatus:
-    with contextlib.suppress(FileNotFoundError, ValueError):
-        ended = json.loads(supervisor.exit_file(settings.run, name).read_text(encoding="utf-8"))
-        reason = f"ended {_how(ended['code'])}: {last_lines(settings.run, name, 1).strip()}"
-        return ServiceStatus(url=service.url, ready=False, reason=reason)
-    if not service.pid:
-        return ServiceStatus(url=service.url, ready=False, reason="waits for its model")
-    ready, why = _probe(client, service)
-    return ServiceStatus(url=service.url, ready=ready, reason=why)
-
-
-def _served_index(client: httpx.Client, url: str) -> IndexStatus | None:
-    with contextlib.suppress(httpx.HTTPError, ValueError, TypeError, KeyError):
-        index = client.get(f"{url}/v1/indexes").json()["index"]
-        return IndexStatus.model_validate(index) if index else None
-    return None
-
-
-def _index_on_disk(settings: Settings) -> IndexStatus | None:
-    root = IndexRoot(settings.indexes, settings.index_name)
-    with contextlib.suppress(Exception):
-        manifest = root.open().manifest
-        return IndexStatus(
-            name=manifest.name,
-            version=manifest.version,
-            documents=manifest.counts.documents,
-            chunks=manifest.counts.chunks,
-        )
-    return None
-
-
-def _how(code: int) -> str:
-    return f"with status {code}" if code >= 0 else f"by signal {-code}"
-
-
-def follow(run_dir: Path, names: Sequence[ServiceName], *, until: Callable[[], bool]) -> Iterator[tuple[str, str]]:
-    """Lines of services' logs as they are written: (service, line), until `until` says so."""
-    files: dict[str, IO[str]] = {}
-    try:
-        while True:
-            ended = until()
-            quiet = True
-            for name in names:
-                if name not in files:
-                    with contextlib.suppress(FileNotFoundError):
-                        files[name] = log_file(run_dir, name).open(encoding="utf-8", errors="replace")
-                for line in files.get(name, ()):
-                    quiet = False
-                    yield name, line.rstrip("\n")
-            if ended:
-                return
-            if quiet:
-                time.sleep(0.2)
-    finally:
-        for file in files.values():
-            file.close()

@@ -130,6 +130,8 @@ class ModelFolder:
     path: Path
     triton_model: str
     """Name of the Triton model that serves it."""
+    max_tokens: int | None = None
+    """Tokens that an embedder reads of a text; None where its folder does not say."""
 
     @property
     def tokenizer(self) -> Path:
@@ -190,7 +192,7 @@ class ModelStore:
                     "normalize": model.normalize,
                 }
                 path = self._folder(name, blobs, {"embedder.json": json.dumps(described, indent=2) + "\n"})
-                return ModelFolder(name, kind, model.id, path, model.triton_model)
+                return ModelFolder(name, kind, model.id, path, model.triton_model, model.max_tokens)
             path = self._llm_folder(name, blobs[GGUF_SOURCE])
             return ModelFolder(name, kind, model.id, path, "tensorrt_llm")
 
@@ -332,7 +334,7 @@ class ModelStore:
             )
         path = path.resolve()
         if kind == "embedder":
-            return ModelFolder(given, kind, path.name, path, _serves(path))
+            return ModelFolder(given, kind, path.name, path, _serves(path), _described_window(path))
         if path.is_dir():
             missing = [name for name in _TOKENIZER_FILES if not (path / name).is_file()]
             if missing or (not any(path.glob("*.gguf")) and not any(path.glob("openvino_model.xml"))):
@@ -379,6 +381,14 @@ def _serves(folder: Path) -> TritonEmbedder:
         f"{folder} holds neither model.onnx nor the files of BGE-M3 (pytorch_model.bin or model.safetensors, "
         "sparse_linear.pt, colbert_linear.pt)."
     )
+
+
+def _described_window(folder: Path) -> int | None:
+    """`max_tokens` of a folder's embedder.json, where there is one."""
+    with contextlib.suppress(FileNotFoundError, ValueError, AttributeError):
+        window = json.loads((folder / "embedder.json").read_text(encoding="utf-8")).get("max_tokens")
+        return window if isinstance(window, int) else None
+    return None
 
 
 def _key(file: ModelFile) -> str:

@@ -22,8 +22,12 @@ class Settings(BaseSettings):
     models_dir: Path | None = Field(None, description="Folder of the model cache. By default <home>/models.")
     envs_dir: Path | None = Field(None, description="Folder of the Triton environments. By default <home>/envs.")
 
-    port: int = Field(8080, ge=1, le=65_535, description="HTTP port of the transformer. Taken: an error.")
-    grpc_port: int = Field(8081, ge=1, le=65_535, description="gRPC port of the transformer. Taken: an error.")
+    port: int = Field(
+        8080, ge=0, le=65_535, description="HTTP port of the transformer. Taken: an error. 0: a free one."
+    )
+    grpc_port: int = Field(
+        8081, ge=0, le=65_535, description="gRPC port of the transformer. Taken: an error. 0: a free one."
+    )
     vectorstore_port: int = Field(8082, ge=0, le=65_535, description="Taken or 0: a free one is used.")
     embedder_port: int = Field(8084, ge=0, le=65_535, description="Taken or 0: a free one is used.")
     embedder_grpc_port: int = Field(8085, ge=0, le=65_535, description="Taken or 0: a free one is used.")

@@ -34,6 +34,9 @@ PR_SET_CHILD_SUBREAPER = 36
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where Linux keeps POSIX shared memory
 
 
+_REMIND_S = 2.0
+
+
 class Watchdog:
     """Kills registered process groups when the supervisor is gone without having said that they ended."""
 
@@ -165,10 +168,15 @@ class Supervisor:
         for group in groups:
             if group in self._running:
                 kill_group(group, signal.SIGTERM)
-        deadline = time.monotonic() + self._stop_timeout_s
-        while self._running and time.monotonic() < deadline:
+        began = told = time.monotonic()
+        while self._running and time.monotonic() < began + self._stop_timeout_s:
             self._reap()
             time.sleep(0.05)
+            if time.monotonic() > told + _REMIND_S:
+                # One that was just starting may not have listened yet.
+                told = time.monotonic()
+                for group in self._running:
+                    kill_group(group, signal.SIGTERM)
         for group in groups:
             kill_group(group, signal.SIGKILL)
         while self._running:

@@ -1,0 +1,391 @@
+"""`kserve-rag`: the whole graph from the command line."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, Optional
+
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+
+from kserve_rag.errors import KserveRagError, LaunchError, UsageError
+from kserve_rag.graph import SERVICES, GraphState, ServiceName, follow, need_running, running
+from kserve_rag.graph import status as graph_status
+from kserve_rag.graph import stop as stop_graph
+from kserve_rag.settings import Settings
+
+if TYPE_CHECKING:
+    from kserve_rag.console import Board
+    from kserve_rag.launcher import Graph
+
+app = typer.Typer(
+    name="kserve-rag",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="""Question answering over your documents, as a KServe inference graph on this machine.
+
+[bold]First steps[/]
+
+  kserve-rag up                          start everything, over this project's own documentation
+  kserve-rag up --docs ~/handbook        … over your own folder
+  kserve-rag ask "How do I roll back?"   a streamed answer with its sources
+  kserve-rag down                        stop everything
+
+Everything is kept in ~/.kserve-rag, or in the folder that KSERVE_RAG_HOME names.
+""",
+)
+models_app = typer.Typer(help="The models that are known by name.", invoke_without_command=True)
+app.add_typer(models_app, name="models")
+
+console = Console()
+errors = Console(stderr=True)
+
+DocsOption = Annotated[
+    Optional[list[Path]],  # noqa: UP045 - typer reads this at run time, on 3.10 too
+    typer.Option("--docs", help="File or folder to index; may be given several times. By default the last ones given."),
+]
+
+
+@app.command()
+def up(
+    docs: DocsOption = None,
+    model: Annotated[
+        Optional[str], typer.Option(help="LLM: a name of `kserve-rag models`, or a GGUF file.")  # noqa: UP045
+    ] = None,
+    embedder: Annotated[
+        Optional[str], typer.Option(help="Embedder: a name of `kserve-rag models`, or a folder.")  # noqa: UP045
+    ] = None,
+    port: Annotated[Optional[int], typer.Option(help="HTTP port of the transformer. [default: 8080]")] = None,  # noqa: UP045
+    grpc_port: Annotated[Optional[int], typer.Option(help="Its gRPC port. [default: 8081]")] = None,  # noqa: UP045
+    detach: Annotated[bool, typer.Option("--detach", "-d", help="Leave it running in the background.")] = False,
+    question: Annotated[
+        Optional[str], typer.Option("--ask", metavar="QUESTION", help="Ask this once it is up.")  # noqa: UP045
+    ] = None,
+) -> None:
+    """Start the whole graph: fetch the models, index the documents, run every service.
+
+    Without --docs it indexes what it indexed last, and the first time this project's own documentation.
+    Stays in the foreground, where Ctrl-C ends everything, unless --detach is given.
+
+    [bold]Examples[/]
+
+      kserve-rag up --docs ./handbook --docs ./faq.csv
+      kserve-rag up --detach --ask "What is the retention period?"
+      kserve-rag up --model qwen2.5-1.5b --embedder bge-m3
+      kserve-rag up --model ~/models/mine.gguf --port 9080
+    """
+    settings = _settings(model=model, embedder=embedder, port=port, grpc_port=grpc_port)
+    paths = _existing(docs or [])
+    state = running(settings)
+    if state is not None:
+        _already_up(settings, state, paths, question)
+        return
+    _start(settings, paths, detach=detach, question=question)
+
+
+@app.command()
+def ask(
+    question: Annotated[str, typer.Argument(help="In your own words.")],
+    num_docs: Annotated[Optional[int], typer.Option(help="Passages to answer from.")] = None,  # noqa: UP045
+    max_tokens: Annotated[int, typer.Option(help="Most tokens of the answer.")] = 256,
+    temperature: Annotated[Optional[float], typer.Option(help="0: always the likeliest words.")] = None,  # noqa: UP045
+    retrieval: Annotated[bool, typer.Option(help="Whether to answer from the documents at all.")] = True,
+    url: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Transformer to ask, here or in a cluster. By default the graph that runs here."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the whole answer as JSON.")] = False,
+) -> None:
+    """Ask a question: the answer as it is made, then the sources that it rests on.
+
+    [bold]Examples[/]
+
+      kserve-rag ask "Which ports does the graph listen on?"
+      kserve-rag ask --num-docs 8 --temperature 0 "What changed in the last version?"
+      kserve-rag ask --url https://rag.example.org --json "Who approves travel?"
+    """
+    url = url or need_running(_settings()).services["transformer"].url
+    _ask(
+        url,
+        question,
+        as_json=as_json,
+        num_docs=num_docs,
+        max_tokens=max_tokens,
+        temperature=temperature,
+        retrieval=retrieval,
+    )
+
+
+@app.command()
+def ingest(
+    paths: Annotated[list[Path], typer.Argument(help="Files and folders.", metavar="PATH…")],
+    add: Annotated[bool, typer.Option("--add", help="Keep what the index holds already, and add this.")] = False,
+) -> None:
+    """Make the index hold what is under these paths: new and changed files are read, deleted ones forgotten.
+
+    Markdown, text, HTML, PDF, CSV, JSON and JCR content. Unchanged files cost nothing. The new version of the index is
+    served as soon as it is whole; until then the one before answers.
+
+    [bold]Examples[/]
+
+      kserve-rag ingest ./handbook
+      kserve-rag ingest --add ./press-releases
+    """
+    settings = _settings()
+    state = need_running(settings)
+    from kserve_rag.console import Board
+
+    with Board(console) as board:
+        _index(settings, state, _existing(paths), board, add=add)
+
+
+@app.command()
+def status(as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False) -> None:
+    """Show each service: where it is, whether it is ready, and if not, why; and the index that is served.
+
+    Exits with 0 if everything is ready, with 1 if not.
+    """
+    settings = _settings()
+    found = graph_status(settings)
+    if as_json:
+        sys.stdout.write(found.model_dump_json(indent=2) + "\n")
+    else:
+        from kserve_rag.console import print_status
+
+        state = running(settings)
+        print_status(console, found, llm=state.llm if state else None, embedder=state.embedder if state else None)
+    if not all(service.ready for service in found.services.values()):
+        raise typer.Exit(1)
+
+
+@app.command()
+def logs(
+    service: Annotated[
+        Optional[str], typer.Argument(help=f"One of {', '.join(SERVICES)}. By default all.")  # noqa: UP045
+    ] = None,
+    follow_on: Annotated[bool, typer.Option("--follow", "-f", help="Go on as more is written, until Ctrl-C.")] = False,
+) -> None:
+    """Show what the services say. Questions, documents and prompts are not in their logs."""
+    settings = _settings()
+    if service is not None and service not in SERVICES:
+        raise UsageError(f"There is no service {service!r}. Choose from: {', '.join(SERVICES)}.")
+    names: list[ServiceName] = [name for name in SERVICES if service in (None, name)]
+    if not any((settings.run / f"{name}.log").exists() for name in names):
+        raise UsageError(f"There are no logs in {settings.run}: the graph was never started there.")
+    width = max(map(len, names))
+    with contextlib.suppress(KeyboardInterrupt):
+        for name, line in follow(settings.run, names, until=lambda: not follow_on):
+            sys.stdout.write(f"{name:<{width}} │ {line}\n" if len(names) > 1 else f"{line}\n")
+            if follow_on:
+                sys.stdout.flush()
+
+
+@app.command()
+def down() -> None:
+    """Stop the graph. Models, indexes and environments stay for the next time."""
+    if stop_graph(_settings()):
+        console.print("The graph is stopped.")
+    else:
+        console.print("The graph was not running.")
+
+
+@models_app.callback()
+def models(context: typer.Context) -> None:
+    """List the models that are known by name, with size and licence, and whether they are on this machine already.
+
+    [bold]Examples[/]
+
+      kserve-rag models
+      kserve-rag models fetch qwen2.5-0.5b
+      kserve-rag up --model qwen2.5-0.5b
+    """
+    if context.invoked_subcommand is not None:
+        return
+    from rich.table import Table
+
+    from kserve_rag.console import size
+    from kserve_rag.launcher import model_store
+
+    store = model_store(_settings())
+    table = Table(box=None, pad_edge=False)
+    for column in ("name", "kind", "size", "licence", "here", "what it is"):
+        table.add_column(column, header_style="dim", no_wrap=column != "what it is")
+    defaults = set(store.catalogue.defaults.values())
+    for name, model in store.catalogue.models.items():
+        shown = f"[bold]{name}[/] (default)" if name in defaults else name
+        here = "[green]yes[/]" if store.cached(name) else "no"
+        table.add_row(shown, model.kind, size(model.size_bytes), model.licence, here, model.what)
+    console.print(table)
+
+
+@models_app.command()
+def fetch(name: Annotated[str, typer.Argument(help="A name of `kserve-rag models`.")]) -> None:
+    """Fetch a model now, so that `up` needs no network."""
+    from kserve_rag.console import Board
+    from kserve_rag.launcher import model_store
+
+    with Board(console) as board:
+        store = model_store(_settings(), board)
+        model = store.catalogue.models.get(name)
+        if model is None:
+            raise UsageError(f"There is no model {name!r}. `kserve-rag models` lists them.")
+        folder = store.materialise(name, model.kind)
+    console.print(f"{name} is in {folder.path}", soft_wrap=True, highlight=False)
+
+
+def main() -> NoReturn:
+    """The program. Errors are one line on standard error; the exit status says of what kind (kserve_rag/errors.py)."""
+    try:
+        app(standalone_mode=False)
+    except KserveRagError as error:
+        errors.print(f"[red]error:[/] {_plain(error.message)}", highlight=False, soft_wrap=True)
+        sys.exit(error.exit_code)
+    except ValidationError as error:
+        for problem in error.errors():
+            name = ".".join(str(part) for part in problem["loc"])
+            errors.print(f"[red]error:[/] setting {name}: {_plain(problem['msg'])}", highlight=False, soft_wrap=True)
+        sys.exit(UsageError.exit_code)
+    except typer.Exit as ended:
+        sys.exit(ended.exit_code)
+    except (typer.Abort, KeyboardInterrupt):
+        sys.exit(130)
+    except Exception as error:
+        # Click's own: a wrong option or argument.
+        show, code = getattr(error, "show", None), getattr(error, "exit_code", None)
+        if show is None or code is None:
+            raise
+        show()
+        sys.exit(code)
+    sys.exit(0)
+
+
+# ── up ────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _start(settings: Settings, paths: list[Path], *, detach: bool, question: str | None) -> None:
+    from kserve_rag.console import Board
+    from kserve_rag.launcher import launch
+
+    with _terminated_like_interrupted(), contextlib.ExitStack() as stack:
+        with Board(console) as board:
+            graph: Graph = stack.enter_context(launch(settings, progress=board))
+            graph.wait_ready("embedder")
+            _index(settings, graph.state, paths, board)
+            graph.wait_ready()
+        address = graph.url("transformer")
+        console.print(f"[green]✓[/] the graph answers at {address}", highlight=False)
+        if question is not None:
+            _ask_first(address, question)
+        if detach:
+            graph.detach()
+            console.print("[dim]kserve-rag ask …, status, logs, ingest; `kserve-rag down` stops it.[/]")
+            return
+        console.print("[dim]Ask from another terminal: kserve-rag ask … · Ctrl-C stops everything.[/]")
+        try:
+            graph.watch()
+        except KeyboardInterrupt:
+            console.print("Stopping.")
+
+
+def _already_up(settings: Settings, state: GraphState, paths: list[Path], question: str | None) -> None:
+    from kserve_rag.launcher import chosen_models
+
+    given = {"model": (settings.model, state.llm), "embedder": (settings.embedder, state.embedder)}
+    changed = [f"{what} {asked} instead of {has}" for what, (asked, has) in given.items() if asked not in (None, has)]
+    address = state.services["transformer"].url
+    if changed:
+        raise LaunchError(
+            f"The graph is running at {address}; you asked for {' and '.join(changed)}. "
+            "Stop it first: `kserve-rag down`, then `up` again."
+        )
+    console.print(f"The graph is running already at {address}", end=" ", highlight=False)
+    chosen = chosen_models(settings)
+    console.print(f"[dim]({chosen['llm']}, {chosen['embedder']})[/]", highlight=False)
+    if paths:
+        from kserve_rag.console import Board
+
+        with Board(console) as board:
+            _index(settings, state, paths, board)
+    if question is not None:
+        _ask_first(address, question)
+
+
+def _index(settings: Settings, state: GraphState, paths: list[Path], board: Board, *, add: bool = False) -> None:
+    from kserve_rag.corpus import bundled, remember, remembered
+    from kserve_rag.indexing import index, wait_until_served
+
+    before = remembered(settings)
+    if add or not paths:
+        paths = [*(path for path in before if path.exists() and path not in paths), *paths]
+    summary = index(state, paths or bundled(settings), board.ingest)
+    if paths != before:
+        remember(settings, paths)
+    board.ingested(summary)
+    if summary.version is not None:
+        wait_until_served(state, summary.version)
+
+
+@contextlib.contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    """A SIGTERM ends this program as a Ctrl-C does: with everything stopped."""
+
+    def interrupt(*_: Any) -> NoReturn:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+# ── ask ───────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _ask_first(url: str, question: str) -> None:
+    console.print(f"\n[bold]{_plain(question)}[/]", highlight=False)
+    _ask(url, question, as_json=False, max_tokens=256)
+
+
+def _ask(url: str, question: str, *, as_json: bool, **parameters: Any) -> None:
+    from kserve_rag.client import Client
+
+    with Client(url) as client:
+        if as_json:
+            sys.stdout.write(client.ask(question, **parameters).model_dump_json(indent=2) + "\n")
+            return
+        from kserve_rag.console import print_answer
+
+        print_answer(console, client.stream(question, **parameters))
+
+
+# ── arguments ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _settings(**overrides: Any) -> Settings:
+    return Settings(**{name: value for name, value in overrides.items() if value is not None})
+
+
+def _existing(paths: list[Path]) -> list[Path]:
+    for path in paths:
+        if not path.expanduser().exists():
+            raise UsageError(f"There is no file or folder {path}.")
+    return [path.expanduser().resolve() for path in paths]
+
+
+def _plain(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,203 @@
+"""What the command line shows: progress, answers, tables. No decisions."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable, Mapping
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+from rich.table import Table
+
+from ingest.events import Advanced, Event, Noticed, Planned, Skipped, Summary
+from kserve_rag.client import Event as AnswerEvent
+from kserve_rag.graph import GraphStatus, IndexStatus
+from transformer.wire import EndEvent, Source, SourcesEvent, TextEvent
+
+_SHOWN_FROM_S = 0.5
+"""What takes less time than this is not worth a line."""
+
+
+class Board:
+    """A live board of what is being waited for; on anything but a terminal, a line for each thing that is done.
+
+    A `kserve_rag.progress.Progress`, told from any thread, and for `ingest` an `OnProgress`.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._lock = threading.Lock()
+        self._begun: dict[str, float] = {}
+        self._tasks: dict[str, tuple[Progress, TaskID]] = {}
+        self._to_read = 0
+        self._notes = Progress(SpinnerColumn(), TextColumn("{task.description}"), console=console)
+        self._bars = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            DownloadColumn(),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+        )
+        self._files = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+            console=console,
+        )
+        self._live = Live(Group(self._bars, self._files, self._notes), console=console, transient=True)
+
+    def __enter__(self) -> Board:
+        if self._console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._live.stop()
+
+    def update(self, task: str, done: int, total: int | None) -> None:
+        """A bar."""
+        with self._lock:
+            self._begun.setdefault(task, time.monotonic())
+            self._show(self._bars, task, escape(task), completed=done, total=total)
+
+    def note(self, task: str, text: str) -> None:
+        """A line with a spinner; the end of a task where the text is empty."""
+        with self._lock:
+            if text:
+                self._begun.setdefault(task, time.monotonic())
+                self._show(self._notes, task, f"{escape(task)} [dim]{escape(text)}[/]")
+                return
+            begun = self._begun.pop(task, None)
+            self._drop(task)
+            if begun is not None and time.monotonic() - begun >= _SHOWN_FROM_S:
+                took = f"[dim]{time.monotonic() - begun:.1f} s[/]"
+                self._console.print(f"[green]✓[/] {escape(task)} {took}", highlight=False)
+
+    def ingest(self, event: Event) -> None:
+        """What an ingestion tells."""
+        if isinstance(event, Planned):
+            self._begun["index"] = time.monotonic()
+            self._to_read = event.changed
+        elif isinstance(event, Advanced):
+            elapsed = max(time.monotonic() - self._begun["index"], 0.001)
+            rate = f"{event.chunks} chunks, {event.embedded / elapsed:.0f}/s"
+            self._show(self._files, "index", "documents", completed=event.files, total=self._to_read, rate=rate)
+        elif isinstance(event, Skipped):
+            self._console.print(f"[yellow]skipped[/] {escape(event.source)}: {escape(event.reason)}", highlight=False)
+        elif isinstance(event, Noticed):
+            self._console.print(f"[yellow]note[/] {escape(event.source)}: {escape(event.text)}", highlight=False)
+
+    def ingested(self, summary: Summary) -> None:
+        """The end of an ingestion."""
+        self._begun.pop("index", None)
+        self._drop("index")
+        if summary.unchanged:
+            told = f"unchanged: {summary.documents} documents, {summary.chunks} chunks"
+        else:
+            told = (
+                f"{summary.documents} documents, {summary.chunks} chunks; embedded {summary.embedded} in "
+                f"{summary.seconds:.1f} s ({summary.chunks_per_s:.0f}/s), reused {summary.reused}"
+            )
+        more = "".join(
+            f", {number} {what}"
+            for number, what in ((summary.deleted, "deleted"), (len(summary.skipped), "skipped"))
+            if number
+        )
+        self._console.print(f"[green]✓[/] index {told}{more} [dim]{summary.version}[/]", highlight=False)
+
+    def _show(self, progress: Progress, task: str, description: str, **fields: Any) -> None:
+        if task in self._tasks and self._tasks[task][0] is not progress:
+            self._drop(task)
+        if task not in self._tasks:
+            self._tasks[task] = (progress, progress.add_task(description, **{"total": None, **fields}))
+        self._tasks[task][0].update(self._tasks[task][1], description=description, **fields)
+
+    def _drop(self, task: str) -> None:
+        if task in self._tasks:
+            progress, task_id = self._tasks.pop(task)
+            progress.remove_task(task_id)
+
+
+def print_answer(console: Console, events: Iterable[AnswerEvent]) -> None:
+    """The answer as it arrives, then its sources."""
+    index_version: str | None = None
+    end: EndEvent | None = None
+    for event in events:
+        if isinstance(event, SourcesEvent):
+            index_version = event.index_version
+        elif isinstance(event, TextEvent):
+            console.out(event.text_output, end="", highlight=False)
+        else:
+            end = event
+    console.print()
+    if end is None:
+        return
+    if end.sources:
+        console.print()
+        console.print(f"Sources [dim](index {index_version})[/]", highlight=False)
+        for source in end.sources:
+            _print_source(console, source)
+    total, tokens = end.timings.get("total"), end.usage.completion_tokens
+    first = end.timings.get("first_token")
+    took = [f"{total / 1000:.2f} s"] if total is not None else []
+    if first is not None:
+        took.append(f"first token after {(end.timings.get('retrieval', 0) + first) / 1000:.2f} s")
+    took += [f"{tokens} tokens"] if tokens else []
+    took += ["cut off at max_tokens"] if end.finish_reason == "length" else []
+    console.print(f"[dim]{' · '.join(took)}[/]", highlight=False)
+
+
+def _print_source(console: Console, source: Source) -> None:
+    heading = " › ".join(dict.fromkeys(filter(None, [source.title, *source.heading_path]))) or source.document_id
+    console.print(f"  [bold]\\[{source.number}][/] {escape(heading)}", highlight=False)
+    where = source.url or str(source.metadata.get("source", source.document_id))
+    span = f"characters {source.span.start}–{source.span.end}"
+    console.print(f"      [dim]{escape(where)} · {span} · score {source.score:.4f}[/]", highlight=False)
+
+
+def print_status(console: Console, status: GraphStatus, *, llm: str | None, embedder: str | None) -> None:
+    """A table of services, and the index."""
+    models: Mapping[str, str | None] = {"embedder": embedder, "predictor": llm}
+    table = Table(box=None, pad_edge=False)
+    for column in ("service", "state", "url", "model"):
+        table.add_column(column, header_style="dim")
+    for name, service in status.services.items():
+        state = "[green]ready[/]" if service.ready else f"[red]not ready[/] {escape(service.reason or '')}"
+        table.add_row(name, state, service.url, escape(models.get(name) or ""))
+    console.print(table)
+    console.print(_index_line(status.index), highlight=False)
+
+
+def _index_line(index: IndexStatus | None) -> str:
+    if index is None:
+        return "no index yet: `kserve-rag ingest PATH` makes one"
+    return f"index {index.name}: {index.documents} documents, {index.chunks} chunks, version {index.version}"
+
+
+def size(size_bytes: int | None) -> str:
+    """A size for people."""
+    if size_bytes is None:
+        return "?"
+    return f"{size_bytes / 1e9:.1f} GB" if size_bytes >= 1e9 else f"{size_bytes / 1e6:.0f} MB"

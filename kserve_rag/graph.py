@@ -1,0 +1,268 @@
+"""A graph on this machine, seen from outside the process that started it: whether it runs, how it is, stopping it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from pathlib import Path
+from typing import IO, Literal, get_args
+
+import httpx
+import psutil
+from pydantic import BaseModel, ValidationError
+
+from chassis.errors import ServiceError
+from kserve_rag import supervisor
+from kserve_rag.errors import LaunchError, NotRunningError
+from kserve_rag.locking import try_lock
+from kserve_rag.settings import HOST, Settings
+
+ServiceName = Literal["transformer", "vectorstore", "embedder", "predictor"]
+SERVICES: tuple[ServiceName, ...] = get_args(ServiceName)
+
+MODEL_NAME = "rag"
+"""The transformer's model name."""
+
+_POLL_S = 0.1
+_LAST_LINES = 15
+
+
+class ServiceState(BaseModel):
+    """One service of a running graph."""
+
+    url: str
+    grpc_url: str | None = None
+    model: str
+    """Its model's name on the v2 protocol."""
+    pid: int = 0
+    """0: not started yet."""
+
+    @property
+    def ready_url(self) -> str:
+        """Answers 200 when the service can do its work."""
+        return f"{self.url}/v2/models/{self.model}/ready"
+
+
+class GraphState(BaseModel):
+    """A running graph, as `<home>/run/graph.json` has it."""
+
+    supervisor_pid: int
+    supervisor_started: float
+    """Of that process, in seconds since the epoch: tells it from another that got its pid."""
+    started_at: datetime
+    llm: str
+    embedder: str
+    tokenizer: Path | None = None
+    """tokenizer.json of the embedder; None until its model is there."""
+    window_tokens: int | None = None
+    """Tokens that the embedder reads of a text; None where its folder does not say."""
+    index_root: Path
+    index_name: str
+    services: dict[ServiceName, ServiceState]
+
+
+class ServiceStatus(BaseModel):
+    """Whether one service can do its work, and if not, why."""
+
+    url: str
+    ready: bool
+    reason: str | None
+
+
+class IndexStatus(BaseModel):
+    """The index version that is served."""
+
+    name: str
+    version: str
+    documents: int
+    chunks: int
+
+
+class GraphStatus(BaseModel):
+    """What `kserve-rag status --json` prints."""
+
+    services: dict[ServiceName, ServiceStatus]
+    index: IndexStatus | None
+
+
+def running(settings: Settings) -> GraphState | None:
+    """The graph that runs in this home; None where none does.
+
+    Raises:
+        LaunchError: one is just being started or stopped.
+    """
+    lock = try_lock(settings.run / "graph.lock")
+    if lock is not None:
+        os.close(lock)
+        return None
+    for _ in range(20):
+        with contextlib.suppress(FileNotFoundError, ValidationError):
+            return GraphState.model_validate_json((settings.run / "graph.json").read_text(encoding="utf-8"))
+        time.sleep(_POLL_S)
+    raise LaunchError(f"Another process is just starting or stopping the graph in {settings.home}. Try again shortly.")
+
+
+def need_running(settings: Settings) -> GraphState:
+    """The graph that runs in this home.
+
+    Raises:
+        NotRunningError: none does.
+    """
+    state = running(settings)
+    if state is None:
+        raise NotRunningError("The graph is not running. Start it with `kserve-rag up`.")
+    return state
+
+
+def stop(settings: Settings) -> bool:
+    """Stops the graph that runs in this home; False where none does. Returns when no process is left.
+
+    Raises:
+        LaunchError: it does not end.
+    """
+    state = running(settings)
+    if state is None:
+        return False
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process = psutil.Process(state.supervisor_pid)
+        if process.create_time() == state.supervisor_started:
+            process.terminate()
+    deadline = time.monotonic() + settings.stop_timeout_s + 10
+    while time.monotonic() < deadline:
+        lock = try_lock(settings.run / "graph.lock")
+        if lock is not None:
+            os.close(lock)
+            return True
+        time.sleep(_POLL_S)
+    raise LaunchError(f"The graph does not end. Its parent is process {state.supervisor_pid}: end that one by hand.")
+
+
+def status(settings: Settings) -> GraphStatus:
+    """How every service and the index are, running or not."""
+    state = running(settings)
+    if state is None:
+        planned = default_services(settings)
+        services = {
+            name: ServiceStatus(url=service.url, ready=False, reason="not running") for name, service in planned.items()
+        }
+        return GraphStatus(services=services, index=_index_on_disk(settings))
+    with httpx.Client(timeout=5, trust_env=False) as client:
+        with ThreadPoolExecutor(len(SERVICES)) as pool:
+            probes = {name: pool.submit(_status, client, settings, name, state.services[name]) for name in SERVICES}
+            services = {name: probe.result() for name, probe in probes.items()}
+        index = _served_index(client, state.services["vectorstore"].url)
+    return GraphStatus(services=services, index=index or _index_on_disk(settings))
+
+
+def log_file(run_dir: Path, name: str) -> Path:
+    """Where a service's output goes."""
+    return run_dir / f"{name}.log"
+
+
+def last_lines(run_dir: Path, name: str, count: int = _LAST_LINES) -> str:
+    """The end of a service's log, indented."""
+    try:
+        with log_file(run_dir, name).open("rb") as file:
+            file.seek(0, os.SEEK_END)
+            file.seek(max(0, file.tell() - 64 * 1024))
+            lines = file.read().decode("utf-8", "replace").splitlines()
+    except FileNotFoundError:
+        lines = []
+    return "\n".join(f"  {line}" for line in lines[-count:] if line.strip()) or "  (it said nothing)"
+
+
+def default_services(settings: Settings) -> dict[ServiceName, ServiceState]:
+    """The services of a graph that has not been started, at the ports that the settings name."""
+
+    def at(port: int, model: str) -> ServiceState:
+        return ServiceState(url=f"http://{HOST}:{port}", model=model)
+
+    return {
+        "transformer": at(settings.port, MODEL_NAME),
+        "vectorstore": at(settings.vectorstore_port, "vectorstore"),
+        "embedder": at(settings.embedder_port, "minilm"),
+        "predictor": at(settings.predictor_port, "tensorrt_llm"),
+    }
+
+
+def probe(client: httpx.Client, service: ServiceState) -> tuple[bool, str | None]:
+    """Whether a service is ready, and what it says where it is not."""
+    try:
+        answer = client.get(service.ready_url)
+    except httpx.ConnectError:
+        return False, "starting"
+    except httpx.HTTPError as error:
+        return False, f"does not answer ({type(error).__name__})"
+    if answer.status_code == 200:
+        return True, None
+    with contextlib.suppress(ValueError, AttributeError):
+        reason = answer.json().get("error")
+        if isinstance(reason, str) and reason:
+            return False, reason
+    return False, "loading its model"
+
+
+def _status(client: httpx.Client, settings: Settings, name: ServiceName, service: ServiceState) -> ServiceStatus:
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        ended = json.loads(supervisor.exit_file(settings.run, name).read_text(encoding="utf-8"))
+        reason = f"ended {how(ended['code'])}: {last_lines(settings.run, name, 1).strip()}"
+        return ServiceStatus(url=service.url, ready=False, reason=reason)
+    if not service.pid:
+        return ServiceStatus(url=service.url, ready=False, reason="waits for its model")
+    ready, why = probe(client, service)
+    return ServiceStatus(url=service.url, ready=ready, reason=why)
+
+
+def _served_index(client: httpx.Client, url: str) -> IndexStatus | None:
+    with contextlib.suppress(httpx.HTTPError, ValueError, TypeError, KeyError):
+        index = client.get(f"{url}/v1/indexes").json()["index"]
+        return IndexStatus.model_validate(index) if index else None
+    return None
+
+
+def _index_on_disk(settings: Settings) -> IndexStatus | None:
+    # Imported here: it brings the vector store along, which takes longer than all the rest of this program.
+    from vectorstore.versions import IndexRoot
+
+    with contextlib.suppress(ServiceError), IndexRoot(settings.indexes, settings.index_name).open() as version:
+        counts = version.manifest.counts
+        return IndexStatus(
+            name=version.manifest.name,
+            version=version.manifest.version,
+            documents=counts.documents,
+            chunks=counts.chunks,
+        )
+    return None
+
+
+def how(code: int) -> str:
+    """How a process ended, in words."""
+    return f"with status {code}" if code >= 0 else f"by signal {-code}"
+
+
+def follow(run_dir: Path, names: Sequence[ServiceName], *, until: Callable[[], bool]) -> Iterator[tuple[str, str]]:
+    """Lines of services' logs as they are written: (service, line), until `until` says so."""
+    files: dict[str, IO[str]] = {}
+    try:
+        while True:
+            ended = until()
+            quiet = True
+            for name in names:
+                if name not in files:
+                    with contextlib.suppress(FileNotFoundError):
+                        files[name] = log_file(run_dir, name).open(encoding="utf-8", errors="replace")
+                for line in files.get(name, ()):
+                    quiet = False
+                    yield name, line.rstrip("\n")
+            if ended:
+                return
+            if quiet:
+                time.sleep(0.2)
+    finally:
+        for file in files.values():
+            file.close()
