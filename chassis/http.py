@@ -156,7 +156,9 @@ class HttpUpstream:
         reason = _reason(body)
         status = response.status
         if status in (400, 413, 422):
-            return InvalidRequestError(f"The {self.name} refused the request: {reason or f'status {status}'}")
+            refusal = InvalidRequestError(f"The {self.name} refused the request: {reason or f'status {status}'}")
+            refusal.upstream_reason = reason
+            return refusal
         if status == 401:
             return UnauthorizedError(f"The {self.name} wants valid credentials: send an Authorization header.")
         if status == 403:
