@@ -52,10 +52,11 @@ _TOO_LONG = re.compile(
     r"|\bmaximum (context|sequence|model) length",
     re.IGNORECASE | re.DOTALL,
 )
-"""How servers say that prompt and answer do not fit the model, under a status that does not tell."""
-
+_NOT_NOW = re.compile(r"unknown model|not ready|not healthy|try again|has stopped|maximum queue size", re.IGNORECASE)
 _CANCELLED = "cancelled by client"
-_UNKNOWN_MODEL = "unknown model"
+"""What servers say where their status does not tell: Triton's `generate_stream` answers 400 to every failure, and 200
+once it has begun."""
+
 _CONTROL_TOKEN = re.compile(r"<[^<>\s]{1,40}>")
 
 
@@ -151,7 +152,7 @@ class PredictorClient:
             yield answer.end() if streaming else answer.whole()
         except ServiceError as error:
             self._declaration = None  # the server may have been replaced by one that declares other inputs
-            raise _translated(error) from error
+            raise _translated(error, layout) from error
 
     async def _declared(self, ctx: CallContext) -> _Declaration:
         if self._declaration is None:
@@ -246,7 +247,7 @@ class _Answer:
         if _CANCELLED in reason:
             self._finish_reason = "cancelled"
             return
-        error = BadUpstreamError("The predictor failed while it answered. Try again.")
+        error = BadUpstreamError("The predictor failed while it answered.")
         error.upstream_reason = reason
         raise error
 
@@ -381,12 +382,26 @@ def _count(value: Any) -> int:
     return count
 
 
-def _translated(error: ServiceError) -> ServiceError:
-    """The error as the caller should see it, where a server's status does not say whose mistake it was."""
-    if isinstance(error, BadUpstreamError) and _TOO_LONG.search(error.upstream_reason):
-        return InvalidRequestError(
-            f"The predictor refused the request: {error.upstream_reason.splitlines()[0][:300]}", field="prompt"
-        )
-    if isinstance(error, InvalidRequestError) and _UNKNOWN_MODEL in error.message:
-        return NotReadyError("The predictor has no such model, or has not loaded it yet.")
-    return error
+def _translated(error: ServiceError, layout: Layout) -> ServiceError:
+    """The error as the caller should see it, from what the server said rather than from its status.
+
+    Parameters have been checked before, so a failure that is neither about length, nor passing, nor about an input by
+    name is the server's own.
+    """
+    reason = error.upstream_reason
+    if not reason or not isinstance(error, (InvalidRequestError, BadUpstreamError)):
+        return error
+    first_line = reason.splitlines()[0][:300]
+    if _NOT_NOW.search(reason):
+        return NotReadyError(f"The predictor cannot answer now: {first_line}")
+    field = "prompt" if _TOO_LONG.search(reason) else _named_field(reason, layout)
+    if field is not None:
+        return InvalidRequestError(f"The predictor refused the request: {first_line}", field=field)
+    failure = BadUpstreamError("The predictor failed. Try again; if that does not help, its log has the reason.")
+    failure.upstream_reason = reason
+    return failure
+
+
+def _named_field(reason: str, layout: Layout) -> str | None:
+    names = ((field, tensor) for field, tensors in layout.inputs.items() for tensor in tensors)
+    return next((field for field, tensor in names if re.search(rf"\b{tensor}\b", reason)), None)

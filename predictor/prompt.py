@@ -53,7 +53,7 @@ class PromptFormat:
 
     @classmethod
     def load(cls, path: Path) -> PromptFormat:
-        """Reads a Hugging Face folder: tokenizer.json, tokenizer_config.json and chat_template.jinja where there is one.
+        """Reads a Hugging Face folder: tokenizer.json, tokenizer_config.json, and chat_template.jinja if it is there.
 
         Raises:
             ModelFilesError: a file is missing or unreadable, or there is no chat template.

@@ -165,8 +165,10 @@ class Job:
 class BatchEngine:
     """Runs any number of generations on one pipeline, fairly and within bounds.
 
+    A pipeline that fails is replaced by a new one, unless it had not finished a single generation since the last.
+
     Args:
-        pipeline: what computes; from here on only this engine may touch it.
+        make_pipeline: loads what computes; only this engine touches the result. Its first failure is the caller's.
         decode: token ids to text.
         max_running: generations inside the pipeline at once.
         max_waiting: generations that wait for a place; more are refused.
@@ -175,14 +177,16 @@ class BatchEngine:
 
     def __init__(
         self,
-        pipeline: Pipeline,
+        make_pipeline: Callable[[], Pipeline],
         decode: Callable[[Sequence[int]], str],
         *,
         max_running: int,
         max_waiting: int,
         on_load: Callable[[Load], None] | None = None,
     ) -> None:
-        self._pipeline = pipeline
+        self._make_pipeline = make_pipeline
+        self._pipeline = make_pipeline()
+        self._proven = False
         self._decode = decode
         self._max_running = max_running
         self._max_waiting = max_waiting
@@ -247,6 +251,17 @@ class BatchEngine:
 
     def _step_forever(self) -> None:
         try:
+            while not self._step_until_broken():
+                self._pipeline = self._make_pipeline()
+        except Exception:
+            logger.exception("The engine could not be loaded again.")
+        self._shut("The engine has stopped after errors of its own. The server must be restarted.")
+        self._fail_all(self._closed or "", self._running, self._waiting)
+
+    def _step_until_broken(self) -> bool:
+        """Whether that was all: closed, or broken beyond repair. False: a new pipeline may do better."""
+        self._proven = False
+        try:
             while self._wait_for_work():
                 self._drop_cancelled()
                 self._start_waiting()
@@ -255,13 +270,17 @@ class BatchEngine:
                 self._collect()
                 self._cache_usage = self._pipeline.cache_usage() if self._pipeline.busy() else 0.0
         except Exception:
-            logger.exception("The engine has stopped: it cannot go on after an error of its own.")
-            self._shut("The engine has stopped after an error of its own. The server must be restarted.")
+            logger.exception("The engine broke while it computed %d generations.", len(self._running))
+            self._fail_all("The engine broke while it computed this answer. Try again.", self._running)
+            return not self._proven
+        return True
+
+    def _fail_all(self, reason: str, *jobs: list[Job] | deque[Job]) -> None:
         with self._changed:
-            unfinished = [*self._running, *self._waiting]
-            self._running, self._waiting = [], deque()
-            reason = self._closed or ""
-        for job in unfinished:
+            failed = [job for some in jobs for job in some]
+            for some in jobs:
+                some.clear()
+        for job in failed:
             self._fail(job, OverloadedError(reason))
 
     def _shut(self, reason: str) -> None:
@@ -337,6 +356,7 @@ class BatchEngine:
             if finish_reason is None:
                 generation.cancel()
             finish_reason = "stop"
+        self._proven = self._proven or finish_reason is not None
         if finish_reason is not None or (job.streaming and len(job.text.visible) > shown):
             update = Update(
                 job.text.visible,

@@ -66,8 +66,8 @@ def parse(inputs: Mapping[str, Tensor], tokenizer: TextTokenizer, context_tokens
         raise InvalidInputError("text_input is empty: send a prompt.")
     if len(ids) >= context_tokens:
         raise InvalidInputError(
-            f"text_input has {len(ids)} tokens; the model reads {context_tokens}, its answer included. "
-            "Send a shorter prompt."
+            f"The prompt in text_input has {len(ids)} tokens, which exceeds the model's window of {context_tokens}, "
+            "its answer included. Send a shorter one."
         )
     _integer(inputs, "sampling_param_best_of", 1, 1)
     cumulative_logprob = _flag(inputs, "return_cumulative_logprob")

@@ -15,6 +15,9 @@ from predictor.engines.batch import Output, Sampling
 from predictor.errors import ModelFilesError, OverloadedError
 from predictor.wire import FinishReason
 
+_BLOCK_TOKENS = 32
+"""Tokens in a block of the KV cache on CPUs. Source: openvino.genai `paged_attention_transformations`."""
+
 _FINISH: dict[genai.GenerationFinishReason, FinishReason | None] = {
     genai.GenerationFinishReason.NONE: None,
     genai.GenerationFinishReason.STOP: "stop",
@@ -61,6 +64,15 @@ class OpenVinoPipeline:
             raise ModelFilesError(f"OpenVINO GenAI cannot load the model in {folder}: {error}") from error
         self._end_ids = end_ids
         self._request_ids = itertools.count()
+        self.capacity_tokens = self._warm_up()
+        """Tokens that the KV cache holds. A longer prompt could never be answered."""
+
+    def _warm_up(self) -> int:
+        """Computes one token, which compiles the kernels, and measures by it how much of the KV cache a block takes."""
+        first = self.start([0], Sampling(max_tokens=1, greedy=True))
+        while first.read() is None:
+            self.step()
+        return int(_BLOCK_TOKENS / self.cache_usage())
 
     def start(self, ids: Sequence[int], sampling: Sampling) -> OpenVinoGeneration:
         """Queues a prompt."""

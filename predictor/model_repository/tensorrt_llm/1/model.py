@@ -34,15 +34,17 @@ class TritonPythonModel:
         self._input_names = [tensor["name"] for tensor in config["input"]]
         self._tokenizer = TextTokenizer.load(settings.model_dir)
         self._context_tokens = self._tokenizer.context_tokens or DEFAULT_CONTEXT_TOKENS
-        pipeline = OpenVinoPipeline(
-            settings.model_dir,
-            self._tokenizer.end_ids,
-            OpenVinoSettings(settings.kv_cache_gb, settings.max_batch_tokens, settings.max_running),
-        )
+        sizes = OpenVinoSettings(settings.kv_cache_gb, settings.max_batch_tokens, settings.max_running)
+
+        def load() -> OpenVinoPipeline:
+            pipeline = OpenVinoPipeline(settings.model_dir, self._tokenizer.end_ids, sizes)
+            self._context_tokens = min(self._context_tokens, pipeline.capacity_tokens)
+            return pipeline
+
         self._jobs: dict[str, Job] = {}
         self._lock = threading.Lock()
         self._engine = BatchEngine(
-            pipeline,
+            load,
             self._tokenizer.decode,
             max_running=settings.max_running,
             max_waiting=settings.max_waiting,

@@ -1,0 +1,189 @@
+"""The client against every other layout, on a real Triton whose models have exactly those tensors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+import pytest_asyncio
+
+from chassis.context import CallContext
+from chassis.errors import BadUpstreamError, InvalidRequestError, NotReadyError
+from predictor.client import PredictorClient, without_echo
+from predictor.wire import LAYOUTS, GenerationChunk, GenerationRequest, LayoutName
+
+EVERYTHING = GenerationRequest(
+    "a question",
+    max_tokens=20,
+    temperature=0.5,
+    top_k=0,
+    top_p=0.25,
+    stop=("\n\n", "\t"),  # as JSON, these are other characters
+    seed=2**64 - 1,
+    repetition_penalty=1.5,
+    presence_penalty=-1.0,
+)
+
+MakeClient = Callable[[LayoutName], PredictorClient]
+
+
+@pytest_asyncio.fixture
+async def client_of(layouts_url: str) -> AsyncIterator[MakeClient]:
+    made: list[PredictorClient] = []
+
+    def make(layout: LayoutName) -> PredictorClient:
+        made.append(PredictorClient(layouts_url, layout=layout))
+        return made[-1]
+
+    yield make
+    for client in made:
+        await client.aclose()
+
+
+def test_every_layout_is_named_by_its_key() -> None:
+    assert {name: layout.name for name, layout in LAYOUTS.items()} == {name: name for name in LAYOUTS}
+
+
+async def test_ensemble_is_asked_in_its_own_tensors_and_its_echo_removed(
+    client_of: MakeClient, ctx: CallContext
+) -> None:
+    answer = await client_of("ensemble").generate(EVERYTHING, ctx)
+    assert json.loads(answer.text) == {
+        "max_tokens": {"shape": [1, 1], "data": [20]},
+        "stop_words": {"shape": [1, 2], "data": ["\n\n", "\t"]},
+        "top_k": {"shape": [1, 1], "data": [0]},
+        "top_p": {"shape": [1, 1], "data": [0.25]},
+        "temperature": {"shape": [1, 1], "data": [0.5]},
+        "repetition_penalty": {"shape": [1, 1], "data": [1.5]},
+        "presence_penalty": {"shape": [1, 1], "data": [-1.0]},
+        "random_seed": {"shape": [1, 1], "data": [2**64 - 1]},
+    }
+    assert answer.finish_reason == "stop"
+    assert answer.completion_tokens is None
+
+
+async def test_bls_of_a_later_version_is_asked_with_its_switches(client_of: MakeClient, ctx: CallContext) -> None:
+    answer = await client_of("tensorrt_llm_bls").generate(EVERYTHING, ctx)
+    sent = {name: tensor["data"] for name, tensor in json.loads(answer.text).items()}
+    assert sent["seed"] == [2**64 - 1]
+    assert sent["exclude_input_in_output"] == [True]
+    assert (answer.finish_reason, answer.prompt_tokens, answer.completion_tokens) == ("length", 7, 20)
+
+
+@pytest.mark.parametrize("layout", ["ensemble", "tensorrt_llm_bls"])
+async def test_a_layout_that_cannot_stream_gives_one_chunk(
+    client_of: MakeClient, ctx: CallContext, layout: LayoutName
+) -> None:
+    chunks = [chunk async for chunk in client_of(layout).stream(GenerationRequest("q", 5), ctx)]
+    assert len(chunks) == 1
+    assert chunks[0].finish_reason is not None
+
+
+async def test_greedy_is_said_in_words_that_every_version_understands(client_of: MakeClient, ctx: CallContext) -> None:
+    request = GenerationRequest("q", 5, temperature=0, top_k=40, top_p=0.9)
+    sent = json.loads((await client_of("ensemble").generate(request, ctx)).text)
+    assert set(sent) == {"max_tokens", "top_k"}
+    assert sent["top_k"]["data"] == [1]
+
+
+async def test_text_after_a_stop_string_is_cut(client_of: MakeClient, ctx: CallContext) -> None:
+    request = GenerationRequest("<unused>", 5, stop=("what follows", "</s>"))
+    answer = await client_of("ensemble").generate(request, ctx)
+    assert answer == GenerationChunk("an answer", "stop")
+
+
+async def test_a_parameter_that_the_model_has_no_input_for_is_refused_by_name(
+    client_of: MakeClient, ctx: CallContext
+) -> None:
+    client = client_of("ensemble")
+    with pytest.raises(InvalidRequestError, match=r"frequency_penalty is 0\.5.*no input") as refused:
+        await client.generate(GenerationRequest("q", 5, frequency_penalty=0.5), ctx)
+    assert refused.value.field == "frequency_penalty"
+    neutral = await client.generate(GenerationRequest("q", 5, frequency_penalty=0.0), ctx)
+    assert set(json.loads(neutral.text)) == {"max_tokens"}
+
+
+async def test_vllm_streams_deltas_and_takes_its_sampling_as_json(client_of: MakeClient, ctx: CallContext) -> None:
+    chunks = [chunk async for chunk in client_of("vllm").stream(EVERYTHING, ctx)]
+    text = "".join(chunk.text for chunk in chunks)
+    assert json.loads(text) == {
+        "max_tokens": 20,
+        "temperature": 0.5,
+        "top_k": -1,
+        "top_p": 0.25,
+        "stop": ["\n\n", "\t"],
+        "seed": 2**64 - 1,
+        "repetition_penalty": 1.5,
+        "presence_penalty": -1.0,
+    }
+    assert [chunk.finish_reason for chunk in chunks[:-1]] == [None] * (len(chunks) - 1)
+    assert (chunks[-1].finish_reason, chunks[-1].prompt_tokens) == ("length", 3)
+    assert chunks[-1].completion_tokens == len(chunks) - 1
+
+
+async def test_vllm_whole_equals_streamed(client_of: MakeClient, ctx: CallContext) -> None:
+    client = client_of("vllm")
+    whole = await client.generate(EVERYTHING, ctx)
+    streamed = [chunk async for chunk in client.stream(EVERYTHING, ctx)]
+    assert whole.text.strip() == "".join(chunk.text for chunk in streamed).strip()
+    assert whole.completion_tokens == streamed[-1].completion_tokens
+
+
+@pytest.mark.parametrize("layout", ["ensemble", "tensorrt_llm_bls", "vllm"])
+async def test_a_prompt_that_does_not_fit_is_the_callers_mistake(
+    client_of: MakeClient, ctx: CallContext, layout: LayoutName
+) -> None:
+    """These servers answer it with an internal error."""
+    with pytest.raises(InvalidRequestError, match=r"(?i)prompt .*(exceeds|longer)") as refused:
+        await client_of(layout).generate(GenerationRequest("exceeds", 5), ctx)
+    assert refused.value.field == "prompt"
+
+
+async def test_a_failure_after_the_first_words_is_an_error_without_internals(
+    client_of: MakeClient, ctx: CallContext
+) -> None:
+    texts = []
+    with pytest.raises(BadUpstreamError) as failed:
+        async for chunk in client_of("vllm").stream(GenerationRequest("breaks", 5), ctx):
+            texts.append(chunk.text)  # noqa: PERF401
+    assert texts
+    assert "CUDA" not in failed.value.message
+    assert "CUDA" in failed.value.upstream_reason
+
+
+async def test_a_stream_that_ends_without_the_reason_it_promised_is_an_error(
+    client_of: MakeClient, ctx: CallContext
+) -> None:
+    with pytest.raises(BadUpstreamError, match="broke off"):
+        async for _ in client_of("vllm").stream(GenerationRequest("silent", 5), ctx):
+            pass
+
+
+async def test_an_aborted_answer_says_so(client_of: MakeClient, ctx: CallContext) -> None:
+    assert (await client_of("vllm").generate(GenerationRequest("aborts", 5), ctx)).finish_reason == "cancelled"
+
+
+async def test_a_model_that_is_not_there_is_not_ready(layouts_url: str, ctx: CallContext) -> None:
+    for layout in LAYOUTS:
+        client = PredictorClient(layouts_url, layout=layout, model="nowhere")
+        assert not await client.ready(ctx)
+        with pytest.raises(NotReadyError):
+            await client.generate(GenerationRequest("q", 5), ctx)
+        await client.aclose()
+
+
+@pytest.mark.parametrize(
+    ("text", "prompt", "answer"),
+    [
+        ("[INST] Why? [/INST] Because.", "[INST] Why? [/INST]", " Because."),
+        (" [INST] Why? [/INST] Because.", "<s>[INST] Why? [/INST]", " Because."),
+        ("user\nWhy?\nassistant\nBecause.", "<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\n", "\nBecause."),
+        ("Because.", "Why?", "Because."),
+        ("", "Why?", ""),
+        ("Why", "Why?", "Why"),
+        ("Because.", "", "Because."),
+    ],
+)
+def test_echo(text: str, prompt: str, answer: str) -> None:
+    assert without_echo(text, prompt) == answer
