@@ -38,8 +38,7 @@ class StubProtocol(asyncio.Protocol):
     predictor_s = 0.0
     vector = np.zeros(0, np.float32)
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self._transport = transport
         self._parser = httptools.HttpRequestParser(self)
         self._url = b""
@@ -67,7 +66,7 @@ class StubProtocol(asyncio.Protocol):
         elif url.endswith(b"/generate_stream"):
             self._later(self.predictor_s, _GENERATED)
         else:
-            self._transport.write(_response(b"{}", b"application/json"))
+            self._transport.write(_METADATA)
 
     def _later(self, delay_s: float, answer: bytes) -> None:
         if delay_s:
@@ -110,6 +109,7 @@ def _response(body: bytes, content_type: bytes, extra: bytes = b"") -> bytes:
     return head + body
 
 
+_METADATA = _response(b'{"name":"stub","ready":true,"inputs":[],"outputs":[]}', b"application/json")
 _GENERATED = _response(
     b"data: "
     + json.dumps(

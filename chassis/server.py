@@ -194,7 +194,6 @@ class _RestServer(RESTServer):
         )
         self._errors = errors
         self.config.host = settings.host
-        self.config.access_log = False
         self.config.app = _Edge(app, errors, settings.max_body_bytes)
 
     def _add_middlewares(self, app: FastAPI) -> None:

@@ -9,7 +9,7 @@ from typing import Literal
 
 LogFormat = Literal["text", "json"]
 
-_RECORD_FIELDS = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
+_RECORD_FIELDS = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName", "color_message"}
 
 
 class _JsonFormatter(logging.Formatter):
@@ -44,8 +44,9 @@ def configure_logging(level: str, log_format: LogFormat) -> None:
         _JsonFormatter() if log_format == "json" else _TextFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
     )
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    # KServe writes three lines per request of its own; the access log below has them in one.
-    logging.getLogger("kserve.trace").setLevel(logging.WARNING)
+    # KServe and uvicorn write four lines per request; the chassis's access log has what is in them in one.
+    for name in ("kserve.trace", "uvicorn.access"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     kserve_logger = logging.getLogger("kserve")
     kserve_logger.handlers = [handler]
     kserve_logger.propagate = False
