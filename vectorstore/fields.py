@@ -17,8 +17,7 @@ from vectorstore.filters import FieldValue, Where, matches
 _GROUPS = "metadata.jsonl"
 _ROWS = "metadata_of_row.i32"
 _CACHED_MASKS = 64
-
-# A closed set of filters is the rule (a product, a language, a year), so masks are kept.
+"""A closed set of filters is the rule: a product, a language, a year."""
 
 
 class FieldTableWriter:
@@ -57,8 +56,9 @@ class FieldTable:
     """Reads what `FieldTableWriter` wrote. The metadata is loaded by the first filter, then kept. Thread-safe."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
         self._lock = threading.Lock()
+        # Open from now on, so that removing the files takes nothing away.
+        self._lines = (folder / _GROUPS).open("rb")
         self._groups: list[dict[str, FieldValue]] | None = None
         self._group_of_row: npt.NDArray[np.int32] = np.fromfile(folder / _ROWS, "<i4")
         self._masks: OrderedDict[bytes, npt.NDArray[np.bool_]] = OrderedDict()
@@ -77,11 +77,14 @@ class FieldTable:
                 self._masks.move_to_end(key)
         return mask
 
+    def close(self) -> None:
+        """Closes the file."""
+        self._lines.close()
+
     def _evaluate(self, where: Where) -> npt.NDArray[np.bool_]:
         if self._groups is None:
             try:
-                with (self._folder / _GROUPS).open("rb") as lines:
-                    self._groups = [orjson.loads(line) for line in lines]
+                self._groups = [orjson.loads(line) for line in self._lines]
             except (OSError, orjson.JSONDecodeError) as error:
                 raise DamagedIndexError("The metadata of the index cannot be read: publish again.") from error
         chosen = np.fromiter((matches(where, group) for group in self._groups), np.bool_, len(self._groups))

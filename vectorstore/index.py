@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -17,7 +17,7 @@ from vectorstore.batching import Gatherer
 from vectorstore.errors import StoreFailedError
 from vectorstore.filters import Where
 from vectorstore.fusion import fuse
-from vectorstore.stores import Hits, Store, Vectors
+from vectorstore.stores import Hits, Store, Vectors, cosines
 from vectorstore.versions import Document, IndexVersion
 
 logger = logging.getLogger("vectorstore.index")
@@ -54,15 +54,17 @@ class Found:
     index_version: str
     query_tokens: int = 0
     query_truncated: bool = False
+    timings_ms: Mapping[str, float] = field(default_factory=dict)
 
     def json(self) -> bytes:
         """The JSON of a `wire.Prediction`."""
-        return b'{"passages":[%b],"index_version":"%b","query_tokens":%d,"query_truncated":%b}' % (
-            b",".join(self.passages),
-            self.index_version.encode(),
-            self.query_tokens,
-            b"true" if self.query_truncated else b"false",
-        )
+        rest = {
+            "index_version": self.index_version,
+            "query_tokens": self.query_tokens,
+            "query_truncated": self.query_truncated,
+            "timings_ms": self.timings_ms,
+        }
+        return b'{"passages":[%b],%b' % (b",".join(self.passages), orjson.dumps(rest)[1:])
 
     def texts(self) -> list[str]:
         """The texts of the passages alone."""
@@ -82,6 +84,12 @@ class LoadedIndex:
         self._lines = version.lines()
         self._order = self._lines.order
         self._store: Store = self._choose(store)
+        # Chroma reads its files at the first search: now, while nobody waits and before they could be pruned.
+        try:
+            self._store.search(self._vectors[:1], limit=1)
+        except StoreFailedError:
+            self._store.close()
+            raise
         self._tail = f',"index_version":"{version.name}"}}'.encode()
         self._gatherer = Gatherer(self.search_now, max_items=_MAX_BATCH, name=f"search-{version.name}")
 
@@ -172,14 +180,15 @@ class LoadedIndex:
         depth = self._depth(query)
         mask = None if query.where is None else self._exact.fields.mask(query.where)
         lexical = self._lexical.search(query.text, limit=depth, mask=mask)
-        rankings = [
-            self._ranked(dense.rows, dense.similarities)[:depth],
-            self._ranked(lexical.rows, lexical.scores),
-        ]
+        nearest = self._ranked(dense.rows, dense.similarities)[:depth]
+        if mask is not None and self._store is not self._exact:
+            # Chroma compares 2021.5 as 2021 with whole numbers.
+            nearest = [row for row in nearest if mask[row]]
+        rankings = [nearest, self._ranked(lexical.rows, lexical.scores)]
         best = fuse(rankings, limit=query.num_docs, tie_order=self._order)
         lexical_scores = dict(zip(lexical.rows.tolist(), lexical.scores.tolist(), strict=True))
         # Of all of them, also those that only the lexical search saw: a gate compares it between queries.
-        similarities = (self._vectors[[row for row, _ in best]] @ query.vector).tolist()
+        similarities = cosines(self._vectors[[row for row, _ in best]], query.vector).tolist()
         passages = []
         for (row, score), similarity in zip(best, similarities, strict=True):
             lexical_score = lexical_scores.get(row)
@@ -188,7 +197,7 @@ class LoadedIndex:
                 % (
                     self._lines[row][:-1],
                     repr(score).encode(),
-                    repr(max(-1.0, min(1.0, similarity))).encode(),
+                    repr(similarity).encode(),
                     b"null" if lexical_score is None else repr(lexical_score).encode(),
                     self._tail,
                 )

@@ -63,8 +63,16 @@ class IndexVersion:
                 raise DamagedIndexError(
                     f"Version {self.name} is incomplete: {name} is missing or cut off. Copy or publish it again."
                 )
-        self._database = _Database(folder / "documents.sqlite")
-        self._exact: ExactStore | None = None
+        self.exact = ExactStore(folder / "exact", self.manifest.embedder.dimension)
+        """Vectors and metadata of the rows."""
+        if self.exact.count() != self.manifest.counts.chunks:
+            self.exact.close()
+            raise DamagedIndexError(f"Version {self.name} has another number of vectors than of chunks: publish again.")
+        try:
+            self._database = _Database(folder / "documents.sqlite")
+        except DamagedIndexError:
+            self.exact.close()
+            raise
 
     def __enter__(self) -> IndexVersion:
         return self
@@ -77,17 +85,7 @@ class IndexVersion:
     def close(self) -> None:
         """Frees the files. Nothing may be read afterwards."""
         self._database.close()
-        if self._exact is not None:
-            self._exact.close()
-
-    @property
-    def exact(self) -> ExactStore:
-        """Vectors and metadata of the rows."""
-        if self._exact is None:
-            self._exact = ExactStore(self.folder / "exact", self.manifest.embedder.dimension)
-            if self._exact.count() != self.manifest.counts.chunks:
-                raise DamagedIndexError(f"Version {self.name} has another number of vectors than of chunks.")
-        return self._exact
+        self.exact.close()
 
     def chroma(self) -> ChromaStore:
         """The same vectors in Chroma. The caller closes it."""
@@ -170,6 +168,8 @@ class _Database:
         self._uri = f"{path.absolute().as_uri()}?mode=ro&immutable=1"
         self._lock = threading.Lock()
         self._connection = self._connect()
+        # SQLite opens files at the first statement; from then on removing the file takes nothing away.
+        self.one("SELECT row FROM documents LIMIT 1", ())
 
     def _connect(self) -> sqlite3.Connection:
         try:

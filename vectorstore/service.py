@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -108,16 +109,23 @@ class VectorstoreService:
             found = [Found([], index.name) for _ in queries]
             if not asked:
                 return found
+            began = time.perf_counter()
             embeddings = await self._embedder.embed([queries[number].text for number in asked], ctx)
+            embedded = time.perf_counter()
             self._check(embeddings, len(asked), index)
             answers = await index.search(
                 [replace(queries[number], vector=embeddings.dense[i]) for i, number in enumerate(asked)], ctx
             )
+            timings_ms = {
+                "embed": round((embedded - began) * 1000, 3),
+                "search": round((time.perf_counter() - embedded) * 1000, 3),
+            }
             for i, (number, answer) in enumerate(zip(asked, answers, strict=True)):
                 found[number] = replace(
                     answer,
                     query_tokens=int(embeddings.token_counts[i]),
                     query_truncated=bool(embeddings.truncated[i]),
+                    timings_ms=timings_ms,
                 )
             return found
 

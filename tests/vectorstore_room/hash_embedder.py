@@ -46,6 +46,9 @@ class HashEmbedder:
         self.calls: list[list[str]] = []
         self.headers: list[dict[str, str]] = []
         self.port = 0
+        self.held = threading.Event()
+        self._hold: asyncio.Event | None = None
+        self._waiting: asyncio.Event | None = None
         self._loop = asyncio.new_event_loop()
         self._stop = asyncio.Event()
         self._started = threading.Event()
@@ -64,6 +67,19 @@ class HashEmbedder:
         self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join()
         self._loop.close()
+
+    def hold(self) -> None:
+        """Requests from now on wait; `held` is set when the first one does."""
+        self._hold = asyncio.Event()
+
+    def pass_new(self) -> None:
+        """Requests from now on no longer wait; those that do go on waiting."""
+        self._waiting, self._hold = self._hold, None
+
+    def release(self) -> None:
+        """Lets those go that wait."""
+        assert self._waiting is not None
+        self._loop.call_soon_threadsafe(self._waiting.set)
 
     async def _serve(self) -> None:
         app = web.Application()
@@ -88,6 +104,9 @@ class HashEmbedder:
         texts = self._texts(head, body[head_size:])
         self.calls.append(texts)
         self.headers.append({name.lower(): value for name, value in request.headers.items()})
+        if self._hold is not None:
+            self.held.set()
+            await self._hold.wait()
         match self.fault:
             case "failure":
                 return web.json_response({"error": "Traceback: secret internals"}, status=500)

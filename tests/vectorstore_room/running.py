@@ -26,9 +26,7 @@ class Service:
     process: subprocess.Popen[bytes]
 
     def search(self, *instances: dict[str, Any], **headers: str) -> httpx.Response:
-        return self.http.post(
-            "/v1/models/vectorstore:predict", json={"instances": list(instances)}, headers=headers
-        )
+        return self.http.post("/v1/models/vectorstore:predict", json={"instances": list(instances)}, headers=headers)
 
     def passages(self, text: str, **more: Any) -> list[dict[str, Any]]:
         response = self.search({"input": text, **more})

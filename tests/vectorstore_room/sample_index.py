@@ -26,7 +26,7 @@ def document(name: str, text: str, **metadata: Any) -> Document:
         title=name.title(),
         url=f"https://example.org/{name}",
         source=f"{name}.md",
-        source_sha256=hashlib.sha256(text.encode()).hexdigest(),
+        source_sha256=hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest(),
         metadata=metadata,
     )
 
@@ -45,8 +45,12 @@ def animals() -> list[Document]:
     return [
         document(name, text, legs=legs, kind=kind, wild=wild, weight=weight)
         for (name, text), legs, kind, wild, weight in zip(
-            ANIMALS, (4, 4, 2, 0), ("mammal", "mammal", "bird", "fish"), (False, False, True, True),
-            (4.5, 20.0, 0.1, 1.0), strict=True,
+            ANIMALS,
+            (4, 4, 2, 0),
+            ("mammal", "mammal", "bird", "fish"),
+            (False, False, True, True),
+            (4.5, 20.0, 0.1, 1.0),
+            strict=True,
         )
     ]
 

@@ -66,6 +66,15 @@ class Store(Protocol):
         ...
 
 
+def cosines(vectors: Vectors, query: Vectors) -> Vectors:
+    """float32[n]: cosine of each row of float32[n, dim] with float32[dim], all of length 1.
+
+    Row by row: equal rows give equal numbers wherever they stand, which a matrix product does not promise.
+    """
+    products: Vectors = (vectors * query).sum(axis=1)
+    return np.clip(products, -1, 1)
+
+
 def normalised(vectors: object, dimension: int) -> Vectors:
     """The rows as float32[n, dim] of length 1; those within `UNIT_TOLERANCE` of it are kept bit for bit.
 

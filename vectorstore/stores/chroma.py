@@ -49,7 +49,7 @@ class ChromaStore:
 
     def search(self, queries: Vectors, *, limit: int, where: Where | None = None) -> list[Hits]:
         """Approximate nearest neighbours; one query of Chroma for all queries."""
-        if not limit or not self.count():
+        if not len(queries) or not limit or not self.count():
             return [Hits(np.empty(0, np.int64), np.empty(0, np.float32)) for _ in queries]
         try:
             found = self._collection.query(

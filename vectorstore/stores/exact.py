@@ -12,7 +12,7 @@ import numpy.typing as npt
 from vectorstore.errors import DamagedIndexError, StoreFailedError
 from vectorstore.fields import FieldTable, FieldTableWriter
 from vectorstore.filters import FieldValue, Where
-from vectorstore.stores import Hits, Vectors
+from vectorstore.stores import Hits, Vectors, cosines
 
 _BLOCK_ROWS = 65_536
 """Rows compared at a time: similarities of a block of queries stay within tens of megabytes at any size of index."""
@@ -27,6 +27,7 @@ class ExactStore:
     """
 
     def __init__(self, folder: Path, dimension: int, *, writable: bool = False) -> None:
+        """Opens the folder to read, or makes it and opens it to append."""
         self._folder = folder
         self._dimension = dimension
         self._file: BinaryIO | None = None
@@ -37,31 +38,18 @@ class ExactStore:
             folder.mkdir(parents=True, exist_ok=True)
             self._file = (folder / _FILE).open("ab")
             self._writer = FieldTableWriter(folder)
+        else:
+            self._map()
 
     @property
     def vectors(self) -> Vectors:
         """float32[n, dim], memory-mapped, read-only."""
-        if self._vectors is None:
-            self._flush()
-            path = self._folder / _FILE
-            row_bytes = 4 * self._dimension
-            size_bytes = path.stat().st_size
-            if size_bytes % row_bytes:
-                raise DamagedIndexError(f"The vectors end in the middle of a row of {row_bytes} bytes: publish again.")
-            shape = (size_bytes // row_bytes, self._dimension)
-            # An empty file cannot be mapped.
-            mapped = np.memmap(path, "<f4", "r", shape=shape) if shape[0] else np.empty(shape, np.float32)
-            # A plain view: slicing an np.memmap object costs several times as much.
-            self._vectors = mapped.view(np.ndarray)
-        return self._vectors
+        return self._vectors if self._vectors is not None else self._map()[0]
 
     @property
     def fields(self) -> FieldTable:
         """Metadata of the rows."""
-        if self._fields is None:
-            self._flush()
-            self._fields = FieldTable(self._folder)
-        return self._fields
+        return self._fields if self._fields is not None else self._map()[1]
 
     def add(self, vectors: Vectors, metadata: Sequence[Mapping[str, FieldValue]]) -> None:
         """Appends the rows to the files."""
@@ -69,6 +57,8 @@ class ExactStore:
             raise StoreFailedError("This index version is published: it takes no more vectors.")
         self._file.write(np.ascontiguousarray(vectors, dtype="<f4").tobytes())
         self._writer.add(metadata)
+        if self._fields is not None:
+            self._fields.close()
         self._vectors = self._fields = None
 
     def search(self, queries: Vectors, *, limit: int, where: Where | None = None) -> list[Hits]:
@@ -80,12 +70,8 @@ class ExactStore:
         if not limit:
             return [_NO_HITS for _ in queries]
         blocks = [self._block(queries, rows, start, limit) for start in range(0, total, _BLOCK_ROWS)]
-        if len(blocks) == 1:
-            found, similarities = blocks[0]
-        else:
-            found = np.concatenate([rows for rows, _ in blocks], axis=1)
-            similarities = np.concatenate([values for _, values in blocks], axis=1)
-        return [_nearest(f, s, limit) for f, s in zip(found, similarities, strict=True)]
+        found = blocks[0] if len(blocks) == 1 else np.concatenate(blocks, axis=1)
+        return [_nearest(candidates, vectors, query, limit) for candidates, query in zip(found, queries, strict=True)]
 
     def count(self) -> int:
         """Vectors in the file."""
@@ -102,12 +88,14 @@ class ExactStore:
             self._file.close()
             self._writer.close()
             self._file = self._writer = None
+        if self._fields is not None:
+            self._fields.close()
         self._vectors = self._fields = None
 
     def _block(
         self, queries: Vectors, rows: npt.NDArray[np.int64] | None, start: int, limit: int
-    ) -> tuple[npt.NDArray[np.int64], Vectors]:
-        """Rows int64[q, k] and similarities float32[q, k] of one block's best; k ≥ limit where ties need it."""
+    ) -> npt.NDArray[np.int64]:
+        """int64[q, k]: the rows of one block's best, in no order."""
         if rows is None:
             block = self.vectors[start : start + _BLOCK_ROWS]
             similarities = queries @ block.T
@@ -117,15 +105,26 @@ class ExactStore:
         size = similarities.shape[1]
         if size > limit:
             best = _best_columns(similarities, limit)
-            similarities = np.take_along_axis(similarities, best, axis=1)
         else:
             best = np.broadcast_to(np.arange(size, dtype=np.int64), similarities.shape)
-        return (best + start if rows is None else rows[best + start]), similarities
+        return best + start if rows is None else rows[best + start]
 
-    def _flush(self) -> None:
+    def _map(self) -> tuple[Vectors, FieldTable]:
+        """Maps what is in the files now. They may be removed afterwards: what is mapped stays."""
         if self._file is not None and self._writer is not None:
             self._file.flush()
             self._writer.flush()
+        path = self._folder / _FILE
+        row_bytes = 4 * self._dimension
+        size_bytes = path.stat().st_size
+        if size_bytes % row_bytes:
+            raise DamagedIndexError(f"The vectors end in the middle of a row of {row_bytes} bytes: publish again.")
+        shape = (size_bytes // row_bytes, self._dimension)
+        # An empty file cannot be mapped.
+        mapped = np.memmap(path, "<f4", "r", shape=shape) if shape[0] else np.empty(shape, np.float32)
+        # A plain view: slicing an np.memmap object costs several times as much.
+        self._vectors, self._fields = mapped.view(np.ndarray), FieldTable(self._folder)
+        return self._vectors, self._fields
 
 
 def _best_columns(similarities: Vectors, limit: int) -> npt.NDArray[np.int64]:
@@ -140,9 +139,10 @@ def _best_columns(similarities: Vectors, limit: int) -> npt.NDArray[np.int64]:
     return best
 
 
-def _nearest(rows: npt.NDArray[np.int64], similarities: Vectors, limit: int) -> Hits:
+def _nearest(rows: npt.NDArray[np.int64], vectors: Vectors, query: Vectors, limit: int) -> Hits:
+    similarities = cosines(vectors[rows], query)
     order = np.lexsort((rows, -similarities))[:limit]
-    return Hits(np.ascontiguousarray(rows[order]), np.clip(similarities[order], -1, 1))
+    return Hits(rows[order], similarities[order])
 
 
 _NO_HITS = Hits(np.empty(0, np.int64), np.empty(0, np.float32))

@@ -1,0 +1,125 @@
+"""BM25: the formula, word for word, and what becomes of text."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vectorstore import lexical
+from vectorstore.errors import DamagedIndexError
+from vectorstore.lexical import Analyzer, LexicalIndex, LexicalSettings, LexicalWriter, best
+
+TEXTS = [
+    "The quick brown fox jumps over the lazy dog",
+    "A quick test of quick search",
+    "Nothing in common",
+    "",
+    "Searching and searched: the search engine searches",
+]
+
+
+def build(folder: Path, texts: list[str], **settings_of: object) -> LexicalIndex:
+    writer = LexicalWriter(folder, LexicalSettings(**settings_of))  # type: ignore[arg-type]
+    writer.add(texts)
+    writer.finish()
+    return LexicalIndex(folder)
+
+
+def by_the_book(texts: list[str], query: str, analyzer: Analyzer, k1: float = 1.5, b: float = 0.75) -> list[float]:
+    documents = [analyzer.terms(text) for text in texts]
+    average = sum(map(len, documents)) / len(documents)
+    scores = []
+    for terms in documents:
+        score = 0.0
+        for term in analyzer.terms(query):
+            frequency = sum(term in other for other in documents)
+            idf = math.log(1 + (len(documents) - frequency + 0.5) / (frequency + 0.5))
+            tf = terms.count(term)
+            score += idf * tf * (k1 + 1) / (tf + k1 * (1 - b + b * len(terms) / average))
+        scores.append(score)
+    return scores
+
+
+@pytest.mark.parametrize("query", ["quick search", "search", "the the dog", "unknown words", ""])
+def test_scores_are_bm25(tmp_path: Path, query: str) -> None:
+    index = build(tmp_path, TEXTS)
+    np.testing.assert_allclose(index.scores(query), by_the_book(TEXTS, query, Analyzer("english")), rtol=1e-5)
+
+
+@settings(max_examples=30, deadline=None)
+@given(texts=st.lists(st.text("ab c", max_size=12), min_size=1, max_size=8), query=st.text("ab c", max_size=6))
+def test_scores_are_bm25_for_any_text(tmp_path_factory: pytest.TempPathFactory, texts: list[str], query: str) -> None:
+    index = build(tmp_path_factory.mktemp("lexical"), texts, language="none", k1=1.2, b=0.5)
+    if any(map(str.strip, texts)):
+        expected = by_the_book(texts, query, Analyzer("none"), 1.2, 0.5)
+        np.testing.assert_allclose(index.scores(query), expected, rtol=1e-5)
+    else:
+        assert not index.scores(query).any()
+
+
+def test_the_best_come_first_and_ties_in_order(tmp_path: Path) -> None:
+    index = build(tmp_path, ["same words", "other", "same words", "same words twice same words", "same words"])
+    hits = index.search("same words", limit=10)
+    assert sorted(hits.rows.tolist()) == [0, 2, 3, 4]
+    assert (np.diff(hits.scores) <= 0).all()
+    equal = [row for row in hits.rows.tolist() if row != 3]
+    assert equal == [0, 2, 4]
+    assert index.search("same words", limit=2).rows.tolist() == hits.rows[:2].tolist()
+    assert len(index.search("same words", limit=0).rows) == 0
+    masked = index.search("same words", limit=10, mask=np.array([False, True, True, False, True]))
+    assert masked.rows.tolist() == [2, 4]
+
+
+def test_the_border_of_best_prefers_earlier_rows() -> None:
+    hits = best(np.array([1, 2, 1, 1, 0, 2], np.float32), 3)
+    assert hits.rows.tolist() == [1, 5, 0]
+
+
+def test_blocks_of_postings_join(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = build(tmp_path / "whole", TEXTS * 20)
+    monkeypatch.setattr(lexical, "_BLOCK", 7)
+    parts = build(tmp_path / "parts", TEXTS * 20)
+    for query in ("quick search", "the dog"):
+        np.testing.assert_array_equal(whole.scores(query), parts.scores(query))
+
+
+def test_nothing_is_left_of_building(tmp_path: Path) -> None:
+    build(tmp_path, TEXTS)
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+@pytest.mark.parametrize(
+    ("text", "terms"),
+    [
+        ("Running RUNS", ["run", "run"]),
+        ("VECTORSTORE_NUM_DOCS", ["vectorstor", "num", "doc"]),
+        ("ﬁle Ⅳ Straße", ["file", "iv", "strass"]),
+        ("東京タワー2024", ["東", "京", "タ", "ワ", "ー", "2024"]),
+        ("\x00 -- !", []),
+    ],
+)
+def test_terms(text: str, terms: list[str]) -> None:
+    assert Analyzer("english").terms(text) == terms
+
+
+def test_languages() -> None:
+    assert Analyzer("german").terms("Häuser") == Analyzer("german").terms("Häusern")
+    with pytest.raises(ValueError, match="klingon"):
+        Analyzer("klingon")
+
+
+def test_empty_and_damaged(tmp_path: Path) -> None:
+    index = build(tmp_path / "empty", [])
+    assert len(index) == 0
+    assert len(index.search("anything", limit=5).rows) == 0
+    build(tmp_path / "damaged", TEXTS)
+    (tmp_path / "damaged" / "terms.txt").write_text("one\ntwo")
+    with pytest.raises(DamagedIndexError):
+        LexicalIndex(tmp_path / "damaged")
+    with pytest.raises(DamagedIndexError):
+        LexicalIndex(tmp_path / "nowhere")
