@@ -332,7 +332,7 @@ class ModelStore:
                 f"There is no {kind} {given!r}: neither in the catalogue nor as a path. "
                 f"Choose from: {self._choices(kind)}; or give a path."
             )
-        path = path.resolve()
+        path = path.absolute()
         if kind == "embedder":
             return ModelFolder(given, kind, path.name, path, _serves(path), _described_window(path))
         if path.is_dir():

