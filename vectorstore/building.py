@@ -22,7 +22,6 @@ from vectorstore.errors import BuilderClosedError, InvalidContentError
 from vectorstore.lexical import LexicalSettings, LexicalWriter
 from vectorstore.manifest import Counts, EmbedderInfo, Manifest, SourceInfo
 from vectorstore.stores import normalised
-from vectorstore.stores.chroma import ChromaStore
 from vectorstore.stores.exact import ExactStore
 
 _MAX_CHUNKS = 2**31 - 1
@@ -67,6 +66,9 @@ class VersionBuilder:
         self._documents = 0
         self._chunks = 0
         self._open = True
+        # Here, because importing Chroma takes half a second that readers need not spend.
+        from vectorstore.stores.chroma import ChromaStore
+
         with contextlib.ExitStack() as undo:
             undo.callback(self.abandon)
             self._database = sqlite3.connect(folder / "documents.sqlite", isolation_level=None, check_same_thread=False)

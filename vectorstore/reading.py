@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,8 +19,10 @@ from vectorstore.errors import DamagedIndexError, UnknownDocumentError
 from vectorstore.lexical import LexicalIndex
 from vectorstore.manifest import read_manifest
 from vectorstore.stores import Vectors
-from vectorstore.stores.chroma import ChromaStore
 from vectorstore.stores.exact import ExactStore
+
+if TYPE_CHECKING:
+    from vectorstore.stores.chroma import ChromaStore
 
 
 class ContentVectors(Mapping[str, Vectors]):
@@ -89,6 +91,9 @@ class IndexVersion:
 
     def chroma(self) -> ChromaStore:
         """The same vectors in Chroma. The caller closes it."""
+        # Here, because importing Chroma takes half a second that a service with a small index need not spend.
+        from vectorstore.stores.chroma import ChromaStore
+
         store = ChromaStore(self.folder / "chroma")
         if store.count() != self.manifest.counts.chunks:
             store.close()

@@ -316,7 +316,7 @@ def test_a_reader_sees_one_version_or_the_other(tmp_path: Path) -> None:
     program = (
         "import sys; from pathlib import Path; from vectorstore.versions import IndexRoot\n"
         "root = IndexRoot(Path(sys.argv[1]), 'default')\n"
-        "for i in range(60): root.set_current(sys.argv[2 + i % 2])\n"
+        "for i in range(20): root.set_current(sys.argv[2 + i % 2])\n"
     )
     root = IndexRoot(tmp_path, "default")
     seen = set()

@@ -197,8 +197,8 @@ async def test_the_watcher_follows_by_itself(tmp_path: Path, embedder: HashEmbed
         new = publish(tmp_path)
 
         async def followed() -> None:
-            while service.status()["index"]["version"] != new:
-                await asyncio.sleep(0.01)
+            while (await find(service, "cats")).index_version != new:
+                pass
 
         await asyncio.wait_for(followed(), 20)
 
