@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -244,27 +245,31 @@ def fetch(name: Annotated[str, typer.Argument(help="A name of `kserve-rag models
 def main() -> NoReturn:
     """The program. Errors are one line on standard error; the exit status says of what kind (kserve_rag/errors.py)."""
     try:
-        app(standalone_mode=False)
+        # typer hands the status of `typer.Exit`, and of an interrupt, back as a value.
+        code = app(standalone_mode=False)
     except KserveRagError as error:
         errors.print(f"[red]error:[/] {_plain(error.message)}", highlight=False, soft_wrap=True)
         sys.exit(error.exit_code)
     except ValidationError as error:
         for problem in error.errors():
-            name = ".".join(str(part) for part in problem["loc"])
-            errors.print(f"[red]error:[/] setting {name}: {_plain(problem['msg'])}", highlight=False, soft_wrap=True)
+            name = str(problem["loc"][0])
+            variable = name if name.isupper() else f"KSERVE_RAG_{name.upper()}"
+            errors.print(f"[red]error:[/] {variable}: {_plain(problem['msg'])}", highlight=False, soft_wrap=True)
         sys.exit(UsageError.exit_code)
-    except typer.Exit as ended:
-        sys.exit(ended.exit_code)
     except (typer.Abort, KeyboardInterrupt):
         sys.exit(130)
     except Exception as error:
         # Click's own: a wrong option or argument.
         show, code = getattr(error, "show", None), getattr(error, "exit_code", None)
         if show is None or code is None:
-            raise
+            if os.environ.get("KSERVE_RAG_TRACE"):
+                raise
+            told = f"{type(error).__name__}: {error}"
+            errors.print(f"[red]error:[/] {_plain(told)} (KSERVE_RAG_TRACE=1 shows where)", highlight=False)
+            sys.exit(1)
         show()
         sys.exit(code)
-    sys.exit(0)
+    sys.exit(code if isinstance(code, int) else 0)
 
 
 # ── up ────────────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-import shutil
 import threading
 import zipfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import gguf
+import numpy as np
 import pytest
 from loopback_hub import Hub, HubFile, running_hub
 
@@ -276,17 +277,36 @@ def test_the_llms_folder_is_made_once(real: ModelStore) -> None:
     assert {path.name: path.stat().st_mtime_ns for path in again.path.iterdir()} == made
 
 
-def test_a_gguf_file_of_the_users_own(real: ModelStore, tmp_path: Path) -> None:
-    source = real.materialise("smollm2-135m", "llm").path / "model.gguf"
-    mine = tmp_path / "mine.gguf"
-    mine.symlink_to(source)
+@pytest.fixture
+def tiny_gguf(tmp_path: Path) -> Path:
+    """A GGUF file with a tokenizer of three tokens and one tensor."""
+    path = tmp_path / "mine.gguf"
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_context_length(128)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("smollm")
+    writer.add_token_list(["a", "aa", "<|im_end|>"])
+    writer.add_token_types([gguf.TokenType.NORMAL, gguf.TokenType.NORMAL, gguf.TokenType.CONTROL])
+    writer.add_token_merges(["a a"])
+    writer.add_eos_token_id(2)
+    writer.add_chat_template("{{ messages }}")
+    writer.add_tensor("token_embd.weight", np.zeros((3, 32), np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def test_a_gguf_file_of_the_users_own(tiny_gguf: Path, tmp_path: Path) -> None:
     store = ModelStore(tmp_path / "models", offline=True)
-    folder = store.materialise(str(mine), "llm")
+    folder = store.materialise(str(tiny_gguf), "llm")
     assert {"model.gguf", "tokenizer.json", "tokenizer_config.json"} <= {path.name for path in folder.path.iterdir()}
+    assert json.loads((folder.path / "tokenizer_config.json").read_text())["chat_template"] == "{{ messages }}"
     # A tokenizer that lies beside the file is taken rather than the one in it.
-    shutil.copy(source.parent / "tokenizer.json", tmp_path)
+    (tmp_path / "tokenizer.json").write_text("{}")
     (tmp_path / "tokenizer_config.json").write_text('{"chat_template": "mine"}')
-    other = store.materialise(str(mine), "llm")
+    other = store.materialise(str(tiny_gguf), "llm")
     assert other.path != folder.path
     assert json.loads((other.path / "tokenizer_config.json").read_text()) == {"chat_template": "mine"}
 
