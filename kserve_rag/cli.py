@@ -217,13 +217,13 @@ def models(context: typer.Context) -> None:
 
     store = model_store(_settings())
     table = Table(box=None, pad_edge=False)
-    for column in ("name", "kind", "size", "licence", "here", "what it is"):
-        table.add_column(column, header_style="dim", no_wrap=column != "what it is")
+    for column in ("name", "size", "licence", "here", "what it is"):
+        table.add_column(column, header_style="dim", overflow="fold")
     defaults = set(store.catalogue.defaults.values())
     for name, model in store.catalogue.models.items():
-        shown = f"[bold]{name}[/] (default)" if name in defaults else name
+        what = f"{model.kind}{', default' if name in defaults else ''}: {model.what}"
         here = "[green]yes[/]" if store.cached(name) else "no"
-        table.add_row(shown, model.kind, size(model.size_bytes), model.licence, here, model.what)
+        table.add_row(f"[bold]{name}[/]", size(model.size_bytes), model.licence, here, what)
     console.print(table)
 
 

@@ -55,6 +55,7 @@ class ModelFile(BaseModel):
     sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$")
     """None: recorded when it is first fetched."""
     size_bytes: int | None = None
+    """For people who choose; nothing is checked by it."""
     sources: tuple[HubSource | WheelSource | PathSource, ...] = Field(min_length=1)
     """In the order in which they are tried."""
 

@@ -219,9 +219,12 @@ def test_credentials_are_sent() -> None:
         seen.update({name.lower(): value for name, value in request.headers.items()})
         answering(503, b"{}")(request)
 
-    with serving(reply) as url, Client(url, token="t", headers={"x-request-id": "mine"}) as client:  # noqa: S106
-        with pytest.raises(UnavailableError):
-            client.ask("q")
+    with (
+        serving(reply) as url,
+        Client(url, token="t", headers={"x-request-id": "mine"}) as client,  # noqa: S106
+        pytest.raises(UnavailableError),
+    ):
+        client.ask("q")
     assert seen["authorization"] == "Bearer t"
     assert seen["x-request-id"] == "mine"
 

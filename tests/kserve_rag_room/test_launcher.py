@@ -28,7 +28,9 @@ def settings(graph_settings: Settings, tmp_path: Path) -> Settings:
     return graph_settings.model_copy(update={"home": tmp_path / "home", "start_timeout_s": 60})
 
 
-def test_a_service_that_fails_shows_its_last_lines(graph_settings: Settings, settings: Settings, tmp_path: Path) -> None:
+def test_a_service_that_fails_shows_its_last_lines(
+    graph_settings: Settings, settings: Settings, tmp_path: Path
+) -> None:
     broken = tmp_path / "broken"
     broken.mkdir()
     (broken / "model.onnx").write_bytes(b"no model")

