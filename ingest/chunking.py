@@ -23,13 +23,17 @@ _PIECE_CHARS = 8_192
 _UNREADABLE_CHARS = 24
 """A token longer than this is a word that the tokenizer gave up on. Its parts would be tokens of their own."""
 
+_CHARS_PER_TOKEN = 32
+"""A chunk with more is of characters that the tokenizer passes over: white space, or accents without letters."""
+
 _LOOK_BACK_CHARS = 16
+_INDENTATION_CHARS = 64
 
 _CODE, _PARAGRAPH, _LINE, _SENTENCE, _WORD = 4, 3, 2, 1, 0
 """What a unit begins with: how good a place it is to cut."""
 
 _BLANK_LINE = re.compile(r"\n[ \t]*\n+")
-_SENTENCE_END = re.compile(r"[.!?…؟।]+[\"'”’»)\]]*(?=\s)|[。！？]+[\"'”’」』）]*")
+_SENTENCE_END = re.compile(r"(?<![.!?…؟।])[.!?…؟।]+[\"'”’»)\]]*(?=\s)|[。！？]+[\"'”’」』）]*")
 _ENDS_LINE = re.compile(r"[.!?:;…。！？|][\"'”’»)\]*_`]*\s*$")
 _GOES_ON = re.compile(r"(?!\d{1,3}[.)]\s)[^\s\-*+•#>|~]")
 _FULL_LINE_CHARS = 60
@@ -155,8 +159,13 @@ class Chunker:
     def iterate(self, document: ParsedDocument) -> Iterator[Span]:
         """As `spans`, one at a time."""
         cut = _Cut(document, self._settings, _TokenMap(document.text, self._tokens))
+        covered = 0
         for start, end, sections in cut.ranges():
-            yield from self._fitted(document, start, end, sections)
+            for span in self._fitted(document, start, end, sections):
+                # An overlap with nothing but white space behind it says nothing new.
+                if span.end > covered:
+                    covered = span.end
+                    yield span
 
     def _fitted(self, document: ParsedDocument, start: int, end: int, sections: Sequence[Section]) -> Iterator[Span]:
         """The range as a span, or as several where its tokens are more than its offsets foretold."""
@@ -166,7 +175,8 @@ class Chunker:
         start, end = trimmed
         text = document.text[start:end]
         path = _heading_path(document, start, end, sections)
-        prefix = self._texts.prefix(document.title, path, text)
+        too_long = len(text) > self._settings.max_tokens * _CHARS_PER_TOKEN
+        prefix = None if too_long else self._texts.prefix(document.title, path, text)
         if prefix is None and len(text) > 1:
             middle = _middle(document.text, start, end)
             yield from self._fitted(document, start, middle, sections)
@@ -336,13 +346,12 @@ class _Cut:
     def _pack(self, units: Sequence[_Unit], sections: Sequence[Section]) -> Iterator[tuple[int, int]]:
         """Fills chunks with units, evenly, and closes them at good places."""
         maximum = self._settings.max_tokens
-        total = sum(unit.tokens for unit in units)
-        # Equal shares: better than full chunks and a small rest.
-        shares = -(-total // maximum) if total <= maximum else -(-total // self._body_tokens)
-        goal = total / max(shares, 1)
+        if not units:
+            return
         first = 0
-        begin = units[0].start if units else 0
+        begin = units[0].start
         size = 0
+        goal = self._goal(begin, begin, units[-1].end)
         for place, unit in enumerate(units):
             if place > first and self._closes(size, unit, goal):
                 last = place
@@ -354,21 +363,32 @@ class _Cut:
                     begin = self._overlap(begin, units[last], sections)
                     first = last
                     size = self._tokens.count(begin, unit.start)
+                    goal = self._goal(begin, end, units[-1].end)
             size += unit.tokens
             if size > maximum:
                 # An overlap, or a heading, that leaves too little room for a block that fits alone.
                 if units[first].start < unit.start and size - unit.tokens > 0 and first < place:
                     yield begin, unit.start
                 begin, first, size = unit.start, place, unit.tokens
-        if units:
-            yield begin, units[-1].end
+                goal = self._goal(begin, begin, units[-1].end)
+        yield begin, units[-1].end
+
+    def _goal(self, begin: int, fresh: int, end: int) -> float:
+        """Tokens for the chunk from `begin`, new from `fresh` on, so that what is left falls into equal shares.
+
+        Better than full chunks and a small rest.
+        """
+        overlap = self._tokens.count(begin, fresh)
+        left = self._tokens.count(fresh, end)
+        shares = max(-(-left // max(self._settings.max_tokens - overlap, 1)), 1)
+        return overlap + left / shares
 
     def _closes(self, size: int, following: _Unit, goal: float) -> bool:
         if size + following.tokens > self._settings.max_tokens:
             return True
         if following.begins >= _PARAGRAPH:
             return size >= 0.8 * goal and size + following.tokens > 1.1 * goal
-        return following.begins >= _SENTENCE and size >= goal
+        return following.begins >= _SENTENCE and size + following.tokens / 2 >= goal
 
     def _overlap(self, begin: int, following: _Unit, sections: Sequence[Section]) -> int:
         """Where the next chunk begins: some whole sentences before `following`, within its section and after code."""
@@ -461,7 +481,7 @@ def _trim(text: str, start: int, end: int) -> tuple[int, int] | None:
     if first == end:
         return None
     line = text.rfind("\n", start, first) + 1
-    if line > start or start == 0 or text[start - 1] == "\n":
+    if (line > start or start == 0 or text[start - 1] == "\n") and first - max(line, start) <= _INDENTATION_CHARS:
         first = max(line, start)
     return first, end
 

@@ -72,7 +72,7 @@ class Parser:
         """
         if self._process is None:
             await self._start()
-        await self._request({"path": str(file.path), "source": file.source})
+        await self._request({"path": os.fsencode(file.path).hex(), "source": file.source})
         done = False
         try:
             while True:

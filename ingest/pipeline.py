@@ -24,7 +24,7 @@ from ingest.loaders import SourceFile
 from ingest.parser import Cut, Parser
 from ingest.settings import IngestSettings
 from ingest.sources import list_sources
-from vectorstore.errors import DamagedIndexError, UnsupportedFormatError
+from vectorstore.errors import DamagedIndexError, InvalidContentError, UnsupportedFormatError
 from vectorstore.versions import Chunk, Document, IndexRoot, IndexVersion, VersionBuilder, content_key
 
 LOADERS = 1
@@ -334,9 +334,13 @@ class _Ingestion:
         vectors = np.empty((len(work.chunks), self._embedding.dimension), np.float32)
         for row, vector in enumerate(work.vectors):
             vectors[row] = await vector if isinstance(vector, asyncio.Future) else vector
-        await _in_thread(lambda: self._add(work, vectors, described, stack))
-        self.summary.documents += 1
-        self.summary.chunks += len(work.chunks)
+        try:
+            await _in_thread(lambda: self._add(work, vectors, described, stack))
+        except InvalidContentError as error:
+            self._notice(work.document.source, f"a document cannot be stored: {error.message}")
+        else:
+            self.summary.documents += 1
+            self.summary.chunks += len(work.chunks)
         self._bytes_of_file += len(work.document.text)
         async with self._written:
             self._in_flight -= len(work.chunks)

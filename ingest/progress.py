@@ -16,6 +16,7 @@ _log = logging.getLogger("ingest")
 
 _LINE_EVERY_S = 10.0
 _LISTED = 20
+_NAMED = 3
 
 
 @contextlib.contextmanager
@@ -38,15 +39,26 @@ def shown(console: Console) -> Iterator[OnProgress]:
 
 def report(summary: Summary, console: Console) -> None:
     """Prints what a run did."""
-    for source, reason in list(summary.skipped.items())[:_LISTED]:
-        console.print(f"  skipped {source}: {reason}", markup=False, highlight=False)
-    if len(summary.skipped) > _LISTED:
-        console.print(f"  … and {len(summary.skipped) - _LISTED} more skipped", markup=False, highlight=False)
-    for notice in summary.notices[:_LISTED]:
-        console.print(f"  note: {notice}", markup=False, highlight=False)
+    for line in (*_skipped_lines(summary), *_notice_lines(summary), headline(summary)):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _skipped_lines(summary: Summary) -> Iterator[str]:
+    """Skipped sources, those with the same reason on one line."""
+    by_reason: dict[str, list[str]] = {}
+    for source, reason in summary.skipped.items():
+        by_reason.setdefault(reason, []).append(source)
+    for reason, sources in list(by_reason.items())[:_LISTED]:
+        more = f" and {len(sources) - _NAMED:,} more" if len(sources) > _NAMED else ""
+        yield f"  skipped {', '.join(sources[:_NAMED])}{more}: {reason}"
+    if len(by_reason) > _LISTED:
+        yield f"  … skipped for {len(by_reason) - _LISTED:,} further reasons"
+
+
+def _notice_lines(summary: Summary) -> Iterator[str]:
+    yield from (f"  note: {notice}" for notice in summary.notices[:_LISTED])
     if len(summary.notices) > _LISTED:
-        console.print(f"  … and {len(summary.notices) - _LISTED} more notes", markup=False, highlight=False)
-    console.print(headline(summary), markup=False, highlight=False)
+        yield f"  … and {len(summary.notices) - _LISTED:,} further notes"
 
 
 def headline(summary: Summary) -> str:
@@ -87,10 +99,8 @@ class _Bar:
                 rate = event.embedded / max(time.monotonic() - self._begun, 1e-3)
                 counts = f"{event.documents:,} documents · {event.chunks:,} chunks · {rate:.0f}/s"
                 self._progress.update(self._task, completed=event.size_bytes, counts=counts)
-            case Skipped():
-                self._progress.console.print(f"  skipped {event.source}: {event.reason}", markup=False, highlight=False)
-            case Noticed() | Published():
-                pass
+            case Skipped() | Noticed() | Published():
+                pass  # told by `report`, above whose lines the bar is gone
 
 
 class _Lines:
@@ -113,9 +123,9 @@ class _Lines:
             case Advanced():
                 self._advance(event)
             case Skipped():
-                _log.warning("skipped %s: %s", event.source, event.reason)
+                _log.debug("skipped %s: %s", event.source, event.reason)
             case Noticed():
-                _log.warning("%s: %s", event.source, event.text)
+                _log.debug("%s: %s", event.source, event.text)
             case Published():
                 _log.info("published version %s", event.version)
 

@@ -3,9 +3,10 @@
     python -m ingest.worker <settings as JSON>
 
 Requests come on standard input, answers go to standard output, each a frame: 4 bytes of length, little-endian, and as
-many bytes of JSON. A request is `{"path", "source"}`. It is answered by any number of `{"document", "spans"}` and
-`{"notice"}` and then one `{"end": null}`, or `{"end": reason}` where the file, or the rest of it, was skipped. The
-first frame is `{"ready": true}`, or `{"error": …}` where the process cannot work at all.
+many bytes of JSON. A request is `{"path", "source"}`, the path as the hexadecimal digits of its bytes. It is answered
+by any number of `{"document", "spans"}` and `{"notice"}` and then one `{"end": null}`, or `{"end": reason}` where the
+file, or the rest of it, was skipped. The first frame is `{"ready": true}`, or `{"error": …}` where the process cannot
+work at all.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def main(arguments: list[str]) -> int:
     limits = Limits(**settings["limits"])
     _send(answers, {"ready": True})
     while (request := receive(requests)) is not None:
-        file = SourceFile(Path(request["path"]), request["source"])
+        file = SourceFile(Path(os.fsdecode(bytes.fromhex(request["path"]))), request["source"])
         _send(answers, {"end": _answer(file, limits, chunker, answers)})
     return 0
 

@@ -18,6 +18,7 @@ from ingest.loaders.document import (
     check_length,
     first_line,
     one_line,
+    web_address,
 )
 from ingest.loaders.html import looks_like_html, render_fragment
 from ingest.loaders.source import SourceFile, rows_encoding
@@ -154,14 +155,13 @@ def _document(
     text, headings, blocks = builder.build()
     if not text:
         return None
-    url = cell(columns.url).strip()
     metadata: dict[str, MetadataValue] = as_metadata({columns.names[extra]: cell(extra) for extra in columns.extra})
     return ParsedDocument(
         source=file.source,
         key=str(number),
         text=text,
         title=one_line(cell(columns.title)) or first_line(text),
-        url=url or None,
+        url=web_address(cell(columns.url)),
         metadata=metadata | date_metadata(cell(columns.date)) | {"row": number},
         headings=headings,
         blocks=blocks,

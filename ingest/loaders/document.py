@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -14,6 +15,9 @@ MetadataValue = str | int | float | bool
 
 MAX_TITLE_CHARS = 300
 MAX_METADATA_CHARS = 512
+MAX_NAME_CHARS = 100
+MAX_URL_CHARS = 2_000
+MAX_NUMBER = 2**63
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +95,7 @@ class ParsedDocument:
     @property
     def id(self) -> str:
         """Derived from source and key alone: the same however often the content changes."""
-        return hashlib.sha256(f"{self.source}\0{self.key}".encode()).hexdigest()[:32]
+        return hashlib.sha256(f"{self.source}\0{self.key}".encode("utf-8", "backslashreplace")).hexdigest()[:32]
 
     def sections(self) -> list[Section]:
         """The text cut at its headings."""
@@ -149,14 +153,27 @@ def first_line(text: str, limit: int = 100) -> str:
     return ""
 
 
+def web_address(text: str | None) -> str | None:
+    """A URL or path as it may be stored; None where there is none."""
+    return one_line(text or "", MAX_URL_CHARS) or None
+
+
 def as_metadata(values: Mapping[str, object]) -> dict[str, MetadataValue]:
-    """Those of `values` that can be filtered on: present, scalar, and not a text in themselves."""
+    """Those of `values` that can be filtered on: present, scalar, and not a text in themselves.
+
+    Names that the filter language or the store keep for themselves are left out.
+    """
     metadata: dict[str, MetadataValue] = {}
-    for name, value in values.items():
-        if isinstance(value, bool | int | float):
+    for field_name, value in values.items():
+        name = one_line(str(field_name), MAX_NAME_CHARS)
+        if not name or name.startswith(("$", "chroma:")):
+            continue
+        if isinstance(value, str):
+            text = one_line(value, MAX_METADATA_CHARS) if len(value) <= MAX_METADATA_CHARS else ""
+            if text:
+                metadata[name] = text
+        elif isinstance(value, bool | int | float) and math.isfinite(value) and abs(value) < MAX_NUMBER:
             metadata[name] = value
-        elif isinstance(value, str) and len(value) <= MAX_METADATA_CHARS and (text := one_line(value, 512)):
-            metadata[name] = text
     return metadata
 
 

@@ -21,6 +21,7 @@ from ingest.loaders.document import (
     check_length,
     normalise,
     one_line,
+    web_address,
 )
 from ingest.loaders.source import SourceFile, decode
 
@@ -76,7 +77,7 @@ def load_html(file: SourceFile, limits: Limits) -> Iterator[ParsedDocument | Not
         raise SkippedFileError("holds no text")
     head = _head(page)
     title = head.pop("title")
-    url = head.pop("url") or None
+    url = web_address(head.pop("url"))
     date = head.pop("date")
     _remove_boilerplate(page)
     builder = TextBuilder(limits)

@@ -19,6 +19,7 @@ from ingest.loaders.document import (
     as_metadata,
     first_line,
     one_line,
+    web_address,
 )
 from ingest.loaders.html import looks_like_html, render_fragment
 from ingest.loaders.source import SourceFile, decode, rows_encoding
@@ -168,7 +169,7 @@ def _document(file: SourceFile, key: str, record: Mapping[str, Any], limits: Lim
         key=key,
         text=text,
         title=one_line(html.unescape(title)) or first_line(text),
-        url=url.strip() if url else None,
+        url=web_address(url),
         metadata=metadata,
         headings=headings,
         blocks=blocks,
@@ -207,7 +208,7 @@ def _docsearch_page(
         key=url or "#docsearch",
         text=text,
         title=title or first_line(text),
-        url=url or None,
+        url=web_address(url),
         metadata=metadata,
         headings=headings,
         blocks=blocks,

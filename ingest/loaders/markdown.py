@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import accumulate
+from itertools import accumulate, chain, pairwise
 
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
@@ -23,11 +23,13 @@ from ingest.loaders.document import (
     check_length,
     normalise,
     one_line,
+    web_address,
 )
 from ingest.loaders.source import SourceFile, decode
 
 _FRONT_MATTER_LINES = 400
 _FRONT_MATTER_LINE = re.compile(r"([A-Za-z_][\w.-]*)\s*[:=]\s*(.*)$")
+_INLINE = MarkdownIt("commonmark")
 _URL_KEYS = ("canonical_url", "canonical", "url", "permalink")
 _NOT_METADATA = frozenset(("title", "date", *_URL_KEYS))
 
@@ -68,7 +70,9 @@ def load_markdown(file: SourceFile, limits: Limits) -> Iterator[ParsedDocument |
         key="",
         text=text,
         title=one_line(values.get("title", "")) or first_heading or file.stem,
-        url=next((values[key] for key in _URL_KEYS if values.get(key, "").startswith(("http://", "https://"))), None),
+        url=web_address(
+            next((values[key] for key in _URL_KEYS if values.get(key, "").startswith(("http://", "https://"))), None)
+        ),
         metadata=metadata,
         headings=structure.headings,
         blocks=structure.blocks,
@@ -108,8 +112,8 @@ def markdown_structure(text: str) -> Structure:
     blocks: list[Block] = []
     comments: list[tuple[int, int]] = []
     tokens = blocks_only.parse(text)
-    for token, following in zip(tokens, [*tokens[1:], None], strict=True):
-        if token.level != 0 or token.map is None:
+    for token, following in pairwise(chain[Token | None](tokens, (None,))):
+        if token is None or token.level != 0 or token.map is None:
             continue
         first, last = token.map
         while last > first + 1 and not lines[last - 1].strip():
@@ -130,7 +134,7 @@ def markdown_structure(text: str) -> Structure:
 
 def _plain(inline: Token) -> str:
     """The words of a heading without their markup."""
-    parsed = MarkdownIt("commonmark").parseInline(inline.content[:2000])
+    parsed = _INLINE.parseInline(inline.content[:2000])
     children = parsed[0].children or [] if parsed else []
     # An attribute list (`{#anchor}`) names the heading; it is no part of its words.
     words = "".join(

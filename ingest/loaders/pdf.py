@@ -30,10 +30,11 @@ from ingest.loaders.source import SourceFile
 _BROKEN = (PyPdfError, ValueError, KeyError, IndexError, TypeError, AttributeError, AssertionError, OSError)
 """What pypdf raises on files that are not as the standard says; it keeps no list of its own."""
 
-_HYPHENATED = re.compile(r"([^\W\d_]+(?:-[^\W\d_]+)*)-\n[ ]{0,8}([^\W\d_]+)")
+_HYPHENATED = re.compile(r"(?<![\w-])([^\W\d_]+(?:-[^\W\d_]+)*)-\n[ ]{0,8}([^\W\d_]+)")
 _WORD = re.compile(r"[^\W\d_]+(?:-[^\W\d_]+)*")
 _STARTS_ITEM = re.compile(r"\s*(?:[-•·▪◦‣*–—]\s|\(?\d{1,3}[.)]\s|\(?[a-zA-Z][.)]\s)")
 _ENDS_SENTENCE = re.compile(r"[.!?:;…。！？]['\"”’)\]]*$")
+_OPEN_HYPHEN = re.compile(r"\w-$")
 _DIGITS = re.compile(r"\d+")
 _USELESS_TITLE = re.compile(
     r"untitled|microsoft word|document\d*$|slide \d+$|powerpoint|.*\.(?:docx?|indd|tex|dvi|pptx?|qxd)$", re.IGNORECASE
@@ -175,7 +176,7 @@ def join_lines(text: str) -> str:
             and (len(previous) >= full or (line[0].islower() and len(previous) >= full / 2))
         )
         if goes_on:
-            joined[-1] += " " + line
+            joined[-1] += line if _OPEN_HYPHEN.search(previous) else " " + line
         else:
             joined.append(line)
         previous = line

@@ -1,0 +1,257 @@
+"""Files that cannot be used: each is skipped with a reason that a person understands, none does harm."""
+
+from __future__ import annotations
+
+import io
+import os
+import zipfile
+import zlib
+from pathlib import Path
+
+import pytest
+from reportlab.lib.pdfencrypt import StandardEncryption
+from reportlab.pdfgen.canvas import Canvas
+
+from ingest.errors import SkippedFileError, SourceNotFoundError
+from ingest.loaders import Limits, ParsedDocument, SourceFile, load
+from ingest.sources import list_sources
+
+
+def reason(path: Path, limits: Limits | None = None) -> str:
+    with pytest.raises(SkippedFileError) as caught:
+        list(load(SourceFile(path, path.name), limits or Limits()))
+    return str(caught.value)
+
+
+def blank_pdf(**options: object) -> bytes:
+    stream = io.BytesIO()
+    canvas = Canvas(stream, **options)
+    canvas.drawString(50, 50, "Words behind a lock.")
+    canvas.save()
+    return stream.getvalue()
+
+
+def bomb_pdf(unpacked_bytes: int) -> bytes:
+    """A page whose content stream unpacks to so many bytes."""
+    content = zlib.compress(b"BT /F1 12 Tf (word) Tj ET\n" * (unpacked_bytes // 26), 9)
+    objects = [
+        b"<< /Type /Catalog /Pages 2 0 R >>",
+        b"<< /Type /Pages /Kids [3 0 R] /Count 1 >>",
+        b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 99 99] /Contents 4 0 R /Resources << /Font << /F1 5 0 R >> >> >>",
+        b"<< /Length %d /Filter /FlateDecode >>\nstream\n%b\nendstream" % (len(content), content),
+        b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>",
+    ]
+    body, offsets = b"%PDF-1.4\n", []
+    for number, each in enumerate(objects, start=1):
+        offsets.append(len(body))
+        body += b"%d 0 obj\n%b\nendobj\n" % (number, each)
+    table = b"".join(b"%010d 00000 n \n" % offset for offset in offsets)
+    return body + b"xref\n0 6\n0000000000 65535 f \n%btrailer << /Size 6 /Root 1 0 R >>\nstartxref\n%d\n%%%%EOF" % (
+        table,
+        len(body),
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("empty.txt", b"", "empty"),
+        ("blank.md", b" \n\t\n", "empty"),
+        ("empty.csv", b"", "empty"),
+        ("empty.jsonl", b"", "empty"),
+        ("invisible.txt", "\u200b\u200b".encode(), "holds no text"),
+        ("comment.md", b"<!-- nothing else -->\n", "holds no text"),
+        ("image.txt", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "binary, not text"),
+        ("broken16.txt", b"\xff\xfea\0b", "begins as utf-16 but is not: byte 4 is 62"),
+        ("script.html", b"<html><body><script>var a;</script></body></html>", "holds no text (is it filled in by"),
+        ("fake.pdf", b"<html>Not found</html>", "not a PDF: no %PDF- header"),
+        ("cut.pdf", blank_pdf()[:300], "broken PDF"),
+        ("locked.pdf", blank_pdf(encrypt=StandardEncryption("secret", strength=128)), "encrypted: needs a password"),
+        ("broken.json", b'{"a": [1, 2', "invalid JSON: Expecting ',' delimiter in line 1, column 12"),
+        ("deep.json", b"[" * 200_000, "invalid JSON: nested too deep"),
+        ("number.json", b"42", "JSON that holds no records"),
+        ("texts.jsonl", b"one\ntwo\n", "no line is a JSON object (line 1 first)"),
+        ("broken.xml", b"<jcr:root>", "invalid XML"),
+        ("other.xml", b"<feed><entry/></feed>", "XML of a kind that is not read: root element 'feed', wanted jcr:root"),
+        ("report.docx", b"PK\x03\x04", "files ending in .docx are not read (read are .csv, .htm"),
+        ("numbers.csv", b"a,b\n1,2\n3,4\n", "no column of text among 'a', 'b': name one of them 'text' or 'content'"),
+        (
+            "ids.tsv",
+            b"query-id\tcorpus-id\n" + b"q0000000000000000001\td0000000000000000001\n" * 5,
+            "no column of text",
+        ),
+    ],
+)
+def test_bad_files_are_skipped_with_a_reason(tmp_path: Path, name: str, content: bytes, expected: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    assert reason(path).startswith(expected)
+
+
+def test_pdf_without_text_layer(tmp_path: Path) -> None:
+    stream = io.BytesIO()
+    canvas = Canvas(stream)
+    canvas.rect(10, 10, 50, 50)
+    canvas.save()
+    path = tmp_path / "scan.pdf"
+    path.write_bytes(stream.getvalue())
+    assert reason(path) == "holds no text: scanned pages? Run text recognition (OCR) on it first"
+
+
+def test_pdf_locked_against_changes_only_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "owner.pdf"
+    path.write_bytes(blank_pdf(encrypt=StandardEncryption("", ownerPassword="secret", strength=128)))
+    (document,) = load(SourceFile(path, path.name), Limits())
+    assert isinstance(document, ParsedDocument)
+    assert document.text == "Words behind a lock."
+
+
+def test_pdf_bomb_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "bomb.pdf"
+    path.write_bytes(bomb_pdf(120_000_000))
+    assert path.stat().st_size < 1_000_000
+    assert "page 1 unpacks to more than is read" in reason(path)
+
+
+@pytest.mark.parametrize(
+    "declaration",
+    [
+        '<!DOCTYPE r [<!ENTITY a "ha"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;">]>',
+        '<!DOCTYPE r [<!ENTITY a SYSTEM "file:///etc/passwd">]>',
+        '<!DOCTYPE r SYSTEM "http://127.0.0.1:1/evil.dtd">',
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_xml_with_entities_is_refused_unread(tmp_path: Path, declaration: str, encoding: str) -> None:
+    path = tmp_path / "bomb.xml"
+    xml = f'<?xml version="1.0" encoding="{encoding}"?>{declaration}<r x="&b;">&b;</r>'
+    path.write_bytes(xml.encode(encoding))
+    assert reason(path) == "XML with a document type declaration: refused, it may define entities"
+
+
+JCR = (
+    '<jcr:root xmlns:jcr="http://www.jcp.org/jcr/1.0"><jcr:content {title}><textonlycomponent textOnly="{text}"/>'
+    "</jcr:content></jcr:root>"
+)
+
+
+@pytest.mark.parametrize(
+    ("xml", "expected"),
+    [
+        (JCR.format(title="", text="Words"), "JCR page without a pageTitle"),
+        (JCR.format(title='pageTitle="T"', text=" "), "JCR page without text"),
+        (JCR.format(title='pageTitle="T"', text="&lt;script>x&lt;/script>"), "JCR page without text"),
+        ('<jcr:root xmlns:jcr="http://www.jcp.org/jcr/1.0"/>', "JCR node without jcr:content: a folder, not a page"),
+    ],
+)
+def test_jcr_pages_that_say_nothing(tmp_path: Path, xml: str, expected: str) -> None:
+    path = tmp_path / ".content.xml"
+    path.write_text(xml, "utf-8")
+    assert reason(path) == expected
+
+
+def test_html_nested_beyond_the_parser_is_skipped_not_cut(tmp_path: Path) -> None:
+    path = tmp_path / "deep.html"
+    path.write_text("<div>" * 50_000 + "words" + "</div>" * 50_000, "utf-8")
+    assert reason(path) == "its elements are nested deeper than the parser reads"
+
+
+@pytest.mark.parametrize("name", ["long.txt", "long.md", "long.html", "long.csv", "long.json"])
+def test_a_text_beyond_the_limit_is_refused(tmp_path: Path, name: str) -> None:
+    text = "word " * 1_000
+    content = {"csv": f"title,text\nA,{text}\n", "json": f'[{{"text": "{text}"}}]'}.get(name.rsplit(".")[1], text)
+    path = tmp_path / name
+    path.write_text(content, "utf-8")
+    assert "INGEST_MAX_TEXT_CHARS" in reason(path, Limits(max_text_chars=1_000)) or name == "long.csv"
+
+
+def test_a_file_beyond_the_limit_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "large.txt"
+    path.write_text("word " * 300, "utf-8")
+    assert reason(path, Limits(max_file_bytes=1_000)) == "larger than 1,000 bytes (INGEST_MAX_FILE_BYTES)"
+    rows = tmp_path / "large.jsonl"
+    rows.write_text('{"text": "word"}\n' * 100, "utf-8")
+    assert reason(rows, Limits(max_rows_file_bytes=1_000)) == "larger than 1,000 bytes (INGEST_MAX_ROWS_FILE_BYTES)"
+    assert "a line is longer than" in reason(rows, Limits(max_text_chars=5))
+
+
+def test_too_many_pages_are_refused(tmp_path: Path) -> None:
+    stream = io.BytesIO()
+    canvas = Canvas(stream)
+    for _ in range(3):
+        canvas.drawString(50, 50, "Words.")
+        canvas.showPage()
+    canvas.save()
+    path = tmp_path / "pages.pdf"
+    path.write_bytes(stream.getvalue())
+    assert reason(path, Limits(max_pages=2)) == "3 pages, more than 2 (INGEST_MAX_PAGES)"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
+def test_an_unreadable_file_is_skipped(tmp_path: Path) -> None:
+    path = tmp_path / "private.txt"
+    path.write_text("words", "utf-8")
+    path.chmod(0)
+    assert reason(path) == "cannot be read: Permission denied"
+
+
+def test_a_file_that_is_gone_is_skipped(tmp_path: Path) -> None:
+    assert reason(tmp_path / "gone.txt") == "cannot be read: No such file or directory"
+
+
+def test_archives_are_not_unpacked(tmp_path: Path) -> None:
+    path = tmp_path / "pages.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("page.md", "word " * 1_000_000)
+    assert reason(path).startswith("files ending in .zip are not read")
+
+
+# Folders
+
+
+def listed(*paths: Path) -> tuple[list[str], dict[str, str]]:
+    listing = list_sources(paths)
+    return [file.source for file in listing.files], listing.skipped
+
+
+def test_folders_are_read_in_order_without_hidden_files(tmp_path: Path) -> None:
+    for name in ("b.md", "a/z.md", "a/b/c.txt", ".git/config.md", "a/.hidden.md", "a/.content.xml"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("words", "utf-8")
+    assert listed(tmp_path) == (["a/.content.xml", "a/b/c.txt", "a/z.md", "b.md"], {})
+    assert listed(tmp_path / "b.md") == (["b.md"], {})
+
+
+def test_links_stay_inside_the_folder(tmp_path: Path) -> None:
+    root, outside = tmp_path / "root", tmp_path / "outside"
+    (root / "..data").mkdir(parents=True)
+    outside.mkdir()
+    (outside / "secret.md").write_text("secret", "utf-8")
+    (root / "..data" / "page.md").write_text("words", "utf-8")
+    (root / "page.md").symlink_to(root / "..data" / "page.md")
+    (root / "leak.md").symlink_to(outside / "secret.md")
+    (root / "loop").symlink_to(root)
+    (root / "gone.md").symlink_to(root / "nothing")
+    os.mkfifo(root / "pipe.md")
+    assert listed(root) == (
+        ["page.md"],
+        {
+            "gone.md": "broken symbolic link",
+            "leak.md": "symbolic link that leaves the folder: not followed",
+            "loop": "symbolic link to a folder: not followed",
+            "pipe.md": "not a regular file",
+        },
+    )
+
+
+def test_several_folders_with_the_same_names_stay_apart(tmp_path: Path) -> None:
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "page.md").write_text(folder, "utf-8")
+    assert listed(tmp_path / "one", tmp_path / "two", tmp_path / "one") == (["page.md", "two/page.md"], {})
+
+
+def test_a_missing_path_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(SourceNotFoundError, match="no such file or folder"):
+        list_sources([tmp_path / "nowhere"])
