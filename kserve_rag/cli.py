@@ -46,8 +46,8 @@ Everything is kept in ~/.kserve-rag, or in the folder that KSERVE_RAG_HOME names
 models_app = typer.Typer(help="The models that are known by name.", invoke_without_command=True)
 app.add_typer(models_app, name="models")
 
-console = Console()
-errors = Console(stderr=True)
+console = Console(highlight=False, soft_wrap=True)
+errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
 DocsOption = Annotated[
     Optional[list[Path]],  # noqa: UP045 - typer reads this at run time, on 3.10 too
@@ -224,7 +224,7 @@ def models(context: typer.Context) -> None:
         what = f"{model.kind}{', default' if name in defaults else ''}: {model.what}"
         here = "[green]yes[/]" if store.cached(name) else "no"
         table.add_row(f"[bold]{name}[/]", size(model.size_bytes), model.licence, here, what)
-    console.print(table)
+    console.print(table, soft_wrap=False)
 
 
 @models_app.command()
@@ -239,7 +239,7 @@ def fetch(name: Annotated[str, typer.Argument(help="A name of `kserve-rag models
         if model is None:
             raise UsageError(f"There is no model {name!r}. `kserve-rag models` lists them.")
         folder = store.materialise(name, model.kind)
-    console.print(f"{name} is in {folder.path}", soft_wrap=True, highlight=False)
+    console.print(f"{name} is in {folder.path}")
 
 
 def main() -> NoReturn:
@@ -248,13 +248,13 @@ def main() -> NoReturn:
         # typer hands the status of `typer.Exit`, and of an interrupt, back as a value.
         code = app(standalone_mode=False)
     except KserveRagError as error:
-        errors.print(f"[red]error:[/] {_plain(error.message)}", highlight=False, soft_wrap=True)
+        errors.print(f"[red]error:[/] {_plain(error.message)}")
         sys.exit(error.exit_code)
     except ValidationError as error:
         for problem in error.errors():
             name = str(problem["loc"][0])
             variable = name if name.isupper() else f"KSERVE_RAG_{name.upper()}"
-            errors.print(f"[red]error:[/] {variable}: {_plain(problem['msg'])}", highlight=False, soft_wrap=True)
+            errors.print(f"[red]error:[/] {variable}: {_plain(problem['msg'])}")
         sys.exit(UsageError.exit_code)
     except (typer.Abort, KeyboardInterrupt):
         sys.exit(130)
@@ -265,7 +265,7 @@ def main() -> NoReturn:
             if os.environ.get("KSERVE_RAG_TRACE"):
                 raise
             told = f"{type(error).__name__}: {error}"
-            errors.print(f"[red]error:[/] {_plain(told)} (KSERVE_RAG_TRACE=1 shows where)", highlight=False)
+            errors.print(f"[red]error:[/] {_plain(told)} (KSERVE_RAG_TRACE=1 shows where)")
             sys.exit(1)
         show()
         sys.exit(code)
@@ -286,7 +286,7 @@ def _start(settings: Settings, paths: list[Path], *, detach: bool, question: str
             _index(settings, graph.state, paths, board)
             graph.wait_ready()
         address = graph.url("transformer")
-        console.print(f"[green]✓[/] the graph answers at {address}", highlight=False)
+        console.print(f"[green]✓[/] the graph answers at {address}")
         if question is not None:
             _ask_first(address, question)
         if detach:
@@ -311,9 +311,9 @@ def _already_up(settings: Settings, state: GraphState, paths: list[Path], questi
             f"The graph is running at {address}; you asked for {' and '.join(changed)}. "
             "Stop it first: `kserve-rag down`, then `up` again."
         )
-    console.print(f"The graph is running already at {address}", end=" ", highlight=False)
+    console.print(f"The graph is running already at {address}", end=" ")
     chosen = chosen_models(settings)
-    console.print(f"[dim]({chosen['llm']}, {chosen['embedder']})[/]", highlight=False)
+    console.print(f"[dim]({chosen['llm']}, {chosen['embedder']})[/]")
     if paths:
         from kserve_rag.console import Board
 
@@ -329,7 +329,14 @@ def _index(settings: Settings, state: GraphState, paths: list[Path], board: Boar
 
     before = remembered(settings)
     if add or not paths:
-        paths = [*(path for path in before if path.exists() and path not in paths), *paths]
+        gone = [path for path in before if not path.exists()]
+        if gone and paths:
+            raise UsageError(f"{gone[0]}, which the index follows, is not there. Leave --add away to forget it.")
+        if gone:
+            # A drive that is not mounted must not empty the index.
+            console.print(f"[yellow]note[/] {gone[0]} is not there: the index stays as it is")
+            return
+        paths = [*(path for path in before if path not in paths), *paths]
     summary = index(state, paths or bundled(settings), board.ingest)
     if paths != before:
         remember(settings, paths)
@@ -356,7 +363,7 @@ def _terminated_like_interrupted() -> Iterator[None]:
 
 
 def _ask_first(url: str, question: str) -> None:
-    console.print(f"\n[bold]{_plain(question)}[/]", highlight=False)
+    console.print(f"\n[bold]{_plain(question)}[/]")
     _ask(url, question, as_json=False, max_tokens=256)
 
 

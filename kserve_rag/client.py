@@ -17,11 +17,12 @@ import json
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, TypeVar
-from urllib.parse import quote
+from typing import Any, TypedDict, TypeVar
+from urllib.parse import quote, urlsplit
 
 import httpx
 from pydantic import BaseModel, TypeAdapter, ValidationError
+from typing_extensions import Unpack
 
 from chassis.errors import ServiceError
 from kserve_rag.errors import (
@@ -46,6 +47,33 @@ Event = SourcesEvent | TextEvent | EndEvent
 _EVENTS: TypeAdapter[Event] = TypeAdapter(Event)
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
+
+
+class Parameters(TypedDict, total=False):
+    """How a question is answered. What is absent or None is not sent: the service's own default holds.
+
+    Zeros are sent, and mean zero. `transformer.wire.GenerateRequest` has the limits.
+    """
+
+    history: Sequence[Message | Mapping[str, str]]
+    """Earlier turns, oldest first: {"role": "user" or "assistant", "content": text}."""
+    num_docs: int | None
+    """Passages to answer from."""
+    filters: Mapping[str, Any] | None
+    """Conditions on the documents' metadata, in Chroma's `where` language."""
+    context: str | None
+    """Used in place of retrieved passages."""
+    retrieval: bool
+    """False: answer without documents."""
+    max_tokens: int | None
+    temperature: float | None
+    top_k: int | None
+    top_p: float | None
+    stop: Sequence[str]
+    seed: int | None
+    repetition_penalty: float | None
+    presence_penalty: float | None
+    frequency_penalty: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +126,7 @@ class Client:
 
         """
         self._endpoints = _Endpoints(url.rstrip("/"), vectorstore_url and vectorstore_url.rstrip("/"), model)
-        self._http = httpx.Client(headers=_headers(token, headers), timeout=_timeout(timeout_s), verify=verify)
+        self._http = httpx.Client(**_transport(url, token, headers, timeout_s, verify))
 
     def __enter__(self) -> Client:
         return self
@@ -112,56 +140,17 @@ class Client:
         """Closes the connections."""
         self._http.close()
 
-    def ask(
-        self,
-        question: str,
-        *,
-        history: Sequence[Message | Mapping[str, str]] = (),
-        num_docs: int | None = None,
-        filters: Mapping[str, Any] | None = None,
-        context: str | None = None,
-        retrieval: bool = True,
-        max_tokens: int | None = None,
-        temperature: float | None = None,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        stop: Sequence[str] = (),
-        seed: int | None = None,
-        repetition_penalty: float | None = None,
-        presence_penalty: float | None = None,
-        frequency_penalty: float | None = None,
-    ) -> Answer:
-        """The whole answer with its sources. `transformer.wire.GenerateRequest` tells each parameter.
-
-        What is None is not sent: the service's own default holds. Zeros are sent, and mean zero.
-        """
-        body = _body(locals())
+    def ask(self, question: str, **parameters: Unpack[Parameters]) -> Answer:
+        """The whole answer with its sources."""
+        body = _body(question, parameters)
         return _parsed(Answer, self._post(self._endpoints.generate(stream=False), body))
 
-    def stream(
-        self,
-        question: str,
-        *,
-        history: Sequence[Message | Mapping[str, str]] = (),
-        num_docs: int | None = None,
-        filters: Mapping[str, Any] | None = None,
-        context: str | None = None,
-        retrieval: bool = True,
-        max_tokens: int | None = None,
-        temperature: float | None = None,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        stop: Sequence[str] = (),
-        seed: int | None = None,
-        repetition_penalty: float | None = None,
-        presence_penalty: float | None = None,
-        frequency_penalty: float | None = None,
-    ) -> Iterator[Event]:
-        """The answer as it is made: a `SourcesEvent`, `TextEvent`s, and an `EndEvent`. Parameters as for `ask`.
+    def stream(self, question: str, **parameters: Unpack[Parameters]) -> Iterator[Event]:
+        """The answer as it is made: a `SourcesEvent`, `TextEvent`s, and an `EndEvent`.
 
         Closing the iterator, or leaving the loop over it, cancels the generation.
         """
-        body = _body(locals())
+        body = _body(question, parameters)
         url = self._endpoints.generate(stream=True)
         try:
             with self._http.stream("POST", url, json=body, headers={"accept": "text/event-stream"}) as response:
@@ -219,7 +208,7 @@ class AsyncClient:
     ) -> None:
         """As `Client`."""
         self._endpoints = _Endpoints(url.rstrip("/"), vectorstore_url and vectorstore_url.rstrip("/"), model)
-        self._http = httpx.AsyncClient(headers=_headers(token, headers), timeout=_timeout(timeout_s), verify=verify)
+        self._http = httpx.AsyncClient(**_transport(url, token, headers, timeout_s, verify))
 
     async def __aenter__(self) -> AsyncClient:
         return self
@@ -233,50 +222,14 @@ class AsyncClient:
         """Closes the connections."""
         await self._http.aclose()
 
-    async def ask(
-        self,
-        question: str,
-        *,
-        history: Sequence[Message | Mapping[str, str]] = (),
-        num_docs: int | None = None,
-        filters: Mapping[str, Any] | None = None,
-        context: str | None = None,
-        retrieval: bool = True,
-        max_tokens: int | None = None,
-        temperature: float | None = None,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        stop: Sequence[str] = (),
-        seed: int | None = None,
-        repetition_penalty: float | None = None,
-        presence_penalty: float | None = None,
-        frequency_penalty: float | None = None,
-    ) -> Answer:
+    async def ask(self, question: str, **parameters: Unpack[Parameters]) -> Answer:
         """As `Client.ask`."""
-        body = _body(locals())
+        body = _body(question, parameters)
         return _parsed(Answer, await self._post(self._endpoints.generate(stream=False), body))
 
-    async def stream(
-        self,
-        question: str,
-        *,
-        history: Sequence[Message | Mapping[str, str]] = (),
-        num_docs: int | None = None,
-        filters: Mapping[str, Any] | None = None,
-        context: str | None = None,
-        retrieval: bool = True,
-        max_tokens: int | None = None,
-        temperature: float | None = None,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        stop: Sequence[str] = (),
-        seed: int | None = None,
-        repetition_penalty: float | None = None,
-        presence_penalty: float | None = None,
-        frequency_penalty: float | None = None,
-    ) -> AsyncIterator[Event]:
+    async def stream(self, question: str, **parameters: Unpack[Parameters]) -> AsyncIterator[Event]:
         """As `Client.stream`. Close the iterator (`contextlib.aclosing`) to cancel the generation at once."""
-        body = _body(locals())
+        body = _body(question, parameters)
         url = self._endpoints.generate(stream=True)
         try:
             async with self._http.stream("POST", url, json=body, headers={"accept": "text/event-stream"}) as response:
@@ -318,24 +271,26 @@ class AsyncClient:
         return response.content
 
 
-def _headers(token: str | None, headers: Mapping[str, str] | None) -> dict[str, str]:
-    return {**(headers or {}), **({"authorization": f"Bearer {token}"} if token else {})}
-
-
-def _timeout(timeout_s: float) -> httpx.Timeout:
-    return httpx.Timeout(timeout_s, connect=min(timeout_s, 10))
-
-
-def _body(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The body of `generate`, from a method's arguments: those that are None are left out."""
-    given = {name: value for name, value in arguments.items() if name != "self" and value is not None}
-    turns = [turn.model_dump() if isinstance(turn, Message) else dict(turn) for turn in given.pop("history")]
+def _transport(
+    url: str, token: str | None, headers: Mapping[str, str] | None, timeout_s: float, verify: bool
+) -> dict[str, Any]:
+    """Arguments of httpx's clients."""
     return {
-        "text_input": given.pop("question"),
-        **({"history": turns} if turns else {}),
-        **({"stop": stop} if (stop := list(given.pop("stop"))) else {}),
-        **given,
+        "headers": {**(headers or {}), **({"authorization": f"Bearer {token}"} if token else {})},
+        "timeout": httpx.Timeout(timeout_s, connect=min(timeout_s, 10)),
+        "verify": verify,
+        # A proxy of the environment is not asked for what runs on this machine.
+        "trust_env": urlsplit(url).hostname not in ("127.0.0.1", "localhost", "::1"),
     }
+
+
+def _body(question: str, parameters: Parameters) -> dict[str, Any]:
+    """The body of `generate`."""
+    given = {name: value for name, value in parameters.items() if value is not None}
+    history = parameters.get("history")
+    if history is not None:
+        given["history"] = [turn.model_dump() if isinstance(turn, Message) else dict(turn) for turn in history]
+    return {"text_input": question, **given}
 
 
 def _search_body(query: str, num_docs: int | None, filters: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -93,7 +93,7 @@ class Board:
             self._drop(task)
             if begun is not None and time.monotonic() - begun >= _SHOWN_FROM_S:
                 took = f"[dim]{time.monotonic() - begun:.1f} s[/]"
-                self._console.print(f"[green]✓[/] {escape(task)} {took}", highlight=False)
+                self._console.print(f"[green]✓[/] {escape(task)} {took}")
 
     def ingest(self, event: Event) -> None:
         """What an ingestion tells."""
@@ -105,9 +105,9 @@ class Board:
             rate = f"{event.chunks} chunks, {event.embedded / elapsed:.0f}/s"
             self._show(self._files, "index", "documents", completed=event.files, total=self._to_read, rate=rate)
         elif isinstance(event, Skipped):
-            self._console.print(f"[yellow]skipped[/] {escape(event.source)}: {escape(event.reason)}", highlight=False)
+            self._console.print(f"[yellow]skipped[/] {escape(event.source)}: {escape(event.reason)}")
         elif isinstance(event, Noticed):
-            self._console.print(f"[yellow]note[/] {escape(event.source)}: {escape(event.text)}", highlight=False)
+            self._console.print(f"[yellow]note[/] {escape(event.source)}: {escape(event.text)}")
 
     def ingested(self, summary: Summary) -> None:
         """The end of an ingestion."""
@@ -125,7 +125,7 @@ class Board:
             for number, what in ((summary.deleted, "deleted"), (len(summary.skipped), "skipped"))
             if number
         )
-        self._console.print(f"[green]✓[/] index {told}{more} [dim]{summary.version}[/]", highlight=False)
+        self._console.print(f"[green]✓[/] index {told}{more} [dim]{summary.version}[/]")
 
     def _show(self, progress: Progress, task: str, description: str, **fields: Any) -> None:
         if task in self._tasks and self._tasks[task][0] is not progress:
@@ -156,7 +156,7 @@ def print_answer(console: Console, events: Iterable[AnswerEvent]) -> None:
         return
     if end.sources:
         console.print()
-        console.print(f"Sources [dim](index {index_version})[/]", highlight=False)
+        console.print(f"Sources [dim](index {index_version})[/]")
         for source in end.sources:
             _print_source(console, source)
     total, tokens = end.timings.get("total"), end.usage.completion_tokens
@@ -166,15 +166,15 @@ def print_answer(console: Console, events: Iterable[AnswerEvent]) -> None:
         took.append(f"first token after {(end.timings.get('retrieval', 0) + first) / 1000:.2f} s")
     took += [f"{tokens} tokens"] if tokens else []
     took += ["cut off at max_tokens"] if end.finish_reason == "length" else []
-    console.print(f"[dim]{' · '.join(took)}[/]", highlight=False)
+    console.print(f"[dim]{' · '.join(took)}[/]")
 
 
 def _print_source(console: Console, source: Source) -> None:
     heading = " › ".join(dict.fromkeys(filter(None, [source.title, *source.heading_path]))) or source.document_id
-    console.print(f"  [bold]\\[{source.number}][/] {escape(heading)}", highlight=False)
+    console.print(f"  [bold]\\[{source.number}][/] {escape(heading)}")
     where = source.url or str(source.metadata.get("source", source.document_id))
     span = f"characters {source.span.start}–{source.span.end}"
-    console.print(f"      [dim]{escape(where)} · {span} · score {source.score:.4f}[/]", highlight=False)
+    console.print(f"      [dim]{escape(where)} · {span} · score {source.score:.4f}[/]")
 
 
 def print_status(console: Console, status: GraphStatus, *, llm: str | None, embedder: str | None) -> None:
@@ -186,8 +186,8 @@ def print_status(console: Console, status: GraphStatus, *, llm: str | None, embe
     for name, service in status.services.items():
         state = "[green]ready[/]" if service.ready else f"[red]not ready[/] {escape(service.reason or '')}"
         table.add_row(name, state, service.url, escape(models.get(name) or ""))
-    console.print(table)
-    console.print(_index_line(status.index), highlight=False)
+    console.print(table, soft_wrap=False)
+    console.print(_index_line(status.index))
 
 
 def _index_line(index: IndexStatus | None) -> str:

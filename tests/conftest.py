@@ -1,17 +1,20 @@
-"""One running graph for all tests of a session: real Triton, KServe and Chroma on loopback, with small real models."""
+"""One running graph for all tests of a session: real Triton, KServe and Chroma on loopback, with small real models.
+
+What starts it is imported by the fixtures: tests/torch runs in an environment that has none of it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from kserve_rag.graph import GraphState
-from kserve_rag.indexing import index, wait_until_served
-from kserve_rag.launcher import launch
-from kserve_rag.settings import Settings
+if TYPE_CHECKING:
+    from kserve_rag.graph import GraphState
+    from kserve_rag.settings import Settings
 
 CORPUS = Path(__file__).parent / "corpus"
 """Documents about a product that does not exist, so that no model knows the answers by heart."""
@@ -38,6 +41,8 @@ class RunningGraph:
 @pytest.fixture(scope="session")
 def graph_settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     """A home and ports of its own. Models and the Triton environment are those of the user's home: built once."""
+    from kserve_rag.settings import Settings
+
     shared = Settings()
     return Settings(
         home=tmp_path_factory.mktemp("kserve-rag"),
@@ -56,6 +61,9 @@ def graph_settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
 @pytest.fixture(scope="session")
 def graph(graph_settings: Settings) -> Iterator[RunningGraph]:
     """The graph over tests/corpus. Started by the first test that asks for it."""
+    from kserve_rag.indexing import index, wait_until_served
+    from kserve_rag.launcher import launch
+
     with launch(graph_settings) as running:
         running.wait_ready("embedder")
         summary = index(running.state, [CORPUS])
