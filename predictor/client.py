@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import re
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -115,44 +115,54 @@ class PredictorClient:
             BadUpstreamError: the server failed, answered nonsense, or broke off.
             DeadlineExceededError: the deadline passed first.
         """
-        async with contextlib.aclosing(self._answer(request, ctx, streaming=True)) as chunks:
-            async for chunk in chunks:
-                yield chunk
+        fields, answer = _fields(request, self._layout), _Answer(self._layout, request)
+        if not self._layout.decoupled:
+            yield await self._infer(fields, answer, ctx)
+            return
+        async with contextlib.aclosing(self._pieces(fields, answer, ctx)) as pieces:
+            async for piece in pieces:
+                yield GenerationChunk(piece)
+        yield answer.end()
 
     async def generate(self, request: GenerationRequest, ctx: CallContext) -> GenerationChunk:
-        """The whole answer as one chunk. Cancelling the call ends the generation. Raises what `stream` raises."""
-        async with contextlib.aclosing(self._answer(request, ctx, streaming=False)) as chunks:
-            return [chunk async for chunk in chunks][-1]
+        """The whole answer as one chunk. Cancelling the call ends the generation. Raises what `stream` raises.
 
-    async def _answer(
-        self, request: GenerationRequest, ctx: CallContext, *, streaming: bool
-    ) -> AsyncGenerator[GenerationChunk, None]:
-        layout = self._layout
-        fields = _fields(request, layout)
-        answer = _Answer(layout, request)
-        try:
-            if not layout.decoupled:
-                declaration = await self._declared(ctx)
-                response = await self._upstream.post_json(
-                    f"{self._path}/infer", _infer_body(fields, layout, declaration), ctx
-                )
-                answer.take(_named_outputs(response))
-                yield answer.whole()
-                return
-            if not layout.sometimes.isdisjoint(fields):
-                _tensor_names(fields, layout, await self._declared(ctx))
-            body = _generate_body(fields, layout, streaming=streaming)
-            async with contextlib.aclosing(
-                self._upstream.stream_events(f"{self._path}/generate_stream", body, ctx)
-            ) as events:
+        It is streamed all the same: Triton notices that a client has left only when it writes to it.
+        """
+        fields, answer = _fields(request, self._layout), _Answer(self._layout, request)
+        if not self._layout.decoupled:
+            return await self._infer(fields, answer, ctx)
+        async with contextlib.aclosing(self._pieces(fields, answer, ctx)) as pieces:
+            async for _ in pieces:
+                pass
+        return answer.whole()
+
+    async def _pieces(self, fields: Mapping[str, Any], answer: _Answer, ctx: CallContext) -> AsyncGenerator[str, None]:
+        with self._translating():
+            if not self._layout.sometimes.isdisjoint(fields):
+                _tensors(fields, self._layout, await self._declared(ctx))
+            events = self._upstream.stream_events(
+                f"{self._path}/generate_stream", _generate_body(fields, self._layout), ctx
+            )
+            async with contextlib.aclosing(events):
                 async for event in events:
                     piece = answer.take(_parsed(event))
-                    if piece and streaming:
-                        yield GenerationChunk(piece)
-            yield answer.end() if streaming else answer.whole()
+                    if piece:
+                        yield piece
+
+    async def _infer(self, fields: Mapping[str, Any], answer: _Answer, ctx: CallContext) -> GenerationChunk:
+        with self._translating():
+            body = _infer_body(fields, self._layout, await self._declared(ctx))
+            answer.take(_named_outputs(await self._upstream.post_json(f"{self._path}/infer", body, ctx)))
+        return answer.whole_of_infer()
+
+    @contextlib.contextmanager
+    def _translating(self) -> Iterator[None]:
+        try:
+            yield
         except ServiceError as error:
             self._declaration = None  # the server may have been replaced by one that declares other inputs
-            raise _translated(error, layout) from error
+            raise _translated(error, self._layout) from error
 
     async def _declared(self, ctx: CallContext) -> _Declaration:
         if self._declaration is None:
@@ -217,11 +227,11 @@ class _Answer:
         return GenerationChunk("", self._end_reason(), self._prompt_tokens, self._completion_tokens)
 
     def whole(self) -> GenerationChunk:
-        """The answer in one chunk.
+        """The answer in one chunk. Raises what `end` raises."""
+        return dataclasses.replace(self.end(), text=self._text)
 
-        Raises:
-            BadUpstreamError: the server stopped before it had come to an end.
-        """
+    def whole_of_infer(self) -> GenerationChunk:
+        """The answer of a server that does not stream, without the prompt and the stop string that it may hold."""
         text = without_echo(self._text, self._request.prompt)
         cuts = [at for stop in self._request.stop if (at := text.find(stop)) >= 0]
         reason: FinishReason = "stop" if cuts else self._end_reason()
@@ -287,11 +297,8 @@ def _fields(request: GenerationRequest, layout: Layout) -> dict[str, Any]:
     """What the request says, checked, as this layout's servers take it."""
     if not request.prompt:
         raise InvalidRequestError("The prompt is empty.", field="prompt")
-    try:
-        request.prompt.encode("utf-8")
-        "".join(request.stop).encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise InvalidRequestError("The prompt or a stop string holds half of a surrogate pair.") from error
+    _check_unicode("prompt", request.prompt)
+    _check_unicode("stop", "".join(request.stop))
     if "" in request.stop:
         raise InvalidRequestError("A stop string is empty: leave it out.", field="stop")
     fields = {
@@ -310,7 +317,14 @@ def _fields(request: GenerationRequest, layout: Layout) -> dict[str, Any]:
     return {name: float(value) if name in _FRACTIONS else value for name, value in fields.items()}
 
 
-def _tensor_names(fields: Mapping[str, Any], layout: Layout, declaration: _Declaration) -> dict[str, Any]:
+def _check_unicode(field: str, text: str) -> None:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise InvalidRequestError(f"{field} holds half of a surrogate pair.", field=field) from error
+
+
+def _tensors(fields: Mapping[str, Any], layout: Layout, declaration: _Declaration) -> dict[str, Any]:
     """Tensor → value, for the names that the model declares.
 
     Raises:
@@ -328,10 +342,8 @@ def _tensor_names(fields: Mapping[str, Any], layout: Layout, declaration: _Decla
     return tensors
 
 
-def _generate_body(fields: Mapping[str, Any], layout: Layout, *, streaming: bool) -> dict[str, Any]:
+def _generate_body(fields: Mapping[str, Any], layout: Layout) -> dict[str, Any]:
     body: dict[str, Any] = dict(layout.switches)
-    if layout.streaming is not None:
-        body[layout.streaming] = streaming
     named = {layout.inputs[name][0]: list(value) if name == "stop" else value for name, value in fields.items()}
     if layout.sampling_json is None:
         return body | named
@@ -344,7 +356,7 @@ def _generate_body(fields: Mapping[str, Any], layout: Layout, *, streaming: bool
 def _infer_body(fields: Mapping[str, Any], layout: Layout, declaration: _Declaration) -> dict[str, Any]:
     switches = {tensor: value for tensor, value in layout.switches.items() if tensor in declaration.inputs}
     inputs = []
-    for tensor, value in (switches | _tensor_names(fields, layout, declaration)).items():
+    for tensor, value in (switches | _tensors(fields, layout, declaration)).items():
         declared = declaration.inputs[tensor]
         data = list(value) if isinstance(value, tuple) else [value]
         shape = [1] * (declared.rank - 1) + [len(data)]

@@ -66,8 +66,6 @@ class Layout:
     """Field of `GenerationRequest` → its tensor; where versions name it differently, the newest name first."""
     switches: Mapping[str, bool] = field(default_factory=lambda: MappingProxyType({}))
     """Tensor → what it is set to in every request, where the model declares it."""
-    streaming: str | None = None
-    """The switch that asks for a response per step; off where only the whole text is wanted."""
     sometimes: frozenset[str] = frozenset()
     """Fields that not every server of a decoupled layout knows. `generate_stream` drops unknown inputs in silence, so
     the model is asked before one of these is sent; plain `/infer` needs the model's declarations for everything."""
@@ -127,7 +125,6 @@ LAYOUTS: Mapping[LayoutName, Layout] = MappingProxyType(
             switches=MappingProxyType(
                 {"streaming": True, "sampling_param_exclude_input_from_output": True, "return_finish_reason": True}
             ),
-            streaming="streaming",
             # Our CPU model has an input for it, TensorRT-LLM's has not.
             sometimes=frozenset({"repetition_penalty"}),
             finish_reason="finish_reason",
@@ -186,7 +183,6 @@ LAYOUTS: Mapping[LayoutName, Layout] = MappingProxyType(
                     "return_num_output_tokens": True,
                 }
             ),
-            streaming="stream",
             # Early versions refuse 0.
             every_token=-1,
             sampling_json="sampling_parameters",

@@ -14,6 +14,8 @@ class EngineSettings:
 
     model_dir: Path = Path("/mnt/models")
     """Folder with model.gguf (or an OpenVINO model), tokenizer.json and tokenizer_config.json."""
+    context_tokens: int | None = None
+    """Most tokens of a prompt and its answer together. By default what the model's files say, else 2,048."""
     kv_cache_gb: int = 1
     """GiB for keys and values, cached prefixes included."""
     max_batch_tokens: int = 512

@@ -24,7 +24,7 @@ class TextAssembler:
         self._text = ""
         self.visible = ""
         self.stopped_by: str | None = None
-        """The stop string that was found; nothing more is taken after it."""
+        """The stop string that was complete first; nothing more is taken after it."""
 
     def push(self, ids: Sequence[int]) -> None:
         """Takes the next tokens.
@@ -54,10 +54,10 @@ class TextAssembler:
     def _append(self, piece: str) -> None:
         search_from = max(0, len(self._text) - self._longest_stop + 1)
         self._text += piece
-        found = [(at, s) for s in self._stop if (at := self._text.find(s, search_from)) >= 0]
+        found = [(at + len(s), s) for s in self._stop if (at := self._text.find(s, search_from)) >= 0]
         if found:
-            at, self.stopped_by = min(found)
-            self.visible = self._text[:at]
+            end, self.stopped_by = min(found, key=lambda each: (each[0], -len(each[1])))
+            self.visible = self._text[: end - len(self.stopped_by)]
         else:
             self.visible = self._text[: len(self._text) - self._held_back()]
 

@@ -48,9 +48,9 @@ def triton_environment() -> TritonEnvironment:
 def predictor_server(
     triton_environment: TritonEnvironment, llm_folder: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Server]:
-    """The CPU model with SmolLM2, small enough that its queue can be filled."""
+    """The CPU model with SmolLM2, small enough that its queue and its window can be filled."""
     repository = package_folder("predictor") / "model_repository"
-    sizes = {"PREDICTOR_MAX_RUNNING": "10", "PREDICTOR_MAX_WAITING": "4"}
+    sizes = {"PREDICTOR_MAX_RUNNING": "10", "PREDICTOR_MAX_WAITING": "4", "PREDICTOR_CONTEXT_TOKENS": "2048"}
     run_dir = tmp_path_factory.mktemp("predictor")
     with triton(
         triton_environment, repository, "tensorrt_llm", run_dir, PREDICTOR_MODEL_DIR=str(llm_folder), **sizes

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -29,11 +30,13 @@ class TritonPythonModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Loads the model."""
+        threading.Thread(target=exit_with_parent, args=(os.getppid(),), daemon=True).start()
         config = json.loads(args["model_config"])
         settings = EngineSettings.read(config, os.environ)
         self._input_names = [tensor["name"] for tensor in config["input"]]
         self._tokenizer = TextTokenizer.load(settings.model_dir)
-        self._context_tokens = self._tokenizer.context_tokens or DEFAULT_CONTEXT_TOKENS
+        limits = (settings.context_tokens, self._tokenizer.context_tokens)
+        self._context_tokens = min((limit for limit in limits if limit), default=DEFAULT_CONTEXT_TOKENS)
         sizes = OpenVinoSettings(settings.kv_cache_gb, settings.max_batch_tokens, settings.max_running)
 
         def load() -> OpenVinoPipeline:
@@ -151,6 +154,16 @@ class LoadMetrics:
                 else:
                     metric.set(getattr(load, field))
         self._told = load
+
+
+def exit_with_parent(parent: int) -> None:
+    """Ends this process soon after Triton's.
+
+    A Triton that was killed leaves it waiting for answers to its own messages, and generating for nobody.
+    """
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
 
 
 def send_error(sender: Any, error: GenerationError) -> None:

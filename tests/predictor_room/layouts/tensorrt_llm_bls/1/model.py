@@ -25,7 +25,9 @@ class TritonPythonModel:
                 sent[name] = {"shape": list(array.shape), "data": values}
         prompt = sent.pop("text_input")["data"][0]
         if "exceeds" in prompt:
-            return pb.InferenceResponse(error=pb.TritonError("Prompt length (9000) exceeds maximum input length (4096)"))
+            return pb.InferenceResponse(
+                error=pb.TritonError("Prompt length (9000) exceeds maximum input length (4096)")
+            )
         text = " " + json.dumps(sent)
         if not sent.get("exclude_input_in_output", {"data": [False]})["data"][0]:
             text = prompt.replace("<s>", "") + text

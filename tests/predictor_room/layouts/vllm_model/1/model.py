@@ -14,7 +14,9 @@ class TritonPythonModel:
         streaming = bool(self._value(request, "stream"))
         exclude = self._value(request, "exclude_input_in_output")
         if "exceeds" in prompt:
-            error = pb.TritonError("Error generating stream: The prompt is longer than the maximum model length of 2048.")
+            error = pb.TritonError(
+                "Error generating stream: The prompt is longer than the maximum model length of 2048."
+            )
             sender.send(pb.InferenceResponse(error=error), flags=pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
             return
         words = ["", *self._value(request, "sampling_parameters").decode().split(" ")]

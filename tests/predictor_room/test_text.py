@@ -1,0 +1,66 @@
+"""Text out of tokens, one by one, with the real tokenizer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from predictor.engines.text import TextAssembler
+from predictor.tokenizer import TextTokenizer
+
+PROPERTY = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@pytest.fixture(scope="module")
+def tokenizer(llm_folder: Path) -> TextTokenizer:
+    return TextTokenizer.load(llm_folder)
+
+
+def grow(tokenizer: TextTokenizer, text: str, stop: list[str]) -> tuple[TextAssembler, list[str]]:
+    assembler = TextAssembler(tokenizer.decode, stop)
+    shown = []
+    for token in tokenizer.encode(text):
+        assembler.push([token])
+        shown.append(assembler.visible)
+    assembler.finish()
+    return assembler, [*shown, assembler.visible]
+
+
+@PROPERTY
+@given(text=st.text(st.characters(codec="utf-8", exclude_characters="\ufffd"), max_size=60))
+def test_every_text_comes_back_whole_and_never_with_half_a_character(tokenizer: TextTokenizer, text: str) -> None:
+    assembler, shown = grow(tokenizer, text, [])
+    assert assembler.visible == text
+    for earlier, later in zip(["", *shown], shown, strict=False):
+        assert later.startswith(earlier)
+        assert "\ufffd" not in later
+
+
+@PROPERTY
+@given(
+    text=st.text("ab🙂 \n", max_size=40),
+    stop=st.lists(st.text("ab🙂 \n", min_size=1, max_size=4), min_size=1, max_size=3),
+)
+def test_the_text_ends_before_the_stop_string_that_is_complete_first(tokenizer: TextTokenizer, text: str, stop: list[str]) -> None:
+    assembler, shown = grow(tokenizer, text, stop)
+    found = [(at + len(each), -len(each)) for each in stop if (at := text.find(each)) >= 0]
+    assert (assembler.stopped_by is not None) == bool(found)
+    expected = text[: sum(min(found))] if found else text
+    assert assembler.visible == expected
+    assert all(expected.startswith(each) for each in shown)
+
+
+def test_half_a_character_at_the_end_is_left_out(tokenizer: TextTokenizer) -> None:
+    ids = tokenizer.encode("ok 🦉")
+    assembler = TextAssembler(tokenizer.decode)
+    assembler.push(ids[:-1])
+    assembler.finish()
+    assert assembler.visible.strip() == "ok"
+
+
+def test_control_tokens_are_not_text(tokenizer: TextTokenizer) -> None:
+    assembler, _ = grow(tokenizer, "yes<|im_end|> and", [])
+    assert assembler.visible == "yes and"
