@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from chassis.server import serve
-from chassis.settings import load_settings
-from chassis.telemetry import configure_logging
-from embedder.client import EmbedderClient
-from vectorstore.server import VectorstoreModel, routes
-from vectorstore.service import VectorstoreService
-from vectorstore.settings import VectorstoreSettings
-from vectorstore.versions import IndexRoot
+import os
 
 
 def main() -> None:
     """Runs the service."""
+    # Read once, when numpy is imported, so set before. OpenBLAS's threads spin while they wait for each other: with two
+    # of them a search of 20,000 vectors took 5.3 ms of CPU, with one 1.4.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+    from chassis.server import serve
+    from chassis.settings import load_settings
+    from chassis.telemetry import configure_logging
+    from embedder.client import EmbedderClient
+    from vectorstore.server import VectorstoreModel, routes
+    from vectorstore.service import VectorstoreService
+    from vectorstore.settings import VectorstoreSettings
+    from vectorstore.versions import IndexRoot
+
     settings = load_settings(VectorstoreSettings)
     configure_logging(settings.log_level, settings.log_format)
     service = VectorstoreService(
