@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 TORCH := .venv-torch
 INSTALLED := $(VENV)/.installed
 TORCH_INSTALLED := $(TORCH)/.installed
-QUESTION ?= How do I start the graph and ask a question?
+QUESTION ?= What is an index version?
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-emit-index-url \
 	--custom-compile-command "make lock"
 

@@ -14,7 +14,7 @@ import typer
 from pydantic import ValidationError
 from rich.console import Console
 
-from kserve_rag.errors import KserveRagError, LaunchError, UsageError
+from kserve_rag.errors import KserveRagError, LaunchError, SetupError, UsageError
 from kserve_rag.graph import SERVICES, GraphState, ServiceName, follow, need_running, running
 from kserve_rag.graph import status as graph_status
 from kserve_rag.graph import stop as stop_graph
@@ -258,6 +258,9 @@ def main() -> NoReturn:
         sys.exit(UsageError.exit_code)
     except (typer.Abort, KeyboardInterrupt):
         sys.exit(130)
+    except ModuleNotFoundError as error:
+        errors.print(f"[red]error:[/] {_plain(str(error))}. Install it with: pip install 'kserve-rag\\[local]'")
+        sys.exit(SetupError.exit_code)
     except Exception as error:
         # Click's own: a wrong option or argument.
         show, code = getattr(error, "show", None), getattr(error, "exit_code", None)

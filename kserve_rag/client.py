@@ -17,12 +17,11 @@ import json
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 from urllib.parse import quote, urlsplit
 
 import httpx
 from pydantic import BaseModel, TypeAdapter, ValidationError
-from typing_extensions import Unpack
 
 from chassis.errors import ServiceError
 from kserve_rag.errors import (
@@ -37,6 +36,9 @@ from kserve_rag.errors import (
 )
 from transformer.wire import Answer, EndEvent, Message, SourcesEvent, TextEvent
 from vectorstore.wire import Passage, Prediction
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 DEFAULT_URL = "http://127.0.0.1:8080"
 """Where `kserve-rag up` puts the transformer."""

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import IO, Literal, get_args
 
 import httpx
-import psutil
 from pydantic import BaseModel, ValidationError
 
 from chassis.errors import ServiceError
@@ -128,6 +127,9 @@ def stop(settings: Settings) -> bool:
     state = running(settings)
     if state is None:
         return False
+    # Imported here: of the extra `local`, which is not needed to ask another machine's graph.
+    import psutil
+
     with contextlib.suppress(psutil.NoSuchProcess):
         process = psutil.Process(state.supervisor_pid)
         if process.create_time() == state.supervisor_started:
