@@ -52,6 +52,7 @@ async def measure(urls: dict[str, str], prompt_format: Path, rounds: int) -> lis
         window=template.context_tokens or 2048,
         max_prompt_tokens=settings.max_prompt_tokens,
         system_prompt=settings.system_prompt,
+        instruction=settings.instruction,
         plain_system_prompt=settings.plain_system_prompt,
     )
     vectorstore, predictor = VectorstoreClient(urls["vectorstore"]), PredictorClient(urls["predictor"])

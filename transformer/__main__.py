@@ -38,6 +38,7 @@ def build(settings: TransformerSettings) -> RagService:
             window=window,
             max_prompt_tokens=settings.max_prompt_tokens,
             system_prompt=settings.system_prompt,
+            instruction=settings.instruction,
             plain_system_prompt=settings.plain_system_prompt,
         ),
         condenser=Condenser(settings.condense, predictor, prompt_format),

@@ -41,6 +41,7 @@ class PromptBuilder:
         window: int,
         max_prompt_tokens: int,
         system_prompt: str,
+        instruction: str,
         plain_system_prompt: str,
     ) -> None:
         """A builder for one model.
@@ -50,12 +51,14 @@ class PromptBuilder:
             window: tokens that the model reads and writes together.
             max_prompt_tokens: most tokens of a prompt that holds passages.
             system_prompt: what the model is told before documents.
+            instruction: what it is told after them, before the question.
             plain_system_prompt: what it is told where there are none.
         """
         self._format = prompt_format
         self._window = window
         self._max_prompt_tokens = max_prompt_tokens
         self._system_prompt = system_prompt
+        self._instruction = instruction
         self._plain_system_prompt = plain_system_prompt
         self._count = lru_cache(maxsize=8192)(prompt_format.count)
         self._escape = lru_cache(maxsize=8192)(prompt_format.escape)
@@ -100,7 +103,7 @@ class PromptBuilder:
         fence = _document(None, "", self._escape(context)) if context is not None else ""
 
         def render(documents: str) -> str:
-            last = f"{documents}\n\nQuestion: {asked}" if documents else asked
+            last = f"{documents}\n\n{self._instruction}\nQuestion: {asked}" if documents else asked
             return self._format.render(
                 [{"role": "system", "content": system}, *turns, {"role": "user", "content": last}]
             )

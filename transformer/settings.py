@@ -51,9 +51,11 @@ class TransformerSettings(ServerSettings):
         description="Cosine of query and passage below which a passage supports no answer. -1 lets every passage pass.",
     )
     system_prompt: str = Field(
-        "Answer the question with the documents below. Be brief and exact, and use only what they say. "
-        "If they do not hold the answer, reply: I don't know.",
-        description="What the model is told before the documents.",
+        "You answer questions from documents.", description="What the model is told before the documents."
+    )
+    instruction: str = Field(
+        'Answer from the documents above, in one short sentence. If they do not answer it, say "I don\'t know".',
+        description="What the model is told after the documents, before the question: small models heed it better there.",
     )
     plain_system_prompt: str = Field(
         "You are a helpful assistant. Be brief and exact.",
