@@ -37,24 +37,28 @@ def main(arguments: list[str] | None = None) -> int:
     except ValidationError as error:
         for problem in error.errors():
             name = "_".join(str(part) for part in problem["loc"]).upper()
-            console.print(f"INGEST_{name}: {problem['msg']}", markup=False, highlight=False)
+            _say(console, f"INGEST_{name}: {problem['msg']}")
         return 2
     except IngestError as error:
-        console.print(str(error), markup=False, highlight=False)
+        _say(console, str(error))
         return 2
     try:
         with progress.shown(console) as on_progress:
             summary = asyncio.run(pipeline.run(settings, options.paths, on_progress))
     except (IngestError, ServiceError) as error:
-        console.print(str(error), markup=False, highlight=False)
+        _say(console, str(error))
         return 1
     except KeyboardInterrupt:
-        console.print("Interrupted. The index is left as it is.", markup=False, highlight=False)
+        _say(console, "Interrupted. The index is left as it is.")
         return 1
     progress.report(summary, console)
     if options.json:
         sys.stdout.write(json.dumps(summary.as_dict()) + "\n")
     return 0
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from ingest.settings import IngestSettings
 Vector = npt.NDArray[np.float32]
 """float32[dim]"""
 
-_REMEMBERED = 4_096
+_REMEMBERED = 1_024
 """Texts of this run whose vectors are kept for the next chunk that says the same."""
 _LONGEST_WAIT_S = 30.0
 

@@ -114,8 +114,8 @@ class _Lines:
                 self._begun = self._last = time.monotonic()
                 self._total = event.size_bytes
                 _log.info(
-                    "%d files to read (%.1f MB), %d unchanged, %d gone",
-                    event.changed,
+                    "%s to read (%.1f MB), %d unchanged, %d gone",
+                    _many(event.changed, "file"),
                     event.size_bytes / 1e6,
                     event.unchanged,
                     event.deleted,

@@ -29,7 +29,7 @@ def tokenizer_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer = Tokenizer(
         models.WordPiece(
             {token: number for number, token in enumerate(dict.fromkeys(vocabulary))},
-            unk_token="[UNK]",
+            unk_token="[UNK]",  # noqa: S106 - not that kind of token
             max_input_chars_per_word=100,
         )
     )

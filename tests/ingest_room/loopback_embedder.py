@@ -39,26 +39,27 @@ class LoopbackEmbedder:
         """Texts after which every request is answered with status 503."""
         self.exchanged_after: int | None = None
         """Texts after which another model answers."""
-        self.latency_s = 0.0
+        self.waits_for = 0
+        """Requests are held back until so many are under way at once."""
         self.texts: Counter[str] = Counter()
         """How often each text was embedded."""
+        self.remembers = True
+        """Whether `texts` is kept."""
+        self.embedded = 0
+        """Texts embedded so far."""
         self.input_types: set[str] = set()
         self.most_at_once = 0
         self._at_once = 0
         self.port = 0
         self._loop = asyncio.new_event_loop()
         self._stop = asyncio.Event()
+        self._arrived = asyncio.Event()
         self._started = threading.Event()
         self._thread = threading.Thread(target=lambda: self._loop.run_until_complete(self._serve()))
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
-
-    @property
-    def embedded(self) -> int:
-        """Texts embedded so far."""
-        return sum(self.texts.values())
 
     def __enter__(self) -> LoopbackEmbedder:
         self._thread.start()
@@ -99,11 +100,15 @@ class LoopbackEmbedder:
                 return web.json_response({"error": "no"}, status=self.faults.pop(0))
             if self.fails_after is not None and self.embedded >= self.fails_after:
                 return web.json_response({"error": "model is not ready"}, status=503)
-            self.texts.update(texts)
+            self.embedded += len(texts)
+            if self.remembers:
+                self.texts.update(texts)
             self._at_once += 1
             self.most_at_once = max(self.most_at_once, self._at_once)
-            if self.latency_s:
-                await asyncio.sleep(self.latency_s)
+            self._arrived.set()
+            self._arrived.clear()
+            while self.most_at_once < self.waits_for:
+                await asyncio.wait_for(self._arrived.wait(), 30)
             self._at_once -= 1
         return self._answer(texts, [output["name"] for output in head["outputs"]])
 

@@ -208,7 +208,8 @@ def test_a_word_that_never_ends_is_cut(tokens: TokenCounter) -> None:
 
 def test_heading_paths_and_prefixes(tokens: TokenCounter) -> None:
     document = markdown(
-        f"# Kiln\n\n{sentences(3)}\n\n## Door\n\n{sentences(4)}\n\n### Glaze\n\n{sentences(4)}\n\n# Wheel\n\n{sentences(2)}",
+        f"# Kiln\n\n{sentences(3)}\n\n## Door\n\n{sentences(4)}\n\n### Glaze\n\n{sentences(4)}\n\n"
+        f"# Wheel\n\n{sentences(2)}",
         title="Pots",
     )
     spans = Chunker(SMALL, tokens).spans(document)

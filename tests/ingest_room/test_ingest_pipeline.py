@@ -1,0 +1,467 @@
+"""Whole runs against a real index on disk and an embedder on loopback."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import resource
+import shutil
+import signal
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from golden import FILES
+from loopback_embedder import FINGERPRINT, OTHER_FINGERPRINT, LoopbackEmbedder, vector
+
+from ingest import pipeline
+from ingest.errors import EmbeddingFailedError, NothingUsableError, ParserError, SourceNotFoundError
+from ingest.events import Advanced, Event, Planned, Published, Skipped, Summary
+from ingest.settings import IngestSettings
+from vectorstore.versions import IndexRoot, IndexVersion
+
+MakeSettings = Callable[..., IngestSettings]
+
+
+@pytest.fixture
+def docs(tmp_path: Path) -> Path:
+    """A folder of documents that a test may change."""
+    folder = tmp_path / "docs"
+    shutil.copytree(FILES, folder, ignore=shutil.ignore_patterns("golden"))
+    return folder
+
+
+def empty(folder: Path) -> None:
+    shutil.rmtree(folder)
+    folder.mkdir()
+
+
+def index(settings: IngestSettings) -> IndexRoot:
+    return IndexRoot(settings.index_root, settings.index_name)
+
+
+def contents(version: IndexVersion) -> dict[str, tuple[str, list[tuple[str, int, int]]]]:
+    """Document id to its text and its chunks' ids and spans."""
+    chunks: dict[str, list[tuple[str, int, int]]] = {}
+    for chunk in version.chunks():
+        chunks.setdefault(chunk.document_id, []).append((chunk.id, chunk.start, chunk.end))
+    return {document.id: (document.text, chunks.get(document.id, [])) for document in version.documents()}
+
+
+async def run(settings: IngestSettings, *sources: Path) -> Summary:
+    return await pipeline.run(settings, sources)
+
+
+async def test_a_folder_becomes_an_index(docs: Path, make_settings: MakeSettings, embedder: LoopbackEmbedder) -> None:
+    events: list[Event] = []
+    settings = make_settings()
+    summary = await pipeline.run(settings, [docs], events.append)
+    with index(settings).open() as version:
+        assert summary.version == version.name
+        assert (summary.documents, summary.chunks) == (
+            version.manifest.counts.documents,
+            version.manifest.counts.chunks,
+        )
+        assert summary.documents == 14
+        assert set(version.manifest.sources) == {
+            *(".content.xml", "boat.txt", "docsearch.json", "guide.md", "hugo.json", "letter.txt", "news.csv"),
+            *("passages.jsonl", "report.txt", "site/page.html", "web.json"),
+        }
+        documents = {document.id: document for document in version.documents()}
+        rows = version.exact.vectors
+        prefixed = 0
+        for row, chunk in enumerate(version.chunks()):
+            document = documents[chunk.document_id]
+            assert document.text[chunk.start : chunk.end] == chunk.text
+            texts = [text for text in embedder.texts if text.endswith(chunk.text)]
+            assert any(np.allclose(vector(text), rows[row], atol=1e-6) for text in texts)
+            prefixed += any(text.startswith(document.title + "\n") for text in texts)
+        assert prefixed > summary.chunks / 2
+        assert version.manifest.embedder.fingerprint == FINGERPRINT
+        assert version.manifest.settings["chunker"]["max_tokens"] == 200
+    assert summary.embedded == embedder.embedded == summary.chunks
+    assert embedder.input_types == {"passage"}
+    assert set(embedder.texts.values()) == {1}
+    assert (summary.unchanged, summary.truncated, summary.duplicates, summary.skipped) == (False, 0, 0, {})
+    assert "letter.txt: not UTF-8: read as Windows-1252 (cp1252)" in summary.notices
+    assert isinstance(events[0], Planned)
+    assert events[-1] == Published(version.name)
+    last = [event for event in events if isinstance(event, Advanced)][-1]
+    assert (last.files, last.documents, last.chunks, last.embedded) == (11, 14, summary.chunks, summary.chunks)
+    assert last.size_bytes == events[0].size_bytes
+
+
+async def test_nothing_changed_embeds_and_publishes_nothing(
+    docs: Path, make_settings: MakeSettings, embedder: LoopbackEmbedder
+) -> None:
+    (docs / "broken.pdf").write_bytes(b"%PDF-1.4 nothing")
+    settings = make_settings()
+    first = await run(settings, docs)
+    embedded = embedder.embedded
+    again = await run(settings, docs)
+    assert again.unchanged
+    assert again.version == first.version
+    assert (again.documents, again.chunks, again.embedded) == (first.documents, first.chunks, 0)
+    assert again.skipped == first.skipped
+    assert set(again.skipped) == {"broken.pdf"}
+    assert embedder.embedded == embedded
+    assert index(settings).versions() == [first.version]
+
+
+async def test_only_what_changed_is_embedded(
+    docs: Path, make_settings: MakeSettings, embedder: LoopbackEmbedder
+) -> None:
+    settings = make_settings()
+    first = await run(settings, docs)
+    with index(settings).open() as version:
+        before = contents(version)
+    guide = docs / "guide.md"
+    guide.write_text(guide.read_text("utf-8").replace("Cracks come from haste.", "Cracks come from cold."), "utf-8")
+    everything = set(embedder.texts)
+    embedder.texts.clear()
+    second = await run(settings, docs)
+    everything |= set(embedder.texts)
+    assert second.version != first.version
+    assert (second.documents, second.chunks) == (first.documents, first.chunks)
+    assert second.embedded == len(embedder.texts) == 1
+    assert "Cracks come from cold." in next(iter(embedder.texts))
+    assert second.reused == first.chunks - 1
+    with index(settings).open() as version:
+        after = contents(version)
+        (changed,) = (document_id for document_id in after if after[document_id] != before[document_id])
+        assert version.document(changed).source == "guide.md"
+        # The vectors that were copied are those of their own chunks.
+        for chunk, row in zip(version.chunks(), version.exact.vectors, strict=True):
+            said = [text for text in everything if text.endswith(chunk.text)]
+            assert any(np.allclose(vector(text), row, atol=1e-6) for text in said)
+
+
+async def test_deleted_and_renamed_files_are_followed(
+    docs: Path, make_settings: MakeSettings, embedder: LoopbackEmbedder
+) -> None:
+    settings = make_settings()
+    first = await run(settings, docs)
+    (docs / "report.txt").unlink()
+    (docs / "site" / "page.html").rename(docs / "glazes.html")
+    embedded = embedder.embedded
+    second = await run(settings, docs)
+    assert embedder.embedded == embedded
+    assert (second.deleted, second.embedded, second.documents) == (2, 0, first.documents - 1)
+    with index(settings).open() as version:
+        assert "report.txt" not in version.manifest.sources
+        assert "glazes.html" in version.manifest.sources
+        assert "site/page.html" not in version.manifest.sources
+
+
+async def test_a_file_that_went_bad_leaves_the_index(docs: Path, make_settings: MakeSettings) -> None:
+    settings = make_settings()
+    await run(settings, docs)
+    (docs / "web.json").write_text("{", "utf-8")
+    summary = await run(settings, docs)
+    assert summary.skipped["web.json"].startswith("invalid JSON")
+    with index(settings).open() as version:
+        assert "web.json" not in version.manifest.sources
+
+
+async def test_the_same_content_twice_is_kept_once(
+    docs: Path, make_settings: MakeSettings, embedder: LoopbackEmbedder
+) -> None:
+    settings = make_settings()
+    first = await run(settings, docs)
+    shutil.copy(docs / "guide.md", docs / "a copy.md")
+    embedded = embedder.embedded
+    again = await run(settings, docs)
+    assert again.unchanged
+    assert again.skipped == {"a copy.md": "says the same as guide.md"}
+    assert again.duplicates == 1
+    (docs / "guide.md").unlink()
+    moved = await run(settings, docs)
+    assert (moved.documents, moved.chunks, moved.skipped) == (first.documents, first.chunks, {})
+    assert embedder.embedded == embedded
+    with index(settings).open() as version:
+        assert "a copy.md" in version.manifest.sources
+
+
+async def test_ids_do_not_depend_on_the_place_or_the_run(
+    docs: Path, tmp_path: Path, make_settings: MakeSettings
+) -> None:
+    elsewhere = tmp_path / "elsewhere" / "pages"
+    shutil.copytree(docs, elsewhere)
+    one, two = make_settings(index_name="one"), make_settings(index_name="two")
+    await run(one, docs)
+    await run(two, elsewhere)
+    with index(one).open() as first, index(two).open() as second:
+        assert contents(first) == contents(second)
+
+
+async def test_another_embedder_embeds_everything(
+    docs: Path, make_settings: MakeSettings, embedder: LoopbackEmbedder
+) -> None:
+    settings = make_settings()
+    first = await run(settings, docs)
+    embedder.fingerprint = OTHER_FINGERPRINT
+    second = await run(settings, docs)
+    assert second.embedded == first.chunks
+    with index(settings).open() as version:
+        assert version.manifest.embedder.fingerprint == OTHER_FINGERPRINT
+
+
+async def test_other_sizes_cut_anew_and_embed_only_new_chunks(docs: Path, make_settings: MakeSettings) -> None:
+    first = await run(make_settings(), docs)
+    second = await run(make_settings(chunk_tokens=100, min_chunk_tokens=8), docs)
+    assert second.version != first.version
+    assert second.chunks > first.chunks
+    assert 0 < second.embedded < second.chunks
+
+
+async def test_a_damaged_version_is_built_anew(docs: Path, make_settings: MakeSettings) -> None:
+    settings = make_settings()
+    first = await run(settings, docs)
+    assert first.version is not None
+    (settings.index_root / settings.index_name / first.version / "manifest.json").write_text("{}", "utf-8")
+    second = await run(settings, docs)
+    assert (second.documents, second.embedded) == (first.documents, first.chunks)
+    assert any("It is built anew" in notice for notice in second.notices)
+
+
+async def test_old_versions_are_pruned(docs: Path, make_settings: MakeSettings) -> None:
+    settings = make_settings(keep_versions=2)
+    for number in range(4):
+        (docs / "report.txt").write_text(f"Report {number}.", "utf-8")
+        summary = await run(settings, docs)
+    versions = index(settings).versions()
+    assert len(versions) == 2
+    assert versions[-1] == summary.version
+
+
+# What goes wrong
+
+
+@pytest.fixture
+def long_docs(tmp_path: Path) -> Path:
+    """A corpus of a few hundred chunks in several files."""
+    folder = tmp_path / "long"
+    folder.mkdir()
+    for number in range(6):
+        write_corpus(folder / f"corpus{number}.jsonl", 40, number)
+    return folder
+
+
+def write_corpus(path: Path, documents: int, seed: int = 0, sentences: int = 12) -> None:
+    with path.open("w", encoding="utf-8") as stream:
+        for number in range(documents):
+            text = " ".join(f"The pot {seed}.{number}.{each} is by the kiln." for each in range(sentences))
+            stream.write(json.dumps({"_id": f"d{number}", "title": f"Pot {number}", "text": text}) + "\n")
+
+
+@pytest.mark.parametrize("published_before", [False, True])
+async def test_an_embedder_that_fails_midway_leaves_the_index_as_it_was(
+    docs: Path, long_docs: Path, make_settings: MakeSettings, embedder: LoopbackEmbedder, published_before: bool
+) -> None:
+    settings = make_settings(batch_size=16, max_chunks_in_flight=64)
+    before = (await run(settings, docs)).version if published_before else None
+    embedder.fails_after = embedder.embedded + 100
+    with pytest.raises(EmbeddingFailedError, match="failed 3 times: The embedder is not ready: model is not ready"):
+        await run(settings, docs, long_docs)
+    assert index(settings).current() == before
+    assert index(settings).versions() == ([before] if before else [])
+    left = {path.name for path in (settings.index_root / settings.index_name).iterdir()}
+    assert left <= {".lock", "current", before}
+    embedder.fails_after = None
+    assert (await run(settings, docs, long_docs)).documents == 14 + 240
+
+
+async def test_short_failures_of_the_embedder_are_tried_again(
+    docs: Path, make_settings: MakeSettings, embedder: LoopbackEmbedder
+) -> None:
+    embedder.faults = [503, 502]
+    summary = await run(make_settings(), docs)
+    assert summary.embedded == summary.chunks
+    assert embedder.faults == []
+
+
+async def test_a_request_that_the_embedder_refuses_is_not_tried_again(
+    docs: Path, make_settings: MakeSettings, embedder: LoopbackEmbedder
+) -> None:
+    embedder.faults = [400, 500, 500]
+    with pytest.raises(EmbeddingFailedError, match="failed once: The embedder refused the request: no"):
+        await run(make_settings(batch_size=1_000, concurrency=1), docs)
+    assert len(embedder.faults) == 2
+
+
+async def test_an_embedder_exchanged_midway_ends_the_run(
+    long_docs: Path, make_settings: MakeSettings, embedder: LoopbackEmbedder
+) -> None:
+    embedder.exchanged_after = 100
+    settings = make_settings(batch_size=16)
+    with pytest.raises(EmbeddingFailedError, match="exchanged"):
+        await run(settings, long_docs)
+    assert index(settings).current() is None
+
+
+async def test_no_embedder_is_said_before_anything_is_parsed(docs: Path, make_settings: MakeSettings) -> None:
+    with pytest.raises(EmbeddingFailedError, match=r"The embedder at http://127\.0\.0\.1:9 failed 3 times"):
+        await run(make_settings(embedder_url="http://127.0.0.1:9"), docs)
+
+
+async def test_nothing_usable_publishes_nothing(tmp_path: Path, make_settings: MakeSettings) -> None:
+    folder = tmp_path / "bad"
+    folder.mkdir()
+    settings = make_settings()
+    with pytest.raises(NothingUsableError, match="No files to read in"):
+        await run(settings, folder)
+    (folder / "empty.md").touch()
+    (folder / "image.png").write_bytes(b"\x89PNG")
+    with pytest.raises(
+        NothingUsableError, match=r"No file gave a document.*empty.md: empty; image.png: files ending in"
+    ):
+        await run(settings, folder)
+    assert index(settings).current() is None
+
+
+async def test_an_emptied_folder_leaves_the_index_as_it_is(docs: Path, make_settings: MakeSettings) -> None:
+    settings = make_settings()
+    first = await run(settings, docs)
+    empty(docs)
+    (docs / "empty.md").touch()
+    with pytest.raises(NothingUsableError, match="What the index holds is gone from the sources"):
+        await run(settings, docs)
+    assert index(settings).current() == first.version
+
+
+async def test_wrong_paths_and_tokenizers_are_said(docs: Path, tmp_path: Path, make_settings: MakeSettings) -> None:
+    with pytest.raises(SourceNotFoundError):
+        await run(make_settings(), tmp_path / "nowhere")
+    with pytest.raises(ParserError, match="cannot be read: No such file"):
+        await run(make_settings(tokenizer=tmp_path / "none.json"), docs)
+    (tmp_path / "bad.json").write_text("{}", "utf-8")
+    with pytest.raises(ParserError, match="is not a tokenizer"):
+        await run(make_settings(tokenizer=tmp_path / "bad.json"), docs)
+
+
+async def test_a_cancelled_run_leaves_nothing_behind(
+    long_docs: Path, make_settings: MakeSettings, embedder: LoopbackEmbedder
+) -> None:
+    settings = make_settings(batch_size=8, max_chunks_in_flight=16)
+    task: asyncio.Task[Summary] | None = None
+
+    def cancel(event: Event) -> None:
+        if isinstance(event, Advanced) and event.chunks > 20 and task is not None:
+            task.cancel()
+
+    task = asyncio.create_task(pipeline.run(settings, [long_docs], cancel))
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert index(settings).versions() == []
+    assert not list((settings.index_root / settings.index_name).glob(".building-*"))
+    assert _workers() == []
+
+
+# Hostile files
+
+
+async def test_a_file_that_takes_too_long_is_skipped(docs: Path, make_settings: MakeSettings) -> None:
+    (docs / "slow.jsonl").write_text('{"text": "' + "slow " * 2_000_000 + '"}', "utf-8")
+    summary = await run(make_settings(parse_timeout_s=1.0), docs)
+    assert summary.skipped == {"slow.jsonl": "parsing took longer than 1 s (INGEST_PARSE_TIMEOUT_S)"}
+    assert summary.documents == 14
+
+
+async def test_a_file_that_takes_too_much_memory_is_skipped(docs: Path, make_settings: MakeSettings) -> None:
+    (docs / "greedy.json").write_text("[" + "[],[{}]," * 4_000_000 + "[]]", "utf-8")
+    summary = await run(make_settings(parser_memory_bytes=512 * 1024**2), docs)
+    assert "needs more memory" in summary.skipped["greedy.json"]
+    assert summary.documents == 14
+
+
+async def test_a_parser_that_dies_costs_only_its_file(
+    docs: Path, make_settings: MakeSettings, embedder: LoopbackEmbedder
+) -> None:
+    write_corpus(docs / "middle.jsonl", 2_000)
+    killed: list[int] = []
+
+    def kill(event: Event) -> None:
+        if isinstance(event, Advanced) and event.documents > 100 and not killed:
+            killed.extend(_workers())
+            for worker in killed:
+                os.kill(worker, signal.SIGKILL)
+
+    settings = make_settings(batch_size=16, max_chunks_in_flight=32)
+    summary = await pipeline.run(settings, [docs], kill)
+    assert len(killed) == 1
+    (notice,) = (notice for notice in summary.notices if notice.startswith("middle.jsonl"))
+    assert "read only in part" in notice
+    assert "the parser was killed by SIGKILL while reading it" in notice
+    with index(settings).open() as version:
+        assert {"report.txt", "site/page.html", "web.json"} <= set(version.manifest.sources)
+
+
+def _workers() -> list[int]:
+    """Parser processes below this one."""
+    children = [
+        int(child)
+        for task in Path("/proc/self/task").iterdir()
+        for child in (task / "children").read_text("ascii").split()
+    ]
+    return [child for child in children if b"ingest.worker" in Path(f"/proc/{child}/cmdline").read_bytes()]
+
+
+# Rate and memory
+
+
+async def test_the_embedder_always_has_the_next_batch_at_hand(
+    long_docs: Path, make_settings: MakeSettings, embedder: LoopbackEmbedder
+) -> None:
+    embedder.waits_for = 3
+    summary = await run(make_settings(batch_size=16, concurrency=3), long_docs)
+    assert summary.documents == 240
+    assert embedder.most_at_once == 3
+
+
+async def test_one_document_larger_than_all_bounds(
+    tmp_path: Path, make_settings: MakeSettings, embedder: LoopbackEmbedder
+) -> None:
+    path = tmp_path / "book.txt"
+    path.write_text(" ".join(f"The pot {number} is by the kiln." for number in range(20_000)), "utf-8")
+    summary = await run(make_settings(batch_size=16, max_chunks_in_flight=8), path)
+    assert summary.documents == 1
+    assert summary.embedded == summary.chunks > 500
+
+
+async def test_memory_stays_bounded_while_the_corpus_grows_tenfold(
+    tmp_path: Path, make_settings: MakeSettings, embedder: LoopbackEmbedder
+) -> None:
+    embedder.remembers = False
+    peaks: dict[int, int] = {}
+    workers: dict[int, int] = {}
+    for documents in (40, 400):
+        path = tmp_path / f"corpus{documents}.jsonl"
+        write_corpus(path, documents, sentences=400)
+        settings = make_settings(index_name=f"of-{documents}", batch_size=32, max_chunks_in_flight=128)
+
+        def note_peak(event: Event, documents: int = documents) -> None:
+            # Completing the index, which follows, works in blocks of its own.
+            if isinstance(event, Advanced):
+                peaks[documents] = tracemalloc.get_traced_memory()[1]
+
+        tracemalloc.start()
+        summary = await pipeline.run(settings, [path], note_peak)
+        tracemalloc.stop()
+        workers[documents] = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+        assert (summary.documents, summary.chunks > 20 * documents) == (documents, True)
+    assert peaks[400] < peaks[40] * 1.5
+    assert workers[400] < workers[40] * 1.2
+
+
+# Events
+
+
+async def test_skipped_files_are_told_once(docs: Path, make_settings: MakeSettings) -> None:
+    (docs / "empty.md").touch()
+    events: list[Any] = []
+    await pipeline.run(make_settings(), [docs], events.append)
+    assert [event for event in events if isinstance(event, Skipped)] == [Skipped("empty.md", "empty")]
