@@ -120,7 +120,7 @@ class Listener(Protocol):
     """Whoever asked for a generation. Called from one thread, which is not the engine's."""
 
     def update(self, update: Update) -> None:
-        """More text, or the end."""
+        """More text, or the end. A slow listener hears of some steps together."""
         ...
 
     def fail(self, error: GenerationError) -> None:
@@ -156,6 +156,7 @@ class Job:
     generation: Generation | None = None
     completion_tokens: int = 0
     log_prob: float = 0.0
+    undelivered: Update | None = None
     arrival: int = field(default_factory=time.monotonic_ns)
     first_scheduled: int = 0
     first_token: int = 0
@@ -216,7 +217,7 @@ class BatchEngine:
         with self._changed:
             if self._closed is not None:
                 raise OverloadedError(self._closed)
-            if len(self._waiting) >= self._max_waiting:
+            if len(self._waiting) + len(self._running) >= self._max_running + self._max_waiting:
                 raise OverloadedError(
                     f"{self._max_running} generations are running and {self._max_waiting} are waiting, which is the "
                     "limit. Try again shortly."
@@ -367,14 +368,23 @@ class BatchEngine:
                 job.completion_tokens,
                 Timings(job.arrival, job.first_scheduled, job.first_token, job.last_token),
             )
-            self._mail.put(lambda: self._tell(job, update))
+            self._tell(job, update)
         return finish_reason is not None
 
     def _fail(self, job: Job, error: GenerationError) -> None:
         self._mail.put(lambda: job.listener.fail(error))
 
     def _tell(self, job: Job, update: Update) -> None:
-        if not job.cancelled:
+        """Has the update delivered, in place of one that still waits to be: each holds all the text so far."""
+        with self._changed:
+            waits, job.undelivered = job.undelivered is not None, update
+        if not waits:
+            self._mail.put(lambda: self._tell_latest(job))
+
+    def _tell_latest(self, job: Job) -> None:
+        with self._changed:
+            update, job.undelivered = job.undelivered, None
+        if update is not None and not job.cancelled:
             job.listener.update(update)
 
     def _deliver_forever(self) -> None:

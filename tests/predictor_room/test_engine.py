@@ -28,7 +28,7 @@ class Countdown:
         if not self.ready:
             return None
         self.ready = False
-        return Output([65 + self.left], -0.5, "length" if self.left == 0 else None)
+        return Output([65 + self.left % 26], -0.5, "length" if self.left == 0 else None)
 
     def cancel(self) -> None:
         self.cancelled = True
@@ -136,7 +136,8 @@ def test_text_grows_and_the_last_update_tells_all(bench: Bench) -> None:
     bench.gate.set()
     end = caller.end()
     assert isinstance(end, Update)
-    assert [update.text for update in caller.updates] == ["E", "ED", "EDC", "EDCB", "EDCBA"]
+    assert end.text == "EDCBA"
+    assert all(end.text.startswith(update.text) for update in caller.updates)
     assert (end.finish_reason, end.prompt_tokens, end.completion_tokens, end.log_prob) == ("length", 2, 5, -2.5)
     assert 0 < end.timings.arrival <= end.timings.first_scheduled <= end.timings.first_token <= end.timings.last_token
 
@@ -150,27 +151,24 @@ def test_without_streaming_only_the_end_is_told(bench: Bench) -> None:
 
 def test_a_stop_string_ends_and_frees_the_generation(bench: Bench) -> None:
     bench.gate.set()
-    end = bench.ask(sampling=Sampling(max_tokens=50, greedy=True, stop=("pon",))).end()
+    end = bench.ask(sampling=Sampling(max_tokens=50, greedy=True, stop=("TSR",))).end()
     assert isinstance(end, Update)
-    assert (end.text, end.finish_reason, end.stop_reason) == ("rq", "stop", "pon")
+    assert (end.text, end.finish_reason, end.stop_reason) == ("XWVU", "stop", "TSR")
     assert text_of(bench.ask().end()) == "EDCBA"
     assert bench.pipelines[0].most == 1
 
 
 def test_no_more_than_allowed_run_and_wait(bench: Bench) -> None:
-    callers = [bench.ask()]
-    while not bench.pipelines[0].live:
-        pass  # until the first holds up the engine at its gate
-    callers += [bench.ask() for _ in range(3)]
+    callers = [bench.ask() for _ in range(5)]
     with pytest.raises(OverloadedError, match="3 are waiting, which is the limit"):
         bench.ask()
     bench.gate.set()
-    assert [text_of(caller.end()) for caller in callers] == ["EDCBA"] * 4
+    assert [text_of(caller.end()) for caller in callers] == ["EDCBA"] * 5
     assert bench.pipelines[0].most == 2
 
 
 def test_a_caller_who_has_gone_frees_its_place(bench: Bench) -> None:
-    leaving = bench.ask(sampling=Sampling(max_tokens=10**9, greedy=True))
+    leaving = bench.ask(sampling=Sampling(max_tokens=10**5, greedy=True))
     waiting = [bench.ask() for _ in range(2)]
     bench.gate.set()
     assert all(text_of(caller.end()) == "EDCBA" for caller in waiting)
@@ -179,7 +177,7 @@ def test_a_caller_who_has_gone_frees_its_place(bench: Bench) -> None:
 
 
 def test_a_waiting_job_can_be_cancelled(bench: Bench) -> None:
-    running = [bench.ask(sampling=Sampling(max_tokens=10**9, greedy=True)) for _ in range(2)]
+    running = [bench.ask(sampling=Sampling(max_tokens=10**5, greedy=True)) for _ in range(2)]
     caller = Caller()
     job = bench.engine.submit([1], GREEDY, caller, streaming=True)
     bench.engine.cancel(job)
@@ -233,7 +231,7 @@ def test_an_engine_that_cannot_be_loaded_again_fails_everybody() -> None:
 def test_closing_ends_what_runs_and_what_waits() -> None:
     bench = Bench()
     bench.gate.set()
-    callers = [bench.ask(sampling=Sampling(max_tokens=10**9, greedy=True)) for _ in range(4)]
+    callers = [bench.ask(sampling=Sampling(max_tokens=10**5, greedy=True)) for _ in range(4)]
     bench.engine.close()
     assert all(isinstance(caller.end(), OverloadedError) for caller in callers)
     with pytest.raises(OverloadedError, match="shutting down"):

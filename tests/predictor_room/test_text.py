@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from predictor.engines.text import TextAssembler
@@ -30,8 +30,9 @@ def grow(tokenizer: TextTokenizer, text: str, stop: list[str]) -> tuple[TextAsse
 
 
 @PROPERTY
-@given(text=st.text(st.characters(codec="utf-8", exclude_characters="\ufffd"), max_size=60))
+@given(text=st.text(st.characters(exclude_categories=("Cs", "Cn", "Co"), exclude_characters="\ufffd"), max_size=60))
 def test_every_text_comes_back_whole_and_never_with_half_a_character(tokenizer: TextTokenizer, text: str) -> None:
+    assume(tokenizer.decode(tokenizer.encode(text)) == text)  # this vocabulary lacks some control characters
     assembler, shown = grow(tokenizer, text, [])
     assert assembler.visible == text
     for earlier, later in zip(["", *shown], shown, strict=False):
@@ -44,7 +45,9 @@ def test_every_text_comes_back_whole_and_never_with_half_a_character(tokenizer: 
     text=st.text("ab🙂 \n", max_size=40),
     stop=st.lists(st.text("ab🙂 \n", min_size=1, max_size=4), min_size=1, max_size=3),
 )
-def test_the_text_ends_before_the_stop_string_that_is_complete_first(tokenizer: TextTokenizer, text: str, stop: list[str]) -> None:
+def test_the_text_ends_before_the_stop_string_that_is_complete_first(
+    tokenizer: TextTokenizer, text: str, stop: list[str]
+) -> None:
     assembler, shown = grow(tokenizer, text, stop)
     found = [(at + len(each), -len(each)) for each in stop if (at := text.find(each)) >= 0]
     assert (assembler.stopped_by is not None) == bool(found)

@@ -1,0 +1,42 @@
+"""llama.cpp's own server, as a reference that nobody here wrote."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import httpx
+import xllamacpp
+
+
+class LlamaCpp:
+    """One GGUF file on a loopback port; it goes with the object."""
+
+    def __init__(self, weights: Path, *, context_tokens: int = 1024) -> None:
+        params = xllamacpp.CommonParams()
+        params.model.path = str(weights)
+        params.n_ctx = context_tokens
+        params.n_parallel = 1
+        params.port = 0
+        params.warmup = False
+        self._server = xllamacpp.Server(params)
+        self._client = httpx.Client(base_url=self._server.listening_address, timeout=60)
+
+    def close(self) -> None:
+        self._client.close()
+        del self._server
+
+    def tokenize(self, text: str) -> list[int]:
+        tokens = self._post("/tokenize", {"content": text, "add_special": False, "parse_special": True})["tokens"]
+        return list(tokens)
+
+    def greedy(self, prompt: str, max_tokens: int) -> str:
+        """The text that follows, as far as `max_tokens` go."""
+        body = {"prompt": prompt, "n_predict": max_tokens, "temperature": 0, "top_k": 1, "cache_prompt": True}
+        return str(self._post("/completion", body)["content"])
+
+    def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        response = self._client.post(path, json=body)
+        response.raise_for_status()
+        parsed: dict[str, Any] = response.json()
+        return parsed
