@@ -30,10 +30,10 @@ class LlamaCpp:
         tokens = self._post("/tokenize", {"content": text, "add_special": False, "parse_special": True})["tokens"]
         return list(tokens)
 
-    def greedy(self, prompt: str, max_tokens: int) -> str:
-        """The text that follows, as far as `max_tokens` go."""
-        body = {"prompt": prompt, "n_predict": max_tokens, "temperature": 0, "top_k": 1, "cache_prompt": True}
-        return str(self._post("/completion", body)["content"])
+    def greedy(self, prompt: str, max_tokens: int) -> list[int]:
+        """The tokens that follow, with the one that ends the answer."""
+        body = {"prompt": prompt, "n_predict": max_tokens, "temperature": 0, "top_k": 1, "return_tokens": True}
+        return list(self._post("/completion", body)["tokens"])
 
     def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         response = self._client.post(path, json=body)

@@ -1,0 +1,235 @@
+"""The client against servers that answer slowly, nonsense, or not to the end: raw bytes on a loopback socket."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import pytest
+
+from chassis.context import CallContext
+from chassis.errors import BadUpstreamError, DeadlineExceededError, InvalidRequestError, NotReadyError, ServiceError
+from predictor.client import PredictorClient
+from predictor.wire import GenerationChunk, GenerationRequest, LayoutName
+
+REQUEST = GenerationRequest("a question", max_tokens=5)
+
+Answer = Callable[[asyncio.StreamWriter], Awaitable[None]]
+
+
+@contextlib.asynccontextmanager
+async def serving(answer: Answer, layout: LayoutName = "llmapi") -> AsyncIterator[PredictorClient]:
+    """A client of a server that reads each request whole and then does as `answer` says."""
+
+    handlers = set()
+
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        handlers.add(asyncio.current_task())
+        with contextlib.closing(writer), contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            while True:
+                head = (await reader.readuntil(b"\r\n\r\n")).lower()
+                lengths = [line.split(b":")[1] for line in head.splitlines() if line.startswith(b"content-length:")]
+                await reader.readexactly(int(lengths[0]) if lengths else 0)
+                await answer(writer)
+                await writer.drain()
+
+    server = await asyncio.start_server(connected, "127.0.0.1", 0)
+    client = PredictorClient(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", layout=layout)
+    try:
+        yield client
+    finally:
+        await client.aclose()
+        server.close()
+        await asyncio.gather(*handlers)
+
+
+def body(content: bytes, *, status: str = "200 OK", kind: str = "text/event-stream") -> Answer:
+    async def write(writer: asyncio.StreamWriter) -> None:
+        head = f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {len(content)}\r\n\r\n"
+        writer.write(head.encode() + content)
+
+    return write
+
+
+def events(*responses: object, end: bytes = b"\n\n") -> bytes:
+    return b"".join(b"data: " + json.dumps(response).encode() + end for response in responses)
+
+
+async def collect(answer: Answer, layout: LayoutName = "llmapi", timeout_s: float = 10) -> list[GenerationChunk]:
+    async with serving(answer, layout) as client:
+        return [chunk async for chunk in client.stream(REQUEST, CallContext.start(timeout_s))]
+
+
+def said(text: object, reason: str = "None", **more: object) -> dict[str, object]:
+    return {"model_name": "tensorrt_llm", "text_output": text, "finish_reason": reason, **more}
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (events(said("a"), said("ab", "stop", num_output_tokens=2)), [("a", None), ("b", None), ("", "stop")]),
+        (events(said(["a"], "length")), [("a", None), ("", "length")]),
+        (events(said("a"), said("a", "end_id")), [("a", None), ("", "stop")]),
+        (events(said("a"), said("a", "timeout")), [("a", None), ("", "cancelled")]),
+        (events(said("a"), {"error": "Request cancelled by client"}), [("a", None), ("", "cancelled")]),
+        (events(said("a\ufffd"), said("aé"), said("aé", "stop")), [("a", None), ("é", None), ("", "stop")]),
+        (events(said("a\ufffd"), said("a\ufffd", "stop")), [("a", None), ("\ufffd", None), ("", "stop")]),
+        (events({"text_output": "a"}), [("a", None), ("", "stop")]),
+        (events({"text_output": "a", "num_output_tokens": 5}), [("a", None), ("", "length")]),
+        (events(said("a", "stop"), end=b"\r\n\r\n"), [("a", None), ("", "stop")]),
+        (b": a comment\n\n" + events(said("a", "stop")), [("a", None), ("", "stop")]),
+    ],
+)
+async def test_what_servers_may_send(content: bytes, expected: list[tuple[str, str | None]]) -> None:
+    assert [(chunk.text, chunk.finish_reason) for chunk in await collect(body(content))] == expected
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"data: {not json\n\n",
+        b"data: [1, 2]\n\n",
+        b"data: null\n\n",
+        events({"model_name": "x"}),
+        events(said(None, "stop")),
+        events(said(7, "stop")),
+        events(said([], "stop")),
+        events(said("abc"), said("xyz", "stop")),
+        events(said("a"), said("b", "stop")),
+        events(said("a")),
+        events(said("a", "stop", num_output_tokens="many")),
+        events(said("a", "stop", num_output_tokens=-1)),
+        events(said("a", "stop", num_input_tokens=1.5)),
+        b'data: {"text_output": "a", "finish_reason": "stop", "num_output_tokens": NaN}\n\n',
+        b'data: {"text_output": "a',
+        events(said("a"), {"error": "CUDA error: an illegal memory access was encountered"}),
+    ],
+)
+async def test_nonsense_is_a_bad_upstream(content: bytes) -> None:
+    with pytest.raises(BadUpstreamError) as failed:
+        await collect(body(content))
+    assert "CUDA" not in failed.value.message
+
+
+@pytest.mark.parametrize(
+    ("status", "reason", "error"),
+    [
+        ("400 Bad Request", "Error generating request: The sum of prompt length (9000.0) and max_tokens (5) should "
+         "not exceed max_seq_len (8192)", InvalidRequestError),
+        ("500 Internal Server Error", "Prompt length (9000) exceeds maximum input length (4096)", InvalidRequestError),
+        ("400 Bad Request", "sampling_param_temperature is -1", InvalidRequestError),
+        ("400 Bad Request", "Error generating request: CUDA out of memory", BadUpstreamError),
+        ("500 Internal Server Error", "'NoneType' object has no attribute 'x'", BadUpstreamError),
+        ("400 Bad Request", "Stub process 'tensorrt_llm_0_0' is not healthy.", NotReadyError),
+        ("400 Bad Request", "Exceeds maximum queue size", NotReadyError),
+        ("503 Service Unavailable", "", NotReadyError),
+        ("404 Not Found", "Request for unknown model: 'x' is not found", NotReadyError),
+        ("400 Bad Request", "Request for unknown model: 'x' is not found", NotReadyError),
+        ("504 Gateway Timeout", "", DeadlineExceededError),
+        ("302 Found", "", BadUpstreamError),
+    ],
+)  # fmt: skip
+async def test_whose_mistake_it_was(status: str, reason: str, error: type[ServiceError]) -> None:
+    for content in (json.dumps({"error": reason}).encode(), events({"error": reason})):
+        with pytest.raises(error) as failed:
+            await collect(body(content, status=status))
+        if error is BadUpstreamError and reason:
+            assert reason not in failed.value.message
+
+
+async def test_html_of_a_proxy_is_a_bad_upstream() -> None:
+    with pytest.raises(BadUpstreamError):
+        await collect(body(b"<html>Bad gateway</html>", status="502 Bad Gateway", kind="text/html"))
+    with pytest.raises(BadUpstreamError):
+        await collect(body(b"<html>Please log in</html>", kind="text/html"))
+
+
+async def test_a_connection_that_breaks_after_the_first_words() -> None:
+    async def break_off(writer: asyncio.StreamWriter) -> None:
+        piece = events(said("a"))
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
+        writer.write(b"%x\r\n%b\r\n" % (len(piece), piece))
+        await writer.drain()
+        writer.transport.abort()
+
+    async with serving(break_off) as client:
+        chunks = client.stream(REQUEST, CallContext.start(10))
+        assert (await anext(chunks)).text == "a"
+        with pytest.raises(BadUpstreamError, match="broke off"):
+            await anext(chunks)
+
+
+async def test_a_server_that_never_answers_costs_no_more_than_the_deadline() -> None:
+    async def nothing(writer: asyncio.StreamWriter) -> None:
+        pass
+
+    for layout in ("llmapi", "ensemble", "vllm"):
+        with pytest.raises(DeadlineExceededError):
+            await collect(nothing, layout, timeout_s=0.2)  # type: ignore[arg-type]
+
+
+async def test_a_server_that_stops_midway_costs_no_more_than_the_deadline() -> None:
+    async def stop(writer: asyncio.StreamWriter) -> None:
+        piece = events(said("a"))
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n" % (len(piece), piece))
+
+    async with serving(stop) as client:
+        chunks = client.stream(REQUEST, CallContext.start(0.3))
+        assert (await anext(chunks)).text == "a"
+        with pytest.raises(DeadlineExceededError):
+            await anext(chunks)
+
+
+async def test_something_that_is_not_http() -> None:
+    async def shout(writer: asyncio.StreamWriter) -> None:
+        writer.write(b"220 mail ready\r\n")
+        writer.close()
+
+    with pytest.raises(BadUpstreamError):
+        await collect(shout)
+
+
+async def test_nobody_there() -> None:
+    client = PredictorClient("http://127.0.0.1:9")
+    assert not await client.ready(CallContext.start(5))
+    with pytest.raises(NotReadyError, match="cannot be reached"):
+        await client.generate(REQUEST, CallContext.start(5))
+    await client.aclose()
+
+
+async def test_leaving_closes_the_connection() -> None:
+    closed = asyncio.Event()
+
+    async def go_on(writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        with contextlib.suppress(ConnectionError):
+            for i in range(10_000):
+                piece = events(said("a" * i))
+                writer.write(b"%x\r\n%b\r\n" % (len(piece), piece))
+                await writer.drain()
+                await asyncio.sleep(0.001)
+        closed.set()
+
+    async with serving(go_on) as client:
+        async with contextlib.aclosing(client.stream(REQUEST, CallContext.start(30))) as chunks:
+            await anext(chunks)
+        await asyncio.wait_for(closed.wait(), 10)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"{}",
+        b"[]",
+        b"nonsense",
+        b'{"inputs": [{}], "outputs": []}',
+        b'{"inputs": [], "outputs": []}',
+        b'{"inputs": 5, "outputs": 6}',
+    ],
+)
+async def test_a_model_that_describes_itself_wrongly(content: bytes) -> None:
+    with pytest.raises((BadUpstreamError, InvalidRequestError)):
+        await collect(body(content, kind="application/json"), "ensemble")
