@@ -138,7 +138,7 @@ LAYOUTS: Mapping[LayoutName, Layout] = MappingProxyType(
             cumulative=True,
             inputs=_LEGACY_INPUTS,
             switches=_LEGACY_SWITCHES,
-            # Early versions divide by the temperature.
+            # Says the same in every version, whatever one makes of a temperature of 0.
             greedy=MappingProxyType({"top_k": 1}),
             prompt_tokens="num_input_tokens",
             completion_tokens="num_output_tokens",
@@ -150,7 +150,7 @@ LAYOUTS: Mapping[LayoutName, Layout] = MappingProxyType(
             cumulative=True,
             inputs=_LEGACY_INPUTS,
             switches=_LEGACY_SWITCHES,
-            # Early versions divide by the temperature.
+            # Says the same in every version, whatever one makes of a temperature of 0.
             greedy=MappingProxyType({"top_k": 1}),
             prompt_tokens="num_input_tokens",
             completion_tokens="num_output_tokens",

@@ -6,6 +6,7 @@ callers, so that no slow caller holds up a step.
 
 from __future__ import annotations
 
+import functools
 import logging
 import queue
 import threading
@@ -183,7 +184,7 @@ class BatchEngine:
         *,
         max_running: int,
         max_waiting: int,
-        on_load: Callable[[Load], None] | None = None,
+        on_load: Callable[[Load], None],
     ) -> None:
         self._make_pipeline = make_pipeline
         self._pipeline = make_pipeline()
@@ -397,26 +398,29 @@ class BatchEngine:
             else:
                 if letter is None:
                     return
-                self._deliver(letter)
+                self._attempt(letter)
             if time.monotonic() - polled >= POLL_S:
                 self._poll()
                 load = self.load()
-                if self._on_load is not None and load != told:
-                    self._on_load(load)
+                if load != told:
+                    self._attempt(functools.partial(self._on_load, load))
                     told = load
                 polled = time.monotonic()
 
     @staticmethod
-    def _deliver(letter: Callable[[], None]) -> None:
+    def _attempt(call: Callable[[], None]) -> None:
+        """Calls out. One listener's failure is no reason to leave the others without answers."""
         try:
-            letter()
+            call()
         except Exception:
-            # The caller's connection is in an unknown state; polling will find out whether it is gone.
-            logger.exception("A response could not be sent.")
+            logger.exception("A listener failed.")
 
     def _poll(self) -> None:
         with self._changed:
             jobs = [job for job in (*self._running, *self._waiting) if not job.cancelled]
         for job in jobs:
-            if job.listener.gone():
-                self.cancel(job)
+            self._attempt(functools.partial(self._ask, job))
+
+    def _ask(self, job: Job) -> None:
+        if job.listener.gone():
+            self.cancel(job)

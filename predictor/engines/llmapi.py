@@ -177,9 +177,10 @@ def _integer(inputs: Mapping[str, Tensor], name: str, low: int, high: int) -> in
 
 
 def _number(inputs: Mapping[str, Tensor], name: str, low: float, high: float) -> float | None:
-    value = _scalar(inputs, name)
-    if value is None:
+    sent = _scalar(inputs, name)
+    if sent is None:
         return None
+    value = round(sent, 6)  # FP32 does not hold 0.01 and its like exactly
     if not (math.isfinite(value) and low <= value <= high):
         raise InvalidInputError(f"{name} is {value:g}; it must be from {low:g} to {high:g}.")
     return float(value)

@@ -243,6 +243,9 @@ def test_a_caller_that_fails_harms_no_other(bench: Bench) -> None:
         def update(self, update: Update) -> None:
             raise OSError("connection lost")
 
+        def gone(self) -> bool:
+            raise OSError("connection lost")
+
     bench.engine.submit([1], GREEDY, Broken(), streaming=True)
     bench.gate.set()
     assert text_of(bench.ask().end()) == "EDCBA"
