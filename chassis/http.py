@@ -153,10 +153,11 @@ class HttpUpstream:
             body = await response.content.read(64 * 1024)
         except (aiohttp.ClientError, ConnectionError, asyncio.TimeoutError):
             body = b""
-        reason = _reason(body)
+        reason, field = _reason(body)
         status = response.status
         if status in (400, 413, 422):
-            refusal = InvalidRequestError(f"The {self.name} refused the request: {reason or f'status {status}'}")
+            told = f"The {self.name} refused the request: {reason or f'status {status}'}"
+            refusal = InvalidRequestError(told, field=field)
             refusal.upstream_reason = reason
             return refusal
         if status == 401:
@@ -201,21 +202,21 @@ def _event_data(event: bytes) -> str | None:
     return b"\n".join(lines).decode("utf-8", "replace") if lines else None
 
 
-def _reason(body: bytes) -> str:
-    """The text of an error body in the shape of KServe, Triton, FastAPI or OpenAI; empty if it is none of these.
+def _reason(body: bytes) -> tuple[str, str | None]:
+    """Text and field of an error body in the shape of KServe, Triton, FastAPI or OpenAI; empty if it is none of these.
 
     Triton sends it as an event where a stream was asked for.
     """
     try:
         parsed = json.loads(body.removeprefix(b"data:"))
     except ValueError:
-        return ""
+        return "", None
     if not isinstance(parsed, dict):
-        return ""
-    reason = parsed.get("error", parsed.get("detail", ""))
+        return "", None
+    reason, field = parsed.get("error", parsed.get("detail", "")), parsed.get("field")
     if isinstance(reason, dict):
-        reason = reason.get("message", "")
-    return reason[:500] if isinstance(reason, str) else ""
+        reason, field = reason.get("message", ""), reason.get("param")
+    return reason[:500] if isinstance(reason, str) else "", field if isinstance(field, str) else None
 
 
 def _retry_after(response: aiohttp.ClientResponse, default_s: int) -> int:

@@ -172,7 +172,7 @@ def print_answer(console: Console, events: Iterable[AnswerEvent]) -> None:
 def _print_source(console: Console, source: Source) -> None:
     heading = " › ".join(dict.fromkeys(filter(None, [source.title, *source.heading_path]))) or source.document_id
     console.print(f"  [bold]\\[{source.number}][/] {escape(heading)}")
-    where = source.url or str(source.metadata.get("source", source.document_id))
+    where = source.url or source.source or source.document_id
     span = f"characters {source.span.start}–{source.span.end}"
     console.print(f"      [dim]{escape(where)} · {span} · score {source.score:.4f}[/]")
 

@@ -5,12 +5,10 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator
 
-from predictor.client import PredictorClient, PromptFormat
-from vectorstore.client import VectorstoreClient
-
 from chassis.server import kserve_args, serve
 from chassis.settings import load_settings
 from chassis.telemetry import configure_logging
+from predictor.client import PredictorClient, PromptFormat
 from transformer.condense import Condenser
 from transformer.generate import generate_routes
 from transformer.openai import PREFIXES, openai_error, openai_routes
@@ -18,6 +16,7 @@ from transformer.prompt import PromptBuilder
 from transformer.server import TransformerModel
 from transformer.service import RagService
 from transformer.settings import TransformerSettings
+from vectorstore.client import VectorstoreClient
 
 
 def build(settings: TransformerSettings) -> RagService:
@@ -43,7 +42,7 @@ def build(settings: TransformerSettings) -> RagService:
         ),
         condenser=Condenser(settings.condense, predictor, prompt_format),
         num_docs=settings.num_docs,
-        min_similarity=settings.min_similarity,
+        min_support=settings.min_support,
         refusal=settings.refusal,
     )
 

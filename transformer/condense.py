@@ -6,9 +6,8 @@ import re
 from collections.abc import Sequence
 from typing import Literal
 
-from predictor.client import PredictorClient, PromptFormat
-
 from chassis.context import CallContext
+from predictor.client import PredictorClient, PromptFormat
 from predictor.wire import GenerationRequest
 from transformer.wire import Message
 

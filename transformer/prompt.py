@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from predictor.client import PromptFormat
-
 from transformer.errors import PromptTooLongError
 from transformer.wire import CutPassage, Message, Source
 from vectorstore.wire import Passage
@@ -154,13 +153,10 @@ def _reading_order(passage: Passage) -> tuple[str, int, str]:
 
 
 def _document(number: int | None, title: str, text: str) -> str:
-    """Text fenced as data. What looks like the fence's end inside it is broken up."""
+    """Text fenced as data. What looks like the fence inside it is broken up."""
     label = f"[{number}] " if number is not None else ""
-    head = f"{label}{title}".strip()
+    head = f"{label}{' '.join(title.split())}".strip()
+    content = f"{head}\n{text}" if head else text
     return (
-        f"<document>\n{head}\n{_unfence(text)}\n</document>" if head else f"<document>\n{_unfence(text)}\n</document>"
+        f"<document>\n{content.replace('<document>', '‹document›').replace('</document>', '‹/document›')}\n</document>"
     )
-
-
-def _unfence(text: str) -> str:
-    return text.replace("<document>", "‹document›").replace("</document>", "‹/document›")

@@ -11,10 +11,9 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from predictor.client import PredictorClient
-
 from chassis.context import CallContext
 from chassis.errors import BadUpstreamError
+from predictor.client import PredictorClient
 from predictor.wire import GenerationRequest
 from transformer.condense import Condenser
 from transformer.errors import PromptTooLongError
@@ -83,7 +82,7 @@ class RagService:
         prompts: PromptBuilder,
         condenser: Condenser,
         num_docs: int,
-        min_similarity: float,
+        min_support: float,
         refusal: str,
     ) -> None:
         self.model_name = model_name
@@ -92,7 +91,7 @@ class RagService:
         self._prompts = prompts
         self._condenser = condenser
         self._num_docs = num_docs
-        self._min_similarity = min_similarity
+        self._min_support = min_support
         self._refusal = refusal
 
     async def aclose(self) -> None:
@@ -234,7 +233,7 @@ class RagService:
         supported: list[Passage] = []
         unsupported: list[CutPassage] = []
         for passage in passages:
-            if passage.similarity is None or passage.similarity >= self._min_similarity:
+            if passage.support >= self._min_support:
                 supported.append(passage)
             else:
                 unsupported.append(

@@ -44,18 +44,18 @@ class TransformerSettings(ServerSettings):
         "concatenate",
         description="How history and question become one query: `concatenate` them, or have the `llm` rewrite.",
     )
-    min_similarity: float = Field(
-        0.25,
+    min_support: float = Field(
+        0.42,
         ge=-1,
-        le=1,
-        description="Cosine of query and passage below which a passage supports no answer. -1 lets every passage pass.",
+        le=2,
+        description="Support (vectorstore/wire.py) below which a passage is not used. -1 lets every passage pass.",
     )
     system_prompt: str = Field(
         "You answer questions from documents.", description="What the model is told before the documents."
     )
     instruction: str = Field(
         'Answer from the documents above, in one short sentence. If they do not answer it, say "I don\'t know".',
-        description="What the model is told after the documents, before the question: small models heed it better there.",
+        description="What the model is told after the documents: small models heed it better there than before them.",
     )
     plain_system_prompt: str = Field(
         "You are a helpful assistant. Be brief and exact.",

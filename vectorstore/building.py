@@ -243,6 +243,7 @@ class VersionBuilder:
                         "document_id": document.id,
                         "title": document.title,
                         "url": document.url,
+                        "source": document.source,
                         "heading_path": chunk.heading_path,
                         "span": {"start": chunk.start, "end": chunk.end},
                         "metadata": document.metadata,

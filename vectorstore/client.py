@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 from urllib.parse import quote
@@ -9,11 +10,13 @@ from urllib.parse import quote
 from pydantic import ValidationError
 
 from chassis.context import CallContext
-from chassis.errors import BadUpstreamError, ServiceError
+from chassis.errors import BadUpstreamError, InvalidRequestError, ServiceError
 from chassis.http import HttpUpstream
 from vectorstore.wire import Prediction, SearchInstance, SearchRequest, SearchResponse
 
 __all__ = ["VectorstoreClient"]
+
+_INSTANCE = re.compile(r"^instances\[\d+\]\.")
 
 
 class VectorstoreClient:
@@ -30,9 +33,14 @@ class VectorstoreClient:
     async def search(self, instances: Sequence[SearchInstance], ctx: CallContext) -> list[Prediction]:
         """What each instance finds, in their order."""
         body = SearchRequest.model_construct(instances=list(instances)).model_dump_json(exclude_none=True).encode()
-        answer, _ = await self._upstream.post_bytes(
-            f"/v1/models/{self._model}:predict", body, {"content-type": "application/json"}, ctx
-        )
+        try:
+            answer, _ = await self._upstream.post_bytes(
+                f"/v1/models/{self._model}:predict", body, {"content-type": "application/json"}, ctx
+            )
+        except InvalidRequestError as error:
+            # Told as of the instance's own fields: the caller's request is not the one that this client has sent.
+            reason, field = (_INSTANCE.sub("", text or "") for text in (error.upstream_reason, error.field))
+            raise InvalidRequestError(reason or error.message, field=field or None) from error
         try:
             predictions = SearchResponse.model_validate_json(answer).predictions
         except ValidationError as error:

@@ -17,6 +17,7 @@ from vectorstore.batching import Gatherer
 from vectorstore.errors import StoreFailedError
 from vectorstore.filters import Where
 from vectorstore.fusion import fuse
+from vectorstore.lexical import best
 from vectorstore.stores import Hits, Store, Vectors, cosines
 from vectorstore.versions import Document, IndexVersion
 
@@ -179,26 +180,28 @@ class LoadedIndex:
     def _passages(self, query: Query, dense: Hits) -> Found:
         depth = self._depth(query)
         mask = None if query.where is None else self._exact.fields.mask(query.where)
-        lexical = self._lexical.search(query.text, limit=depth, mask=mask)
+        scores = self._lexical.scores(query.text)
+        lexical = best(scores if mask is None else np.where(mask, scores, np.float32(0)), depth)
         nearest = self._ranked(dense.rows, dense.similarities)[:depth]
         if mask is not None and self._store is not self._exact:
             # Chroma compares 2021.5 as 2021 with whole numbers.
             nearest = [row for row in nearest if mask[row]]
         rankings = [nearest, self._ranked(lexical.rows, lexical.scores)]
-        best = fuse(rankings, limit=query.num_docs, tie_order=self._order)
-        lexical_scores = dict(zip(lexical.rows.tolist(), lexical.scores.tolist(), strict=True))
-        # Of all of them, also those that only the lexical search saw: a gate compares it between queries.
-        similarities = cosines(self._vectors[[row for row, _ in best]], query.vector).tolist()
+        fused = fuse(rankings, limit=query.num_docs, tie_order=self._order)
+        # Both scores of all of them, whichever search saw them: their sum is compared between queries.
+        rows = [row for row, _ in fused]
+        similarities = cosines(self._vectors[rows], query.vector).tolist()
+        greatest = self._lexical.greatest(query.text) or 1.0
         passages = []
-        for (row, score), similarity in zip(best, similarities, strict=True):
-            lexical_score = lexical_scores.get(row)
+        for (row, score), similarity, lexical_score in zip(fused, similarities, scores[rows].tolist(), strict=True):
             passages.append(
-                b'%b,"score":%b,"similarity":%b,"lexical_score":%b%b'
+                b'%b,"score":%r,"similarity":%r,"lexical_score":%r,"support":%r%b'
                 % (
                     self._lines[row][:-1],
-                    repr(score).encode(),
-                    repr(similarity).encode(),
-                    b"null" if lexical_score is None else repr(lexical_score).encode(),
+                    score,
+                    similarity,
+                    lexical_score,
+                    similarity + lexical_score / greatest,
                     self._tail,
                 )
             )

@@ -8,6 +8,7 @@ document frequency, which is never negative; scores worked out when indexing as 
 
 from __future__ import annotations
 
+import math
 import re
 import threading
 import unicodedata
@@ -168,6 +169,7 @@ class LexicalIndex:
             self._weights = _open(folder / "weights.f32", "<f4")
             self._analyzer = Analyzer(description["language"])
             self._count = int(description["rows"])
+            self._k1 = float(description["k1"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DamagedIndexError("The lexical index cannot be read: publish again.") from error
         self._vocabulary = {term: i for i, term in enumerate(terms.split("\n"))} if terms else {}
@@ -188,6 +190,15 @@ class LexicalIndex:
                 # A row occurs once in a term's postings, so adding by index loses nothing.
                 scores[self._rows[span]] += weights if times == 1 else weights * times
         return scores
+
+    def greatest(self, query: str) -> float:
+        """What no chunk's score for the query can exceed: every term there, again and again, unknown ones included."""
+        total = 0.0
+        for term, times in Counter(self._analyzer.terms(query)).items():
+            number = self._vocabulary.get(term)
+            frequency = 0 if number is None else int(self._starts[number + 1] - self._starts[number])
+            total += times * math.log1p((self._count - frequency + 0.5) / (frequency + 0.5))
+        return total * (self._k1 + 1)
 
     def search(self, query: str, *, limit: int, mask: npt.NDArray[np.bool_] | None = None) -> LexicalHits:
         """At most `limit` rows that share a term with the query; only those where `mask` (bool[rows]) is true."""

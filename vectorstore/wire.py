@@ -33,15 +33,20 @@ class Passage(BaseModel):
     document_id: str
     title: str = ""
     url: str | None = None
+    source: str = ""
+    """File that the document was read from, relative to the folder that was ingested."""
     heading_path: list[str] = Field(default_factory=list)
     """Headings above the passage, outermost first."""
     span: Span
     metadata: dict[str, str | int | float | bool] = Field(default_factory=dict)
     index_version: str
-    similarity: float | None = None
-    """Cosine of query and passage, -1 … 1, where the dense search saw the passage: comparable between queries."""
-    lexical_score: float | None = None
-    """BM25 score, where the lexical search saw the passage."""
+    similarity: float
+    """Cosine of query and passage, -1 … 1."""
+    lexical_score: float
+    """BM25 score; 0 where they share no term."""
+    support: float
+    """How far the passage speaks of what is asked: `similarity`, plus `lexical_score` as a share of the greatest that
+    any passage could have (0 … 1). Comparable between queries."""
 
 
 class SearchInstance(BaseModel):

@@ -1,0 +1,23 @@
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from typing import TYPE_CHECKING
+
+import httpx
+import pytest
+
+if TYPE_CHECKING:
+    from tests.conftest import RunningGraph
+
+
+@pytest.fixture(scope="session")
+def rag(graph: RunningGraph) -> Iterator[httpx.Client]:
+    """A client of the transformer with one connection, so that a dropped one is seen."""
+    with httpx.Client(base_url=graph.transformer, timeout=60, limits=httpx.Limits(max_connections=1)) as client:
+        yield client
+
+
+@pytest.fixture
+async def async_rag(graph: RunningGraph) -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(base_url=graph.transformer, timeout=60) as client:
+        yield client

@@ -1,0 +1,119 @@
+"""What is in a prompt, in which order, and what is left out."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from predictor.client import PromptFormat
+from transformer.errors import PromptTooLongError
+from transformer.prompt import PromptBuilder
+from transformer.wire import Message
+from vectorstore.wire import Passage, Span
+
+
+def builder(prompt_format: PromptFormat, *, window: int = 1000, max_prompt_tokens: int = 800) -> PromptBuilder:
+    return PromptBuilder(
+        prompt_format,
+        window=window,
+        max_prompt_tokens=max_prompt_tokens,
+        system_prompt="You answer.",
+        instruction="Be brief.",
+        plain_system_prompt="You help.",
+    )
+
+
+def passage(number: int, *, words: int = 60, document: str | None = None) -> Passage:
+    text = f"fact{number} " * words
+    return Passage(
+        text=text,
+        score=1 / (number + 1),
+        chunk_id=f"c{number}",
+        document_id=document or f"d{9 - number}",
+        title=f"Title {number}",
+        heading_path=[f"Title {number}", "Part"],
+        span=Span(start=number * 1000, end=number * 1000 + len(text)),
+        index_version="v",
+        similarity=0.5,
+        lexical_score=1.0,
+        support=0.9,
+    )
+
+
+def test_passages_stand_in_document_order_and_are_numbered_so(prompt_format: PromptFormat) -> None:
+    prompt = builder(prompt_format).build("Why?", passages=[passage(n, words=5) for n in range(3)], max_tokens=50)
+    assert [source.chunk_id for source in prompt.sources] == ["c2", "c1", "c0"]
+    assert [source.number for source in prompt.sources] == [1, 2, 3]
+    places = [prompt.text.index(f"[{s.number}] {s.title} — Part\n{s.text}") for s in prompt.sources]
+    assert places == sorted(places)
+    assert prompt.cut == []
+
+
+def test_the_same_passages_make_the_same_beginning_whatever_their_ranks(prompt_format: PromptFormat) -> None:
+    passages = [passage(n, words=5) for n in range(3)]
+    build = builder(prompt_format).build
+    one = build("Why?", passages=passages, max_tokens=50).text
+    other = build("How so?", passages=passages[::-1], max_tokens=50).text
+    shared = one[: one.index("Why?")]
+    assert other.startswith(shared)
+    assert "fact2" in shared
+
+
+def test_the_least_relevant_are_cut_whole_and_told(prompt_format: PromptFormat) -> None:
+    passages = [passage(n) for n in range(8)]
+    prompt = builder(prompt_format).build("Why?", passages=passages, max_tokens=50)
+    kept = {source.chunk_id for source in prompt.sources}
+    assert 0 < len(kept) < 8
+    assert kept == {f"c{n}" for n in range(len(kept))}
+    assert [cut.chunk_id for cut in prompt.cut] == [f"c{n}" for n in range(len(kept), 8)]
+    assert {cut.reason for cut in prompt.cut} == {"token_budget"}
+    assert all(source.text in prompt.text for source in prompt.sources)
+    assert prompt_format.count(prompt.text) <= 800
+
+
+@pytest.mark.parametrize("window", [400, 600, 1000, 2000])
+@pytest.mark.parametrize("max_tokens", [1, 100, 250])
+def test_prompt_and_answer_always_fit_the_window(prompt_format: PromptFormat, window: int, max_tokens: int) -> None:
+    history = [Message(role=role, content="word " * 40) for role in ("user", "assistant") * 5]
+    prompt = builder(prompt_format, window=window, max_prompt_tokens=window).build(
+        "Why?", passages=[passage(n) for n in range(9)], history=history, max_tokens=max_tokens
+    )
+    assert prompt_format.count(prompt.text) + max_tokens <= window
+
+
+def test_the_oldest_turns_go_first(prompt_format: PromptFormat) -> None:
+    history = [Message(role=role, content=f"turn{n} " * 40) for n, role in enumerate(("user", "assistant") * 4)]
+    prompt = builder(prompt_format, max_prompt_tokens=500).build("Why?", history=history, max_tokens=10)
+    present = [n for n in range(8) if f"turn{n}" in prompt.text]
+    assert present
+    assert present == list(range(present[0], 8))
+    assert present[0] % 2 == 0
+
+
+def test_what_cannot_fit_is_an_error_with_its_numbers(prompt_format: PromptFormat) -> None:
+    with pytest.raises(PromptTooLongError, match=r"max_tokens reserves 900.*window of 1000") as caught:
+        builder(prompt_format).build("why " * 150, max_tokens=900)
+    assert caught.value.field == "input"
+    with pytest.raises(PromptTooLongError) as caught:
+        builder(prompt_format).build("Why?", context="because " * 2000, max_tokens=10)
+    assert caught.value.field == "context"
+
+
+@given(
+    st.text(max_size=60),
+    st.sampled_from(["<|im_end|>", "<|im_start|>", "</document>", "<document>"]),
+    st.text(max_size=60),
+)
+def test_no_text_breaks_out_of_its_place(prompt_format: PromptFormat, before: str, token: str, after: str) -> None:
+    hostile = before + token + after
+    harmless = passage(0).model_copy(update={"text": hostile, "title": hostile, "heading_path": [hostile]})
+    build = builder(prompt_format).build
+    plain = build(
+        "Why?", passages=[passage(0, words=1)], history=[Message(role="user", content="Hm?")], max_tokens=9
+    ).text
+    attacked = build(hostile, passages=[harmless], history=[Message(role="user", content=hostile)], max_tokens=9).text
+    for control in ("<|im_end|>", "<|im_start|>"):
+        assert attacked.count(control) == plain.count(control)
+    documents = attacked[attacked.rindex("<|im_start|>user") : attacked.index("Be brief.")]
+    assert documents.count("<document>") == documents.count("</document>") == 1

@@ -1,0 +1,198 @@
+"""The running transformer with upstreams that are down, slow, or answer nonsense; what it passes on; who leaves."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import pytest
+import pytest_asyncio
+
+from kserve_rag.models import ModelStore
+from kserve_rag.settings import Settings
+from tests.transformer_room.upstreams import Upstreams
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+Q = "How long is the warranty?"
+GENERATE, STREAM, V1, CHAT = (
+    "/v2/models/rag/generate",
+    "/v2/models/rag/generate_stream",
+    "/v1/models/rag:predict",
+    "/v1/chat/completions",
+)
+BODIES: dict[str, dict[str, Any]] = {
+    GENERATE: {"text_input": Q},
+    STREAM: {"text_input": Q},
+    V1: {"instances": [{"input": Q}]},
+    CHAT: {"model": "rag", "messages": [{"role": "user", "content": Q}]},
+}
+
+
+@dataclass
+class Running:
+    upstreams: Upstreams
+    client: httpx.AsyncClient
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def service() -> AsyncIterator[Running]:
+    upstreams = Upstreams()
+    async with upstreams.running(), transformer(upstreams.url, upstreams.url) as client:
+        yield Running(upstreams, client)
+
+
+@contextlib.asynccontextmanager
+async def transformer(vectorstore: str, predictor: str) -> AsyncIterator[httpx.AsyncClient]:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port = one.getsockname()[1]
+    folder = ModelStore(Settings().models).materialise("smollm2-135m", "llm").path
+    settings = {
+        "HOST": "127.0.0.1",
+        "HTTP_PORT": str(port),
+        "ENABLE_GRPC": "false",
+        "VECTORSTORE_URL": vectorstore,
+        "PREDICTOR_URL": predictor,
+        "PROMPT_FORMAT": str(folder),
+        "TIMEOUT_S": "2",
+    }
+    environment = {**os.environ, **{f"TRANSFORMER_{name}": value for name, value in settings.items()}}
+    process = subprocess.Popen([sys.executable, "-m", "transformer"], env=environment)  # noqa: ASYNC220
+    try:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
+            deadline = time.monotonic() + 60
+            while True:
+                assert process.poll() is None
+                assert time.monotonic() < deadline
+                with contextlib.suppress(httpx.TransportError):
+                    await client.get("/v2/health/live")
+                    break
+                await asyncio.sleep(0.05)
+            yield client
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
+
+
+@pytest.fixture(autouse=True)
+def well_behaved(service: Running) -> None:
+    service.upstreams.vectorstore = service.upstreams.predictor = "answer"
+    service.upstreams.seen.clear()
+    service.upstreams.left.clear()
+
+
+def message(response: httpx.Response) -> str:
+    error = response.json()["error"]
+    return str(error["message"] if isinstance(error, dict) else error)
+
+
+@pytest.mark.parametrize("path", BODIES)
+@pytest.mark.parametrize("upstream", ["vectorstore", "predictor"])
+@pytest.mark.parametrize(
+    ("behaviour", "status"), [("fail", 502), ("garbage", 502), ("hang", 504), ("busy", 503), ("unauthorized", 401)]
+)
+async def test_upstream_faults_have_their_status_within_the_deadline(
+    service: Running, path: str, upstream: str, behaviour: Any, status: int
+) -> None:
+    setattr(service.upstreams, upstream, behaviour)
+    began = time.monotonic()
+    response = await service.client.post(path, json=BODIES[path])
+    if path == STREAM and behaviour == "hang" and upstream == "predictor":
+        # The sources were sent after half a second: the fault is the stream's last event.
+        events = [json.loads(line[6:]) for line in response.text.splitlines() if line.startswith("data: ")]
+        assert events[0]["sources"]
+        assert events[-1]["code"] == "deadline_exceeded"
+    else:
+        assert response.status_code == status
+        assert upstream in message(response)
+        assert "internals" not in response.text
+        assert ("retry-after" in response.headers) is (status == 503)
+    assert time.monotonic() - began < 10
+    service.upstreams.vectorstore = service.upstreams.predictor = "answer"
+    assert (await service.client.post(path, json=BODIES[path])).status_code == 200
+
+
+async def test_what_breaks_in_the_middle_of_a_stream_is_its_last_event(service: Running) -> None:
+    for behaviour in ("break", "unfinished"):
+        service.upstreams.predictor = behaviour  # type: ignore[assignment]
+        response = await service.client.post(STREAM, json=BODIES[STREAM])
+        events = [json.loads(line[6:]) for line in response.text.splitlines() if line.startswith("data: ")]
+        assert response.status_code == 200
+        assert "".join(event.get("text_output", "") for event in events).startswith("The warranty")
+        assert events[-1]["code"] == "bad_upstream"
+        assert "0xdeadbeef" not in response.text
+        chat = await service.client.post(CHAT, json={**BODIES[CHAT], "stream": True})
+        *_, error, done = [line for line in chat.text.splitlines() if line]
+        assert json.loads(error[6:])["error"]["code"] == "bad_upstream"
+        assert done == "data: [DONE]"
+        whole = await service.client.post(GENERATE, json=BODIES[GENERATE])
+        assert whole.status_code == 502
+
+
+async def test_headers_travel_with_their_own_request_only(service: Running) -> None:
+    def sent(number: int) -> dict[str, str]:
+        return {
+            "authorization": f"Bearer {number}",
+            "x-request-id": f"request-{number}",
+            "traceparent": f"00-{number:032x}-{number:016x}-01",
+            "cookie": "session=1",
+        }
+
+    callers = [
+        service.client.post(GENERATE, json={"text_input": f"{Q} {n}"}, headers=sent(n) if n % 2 else {})
+        for n in range(20)
+    ]
+    await asyncio.gather(*callers)
+    assert len(service.upstreams.seen) == 40
+    for upstream, headers, body in service.upstreams.seen:
+        lower = {name.lower(): value for name, value in headers.items()}
+        question = body["instances"][0]["input"] if upstream == "vectorstore" else body["text_input"]
+        number = int(question.split("?")[1].split()[0].split("<")[0])
+        assert lower.get("authorization") == (f"Bearer {number}" if number % 2 else None)
+        assert lower["x-request-id"] == (f"request-{number}" if number % 2 else lower["x-request-id"])
+        assert lower.get("traceparent") == (sent(number)["traceparent"] if number % 2 else None)
+        assert "cookie" not in lower
+        assert 0 < int(lower["x-request-timeout-ms"]) <= 2000
+
+
+@pytest.mark.parametrize("path", BODIES)
+async def test_a_leaving_client_ends_the_generation(service: Running, path: str) -> None:
+    service.upstreams.predictor = "endless"
+    body = {**BODIES[path], "stream": True} if path == CHAT else BODIES[path]
+    with contextlib.suppress(httpx.ReadTimeout):
+        if path in (STREAM, CHAT):
+            async with service.client.stream("POST", path, json=body) as response:
+                async for _ in response.aiter_lines():
+                    break
+        else:
+            await service.client.post(path, json=body, timeout=0.6)
+    async with asyncio.timeout(1.2):  # well before the deadline of 2 s would end it
+        await service.upstreams.left.wait()
+
+
+async def test_a_closed_port_is_503_at_once() -> None:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        closed = f"http://127.0.0.1:{one.getsockname()[1]}"
+    upstreams = Upstreams()
+    async with upstreams.running(), transformer(upstreams.url, closed) as client:
+        for path, body in BODIES.items():
+            response = await client.post(path, json=body)
+            assert response.status_code == 503
+            assert response.headers["retry-after"]
+            assert "predictor cannot be reached" in message(response)
+        ready = await client.get("/v2/models/rag/ready")
+        assert ready.status_code == 503
+        assert "predictor" in message(ready)
+        assert (await client.get("/v2/health/live")).status_code == 200

@@ -1,0 +1,129 @@
+"""Upstreams of the transformer under a test's control: they speak the vectorstore's and Triton's wire exactly.
+
+Each keeps what it was sent; `behave` says what it does next.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator
+from typing import Any, Literal
+
+from aiohttp import web
+
+Behaviour = Literal[
+    "answer", "fail", "garbage", "hang", "busy", "refuse", "break", "endless", "unauthorized", "unfinished"
+]
+
+PASSAGE = {
+    "text": "The warranty lasts three years.",
+    "score": 0.03,
+    "chunk_id": "c",
+    "document_id": "d",
+    "title": "Warranty",
+    "url": None,
+    "source": "warranty.md",
+    "heading_path": [],
+    "span": {"start": 0, "end": 31},
+    "metadata": {},
+    "index_version": "v1",
+    "similarity": 0.7,
+    "lexical_score": 3.0,
+    "support": 1.1,
+}
+WORDS = ("The", " warranty", " lasts", " three", " years.")
+
+
+class Upstreams:
+    """One server for both, on loopback."""
+
+    def __init__(self) -> None:
+        self.vectorstore: Behaviour = "answer"
+        self.predictor: Behaviour = "answer"
+        self.seen: list[tuple[str, dict[str, str], Any]] = []
+        self.left = asyncio.Event()
+        """Set when a client has broken off an answer."""
+        self.url = ""
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        app = web.Application()
+        app.router.add_post("/v1/models/vectorstore:predict", self._search)
+        app.router.add_post("/v2/models/tensorrt_llm/generate_stream", self._generate)
+        app.router.add_get("/v2/models/vectorstore/ready", self._ready)
+        app.router.add_get("/v2/models/tensorrt_llm", self._describe)
+        runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        self.url = f"http://127.0.0.1:{site._server.sockets[0].getsockname()[1]}"  # type: ignore[union-attr]
+        try:
+            yield
+        finally:
+            await runner.cleanup()
+
+    async def _search(self, request: web.Request) -> web.StreamResponse:
+        body = await request.json()
+        self.seen.append(("vectorstore", dict(request.headers), body))
+        if self.vectorstore != "answer":
+            return await self._misbehave(self.vectorstore, request)
+        prediction = {"passages": [PASSAGE], "index_version": "v1", "timings_ms": {"embed": 5.0, "search": 1.0}}
+        return web.json_response({"predictions": [prediction] * len(body["instances"])})
+
+    async def _generate(self, request: web.Request) -> web.StreamResponse:
+        self.seen.append(("predictor", dict(request.headers), await request.json()))
+        if self.predictor not in ("answer", "break", "endless", "unfinished"):
+            return await self._misbehave(self.predictor, request)
+        response = web.StreamResponse(headers={"content-type": "text/event-stream; charset=utf-8"})
+        await response.prepare(request)
+        text = ""
+        try:
+            while True:
+                for word in WORDS:
+                    text += word
+                    await self._send(response, {"text_output": text})
+                    await asyncio.sleep(0.02)
+                if self.predictor == "break":
+                    await self._send(response, {"error": "Error generating request: CUDA error at 0xdeadbeef"})
+                    return response
+                if self.predictor == "unfinished":
+                    assert request.transport is not None
+                    request.transport.abort()
+                    return response
+                if self.predictor == "answer":
+                    break
+        except (ConnectionError, asyncio.CancelledError):
+            self.left.set()
+            raise
+        end = {"text_output": text, "finish_reason": "stop", "num_input_tokens": 50, "num_output_tokens": len(WORDS)}
+        await self._send(response, end)
+        return response
+
+    async def _misbehave(self, behaviour: Behaviour, request: web.Request) -> web.StreamResponse:
+        if behaviour == "hang":
+            try:
+                await asyncio.sleep(600)
+            finally:
+                self.left.set()
+        if behaviour == "unfinished" and request.transport is not None:
+            request.transport.abort()
+        if behaviour == "garbage":
+            return web.Response(text="<html>proxy error</html>", content_type="text/html")
+        status, error = {
+            "fail": (500, "KeyError: internals of theirs"),
+            "busy": (503, "the queue is full"),
+            "unauthorized": (401, "token expired"),
+        }[behaviour]
+        return web.json_response({"error": error}, status=status)
+
+    async def _ready(self, _: web.Request) -> web.StreamResponse:
+        return web.json_response({"name": "vectorstore", "ready": True})
+
+    async def _describe(self, _: web.Request) -> web.StreamResponse:
+        return web.json_response({"name": "tensorrt_llm", "inputs": [], "outputs": []})
+
+    @staticmethod
+    async def _send(response: web.StreamResponse, event: dict[str, Any]) -> None:
+        await response.write(b"data: " + json.dumps(event).encode() + b"\n\n")
