@@ -16,7 +16,6 @@ from pathlib import Path
 from pydantic import ValidationError
 from rich.console import Console
 
-from chassis.errors import ServiceError
 from ingest import pipeline, progress
 from ingest.errors import IngestError
 from ingest.settings import IngestSettings
@@ -45,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         with progress.shown(console) as on_progress:
             summary = asyncio.run(pipeline.run(settings, options.paths, on_progress))
-    except (IngestError, ServiceError) as error:
+    except IngestError as error:
         _say(console, str(error))
         return 1
     except KeyboardInterrupt:

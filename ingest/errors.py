@@ -19,6 +19,10 @@ class EmbeddingFailedError(IngestError):
     """The embedder failed for good, or too often. The index is left as it is; run again when the embedder is up."""
 
 
+class IndexNotWrittenError(IngestError):
+    """The disk is full, the folder may not be written, or the store failed. The index is left as it is."""
+
+
 class ParserError(IngestError):
     """The parser process cannot be started or lost its footing, whatever the file. Nothing is published."""
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import dataclasses
 import hashlib
+import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,10 +16,11 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from chassis.errors import ServiceError
 from embedder.client import EmbedderClient, TokenCounter
 from ingest.chunking import ALGORITHM, EmbeddingTexts
 from ingest.embedding import Embedding, Vector
-from ingest.errors import NothingUsableError, ParserError, SkippedFileError
+from ingest.errors import IndexNotWrittenError, NothingUsableError, ParserError, SkippedFileError
 from ingest.events import Advanced, Event, Noticed, OnProgress, Planned, Published, Skipped, Summary
 from ingest.loaders import SourceFile
 from ingest.parser import Cut, Parser
@@ -53,6 +55,7 @@ async def run(settings: IngestSettings, sources: Sequence[Path], on_progress: On
         SourceNotFoundError: a path does not exist.
         NothingUsableError: no file gave a document. The index stays as it is.
         EmbeddingFailedError: the embedder failed for good. The index stays as it is.
+        IndexNotWrittenError: the disk is full, or the folder may not be written. The index stays as it is.
         ParserError: the tokenizer cannot be loaded, or no process can be started.
     """
     begun = time.monotonic()
@@ -142,10 +145,8 @@ class _Ingestion:
             self._conclude()
 
     def _open_previous(self) -> IndexVersion | None:
-        if self._root.current() is None:
-            return None
         try:
-            return self._root.open()
+            return self._root.open() if self._root.current() is not None else None
         except (DamagedIndexError, UnsupportedFormatError) as error:
             self._notice(f"index {self._settings.index_name}", f"{error.message} It is built anew.")
             return None
@@ -188,7 +189,8 @@ class _Ingestion:
                 if plan.dropped:
                     raise NothingUsableError(self._nothing("What the index holds is gone from the sources"))
                 return
-            version = await _in_thread(self._builder.publish)
+            with _written_to(self._settings.index_root):
+                version = await _in_thread(self._builder.publish)
         self.summary.version = version
         self._tell(Published(version))
         if self._settings.keep_versions:
@@ -335,7 +337,8 @@ class _Ingestion:
         for row, vector in enumerate(work.vectors):
             vectors[row] = await vector if isinstance(vector, asyncio.Future) else vector
         try:
-            await _in_thread(lambda: self._add(work, vectors, described, stack))
+            with _written_to(self._settings.index_root):
+                await _in_thread(lambda: self._add(work, vectors, described, stack))
         except InvalidContentError as error:
             self._notice(work.document.source, f"a document cannot be stored: {error.message}")
         else:
@@ -370,6 +373,17 @@ class _Ingestion:
     def _tell(self, event: Event) -> None:
         if self._on_progress is not None:
             self._on_progress(event)
+
+
+@contextlib.contextmanager
+def _written_to(index_root: Path) -> Iterator[None]:
+    try:
+        yield
+    except InvalidContentError:
+        raise
+    except (OSError, sqlite3.Error, ServiceError) as error:
+        reason = error.message if isinstance(error, ServiceError) else str(error)
+        raise IndexNotWrittenError(f"The index in {index_root} cannot be written: {reason}") from error
 
 
 async def _in_thread(work: Callable[[], _Result]) -> _Result:

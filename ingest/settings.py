@@ -10,6 +10,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from ingest.chunking import ChunkSettings
 from ingest.loaders import Limits
 
+_LARGEST_DEFAULT_CHUNK = 400
+"""Tokens. A longer passage says several things, and its one vector none of them well."""
+
 
 class IngestSettings(BaseSettings):
     """Where documents become an index, and within which bounds."""
@@ -30,11 +33,16 @@ class IngestSettings(BaseSettings):
     reserved_tokens: int = Field(
         default=8, ge=0, le=1_000, description="Tokens of the window for special tokens and the embedder's own prefix."
     )
-    chunk_tokens: int = Field(
-        default=200, ge=8, le=1_000_000, description="Tokens of a chunk at most, overlap included."
+    chunk_tokens: int | None = Field(
+        default=None,
+        ge=8,
+        le=1_000_000,
+        description="Tokens of a chunk at most, overlap included; by default four fifths of the window, at most 400.",
     )
-    overlap_tokens: int = Field(
-        default=30, ge=0, description="Tokens of whole sentences repeated from the chunk before."
+    overlap_tokens: int | None = Field(
+        default=None,
+        ge=0,
+        description="Tokens of whole sentences repeated from the chunk before; by default 3 in 20 of a chunk's.",
     )
     min_chunk_tokens: int = Field(
         default=48,
@@ -80,10 +88,13 @@ class IngestSettings(BaseSettings):
         Raises:
             IngestError: they contradict each other.
         """
+        chunk = self.chunk_tokens
+        if chunk is None:
+            chunk = min(_LARGEST_DEFAULT_CHUNK, (self.window_tokens - self.reserved_tokens) * 4 // 5)
         return ChunkSettings(
             window_tokens=self.window_tokens,
             reserved_tokens=self.reserved_tokens,
-            max_tokens=self.chunk_tokens,
-            overlap_tokens=self.overlap_tokens,
+            max_tokens=chunk,
+            overlap_tokens=chunk * 3 // 20 if self.overlap_tokens is None else self.overlap_tokens,
             min_tokens=self.min_chunk_tokens,
         )

@@ -82,9 +82,14 @@ def test_wrong_settings_end_the_job_at_once(tmp_path: Path, embedder: LoopbackEm
 def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("INGEST_INDEX_ROOT", "/indexes")
     monkeypatch.setenv("INGEST_TOKENIZER", "/model/tokenizer.json")
-    monkeypatch.setenv("INGEST_CHUNK_TOKENS", "120")
     settings = IngestSettings.model_validate({})
-    assert settings.chunks().max_tokens == 120
+    assert (settings.chunks().max_tokens, settings.chunks().overlap_tokens) == (198, 29)
+    monkeypatch.setenv("INGEST_WINDOW_TOKENS", "8192")
+    assert IngestSettings.model_validate({}).chunks().max_tokens == 400
+    monkeypatch.setenv("INGEST_CHUNK_TOKENS", "120")
+    monkeypatch.setenv("INGEST_OVERLAP_TOKENS", "0")
+    settings = IngestSettings.model_validate({})
+    assert (settings.chunks().max_tokens, settings.chunks().overlap_tokens) == (120, 0)
     assert settings.limits().max_pages == 10_000
     with pytest.raises(ValidationError):
         IngestSettings.model_validate({"batch_size": 0})

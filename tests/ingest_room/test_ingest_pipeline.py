@@ -19,7 +19,13 @@ from golden import FILES
 from loopback_embedder import FINGERPRINT, OTHER_FINGERPRINT, LoopbackEmbedder, vector
 
 from ingest import pipeline
-from ingest.errors import EmbeddingFailedError, NothingUsableError, ParserError, SourceNotFoundError
+from ingest.errors import (
+    EmbeddingFailedError,
+    IndexNotWrittenError,
+    NothingUsableError,
+    ParserError,
+    SourceNotFoundError,
+)
 from ingest.events import Advanced, Event, Planned, Published, Skipped, Summary
 from ingest.settings import IngestSettings
 from vectorstore.versions import IndexRoot, IndexVersion
@@ -82,7 +88,7 @@ async def test_a_folder_becomes_an_index(docs: Path, make_settings: MakeSettings
             prefixed += any(text.startswith(document.title + "\n") for text in texts)
         assert prefixed > summary.chunks / 2
         assert version.manifest.embedder.fingerprint == FINGERPRINT
-        assert version.manifest.settings["chunker"]["max_tokens"] == 200
+        assert version.manifest.settings["chunker"]["max_tokens"] == 198
     assert summary.embedded == embedder.embedded == summary.chunks
     assert embedder.input_types == {"passage"}
     assert set(embedder.texts.values()) == {1}
@@ -359,6 +365,14 @@ async def test_a_cancelled_run_leaves_nothing_behind(
     assert index(settings).versions() == []
     assert not list((settings.index_root / settings.index_name).glob(".building-*"))
     assert _workers() == []
+
+
+async def test_an_index_that_cannot_be_written_is_said(
+    docs: Path, tmp_path: Path, make_settings: MakeSettings, embedder: LoopbackEmbedder
+) -> None:
+    (tmp_path / "taken").touch()
+    with pytest.raises(IndexNotWrittenError, match=r"cannot be written: .*Not a directory"):
+        await run(make_settings(index_root=tmp_path / "taken"), docs)
 
 
 # Hostile files
