@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
 import aiohttp
@@ -73,57 +72,60 @@ class HttpUpstream:
 
         Closing the iterator closes the connection, which is how an upstream learns that nobody listens any more.
         """
-        async with self._request(
+        response = await self._send(
             "POST",
             path,
             orjson.dumps(payload),
             {"content-type": "application/json", "accept": "text/event-stream"},
             ctx,
-        ) as response:
-            buffer = b""
-            try:
-                async for block in response.content.iter_any():
-                    buffer += block
-                    if len(buffer) > _MAX_EVENT_BYTES:
-                        raise BadUpstreamError(f"The {self.name} sent an event larger than {_MAX_EVENT_BYTES} bytes.")
-                    buffer = buffer.replace(b"\r\n", b"\n")
-                    *events, buffer = buffer.split(b"\n\n")
-                    for event in events:
-                        data = _event_data(event)
-                        if data is not None:
-                            yield data
-            except (aiohttp.ClientError, ConnectionError) as error:
-                raise BadUpstreamError(f"The {self.name} broke off its answer.") from error
-            except asyncio.TimeoutError as error:
-                raise self._late() from error
-            if buffer.strip():
-                raise BadUpstreamError(f"The {self.name} broke off its answer.")
+        )
+        buffer = b""
+        try:
+            async for block in response.content.iter_any():
+                buffer += block
+                if len(buffer) > _MAX_EVENT_BYTES:
+                    raise BadUpstreamError(f"The {self.name} sent an event larger than {_MAX_EVENT_BYTES} bytes.")
+                buffer = buffer.replace(b"\r\n", b"\n")
+                *events, buffer = buffer.split(b"\n\n")
+                for event in events:
+                    data = _event_data(event)
+                    if data is not None:
+                        yield data
+        except (aiohttp.ClientError, ConnectionError) as error:
+            raise BadUpstreamError(f"The {self.name} broke off its answer.") from error
+        except asyncio.TimeoutError as error:
+            raise self._late() from error
+        finally:
+            _free(response)
+        if buffer.strip():
+            raise BadUpstreamError(f"The {self.name} broke off its answer.")
 
     async def _fetch(
         self, method: str, path: str, body: bytes | None, headers: Mapping[str, str], ctx: CallContext
     ) -> tuple[bytes, Mapping[str, str]]:
-        async with self._request(method, path, body, headers, ctx) as response:
-            try:
-                return await response.read(), response.headers
-            except (aiohttp.ClientError, ConnectionError) as error:
-                raise BadUpstreamError(f"The {self.name} broke off its answer.") from error
-            except asyncio.TimeoutError as error:
-                raise self._late() from error
-
-    @contextlib.asynccontextmanager
-    async def _request(
-        self, method: str, path: str, body: bytes | None, headers: Mapping[str, str], ctx: CallContext
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
         response = await self._send(method, path, body, headers, ctx)
         try:
-            if response.status >= 400:
-                raise await self._rejection(response)
-            yield response
+            return await response.read(), response.headers
+        except (aiohttp.ClientError, ConnectionError) as error:
+            raise BadUpstreamError(f"The {self.name} broke off its answer.") from error
+        except asyncio.TimeoutError as error:
+            raise self._late() from error
         finally:
-            # Frees the connection if the body was read to its end, closes it otherwise.
-            response.release() if response.content.at_eof() else response.close()
+            _free(response)
 
     async def _send(
+        self, method: str, path: str, body: bytes | None, headers: Mapping[str, str], ctx: CallContext
+    ) -> aiohttp.ClientResponse:
+        """An answer that is no refusal; its body is still to be read, and `_free` to be called."""
+        response = await self._connect(method, path, body, headers, ctx)
+        if response.status >= 400:
+            try:
+                raise await self._rejection(response)
+            finally:
+                _free(response)
+        return response
+
+    async def _connect(
         self, method: str, path: str, body: bytes | None, headers: Mapping[str, str], ctx: CallContext
     ) -> aiohttp.ClientResponse:
         for attempt in (1, 2):
@@ -195,6 +197,14 @@ class HttpUpstream:
 
     def _late(self) -> DeadlineExceededError:
         return DeadlineExceededError(f"The {self.name} did not answer within the request's deadline.")
+
+
+def _free(response: aiohttp.ClientResponse) -> None:
+    """Gives the connection back if the body was read to its end, and closes it otherwise."""
+    if response.content.at_eof():
+        response.release()
+    else:
+        response.close()
 
 
 def _event_data(event: bytes) -> str | None:

@@ -24,6 +24,8 @@ from fastapi.exceptions import RequestValidationError
 from grpc import StatusCode, aio
 from grpc_interceptor.exceptions import GrpcException
 from kserve.errors import InvalidInput, ModelNotFound, ModelNotReady
+from kserve.metrics import PREDICT_HIST_TIME, get_labels
+from kserve.model import InferenceVerb
 from kserve.model_server import app
 from kserve.model_server import args as kserve_args
 from kserve.protocol.grpc import grpc_predict_v2_pb2_grpc
@@ -67,12 +69,19 @@ class RoomModel(kserve.Model):
     """A KServe model whose readiness has a reason and whose errors reach the caller in the protocol's own shape."""
 
     def __init__(self, name: str) -> None:
-        super().__init__(name, return_response_headers=True)
+        super().__init__(name)
         self.ready = True
+        self._predict_seconds = PREDICT_HIST_TIME.labels(**get_labels(name))
 
-    def validate(self, payload: Any) -> Any:
-        """Nothing of KServe's: models check their payloads themselves, and name what is wrong with them."""
-        return payload
+    async def __call__(
+        self, body: Any, headers: dict[str, str] | None = None, verb: InferenceVerb = InferenceVerb.PREDICT
+    ) -> tuple[Any, dict[str, str]]:
+        """Times and runs `predict`. KServe's own pre- and postprocessing steps have nothing to do here."""
+        if verb is not InferenceVerb.PREDICT:
+            raise NotFoundError("This model explains nothing: use its predict routes.")
+        response_headers: dict[str, str] = {}
+        with self._predict_seconds.time():
+            return await self.predict(body, headers, response_headers), response_headers
 
     async def not_ready_reason(self) -> str | None:
         """Why the model cannot answer now and what to do about it; None when it can.
@@ -343,6 +352,15 @@ class _Edge:
         )
 
 
+_WATCH_AFTER_S = 0.05
+
+
+def _task() -> asyncio.Task[Any]:
+    task = asyncio.current_task()
+    assert task is not None  # noqa: S101 - a server runs each request in a task
+    return task
+
+
 class _Exchange:
     """One request and its answer, as seen from the edge."""
 
@@ -351,6 +369,7 @@ class _Exchange:
         self.too_large = False
         self.client_left = False
         self._answered = False
+        self._timer: asyncio.TimerHandle | None = None
         self._watcher: asyncio.Task[Message] | None = None
         self._scope = scope
         self._receive = receive
@@ -394,6 +413,9 @@ class _Exchange:
         return self._length > self._left
 
     async def receive(self) -> Message:
+        if self._timer is not None and self._watcher is None:  # the framework watches itself
+            self._timer.cancel()
+            self._start_watching(_task())
         if self._watcher is not None:
             return await asyncio.shield(self._watcher)
         message = await self._receive()
@@ -403,10 +425,12 @@ class _Exchange:
                 self.too_large = True
                 raise PayloadTooLargeError("The body is too large.")
             if not message.get("more_body", False):
-                task = asyncio.current_task()
-                assert task is not None  # noqa: S101 - a server runs each request in a task
-                self._watcher = asyncio.create_task(self._watch(task))
+                # What is answered at once needs no watching.
+                self._timer = asyncio.get_running_loop().call_later(_WATCH_AFTER_S, self._start_watching, _task())
         return message
+
+    def _start_watching(self, task: asyncio.Task[Any]) -> None:
+        self._watcher = asyncio.create_task(self._watch(task))
 
     async def _watch(self, task: asyncio.Task[Any]) -> Message:
         """Waits for the client to leave; then nobody wants the answer, and what makes it is cancelled."""
@@ -417,6 +441,8 @@ class _Exchange:
         return message
 
     def stop_watching(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
         if self._watcher is not None:
             self._watcher.cancel()
 

@@ -5,7 +5,7 @@ Source: https://github.com/triton-inference-server/server/blob/main/docs/protoco
 
 from __future__ import annotations
 
-import contextlib
+import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -26,6 +26,8 @@ from transformer.wire import Answer, GenerateRequest, SourcesEvent
 logger = logging.getLogger(__name__)
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
+
+_FIRST_TOKEN_WAIT_S = 0.5
 
 SSE_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 
@@ -93,8 +95,8 @@ async def event_stream(
 ) -> Response:
     """Events as `text/event-stream`.
 
-    Waits for the first event, so that what fails before it has its own HTTP status. What fails later is the last
-    event, in the protocol's error shape.
+    The status line waits for the first event, and for half a second for the second, which is the first token: what
+    fails before has its own HTTP status. What fails later is the last event, in the protocol's error shape.
 
     Args:
         events: closed in every case.
@@ -104,28 +106,46 @@ async def event_stream(
     """
     try:
         first = await anext(events)
+        second = asyncio.ensure_future(anext(events, None))
+        try:
+            await asyncio.wait({second}, timeout=_FIRST_TOKEN_WAIT_S)
+            if second.done():
+                second.result()
+        except BaseException:
+            await _stop(second)
+            raise
     except BaseException:
         await events.aclose()
         raise
 
     async def lines() -> AsyncIterator[bytes]:
-        async with contextlib.aclosing(events):
-            try:
-                yield _lines(encode(first))
-                async for event in events:
-                    yield _lines(encode(event))
-            except ServiceError as error:
-                yield _lines([error_shape(error)])
-            except Exception:
-                logger.exception("unforeseen error in a stream")
-                yield _lines([error_shape(InternalError("The service failed in the middle of this answer."))])
-            if end:
-                yield end
+        try:
+            yield _lines(encode(first))
+            event = await second
+            while event is not None:
+                yield _lines(encode(event))
+                event = await anext(events, None)
+        except ServiceError as error:
+            yield _lines([error_shape(error)])
+        except Exception:
+            logger.exception("unforeseen error in a stream")
+            yield _lines([error_shape(InternalError("The service failed in the middle of this answer."))])
+        finally:
+            await _stop(second)
+            await events.aclose()
+        if end:
+            yield end
 
     timings = first.timings if isinstance(first, SourcesEvent) else {}
     return StreamingResponse(
         lines(), media_type="text/event-stream", headers={**SSE_HEADERS, **timing_headers([timings])}
     )
+
+
+async def _stop(task: asyncio.Future[Any]) -> None:
+    """Ends a task that reads from a generator, which cannot be closed while it is read."""
+    task.cancel()
+    await asyncio.wait({task})
 
 
 def _lines(contents: Sequence[Mapping[str, Any]]) -> bytes:

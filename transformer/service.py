@@ -24,9 +24,6 @@ from vectorstore.wire import Passage, SearchInstance
 
 _DONT_KNOW = re.compile(r"\W*i\s+(do\s+not|don['’]?t)\s+know\b", re.IGNORECASE)
 
-_FIRST_TOKEN_WAIT_S = 0.5
-"""How long a stream's status line waits for the first token, so that a predictor's refusal is an HTTP status."""
-
 
 @dataclass(frozen=True, slots=True)
 class Question:
@@ -138,8 +135,7 @@ class RagService:
     async def stream(self, question: Question, ctx: CallContext) -> AsyncGenerator[Event, None]:
         """The answer as it is made: sources, then pieces of text, then the end.
 
-        The first event comes when the passages are there and the predictor has either begun to answer or been given
-        half a second, so that its errors precede all output. Closing the iterator cancels the generation.
+        Closing the iterator cancels the generation.
 
         Raises:
             ServiceError: what the caller or an upstream did wrong, before the first event or between two.
@@ -170,18 +166,8 @@ class RagService:
     ) -> AsyncGenerator[Event, None]:
         request = _generation_request(prompt.text, question.sampling, self._prompts.stop)
         async with contextlib.aclosing(self._predictor.stream(request, ctx)) as chunks:
-            first = asyncio.ensure_future(anext(chunks, None))
-            try:
-                await asyncio.wait({first}, timeout=_FIRST_TOKEN_WAIT_S)
-                if first.done():
-                    first.result()
-                yield begun
-                chunk = await first
-            except BaseException:
-                # The stream cannot be closed while it is being read.
-                first.cancel()
-                await asyncio.wait({first})
-                raise
+            yield begun
+            chunk = await anext(chunks, None)
             clock.lap("first_token")
             opening = ""
             while chunk is not None:
