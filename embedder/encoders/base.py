@@ -70,5 +70,6 @@ def normalize_rows(rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
 
     Source: torch.nn.functional.normalize, whose smallest divisor is 1e-12.
     """
-    norms: npt.NDArray[np.float32] = np.linalg.norm(rows, axis=-1, keepdims=True)
-    return rows / np.maximum(norms, np.float32(1e-12))
+    norms = np.linalg.norm(rows, axis=-1, keepdims=True).astype(np.float32, copy=False)
+    unit: npt.NDArray[np.float32] = rows / np.maximum(norms, np.float32(1e-12))
+    return unit

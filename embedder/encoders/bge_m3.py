@@ -16,7 +16,7 @@ import openvino as ov
 from openvino import opset13 as ops
 
 from embedder.encoders.base import normalize_rows, open_tokenizer
-from embedder.encoders.batches import pad, plan_batches
+from embedder.encoders.batches import pad, padded_length
 from embedder.encoders.checkpoint import read_weights
 from embedder.encoders.engine import Engine
 from embedder.encoders.texts import TextTokenizer
@@ -77,8 +77,7 @@ class BgeM3Encoder:
         files = BgeM3Folder.open(model_dir)
         self._tokenizer = files.tokenizer(settings)
         self._padding_id, self._special_ids = files.config.padding_id, special_ids(self._tokenizer)
-        self._settings = settings
-        self._engine = Engine(_graph(files), settings)
+        self._engine = Engine(_graph(files), settings, default_streams=1)  # one pass has work for all threads
         self.dimension = files.config.hidden
         self.max_tokens = self._tokenizer.max_tokens
         self.fingerprint = files.fingerprint(settings.model_id)
@@ -93,11 +92,7 @@ class BgeM3Encoder:
     ) -> Embeddings:
         """See `Encoder.encode`."""
         tokenized = self._tokenizer(texts, input_type)
-        plan = plan_batches(
-            [len(ids) for ids in tokenized.ids],
-            max_texts=min(self._settings.batch_texts, max(1, -(-len(texts) // self._engine.streams))),
-            max_tokens=self._settings.batch_tokens,
-        )
+        plan = self._engine.plan(tokenized.counts.tolist())
         dense = np.empty((len(texts), self.dimension), np.float32)
         sparse_vectors: dict[int, SparseVector] = {}
         matrices: dict[int, npt.NDArray[np.float32]] = {}
@@ -111,8 +106,7 @@ class BgeM3Encoder:
                 if multi_vectors:
                     matrices[text] = normalize_rows(outputs["multi_vectors"][row, : len(ids) - 1])
 
-        batches = [pad([tokenized.ids[text] for text in batch], self._padding_id) for batch in plan]
-        self._engine.run([{"input_ids": ids, "attention_mask": mask} for ids, mask in batches], collect)
+        self._engine.run([self._feed([tokenized.ids[text] for text in batch]) for batch in plan], collect)
         return Embeddings(
             dense,
             tokenized.counts,
@@ -121,6 +115,10 @@ class BgeM3Encoder:
             tuple(sparse_vectors[text] for text in range(len(texts))) if sparse else None,
             tuple(matrices[text] for text in range(len(texts))) if multi_vectors else None,
         )
+
+    def _feed(self, ids: Sequence[npt.NDArray[np.int64]]) -> dict[str, npt.NDArray[np.int64]]:
+        padded, mask = pad(ids, self._padding_id, padded_length(max(map(len, ids)), self.max_tokens))
+        return {"input_ids": padded, "attention_mask": mask}
 
 
 def special_ids(tokenizer: TextTokenizer) -> npt.NDArray[np.int64]:

@@ -29,6 +29,9 @@ _TORCH_DTYPES = {
 }
 _SAFETENSORS_DTYPES = {"F32": "<f4", "F16": "<f2", "BF16": "bf16", "F64": "<f8", "I64": "<i8", "I32": "<i4"}
 
+_DAMAGE = (OSError, LookupError, TypeError, ValueError, AttributeError, EOFError, struct.error, pickle.UnpicklingError)
+"""What reading a file raises that is not what its name says."""
+
 _MAX_HEADER_BYTES = 100 << 20
 """Source: the limit of the safetensors library."""
 
@@ -48,7 +51,7 @@ def read_weights(path: Path) -> Weights:
             return _read_safetensors(content) if path.suffix == ".safetensors" else _read_torch(file, content)
     except ModelFolderError as error:
         raise ModelFolderError(f"{path} {error}") from error
-    except (OSError, LookupError, TypeError, ValueError, EOFError, struct.error, pickle.UnpicklingError) as error:
+    except _DAMAGE as error:
         raise ModelFolderError(f"{path} is damaged: {error}") from error
 
 
@@ -66,9 +69,9 @@ def _read_safetensors(content: mmap.mmap) -> Weights:
         if dtype is None:
             raise ModelFolderError(f"holds {name} as {tensor['dtype']}, which is not supported.")
         begin, end = tensor["data_offsets"]
-        shape = [int(size) for size in tensor["shape"]]
-        flat = _flat(content, dtype, start + begin, end - begin)
-        weights[name] = flat.reshape(shape)
+        if begin < 0:
+            raise ValueError("a tensor begins before the data")
+        weights[name] = _flat(content, dtype, start + begin, end - begin).reshape(tensor["shape"])
     return weights
 
 

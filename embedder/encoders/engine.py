@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import openvino as ov
 
+from embedder.encoders.batches import plan_batches
 from embedder.settings import EncoderSettings, Precision
 
 _CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
@@ -33,6 +34,7 @@ class Engine:
 
     def __init__(self, model: ov.Model, settings: EncoderSettings, *, default_streams: int | None = None) -> None:
         """Compiles `model`; `default_streams` (one per thread if None) is used where the settings do not say."""
+        self._settings = settings
         threads = settings.threads or usable_cpus()
         self.streams = min(threads, settings.streams or default_streams or threads)
         compiled = ov.Core().compile_model(
@@ -50,6 +52,14 @@ class Engine:
         for _ in range(self.streams):
             self._requests.put(compiled.create_infer_request())
         self._pool = ThreadPoolExecutor(self.streams, thread_name_prefix="encode")
+
+    def plan(self, lengths: Sequence[int]) -> list[list[int]]:
+        """See `plan_batches`: within the limits of the settings, and so that no stream idles beside a full one."""
+        return plan_batches(
+            lengths,
+            max_texts=min(self._settings.batch_texts, max(1, -(-len(lengths) // self.streams))),
+            max_tokens=self._settings.batch_tokens,
+        )
 
     def run(
         self,

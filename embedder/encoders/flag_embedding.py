@@ -57,12 +57,12 @@ class FlagEmbeddingEncoder:
         dense = np.empty((len(texts), self.dimension), np.float32)
         sparse_vectors: dict[int, SparseVector] = {}
         matrices: dict[int, npt.NDArray[np.float32]] = {}
-        for batch in plan_batches(
-            [len(ids) for ids in tokenized.ids], max_texts=_BATCH_TEXTS, max_tokens=_BATCH_TOKENS
-        ):
+        for batch in plan_batches(tokenized.counts.tolist(), max_texts=_BATCH_TEXTS, max_tokens=_BATCH_TOKENS):
             ids, mask = (
                 torch.from_numpy(array).to(self._device)
-                for array in pad([tokenized.ids[text] for text in batch], self._padding_id)
+                for array in pad(
+                    [tokenized.ids[text] for text in batch], self._padding_id, len(tokenized.ids[batch[0]])
+                )
             )
             with torch.inference_mode():
                 outputs = self._network(

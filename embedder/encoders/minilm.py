@@ -12,7 +12,7 @@ import openvino as ov
 from openvino import opset13 as ops
 
 from embedder.encoders.base import normalize_rows, open_tokenizer
-from embedder.encoders.batches import pad, plan_batches
+from embedder.encoders.batches import pad, padded_length
 from embedder.encoders.engine import Engine
 from embedder.errors import ModelFolderError, TextError
 from embedder.folder import ModelFolder, Pooling
@@ -44,7 +44,6 @@ class MiniLmEncoder:
         model = _read(weights, folder.card.pooling or "mean")
         self._inputs = {port.any_name for port in model.inputs}
         self._engine = Engine(model, settings)
-        self._settings = settings
         self.dimension = model.output(0).partial_shape[-1].get_length()
         self.max_tokens = self._tokenizer.max_tokens
         self.fingerprint = folder.fingerprint([weights], settings.model_id)
@@ -61,12 +60,7 @@ class MiniLmEncoder:
         if sparse or multi_vectors:
             raise TextError(f"The model {self.fingerprint.partition('@')[0]} makes dense embeddings only.")
         tokenized = self._tokenizer(texts, input_type)
-        plan = plan_batches(
-            [len(ids) for ids in tokenized.ids],
-            # No stream idles while another has several texts.
-            max_texts=min(self._settings.batch_texts, max(1, -(-len(texts) // self._engine.streams))),
-            max_tokens=self._settings.batch_tokens,
-        )
+        plan = self._engine.plan(tokenized.counts.tolist())
         dense = np.empty((len(texts), self.dimension), np.float32)
 
         def collect(position: int, outputs: Mapping[Any, npt.NDArray[np.float32]]) -> None:
@@ -76,7 +70,7 @@ class MiniLmEncoder:
         return Embeddings(dense, tokenized.counts, tokenized.truncated, self.fingerprint)
 
     def _feed(self, ids: Sequence[npt.NDArray[np.int64]]) -> dict[str, npt.NDArray[np.int64]]:
-        padded, mask = pad(ids, 0)
+        padded, mask = pad(ids, 0, padded_length(max(map(len, ids)), self.max_tokens))
         feed = {"input_ids": padded, "attention_mask": mask}
         if "token_type_ids" in self._inputs:
             feed["token_type_ids"] = np.zeros_like(padded)

@@ -1,24 +1,29 @@
-"""Writes a folder in the Hugging Face layout of BAAI/bge-m3: the same architecture, small and with random weights."""
+"""Writes a folder in the Hugging Face layout of BAAI/bge-m3: the same architecture, small and with random weights.
+
+As a program it writes the folder that the tests of the embedder room read, with what FlagEmbedding makes of its texts:
+`python tests/torch/tiny_bge_m3.py tests/embedder_room/tiny_bge_m3`.
+"""
 
 from __future__ import annotations
 
 import json
+import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
+from FlagEmbedding import BGEM3FlagModel
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import XLMRobertaConfig, XLMRobertaModel
 
 HIDDEN = 64
-LAYERS = 4
-HEADS = 4
 MAX_TOKENS = 96
 
 _CORPUS = [
     "An inference graph joins a transformer, a predictor, a vector store and an embedder.",
     "Der Einbetter verwandelt Texte in Vektoren; lange Texte werden abgeschnitten.",
-    "What is BGE M3? BGE M3 is an embedding model supporting dense retrieval, lexical matching and multi-vector interaction.",
+    "What is BGE M3? An embedding model for dense retrieval, lexical matching and multi-vector interaction.",
     "L'été, les vecteurs dorment. 检索增强生成 は 文書 に 基づく 回答 です。 Поиск по документам.",
 ]
 
@@ -48,15 +53,23 @@ def write_tokenizer(folder: Path) -> int:
     return tokenizer.get_vocab_size()
 
 
-def write_weights(folder: Path, name: str, *, vocabulary: int, dtype: torch.dtype = torch.float32) -> None:
+def write_weights(
+    folder: Path,
+    name: str,
+    *,
+    vocabulary: int,
+    dtype: torch.dtype = torch.float32,
+    hidden: int = HIDDEN,
+    layers: int = 4,
+) -> None:
     """config.json, the encoder as `name` (pytorch_model.bin or model.safetensors) and both heads."""
     torch.manual_seed(7)
     config = XLMRobertaConfig(
         vocab_size=vocabulary,
-        hidden_size=HIDDEN,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=HEADS,
-        intermediate_size=4 * HIDDEN,
+        hidden_size=hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        intermediate_size=4 * hidden,
         max_position_embeddings=MAX_TOKENS + 2,
         type_vocab_size=1,
         layer_norm_eps=1e-5,
@@ -76,5 +89,27 @@ def write_weights(folder: Path, name: str, *, vocabulary: int, dtype: torch.dtyp
         save_file(state, folder / name, metadata={"format": "pt"})
     else:
         torch.save(state, folder / name)
-    for head, outputs in (("sparse_linear.pt", 1), ("colbert_linear.pt", HIDDEN)):
-        torch.save(torch.nn.Linear(HIDDEN, outputs, dtype=dtype).state_dict(), folder / head)
+    for head, outputs in (("sparse_linear.pt", 1), ("colbert_linear.pt", hidden)):
+        torch.save(torch.nn.Linear(hidden, outputs, dtype=dtype).state_dict(), folder / head)
+
+
+def _write_expected(folder: Path) -> None:
+    """What BGEM3FlagModel gives in fp32, with the versions that gave it."""
+    texts = [*_CORPUS, "", "☃ <mask> </s>", _CORPUS[0] * 4]
+    model = BGEM3FlagModel(str(folder), use_fp16=False, devices="cpu")
+    made = model.encode(texts, max_length=MAX_TOKENS, return_dense=True, return_sparse=True, return_colbert_vecs=True)
+    expected = {
+        "source": {name: version(name) for name in ("FlagEmbedding", "torch", "transformers")},
+        "texts": texts,
+        "dense": made["dense_vecs"].tolist(),
+        "sparse": [{token: float(weight) for token, weight in weights.items()} for weights in made["lexical_weights"]],
+        "multi_vectors": [vectors.tolist() for vectors in made["colbert_vecs"]],
+    }
+    (folder / "expected.json").write_text(json.dumps(expected))
+
+
+if __name__ == "__main__":
+    target = Path(sys.argv[1])
+    target.mkdir(parents=True, exist_ok=True)
+    write_weights(target, "pytorch_model.bin", vocabulary=write_tokenizer(target), hidden=16, layers=2)
+    _write_expected(target)

@@ -1,0 +1,153 @@
+"""MiniLM on OpenVINO against ONNX Runtime, and what holds for every encoder."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+import pytest
+from tokenizers import Tokenizer
+
+from embedder.encoders import Encoder, load_encoder
+from embedder.errors import ModelFolderError, SettingsError, TextError
+from embedder.settings import EncoderSettings, Precision
+
+FOLDER = Path(os.environ["EMBEDDER_MODEL_DIR"])
+
+TEXTS = [
+    "What is a chunk?",
+    "",
+    "An index is immutable once built. " * 20,
+    "\u200b\ufeff\x00",
+    "emoji 👩‍👩‍👧 and 日本語",
+    "word " * 1000,
+    "A text of a usual length, as they are met in documentation: a sentence or two, perhaps three.",
+    "   ",
+    "Ein anderer Text.",
+]
+
+
+@pytest.fixture(scope="module")
+def encoder() -> Encoder:
+    return load_encoder(FOLDER, EncoderSettings())
+
+
+@pytest.fixture(scope="module")
+def reference() -> npt.NDArray[np.float32]:
+    """Each text alone through ONNX Runtime, mean-pooled and normalised.
+
+    Source: the usage example of https://huggingface.co/sentence-transformers/all-MiniLM-L6-v2.
+    """
+    tokenizer = Tokenizer.from_file(str(FOLDER / "tokenizer.json"))
+    tokenizer.enable_truncation(256)
+    tokenizer.no_padding()
+    session = onnxruntime.InferenceSession(FOLDER / "model.onnx")
+    rows = []
+    for text in TEXTS:
+        ids = np.array([tokenizer.encode(text).ids], np.int64)
+        feed = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
+        pooled = session.run(None, feed)[0][0].mean(axis=0)
+        rows.append(pooled / np.linalg.norm(pooled))
+    return np.array(rows, np.float32)
+
+
+def test_parity_with_onnx_runtime(encoder: Encoder, reference: npt.NDArray[np.float32]) -> None:
+    np.testing.assert_allclose(encoder.encode(TEXTS).dense, reference, atol=1e-5)
+
+
+@pytest.mark.parametrize(("precision", "least_cosine"), [("int8", 0.998), ("bf16", 0.999)])
+def test_faster_precisions_stay_near(
+    precision: Precision, least_cosine: float, reference: npt.NDArray[np.float32]
+) -> None:
+    dense = load_encoder(FOLDER, EncoderSettings(precision=precision)).encode(TEXTS).dense
+    assert (dense * reference).sum(axis=1).min() > least_cosine
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        EncoderSettings(streams=1),
+        EncoderSettings(threads=1),
+        EncoderSettings(batch_texts=1),
+        EncoderSettings(batch_texts=64, batch_tokens=100_000),
+        EncoderSettings(batch_tokens=1),
+    ],
+    ids=str,
+)
+def test_batching_changes_nothing_but_speed(settings: EncoderSettings, reference: npt.NDArray[np.float32]) -> None:
+    texts = [*TEXTS, *reversed(TEXTS)]
+    embeddings = load_encoder(FOLDER, settings).encode(texts)
+    np.testing.assert_allclose(embeddings.dense, np.concatenate([reference, reference[::-1]]), atol=1e-5)
+
+
+def test_texts_are_not_changed(encoder: Encoder) -> None:
+    texts = list(TEXTS)
+    encoder.encode(texts, input_type=["passage"] * len(texts))
+    assert texts == TEXTS
+
+
+def test_truncation_is_told(encoder: Encoder) -> None:
+    embeddings = encoder.encode(TEXTS)
+    assert embeddings.truncated.tolist() == [text.startswith("word ") for text in TEXTS]
+    assert embeddings.token_counts[5] == encoder.max_tokens == 256
+    assert embeddings.token_counts[1] == 2
+
+
+def test_shorter_limits_and_huge_texts() -> None:
+    encoder = load_encoder(FOLDER, EncoderSettings(max_tokens=8))
+    assert encoder.max_tokens == 8
+    embeddings = encoder.encode(["one two three four five six", "one two three four five six seven", " " * 10_000_000])
+    assert embeddings.token_counts.tolist() == [8, 8, 2]
+    assert embeddings.truncated.tolist() == [False, True, True]
+    assert load_encoder(FOLDER, EncoderSettings(max_tokens=100_000)).max_tokens == 512
+
+
+def test_a_batch_of_nothing(encoder: Encoder) -> None:
+    embeddings = encoder.encode([])
+    assert embeddings.dense.shape == (0, 384)
+    assert embeddings.dense.dtype == np.float32
+    assert embeddings.fingerprint == encoder.fingerprint
+
+
+def test_several_threads_may_encode(encoder: Encoder, reference: npt.NDArray[np.float32]) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        for embeddings in pool.map(lambda _: encoder.encode(TEXTS), range(16)):
+            np.testing.assert_allclose(embeddings.dense, reference, atol=1e-5)
+
+
+def test_prefixes_are_put_before_texts(encoder: Encoder) -> None:
+    prefixed = load_encoder(FOLDER, EncoderSettings(query_prefix="query: ", passage_prefix="passage: "))
+    made = prefixed.encode(["a", "a"], input_type=["query", "passage"])
+    np.testing.assert_allclose(made.dense, encoder.encode(["query: a", "passage: a"]).dense, atol=1e-5)
+
+
+def test_what_the_model_does_not_have(encoder: Encoder) -> None:
+    with pytest.raises(TextError, match="dense embeddings only"):
+        encoder.encode(["a"], sparse=True)
+    with pytest.raises(TextError, match="'question'"):
+        encoder.encode(["a"], input_type="question")  # type: ignore[arg-type]
+    with pytest.raises(TextError, match="1 input types for 2 texts"):
+        encoder.encode(["a", "b"], input_type=["query"])
+    with pytest.raises(SettingsError, match="flagembedding"):
+        load_encoder(FOLDER, EncoderSettings(backend="flagembedding"))
+
+
+@pytest.mark.parametrize("missing", ["model.onnx", "tokenizer.json"])
+def test_a_missing_file_is_named(tmp_path: Path, missing: str) -> None:
+    for name in {"model.onnx", "tokenizer.json"} - {missing}:
+        (tmp_path / name).symlink_to((FOLDER / name).resolve())
+    with pytest.raises(ModelFolderError, match=missing):
+        load_encoder(tmp_path, EncoderSettings())
+
+
+@pytest.mark.parametrize("damaged", ["model.onnx", "tokenizer.json"])
+def test_a_damaged_file_is_named(tmp_path: Path, damaged: str) -> None:
+    (tmp_path / damaged).write_bytes(b"not what it should be")
+    for name in {"model.onnx", "tokenizer.json"} - {damaged}:
+        (tmp_path / name).symlink_to((FOLDER / name).resolve())
+    with pytest.raises(ModelFolderError, match=damaged):
+        load_encoder(tmp_path, EncoderSettings())
