@@ -95,13 +95,13 @@ class PredictorClient:
         """Closes the pooled connections."""
         await self._upstream.aclose()
 
-    async def ready(self, ctx: CallContext) -> bool:
-        """Whether the model is loaded; False also where it cannot be reached."""
+    async def not_ready_reason(self, ctx: CallContext) -> str | None:
+        """Why no prompt can be answered now; None when one can."""
         try:
             self._declaration = await self._describe(ctx)
-        except ServiceError:
-            return False
-        return True
+        except ServiceError as error:
+            return error.message
+        return None
 
     async def stream(self, request: GenerationRequest, ctx: CallContext) -> AsyncGenerator[GenerationChunk, None]:
         """Yields the answer as it grows. The last chunk, and only that, has a finish reason.

@@ -96,11 +96,9 @@ class RagService:
         await asyncio.gather(self._vectorstore.aclose(), self._predictor.aclose())
 
     async def not_ready_reason(self, ctx: CallContext) -> str | None:
-        """Which upstream is not ready and why; None when both are."""
-        for name, client in (("vectorstore", self._vectorstore), ("predictor", self._predictor)):
-            if not await client.ready(ctx):
-                return f"The {name} is not ready. Wait for it, or see its log."
-        return None
+        """What an upstream says of why it is not ready; None when both are."""
+        reasons = await asyncio.gather(self._vectorstore.not_ready_reason(ctx), self._predictor.not_ready_reason(ctx))
+        return " ".join(filter(None, reasons)) or None
 
     async def answer(self, question: Question, ctx: CallContext) -> Answer:
         """The whole answer.

@@ -62,13 +62,14 @@ class VectorstoreClient:
         """`{"index": {"name", "version", "documents", "chunks", "embedder"} | None, "reason": str | None}`."""
         return self._object(await self._upstream.get_json("/v1/indexes", ctx), "index")
 
-    async def ready(self, ctx: CallContext) -> bool:
-        """Whether it can answer queries now; False also where it cannot be reached."""
+    async def not_ready_reason(self, ctx: CallContext) -> str | None:
+        """Why no query can be answered now; None when one can."""
         try:
             answer = await self._upstream.get_json(f"/v2/models/{self._model}/ready", ctx)
-        except ServiceError:
-            return False
-        return isinstance(answer, dict) and answer.get("ready") is True
+        except ServiceError as error:
+            return error.message
+        ready = isinstance(answer, dict) and answer.get("ready") is True
+        return None if ready else "The vectorstore does not say that it is ready."
 
     async def aclose(self) -> None:
         """Closes the connections."""

@@ -194,7 +194,7 @@ async def test_something_that_is_not_http() -> None:
 
 async def test_nobody_there() -> None:
     client = PredictorClient("http://127.0.0.1:9")
-    assert not await client.ready(CallContext.start(5))
+    assert "cannot be reached" in (await client.not_ready_reason(CallContext.start(5)) or "")
     with pytest.raises(NotReadyError, match="cannot be reached"):
         await client.generate(REQUEST, CallContext.start(5))
     await client.aclose()

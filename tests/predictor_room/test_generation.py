@@ -38,7 +38,7 @@ async def until(condition: Callable[[], bool], timeout_s: float = 20) -> None:
 
 
 async def test_ready(client: PredictorClient, ctx: CallContext) -> None:
-    assert await client.ready(ctx)
+    assert await client.not_ready_reason(ctx) is None
 
 
 async def test_deltas_join_to_the_whole_text(

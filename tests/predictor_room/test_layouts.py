@@ -166,7 +166,7 @@ async def test_an_aborted_answer_says_so(client_of: MakeClient, ctx: CallContext
 async def test_a_model_that_is_not_there_is_not_ready(layouts_url: str, ctx: CallContext) -> None:
     for layout in LAYOUTS:
         client = PredictorClient(layouts_url, layout=layout, model="nowhere")
-        assert not await client.ready(ctx)
+        assert await client.not_ready_reason(ctx)
         with pytest.raises(NotReadyError):
             await client.generate(GenerationRequest("q", 5), ctx)
         await client.aclose()

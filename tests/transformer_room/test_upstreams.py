@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -53,22 +54,13 @@ async def service() -> AsyncIterator[Running]:
 
 
 @contextlib.asynccontextmanager
-async def transformer(vectorstore: str, predictor: str) -> AsyncIterator[httpx.AsyncClient]:
+async def running(room: str, settings: dict[str, str]) -> AsyncIterator[httpx.AsyncClient]:
+    """A room's program, on a free port that replaces `{port}`."""
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
-        port = one.getsockname()[1]
-    folder = ModelStore(Settings().models).materialise("smollm2-135m", "llm").path
-    settings = {
-        "HOST": "127.0.0.1",
-        "HTTP_PORT": str(port),
-        "ENABLE_GRPC": "false",
-        "VECTORSTORE_URL": vectorstore,
-        "PREDICTOR_URL": predictor,
-        "PROMPT_FORMAT": str(folder),
-        "TIMEOUT_S": "2",
-    }
-    environment = {**os.environ, **{f"TRANSFORMER_{name}": value for name, value in settings.items()}}
-    process = subprocess.Popen([sys.executable, "-m", "transformer"], env=environment)  # noqa: ASYNC220
+        port = str(one.getsockname()[1])
+    variables = {f"{room.upper()}_{name}": value.format(port=port) for name, value in settings.items()}
+    process = subprocess.Popen([sys.executable, "-m", room], env={**os.environ, **variables})  # noqa: ASYNC220
     try:
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
             deadline = time.monotonic() + 60
@@ -83,6 +75,19 @@ async def transformer(vectorstore: str, predictor: str) -> AsyncIterator[httpx.A
     finally:
         process.terminate()
         process.wait(timeout=30)
+
+
+def transformer(vectorstore: str, predictor: str) -> contextlib.AbstractAsyncContextManager[httpx.AsyncClient]:
+    settings = {
+        "HOST": "127.0.0.1",
+        "HTTP_PORT": "{port}",
+        "ENABLE_GRPC": "false",
+        "VECTORSTORE_URL": vectorstore,
+        "PREDICTOR_URL": predictor,
+        "PROMPT_FORMAT": str(ModelStore(Settings().models).materialise("smollm2-135m", "llm").path),
+        "TIMEOUT_S": "2",
+    }
+    return running("transformer", settings)
 
 
 @pytest.fixture(autouse=True)
@@ -194,5 +199,24 @@ async def test_a_closed_port_is_503_at_once() -> None:
             assert "predictor cannot be reached" in message(response)
         ready = await client.get("/v2/models/rag/ready")
         assert ready.status_code == 503
-        assert "predictor" in message(ready)
+        assert message(ready) == "The predictor cannot be reached. Try again shortly."
         assert (await client.get("/v2/health/live")).status_code == 200
+
+
+async def test_without_an_index_the_answer_says_what_to_do(tmp_path: Path) -> None:
+    upstreams = Upstreams()
+    async with upstreams.running():
+        settings = {"HOST": "127.0.0.1", "HTTP_PORT": "{port}", "ENABLE_GRPC": "false", "INDEX_ROOT": str(tmp_path)}
+        settings["EMBEDDER_URL"] = upstreams.url
+        async with (
+            running("vectorstore", settings) as vectorstore,
+            transformer(str(vectorstore.base_url), upstreams.url) as client,
+        ):
+            for path, body in BODIES.items():
+                response = await client.post(path, json=body)
+                assert response.status_code == 503
+                assert response.headers["retry-after"]
+                assert "kserve-rag ingest" in message(response)
+            assert "kserve-rag ingest" in message(await client.get("/v2/models/rag/ready"))
+            without = await client.post(GENERATE, json={"text_input": Q, "retrieval": False})
+            assert without.json()["text_output"] == "The warranty lasts three years."

@@ -299,7 +299,7 @@ async def client(service: Service) -> AsyncIterator[VectorstoreClient]:
 
 async def test_the_client(client: VectorstoreClient, version: str) -> None:
     ctx = CallContext.start(10)
-    assert await client.ready(ctx)
+    assert await client.not_ready_reason(ctx) is None
     instances = [SearchInstance(input="cats purr", num_docs=1), SearchInstance(input="x", filters={"legs": 0})]
     first, second = await client.search(instances, ctx)
     assert [passage.chunk_id for passage in first.passages] == ["cats-1"]
@@ -317,7 +317,7 @@ async def test_the_client(client: VectorstoreClient, version: str) -> None:
 async def test_the_client_of_something_else(hashed: HashEmbedder) -> None:
     (port,) = free_ports(1)
     absent = VectorstoreClient(f"http://127.0.0.1:{port}")
-    assert not await absent.ready(CallContext.start(5))
+    assert "cannot be reached" in (await absent.not_ready_reason(CallContext.start(5)) or "")
     with pytest.raises(NotReadyError):
         await absent.search([SearchInstance(input="x")], CallContext.start(5))
     await absent.aclose()
