@@ -154,11 +154,14 @@ class Parser:
             if process.returncode is None:
                 with contextlib.suppress(ProcessLookupError):
                     process.kill()
+            if process.stdin is not None:
+                process.stdin.close()
+            if process.stdout is not None:
+                # What it had sent; with the pipe full and nobody reading, its end would never be noticed.
+                with contextlib.suppress(ConnectionError):
+                    while await process.stdout.read(_BUFFER_BYTES):
+                        pass
             await process.wait()
-            # The transport would otherwise warn when it is collected after the loop is closed.
-            transport = getattr(process, "_transport", None)
-            if transport is not None:
-                transport.close()
         if self._stderr is not None:
             self._stderr.close()
             self._stderr = None

@@ -35,10 +35,10 @@ def main(arguments: list[str]) -> int:
     answers = os.fdopen(os.dup(1), "wb")
     # Whatever a library prints must not end up between the frames.
     os.dup2(2, 1)
+    memory_bytes = settings["memory_bytes"]
     _, allowed = resource.getrlimit(resource.RLIMIT_AS)
-    memory_bytes = (
-        settings["memory_bytes"] if allowed == resource.RLIM_INFINITY else min(settings["memory_bytes"], allowed)
-    )
+    if allowed != resource.RLIM_INFINITY:
+        memory_bytes = min(memory_bytes, allowed)
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     try:
         tokens = TokenCounter.load(Path(settings["tokenizer"]))

@@ -122,6 +122,8 @@ _INVISIBLE = re.compile(
     "[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\u00ad\u200b\u2060\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufeff\ufffe\uffff"
     "\U000e0000-\U000e007f]"
 )
+_WIDE_GAP = re.compile(r"[ \t]{64,}")
+"""More than any layout means: padding, which would be stored and shown."""
 _BLANK_LINES = re.compile("\n{3,}")
 _WHITESPACE = re.compile(r"\s+")
 
@@ -131,6 +133,7 @@ def normalise(text: str, *, collapse_blank_lines: bool = True) -> str:
     text = _NEWLINE.sub("\n", text)
     text = _INVISIBLE.sub("", _SPACE.sub(" ", text))
     text = unicodedata.normalize("NFC", text)
+    text = _WIDE_GAP.sub(" " * 8, text)
     text = "\n".join(line.rstrip() for line in text.split("\n"))
     if collapse_blank_lines:
         text = _BLANK_LINES.sub("\n\n", text)
