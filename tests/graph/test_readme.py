@@ -1,0 +1,43 @@
+"""Every command of the README runs, against a graph that listens where the README says."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.conftest import RunningGraph
+
+ROOT = Path(__file__).parents[2]
+BLOCKS = [
+    (match["language"], match["code"])
+    for page in ("README.md", "docs/troubleshooting.md")
+    for match in re.finditer(r"```(?P<language>bash|python)\n(?P<code>.*?)```", (ROOT / page).read_text(), re.DOTALL)
+]
+OWN_TESTS = {"make up\n", "make test\n"}
+"""Run by benchmarks/first_answer.py, and by whoever runs this."""
+
+
+def test_the_readme_begins_with_its_two_commands() -> None:
+    assert [code for _, code in BLOCKS[:2]] == ["make up\n", "make test\n"]
+
+
+@pytest.mark.parametrize(("language", "code"), [b for b in BLOCKS if b[1] not in OWN_TESTS], ids=lambda text: text[:50])
+def test_the_readme_runs(language: str, code: str, graph: RunningGraph) -> None:
+    """Only the addresses are the test graph's."""
+    code = code.replace("http://127.0.0.1:8080", graph.transformer).replace("http://127.0.0.1:8082", graph.vectorstore)
+    code = code.replace(".venv/bin/", f"{Path(sys.executable).parent}/")
+    code = code.replace("ingest docs README.md", f"ingest {graph.corpus}")  # the other tests ask about these
+    command = ["bash", "-euo", "pipefail", "-c", code] if language == "bash" else [sys.executable, "-c", code]
+    environment = {**os.environ, "KSERVE_RAG_HOME": str(graph.settings.home)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.strip()
+    assert '{"error"' not in done.stdout
+    assert "Traceback" not in done.stderr
