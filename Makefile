@@ -41,7 +41,7 @@ bench: $(INSTALLED)  ## Measure the figures of docs/benchmarks.md
 	$(BIN)/python -m benchmarks $(if $(WRITE),--write)
 
 test-torch: $(TORCH_INSTALLED)  ## Compare the encoders with FlagEmbedding on torch
-	$(TORCH)/bin/python -m pytest tests/torch
+	$(TORCH)/bin/python -m pytest tests/with_torch
 
 lock: $(INSTALLED)  ## Write the locks anew from pyproject.toml and locks/*.in
 	$(COMPILE) --output-file locks/local.txt pyproject.toml --extra local

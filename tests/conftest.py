@@ -1,6 +1,6 @@
 """One running graph for all tests of a session: real Triton, KServe and Chroma on loopback, with small real models.
 
-What starts it is imported by the fixtures: tests/torch runs in an environment that has none of it.
+What starts it is imported by the fixtures: tests/with_torch runs in an environment that has none of it.
 """
 
 from __future__ import annotations

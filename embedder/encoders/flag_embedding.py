@@ -18,7 +18,7 @@ from embedder.wire import Embeddings, InputType, SparseVector
 
 _BATCH_TEXTS = 64
 _BATCH_TOKENS = 65_536
-"""A GPU wants larger batches than a CPU: eight texts of full length take about 10 GB in fp16."""
+"""A GPU wants larger batches than a CPU. Eight texts of full length fill one."""
 
 
 class FlagEmbeddingEncoder:

@@ -37,15 +37,6 @@ def triton_environment() -> TritonEnvironment:
 
 
 @pytest.fixture(scope="session")
-def embedder_url(
-    triton_environment: TritonEnvironment, embedder_folder: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[str]:
-    """A real Triton on loopback that serves minilm."""
-    with _triton(triton_environment, "minilm", embedder_folder, tmp_path_factory.mktemp("minilm")) as url:
-        yield url
-
-
-@pytest.fixture(scope="session")
 def bge_m3_url(triton_environment: TritonEnvironment, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A real Triton on loopback that serves bge_m3 with small random weights."""
     with _triton(triton_environment, "bge_m3", TINY_BGE_M3, tmp_path_factory.mktemp("bge_m3")) as url:

@@ -1,7 +1,7 @@
 """bge_m3 on a real Triton: what FlagEmbedding's BGEM3FlagModel gives for the same small random weights.
 
-The reference values and the versions that made them are in tiny_bge_m3/expected.json; tests/torch/tiny_bge_m3.py wrote
-them.
+The reference values and the versions that made them are in tiny_bge_m3/expected.json, written by
+tests/with_torch/tiny_bge_m3.py.
 """
 
 from __future__ import annotations
