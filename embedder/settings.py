@@ -30,8 +30,8 @@ class EncoderSettings:
     """Arithmetic of the openvino backend.
 
     `f32`: a text's embedding does not depend on what it is encoded with (differences around 1e-7). `bf16`: on CPUs that
-    have it, all-MiniLM-L6-v2 takes 0.6 of the time, at a cosine of 0.99998 to f32. `int8`: quantises activations in front
-    of int8 weights; the same model takes 0.6 of the time, at a cosine of 0.9998 (0.9988 for an empty text)."""
+    have it, all-MiniLM-L6-v2 takes 0.6 of the time, at a cosine of 0.99998 to f32. `int8`: quantises activations
+    in front of int8 weights; the same model takes 0.6 of the time, at a cosine of 0.9998 (0.9988 for an empty text)."""
     threads: int = 0
     """CPU threads. 0: as many as the process may use."""
     streams: int = 0
