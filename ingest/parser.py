@@ -22,7 +22,7 @@ from ingest.settings import IngestSettings
 from ingest.worker import LENGTH, frame
 
 _START_TIMEOUT_S = 60.0
-_BUFFER_BYTES = 1024 * 1024
+_BUFFER_BYTES = 128 * 1024
 
 
 @dataclass(frozen=True, slots=True)
