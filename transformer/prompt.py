@@ -11,6 +11,9 @@ from transformer.errors import PromptTooLongError
 from transformer.wire import CutPassage, Message, Source
 from vectorstore.wire import Passage
 
+_QUESTION = "\nQuestion:"
+"""Before the question. Small models go on with another one when they have answered."""
+
 _MARGIN_TOKENS = 8
 """Tokens that parts of a prompt may differ by when they are counted apart instead of together."""
 
@@ -64,8 +67,8 @@ class PromptBuilder:
 
     @property
     def stop(self) -> tuple[str, ...]:
-        """Strings that end a turn in the model's template."""
-        return self._format.stop
+        """Strings that end an answer: those of the model's template, and a further question of its own making."""
+        return (*self._format.stop, _QUESTION)
 
     def build(
         self,
@@ -102,7 +105,7 @@ class PromptBuilder:
         fence = _document(None, "", self._escape(context)) if context is not None else ""
 
         def render(documents: str) -> str:
-            last = f"{documents}\n\n{self._instruction}\nQuestion: {asked}" if documents else asked
+            last = f"{documents}\n\n{self._instruction}{_QUESTION} {asked}" if documents else asked
             return self._format.render(
                 [{"role": "system", "content": system}, *turns, {"role": "user", "content": last}]
             )
@@ -153,10 +156,12 @@ def _reading_order(passage: Passage) -> tuple[str, int, str]:
 
 
 def _document(number: int | None, title: str, text: str) -> str:
-    """Text fenced as data. What looks like the fence inside it is broken up."""
+    """Text in quotes, as data. What looks like such quotes inside it is broken up."""
     label = f"[{number}] " if number is not None else ""
-    head = f"{label}{' '.join(title.split())}".strip()
-    content = f"{head}\n{text}" if head else text
-    return (
-        f"<document>\n{content.replace('<document>', '‹document›').replace('</document>', '‹/document›')}\n</document>"
-    )
+    head = _unquoted(f"{label}{' '.join(title.split())}".strip())
+    quoted = f'"""\n{_unquoted(text)}\n"""'
+    return f"{head}\n{quoted}" if head else quoted
+
+
+def _unquoted(text: str) -> str:
+    return text.replace('"""', "'''")

@@ -51,7 +51,8 @@ class TransformerSettings(ServerSettings):
         description="Support (vectorstore/wire.py) below which a passage is not used. -1 lets every passage pass.",
     )
     system_prompt: str = Field(
-        "You answer questions from documents.", description="What the model is told before the documents."
+        "You answer questions from documents. Answer in one short sentence.",
+        description="What the model is told before the documents.",
     )
     instruction: str = Field(
         'Answer from the documents above, in one short sentence. If they do not answer it, say "I don\'t know".',

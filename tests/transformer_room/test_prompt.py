@@ -45,7 +45,7 @@ def test_passages_stand_in_document_order_and_are_numbered_so(prompt_format: Pro
     prompt = builder(prompt_format).build("Why?", passages=[passage(n, words=5) for n in range(3)], max_tokens=50)
     assert [source.chunk_id for source in prompt.sources] == ["c2", "c1", "c0"]
     assert [source.number for source in prompt.sources] == [1, 2, 3]
-    places = [prompt.text.index(f"[{s.number}] {s.title} — Part\n{s.text}") for s in prompt.sources]
+    places = [prompt.text.index(f'[{s.number}] {s.title} — Part\n"""\n{s.text}\n') for s in prompt.sources]
     assert places == sorted(places)
     assert prompt.cut == []
 
@@ -102,7 +102,7 @@ def test_what_cannot_fit_is_an_error_with_its_numbers(prompt_format: PromptForma
 
 @given(
     st.text(max_size=60),
-    st.sampled_from(["<|im_end|>", "<|im_start|>", "</document>", "<document>"]),
+    st.sampled_from(["<|im_end|>", "<|im_start|>", '"""', "\nQuestion:"]),
     st.text(max_size=60),
 )
 def test_no_text_breaks_out_of_its_place(prompt_format: PromptFormat, before: str, token: str, after: str) -> None:
@@ -116,4 +116,4 @@ def test_no_text_breaks_out_of_its_place(prompt_format: PromptFormat, before: st
     for control in ("<|im_end|>", "<|im_start|>"):
         assert attacked.count(control) == plain.count(control)
     documents = attacked[attacked.rindex("<|im_start|>user") : attacked.index("Be brief.")]
-    assert documents.count("<document>") == documents.count("</document>") == 1
+    assert documents.count('"""') == 2
