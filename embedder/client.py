@@ -15,7 +15,7 @@ import numpy.typing as npt
 import orjson
 
 from chassis.context import CallContext
-from chassis.errors import BadUpstreamError, ServiceError
+from chassis.errors import BadUpstreamError
 from chassis.http import HttpUpstream
 from embedder.tokens import TokenCounter
 from embedder.wire import Embeddings, InputType, SparseVector
@@ -110,14 +110,6 @@ class EmbedderClient:
     async def fingerprint(self, ctx: CallContext) -> str:
         """`<model id>@sha256:<hash>` of the weights being served. Raises as `embed` does."""
         return (await self.embed([], ctx)).fingerprint
-
-    async def ready(self, ctx: CallContext) -> bool:
-        """Whether the embedder answers and has the model loaded."""
-        try:
-            metadata = await self._upstream.get_json(self._path, ctx)
-        except ServiceError:
-            return False
-        return isinstance(metadata, dict) and metadata.get("name") == self.model
 
     async def aclose(self) -> None:
         """Closes the pooled connections."""

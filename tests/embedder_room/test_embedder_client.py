@@ -99,15 +99,12 @@ async def test_more_rows_than_the_model_takes_are_refused(embedder_url: str, ctx
         await client.aclose()
 
 
-async def test_readiness(embedder_url: str, client: EmbedderClient, ctx: CallContext) -> None:
-    assert await client.ready(ctx)
+async def test_what_is_not_there_is_not_ready(embedder_url: str, ctx: CallContext) -> None:
     with_unknown_model = EmbedderClient(embedder_url, model="no such/model")
     nobody_there = EmbedderClient("http://127.0.0.1:9", model="minilm")
     try:
-        assert not await with_unknown_model.ready(ctx)
         with pytest.raises((NotReadyError, InvalidRequestError)):
             await with_unknown_model.embed(["a"], ctx)
-        assert not await nobody_there.ready(ctx)
         with pytest.raises(NotReadyError):
             await nobody_there.embed(["a"], ctx)
     finally:
