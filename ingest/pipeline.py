@@ -182,9 +182,7 @@ class _Ingestion:
                 for task in done:
                     task.result()
             finally:
-                for task in (producer, writer):
-                    task.cancel()
-                await asyncio.gather(producer, writer, return_exceptions=True)
+                await _end(producer, writer)
             if self._builder is None:
                 if plan.dropped:
                     raise NothingUsableError(self._nothing("What the index holds is gone from the sources"))
@@ -392,8 +390,23 @@ async def _in_thread(work: Callable[[], _Result]) -> _Result:
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
-        await asyncio.wait([task])
+        while not task.done():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait([task])
         raise
+
+
+async def _end(*tasks: asyncio.Task[None]) -> None:
+    """Cancels tasks and returns when they have ended, whatever they ended with.
+
+    Once is not enough before Python 3.12: `asyncio.wait_for` loses a cancellation that comes together with the result
+    it waits for (https://github.com/python/cpython/issues/86296).
+    """
+    pending: set[asyncio.Task[None]] = set(tasks)
+    while pending:
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=0.1)
 
 
 def _describe(settings: IngestSettings) -> dict[str, Any]:
