@@ -6,16 +6,15 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 import pytest
+from processes import free_ports, program, until
 
 HERE = Path(__file__).parent
 
@@ -26,28 +25,6 @@ class Echo:
     grpc_url: str
     marks: Path
     process: subprocess.Popen[bytes]
-
-
-def free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
-
-
-def until(condition: Callable[[], bool], within_s: float = 30.0) -> None:
-    deadline = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < deadline, "condition not met in time"
-        time.sleep(0.02)
-
-
-def answers(url: str) -> bool:
-    try:
-        return httpx.get(url).status_code == 200
-    except httpx.TransportError:
-        return False
 
 
 @contextlib.contextmanager
@@ -61,15 +38,10 @@ def running_echo(marks: Path, **variables: str) -> Iterator[Echo]:
         "ECHO_GRPC_PORT": str(grpc_port),
         **variables,
     }
-    process = subprocess.Popen([sys.executable, str(HERE / "echo_service.py"), str(marks)], env=environment)
-    try:
-        url = f"http://127.0.0.1:{http_port}"
-        until(lambda: process.poll() is not None or answers(f"{url}/v2/health/live"))
-        assert process.poll() is None
+    command = [sys.executable, HERE / "echo_service.py", marks]
+    url = f"http://127.0.0.1:{http_port}"
+    with program(command, f"{url}/v2/health/live", environment) as process:
         yield Echo(url, f"127.0.0.1:{grpc_port}", marks, process)
-    finally:
-        process.kill()
-        process.wait()
 
 
 @pytest.fixture(scope="module")

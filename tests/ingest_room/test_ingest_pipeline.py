@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from golden import FILES
-from loopback_embedder import FINGERPRINT, OTHER_FINGERPRINT, LoopbackEmbedder, vector
+from loopback_embedder import FINGERPRINT, OTHER_FINGERPRINT, LoopbackEmbedder, embed
 
 from ingest import pipeline
 from ingest.errors import (
@@ -84,7 +84,7 @@ async def test_a_folder_becomes_an_index(docs: Path, make_settings: MakeSettings
             document = documents[chunk.document_id]
             assert document.text[chunk.start : chunk.end] == chunk.text
             texts = [text for text in embedder.texts if text.endswith(chunk.text)]
-            assert any(np.allclose(vector(text), rows[row], atol=1e-6) for text in texts)
+            assert any(np.allclose(embed([text])[0], rows[row], atol=1e-6) for text in texts)
             prefixed += any(text.startswith(document.title + "\n") for text in texts)
         assert prefixed > summary.chunks / 2
         assert version.manifest.embedder.fingerprint == FINGERPRINT
@@ -128,7 +128,7 @@ async def test_only_what_changed_is_embedded(
     guide = docs / "guide.md"
     guide.write_text(guide.read_text("utf-8").replace("Cracks come from haste.", "Cracks come from cold."), "utf-8")
     everything = set(embedder.texts)
-    embedder.texts.clear()
+    embedder.calls.clear()
     second = await run(settings, docs)
     everything |= set(embedder.texts)
     assert second.version != first.version
@@ -143,7 +143,7 @@ async def test_only_what_changed_is_embedded(
         # The vectors that were copied are those of their own chunks.
         for chunk, row in zip(version.chunks(), version.exact.vectors, strict=True):
             said = [text for text in everything if text.endswith(chunk.text)]
-            assert any(np.allclose(vector(text), row, atol=1e-6) for text in said)
+            assert any(np.allclose(embed([text])[0], row, atol=1e-6) for text in said)
 
 
 async def test_deleted_and_renamed_files_are_followed(
@@ -284,19 +284,19 @@ async def test_an_embedder_that_fails_midway_leaves_the_index_as_it_was(
 async def test_short_failures_of_the_embedder_are_tried_again(
     docs: Path, make_settings: MakeSettings, embedder: LoopbackEmbedder
 ) -> None:
-    embedder.faults = [503, 502]
+    embedder.next_statuses = [503, 502]
     summary = await run(make_settings(), docs)
     assert summary.embedded == summary.chunks
-    assert embedder.faults == []
+    assert embedder.next_statuses == []
 
 
 async def test_a_request_that_the_embedder_refuses_is_not_tried_again(
     docs: Path, make_settings: MakeSettings, embedder: LoopbackEmbedder
 ) -> None:
-    embedder.faults = [400, 500, 500]
+    embedder.next_statuses = [400, 500, 500]
     with pytest.raises(EmbeddingFailedError, match="failed once: The embedder refused the request: no"):
         await run(make_settings(), docs / "report.txt")
-    assert len(embedder.faults) == 2
+    assert len(embedder.next_statuses) == 2
 
 
 async def test_an_embedder_exchanged_midway_ends_the_run(

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import pytest
-from conftest import Server
+from processes import Triton, until
 
 from chassis.context import CallContext
 from chassis.errors import DeadlineExceededError, InvalidRequestError, NotReadyError
@@ -28,13 +27,6 @@ def question(prompts: PromptFormat) -> GenerationRequest:
 
 async def collect(chunks: AsyncIterator[GenerationChunk]) -> list[GenerationChunk]:
     return [chunk async for chunk in chunks]
-
-
-async def until(condition: Callable[[], bool], timeout_s: float = 20) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not await asyncio.to_thread(condition):
-        assert time.monotonic() < deadline, "gave up waiting"
-        await asyncio.sleep(0.02)
 
 
 async def test_ready(client: PredictorClient, ctx: CallContext) -> None:
@@ -141,54 +133,56 @@ async def test_control_tokens_of_the_prompt_are_read_as_such(
     assert prompts.count(prompts.escape(question.prompt)) > answer.prompt_tokens
 
 
-async def test_eight_at_once(client: PredictorClient, predictor_server: Server, ctx: CallContext) -> None:
+async def test_eight_at_once(client: PredictorClient, predictor_server: Triton, ctx: CallContext) -> None:
     requests = [replace(ENDLESS, prompt=f"{i}, " + ENDLESS.prompt, max_tokens=150) for i in range(8)]
     answers = [asyncio.create_task(client.generate(request, ctx)) for request in requests]
-    await until(lambda: predictor_server.metric(RUNNING) == 8)
+    await asyncio.to_thread(until, lambda: predictor_server.metric(RUNNING) == 8)
     assert {(await answer).finish_reason for answer in answers} <= {"length", "stop"}
-    await until(lambda: predictor_server.metric(RUNNING) == 0)
+    await asyncio.to_thread(until, lambda: predictor_server.metric(RUNNING) == 0)
 
 
 async def test_a_client_that_leaves_ends_its_generation(
-    client: PredictorClient, predictor_server: Server, ctx: CallContext
+    client: PredictorClient, predictor_server: Triton, ctx: CallContext
 ) -> None:
     done = predictor_server.metric("predictor_completion_tokens_total")
     async with contextlib.aclosing(client.stream(ENDLESS, ctx)) as chunks:
         assert [(await anext(chunks)).finish_reason for _ in range(3)] == [None] * 3
-    await until(lambda: predictor_server.metric(RUNNING) == 0)
+    await asyncio.to_thread(until, lambda: predictor_server.metric(RUNNING) == 0)
     assert predictor_server.metric("predictor_completion_tokens_total") - done < ENDLESS.max_tokens / 2
     assert predictor_server.metric("predictor_kv_cache_usage_ratio") == 0
 
 
 async def test_a_cancelled_call_ends_its_generation(
-    client: PredictorClient, predictor_server: Server, ctx: CallContext
+    client: PredictorClient, predictor_server: Triton, ctx: CallContext
 ) -> None:
     call = asyncio.create_task(client.generate(ENDLESS, ctx))
-    await until(lambda: predictor_server.metric(RUNNING) == 1)
+    await asyncio.to_thread(until, lambda: predictor_server.metric(RUNNING) == 1)
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
         await call
-    await until(lambda: predictor_server.metric(RUNNING) == 0)
+    await asyncio.to_thread(until, lambda: predictor_server.metric(RUNNING) == 0)
 
 
-async def test_a_deadline_ends_its_generation(client: PredictorClient, predictor_server: Server) -> None:
+async def test_a_deadline_ends_its_generation(client: PredictorClient, predictor_server: Triton) -> None:
     with pytest.raises(DeadlineExceededError):
         await client.generate(ENDLESS, CallContext.start(0.5))
-    await until(lambda: predictor_server.metric(RUNNING) == 0)
+    await asyncio.to_thread(until, lambda: predictor_server.metric(RUNNING) == 0)
 
 
 async def test_a_full_queue_refuses_and_recovers(
-    client: PredictorClient, predictor_server: Server, question: GenerationRequest, ctx: CallContext
+    client: PredictorClient, predictor_server: Triton, question: GenerationRequest, ctx: CallContext
 ) -> None:
     requests = [replace(ENDLESS, prompt=f"{i}, " + ENDLESS.prompt) for i in range(20)]
     calls = [asyncio.create_task(client.generate(request, ctx)) for request in requests]
-    await until(lambda: sum(call.done() for call in calls) == 6)
+    await asyncio.to_thread(until, lambda: sum(call.done() for call in calls) == 6)
     refused = [call.exception() for call in calls if call.done()]
     assert all(isinstance(error, NotReadyError) and "4 are waiting" in error.message for error in refused)
     for call in calls:
         call.cancel()
     await asyncio.gather(*calls, return_exceptions=True)
-    await until(lambda: predictor_server.metric(RUNNING) == 0 == predictor_server.metric("predictor_waiting_requests"))
+    await asyncio.to_thread(
+        until, lambda: predictor_server.metric(RUNNING) == 0 == predictor_server.metric("predictor_waiting_requests")
+    )
     assert "Paris" in (await client.generate(question, ctx)).text
 
 

@@ -6,8 +6,6 @@ import asyncio
 import contextlib
 import json
 import os
-import socket
-import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -18,10 +16,11 @@ from typing import Any
 import httpx
 import pytest
 import pytest_asyncio
+from processes import free_ports, program
+from upstreams import Upstreams
 
 from kserve_rag.models import ModelStore
 from kserve_rag.settings import Settings
-from tests.transformer_room.upstreams import Upstreams
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -56,25 +55,14 @@ async def service() -> AsyncIterator[Running]:
 @contextlib.asynccontextmanager
 async def running(room: str, settings: dict[str, str]) -> AsyncIterator[httpx.AsyncClient]:
     """A room's program, on a free port that replaces `{port}`."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port = str(one.getsockname()[1])
+    (port,) = free_ports(1)
     variables = {f"{room.upper()}_{name}": value.format(port=port) for name, value in settings.items()}
-    process = subprocess.Popen([sys.executable, "-m", room], env={**os.environ, **variables})  # noqa: ASYNC220
-    try:
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
-            deadline = time.monotonic() + 60
-            while True:
-                assert process.poll() is None
-                assert time.monotonic() < deadline
-                with contextlib.suppress(httpx.TransportError):
-                    await client.get("/v2/health/live")
-                    break
-                await asyncio.sleep(0.05)
+    command, url = [sys.executable, "-m", room], f"http://127.0.0.1:{port}"
+    with contextlib.ExitStack() as stack:
+        start = program(command, f"{url}/v2/health/live", {**os.environ, **variables})
+        await asyncio.to_thread(stack.enter_context, start)  # its upstreams answer from this loop
+        async with httpx.AsyncClient(base_url=url, timeout=30) as client:
             yield client
-    finally:
-        process.terminate()
-        process.wait(timeout=30)
 
 
 def transformer(vectorstore: str, predictor: str) -> contextlib.AbstractAsyncContextManager[httpx.AsyncClient]:
@@ -187,11 +175,9 @@ async def test_a_leaving_client_ends_the_generation(service: Running, path: str)
 
 
 async def test_a_closed_port_is_503_at_once() -> None:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        closed = f"http://127.0.0.1:{one.getsockname()[1]}"
+    (closed,) = free_ports(1)
     upstreams = Upstreams()
-    async with upstreams.running(), transformer(upstreams.url, closed) as client:
+    async with upstreams.running(), transformer(upstreams.url, f"http://127.0.0.1:{closed}") as client:
         for path, body in BODIES.items():
             response = await client.post(path, json=body)
             assert response.status_code == 503

@@ -3,10 +3,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from hash_embedder import HashEmbedder
+from loopback_embedder import LoopbackEmbedder
 
 
 @pytest.fixture
-def embedder() -> Iterator[HashEmbedder]:
-    with HashEmbedder() as server:
+def embedder() -> Iterator[LoopbackEmbedder]:
+    with LoopbackEmbedder() as server:
         yield server

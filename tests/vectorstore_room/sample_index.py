@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hash_embedder import DIMENSION, FINGERPRINT, embed
+from loopback_embedder import DIMENSION, FINGERPRINT, embed
 
 from vectorstore.versions import Chunk, Document, IndexRoot
 

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hash_embedder import DIMENSION, FINGERPRINT, embed
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from loopback_embedder import DIMENSION, FINGERPRINT, embed
 from running import ROOT, environment
 from sample_index import animals, document, publish, sentences
 
@@ -247,13 +247,13 @@ def test_an_error_in_the_block_removes_the_work(tmp_path: Path) -> None:
 def test_a_killed_builder_leaves_nothing_visible_and_is_cleaned_up(tmp_path: Path) -> None:
     before = publish(tmp_path)
     program = (
-        "import sys; sys.path.insert(0, sys.argv[2])\n"
+        "import sys; sys.path[:0] = sys.argv[2:]\n"
         "from pathlib import Path; import test_index_versions as t\n"
         "builder = t.begin(Path(sys.argv[1])); t.add(builder, t.animals()[0])\n"
         "print('added', flush=True); sys.stdin.read()\n"
     )
     with subprocess.Popen(
-        [sys.executable, "-c", program, str(tmp_path), str(Path(__file__).parent)],
+        [sys.executable, "-c", program, str(tmp_path), *map(str, Path(__file__).parents[:2])],
         cwd=ROOT,
         env=environment(),
         stdin=subprocess.PIPE,

@@ -15,8 +15,9 @@ import kserve
 import numpy as np
 import pytest
 import tritonclient.http
-from hash_embedder import FINGERPRINT, OTHER_FINGERPRINT, HashEmbedder
-from running import ROOT, Service, environment, free_ports, running, until
+from loopback_embedder import FINGERPRINT, OTHER_FINGERPRINT, Fault, LoopbackEmbedder
+from processes import free_ports, until
+from running import ROOT, Service, environment, running
 from sample_index import animals, publish
 
 from chassis.context import CallContext
@@ -30,15 +31,15 @@ INFER = "/v2/models/vectorstore/infer"
 
 
 @pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Service, HashEmbedder, str]]:
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Service, LoopbackEmbedder, str]]:
     path = tmp_path_factory.mktemp("indexes")
     version = publish(path)
-    with HashEmbedder() as embedder, running(path, embedder.url) as service:
+    with LoopbackEmbedder() as embedder, running(path, embedder.url) as service:
         yield service, embedder, version
 
 
 @pytest.fixture
-def service(shared: tuple[Service, HashEmbedder, str]) -> Iterator[Service]:
+def service(shared: tuple[Service, LoopbackEmbedder, str]) -> Iterator[Service]:
     yield shared[0]
     shared[1].fault = None
     # Whatever a test did, the next request on the same connections is answered.
@@ -46,12 +47,12 @@ def service(shared: tuple[Service, HashEmbedder, str]) -> Iterator[Service]:
 
 
 @pytest.fixture
-def version(shared: tuple[Service, HashEmbedder, str]) -> str:
+def version(shared: tuple[Service, LoopbackEmbedder, str]) -> str:
     return shared[2]
 
 
 @pytest.fixture
-def hashed(shared: tuple[Service, HashEmbedder, str]) -> HashEmbedder:
+def hashed(shared: tuple[Service, LoopbackEmbedder, str]) -> LoopbackEmbedder:
     return shared[1]
 
 
@@ -155,14 +156,14 @@ def test_extra_routes(service: Service, version: str) -> None:
         assert response.json()["code"] == "not_found"
 
 
-def test_headers_go_on_to_the_embedder(service: Service, hashed: HashEmbedder) -> None:
+def test_headers_go_on_to_the_embedder(service: Service, hashed: LoopbackEmbedder) -> None:
     sent = {"authorization": "Bearer me", "x-request-id": "r-1", "traceparent": "00-1-2-01"}
     response = service.search({"input": "cats"}, **sent)
     assert response.headers["x-request-id"] == "r-1"
-    seen = hashed.headers[-1]
+    seen = hashed.headers
     assert {name: seen[name] for name in sent} == sent
     service.search({"input": "cats"})
-    assert "authorization" not in hashed.headers[-1]
+    assert "authorization" not in hashed.headers
 
 
 BAD_V1: list[tuple[Any, str | None, str]] = [
@@ -276,7 +277,9 @@ def test_v2_bad_input(service: Service, inputs: list[dict[str, Any]], told: str)
         ("slow", 504, "deadline_exceeded"),
     ],
 )
-def test_faults_of_the_embedder(service: Service, hashed: HashEmbedder, fault: str, status: int, code: str) -> None:
+def test_faults_of_the_embedder(
+    service: Service, hashed: LoopbackEmbedder, fault: Fault, status: int, code: str
+) -> None:
     hashed.fault = fault
     response = service.search({"input": "cats"}, **{"x-request-timeout-ms": "500" if fault == "slow" else "10000"})
     assert (response.status_code, response.json()["code"]) == (status, code)
@@ -314,7 +317,7 @@ async def test_the_client(client: VectorstoreClient, version: str) -> None:
         await client.search([SearchInstance(input="x", filters={"age": 1})], ctx)
 
 
-async def test_the_client_of_something_else(hashed: HashEmbedder) -> None:
+async def test_the_client_of_something_else(hashed: LoopbackEmbedder) -> None:
     (port,) = free_ports(1)
     absent = VectorstoreClient(f"http://127.0.0.1:{port}")
     assert "cannot be reached" in (await absent.not_ready_reason(CallContext.start(5)) or "")
@@ -323,7 +326,7 @@ async def test_the_client_of_something_else(hashed: HashEmbedder) -> None:
     await absent.aclose()
 
 
-def test_strings_for_the_clients_of_earlier_graphs(tmp_path: Path, embedder: HashEmbedder) -> None:
+def test_strings_for_the_clients_of_earlier_graphs(tmp_path: Path, embedder: LoopbackEmbedder) -> None:
     publish(tmp_path)
     with running(tmp_path, embedder.url, VECTORSTORE_RESPONSE_SHAPE="strings", VECTORSTORE_NUM_DOCS="2") as service:
         one = service.search({"input": "cats purr"}).json()
@@ -332,7 +335,7 @@ def test_strings_for_the_clients_of_earlier_graphs(tmp_path: Path, embedder: Has
         assert two == {"predictions": [["Cats purr when they are content"], []]}
 
 
-def test_from_nothing_to_an_index(tmp_path: Path, embedder: HashEmbedder) -> None:
+def test_from_nothing_to_an_index(tmp_path: Path, embedder: LoopbackEmbedder) -> None:
     with running(tmp_path, embedder.url) as service:
         for response in (
             service.search({"input": "cats"}),
@@ -351,7 +354,7 @@ def test_from_nothing_to_an_index(tmp_path: Path, embedder: HashEmbedder) -> Non
         assert service.passages("cats")
 
 
-def test_another_embedder(tmp_path: Path, embedder: HashEmbedder) -> None:
+def test_another_embedder(tmp_path: Path, embedder: LoopbackEmbedder) -> None:
     publish(tmp_path, fingerprint=OTHER_FINGERPRINT)
     with running(tmp_path, embedder.url) as service:
         response = service.search({"input": "cats"})
@@ -374,7 +377,7 @@ def test_an_embedder_that_is_down(tmp_path: Path) -> None:
         assert not service.ready()
 
 
-async def test_reload_under_load_fails_no_request(tmp_path: Path, embedder: HashEmbedder) -> None:
+async def test_reload_under_load_fails_no_request(tmp_path: Path, embedder: LoopbackEmbedder) -> None:
     published = [publish(tmp_path)]
     with running(tmp_path, embedder.url) as service:
         seen: dict[str, int] = {}

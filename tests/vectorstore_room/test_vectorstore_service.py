@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 import pytest
-from hash_embedder import DIMENSION, FINGERPRINT, MODEL, OTHER_FINGERPRINT, HashEmbedder, embed
+from loopback_embedder import DIMENSION, FINGERPRINT, MODEL, OTHER_FINGERPRINT, Fault, LoopbackEmbedder, embed
 from sample_index import ANIMALS, animals, document, publish, sentences
 
 from chassis.context import CallContext
@@ -24,7 +24,7 @@ from vectorstore.wire import Prediction, SearchInstance
 
 
 @contextlib.asynccontextmanager
-async def serving(path: Path, embedder: HashEmbedder, **more: Any) -> AsyncIterator[VectorstoreService]:
+async def serving(path: Path, embedder: LoopbackEmbedder, **more: Any) -> AsyncIterator[VectorstoreService]:
     """A service that looks at the pointer only when the test says so."""
     client = EmbedderClient(embedder.url, model=MODEL)
     service = VectorstoreService(IndexRoot(path, "default"), client, reload_interval_s=3600, **more)
@@ -51,7 +51,7 @@ def ids(found: Prediction) -> list[str]:
 
 @pytest.mark.parametrize("store", ["exact", "chroma"])
 async def test_passages_are_whole_and_quote_their_document(
-    tmp_path: Path, embedder: HashEmbedder, store: StoreName
+    tmp_path: Path, embedder: LoopbackEmbedder, store: StoreName
 ) -> None:
     version = publish(tmp_path)
     async with serving(tmp_path, embedder, store=store) as service:
@@ -78,7 +78,7 @@ async def test_passages_are_whole_and_quote_their_document(
         assert [p.score for p in found.passages] == sorted((p.score for p in found.passages), reverse=True)
 
 
-async def test_both_searches_find_the_same_with_either_store(tmp_path: Path, embedder: HashEmbedder) -> None:
+async def test_both_searches_find_the_same_with_either_store(tmp_path: Path, embedder: LoopbackEmbedder) -> None:
     publish(tmp_path)
     queries = ["cats", "birds that swim", "animals kept by people", "zebra"]
     filters = [None, {"legs": {"$gte": 2}}, {"$or": [{"kind": "fish"}, {"wild": False}]}, {"weight": {"$lt": 4.25}}]
@@ -90,7 +90,7 @@ async def test_both_searches_find_the_same_with_either_store(tmp_path: Path, emb
     assert answers[0] == answers[1]
 
 
-async def test_a_batch_equals_single_queries_and_is_one_call(tmp_path: Path, embedder: HashEmbedder) -> None:
+async def test_a_batch_equals_single_queries_and_is_one_call(tmp_path: Path, embedder: LoopbackEmbedder) -> None:
     publish(tmp_path)
     async with serving(tmp_path, embedder) as service:
         instances = [
@@ -109,7 +109,7 @@ async def test_a_batch_equals_single_queries_and_is_one_call(tmp_path: Path, emb
         assert [len(found.passages) for found in together] == [2, 0, 3, 4]
 
 
-async def test_zero_documents_ask_nobody(tmp_path: Path, embedder: HashEmbedder) -> None:
+async def test_zero_documents_ask_nobody(tmp_path: Path, embedder: LoopbackEmbedder) -> None:
     version = publish(tmp_path)
     async with serving(tmp_path, embedder, num_docs=0) as service:
         embedder.calls.clear()
@@ -118,7 +118,7 @@ async def test_zero_documents_ask_nobody(tmp_path: Path, embedder: HashEmbedder)
         assert embedder.calls == []
 
 
-async def test_ties_follow_chunk_ids_whatever_the_order_of_adding(tmp_path: Path, embedder: HashEmbedder) -> None:
+async def test_ties_follow_chunk_ids_whatever_the_order_of_adding(tmp_path: Path, embedder: LoopbackEmbedder) -> None:
     names = ["d", "a", "c", "b"]
     expected = [f"{name}-0" for name in sorted(names)]
     for number, order in enumerate((names, names[::-1])):
@@ -129,7 +129,7 @@ async def test_ties_follow_chunk_ids_whatever_the_order_of_adding(tmp_path: Path
                 assert ids(found) == expected[:depth]
 
 
-async def test_filters_narrow_both_searches(tmp_path: Path, embedder: HashEmbedder) -> None:
+async def test_filters_narrow_both_searches(tmp_path: Path, embedder: LoopbackEmbedder) -> None:
     publish(tmp_path)
     async with serving(tmp_path, embedder) as service:
         found = await find(service, "cats", num_docs=100, filters={"legs": {"$lt": 4}})
@@ -142,7 +142,7 @@ async def test_filters_narrow_both_searches(tmp_path: Path, embedder: HashEmbedd
         assert error.value.field == "instances[0].filters.$and[1].colour"
 
 
-async def test_no_index_and_empty_indexes(tmp_path: Path, embedder: HashEmbedder) -> None:
+async def test_no_index_and_empty_indexes(tmp_path: Path, embedder: LoopbackEmbedder) -> None:
     async with serving(tmp_path, embedder) as service:
         assert service.status()["index"] is None
         assert "kserve-rag ingest" in service.status()["reason"]
@@ -170,7 +170,7 @@ async def test_no_index_and_empty_indexes(tmp_path: Path, embedder: HashEmbedder
             await find(service, "cats", filters={"anything": {"$near": 1}})
 
 
-async def test_a_new_version_takes_over_and_rollback_works(tmp_path: Path, embedder: HashEmbedder) -> None:
+async def test_a_new_version_takes_over_and_rollback_works(tmp_path: Path, embedder: LoopbackEmbedder) -> None:
     old = publish(tmp_path, animals()[:2])
     async with serving(tmp_path, embedder) as service:
         assert ids(await find(service, "sharks", num_docs=1)) != ["fish-2"]
@@ -189,7 +189,7 @@ async def test_a_new_version_takes_over_and_rollback_works(tmp_path: Path, embed
         assert (await find(service, "sharks")).index_version == old
 
 
-async def test_the_watcher_follows_by_itself(tmp_path: Path, embedder: HashEmbedder) -> None:
+async def test_the_watcher_follows_by_itself(tmp_path: Path, embedder: LoopbackEmbedder) -> None:
     publish(tmp_path, animals()[:1])
     client = EmbedderClient(embedder.url, model=MODEL)
     service = VectorstoreService(IndexRoot(tmp_path, "default"), client, reload_interval_s=0.01)
@@ -203,7 +203,7 @@ async def test_the_watcher_follows_by_itself(tmp_path: Path, embedder: HashEmbed
         await asyncio.wait_for(followed(), 20)
 
 
-async def test_a_request_keeps_the_version_it_began_with(tmp_path: Path, embedder: HashEmbedder) -> None:
+async def test_a_request_keeps_the_version_it_began_with(tmp_path: Path, embedder: LoopbackEmbedder) -> None:
     """The old version is pruned while a request that began on it still waits for the embedder."""
     old = publish(tmp_path, animals()[:2])
     root = IndexRoot(tmp_path, "default")
@@ -221,7 +221,7 @@ async def test_a_request_keeps_the_version_it_began_with(tmp_path: Path, embedde
         assert (found.index_version, ids(found)) == (old, ["cats-1"])
 
 
-async def test_bad_new_versions_are_refused_and_the_old_one_stays(tmp_path: Path, embedder: HashEmbedder) -> None:
+async def test_bad_new_versions_are_refused_and_the_old_one_stays(tmp_path: Path, embedder: LoopbackEmbedder) -> None:
     good = publish(tmp_path)
     folder = tmp_path / "default"
     async with serving(tmp_path, embedder) as service:
@@ -252,7 +252,7 @@ async def test_bad_new_versions_are_refused_and_the_old_one_stays(tmp_path: Path
         assert service.status()["reason"] is None
 
 
-async def test_a_version_whose_files_lie_is_refused(tmp_path: Path, embedder: HashEmbedder) -> None:
+async def test_a_version_whose_files_lie_is_refused(tmp_path: Path, embedder: LoopbackEmbedder) -> None:
     version = publish(tmp_path)
     sqlite = tmp_path / "default" / version / "documents.sqlite"
     sqlite.write_bytes(b"x" * sqlite.stat().st_size)
@@ -268,7 +268,9 @@ async def test_a_version_whose_files_lie_is_refused(tmp_path: Path, embedder: Ha
         assert service.not_ready_reason() is None  # Chroma is not needed at this size
 
 
-async def test_an_index_of_another_embedder_is_refused_until_it_fits(tmp_path: Path, embedder: HashEmbedder) -> None:
+async def test_an_index_of_another_embedder_is_refused_until_it_fits(
+    tmp_path: Path, embedder: LoopbackEmbedder
+) -> None:
     publish(tmp_path, fingerprint=OTHER_FINGERPRINT)
     async with serving(tmp_path, embedder) as service:
         assert OTHER_FINGERPRINT in (service.not_ready_reason() or "")
@@ -281,7 +283,7 @@ async def test_an_index_of_another_embedder_is_refused_until_it_fits(tmp_path: P
 
 
 async def test_an_embedder_exchanged_while_serving_is_noticed_by_its_answer(
-    tmp_path: Path, embedder: HashEmbedder
+    tmp_path: Path, embedder: LoopbackEmbedder
 ) -> None:
     publish(tmp_path)
     async with serving(tmp_path, embedder) as service:
@@ -311,7 +313,7 @@ async def test_an_embedder_exchanged_while_serving_is_noticed_by_its_answer(
     ],
 )
 async def test_faults_of_the_embedder(
-    tmp_path: Path, embedder: HashEmbedder, fault: str, kind: type[ServiceError]
+    tmp_path: Path, embedder: LoopbackEmbedder, fault: Fault, kind: type[ServiceError]
 ) -> None:
     publish(tmp_path)
     async with serving(tmp_path, embedder) as service:
@@ -323,7 +325,7 @@ async def test_faults_of_the_embedder(
         await find(service, "cats")
 
 
-async def test_an_embedder_that_comes_later(tmp_path: Path, embedder: HashEmbedder) -> None:
+async def test_an_embedder_that_comes_later(tmp_path: Path, embedder: LoopbackEmbedder) -> None:
     publish(tmp_path)
     embedder.fault = "unavailable"
     async with serving(tmp_path, embedder) as service:
@@ -333,7 +335,7 @@ async def test_an_embedder_that_comes_later(tmp_path: Path, embedder: HashEmbedd
         assert service.not_ready_reason() is None
 
 
-async def test_many_requests_at_once_share_searches_and_stay_apart(tmp_path: Path, embedder: HashEmbedder) -> None:
+async def test_many_requests_at_once_share_searches_and_stay_apart(tmp_path: Path, embedder: LoopbackEmbedder) -> None:
     publish(tmp_path)
     async with serving(tmp_path, embedder, store="chroma") as service:
         texts = [text.split(". ")[number % 3] for number in range(60) for _, text in [ANIMALS[number % 4]]]
@@ -341,7 +343,7 @@ async def test_many_requests_at_once_share_searches_and_stay_apart(tmp_path: Pat
         assert [f.passages[0].text.rstrip(".") for f in found] == [text.rstrip(".") for text in texts]
 
 
-async def test_large_searches_leave_the_event_loop(tmp_path: Path, embedder: HashEmbedder) -> None:
+async def test_large_searches_leave_the_event_loop(tmp_path: Path, embedder: LoopbackEmbedder) -> None:
     """Above the inline limit the same answers come from the worker thread."""
     texts = [f"word{number} and word{number + 1}" for number in range(1000)]
     publish(tmp_path, [document(f"{number:04}", text) for number, text in enumerate(texts)])

@@ -1,0 +1,221 @@
+"""An embedder for tests: Triton's v2 protocol with binary tensors, byte for byte, over vectors made of hashed words.
+
+Source of the wire: https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_binary_data.md
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import re
+import struct
+import threading
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from aiohttp import web
+
+DIMENSION = 64
+FINGERPRINT = "hash@sha256:" + "1" * 64
+OTHER_FINGERPRINT = "other@sha256:" + "2" * 64
+MODEL = "minilm"
+MAX_TOKENS = 256
+
+Fault = Literal["failure", "unavailable", "garbage", "slow", "rows", "nan", "dimension"]
+
+_SIZE_HEADER = "Inference-Header-Content-Length"
+_WHO_ARE_YOU = [""]
+"""The texts with which the client asks for the fingerprint."""
+
+
+def embed(texts: Sequence[str]) -> npt.NDArray[np.float32]:
+    """float32[n, 64], rows L2-normalised; texts that share words are near each other."""
+    vectors = np.empty((len(texts), DIMENSION), np.float32)
+    for row, text in enumerate(texts):
+        words = re.findall(r"\w+", text.lower()) or [""]
+        hashed = b"".join(hashlib.shake_128(word.encode()).digest(2 * DIMENSION) for word in words)
+        total = np.frombuffer(hashed, "<i2").reshape(-1, DIMENSION).sum(axis=0, dtype=np.float64)
+        vectors[row] = total / np.linalg.norm(total)
+    return vectors
+
+
+class LoopbackEmbedder:
+    """Serves on loopback from a thread of its own. Its attributes may be changed at any time by the test."""
+
+    def __init__(self) -> None:
+        self.fingerprint = FINGERPRINT
+        self.fault: Fault | None = None
+        """What is wrong with every answer."""
+        self.next_statuses: list[int] = []
+        """HTTP statuses that the next requests with texts in them are answered with, one each."""
+        self.fails_after: int | None = None
+        """Texts after which every request with texts in it is answered with status 503."""
+        self.exchanged_after: int | None = None
+        """Texts after which another model answers."""
+        self.waits_for = 0
+        """Requests are held back until so many are under way at once."""
+        self.held = threading.Event()
+        """Set when a request waits because of `hold`."""
+        self.calls: list[list[str]] = []
+        """The texts of each request."""
+        self.remembers = True
+        """Whether `calls` is kept."""
+        self.headers: dict[str, str] = {}
+        """Of the latest request; names in small letters."""
+        self.input_types: set[str] = set()
+        self.embedded = 0
+        """Texts embedded so far."""
+        self.most_at_once = 0
+        self.port = 0
+        self._at_once = 0
+        self._arrived = asyncio.Event()
+        self._hold: asyncio.Event | None = None
+        self._waiting: asyncio.Event | None = None
+        self._loop = asyncio.new_event_loop()
+        self._stop = asyncio.Event()
+        self._started = threading.Event()
+        self._thread = threading.Thread(target=lambda: self._loop.run_until_complete(self._serve()))
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def texts(self) -> Counter[str]:
+        """How often each text was sent, by what `calls` holds."""
+        return Counter(text for call in self.calls if call != _WHO_ARE_YOU for text in call)
+
+    def __enter__(self) -> LoopbackEmbedder:
+        self._thread.start()
+        assert self._started.wait(10)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join()
+        self._loop.close()
+
+    def hold(self) -> None:
+        """Requests from now on wait; `held` is set when the first one does."""
+        self._hold = asyncio.Event()
+
+    def pass_new(self) -> None:
+        """Requests from now on no longer wait; those that do go on waiting."""
+        self._waiting, self._hold = self._hold, None
+
+    def release(self) -> None:
+        """Lets those go that wait."""
+        assert self._waiting is not None
+        self._loop.call_soon_threadsafe(self._waiting.set)
+
+    async def _serve(self) -> None:
+        app = web.Application(client_max_size=64 * 1024**2)
+        app.router.add_get(f"/v2/models/{MODEL}", self._metadata)
+        app.router.add_post(f"/v2/models/{MODEL}/infer", self._infer)
+        runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.1)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        self.port = runner.addresses[0][1]
+        self._started.set()
+        await self._stop.wait()
+        await runner.cleanup()
+
+    async def _metadata(self, _: web.Request) -> web.Response:
+        return web.json_response({"name": MODEL, "versions": ["1"], "platform": "python"})
+
+    async def _infer(self, request: web.Request) -> web.Response:
+        body = await request.read()
+        head_size = int(request.headers[_SIZE_HEADER])
+        head = json.loads(body[:head_size])
+        inputs = _bytes_inputs(head, body[head_size:])
+        texts = inputs["text_input"]
+        self.headers = {name.lower(): value for name, value in request.headers.items()}
+        if self.remembers:
+            self.calls.append(texts)
+        if self._hold is not None:
+            self.held.set()
+            await self._hold.wait()
+        fault = self.fault
+        if texts != _WHO_ARE_YOU:
+            self.input_types.update(inputs["input_type"])
+            if self.next_statuses:
+                return web.json_response({"error": "no"}, status=self.next_statuses.pop(0))
+            if self.fails_after is not None and self.embedded >= self.fails_after:
+                fault = "unavailable"
+            else:
+                self.embedded += len(texts)
+                await self._wait_for_others()
+        match fault:
+            case "failure":
+                return web.json_response({"error": "Traceback: secret internals"}, status=500)
+            case "unavailable":
+                return web.json_response({"error": "model is not ready"}, status=503)
+            case "garbage":
+                return web.Response(body=b"\x00nonsense")
+            case "slow":
+                await asyncio.sleep(30)
+            case "rows":
+                texts = texts[:-1]
+        return self._answer(texts, [output["name"] for output in head["outputs"]])
+
+    async def _wait_for_others(self) -> None:
+        self._at_once += 1
+        self.most_at_once = max(self.most_at_once, self._at_once)
+        self._arrived.set()
+        self._arrived.clear()
+        while self.most_at_once < self.waits_for:
+            await asyncio.wait_for(self._arrived.wait(), 30)
+        self._at_once -= 1
+
+    def _answer(self, texts: list[str], names: list[str]) -> web.Response:
+        rows = len(texts)
+        vectors = embed(texts)
+        if self.fault == "nan":
+            vectors[0, 0] = np.nan
+        if self.fault == "dimension":
+            vectors = vectors[:, : DIMENSION // 2]
+        counts = [len(text.split()) + 2 for text in texts]
+        exchanged = self.exchanged_after is not None and self.embedded >= self.exchanged_after
+        fingerprint = (OTHER_FINGERPRINT if exchanged else self.fingerprint).encode()
+        data: dict[str, tuple[str, int, bytes]] = {
+            "embeddings": ("FP32", vectors.shape[1], vectors.astype("<f4").tobytes()),
+            "token_count": ("INT32", 1, struct.pack(f"<{rows}i", *(min(count, MAX_TOKENS) for count in counts))),
+            "truncated": ("BOOL", 1, bytes(count > MAX_TOKENS for count in counts)),
+            "fingerprint": ("BYTES", 1, (struct.pack("<I", len(fingerprint)) + fingerprint) * rows),
+        }
+        outputs = [
+            {
+                "name": name,
+                "datatype": data[name][0],
+                "shape": [rows, data[name][1]],
+                "parameters": {"binary_data_size": len(data[name][2])},
+            }
+            for name in names
+        ]
+        head = json.dumps({"model_name": MODEL, "model_version": "1", "outputs": outputs}).encode()
+        return web.Response(
+            body=head + b"".join(data[name][2] for name in names),
+            content_type="application/octet-stream",
+            headers={_SIZE_HEADER: str(len(head))},
+        )
+
+
+def _bytes_inputs(head: dict[str, Any], data: bytes) -> dict[str, list[str]]:
+    """The texts of each BYTES tensor, by its name."""
+    tensors: dict[str, list[str]] = {}
+    start = 0
+    for tensor in head["inputs"]:
+        end = start + tensor["parameters"]["binary_data_size"]
+        texts = []
+        while start < end:
+            (length,) = struct.unpack_from("<I", data, start)
+            texts.append(data[start + 4 : start + 4 + length].decode())
+            start += 4 + length
+        assert len(texts) == tensor["shape"][0]
+        tensors[tensor["name"]] = texts
+    return tensors
