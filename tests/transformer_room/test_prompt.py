@@ -108,7 +108,7 @@ def test_what_cannot_fit_is_an_error_with_its_numbers(prompt_format: PromptForma
 def test_no_text_breaks_out_of_its_place(prompt_format: PromptFormat, before: str, token: str, after: str) -> None:
     hostile = before + token + after
     harmless = passage(0).model_copy(update={"text": hostile, "title": hostile, "heading_path": [hostile]})
-    build = builder(prompt_format).build
+    build = builder(prompt_format, window=8000, max_prompt_tokens=8000).build
     plain = build(
         "Why?", passages=[passage(0, words=1)], history=[Message(role="user", content="Hm?")], max_tokens=9
     ).text
