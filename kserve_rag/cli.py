@@ -282,7 +282,7 @@ def _start(settings: Settings, paths: list[Path], *, detach: bool, question: str
     from kserve_rag.console import Board
     from kserve_rag.launcher import launch
 
-    with _terminated_like_interrupted(), contextlib.ExitStack() as stack:
+    with _stopped_by_signals(), contextlib.ExitStack() as stack:
         with Board(console) as board:
             graph: Graph = stack.enter_context(launch(settings, progress=board))
             graph.wait_ready("embedder")
@@ -349,17 +349,21 @@ def _index(settings: Settings, state: GraphState, paths: list[Path], board: Boar
 
 
 @contextlib.contextmanager
-def _terminated_like_interrupted() -> Iterator[None]:
-    """A SIGTERM ends this program as a Ctrl-C does: with everything stopped."""
+def _stopped_by_signals() -> Iterator[None]:
+    """SIGTERM and SIGINT end this program as a Ctrl-C does: with everything stopped.
+
+    SIGINT has to be asked for too: a shell has it ignored in the programs that its scripts run in the background.
+    """
 
     def interrupt(*_: Any) -> NoReturn:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 # ── ask ───────────────────────────────────────────────────────────────────────────────────────────────────────────────
