@@ -65,7 +65,9 @@ async def running(room: str, settings: dict[str, str]) -> AsyncIterator[httpx.As
             yield client
 
 
-def transformer(vectorstore: str, predictor: str) -> contextlib.AbstractAsyncContextManager[httpx.AsyncClient]:
+def transformer(
+    vectorstore: str, predictor: str, **more: str
+) -> contextlib.AbstractAsyncContextManager[httpx.AsyncClient]:
     settings = {
         "HOST": "127.0.0.1",
         "HTTP_PORT": "{port}",
@@ -74,6 +76,7 @@ def transformer(vectorstore: str, predictor: str) -> contextlib.AbstractAsyncCon
         "PREDICTOR_URL": predictor,
         "PROMPT_FORMAT": str(ModelStore(Settings().models).materialise("smollm2-135m", "llm").path),
         "TIMEOUT_S": "2",
+        **more,
     }
     return running("transformer", settings)
 
@@ -206,3 +209,32 @@ async def test_without_an_index_the_answer_says_what_to_do(tmp_path: Path) -> No
             assert "kserve-rag ingest" in message(await client.get("/v2/models/rag/ready"))
             without = await client.post(GENERATE, json={"text_input": Q, "retrieval": False})
             assert without.json()["text_output"] == "The warranty lasts three years."
+
+
+HISTORY = [
+    {"role": "user", "content": "How long is the warranty?"},
+    {"role": "assistant", "content": "The warranty lasts three years."},
+]
+
+
+@pytest.mark.parametrize(
+    ("rewritten", "searched"),
+    [
+        (("How long is the", " warranty for batteries?"), "How long is the warranty for batteries?"),
+        # Words that nobody has said: small models make them up.
+        (("What is the", " capital of France?"), "How long is the warranty?\nAnd for batteries?"),
+        (("",), "How long is the warranty?\nAnd for batteries?"),
+    ],
+)
+async def test_the_llm_condenses_only_to_words_that_were_said(rewritten: tuple[str, ...], searched: str) -> None:
+    upstreams = Upstreams()
+    upstreams.words = rewritten
+    async with upstreams.running(), transformer(upstreams.url, upstreams.url, CONDENSE="llm") as client:
+        body = {"text_input": "And for batteries?", "history": HISTORY}
+        answer = (await client.post(GENERATE, json=body)).json()
+        assert answer["query"] == searched
+        assert "condense" in answer["timings"]
+        (sent,) = [body["instances"][0]["input"] for name, _, body in upstreams.seen if name == "vectorstore"]
+        assert sent == searched
+        alone = (await client.post(GENERATE, json={"text_input": "And for batteries?"})).json()
+        assert alone["query"] == "And for batteries?"

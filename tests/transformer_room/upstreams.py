@@ -42,6 +42,8 @@ class Upstreams:
     def __init__(self) -> None:
         self.vectorstore: Behaviour = "answer"
         self.predictor: Behaviour = "answer"
+        self.words: tuple[str, ...] = WORDS
+        """The predictor's answer."""
         self.seen: list[tuple[str, dict[str, str], Any]] = []
         self.left = asyncio.Event()
         """Set when a client has broken off an answer."""
@@ -81,7 +83,7 @@ class Upstreams:
         text = ""
         try:
             while True:
-                for word in WORDS:
+                for word in self.words:
                     text += word
                     await self._send(response, {"text_output": text})
                     await asyncio.sleep(0.02)
@@ -97,7 +99,12 @@ class Upstreams:
         except (ConnectionError, asyncio.CancelledError):
             self.left.set()
             raise
-        end = {"text_output": text, "finish_reason": "stop", "num_input_tokens": 50, "num_output_tokens": len(WORDS)}
+        end = {
+            "text_output": text,
+            "finish_reason": "stop",
+            "num_input_tokens": 50,
+            "num_output_tokens": len(self.words),
+        }
         await self._send(response, end)
         return response
 
