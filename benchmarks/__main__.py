@@ -7,13 +7,14 @@ import asyncio
 import os
 import platform
 import subprocess
+import sys
 from collections.abc import Callable
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 
 from benchmarks import chain, first_answer, ingest_rate, overhead
-from kserve_rag.graph import need_running
+from kserve_rag.graph import need_running, running
 from kserve_rag.models import ModelStore
 from kserve_rag.settings import Settings
 
@@ -53,7 +54,8 @@ def main() -> None:
     prompt_format = models.materialise("smollm2-135m", "llm").path
 
     def on_graph(measure: Callable[[], list[str]]) -> list[str]:
-        subprocess.run(["kserve-rag", "up", "--detach"], check=True)
+        if running(settings) is None:
+            subprocess.run([sys.executable, "-m", "kserve_rag", "up", "--detach"], check=True)
         return measure()
 
     def ingest() -> list[str]:
