@@ -38,7 +38,7 @@ def make_corpus(folder: Path, copies: int) -> None:
         chosen = random.Random(copy)
         for number, page in enumerate(pages):
             lines = [
-                f"{line} {chosen.choice(words)} {copy}" if line and line[0].isalpha() else line
+                f"{line} {chosen.choice(words)} {copy}" if line.strip("`-| ") else line
                 for line in page.read_text(encoding="utf-8").splitlines()
             ]
             (folder / f"{copy}-{number}.md").write_text("\n".join(lines), encoding="utf-8")

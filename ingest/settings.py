@@ -50,8 +50,8 @@ class IngestSettings(BaseSettings):
         description="A section of fewer tokens is put together with its neighbour under the same heading.",
     )
 
-    batch_size: int = Field(default=128, ge=1, le=4_096, description="Texts per call of the embedder.")
-    concurrency: int = Field(default=2, ge=1, le=64, description="Calls of the embedder at a time.")
+    batch_size: int = Field(default=256, ge=1, le=4_096, description="Texts per call of the embedder.")
+    concurrency: int = Field(default=4, ge=1, le=64, description="Calls of the embedder at a time.")
     embed_timeout_s: float = Field(default=300, gt=0, description="Seconds that one call of the embedder may take.")
     embed_attempts: int = Field(default=6, ge=1, le=100, description="Times that a failed call is tried in all.")
     retry_wait_s: float = Field(

@@ -44,6 +44,7 @@ def build(settings: TransformerSettings) -> RagService:
         num_docs=settings.num_docs,
         min_support=settings.min_support,
         refusal=settings.refusal,
+        frequency_penalty=settings.frequency_penalty,
     )
 
 

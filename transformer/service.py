@@ -81,6 +81,7 @@ class RagService:
         num_docs: int,
         min_support: float,
         refusal: str,
+        frequency_penalty: float | None,
     ) -> None:
         self.model_name = model_name
         self._vectorstore = vectorstore
@@ -90,6 +91,7 @@ class RagService:
         self._num_docs = num_docs
         self._min_support = min_support
         self._refusal = refusal
+        self._frequency_penalty = frequency_penalty
 
     async def aclose(self) -> None:
         """Closes the connections to the upstreams."""
@@ -162,7 +164,7 @@ class RagService:
     async def _generate(
         self, question: Question, prompt: Prompt, begun: SourcesEvent, ctx: CallContext, clock: _Clock
     ) -> AsyncGenerator[Event, None]:
-        request = _generation_request(prompt.text, question.sampling, self._prompts.stop)
+        request = self._generation_request(prompt.text, question.sampling)
         async with contextlib.aclosing(self._predictor.stream(request, ctx)) as chunks:
             yield begun
             chunk = await anext(chunks, None)
@@ -182,6 +184,23 @@ class RagService:
                     return
                 chunk = await anext(chunks, None)
         raise BadUpstreamError("The predictor ended without finishing its answer.")
+
+    def _generation_request(self, prompt: str, sampling: Sampling) -> GenerationRequest:
+        # A nucleus of no probability mass still holds the likeliest token; servers refuse to be told so in these words.
+        greedy = sampling.temperature == 0 or sampling.top_p == 0
+        frequency_penalty = sampling.frequency_penalty
+        return GenerationRequest(
+            prompt=prompt,
+            max_tokens=sampling.max_tokens,
+            temperature=0.0 if greedy else sampling.temperature,
+            top_k=None if greedy else sampling.top_k,
+            top_p=None if greedy else sampling.top_p,
+            stop=(*self._prompts.stop, *sampling.stop),
+            seed=sampling.seed,
+            repetition_penalty=sampling.repetition_penalty,
+            presence_penalty=sampling.presence_penalty,
+            frequency_penalty=self._frequency_penalty if frequency_penalty is None else frequency_penalty,
+        )
 
     async def _retrieve(self, question: Question, ctx: CallContext, clock: _Clock) -> _Retrieved:
         """The prompt, with the passages that support an answer, or the finding that none does."""
@@ -234,23 +253,6 @@ class RagService:
             instructions=question.instructions,
             max_tokens=question.sampling.max_tokens,
         )
-
-
-def _generation_request(prompt: str, sampling: Sampling, template_stop: tuple[str, ...]) -> GenerationRequest:
-    # A nucleus of no probability mass still holds the likeliest token; servers refuse to be told so in these words.
-    greedy = sampling.temperature == 0 or sampling.top_p == 0
-    return GenerationRequest(
-        prompt=prompt,
-        max_tokens=sampling.max_tokens,
-        temperature=0.0 if greedy else sampling.temperature,
-        top_k=None if greedy else sampling.top_k,
-        top_p=None if greedy else sampling.top_p,
-        stop=(*template_stop, *sampling.stop),
-        seed=sampling.seed,
-        repetition_penalty=sampling.repetition_penalty,
-        presence_penalty=sampling.presence_penalty,
-        frequency_penalty=sampling.frequency_penalty,
-    )
 
 
 def _usage(prompt_tokens: int | None, completion_tokens: int | None) -> Usage:

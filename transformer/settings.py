@@ -40,6 +40,12 @@ class TransformerSettings(ServerSettings):
     chat_max_tokens: int = Field(
         DEFAULT_CHAT_MAX_TOKENS, ge=1, description="max_tokens of chat completions that name none."
     )
+    frequency_penalty: float | None = Field(
+        None,
+        ge=-2,
+        le=2,
+        description="frequency_penalty where a request names none. 0.2 keeps very small models out of loops.",
+    )
     condense: CondenseMethod = Field(
         "concatenate",
         description="How history and question become one query: `concatenate` them, or have the `llm` rewrite.",
