@@ -353,12 +353,7 @@ class _Edge:
 
 
 _WATCH_AFTER_S = 0.05
-
-
-def _task() -> asyncio.Task[Any]:
-    task = asyncio.current_task()
-    assert task is not None  # noqa: S101 - a server runs each request in a task
-    return task
+"""How long a request runs before anybody looks whether its client is still there."""
 
 
 class _Exchange:
@@ -413,9 +408,9 @@ class _Exchange:
         return self._length > self._left
 
     async def receive(self) -> Message:
-        if self._timer is not None and self._watcher is None:  # the framework watches itself
+        if self._timer is not None and self._watcher is None:  # the framework watches itself, and ends its own work
             self._timer.cancel()
-            self._start_watching(_task())
+            self._start_watching(None)
         if self._watcher is not None:
             return await asyncio.shield(self._watcher)
         message = await self._receive()
@@ -426,18 +421,20 @@ class _Exchange:
                 raise PayloadTooLargeError("The body is too large.")
             if not message.get("more_body", False):
                 # What is answered at once needs no watching.
-                self._timer = asyncio.get_running_loop().call_later(_WATCH_AFTER_S, self._start_watching, _task())
+                loop, task = asyncio.get_running_loop(), asyncio.current_task()
+                self._timer = loop.call_later(_WATCH_AFTER_S, self._start_watching, task)
         return message
 
-    def _start_watching(self, task: asyncio.Task[Any]) -> None:
+    def _start_watching(self, task: asyncio.Task[Any] | None) -> None:
         self._watcher = asyncio.create_task(self._watch(task))
 
-    async def _watch(self, task: asyncio.Task[Any]) -> Message:
+    async def _watch(self, task: asyncio.Task[Any] | None) -> Message:
         """Waits for the client to leave; then nobody wants the answer, and what makes it is cancelled."""
         message = await self._receive()
         if not self._answered:
             self.client_left = True
-            task.cancel()
+            if task is not None:
+                task.cancel()
         return message
 
     def stop_watching(self) -> None:
