@@ -9,10 +9,10 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import orjson
 
@@ -23,6 +23,8 @@ from ingest.worker import LENGTH, frame
 
 _START_TIMEOUT_S = 60.0
 _BUFFER_BYTES = 128 * 1024
+
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +131,7 @@ class Parser:
         if process is None or process.stdout is None:
             raise ParserError("The parser process is gone.")
         try:
-            return await asyncio.wait_for(_read(process.stdout), timeout_s)
+            return await _within(timeout_s, _read(process.stdout))
         except asyncio.TimeoutError:
             await self._stop()
             raise SkippedFileError(f"parsing took longer than {timeout_s:g} s (INGEST_PARSE_TIMEOUT_S)") from None
@@ -182,3 +184,23 @@ async def _read(stream: asyncio.StreamReader) -> dict[str, Any]:
     (length,) = LENGTH.unpack(await stream.readexactly(LENGTH.size))
     answer: dict[str, Any] = orjson.loads(await stream.readexactly(length))
     return answer
+
+
+async def _within(timeout_s: float, work: Coroutine[Any, Any, _Result]) -> _Result:
+    """The result of `work`. Raises `asyncio.TimeoutError` where it takes longer, when it has ended.
+
+    `asyncio.wait_for` before Python 3.12 loses a cancellation that comes together with the result
+    (https://github.com/python/cpython/issues/86296); a run would then wait for ever.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.wait({task}, timeout=timeout_s)
+    finally:
+        if not task.done():
+            task.cancel()
+            await asyncio.wait({task})
+        elif not task.cancelled():
+            task.exception()  # seen, also where a cancellation goes before it
+    if task.cancelled():
+        raise asyncio.TimeoutError
+    return task.result()

@@ -182,7 +182,9 @@ class _Ingestion:
                 for task in done:
                     task.result()
             finally:
-                await _end(producer, writer)
+                for task in (producer, writer):
+                    task.cancel()
+                await asyncio.gather(producer, writer, return_exceptions=True)
             if self._builder is None:
                 if plan.dropped:
                     raise NothingUsableError(self._nothing("What the index holds is gone from the sources"))
@@ -390,23 +392,8 @@ async def _in_thread(work: Callable[[], _Result]) -> _Result:
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
-        while not task.done():
-            with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.wait([task])
+        await asyncio.wait([task])
         raise
-
-
-async def _end(*tasks: asyncio.Task[None]) -> None:
-    """Cancels tasks and returns when they have ended, whatever they ended with.
-
-    Once is not enough before Python 3.12: `asyncio.wait_for` loses a cancellation that comes together with the result
-    it waits for (https://github.com/python/cpython/issues/86296).
-    """
-    pending: set[asyncio.Task[None]] = set(tasks)
-    while pending:
-        for task in pending:
-            task.cancel()
-        _, pending = await asyncio.wait(pending, timeout=0.1)
 
 
 def _describe(settings: IngestSettings) -> dict[str, Any]:

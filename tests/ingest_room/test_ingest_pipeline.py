@@ -421,7 +421,15 @@ def _workers() -> list[int]:
         for task in Path("/proc/self/task").iterdir()
         for child in (task / "children").read_text("ascii").split()
     ]
-    return [child for child in children if b"ingest.worker" in Path(f"/proc/{child}/cmdline").read_bytes()]
+    return [child for child in children if b"ingest.worker" in _command(child)]
+
+
+def _command(process: int) -> bytes:
+    """Empty where it has just ended."""
+    try:
+        return Path(f"/proc/{process}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""
 
 
 def _peak_kib(process: int) -> int:
