@@ -101,6 +101,23 @@ _LEGACY_SWITCHES = MappingProxyType(
     {"exclude_input_in_output": True, "return_num_input_tokens": True, "return_num_output_tokens": True}
 )
 
+
+def _legacy(name: LayoutName) -> Layout:
+    """TensorRT-LLM up to 1.2: its two models that take text differ in name only."""
+    return Layout(
+        name=name,
+        model=name,
+        decoupled=False,
+        cumulative=True,
+        inputs=_LEGACY_INPUTS,
+        switches=_LEGACY_SWITCHES,
+        # Says the same in every version, whatever one makes of a temperature of 0.
+        greedy=MappingProxyType({"top_k": 1}),
+        prompt_tokens="num_input_tokens",
+        completion_tokens="num_output_tokens",
+    )
+
+
 LAYOUTS: Mapping[LayoutName, Layout] = MappingProxyType(
     {
         "llmapi": Layout(
@@ -131,30 +148,8 @@ LAYOUTS: Mapping[LayoutName, Layout] = MappingProxyType(
             prompt_tokens="num_input_tokens",
             completion_tokens="num_output_tokens",
         ),
-        "ensemble": Layout(
-            name="ensemble",
-            model="ensemble",
-            decoupled=False,
-            cumulative=True,
-            inputs=_LEGACY_INPUTS,
-            switches=_LEGACY_SWITCHES,
-            # Says the same in every version, whatever one makes of a temperature of 0.
-            greedy=MappingProxyType({"top_k": 1}),
-            prompt_tokens="num_input_tokens",
-            completion_tokens="num_output_tokens",
-        ),
-        "tensorrt_llm_bls": Layout(
-            name="tensorrt_llm_bls",
-            model="tensorrt_llm_bls",
-            decoupled=False,
-            cumulative=True,
-            inputs=_LEGACY_INPUTS,
-            switches=_LEGACY_SWITCHES,
-            # Says the same in every version, whatever one makes of a temperature of 0.
-            greedy=MappingProxyType({"top_k": 1}),
-            prompt_tokens="num_input_tokens",
-            completion_tokens="num_output_tokens",
-        ),
+        "ensemble": _legacy("ensemble"),
+        "tensorrt_llm_bls": _legacy("tensorrt_llm_bls"),
         "vllm": Layout(
             name="vllm",
             model="vllm_model",

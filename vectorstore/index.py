@@ -181,7 +181,7 @@ class LoadedIndex:
         depth = self._depth(query)
         mask = None if query.where is None else self._exact.fields.mask(query.where)
         scores = self._lexical.scores(query.text)
-        lexical = best(scores if mask is None else np.where(mask, scores, np.float32(0)), depth)
+        lexical = best(scores, depth, mask)
         nearest = self._ranked(dense.rows, dense.similarities)[:depth]
         if mask is not None and self._store is not self._exact:
             # Chroma compares 2021.5 as 2021 with whole numbers.

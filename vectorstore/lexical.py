@@ -202,12 +202,13 @@ class LexicalIndex:
 
     def search(self, query: str, *, limit: int, mask: npt.NDArray[np.bool_] | None = None) -> LexicalHits:
         """At most `limit` rows that share a term with the query; only those where `mask` (bool[rows]) is true."""
-        scores = self.scores(query)
-        return best(scores if mask is None else np.where(mask, scores, np.float32(0)), limit)
+        return best(self.scores(query), limit, mask)
 
 
-def best(scores: npt.NDArray[np.float32], limit: int) -> LexicalHits:
-    """The greatest of float32[rows] that are above 0."""
+def best(scores: npt.NDArray[np.float32], limit: int, mask: npt.NDArray[np.bool_] | None = None) -> LexicalHits:
+    """The greatest of float32[rows] that are above 0, and where `mask` (bool[rows]) is true."""
+    if mask is not None:
+        scores = np.where(mask, scores, np.float32(0))
     if limit <= 0:
         return LexicalHits(np.empty(0, np.int64), np.empty(0, np.float32))
     rows = np.flatnonzero(scores)

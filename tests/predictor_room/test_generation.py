@@ -40,8 +40,8 @@ async def test_deltas_join_to_the_whole_text(
     whole = await client.generate(question, ctx)
     assert "Paris" in whole.text
     assert "".join(chunk.text for chunk in chunks) == whole.text
-    # Steps may come together on a busy machine: more than the answer's last chunk alone is what streaming promises.
-    assert len(chunks) > 1
+    # On a busy machine steps come together: a long answer has enough of them.
+    assert len(await collect(client.stream(replace(ENDLESS, max_tokens=100), ctx))) > 5
     assert [chunk.finish_reason for chunk in chunks] == [None] * (len(chunks) - 1) + ["stop"]
     assert replace(chunks[-1], text=whole.text) == whole
 
