@@ -152,6 +152,10 @@ class Parser:
 
     async def _stop(self) -> None:
         process, self._process = self._process, None
+        # Ours first, before anything that a cancellation can end.
+        if self._stderr is not None:
+            self._stderr.close()
+            self._stderr = None
         if process is not None:
             if process.returncode is None:
                 with contextlib.suppress(ProcessLookupError):
@@ -164,9 +168,6 @@ class Parser:
                     while await process.stdout.read(_BUFFER_BYTES):
                         pass
             await process.wait()
-        if self._stderr is not None:
-            self._stderr.close()
-            self._stderr = None
 
 
 def _environment() -> dict[str, str]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from golden import FILES
 from loopback_embedder import FINGERPRINT, OTHER_FINGERPRINT, LoopbackEmbedder, embed
@@ -416,21 +417,13 @@ async def test_a_parser_that_dies_costs_only_its_file(
 
 
 def _workers() -> list[int]:
-    """Parser processes below this one."""
-    children = [
-        int(child)
-        for task in Path("/proc/self/task").iterdir()
-        for child in (task / "children").read_text("ascii").split()
-    ]
-    return [child for child in children if b"ingest.worker" in _command(child)]
-
-
-def _command(process: int) -> bytes:
-    """Empty where it has just ended."""
-    try:
-        return Path(f"/proc/{process}/cmdline").read_bytes()
-    except (FileNotFoundError, ProcessLookupError):
-        return b""
+    """Parser processes below this one. Any of them may end while it is looked at."""
+    workers = []
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
+            if "ingest.worker" in child.cmdline():
+                workers.append(child.pid)
+    return workers
 
 
 def _peak_kib(process: int) -> int:
