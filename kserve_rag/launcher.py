@@ -237,25 +237,24 @@ class _Cancellable:
         self._progress.note(task, text)
 
 
-def _start_vectorstore(settings: Settings, state: GraphState, channel: _Supervisor, embedder: ModelFolder) -> None:
-    service = state.services["vectorstore"]
-    variables = {
+def vectorstore_variables(settings: Settings, state: GraphState) -> dict[str, str]:
+    """Settings of the vectorstore of this graph."""
+    return {
         "VECTORSTORE_HOST": HOST,
-        "VECTORSTORE_HTTP_PORT": _port(service.url),
+        "VECTORSTORE_HTTP_PORT": _port(state.services["vectorstore"].url),
         "VECTORSTORE_ENABLE_GRPC": "false",
         "VECTORSTORE_GRACE_PERIOD_S": _grace(settings),
         "VECTORSTORE_INDEX_ROOT": str(state.index_root),
         "VECTORSTORE_INDEX_NAME": state.index_name,
         "VECTORSTORE_EMBEDDER_URL": state.services["embedder"].url,
-        "VECTORSTORE_EMBEDDER_MODEL": embedder.triton_model,
+        "VECTORSTORE_EMBEDDER_MODEL": state.services["embedder"].model,
     }
-    state.index_root.mkdir(parents=True, exist_ok=True)
-    service.pid = channel.start("vectorstore", [sys.executable, "-m", "vectorstore"], variables)
 
 
-def _start_transformer(settings: Settings, state: GraphState, channel: _Supervisor, llm: ModelFolder) -> None:
+def transformer_variables(settings: Settings, state: GraphState, llm: ModelFolder) -> dict[str, str]:
+    """Settings of the transformer of this graph."""
     service = state.services["transformer"]
-    variables = {
+    return {
         "TRANSFORMER_HOST": HOST,
         "TRANSFORMER_HTTP_PORT": _port(service.url),
         "TRANSFORMER_GRPC_PORT": _port(service.grpc_url or ""),
@@ -268,7 +267,18 @@ def _start_transformer(settings: Settings, state: GraphState, channel: _Supervis
         "TRANSFORMER_FREQUENCY_PENALTY": "0.2",
         "TRANSFORMER_PROMPT_FORMAT": str(llm.tokenizer),
     }
-    service.pid = channel.start("transformer", [sys.executable, "-m", "transformer"], variables)
+
+
+def _start_vectorstore(settings: Settings, state: GraphState, channel: _Supervisor, embedder: ModelFolder) -> None:
+    state.services["embedder"].model = embedder.triton_model
+    state.index_root.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "vectorstore"]
+    state.services["vectorstore"].pid = channel.start("vectorstore", command, vectorstore_variables(settings, state))
+
+
+def _start_transformer(settings: Settings, state: GraphState, channel: _Supervisor, llm: ModelFolder) -> None:
+    command = [sys.executable, "-m", "transformer"]
+    state.services["transformer"].pid = channel.start("transformer", command, transformer_variables(settings, state, llm))
 
 
 def _start_embedder(
@@ -329,14 +339,14 @@ def _planned_state(settings: Settings) -> GraphState:
     transformer = services["transformer"]
     transformer.url = f"http://{HOST}:{_fixed_port(settings.port, 'HTTP', '--port', taken)}"
     transformer.grpc_url = f"{HOST}:{_fixed_port(settings.grpc_port, 'gRPC', '--grpc-port', taken)}"
-    services["vectorstore"].url = f"http://{HOST}:{_any_port(settings.vectorstore_port, taken)}"
+    services["vectorstore"].url = f"http://{HOST}:{any_port(settings.vectorstore_port, taken)}"
     for name, http, grpc in (
         ("embedder", settings.embedder_port, settings.embedder_grpc_port),
         ("predictor", settings.predictor_port, settings.predictor_grpc_port),
     ):
         service = services["embedder" if name == "embedder" else "predictor"]
-        service.url = f"http://{HOST}:{_any_port(http, taken)}"
-        service.grpc_url = f"{HOST}:{_any_port(grpc, taken)}"
+        service.url = f"http://{HOST}:{any_port(http, taken)}"
+        service.grpc_url = f"{HOST}:{any_port(grpc, taken)}"
     return GraphState(
         supervisor_pid=0,
         supervisor_started=0,
@@ -364,11 +374,11 @@ def _fixed_port(port: int, what: str, option: str, taken: set[int]) -> int:
             f"Port {port}, where the transformer's {what} would listen, is taken by {_holder(port)}. "
             f"End that, or choose another port with {option}."
         )
-    return _any_port(port, taken)
+    return any_port(port, taken)
 
 
-def _any_port(port: int, taken: set[int]) -> int:
-    """`port` if it is free, else one that the system gives."""
+def any_port(port: int, taken: set[int]) -> int:
+    """`port` if it is free, else one that the system gives; added to those `taken`."""
     while not port or port in taken or not _free(port):
         with socket.socket() as probe:
             probe.bind((HOST, 0))
@@ -440,7 +450,7 @@ class _Supervisor:
     def start(self, name: ServiceName, argv: Sequence[str], variables: dict[str, str]) -> int:
         """Starts a process and gives its pid."""
         answer = self._started[name] = queue.Queue()
-        environment = {**_inherited_environment(), **variables}
+        environment = {**inherited_environment(), **variables}
         log = str(log_file(self._settings.run, name))
         self._tell({"do": "start", "name": name, "argv": list(argv), "env": environment, "log": log})
         try:
@@ -505,7 +515,7 @@ def _pipes(process: subprocess.Popen[str]) -> tuple[IO[str], IO[str]]:
     return process.stdin, process.stdout
 
 
-def _inherited_environment() -> dict[str, str]:
+def inherited_environment() -> dict[str, str]:
     """This process's variables, less the hub's credentials, and what every service wants on one machine."""
     cpus = str(len(os.sched_getaffinity(0)))
     return {
