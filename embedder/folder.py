@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from embedder.errors import ModelFolderError
+from embedder.sentence_transformers import described
 
 CARD_NAME = "embedder.json"
 Pooling = Literal["mean", "cls"]
@@ -17,7 +18,10 @@ Pooling = Literal["mean", "cls"]
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """What is known about a model beyond its weights: the content of `embedder.json`. Every field may be absent."""
+    """What is known about a model beyond its weights. Every field may be absent.
+
+    It is the content of `embedder.json`; without that file, what sentence-transformers' files say.
+    """
 
     id: str | None = None
     pooling: Pooling | None = None
@@ -42,7 +46,7 @@ class ModelFolder:
         """
         if not path.is_dir():
             raise ModelFolderError(f"There is no model folder {path}. Set EMBEDDER_MODEL_DIR.")
-        folder = cls(path, _read_card(path / CARD_NAME))
+        folder = cls(path, read_card(path))
         folder.file("tokenizer.json")
         return folder
 
@@ -79,15 +83,26 @@ def _sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _read_card(path: Path) -> Card:
+def read_card(folder: Path) -> Card:
+    """What `embedder.json` says, or sentence-transformers' files where there is none; an empty card without either.
+
+    Raises:
+        ModelFolderError: a card that cannot be used.
+    """
+    path = folder / CARD_NAME
     if not path.exists():
-        return Card()
+        return _card(described(folder), folder)
     try:
         content: Any = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise ModelFolderError(f"{path} cannot be read as JSON: {error}") from error
     if not isinstance(content, dict):
         raise ModelFolderError(f"{path} must hold a JSON object.")
+    return _card(content, path)
+
+
+def _card(content: Mapping[str, Any], path: Path) -> Card:
+    """The card with this content, which `path` holds."""
     if content.get("normalize", True) is not True:
         raise ModelFolderError(f"{path}: normalize is {content['normalize']!r}; embeddings are always L2-normalised.")
     pooling, max_tokens = content.get("pooling"), content.get("max_tokens")

@@ -9,7 +9,7 @@ from typing import Literal, get_args
 
 from embedder.errors import SettingsError
 
-Architecture = Literal["minilm", "bge_m3"]
+Architecture = Literal["minilm", "bert", "bge_m3"]
 Backend = Literal["auto", "openvino", "flagembedding"]
 Precision = Literal["f32", "bf16", "int8"]
 
@@ -23,9 +23,10 @@ class EncoderSettings:
     """What is chosen when a model is served. `None` leaves the choice to the model folder's `embedder.json`."""
 
     architecture: Architecture = "minilm"
-    """`minilm`: a sentence encoder as an ONNX file. `bge_m3`: the Hugging Face layout of BAAI/bge-m3."""
+    """`minilm`: a sentence encoder as an ONNX file. `bert`: the Hugging Face layout of a BERT, RoBERTa, XLM-RoBERTa,
+    CamemBERT or MPNet, dense only. `bge_m3`: that of BAAI/bge-m3."""
     backend: Backend = "auto"
-    """Engine of bge_m3. `auto`: flagembedding where torch finds a CUDA device, else openvino. minilm: openvino."""
+    """Engine of bge_m3. `auto`: flagembedding where torch finds a CUDA device, else openvino. The others: openvino."""
     precision: Precision = "f32"
     """Arithmetic of the openvino backend.
 

@@ -1,6 +1,6 @@
 """The embedder as a Python model of Triton: tensors in, tensors out. Importable only inside Triton.
 
-Both models of `model_repository` are this class; what differs is in their `config.pbtxt`.
+All models of `model_repository` are this class; what differs is in their `config.pbtxt`.
 """
 
 from __future__ import annotations

@@ -21,6 +21,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
+from embedder.errors import ModelFolderError
+from embedder.folder import CARD_NAME, read_card
+from embedder.packs import unpack
 from kserve_rag.errors import FetchError, UsageError
 from kserve_rag.fetch import Fetcher, HubSource, PathSource, Source, SourceError, WheelSource, file_sha256, remove_tree
 from kserve_rag.locking import locked
@@ -34,15 +37,18 @@ else:
     import tomli as tomllib
 
 Kind = Literal["embedder", "llm"]
-TritonEmbedder = Literal["minilm", "bge_m3"]
+TritonEmbedder = Literal["minilm", "bert", "bge_m3"]
 
 GGUF_SOURCE = "source.gguf"
 """Name of an LLM's weights in the catalogue; the folder holds `model.gguf`, made from it."""
 
+PACK_SOURCE = "source.hmsemb"
+"""Name of an embedder's pack in the catalogue; the folder holds the Hugging Face layout, made from it."""
+
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 
-_RECIPE = "q8_0-1"
-"""Changes whenever a model folder made from the same files would be another one."""
+_RECIPE, _PACK_RECIPE = "q8_0-1", "hmsemb-1"
+"""Change whenever a model folder made from the same files would be another one."""
 
 
 class ModelFile(BaseModel):
@@ -192,7 +198,7 @@ class ModelStore:
                     "passage_prefix": model.passage_prefix,
                     "normalize": model.normalize,
                 }
-                path = self._folder(name, blobs, {"embedder.json": json.dumps(described, indent=2) + "\n"})
+                path = self._embedder_folder(name, blobs, json.dumps(described, indent=2) + "\n")
                 return ModelFolder(name, kind, model.id, path, model.triton_model, model.max_tokens)
             path = self._llm_folder(name, blobs[GGUF_SOURCE])
             return ModelFolder(name, kind, model.id, path, "tensorrt_llm")
@@ -293,17 +299,26 @@ class ModelStore:
 
         return self._made(name, _short_hash(_RECIPE, weights.name, *map(file_sha256, given)), make)
 
-    def _folder(self, name: str, blobs: Mapping[str, Path], texts: Mapping[str, str]) -> Path:
-        """A folder of links to blobs, and of texts."""
+    def _embedder_folder(self, name: str, blobs: Mapping[str, Path], card: str) -> Path:
+        """Links to the files, or what is made of a pack; and the card."""
+        pack = blobs.get(PACK_SOURCE)
 
         def make(folder: Path) -> None:
+            if pack is not None:
+                self._progress.note(name, "unpacking")
+                try:
+                    unpack(pack, folder)
+                except ModelFolderError as error:
+                    raise UsageError(str(error)) from error
+                finally:
+                    self._progress.note(name, "")
             for file, blob in blobs.items():
-                (folder / file).symlink_to(os.path.relpath(blob, folder))
-            for file, text in texts.items():
-                (folder / file).write_text(text, encoding="utf-8")
+                if blob != pack:
+                    (folder / file).symlink_to(os.path.relpath(blob, folder))
+            (folder / CARD_NAME).write_text(card, encoding="utf-8")
 
         contents = [f"{file}={blob.name}" for file, blob in sorted(blobs.items())]
-        return self._made(name, _short_hash(*contents, *texts.values()), make)
+        return self._made(name, _short_hash(*([_PACK_RECIPE] if pack else []), *contents, card), make)
 
     def _made(self, name: str, key: str, make: Callable[[Path], None]) -> Path:
         """The folder of this name and key, made where it is not there. The caller holds the model's lock."""
@@ -335,7 +350,12 @@ class ModelStore:
             )
         path = path.absolute()
         if kind == "embedder":
-            return ModelFolder(given, kind, path.name, path, _serves(path), _described_window(path))
+            triton_model = _serves(path)
+            try:
+                card = read_card(path)
+            except ModelFolderError as error:
+                raise UsageError(str(error)) from error
+            return ModelFolder(given, kind, card.id or path.name, path, triton_model, card.max_tokens)
         if path.is_dir():
             missing = [name for name in _TOKENIZER_FILES if not (path / name).is_file()]
             if missing or (not any(path.glob("*.gguf")) and not any(path.glob("openvino_model.xml"))):
@@ -371,25 +391,16 @@ class ModelStore:
 
 
 def _serves(folder: Path) -> TritonEmbedder:
-    """Which Triton model reads a folder of the user's: the Hugging Face layout of BGE-M3, or an ONNX file."""
+    """Which Triton model reads a folder of the user's: by the files that only that one has."""
     if not (folder / "tokenizer.json").is_file():
         raise UsageError(f"{folder} holds no tokenizer.json: it is not the folder of an embedder.")
-    if (folder / "sparse_linear.pt").is_file():
+    if any((folder / head).is_file() for head in ("sparse_linear.pt", "colbert_linear.pt")):
         return "bge_m3"
     if (folder / "model.onnx").is_file():
         return "minilm"
-    raise UsageError(
-        f"{folder} holds neither model.onnx nor the files of BGE-M3 (pytorch_model.bin or model.safetensors, "
-        "sparse_linear.pt, colbert_linear.pt)."
-    )
-
-
-def _described_window(folder: Path) -> int | None:
-    """`max_tokens` of a folder's embedder.json, where there is one."""
-    with contextlib.suppress(FileNotFoundError, ValueError, AttributeError):
-        window = json.loads((folder / "embedder.json").read_text(encoding="utf-8")).get("max_tokens")
-        return window if isinstance(window, int) else None
-    return None
+    if any((folder / weights).is_file() for weights in ("model.safetensors", "pytorch_model.bin")):
+        return "bert"
+    raise UsageError(f"{folder} holds no weights: none of model.onnx, model.safetensors and pytorch_model.bin.")
 
 
 def _key(file: ModelFile) -> str:

@@ -21,12 +21,18 @@ def load_encoder(model_dir: Path, settings: EncoderSettings) -> Encoder:
         ModelFolderError: the folder lacks a file, or holds one that is damaged or of another architecture.
         SettingsError: the settings ask for a backend that is not there, or that does not know the architecture.
     """
+    if settings.architecture != "bge_m3" and settings.backend == "flagembedding":
+        raise SettingsError(
+            f"backend is 'flagembedding', which encodes bge_m3 only: choose openvino for {settings.architecture}."
+        )
     if settings.architecture == "minilm":
-        if settings.backend == "flagembedding":
-            raise SettingsError("backend is 'flagembedding', which encodes bge_m3 only: choose openvino for minilm.")
         from embedder.encoders.minilm import MiniLmEncoder
 
         return MiniLmEncoder(model_dir, settings)
+    if settings.architecture == "bert":
+        from embedder.encoders.bert import BertEncoder
+
+        return BertEncoder(model_dir, settings)
     if settings.backend == "flagembedding" or (settings.backend == "auto" and _has_cuda()):
         if importlib.util.find_spec("FlagEmbedding") is None:
             raise SettingsError("backend is flagembedding, which is not installed: install kserve-rag[torch].")

@@ -54,6 +54,11 @@ class TextTokenizer:
         number: int | None = self._tokenizer.token_to_id(token)
         return number
 
+    @property
+    def largest_id(self) -> int:
+        """The largest id that a token has."""
+        return max(self._tokenizer.get_vocab().values())
+
     def __call__(self, texts: Sequence[str], input_type: InputType | Sequence[InputType]) -> TokenizedTexts:
         """Tokenises texts, in their order. `input_type` holds for all of them or is given for each.
 

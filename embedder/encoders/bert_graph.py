@@ -1,0 +1,246 @@
+"""Encoders of BERT's family as an OpenVINO graph, built from a checkpoint's weights."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import openvino as ov
+from openvino import opset13 as ops
+
+from embedder.encoders.checkpoint import Weights
+from embedder.errors import ModelFolderError
+
+_MASKED = np.finfo(np.float32).min
+"""Added to the score of a token that is padding."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Family:
+    """How the checkpoints of one `model_type` differ from the others'."""
+
+    prefix: str
+    """Before every weight's name where the checkpoint is of a model with a task's head."""
+    padding_id: int
+    """Where config.json does not say."""
+    positions_behind_padding: bool = True
+    """Positions count from `padding_id` + 1, not from 0."""
+    token_types: bool = True
+    query: str = "attention.self.query."
+    key: str = "attention.self.key."
+    value: str = "attention.self.value."
+    output: str = "attention.output.dense."
+    output_norm: str = "attention.output.LayerNorm."
+
+
+_ROBERTA = _Family("roberta.", padding_id=1)
+
+FAMILIES: dict[str, _Family] = {
+    "bert": _Family("bert.", padding_id=0, positions_behind_padding=False),
+    "roberta": _ROBERTA,
+    "xlm-roberta": _ROBERTA,
+    "camembert": _ROBERTA,
+    "mpnet": _Family(
+        "mpnet.",
+        padding_id=1,
+        token_types=False,
+        query="attention.attn.q.",
+        key="attention.attn.k.",
+        value="attention.attn.v.",
+        output="attention.attn.o.",
+        output_norm="attention.LayerNorm.",
+    ),
+}
+"""`model_type` of config.json → what is particular to it.
+
+Source: transformers, models/{bert,roberta,xlm_roberta,camembert,mpnet}/modeling_*.py.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class BertConfig:
+    """What `config.json` of a Hugging Face checkpoint says of the network."""
+
+    family: _Family
+    layers: int
+    hidden: int
+    heads: int
+    inner: int
+    """Width between the two linear maps behind the attention."""
+    positions: int
+    """Rows of the position embedding."""
+    padding_id: int
+    epsilon: float
+    """Of the layer normalisations."""
+    relative_buckets: int
+    """Rows of MPNet's table of relative positions; 0: the attention has none."""
+
+    @classmethod
+    def load(cls, path: Path) -> BertConfig:
+        """Reads `config.json`.
+
+        Raises:
+            ModelFolderError: it is not of an encoder of `FAMILIES` with the exact GELU and absolute positions.
+        """
+        try:
+            content: Any = json.loads(path.read_text("utf-8"))
+            model_type = content["model_type"]
+            family = FAMILIES.get(model_type)
+            if family is None:
+                raise ModelFolderError(f"{path} is of a {model_type}; known are {', '.join(FAMILIES)}.")
+            config = cls(
+                family=family,
+                layers=int(content["num_hidden_layers"]),
+                hidden=int(content["hidden_size"]),
+                heads=int(content["num_attention_heads"]),
+                inner=int(content["intermediate_size"]),
+                positions=int(content["max_position_embeddings"]),
+                padding_id=int(content.get("pad_token_id", family.padding_id)),
+                epsilon=float(content["layer_norm_eps"]),
+                relative_buckets=int(content["relative_attention_num_buckets"]) if model_type == "mpnet" else 0,
+            )
+            activation = content.get("hidden_act", "gelu")
+            placing = content.get("position_embedding_type", "absolute")
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+            raise ModelFolderError(f"{path} does not describe an encoder: {error!r}") from error
+        if activation != "gelu" or placing != "absolute":
+            raise ModelFolderError(f"{path}: known are gelu and absolute positions, not {activation} and {placing}.")
+        if config.heads < 1 or config.hidden % config.heads:
+            raise ModelFolderError(f"{path}: {config.hidden} dimensions cannot be split into {config.heads} heads.")
+        return config
+
+    @property
+    def max_tokens(self) -> int:
+        """Tokens that have a position."""
+        return self.positions - (self.padding_id + 1 if self.family.positions_behind_padding else 0)
+
+
+class BertGraph:
+    """Builds the network; every method adds to one graph."""
+
+    def __init__(self, config: BertConfig, weights: Weights) -> None:
+        self._config, self._family = config, config.family
+        self._weights = {name.removeprefix(config.family.prefix): tensor for name, tensor in weights.items()}
+        self.input_ids = ops.parameter([-1, -1], np.int64, name="input_ids")
+        self.attention_mask = ops.parameter([-1, -1], np.int64, name="attention_mask")
+
+    @property
+    def vocabulary(self) -> int:
+        """Tokens that have an embedding."""
+        return len(self._tensor("embeddings.word_embeddings.weight"))
+
+    def hidden_states(self) -> ov.Node:
+        """float32[n, tokens, hidden]: the last layer's output.
+
+        Raises:
+            ModelFolderError: a weight is missing or has another shape.
+        """
+        hidden = self._embeddings()
+        scores = self._scores()
+        for layer in range(self._config.layers):
+            hidden = self._layer(hidden, scores, f"encoder.layer.{layer}.")
+        return hidden
+
+    def _embeddings(self) -> ov.Node:
+        size, axis = self._config.hidden, np.int64(0)
+        words = self._constant("embeddings.word_embeddings.weight", (self.vocabulary, size))
+        places = self._constant("embeddings.position_embeddings.weight", (self._config.positions, size))
+        hidden = ops.gather(words, self.input_ids, axis)
+        if self._family.token_types:
+            rows = len(self._tensor("embeddings.token_type_embeddings.weight"))
+            types = self._constant("embeddings.token_type_embeddings.weight", (rows, size))
+            hidden = ops.add(hidden, ops.gather(types, np.int64(0), axis))
+        hidden = ops.add(hidden, ops.gather(places, self._positions(), axis))
+        return self._normalize(hidden, "embeddings.LayerNorm.")
+
+    def _positions(self) -> ov.Node:
+        if not self._family.positions_behind_padding:
+            return self._range()
+        padding = np.int64(self._config.padding_id)
+        is_token = ops.convert(ops.not_equal(self.input_ids, padding), np.int64)
+        return ops.add(ops.multiply(ops.cumsum(is_token, np.int64(1)), is_token), padding)
+
+    def _range(self) -> ov.Node:
+        """int64[tokens]: 0, 1, 2 and so on."""
+        tokens = ops.gather(ops.shape_of(self.input_ids), np.int64(1), np.int64(0))
+        return ops.range(np.int64(0), tokens, np.int64(1), "i64")
+
+    def _scores(self) -> ov.Node:
+        """What is added to the attention's scores: float32[n, 1, 1, tokens], or [n, heads, tokens, tokens]."""
+        mask = ops.convert(self.attention_mask, np.float32)
+        scores = ops.multiply(ops.subtract(np.float32(1), mask), _MASKED)
+        scores = ops.unsqueeze(scores, np.array([1, 2], np.int64))
+        if not self._config.relative_buckets:
+            return scores
+        table = self._tensor("encoder.relative_attention_bias.weight")
+        if table.shape != (self._config.relative_buckets, self._config.heads):
+            raise ModelFolderError(f"The weight encoder.relative_attention_bias.weight has the shape {table.shape}.")
+        most = self._config.max_tokens
+        distances = np.arange(1 - most, most)
+        biases = ops.constant(np.ascontiguousarray(table[_buckets(distances, len(table))]))
+        places = self._range()
+        apart = ops.subtract(ops.unsqueeze(places, np.int64(0)), ops.unsqueeze(places, np.int64(1)))  # key - query
+        bias = ops.gather(biases, ops.add(apart, np.int64(most - 1)), np.int64(0))
+        return ops.add(scores, ops.unsqueeze(ops.transpose(bias, np.array([2, 0, 1], np.int64)), np.int64(0)))
+
+    def _layer(self, hidden: ov.Node, scores: ov.Node, name: str) -> ov.Node:
+        size, inner, family = self._config.hidden, self._config.inner, self._family
+        query, key, value = (self._heads(hidden, name + part) for part in (family.query, family.key, family.value))
+        attended = ops.scaled_dot_product_attention(query, key, value, scores)
+        attended = ops.transpose(attended, np.array([0, 2, 1, 3], np.int64))
+        attended = ops.reshape(attended, np.array([0, 0, size], np.int64), True)
+        attended = self._linear(attended, name + family.output, size, size)
+        hidden = self._normalize(ops.add(attended, hidden), name + family.output_norm)
+        wide = ops.gelu(self._linear(hidden, f"{name}intermediate.dense.", inner, size), "erf")
+        narrow = self._linear(wide, f"{name}output.dense.", size, inner)
+        return self._normalize(ops.add(narrow, hidden), f"{name}output.LayerNorm.")
+
+    def _heads(self, hidden: ov.Node, name: str) -> ov.Node:
+        """float32[n, heads, tokens, hidden / heads]."""
+        size, heads = self._config.hidden, self._config.heads
+        split = ops.reshape(
+            self._linear(hidden, name, size, size), np.array([0, 0, heads, size // heads], np.int64), True
+        )
+        return ops.transpose(split, np.array([0, 2, 1, 3], np.int64))
+
+    def _linear(self, hidden: ov.Node, name: str, outputs: int, inputs: int) -> ov.Node:
+        weight, bias = self._constant(f"{name}weight", (outputs, inputs)), self._constant(f"{name}bias", (outputs,))
+        return ops.add(ops.matmul(hidden, weight, False, True), bias)
+
+    def _normalize(self, hidden: ov.Node, name: str) -> ov.Node:
+        size = (self._config.hidden,)
+        normal = ops.mvn(hidden, np.array([-1], np.int64), True, self._config.epsilon, "inside_sqrt")
+        scaled = ops.multiply(normal, self._constant(f"{name}weight", size))
+        return ops.add(scaled, self._constant(f"{name}bias", size))
+
+    def _tensor(self, name: str) -> npt.NDArray[np.float32]:
+        if name not in self._weights:
+            raise ModelFolderError(f"The weights have no {name}: they are not of this architecture.")
+        return self._weights[name]
+
+    def _constant(self, name: str, shape: tuple[int, ...]) -> ov.Node:
+        """A constant on the tensor's own memory, which the graph keeps alive."""
+        tensor = self._tensor(name)
+        if tensor.shape != shape:
+            raise ModelFolderError(
+                f"The weight {name} has the shape {list(tensor.shape)}; config.json wants {list(shape)}."
+            )
+        return ov.op.Constant(np.ascontiguousarray(tensor), shared_memory=True)
+
+
+def _buckets(distances: npt.NDArray[np.int64], buckets: int, furthest: int = 128) -> npt.NDArray[np.int64]:
+    """Which row of the table holds for a key that is so many tokens behind its query (negative: before it).
+
+    Source: transformers, models/mpnet/modeling_mpnet.py, `relative_position_bucket`.
+    """
+    half = buckets // 2
+    exact = half // 2
+    apart = np.abs(distances)
+    share = np.log(np.maximum(apart, 1).astype(np.float32) / exact) / math.log(furthest / exact)
+    far = np.minimum(exact + (share * (half - exact)).astype(np.int64), half - 1)
+    return np.where(distances > 0, half, 0) + np.where(apart < exact, apart, far)

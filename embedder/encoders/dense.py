@@ -1,0 +1,88 @@
+"""What encoders of dense embeddings alone have in common: a network with its pooling, L2-normalised."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import openvino as ov
+from openvino import opset13 as ops
+
+from embedder.encoders.base import normalize_rows
+from embedder.encoders.batches import pad, padded_length
+from embedder.encoders.engine import Engine
+from embedder.encoders.texts import TextTokenizer
+from embedder.errors import TextError
+from embedder.folder import Pooling
+from embedder.settings import EncoderSettings
+from embedder.wire import Embeddings, InputType
+
+
+class DenseEncoder:
+    """A pooled network on the CPU. See `Encoder`."""
+
+    def __init__(
+        self,
+        model: ov.Model,
+        tokenizer: TextTokenizer,
+        settings: EncoderSettings,
+        *,
+        fingerprint: str,
+        padding_id: int = 0,
+    ) -> None:
+        """Compiles a network.
+
+        Args:
+            model: int64[n, tokens] `input_ids`, `attention_mask` and perhaps `token_type_ids` in, float32[n, dim] out.
+            tokenizer: of this network.
+            settings: of the engine.
+            fingerprint: see `Encoder`.
+            padding_id: the token that shorter texts of a batch are filled up with.
+        """
+        self._tokenizer, self._padding_id = tokenizer, padding_id
+        self._inputs = {port.any_name for port in model.inputs}
+        self._engine = Engine(model, settings)
+        self.dimension: int = model.output(0).partial_shape[-1].get_length()
+        self.max_tokens = tokenizer.max_tokens
+        self.fingerprint = fingerprint
+
+    def encode(
+        self,
+        texts: Sequence[str],
+        *,
+        input_type: InputType | Sequence[InputType] = "query",
+        sparse: bool = False,
+        multi_vectors: bool = False,
+    ) -> Embeddings:
+        """See `Encoder.encode`."""
+        if sparse or multi_vectors:
+            raise TextError(f"The model {self.fingerprint.partition('@')[0]} makes dense embeddings only.")
+        tokenized = self._tokenizer(texts, input_type)
+        plan = self._engine.plan(tokenized.counts.tolist())
+        dense = np.empty((len(texts), self.dimension), np.float32)
+
+        def collect(position: int, outputs: Mapping[Any, npt.NDArray[np.float32]]) -> None:
+            dense[plan[position]] = normalize_rows(outputs[0])
+
+        self._engine.run([self._feed([tokenized.ids[text] for text in batch]) for batch in plan], collect)
+        return Embeddings(dense, tokenized.counts, tokenized.truncated, self.fingerprint)
+
+    def _feed(self, ids: Sequence[npt.NDArray[np.int64]]) -> dict[str, npt.NDArray[np.int64]]:
+        padded, mask = pad(ids, self._padding_id, padded_length(max(map(len, ids)), self.max_tokens))
+        feed = {"input_ids": padded, "attention_mask": mask}
+        if "token_type_ids" in self._inputs:
+            feed["token_type_ids"] = np.zeros_like(padded)
+        return feed
+
+
+def pooled(hidden: ov.Node, attention_mask: ov.Node, pooling: Pooling) -> ov.Node:
+    """float32[n, dim] of float32[n, tokens, dim]: the first token's, or the mean over the tokens that are not padding.
+
+    Source: sentence-transformers, models/Pooling.py.
+    """
+    if pooling == "cls":
+        return ops.gather(hidden, np.int64(0), np.int64(1))
+    mask = ops.convert(ops.unsqueeze(attention_mask, np.int64(2)), "f32")
+    return ops.divide(ops.reduce_sum(ops.multiply(hidden, mask), np.int64(1)), ops.reduce_sum(mask, np.int64(1)))

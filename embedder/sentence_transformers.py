@@ -1,0 +1,62 @@
+"""What the files of sentence-transformers beside a model's weights tell about it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from embedder.errors import ModelFolderError
+
+_POOLINGS = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
+"""How versions before 5 write what is now `pooling_mode`."""
+_MODULES = {"Transformer", "Pooling", "Normalize"}
+_PROMPTS = {"query_prefix": ("query",), "passage_prefix": ("passage", "document")}
+
+
+def described(folder: Path) -> dict[str, Any]:
+    """The fields of `embedder.json` that a folder in the layout of sentence-transformers gives; none for another.
+
+    Source: sentence-transformers, models/{Transformer,Pooling}.py and SentenceTransformer.py.
+
+    Raises:
+        ModelFolderError: a file is damaged, or the model does more than pooling and normalising.
+    """
+    modules = _load(folder, "modules.json", list)
+    for module in modules:
+        kind = str(module.get("type")).rpartition(".")[2] if isinstance(module, dict) else module
+        if kind not in _MODULES:
+            raise ModelFolderError(f"{folder / 'modules.json'}: the model has a module {kind}, which is not supported.")
+    card: dict[str, Any] = {}
+    pooling = _load(folder, "1_Pooling/config.json", dict)
+    if pooling:
+        flags = [name for name, on in pooling.items() if name.startswith("pooling_mode_") and on is True]
+        told = [pooling["pooling_mode"]] if "pooling_mode" in pooling else [_POOLINGS.get(name, name) for name in flags]
+        if told not in (["mean"], ["cls"]) or pooling.get("include_prompt", True) is not True:
+            raise ModelFolderError(
+                f"{folder / '1_Pooling/config.json'}: known are the pooling modes mean and cls, prefix included; "
+                f"this is {pooling}."
+            )
+        card["pooling"] = told[0]
+    window = _load(folder, "sentence_bert_config.json", dict).get("max_seq_length")
+    if window is not None:
+        card["max_tokens"] = window
+    prompts = _load(folder, "config_sentence_transformers.json", dict).get("prompts")
+    if isinstance(prompts, dict):
+        for field, names in _PROMPTS.items():
+            card[field] = next((prompts[name] for name in names if name in prompts), None)
+    return card
+
+
+def _load(folder: Path, name: str, kind: type) -> Any:
+    """The content of a JSON file; an empty one where there is no such file."""
+    path = folder / name
+    if not path.is_file():
+        return kind()
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelFolderError(f"{path} cannot be read as JSON: {error}") from error
+    if not isinstance(content, kind):
+        raise ModelFolderError(f"{path} must hold a JSON {'object' if kind is dict else 'array'}.")
+    return content
