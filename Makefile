@@ -45,7 +45,7 @@ test-torch: $(TORCH_INSTALLED)  ## Compare the encoders with FlagEmbedding on to
 
 lock: $(INSTALLED)  ## Write the locks anew from pyproject.toml and locks/*.in
 	$(COMPILE) --output-file locks/local.txt pyproject.toml --extra local
-	$(COMPILE) --output-file locks/dev.txt pyproject.toml --extra local --group dev
+	$(COMPILE) --output-file locks/dev.txt pyproject.toml --extra evaluation --group dev
 	$(COMPILE) --output-file locks/uv.txt locks/uv.in
 	$(COMPILE) --output-file locks/triton.txt --no-deps locks/triton.in
 

@@ -41,6 +41,10 @@ class Settings(BaseSettings):
     start_timeout_s: float = Field(300, gt=0, description="Seconds until a service that is not ready is given up.")
     stop_timeout_s: float = Field(15, gt=0, description="Seconds until a service that does not end is killed.")
 
+    data: Path | None = Field(
+        None, description="Folder of datasets that `kserve-rag eval` finds by name. By default shared/data, where it is."
+    )
+
     offline: bool = Field(False, description="Use what is cached and fetch nothing.")
     triton_python: Path | None = Field(
         None, description="Python for the Triton environment, 3.10 to 3.12. By default this one, or one on the PATH."

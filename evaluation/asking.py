@@ -1,0 +1,132 @@
+"""The services that are measured, asked over their own wire."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from types import TracebackType
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+from pydantic import ValidationError
+
+from chassis.context import CallContext
+from chassis.errors import BadUpstreamError
+from chassis.http import HttpUpstream
+from transformer.wire import Answer
+from vectorstore.client import VectorstoreClient
+from vectorstore.wire import Prediction, SearchInstance
+
+OnProgress = Callable[[str, int, int], None]
+"""Told (what is being done, how many are done, of how many); called in the event loop, must not block."""
+
+QUERIES_PER_REQUEST = 16
+CONCURRENCY = 4
+"""Requests at a time: enough to keep two cores busy, few enough that none waits for its turn till its deadline."""
+
+_TIMEOUT_S = 120
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+
+
+class Services:
+    """A vectorstore and, where answers are measured, a transformer. An asynchronous context manager."""
+
+    def __init__(self, vectorstore_url: str, transformer_url: str | None = None, *, model: str = "rag") -> None:
+        self._vectorstore = VectorstoreClient(vectorstore_url)
+        self._transformer = HttpUpstream(transformer_url, name="transformer") if transformer_url else None
+        self._path = f"/v2/models/{quote(model, safe='')}/generate"
+
+    async def __aenter__(self) -> Services:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._vectorstore.aclose()
+        if self._transformer is not None:
+            await self._transformer.aclose()
+
+    @property
+    def answers(self) -> bool:
+        """Whether there is a transformer."""
+        return self._transformer is not None
+
+    async def index(self) -> dict[str, Any]:
+        """What the vectorstore says of the index that it serves: name, version, documents, chunks, embedder.
+
+        Raises:
+            ServiceError: it cannot be reached, or serves none.
+        """
+        status = await self._vectorstore.status(CallContext.start(_TIMEOUT_S))
+        if not isinstance(status.get("index"), dict):
+            raise BadUpstreamError(f"The vectorstore serves no index: {status.get('reason')}")
+        return dict(status["index"])
+
+    async def search(
+        self, instances: Sequence[SearchInstance], on_progress: OnProgress, task: str
+    ) -> list[Prediction]:
+        """What each finds, in their order."""
+        batches = [
+            list(instances[begun : begun + QUERIES_PER_REQUEST])
+            for begun in range(0, len(instances), QUERIES_PER_REQUEST)
+        ]
+
+        async def ask(batch: list[SearchInstance]) -> list[Prediction]:
+            return await self._vectorstore.search(batch, CallContext.start(_TIMEOUT_S))
+
+        def told(done: int) -> None:
+            on_progress(task, min(done * QUERIES_PER_REQUEST, len(instances)), len(instances))
+
+        return [prediction for found in await _each(ask, batches, told) for prediction in found]
+
+    async def generate(self, bodies: Sequence[dict[str, Any]], on_progress: OnProgress, task: str) -> list[Answer]:
+        """The transformer's answer to each, in their order. The bodies are `transformer.wire.GenerateRequest`s.
+
+        Raises:
+            ServiceError: what the transformer or a service behind it failed at.
+        """
+        transformer = self._transformer
+        if transformer is None:
+            raise AssertionError("answers are asked of services without a transformer")
+
+        async def ask(body: dict[str, Any]) -> Answer:
+            found = await transformer.post_json(self._path, body, CallContext.start(_TIMEOUT_S))
+            try:
+                return Answer.model_validate(found)
+            except ValidationError as error:
+                raise BadUpstreamError("The transformer answered something that is no answer.") from error
+
+        return await _each(ask, bodies, lambda done: on_progress(task, done, len(bodies)))
+
+    async def text(self, document_id: str, version: str | None) -> str:
+        """A stored document's text.
+
+        Raises:
+            UnknownDocumentError: there is none.
+        """
+        found = await self._vectorstore.document(document_id, CallContext.start(_TIMEOUT_S), version=version)
+        return str(found["text"])
+
+
+async def _each(
+    ask: Callable[[_Item], Awaitable[_Result]], items: Sequence[_Item], told: Callable[[int], None]
+) -> list[_Result]:
+    """Asks for all of them, a few at a time; the first failure ends the others."""
+    results: dict[int, _Result] = {}
+    waiting = iter(enumerate(items))
+
+    async def work() -> None:
+        for place, item in waiting:
+            results[place] = await ask(item)
+            told(len(results))
+
+    workers = [asyncio.create_task(work()) for _ in range(min(CONCURRENCY, len(items)))]
+    try:
+        await asyncio.gather(*workers)
+    finally:
+        for worker in workers:
+            worker.cancel()
+        await asyncio.gather(*workers, return_exceptions=True)
+    return [results[place] for place in range(len(items))]

@@ -1,0 +1,304 @@
+"""Questions, the documents that answer them, and which answers which: read from the layout of BEIR, and checked.
+
+A dataset is a folder with
+
+- `corpus.jsonl`: {"_id", "title", "text"}, one document per line;
+- `queries.jsonl`: {"_id", "text", "metadata"}; of the metadata are read `answers` (list of texts), `history` (earlier
+  turns, [role, text] or {"role", "content"}), `unanswerable` (true: no document answers it);
+- `qrels.tsv` or `qrels/test.tsv`: query, document, grade; three columns with or without a header, or TREC's four.
+
+Source of the layout: https://github.com/beir-cellar/beir/wiki/Load-your-custom-dataset
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from evaluation.errors import DatasetError, UnknownDatasetError
+from transformer.wire import Message
+from vectorstore.wire import Passage
+
+BUNDLED = Path(__file__).parent / "sets"
+"""Datasets that travel with the package."""
+
+QRELS = ("qrels.tsv", "qrels/test.tsv")
+
+_ROLES = {"user": "user", "human": "user", "assistant": "assistant", "agent": "assistant", "bot": "assistant"}
+_SKIP_ADVICE = "Mend the file, or leave these records out with --skip-bad: the results then say how many."
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One question and what is known of its answer."""
+
+    id: str
+    text: str
+    history: tuple[Message, ...] = ()
+    """Earlier turns, oldest first."""
+    answers: tuple[str, ...] = ()
+    """Any of them is right. Empty where none is known."""
+    relevant: Mapping[str, int] = field(default_factory=dict)
+    """Document to grade; 0 was judged and is not relevant."""
+    answerable: bool | None = None
+    """None where nobody has judged it."""
+
+
+NameOf = Callable[[Passage, Question], str]
+"""The name, as in `Question.relevant`, of the document that a passage is of."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """Checked questions over a corpus."""
+
+    name: str
+    questions: tuple[Question, ...]
+    sha256: str
+    """Of everything that decides a result: questions, judgements and documents."""
+    name_of: NameOf
+    corpus: Path | None = None
+    """File to build an index of; None where the questions are about an index that is there already."""
+    documents: int | None = None
+    twins: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Document to all that say the same, itself included. An index keeps only the first of them."""
+    left_out: tuple[str, ...] = ()
+    """Records that were skipped, each with its reason."""
+
+    @property
+    def judged(self) -> tuple[Question, ...]:
+        """Questions with at least one relevant document."""
+        return tuple(question for question in self.questions if any(question.relevant.values()))
+
+    @property
+    def conversational(self) -> bool:
+        """Whether any question has a history."""
+        return any(question.history for question in self.questions)
+
+    def sample(self, count: int, seed: int) -> list[Question]:
+        """At most `count` questions, drawn with `seed`, half of them unanswerable ones as far as there are such.
+
+        In the order of the dataset. Only questions with known answers, and those known to have none.
+        """
+        with_answers = [question for question in self.judged if question.answers]
+        without = [question for question in self.questions if question.answerable is False]
+        draw = random.Random(f"{seed}\0{self.name}")
+        hard = min(len(without), count // 2)
+        easy = min(len(with_answers), count - hard)
+        hard = min(len(without), count - easy)
+        chosen = {question.id for question in draw.sample(with_answers, easy) + draw.sample(without, hard)}
+        return [question for question in self.questions if question.id in chosen]
+
+
+def find(name: str, data: Sequence[Path]) -> Path:
+    """The folder of a dataset: one bundled with the package, one below the folders of data, or a path.
+
+    Raises:
+        UnknownDatasetError: there is none; the message lists those that there are.
+    """
+    for parent in (BUNDLED, *data):
+        if (parent / name / "queries.jsonl").is_file() and "/" not in name:
+            return parent / name
+    if Path(name).expanduser().is_dir():
+        return Path(name).expanduser().resolve()
+    known = available(data)
+    where = ", ".join(str(folder) for folder in data)
+    raise UnknownDatasetError(
+        f"There is no dataset {name!r}. Known are: {', '.join(known)}. Others are looked for in {where or 'no folder'} "
+        "(--data, or KSERVE_RAG_DATA); a path to a folder in the layout of BEIR will do as well."
+    )
+
+
+def available(data: Sequence[Path]) -> list[str]:
+    """Names of the datasets that are bundled or lie in the folders of data, bundled ones first."""
+    names = [
+        found.parent.name
+        for parent in (BUNDLED, *data)
+        for found in sorted(parent.glob("*/queries.jsonl"))
+        if (found.parent / "corpus.jsonl").is_file()
+    ]
+    return list(dict.fromkeys(names))
+
+
+def load(folder: Path, *, skip_bad: Path | None = None) -> Dataset:
+    """The dataset in a folder.
+
+    Args:
+        folder: with the files named above.
+        skip_bad: folder for a copy of the corpus without the records that cannot be used; None: they are errors.
+
+    Raises:
+        DatasetError: files are missing; or there are ids given twice, empty texts, texts that are not UTF-8, lines that
+            are no records, or judgements of questions or documents that do not exist.
+    """
+    qrels_file = next((folder / name for name in QRELS if (folder / name).is_file()), folder / QRELS[0])
+    files = [folder / "corpus.jsonl", folder / "queries.jsonl", qrels_file]
+    missing = [f"{file.relative_to(folder)} is missing" for file in files if not file.is_file()]
+    if missing:
+        raise DatasetError(folder, missing, "Wanted are corpus.jsonl, queries.jsonl and qrels.tsv (or qrels/test.tsv).")
+    problems: list[str] = []
+    documents = _records(files[0], problems, text=True)
+    of_documents = len(problems)
+    queries = _records(files[1], problems, text=True)
+    histories = {query: _history(files[1], line, record, problems) for query, (line, record) in queries.items()}
+    relevant = _qrels(files[2], queries, documents, problems)
+    if problems and skip_bad is None:
+        raise DatasetError(folder, problems, _SKIP_ADVICE)
+    questions = tuple(
+        _question(query, record, histories[query], relevant.get(query, {})) for query, (_, record) in queries.items()
+    )
+    if not any(any(question.relevant.values()) for question in questions):
+        raise DatasetError(folder, [f"{qrels_file.name} judges no document of any question as relevant"])
+    corpus = files[0]
+    if of_documents and skip_bad is not None:
+        corpus = _write_corpus(skip_bad, documents)
+    return Dataset(
+        name=folder.name,
+        questions=questions,
+        sha256=_sha256(files),
+        name_of=_by_record_id,
+        corpus=corpus,
+        documents=len(documents),
+        twins=_twins({document: record for document, (_, record) in documents.items()}),
+        left_out=tuple(problems),
+    )
+
+
+def lines_of(file: Path, problems: list[str]) -> Iterator[tuple[int, str]]:
+    """The lines of a UTF-8 file that are not blank, with their numbers; adds to `problems` what is not UTF-8."""
+    with file.open("rb") as stream:
+        for number, raw in enumerate(stream, start=1):
+            try:
+                line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError as error:
+                problems.append(
+                    f"{file.name}, line {number}: byte {error.start + 1} is not UTF-8. Convert the file, for example "
+                    f"with `iconv -f WINDOWS-1252 -t UTF-8`"
+                )
+                continue
+            if line.strip():
+                yield number, line
+
+
+def _records(file: Path, problems: list[str], *, text: bool) -> dict[str, tuple[int, dict[str, Any]]]:
+    """Id to line number and record."""
+    records: dict[str, tuple[int, dict[str, Any]]] = {}
+    for number, line in lines_of(file, problems):
+        where = f"{file.name}, line {number}"
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            problems.append(f"{where}: no JSON ({error})")
+            continue
+        if not isinstance(record, dict) or not isinstance(record.get("_id"), str | int) or record["_id"] == "":
+            problems.append(f'{where}: wanted is an object with an "_id"')
+            continue
+        key = str(record["_id"])
+        if key in records:
+            problems.append(f"{where}: the id {key!r} was given in line {records[key][0]} already")
+        elif text and not (isinstance(record.get("text"), str) and record["text"].strip()):
+            problems.append(f"{where}: the text of {key!r} is empty")
+        else:
+            records[key] = (number, record)
+    return records
+
+
+def _qrels(
+    file: Path, queries: Mapping[str, Any], documents: Mapping[str, Any], problems: list[str]
+) -> dict[str, dict[str, int]]:
+    grades: dict[str, dict[str, int]] = {}
+    for number, line in lines_of(file, problems):
+        where = f"{file.name}, line {number}"
+        cells = line.strip("\r\n").split("\t")
+        if len(cells) == 1:
+            cells = line.split()
+        if len(cells) == 4:
+            del cells[1]  # TREC's iteration
+        if len(cells) != 3:
+            problems.append(f"{where}: {len(cells)} columns; wanted are query, document and grade, tab separated")
+            continue
+        query, document, grade = (cell.strip() for cell in cells)
+        if not re.fullmatch(r"[+-]?\d+", grade):
+            if number > 1:
+                problems.append(f"{where}: the grade {grade!r} is no whole number")
+            continue  # the header
+        if query not in queries:
+            problems.append(f"{where}: there is no query {query!r} in queries.jsonl")
+        elif document not in documents:
+            problems.append(f"{where}: there is no document {document!r} in corpus.jsonl")
+        elif grades.get(query, {}).get(document, int(grade)) != int(grade):
+            problems.append(f"{where}: {query!r} and {document!r} were judged otherwise before")
+        else:
+            grades.setdefault(query, {})[document] = max(0, int(grade))
+    return grades
+
+
+def _history(file: Path, line: int, record: Mapping[str, Any], problems: list[str]) -> tuple[Message, ...]:
+    metadata = record.get("metadata")
+    turns = metadata.get("history") if isinstance(metadata, dict) else None
+    history: list[Message] = []
+    for turn in turns or ():
+        role, content = turn if isinstance(turn, list) and len(turn) == 2 else (None, None)
+        if isinstance(turn, dict):
+            role, content = turn.get("role", turn.get("speaker")), turn.get("content", turn.get("text"))
+        if not isinstance(content, str) or role not in _ROLES:
+            problems.append(f"{file.name}, line {line}: a turn of the history is not [role, text]")
+            return ()
+        history.append(Message.model_validate({"role": _ROLES[role], "content": content}))
+    return tuple(history)
+
+
+def _question(
+    query: str, record: Mapping[str, Any], history: tuple[Message, ...], relevant: Mapping[str, int]
+) -> Question:
+    metadata = record["metadata"] if isinstance(record.get("metadata"), dict) else {}
+    answers = metadata.get("answers")
+    unanswerable = metadata.get("unanswerable") is True
+    return Question(
+        id=query,
+        text=record["text"].strip(),
+        history=history,
+        answers=tuple(answer for answer in answers if isinstance(answer, str) and answer.strip())
+        if isinstance(answers, list) and not unanswerable
+        else (),
+        relevant={} if unanswerable else relevant,
+        answerable=False if unanswerable else True if any(relevant.values()) else None,
+    )
+
+
+def _by_record_id(passage: Passage, question: Question) -> str:
+    """The record's own id, which ingestion keeps among the metadata."""
+    return str(passage.metadata.get("_id", passage.document_id))
+
+
+def _twins(documents: Mapping[str, Mapping[str, Any]]) -> dict[str, tuple[str, ...]]:
+    """Documents with the same text: ingestion indexes the first of them alone."""
+    same: dict[tuple[str, str], list[str]] = {}
+    for document, record in documents.items():
+        text = " ".join(record["text"].split())
+        title = record.get("title")
+        # As ingestion has it: a short text says something of its title.
+        same.setdefault((str(title or "") if len(text) < 200 else "", text), []).append(document)
+    return {document: tuple(group) for group in same.values() if len(group) > 1 for document in group}
+
+
+def _write_corpus(folder: Path, documents: Mapping[str, tuple[int, dict[str, Any]]]) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / "corpus.jsonl.new"
+    with temporary.open("w", encoding="utf-8") as stream:
+        for _, record in documents.values():
+            stream.write(json.dumps(record, ensure_ascii=False) + "\n")
+    return temporary.replace(folder / "corpus.jsonl")
+
+
+def _sha256(files: Sequence[Path]) -> str:
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()

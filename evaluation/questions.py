@@ -1,0 +1,121 @@
+"""A user's own questions about the documents that are indexed: a CSV or JSON Lines file.
+
+Each question names the document that answers it, or an answer, or both:
+
+    question,document,answer
+    Who approves travel?,travel.md,
+    What is the retention period?,,90 days
+
+`document` may be a file as ingestion saw it (`handbook/travel.md`, or `travel.md` where that is clear), a title, a URL or
+a document id; several are separated by `|`. Where only an answer is given, a passage is right if it holds that answer.
+A question with neither has no answer in the documents: the graph should refuse it. The CSV's first line names the
+columns.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from evaluation.datasets import Dataset, Question, lines_of
+from evaluation.errors import DatasetError
+from evaluation.metrics import normalised
+from vectorstore.wire import Passage
+
+ANSWER = "(a passage with the answer)"
+"""Stands for the document of a question that names none."""
+
+_QUESTION = ("question", "query", "text", "input")
+_DOCUMENT = ("document", "documents", "expected_document", "source", "url")
+_ANSWER = ("answer", "answers", "expected_answer")
+
+
+def load(file: Path) -> Dataset:
+    """The questions in a file.
+
+    Raises:
+        DatasetError: it cannot be read, has no column of questions, or repeats or leaves out a question.
+    """
+    problems: list[str] = []
+    questions: dict[str, Question] = {}
+    if not file.is_file():
+        raise DatasetError(file, ["there is no such file"])
+    for number, record in _records(file, problems):
+        where = f"{file.name}, line {number}"
+        text = _first(record, _QUESTION)
+        if not text:
+            problems.append(f"{where}: no question (a column {', '.join(_QUESTION[:-1])} or {_QUESTION[-1]})")
+            continue
+        if text in questions:
+            problems.append(f"{where}: the question was asked before: {text[:60]!r}")
+            continue
+        documents, answers = _several(record, _DOCUMENT), _several(record, _ANSWER)
+        questions[text] = Question(
+            id=hashlib.sha256(text.encode()).hexdigest()[:12],
+            text=text,
+            answers=answers,
+            relevant=dict.fromkeys(documents, 1) if documents else {ANSWER: 1} if answers else {},
+            answerable=bool(documents or answers),
+        )
+    if problems:
+        raise DatasetError(file, problems, "Mend the file; `kserve-rag eval --help` shows what it looks like.")
+    if not any(question.relevant for question in questions.values()):
+        raise DatasetError(file, ["no question names a document or an answer"])
+    return Dataset(
+        name=file.stem,
+        questions=tuple(questions.values()),
+        sha256=hashlib.sha256(file.read_bytes()).hexdigest(),
+        name_of=_expected,
+    )
+
+
+def _expected(passage: Passage, question: Question) -> str:
+    """The name by which the question expects the passage's document; the document's id where it does not."""
+    names = {passage.document_id, passage.source, passage.title, passage.url or "", str(passage.metadata.get("_id", ""))}
+    lowered = {name.casefold() for name in names if name} | {Path(passage.source).name.casefold()}
+    for name in question.relevant:
+        if name.casefold() in lowered:
+            return name
+    if ANSWER in question.relevant:
+        text = f" {normalised(passage.text)} "
+        if any(f" {normalised(answer)} " in text for answer in question.answers):
+            return ANSWER
+    return passage.document_id
+
+
+def _records(file: Path, problems: list[str]) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    if file.suffix.lower() in (".jsonl", ".ndjson", ".json"):
+        for number, line in lines_of(file, problems):
+            try:
+                record = json.loads(line)
+            except ValueError as error:
+                problems.append(f"{file.name}, line {number}: no JSON ({error})")
+                continue
+            if isinstance(record, dict):
+                yield number, record
+            else:
+                problems.append(f"{file.name}, line {number}: no JSON object")
+        return
+    content = "".join(line for _, line in lines_of(file, problems))
+    first = content.partition("\n")[0]
+    rows = csv.DictReader(io.StringIO(content), delimiter=max(",;\t", key=first.count))
+    for row in rows:
+        yield rows.line_num, {(name or "").strip().lower(): value for name, value in row.items()}
+
+
+def _first(record: Mapping[str, Any], names: tuple[str, ...]) -> str:
+    return next((record[name].strip() for name in names if isinstance(record.get(name), str)), "")
+
+
+def _several(record: Mapping[str, Any], names: tuple[str, ...]) -> tuple[str, ...]:
+    found: list[str] = []
+    for name in names:
+        value = record.get(name)
+        values = value if isinstance(value, list) else value.split("|") if isinstance(value, str) else []
+        found += [one.strip() for one in values if isinstance(one, str) and one.strip()]
+    return tuple(dict.fromkeys(found))

@@ -1,0 +1,191 @@
+"""Rankings of the vectorstore, measured."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Literal, get_args
+
+import numpy as np
+
+from evaluation import metrics, significance
+from evaluation.asking import OnProgress, Services
+from evaluation.datasets import Dataset, Question
+from evaluation.errors import WrongIndexError
+from evaluation.results import Row, Signal
+from transformer.wire import Answer
+from vectorstore.wire import Prediction, SearchInstance
+
+Mode = Literal["served", "dense", "lexical", "fused", "rescored"]
+"""`served` is the vectorstore as it is set up; the others are stages of its search (vectorstore/wire.py)."""
+MODES: tuple[Mode, ...] = get_args(Mode)
+
+LAST_TURN = "served, last turn only"
+"""Row of conversations searched for without what was said before."""
+
+_POINTS = 200
+"""Of a curve that is kept."""
+
+
+async def condensed(questions: Sequence[Question], services: Services, on_progress: OnProgress) -> list[str]:
+    """What the transformer searches for when it is asked these: conversations condensed to one query each."""
+    asked = [question for question in questions if question.history]
+    if not asked or not services.answers:
+        return [question.text for question in questions]
+    # Nothing is generated with max_tokens 0, and one passage is little to retrieve.
+    answers = await services.generate(
+        [body(question, max_tokens=0, num_docs=1) for question in asked], on_progress, "conversations"
+    )
+    queries = {question.id: answer.query or question.text for question, answer in zip(asked, answers, strict=True)}
+    return [queries.get(question.id, question.text) for question in questions]
+
+
+async def search(
+    dataset: Dataset,
+    questions: Sequence[Question],
+    queries: Sequence[str],
+    services: Services,
+    *,
+    mode: Mode,
+    depth: int,
+    on_progress: OnProgress,
+    task: str,
+) -> tuple[list[Prediction], dict[str, list[str]]]:
+    """What each query finds: the passages, and per question the documents by their best passage.
+
+    Raises:
+        WrongIndexError: passages are of documents that the dataset does not have.
+        ServiceError: the vectorstore fails.
+    """
+    stage = {} if mode == "served" else {"mode": mode}
+    instances = [SearchInstance.model_validate({"input": query, "num_docs": depth, **stage}) for query in queries]
+    predictions = await services.search(instances, on_progress, task)
+    rankings: dict[str, list[str]] = {}
+    for question, prediction in zip(questions, predictions, strict=True):
+        names = (dataset.name_of(passage, question) for passage in prediction.passages)
+        # Documents that say the same stand where the one of them stands that is indexed.
+        ranked = (twin for name in names for twin in dataset.twins.get(name, (name,)))
+        rankings[question.id] = list(dict.fromkeys(ranked))
+    return predictions, rankings
+
+
+def row(questions: Sequence[Question], rankings: Mapping[str, Sequence[str]], seed: int) -> Row:
+    """The measures of the rankings of judged questions."""
+    values = metrics.ranking({question.id: question.relevant for question in questions}, rankings)
+    per_question = {name: [round(found[question.id], 5) for question in questions] for name, found in values.items()}
+    low, high = significance.interval(per_question["nDCG@10"], seed)
+    return Row(
+        means={name: round(float(np.mean(found)), 5) for name, found in per_question.items()},
+        per_question=per_question,
+        low=round(low, 5),
+        high=round(high, 5),
+    )
+
+
+async def measure(
+    dataset: Dataset,
+    services: Services,
+    *,
+    modes: Sequence[Mode],
+    depth: int,
+    seed: int,
+    on_progress: OnProgress,
+) -> tuple[dict[str, Row], dict[str, Signal], dict[str, float]]:
+    """Rows by mode, what tells unanswerable questions by score, and seconds by step."""
+    seconds: dict[str, float] = {}
+    rows: dict[str, Row] = {}
+    signals: dict[str, Signal] = {}
+    judged = dataset.judged
+    hopeless = [question for question in dataset.questions if question.answerable is False]
+
+    async def found(
+        label: str, mode: Mode, questions: Sequence[Question], queries: Sequence[str]
+    ) -> tuple[list[Prediction], dict[str, list[str]]]:
+        began = time.monotonic()
+        found = await search(
+            dataset, questions, queries, services, mode=mode, depth=depth, on_progress=on_progress, task=label
+        )
+        seconds[label] = round(time.monotonic() - began, 2)
+        return found
+
+    questions = [*judged, *hopeless]
+    queries = await condensed(questions, services, on_progress)
+    for mode in modes:
+        # Those without an answer are of interest where the score is, which is that of the service as it is set up.
+        count = len(questions) if mode == "served" else len(judged)
+        predictions, rankings = await found(mode, mode, questions[:count], queries[:count])
+        if mode == modes[0]:
+            _check(dataset, judged, rankings)
+        rows[mode] = row(judged, rankings, seed)
+        if mode == "served" and hopeless:
+            signals = _signals(questions, predictions, seed)
+    if dataset.conversational and "served" in modes:
+        _, rankings = await found(LAST_TURN, "served", judged, [question.text for question in judged])
+        rows[LAST_TURN] = row(judged, rankings, seed)
+    if hopeless and services.answers:
+        answers = await services.generate(
+            [body(question, max_tokens=0) for question in questions], on_progress, "answerability"
+        )
+        scores = [answerability(answer) for answer in answers]
+        if all(score is not None for score in scores):
+            known = [score for score in scores if score is not None]
+            signals["answerability"] = signal(known, [bool(question.answerable) for question in questions], seed)
+    return rows, signals, seconds
+
+
+def body(question: Question, **parameters: object) -> dict[str, object]:
+    """The body of a `generate` request."""
+    history = [turn.model_dump() for turn in question.history]
+    return {"text_input": question.text, **({"history": history} if history else {}), **parameters}
+
+
+def answerability(answer: Answer) -> float | None:
+    """The score by which the transformer decides whether to refuse; None where it gives none."""
+    score = getattr(answer, "answerability", None)
+    return float(score) if isinstance(score, int | float) else None
+
+
+def signal(scores: Sequence[float], answerable: Sequence[bool], seed: int) -> Signal:
+    """How well a score tells the answerable from the others."""
+    refusals = metrics.refusals(scores, answerable, seed)
+    curve = metrics.risk_coverage(scores, [float(not answered) for answered in answerable])
+    coverage, risk = thinned(curve)
+    return Signal(
+        auroc=round(refusals.auroc, 5),
+        refused={share: round(refused, 5) for share, refused in refusals.refused.items()},
+        held_out_answered=round(refusals.held_out_answered, 5),
+        held_out_refused=round(refusals.held_out_refused, 5),
+        aurc=round(curve.aurc, 5),
+        best_aurc=round(curve.best_aurc, 5),
+        coverage=coverage,
+        risk=risk,
+    )
+
+
+def thinned(curve: metrics.Curve) -> tuple[list[float], list[float]]:
+    """Coverage and risk at no more than 200 points, the last included."""
+    places = np.unique(np.linspace(0, len(curve.risk) - 1, min(_POINTS, len(curve.risk))).astype(int))
+    return [round(float(x), 4) for x in curve.coverage[places]], [round(float(x), 4) for x in curve.risk[places]]
+
+
+def _signals(questions: Sequence[Question], predictions: Sequence[Prediction], seed: int) -> dict[str, Signal]:
+    answerable = [bool(question.answerable) for question in questions]
+    return {
+        f"best {name.replace('_', ' ')}": signal(
+            [max((getattr(passage, name) for passage in found.passages), default=0.0) for found in predictions],
+            answerable,
+            seed,
+        )
+        for name in ("score", "similarity", "lexical_score", "support")
+    }
+
+
+def _check(dataset: Dataset, questions: Sequence[Question], rankings: Mapping[str, Sequence[str]]) -> None:
+    """Whether the passages come from the dataset's documents, as far as these are known."""
+    if dataset.corpus is None:
+        return
+    relevant = {name for question in questions for name, grade in question.relevant.items() if grade}
+    if not any(name in relevant for ranked in rankings.values() for name in ranked):
+        raise WrongIndexError(
+            f"Nothing that was found is a document of {dataset.name}: the vectorstore serves another index."
+        )

@@ -1,0 +1,194 @@
+"""Services to be measured: the running graph's own, or a vectorstore and a transformer over a dataset's index.
+
+The index of a dataset is built by the running graph's embedder, in a place of its own (`<home>/evaluation`), and kept:
+ingestion embeds nothing twice. The services over it are processes of this program, for as long as they are measured;
+what the graph itself serves stays as it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from evaluation.datasets import Dataset
+from ingest.events import OnProgress
+from kserve_rag.errors import LaunchError, UsageError
+from kserve_rag.graph import GraphState, ServiceName, need_running, probe, running
+from kserve_rag.indexing import index
+from kserve_rag.launcher import (
+    any_port,
+    inherited_environment,
+    launch,
+    model_store,
+    transformer_variables,
+    vectorstore_variables,
+)
+from kserve_rag.progress import Progress
+from kserve_rag.settings import HOST, Settings
+from vectorstore.versions import IndexRoot
+
+_READY_WITHIN_S = 60.0
+_POLL_S = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Where to ask, and what is known of the index there."""
+
+    vectorstore_url: str
+    transformer_url: str | None
+    model: str
+    index_settings: dict[str, Any]
+    """What the index was built with; empty where it is out of sight."""
+
+
+@contextlib.contextmanager
+def graph(settings: Settings, *, start: bool, predictor: bool, progress: Progress) -> Iterator[GraphState]:
+    """The running graph; where none runs and `start` is set, one that runs until the block ends.
+
+    Raises:
+        NotRunningError: none runs, and none is to be started.
+    """
+    if not start or running(settings) is not None:
+        yield need_running(settings)
+        return
+    with launch(settings, progress=progress) as started:
+        started.wait_ready(*(("embedder", "predictor") if predictor else ("embedder",)))
+        yield started.state
+
+
+@contextlib.contextmanager
+def over_dataset(
+    settings: Settings, state: GraphState, dataset: Dataset, *, transformer: bool, on_progress: OnProgress
+) -> Iterator[Measured]:
+    """Services over an index of the dataset, until the block ends.
+
+    Raises:
+        LaunchError: one of them does not start.
+        UsageError: the corpus cannot be indexed.
+    """
+    if dataset.corpus is None:
+        raise AssertionError(f"{dataset.name} has no corpus")
+    own = _own_state(settings, state, dataset, transformer=transformer)
+    index(own, [dataset.corpus], on_progress)
+    with contextlib.ExitStack() as stack:
+        logs = settings.home / "evaluation" / "logs"
+        logs.mkdir(parents=True, exist_ok=True)
+        names: list[ServiceName] = ["vectorstore"]
+        variables = {"vectorstore": vectorstore_variables(settings, own)}
+        if transformer:
+            names.append("transformer")
+            llm = model_store(settings).materialise(state.llm, "llm")
+            variables["transformer"] = transformer_variables(settings, own, llm)
+        for name in names:
+            stack.enter_context(_process(own, name, variables[name], logs / f"{name}.log"))
+        yield _measured(own, transformer=transformer)
+
+
+def over_graph(state: GraphState, *, transformer: bool) -> Measured:
+    """The graph's own services over its own index."""
+    return _measured(state, transformer=transformer)
+
+
+def indexed_documents(state: GraphState) -> list[tuple[str, str]]:
+    """Id and text of every document that the graph has indexed."""
+    with IndexRoot(state.index_root, state.index_name).open() as version:
+        return [(document.id, document.text) for document in version.documents()]
+
+
+def document_names(state: GraphState) -> set[str]:
+    """Every name by which a user's questions may mean a document of the graph's index, in lower case."""
+    names: set[str] = set()
+    with IndexRoot(state.index_root, state.index_name).open() as version:
+        for document in version.documents():
+            names.update((document.id, document.source, Path(document.source).name, document.title, document.url or ""))
+            names.add(str(document.metadata.get("_id", "")))
+    return {name.casefold() for name in names if name}
+
+
+def data_folders(settings: Settings, given: Path | None) -> list[Path]:
+    """Where datasets are looked for by name.
+
+    Raises:
+        UsageError: the folder does not exist.
+    """
+    if given is None:
+        return [settings.data] if settings.data is not None and settings.data.is_dir() else []
+    if not given.expanduser().is_dir():
+        raise UsageError(f"There is no folder {given} to look for datasets in.")
+    return [given.expanduser().resolve()]
+
+
+def _own_state(settings: Settings, state: GraphState, dataset: Dataset, *, transformer: bool) -> GraphState:
+    taken: set[int] = set()
+
+    def address() -> str:
+        return f"{HOST}:{any_port(0, taken)}"
+
+    services = {name: service.model_copy() for name, service in state.services.items()}
+    services["vectorstore"].url = f"http://{address()}"
+    if transformer:
+        services["transformer"].url = f"http://{address()}"
+        services["transformer"].grpc_url = address()
+    # One index per corpus and embedder, so that changing the embedder to and fro embeds nothing twice.
+    place = hashlib.sha256(f"{_home_of(dataset)}\0{state.embedder}".encode()).hexdigest()[:8]
+    name = re.sub(r"[^A-Za-z0-9_.-]", "-", dataset.name).lstrip("_.-")[:40] or "set"
+    return state.model_copy(
+        update={
+            "index_root": settings.home / "evaluation" / "indexes",
+            "index_name": f"{name}-{place}",
+            "services": services,
+        }
+    )
+
+
+def _home_of(dataset: Dataset) -> str:
+    return str(dataset.corpus.resolve().parent if dataset.corpus else dataset.name)
+
+
+def _measured(state: GraphState, *, transformer: bool) -> Measured:
+    with IndexRoot(state.index_root, state.index_name).open() as version:
+        built_with = dict(version.manifest.settings)
+    service = state.services["transformer"]
+    return Measured(
+        vectorstore_url=state.services["vectorstore"].url,
+        transformer_url=service.url if transformer else None,
+        model=service.model,
+        index_settings=built_with,
+    )
+
+
+@contextlib.contextmanager
+def _process(state: GraphState, name: ServiceName, variables: dict[str, str], log: Path) -> Iterator[None]:
+    """A service, from when it is ready until the block ends."""
+    command: Sequence[str] = [sys.executable, "-m", name]
+    with log.open("wb") as output:
+        process = subprocess.Popen(  # noqa: S603
+            command, env={**inherited_environment(), **variables}, stdout=output, stderr=subprocess.STDOUT
+        )
+    try:
+        deadline = time.monotonic() + _READY_WITHIN_S
+        with httpx.Client(timeout=5, trust_env=False) as client:
+            while not (answer := probe(client, state.services[name]))[0]:
+                if process.poll() is not None or time.monotonic() > deadline:
+                    said = "\n".join(log.read_text("utf-8", "replace").splitlines()[-15:])
+                    raise LaunchError(f"The {name} over the dataset is not ready ({answer[1]}). It said:\n{said}")
+                time.sleep(_POLL_S)
+        yield
+    finally:
+        process.terminate()
+        try:
+            process.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
