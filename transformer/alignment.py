@@ -1,0 +1,413 @@
+"""Which spans of the sources say what a sentence of an answer says: by words, numbers, names and negations.
+
+No model is asked. A sentence's words are compared with those of every sentence of the passages, weighted by how rarely
+the passages hold them (inverse document frequency); short answers, whose words may stand anywhere, also with the help
+of the question's.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+import unicodedata
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+import numpy as np
+import numpy.typing as npt
+import snowballstemmer
+
+from transformer.sentences import split, trimmed
+
+Matrix = npt.NDArray[np.float32]
+
+_TOKEN = re.compile(
+    r"\d+(?:[.,]\d+)*|[\u0e00-\u0eff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\U00020000-\U0003ffff]+|[^\W\d_]+(?:['’][^\W\d_]+)?|%"
+)
+_UNSPACED = re.compile(r"[\u0e00-\u0eff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\U00020000-\U0003ffff]")
+_ITEM_NUMBER = re.compile(r"\s*(?:[-*+•‣◦·–>]\s+|\(?\d{1,3}[.)]\s+|#{1,6}\s+)*")
+_MAX_WORD_CHARS = 64
+_CACHED_WORDS = 100_000
+_KEPT_CHARS = 4_000_000
+"""Text of passages that are kept prepared."""
+
+# How matches count. Chosen on one half of the questions of two public sets, reported on the other: docs/evaluation.md.
+THRESHOLD = 0.45
+"""Support from which a span is evidence."""
+_PREFIX_CHARS = 5
+_PREFIX_MATCH = 0.6
+"""A word of more than five letters that shares the first five with one of the unit."""
+_HEADING_MATCH = 0.5
+"""A word that stands in the headings above the passage."""
+_ASKED_WEIGHT = 0.5
+"""A word of the question in the answer tells little of whether the answer is right."""
+_NUMBER_WEIGHT = 1.5
+_CONFLICT = 1.0
+"""What a word that is negated on one side only takes away."""
+_WRONG_NUMBER = 0.5
+"""Factor of a sentence with a number that its evidence does not hold."""
+_CONTEXT_SHARE = 0.6
+"""How much of a one-word answer's support rests on the question's words around it."""
+_CONTEXT_TERMS = 3.0
+"""So many words more halve that share."""
+_CONTEXT_ENOUGH = 0.6
+"""Share of the question's words around an answer that is as good as all."""
+_CONTEXT_RANK = 1.0
+_BEFORE, _AFTER_IT, _ANYWHERE = 0.6, 0.4, 0.5
+"""What a word of the question counts in the unit before, in the one after, or anywhere in the passage."""
+_LATER = 0.01
+"""What a passage loses in the choice for each passage that is more relevant."""
+_MAX_EVIDENCE = 3
+_MIN_GAIN = 0.15
+"""Share of a sentence's words that further evidence must add."""
+_SAID = 0.5
+"""What the answer's own words count beside the question's, in the choice of a quote."""
+_QUOTE_FROM = 0.3
+"""Share of the question's words that a quote must have about it."""
+_GAP = "\x1f"
+_ELSEWHERE = 0.7
+"""Factor of such a gain from another passage."""
+
+
+def _set(words: str) -> frozenset[str]:
+    return frozenset(words.split())
+
+
+# fmt: off
+_STOP = _set(
+    # English
+    "a an and are as at be been being but by can could did do does doing for from had has have having he her here hers "
+    "him his how i if in into is it its itself just me more most my of off on once only or other our ours out over own "
+    "she should so some such than that the their theirs them then there these they this those through to too under up "
+    "us very was we were what when where which while who whom whose why will with would you your yours also about "
+    "after before between both during each may might must shall upon via within per among "
+    # German
+    "der das den dem des ein eine einer eines einem einen und oder aber ist sind waren wird werden wurde wurden "
+    "haben hatte hatten im in am an auf aus bei mit nach von vom zu zum zur für über unter durch als auch sich er "
+    "sie es wir ihr ich dass daß wie was wer wo wann warum welche welcher welches diese dieser dieses so nur noch "
+    # French
+    "le la les l un une des du de d et ou est sont était étaient a ont au aux en dans par sur avec ce cette ces il "
+    "elle ils elles on qui que qu se sa ses leur leurs plus "
+    # Spanish, Italian, Portuguese
+    "el las lo una uno unos y o es son era fue ser en con por para del al que se su sus como más il gli i della dei "
+    "delle di da che è un nel nella per os as um uma do dos das no na nos nas com não"
+)
+_NEGATIONS = _set(
+    "not no never none nobody nothing neither nor cannot without nicht kein keine keinen keiner keinem nie niemals "
+    "ohne ne pas jamais aucun aucune sans nunca ningún ninguna sin nessuno senza"
+)
+_NUMBERS = {
+    word: str(number) for number, word in enumerate((
+        "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
+        "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty",
+    ))
+} | {"thirty": "30", "forty": "40", "fifty": "50", "hundred": "100", "%": "percent"}
+# fmt: on
+_NEGATED_WORDS = 3
+"""Words after a negation that it is taken to speak of."""
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """The words of a text, in its order."""
+
+    terms: list[str]
+    """Stems; numbers without separators; of scripts without blanks, pairs of characters."""
+    content: list[bool]
+    """Whether each says more than grammar does."""
+    negated: frozenset[str]
+    """Terms that follow a negation closely."""
+
+    def content_terms(self) -> list[str]:
+        """Terms that say more than grammar does, with repetitions."""
+        return [term for term, tells in zip(self.terms, self.content, strict=True) if tells]
+
+
+class Analyzer:
+    """Text → words. Thread-safe."""
+
+    def __init__(self, language: str = "english") -> None:
+        self._stemmer = snowballstemmer.stemmer(language)
+        self._lock = threading.Lock()
+        self._stems: dict[str, str] = {}
+
+    def words(self, text: str) -> Words:
+        """The words of a sentence."""
+        if not text.isascii():
+            text = unicodedata.normalize("NFKC", text)
+        terms: list[str] = []
+        content: list[bool] = []
+        negated: list[str] = []
+        reach = 0
+        stems = self._stems
+        for token in _TOKEN.findall(text):
+            if token[0].isdigit():
+                term, tells = token.replace(",", "").replace(".", ""), True
+            elif _UNSPACED.match(token):
+                pairs = [token[i : i + 2] for i in range(len(token) - 1)] or [token]
+                terms += pairs
+                content += [True] * len(pairs)
+                continue
+            else:
+                lower = token.lower()
+                if lower in _NEGATIONS or lower.endswith(("n't", "n’t")):
+                    reach = _NEGATED_WORDS
+                    continue
+                lower = lower[:-2] if lower.endswith(("'s", "’s")) else lower
+                tells = lower not in _STOP
+                term = stems.get(lower) or self._stem(lower)
+            terms.append(term)
+            content.append(tells)
+            if tells and reach:
+                negated.append(term)
+                reach -= 1
+        return Words(terms, content, frozenset(negated))
+
+    def _stem(self, word: str) -> str:
+        stem = _NUMBERS.get(word)
+        if stem is None:
+            with self._lock:
+                stem = str(self._stemmer.stemWord(_plain(word[:_MAX_WORD_CHARS]))) or word
+        if len(self._stems) >= _CACHED_WORDS:
+            self._stems.clear()
+        self._stems[word] = stem
+        return stem
+
+
+def _plain(word: str) -> str:
+    """Without accents: answers often leave them out."""
+    if word.isascii():
+        return word
+    return "".join(c for c in unicodedata.normalize("NFD", word) if not unicodedata.combining(c))
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A sentence of a passage."""
+
+    passage: int
+    start: int
+    """In the passage's text, white space at its ends left out."""
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """A span that says what a sentence says."""
+
+    span: Span
+    support: float
+    """0 … 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A passage's sentences and where each word is in them. Made once per passage, not per answer."""
+
+    spans: list[tuple[int, int]]
+    postings: dict[str, list[int]]
+    """Content term → numbers of the sentences that hold it."""
+    prefixes: dict[str, list[int]]
+    negated: dict[str, list[int]]
+    lines: list[str]
+    """Every term of each sentence, for phrases."""
+    heading: frozenset[str]
+
+
+def prepare(text: str, heading: str, analyzer: Analyzer) -> Prepared:
+    """The sentences of a passage. `heading` is what stands above it: title and headings."""
+    spans = [(a, b) for a, b in (trimmed(text, *span) for span in split(text)) if a < b]
+    made = Prepared([], {}, {}, {}, [], frozenset(analyzer.words(heading).terms))
+    for start, end in spans:
+        words = analyzer.words(text[start:end])
+        if not any(words.content):
+            continue
+        number = len(made.spans)
+        made.spans.append((start, end))
+        for term in dict.fromkeys(words.content_terms()):
+            made.postings.setdefault(term, []).append(number)
+            if len(term) > _PREFIX_CHARS and term.isalpha():
+                made.prefixes.setdefault(term[:_PREFIX_CHARS], []).append(number)
+        for term in words.negated:
+            made.negated.setdefault(term, []).append(number)
+        made.lines.append(f"{_GAP}{_GAP.join(words.terms)}{_GAP}")
+    return made
+
+
+class Aligner:
+    """Finds evidence for sentences. Keeps passages that it has prepared; safe for use from several threads."""
+
+    def __init__(self, language: str = "english", *, threshold: float = THRESHOLD) -> None:
+        """An aligner.
+
+        Args:
+            language: Snowball stemmer.
+            threshold: support from which a span is evidence, 0 … 1.
+        """
+        self._analyzer = Analyzer(language)
+        self._threshold = threshold
+        self._lock = threading.Lock()
+        self._prepared: OrderedDict[tuple[str, str], Prepared] = OrderedDict()
+        self._prepared_chars = 0
+
+    def align(
+        self, sentences: Sequence[str], question: str, passages: Sequence[tuple[str, str]]
+    ) -> list[list[Evidence] | None]:
+        """Evidence for each sentence, best first; empty where no passage says it, None where it says nothing to check.
+
+        Args:
+            sentences: of an answer.
+            question: what was asked. Its words tell apart the places that hold a short answer.
+            passages: text and headings of each, most relevant first: earlier ones win ties.
+        """
+        answered = [self._analyzer.words(_ITEM_NUMBER.sub("", sentence, count=1)) for sentence in sentences]
+        board = self._board(answered, question, passages)
+        return [board.evidence(words, self._threshold) for words in answered]
+
+    def closest(self, answer: str, question: str, passages: Sequence[tuple[str, str]]) -> Evidence | None:
+        """The unit that best answers the question: by the question's words, and less by those of an answer.
+
+        None where none holds enough of them. Its support is the share of the question's words there.
+        """
+        words = self._analyzer.words(answer)
+        return self._board([words], question, passages).closest(words)
+
+    def _board(self, answered: list[Words], question: str, passages: Sequence[tuple[str, str]]) -> _Board:
+        return _Board(answered, self._analyzer.words(question), [self._prepare(*passage) for passage in passages])
+
+    def _prepare(self, text: str, heading: str) -> Prepared:
+        key = (text, heading)
+        with self._lock:
+            found = self._prepared.get(key)
+            if found is not None:
+                self._prepared.move_to_end(key)
+                return found
+        made = prepare(text, heading, self._analyzer)
+        with self._lock:
+            if key not in self._prepared:
+                self._prepared[key] = made
+                self._prepared_chars += len(text)
+                while self._prepared_chars > _KEPT_CHARS and len(self._prepared) > 1:
+                    (old, _), _ = self._prepared.popitem(last=False)
+                    self._prepared_chars -= len(old)
+        return made
+
+
+class _Board:
+    """The words of an answer and a question against the sentences of the passages ("units"), as matrices."""
+
+    def __init__(self, answered: list[Words], question: Words, passages: list[Prepared]) -> None:
+        self._passages = passages
+        counts = [len(passage.spans) for passage in passages]
+        self._starts = [0, *accumulate(counts)]
+        self._owner = np.repeat(np.arange(len(passages)), counts)
+        self._units = self._starts[-1]
+        self._asked = dict.fromkeys(question.content_terms())
+        terms = dict(self._asked)
+        for words in answered:
+            terms.update(dict.fromkeys(words.content_terms()))
+        self._rows = {term: row for row, term in enumerate(terms)}
+        self._held, self._negated = self._presence(terms)
+        # In how many units: what the passages hold rarely tells most; what none holds counts as if one did.
+        frequency = np.maximum((self._held >= _PREFIX_MATCH).sum(axis=1), 1)
+        self._weights: Matrix = np.log1p((self._units + 1) / frequency).astype(np.float32)
+        self._context = self._question_cover()
+
+    def evidence(self, words: Words, threshold: float) -> list[Evidence] | None:
+        terms = list(dict.fromkeys(words.content_terms()))
+        if not terms:
+            return None
+        if not self._units:
+            return []
+        rows = [self._rows[term] for term in terms]
+        held = self._held[rows]
+        asked = np.array([term in self._asked for term in terms])
+        new_numbers = np.array([term[0].isdigit() for term in terms]) & ~asked
+        weights = self._weights[rows] * np.where(asked, _ASKED_WEIGHT, np.where(new_numbers, _NUMBER_WEIGHT, 1))
+        weights /= weights.sum()
+        opposed = np.array([term in words.negated for term in terms])[:, None] != self._negated[rows]
+        cover = weights @ np.where(opposed, -_CONFLICT * held, held)
+        match = np.maximum(np.clip(cover, 0, 1), self._phrase(words))
+        share = _CONTEXT_SHARE / (1 + (len(terms) - 1) / _CONTEXT_TERMS)
+        support = match * (1 - share + share * np.minimum(1, self._context / _CONTEXT_ENOUGH))
+        later = _LATER * self._owner
+        chosen = [int(np.argmax(support + _CONTEXT_RANK * share * match * self._context - later))]
+        reached = float(support[chosen[0]])
+        best = held[:, chosen[0]]
+        while len(chosen) < _MAX_EVIDENCE:
+            gain = weights @ np.clip(held - best[:, None], 0, 1)
+            gain *= np.where(self._owner == self._owner[chosen[0]], 1, _ELSEWHERE)
+            unit = int(np.argmax(gain - later))
+            if gain[unit] < _MIN_GAIN:
+                break
+            chosen.append(unit)
+            reached += float(gain[unit])
+            best = np.maximum(best, held[:, unit])
+        if (new_numbers & (best < _PREFIX_MATCH)).any():
+            reached *= _WRONG_NUMBER
+        if reached < threshold:
+            return []
+        return [
+            Evidence(self._span(unit), round(min(1.0, reached if first else float(support[unit])), 3))
+            for unit, first in zip(chosen, [True, False, False], strict=False)
+        ]
+
+    def closest(self, words: Words) -> Evidence | None:
+        if not self._units or not self._asked:
+            return None
+        rows = [self._rows[term] for term in dict.fromkeys(words.content_terms()) if term not in self._asked]
+        weights = self._weights[rows]
+        said = weights @ self._held[rows] / weights.sum() if rows else np.zeros(self._units, np.float32)
+        unit = int(np.argmax(self._context + _SAID * said - _LATER * self._owner))
+        if self._context[unit] < _QUOTE_FROM:
+            return None
+        return Evidence(self._span(unit), round(float(self._context[unit]), 3))
+
+    def _presence(self, terms: Iterable[str]) -> tuple[Matrix, npt.NDArray[np.bool_]]:
+        """float32[terms, units]: how far each unit holds each term, 0 … 1; bool of that shape: negated there."""
+        count = len(self._rows)
+        held = np.zeros((count, self._units), np.float32)
+        negated = np.zeros((count, self._units), np.bool_)
+        for start, end, passage in zip(self._starts, self._starts[1:], self._passages, strict=False):
+            block, block_negated = held[:, start:end], negated[:, start:end]
+            for row, term in enumerate(terms):
+                units = passage.postings.get(term)
+                if term in passage.heading:
+                    block[row] = _HEADING_MATCH
+                if len(term) > _PREFIX_CHARS and term.isalpha():
+                    similar = passage.prefixes.get(term[:_PREFIX_CHARS])
+                    if similar is not None:
+                        block[row, similar] = _PREFIX_MATCH
+                if units is not None:
+                    block[row, units] = 1
+                    if term in passage.negated:
+                        block_negated[row, passage.negated[term]] = True
+        return held, negated
+
+    def _question_cover(self) -> Matrix:
+        """float32[units]: the share of the question's words in each unit, its neighbours and its passage, 0 … 1."""
+        rows = len(self._asked)
+        if not rows or not self._units:
+            return np.zeros(self._units, np.float32)
+        held, weights = self._held[:rows], self._weights[:rows]
+        near = held.copy()
+        same = self._owner[1:] == self._owner[:-1]
+        near[:, 1:] = np.maximum(near[:, 1:], _BEFORE * held[:, :-1] * same)
+        near[:, :-1] = np.maximum(near[:, :-1], _AFTER_IT * held[:, 1:] * same)
+        for start, end in zip(self._starts, self._starts[1:], strict=False):
+            if end > start:
+                block = held[:, start:end]
+                near[:, start:end] = np.maximum(near[:, start:end], _ANYWHERE * block.max(axis=1, keepdims=True))
+        cover: Matrix = weights @ near / weights.sum()
+        return cover
+
+    def _phrase(self, words: Words) -> npt.NDArray[np.bool_]:
+        """bool[units]: whether the unit holds the whole sentence word for word."""
+        phrase = f"{_GAP}{_GAP.join(words.terms)}{_GAP}"
+        return np.array([phrase in line for passage in self._passages for line in passage.lines], np.bool_)
+
+    def _span(self, unit: int) -> Span:
+        passage = int(self._owner[unit])
+        return Span(passage, *self._passages[passage].spans[unit - self._starts[passage]])

@@ -1,0 +1,168 @@
+"""Text cut into sentences, list items, table rows and code blocks: spans that leave no character out.
+
+Written here because the libraries at hand change the text that they cut (spans of the original are then a guess) or
+take longer for one passage than an answer's whole check may.
+"""
+
+from __future__ import annotations
+
+import re
+
+_MAX_CHARS = 1200
+"""A longer span, such as a paragraph without a full stop, is cut at white space."""
+
+_MARKER = r"\[\d{1,3}(?:[ \t]*[,;–-][ \t]*\d{1,3})*\]"
+"""`[2]`, `[1, 3]`, `[1-3]`."""
+
+_BREAK = re.compile(r"(?P<wide>[。！？｡।۔؟]+)|(?P<stop>[.!?…]+)|(?P<newline>\n)")
+_AFTER = re.compile(rf"[\"'”’»)\]）」』】*_`]*(?:[ \t]*{_MARKER})*")
+"""What still belongs to a sentence after its full stop: closing quotes and brackets, and numbers of sources."""
+
+_FENCE = re.compile(r"^[ \t]*(```|~~~).*?(?:^[ \t]*\1[^\n]*$\n?|\Z)", re.MULTILINE | re.DOTALL)
+_ITEM = re.compile(r"[ \t]*(?:[-*+•‣◦·–][ \t]|\(?\d{1,3}[.)][ \t]|#{1,6}[ \t]|\||>)")
+"""How a line begins that starts something of its own."""
+_OWN_LINE = re.compile(r"[ \t]*(?:#{1,6}[ \t]|\|)")
+"""How a line begins that also ends with its newline: headings and table rows."""
+_SPACE = re.compile(r"\s*")
+_WORD_BEFORE = re.compile(r"[^\s(\[\"'“‘«]*\Z")
+_WRAPPED_FROM = 50
+"""A line shorter than this that ends without punctuation is not one that was wrapped."""
+
+
+def _set(words: str) -> frozenset[str]:
+    return frozenset(words.split())
+
+
+# Words are those of English, German, French, Spanish, Italian and Portuguese.
+_ALWAYS = _set(
+    "mr mrs ms mx dr prof st messrs mme mlle sr sra srta dott sig hr fr gen col capt cpt lt sgt gov sen rev hon "
+    "bzw vgl ggf evtl inkl exkl bspw sog vs cf ca approx resp"
+)
+"""Abbreviations that end no sentence."""
+_BEFORE_NUMBER = _set(
+    "no nos nr fig figs abb eq vol bd p pp pág pag s ch chap sec art abs kap tab ver "
+    "jan feb mar mär apr jun jul aug sep sept oct okt nov dec dez"
+)
+"""Abbreviations that end no sentence where a number follows."""
+_MAY_END = frozenset(("a.m", "p.m"))
+"""Abbreviations with inner stops that end a sentence where a capital follows. Others, such as U.S., do not."""
+_BEFORE_ORDINAL = _set("am der den dem des die das vom zum im bis ab seit")
+"""Words before a German ordinal, whose stop ends no sentence."""
+
+
+def split(text: str) -> list[tuple[int, int]]:
+    """Spans of the sentences of a text, in its order, that together are the text; none for an empty one.
+
+    White space belongs to the sentence before it.
+    """
+    if not text:
+        return []
+    fences = [match.span() for match in _FENCE.finditer(text)] if "```" in text or "~~~" in text else []
+    ends: list[int] = []
+    begin = 0
+    for start, end in fences:
+        if start > begin:
+            _breaks(text, begin, start, ends)
+            ends.append(start)
+        ends.append(_SPACE.match(text, end).end())  # type: ignore[union-attr]
+        begin = ends[-1]
+    if begin < len(text):
+        _breaks(text, begin, len(text), ends)
+        ends.append(len(text))
+    spans: list[tuple[int, int]] = []
+    begin = 0
+    for end in ends:
+        if end <= begin:
+            continue
+        while end - begin > _MAX_CHARS:
+            cut = _cut(text, begin, begin + _MAX_CHARS)
+            spans.append((begin, cut))
+            begin = cut
+        spans.append((begin, end))
+        begin = end
+    if len(spans) > 1 and not text[: spans[0][1]].strip():
+        spans[:2] = [(0, spans[1][1])]
+    return spans
+
+
+def trimmed(text: str, start: int, end: int) -> tuple[int, int]:
+    """The span without white space at its ends; an empty one where it holds nothing else."""
+    inner = text[start:end]
+    stripped = inner.lstrip()
+    start += len(inner) - len(stripped)
+    return start, start + len(stripped.rstrip())
+
+
+def _breaks(text: str, begin: int, limit: int, ends: list[int]) -> None:
+    """Appends where sentences end in `text[begin:limit]`, that end itself left out."""
+    position = line = begin
+    while (match := _BREAK.search(text, position, limit)) is not None:
+        position = match.end()
+        if match.lastgroup == "newline":
+            if _ends_line(text, line, match.start(), position, limit):
+                ends.append(_SPACE.match(text, position, limit).end())  # type: ignore[union-attr]
+                position = ends[-1]
+                line = text.rfind("\n", begin, position) + 1 or begin
+            else:
+                line = position
+            continue
+        after = _AFTER.match(text, position, limit).end()  # type: ignore[union-attr]
+        gap = _SPACE.match(text, after, limit).end()  # type: ignore[union-attr]
+        if gap == limit:
+            return
+        if match.lastgroup == "stop" and (gap == after or not _ends_sentence(text, line, match, after, gap)):
+            continue
+        ends.append(gap)
+        position = gap
+        newline = text.rfind("\n", line, gap)
+        line = line if newline < 0 else newline + 1
+
+
+def _ends_line(text: str, line: int, end: int, next_line: int, limit: int) -> bool:
+    """Whether the newline at `end` ends what the line says."""
+    following = text[next_line : min(next_line + 200, limit)]
+    stripped = following.lstrip(" \t")
+    if not stripped or stripped.startswith("\n") or _ITEM.match(following) or _OWN_LINE.match(text, line):
+        return True
+    content = text[line:end].rstrip()
+    if content.endswith(":"):
+        return True
+    short = len(content) < _WRAPPED_FROM and not content.endswith((",", ";", "-", "–", "("))
+    return short and not (stripped[0].islower() or stripped[0] in ",;.)")
+
+
+def _ends_sentence(text: str, line: int, match: re.Match[str], after: int, gap: int) -> bool:
+    """Whether a full stop, followed by white space and more text, ends its sentence."""
+    if text[line : line + 1] == "|":
+        return False
+    if "\n" in text[after:gap] and _ITEM.match(text, text.rfind("\n", after, gap) + 1):
+        return match.group() != "." or not text[line : match.start()].strip(" \t(").isdigit()
+    following = text[gap]
+    if following.islower():
+        return False
+    if match.group() != "." or after > match.end():
+        return True
+    word = _WORD_BEFORE.search(text, max(line, match.start() - 40), match.start()).group().lower()  # type: ignore[union-attr]
+    if not word:
+        return True
+    if word in _ALWAYS or (word in _BEFORE_NUMBER and following.isdigit()):
+        return False
+    if len(word) == 1 and word.isalpha() and word != "i" and text[match.start() - 1].isupper():
+        return False  # an initial
+    if "." in word:
+        return word in _MAY_END or not all(len(part) <= 2 for part in word.split("."))
+    if word.isdigit() and len(word) <= 3:
+        before = text[line : match.start() - len(word)].rstrip()
+        if not before or before[-1] in ".!?:;":
+            return False  # the number of an item
+        return not (len(word) <= 2 and before.rpartition(" ")[2].lower() in _BEFORE_ORDINAL)
+    return True
+
+
+def _cut(text: str, begin: int, end: int) -> int:
+    """Where to cut a span that goes on past `end`: after its last newline or blank, or at `end`."""
+    for blank in ("\n", " "):
+        place = text.rfind(blank, begin + _MAX_CHARS // 2, end)
+        if place >= 0:
+            return place + 1
+    return end
