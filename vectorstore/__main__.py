@@ -15,6 +15,7 @@ def main() -> None:
     from chassis.settings import load_settings
     from chassis.telemetry import configure_logging
     from embedder.client import EmbedderClient
+    from vectorstore.scoring import Weights
     from vectorstore.server import VectorstoreModel, routes
     from vectorstore.service import VectorstoreService
     from vectorstore.settings import VectorstoreSettings
@@ -23,10 +24,17 @@ def main() -> None:
     settings = load_settings(VectorstoreSettings)
     configure_logging(settings.log_level, settings.log_format)
     service = VectorstoreService(
-        IndexRoot(settings.index_root, settings.index_name),
+        [IndexRoot(settings.index_root, name) for name in dict.fromkeys((settings.index_name, *settings.collections))],
         EmbedderClient(settings.embedder_url, model=settings.embedder_model),
         num_docs=settings.num_docs,
         candidates=settings.candidates,
+        mode=settings.mode,
+        weights=Weights(
+            dense=settings.dense_weight,
+            lexical=settings.lexical_weight,
+            sparse=settings.sparse_weight,
+            multi_vector=settings.multi_vector_weight,
+        ),
         store=settings.store,
         reload_interval_s=settings.reload_interval_s,
     )

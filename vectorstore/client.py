@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 from pydantic import ValidationError
 
@@ -51,15 +51,21 @@ class VectorstoreClient:
             )
         return predictions
 
-    async def document(self, document_id: str, ctx: CallContext, *, version: str | None = None) -> dict[str, Any]:
+    async def document(
+        self, document_id: str, ctx: CallContext, *, version: str | None = None, collection: str | None = None
+    ) -> dict[str, Any]:
         """A stored document: `id`, `title`, `url`, `text`, `source`, `metadata`, `index_version`."""
-        query = f"?version={quote(version, safe='')}" if version is not None else ""
+        asked = urlencode([(k, v) for k, v in (("version", version), ("collection", collection)) if v is not None])
+        query = f"?{asked}" if asked else ""
         return self._object(
             await self._upstream.get_json(f"/v1/documents/{quote(document_id, safe='')}{query}", ctx), "text"
         )
 
     async def status(self, ctx: CallContext) -> dict[str, Any]:
-        """`{"index": {"name", "version", "documents", "chunks", "embedder"} | None, "reason": str | None}`."""
+        """`{"index": {"name", "version", "documents", "chunks", "embedder", "parts"} | None, "reason": str | None}`.
+
+        `collections` says the same of every index that is served, by name.
+        """
         return self._object(await self._upstream.get_json("/v1/indexes", ctx), "index")
 
     async def not_ready_reason(self, ctx: CallContext) -> str | None:

@@ -35,6 +35,14 @@ class UnknownVersionError(NotFoundError):
     """No such version of the index is published."""
 
 
+class UnknownCollectionError(NotFoundError):
+    """The service serves no index of this name."""
+
+
+class MissingPartError(InvalidRequestError):
+    """A mode, or the weights, need a part that the index version was built without."""
+
+
 class UnknownDocumentError(NotFoundError):
     """No such document in this version of the index."""
 

@@ -1,14 +1,19 @@
-"""An index version loaded for serving: hybrid search over it, and passages as JSON."""
+"""An index version loaded for serving: the candidates of a query, with every signal's exact value and their score.
+
+Stages: each first-stage signal (the vectors; BM25) gives its best rows; their union are the candidates; every one of
+them gets the value of every signal; the score is the weighted mean.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import orjson
 
 from chassis.context import CallContext
@@ -16,10 +21,11 @@ from chassis.errors import DeadlineExceededError
 from vectorstore.batching import Gatherer
 from vectorstore.errors import StoreFailedError
 from vectorstore.filters import Where
-from vectorstore.fusion import fuse
-from vectorstore.lexical import best
+from vectorstore.lexical import Terms, best
+from vectorstore.scoring import Scores, Weights, weighted
 from vectorstore.stores import Hits, Store, Vectors, cosines
 from vectorstore.versions import Document, IndexVersion
+from vectorstore.wire import Mode, Signal
 
 logger = logging.getLogger("vectorstore.index")
 
@@ -40,44 +46,49 @@ class Query:
     """What is searched for."""
 
     text: str
-    vector: Vectors
-    """float32[dim], L2-normalised."""
     num_docs: int
-    where: Where | None
+    where: Where | None = None
+    vector: Vectors = field(default_factory=lambda: np.empty(0, np.float32))
+    """float32[dim], L2-normalised; none until the embedder has answered."""
+    mode: Mode = "rescored"
+    min_score: float | None = None
+    diversity: float = 0.0
+    neighbours: int = 0
+    explain: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """What one query found, best first."""
+class Ranked:
+    """The candidates of one query in one index, best first; equal scores in the order of chunk ids."""
 
-    passages: list[bytes]
-    """Each the JSON of a `wire.Passage`."""
-    index_version: str
-    query_tokens: int = 0
-    query_truncated: bool = False
-    timings_ms: Mapping[str, float] = field(default_factory=dict)
+    index: LoadedIndex
+    rows: npt.NDArray[np.int64]
+    scores: Scores
+    weights: Mapping[Signal, float]
+    signals: Mapping[Signal, npt.NDArray[np.floating[Any]]]
+    """Signal → its value for each candidate; `dense` and `lexical` always."""
+    terms: Terms
+    filtered: tuple[int, ...] = ()
+    """Rows that the filter took out; only where the query asks to explain."""
 
-    def json(self) -> bytes:
-        """The JSON of a `wire.Prediction`."""
-        rest = {
-            "index_version": self.index_version,
-            "query_tokens": self.query_tokens,
-            "query_truncated": self.query_truncated,
-            "timings_ms": self.timings_ms,
-        }
-        return b'{"passages":[%b],%b' % (b",".join(self.passages), orjson.dumps(rest)[1:])
-
-    def texts(self) -> list[str]:
-        """The texts of the passages alone."""
-        return [orjson.loads(passage)["text"] for passage in self.passages]
+    @property
+    def lexical_scores(self) -> npt.NDArray[np.floating[Any]]:
+        """float64[k]: BM25."""
+        return self.signals["lexical"] * (self.terms.greatest or 1.0)
 
 
 class LoadedIndex:
     """Everything that a search needs, in memory or mapped. Close it when its last search has ended."""
 
-    def __init__(self, version: IndexVersion, *, store: StoreName, candidates: int) -> None:
+    def __init__(
+        self, version: IndexVersion, *, store: StoreName, candidates: int, weights: Weights | None = None
+    ) -> None:
         self.version = version
         self.name = version.name
+        self.collection = version.manifest.name
+        self.weights = weights or Weights()
+        self.parts: tuple[Signal, ...] = ("dense", "lexical")
+        """Signals that the version can be searched by."""
         self._candidates = candidates
         self._exact = version.exact
         self._vectors = version.exact.vectors
@@ -91,8 +102,7 @@ class LoadedIndex:
         except StoreFailedError:
             self._store.close()
             raise
-        self._tail = f',"index_version":"{version.name}"}}'.encode()
-        self._gatherer = Gatherer(self.search_now, max_items=_MAX_BATCH, name=f"search-{version.name}")
+        self._gatherer = Gatherer(self.rank_now, max_items=_MAX_BATCH, name=f"search-{version.name}")
 
     @property
     def fingerprint(self) -> str:
@@ -116,26 +126,48 @@ class LoadedIndex:
         """A stored document. Blocks."""
         return self.version.document(document_id)
 
-    async def search(self, queries: Sequence[Query], ctx: CallContext) -> list[Found]:
-        """What each query finds, in their order.
+    def is_quick(self, queries: int) -> bool:
+        """Whether so many queries are searched in less time than it takes to hand them to a thread."""
+        return self._store is self._exact and self._vectors.size * queries <= _INLINE_NUMBERS
+
+    async def rank(self, queries: Sequence[Query], ctx: CallContext) -> list[Ranked]:
+        """The candidates of each query, in their order.
 
         Raises:
-            DeadlineExceededError: it was not found in time.
+            DeadlineExceededError: they were not found in time.
         """
         left_s = ctx.check("the index was searched")
-        if self._store is self._exact and self._vectors.size * len(queries) <= _INLINE_NUMBERS:
-            return self.search_now(queries)
+        if self.is_quick(len(queries)):
+            return self.rank_now(queries)
         try:
             return await asyncio.wait_for(self._gatherer.submit(queries), left_s)
         except asyncio.TimeoutError as error:
             raise DeadlineExceededError("The index was not searched within the request's deadline.") from error
 
-    def search_now(self, queries: Sequence[Query]) -> list[Found]:
-        """As `search`, in the calling thread."""
-        found: list[Found | None] = [None] * len(queries)
-        for number, dense in self._dense(queries):
-            found[number] = self._passages(queries[number], dense)
-        return [answer if answer is not None else Found([], self.name) for answer in found]
+    def rank_now(self, queries: Sequence[Query]) -> list[Ranked]:
+        """As `rank`, in the calling thread."""
+        weights = [self.weights.of(self.parts, query.mode) for query in queries]
+        nearest = self._nearest([query for query, of in zip(queries, weights, strict=True) if "dense" in of])
+        return [
+            self._rank(query, of, next(nearest) if "dense" in of else _NO_ROWS)
+            for query, of in zip(queries, weights, strict=True)
+        ]
+
+    def line(self, row: int) -> bytes:
+        """The fixed part of the row's passage: a JSON object."""
+        return self._lines[row]
+
+    def vectors(self, rows: npt.NDArray[np.int64]) -> Vectors:
+        """float32[n, dim] of the rows."""
+        return self._vectors[rows]
+
+    def order(self, row: int) -> int:
+        """Place of the row's chunk in the order of chunk ids."""
+        return int(self._order[row])
+
+    def matched(self, terms: Terms, row: int) -> dict[str, float]:
+        """Terms of the query that the row has → their BM25 scores."""
+        return self._lexical.matched(terms, row)
 
     def health(self) -> None:
         """Returns if the store can answer, raises `StoreFailedError` otherwise."""
@@ -159,55 +191,63 @@ class LoadedIndex:
             logger.warning("searching every vector of %s instead: %s", self.name, error.message)
             return self._exact
 
-    def _dense(self, queries: Sequence[Query]) -> list[tuple[int, Hits]]:
-        """Number of each query that wants passages, and its nearest vectors: one store call for each filter."""
+    def _nearest(self, queries: Sequence[Query]) -> Iterator[npt.NDArray[np.int64]]:
+        """Each query's nearest rows: one store call for each filter."""
         groups: dict[bytes, list[int]] = {}
         for number, query in enumerate(queries):
-            if query.num_docs:
-                key = b"" if query.where is None else orjson.dumps(query.where, option=orjson.OPT_SORT_KEYS)
-                groups.setdefault(key, []).append(number)
-        hits: list[tuple[int, Hits]] = []
+            key = b"" if query.where is None else orjson.dumps(query.where, option=orjson.OPT_SORT_KEYS)
+            groups.setdefault(key, []).append(number)
+        hits: dict[int, Hits] = {}
         for numbers in groups.values():
             limit = max(self._depth(queries[number]) for number in numbers)
             vectors = np.stack([queries[number].vector for number in numbers])
             found = self._store.search(vectors, limit=limit, where=queries[numbers[0]].where)
-            hits.extend(zip(numbers, found, strict=True))
-        return hits
+            hits.update(zip(numbers, found, strict=True))
+        for number, query in enumerate(queries):
+            yield self._ranked(hits[number].rows, hits[number].similarities)[: self._depth(query)]
 
     def _depth(self, query: Query) -> int:
         return max(self._candidates, query.num_docs)
 
-    def _passages(self, query: Query, dense: Hits) -> Found:
+    def _rank(self, query: Query, weights: Mapping[Signal, float], nearest: npt.NDArray[np.int64]) -> Ranked:
         depth = self._depth(query)
+        terms = self._lexical.analyse(query.text)
+        scores = self._lexical.scores(terms)
         mask = None if query.where is None else self._exact.fields.mask(query.where)
-        scores = self._lexical.scores(query.text)
-        lexical = best(scores, depth, mask)
-        nearest = self._ranked(dense.rows, dense.similarities)[:depth]
+        found = [nearest]
+        if "lexical" in weights:
+            lexical = best(scores, depth, mask)
+            found.append(self._ranked(lexical.rows, lexical.scores)[:depth])
+        rows = np.unique(np.concatenate(found))
         if mask is not None and self._store is not self._exact:
             # Chroma compares 2021.5 as 2021 with whole numbers.
-            nearest = [row for row in nearest if mask[row]]
-        rankings = [nearest, self._ranked(lexical.rows, lexical.scores)]
-        fused = fuse(rankings, limit=query.num_docs, tie_order=self._order)
-        # Both scores of all of them, whichever search saw them: their sum is compared between queries.
-        rows = [row for row, _ in fused]
-        similarities = cosines(self._vectors[rows], query.vector).tolist()
-        greatest = self._lexical.greatest(query.text) or 1.0
-        passages = []
-        for (row, score), similarity, lexical_score in zip(fused, similarities, scores[rows].tolist(), strict=True):
-            passages.append(
-                b'%b,"score":%r,"similarity":%r,"lexical_score":%r,"support":%r%b'
-                % (
-                    self._lines[row][:-1],
-                    score,
-                    similarity,
-                    lexical_score,
-                    similarity + lexical_score / greatest,
-                    self._tail,
-                )
-            )
-        return Found(passages, self.name)
+            rows = rows[mask[rows]]
+        signals: dict[Signal, npt.NDArray[np.floating[Any]]] = {
+            "dense": cosines(self._vectors[rows], query.vector),
+            "lexical": scores[rows].astype(np.float64) / (terms.greatest or 1.0),
+        }
+        totals = weighted(weights, signals)
+        order = np.lexsort((self._order[rows], -totals))
+        filtered = self._filtered(query, mask, scores) if query.explain and mask is not None else ()
+        return Ranked(
+            self,
+            rows[order],
+            totals[order],
+            weights,
+            {signal: values[order] for signal, values in signals.items()},
+            terms,
+            filtered,
+        )
 
-    def _ranked(self, rows: np.typing.NDArray[np.int64], scores: Vectors) -> list[int]:
+    def _filtered(self, query: Query, mask: npt.NDArray[np.bool_], scores: npt.NDArray[np.float32]) -> tuple[int, ...]:
+        """Rows that the same search would have seen without its filter."""
+        (near,) = self._store.search(query.vector[None], limit=self._depth(query))
+        seen = np.union1d(near.rows, best(scores, self._depth(query)).rows)
+        return tuple(seen[~mask[seen]].tolist())
+
+    def _ranked(self, rows: npt.NDArray[np.int64], scores: Vectors) -> npt.NDArray[np.int64]:
         """Rows by score, ties in the order of chunk ids."""
-        ranked: list[int] = rows[np.lexsort((self._order[rows], -scores))].tolist()
-        return ranked
+        return rows[np.lexsort((self._order[rows], -scores))]
+
+
+_NO_ROWS = np.empty(0, np.int64)

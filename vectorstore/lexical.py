@@ -58,6 +58,16 @@ class LexicalHits:
     """float32[k]: BM25, above 0."""
 
 
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """A query as terms of an index."""
+
+    known: tuple[tuple[str, int, int], ...]
+    """Term, its number in the index, how often the query has it."""
+    greatest: float
+    """What no chunk's score can exceed."""
+
+
 class Analyzer:
     """Text → terms: Unicode compatibility form, lower case, words, stems. Thread-safe."""
 
@@ -179,30 +189,49 @@ class LexicalIndex:
     def __len__(self) -> int:
         return self._count
 
-    def scores(self, query: str) -> npt.NDArray[np.float32]:
+    def analyse(self, query: str) -> Terms:
+        """The query's terms as the index knows them."""
+        known: list[tuple[str, int, int]] = []
+        greatest = 0.0
+        for term, times in Counter(self._analyzer.terms(query)).items():
+            number = self._vocabulary.get(term)
+            frequency = 0
+            if number is not None:
+                frequency = int(self._starts[number + 1] - self._starts[number])
+                known.append((term, number, times))
+            greatest += times * math.log1p((self._count - frequency + 0.5) / (frequency + 0.5))
+        return Terms(tuple(known), greatest * (self._k1 + 1))
+
+    def scores(self, query: str | Terms) -> npt.NDArray[np.float32]:
         """float32[rows]: BM25 of every row; 0 where it has no term of the query."""
         scores = np.zeros(self._count, np.float32)
-        for term, times in Counter(self._analyzer.terms(query)).items():
-            number = self._vocabulary.get(term)
-            if number is not None:
-                span = slice(self._starts[number], self._starts[number + 1])
-                weights = self._weights[span]
-                # A row occurs once in a term's postings, so adding by index loses nothing.
-                scores[self._rows[span]] += weights if times == 1 else weights * times
+        for _, number, times in self._terms(query).known:
+            span = slice(self._starts[number], self._starts[number + 1])
+            weights = self._weights[span]
+            # A row occurs once in a term's postings, so adding by index loses nothing.
+            scores[self._rows[span]] += weights if times == 1 else weights * times
         return scores
 
-    def greatest(self, query: str) -> float:
+    def matched(self, query: str | Terms, row: int) -> dict[str, float]:
+        """Terms of the query that the row has → their part of its score, greatest first."""
+        found: dict[str, float] = {}
+        for term, number, times in self._terms(query).known:
+            first, end = int(self._starts[number]), int(self._starts[number + 1])
+            place = first + int(np.searchsorted(self._rows[first:end], row))
+            if place < end and self._rows[place] == row:
+                found[term] = float(self._weights[place]) * times
+        return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
+
+    def greatest(self, query: str | Terms) -> float:
         """What no chunk's score for the query can exceed: every term there, again and again, unknown ones included."""
-        total = 0.0
-        for term, times in Counter(self._analyzer.terms(query)).items():
-            number = self._vocabulary.get(term)
-            frequency = 0 if number is None else int(self._starts[number + 1] - self._starts[number])
-            total += times * math.log1p((self._count - frequency + 0.5) / (frequency + 0.5))
-        return total * (self._k1 + 1)
+        return self._terms(query).greatest
 
     def search(self, query: str, *, limit: int, mask: npt.NDArray[np.bool_] | None = None) -> LexicalHits:
         """At most `limit` rows that share a term with the query; only those where `mask` (bool[rows]) is true."""
         return best(self.scores(query), limit, mask)
+
+    def _terms(self, query: str | Terms) -> Terms:
+        return self.analyse(query) if isinstance(query, str) else query
 
 
 def best(scores: npt.NDArray[np.float32], limit: int, mask: npt.NDArray[np.bool_] | None = None) -> LexicalHits:

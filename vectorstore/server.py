@@ -16,14 +16,25 @@ from chassis.errors import InvalidRequestError
 from chassis.server import RoomModel
 from chassis.tensors import metadata, per_row, read_columns, respond
 from chassis.validation import invalid_request
-from vectorstore.index import Found
+from vectorstore.answering import Found
 from vectorstore.service import VectorstoreService
 from vectorstore.settings import ResponseShape
 from vectorstore.wire import SearchInstance, SearchRequest
 
 NAME = "vectorstore"
 
-_INPUTS = {"input": "BYTES", "num_docs": "INT32", "filters": "BYTES"}
+_INPUTS = {
+    "input": "BYTES",
+    "num_docs": "INT32",
+    "filters": "BYTES",
+    "mode": "BYTES",
+    "min_score": "FP32",
+    "diversity": "FP32",
+    "neighbours": "INT32",
+    "collections": "BYTES",
+    "explain": "BOOL",
+}
+_JSON_INPUTS = ("filters", "collections")
 
 
 class VectorstoreModel(RoomModel):
@@ -41,7 +52,7 @@ class VectorstoreModel(RoomModel):
 
     async def get_input_types(self) -> list[dict[str, Any]]:
         """Of the v2 protocol."""
-        return metadata({"input": ("BYTES", [-1, 1]), "num_docs": ("INT32", [-1, 1]), "filters": ("BYTES", [-1, 1])})
+        return metadata({name: (datatype, [-1, 1]) for name, datatype in _INPUTS.items()})
 
     async def get_output_types(self) -> list[dict[str, Any]]:
         """Of the v2 protocol."""
@@ -74,8 +85,8 @@ def routes(service: VectorstoreService) -> APIRouter:
         return service.status()
 
     @router.get("/v1/documents/{document_id:path}")
-    async def document(document_id: str, version: str | None = None) -> dict[str, Any]:
-        stored, index_version = await service.document(document_id, version)
+    async def document(document_id: str, version: str | None = None, collection: str | None = None) -> dict[str, Any]:
+        stored, index_version = await service.document(document_id, version, collection)
         return {
             "id": stored.id,
             "title": stored.title,
@@ -100,22 +111,20 @@ def _rows(request: InferRequest) -> list[SearchInstance]:
     columns = read_columns(request, _INPUTS)
     if "input" not in columns:
         raise InvalidRequestError("inputs: the tensor 'input' (BYTES [n, 1]) is missing.", field="input")
-    texts = columns["input"]
-    num_docs = per_row(columns, "num_docs", len(texts)) or [None] * len(texts)
-    filters = per_row(columns, "filters", len(texts)) or [None] * len(texts)
-    instances = [
-        {"input": text, "num_docs": number, "filters": None if where is None else _parsed(where)}
-        for text, number, where in zip(texts, num_docs, filters, strict=True)
-    ]
+    instances: list[dict[str, Any]] = [{"input": text} for text in columns["input"]]
+    for name in columns.keys() - {"input"}:
+        for instance, value in zip(instances, per_row(columns, name, len(instances)) or [], strict=True):
+            # An empty text stands for none: a tensor cannot leave a row out.
+            if value != "":
+                instance[name] = _parsed(name, value) if name in _JSON_INPUTS else value
     return _instances({"instances": instances})
 
 
-def _parsed(where: str) -> Any:
+def _parsed(name: str, value: str) -> Any:
     try:
-        # An empty text stands for no filter: a tensor cannot leave a row out.
-        return orjson.loads(where) if where.strip() else None
+        return orjson.loads(value) if value.strip() else None
     except orjson.JSONDecodeError as error:
-        raise InvalidRequestError(f"filters: a row is not JSON: {error}.", field="filters") from error
+        raise InvalidRequestError(f"{name}: a row is not JSON: {error}.", field=name) from error
 
 
 def _predictions(found: Sequence[Found]) -> bytes:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, HttpUrl, TypeAdapter
-from pydantic_settings import SettingsConfigDict
+from pydantic import AfterValidator, BeforeValidator, Field, HttpUrl, TypeAdapter
+from pydantic_settings import NoDecode, SettingsConfigDict
 
 from chassis.settings import ServerSettings
 from vectorstore.index import StoreName
-from vectorstore.wire import MAX_NUM_DOCS
+from vectorstore.wire import MAX_COLLECTIONS, MAX_NUM_DOCS, Mode
+
+_INDEX_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
 
 ResponseShape = Literal["passages", "strings"]
 
@@ -18,6 +21,14 @@ ResponseShape = Literal["passages", "strings"]
 def _url(value: str) -> str:
     TypeAdapter(HttpUrl).validate_python(value)
     return value
+
+
+def _names(value: object) -> object:
+    names = [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
+    for name in names if isinstance(names, list | tuple) else ():
+        if not re.fullmatch(_INDEX_NAME, name):
+            raise ValueError(f"{name!r} cannot name an index")
+    return names
 
 
 class VectorstoreSettings(ServerSettings):
@@ -30,8 +41,11 @@ class VectorstoreSettings(ServerSettings):
     index_root: Path = Field(Path("/mnt/models"), description="Folder that holds the indexes.")
     index_name: str = Field(
         "default",
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$",
+        pattern=_INDEX_NAME,
         description="Index that is served: a folder under the root.",
+    )
+    collections: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names)] = Field(
+        (), max_length=MAX_COLLECTIONS - 1, description="Further indexes that are served, by name, with commas between."
     )
     embedder_url: Annotated[str, AfterValidator(_url)] = Field(
         "http://127.0.0.1:8084", description="Base URL of the embedder's HTTP port."
@@ -39,7 +53,27 @@ class VectorstoreSettings(ServerSettings):
     embedder_model: str = Field("minilm", min_length=1, description="Model of the embedder: minilm or bge_m3.")
     num_docs: int = Field(4, ge=0, le=MAX_NUM_DOCS, description="Passages for a query that does not say how many.")
     candidates: int = Field(
-        50, ge=1, le=1000, description="How many of each search, dense and lexical, are fused at least."
+        50, ge=1, le=1000, description="How many of each first-stage search, such as dense and lexical, are scored."
+    )
+    mode: Mode = Field(
+        "rescored",
+        description="Signals of a query that does not say: dense, lexical, fused, or rescored (fused where the index "
+        "has no multi-vectors).",
+    )
+    dense_weight: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="Weight of the cosine. By default 0.5, and 0.4 where the index has learned sparse.",
+    )
+    lexical_weight: float | None = Field(
+        None, ge=0, le=1, description="Weight of BM25. By default 0.5, and 0 where the index has learned sparse."
+    )
+    sparse_weight: float | None = Field(
+        None, ge=0, le=1, description="Weight of learned sparse, where the index has it. By default 0.2."
+    )
+    multi_vector_weight: float | None = Field(
+        None, ge=0, le=1, description="Weight of late interaction, where the index has it. By default 0.4."
     )
     store: StoreName = Field(
         "auto",

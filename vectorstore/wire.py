@@ -1,19 +1,33 @@
 """What the vectorstore is asked and what it answers, on every protocol.
 
 v1: `POST /v1/models/vectorstore:predict` with `SearchRequest` gives `SearchResponse`, one prediction per instance.
-v2: `POST /v2/models/vectorstore/infer` takes `input` BYTES [n, 1], optional `num_docs` INT32 [1] or [n, 1] and
-`filters` BYTES [1] or [n, 1] (JSON), and gives `passages` BYTES [n, 1]: per query the JSON of one `Prediction`.
+v2: `POST /v2/models/vectorstore/infer` takes `input` BYTES [n, 1] and gives `passages` BYTES [n, 1]: per query the JSON
+of one `Prediction`. The other fields of an instance are optional tensors [1] or [n, 1]: `num_docs` and `neighbours`
+INT32, `min_score` and `diversity` FP32, `explain` BOOL, `mode` BYTES, `filters` and `collections` BYTES (JSON). An
+empty text stands for none.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 MAX_NUM_DOCS = 100
 MAX_INSTANCES = 64
 MAX_QUERY_CHARS = 32_768
+MAX_NEIGHBOURS = 5
+MAX_COLLECTIONS = 16
+
+Mode = Literal["dense", "lexical", "fused", "rescored"]
+"""Which signals a search uses: the vectors alone; BM25 alone; all that are searched for; these, and late interaction of
+multi-vectors for the best."""
+
+Signal = Literal["dense", "lexical", "sparse", "multi_vector"]
+
+CutReason = Literal["num_docs", "min_score", "diversity", "duplicate", "filter"]
+"""Why a candidate is no passage: enough better ones were found; its score is below `min_score`; others, lower, say
+something more different; it overlaps another passage that is joined with neighbours; `filters` keeps it out."""
 
 
 class Span(BaseModel):
@@ -23,13 +37,48 @@ class Span(BaseModel):
     end: int
 
 
+class Evidence(BaseModel):
+    """What one signal says of a passage."""
+
+    score: float
+    """`dense`: cosine; `lexical`: BM25 as a share of the greatest possible; `sparse`: dot product of learned weights;
+    `multi_vector`: mean over the query's tokens of the greatest dot product."""
+    weight: float
+    """Share of the signal in the passage's score, 0 … 1. 0 where the signal is only shown."""
+    rank: int | None
+    """Place among the candidates by this signal, from 1; None where it is not searched by."""
+
+
+class Explanation(BaseModel):
+    """Why a passage stands where it does."""
+
+    signals: dict[Signal, Evidence]
+    terms: dict[str, float]
+    """Terms of the query that the chunk has → their BM25 scores, whose sum is `lexical_score`."""
+
+
+class Cut(BaseModel):
+    """A candidate that became no passage."""
+
+    collection: str
+    chunk_id: str
+    document_id: str
+    score: float | None
+    """None where it was never scored: the filter had taken it out."""
+    reason: CutReason
+
+
 class Passage(BaseModel):
-    """A chunk of a document that answers a query. `document_text[span.start:span.end] == text`, always."""
+    """A chunk of a document that answers a query, with its neighbours where the query asks for them.
+
+    `document_text[span.start:span.end] == text`, always.
+    """
 
     text: str
     score: float
-    """Higher is nearer. The fused score of the search; comparable only within one answer."""
+    """Higher is nearer, about 0 … 1: the weighted mean of the search's signals. Comparable between queries."""
     chunk_id: str
+    """Of the chunk that was found."""
     document_id: str
     title: str = ""
     url: str | None = None
@@ -39,6 +88,8 @@ class Passage(BaseModel):
     """Headings above the passage, outermost first."""
     span: Span
     metadata: dict[str, str | int | float | bool] = Field(default_factory=dict)
+    collection: str = ""
+    """Index that the passage is from."""
     index_version: str
     similarity: float
     """Cosine of query and passage, -1 … 1."""
@@ -47,6 +98,7 @@ class Passage(BaseModel):
     support: float
     """How far the passage speaks of what is asked: `similarity`, plus `lexical_score` as a share of the greatest that
     any passage could have (0 … 1). Comparable between queries."""
+    explain: Explanation | None = None
 
 
 class SearchInstance(BaseModel):
@@ -59,6 +111,18 @@ class SearchInstance(BaseModel):
     """Passages wanted; the service's setting where absent."""
     filters: dict[str, Any] | None = None
     """Chroma's `where` language over document metadata: {"lang": "en"}, {"$and": [...]}, {"year": {"$gte": 2023}}."""
+    mode: Mode | None = None
+    """The service's setting where absent."""
+    min_score: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Passages of a lower `score` are left out."""
+    diversity: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """How much a passage is held against for saying what a better one says: 0 not at all, 1 nothing else counts."""
+    neighbours: Annotated[int, Field(ge=0, le=MAX_NEIGHBOURS)] = 0
+    """Chunks before and after, of the same document, that are joined to each passage."""
+    collections: Annotated[list[str], Field(min_length=1, max_length=MAX_COLLECTIONS)] | None = None
+    """Indexes to search; the service's own where absent. Passages of several are merged by score."""
+    explain: bool = False
+    """Also tell why each passage is there, and what was cut."""
 
 
 class SearchRequest(BaseModel):
@@ -70,10 +134,15 @@ class SearchRequest(BaseModel):
 
 
 class Prediction(BaseModel):
-    """What one query found, best first; ties keep the order of chunk ids."""
+    """What one query found, highest score first; ties keep the order of chunk ids."""
 
     passages: list[Passage]
     index_version: str
+    """Of the first collection searched."""
+    index_versions: dict[str, str] = Field(default_factory=dict)
+    """Collection → its version, of all that were searched."""
+    cut: list[Cut] = Field(default_factory=list)
+    """Where the query asks to explain: candidates that became no passage, best first."""
     query_tokens: int = 0
     query_truncated: bool = False
     timings_ms: dict[str, float] = Field(default_factory=dict)

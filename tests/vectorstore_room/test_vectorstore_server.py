@@ -105,6 +105,12 @@ def test_v2_by_tritonclient(service: Service, binary: bool) -> None:
             ("input", "BYTES", [-1, 1]),
             ("num_docs", "INT32", [-1, 1]),
             ("filters", "BYTES", [-1, 1]),
+            ("mode", "BYTES", [-1, 1]),
+            ("min_score", "FP32", [-1, 1]),
+            ("diversity", "FP32", [-1, 1]),
+            ("neighbours", "INT32", [-1, 1]),
+            ("collections", "BYTES", [-1, 1]),
+            ("explain", "BOOL", [-1, 1]),
         ]
         assert [(t["name"], t["datatype"]) for t in metadata["outputs"]] == [("passages", "BYTES")]
         text = tritonclient.http.InferInput("input", [2, 1], "BYTES")
@@ -136,10 +142,18 @@ async def test_grpc(service: Service) -> None:
 
 
 def test_extra_routes(service: Service, version: str) -> None:
-    assert service.status() == {
-        "index": {"name": "default", "version": version, "documents": 4, "chunks": 12, "embedder": FINGERPRINT},
+    status = {
+        "index": {
+            "name": "default",
+            "version": version,
+            "documents": 4,
+            "chunks": 12,
+            "embedder": FINGERPRINT,
+            "parts": ["dense", "lexical"],
+        },
         "reason": None,
     }
+    assert service.status() == {**status, "collections": {"default": status}}
     document = service.http.get("/v1/documents/cats", params={"version": version}).json()
     assert document == {
         "id": "cats",

@@ -16,8 +16,9 @@ from sample_index import ANIMALS, animals, document, publish, sentences
 from chassis.context import CallContext
 from chassis.errors import BadUpstreamError, DeadlineExceededError, NotReadyError, ServiceError
 from embedder.client import EmbedderClient
+from vectorstore.answering import Found
 from vectorstore.errors import EmbedderMismatchError, InvalidFilterError, UnknownDocumentError, UnknownVersionError
-from vectorstore.index import Found, StoreName
+from vectorstore.index import StoreName
 from vectorstore.service import VectorstoreService
 from vectorstore.versions import IndexRoot
 from vectorstore.wire import Prediction, SearchInstance
@@ -27,7 +28,7 @@ from vectorstore.wire import Prediction, SearchInstance
 async def serving(path: Path, embedder: LoopbackEmbedder, **more: Any) -> AsyncIterator[VectorstoreService]:
     """A service that looks at the pointer only when the test says so."""
     client = EmbedderClient(embedder.url, model=MODEL)
-    service = VectorstoreService(IndexRoot(path, "default"), client, reload_interval_s=3600, **more)
+    service = VectorstoreService([IndexRoot(path, "default")], client, reload_interval_s=3600, **more)
     async with service.running():
         yield service
 
@@ -43,6 +44,10 @@ async def find(service: VectorstoreService, text: str, **more: Any) -> Predictio
 
 def prediction(found: Found) -> Prediction:
     return Prediction.model_validate_json(found.json())
+
+
+def nothing(version: str) -> Prediction:
+    return Prediction(passages=[], index_version=version, index_versions={"default": version})
 
 
 def ids(found: Prediction) -> list[str]:
@@ -70,7 +75,10 @@ async def test_passages_are_whole_and_quote_their_document(
         assert first.similarity == pytest.approx(expected, abs=1e-6)
         assert first.lexical_score is not None
         assert first.lexical_score > 0
-        assert first.score == pytest.approx(2 / 61)
+        with IndexRoot(tmp_path, "default").open() as opened:
+            greatest = opened.lexical().greatest("do cats purr")
+        assert first.support == pytest.approx(first.similarity + first.lexical_score / greatest, abs=1e-6)
+        assert first.score == pytest.approx(first.support / 2)
         for passage in found.passages:
             doc, where = await service.document(passage.document_id)
             assert where == version
@@ -114,7 +122,7 @@ async def test_zero_documents_ask_nobody(tmp_path: Path, embedder: LoopbackEmbed
     async with serving(tmp_path, embedder, num_docs=0) as service:
         embedder.calls.clear()
         embedder.fault = "failure"
-        assert await find(service, "cats") == Prediction(passages=[], index_version=version)
+        assert await find(service, "cats") == nothing(version)
         assert embedder.calls == []
 
 
@@ -161,10 +169,12 @@ async def test_no_index_and_empty_indexes(tmp_path: Path, embedder: LoopbackEmbe
                 "documents": 0,
                 "chunks": 0,
                 "embedder": FINGERPRINT,
+                "parts": ["dense", "lexical"],
             },
             "reason": None,
+            "collections": {"default": {key: service.status()[key] for key in ("index", "reason")}},
         }
-        assert await find(service, "cats") == Prediction(passages=[], index_version=version)
+        assert await find(service, "cats") == nothing(version)
         assert ids(await find(service, "cats", filters={"anything": 1})) == []
         with pytest.raises(InvalidFilterError):
             await find(service, "cats", filters={"anything": {"$near": 1}})
@@ -192,7 +202,7 @@ async def test_a_new_version_takes_over_and_rollback_works(tmp_path: Path, embed
 async def test_the_watcher_follows_by_itself(tmp_path: Path, embedder: LoopbackEmbedder) -> None:
     publish(tmp_path, animals()[:1])
     client = EmbedderClient(embedder.url, model=MODEL)
-    service = VectorstoreService(IndexRoot(tmp_path, "default"), client, reload_interval_s=0.01)
+    service = VectorstoreService([IndexRoot(tmp_path, "default")], client, reload_interval_s=0.01)
     async with service.running():
         new = publish(tmp_path)
 
@@ -359,7 +369,8 @@ async def test_large_searches_leave_the_event_loop(tmp_path: Path, embedder: Loo
 
 def test_the_json_of_an_answer_is_the_wire() -> None:
     values: dict[str, Any] = {"query_tokens": 3, "query_truncated": True, "timings_ms": {"embed": 1.5}}
-    found = Found([], "v", **values)
-    assert orjson.loads(found.json()) == Prediction(passages=[], index_version="v", **values).model_dump()
+    found = Found([], {"default": "v"}, **values)
+    expected = Prediction(passages=[], index_version="v", index_versions={"default": "v"}, **values)
+    assert orjson.loads(found.json()) == expected.model_dump()
     assert found.texts() == []
     assert sentences(animals()[0])[0].text == "Cats sleep for most of the day"

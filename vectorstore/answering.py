@@ -1,0 +1,220 @@
+"""Ranked candidates to passages: merged over collections, cut, made diverse, joined with their neighbours, as JSON."""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import orjson
+
+from vectorstore.index import LoadedIndex, Query, Ranked
+from vectorstore.wire import Cut, CutReason, Evidence, Explanation
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What one query found, best first."""
+
+    passages: list[bytes]
+    """Each the JSON of a `wire.Passage`."""
+    index_versions: Mapping[str, str]
+    """Collection → version, in the order asked."""
+    cut: list[Cut] = field(default_factory=list)
+    query_tokens: int = 0
+    query_truncated: bool = False
+    timings_ms: Mapping[str, float] = field(default_factory=dict)
+
+    def json(self) -> bytes:
+        """The JSON of a `wire.Prediction`."""
+        rest = {
+            "index_version": next(iter(self.index_versions.values()), ""),
+            "index_versions": self.index_versions,
+            "cut": [cut.model_dump() for cut in self.cut],
+            "query_tokens": self.query_tokens,
+            "query_truncated": self.query_truncated,
+            "timings_ms": self.timings_ms,
+        }
+        return b'{"passages":[%b],%b' % (b",".join(self.passages), orjson.dumps(rest)[1:])
+
+    def texts(self) -> list[str]:
+        """The texts of the passages alone."""
+        return [orjson.loads(passage)["text"] for passage in self.passages]
+
+
+@dataclass(slots=True)
+class _Candidate:
+    ranked: Ranked
+    place: int
+    """In `ranked`."""
+    score: float
+    document_id: str = ""
+    """With `start` and `end`: what the passage spans; known where neighbours are joined."""
+    start: int = 0
+    end: int = 0
+
+    @property
+    def index(self) -> LoadedIndex:
+        return self.ranked.index
+
+    @property
+    def row(self) -> int:
+        return int(self.ranked.rows[self.place])
+
+
+def answer(query: Query, ranked: Sequence[Ranked]) -> Found:
+    """The passages of one query over the candidates of one or several collections. Reads the indexes' files.
+
+    Highest score first; of equal scores, the earlier collection, then the order of chunk ids. `diversity` decides
+    which candidates become passages, never the order in which they are told.
+    """
+    found = Found([], {one.index.collection: one.index.name for one in ranked})
+    everyone = [_Candidate(one, place, score) for one in ranked for place, score in enumerate(one.scores.tolist())]
+    if len(ranked) > 1:
+        everyone.sort(key=lambda candidate: -candidate.score)  # stable
+    enough = len(everyone)
+    if query.min_score is not None:
+        enough = bisect.bisect_right(everyone, -query.min_score, key=lambda candidate: -candidate.score)
+    cut: list[tuple[_Candidate, CutReason]] = [(candidate, "min_score") for candidate in everyone[enough:]]
+    chosen = _choose(query, everyone[:enough], cut)
+    found.passages.extend(_passage(query, candidate) for candidate in chosen)
+    if query.explain:
+        cut.sort(key=lambda item: -item[0].score)
+        found.cut.extend(_cut(item.index, item.row, item.score, reason) for item, reason in cut)
+        found.cut.extend(_cut(one.index, row, None, "filter") for one in ranked for row in one.filtered)
+    return found
+
+
+def _choose(
+    query: Query, candidates: Sequence[_Candidate], cut: list[tuple[_Candidate, CutReason]]
+) -> list[_Candidate]:
+    """At most `num_docs` of the candidates, best first; appends what it leaves out."""
+    order = _most_different(candidates, query.diversity) if query.diversity > 0 else iter(range(len(candidates)))
+    chosen: dict[int, _Candidate] = {}
+    merged: set[int] = set()
+    for number in order:
+        if len(chosen) == query.num_docs:
+            break
+        candidate = candidates[number]
+        if query.neighbours:
+            _widen(candidate, query.neighbours)
+            overlapping = [other for other, one in chosen.items() if _overlap(one, candidate)]
+            if overlapping:
+                # Into the best of all that touch: what joins two passages makes them one.
+                group = sorted([*overlapping, number])
+                for other in group:
+                    chosen.pop(other, None)
+                kept = candidates[group[0]]
+                kept.start = min(candidates[other].start for other in group)
+                kept.end = max(candidates[other].end for other in group)
+                chosen[group[0]] = kept
+                merged.update(group[1:])
+                continue
+        chosen[number] = candidate
+    if query.explain:
+        lowest = max(chosen, default=-1)
+        for number, candidate in enumerate(candidates):
+            if number in merged:
+                cut.append((candidate, "duplicate"))
+            elif number not in chosen:
+                cut.append((candidate, "diversity" if number < lowest and query.diversity > 0 else "num_docs"))
+    return [chosen[number] for number in sorted(chosen)]
+
+
+def _most_different(candidates: Sequence[_Candidate], diversity: float) -> Iterator[int]:
+    """Candidates in the order in which maximal marginal relevance takes them.
+
+    Source: Carbonell and Goldstein, "The Use of MMR, Diversity-Based Reranking for Reordering Documents and Producing
+    Summaries" (SIGIR 1998), with lambda = 1 - diversity, relevance the score, similarity the cosine of vectors.
+    """
+    if not candidates:
+        return
+    vectors = np.stack([candidate.index.vectors(np.array([candidate.row]))[0] for candidate in candidates])
+    scores = np.array([candidate.score for candidate in candidates])
+    free = np.ones(len(candidates), np.bool_)
+    nearest = np.full(len(candidates), -np.inf)
+    number = 0  # the best, whatever else counts
+    while True:
+        yield number
+        free[number] = False
+        if not free.any():
+            return
+        nearest = np.maximum(nearest, (vectors * vectors[number]).sum(axis=1))
+        number = int(np.argmax(np.where(free, (1 - diversity) * scores - diversity * nearest, -np.inf)))
+
+
+def _widen(candidate: _Candidate, neighbours: int) -> None:
+    """Takes in the rows around that are of the same document, and what they span together."""
+    index, row = candidate.index, candidate.row
+    own = orjson.loads(index.line(row))
+    candidate.document_id = own["document_id"]
+    candidate.start, candidate.end = own["span"]["start"], own["span"]["end"]
+    for step in (-1, 1):
+        for other in range(row + step, row + step * (neighbours + 1), step):
+            line = orjson.loads(index.line(other)) if 0 <= other < len(index) else own
+            if line is own or line["document_id"] != candidate.document_id:
+                break
+            candidate.start = min(candidate.start, line["span"]["start"])
+            candidate.end = max(candidate.end, line["span"]["end"])
+
+
+def _overlap(one: _Candidate, other: _Candidate) -> bool:
+    return (
+        one.index is other.index
+        and one.document_id == other.document_id
+        and one.start < other.end
+        and other.start < one.end
+    )
+
+
+def _passage(query: Query, candidate: _Candidate) -> bytes:
+    index, row = candidate.index, candidate.row
+    line = index.line(row)
+    if query.neighbours:
+        values = orjson.loads(line)
+        # Of the stored document, never pieced together: chunks overlap, or leave out the space between them.
+        text = index.document(candidate.document_id).text[candidate.start : candidate.end]
+        values.update(text=text, span={"start": candidate.start, "end": candidate.end})
+        line = orjson.dumps(values)
+    ranked, place = candidate.ranked, candidate.place
+    similarity = float(ranked.signals["dense"][place])
+    share = float(ranked.signals["lexical"][place])
+    tail: dict[str, Any] = {"collection": index.collection, "index_version": index.name}
+    if query.explain:
+        tail["explain"] = _explained(ranked, place)
+    return b'%b,"score":%r,"similarity":%r,"lexical_score":%r,"support":%r,%b' % (
+        line[:-1],
+        candidate.score,
+        similarity,
+        share * (ranked.terms.greatest or 1.0),
+        similarity + share,
+        orjson.dumps(tail)[1:],
+    )
+
+
+def _explained(ranked: Ranked, place: int) -> dict[str, Any]:
+    explanation = Explanation(
+        signals={
+            signal: Evidence(
+                score=float(values[place]),
+                weight=ranked.weights.get(signal, 0.0),
+                rank=int((values > values[place]).sum()) + 1 if signal in ranked.weights else None,
+            )
+            for signal, values in ranked.signals.items()
+        },
+        terms=ranked.index.matched(ranked.terms, int(ranked.rows[place])),
+    )
+    return explanation.model_dump()
+
+
+def _cut(index: LoadedIndex, row: int, score: float | None, reason: CutReason) -> Cut:
+    line = orjson.loads(index.line(row))
+    return Cut(
+        collection=index.collection,
+        chunk_id=line["chunk_id"],
+        document_id=line["document_id"],
+        score=score,
+        reason=reason,
+    )

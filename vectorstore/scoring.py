@@ -1,0 +1,68 @@
+"""What candidates score: the weighted mean of signals that mean the same for every query and every index.
+
+A convex combination and not a fusion of ranks: how far the best is ahead of the next stays visible, and a score can be
+compared between queries, between indexes, and with a threshold. Evidence: `docs/decisions/`.
+
+Source: Bruch, Gai and Ingber, "An Analysis of Fusion Functions for Hybrid Retrieval" (ACM TOIS 2023), who find convex
+combinations above reciprocal rank fusion in and out of domain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from vectorstore.errors import MissingPartError
+from vectorstore.wire import Mode, Signal
+
+Scores = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """How much each signal counts. None: by what the index has, see `of`."""
+
+    dense: float | None = None
+    lexical: float | None = None
+    sparse: float | None = None
+    multi_vector: float | None = None
+
+    def of(self, parts: Collection[Signal], mode: Mode) -> dict[Signal, float]:
+        """Signal → its share of the score, above 0, together 1, for an index that has `parts`.
+
+        Raises:
+            MissingPartError: the mode needs a part that the index does not have.
+        """
+        if mode in ("dense", "lexical"):
+            needed: Signal = mode
+            if needed not in parts:
+                raise MissingPartError(f"The index has no {needed} part: choose another mode, or publish it again.")
+            return {needed: 1.0}
+        defaults = _MULTI if "multi_vector" in parts else _SPARSE if "sparse" in parts else _PLAIN
+        chosen: dict[Signal, float] = {}
+        for signal in parts:
+            given = getattr(self, signal)
+            weight = defaults.get(signal, 0.0) if given is None else given
+            if weight > 0 and not (signal == "multi_vector" and mode == "fused"):
+                chosen[signal] = weight
+        total = sum(chosen.values())
+        if not total:
+            raise MissingPartError("No part of the index has a weight above 0: set one.")
+        return {signal: weight / total for signal, weight in chosen.items()}
+
+
+_PLAIN: Mapping[Signal, float] = {"dense": 0.5, "lexical": 0.5}
+_SPARSE: Mapping[Signal, float] = {"dense": 0.4, "sparse": 0.2}
+_MULTI: Mapping[Signal, float] = {"dense": 0.4, "sparse": 0.2, "multi_vector": 0.4}
+
+
+def weighted(weights: Mapping[Signal, float], signals: Mapping[Signal, npt.NDArray[np.floating]]) -> Scores:
+    """float64[n]: the weighted mean of each candidate's signals, added in one order whatever the mapping's."""
+    names = sorted(weights)
+    total = signals[names[0]].astype(np.float64) * weights[names[0]]
+    for name in names[1:]:
+        total += signals[name].astype(np.float64) * weights[name]
+    return total
