@@ -64,7 +64,7 @@ def unpack(source: Path, folder: Path) -> None:
             "vocab_size": arch["vocab"],
         }
         weights = {name: part for packed, tensor in tensors.items() for name, part in _renamed(packed, tensor)}
-    except (LookupError, TypeError, ValueError, AttributeError, struct.error) as error:
+    except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, struct.error) as error:
         raise ModelFolderError(f"{source} is not an HMSEMB pack of an encoder, or is damaged: {error!r}") from error
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     (folder / "tokenizer.json").write_bytes(tokenizer)

@@ -14,7 +14,7 @@ TESTS = Path(__file__).parent / "in_triton_env"
 
 def test_encoders_in_tritons_environment(triton_environment: TritonEnvironment, embedder_folder: Path) -> None:
     """Runs in_triton_env/ with that environment's packages first; pytest and ONNX Runtime are this one's."""
-    packages = [triton_environment.site_packages, TESTS.parents[2], sysconfig.get_path("purelib")]
+    packages = [triton_environment.site_packages, TESTS.parents[2], TESTS.parents[1], sysconfig.get_path("purelib")]
     done = subprocess.run(
         [
             triton_environment.path / "bin" / "python",

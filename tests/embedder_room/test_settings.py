@@ -33,7 +33,7 @@ def test_parameters_come_before_the_environment_and_empty_ones_do_not_count() ->
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("ARCHITECTURE", "bert"),
+        ("ARCHITECTURE", "gpt"),
         ("BACKEND", "torch"),
         ("PRECISION", "fp8"),
         ("THREADS", "-1"),

@@ -14,6 +14,7 @@ import gguf
 import numpy as np
 import pytest
 from loopback_hub import Hub, HubFile, running_hub
+from tiny_bert import write_folder, write_pack
 
 from kserve_rag.errors import FetchError, UsageError
 from kserve_rag.fetch import HubSource, PathSource, WheelSource
@@ -52,7 +53,10 @@ def test_the_packaged_catalogue_is_whole() -> None:
     for name, model in catalogue.models.items():
         files = [file.name for file in model.files]
         assert len(files) == len(set(files)), name
-        assert ("tokenizer.json" if model.kind == "embedder" else "source.gguf") in files, name
+        if model.kind == "llm":
+            assert "source.gguf" in files, name
+        else:
+            assert "tokenizer.json" in files or files == ["source.hmsemb"], name
 
 
 def test_the_defaults_are_pinned_and_need_no_hub() -> None:
@@ -65,7 +69,7 @@ def test_the_defaults_are_pinned_and_need_no_hub() -> None:
 
 def test_models_of_both_kinds_are_known() -> None:
     catalogue = Catalogue.load()
-    assert {"minilm", "bge-m3"} <= set(catalogue.names("embedder"))
+    assert {"minilm", "granite-30m", "minilm-f32", "bge-m3"} <= set(catalogue.names("embedder"))
     assert {"smollm2-135m", "qwen2.5-0.5b", "qwen2.5-1.5b", "llama-3.2-1b", "llama-3.1-8b"} <= set(
         catalogue.names("llm")
     )
@@ -317,12 +321,72 @@ def test_a_folder_of_the_users_own(real: ModelStore, tmp_path: Path) -> None:
     assert (mine.path, mine.triton_model, mine.max_tokens) == (folder, "minilm", 256)
 
 
+def packed(pack: Path) -> ModelStore:
+    """A store whose catalogue has one embedder, `tiny`, in this pack."""
+    described = {
+        "kind": "embedder",
+        "what": "a pack",
+        "id": "tiny-int8",
+        "licence": "none",
+        "languages": ["en"],
+        "files": [{"name": "source.hmsemb", "sources": [{"path": str(pack)}]}],
+        "triton_model": "bert",
+        "pooling": "cls",
+        "dimension": 24,
+        "max_tokens": 48,
+        "query_prefix": "query: ",
+        "passage_prefix": "passage: ",
+        "normalize": True,
+    }
+    catalogue = Catalogue.model_validate({"defaults": {}, "models": {"tiny": described}})
+    return ModelStore(pack.parent / "models", catalogue=catalogue)
+
+
+def test_a_pack_is_unpacked_once(tmp_path: Path) -> None:
+    write_pack(tmp_path / "tiny.hmsemb")
+    store = packed(tmp_path / "tiny.hmsemb")
+    folder = store.materialise("tiny", "embedder")
+    assert (folder.id, folder.triton_model, folder.max_tokens) == ("tiny-int8", "bert", 48)
+    made = {path.name: path.stat().st_mtime_ns for path in folder.path.iterdir()}
+    assert made.keys() == {"config.json", "model.safetensors", "tokenizer.json", "embedder.json"}
+    card = json.loads((folder.path / "embedder.json").read_text())
+    assert (card["pooling"], card["query_prefix"], card["passage_prefix"]) == ("cls", "query: ", "passage: ")
+    again = store.materialise("tiny", "embedder")
+    assert {path.name: path.stat().st_mtime_ns for path in again.path.iterdir()} == made
+
+
+def test_a_damaged_pack_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "tiny.hmsemb").write_bytes(b"HMSEMB01 and no more")
+    with pytest.raises(UsageError, match="not an HMSEMB pack"):
+        packed(tmp_path / "tiny.hmsemb").materialise("tiny", "embedder")
+    assert not list((tmp_path / "models" / "folders").iterdir())
+
+
+def test_folders_of_the_users_own_tell_by_their_files_what_they_are(tmp_path: Path) -> None:
+    store, folder = ModelStore(tmp_path / "models"), tmp_path / "mine"
+    write_folder(folder, "mpnet", {"id": "mine", "pooling": "mean", "max_tokens": 48})
+    mine = store.materialise(str(folder), "embedder")
+    assert (mine.path, mine.id, mine.triton_model, mine.max_tokens) == (folder, "mine", "bert", 48)
+    (folder / "embedder.json").unlink()
+    (folder / "sentence_bert_config.json").write_text('{"max_seq_length": 30}')
+    assert store.materialise(str(folder), "embedder").max_tokens == 30
+    (folder / "colbert_linear.pt").touch()
+    assert store.materialise(str(folder), "embedder").triton_model == "bge_m3"
+    (folder / "sentence_bert_config.json").write_text("{")
+    with pytest.raises(UsageError, match=r"sentence_bert_config\.json"):
+        store.materialise(str(folder), "embedder")
+    for name in ("model.safetensors", "colbert_linear.pt"):
+        (folder / name).unlink()
+    with pytest.raises(UsageError, match="holds no weights"):
+        store.materialise(str(folder), "embedder")
+
+
 @pytest.mark.parametrize(
     ("name", "kind", "said"),
     [
         ("smollm3", "llm", "There is no llm 'smollm3'"),
         ("minilm", "llm", "minilm is an embedder"),
-        ("smollm2-135m", "embedder", "Choose from: minilm, bge-m3"),
+        ("smollm2-135m", "embedder", "Choose from: minilm, granite-30m, minilm-f32, bge-m3"),
     ],
 )
 def test_names_that_do_not_fit(tmp_path: Path, name: str, kind: str, said: str) -> None:
