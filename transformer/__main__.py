@@ -9,6 +9,8 @@ from chassis.server import kserve_args, serve
 from chassis.settings import load_settings
 from chassis.telemetry import configure_logging
 from predictor.client import PredictorClient, PromptFormat
+from transformer.alignment import Aligner
+from transformer.citations import Citer
 from transformer.condense import Condenser
 from transformer.generate import generate_routes
 from transformer.openai import PREFIXES, openai_error, openai_routes
@@ -45,6 +47,10 @@ def build(settings: TransformerSettings) -> RagService:
         min_support=settings.min_support,
         refusal=settings.refusal,
         frequency_penalty=settings.frequency_penalty,
+        citer=Citer(
+            Aligner(settings.citation_language, threshold=settings.citation_support), quote_lead=settings.quote_lead
+        ),
+        citations=settings.citations,
     )
 
 

@@ -11,7 +11,7 @@ import re
 import threading
 import unicodedata
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -34,32 +34,34 @@ _KEPT_CHARS = 4_000_000
 """Text of passages that are kept prepared."""
 
 # How matches count. Chosen on one half of the questions of two public sets, reported on the other: docs/evaluation.md.
-THRESHOLD = 0.45
+THRESHOLD = 0.4
 """Support from which a span is evidence."""
 _PREFIX_CHARS = 5
 _PREFIX_MATCH = 0.6
 """A word of more than five letters that shares the first five with one of the unit."""
 _HEADING_MATCH = 0.5
 """A word that stands in the headings above the passage."""
-_ASKED_WEIGHT = 0.5
+_ASKED_WEIGHT = 0.7
 """A word of the question in the answer tells little of whether the answer is right."""
 _NUMBER_WEIGHT = 1.5
 _CONFLICT = 1.0
 """What a word that is negated on one side only takes away."""
 _WRONG_NUMBER = 0.5
 """Factor of a sentence with a number that its evidence does not hold."""
-_CONTEXT_SHARE = 0.6
+_CONTEXT_SHARE = 0.7
 """How much of a one-word answer's support rests on the question's words around it."""
 _CONTEXT_TERMS = 3.0
 """So many words more halve that share."""
-_CONTEXT_ENOUGH = 0.6
+_CONTEXT_ENOUGH = 0.7
 """Share of the question's words around an answer that is as good as all."""
 _CONTEXT_RANK = 1.0
 _BEFORE, _AFTER_IT, _ANYWHERE = 0.6, 0.4, 0.5
 """What a word of the question counts in the unit before, in the one after, or anywhere in the passage."""
-_LATER = 0.01
+_LATER = 0.03
 """What a passage loses in the choice for each passage that is more relevant."""
 _MAX_EVIDENCE = 3
+_ENOUGH = 0.75
+"""Support from which no further evidence is looked for."""
 _MIN_GAIN = 0.15
 """Share of a sentence's words that further evidence must add."""
 _SAID = 0.5
@@ -67,7 +69,7 @@ _SAID = 0.5
 _QUOTE_FROM = 0.3
 """Share of the question's words that a quote must have about it."""
 _GAP = "\x1f"
-_ELSEWHERE = 0.7
+_ELSEWHERE = 0.6
 """Factor of such a gain from another passage."""
 
 
@@ -83,6 +85,7 @@ _STOP = _set(
     "she should so some such than that the their theirs them then there these they this those through to too under up "
     "us very was we were what when where which while who whom whose why will with would you your yours also about "
     "after before between both during each may might must shall upon via within per among "
+    "yes yeah sure ok okay based according provided above below following "
     # German
     "der das den dem des ein eine einer eines einem einen und oder aber ist sind waren wird werden wurde wurden "
     "haben hatte hatten im in am an auf aus bei mit nach von vom zu zum zur für über unter durch als auch sich er "
@@ -156,7 +159,7 @@ class Analyzer:
                     reach = _NEGATED_WORDS
                     continue
                 lower = lower[:-2] if lower.endswith(("'s", "’s")) else lower
-                tells = lower not in _STOP
+                tells = lower not in _STOP or (len(token) > 1 and token.isupper())
                 term = stems.get(lower) or self._stem(lower)
             terms.append(term)
             content.append(tells)
@@ -184,20 +187,14 @@ def _plain(word: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
-    """A sentence of a passage."""
+class Evidence:
+    """A sentence of a passage that says what a sentence of an answer says."""
 
     passage: int
+    """Its place among the passages."""
     start: int
-    """In the passage's text, white space at its ends left out."""
+    """Of the passage's text, white space at the ends left out."""
     end: int
-
-
-@dataclass(frozen=True, slots=True)
-class Evidence:
-    """A span that says what a sentence says."""
-
-    span: Span
     support: float
     """0 … 1."""
 
@@ -236,6 +233,17 @@ def prepare(text: str, heading: str, analyzer: Analyzer) -> Prepared:
     return made
 
 
+def known_language(name: str) -> str:
+    """The name, if it is one that `Analyzer` takes.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if name not in snowballstemmer.algorithms():
+        raise ValueError(f"there is no stemmer for {name!r}: use one of {', '.join(snowballstemmer.algorithms())}")
+    return name
+
+
 class Aligner:
     """Finds evidence for sentences. Keeps passages that it has prepared; safe for use from several threads."""
 
@@ -253,7 +261,11 @@ class Aligner:
         self._prepared_chars = 0
 
     def align(
-        self, sentences: Sequence[str], question: str, passages: Sequence[tuple[str, str]]
+        self,
+        sentences: Sequence[str],
+        question: str,
+        passages: Sequence[tuple[str, str]],
+        named: Sequence[Collection[int]] = (),
     ) -> list[list[Evidence] | None]:
         """Evidence for each sentence, best first; empty where no passage says it, None where it says nothing to check.
 
@@ -261,10 +273,17 @@ class Aligner:
             sentences: of an answer.
             question: what was asked. Its words tell apart the places that hold a short answer.
             passages: text and headings of each, most relevant first: earlier ones win ties.
+            named: places of the passages that a sentence itself names, for each. They too are evidence where they
+                support it, beside what supports it best.
         """
         answered = [self._analyzer.words(_ITEM_NUMBER.sub("", sentence, count=1)) for sentence in sentences]
         board = self._board(answered, question, passages)
-        return [board.evidence(words, self._threshold) for words in answered]
+        found = [board.evidence(words, self._threshold) for words in answered]
+        for words, evidence, places in zip(answered, found, named, strict=False):
+            for place in sorted(set(places) - {one.passage for one in evidence or []}):
+                if evidence is not None:
+                    evidence += board.evidence(words, self._threshold, only=place) or []
+        return found
 
     def closest(self, answer: str, question: str, passages: Sequence[tuple[str, str]]) -> Evidence | None:
         """The unit that best answers the question: by the question's words, and less by those of an answer.
@@ -315,11 +334,12 @@ class _Board:
         self._weights: Matrix = np.log1p((self._units + 1) / frequency).astype(np.float32)
         self._context = self._question_cover()
 
-    def evidence(self, words: Words, threshold: float) -> list[Evidence] | None:
+    def evidence(self, words: Words, threshold: float, *, only: int | None = None) -> list[Evidence] | None:
         terms = list(dict.fromkeys(words.content_terms()))
         if not terms:
             return None
-        if not self._units:
+        out = np.zeros(self._units, np.bool_) if only is None else self._owner != only
+        if out.all():
             return []
         rows = [self._rows[term] for term in terms]
         held = self._held[rows]
@@ -328,30 +348,31 @@ class _Board:
         weights = self._weights[rows] * np.where(asked, _ASKED_WEIGHT, np.where(new_numbers, _NUMBER_WEIGHT, 1))
         weights /= weights.sum()
         opposed = np.array([term in words.negated for term in terms])[:, None] != self._negated[rows]
+        agreed = np.where(opposed, 0, held)
         cover = weights @ np.where(opposed, -_CONFLICT * held, held)
         match = np.maximum(np.clip(cover, 0, 1), self._phrase(words))
         share = _CONTEXT_SHARE / (1 + (len(terms) - 1) / _CONTEXT_TERMS)
         support = match * (1 - share + share * np.minimum(1, self._context / _CONTEXT_ENOUGH))
-        later = _LATER * self._owner
+        later = _LATER * self._owner + 9 * out
         chosen = [int(np.argmax(support + _CONTEXT_RANK * share * match * self._context - later))]
         reached = float(support[chosen[0]])
-        best = held[:, chosen[0]]
-        while len(chosen) < _MAX_EVIDENCE:
-            gain = weights @ np.clip(held - best[:, None], 0, 1)
+        best = agreed[:, chosen[0]]
+        while len(chosen) < _MAX_EVIDENCE and reached < _ENOUGH:
+            gain = weights @ np.clip(agreed - best[:, None], 0, 1)
             gain *= np.where(self._owner == self._owner[chosen[0]], 1, _ELSEWHERE)
             unit = int(np.argmax(gain - later))
             if gain[unit] < _MIN_GAIN:
                 break
             chosen.append(unit)
             reached += float(gain[unit])
-            best = np.maximum(best, held[:, unit])
+            best = np.maximum(best, agreed[:, unit])
         if (new_numbers & (best < _PREFIX_MATCH)).any():
             reached *= _WRONG_NUMBER
         if reached < threshold:
             return []
         return [
-            Evidence(self._span(unit), round(min(1.0, reached if first else float(support[unit])), 3))
-            for unit, first in zip(chosen, [True, False, False], strict=False)
+            self._found(unit, reached if place == 0 else float(weights @ agreed[:, unit]))
+            for place, unit in enumerate(chosen)
         ]
 
     def closest(self, words: Words) -> Evidence | None:
@@ -363,7 +384,7 @@ class _Board:
         unit = int(np.argmax(self._context + _SAID * said - _LATER * self._owner))
         if self._context[unit] < _QUOTE_FROM:
             return None
-        return Evidence(self._span(unit), round(float(self._context[unit]), 3))
+        return self._found(unit, float(self._context[unit]))
 
     def _presence(self, terms: Iterable[str]) -> tuple[Matrix, npt.NDArray[np.bool_]]:
         """float32[terms, units]: how far each unit holds each term, 0 … 1; bool of that shape: negated there."""
@@ -408,6 +429,7 @@ class _Board:
         phrase = f"{_GAP}{_GAP.join(words.terms)}{_GAP}"
         return np.array([phrase in line for passage in self._passages for line in passage.lines], np.bool_)
 
-    def _span(self, unit: int) -> Span:
+    def _found(self, unit: int, support: float) -> Evidence:
         passage = int(self._owner[unit])
-        return Span(passage, *self._passages[passage].spans[unit - self._starts[passage]])
+        start, end = self._passages[passage].spans[unit - self._starts[passage]]
+        return Evidence(passage, start, end, round(min(1.0, support), 3))

@@ -162,5 +162,6 @@ def _question(request: GenerateRequest) -> Question:
         retrieval=request.retrieval,
         context=request.context,
         filters=request.filters,
+        citations=request.citations,
         **extra,
     )

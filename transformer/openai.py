@@ -1,7 +1,7 @@
 """OpenAI's chat completions over the graph, at `/openai/v1` (where KServe has it) and `/v1`.
 
-Beside OpenAI's fields an answer carries `sources`, `index_version`, `refused` and `timings`; OpenAI's clients keep
-them as extra fields.
+Beside OpenAI's fields an answer carries `sources`, `citations`, `index_version`, `refused` and `timings`; OpenAI's
+clients keep them as extra fields.
 
 Source: https://platform.openai.com/docs/api-reference/chat
 """
@@ -104,6 +104,7 @@ def _question(chat: ChatRequest, default_max_tokens: int) -> Question:
         retrieval=chat.retrieval,
         context=chat.context,
         filters=chat.filters,
+        citations=chat.citations,
     )
 
 
@@ -131,6 +132,7 @@ def _completion(answer: Answer) -> dict[str, Any]:
         "refused": answer.refused,
         "query": answer.query,
         "timings": answer.timings,
+        "citations": None if answer.citations is None else dump(answer.citations),
     }
 
 
@@ -155,6 +157,7 @@ def _chunk_encoder(question_id: str, model_name: str, with_usage: bool) -> Calla
             chunk["sources"] = [dump(source) for source in event.sources]
             chunk["refused"] = event.refused
             chunk["timings"] = event.timings
+            chunk["citations"] = None if event.citations is None else dump(event.citations)
         else:
             delta = {"content": event.text_output}
         chunk["choices"] = [{"index": 0, "delta": delta, "finish_reason": finish_reason, "logprobs": None}]

@@ -11,11 +11,11 @@ import re
 _MAX_CHARS = 1200
 """A longer span, such as a paragraph without a full stop, is cut at white space."""
 
-_MARKER = r"\[\d{1,3}(?:[ \t]*[,;–-][ \t]*\d{1,3})*\]"
-"""`[2]`, `[1, 3]`, `[1-3]`."""
+MARKER = r"\[+\d{1,3}(?:[ \t]*[,;–-][ \t]*\d{1,3})*\]+"
+"""Numbers of sources as models write them: `[2]`, `[1, 3]`, `[1-3]`, `[[2]]`."""
 
 _BREAK = re.compile(r"(?P<wide>[。！？｡।۔؟]+)|(?P<stop>[.!?…]+)|(?P<newline>\n)")
-_AFTER = re.compile(rf"[\"'”’»)\]）」』】*_`]*(?:[ \t]*{_MARKER})*")
+_AFTER = re.compile(rf"[\"'”’»)\]）」』】*_`]*(?:[ \t]*{MARKER})*")
 """What still belongs to a sentence after its full stop: closing quotes and brackets, and numbers of sources."""
 
 _FENCE = re.compile(r"^[ \t]*(```|~~~).*?(?:^[ \t]*\1[^\n]*$\n?|\Z)", re.MULTILINE | re.DOTALL)
@@ -24,7 +24,7 @@ _ITEM = re.compile(r"[ \t]*(?:[-*+•‣◦·–][ \t]|\(?\d{1,3}[.)][ \t]|#{1,6
 _OWN_LINE = re.compile(r"[ \t]*(?:#{1,6}[ \t]|\|)")
 """How a line begins that also ends with its newline: headings and table rows."""
 _SPACE = re.compile(r"\s*")
-_WORD_BEFORE = re.compile(r"[^\s(\[\"'“‘«]*\Z")
+_WORD_BEFORE = re.compile(r"[^\s(\[\"'“‘«/–—-]*\Z")
 _WRAPPED_FROM = 50
 """A line shorter than this that ends without punctuation is not one that was wrapped."""
 

@@ -79,6 +79,7 @@ def question_of(instance: Instance) -> Question:
         retrieval=instance.retrieval,
         context=instance.context,
         filters=instance.filters,
+        citations=instance.citations,
     )
 
 
@@ -132,6 +133,8 @@ def _tensor_instances(request: InferRequest) -> list[Instance]:
         fields = {name: values[row] for name, values in parameters.items()}
         if "filters" in fields:
             fields["filters"] = _filters(fields["filters"])
+        # An empty text stands for nothing: a tensor cannot leave a row out.
+        fields["citations"] = fields.get("citations") or None
         try:
             instances.append(Instance.model_validate({"input": question, **fields}))
         except ValidationError as error:
@@ -164,4 +167,8 @@ def _tensors(answers: Sequence[Answer]) -> dict[str, np.ndarray[Any, Any]]:
         "completion_tokens": column([answer.usage.completion_tokens for answer in answers], np.int32),
         "index_version": column([(answer.index_version or "").encode() for answer in answers], object),
         "timings": column([orjson.dumps(answer.timings) for answer in answers], object),
+        "citations": column(
+            [b"null" if answer.citations is None else orjson.dumps(dump(answer.citations)) for answer in answers],
+            object,
+        ),
     }

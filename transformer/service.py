@@ -15,12 +15,28 @@ from chassis.context import CallContext
 from chassis.errors import BadUpstreamError
 from predictor.client import PredictorClient
 from predictor.wire import GenerationRequest
+from transformer.citations import Citer, Reading, StoredTexts
 from transformer.condense import Condenser
 from transformer.errors import PromptTooLongError
 from transformer.prompt import Prompt, PromptBuilder
-from transformer.wire import Answer, CutPassage, EndEvent, Message, Sampling, Source, SourcesEvent, TextEvent, Usage
+from transformer.wire import (
+    Answer,
+    CitationMode,
+    Citations,
+    CutPassage,
+    EndEvent,
+    Message,
+    Sampling,
+    Source,
+    SourcesEvent,
+    TextEvent,
+    Usage,
+)
 from vectorstore.client import VectorstoreClient
 from vectorstore.wire import Passage, SearchInstance
+
+_LONG_ANSWER_CHARS = 20_000
+"""An answer from this length on is checked in a thread, so that others need not wait for it."""
 
 _DONT_KNOW = re.compile(r"\W*i\s+(do\s+not|don['’]?t)\s+know\b", re.IGNORECASE)
 
@@ -37,6 +53,7 @@ class Question:
     retrieval: bool = True
     context: str | None = None
     filters: dict[str, Any] | None = None
+    citations: CitationMode | None = None
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
 
@@ -82,6 +99,8 @@ class RagService:
         min_support: float,
         refusal: str,
         frequency_penalty: float | None,
+        citer: Citer,
+        citations: CitationMode,
     ) -> None:
         self.model_name = model_name
         self._vectorstore = vectorstore
@@ -92,6 +111,9 @@ class RagService:
         self._min_support = min_support
         self._refusal = refusal
         self._frequency_penalty = frequency_penalty
+        self._citer = citer
+        self._citations = citations
+        self._stored = StoredTexts(vectorstore)
 
     async def aclose(self) -> None:
         """Closes the connections to the upstreams."""
@@ -120,7 +142,7 @@ class RagService:
                     return Answer.model_construct(
                         id=sources.id,
                         model_name=sources.model_name,
-                        text_output="".join(texts),
+                        text_output="".join(texts) if event.citations is None else event.citations.text,
                         sources=event.sources,
                         finish_reason=event.finish_reason,
                         refused=event.refused,
@@ -129,6 +151,7 @@ class RagService:
                         cut=sources.cut,
                         query=sources.query,
                         timings=event.timings,
+                        citations=event.citations,
                     )
         raise BadUpstreamError("The predictor ended without finishing its answer.")
 
@@ -158,32 +181,65 @@ class RagService:
                 yield TextEvent.model_construct(text_output=self._refusal)
             yield _end(clock, "stop" if found.refused else "length", found.refused, found.prompt.sources, Usage())
             return
-        async for event in self._generate(question, found.prompt, begun, ctx, clock):
-            yield event
+        # The stored documents are read while the answer is made, so that checking it waits for nothing.
+        checked = found.prompt.sources if self._mode(question) != "off" else []
+        reading = self._stored.begin(checked, ctx)
+        try:
+            async with contextlib.aclosing(
+                self._generate(question, found.prompt, begun, reading, ctx, clock)
+            ) as events:
+                async for event in events:
+                    yield event
+        finally:
+            reading.close()
 
     async def _generate(
-        self, question: Question, prompt: Prompt, begun: SourcesEvent, ctx: CallContext, clock: _Clock
+        self,
+        question: Question,
+        prompt: Prompt,
+        begun: SourcesEvent,
+        reading: Reading,
+        ctx: CallContext,
+        clock: _Clock,
     ) -> AsyncGenerator[Event, None]:
         request = self._generation_request(prompt.text, question.sampling)
         async with contextlib.aclosing(self._predictor.stream(request, ctx)) as chunks:
             yield begun
             chunk = await anext(chunks, None)
             clock.lap("first_token")
-            opening = ""
+            texts: list[str] = []
             while chunk is not None:
-                if len(opening) < 40:
-                    opening += chunk.text
                 if chunk.text:
+                    texts.append(chunk.text)
                     yield TextEvent.model_construct(text_output=chunk.text)
                 if chunk.finish_reason is not None:
-                    refused = bool(prompt.sources) and _DONT_KNOW.match(opening) is not None
+                    text = "".join(texts)
+                    refused = bool(prompt.sources) and _DONT_KNOW.match(text) is not None
                     usage = _usage(chunk.prompt_tokens, chunk.completion_tokens)
                     clock.lap("generation")
+                    citations = None if refused else await self._check(question, text, prompt.sources, reading)
+                    if citations is not None:
+                        clock.lap("citations")
                     clock.total()
-                    yield _end(clock, chunk.finish_reason, refused, prompt.sources, usage)
+                    yield _end(clock, chunk.finish_reason, refused, prompt.sources, usage, citations)
                     return
                 chunk = await anext(chunks, None)
         raise BadUpstreamError("The predictor ended without finishing its answer.")
+
+    def _mode(self, question: Question) -> CitationMode:
+        return question.citations or self._citations
+
+    async def _check(
+        self, question: Question, text: str, sources: Sequence[Source], reading: Reading
+    ) -> Citations | None:
+        """The answer, checked against what it was made from; None where that is nothing, or not wanted."""
+        mode = self._mode(question)
+        if mode == "off" or not sources:
+            return None
+        stored = await reading.finish()
+        if len(text) < _LONG_ANSWER_CHARS:
+            return self._citer.cite(text, question.text, sources, stored, mode)
+        return await asyncio.to_thread(self._citer.cite, text, question.text, sources, stored, mode)
 
     def _generation_request(self, prompt: str, sampling: Sampling) -> GenerationRequest:
         # A nucleus of no probability mass still holds the likeliest token; servers refuse to be told so in these words.
@@ -266,6 +322,7 @@ def _end(
     refused: bool,
     sources: list[Source],
     usage: Usage,
+    citations: Citations | None = None,
 ) -> EndEvent:
     return EndEvent.model_construct(
         text_output="",
@@ -274,4 +331,5 @@ def _end(
         sources=[] if refused else sources,
         usage=usage,
         timings=clock.timings,
+        citations=citations,
     )

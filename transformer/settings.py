@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from pydantic_settings import SettingsConfigDict
 
 from chassis.settings import ServerSettings
 from predictor.wire import LayoutName
+from transformer.alignment import THRESHOLD, known_language
 from transformer.condense import CondenseMethod
-from transformer.wire import DEFAULT_CHAT_MAX_TOKENS, DEFAULT_NUM_DOCS
+from transformer.wire import DEFAULT_CHAT_MAX_TOKENS, DEFAULT_NUM_DOCS, CitationMode
 
 
 class TransformerSettings(ServerSettings):
@@ -73,3 +75,15 @@ class TransformerSettings(ServerSettings):
         min_length=1,
         description="The answer where no passage supports one.",
     )
+    citations: CitationMode = Field(
+        "label",
+        description="How answers are checked: `off`, `label` unsupported sentences, or `quote` the sources where no "
+        "sentence is supported, which suits very small models.",
+    )
+    citation_support: float = Field(
+        THRESHOLD, gt=0, le=1, description="Support from which a span of a source is a quote for a sentence."
+    )
+    citation_language: Annotated[str, AfterValidator(known_language)] = Field(
+        "english", description="Snowball stemmer with which words are compared."
+    )
+    quote_lead: str = Field("The documents say: ", description="Before a quote that is given in place of an answer.")

@@ -6,7 +6,7 @@
 | `POST /v2/models/{m}/infer`, gRPC `ModelInfer` | tensors, see `INPUT_TENSORS` | tensors, see `OUTPUT_TENSORS` |
 | `POST /v2/models/{m}/generate` | `GenerateRequest` | `Answer` |
 | `POST /v2/models/{m}/generate_stream` | `GenerateRequest` | events: `SourcesEvent`, `TextEvent` …, `EndEvent` |
-| `POST /openai/v1/chat/completions`, `/v1/chat/completions` | `ChatRequest` | OpenAI's, with `sources` beside |
+| `POST /openai/v1/chat/completions`, `/v1/chat/completions` | `ChatRequest` | OpenAI's, and `sources` |
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 
-from vectorstore.wire import MAX_NUM_DOCS, Passage
+from vectorstore.wire import MAX_NUM_DOCS, Passage, Span
 
 # The earlier graph's defaults: its clients get the answers they are used to.
 DEFAULT_MAX_TOKENS = 100
@@ -70,6 +70,11 @@ class Sampling(BaseModel):
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
 
 
+CitationMode = Literal["off", "label", "quote"]
+"""What is done after generation: nothing; each sentence is given its quotes or labelled as unsupported; and, where no
+sentence is supported, a quote from the sources is the answer."""
+
+
 class Grounding(BaseModel):
     """What the answer is drawn from."""
 
@@ -83,6 +88,8 @@ class Grounding(BaseModel):
     """Used in place of retrieved passages. Blanks alone mean no documents; empty means absent, as it always has."""
     filters: dict[str, Any] | None = None
     """Chroma's `where` language over document metadata, as in `vectorstore.wire.SearchInstance`."""
+    citations: CitationMode | None = None
+    """How the answer is checked against its sources; the service's setting where absent."""
 
 
 class Instance(Sampling, Grounding):
@@ -131,6 +138,67 @@ class CutPassage(BaseModel):
     reason: Literal["token_budget", "no_support"]
 
 
+class Quote(BaseModel):
+    """A span of a source, read again from the stored document before it is returned."""
+
+    number: int
+    """Of the source."""
+    document_id: str
+    chunk_id: str
+    index_version: str
+    span: Span
+    """`document_text[span.start:span.end] == text`, always."""
+    text: str
+    sha256: str
+    """Of the text in UTF-8, in hexadecimal digits."""
+    support: float
+    """How far it says what the sentence says, 0 … 1."""
+
+
+class Statement(BaseModel):
+    """A sentence of an answer, and what it rests on."""
+
+    span: Span
+    """Of `Citations.text`. Together the statements are the whole of it."""
+    verdict: Literal["supported", "unsupported", "no_claim"]
+    """`no_claim`: there is no word in it that could be looked for, as in "Yes."."""
+    support: float
+    """0 … 1; 0 where it is unsupported or claims nothing."""
+    quotes: list[Quote]
+    """Best first. Every `[n]` in the sentence has one with that number."""
+
+
+class Markers(BaseModel):
+    """What became of the numbers of sources that the model wrote, as in `[2]`."""
+
+    kept: int = 0
+    mended: int = 0
+    """Wrong, and replaced by the number of the source that does support the sentence."""
+    dropped: int = 0
+
+
+class DroppedQuote(BaseModel):
+    """A source that would have been quoted, had its stored document not spoken against it."""
+
+    number: int
+    document_id: str
+    reason: Literal["unreadable", "differs"]
+    """The stored document could not be read; or it says something else there."""
+
+
+class Citations(BaseModel):
+    """An answer checked against its sources, sentence by sentence."""
+
+    text: str
+    """The answer after the check; what the model wrote, and a stream sent, unless `kind` says otherwise."""
+    kind: Literal["model", "mended", "quote"]
+    """Who wrote the text: the model; the model, with wrong numbers of sources put right or taken out; or the documents,
+    because they support nothing of what the model wrote."""
+    statements: list[Statement]
+    markers: Markers
+    dropped: list[DroppedQuote]
+
+
 class Usage(BaseModel):
     """Tokens of the LLM."""
 
@@ -156,7 +224,10 @@ class Answer(BaseModel):
     query: str | None
     """What was searched for: the question, or the standalone question made of it and the conversation."""
     timings: dict[str, float]
-    """Milliseconds: `condense`, `embed`, `search`, `retrieval` (that hop), `first_token`, `generation`, `total`."""
+    """Milliseconds: `condense`, `embed`, `search`, `retrieval` (that hop), `first_token`, `generation`, `citations`,
+    `total`."""
+    citations: Citations | None = None
+    """The check of the answer against its sources. None where there are no sources, or nothing was to be checked."""
 
 
 class PredictResponse(BaseModel):
@@ -184,7 +255,10 @@ class TextEvent(BaseModel):
 
 
 class EndEvent(BaseModel):
-    """The last event of a stream. Its `sources` are the final ones: empty if the answer became a refusal."""
+    """The last event of a stream. Its `sources` are the final ones: empty if the answer became a refusal.
+
+    `citations.text` is the final answer: the pieces before it may hold numbers of sources that the check has mended.
+    """
 
     text_output: str = ""
     finish_reason: Literal["stop", "length", "cancelled"]
@@ -192,6 +266,7 @@ class EndEvent(BaseModel):
     sources: list[Source]
     usage: Usage
     timings: dict[str, float]
+    citations: Citations | None = None
 
 
 # Tensors of v2 and gRPC: name → (datatype, shape; n questions). A parameter is [1] for all questions or [n, 1].
@@ -209,6 +284,7 @@ INPUT_TENSORS = {
     "retrieval": ("BOOL", [-1, 1]),
     "context": ("BYTES", [-1, 1]),
     "filters": ("BYTES", [-1, 1]),
+    "citations": ("BYTES", [-1, 1]),
 }
 OUTPUT_TENSORS = {
     "text_output": ("BYTES", [-1, 1]),
@@ -219,6 +295,7 @@ OUTPUT_TENSORS = {
     "completion_tokens": ("INT32", [-1, 1]),
     "index_version": ("BYTES", [-1, 1]),
     "timings": ("BYTES", [-1, 1]),
+    "citations": ("BYTES", [-1, 1]),
 }
 
 
