@@ -14,10 +14,12 @@ TORCH := .venv-torch
 INSTALLED := $(VENV)/.installed
 TORCH_INSTALLED := $(TORCH)/.installed
 QUESTION ?= What is an index version?
+ANSWERS ?= 100
+DATA ?= $(wildcard ../shared/data)
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-emit-index-url \
 	--custom-compile-command "make lock"
 
-.PHONY: help up down test check bench test-torch lock clean
+.PHONY: help up down test check bench eval eval-gate test-torch lock clean
 
 help:  ## What can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -39,6 +41,13 @@ check: $(INSTALLED)  ## Lint, format, types, and the arrows between the rooms
 
 bench: $(INSTALLED)  ## Measure the figures of docs/benchmarks.md
 	$(BIN)/python -m benchmarks $(if $(WRITE),--write)
+
+eval: $(INSTALLED)  ## Measure every dataset that is here: retrieval, refusal, answers (WRITE=1: docs/evaluation.md)
+	$(BIN)/kserve-rag eval --all $(if $(DATA),--data $(DATA)) --skip-bad --up --modes all --answers $(ANSWERS) \
+		$(if $(WRITE),--page docs/evaluation.md)
+
+eval-gate: $(INSTALLED)  ## Fail if the bundled questions are answered significantly worse than they were
+	$(BIN)/kserve-rag eval docs --up --gate --baseline evaluation/sets/docs/baseline.json
 
 test-torch: $(TORCH_INSTALLED)  ## Compare the encoders with FlagEmbedding on torch
 	$(TORCH)/bin/python -m pytest tests/with_torch

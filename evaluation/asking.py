@@ -64,9 +64,7 @@ class Services:
             raise BadUpstreamError(f"The vectorstore serves no index: {status.get('reason')}")
         return dict(status["index"])
 
-    async def search(
-        self, instances: Sequence[SearchInstance], on_progress: OnProgress, task: str
-    ) -> list[Prediction]:
+    async def search(self, instances: Sequence[SearchInstance], on_progress: OnProgress, task: str) -> list[Prediction]:
         """What each finds, in their order."""
         batches = [
             list(instances[begun : begun + QUERIES_PER_REQUEST])

@@ -88,7 +88,7 @@ class Dataset:
         """
         with_answers = [question for question in self.judged if question.answers]
         without = [question for question in self.questions if question.answerable is False]
-        draw = random.Random(f"{seed}\0{self.name}")
+        draw = random.Random(f"{seed}\0{self.name}")  # noqa: S311 - a sample, no secret
         hard = min(len(without), count // 2)
         easy = min(len(with_answers), count - hard)
         hard = min(len(without), count - easy)

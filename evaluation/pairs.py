@@ -1,9 +1,9 @@
 """Questions made from the documents themselves, where nobody has written any.
 
 From each document one sentence is drawn; half of its telling words, in their order, are the question, and the document
-is its answer (an inverse cloze task). This measures whether what is in the index can be found again by a part of its own
-words: it compares settings, and shows a broken index at once. It does not tell how people's own questions fare: those
-use other words, which these never do. Its figures are too good by that much.
+is its answer (an inverse cloze task). This measures whether what is in the index can be found again by a part of its
+own words: it compares settings, and shows a broken index at once. It does not tell how people's own questions fare:
+those use other words, which these never do. Its figures are too good by that much.
 
 Source: the task of Lee, Chang and Toutanova, "Latent retrieval for weakly supervised open domain question answering"
 (2019), with words left out.
@@ -43,10 +43,11 @@ def make(documents: Iterable[tuple[str, str]], *, count: int, seed: int) -> Data
     made = {document: question for document, text in documents if (question := _question(document, text, seed))}
     if not made:
         raise EvaluationError("No document holds a sentence long enough to make a question of. Give --questions.")
-    draw = random.Random(seed)
+    draw = random.Random(seed)  # noqa: S311 - a sample, no secret
     chosen = draw.sample(sorted(made), min(count, len(made)))
     questions = tuple(
-        Question(id=document, text=made[document], relevant={document: 1}, answerable=True) for document in sorted(chosen)
+        Question(id=document, text=made[document], relevant={document: 1}, answerable=True)
+        for document in sorted(chosen)
     )
     told = "\0".join(f"{question.id}\0{question.text}" for question in questions)
     return Dataset(
@@ -58,7 +59,7 @@ def make(documents: Iterable[tuple[str, str]], *, count: int, seed: int) -> Data
 
 
 def _question(document: str, text: str, seed: int) -> str | None:
-    draw = random.Random(f"{seed}\0{document}")
+    draw = random.Random(f"{seed}\0{document}")  # noqa: S311
     sentences = [
         words
         for sentence in _SENTENCE.split(text)

@@ -6,10 +6,10 @@ Each question names the document that answers it, or an answer, or both:
     Who approves travel?,travel.md,
     What is the retention period?,,90 days
 
-`document` may be a file as ingestion saw it (`handbook/travel.md`, or `travel.md` where that is clear), a title, a URL or
-a document id; several are separated by `|`. Where only an answer is given, a passage is right if it holds that answer.
-A question with neither has no answer in the documents: the graph should refuse it. The CSV's first line names the
-columns.
+`document` may be a file as ingestion saw it (`handbook/travel.md`, or `travel.md` where that is clear), a title, a URL
+or a document id; several are separated by `|`. Where only an answer is given, a passage is right if it holds that
+answer. A question with neither has no answer in the documents: the graph should refuse it. The CSV's first line names
+the columns.
 """
 
 from __future__ import annotations
@@ -76,7 +76,13 @@ def load(file: Path) -> Dataset:
 
 def _expected(passage: Passage, question: Question) -> str:
     """The name by which the question expects the passage's document; the document's id where it does not."""
-    names = {passage.document_id, passage.source, passage.title, passage.url or "", str(passage.metadata.get("_id", ""))}
+    names = {
+        passage.document_id,
+        passage.source,
+        passage.title,
+        passage.url or "",
+        str(passage.metadata.get("_id", "")),
+    }
     lowered = {name.casefold() for name in names if name} | {Path(passage.source).name.casefold()}
     for name in question.relevant:
         if name.casefold() in lowered:

@@ -125,7 +125,9 @@ def read(path: Path) -> Results:
     try:
         results = Results.model_validate_json(file.read_bytes())
     except OSError as error:
-        raise BaselineError(f"{file} cannot be read: {error.strerror}. Give the results.json of an earlier run.") from error
+        raise BaselineError(
+            f"{file} cannot be read: {error.strerror}. Give the results.json of an earlier run."
+        ) from error
     except ValidationError as error:
         problem = error.errors()[0]
         where = ".".join(str(part) for part in problem["loc"])

@@ -167,6 +167,95 @@ def status(as_json: Annotated[bool, typer.Option("--json", help="For programs.")
         raise typer.Exit(1)
 
 
+@app.command("eval")
+def evaluate(
+    datasets: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Argument(help="Names of datasets, or folders in the layout of BEIR. By default `docs`.", metavar="SET…"),
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="Every dataset that is known by name.")] = False,
+    questions: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Your own questions about the documents that the graph has indexed: CSV or JSON Lines."),
+    ] = None,
+    generate: Annotated[
+        int, typer.Option(metavar="N", help="Make N questions from the documents that the graph has indexed.")
+    ] = 0,
+    data: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Folder of datasets, for those named. [default: KSERVE_RAG_DATA]"),
+    ] = None,
+    modes: Annotated[
+        str, typer.Option(help="Ways of searching: served (as it is set up), dense, lexical, fused, rescored; or all.")
+    ] = "served,dense,lexical",
+    answers: Annotated[
+        int, typer.Option(metavar="N", help="Have N questions of each set answered as well; half without an answer.")
+    ] = 0,
+    depth: Annotated[int, typer.Option(min=20, max=100, help="Passages asked for per question.")] = 100,
+    seed: Annotated[int, typer.Option(help="Of samples, generated questions and tests.")] = 0,
+    baseline: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="results.json of an earlier run, to compare with, question by question."),
+    ] = None,
+    gate: Annotated[
+        bool, typer.Option("--gate", help="Exit with 1 where anything is significantly worse than the baseline.")
+    ] = False,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out records that cannot be used.")] = False,
+    start: Annotated[bool, typer.Option("--up", help="Start the graph for this run if none is running.")] = False,
+    out: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(
+            help="Folder for results.json, report.md and plots. [default: in ~/.kserve-rag/evaluation/results]"
+        ),
+    ] = None,
+    page: Annotated[Optional[Path], typer.Option(help="Write the tables into this page too.", hidden=True)] = None,  # noqa: UP045
+) -> None:
+    """Measure how well the graph finds, answers, refuses and cites.
+
+    A dataset is indexed by the running graph's embedder under a name of its own, which is kept: only the first run
+    takes long. What the graph serves stays as it is. With --questions or --generate its own index is measured.
+
+    Measured are nDCG@10, MRR@10, MAP@10 and recall@k; how well a score tells questions that have no answer; and with
+    --answers EM and F1, refusals and citations. With --baseline each difference gets the p of a paired test.
+
+    [bold]Examples[/]
+
+      kserve-rag eval                                        this project's own questions, in seconds
+      kserve-rag eval --questions faq.csv --answers 50       columns: question, document, answer
+      kserve-rag eval --generate 200                         no questions at hand: made from your documents
+      kserve-rag eval scifact --data ~/beir --modes all      stage by stage
+      kserve-rag eval docs --baseline before/results.json    better or worse than before?
+    """
+    settings = _settings()
+    with _evaluation_errors():
+        from kserve_rag.evaluating import Run, evaluate
+
+        outcome = evaluate(
+            Run(
+                settings=settings,
+                datasets=datasets or [],
+                every=every,
+                questions=questions,
+                generate=generate,
+                data=data,
+                modes=modes,
+                answers=answers,
+                depth=depth,
+                seed=seed,
+                baseline=baseline,
+                skip_bad=skip_bad,
+                start=start,
+                out=out,
+                page=page,
+            ),
+            console,
+        )
+    for dropped in outcome.dropped:
+        errors.print(f"[red]significantly worse:[/] {_plain(dropped)}")
+    if gate and outcome.dropped:
+        raise typer.Exit(1)
+
+
 @app.command()
 def logs(
     service: Annotated[
@@ -259,7 +348,8 @@ def main() -> NoReturn:
     except (typer.Abort, KeyboardInterrupt):
         sys.exit(130)
     except ModuleNotFoundError as error:
-        errors.print(f"[red]error:[/] {_plain(str(error))}. Install it with: pip install 'kserve-rag\\[local]'")
+        extra = "evaluation" if error.name in ("ir_measures", "matplotlib", "scipy") else "local"
+        errors.print(f"[red]error:[/] {_plain(str(error))}. Install it with: pip install 'kserve-rag\\[{extra}]'")
         sys.exit(SetupError.exit_code)
     except Exception as error:
         # Click's own: a wrong option or argument.
@@ -384,6 +474,23 @@ def _ask(url: str, question: str, *, as_json: bool, **parameters: Any) -> None:
         from kserve_rag.console import print_answer
 
         print_answer(console, client.stream(question, **parameters))
+
+
+# ── eval ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@contextlib.contextmanager
+def _evaluation_errors() -> Iterator[None]:
+    """What goes wrong in an evaluation, as this package's own errors."""
+    from chassis.errors import ServiceError
+    from evaluation.errors import EvaluationError
+
+    try:
+        yield
+    except EvaluationError as error:
+        raise UsageError(error.message) from error
+    except ServiceError as error:
+        raise LaunchError(f"{error.message} `kserve-rag status` shows the graph. No results are written.") from error
 
 
 # ── arguments ─────────────────────────────────────────────────────────────────────────────────────────────────────────

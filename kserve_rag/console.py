@@ -140,6 +140,47 @@ class Board:
             progress.remove_task(task_id)
 
 
+class Counts:
+    """Bars of work that is counted, one after the other; nothing on anything but a terminal."""
+
+    def __init__(self, console: Console, title: str) -> None:
+        self._title = title
+        self._embedding_of = 0
+        self._tasks: dict[str, TaskID] = {}
+        self._bars = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+
+    def __enter__(self) -> Counts:
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bars.stop()
+
+    def update(self, task: str, done: int, total: int) -> None:
+        """A bar."""
+        if task not in self._tasks:
+            self._tasks[task] = self._bars.add_task(f"{escape(self._title)}: {escape(task)}", total=total)
+        self._bars.update(self._tasks[task], completed=done, total=total)
+
+    def ingest(self, event: Event) -> None:
+        """What an ingestion tells: its bar counts kilobytes."""
+        if isinstance(event, Planned):
+            self._embedding_of = event.size_bytes
+        elif isinstance(event, Advanced) and self._embedding_of:
+            self.update("indexing (kB)", event.size_bytes // 1000, self._embedding_of // 1000)
+
+
 def print_answer(console: Console, events: Iterable[AnswerEvent]) -> None:
     """The answer as it arrives, then its sources."""
     index_version: str | None = None

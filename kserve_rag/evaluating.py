@@ -7,6 +7,7 @@ what the graph itself serves stays as it is.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 import re
@@ -15,13 +16,20 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import httpx
+from rich.console import Console
 
+from evaluation import datasets as sets
+from evaluation import pairs, questions, report, results, retrieval
+from evaluation import run as evaluation
 from evaluation.datasets import Dataset
+from evaluation.errors import DatasetError
 from ingest.events import OnProgress
+from kserve_rag.console import Board, Counts
 from kserve_rag.errors import LaunchError, UsageError
 from kserve_rag.graph import GraphState, ServiceName, need_running, probe, running
 from kserve_rag.indexing import index
@@ -42,6 +50,37 @@ _POLL_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
+class Run:
+    """What is to be measured, as the command line has it (`kserve-rag eval --help`)."""
+
+    settings: Settings
+    datasets: Sequence[str] = ()
+    every: bool = False
+    questions: Path | None = None
+    generate: int = 0
+    data: Path | None = None
+    modes: str = "served"
+    answers: int = 0
+    depth: int = 100
+    seed: int = 0
+    baseline: Path | None = None
+    skip_bad: bool = False
+    start: bool = False
+    out: Path | None = None
+    page: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of a run."""
+
+    results: results.Results
+    folder: Path
+    dropped: list[str]
+    """What is significantly worse than the baseline, or than a part of the search alone."""
+
+
+@dataclass(frozen=True, slots=True)
 class Measured:
     """Where to ask, and what is known of the index there."""
 
@@ -50,6 +89,49 @@ class Measured:
     model: str
     index_settings: dict[str, Any]
     """What the index was built with; empty where it is out of sight."""
+
+
+def evaluate(run: Run, console: Console) -> Outcome:
+    """Measures, writes the results and tells them. All that can be checked before is checked first.
+
+    Raises:
+        EvaluationError: a dataset or the baseline cannot be used.
+        UsageError: the arguments contradict each other, or a corpus cannot be indexed.
+        NotRunningError: no graph is running.
+        ServiceError: a service failed on the way. Nothing is written then.
+    """
+    modes = _modes(run.modes)
+    baseline = results.read(run.baseline) if run.baseline is not None else None
+    todo = _datasets(run)
+    if baseline is not None and not run.generate:
+        evaluation.check_baseline(baseline, todo)
+    with contextlib.ExitStack() as stack:
+        with Board(console) as board:
+            state = stack.enter_context(
+                graph(run.settings, start=run.start, predictor=bool(run.answers), progress=board)
+            )
+        if run.generate:
+            todo.append(pairs.make(indexed_documents(state), count=run.generate, seed=run.seed))
+        _check_documents(state, todo)
+        found: dict[str, results.SetResult] = {}
+        for dataset in todo:
+            found[dataset.name] = _measure(run, state, dataset, modes, console)
+    told = evaluation.results(
+        found,
+        embedder=state.embedder,
+        llm=state.llm,
+        settings={"modes": ",".join(modes), "depth": run.depth, "answers": run.answers, "seed": run.seed},
+    )
+    folder = run.out or run.settings.home / "evaluation" / "results" / datetime.now().strftime("%Y%m%d-%H%M%S")
+    evaluation.keep(folder, told, baseline)
+    if run.page is not None:
+        evaluation.write_page(run.page, told, baseline)
+    console.print(f"[green]✓[/] {folder / 'report.md'}")
+    compared = [*report.against_parts(told), *(report.against_baseline(told, baseline) if baseline else ())]
+    if baseline is not None:
+        for one in compared:
+            console.print(f"  {one}", markup=False)
+    return Outcome(told, folder, [str(one) for one in compared if one.dropped])
 
 
 @contextlib.contextmanager
@@ -127,6 +209,91 @@ def data_folders(settings: Settings, given: Path | None) -> list[Path]:
     if not given.expanduser().is_dir():
         raise UsageError(f"There is no folder {given} to look for datasets in.")
     return [given.expanduser().resolve()]
+
+
+def _modes(given: str) -> list[retrieval.Mode]:
+    names = [name.strip() for name in given.split(",") if name.strip()]
+    if names == ["all"]:
+        return list(retrieval.MODES)
+    unknown = [name for name in names if name not in retrieval.MODES]
+    if unknown or not names:
+        raise UsageError(
+            f"There is no mode {', '.join(unknown) or given!r}. Choose from {', '.join(retrieval.MODES)}; or all."
+        )
+    return [mode for mode in retrieval.MODES if mode in names]
+
+
+def _datasets(run: Run) -> list[Dataset]:
+    """Those that are known before there is a graph."""
+    folders = data_folders(run.settings, run.data)
+    names = [*(sets.available(folders) if run.every else ()), *run.datasets]
+    if not names and run.questions is None and not run.generate:
+        names = ["docs"]
+    loaded: list[Dataset] = []
+    for name in dict.fromkeys(names):
+        copy = run.settings.home / "evaluation" / "corpora" / Path(name).name
+        loaded.append(sets.load(sets.find(name, folders), skip_bad=copy if run.skip_bad else None))
+    if run.questions is not None:
+        loaded.append(questions.load(run.questions.expanduser()))
+    twice = {dataset.name for dataset in loaded if sum(dataset.name == other.name for other in loaded) > 1}
+    if twice:
+        raise UsageError(
+            f"Two datasets are named {', '.join(twice)}: rename the folder of one, or measure one at a time."
+        )
+    return loaded
+
+
+def _check_documents(state: GraphState, todo: Sequence[Dataset]) -> None:
+    """Whether the documents that questions about the graph's own index expect are there."""
+    own = [dataset for dataset in todo if dataset.corpus is None and dataset.name != "generated"]
+    if not own:
+        return
+    known = document_names(state)
+    for dataset in own:
+        missing = [
+            f"the question {question.text[:60]!r} expects {name!r}"
+            for question in dataset.questions
+            for name in question.relevant
+            if name != questions.ANSWER and name.casefold() not in known
+        ]
+        if missing:
+            raise DatasetError(
+                Path(dataset.name),
+                missing,
+                "The index has no document of that file, title, URL or id: index it first (`kserve-rag ingest`), or "
+                "mend the name.",
+            )
+
+
+def _measure(
+    run: Run, state: GraphState, dataset: Dataset, modes: Sequence[retrieval.Mode], console: Console
+) -> results.SetResult:
+    transformer = bool(run.answers) or dataset.conversational
+    began = time.monotonic()
+    with contextlib.ExitStack() as stack:
+        counts = stack.enter_context(Counts(console, dataset.name))
+        if dataset.corpus is None:
+            services = over_graph(state, transformer=transformer)
+        else:
+            services = stack.enter_context(
+                over_dataset(run.settings, state, dataset, transformer=transformer, on_progress=counts.ingest)
+            )
+        found = asyncio.run(
+            evaluation.measure(
+                dataset,
+                vectorstore_url=services.vectorstore_url,
+                transformer_url=services.transformer_url,
+                model=services.model,
+                index_settings=services.index_settings,
+                modes=modes,
+                depth=run.depth,
+                sample=run.answers,
+                seed=run.seed,
+                on_progress=counts.update,
+            )
+        )
+    console.print(f"[green]✓[/] {dataset.name}: {report.summary(found)} [dim]{time.monotonic() - began:.1f} s[/]")
+    return found
 
 
 def _own_state(settings: Settings, state: GraphState, dataset: Dataset, *, transformer: bool) -> GraphState:

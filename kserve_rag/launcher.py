@@ -277,8 +277,8 @@ def _start_vectorstore(settings: Settings, state: GraphState, channel: _Supervis
 
 
 def _start_transformer(settings: Settings, state: GraphState, channel: _Supervisor, llm: ModelFolder) -> None:
-    command = [sys.executable, "-m", "transformer"]
-    state.services["transformer"].pid = channel.start("transformer", command, transformer_variables(settings, state, llm))
+    command, variables = [sys.executable, "-m", "transformer"], transformer_variables(settings, state, llm)
+    state.services["transformer"].pid = channel.start("transformer", command, variables)
 
 
 def _start_embedder(

@@ -1,0 +1,136 @@
+"""A run over one dataset, and what is kept of it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from evaluation import answers, plots, report, retrieval
+from evaluation.asking import OnProgress, Services
+from evaluation.datasets import Dataset
+from evaluation.errors import BaselineError
+from evaluation.results import Results, SetResult, write
+from evaluation.retrieval import Mode
+
+_VERSIONS = ("kserve-rag", "ir-measures", "pytrec-eval-terrier", "scipy", "chromadb")
+
+
+async def measure(
+    dataset: Dataset,
+    *,
+    vectorstore_url: str,
+    transformer_url: str | None,
+    model: str,
+    index_settings: Mapping[str, Any],
+    modes: Sequence[Mode],
+    depth: int,
+    sample: int,
+    seed: int,
+    on_progress: OnProgress,
+) -> SetResult:
+    """Everything about one dataset.
+
+    Raises:
+        ServiceError: a service fails. Nothing is kept.
+        WrongIndexError: the vectorstore serves the index of something else.
+    """
+    async with Services(vectorstore_url, transformer_url, model=model) as services:
+        index = await services.index()
+        rows, signals, seconds = await retrieval.measure(
+            dataset, services, modes=modes, depth=depth, seed=seed, on_progress=on_progress
+        )
+        answered = None
+        if sample and services.answers:
+            began = time.monotonic()
+            answered = await answers.measure(dataset, services, sample=sample, seed=seed, on_progress=on_progress)
+            seconds["answers"] = round(time.monotonic() - began, 2)
+    return SetResult(
+        sha256=dataset.sha256,
+        documents=dataset.documents,
+        questions=len(dataset.questions),
+        judged=[question.id for question in dataset.judged],
+        left_out=list(dataset.left_out),
+        index={**index, "settings": dict(index_settings)},
+        rows=rows,
+        signals=signals,
+        answers=answered,
+        seconds=seconds,
+    )
+
+
+def results(sets: Mapping[str, SetResult], *, embedder: str, llm: str, settings: Mapping[str, Any]) -> Results:
+    """The results of a run, with what they were made by."""
+    return Results(
+        created_at=datetime.now(timezone.utc).replace(microsecond=0),
+        machine=machine(),
+        versions={name: version(name) for name in _VERSIONS},
+        embedder=embedder,
+        llm=llm,
+        settings=dict(settings),
+        sets=dict(sets),
+    )
+
+
+def check_baseline(baseline: Results, datasets: Sequence[Dataset]) -> None:
+    """Whether a baseline has at least one of these datasets, with the same questions and documents.
+
+    Raises:
+        BaselineError: it has none, or one of the same name with other content.
+    """
+    for dataset in datasets:
+        before = baseline.sets.get(dataset.name)
+        if before is not None and before.sha256 != dataset.sha256:
+            raise BaselineError(
+                f"The baseline's {dataset.name} had other questions, judgements or documents: make the baseline anew."
+            )
+    if not any(dataset.name in baseline.sets for dataset in datasets):
+        raise BaselineError(f"The baseline has only {', '.join(baseline.sets)}: nothing of this run is in it.")
+
+
+def keep(folder: Path, found: Results, baseline: Results | None) -> None:
+    """Writes results.json, report.md and the plots, each whole or not at all."""
+    pictures = plots.draw(found)
+    told = report.markdown(found, baseline=baseline, plots=list(pictures))
+    for name, picture in pictures.items():
+        write(folder / name, picture)
+    write(folder / "report.md", f"# Evaluation\n\n{told}")
+    write(folder / "results.json", found.model_dump_json() + "\n")
+
+
+BEGIN, END = "<!-- tables: make eval WRITE=1 -->", "<!-- end of the tables -->"
+
+
+def write_page(page: Path, found: Results, baseline: Results | None) -> None:
+    """Puts the tables between the marks of a page of documentation, and the plots beside it.
+
+    Raises:
+        BaselineError: the page has no such marks.
+    """
+    before = page.read_text(encoding="utf-8")
+    if before.count(BEGIN) != 1 or before.count(END) != 1 or before.index(BEGIN) > before.index(END):
+        raise BaselineError(f"{page} does not have the lines {BEGIN} and {END}, between which the tables belong.")
+    pictures = plots.draw(found)
+    addresses = [f"{page.stem}/{name}" for name in pictures]
+    told = report.markdown(found, baseline=baseline, plots=addresses)
+    for name, picture in pictures.items():
+        write(page.parent / page.stem / name, picture)
+    head, tail = before[: before.index(BEGIN) + len(BEGIN)], before[before.index(END) :]
+    write(page, f"{head}\n\n{told}\n{tail}")
+
+
+def machine() -> str:
+    """What was measured on."""
+    cpu = platform.machine()
+    for line in (
+        Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if Path("/proc/cpuinfo").exists() else ()
+    ):
+        if line.startswith("model name"):
+            cpu = line.partition(":")[2].strip()
+            break
+    return f"{os.cpu_count()} × {cpu}, Python {platform.python_version()}"
