@@ -144,7 +144,7 @@ class Citer:
             written += rewritten
             statements.append(_statement(span, None if evidence is None else quotes))
         verdicts = {statement.verdict for statement in statements}
-        if mode == "quote" and "unsupported" in verdicts and "supported" not in verdicts:
+        if mode == "quote" and "supported" not in verdicts and ("unsupported" in verdicts or (text and not written)):
             nearest = self._aligner.closest(text, question, check.passages)
             quotes = check.quotes([nearest] if nearest is not None else [])
             if quotes:

@@ -147,8 +147,9 @@ def _ends_sentence(text: str, line: int, match: re.Match[str], after: int, gap: 
         return True
     if word in _ALWAYS or (word in _BEFORE_NUMBER and following.isdigit()):
         return False
-    if len(word) == 1 and word.isalpha() and word != "i" and text[match.start() - 1].isupper():
-        return False  # an initial
+    initial = word != "i" and text[match.start() - 1].isupper()
+    if len(word) == 1 and word.isalpha() and (initial or text[gap + 1 : gap + 2] == "."):
+        return False  # J. Hill; z. B.
     if "." in word:
         return word in _MAY_END or not all(len(part) <= 2 for part in word.split("."))
     if word.isdigit() and len(word) <= 3:

@@ -17,7 +17,7 @@ import httpx
 import pytest
 import pytest_asyncio
 from processes import free_ports, program
-from upstreams import Upstreams
+from upstreams import WORDS, Upstreams
 
 from kserve_rag.models import ModelStore
 from kserve_rag.settings import Settings
@@ -238,3 +238,84 @@ async def test_the_llm_condenses_only_to_words_that_were_said(rewritten: tuple[s
         assert sent == searched
         alone = (await client.post(GENERATE, json={"text_input": "And for batteries?"})).json()
         assert alone["query"] == "And for batteries?"
+
+
+def events_of(response: httpx.Response) -> list[dict[str, Any]]:
+    return [json.loads(line[6:]) for line in response.text.splitlines() if line.startswith("data: {")]
+
+
+async def cited(upstreams: Upstreams, **variables: str) -> dict[str, Any]:
+    """The citations of one question, by a service that has kept no document yet."""
+    async with transformer(upstreams.url, upstreams.url, **variables) as client:
+        response = await client.post(GENERATE, json={"text_input": Q})
+        assert response.status_code == 200
+        citations: dict[str, Any] = response.json()["citations"]
+        return citations
+
+
+async def test_citations_on_every_route(service: Running) -> None:
+    upstreams = service.upstreams
+    upstreams.words = ("The warranty", " lasts three", " years [4].", " Bananas are", " yellow [1].")
+    try:
+        whole = (await service.client.post(GENERATE, json={"text_input": Q})).json()
+        stream = events_of(await service.client.post(STREAM, json={"text_input": Q}))
+        v1 = (await service.client.post(V1, json=BODIES[V1])).json()["predictions"][0]
+        chat = (await service.client.post(CHAT, json=BODIES[CHAT])).json()
+        chunks = events_of(await service.client.post(CHAT, json={**BODIES[CHAT], "stream": True}))
+        inputs = [{"name": "input", "datatype": "BYTES", "shape": [1, 1], "data": [Q]}]
+        v2 = (await service.client.post("/v2/models/rag/infer", json={"inputs": inputs})).json()
+        off = {"name": "citations", "datatype": "BYTES", "shape": [1, 1], "data": ["off"]}
+        unchecked = (await service.client.post("/v2/models/rag/infer", json={"inputs": [*inputs, off]})).json()
+        refused = await service.client.post(GENERATE, json={"text_input": Q, "citations": "maybe"})
+        plain = (await service.client.post(GENERATE, json={"text_input": Q, "citations": "off"})).json()
+    finally:
+        upstreams.words = WORDS
+    citations = whole["citations"]
+    assert whole["text_output"] == citations["text"] == "The warranty lasts three years [1]. Bananas are yellow."
+    assert [statement["verdict"] for statement in citations["statements"]] == ["supported", "unsupported"]
+    (quote,) = citations["statements"][0]["quotes"]
+    assert upstreams.documents["d"][quote["span"]["start"] : quote["span"]["end"]] == quote["text"]
+    assert citations["markers"] == {"kept": 0, "mended": 1, "dropped": 1}
+    assert whole["timings"]["citations"] >= 0
+    # A stream has sent what the model wrote; its last event has the answer as it stands.
+    assert "".join(event.get("text_output", "") for event in stream[1:-1]) == "".join(
+        ("The warranty", " lasts three", " years [4].", " Bananas are", " yellow [1].")
+    )
+    assert "citations" not in stream[0]
+    assert stream[-1]["citations"] == v1["citations"] == chat["citations"] == chunks[-1]["citations"] == citations
+    assert chat["choices"][0]["message"]["content"] == v1["text_output"] == citations["text"]
+    tensors = {tensor["name"]: tensor["data"][0] for tensor in v2["outputs"]}
+    assert json.loads(tensors["citations"]) == citations
+    tensors = {tensor["name"]: tensor["data"][0] for tensor in unchecked["outputs"]}
+    assert tensors["citations"] == "null"
+    assert tensors["text_output"].endswith("yellow [1].")
+    assert (refused.status_code, refused.json()["field"]) == (400, "citations")
+    assert plain["citations"] is None
+
+
+@pytest.mark.parametrize("behaviour", ["fail", "garbage", "busy", "unfinished", "hang"])
+async def test_what_cannot_be_read_again_is_not_cited(behaviour: Any) -> None:
+    upstreams = Upstreams()
+    upstreams.documents_answer = behaviour
+    async with upstreams.running():
+        citations = await cited(upstreams)
+    assert [statement["verdict"] for statement in citations["statements"]] == ["unsupported"]
+    assert citations["dropped"] == [{"number": 1, "document_id": "d", "reason": "unreadable"}]
+
+
+async def test_a_document_that_says_something_else_is_not_cited() -> None:
+    upstreams = Upstreams()
+    upstreams.documents = {"d": "The warranty lasts eight years."}
+    async with upstreams.running():
+        citations = await cited(upstreams)
+    assert citations["dropped"] == [{"number": 1, "document_id": "d", "reason": "differs"}]
+
+
+async def test_a_quote_in_place_of_an_answer_is_a_setting() -> None:
+    upstreams = Upstreams()
+    upstreams.words = ("Ten", " decades.")
+    async with upstreams.running():
+        assert (await cited(upstreams))["kind"] == "model"
+        citations = await cited(upstreams, CITATIONS="quote")
+    assert citations["kind"] == "quote"
+    assert citations["text"] == "The documents say: “The warranty lasts three years.” [1]"

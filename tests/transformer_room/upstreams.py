@@ -17,7 +17,7 @@ Behaviour = Literal[
     "answer", "fail", "garbage", "hang", "busy", "refuse", "break", "endless", "unauthorized", "unfinished"
 ]
 
-PASSAGE = {
+PASSAGE: dict[str, Any] = {
     "text": "The warranty lasts three years.",
     "score": 0.03,
     "chunk_id": "c",
@@ -44,6 +44,9 @@ class Upstreams:
         self.predictor: Behaviour = "answer"
         self.words: tuple[str, ...] = WORDS
         """The predictor's answer."""
+        self.documents: dict[str, str] = {"d": PASSAGE["text"]}
+        """Texts of stored documents."""
+        self.documents_answer: Behaviour = "answer"
         self.seen: list[tuple[str, dict[str, str], Any]] = []
         self.left = asyncio.Event()
         """Set when a client has broken off an answer."""
@@ -53,6 +56,7 @@ class Upstreams:
     async def running(self) -> AsyncIterator[None]:
         app = web.Application()
         app.router.add_post("/v1/models/vectorstore:predict", self._search)
+        app.router.add_get("/v1/documents/{id}", self._document)
         app.router.add_post("/v2/models/tensorrt_llm/generate_stream", self._generate)
         app.router.add_get("/v2/models/vectorstore/ready", self._ready)
         app.router.add_get("/v2/models/tensorrt_llm", self._describe)
@@ -73,6 +77,13 @@ class Upstreams:
             return await self._misbehave(self.vectorstore, request)
         prediction = {"passages": [PASSAGE], "index_version": "v1", "timings_ms": {"embed": 5.0, "search": 1.0}}
         return web.json_response({"predictions": [prediction] * len(body["instances"])})
+
+    async def _document(self, request: web.Request) -> web.StreamResponse:
+        if self.documents_answer != "answer":
+            return await self._misbehave(self.documents_answer, request)
+        if request.query["version"] != PASSAGE["index_version"] or request.match_info["id"] not in self.documents:
+            return web.json_response({"error": "no such document"}, status=404)
+        return web.json_response({"text": self.documents[request.match_info["id"]]})
 
     async def _generate(self, request: web.Request) -> web.StreamResponse:
         self.seen.append(("predictor", dict(request.headers), await request.json()))

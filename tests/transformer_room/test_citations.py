@@ -1,0 +1,263 @@
+"""What an answer's sentences rest on, and that no quote and no marker ever dangles."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from transformer.alignment import Aligner
+from transformer.citations import Citer
+from transformer.sentences import split
+from transformer.wire import CitationMode, Citations, Source
+from vectorstore.wire import Span
+
+WARRANTY = "The warranty lasts three years. It covers the pump. It does not cover the battery."
+RECORDS = "Calibrate the pump every week. Records are sent at 06:00 UTC each day, to 412 stations."
+FRANCE = "Normandy is a region. The Normans gave their name to Normandy, a region in France. France is large."
+QUESTION = "How long is the warranty?"
+
+CITER = Citer(Aligner(), quote_lead="The documents say: ")
+
+
+def source(text: str, number: int = 1, *, before: str = "Preface. ", score: float = 0.5, title: str = "") -> Source:
+    return Source(
+        text=text,
+        number=number,
+        score=score,
+        chunk_id=f"c{number}",
+        document_id=f"d{number}",
+        title=title,
+        span=Span(start=len(before), end=len(before) + len(text)),
+        index_version="v",
+        similarity=0.5,
+        lexical_score=1,
+        support=1,
+    )
+
+
+def stored(source: Source) -> str:
+    """A document that holds the source where it says."""
+    return "Preface. "[: source.span.start].ljust(source.span.start, "#") + source.text + " The end."
+
+
+SOURCES = [source(WARRANTY, 1, score=0.9), source(RECORDS, 2, score=0.4)]
+
+
+def cite(
+    answer: str, question: str = QUESTION, sources: list[Source] = SOURCES, mode: CitationMode = "label"
+) -> Citations:
+    return CITER.cite(answer, question, sources, stored, mode)
+
+
+def quoted(citations: Citations) -> list[list[str]]:
+    return [[quote.text for quote in statement.quotes] for statement in citations.statements]
+
+
+def verdicts(citations: Citations) -> list[str]:
+    return [statement.verdict for statement in citations.statements]
+
+
+@pytest.mark.parametrize(
+    ("text", "sentences"),
+    [
+        ("Dr. Smith left. He came back.", ["Dr. Smith left. ", "He came back."]),
+        ("It has 3.5 MB. J. R. Hill, e.g. Ann, agreed.", ["It has 3.5 MB. ", "J. R. Hill, e.g. Ann, agreed."]),
+        ("He left at 5 p.m. The U.S. Army came.", ["He left at 5 p.m. ", "The U.S. Army came."]),
+        ("So it is.[1] And so. [2, 3] Yes!", ["So it is.[1] ", "And so. [2, 3] ", "Yes!"]),
+        ('He said "Go." They went.', ['He said "Go." ', "They went."]),
+        ("Steps:\n1. Open it.\n2. Close it.", ["Steps:\n", "1. Open it.\n", "2. Close it."]),
+        ("# Head\nA line that is wrapped because it is a long\none goes on.\n\nNext", None),
+        ("Run:\n```sh\na. B\nc. D\n```\nDone. Now.", ["Run:\n", "```sh\na. B\nc. D\n```\n", "Done. ", "Now."]),
+        ("| a. B | c |\n| d. E | f |", ["| a. B | c |\n", "| d. E | f |"]),
+        ("他走了。她来了！好吗？", ["他走了。", "她来了！", "好吗？"]),
+        ("Am 3. Oktober, z. B. heute, ging er. Das war es.", ["Am 3. Oktober, z. B. heute, ging er. ", "Das war es."]),
+        ("", []),
+        (" \n", [" \n"]),
+    ],
+)
+def test_sentences(text: str, sentences: list[str] | None) -> None:
+    found = [text[start:end] for start, end in split(text)]
+    assert "".join(found) == text
+    if sentences is None:
+        assert found[0] == "# Head\n"
+        assert found[1:] == ["A line that is wrapped because it is a long\none goes on.\n\n", "Next"]
+    else:
+        assert found == sentences
+
+
+def test_each_sentence_has_the_quote_that_says_so() -> None:
+    citations = cite("The warranty is three years long. Every day at 06:00 UTC, records are sent. Bananas are yellow.")
+    assert quoted(citations) == [
+        ["The warranty lasts three years."],
+        ["Records are sent at 06:00 UTC each day, to 412 stations."],
+        [],
+    ]
+    assert verdicts(citations) == ["supported", "supported", "unsupported"]
+    quote = citations.statements[1].quotes[0]
+    assert (quote.number, quote.document_id, quote.chunk_id, quote.index_version) == (2, "d2", "c2", "v")
+    assert stored(SOURCES[1])[quote.span.start : quote.span.end] == quote.text
+    assert quote.sha256 == hashlib.sha256(quote.text.encode()).hexdigest()
+    assert 0.4 <= quote.support <= 1
+    assert (citations.kind, citations.dropped) == ("model", [])
+
+
+def test_one_word_is_found_where_the_question_is_answered() -> None:
+    (statement,) = cite("France", "In what country is Normandy?", [source(FRANCE)]).statements
+    assert [quote.text for quote in statement.quotes] == [
+        "The Normans gave their name to Normandy, a region in France."
+    ]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "The warranty lasts ten years.",
+        "Records are sent at 06:00 UTC to 500 stations.",
+        "It covers the battery.",
+        "Oslo",
+    ],
+)
+def test_other_numbers_names_and_negations_are_unsupported(wrong: str) -> None:
+    assert verdicts(cite(wrong)) == ["unsupported"]
+
+
+def test_what_several_sentences_say_together_has_several_quotes() -> None:
+    (statement,) = cite("The warranty lasts three years and it covers the pump.").statements
+    assert [quote.text for quote in statement.quotes] == ["The warranty lasts three years.", "It covers the pump."]
+
+
+def test_what_claims_nothing_is_labelled_so() -> None:
+    citations = cite("Yes. It is so:")
+    assert verdicts(citations) == ["no_claim", "no_claim"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "checked", "kept", "mended", "dropped"),
+    [
+        ("The warranty lasts three years [1].", "The warranty lasts three years [1].", 1, 0, 0),
+        ("The warranty lasts three years [2].", "The warranty lasts three years [1].", 0, 1, 0),
+        ("The warranty lasts three years [1, 2].", "The warranty lasts three years [1].", 1, 0, 1),
+        ("The warranty lasts three years. [[7]] It covers the pump.[1]", None, 1, 1, 0),
+        ("Bananas are yellow [1].", "Bananas are yellow.", 0, 0, 1),
+        ("Records are sent at 06:00 UTC [1] and the pump is covered [2].", None, 0, 2, 0),
+        ("[9] The warranty lasts three years.", "[1] The warranty lasts three years.", 0, 1, 0),
+        ("Set `a[7]` and ```b[8]``` as [in](x) [9](y).", "Set `a[7]` and ```b[8]``` as [in](x) [9](y).", 0, 0, 0),
+    ],
+)
+def test_markers_are_kept_mended_or_dropped(
+    answer: str, checked: str | None, kept: int, mended: int, dropped: int
+) -> None:
+    citations = cite(answer)
+    if checked is not None:
+        assert citations.text == checked
+    assert (citations.markers.kept, citations.markers.mended, citations.markers.dropped) == (kept, mended, dropped)
+    assert citations.kind == ("model" if citations.text == answer else "mended")
+
+
+def test_a_marker_of_a_source_that_says_the_same_is_kept() -> None:
+    twice = [source(WARRANTY, 1, score=0.9), source(WARRANTY, 2, score=0.4)]
+    citations = cite("The warranty lasts three years [2].", sources=twice)
+    assert citations.text == "The warranty lasts three years [2]."
+    assert {quote.number for quote in citations.statements[0].quotes} == {1, 2}
+
+
+def test_a_quote_stands_in_for_an_answer_that_nothing_supports() -> None:
+    citations = cite("Ten decades. Bananas [4].", mode="quote")
+    assert citations.text == "The documents say: “The warranty lasts three years.” [1]"
+    assert citations.kind == "quote"
+    assert quoted(citations) == [["The warranty lasts three years."]]
+    assert cite("Ten decades.").kind == "model"
+    assert cite("Three years.", mode="quote").kind == "model"
+    assert cite("Ten decades.", "Who painted the Mona Lisa?", mode="quote").kind == "model"
+
+
+def test_a_quote_in_place_of_an_answer_brings_no_markers_of_its_own() -> None:
+    citations = cite("Oslo", sources=[source("The warranty[3] lasts three years [12].")], mode="quote")
+    assert citations.text == "The documents say: “The warranty lasts three years .” [1]"
+    assert quoted(citations) == [["The warranty[3] lasts three years [12]."]]
+
+
+@pytest.mark.parametrize(("text", "reason"), [(None, "unreadable"), ("Preface. The warranty lasts four", "differs")])
+@pytest.mark.parametrize("mode", ["label", "quote"])
+def test_what_is_not_stored_so_is_not_quoted(text: str | None, reason: str, mode: CitationMode) -> None:
+    citations = CITER.cite("The warranty lasts three years [1].", QUESTION, SOURCES, lambda _: text, mode)
+    assert (citations.text, verdicts(citations)) == ("The warranty lasts three years.", ["unsupported"])
+    assert [(dropped.number, dropped.document_id, dropped.reason) for dropped in citations.dropped] == [
+        (1, "d1", reason)
+    ]
+
+
+_PIECES = st.one_of(
+    st.text(st.characters(exclude_characters="`~"), max_size=25),
+    st.sampled_from(
+        [
+            "The warranty lasts three years. ",
+            "It covers the pump",
+            "ten",
+            "not",
+            "\n\n- ",
+            "1. ",
+            "。",
+            " 06:00",
+            "[",
+            "]",
+        ]
+    ),
+    st.integers(0, 12).map(lambda number: f"[{number}]"),
+    st.sampled_from(["[1, 2]", "[1-3]", "[[2]]", "[1,", "3]", "[٢]"]),
+)
+_TEXTS = st.lists(_PIECES, max_size=12).map("".join)
+_MARKER = re.compile(r"\[(\d{1,3}(?:[ \t]*[,;–-][ \t]*\d{1,3})*)\](?!\])(?!\()")
+
+
+@settings(max_examples=300)
+@given(st.one_of(st.text(), _TEXTS))
+def test_sentences_leave_nothing_out(text: str) -> None:
+    spans = split(text)
+    assert [end for _, end in spans] == [start for start, _ in spans[1:]] + [len(text)] * bool(spans)
+    assert "".join(text[start:end] for start, end in spans) == text
+    assert all(start < end for start, end in spans)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    answer=_TEXTS,
+    question=_TEXTS,
+    documents=st.lists(st.tuples(st.text(max_size=9), _TEXTS, st.text(max_size=9), st.booleans()), max_size=3),
+    mode=st.sampled_from(["label", "quote"]),
+)
+def test_nothing_dangles(
+    answer: str, question: str, documents: list[tuple[str, str, str, bool]], mode: CitationMode
+) -> None:
+    texts = {f"d{n}": before + text + after for n, (before, text, after, _) in enumerate(documents, 1)}
+    sources = [
+        source(text, n, before=before, score=1 / n, title=after)
+        for n, (before, text, after, _) in enumerate(documents, 1)
+    ]
+    lost = {f"d{n}" for n, (*_, kept) in enumerate(documents, 1) if not kept}
+
+    def read(source: Source) -> str | None:
+        return None if source.document_id in lost else texts[source.document_id]
+
+    citations = CITER.cite(answer, question, sources, read, mode)
+    ends = [statement.span.end for statement in citations.statements]
+    assert [statement.span.start for statement in citations.statements] == [0, *ends][: len(ends)]
+    assert (ends or [0])[-1] == len(citations.text)
+    for statement in citations.statements:
+        numbers = {quote.number for quote in statement.quotes}
+        for quote in statement.quotes:
+            assert quote.document_id not in lost
+            assert texts[quote.document_id][quote.span.start : quote.span.end] == quote.text
+            assert quote.text
+            assert quote.sha256 == hashlib.sha256(quote.text.encode()).hexdigest()
+            assert 0 <= quote.support <= 1
+        text = citations.text[statement.span.start : statement.span.end]
+        for marker in _MARKER.findall(text):
+            assert {int(number) for number in re.findall(r"\d+", marker)} <= numbers
+        assert (statement.verdict == "supported") == bool(statement.quotes)
+    assert citations == Citer(Aligner(), quote_lead="The documents say: ").cite(answer, question, sources, read, mode)
+    assert (citations.kind == "model") == (citations.text == answer)
