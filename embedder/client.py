@@ -85,7 +85,7 @@ class EmbedderClient:
             ctx: deadline and headers of the request that this is done for.
             input_type: which of the model's prefixes is put before the texts.
             sparse: also give learned weights of tokens (bge_m3).
-            multi_vectors: also give one vector per token (bge_m3).
+            multi_vectors: also give one vector per token.
 
         Raises:
             InvalidRequestError: the embedder refuses the request, for instance an output that the model does not have.
@@ -110,6 +110,14 @@ class EmbedderClient:
     async def fingerprint(self, ctx: CallContext) -> str:
         """`<model id>@sha256:<hash>` of the weights being served. Raises as `embed` does."""
         return (await self.embed([], ctx)).fingerprint
+
+    async def outputs(self, ctx: CallContext) -> frozenset[str]:
+        """Names of the tensors that the model gives: what `embed` can be asked for. Raises as `embed` does."""
+        answer = await self._upstream.get_json(self._path, ctx)
+        try:
+            return frozenset(str(output["name"]) for output in answer["outputs"])
+        except (LookupError, TypeError) as error:
+            raise BadUpstreamError("The embedder answered something that is not a model's metadata.") from error
 
     async def aclose(self) -> None:
         """Closes the pooled connections."""

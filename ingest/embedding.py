@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Sequence
-
-import numpy as np
-import numpy.typing as npt
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
 
 from chassis.context import CallContext
 from chassis.errors import ServiceError
 from embedder.client import EmbedderClient
 from embedder.wire import Embeddings
 from ingest.errors import EmbeddingFailedError
-from ingest.settings import IngestSettings
+from ingest.settings import Choice, IngestSettings
+from vectorstore.versions import Bits, ChunkVectors, EncodedVectors, Quantiser
 
-Vector = npt.NDArray[np.float32]
-"""float32[dim]"""
+_Answer = TypeVar("_Answer")
+
+_PARTS = {"sparse": ("sparse_indices", "sparse_weights"), "multi_vectors": ("multi_vectors", "multi_vector_count")}
+"""What a model may give beside the one vector of a text → its tensors."""
+
+_MULTI_VECTOR_BATCH = 32
+"""Texts per call where each comes back as a vector per token: a megabyte and more."""
 
 _REMEMBERED = 1_024
 """Texts of this run whose vectors are kept for the next chunk that says the same."""
@@ -25,37 +29,50 @@ _LONGEST_WAIT_S = 30.0
 
 
 class Embedding:
-    """Gathers texts into batches and embeds them while the caller goes on."""
+    """Gathers texts into batches and embeds them while the caller goes on: vectors, and what else the index holds."""
 
     def __init__(self, client: EmbedderClient, settings: IngestSettings) -> None:
         self._client = client
         self._settings = settings
         self._slots = asyncio.Semaphore(settings.concurrency)
-        self._waiting: list[tuple[str, asyncio.Future[Vector]]] = []
-        self._known: OrderedDict[str, asyncio.Future[Vector]] = OrderedDict()
+        self._batch_size = settings.batch_size
+        self._quantiser: Quantiser | None = None
+        self._waiting: list[tuple[str, asyncio.Future[ChunkVectors]]] = []
+        self._known: OrderedDict[str, asyncio.Future[ChunkVectors]] = OrderedDict()
         self._tasks: set[asyncio.Task[None]] = set()
         self.fingerprint = ""
         self.dimension = 0
+        self.sparse = False
+        """Whether learned sparse vectors are made too."""
+        self.multi_vector_bits: Bits | None = None
+        """Of each number of the multi-vectors that are made too; None: none are made."""
         self.embedded = 0
         """Texts that the embedder has answered."""
         self.truncated = 0
         """Texts of those that were longer than it reads."""
 
     async def connect(self) -> None:
-        """Asks the embedder who it is. Embeds nothing.
+        """Asks the embedder who it is and what it gives. Embeds nothing.
 
         Raises:
-            EmbeddingFailedError: it does not answer, after all attempts.
+            EmbeddingFailedError: it does not answer, after all attempts, or lacks what the settings demand.
         """
         answer = await self._embed([])
         self.fingerprint = answer.fingerprint
         self.dimension = answer.dense.shape[1]
+        offered = await self._try(lambda ctx: self._client.outputs(ctx))
+        self.sparse = self._wanted("sparse", self._settings.sparse, offered)
+        if self._wanted("multi_vectors", self._settings.multi_vectors, offered):
+            bits = self._settings.multi_vector_bits
+            self.multi_vector_bits = bits
+            self._quantiser = await asyncio.to_thread(Quantiser, self.dimension, bits)
+            self._batch_size = min(self._batch_size, _MULTI_VECTOR_BATCH)
 
-    async def request(self, key: str, text: str) -> asyncio.Future[Vector]:
-        """The vector of `text`, soon. Waits while the embedder has enough to do.
+    async def request(self, key: str, text: str) -> asyncio.Future[ChunkVectors]:
+        """What the embedder makes of `text`, soon. Waits while the embedder has enough to do.
 
         Args:
-            key: names the text; a text of the same key may be answered with the vector of an earlier one.
+            key: names the text; a text of the same key may be answered with what was made of an earlier one.
             text: what to embed.
         """
         future = self._known.get(key)
@@ -67,7 +84,7 @@ class Embedding:
         if len(self._known) > _REMEMBERED:
             self._known.popitem(last=False)
         self._waiting.append((text, future))
-        if len(self._waiting) >= self._settings.batch_size:
+        if len(self._waiting) >= self._batch_size:
             await self.flush()
         return future
 
@@ -91,7 +108,7 @@ class Embedding:
         self._waiting.clear()
         self._known.clear()
 
-    async def _run(self, batch: Sequence[tuple[str, asyncio.Future[Vector]]]) -> None:
+    async def _run(self, batch: Sequence[tuple[str, asyncio.Future[ChunkVectors]]]) -> None:
         try:
             answer = await self._embed([text for text, _ in batch])
             if answer.fingerprint != self.fingerprint or answer.dense.shape[1] != self.dimension:
@@ -99,6 +116,7 @@ class Embedding:
                     f"The embedder was exchanged during the run ({self.fingerprint} became {answer.fingerprint}). "
                     "Run again."
                 )
+            made = await self._vectors(answer)
         except EmbeddingFailedError as error:
             for _, future in batch:
                 if not future.done():
@@ -112,19 +130,46 @@ class Embedding:
         else:
             self.embedded += len(batch)
             self.truncated += int(answer.truncated.sum())
-            for (_, future), vector in zip(batch, answer.dense, strict=True):
+            for (_, future), vectors in zip(batch, made, strict=True):
                 if not future.done():
-                    future.set_result(vector)
+                    future.set_result(vectors)
         finally:
             self._slots.release()
 
+    async def _vectors(self, answer: Embeddings) -> list[ChunkVectors]:
+        sparse = answer.sparse or [None] * len(answer.dense)
+        stored: Sequence[EncodedVectors | None] = [None] * len(answer.dense)
+        quantiser, matrices = self._quantiser, answer.multi_vectors
+        if quantiser is not None and matrices is not None:
+            # At once: as they came they would take ten times the memory while they wait to be written.
+            stored = await asyncio.to_thread(lambda: [quantiser.encode(matrix) for matrix in matrices])
+        return [ChunkVectors(*parts) for parts in zip(answer.dense, sparse, stored, strict=True)]
+
     async def _embed(self, texts: Sequence[str]) -> Embeddings:
+        return await self._try(
+            lambda ctx: self._client.embed(
+                texts,
+                ctx,
+                input_type="passage",
+                sparse=self.sparse,
+                multi_vectors=self.multi_vector_bits is not None,
+            )
+        )
+
+    def _wanted(self, part: str, setting: Choice, offered: frozenset[str]) -> bool:
+        missing = set(_PARTS[part]) - offered
+        if missing and setting == "on":
+            raise EmbeddingFailedError(
+                f"The embedder's model {self._settings.embedder_model} does not give {', '.join(sorted(missing))}: set "
+                f"INGEST_{part.upper()} to auto, or use a model that does, such as bge_m3."
+            )
+        return not missing and setting != "off"
+
+    async def _try(self, call: Callable[[CallContext], Awaitable[_Answer]]) -> _Answer:
         wait_s = self._settings.retry_wait_s
         for attempt in range(1, self._settings.embed_attempts + 1):
             try:
-                return await self._client.embed(
-                    texts, CallContext.start(self._settings.embed_timeout_s), input_type="passage"
-                )
+                return await call(CallContext.start(self._settings.embed_timeout_s))
             except ServiceError as error:
                 if not error.retryable or attempt == self._settings.embed_attempts:
                     times = "once" if attempt == 1 else f"{attempt} times"

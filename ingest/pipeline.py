@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
 from chassis.errors import ServiceError
 from embedder.client import EmbedderClient, TokenCounter
 from ingest.chunking import ALGORITHM, EmbeddingTexts
-from ingest.embedding import Embedding, Vector
+from ingest.embedding import Embedding
 from ingest.errors import IndexNotWrittenError, NothingUsableError, ParserError, SkippedFileError
 from ingest.events import Advanced, Event, Noticed, OnProgress, Planned, Published, Skipped, Summary
 from ingest.loaders import SourceFile
@@ -27,7 +26,18 @@ from ingest.parser import Cut, Parser
 from ingest.settings import IngestSettings
 from ingest.sources import list_sources
 from vectorstore.errors import DamagedIndexError, InvalidContentError, UnsupportedFormatError
-from vectorstore.versions import Chunk, Document, IndexRoot, IndexVersion, VersionBuilder, content_key
+from vectorstore.versions import (
+    Chunk,
+    ChunkVectors,
+    ContentVectors,
+    Document,
+    EncodedVectors,
+    IndexRoot,
+    IndexVersion,
+    LexicalSettings,
+    VersionBuilder,
+    content_key,
+)
 
 LOADERS = 1
 """Of what the loaders make of a file. Raised when that changes, so that unchanged files are parsed again."""
@@ -89,7 +99,7 @@ class _Work:
 
     document: Document
     chunks: list[Chunk]
-    vectors: list[Vector | asyncio.Future[Vector]]
+    vectors: list[ChunkVectors | asyncio.Future[ChunkVectors]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +116,7 @@ class _Ingestion:
         self._on_progress = on_progress
         self._root = IndexRoot(settings.index_root, settings.index_name)
         self._previous: IndexVersion | None = None
+        self._previous_vectors: ContentVectors | None = None
         self._builder: VersionBuilder | None = None
         self._queue: asyncio.Queue[_Work | _Done | None] = asyncio.Queue(_QUEUED_DOCUMENTS)
         self._in_flight = 0
@@ -126,6 +137,11 @@ class _Ingestion:
             raise NothingUsableError(f"No files to read in {', '.join(map(str, sources)) or 'nothing'}.")
         described = await asyncio.to_thread(_describe, self._settings)
         await self._embedding.connect()
+        described["search"] = {
+            "language": self._settings.language,
+            "sparse": self._embedding.sparse,
+            "multi_vector_bits": self._embedding.multi_vector_bits,
+        }
         with contextlib.ExitStack() as stack:
             self._previous = self._open_previous()
             if self._previous is not None:
@@ -146,7 +162,10 @@ class _Ingestion:
 
     def _open_previous(self) -> IndexVersion | None:
         try:
-            return self._root.open() if self._root.current() is not None else None
+            previous = self._root.open() if self._root.current() is not None else None
+            if previous is not None and previous.manifest.embedder.fingerprint == self._embedding.fingerprint:
+                self._previous_vectors = previous.vectors_by_content()
+            return previous
         except (DamagedIndexError, UnsupportedFormatError) as error:
             self._notice(f"index {self._settings.index_name}", f"{error.message} It is built anew.")
             return None
@@ -294,7 +313,7 @@ class _Ingestion:
         texts = [chunk.embedding_text or chunk.text for chunk in chunks]
         keys = [content_key(self._embedding.fingerprint, text) for text in texts]
         known = await asyncio.to_thread(self._known_vectors, keys)
-        vectors: list[Vector | asyncio.Future[Vector]] = []
+        vectors: list[ChunkVectors | asyncio.Future[ChunkVectors]] = []
         for key, text in zip(keys, texts, strict=True):
             if key in known:
                 vectors.append(known[key])
@@ -302,14 +321,20 @@ class _Ingestion:
                 vectors.append(await self._embedding.request(key, text))
         await self._queue.put(_Work(document, chunks, vectors))
 
-    def _known_vectors(self, keys: Sequence[str]) -> dict[str, Vector]:
-        if self._previous is None or self._previous.manifest.embedder.fingerprint != self._embedding.fingerprint:
-            return {}
-        vectors = self._previous.vectors_by_content()
-        known: dict[str, Vector] = {}
+    def _known_vectors(self, keys: Sequence[str]) -> dict[str, ChunkVectors]:
+        """What the version before holds of these texts, where it holds all that is wanted."""
+        known: dict[str, ChunkVectors] = {}
+        if self._previous_vectors is None:
+            return known
         for key in keys:
             with contextlib.suppress(KeyError):
-                known[key] = vectors[key]
+                vectors = self._previous_vectors[key]
+                stored = vectors.multi_vectors
+                bits = stored.bits if isinstance(stored, EncodedVectors) else None
+                if (not self._embedding.sparse or vectors.sparse is not None) and (
+                    self._embedding.multi_vector_bits in (None, bits)
+                ):
+                    known[key] = vectors
         return known
 
     # Writing: in the order of the queue.
@@ -333,9 +358,7 @@ class _Ingestion:
             )
 
     async def _write_document(self, work: _Work, described: dict[str, Any], stack: contextlib.ExitStack) -> None:
-        vectors = np.empty((len(work.chunks), self._embedding.dimension), np.float32)
-        for row, vector in enumerate(work.vectors):
-            vectors[row] = await vector if isinstance(vector, asyncio.Future) else vector
+        vectors = [await part if isinstance(part, asyncio.Future) else part for part in work.vectors]
         try:
             with _written_to(self._settings.index_root):
                 await _in_thread(lambda: self._add(work, vectors, described, stack))
@@ -350,7 +373,7 @@ class _Ingestion:
             self._written.notify_all()
 
     def _add(
-        self, work: _Work, vectors: npt.NDArray[np.float32], described: dict[str, Any], stack: contextlib.ExitStack
+        self, work: _Work, vectors: Sequence[ChunkVectors], described: dict[str, Any], stack: contextlib.ExitStack
     ) -> None:
         if self._builder is None:
             self._builder = stack.enter_context(
@@ -358,9 +381,20 @@ class _Ingestion:
                     embedder_fingerprint=self._embedding.fingerprint,
                     dimension=self._embedding.dimension,
                     settings=described,
+                    lexical=LexicalSettings(language=self._settings.language),
+                    sparse=self._embedding.sparse,
+                    multi_vector_bits=self._embedding.multi_vector_bits,
                 )
             )
-        self._builder.add(work.document, work.chunks, vectors)
+        self._builder.add(
+            work.document,
+            work.chunks,
+            np.stack([part.dense for part in vectors]) if vectors else np.empty((0, self._embedding.dimension)),
+            sparse=[part.sparse for part in vectors if part.sparse is not None] if self._embedding.sparse else (),
+            multi_vectors=[part.multi_vectors for part in vectors if part.multi_vectors is not None]
+            if self._embedding.multi_vector_bits is not None
+            else (),
+        )
 
     def _skip(self, source: str, reason: str) -> None:
         self.summary.skipped[source] = reason

@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from ingest.chunking import ChunkSettings
 from ingest.loaders import Limits
+from vectorstore.versions import LANGUAGES, Bits
 
 _LARGEST_DEFAULT_CHUNK = 400
 """Tokens. A longer passage says several things, and its one vector none of them well."""
+
+
+Choice = Literal["auto", "on", "off"]
+
+
+def _language(value: str) -> str:
+    if value not in LANGUAGES:
+        raise ValueError(f"there is no stemmer for {value!r}: use one of {', '.join(LANGUAGES)}")
+    return value
 
 
 class IngestSettings(BaseSettings):
@@ -48,6 +59,25 @@ class IngestSettings(BaseSettings):
         default=48,
         ge=0,
         description="A section of fewer tokens is put together with its neighbour under the same heading.",
+    )
+
+    language: Annotated[str, AfterValidator(_language)] = Field(
+        default="english",
+        description="Language of the documents, whose word endings the lexical search takes off: english, german, …; "
+        "none leaves words as they are.",
+    )
+    sparse: Choice = Field(
+        default="auto",
+        description="Whether the index holds learned sparse vectors: on, off, or auto: where the embedder's model "
+        "gives them.",
+    )
+    multi_vectors: Choice = Field(
+        default="auto",
+        description="Whether the index holds a vector per token, for late interaction: on, off, or auto: where the "
+        "embedder's model gives them.",
+    )
+    multi_vector_bits: Bits = Field(
+        default=2, description="Bits that each number of these is rounded to, 1, 2, 4 or 8: the index grows with them."
     )
 
     batch_size: int = Field(default=256, ge=1, le=4_096, description="Texts per call of the embedder.")

@@ -24,6 +24,7 @@ FINGERPRINT = "hash@sha256:" + "1" * 64
 OTHER_FINGERPRINT = "other@sha256:" + "2" * 64
 MODEL = "minilm"
 MAX_TOKENS = 256
+WHOLE_OUTPUTS = ("sparse_indices", "sparse_weights", "multi_vectors", "multi_vector_count")
 
 Fault = Literal["failure", "unavailable", "garbage", "slow", "rows", "nan", "dimension"]
 
@@ -43,6 +44,34 @@ def embed(texts: Sequence[str]) -> npt.NDArray[np.float32]:
     return vectors
 
 
+def embed_tokens(text: str) -> npt.NDArray[np.float32]:
+    """float32[words, 64], rows L2-normalised: the vector of each word."""
+    return embed(re.findall(r"\w+", text.lower()) or [""])
+
+
+def embed_sparse(text: str) -> tuple[list[int], list[float]]:
+    """Ids of the text's words, ascending, and their weights: how often each is there, halved."""
+    counts = Counter(int.from_bytes(word.encode()[:2], "big") for word in re.findall(r"\w+", text.lower()))
+    return sorted(counts), [counts[token] / 2 for token in sorted(counts)]
+
+
+def _whole(texts: Sequence[str]) -> dict[str, tuple[str, list[int], bytes]]:
+    sparse, matrices = [embed_sparse(text) for text in texts], [embed_tokens(text) for text in texts]
+    width, length = max(1, *(len(ids) for ids, _ in sparse)), max(len(matrix) for matrix in matrices)
+    indices = np.full((len(texts), width), -1, "<i4")
+    weights = np.zeros((len(texts), width), "<f4")
+    padded = np.zeros((len(texts), length, DIMENSION), "<f4")
+    for row, ((ids, values), matrix) in enumerate(zip(sparse, matrices, strict=True)):
+        indices[row, : len(ids)], weights[row, : len(ids)], padded[row, : len(matrix)] = ids, values, matrix
+    counts = np.array([len(matrix) for matrix in matrices], "<i4")
+    return {
+        "sparse_indices": ("INT32", [width], indices.tobytes()),
+        "sparse_weights": ("FP32", [width], weights.tobytes()),
+        "multi_vectors": ("FP32", [length, DIMENSION], padded.tobytes()),
+        "multi_vector_count": ("INT32", [1], counts.tobytes()),
+    }
+
+
 class LoopbackEmbedder:
     """Serves on loopback from a thread of its own. Its attributes may be changed at any time by the test."""
 
@@ -50,6 +79,8 @@ class LoopbackEmbedder:
         self.fingerprint = FINGERPRINT
         self.fault: Fault | None = None
         """What is wrong with every answer."""
+        self.whole = False
+        """Whether the model also gives learned sparse vectors and multi-vectors."""
         self.next_statuses: list[int] = []
         """HTTP statuses that the next requests with texts in them are answered with, one each."""
         self.fails_after: int | None = None
@@ -126,7 +157,9 @@ class LoopbackEmbedder:
         await runner.cleanup()
 
     async def _metadata(self, _: web.Request) -> web.Response:
-        return web.json_response({"name": MODEL, "versions": ["1"], "platform": "python"})
+        names = ["embeddings", "token_count", "truncated", "fingerprint", *(WHOLE_OUTPUTS if self.whole else ())]
+        outputs = [{"name": name, "datatype": "FP32", "shape": [-1, -1]} for name in names]
+        return web.json_response({"name": MODEL, "versions": ["1"], "platform": "python", "outputs": outputs})
 
     async def _infer(self, request: web.Request) -> web.Response:
         body = await request.read()
@@ -182,17 +215,21 @@ class LoopbackEmbedder:
         counts = [len(text.split()) + 2 for text in texts]
         exchanged = self.exchanged_after is not None and self.embedded >= self.exchanged_after
         fingerprint = (OTHER_FINGERPRINT if exchanged else self.fingerprint).encode()
-        data: dict[str, tuple[str, int, bytes]] = {
-            "embeddings": ("FP32", vectors.shape[1], vectors.astype("<f4").tobytes()),
-            "token_count": ("INT32", 1, struct.pack(f"<{rows}i", *(min(count, MAX_TOKENS) for count in counts))),
-            "truncated": ("BOOL", 1, bytes(count > MAX_TOKENS for count in counts)),
-            "fingerprint": ("BYTES", 1, (struct.pack("<I", len(fingerprint)) + fingerprint) * rows),
+        data: dict[str, tuple[str, list[int], bytes]] = {
+            "embeddings": ("FP32", [vectors.shape[1]], vectors.astype("<f4").tobytes()),
+            "token_count": ("INT32", [1], struct.pack(f"<{rows}i", *(min(count, MAX_TOKENS) for count in counts))),
+            "truncated": ("BOOL", [1], bytes(count > MAX_TOKENS for count in counts)),
+            "fingerprint": ("BYTES", [1], (struct.pack("<I", len(fingerprint)) + fingerprint) * rows),
+            **(_whole(texts) if self.whole else {}),
         }
+        unknown = set(names) - data.keys()
+        if unknown:
+            return web.json_response({"error": f"unexpected inference output {unknown}"}, status=400)
         outputs = [
             {
                 "name": name,
                 "datatype": data[name][0],
-                "shape": [rows, data[name][1]],
+                "shape": [rows, *data[name][1]],
                 "parameters": {"binary_data_size": len(data[name][2])},
             }
             for name in names

@@ -28,6 +28,7 @@ def main() -> None:
         EmbedderClient(settings.embedder_url, model=settings.embedder_model),
         num_docs=settings.num_docs,
         candidates=settings.candidates,
+        rescore=settings.rescore,
         mode=settings.mode,
         weights=Weights(
             dense=settings.dense_weight,

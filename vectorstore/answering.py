@@ -83,7 +83,7 @@ def answer(query: Query, ranked: Sequence[Ranked]) -> Found:
     if query.explain:
         cut.sort(key=lambda item: -item[0].score)
         found.cut.extend(_cut(item.index, item.row, item.score, reason) for item, reason in cut)
-        found.cut.extend(_cut(one.index, row, None, "filter") for one in ranked for row in one.filtered)
+        found.cut.extend(_cut(one.index, row, None, reason) for one in ranked for row, reason in one.left_out)
     return found
 
 

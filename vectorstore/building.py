@@ -17,12 +17,17 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
+from embedder.wire import SparseVector
 from vectorstore.content import Chunk, Document, check_chunk, check_document, content_key
 from vectorstore.errors import BuilderClosedError, InvalidContentError
 from vectorstore.lexical import LexicalSettings, LexicalWriter
 from vectorstore.manifest import Counts, EmbedderInfo, Manifest, SourceInfo
+from vectorstore.multivectors import Bits, EncodedVectors, Matrix, MultiVectorWriter
+from vectorstore.sparse import SparseWriter
+from vectorstore.sparse import check as check_sparse
 from vectorstore.stores import normalised
 from vectorstore.stores.exact import ExactStore
+from vectorstore.wire import Signal
 
 _MAX_CHUNKS = 2**31 - 1
 
@@ -42,6 +47,9 @@ class VersionBuilder:
         settings: dict[str, Any],
         lexical: LexicalSettings,
         publish: Callable[[Path, Manifest, str], str],
+        *,
+        sparse: bool = False,
+        multi_vector_bits: Bits | None = None,
     ) -> None:
         """Made by `IndexRoot.begin`.
 
@@ -53,6 +61,8 @@ class VersionBuilder:
             settings: remembered in the manifest.
             lexical: of the lexical index.
             publish: makes a complete folder with its manifest and the digest of its content visible; gives its name.
+            sparse: the version has learned sparse vectors.
+            multi_vector_bits: the version has multi-vectors, kept in so many bits per number.
 
         """
         self._name = name
@@ -61,7 +71,8 @@ class VersionBuilder:
         self._alive = alive
         self._embedder = embedder
         self._settings = settings
-        self._digest = hashlib.sha256(orjson.dumps([embedder.fingerprint, settings], option=orjson.OPT_SORT_KEYS))
+        described = [embedder.fingerprint, settings, sparse, multi_vector_bits]
+        self._digest = hashlib.sha256(orjson.dumps(described, option=orjson.OPT_SORT_KEYS))
         self._fields: dict[str, set[str]] = {}
         self._documents = 0
         self._chunks = 0
@@ -78,6 +89,12 @@ class VersionBuilder:
             self._exact = ExactStore(folder / "exact", embedder.dimension, writable=True)
             self._chroma = ChromaStore(folder / "chroma")
             self._lexical = LexicalWriter(folder / "lexical", lexical)
+            self._sparse = SparseWriter(folder / "sparse") if sparse else None
+            self._multi_vectors = (
+                MultiVectorWriter(folder / "multi_vectors", embedder.dimension, multi_vector_bits)
+                if multi_vector_bits is not None
+                else None
+            )
             self._database.execute("BEGIN")
             undo.pop_all()
 
@@ -89,10 +106,26 @@ class VersionBuilder:
     ) -> None:
         self.abandon()
 
-    def add(self, document: Document, chunks: Sequence[Chunk], vectors: npt.ArrayLike) -> None:
+    def add(
+        self,
+        document: Document,
+        chunks: Sequence[Chunk],
+        vectors: npt.ArrayLike,
+        *,
+        sparse: Sequence[SparseVector] = (),
+        multi_vectors: Sequence[Matrix | EncodedVectors] = (),
+    ) -> None:
         """Adds a document with its chunks and their vectors, float32[len(chunks), dim], all or nothing.
 
         Vectors that are not of length 1 are normalised. A document without chunks is remembered and never found.
+
+        Args:
+            document: whose text the chunks quote.
+            chunks: in the order of the document.
+            vectors: one row per chunk.
+            sparse: one per chunk, in a version that has them.
+            multi_vectors: float32[tokens, dim] per chunk, rows L2-normalised, or what a version of the same embedder
+                and bits holds of the same text; in a version that has them.
 
         Raises:
             InvalidContentError: a span that does not quote its chunk, an id that is taken, text that is not valid
@@ -102,8 +135,16 @@ class VersionBuilder:
         rows = normalised(
             np.reshape(vectors, (0, self._embedder.dimension)) if not len(chunks) else vectors, self._embedder.dimension
         )
-        if len(rows) != len(chunks):
-            raise InvalidContentError(f"{len(chunks)} chunks came with {len(rows)} vectors.", field="vectors")
+        for field, given, wanted in (
+            ("vectors", rows, True),
+            ("sparse", sparse, self._sparse is not None),
+            ("multi_vectors", multi_vectors, self._multi_vectors is not None),
+        ):
+            if len(given) != (len(chunks) if wanted else 0):
+                raise InvalidContentError(f"{len(chunks)} chunks came with {len(given)} {field}.", field=field)
+        check_sparse(sparse)
+        if self._multi_vectors is not None:
+            self._multi_vectors.check(multi_vectors)
         if self._chunks + len(chunks) > _MAX_CHUNKS:
             raise InvalidContentError(f"An index holds at most {_MAX_CHUNKS} chunks: split it.", field="chunks")
         check_document(document)
@@ -116,6 +157,10 @@ class VersionBuilder:
             self._exact.add(rows, [metadata] * len(chunks))
             self._chroma.add(rows, [metadata] * len(chunks))
             self._lexical.add("\n".join((document.title, *chunk.heading_path, chunk.text)) for chunk in chunks)
+            if self._sparse is not None:
+                self._sparse.add(sparse)
+            if self._multi_vectors is not None:
+                self._multi_vectors.add(multi_vectors)
         except BaseException:
             # A full disk, say: the parts no longer agree on their rows.
             self.abandon()
@@ -144,7 +189,14 @@ class VersionBuilder:
             "SELECT source, source_sha256, id FROM documents ORDER BY source, row"
         ):
             sources.setdefault(source, SourceInfo(sha256=sha256, document_ids=[])).document_ids.append(document_id)
+        parts: list[Signal] = ["dense", "lexical"]
         self._lexical.finish()
+        if self._sparse is not None:
+            self._sparse.finish()
+            parts.append("sparse")
+        if self._multi_vectors is not None:
+            self._multi_vectors.finish()
+            parts.append("multi_vector")
         self._close_files()
         manifest = Manifest(
             version="",
@@ -154,6 +206,7 @@ class VersionBuilder:
             settings=self._settings,
             sources=sources,
             counts=Counts(documents=self._documents, chunks=self._chunks),
+            parts=parts,
             metadata_fields={name: sorted(kinds) for name, kinds in sorted(self._fields.items())},
             files=_sizes(self._folder),
         )
@@ -253,7 +306,7 @@ class VersionBuilder:
             )
 
     def _close_files(self) -> None:
-        for name in ("_lines", "_starts", "_exact", "_chroma", "_lexical", "_database"):
+        for name in ("_lines", "_starts", "_exact", "_chroma", "_lexical", "_sparse", "_multi_vectors", "_database"):
             part = getattr(self, name, None)
             if part is not None:
                 part.close()

@@ -6,8 +6,13 @@ import hashlib
 import math
 from dataclasses import dataclass, field
 
+import numpy as np
+import numpy.typing as npt
+
+from embedder.wire import SparseVector
 from vectorstore.errors import InvalidContentError
 from vectorstore.filters import MAX_INT, FieldValue
+from vectorstore.multivectors import EncodedVectors
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +42,17 @@ class Chunk:
     heading_path: tuple[str, ...] = ()
     embedding_text: str | None = None
     """What the vector was made from, where that is more than `text`; not stored, only its content key is."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkVectors:
+    """What an embedder makes of a chunk."""
+
+    dense: npt.NDArray[np.float32]
+    """float32[dim]"""
+    sparse: SparseVector | None = None
+    multi_vectors: npt.NDArray[np.float32] | EncodedVectors | None = None
+    """float32[tokens, dim], rows L2-normalised, or as a version has stored them."""
 
 
 def content_key(embedder_fingerprint: str, text: str) -> str:

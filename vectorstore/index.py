@@ -18,6 +18,7 @@ import orjson
 
 from chassis.context import CallContext
 from chassis.errors import DeadlineExceededError
+from embedder.wire import SparseVector
 from vectorstore.batching import Gatherer
 from vectorstore.errors import StoreFailedError
 from vectorstore.filters import Where
@@ -25,7 +26,7 @@ from vectorstore.lexical import Terms, best
 from vectorstore.scoring import Scores, Weights, weighted
 from vectorstore.stores import Hits, Store, Vectors, cosines
 from vectorstore.versions import Document, IndexVersion
-from vectorstore.wire import Mode, Signal
+from vectorstore.wire import CutReason, Mode, Signal
 
 logger = logging.getLogger("vectorstore.index")
 
@@ -50,6 +51,9 @@ class Query:
     where: Where | None = None
     vector: Vectors = field(default_factory=lambda: np.empty(0, np.float32))
     """float32[dim], L2-normalised; none until the embedder has answered."""
+    sparse: SparseVector | None = None
+    multi_vectors: Vectors | None = None
+    """float32[tokens, dim], rows L2-normalised."""
     mode: Mode = "rescored"
     min_score: float | None = None
     diversity: float = 0.0
@@ -68,31 +72,35 @@ class Ranked:
     signals: Mapping[Signal, npt.NDArray[np.floating[Any]]]
     """Signal → its value for each candidate; `dense` and `lexical` always."""
     terms: Terms
-    filtered: tuple[int, ...] = ()
-    """Rows that the filter took out; only where the query asks to explain."""
-
-    @property
-    def lexical_scores(self) -> npt.NDArray[np.floating[Any]]:
-        """float64[k]: BM25."""
-        return self.signals["lexical"] * (self.terms.greatest or 1.0)
+    left_out: tuple[tuple[int, CutReason], ...] = ()
+    """Rows that were looked at and are no candidates; only where the query asks to explain."""
 
 
 class LoadedIndex:
     """Everything that a search needs, in memory or mapped. Close it when its last search has ended."""
 
     def __init__(
-        self, version: IndexVersion, *, store: StoreName, candidates: int, weights: Weights | None = None
+        self,
+        version: IndexVersion,
+        *,
+        store: StoreName,
+        candidates: int,
+        rescore: int = 32,
+        weights: Weights | None = None,
     ) -> None:
         self.version = version
         self.name = version.name
         self.collection = version.manifest.name
         self.weights = weights or Weights()
-        self.parts: tuple[Signal, ...] = ("dense", "lexical")
+        self.parts: Sequence[Signal] = version.manifest.parts
         """Signals that the version can be searched by."""
+        self._rescore = rescore
         self._candidates = candidates
         self._exact = version.exact
         self._vectors = version.exact.vectors
         self._lexical = version.lexical()
+        self._sparse = version.sparse()
+        self._multi_vectors = version.multi_vectors()
         self._lines = version.lines()
         self._order = self._lines.order
         self._store: Store = self._choose(store)
@@ -126,9 +134,18 @@ class LoadedIndex:
         """A stored document. Blocks."""
         return self.version.document(document_id)
 
+    def needs(self, mode: Mode) -> Collection[Signal]:
+        """Signals that a query in this mode is searched by.
+
+        Raises:
+            MissingPartError: one that the index was built without.
+        """
+        return self.weights.of(self.parts, mode)
+
     def is_quick(self, queries: int) -> bool:
         """Whether so many queries are searched in less time than it takes to hand them to a thread."""
-        return self._store is self._exact and self._vectors.size * queries <= _INLINE_NUMBERS
+        few = self._vectors.size * queries <= _INLINE_NUMBERS
+        return few and self._store is self._exact and self._multi_vectors is None
 
     async def rank(self, queries: Sequence[Query], ctx: CallContext) -> list[Ranked]:
         """The candidates of each query, in their order.
@@ -218,6 +235,11 @@ class LoadedIndex:
         if "lexical" in weights:
             lexical = best(scores, depth, mask)
             found.append(self._ranked(lexical.rows, lexical.scores)[:depth])
+        sparse_scores: Vectors | None = None
+        if "sparse" in weights and self._sparse is not None and query.sparse is not None:
+            sparse_scores = self._sparse.scores(query.sparse)
+            learned = best(sparse_scores, depth, mask)
+            found.append(self._ranked(learned.rows, learned.scores)[:depth])
         rows = np.unique(np.concatenate(found))
         if mask is not None and self._store is not self._exact:
             # Chroma compares 2021.5 as 2021 with whole numbers.
@@ -226,9 +248,24 @@ class LoadedIndex:
             "dense": cosines(self._vectors[rows], query.vector),
             "lexical": scores[rows].astype(np.float64) / (terms.greatest or 1.0),
         }
-        totals = weighted(weights, signals)
+        if sparse_scores is not None:
+            signals["sparse"] = sparse_scores[rows]
+        first_stage: dict[Signal, float] = {
+            signal: weight for signal, weight in weights.items() if signal != "multi_vector"
+        }
+        totals = weighted(first_stage, signals)
+        left_out: list[tuple[int, CutReason]] = []
+        if "multi_vector" in weights and self._multi_vectors is not None and query.multi_vectors is not None:
+            order = np.lexsort((self._order[rows], -totals))
+            order, rest = np.split(order, [max(self._rescore, query.num_docs)])
+            left_out.extend((int(row), "rescore") for row in rows[rest])
+            rows = rows[order]
+            signals = {signal: values[order] for signal, values in signals.items()}
+            signals["multi_vector"] = self._multi_vectors.scores(query.multi_vectors, rows)
+            totals = weighted(weights, signals)
         order = np.lexsort((self._order[rows], -totals))
-        filtered = self._filtered(query, mask, scores) if query.explain and mask is not None else ()
+        if query.explain and mask is not None:
+            left_out.extend((row, "filter") for row in self._filtered(query, mask, scores))
         return Ranked(
             self,
             rows[order],
@@ -236,14 +273,14 @@ class LoadedIndex:
             weights,
             {signal: values[order] for signal, values in signals.items()},
             terms,
-            filtered,
+            tuple(left_out),
         )
 
-    def _filtered(self, query: Query, mask: npt.NDArray[np.bool_], scores: npt.NDArray[np.float32]) -> tuple[int, ...]:
-        """Rows that the same search would have seen without its filter."""
+    def _filtered(self, query: Query, mask: npt.NDArray[np.bool_], scores: npt.NDArray[np.float32]) -> list[int]:
+        """Rows that the same search by vectors and words would have seen without its filter."""
         (near,) = self._store.search(query.vector[None], limit=self._depth(query))
         seen = np.union1d(near.rows, best(scores, self._depth(query)).rows)
-        return tuple(seen[~mask[seen]].tolist())
+        return [int(row) for row in seen[~mask[seen]]]
 
     def _ranked(self, rows: npt.NDArray[np.int64], scores: Vectors) -> npt.NDArray[np.int64]:
         """Rows by score, ties in the order of chunk ids."""

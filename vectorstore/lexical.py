@@ -13,7 +13,7 @@ import re
 import threading
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +23,7 @@ import orjson
 import snowballstemmer
 
 from vectorstore.errors import DamagedIndexError
+from vectorstore.postings import Floats, Ints, Postings, PostingsWriter
 
 LANGUAGES: tuple[str, ...] = ("none", *sorted(snowballstemmer.algorithms()))
 """What `LexicalSettings.language` may be; `none` leaves words as they are."""
@@ -31,8 +32,6 @@ _TOKEN = re.compile(r"[\u0e00-\u0eff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\U000
 """A word, or one character of a script that is written without spaces."""
 
 _MAX_TOKEN_CHARS = 64
-_BLOCK = 1_000_000
-"""Postings sorted at a time while building: about 50 MB."""
 _CACHED_STEMS = 200_000
 
 
@@ -99,66 +98,46 @@ class LexicalWriter:
     """Builds the index in a folder. Holds the vocabulary in memory; what grows with the corpus is on disk."""
 
     def __init__(self, folder: Path, settings: LexicalSettings) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+        self._postings = PostingsWriter(folder)
         self._folder = folder
         self._settings = settings
         self._analyzer = Analyzer(settings.language)
         self._vocabulary: dict[str, int] = {}
-        self._postings = (folder / "postings.tmp").open("w+b")
         self._lengths = (folder / "lengths.tmp").open("w+b")
-        self._rows = 0
 
     def add(self, texts: Iterable[str]) -> None:
         """Appends one row per text."""
         vocabulary = self._vocabulary
         for text in texts:
             counts = Counter(self._analyzer.terms(text))
-            postings = np.empty((len(counts), 3), "<i4")
-            postings[:, 0] = [vocabulary.setdefault(term, len(vocabulary)) for term in counts]
-            postings[:, 1] = self._rows
-            postings[:, 2] = list(counts.values())
-            self._postings.write(postings.tobytes())
-            self._lengths.write(int(postings[:, 2].sum()).to_bytes(4, "little"))
-            self._rows += 1
+            keys = [vocabulary.setdefault(term, len(vocabulary)) for term in counts]
+            self._postings.add(keys, list(counts.values()))
+            self._lengths.write(sum(counts.values()).to_bytes(4, "little"))
 
     def finish(self) -> None:
         """Writes the searchable files and removes the temporary ones."""
         self.close()
-        folder = self._folder
+        folder, rows = self._folder, self._postings.rows
         lengths = np.fromfile(folder / "lengths.tmp", "<i4")
-        source = folder / "postings.tmp"
-        count = source.stat().st_size // 12
-        postings = np.memmap(source, "<i4", "r", shape=(count, 3)) if count else np.empty((0, 3), "<i4")
-        frequencies = np.zeros(len(self._vocabulary), np.int64)
-        for start in range(0, count, _BLOCK):
-            frequencies += np.bincount(postings[start : start + _BLOCK, 0], minlength=len(frequencies))
-        starts = np.zeros(len(frequencies) + 1, "<i8")
-        np.cumsum(frequencies, out=starts[1:])
-        # Lucene's form: positive even for a term that every chunk has.
-        idf = np.log1p((self._rows - frequencies + 0.5) / (frequencies + 0.5))
         average = float(lengths.mean()) if lengths.sum() else 1.0
         k1, b = self._settings.k1, self._settings.b
         length_factor = k1 * (1 - b + b * lengths / average)
-        rows, weights = _create(folder / "rows.i32", "<i4", count), _create(folder / "weights.f32", "<f4", count)
-        free = starts[:-1].copy()
-        for start in range(0, count, _BLOCK):
-            block = np.asarray(postings[start : start + _BLOCK])
-            # Stable: within a term, rows stay ascending, block after block.
-            block = block[np.argsort(block[:, 0], kind="stable")]
-            terms, first, repeats = np.unique(block[:, 0], return_index=True, return_counts=True)
-            places = free[block[:, 0]] + np.arange(len(block)) - np.repeat(first, repeats)
-            free[terms] += repeats
-            tf = block[:, 2].astype(np.float64)
-            rows[places] = block[:, 1]
-            weights[places] = idf[block[:, 0]] * tf * (k1 + 1) / (tf + length_factor[block[:, 1]])
-        for array in (rows, weights):
-            if isinstance(array, np.memmap):
-                array.flush()
-        starts.tofile(folder / "starts.i64")
+
+        def weigh(frequencies: Ints) -> Callable[[Ints, Ints, Floats], Floats]:
+            # Lucene's form: positive even for a term that every chunk has.
+            idf = np.log1p((rows - frequencies + 0.5) / (frequencies + 0.5))
+
+            def bm25(terms: Ints, chunks: Ints, counts: Floats) -> Floats:
+                tf = counts.astype(np.float64)
+                weights: Floats = idf[terms] * tf * (k1 + 1) / (tf + length_factor[chunks])
+                return weights
+
+            return bm25
+
+        self._postings.finish(len(self._vocabulary), weigh)
         (folder / "terms.txt").write_text("\n".join(self._vocabulary), encoding="utf-8")
-        description = {"language": self._settings.language, "k1": k1, "b": b, "rows": self._rows}
+        description = {"language": self._settings.language, "k1": k1, "b": b, "rows": rows}
         (folder / "lexical.json").write_bytes(orjson.dumps(description))
-        source.unlink()
         (folder / "lengths.tmp").unlink()
 
     def close(self) -> None:
@@ -174,16 +153,14 @@ class LexicalIndex:
         try:
             description = orjson.loads((folder / "lexical.json").read_bytes())
             terms = (folder / "terms.txt").read_text(encoding="utf-8")
-            self._starts = np.fromfile(folder / "starts.i64", "<i8")
-            self._rows = _open(folder / "rows.i32", "<i4")
-            self._weights = _open(folder / "weights.f32", "<f4")
+            self._postings = Postings(folder)
             self._analyzer = Analyzer(description["language"])
             self._count = int(description["rows"])
             self._k1 = float(description["k1"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DamagedIndexError("The lexical index cannot be read: publish again.") from error
         self._vocabulary = {term: i for i, term in enumerate(terms.split("\n"))} if terms else {}
-        if not len(self._starts) == len(self._vocabulary) + 1 or not len(self._rows) == len(self._weights):
+        if len(self._postings) != len(self._vocabulary):
             raise DamagedIndexError("The lexical index is incomplete: publish again.")
 
     def __len__(self) -> int:
@@ -197,7 +174,7 @@ class LexicalIndex:
             number = self._vocabulary.get(term)
             frequency = 0
             if number is not None:
-                frequency = int(self._starts[number + 1] - self._starts[number])
+                frequency = self._postings.frequency(number)
                 known.append((term, number, times))
             greatest += times * math.log1p((self._count - frequency + 0.5) / (frequency + 0.5))
         return Terms(tuple(known), greatest * (self._k1 + 1))
@@ -206,20 +183,16 @@ class LexicalIndex:
         """float32[rows]: BM25 of every row; 0 where it has no term of the query."""
         scores = np.zeros(self._count, np.float32)
         for _, number, times in self._terms(query).known:
-            span = slice(self._starts[number], self._starts[number + 1])
-            weights = self._weights[span]
-            # A row occurs once in a term's postings, so adding by index loses nothing.
-            scores[self._rows[span]] += weights if times == 1 else weights * times
+            self._postings.add_to(scores, number, times)
         return scores
 
     def matched(self, query: str | Terms, row: int) -> dict[str, float]:
         """Terms of the query that the row has → their part of its score, greatest first."""
         found: dict[str, float] = {}
         for term, number, times in self._terms(query).known:
-            first, end = int(self._starts[number]), int(self._starts[number + 1])
-            place = first + int(np.searchsorted(self._rows[first:end], row))
-            if place < end and self._rows[place] == row:
-                found[term] = float(self._weights[place]) * times
+            weight = self._postings.weight(number, row)
+            if weight is not None:
+                found[term] = weight * times
         return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
 
     def greatest(self, query: str | Terms) -> float:
@@ -248,15 +221,3 @@ def best(scores: npt.NDArray[np.float32], limit: int, mask: npt.NDArray[np.bool_
         rows, values = rows[keep], values[keep]
     order = np.lexsort((rows, -values))[:limit]
     return LexicalHits(rows[order], values[order])
-
-
-def _create(path: Path, dtype: str, count: int) -> npt.NDArray[np.generic]:
-    if not count:  # an empty file cannot be mapped
-        path.touch()
-        return np.empty(0, dtype)
-    return np.memmap(path, dtype, "w+", shape=(count,))
-
-
-def _open(path: Path, dtype: str) -> npt.NDArray[np.generic]:
-    # A plain view: slicing an np.memmap object costs several times as much.
-    return np.asarray(np.memmap(path, dtype, "r")).view(np.ndarray) if path.stat().st_size else np.empty(0, dtype)

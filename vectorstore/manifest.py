@@ -10,9 +10,11 @@ import orjson
 from pydantic import BaseModel, Field, ValidationError
 
 from vectorstore.errors import DamagedIndexError, UnsupportedFormatError
+from vectorstore.wire import Signal
 
-FORMAT = 1
-"""Of the files of a version. A reader refuses what is greater than its own."""
+FORMAT = 2
+"""Of the files of a version. A reader refuses what is greater than its own. 2: versions may have learned sparse vectors
+and multi-vectors, and say which parts they have; 1 had vectors and BM25."""
 
 
 class EmbedderInfo(BaseModel):
@@ -48,6 +50,8 @@ class Manifest(BaseModel):
     """Of the chunker and whatever else the builder wants to remember."""
     sources: dict[str, SourceInfo]
     counts: Counts
+    parts: list[Signal] = ["dense", "lexical"]
+    """What the version can be searched by."""
     metadata_fields: dict[str, list[str]]
     """Fields that filters may name → kinds of their values (`str`, `int`, `float`, `bool`)."""
     files: dict[str, int]

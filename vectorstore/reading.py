@@ -8,16 +8,18 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import orjson
 
-from vectorstore.content import Chunk, Document
+from vectorstore.content import Chunk, ChunkVectors, Document
 from vectorstore.errors import DamagedIndexError, UnknownDocumentError
 from vectorstore.lexical import LexicalIndex
 from vectorstore.manifest import read_manifest
+from vectorstore.multivectors import MultiVectorIndex
+from vectorstore.sparse import SparseIndex
 from vectorstore.stores import Vectors
 from vectorstore.stores.exact import ExactStore
 
@@ -25,22 +27,34 @@ if TYPE_CHECKING:
     from vectorstore.stores.chroma import ChromaStore
 
 
-class ContentVectors(Mapping[str, Vectors]):
-    """Content key → float32[dim] of a version. Reads from disk; thread-safe."""
+_PartT = TypeVar("_PartT", SparseIndex, MultiVectorIndex)
 
-    def __init__(self, database: _Database, vectors: Vectors) -> None:
+
+class ContentVectors(Mapping[str, ChunkVectors]):
+    """Content key → what the embedder made of that text, with every part the version has. Reads disk; thread-safe."""
+
+    def __init__(
+        self, database: _Database, vectors: Vectors, sparse: SparseIndex | None, multi_vectors: MultiVectorIndex | None
+    ) -> None:
         self._database = database
         self._vectors = vectors
+        self._sparse = sparse
+        self._multi_vectors = multi_vectors
 
-    def __getitem__(self, key: str) -> Vectors:
+    def __getitem__(self, key: str) -> ChunkVectors:
         try:
             wanted = bytes.fromhex(key)
         except ValueError:
             raise KeyError(key) from None
-        row = self._database.one("SELECT row FROM chunks WHERE content_key = ?", (wanted,))
-        if row is None:
+        found = self._database.one("SELECT row FROM chunks WHERE content_key = ?", (wanted,))
+        if found is None:
             raise KeyError(key)
-        return np.array(self._vectors[row[0]])
+        row = found[0]
+        return ChunkVectors(
+            np.array(self._vectors[row]),
+            None if self._sparse is None else self._sparse[row],
+            None if self._multi_vectors is None else self._multi_vectors[row],
+        )
 
     def __iter__(self) -> Iterator[str]:
         for (key,) in self._database.all("SELECT DISTINCT content_key FROM chunks"):
@@ -104,6 +118,16 @@ class IndexVersion:
         """BM25 over the rows."""
         return LexicalIndex(self.folder / "lexical")
 
+    def sparse(self) -> SparseIndex | None:
+        """Learned sparse vectors of the rows; None where the version was built without."""
+        return self._of_all(SparseIndex(self.folder / "sparse")) if "sparse" in self.manifest.parts else None
+
+    def multi_vectors(self) -> MultiVectorIndex | None:
+        """Multi-vectors of the rows; None where the version was built without."""
+        if "multi_vector" not in self.manifest.parts:
+            return None
+        return self._of_all(MultiVectorIndex(self.folder / "multi_vectors"))
+
     def lines(self) -> ChunkLines:
         """Chunks by row, as the JSON that passages are made of."""
         return ChunkLines(self.folder, self.manifest.counts.chunks)
@@ -142,7 +166,12 @@ class IndexVersion:
 
     def vectors_by_content(self) -> ContentVectors:
         """Vectors of this version by `content_key`, for those who would embed the same text again."""
-        return ContentVectors(self._database, self.exact.vectors)
+        return ContentVectors(self._database, self.exact.vectors, self.sparse(), self.multi_vectors())
+
+    def _of_all(self, part: _PartT) -> _PartT:
+        if len(part) != self.manifest.counts.chunks:
+            raise DamagedIndexError(f"Version {self.name} has chunks without all of their vectors: publish again.")
+        return part
 
 
 class ChunkLines:

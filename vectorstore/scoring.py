@@ -48,9 +48,9 @@ class Weights:
             weight = defaults.get(signal, 0.0) if given is None else given
             if weight > 0 and not (signal == "multi_vector" and mode == "fused"):
                 chosen[signal] = weight
+        if not chosen.keys() - {"multi_vector"}:
+            raise MissingPartError("No part that finds candidates has a weight above 0: set one.")
         total = sum(chosen.values())
-        if not total:
-            raise MissingPartError("No part of the index has a weight above 0: set one.")
         return {signal: weight / total for signal, weight in chosen.items()}
 
 

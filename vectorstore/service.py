@@ -40,6 +40,7 @@ class VectorstoreService:
         *,
         num_docs: int = 4,
         candidates: int = 50,
+        rescore: int = 32,
         mode: Mode = "rescored",
         weights: Weights | None = None,
         store: StoreName = "auto",
@@ -53,6 +54,7 @@ class VectorstoreService:
             embedder: what turns queries into vectors.
             num_docs: passages for a query that does not say how many.
             candidates: how deep each first-stage signal looks, at least.
+            rescore: how many of the best get late interaction, at least.
             mode: of a query that does not say; `rescored` is `fused` in an index without multi-vectors.
             weights: of the signals.
             store: what searches the vectors.
@@ -66,7 +68,7 @@ class VectorstoreService:
         self._reload_interval_s = reload_interval_s
 
         def load(version: IndexVersion) -> LoadedIndex:
-            return LoadedIndex(version, store=store, candidates=candidates, weights=weights)
+            return LoadedIndex(version, store=store, candidates=candidates, rescore=rescore, weights=weights)
 
         self._collections = {root.name: _Collection(root, embedder, load, probe_timeout_s) for root in roots}
         self._default = self._collections[roots[0].name]
@@ -176,13 +178,24 @@ class VectorstoreService:
         if not wanted:
             return found
         began = time.perf_counter()
-        embeddings = await self._embedder.embed([asked[number][0].text for number in wanted], ctx)
+        needs = {signal for n in wanted for index in asked[n][1] for signal in index.needs(asked[n][0].mode)}
+        embeddings = await self._embedder.embed(
+            [asked[number][0].text for number in wanted],
+            ctx,
+            sparse="sparse" in needs,
+            multi_vectors="multi_vector" in needs,
+        )
         embedded = time.perf_counter()
         jobs: dict[LoadedIndex, list[tuple[int, Query]]] = {}
         for i, number in enumerate(wanted):
+            made = {
+                "vector": embeddings.dense[i],
+                "sparse": None if embeddings.sparse is None else embeddings.sparse[i],
+                "multi_vectors": None if embeddings.multi_vectors is None else embeddings.multi_vectors[i],
+            }
             for index, query in asked[number][1].items():
                 if len(index):
-                    jobs.setdefault(index, []).append((number, replace(query, vector=embeddings.dense[i])))
+                    jobs.setdefault(index, []).append((number, replace(query, **made)))
         for index in jobs:
             self._check(embeddings, len(wanted), index)
         ranked: dict[int, list[Ranked]] = {number: [] for number in wanted}

@@ -50,10 +50,13 @@ class VectorstoreSettings(ServerSettings):
     embedder_url: Annotated[str, AfterValidator(_url)] = Field(
         "http://127.0.0.1:8084", description="Base URL of the embedder's HTTP port."
     )
-    embedder_model: str = Field("minilm", min_length=1, description="Model of the embedder: minilm or bge_m3.")
+    embedder_model: str = Field("minilm", min_length=1, description="Model of the embedder: minilm, bert or bge_m3.")
     num_docs: int = Field(4, ge=0, le=MAX_NUM_DOCS, description="Passages for a query that does not say how many.")
     candidates: int = Field(
         50, ge=1, le=1000, description="How many of each first-stage search, such as dense and lexical, are scored."
+    )
+    rescore: int = Field(
+        32, ge=1, le=1000, description="How many of the best get late interaction, where the index has multi-vectors."
     )
     mode: Mode = Field(
         "rescored",

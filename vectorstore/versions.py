@@ -9,6 +9,8 @@
                             exact/            vectors and metadata of the rows
                             chroma/           the same vectors in Chroma
                             lexical/          BM25
+                            sparse/           learned sparse vectors, where the embedder makes them
+                            multi_vectors/    a vector per token, compressed, where the embedder makes them
 
 A chunk's row is its place in the order of adding, from 0.
 """
@@ -29,20 +31,26 @@ from typing import Any
 import orjson
 
 from vectorstore.building import VersionBuilder, sync
-from vectorstore.content import Chunk, Document, content_key
+from vectorstore.content import Chunk, ChunkVectors, Document, content_key
 from vectorstore.errors import DamagedIndexError, InvalidContentError, NoIndexError, UnknownVersionError
-from vectorstore.lexical import LexicalSettings
+from vectorstore.lexical import LANGUAGES, LexicalSettings
 from vectorstore.manifest import EmbedderInfo, Manifest
+from vectorstore.multivectors import Bits, EncodedVectors, Quantiser
 from vectorstore.reading import ContentVectors, IndexVersion
 
 __all__ = [
+    "LANGUAGES",
+    "Bits",
     "Chunk",
+    "ChunkVectors",
     "ContentVectors",
     "Document",
+    "EncodedVectors",
     "IndexRoot",
     "IndexVersion",
     "LexicalSettings",
     "Manifest",
+    "Quantiser",
     "VersionBuilder",
     "content_key",
 ]
@@ -154,8 +162,19 @@ class IndexRoot:
         dimension: int,
         settings: Mapping[str, Any],
         lexical: LexicalSettings | None = None,
+        sparse: bool = False,
+        multi_vector_bits: Bits | None = None,
     ) -> VersionBuilder:
-        """A builder of the next version. Removes what builders that died have left behind."""
+        """A builder of the next version. Removes what builders that died have left behind.
+
+        Args:
+            embedder_fingerprint: of what makes the vectors.
+            dimension: of the vectors.
+            settings: remembered in the manifest.
+            lexical: of BM25; English by default.
+            sparse: the version has learned sparse vectors.
+            multi_vector_bits: the version has multi-vectors, kept in so many bits per number; None: it has none.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         with self._locked():
             self._remove_leftovers()
@@ -172,6 +191,8 @@ class IndexRoot:
             dict(settings),
             lexical or LexicalSettings(),
             self._publish,
+            sparse=sparse,
+            multi_vector_bits=multi_vector_bits,
         )
 
     @contextlib.contextmanager

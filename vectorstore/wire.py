@@ -25,9 +25,10 @@ multi-vectors for the best."""
 
 Signal = Literal["dense", "lexical", "sparse", "multi_vector"]
 
-CutReason = Literal["num_docs", "min_score", "diversity", "duplicate", "filter"]
+CutReason = Literal["num_docs", "min_score", "diversity", "duplicate", "rescore", "filter"]
 """Why a candidate is no passage: enough better ones were found; its score is below `min_score`; others, lower, say
-something more different; it overlaps another passage that is joined with neighbours; `filters` keeps it out."""
+something more different; it overlaps another passage that is joined with neighbours; it was not among the best, which
+alone are rescored; `filters` keeps it out."""
 
 
 class Span(BaseModel):
@@ -64,7 +65,7 @@ class Cut(BaseModel):
     chunk_id: str
     document_id: str
     score: float | None
-    """None where it was never scored: the filter had taken it out."""
+    """None where it was left out before it had the score of the others: `rescore` and `filter`."""
     reason: CutReason
 
 

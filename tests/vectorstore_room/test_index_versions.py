@@ -60,7 +60,7 @@ def test_a_version_gives_back_what_was_added(tmp_path: Path) -> None:
                 opened.document(line["document_id"]).text[line["span"]["start"] : line["span"]["end"]] == line["text"]
             )
         manifest = opened.manifest
-    assert (manifest.version, manifest.name, manifest.format) == (version, "default", 1)
+    assert (manifest.version, manifest.name, manifest.format) == (version, "default", 2)
     assert (manifest.embedder.fingerprint, manifest.embedder.dimension) == (FINGERPRINT, DIMENSION)
     assert (manifest.counts.documents, manifest.counts.chunks) == (4, 12)
     assert manifest.sources["cats.md"].document_ids == ["cats"]
@@ -116,7 +116,7 @@ def test_vectors_are_found_again_by_content(tmp_path: Path) -> None:
     with IndexRoot(tmp_path, "default").open() as version:
         vectors = version.vectors_by_content()
         for content in ("one", "two", "Title: one"):
-            np.testing.assert_array_equal(vectors[content_key(FINGERPRINT, content)], embed([content])[0])
+            np.testing.assert_array_equal(vectors[content_key(FINGERPRINT, content)].dense, embed([content])[0])
         assert content_key("another embedder", "one") not in vectors
         assert "not a key" not in vectors
         assert len(vectors) == len(list(vectors)) == 3

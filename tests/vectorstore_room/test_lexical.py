@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vectorstore import lexical
+from vectorstore import postings
 from vectorstore.errors import DamagedIndexError
 from vectorstore.lexical import Analyzer, LexicalIndex, LexicalSettings, LexicalWriter, best
 
@@ -82,7 +82,7 @@ def test_the_border_of_best_prefers_earlier_rows() -> None:
 
 def test_blocks_of_postings_join(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = build(tmp_path / "whole", TEXTS * 20)
-    monkeypatch.setattr(lexical, "_BLOCK", 7)
+    monkeypatch.setattr(postings, "_BLOCK", 7)
     parts = build(tmp_path / "parts", TEXTS * 20)
     for query in ("quick search", "the dog"):
         np.testing.assert_array_equal(whole.scores(query), parts.scores(query))

@@ -20,7 +20,7 @@ COLLECTION = "chunks"
 _BATCH_ROWS = 1_000
 _SEARCH_WIDTH = 200
 """HNSW's `ef_search`: candidates held while searching. Chroma's default of 100 loses neighbours at the depths that
-fusion asks for."""
+a hybrid search asks for."""
 
 
 class ChromaStore:

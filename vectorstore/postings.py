@@ -1,0 +1,134 @@
+"""Inverted lists on disk: key → the rows that have it, with weights. Built in bounded memory, memory-mapped to read.
+
+A folder holds `starts.i64` (where each key's list starts, and the end), `rows.i32` and `weights.f32`; within a list,
+rows ascend.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from vectorstore.errors import DamagedIndexError
+
+_BLOCK = 1_000_000
+"""Postings sorted at a time while building: about 50 MB."""
+
+_POSTING = np.dtype([("key", "<i4"), ("row", "<i4"), ("value", "<f4")])
+
+Ints = npt.NDArray[np.signedinteger]
+Floats = npt.NDArray[np.floating]
+
+
+class PostingsWriter:
+    """Streams postings to disk, row after row, and turns them round at the end."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
+        self._file = (folder / "postings.tmp").open("w+b")
+        self.rows = 0
+        """Rows added."""
+
+    def add(self, keys: npt.ArrayLike, values: npt.ArrayLike) -> None:
+        """Appends the next row: its keys, each once, and their values."""
+        keys = np.asarray(keys, "<i4")
+        postings = np.empty(len(keys), _POSTING)
+        postings["key"], postings["row"], postings["value"] = keys, self.rows, values
+        self._file.write(postings.tobytes())
+        self.rows += 1
+
+    def finish(self, keys: int, weigh: Callable[[Ints], Callable[[Ints, Ints, Floats], Floats]] | None = None) -> None:
+        """Writes the lists of keys 0 … `keys` - 1 and removes what was temporary.
+
+        Args:
+            keys: how many there are.
+            weigh: of the number of rows that have each key, int64[keys], makes what turns the keys, rows and values of
+                postings into their weights. None: the values are the weights.
+
+        """
+        self.close()
+        source = self._folder / "postings.tmp"
+        count = source.stat().st_size // _POSTING.itemsize
+        postings = np.memmap(source, _POSTING, "r", shape=(count,)) if count else np.empty(0, _POSTING)
+        frequencies = np.zeros(keys, np.int64)
+        for start in range(0, count, _BLOCK):
+            frequencies += np.bincount(postings[start : start + _BLOCK]["key"], minlength=keys)
+        starts = np.zeros(keys + 1, "<i8")
+        np.cumsum(frequencies, out=starts[1:])
+        weight_of = weigh(frequencies) if weigh is not None else None
+        rows, weights = (
+            _create(self._folder / "rows.i32", "<i4", count),
+            _create(self._folder / "weights.f32", "<f4", count),
+        )
+        free = starts[:-1].copy()
+        for start in range(0, count, _BLOCK):
+            block = np.asarray(postings[start : start + _BLOCK])
+            # Stable: within a key, rows stay ascending, block after block.
+            block = block[np.argsort(block["key"], kind="stable")]
+            present, first, repeats = np.unique(block["key"], return_index=True, return_counts=True)
+            places = free[block["key"]] + np.arange(len(block)) - np.repeat(first, repeats)
+            free[present] += repeats
+            rows[places] = block["row"]
+            weights[places] = (
+                block["value"] if weight_of is None else weight_of(block["key"], block["row"], block["value"])
+            )
+        for array in (rows, weights):
+            if isinstance(array, np.memmap):
+                array.flush()
+        starts.tofile(self._folder / "starts.i64")
+        source.unlink()
+
+    def close(self) -> None:
+        """Closes the temporary file."""
+        self._file.close()
+
+
+class Postings:
+    """Reads what `PostingsWriter` wrote. Thread-safe; works on read-only volumes."""
+
+    def __init__(self, folder: Path) -> None:
+        """Raises OSError or ValueError where a file cannot be read, DamagedIndexError where they contradict."""
+        self._starts = np.fromfile(folder / "starts.i64", "<i8")
+        self._rows = open_array(folder / "rows.i32", "<i4")
+        self._weights = open_array(folder / "weights.f32", "<f4")
+        if not len(self._starts) or self._starts[-1] != len(self._rows) or len(self._rows) != len(self._weights):
+            raise DamagedIndexError("Inverted lists of the index are incomplete: publish again.")
+
+    def __len__(self) -> int:
+        """Keys."""
+        return len(self._starts) - 1
+
+    def frequency(self, key: int) -> int:
+        """Rows that have the key."""
+        return int(self._starts[key + 1] - self._starts[key])
+
+    def add_to(self, scores: npt.NDArray[np.float32], key: int, factor: float) -> None:
+        """Adds the key's weights, times `factor`, to float32[rows]."""
+        span = slice(self._starts[key], self._starts[key + 1])
+        weights = self._weights[span]
+        # A row occurs once in a list, so adding by index loses nothing.
+        scores[self._rows[span]] += weights if factor == 1 else weights * np.float32(factor)
+
+    def weight(self, key: int, row: int) -> float | None:
+        """Of the key in the row; None where the row does not have it."""
+        first, end = int(self._starts[key]), int(self._starts[key + 1])
+        place = first + int(np.searchsorted(self._rows[first:end], row))
+        return float(self._weights[place]) if place < end and self._rows[place] == row else None
+
+
+def _create(path: Path, dtype: str, count: int) -> npt.NDArray[Any]:
+    if not count:  # an empty file cannot be mapped
+        path.touch()
+        return np.empty(0, dtype)
+    return np.memmap(path, dtype, "w+", shape=(count,))
+
+
+def open_array(path: Path, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+    """A file of numbers, memory-mapped, read-only."""
+    # A plain view: slicing an np.memmap object costs several times as much.
+    return np.asarray(np.memmap(path, dtype, "r")).view(np.ndarray) if path.stat().st_size else np.empty(0, dtype)
