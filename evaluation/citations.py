@@ -1,0 +1,233 @@
+"""How well the spans that the transformer's check finds for known answers are chosen: precision, recall, false support.
+
+For every question with a known answer, the passages that the vectorstore finds are taken as the sources and the known
+answer as what a model wrote. So the check is measured by itself, whatever a model at hand writes.
+
+- A quote is *right* if it is from a document that is judged to answer the question; and where such a document holds one
+  of the known answers word for word, if the quote, one sentence, holds one too.
+- *Precision* is the share of right ones among all quotes, those of questions included for which nothing right was found
+  by the search.
+- *Recall* is the share of answers with at least one right quote among those with a right passage among the sources.
+- *False support* is the share of answers, each taken from another question that no source answers, that are given any
+  quote.
+- *Dangling* quotes are those that the stored document, read again for this count, does not have at their place.
+
+Answers that ask back ("Which one do you mean?") are left out: no document supports a question. What the check's
+constants were chosen with is one half of the questions, by a hash of their ids; `held_out` is the other half.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from pydantic import BaseModel
+
+from evaluation import metrics
+from evaluation.asking import OnProgress, Services
+from evaluation.datasets import Dataset, Question
+from evaluation.retrieval import search
+from transformer.alignment import Aligner
+from transformer.citations import Citer
+from transformer.wire import Citations, Quote, Source
+
+SHOWN = 4
+"""Passages that are taken as the sources."""
+
+
+class CitationFigures(BaseModel):
+    """Of one half of the questions, or of all; see above."""
+
+    answers: int
+    findable: int
+    """Answers with a right passage among their sources: those that recall is of."""
+    quotes: int
+    precision: float
+    recall: float
+    false_support: float
+    dangling: int
+    supported_sentences: float
+    """Share of the answers' sentences, those that claim nothing left out, that are given a quote."""
+    quote_share: float
+    """Mean length of a quote as a share of its passage's: pointing at everything would be no art."""
+    ms_p50: float
+    """Milliseconds of one check, passages that were not seen before included, stored documents at hand."""
+    ms_p99: float
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A question with its known answer and what was found for it."""
+
+    question: Question
+    sources: list[Source]
+    names: dict[str, tuple[str, ...]]
+    """Id of a source's document → the names, as in `Question.relevant`, of all that say the same."""
+
+    def right(self, document_id: str, text: str, *, extractive: bool) -> bool:
+        """Whether a text from a document is right for this question."""
+        relevant = any(self.question.relevant.get(name) for name in self.names[document_id])
+        return relevant and (not extractive or bool(metrics.contains(text, self.question.answers)))
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What the check made of one case."""
+
+    held_out: bool
+    findable: bool
+    right: list[bool]
+    """Of each quote."""
+    dangling: int
+    sentences: int
+    supported: int
+    shares: list[float]
+    false_support: bool
+    milliseconds: float
+
+
+def held_out(question: Question) -> bool:
+    """Whether the question is of the half that no constant was chosen with."""
+    return bool(hashlib.sha256(question.id.encode()).digest()[-1] & 1)
+
+
+def cases(dataset: Dataset) -> list[Question]:
+    """The questions that are measured."""
+    return [q for q in dataset.judged if q.answers and not q.answers[0].rstrip().endswith("?")]
+
+
+async def measure(
+    dataset: Dataset, services: Services, *, seed: int, on_progress: OnProgress, citer: Citer | None = None
+) -> dict[str, CitationFigures] | None:
+    """Figures of `all` and of the half `held_out`; None where no question has a known answer.
+
+    Raises:
+        ServiceError: the vectorstore fails.
+        WrongIndexError: it serves another dataset's documents.
+    """
+    questions = cases(dataset)
+    if not questions:
+        return None
+    queries = [_query(question) for question in questions]
+    predictions, _ = await search(
+        dataset, questions, queries, services, mode="served", depth=SHOWN, on_progress=on_progress, task="citations"
+    )
+    made: list[Case] = []
+    for question, prediction in zip(questions, predictions, strict=True):
+        sources = [Source(**dict(passage), number=number) for number, passage in enumerate(prediction.passages, 1)]
+        names = {}
+        for source in sources:
+            name = dataset.name_of(source, question)
+            names[source.document_id] = dataset.twins.get(name, (name,))
+        made.append(Case(question, sources, names))
+    texts = {(source.document_id, source.index_version): "" for case in made for source in case.sources}
+    for done, (document_id, version) in enumerate(texts, 1):
+        texts[document_id, version] = await services.text(document_id, version)
+        on_progress("stored documents", done, len(texts))
+    outcomes = outcomes_of(made, texts, seed=seed, citer=citer)
+    figures = {"all": _figures(outcomes)}
+    other = [outcome for outcome in outcomes if outcome.held_out]
+    if other:
+        figures["held_out"] = _figures(other)
+    return figures
+
+
+def outcomes_of(
+    made: Sequence[Case], texts: dict[tuple[str, str], str], *, seed: int, citer: Citer | None = None
+) -> list[Outcome]:
+    """What the check makes of each case.
+
+    Args:
+        made: the cases.
+        texts: stored documents by id and version of the index.
+        seed: of the draw of other questions' answers.
+        citer: the check; by default one with the transformer's defaults.
+    """
+    citer = citer or Citer(Aligner(), quote_lead="")
+    draw = random.Random(seed)  # noqa: S311 - a sample, no secret
+
+    def stored(source: Source) -> str | None:
+        return texts.get((source.document_id, source.index_version))
+
+    outcomes = []
+    for case in made:
+        question = case.question
+        began = time.perf_counter()
+        citations = citer.cite(question.answers[0], question.text, case.sources, stored)
+        milliseconds = (time.perf_counter() - began) * 1000
+        relevant = [s for s in case.sources if case.right(s.document_id, "", extractive=False)]
+        extractive = any(metrics.contains(stored(source) or "", question.answers) for source in relevant)
+        quotes = quotes_of(citations)
+        lengths = {source.chunk_id: len(source.text) for source in case.sources}
+        claims = [statement for statement in citations.statements if statement.verdict != "no_claim"]
+        other = _unrelated(case, made, draw)
+        outcomes.append(
+            Outcome(
+                held_out=held_out(question),
+                findable=any(case.right(s.document_id, s.text, extractive=extractive) for s in relevant),
+                right=[case.right(quote.document_id, quote.text, extractive=extractive) for quote in quotes],
+                dangling=sum(
+                    texts.get((q.document_id, q.index_version), "")[q.span.start : q.span.end] != q.text
+                    or hashlib.sha256(q.text.encode()).hexdigest() != q.sha256
+                    for q in quotes
+                ),
+                sentences=len(claims),
+                supported=sum(statement.verdict == "supported" for statement in claims),
+                shares=[len(quote.text) / lengths[quote.chunk_id] for quote in quotes],
+                false_support=bool(
+                    other and quotes_of(citer.cite(other.answers[0], question.text, case.sources, stored))
+                ),
+                milliseconds=milliseconds,
+            )
+        )
+    return outcomes
+
+
+def quotes_of(citations: Citations) -> list[Quote]:
+    """All quotes of an answer."""
+    return [quote for statement in citations.statements for quote in statement.quotes]
+
+
+def _query(question: Question) -> str:
+    """The user's turns, as the transformer joins them where it concatenates: the last three and the question."""
+    asked = [turn.content for turn in question.history if turn.role == "user"][-3:]
+    return "\n".join([*asked, question.text])
+
+
+def _unrelated(case: Case, made: Sequence[Case], draw: random.Random) -> Question | None:
+    """Another question that no document among the sources answers."""
+    shown = {name for names in case.names.values() for name in names}
+    for _ in range(20):
+        other = draw.choice(made).question
+        if other.id != case.question.id and not shown & {name for name, grade in other.relevant.items() if grade}:
+            return other
+    return None
+
+
+def _figures(outcomes: Sequence[Outcome]) -> CitationFigures:
+    findable = [outcome for outcome in outcomes if outcome.findable]
+    right = [one for outcome in outcomes for one in outcome.right]
+    milliseconds = [outcome.milliseconds for outcome in outcomes]
+    return CitationFigures(
+        answers=len(outcomes),
+        findable=len(findable),
+        quotes=len(right),
+        precision=_mean(right),
+        recall=_mean([any(outcome.right) for outcome in findable]),
+        false_support=_mean([outcome.false_support for outcome in outcomes]),
+        dangling=sum(outcome.dangling for outcome in outcomes),
+        supported_sentences=_mean(
+            [place < outcome.supported for outcome in outcomes for place in range(outcome.sentences)]
+        ),
+        quote_share=_mean([share for outcome in outcomes for share in outcome.shares]),
+        ms_p50=round(float(np.percentile(milliseconds, 50)), 2),
+        ms_p99=round(float(np.percentile(milliseconds, 99)), 2),
+    )
+
+
+def _mean(values: Sequence[float]) -> float:
+    return round(float(np.mean(values)), 4) if values else 0.0
