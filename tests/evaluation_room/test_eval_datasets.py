@@ -51,9 +51,7 @@ def test_real_sets_are_read_whole(name: str, judged: int, unanswerable: int) -> 
         ("q1 0 d1 2\n", "qrels.tsv"),
     ],
 )
-def test_judgements_come_with_a_header_without_or_as_trec_has_them(
-    write_set: WriteSet, qrels: str, file: str
-) -> None:
+def test_judgements_come_with_a_header_without_or_as_trec_has_them(write_set: WriteSet, qrels: str, file: str) -> None:
     (question,) = datasets.load(write_set(qrels=qrels, qrels_file=file)).judged
     assert question.relevant == {"d1": 2}
 
@@ -82,12 +80,24 @@ def test_histories_and_answers(write_set: WriteSet) -> None:
         ({"qrels": "q1\td1\t1\nq1\td1\t2\n"}, "qrels.tsv, line 2: 'q1' and 'd1' were judged otherwise before"),
         ({"qrels": "q1\td1\t1\nq1\td1\tgood\n"}, "qrels.tsv, line 2: the grade 'good' is no whole number"),
         ({"qrels": "q1\td1\n"}, "qrels.tsv, line 1: 2 columns"),
-        ({"corpus": [{"_id": "d1", "text": "a"}, {"_id": "d1", "text": "b"}]}, "line 2: the id 'd1' was given in line 1"),
+        (
+            {"corpus": [{"_id": "d1", "text": "a"}, {"_id": "d1", "text": "b"}]},
+            "line 2: the id 'd1' was given in line 1",
+        ),
         ({"corpus": [{"_id": "d1", "text": "a"}, {"_id": "d2", "text": " "}]}, "line 2: the text of 'd2' is empty"),
-        ({"corpus": [{"_id": "d1", "text": "a"}, {"text": "b"}]}, 'corpus.jsonl, line 2: wanted is an object with an "_id"'),
+        (
+            {"corpus": [{"_id": "d1", "text": "a"}, {"text": "b"}]},
+            'corpus.jsonl, line 2: wanted is an object with an "_id"',
+        ),
         ({"corpus": [{"_id": "d1", "text": "a"}, "{"]}, "corpus.jsonl, line 2: no JSON"),
-        ({"corpus": b'{"_id": "d1", "text": "a"}\n{"_id": "d2", "text": "\xe9"}\n'}, "corpus.jsonl, line 2: byte 24 is not UTF-8"),
-        ({"queries": [{"_id": "q1", "text": "a", "metadata": {"history": ["b"]}}]}, "queries.jsonl, line 1: a turn of the history"),
+        (
+            {"corpus": b'{"_id": "d1", "text": "a"}\n{"_id": "d2", "text": "\xe9"}\n'},
+            "corpus.jsonl, line 2: byte 24 is not UTF-8",
+        ),
+        (
+            {"queries": [{"_id": "q1", "text": "a", "metadata": {"history": ["b"]}}]},
+            "queries.jsonl, line 1: a turn of the history",
+        ),
         ({"qrels": "q1\td1\t0\n"}, "qrels.tsv judges no document of any question as relevant"),
     ],
 )
