@@ -227,6 +227,8 @@ def evaluate(
       kserve-rag eval docs --baseline before/results.json    better or worse than before?
     """
     settings = _settings()
+    if gate and baseline is None:
+        raise UsageError("--gate needs --baseline: the results.json of the run that must not be fallen behind.")
     with _evaluation_errors():
         from kserve_rag.evaluating import Run, evaluate
 
