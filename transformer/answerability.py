@@ -1,0 +1,635 @@
+"""Whether retrieved passages answer a question: a score, and the threshold below which an answer is refused.
+
+A passage that is near a question need not answer it: "When was the bridge closed?" finds the paragraph that tells when
+it was opened. Similarity sees the subject, not the difference. The score adds what differs: names, numbers and
+negations of the question that the best sentence lacks, words in whose place it has their opposites, and the absence of
+anything that could be the answer asked for (a date, an amount, a name). A logistic function weighs these signals; its
+few coefficients are numbers of this module, made and reprinted by `python -m evaluation.refusal`.
+
+No model runs here, no network is asked: a question with four passages takes a few milliseconds.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import tempfile
+import unicodedata
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import orjson
+from pydantic import BaseModel
+
+from vectorstore.wire import Passage
+
+PASSAGES = 4
+"""Passages looked at, the first ones: more of them bring few answers and much that only resembles one."""
+_QUESTION_CHARS = 2_000
+_PASSAGE_CHARS = 8_000
+_TERMS = 32
+"""Words of a question that are looked for, the first ones."""
+
+_WORD = re.compile(
+    r"[\u0e00-\u0eff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\U00020000-\U0003ffff]|[^\W_]+(?:['’][^\W\d_]+)?"
+)
+"""A word, or one character of a script that is written without spaces."""
+_SENTENCE_END = re.compile(r'(?<=[.!?…])["”’)\]]*\s+(?=["“‘(\[]*[^\W_a-z])|\n\s*\n|(?<=[。！？])')
+
+_NEAR = 0.45
+"""Cosine below which a distance counts by itself."""
+_SUPPORTED = 0.6
+"""As `_NEAR`, for a passage's support (vectorstore/wire.py)."""
+_COVERED = 0.4
+"""As `_NEAR`, for the share of the question's words that the best sentence has."""
+_MOST_MISSING = 3
+"""More missing words than these tell nothing more."""
+_FORMAT = 1
+_RISK_EVIDENCE = 10
+"""Errors that a threshold which just keeps the risk would be seen to make: fewer are luck."""
+
+_PREFIX = 4
+"""Inflected forms of a word share at least these first characters …"""
+_SHARED_PERCENT = 65
+"""… and this part of the longer form."""
+
+
+def _listed(words: str) -> frozenset[str]:
+    return frozenset(words.split())
+
+
+# fmt: off
+_FUNCTION_WORDS = _listed(
+    "a an the of in on at to for from by with as and or but if than then that this these those it its is are was were "
+    "be been being do does did done have has had having can could will would shall should may might must i you he she "
+    "they we me him her them us my your his their our who whom whose what which when where why how there here into "
+    "about over such also so some any other another please tell give explain describe list s t"
+)
+_NEGATIONS = _listed(
+    "not no never without none nor cannot neither except unable fail fails failed lack lacks lacked dont doesnt didnt "
+    "isnt wasnt werent cant couldnt wont wouldnt shouldnt arent hasnt havent hadnt"
+)
+_OPPOSITES = (
+    "more-less most-least before-after increase-decrease increased-decreased increasing-decreasing high-low "
+    "higher-lower highest-lowest first-last large-small larger-smaller largest-smallest big-small bigger-smaller "
+    "biggest-smallest early-late earlier-later earliest-latest north-south northern-southern east-west "
+    "eastern-western positive-negative internal-external inside-outside minimum-maximum best-worst better-worse "
+    "win-lose won-lost rise-fall rose-fell begin-end began-ended beginning-end start-end started-ended start-stop "
+    "open-close opened-closed buy-sell bought-sold accept-reject accepted-rejected agree-disagree support-oppose "
+    "supported-opposed public-private rich-poor strong-weak stronger-weaker old-new older-newer oldest-newest "
+    "young-old younger-older male-female men-women man-woman light-dark hot-cold fast-slow faster-slower many-few "
+    "majority-minority always-never import-export allow-prohibit allowed-prohibited allow-forbid include-exclude "
+    "included-excluded common-rare add-remove added-removed upper-lower left-right above-below modern-ancient "
+    "domestic-foreign good-bad easy-difficult easy-hard simple-complex ally-enemy friend-enemy victory-defeat "
+    "success-failure succeed-fail gain-loss expand-shrink create-destroy created-destroyed build-destroy even-odd "
+    "constant-variable same-different similar-different outer-inner wet-dry life-death birth-death born-died "
+    "arrive-leave rural-urban attack-defend offensive-defensive raise-lower raised-lowered cause-prevent "
+    "caused-prevented longest-shortest longer-shorter long-short broad-narrow wide-narrow rejected-approved "
+    "approve-reject denied-granted entry-exit input-output upload-download horizontal-vertical enable-disable "
+    "enabled-disabled encourage-discourage encouraged-discouraged"
+)
+_NEGATING_PREFIXES = ("un", "in", "im", "il", "ir", "dis", "non", "mis")
+_AMOUNTS = _listed(
+    "one two three four five six seven eight nine ten eleven twelve twenty thirty forty fifty hundred thousand million "
+    "billion trillion dozen half third quarter twice once several"
+)
+_TIMES = _listed(
+    "january february march april may june july august september october november december monday tuesday wednesday "
+    "thursday friday saturday sunday century centuries decade decades year years day days month months week weeks "
+    "spring summer autumn winter today tomorrow ago bc ad hours minutes"
+)
+_ASK_TIME = _listed("year years date century decade month day time period era")
+_ASK_AMOUNT = _listed("percentage percent number amount rate size temperature age population proportion")
+_MEASURED = _listed("many much long large big old far often tall high fast deep wide few")
+# fmt: on
+
+
+def _pairs() -> dict[str, frozenset[str]]:
+    opposites: dict[str, set[str]] = {}
+    for pair in _OPPOSITES.split():
+        one, other = pair.split("-")
+        opposites.setdefault(one, set()).add(other)
+        opposites.setdefault(other, set()).add(one)
+    return {word: frozenset(others) for word, others in opposites.items()}
+
+
+_OPPOSITE = _pairs()
+
+Asked = Literal["person", "place", "time", "amount", "other"]
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """Weighs the signals of a question into one score."""
+
+    name: str
+    weights: Mapping[str, float]
+    """Per signal."""
+    bias: float
+
+    def score(self, signals: Mapping[str, float]) -> float:
+        """0 … 1: the logistic function of the weighted sum."""
+        total = self.bias + math.fsum(weight * signals[name] for name, weight in self.weights.items())
+        return 1 / (1 + math.exp(-total)) if total >= 0 else math.exp(total) / (1 + math.exp(total))
+
+
+SIGNALS: Mapping[str, Literal[1, -1]] = {
+    "similarity": 1,
+    "far": -1,
+    "unsupported": -1,
+    "coverage": 1,
+    "uncovered": -1,
+    "pairs": 1,
+    "names_missing": -1,
+    "numbers_missing": -1,
+    "negation": -1,
+    "opposite": -1,
+    "opposite_passage": -1,
+    "no_candidate": -1,
+}
+"""The signals, and whether more of one speaks for an answer or against it: weights never have the other sign."""
+
+DEFAULT_MODEL = Model(
+    "signals-1",
+    {
+        "similarity": 2.6008,
+        "far": 0.0,
+        "unsupported": -5.2261,
+        "coverage": 0.4161,
+        "uncovered": -2.5253,
+        "pairs": 0.2885,
+        "names_missing": -0.3405,
+        "numbers_missing": -0.9275,
+        "negation": -2.2864,
+        "opposite": -1.7634,
+        "opposite_passage": -0.6506,
+        "no_candidate": -0.6584,
+    },
+    -1.6176,
+)
+"""Fitted on one half of squad2-dev's articles, and on questions of mtrag-un and cranfield put to its passages, by
+`python -m evaluation.refusal squad2-dev --off-topic mtrag-un --off-topic cranfield --fit`, with the local graph's
+embedder. Of the corpora that it serves it has seen nothing: calibrate on their own questions."""
+
+DEFAULT_THRESHOLD = 0.2
+"""Refuses what is off the topic and the plainest of near misses. Fitted as `DEFAULT_MODEL`, at the threshold that
+refuses about one in twenty-five of the answerable questions."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answerability:
+    """Whether passages answer a question."""
+
+    score: float
+    """0 … 1; higher where an answer is likelier."""
+    signals: dict[str, float]
+    """What the score is made of; empty where no passage holds a word."""
+    passage: int | None
+    """Place of the passage that holds the best sentence."""
+
+
+class Topic(BaseModel):
+    """Something that the documents do speak of."""
+
+    title: str
+    heading: str = ""
+    """The innermost heading, where it differs from the title."""
+    url: str | None = None
+    document_id: str
+
+
+class _Words:
+    """The words of a text: as written, case-folded, and by the keys under which inflected forms are found again."""
+
+    __slots__ = ("_starts", "keys", "lows", "raw")
+
+    def __init__(self, text: str) -> None:
+        self.raw: list[str] = _WORD.findall(text)
+        self.lows = [_fold(word) for word in self.raw]
+        self.keys = set(map(_singular, self.lows))
+        self._starts: dict[str, list[str]] | None = None
+
+    def has(self, key: str) -> bool:
+        if key in self.keys:
+            return True
+        if len(key) <= _PREFIX or key[0].isdigit():
+            return False
+        if self._starts is None:
+            self._starts = {}
+            for other in self.keys:
+                if len(other) > _PREFIX:
+                    self._starts.setdefault(other[:_PREFIX], []).append(other)
+        for other in self._starts.get(key[:_PREFIX], ()):
+            shared = -(-max(len(key), len(other)) * _SHARED_PERCENT // 100)
+            if key[:shared] == other[:shared]:
+                return True
+        return False
+
+
+@dataclass(frozen=True, slots=True)
+class _Term:
+    """A word of the question that an answer should speak of."""
+
+    low: str
+    key: str
+    name: bool
+    number: bool
+
+
+class _Question:
+    """What a question asks for, and with which words."""
+
+    def __init__(self, text: str) -> None:
+        # Of a query made of a conversation, the last line is the question.
+        lines = text.strip().splitlines() or [""]
+        words = _Words(unicodedata.normalize("NFKC", lines[-1][-_QUESTION_CHARS:]))
+        terms: dict[str, _Term] = {}
+        for position, (raw, low) in enumerate(zip(words.raw, words.lows, strict=True)):
+            key = _singular(low)
+            if low and low not in _FUNCTION_WORDS and low not in _NEGATIONS and key not in terms:
+                number = raw[0].isdigit()
+                terms[key] = _Term(low, key, raw[0].isupper() and position > 0, number)
+        self.terms = list(terms.values())[:_TERMS]
+        self.keys = words.keys
+        self.negated = not _NEGATIONS.isdisjoint(words.lows)
+        self.asked = _asked(words.lows)
+
+
+@dataclass(frozen=True, slots=True)
+class _Sentence:
+    words: _Words
+    found: list[bool]
+    """Per term of the question: whether the sentence, or a heading above it, has it."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """A passage, read for a question."""
+
+    sentences: list[_Sentence]
+    found: list[bool]
+    words: set[str]
+
+
+def _fold(word: str) -> str:
+    word = word.casefold()
+    if not word.isalnum():
+        word = word[:-2] if word.endswith(("'s", "’s")) else word
+        word = word.replace("'", "").replace("’", "")
+    return word
+
+
+def _singular(word: str) -> str:
+    return word[:-1] if len(word) > 3 and word[-1] == "s" and word[-2] != "s" else word
+
+
+def _asked(words: Sequence[str]) -> Asked:
+    """What kind of thing the question wants, by English question words; `other` where it does not say."""
+    for place, word in enumerate(words):
+        after = words[place + 1 : place + 4]
+        if word in ("who", "whom", "whose"):
+            return "person"
+        if word == "when":
+            return "time"
+        if word == "where":
+            return "place"
+        if word == "how" and after and after[0] in _MEASURED:
+            return "amount"
+        if word in ("what", "which"):
+            for noun in after:
+                if noun in _ASK_TIME:
+                    return "time"
+                if noun in _ASK_AMOUNT:
+                    return "amount"
+                if noun in _FUNCTION_WORDS:
+                    break
+            return "other"
+    return "other"
+
+
+def _read(passage: Passage, question: _Question) -> _Read:
+    heading = _Words(unicodedata.normalize("NFKC", " ".join((passage.title, *passage.heading_path))))
+    above = [heading.has(term.key) for term in question.terms]
+    sentences = []
+    words: set[str] = set()
+    for text in _SENTENCE_END.split(unicodedata.normalize("NFKC", passage.text[:_PASSAGE_CHARS])):
+        if text and not text.isspace():
+            sentence = _Words(text)
+            words |= sentence.keys
+            found = [there or sentence.has(term.key) for there, term in zip(above, question.terms, strict=True)]
+            sentences.append(_Sentence(sentence, found))
+    return _Read(sentences, [any(column) for column in zip(above, *(s.found for s in sentences), strict=True)], words)
+
+
+def _candidate(words: _Words, question: _Question) -> bool:
+    """Whether a sentence holds something of the kind asked for that the question does not say itself."""
+    for raw, low in zip(words.raw, words.lows, strict=True):
+        if low in _FUNCTION_WORDS or _singular(low) in question.keys:
+            continue
+        if question.asked == "amount":
+            fits = raw[0].isnumeric() or low in _AMOUNTS
+        elif question.asked == "time":
+            fits = raw[0].isnumeric() or low in _TIMES
+        elif question.asked in ("person", "place"):
+            fits = raw[0].isupper()
+        else:
+            fits = True
+        if fits:
+            return True
+    return False
+
+
+def _opposed(term: _Term, words: set[str]) -> bool:
+    """Whether a text lacks the term and has an opposite of it."""
+    if term.key in words:
+        return False
+    if not words.isdisjoint(map(_singular, _OPPOSITE.get(term.low, ()))):
+        return True
+    if len(term.key) <= 5:
+        return False
+    return any(
+        prefix + term.key in words or (term.key.startswith(prefix) and term.key[len(prefix) :] in words)
+        for prefix in _NEGATING_PREFIXES
+    )
+
+
+def _share(found: Sequence[bool]) -> float:
+    return sum(found) / len(found) if found else 0.0
+
+
+def score(question: str, passages: Sequence[Passage], model: Model = DEFAULT_MODEL) -> Answerability:
+    """How likely it is that the passages answer the question; 0 where none holds a word.
+
+    Takes a few milliseconds for four passages of ordinary length, and cuts what is far longer.
+
+    Args:
+        question: what was asked, of a conversation the last question: names in earlier turns are no part of it.
+        passages: best first. Those beyond `PASSAGES` are not looked at.
+        model: weighs the signals.
+    """
+    asks = _Question(question)
+    shown = passages[:PASSAGES]
+    reads = [_read(passage, asks) for passage in shown]
+    terms = asks.terms
+    best: tuple[tuple[float, float, float], int, _Read, _Sentence] | None = None
+    for number, (passage, read) in enumerate(zip(passages, reads, strict=False)):
+        for place, sentence in enumerate(read.sentences):
+            near = [s.found for s in read.sentences[max(place - 1, 0) : place + 2]]
+            around = _share([any(column) for column in zip(*near, strict=True)])
+            key = (_share(sentence.found) + 0.2 * around, _bounded(passage.support), -place)
+            if best is None or key > best[0]:
+                best = key, number, read, sentence
+    if best is None:
+        return Answerability(0.0, {}, None)
+    _, number, read, sentence = best
+    missing = [term for term, found in zip(terms, sentence.found, strict=True) if not found]
+    pairs = [one and other for one, other in zip(sentence.found, sentence.found[1:], strict=False)]
+    similarity = max(_bounded(passage.similarity) for passage in shown)
+    support = max(_bounded(passage.support) for passage in shown)
+    coverage = _share(sentence.found)
+    signals = {
+        "similarity": similarity,
+        "far": max(0.0, _NEAR - similarity),
+        "unsupported": max(0.0, _SUPPORTED - support),
+        "coverage": coverage,
+        "uncovered": max(0.0, _COVERED - coverage),
+        "pairs": _share(pairs) if pairs else 0.5,
+        "names_missing": float(min(_MOST_MISSING, sum(term.name for term in missing))),
+        "numbers_missing": float(min(_MOST_MISSING, sum(term.number for term in missing))),
+        "negation": float(asks.negated and _NEGATIONS.isdisjoint(sentence.words.lows)),
+        "opposite": float(any(_opposed(term, sentence.words.keys) for term in terms)),
+        "opposite_passage": float(any(_opposed(term, read.words) for term in terms)),
+        "no_candidate": float(not _candidate(sentence.words, asks)),
+    }
+    return Answerability(model.score(signals), signals, number)
+
+
+def topics(passages: Iterable[Passage], limit: int = 3) -> list[Topic]:
+    """What the nearest passages are about, nearest first: one topic per document and heading, at most `limit`."""
+    found: dict[tuple[str, tuple[str, ...]], Topic] = {}
+    for passage in passages:
+        if len(found) >= limit:
+            break
+        title = passage.title or (passage.heading_path[0] if passage.heading_path else passage.source)
+        heading = passage.heading_path[-1] if passage.heading_path else ""
+        key = (passage.url or passage.document_id, tuple(passage.heading_path))
+        if title and key not in found:
+            found[key] = Topic(
+                title=title,
+                heading="" if heading == title else heading,
+                url=passage.url,
+                document_id=passage.document_id,
+            )
+    return list(found.values())
+
+
+class CalibrationError(ValueError):
+    """A calibration cannot be made of these questions, or a file does not hold one."""
+
+
+Error = Literal["answerable_refused", "unanswerable_answered", "risk"]
+"""Which error a calibration bounds.
+
+`answerable_refused`: of questions that the documents answer, the share that is refused.
+`unanswerable_answered`: of questions that they do not answer, the share that is answered.
+`risk`: of questions that are answered, the share that the documents do not answer. It alone depends on how many of the
+users' questions are answerable: the calibration's questions must be mixed as theirs.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """A threshold, and the evidence for it. Questions that score below `threshold` are refused.
+
+    The stated error rate holds on average over questions drawn as those of the calibration were, put to the same
+    index version: new documents, or another embedder, need a new calibration.
+    """
+
+    method: str
+    """Names the score: `Model.name` of what was calibrated."""
+    model: Model
+    threshold: float
+    error: Error
+    rate: float
+    """The error rate that was asked for, 0 … 1."""
+    observed: float
+    """The error rate on the calibration's own questions."""
+    interval: tuple[float, float]
+    """95 % confidence interval of `observed`, for questions that are independent of each other."""
+    answerable: int
+    """Questions of the calibration that the documents answer."""
+    unanswerable: int
+    answerable_answered: float
+    """Share of them that is answered at the threshold."""
+    unanswerable_refused: float
+    dataset: str
+    dataset_hash: str
+    index_version: str
+    embedder: str
+    """The embedder's fingerprint."""
+
+    @classmethod
+    def fit(
+        cls,
+        scores: Sequence[float],
+        answerable: Sequence[bool],
+        *,
+        error: Error = "answerable_refused",
+        rate: float,
+        model: Model,
+        dataset: str = "",
+        dataset_hash: str = "",
+        index_version: str = "",
+        embedder: str = "",
+    ) -> Calibration:
+        """The threshold that refuses most (for `risk`: least) while the error rate is kept.
+
+        Order statistics of n held-out questions with n + 1 in the denominator: the next question's error is at most
+        `rate` on average over calibrations, whatever the scores' distribution.
+
+        Args:
+            scores: of held-out questions, 0 … 1.
+            answerable: whether the documents answer each.
+            error: which error is meant.
+            rate: its bound, between 0 and 1, both excluded.
+            model: made the scores.
+            dataset: name of the questions.
+            dataset_hash: hash of the questions and their labels.
+            index_version: that was searched.
+            embedder: fingerprint.
+
+        Raises:
+            CalibrationError: a score is not finite, the rate is out of bounds, or there are too few questions for it.
+
+        Source: Vovk, Gammerman and Shafer, "Algorithmic Learning in a Random World" (2005), split conformal prediction;
+            for `risk` the estimate of Benjamini and Hochberg's kind in Jin and Candès, "Selection by Prediction with
+            Conformal p-values" (JMLR 2023).
+        """
+        if len(scores) != len(answerable) or not all(map(math.isfinite, scores)):
+            raise CalibrationError("Every question needs a finite score and a label.")
+        if not 0 < rate < 1:
+            raise CalibrationError(f"An error rate of {rate} cannot be kept: choose one between 0 and 1.")
+        good = sorted(score for score, can in zip(scores, answerable, strict=True) if can)
+        bad = sorted(score for score, can in zip(scores, answerable, strict=True) if not can)
+        if error == "risk":
+            threshold = _risk_threshold(good, bad, rate)
+        else:
+            kind = good if error == "answerable_refused" else bad
+            rank = math.floor(rate * (len(kind) + 1) + 1e-9)
+            if rank < 1:
+                name = "answerable" if error == "answerable_refused" else "unanswerable"
+                raise CalibrationError(
+                    f"{len(kind)} {name} questions cannot show an error rate of {rate:g}: give at least "
+                    f"{math.ceil(1 / rate) - 1}."
+                )
+            rank = min(rank, len(kind))
+            threshold = kind[rank - 1] if kind is good else math.nextafter(kind[-rank], math.inf)
+        refused, kept_out = bisect_left(good, threshold), bisect_left(bad, threshold)
+        answered_bad = len(bad) - kept_out
+        wrong, of = {
+            "answerable_refused": (refused, len(good)),
+            "unanswerable_answered": (answered_bad, len(bad)),
+            "risk": (answered_bad, answered_bad + len(good) - refused),
+        }[error]
+        return cls(
+            method=model.name,
+            model=model,
+            threshold=threshold,
+            error=error,
+            rate=rate,
+            observed=wrong / of if of else 0.0,
+            interval=wilson(wrong, of),
+            answerable=len(good),
+            unanswerable=len(bad),
+            answerable_answered=1 - refused / len(good) if good else 0.0,
+            unanswerable_refused=kept_out / len(bad) if bad else 0.0,
+            dataset=dataset,
+            dataset_hash=dataset_hash,
+            index_version=index_version,
+            embedder=embedder,
+        )
+
+    def json(self) -> bytes:
+        """What `parse` reads."""
+        return orjson.dumps({"format": _FORMAT, **asdict(self)}, option=orjson.OPT_INDENT_2)
+
+    @classmethod
+    def parse(cls, data: bytes | str) -> Calibration:
+        """The calibration that `json` wrote.
+
+        Raises:
+            CalibrationError: the data is something else, or of another format.
+        """
+        try:
+            values = orjson.loads(data)
+            if values.pop("format") != _FORMAT:
+                raise CalibrationError("The calibration is of another format: calibrate again.")
+            model = Model(**values.pop("model"))
+            calibration = cls(**{**values, "model": model, "interval": tuple(values["interval"])})
+            numbers = (calibration.threshold, calibration.rate, *model.weights.values(), model.bias)
+            if not all(isinstance(number, (int, float)) and math.isfinite(number) for number in numbers):
+                raise ValueError("not finite")
+        except CalibrationError:
+            raise
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CalibrationError("This is not a calibration: calibrate again.") from error
+        if calibration.error not in get_args(Error) or set(model.weights) != set(SIGNALS):
+            raise CalibrationError("The calibration is for another kind of score: calibrate again.")
+        return calibration
+
+    def save(self, path: Path) -> None:
+        """Writes the calibration; a reader sees the whole of the old file or of the new one."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(self.json())
+            Path(name).chmod(0o644)
+            Path(name).replace(path)
+        except OSError:
+            Path(name).unlink(missing_ok=True)
+            raise
+
+    @classmethod
+    def load(cls, path: Path) -> Calibration:
+        """What `save` wrote.
+
+        Raises:
+            CalibrationError: the file cannot be read, or holds something else.
+        """
+        try:
+            return cls.parse(path.read_bytes())
+        except OSError as error:
+            raise CalibrationError(f"{path} cannot be read.") from error
+
+
+def wilson(wrong: int, of: int) -> tuple[float, float]:
+    """95 % confidence interval of a share; (0, 1) of nothing.
+
+    Source: Wilson, "Probable Inference, the Law of Succession, and Statistical Inference" (JASA, 1927).
+    """
+    if not of:
+        return 0.0, 1.0
+    z, share = 1.959964, wrong / of
+    middle = share + z * z / (2 * of)
+    spread = z * math.sqrt(share * (1 - share) / of + z * z / (4 * of * of))
+    scale = 1 + z * z / of
+    return max(0.0, (middle - spread) / scale), min(1.0, (middle + spread) / scale)
+
+
+def _risk_threshold(good: Sequence[float], bad: Sequence[float], rate: float) -> float:
+    """The least threshold at which few enough of the answered are unanswerable. Both in ascending order."""
+    for threshold in sorted({0.0, *good, *bad}):
+        right = len(good) - bisect_left(good, threshold)
+        wrong = len(bad) - bisect_left(bad, threshold)
+        if wrong + right >= _RISK_EVIDENCE / rate and (wrong + 1) / (wrong + right + 1) <= rate:
+            return threshold
+    raise CalibrationError(f"No threshold keeps the risk at {rate:g} on these questions: allow more, or give more.")
+
+
+def _bounded(value: float) -> float:
+    return min(2.0, max(-1.0, value)) if math.isfinite(value) else -1.0
