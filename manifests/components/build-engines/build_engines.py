@@ -39,7 +39,7 @@ _TOKENIZER_FILES = (
     "generation_config.json",
 )
 _UNFILLED = re.compile(
-    r"^\s*(max_batch_size|data_type|decoupled|count|backend|max_queue_\w+)\s*:\s*\"?\$\{(\w+)\}", re.MULTILINE
+    r"\b(max_batch_size|data_type|decoupled|count|backend|preferred_batch_size|max_queue_\w+)\s*:[\s\[\"]*\$\{(\w+)\}"
 )
 """Placeholders that Triton cannot read as they are. The others are strings, which the models take as "not set"."""
 
