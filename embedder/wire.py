@@ -10,8 +10,8 @@
 | `fingerprint` | BYTES [n, 1] | output, by name; `<model id>@sha256:<hash of the weights>` |
 | `sparse_indices` | INT32 [n, k] | output, by name, bge_m3; token ids, padded with -1 |
 | `sparse_weights` | FP32 [n, k] | output, by name, bge_m3; weights of those tokens, padded with 0 |
-| `multi_vectors` | FP32 [n, t, dim] | output, by name, bge_m3; rows L2-normalised, padded with 0 |
-| `multi_vector_count` | INT32 [n, 1] | output, by name, bge_m3; rows of `multi_vectors` that count |
+| `multi_vectors` | FP32 [n, t, dim] | output, by name; one per token, rows L2-normalised, padded with 0 |
+| `multi_vector_count` | INT32 [n, 1] | output, by name; rows of `multi_vectors` that count |
 """
 
 from __future__ import annotations

@@ -7,12 +7,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import openvino as ov
-
 from embedder.encoders.base import open_tokenizer
 from embedder.encoders.bert_graph import BertConfig, BertGraph
 from embedder.encoders.checkpoint import read_weights
-from embedder.encoders.dense import DenseEncoder, pooled
+from embedder.encoders.dense import DenseEncoder, with_pooling
 from embedder.errors import ModelFolderError
 from embedder.folder import ModelFolder
 from embedder.settings import EncoderSettings
@@ -48,9 +46,14 @@ class BertEncoder(DenseEncoder):
                 f"{model_dir}: tokenizer.json has the token {tokenizer.largest_id}, the weights have "
                 f"{graph.vocabulary} tokens: they are not of one model."
             )
-        embedding = pooled(graph.hidden_states(), graph.attention_mask, folder.card.pooling)
         super().__init__(
-            ov.Model([embedding], [graph.input_ids, graph.attention_mask], "bert"),
+            with_pooling(
+                graph.hidden_states(),
+                graph.attention_mask,
+                folder.card.pooling,
+                [graph.input_ids, graph.attention_mask],
+                "bert",
+            ),
             tokenizer,
             settings,
             fingerprint=folder.fingerprint(found[:1], settings.model_id),

@@ -1,4 +1,8 @@
-"""What encoders of dense embeddings alone have in common: a network with its pooling, L2-normalised."""
+"""What encoders without heads of their own have in common: a network's token vectors, and their pooling.
+
+The token vectors are multi-vectors as they are: nobody trained them to be compared one by one, yet late interaction
+over them finds more than the pooled vector does (docs/evaluation.md).
+"""
 
 from __future__ import annotations
 
@@ -35,7 +39,8 @@ class DenseEncoder:
         """Compiles a network.
 
         Args:
-            model: int64[n, tokens] `input_ids`, `attention_mask` and perhaps `token_type_ids` in, float32[n, dim] out.
+            model: int64[n, tokens] `input_ids`, `attention_mask` and perhaps `token_type_ids` in; what `with_pooling`
+                gives out.
             tokenizer: of this network.
             settings: of the engine.
             fingerprint: see `Encoder`.
@@ -57,17 +62,27 @@ class DenseEncoder:
         multi_vectors: bool = False,
     ) -> Embeddings:
         """See `Encoder.encode`."""
-        if sparse or multi_vectors:
-            raise TextError(f"The model {self.fingerprint.partition('@')[0]} makes dense embeddings only.")
+        if sparse:
+            raise TextError(f"The model {self.fingerprint.partition('@')[0]} has no learned weights of tokens.")
         tokenized = self._tokenizer(texts, input_type)
         plan = self._engine.plan(tokenized.counts.tolist())
         dense = np.empty((len(texts), self.dimension), np.float32)
+        matrices: dict[int, npt.NDArray[np.float32]] = {}
 
         def collect(position: int, outputs: Mapping[Any, npt.NDArray[np.float32]]) -> None:
-            dense[plan[position]] = normalize_rows(outputs[0])
+            dense[plan[position]] = normalize_rows(outputs["embedding"])
+            if multi_vectors:
+                for row, text in enumerate(plan[position]):
+                    matrices[text] = normalize_rows(_without_frame(outputs["tokens"][row, : len(tokenized.ids[text])]))
 
         self._engine.run([self._feed([tokenized.ids[text] for text in batch]) for batch in plan], collect)
-        return Embeddings(dense, tokenized.counts, tokenized.truncated, self.fingerprint)
+        return Embeddings(
+            dense,
+            tokenized.counts,
+            tokenized.truncated,
+            self.fingerprint,
+            multi_vectors=tuple(matrices[text] for text in range(len(texts))) if multi_vectors else None,
+        )
 
     def _feed(self, ids: Sequence[npt.NDArray[np.int64]]) -> dict[str, npt.NDArray[np.int64]]:
         padded, mask = pad(ids, self._padding_id, padded_length(max(map(len, ids)), self.max_tokens))
@@ -77,12 +92,30 @@ class DenseEncoder:
         return feed
 
 
-def pooled(hidden: ov.Node, attention_mask: ov.Node, pooling: Pooling) -> ov.Node:
-    """float32[n, dim] of float32[n, tokens, dim]: the first token's, or the mean over the tokens that are not padding.
+def with_pooling(
+    hidden: ov.Node, attention_mask: ov.Node, pooling: Pooling, parameters: Sequence[ov.Node], name: str
+) -> ov.Model:
+    """A model of `parameters` whose outputs are `embedding` [n, dim] and `tokens` [n, tokens, dim], not normalised.
+
+    The embedding is the first token's vector, or the mean over the tokens that are not padding.
 
     Source: sentence-transformers, models/Pooling.py.
     """
     if pooling == "cls":
-        return ops.gather(hidden, np.int64(0), np.int64(1))
-    mask = ops.convert(ops.unsqueeze(attention_mask, np.int64(2)), "f32")
-    return ops.divide(ops.reduce_sum(ops.multiply(hidden, mask), np.int64(1)), ops.reduce_sum(mask, np.int64(1)))
+        embedding = ops.gather(hidden, np.int64(0), np.int64(1))
+    else:
+        mask = ops.convert(ops.unsqueeze(attention_mask, np.int64(2)), "f32")
+        embedding = ops.divide(
+            ops.reduce_sum(ops.multiply(hidden, mask), np.int64(1)), ops.reduce_sum(mask, np.int64(1))
+        )
+    results = []
+    for output, node in (("embedding", embedding), ("tokens", hidden)):
+        result = ops.result(node)
+        result.output(0).set_names({output})
+        results.append(result)
+    return ov.Model(results, parameters, name)
+
+
+def _without_frame(tokens: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Without the first and last token, which stand around every text; of an empty text the first stays."""
+    return tokens[1:-1] if len(tokens) > 2 else tokens[:1]

@@ -7,7 +7,7 @@ from pathlib import Path
 import openvino as ov
 
 from embedder.encoders.base import open_tokenizer
-from embedder.encoders.dense import DenseEncoder, pooled
+from embedder.encoders.dense import DenseEncoder, with_pooling
 from embedder.errors import ModelFolderError
 from embedder.folder import ModelFolder, Pooling
 from embedder.settings import EncoderSettings
@@ -39,7 +39,7 @@ class MiniLmEncoder(DenseEncoder):
 
 
 def _read(path: Path, pooling: Pooling) -> ov.Model:
-    """The network of an ONNX file with its pooling: token ids in, float32[n, dim] out."""
+    """The network of an ONNX file with its pooling: token ids in, what `with_pooling` gives out."""
     try:
         network = ov.Core().read_model(path)
     except RuntimeError as error:
@@ -51,5 +51,5 @@ def _read(path: Path, pooling: Pooling) -> ov.Model:
     shape = hidden.partial_shape
     if len(shape) != 3 or not shape[2].is_static:
         raise ModelFolderError(f"{path}: its output has the shape {shape}, not [texts, tokens, dimension].")
-    embedding = pooled(hidden, network.input("attention_mask").get_node(), pooling)
-    return ov.Model([embedding], network.get_parameters(), path.parent.name)
+    mask = network.input("attention_mask").get_node()
+    return with_pooling(hidden, mask, pooling, network.get_parameters(), path.parent.name)

@@ -96,8 +96,8 @@ def test_no_more_tokens_than_positions(tmp_path: Path) -> None:
 
 def test_what_these_models_do_not_have(tmp_path: Path) -> None:
     write_folder(tmp_path, "bert", {"pooling": "mean"})
-    with pytest.raises(TextError, match="dense embeddings only"):
-        load_encoder(tmp_path, SETTINGS).encode(["a"], multi_vectors=True)
+    with pytest.raises(TextError, match="no learned weights of tokens"):
+        load_encoder(tmp_path, SETTINGS).encode(["a"], sparse=True)
     with pytest.raises(SettingsError, match="choose openvino for bert"):
         load_encoder(tmp_path, EncoderSettings(architecture="bert", backend="flagembedding"))
 

@@ -37,22 +37,38 @@ def encoder() -> Encoder:
 
 
 @pytest.fixture(scope="module")
-def reference() -> npt.NDArray[np.float32]:
-    """Each text alone through ONNX Runtime, mean-pooled and normalised.
-
-    Source: the usage example of https://huggingface.co/sentence-transformers/all-MiniLM-L6-v2.
-    """
+def token_vectors() -> list[npt.NDArray[np.float32]]:
+    """Each text alone through ONNX Runtime: float32[tokens, dim], special tokens included."""
     tokenizer = Tokenizer.from_file(str(FOLDER / "tokenizer.json"))
     tokenizer.enable_truncation(256)
     tokenizer.no_padding()
     session = onnxruntime.InferenceSession(FOLDER / "model.onnx")
-    rows = []
+    matrices = []
     for text in TEXTS:
         ids = np.array([tokenizer.encode(text).ids], np.int64)
         feed = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
-        pooled = session.run(None, feed)[0][0].mean(axis=0)
-        rows.append(pooled / np.linalg.norm(pooled))
-    return np.array(rows, np.float32)
+        matrices.append(session.run(None, feed)[0][0])
+    return matrices
+
+
+@pytest.fixture(scope="module")
+def reference(token_vectors: list[npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:
+    """Mean-pooled and normalised.
+
+    Source: the usage example of https://huggingface.co/sentence-transformers/all-MiniLM-L6-v2.
+    """
+    rows = [matrix.mean(axis=0) for matrix in token_vectors]
+    return np.array([row / np.linalg.norm(row) for row in rows], np.float32)
+
+
+def test_multi_vectors_are_the_token_vectors(encoder: Encoder, token_vectors: list[npt.NDArray[np.float32]]) -> None:
+    embeddings = encoder.encode(TEXTS, multi_vectors=True)
+    assert embeddings.multi_vectors is not None
+    for matrix, expected in zip(embeddings.multi_vectors, token_vectors, strict=True):
+        wanted = expected[1:-1] if len(expected) > 2 else expected[:1]  # of an empty text something is left
+        np.testing.assert_allclose(matrix, wanted / np.linalg.norm(wanted, axis=1, keepdims=True), atol=1e-5)
+    np.testing.assert_array_equal(embeddings.dense, encoder.encode(TEXTS).dense)
+    assert encoder.encode([], multi_vectors=True).multi_vectors == ()
 
 
 def test_parity_with_onnx_runtime(encoder: Encoder, reference: npt.NDArray[np.float32]) -> None:
@@ -126,7 +142,7 @@ def test_prefixes_are_put_before_texts(encoder: Encoder) -> None:
 
 
 def test_what_the_model_does_not_have(encoder: Encoder) -> None:
-    with pytest.raises(TextError, match="dense embeddings only"):
+    with pytest.raises(TextError, match="no learned weights of tokens"):
         encoder.encode(["a"], sparse=True)
     with pytest.raises(TextError, match="'question'"):
         encoder.encode(["a"], input_type="question")  # type: ignore[arg-type]
