@@ -161,14 +161,18 @@ class _Ingestion:
             self._conclude()
 
     def _open_previous(self) -> IndexVersion | None:
-        try:
-            previous = self._root.open() if self._root.current() is not None else None
-            if previous is not None and previous.manifest.embedder.fingerprint == self._embedding.fingerprint:
-                self._previous_vectors = previous.vectors_by_content()
+        with contextlib.ExitStack() as stack:
+            try:
+                if self._root.current() is None:
+                    return None
+                previous = stack.enter_context(self._root.open())
+                if previous.manifest.embedder.fingerprint == self._embedding.fingerprint:
+                    self._previous_vectors = previous.vectors_by_content()
+            except (DamagedIndexError, UnsupportedFormatError) as error:
+                self._notice(f"index {self._settings.index_name}", f"{error.message} It is built anew.")
+                return None
+            stack.pop_all()
             return previous
-        except (DamagedIndexError, UnsupportedFormatError) as error:
-            self._notice(f"index {self._settings.index_name}", f"{error.message} It is built anew.")
-            return None
 
     async def _plan(self, files: Sequence[SourceFile], described: dict[str, Any]) -> _Plan:
         manifest = self._previous.manifest if self._previous is not None else None

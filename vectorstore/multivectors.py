@@ -75,7 +75,7 @@ class Quantiser:
         centred = levels - np.float32(self._middle)
         products = np.maximum((turned * centred).sum(axis=1), 1e-6)
         factors = ((turned * turned).sum(axis=1) / products).astype(np.float16)
-        planes = levels.astype(np.uint8).reshape(len(vectors), 8 // self.bits, -1)
+        planes = levels.astype(np.uint8).reshape(len(vectors), 8 // self.bits, self.dimension * self.bits // 8)
         codes = planes[:, 0].copy()
         for place in range(1, planes.shape[1]):
             codes |= planes[:, place] << (place * self.bits)

@@ -41,12 +41,13 @@ class Weights:
             if needed not in parts:
                 raise MissingPartError(f"The index has no {needed} part: choose another mode, or publish it again.")
             return {needed: 1.0}
-        defaults = _MULTI if "multi_vector" in parts else _SPARSE if "sparse" in parts else _PLAIN
+        used = [signal for signal in parts if not (signal == "multi_vector" and mode == "fused")]
+        defaults = _LEARNED if "sparse" in used else _RESCORED if "multi_vector" in used else _FUSED
         chosen: dict[Signal, float] = {}
-        for signal in parts:
+        for signal in used:
             given = getattr(self, signal)
             weight = defaults.get(signal, 0.0) if given is None else given
-            if weight > 0 and not (signal == "multi_vector" and mode == "fused"):
+            if weight > 0:
                 chosen[signal] = weight
         if not chosen.keys() - {"multi_vector"}:
             raise MissingPartError("No part that finds candidates has a weight above 0: set one.")
@@ -54,9 +55,11 @@ class Weights:
         return {signal: weight / total for signal, weight in chosen.items()}
 
 
-_PLAIN: Mapping[Signal, float] = {"dense": 0.5, "lexical": 0.5}
-_SPARSE: Mapping[Signal, float] = {"dense": 0.4, "sparse": 0.2}
-_MULTI: Mapping[Signal, float] = {"dense": 0.4, "sparse": 0.2, "multi_vector": 0.4}
+_FUSED: Mapping[Signal, float] = {"dense": 0.4, "lexical": 0.6}
+_RESCORED: Mapping[Signal, float] = {"dense": 1 / 6, "lexical": 1 / 3, "multi_vector": 1 / 2}
+"""Both: the best of one grid for all the sets of docs/evaluation.md; neighbouring weights do as well."""
+_LEARNED: Mapping[Signal, float] = {"dense": 0.4, "sparse": 0.2, "multi_vector": 0.4}
+"""Source: BGE-M3's own weights of its three heads, in https://github.com/FlagOpen/FlagEmbedding (compute_score)."""
 
 
 def weighted(weights: Mapping[Signal, float], signals: Mapping[Signal, npt.NDArray[np.floating]]) -> Scores:

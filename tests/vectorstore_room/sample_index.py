@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from loopback_embedder import DIMENSION, FINGERPRINT, embed
+import numpy as np
+from loopback_embedder import DIMENSION, FINGERPRINT, embed, embed_sparse, embed_tokens
 
-from vectorstore.versions import Chunk, Document, IndexRoot
+from embedder.wire import SparseVector
+from vectorstore.versions import Bits, Chunk, Document, IndexRoot
 
 ANIMALS = [
     ("cats", "Cats sleep for most of the day. Cats purr when they are content. A cat lands on its feet."),
@@ -61,11 +63,32 @@ def publish(
     *,
     name: str = "default",
     fingerprint: str = FINGERPRINT,
+    bits: Bits | None = None,
 ) -> str:
-    """Publishes a version of whole documents, chunked by sentence."""
+    """Publishes a version of whole documents, chunked by sentence.
+
+    With `bits` it has learned sparse vectors and multi-vectors of so many bits too.
+    """
     root = IndexRoot(path, name)
-    with root.begin(embedder_fingerprint=fingerprint, dimension=DIMENSION, settings={"by": "sentence"}) as builder:
+    with root.begin(
+        embedder_fingerprint=fingerprint,
+        dimension=DIMENSION,
+        settings={"by": "sentence"},
+        sparse=bits is not None,
+        multi_vector_bits=bits,
+    ) as builder:
         for doc in animals() if documents is None else documents:
             chunks = sentences(doc) if doc.text else []
-            builder.add(doc, chunks, embed([chunk.text for chunk in chunks]))
+            builder.add(
+                doc,
+                chunks,
+                embed([chunk.text for chunk in chunks]),
+                sparse=[sparse(chunk.text) for chunk in chunks] if bits else (),
+                multi_vectors=[embed_tokens(chunk.text) for chunk in chunks] if bits else (),
+            )
         return builder.publish()
+
+
+def sparse(text: str) -> SparseVector:
+    ids, weights = embed_sparse(text)
+    return SparseVector(np.array(ids, np.int32), np.array(weights, np.float32))

@@ -345,12 +345,12 @@ def test_damage_is_told(tmp_path: Path) -> None:
     (folder / "manifest.json").write_text(intact[: len(intact) // 2])
     with pytest.raises(DamagedIndexError, match="manifest"):
         root.open()
-    (folder / "manifest.json").write_text('{"format": 1}')
+    (folder / "manifest.json").write_text('{"format": 2}')
     with pytest.raises(DamagedIndexError, match="version"):
         root.open()
     (folder / "manifest.json").write_text(intact)
-    manifest_with(folder / "manifest.json", format=2)
-    with pytest.raises(UnsupportedFormatError, match="format 2"):
+    manifest_with(folder / "manifest.json", format=3)
+    with pytest.raises(UnsupportedFormatError, match="format 3"):
         root.open()
     (folder / "manifest.json").unlink()
     assert root.versions() == []
