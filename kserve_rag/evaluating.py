@@ -218,7 +218,7 @@ def _modes(given: str) -> list[retrieval.Mode]:
     unknown = [name for name in names if name not in retrieval.MODES]
     if unknown or not names:
         raise UsageError(
-            f"There is no mode {', '.join(unknown) or given!r}. Choose from {', '.join(retrieval.MODES)}; or all."
+            f"There is no mode {', '.join(map(repr, unknown)) or repr(given)}. Choose from {', '.join(retrieval.MODES)}; or all."
         )
     return [mode for mode in retrieval.MODES if mode in names]
 

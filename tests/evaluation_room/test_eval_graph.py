@@ -146,7 +146,7 @@ def test_the_gate_fails_on_a_drop(
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["--modes", "dense,quick"], "There is no mode quick"),
+        (["--modes", "dense,quick"], "There is no mode 'quick'"),
         (["nowhere"], "There is no dataset 'nowhere'"),
         (["--data", "/nowhere"], "There is no folder /nowhere"),
         (["--gate"], "--gate needs --baseline"),
