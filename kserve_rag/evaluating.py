@@ -217,9 +217,8 @@ def _modes(given: str) -> list[retrieval.Mode]:
         return list(retrieval.MODES)
     unknown = [name for name in names if name not in retrieval.MODES]
     if unknown or not names:
-        raise UsageError(
-            f"There is no mode {', '.join(map(repr, unknown)) or repr(given)}. Choose from {', '.join(retrieval.MODES)}; or all."
-        )
+        told = ", ".join(map(repr, unknown)) or repr(given)
+        raise UsageError(f"There is no mode {told}. Choose from {', '.join(retrieval.MODES)}; or all.")
     return [mode for mode in retrieval.MODES if mode in names]
 
 
