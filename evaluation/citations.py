@@ -7,7 +7,11 @@ answer as what a model wrote. So the check is measured by itself, whatever a mod
   of the known answers word for word, if the quote, one sentence, holds one too.
 - *Precision* is the share of right ones among all quotes, those of questions included for which nothing right was found
   by the search.
-- *Recall* is the share of answers with at least one right quote among those with a right passage among the sources.
+- *Recall* is the share of answers with at least one right quote: of those with a right passage among the sources
+  (`recall_of_shown`), and of those that these right passages do support (`recall`), which a long answer written from
+  other passages, or from none, is not. They support it if they hold at least half of its words: its K-precision is at
+  least 0.5 (Adlakha et al., "Evaluating Correctness and Faithfulness of Instruction-Following Models for Question
+  Answering", 2024). This measure shares nothing with the check: no stems, no weights, no sentences.
 - *False support* is the share of answers, each taken from another question that no source answers, that are given any
   quote.
 - *Dangling* quotes are those that the stored document, read again for this count, does not have at their place.
@@ -37,17 +41,21 @@ from transformer.wire import Citations, Quote, Source
 
 SHOWN = 4
 """Passages that are taken as the sources."""
+_SUPPORTED_FROM = 0.5
 
 
 class CitationFigures(BaseModel):
     """Of one half of the questions, or of all; see above."""
 
     answers: int
-    findable: int
-    """Answers with a right passage among their sources: those that recall is of."""
+    shown: int
+    """Answers with a right passage among their sources."""
+    supported: int
+    """Those of them that these passages support."""
     quotes: int
     precision: float
     recall: float
+    recall_of_shown: float
     false_support: float
     dangling: int
     supported_sentences: float
@@ -79,12 +87,13 @@ class Outcome:
     """What the check made of one case."""
 
     held_out: bool
-    findable: bool
+    shown: bool
+    supported: bool
     right: list[bool]
     """Of each quote."""
     dangling: int
     sentences: int
-    supported: int
+    quoted: int
     shares: list[float]
     false_support: bool
     milliseconds: float
@@ -161,6 +170,7 @@ def outcomes_of(
         milliseconds = (time.perf_counter() - began) * 1000
         relevant = [s for s in case.sources if case.right(s.document_id, "", extractive=False)]
         extractive = any(metrics.contains(stored(source) or "", question.answers) for source in relevant)
+        right_sources = [s for s in relevant if case.right(s.document_id, s.text, extractive=extractive)]
         quotes = quotes_of(citations)
         lengths = {source.chunk_id: len(source.text) for source in case.sources}
         claims = [statement for statement in citations.statements if statement.verdict != "no_claim"]
@@ -168,7 +178,9 @@ def outcomes_of(
         outcomes.append(
             Outcome(
                 held_out=held_out(question),
-                findable=any(case.right(s.document_id, s.text, extractive=extractive) for s in relevant),
+                shown=bool(right_sources),
+                supported=k_precision(question.answers[0], [source.text for source in right_sources])
+                >= _SUPPORTED_FROM,
                 right=[case.right(quote.document_id, quote.text, extractive=extractive) for quote in quotes],
                 dangling=sum(
                     texts.get((q.document_id, q.index_version), "")[q.span.start : q.span.end] != q.text
@@ -176,7 +188,7 @@ def outcomes_of(
                     for q in quotes
                 ),
                 sentences=len(claims),
-                supported=sum(statement.verdict == "supported" for statement in claims),
+                quoted=sum(statement.verdict == "supported" for statement in claims),
                 shares=[len(quote.text) / lengths[quote.chunk_id] for quote in quotes],
                 false_support=bool(
                     other and quotes_of(citer.cite(other.answers[0], question.text, case.sources, stored))
@@ -185,6 +197,13 @@ def outcomes_of(
             )
         )
     return outcomes
+
+
+def k_precision(answer: str, texts: Sequence[str]) -> float:
+    """Share of the answer's words, normalised, that the texts hold. 0 where there is nothing of either."""
+    words = metrics.normalised(answer).split()
+    held = set(metrics.normalised(" ".join(texts)).split())
+    return sum(word in held for word in words) / len(words) if words else 0.0
 
 
 def quotes_of(citations: Citations) -> list[Quote]:
@@ -209,19 +228,22 @@ def _unrelated(case: Case, made: Sequence[Case], draw: random.Random) -> Questio
 
 
 def _figures(outcomes: Sequence[Outcome]) -> CitationFigures:
-    findable = [outcome for outcome in outcomes if outcome.findable]
+    shown = [outcome for outcome in outcomes if outcome.shown]
+    supported = [outcome for outcome in shown if outcome.supported]
     right = [one for outcome in outcomes for one in outcome.right]
     milliseconds = [outcome.milliseconds for outcome in outcomes]
     return CitationFigures(
         answers=len(outcomes),
-        findable=len(findable),
+        shown=len(shown),
+        supported=len(supported),
         quotes=len(right),
         precision=_mean(right),
-        recall=_mean([any(outcome.right) for outcome in findable]),
+        recall=_mean([any(outcome.right) for outcome in supported]),
+        recall_of_shown=_mean([any(outcome.right) for outcome in shown]),
         false_support=_mean([outcome.false_support for outcome in outcomes]),
         dangling=sum(outcome.dangling for outcome in outcomes),
         supported_sentences=_mean(
-            [place < outcome.supported for outcome in outcomes for place in range(outcome.sentences)]
+            [place < outcome.quoted for outcome in outcomes for place in range(outcome.sentences)]
         ),
         quote_share=_mean([share for outcome in outcomes for share in outcome.shares]),
         ms_p50=round(float(np.percentile(milliseconds, 50)), 2),

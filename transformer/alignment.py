@@ -34,7 +34,7 @@ _KEPT_CHARS = 4_000_000
 """Text of passages that are kept prepared."""
 
 # How matches count. Chosen on one half of the questions of two public sets, reported on the other: docs/evaluation.md.
-THRESHOLD = 0.4
+THRESHOLD = 0.35
 """Support from which a span is evidence."""
 _PREFIX_CHARS = 5
 _PREFIX_MATCH = 0.6
@@ -44,15 +44,16 @@ _HEADING_MATCH = 0.5
 _ASKED_WEIGHT = 0.7
 """A word of the question in the answer tells little of whether the answer is right."""
 _NUMBER_WEIGHT = 1.5
+_FILLER_WEIGHT = 0.4
 _CONFLICT = 1.0
 """What a word that is negated on one side only takes away."""
 _WRONG_NUMBER = 0.5
 """Factor of a sentence with a number that its evidence does not hold."""
-_CONTEXT_SHARE = 0.7
+_CONTEXT_SHARE = 0.8
 """How much of a one-word answer's support rests on the question's words around it."""
 _CONTEXT_TERMS = 3.0
 """So many words more halve that share."""
-_CONTEXT_ENOUGH = 0.7
+_CONTEXT_ENOUGH = 0.8
 """Share of the question's words around an answer that is as good as all."""
 _CONTEXT_RANK = 1.0
 _BEFORE, _AFTER_IT, _ANYWHERE = 0.6, 0.4, 0.5
@@ -60,6 +61,8 @@ _BEFORE, _AFTER_IT, _ANYWHERE = 0.6, 0.4, 0.5
 _LATER = 0.03
 """What a passage loses in the choice for each passage that is more relevant."""
 _MAX_EVIDENCE = 3
+_PER_EVIDENCE = 3
+"""Words of a sentence for each piece of evidence."""
 _ENOUGH = 0.75
 """Support from which no further evidence is looked for."""
 _MIN_GAIN = 0.15
@@ -97,6 +100,21 @@ _STOP = _set(
     "el las lo una uno unos y o es son era fue ser en con por para del al que se su sus como más il gli i della dei "
     "delle di da che è un nel nella per os as um uma do dos das no na nos nas com não"
 )
+_FILLERS = _set(
+    # Words that answers like to add and documents leave out.
+    "able addition additionally aim aims allow allowing allows although become becomes case cases common commonly "
+    "consider considered considering create creates creating describe described different due ensure ensures ensuring "
+    "especially even example examples following furthermore general generally get getting give given gives go help "
+    "helping helps hence however if important include included includes including involve involved involves involving "
+    "it's key known lead leading leads less like likely main make makes making many mention mentioned moreover much "
+    "necessary need needed needs number offer offering offers often order overall part particular particularly parts "
+    "people person possible potential potentially primary process provide provided provides providing range refer "
+    "referred refers related require required requires result resulting results role several significant significantly "
+    "since someone something specific still support supports such take takes taking term terms there's therefore thing "
+    "things thus typically use used uses using usually variety various way ways well whether "
+    "allerdings außerdem beispielsweise daher jedoch verschiedene wichtig zudem également ainsi donc cependant "
+    "notamment además ejemplo importante inoltre embargo también tanto"
+)
 _NEGATIONS = _set(
     "not no never none nobody nothing neither nor cannot without nicht kein keine keinen keiner keinem nie niemals "
     "ohne ne pas jamais aucun aucune sans nunca ningún ninguna sin nessuno senza"
@@ -122,6 +140,8 @@ class Words:
     """Whether each says more than grammar does."""
     negated: frozenset[str]
     """Terms that follow a negation closely."""
+    fillers: frozenset[str]
+    """Terms that join what is told more than they tell it."""
 
     def content_terms(self) -> list[str]:
         """Terms that say more than grammar does, with repetitions."""
@@ -143,6 +163,7 @@ class Analyzer:
         terms: list[str] = []
         content: list[bool] = []
         negated: list[str] = []
+        fillers: set[str] = set()
         reach = 0
         stems = self._stems
         for token in _TOKEN.findall(text):
@@ -161,12 +182,14 @@ class Analyzer:
                 lower = lower[:-2] if lower.endswith(("'s", "’s")) else lower
                 tells = lower not in _STOP or (len(token) > 1 and token.isupper())
                 term = stems.get(lower) or self._stem(lower)
+                if lower in _FILLERS:
+                    fillers.add(term)
             terms.append(term)
             content.append(tells)
             if tells and reach:
                 negated.append(term)
                 reach -= 1
-        return Words(terms, content, frozenset(negated))
+        return Words(terms, content, frozenset(negated), frozenset(fillers))
 
     def _stem(self, word: str) -> str:
         stem = _NUMBERS.get(word)
@@ -346,6 +369,7 @@ class _Board:
         asked = np.array([term in self._asked for term in terms])
         new_numbers = np.array([term[0].isdigit() for term in terms]) & ~asked
         weights = self._weights[rows] * np.where(asked, _ASKED_WEIGHT, np.where(new_numbers, _NUMBER_WEIGHT, 1))
+        weights *= np.array([_FILLER_WEIGHT if term in words.fillers else 1.0 for term in terms])
         weights /= weights.sum()
         opposed = np.array([term in words.negated for term in terms])[:, None] != self._negated[rows]
         agreed = np.where(opposed, 0, held)
@@ -357,7 +381,7 @@ class _Board:
         chosen = [int(np.argmax(support + _CONTEXT_RANK * share * match * self._context - later))]
         reached = float(support[chosen[0]])
         best = agreed[:, chosen[0]]
-        while len(chosen) < _MAX_EVIDENCE and reached < _ENOUGH:
+        while len(chosen) < min(_MAX_EVIDENCE, len(terms) // _PER_EVIDENCE) and reached < _ENOUGH:
             gain = weights @ np.clip(agreed - best[:, None], 0, 1)
             gain *= np.where(self._owner == self._owner[chosen[0]], 1, _ELSEWHERE)
             unit = int(np.argmax(gain - later))
