@@ -1,0 +1,348 @@
+"""How well refusal works, and what it rests on: fits the model of `transformer.answerability`, calibrates, reports.
+
+    python -m evaluation.refusal ../shared/data/squad2-dev --off-topic ../shared/data/mtrag-un --vectorstore-url http://…
+
+The vectorstore serves the index of the dataset; questions of the other datasets are put to it as well, as questions
+that its documents cannot answer. Questions about one article are all in one half: a model is fitted on the first half
+(`--fit`), and figures are told of the other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, cast, get_args
+
+import numpy as np
+import numpy.typing as npt
+import typer
+
+from evaluation import datasets, metrics
+from evaluation.asking import Services
+from evaluation.datasets import Question
+from evaluation.retrieval import condensed
+from transformer.answerability import (
+    DEFAULT_MODEL,
+    DEFAULT_THRESHOLD,
+    PASSAGES,
+    SIGNALS,
+    Answerability,
+    Calibration,
+    CalibrationError,
+    Error,
+    Model,
+    score,
+)
+from vectorstore.wire import SearchInstance
+
+Floats = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
+
+RATES = (0.05, 0.1, 0.2)
+"""Error rates that calibration is checked at."""
+
+DEFAULT_RATE = 0.04
+"""Share of the answerable questions that the default threshold refuses."""
+
+_RIDGE = 20.0
+"""Penalty on squared standardised weights: correlated signals share what they say."""
+_STEPS = 12
+_OFF_TOPIC_WEIGHT = 0.5
+"""Of a question off the topic, beside one of the dataset's own: there are easily more of them than tell anything."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A question with what was found for it."""
+
+    id: str
+    answerable: bool
+    off_topic: bool
+    article: str
+    passage: str
+    """What it was asked about, whether or not that answers it; its own id where nobody has said."""
+    found: Answerability
+    retrieval: Mapping[str, float]
+    """The single scores of retrieval, the greatest of the passages' each."""
+
+
+def halves(judged: Sequence[Judged], by: Literal["article", "passage"]) -> tuple[list[Judged], list[Judged]]:
+    """Two halves of about the same size: questions of one article, or passage, are in the same one.
+
+    The groups alternate in the order of their hashes: the same halves everywhere and always.
+    """
+    groups = {getattr(one, by) for one in judged}
+    ordered = sorted(groups, key=lambda group: hashlib.sha256(group.encode()).digest())
+    first = set(ordered[::2])
+    return (
+        [one for one in judged if getattr(one, by) in first],
+        [one for one in judged if getattr(one, by) not in first],
+    )
+
+
+def fit_model(signals: Sequence[Mapping[str, float]], answerable: Bools, weights: Floats, *, name: str) -> Model:
+    """A logistic model of the signals by Newton's method, with a ridge penalty and the signs of `SIGNALS`.
+
+    A signal whose weight comes out with the other sign is left out, and the others are fitted again.
+
+    Args:
+        signals: of n questions.
+        answerable: bool[n].
+        weights: float64[n], how much each question counts.
+        name: of the model.
+
+    Source: Hastie, Tibshirani and Friedman, "The Elements of Statistical Learning" (2009), section 4.4.
+    """
+    names = list(SIGNALS)
+    raw = np.array([[row[key] for key in names] for row in signals], np.float64)
+    mean = np.average(raw, 0, weights)
+    spread = np.sqrt(np.average((raw - mean) ** 2, 0, weights))
+    scaled = np.where(spread > 0, (raw - mean) / np.where(spread > 0, spread, 1), 0)
+    signs = np.array([SIGNALS[key] for key in names])
+    live = list(range(len(names)))
+    while True:
+        found = _newton(np.c_[scaled[:, live], np.ones(len(scaled))], answerable.astype(np.float64), weights)
+        wrong = {column for column, weight in zip(live, found[:-1], strict=True) if weight * signs[column] < 0}
+        if not wrong:
+            break
+        live = [column for column in live if column not in wrong]
+    slopes = np.zeros(len(names))
+    slopes[live] = found[:-1] / np.where(spread[live] > 0, spread[live], 1)
+    bias = float(found[-1] - slopes @ mean)
+    return Model(name, {key: round(float(slope), 4) for key, slope in zip(names, slopes, strict=True)}, round(bias, 4))
+
+
+def _newton(rows: Floats, answerable: Floats, weights: Floats) -> Floats:
+    found = np.zeros(rows.shape[1])
+    ridge = np.diag([_RIDGE] * (rows.shape[1] - 1) + [1e-6])
+    for _ in range(_STEPS):
+        likely = 1 / (1 + np.exp(-np.clip(rows @ found, -30, 30)))
+        curve = (rows * (weights * likely * (1 - likely))[:, None]).T @ rows + ridge
+        found = found + np.linalg.solve(curve, rows.T @ (weights * (answerable - likely)) - ridge @ found)
+    return found
+
+
+def arrays(judged: Sequence[Judged], model: Model) -> tuple[Floats, Bools]:
+    """Scores by `model`, and labels."""
+    scores = np.array([model.score(one.found.signals) if one.found.signals else 0.0 for one in judged])
+    return scores, np.array([one.answerable for one in judged], bool)
+
+
+def check(
+    first: Sequence[Judged], other: Sequence[Judged], model: Model, error: Error, rate: float
+) -> tuple[Calibration, float]:
+    """A calibration on `first`, and the error rate that its threshold has on `other`.
+
+    Raises:
+        CalibrationError: there are too few questions.
+    """
+    scores, answerable = arrays(first, model)
+    calibration = Calibration.fit(scores.tolist(), answerable.tolist(), error=error, rate=rate, model=model)
+    scores, answerable = arrays(other, model)
+    return calibration, error_rate(scores, answerable, calibration.threshold, error)
+
+
+def error_rate(scores: Floats, answerable: Bools, threshold: float, error: Error) -> float:
+    """The error rate that a threshold has on these questions; nan where none can err so."""
+    refused = scores < threshold
+    of = {"answerable_refused": answerable, "unanswerable_answered": ~answerable, "risk": ~refused}[error]
+    wrong = refused if error == "answerable_refused" else ~refused if error == "unanswerable_answered" else ~answerable
+    return float(wrong[of].mean()) if of.any() else math.nan
+
+
+async def gather(dataset: Path, off_topic: Sequence[Path], services: Services) -> tuple[list[Judged], str, str, str]:
+    """The judged questions of a dataset, then the off-topic ones, with what the vectorstore finds for each.
+
+    Returns:
+        The questions; the dataset's hash; the index version and the embedder's fingerprint.
+
+    Raises:
+        ServiceError: the vectorstore fails.
+    """
+    index = await services.index()
+    own = datasets.load(dataset)
+    subjects = _subjects(dataset)
+    asked: list[tuple[Question, bool]] = [
+        (question, False) for question in own.questions if question.answerable is not None
+    ]
+    for folder in off_topic:
+        asked += [(question, True) for question in datasets.load(folder).questions]
+    questions = [question for question, _ in asked]
+    queries = await condensed(questions, services, _quiet)
+    instances = [SearchInstance.model_construct(input=query, num_docs=PASSAGES) for query in queries]
+    predictions = await services.search(instances, _quiet, "refusal")
+    judged = []
+    for (question, off), prediction in zip(asked, predictions, strict=True):
+        passages = prediction.passages
+        passage, article = subjects.get(question.id, (question.id, question.id))
+        retrieval = {
+            "support": max((found.support for found in passages), default=0.0),
+            "similarity": max((found.similarity for found in passages), default=0.0),
+            "lexical": max((found.support - found.similarity for found in passages), default=0.0),
+            "score": max((found.score for found in passages), default=0.0),
+        }
+        answerable = not off and bool(question.answerable)
+        judged.append(Judged(question.id, answerable, off, article, passage, score(question.text, passages), retrieval))
+    embedder = index.get("embedder", "")
+    return judged, own.sha256, str(index.get("version", "")), str(embedder)
+
+
+def _quiet(task: str, done: int, of: int) -> None:
+    """No progress is shown."""
+
+
+def _subjects(folder: Path) -> dict[str, tuple[str, str]]:
+    """Question to the passage that it was asked about and that passage's title, where `metadata.passage` tells."""
+    titles: dict[str, str] = {}
+    for line in (folder / "corpus.jsonl").read_text(encoding="utf-8").splitlines():
+        record = json.loads(line)
+        titles[str(record["_id"])] = str(record.get("title") or record["_id"])
+    found: dict[str, tuple[str, str]] = {}
+    for line in (folder / "queries.jsonl").read_text(encoding="utf-8").splitlines():
+        record = json.loads(line)
+        passage = (record.get("metadata") or {}).get("passage")
+        if passage in titles:
+            found[str(record["_id"])] = (passage, titles[passage])
+    return found
+
+
+def fitted(judged: Sequence[Judged], off_topic: Sequence[Judged]) -> Model:
+    """The model of these questions, those off the topic counting less."""
+    every = [one for one in (*judged, *off_topic) if one.found.signals]
+    weights = np.array([_OFF_TOPIC_WEIGHT if one.off_topic else 1.0 for one in every])
+    answerable = np.array([one.answerable for one in every], bool)
+    return fit_model([one.found.signals for one in every], answerable, weights, name=DEFAULT_MODEL.name)
+
+
+def report(judged: Sequence[Judged], model: Model, threshold: float = DEFAULT_THRESHOLD) -> dict[str, Any]:
+    """The figures of a model: what it and each single signal tell apart, calibrations checked, and refusals by default.
+
+    Figures of a dataset with unanswerable questions are of its second half of articles.
+    """
+    own = [one for one in judged if not one.off_topic]
+    off = [one for one in judged if one.off_topic]
+    first, second = halves(own, "article")
+    scores, answerable = arrays(own, model)
+    strange, _ = arrays(off, model)
+    told: dict[str, Any] = {
+        "questions": {
+            "answerable": int(answerable.sum()),
+            "unanswerable": int((~answerable).sum()),
+            "off_topic": len(off),
+        },
+        "default_threshold": threshold,
+        "refused_by_default": {
+            "answerable": _mean(scores[answerable] < threshold),
+            "unanswerable": _mean(scores[~answerable] < threshold),
+            "off_topic": _mean(strange < threshold),
+        },
+    }
+    if not all(len({one.answerable for one in part}) == 2 for part in (first, second)):
+        return told
+    told["second_half"] = {
+        "score": _figures(arrays(second, model)[0], second),
+        **{name: _figures([one.retrieval[name] for one in second], second) for name in second[0].retrieval},
+    }
+    told["fitted_on_the_other_half"] = {
+        "first": _figures(arrays(first, fitted(second, off))[0], first),
+        "second": _figures(arrays(second, fitted(first, off))[0], second),
+    }
+    splits = {
+        "by passage, within the second half": halves(second, "passage"),
+        "by article, first half to second": (first, second),
+    }
+    told["calibrations"] = [
+        _checked(name, *parts, model, error, rate)
+        for name, parts in splits.items()
+        for error in get_args(Error)
+        for rate in RATES
+    ]
+    return told
+
+
+def _mean(flags: Bools) -> float | None:
+    return round(float(flags.mean()), 4) if len(flags) else None
+
+
+def _figures(scores: Sequence[float] | Floats, judged: Sequence[Judged]) -> dict[str, Any]:
+    values, kinds = [float(score) for score in scores], [one.answerable for one in judged]
+    found = metrics.refusals(values, kinds, seed=0)
+    curve = metrics.risk_coverage(values, [0.0 if kind else 1.0 for kind in kinds])
+    return {
+        "auroc": round(found.auroc, 4),
+        "aurc": round(curve.aurc, 4),
+        "best_aurc": round(curve.best_aurc, 4),
+        "refused_at_answered": {share: round(refused, 4) for share, refused in found.refused.items()},
+    }
+
+
+def _checked(
+    split: str, first: Sequence[Judged], other: Sequence[Judged], model: Model, error: Error, rate: float
+) -> dict[str, Any]:
+    told: dict[str, Any] = {"split": split, "error": error, "rate": rate}
+    try:
+        calibration, found = check(first, other, model, error, rate)
+    except CalibrationError as problem:
+        return {**told, "impossible": str(problem)}
+    return {**told, "threshold": round(calibration.threshold, 4), "on_the_other_half": round(found, 4)}
+
+
+def main(
+    dataset: Annotated[Path, typer.Argument(help="Folder of the dataset whose index the vectorstore serves.")],
+    vectorstore_url: Annotated[str, typer.Option(help="Base URL of the vectorstore.")],
+    transformer_url: Annotated[
+        str | None, typer.Option(help="Base URL of the transformer, which condenses conversations.")
+    ] = None,
+    off_topic: Annotated[list[Path] | None, typer.Option(help="Dataset whose questions are off the topic.")] = None,
+    fit: Annotated[
+        bool, typer.Option("--fit", help="Fit a model on the first half, print it, and report of it.")
+    ] = False,
+    calibration: Annotated[Path | None, typer.Option(help="Where to write a calibration on all questions.")] = None,
+    error: Annotated[
+        str, typer.Option(help=f"Error to calibrate: {', '.join(get_args(Error))}.")
+    ] = "answerable_refused",
+    rate: Annotated[float, typer.Option(help="Its bound.")] = 0.1,
+) -> None:
+    """Report how well questions are refused that the documents cannot answer; fit and calibrate."""
+    if error not in get_args(Error):
+        raise typer.BadParameter(f"choose one of {', '.join(get_args(Error))}", param_hint="--error")
+
+    async def ask() -> tuple[list[Judged], str, str, str]:
+        async with Services(vectorstore_url, transformer_url) as services:
+            return await gather(dataset, off_topic or [], services)
+
+    judged, digest, version, embedder = asyncio.run(ask())
+    own = [one for one in judged if not one.off_topic]
+    model, threshold = DEFAULT_MODEL, DEFAULT_THRESHOLD
+    if fit:
+        first, _ = halves(own, "article")
+        model = fitted(first, [one for one in judged if one.off_topic])
+        scores, answerable = arrays(first, model)
+        threshold = Calibration.fit(
+            scores.tolist(), answerable.tolist(), error="answerable_refused", rate=DEFAULT_RATE, model=model
+        ).threshold
+        typer.echo(json.dumps({"model": asdict(model), "threshold": threshold}, indent=2))
+    typer.echo(json.dumps(report(judged, model, threshold), indent=2))
+    if calibration is not None:
+        scores, answerable = arrays(own, model)
+        made = Calibration.fit(
+            scores.tolist(),
+            answerable.tolist(),
+            error=cast("Error", error),
+            rate=rate,
+            model=model,
+            dataset=dataset.name,
+            dataset_hash=digest,
+            index_version=version,
+            embedder=embedder,
+        )
+        made.save(calibration)
+
+
+if __name__ == "__main__":
+    typer.run(main)

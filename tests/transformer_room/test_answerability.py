@@ -1,0 +1,289 @@
+"""What speaks for an answer and what against it, thresholds that keep their word, and files that hold them."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from transformer.answerability import (
+    DEFAULT_MODEL,
+    DEFAULT_THRESHOLD,
+    PASSAGES,
+    SIGNALS,
+    Calibration,
+    CalibrationError,
+    Error,
+    Model,
+    score,
+    topics,
+    wilson,
+)
+from vectorstore.wire import Passage, Span
+
+BRIDGE = "The Harbour Bridge was opened in 1932 by Jack Lang. It carries eight lanes of traffic and two railway lines."
+
+
+def passage(
+    text: str,
+    *,
+    support: float = 0.9,
+    similarity: float = 0.6,
+    title: str = "",
+    headings: tuple[str, ...] = (),
+    document: str = "d",
+    url: str | None = None,
+) -> Passage:
+    return Passage(
+        text=text,
+        score=0.03,
+        chunk_id="c",
+        document_id=document,
+        title=title,
+        url=url,
+        heading_path=list(headings),
+        span=Span(start=0, end=len(text)),
+        index_version="v",
+        similarity=similarity,
+        lexical_score=1.0,
+        support=support,
+    )
+
+
+def value(question: str, *texts: str) -> float:
+    return score(question, [passage(text) for text in texts]).score
+
+
+@pytest.mark.parametrize(
+    ("answered", "near_miss"),
+    [
+        ("When was the Harbour Bridge opened?", "When was the Harbour Bridge closed?"),
+        ("Who opened the Harbour Bridge?", "Who did not open the Harbour Bridge?"),
+        ("When was the Harbour Bridge opened?", "When was the Tower Bridge opened?"),
+        ("Who opened the bridge in 1932?", "Who opened the bridge in 1945?"),
+        ("How many lanes of traffic does it carry?", "How many lanes of parked aircraft does it lack?"),
+    ],
+)
+def test_a_near_miss_scores_below_the_question_that_is_answered(answered: str, near_miss: str) -> None:
+    assert value(answered, BRIDGE) > value(near_miss, BRIDGE)
+
+
+def test_an_answered_question_passes_and_one_off_the_topic_does_not() -> None:
+    assert value("When was the Harbour Bridge opened?", BRIDGE) > DEFAULT_THRESHOLD
+    far = passage(BRIDGE, support=0.12, similarity=0.1)
+    assert score("Which yeast ferments lager at low temperatures?", [far]).score < DEFAULT_THRESHOLD
+
+
+def test_a_date_that_is_asked_for_must_be_there() -> None:
+    when = "When was the bridge opened?"
+    assert score(when, [passage("The bridge was opened by Lang")]).signals["no_candidate"] == 1
+    assert score(when, [passage("The bridge was opened in 1932")]).signals["no_candidate"] == 0
+
+
+def test_inflected_words_are_found() -> None:
+    assert (
+        score("Which sensors transmit hourly?", [passage("A sensor is transmitting hourly")]).signals["coverage"] == 1
+    )
+
+
+def test_headings_speak_for_their_passages() -> None:
+    question = "What is the range of the Skylark antenna?"
+    bare, headed = passage("The range is 40 km"), passage("The range is 40 km", headings=("Antenna", "Skylark"))
+    assert score(question, [headed]).score > score(question, [bare]).score
+
+
+def test_the_question_of_a_conversation_is_its_last_line() -> None:
+    last = "When was the bridge opened?"
+    assert score(f"Tell me of the Zambezi\n{last}", [passage(BRIDGE)]) == score(last, [passage(BRIDGE)])
+
+
+@pytest.mark.parametrize("texts", [[], [""], [" \n\n \t"]])
+def test_nothing_found_scores_0(texts: list[str]) -> None:
+    found = score("When?", [passage(text) for text in texts])
+    assert found.score == 0
+    assert found.signals == {}
+    assert found.passage is None
+
+
+def test_passages_beyond_the_first_few_change_nothing() -> None:
+    few = [passage(f"Lane {number} is closed.") for number in range(PASSAGES)]
+    assert score("When was it opened?", [*few, passage(BRIDGE)]) == score("When was it opened?", few)
+
+
+WORDS = st.lists(
+    st.sampled_from(["bridge", "opened", "harbour", "lane", "lanes", "1932", "Lang", "never", "closed", "railway"]),
+    max_size=8,
+)
+
+
+@given(WORDS, WORDS, st.floats(-1, 1.5), st.floats(0, 1))
+def test_more_evidence_never_lowers_the_score(asked: list[str], said: list[str], support: float, more: float) -> None:
+    question, text = " ".join(asked), " ".join(said)
+    before = score(question, [passage(f"It is {text}", support=support, similarity=support / 2)]).score
+    said_more = score(question, [passage(f"It is {text} {question}", support=support, similarity=support / 2)])
+    assert said_more.score >= before
+    nearer = score(question, [passage(f"It is {text}", support=support + more, similarity=(support + more) / 2)])
+    assert nearer.score >= before
+
+
+@given(st.text(max_size=200), st.lists(st.text(max_size=400), max_size=5), st.floats(), st.floats())
+def test_any_text_and_number_gives_a_score_and_the_same_again(
+    question: str, texts: list[str], support: float, similarity: float
+) -> None:
+    passages = [passage(text, support=support, similarity=similarity, title=text[:9]) for text in texts]
+    found = score(question, passages)
+    assert 0 <= found.score <= 1
+    assert set(found.signals) in (set(), set(SIGNALS))
+    assert found == score(question, passages)
+
+
+def test_a_question_and_passages_of_any_length_are_read_in_part() -> None:
+    long = score("why " * 50_000, [passage("word " * 200_000)] * 3)
+    assert 0 <= long.score <= 1
+
+
+def test_weights_have_the_signs_that_the_signals_are_said_to_have() -> None:
+    assert set(DEFAULT_MODEL.weights) == set(SIGNALS)
+    assert all(weight * SIGNALS[name] >= 0 for name, weight in DEFAULT_MODEL.weights.items())
+
+
+def test_topics_are_the_nearest_first_and_named_once() -> None:
+    found = topics(
+        [
+            passage("a", title="Manual", headings=("Manual", "Power"), document="m", url="https://x/m"),
+            passage("b", title="Manual", headings=("Manual", "Power"), document="m", url="https://x/m"),
+            passage("c", title="Manual", headings=("Manual",), document="m", url="https://x/m"),
+            passage("d", document="untitled"),
+            passage("e", title="Warranty", document="w"),
+            passage("f", title="Contact", document="c"),
+        ]
+    )
+    assert [(topic.title, topic.heading) for topic in found] == [("Manual", "Power"), ("Manual", ""), ("Warranty", "")]
+    assert found[0].url == "https://x/m"
+    assert topics([]) == []
+
+
+def calibrated(scores: list[float], answerable: list[bool], error: Error, rate: float) -> Calibration:
+    return Calibration.fit(scores, answerable, error=error, rate=rate, model=DEFAULT_MODEL)
+
+
+def drawn(count: int, seed: int) -> tuple[list[float], list[bool]]:
+    """Scores that overlap: of answerable questions a little greater."""
+    draw = random.Random(seed)  # noqa: S311 - a sample, no secret
+    answerable = [draw.random() < 0.6 for _ in range(count)]
+    return [min(1, max(0, draw.gauss(0.7 if can else 0.4, 0.2))) for can in answerable], answerable
+
+
+def wrong(scores: list[float], answerable: list[bool], error: Error, threshold: float) -> float:
+    pairs = list(zip(scores, answerable, strict=True))
+    if error == "answerable_refused":
+        kind = [score < threshold for score, can in pairs if can]
+    elif error == "unanswerable_answered":
+        kind = [score >= threshold for score, can in pairs if not can]
+    else:
+        kind = [not can for score, can in pairs if score >= threshold]
+    return sum(kind) / len(kind)
+
+
+@pytest.mark.parametrize("error", ["answerable_refused", "unanswerable_answered", "risk"])
+@pytest.mark.parametrize("rate", [0.1, 0.2])
+def test_the_stated_error_rate_holds_for_other_questions(error: Error, rate: float) -> None:
+    thresholds = [calibrated(*drawn(1_000, seed), error, rate).threshold for seed in range(40)]
+    scores, answerable = drawn(20_000, 99)
+    mean = sum(wrong(scores, answerable, error, threshold) for threshold in thresholds) / len(thresholds)
+    # Standard error of the mean of 40 calibrations: below 0.004.
+    assert mean <= rate + 0.012
+    assert mean >= rate - 0.03
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=60, max_size=120),
+    st.sampled_from(["answerable_refused", "unanswerable_answered", "risk"]),
+    st.sampled_from([0.1, 0.25, 0.5]),
+)
+def test_a_calibration_keeps_its_rate_on_its_own_questions_or_says_that_it_cannot(
+    pairs: list[tuple[float, bool]], error: Error, rate: float
+) -> None:
+    scores, answerable = [score for score, _ in pairs], [can for _, can in pairs]
+    try:
+        found = calibrated(scores, answerable, error, rate)
+    except CalibrationError:
+        return
+    assert found.observed == pytest.approx(wrong(scores, answerable, error, found.threshold))
+    # One question more than were seen is allowed for.
+    assert found.observed <= rate * (1 + 1 / 10)
+    assert found.interval[0] <= found.observed <= found.interval[1]
+
+
+@pytest.mark.parametrize(
+    ("scores", "answerable", "error", "rate", "said"),
+    [
+        ([0.5] * 9, [True] * 9, "answerable_refused", 0.05, "at least 19"),
+        ([0.5] * 9, [True] * 9, "unanswerable_answered", 0.5, "0 unanswerable"),
+        ([0.5] * 9, [False] * 9, "risk", 0.5, "No threshold"),
+        ([0.5], [True], "risk", 0.0, "between 0 and 1"),
+        ([0.5], [True, False], "risk", 0.1, "a label"),
+        ([float("nan")], [True], "risk", 0.1, "finite"),
+    ],
+)
+def test_what_cannot_be_calibrated_is_an_error(
+    scores: list[float], answerable: list[bool], error: Error, rate: float, said: str
+) -> None:
+    with pytest.raises(CalibrationError, match=said):
+        calibrated(scores, answerable, error, rate)
+
+
+def test_a_calibration_survives_its_file(tmp_path: Path) -> None:
+    made = calibrated(*drawn(200, 1), "answerable_refused", 0.1)
+    path = tmp_path / "evaluation" / "v1.json"
+    made.save(path)
+    made.save(path)
+    assert Calibration.load(path) == made
+    assert [file.name for file in path.parent.iterdir()] == ["v1.json"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"format": 2},
+        {"threshold": "high"},
+        {"threshold": None},
+        {"error": "other"},
+        {"model": {"name": "m", "weights": {"similarity": 1.0}, "bias": 0.0}},
+        {"model": None},
+        {"surplus": 1},
+        {"interval": 3},
+    ],
+)
+def test_what_is_no_calibration_is_an_error(change: dict[str, object]) -> None:
+    made = orjson.loads(calibrated(*drawn(200, 1), "answerable_refused", 0.1).json())
+    with pytest.raises(CalibrationError, match="calibrat"):
+        Calibration.parse(orjson.dumps({**made, **change}))
+
+
+def test_files_that_are_not_there_or_hold_anything_else(tmp_path: Path) -> None:
+    with pytest.raises(CalibrationError, match="cannot be read"):
+        Calibration.load(tmp_path / "missing.json")
+    for content in (b"", b"[]", b"{}", b"\xff", b"1"):
+        with pytest.raises(CalibrationError, match="calibrate again"):
+            Calibration.parse(content)
+
+
+@given(st.integers(0, 400), st.integers(0, 400))
+def test_wilsons_interval_holds_the_share(first: int, second: int) -> None:
+    wrong, of = min(first, second), max(first, second)
+    low, high = wilson(wrong, of)
+    assert 0 <= low <= high <= 1
+    if of:
+        assert low <= wrong / of + 1e-9
+        assert high >= wrong / of - 1e-9
+
+
+def test_a_model_of_great_numbers_does_not_overflow() -> None:
+    steep = Model("steep", {**dict.fromkeys(SIGNALS, 0.0), "coverage": 1e6}, -1e5)
+    assert score("bridge", [passage("bridge")], steep).score == 1
+    assert score("bridge", [passage("tower")], steep).score == 0
