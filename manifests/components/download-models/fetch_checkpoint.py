@@ -16,6 +16,7 @@ import shutil
 import struct
 import sys
 from pathlib import Path
+from typing import Any
 
 logger = logging.getLogger("fetch_checkpoint")
 
@@ -115,7 +116,7 @@ def _tensors(path: Path) -> dict[str, tuple[list[int], int]]:
         raise BadCheckpointError(f"{path.name} is no safetensors file.") from None
 
 
-def _json(path: Path) -> dict[str, object]:
+def _json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
