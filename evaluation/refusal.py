@@ -184,7 +184,7 @@ async def gather(dataset: Path, off_topic: Sequence[Path], services: Services) -
             "support": max((found.support for found in passages), default=0.0),
             "similarity": max((found.similarity for found in passages), default=0.0),
             "lexical": max((found.support - found.similarity for found in passages), default=0.0),
-            "score": max((found.score for found in passages), default=0.0),
+            "fused": max((found.score for found in passages), default=0.0),
         }
         answerable = not off and bool(question.answerable)
         judged.append(Judged(question.id, answerable, off, article, passage, score(question.text, passages), retrieval))
@@ -222,7 +222,7 @@ def fitted(judged: Sequence[Judged], off_topic: Sequence[Judged]) -> Model:
 def report(judged: Sequence[Judged], model: Model, threshold: float = DEFAULT_THRESHOLD) -> dict[str, Any]:
     """The figures of a model: what it and each single signal tell apart, calibrations checked, and refusals by default.
 
-    Figures of a dataset with unanswerable questions are of its second half of articles.
+    Without unanswerable questions in both halves of the articles, only refusals are counted.
     """
     own = [one for one in judged if not one.off_topic]
     off = [one for one in judged if one.off_topic]
@@ -244,13 +244,18 @@ def report(judged: Sequence[Judged], model: Model, threshold: float = DEFAULT_TH
     }
     if not all(len({one.answerable for one in part}) == 2 for part in (first, second)):
         return told
-    told["second_half"] = {
-        "score": _figures(arrays(second, model)[0], second),
-        **{name: _figures([one.retrieval[name] for one in second], second) for name in second[0].retrieval},
-    }
-    told["fitted_on_the_other_half"] = {
-        "first": _figures(arrays(first, fitted(second, off))[0], first),
-        "second": _figures(arrays(second, fitted(first, off))[0], second),
+    # Each half is scored by the model that was fitted on the other, whatever the model reported of was fitted on.
+    crossed = [arrays(first, fitted(second, off))[0], arrays(second, fitted(first, off))[0]]
+    told["halves"] = {
+        "second, this model": _figures(arrays(second, model)[0], second),
+        **{
+            name: {"answerability": _figures(found, part), **_singles(part)}
+            for name, found, part in (
+                ("first", crossed[0], first),
+                ("second", crossed[1], second),
+                ("both", np.concatenate(crossed), [*first, *second]),
+            )
+        },
     }
     splits = {
         "by passage, within the second half": halves(second, "passage"),
@@ -267,6 +272,10 @@ def report(judged: Sequence[Judged], model: Model, threshold: float = DEFAULT_TH
 
 def _mean(flags: Bools) -> float | None:
     return round(float(flags.mean()), 4) if len(flags) else None
+
+
+def _singles(judged: Sequence[Judged]) -> dict[str, Any]:
+    return {name: _figures([one.retrieval[name] for one in judged], judged) for name in judged[0].retrieval}
 
 
 def _figures(scores: Sequence[float] | Floats, judged: Sequence[Judged]) -> dict[str, Any]:

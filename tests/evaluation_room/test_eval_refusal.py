@@ -61,12 +61,14 @@ def test_halves_share_nothing_and_lose_nothing(by: str) -> None:
     assert halves(rows[::-1], by)[0] == first[::-1]  # type: ignore[arg-type]
 
 
-def test_the_report_is_of_the_second_half() -> None:
+def test_the_report_is_of_halves_that_the_model_was_not_fitted_on() -> None:
     told = report(judged(1200, off_topic=100), DEFAULT_MODEL, 0.2)
     assert told["questions"]["off_topic"] == 100
     assert told["refused_by_default"]["off_topic"] > told["refused_by_default"]["unanswerable"]
-    assert set(told["second_half"]) == {"score", "support", "similarity"}
-    assert 0.5 < told["second_half"]["similarity"]["auroc"] < 1
+    assert set(told["halves"]) == {"second, this model", "first", "second", "both"}
+    assert set(told["halves"]["both"]) == {"answerability", "support", "similarity"}
+    for part in ("first", "second", "both"):
+        assert told["halves"][part]["answerability"]["auroc"] > told["halves"][part]["similarity"]["auroc"] > 0.5
     found = [row for row in told["calibrations"] if row["error"] == "answerable_refused" and row["rate"] == 0.2]
     assert len(found) == 2
     assert all(abs(row["on_the_other_half"] - 0.2) < 0.1 for row in found)
