@@ -12,7 +12,8 @@ from evaluation import metrics
 from evaluation.asking import OnProgress, Services
 from evaluation.datasets import Dataset, Question
 from evaluation.results import AnswersResult, Citations
-from evaluation.retrieval import answerability, body, thinned
+from evaluation.retrieval import body, thinned
+from transformer.answerability import score
 from transformer.wire import Answer, Quote, Source
 
 MAX_TOKENS = 100
@@ -47,7 +48,7 @@ async def measure(
         for place, question in enumerate(questions)
     ]
     answered_wrong = [float(not (held[place] or f1[place] >= RIGHT_FROM_F1)) for place in range(len(questions))]
-    scores, signal = _scores(answers)
+    scores = [_score(question, answer) for question, answer in zip(questions, answers, strict=True)]
     curve = metrics.risk_coverage(scores, answered_wrong)
     coverage, risk = thinned(curve)
     shown = [_relevant_shown(dataset, question, answer) for question, answer in zip(questions, answers, strict=True)]
@@ -62,7 +63,6 @@ async def measure(
         refused_unanswerable=_mean([float(answers[place].refused) for place in hard]) if hard else None,
         refused_answerable=_mean([float(answers[place].refused) for place in easy]) if easy else None,
         right=_mean([float(one) for one in right]),
-        signal=signal,
         aurc=round(curve.aurc, 5),
         best_aurc=round(curve.best_aurc, 5),
         coverage=coverage,
@@ -143,15 +143,9 @@ def _names(dataset: Dataset, question: Question, source: Source) -> tuple[str, .
     return dataset.twins.get(name, (name,))
 
 
-def _scores(answers: Sequence[Answer]) -> tuple[list[float], str]:
-    """How sure each answer is, and by which score: refusals come last."""
-    known = [answerability(answer) for answer in answers]
-    if all(score is not None for score in known):
-        scores, signal = [score for score in known if score is not None], "answerability"
-    else:
-        scores = [max((source.support for source in answer.sources), default=0.0) for answer in answers]
-        signal = "best support"
-    return [score - 10 * answer.refused for score, answer in zip(scores, answers, strict=True)], signal
+def _score(question: Question, answer: Answer) -> float:
+    """How sure the answer is: by what it was drawn from; a refusal comes last."""
+    return -1.0 if answer.refused else score(question.text, answer.sources).score
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -9,7 +9,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from evaluation.results import Results
-from evaluation.retrieval import MODES
+from evaluation.retrieval import ANSWERABILITY, MODES
 
 _STYLE: Any = {
     "svg.hashsalt": "kserve-rag",
@@ -57,12 +57,12 @@ def _refusals(results: Results) -> Any:
         left, right = figure.subplots(1, 2)
         for name, found in results.sets.items():
             for label, signal in found.signals.items():
-                if label in ("answerability", "best support", "best similarity"):
-                    dashed = "-" if label == "answerability" or "answerability" not in found.signals else ":"
+                if label in (ANSWERABILITY, "best score"):
+                    dashed = "-" if label == ANSWERABILITY else ":"
                     left.plot(signal.coverage, signal.risk, dashed, lw=1.2, label=f"{name}, {label}")
             if found.answers is not None:
                 answers = found.answers
-                right.plot(answers.coverage, answers.risk, lw=1.2, label=f"{name}, {answers.signal}")
+                right.plot(answers.coverage, answers.risk, lw=1.2, label=name)
         left.set_title("Risk: the question has no answer", fontsize=9)
         right.set_title("Risk: the answer is not right", fontsize=9)
         for axes in (left, right):

@@ -29,7 +29,9 @@ _REFUSALS = """\
 Share of the unanswerable questions that a threshold on the score refuses where it lets this share of the answerable
 pass; the same with the threshold of 80 % taken from one half of the questions and measured on the other ("refused at
 answered"); and the area under the risk–coverage curve, lower is better, with that of a score that knew the truth in
-brackets. The unanswerable questions of squad2-dev are near misses: the passage they are about is there."""
+brackets. The unanswerable questions of squad2-dev are near misses: the passage they are about is there. The weights of
+`answerability` were fitted on one half of squad2-dev's articles, with questions of mtrag-un and cranfield beside them;
+`python -m evaluation.refusal` tells the other half alone."""
 _ANSWERS = f"""\
 A sample of each set, asked of the transformer at temperature 0. EM, F1 (as SQuAD normalises) and "holds the answer" are
 over answerable questions, where a refusal scores 0. Right: an answer that holds a gold one or reaches F1
@@ -38,6 +40,12 @@ _CITATIONS = """\
 Precision: quotes from a document that is judged to answer the question, of all quotes. Recall: answers with at least
 one such quote, of all that were given to answerable questions, and of those whose sources held such a document.
 Dangling: quotes that the stored document does not have at that place, read again for this table."""
+_KNOWN_ANSWERS = """\
+The known answers in place of what a model wrote, so that the check is measured and not the model. Precision: right
+quotes of all quotes. Recall: answers with a right quote, of those whose sources support them, and of all those whose
+sources hold a right passage. False support: answers to other questions that are given a quote. The check's constants
+were chosen with the other half of the questions than the one that is held out. evaluation/citations.py has the exact
+definitions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +128,7 @@ def markdown(results: Results, *, baseline: Results | None = None, plots: Sequen
         *_refusals(results),
         *(f"![{_caption(plot)}]({plot})" for plot in plots if "refusal" in plot),
         *_answers(results),
+        *_known_answers(results),
         *(_compared(results, baseline) if baseline is not None else ()),
         *_left_out(results),
     ]
@@ -150,7 +159,7 @@ def _rankings(results: Results) -> Iterator[str]:
     header = ["set", "questions", *modes, *(["served less the better part", "p"] if parts else [])]
     rows = []
     for name, found in results.sets.items():
-        cells = [name, str(len(found.judged)), *(_with_interval(found.rows.get(mode)) for mode in modes)]
+        cells = [name, str(len(found.judged)), *(_stage(found, mode) for mode in modes)]
         if parts:
             beside = parts.get(name)
             cells += [
@@ -258,6 +267,28 @@ def _answers(results: Results) -> Iterator[str]:
         yield _section("Citations", _CITATIONS, header, rows)
 
 
+def _known_answers(results: Results) -> Iterator[str]:
+    rows = [
+        [
+            name,
+            "all" if half == "all" else "held out",
+            f"{values['answers']:.0f}",
+            f"{values['precision']:.1%}",
+            f"{values['recall']:.1%}",
+            f"{values['recall_of_shown']:.1%}",
+            f"{values['false_support']:.1%}",
+            f"{values['dangling']:.0f}",
+            f"{values['ms_p50']:.1f} ms, {values['ms_p99']:.1f} ms",
+        ]
+        for name, found in results.sets.items()
+        for half, values in found.known_answers.items()
+    ]
+    if rows:
+        header = ["set", "questions", "answers", "precision", "recall", "recall, all shown", "false support"]
+        header += ["dangling", "p50, p99"]
+        yield _section("The check of citations by itself", _KNOWN_ANSWERS, header, rows)
+
+
 def _compared(results: Results, baseline: Results) -> Iterator[str]:
     rows = [
         [
@@ -288,6 +319,14 @@ def _left_out(results: Results) -> Iterator[str]:
 
 def _with_interval(row: Row | None) -> str:
     return "–" if row is None else f"{row.means[MAIN]:.3f} [{row.low:.3f}, {row.high:.3f}]"
+
+
+def _stage(found: SetResult, mode: str) -> str:
+    """The row of a mode; in words where the index has nothing for the last stage to work with."""
+    rows = found.rows
+    if mode == "rescored" and {"rescored", "fused"} <= rows.keys() and rows["rescored"] == rows["fused"]:
+        return "as fused"
+    return _with_interval(rows.get(mode))
 
 
 def _share(value: float | None) -> str:

@@ -72,7 +72,6 @@ class AnswersResult(BaseModel):
     refused_answerable: float | None
     right: float
     """Share of all that were right: a refusal where there is no answer, a gold answer where there is one."""
-    signal: str
     aurc: float
     best_aurc: float
     coverage: list[float]
@@ -98,6 +97,8 @@ class SetResult(BaseModel):
     rows: dict[str, Row]
     signals: dict[str, Signal] = Field(default_factory=dict)
     answers: AnswersResult | None = None
+    known_answers: dict[str, dict[str, float]] = Field(default_factory=dict)
+    """Figures of evaluation/citations.py: half of the questions → name → value."""
     seconds: dict[str, float]
 
 

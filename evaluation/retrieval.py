@@ -13,7 +13,7 @@ from evaluation.asking import OnProgress, Services
 from evaluation.datasets import Dataset, Question
 from evaluation.errors import WrongIndexError
 from evaluation.results import Row, Signal
-from transformer.wire import Answer
+from transformer.answerability import score
 from vectorstore.wire import Prediction, SearchInstance
 
 Mode = Literal["served", "dense", "lexical", "fused", "rescored"]
@@ -22,6 +22,12 @@ MODES: tuple[Mode, ...] = get_args(Mode)
 
 LAST_TURN = "served, last turn only"
 """Row of conversations searched for without what was said before."""
+
+ANSWERABILITY = "answerability"
+"""The score of `transformer.answerability`, beside the search's own."""
+
+_NEAREST = 10
+"""Passages in which a sign of an answer is looked for."""
 
 _POINTS = 200
 """Of a curve that is kept."""
@@ -99,7 +105,7 @@ async def measure(
     hopeless = [question for question in dataset.questions if question.answerable is False]
 
     async def found(
-        label: str, mode: Mode, questions: Sequence[Question], queries: Sequence[str]
+        label: str, mode: Mode, questions: Sequence[Question], queries: Sequence[str], depth: int
     ) -> tuple[list[Prediction], dict[str, list[str]]]:
         began = time.monotonic()
         found = await search(
@@ -111,25 +117,17 @@ async def measure(
     questions = [*judged, *hopeless]
     queries = await condensed(questions, services, on_progress)
     for mode in modes:
-        # Those without an answer are of interest where the score is, which is that of the service as it is set up.
-        count = len(questions) if mode == "served" else len(judged)
-        predictions, rankings = await found(mode, mode, questions[:count], queries[:count])
+        predictions, rankings = await found(mode, mode, judged, queries[: len(judged)], depth)
         if mode == modes[0]:
             _check(dataset, judged, rankings)
         rows[mode] = row(judged, rankings, seed)
         if mode == "served" and hopeless:
-            signals = _signals(questions, predictions, seed)
+            # Of these only the nearest passages are of interest: whether they look like an answer.
+            others, _ = await found("unanswerable", mode, hopeless, queries[len(judged) :], _NEAREST)
+            signals = _signals(questions, [*predictions, *others], seed)
     if dataset.conversational and "served" in modes:
-        _, rankings = await found(LAST_TURN, "served", judged, [question.text for question in judged])
+        _, rankings = await found(LAST_TURN, "served", judged, [question.text for question in judged], depth)
         rows[LAST_TURN] = row(judged, rankings, seed)
-    if hopeless and services.answers:
-        answers = await services.generate(
-            [body(question, max_tokens=0) for question in questions], on_progress, "answerability"
-        )
-        scores = [answerability(answer) for answer in answers]
-        if all(score is not None for score in scores):
-            known = [score for score in scores if score is not None]
-            signals["answerability"] = signal(known, [bool(question.answerable) for question in questions], seed)
     return rows, signals, seconds
 
 
@@ -137,12 +135,6 @@ def body(question: Question, **parameters: object) -> dict[str, object]:
     """The body of a `generate` request."""
     history = [turn.model_dump() for turn in question.history]
     return {"text_input": question.text, **({"history": history} if history else {}), **parameters}
-
-
-def answerability(answer: Answer) -> float | None:
-    """The score by which the transformer decides whether to refuse; None where it gives none."""
-    score = getattr(answer, "answerability", None)
-    return float(score) if isinstance(score, int | float) else None
 
 
 def signal(scores: Sequence[float], answerable: Sequence[bool], seed: int) -> Signal:
@@ -170,14 +162,17 @@ def thinned(curve: metrics.Curve) -> tuple[list[float], list[float]]:
 
 def _signals(questions: Sequence[Question], predictions: Sequence[Prediction], seed: int) -> dict[str, Signal]:
     answerable = [bool(question.answerable) for question in questions]
-    return {
-        f"best {name.replace('_', ' ')}": signal(
-            [max((getattr(passage, name) for passage in found.passages), default=0.0) for found in predictions],
-            answerable,
-            seed,
-        )
-        for name in ("score", "similarity", "lexical_score", "support")
+    nearest = [found.passages[:_NEAREST] for found in predictions]
+    scores = {
+        f"best {name.replace('_', ' ')}": [
+            max((getattr(passage, name) for passage in passages), default=0.0) for passages in nearest
+        ]
+        for name in ("score", "similarity", "lexical_score")
     }
+    scores[ANSWERABILITY] = [
+        score(question.text, passages).score for question, passages in zip(questions, nearest, strict=True)
+    ]
+    return {name: signal(values, answerable, seed) for name, values in scores.items()}
 
 
 def _check(dataset: Dataset, questions: Sequence[Question], rankings: Mapping[str, Sequence[str]]) -> None:

@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from evaluation import answers, plots, report, retrieval
+from evaluation import answers, citations, plots, report, retrieval
 from evaluation.asking import OnProgress, Services
 from evaluation.datasets import Dataset
 from evaluation.errors import BaselineError
@@ -46,10 +46,12 @@ async def measure(
             dataset, services, modes=modes, depth=depth, seed=seed, on_progress=on_progress
         )
         answered = None
+        checked: dict[str, citations.CitationFigures] = {}
         if sample and services.answers:
             began = time.monotonic()
             answered = await answers.measure(dataset, services, sample=sample, seed=seed, on_progress=on_progress)
             seconds["answers"] = round(time.monotonic() - began, 2)
+            checked = await citations.measure(dataset, services, seed=seed, on_progress=on_progress) or {}
     return SetResult(
         sha256=dataset.sha256,
         documents=dataset.documents,
@@ -60,6 +62,7 @@ async def measure(
         rows=rows,
         signals=signals,
         answers=answered,
+        known_answers={half: figures.model_dump() for half, figures in checked.items()},
         seconds=seconds,
     )
 

@@ -58,7 +58,7 @@ def test_a_dataset_is_measured_beside_the_graphs_own_index(
     assert found.rows["served"].per_question["MRR@10"][:2] == [1, 1]
     # Of two documents that say the same the index keeps the first; the other counts as found beside it.
     assert found.rows["served"].per_question["R@5"][2] == 1
-    assert set(found.signals) >= {"best support", "best similarity", "best lexical score"}
+    assert set(found.signals) >= {"answerability", "best score", "best similarity", "best lexical score"}
     assert found.answers is not None
     assert found.answers.questions == ["q1", "u1"]
     assert found.answers.citations is None or found.answers.citations.dangling == 0

@@ -119,7 +119,6 @@ def test_a_report_has_all_its_tables() -> None:
             "refused_unanswerable": None,
             "refused_answerable": 0,
             "right": 1,
-            "signal": "best support",
             "aurc": 0.1,
             "best_aurc": 0,
             "coverage": [0.5, 1],
