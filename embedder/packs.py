@@ -85,7 +85,7 @@ def unpack(source: Path, folder: Path) -> None:
         else:
             raise ValueError(f"it begins with {content[:8]!r}")
     except _DAMAGE as error:
-        raise ModelFolderError(f"{source} is not a pack (HMSEMB or E5S1), or is damaged: {error}") from error
+        raise ModelFolderError(f"{source} is not a pack (HMSEMB or E5S1), or is damaged: {error!r}") from error
     (folder / "config.json").write_text(json.dumps(unpacked.config, indent=2) + "\n", encoding="utf-8")
     (folder / "tokenizer.json").write_text(unpacked.tokenizer, encoding="utf-8")
     _write_safetensors(folder / "model.safetensors", unpacked.weights)
