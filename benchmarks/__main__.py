@@ -13,7 +13,7 @@ from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks import chain, first_answer, ingest_rate, overhead
+from benchmarks import chain, citations, first_answer, ingest_rate, overhead
 from kserve_rag.graph import need_running, running
 from kserve_rag.models import ModelStore
 from kserve_rag.settings import Settings
@@ -45,7 +45,8 @@ def machine() -> str:
 def main() -> None:
     """Runs the benchmarks that were asked for."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help="first_answer, overhead, ingest, chain (default: all)")
+    known = "first_answer, overhead, ingest, citations, chain"
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{known} (default: all)")
     parser.add_argument("--write", action="store_true", help="write docs/benchmarks.md")
     parser.add_argument("--seconds", type=float, default=5, help="of each measurement of the chain (default: 5)")
     arguments = parser.parse_args()
@@ -71,6 +72,7 @@ def main() -> None:
             lambda: on_graph(lambda: asyncio.run(overhead.measure(overhead.graph_urls(), prompt_format, 10))),
         ),
         "ingest": ("Ingestion", ingest_rate.__doc__ or "", lambda: on_graph(ingest)),
+        "citations": ("Citations", citations.__doc__ or "", citations.measure),
         "chain": ("Chain throughput", chain.__doc__ or "", lambda: chain.measure(prompt_format, arguments.seconds)),
     }
     unknown = set(arguments.names) - benchmarks.keys()

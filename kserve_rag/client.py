@@ -7,6 +7,8 @@
         print(answer.text_output)
         for source in answer.sources:
             print(source.number, source.title, source.url, source.span)
+        for statement in answer.citations.statements if answer.citations else []:
+            print(statement.verdict, [quote.text for quote in statement.quotes])
 
 `AsyncClient` has the same methods as coroutines. Both speak the transformer's `generate` and `generate_stream`.
 """
@@ -34,7 +36,7 @@ from kserve_rag.errors import (
     UnavailableError,
     UnreachableError,
 )
-from transformer.wire import Answer, EndEvent, Message, SourcesEvent, TextEvent
+from transformer.wire import Answer, CitationMode, EndEvent, Message, SourcesEvent, TextEvent
 from vectorstore.wire import Passage, Prediction
 
 if TYPE_CHECKING:
@@ -67,6 +69,8 @@ class Parameters(TypedDict, total=False):
     """Used in place of retrieved passages."""
     retrieval: bool
     """False: answer without documents."""
+    citations: CitationMode | None
+    """How the answer is checked against its sources: "off", "label" or "quote"."""
     max_tokens: int | None
     temperature: float | None
     top_k: int | None

@@ -27,10 +27,13 @@ from rich.table import Table
 from ingest.events import Advanced, Event, Noticed, Planned, Skipped, Summary
 from kserve_rag.client import Event as AnswerEvent
 from kserve_rag.graph import GraphStatus, IndexStatus
-from transformer.wire import EndEvent, Source, SourcesEvent, TextEvent
+from transformer.wire import Citations, EndEvent, Quote, Source, SourcesEvent, TextEvent
+from vectorstore.wire import Span
 
 _SHOWN_FROM_S = 0.5
 """What takes less time than this is not worth a line."""
+_SHOWN_CHARS = 160
+"""Longest quote that is shown whole."""
 
 
 class Board:
@@ -195,11 +198,15 @@ def print_answer(console: Console, events: Iterable[AnswerEvent]) -> None:
     console.print()
     if end is None:
         return
+    if end.citations is not None:
+        _print_check(console, end.citations)
     if end.sources:
         console.print()
         console.print(f"Sources [dim](index {index_version})[/]")
         for source in end.sources:
             _print_source(console, source)
+            for quote in _quotes(end.citations, source.number):
+                console.print(f"      [green]“{escape(_shortened(quote.text))}”[/] [dim]{_where(quote.span)}[/]")
     total, tokens = end.timings.get("total"), end.usage.completion_tokens
     first = end.timings.get("first_token")
     took = [f"{total / 1000:.2f} s"] if total is not None else []
@@ -210,12 +217,55 @@ def print_answer(console: Console, events: Iterable[AnswerEvent]) -> None:
     console.print(f"[dim]{' · '.join(took)}[/]")
 
 
+def _print_check(console: Console, citations: Citations) -> None:
+    """What the answer's check has found that its reader should know."""
+    if citations.kind == "quote":
+        console.print()
+        console.print("[yellow]No sentence of this answer is supported by the documents.[/]")
+        console.print(escape(citations.text))
+        return
+    unsupported = [one for one in citations.statements if one.verdict == "unsupported"]
+    if unsupported:
+        console.print()
+        console.print("[yellow]Not supported by the sources:[/]")
+        for statement in unsupported:
+            text = citations.text[statement.span.start : statement.span.end]
+            console.print(f"  [dim]{escape(_shortened(text))}[/]")
+    if citations.kind == "mended":
+        console.print()
+        console.print("[yellow]With the numbers of sources put right:[/]")
+        console.print(f"  [dim]{escape(citations.text)}[/]")
+    for dropped in citations.dropped:
+        reason = "cannot be read" if dropped.reason == "unreadable" else "says something else there"
+        console.print(f"[yellow]\\[{dropped.number}] is not quoted: the stored document {reason}.[/]")
+
+
+def _quotes(citations: Citations | None, number: int) -> list[Quote]:
+    """The quotes from a source, in the order of the document, each once."""
+    statements = citations.statements if citations is not None else []
+    found = {
+        (quote.span.start, quote.span.end): quote
+        for statement in statements
+        for quote in statement.quotes
+        if quote.number == number
+    }
+    return [found[place] for place in sorted(found)]
+
+
+def _shortened(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= _SHOWN_CHARS else f"{text[:_SHOWN_CHARS].rstrip()} …"
+
+
+def _where(span: Span) -> str:
+    return f"characters {span.start}–{span.end}"
+
+
 def _print_source(console: Console, source: Source) -> None:
     heading = " › ".join(dict.fromkeys(filter(None, [source.title, *source.heading_path]))) or source.document_id
     console.print(f"  [bold]\\[{source.number}][/] {escape(heading)}")
     where = source.url or source.source or source.document_id
-    span = f"characters {source.span.start}–{source.span.end}"
-    console.print(f"      [dim]{escape(where)} · {span} · score {source.score:.4f}[/]")
+    console.print(f"      [dim]{escape(where)} · {_where(source.span)} · score {source.score:.4f}[/]")
 
 
 def print_status(console: Console, status: GraphStatus, *, llm: str | None, embedder: str | None) -> None:

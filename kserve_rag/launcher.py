@@ -265,6 +265,8 @@ def transformer_variables(settings: Settings, state: GraphState, llm: ModelFolde
         "TRANSFORMER_PREDICTOR_LAYOUT": "llmapi",
         # Of 100 questions SmolLM2 ends 3 answers in a loop without it and none with it; as many are right.
         "TRANSFORMER_FREQUENCY_PENALTY": "0.2",
+        # Where the documents support nothing that so small a model wrote, what they say themselves is the better answer.
+        "TRANSFORMER_CITATIONS": "quote",
         "TRANSFORMER_PROMPT_FORMAT": str(llm.tokenizer),
     }
 

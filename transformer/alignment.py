@@ -24,11 +24,14 @@ from transformer.sentences import split, trimmed
 Matrix = npt.NDArray[np.float32]
 
 _TOKEN = re.compile(
-    r"\d+(?:[.,]\d+)*|[\u0e00-\u0eff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\U00020000-\U0003ffff]+|[^\W\d_]+(?:['’][^\W\d_]+)?|%"
+    r"\d+(?:[.,]\d+)*|[\u0e00-\u0eff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\U00020000-\U0003ffff]+"
+    r"|[^\W\d_]+(?:['’][^\W\d_]+|\d[^\W_]*)?|%"
 )
+"""A number; a run of a script without blanks; a word, or a name with a number in it, such as E08."""
 _UNSPACED = re.compile(r"[\u0e00-\u0eff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\U00020000-\U0003ffff]")
 _ITEM_NUMBER = re.compile(r"\s*(?:[-*+•‣◦·–>]\s+|\(?\d{1,3}[.)]\s+|#{1,6}\s+)*")
 _MAX_WORD_CHARS = 64
+_MAX_SENTENCES = 65_535
 _CACHED_WORDS = 100_000
 _KEPT_CHARS = 4_000_000
 """Text of passages that are kept prepared."""
@@ -71,6 +74,8 @@ _SAID = 0.5
 """What the answer's own words count beside the question's, in the choice of a quote."""
 _QUOTE_FROM = 0.3
 """Share of the question's words that a quote must have about it."""
+_QUOTE_NEW_WORDS = 2
+"""Words that it must have beside the question's."""
 _GAP = "\x1f"
 _ELSEWHERE = 0.6
 """Factor of such a gain from another passage."""
@@ -176,6 +181,10 @@ class Analyzer:
                 continue
             else:
                 lower = token.lower()
+                if _is_number(lower):
+                    terms.append(lower[:_MAX_WORD_CHARS])
+                    content.append(True)
+                    continue
                 if lower in _NEGATIONS or lower.endswith(("n't", "n’t")):
                     reach = _NEGATED_WORDS
                     continue
@@ -202,6 +211,11 @@ class Analyzer:
         return stem
 
 
+def _is_number(term: str) -> bool:
+    """Whether it is a number or a name with one: what cannot be said in other words."""
+    return any(map(str.isdigit, term))
+
+
 def _plain(word: str) -> str:
     """Without accents: answers often leave them out."""
     if word.isascii():
@@ -224,36 +238,66 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A passage's sentences and where each word is in them. Made once per passage, not per answer."""
+    """A passage's sentences and where each word is in them. Made once per passage, not per answer.
 
-    spans: list[tuple[int, int]]
-    postings: dict[str, list[int]]
-    """Content term → numbers of the sentences that hold it."""
-    prefixes: dict[str, list[int]]
-    negated: dict[str, list[int]]
-    lines: list[str]
+    Thousands are kept: what is in them is of types that the garbage collector does not walk through.
+    """
+
+    spans: tuple[int, ...]
+    """Start and end of each sentence, one after the other."""
+    postings: dict[str, bytes]
+    """Content term → uint16: numbers of the sentences that hold it."""
+    prefixes: dict[str, bytes]
+    negated: dict[str, bytes]
+    sizes: tuple[int, ...]
+    """Content terms of each sentence."""
+    lines: tuple[str, ...]
     """Every term of each sentence, for phrases."""
     heading: frozenset[str]
 
 
 def prepare(text: str, heading: str, analyzer: Analyzer) -> Prepared:
-    """The sentences of a passage. `heading` is what stands above it: title and headings."""
-    spans = [(a, b) for a, b in (trimmed(text, *span) for span in split(text)) if a < b]
-    made = Prepared([], {}, {}, {}, [], frozenset(analyzer.words(heading).terms))
-    for start, end in spans:
+    """The first 65,535 sentences of a passage. `heading` is what stands above it: title and headings."""
+    spans: list[int] = []
+    lines: list[str] = []
+    sizes: list[int] = []
+    postings: dict[str, list[int]] = {}
+    prefixes: dict[str, list[int]] = {}
+    negated: dict[str, list[int]] = {}
+    for start, end in split(text):
         words = analyzer.words(text[start:end])
         if not any(words.content):
             continue
-        number = len(made.spans)
-        made.spans.append((start, end))
-        for term in dict.fromkeys(words.content_terms()):
-            made.postings.setdefault(term, []).append(number)
+        number = len(lines)
+        if number == _MAX_SENTENCES:
+            break
+        spans += trimmed(text, start, end)
+        lines.append(f"{_GAP}{_GAP.join(words.terms)}{_GAP}")
+        terms = dict.fromkeys(words.content_terms())
+        sizes.append(len(terms))
+        for term in terms:
+            postings.setdefault(term, []).append(number)
             if len(term) > _PREFIX_CHARS and term.isalpha():
-                made.prefixes.setdefault(term[:_PREFIX_CHARS], []).append(number)
+                prefixes.setdefault(term[:_PREFIX_CHARS], []).append(number)
         for term in words.negated:
-            made.negated.setdefault(term, []).append(number)
-        made.lines.append(f"{_GAP}{_GAP.join(words.terms)}{_GAP}")
-    return made
+            negated.setdefault(term, []).append(number)
+    return Prepared(
+        tuple(spans),
+        _packed(postings),
+        _packed(prefixes),
+        _packed(negated),
+        tuple(sizes),
+        tuple(lines),
+        frozenset(analyzer.words(heading).terms),
+    )
+
+
+def _packed(numbers: dict[str, list[int]]) -> dict[str, bytes]:
+    return {term: np.array(found, np.uint16).tobytes() for term, found in numbers.items()}
+
+
+def _unpacked(found: bytes) -> npt.NDArray[np.uint16]:
+    return np.frombuffer(found, np.uint16)
 
 
 def known_language(name: str) -> str:
@@ -342,7 +386,7 @@ class _Board:
 
     def __init__(self, answered: list[Words], question: Words, passages: list[Prepared]) -> None:
         self._passages = passages
-        counts = [len(passage.spans) for passage in passages]
+        counts = [len(passage.lines) for passage in passages]
         self._starts = [0, *accumulate(counts)]
         self._owner = np.repeat(np.arange(len(passages)), counts)
         self._units = self._starts[-1]
@@ -367,7 +411,7 @@ class _Board:
         rows = [self._rows[term] for term in terms]
         held = self._held[rows]
         asked = np.array([term in self._asked for term in terms])
-        new_numbers = np.array([term[0].isdigit() for term in terms]) & ~asked
+        new_numbers = np.array([_is_number(term) for term in terms]) & ~asked
         weights = self._weights[rows] * np.where(asked, _ASKED_WEIGHT, np.where(new_numbers, _NUMBER_WEIGHT, 1))
         weights *= np.array([_FILLER_WEIGHT if term in words.fillers else 1.0 for term in terms])
         weights /= weights.sum()
@@ -402,11 +446,18 @@ class _Board:
     def closest(self, words: Words) -> Evidence | None:
         if not self._units or not self._asked:
             return None
+        asked = self._held[: len(self._asked)]
+        sizes = np.array([size for passage in self._passages for size in passage.sizes])
+        # What holds the question's words alone, as headings do, tells nothing.
+        telling = sizes - (asked == 1).sum(axis=0) >= _QUOTE_NEW_WORDS
+        weights = self._weights[: len(self._asked)]
+        near = self._context + weights @ asked / weights.sum()
         rows = [self._rows[term] for term in dict.fromkeys(words.content_terms()) if term not in self._asked]
-        weights = self._weights[rows]
-        said = weights @ self._held[rows] / weights.sum() if rows else np.zeros(self._units, np.float32)
-        unit = int(np.argmax(self._context + _SAID * said - _LATER * self._owner))
-        if self._context[unit] < _QUOTE_FROM:
+        if rows:
+            said = self._weights[rows]
+            near += _SAID * (said @ self._held[rows] / said.sum())
+        unit = int(np.argmax(np.where(telling, near - _LATER * self._owner, -1)))
+        if not telling[unit] or self._context[unit] < _QUOTE_FROM:
             return None
         return self._found(unit, float(self._context[unit]))
 
@@ -424,11 +475,11 @@ class _Board:
                 if len(term) > _PREFIX_CHARS and term.isalpha():
                     similar = passage.prefixes.get(term[:_PREFIX_CHARS])
                     if similar is not None:
-                        block[row, similar] = _PREFIX_MATCH
+                        block[row, _unpacked(similar)] = _PREFIX_MATCH
                 if units is not None:
-                    block[row, units] = 1
+                    block[row, _unpacked(units)] = 1
                     if term in passage.negated:
-                        block_negated[row, passage.negated[term]] = True
+                        block_negated[row, _unpacked(passage.negated[term])] = True
         return held, negated
 
     def _question_cover(self) -> Matrix:
@@ -455,5 +506,6 @@ class _Board:
 
     def _found(self, unit: int, support: float) -> Evidence:
         passage = int(self._owner[unit])
-        start, end = self._passages[passage].spans[unit - self._starts[passage]]
+        place = 2 * (unit - self._starts[passage])
+        start, end = self._passages[passage].spans[place : place + 2]
         return Evidence(passage, start, end, round(min(1.0, support), 3))
