@@ -75,14 +75,17 @@ class RenderError(Exception):
 
 
 def kustomize() -> Callable[[Path], str] | None:
-    """What renders a folder: the library, else kustomize or kubectl on the PATH; None where there is none of them."""
+    """What renders a folder: the library, else a program on the PATH; None where there is none of them."""
     if LIBRARY.is_file():
         return _build_with_library
-    for program, arguments in (("kustomize", ["build"]), ("kubectl", ["kustomize"])):
-        found = shutil.which(program)
-        if found is not None:
-            return functools.partial(_run, [found, *arguments])
-    return None
+    return next(iter(programs()), None)
+
+
+def programs() -> list[Callable[[Path], str]]:
+    """kustomize and kubectl, as far as they are on the PATH."""
+    known = (("kustomize", ["build"]), ("kubectl", ["kustomize"]))
+    found = [(shutil.which(program), arguments) for program, arguments in known]
+    return [functools.partial(_run, [path, *arguments]) for path, arguments in found if path is not None]
 
 
 def _run(command: Sequence[str], folder: Path) -> str:

@@ -374,8 +374,8 @@ def test_the_earlier_graph_finds_its_names(rendered: Any) -> None:
         "ensemble-transformer": "/v2/models/ensemble/ready",
         "ensemble-transformer-default": "/v2/models/ensemble/ready",
         "vectorstore-predictor-default": "/v2/models/vectorstore/ready",
-        "bge-predictor": "/v2/models/bge/ready",
-        "bge-predictor-default": "/v2/models/bge/ready",
+        "bge-predictor": "/v2/models/bge_m3/ready",
+        "bge-predictor-default": "/v2/models/bge_m3/ready",
         "ensemble-predictor": "/v2/models/ensemble/ready",
         "ensemble-predictor-default": "/v2/models/ensemble/ready",
     }.items():
@@ -384,6 +384,7 @@ def test_the_earlier_graph_finds_its_names(rendered: Any) -> None:
     # KServe's own name for the pods of the InferenceService of this name.
     assert "vectorstore" in named(documents, "InferenceService")
     assert by_component(documents)["vectorstore"].env["VECTORSTORE_RESPONSE_SHAPE"] == "strings"
+    assert "--load-model=bge" in by_component(documents)["embedder"].args
 
 
 def test_monitors_of_the_graph_reach_every_service(rendered: Any) -> None:

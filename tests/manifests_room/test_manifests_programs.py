@@ -12,10 +12,12 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from kserve.model_server import parser as kserve_parser
-from manifests_pods import named, pods
-from manifests_rendering import MANIFESTS, ROOT, Document
+from manifests_pods import Pod, named, pods
+from manifests_rendering import MANIFESTS, OVERLAYS, ROOT, Document, folder_of, parse, programs
+from processes import triton
 from pydantic_settings import BaseSettings
 
 from embedder.settings import EncoderSettings
@@ -25,6 +27,8 @@ from kserve_rag.triton import TritonEnvironment, TritonPorts, ensure_triton_envi
 from predictor.engines.settings import EngineSettings
 from transformer.settings import TransformerSettings
 from vectorstore.settings import VectorstoreSettings
+
+TINY_BGE_M3 = ROOT / "tests" / "embedder_room" / "tiny_bge_m3"
 
 OPENTELEMETRY = {"OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_PROTOCOL", "OTEL_SERVICE_NAME"}
 """Source: https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/ and protocol/exporter."""
@@ -172,17 +176,76 @@ def test_the_repositories_are_what_the_images_carry() -> None:
         assert files, room
 
 
-def test_the_earlier_embedder_is_a_copy(rendered: Any, tmp_path: Path) -> None:
-    """The init container's own commands, on the repository that the image carries."""
-    (pod,) = (p for p in pods(rendered.documents["earlier-graph"]) if p.owner == "InferenceService embedder predictor")
-    (rename,) = pod.spec["initContainers"]
-    script = rename["args"][0]
-    script = script.replace("/opt/kserve-rag", str(ROOT)).replace("/repository/", f"{tmp_path}/")
-    subprocess.run([*rename["command"], script], check=True)
-    text = (tmp_path / "bge" / "config.pbtxt").read_text(encoding="utf-8")
-    original = (ROOT / "embedder" / "model_repository" / "bge_m3" / "config.pbtxt").read_text(encoding="utf-8")
-    assert text == original.replace('name: "bge_m3"', 'name: "bge"')
-    assert (tmp_path / "bge" / "1" / "model.py").is_file()
+def config_map_volume(pod: Pod, documents: list[Document], folder: Path, **instead: Path) -> None:
+    """Makes of a pod's ConfigMap volume what the kubelet makes: files behind two links.
+
+    Args:
+        pod: with one volume of a ConfigMap with items.
+        documents: with the ConfigMap.
+        folder: the mount.
+        instead: key, with _ for what no name may have, → file to take in the place of the key's text.
+    """
+    (volume,) = (v["configMap"] for v in pod.spec["volumes"] if "configMap" in v)
+    data = named(documents, "ConfigMap")[volume["name"]]["data"]
+    kept = folder / "..2026_11_20_12_00_00.1"
+    for item in volume["items"]:
+        file = instead.get(item["key"].replace(".", "_"))
+        path = kept / item["path"]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if file is None:
+            path.write_text(data[item["key"]], encoding="utf-8")
+        else:
+            shutil.copy(file, path.with_name(file.name))
+    (folder / "..data").symlink_to(kept.name)
+    for name in {Path(item["path"]).parts[0] for item in volume["items"]}:
+        (folder / name).symlink_to(Path("..data") / name)
+
+
+def test_the_earlier_embedder_answers_its_requests(
+    rendered: Any, triton_environment: TritonEnvironment, tmp_path: Path
+) -> None:
+    """The request of the earlier vectorstore, to a real Triton with the repositories of the pod."""
+    documents = rendered.documents["earlier-graph"]
+    (pod,) = (p for p in pods(documents) if p.owner == "InferenceService embedder predictor")
+    (mount,) = (m["mountPath"] for m in pod.main["volumeMounts"] if m["name"] == "earlier")
+    repositories = [a.split("=")[1] for a in pod.args if a.startswith("--model-repository=")]
+    assert str(Path(mount).parent) in repositories
+    repository, run_dir = tmp_path / "repository", tmp_path / "run"
+    config_map_volume(pod, documents, repository / Path(mount).name)
+    (repository / "bge_m3").symlink_to(ROOT / "embedder" / "model_repository" / "bge_m3")
+    run_dir.mkdir()
+    asked = {"inputs": [{"name": "text_input", "datatype": "BYTES", "shape": [1, 1], "data": ["What is a chunk?"]}]}
+    with triton(triton_environment, repository, "bge", run_dir, EMBEDDER_MODEL_DIR=str(TINY_BGE_M3)) as server:
+        answer = httpx.post(f"{server.url}/v2/models/bge/infer", json=asked, trust_env=False)
+        ready = httpx.get(server.url + pod.main["readinessProbe"]["httpGet"]["path"], trust_env=False)
+    assert ready.status_code == 200
+    first, *others = answer.json()["outputs"]
+    assert others == []
+    assert first["name"] == "embeddings"
+    assert all(isinstance(value, float) for value in first["data"]), "a flat list of numbers"
+    assert len(first["data"]) == first["shape"][-1]
+
+
+def test_a_repository_can_be_a_config_map(rendered: Any, triton_environment: TritonEnvironment, tmp_path: Path) -> None:
+    """Triton reads one through the kubelet's links."""
+    documents = rendered.documents["engine-vllm"]
+    (pod,) = (p for p in pods(documents) if p.owner == "InferenceService rag predictor")
+    (mount,) = (m["mountPath"] for m in pod.main["volumeMounts"] if m["name"] == "repository")
+    assert mount == f"{pod.option('model-repository')}/{pod.model}"
+    # A Python model in the place of vLLM's, which wants a GPU.
+    standing_in = ROOT / "tests" / "predictor_room" / "layouts" / "vllm_model"
+    config_map_volume(
+        pod,
+        documents,
+        tmp_path / "repository" / pod.model,
+        config_pbtxt=standing_in / "config.pbtxt",
+        model_json=standing_in / "1" / "model.py",
+    )
+    run_dir = tmp_path / "run"
+    run_dir.mkdir()
+    with triton(triton_environment, tmp_path / "repository", pod.model, run_dir) as server:
+        ready = httpx.get(server.url + pod.main["readinessProbe"]["httpGet"]["path"], trust_env=False)
+    assert ready.status_code == 200
 
 
 @pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not on the PATH")
@@ -198,6 +261,13 @@ def test_kubectl_takes_its_arguments(rendered: Any, tmp_path: Path) -> None:
     assert "127.0.0.1:1" in done.stderr, done.stderr
     wrong = subprocess.run(["kubectl", *pod.args, "--pach=x"], env=env, capture_output=True, text=True, check=False)
     assert "unknown flag" in wrong.stderr
+
+
+@pytest.mark.skipif(not programs(), reason="neither kustomize nor kubectl is on the PATH")
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_users_programs_render_the_same(rendered: Any, overlay: str, tmp_path: Path) -> None:
+    for render in programs():
+        assert parse(render(folder_of(overlay, tmp_path))) == rendered.documents[overlay]
 
 
 RCLONE = Path(sys.executable).with_name("rclone")
