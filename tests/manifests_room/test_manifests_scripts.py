@@ -354,9 +354,10 @@ def engines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder in which the builder finds programs of the names and layout of NVIDIA's image."""
     app = tmp_path / "app"
     for model, text in TEMPLATES.items():
-        (app / "all_models" / model / "1").mkdir(parents=True)
-        (app / "all_models" / model / "config.pbtxt").write_text(text)
-    (app / "fill_template.py").write_text(FILL_TEMPLATE)
+        (app / "all_models" / "inflight_batcher_llm" / model / "1").mkdir(parents=True)
+        (app / "all_models" / "inflight_batcher_llm" / model / "config.pbtxt").write_text(text)
+    (app / "tools").mkdir()
+    (app / "tools" / "fill_template.py").write_text(FILL_TEMPLATE)
     converter = app / "examples" / "models" / "core" / "llama" / "convert_checkpoint.py"
     converter.parent.mkdir(parents=True)
     converter.write_text(WRITES_ITS_OUTPUT)
@@ -365,10 +366,6 @@ def engines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     builder.write_text(f"#!{sys.executable}{WRITES_ITS_OUTPUT}if 'fail' in str(out): sys.exit(3)\n")
     builder.chmod(0o755)
     monkeypatch.setenv("PATH", f"{app / 'bin'}:{os.environ['PATH']}")
-    module = load(BUILD)
-    monkeypatch.setattr(module, "EXAMPLES", app / "examples")
-    monkeypatch.setattr(module, "TEMPLATES", app / "all_models")
-    monkeypatch.setattr(module, "FILL_TEMPLATE", app / "fill_template.py")
     checkpoint = tmp_path / "checkpoint"
     checkpoint.mkdir()
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
@@ -376,9 +373,13 @@ def engines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def build(engines: Path, checkpoint: str, repository: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(BUILD), str(engines / checkpoint), str(engines / repository)]
+    return subprocess.run([*command, f"--app={engines / 'app'}"], capture_output=True, text=True, check=False)
+
+
 def test_a_repository_is_published_whole(engines: Path) -> None:
-    module = sys.modules["build_engines"]
-    assert module.main([str(engines / "checkpoint"), str(engines / "llm")]) == 0
+    assert build(engines, "checkpoint", "llm").returncode == 0
     repository = engines / "llm"
     assert sorted(path.name for path in engines.iterdir()) == ["app", "checkpoint", "llm"]
     assert (repository / "tensorrt_llm" / "1" / "engines" / "config.json").is_file()
@@ -388,7 +389,9 @@ def test_a_repository_is_published_whole(engines: Path) -> None:
         assert re.findall(r"\$\{(\w+)\}", text) == (["sink_token_length"] if model == "tensorrt_llm" else [])
     text = (repository / "tensorrt_llm" / "config.pbtxt").read_text(encoding="utf-8")
     assert 'string_value: "/mnt/models/tensorrt_llm/1/engines"' in text, "as the serving pod mounts it"
-    assert module.main([str(engines / "checkpoint"), str(engines / "llm")]) == 0, "what is there is not built again"
+    again = build(engines, "checkpoint", "llm")
+    assert again.returncode == 0
+    assert "is there already" in again.stdout
 
 
 @pytest.mark.parametrize(
@@ -399,15 +402,14 @@ def test_a_repository_is_published_whole(engines: Path) -> None:
         ("checkpoint", "llm", "data_type: ${something_new}\n"),
     ],
 )
-def test_what_fails_leaves_no_repository(
-    engines: Path, checkpoint: str, repository: str, template: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    config = engines / "app" / "all_models" / "ensemble" / "config.pbtxt"
+def test_what_fails_leaves_no_repository(engines: Path, checkpoint: str, repository: str, template: str) -> None:
+    config = engines / "app" / "all_models" / "inflight_batcher_llm" / "ensemble" / "config.pbtxt"
     config.write_text(config.read_text() + template)
     before = sorted(path.name for path in engines.iterdir())
-    assert sys.modules["build_engines"].main([str(engines / checkpoint), str(engines / repository)]) == 1
+    done = build(engines, checkpoint, repository)
+    assert done.returncode == 1
     assert sorted(path.name for path in engines.iterdir()) == before
-    (line,) = (record.getMessage() for record in caplog.records if record.levelname == "ERROR")
+    (line,) = (line for line in done.stdout.splitlines() if line.startswith("ERROR"))
     assert "was not built" in line
 
 

@@ -26,10 +26,6 @@ from pathlib import Path
 
 logger = logging.getLogger("build_engines")
 
-EXAMPLES = Path("/app/examples")
-TEMPLATES = Path("/app/all_models/inflight_batcher_llm")
-FILL_TEMPLATE = Path("/app/tools/fill_template.py")
-
 MODELS = ("preprocessing", "tensorrt_llm", "postprocessing", "ensemble", "tensorrt_llm_bls")
 _TOKENIZER_FILES = (
     "tokenizer*",
@@ -67,6 +63,8 @@ class Plan:
     """Of prompt and answer together."""
     calibration: str
     """Dataset of the quantiser: a name at Hugging Face, or a folder."""
+    app: Path
+    """Where NVIDIA's image has TensorRT-LLM's examples, templates and tools."""
 
     @property
     def building(self) -> Path:
@@ -89,7 +87,7 @@ def commands(plan: Plan) -> list[list[str]]:
     if plan.precision in ("bfloat16", "float16"):
         convert = [
             sys.executable,
-            str(EXAMPLES / "models/core/llama/convert_checkpoint.py"),
+            str(plan.app / "examples" / "models/core/llama/convert_checkpoint.py"),
             f"--model_dir={plan.checkpoint}",
             f"--output_dir={plan.converted}",
             f"--dtype={plan.precision}",
@@ -99,7 +97,7 @@ def commands(plan: Plan) -> list[list[str]]:
     else:
         convert = [
             sys.executable,
-            str(EXAMPLES / "quantization/quantize.py"),
+            str(plan.app / "examples" / "quantization/quantize.py"),
             f"--model_dir={plan.checkpoint}",
             f"--output_dir={plan.converted}",
             "--dtype=auto",
@@ -170,20 +168,20 @@ def substitutions(plan: Plan) -> Mapping[str, Mapping[str, str]]:
     }
 
 
-def fill(plan: Plan, *, templates: Path, fill_template: Path) -> None:
+def fill(plan: Plan) -> None:
     """Copies the templates and fills them.
 
     Raises:
         BuildError: a placeholder is left that Triton cannot read, or the tool failed.
     """
     for model in MODELS:
-        shutil.copytree(templates / model, plan.building / model, dirs_exist_ok=True)
+        shutil.copytree(plan.app / "all_models/inflight_batcher_llm" / model, plan.building / model, dirs_exist_ok=True)
     for model, values in substitutions(plan).items():
         config = plan.building / model / "config.pbtxt"
         text = config.read_text(encoding="utf-8")
         chosen = {key: value for key, value in values.items() if f"${{{key}}}" in text}
         pairs = ",".join(f"{key}:{value}" for key, value in chosen.items())
-        run([sys.executable, str(fill_template), "--in_place", str(config), pairs])
+        run([sys.executable, str(plan.app / "tools/fill_template.py"), "--in_place", str(config), pairs])
         left = _UNFILLED.findall(config.read_text(encoding="utf-8"))
         if left:
             raise BuildError(
@@ -231,6 +229,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--max-input-tokens", type=int, default=3584)
     parser.add_argument("--max-tokens", type=int, default=4096, help="prompt and answer together")
     parser.add_argument("--calibration", default="cnn_dailymail", help="dataset of the quantiser, a name or a folder")
+    parser.add_argument("--app", type=Path, default=Path("/app"), help="TensorRT-LLM's files in NVIDIA's image")
     parser.add_argument("--dry-run", action="store_true", help="print the commands as JSON and run none")
     options = vars(parser.parse_args(arguments))
     dry_run = options.pop("dry_run")
@@ -251,7 +250,7 @@ def main(arguments: list[str] | None = None) -> int:
         for command in commands(plan):
             run(command)
         shutil.rmtree(plan.converted)
-        fill(plan, templates=TEMPLATES, fill_template=FILL_TEMPLATE)
+        fill(plan)
         copy_tokenizer(plan)
         plan.building.replace(plan.repository)
     except (BuildError, OSError) as error:
