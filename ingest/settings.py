@@ -62,9 +62,9 @@ class IngestSettings(BaseSettings):
     )
 
     language: Annotated[str, AfterValidator(_language)] = Field(
-        default="english",
+        default="auto",
         description="Language of the documents, whose word endings the lexical search takes off: english, german, …; "
-        "none leaves words as they are.",
+        "none leaves words as they are, auto goes by the documents' commonest words.",
     )
     sparse: Choice = Field(
         default="auto",

@@ -13,7 +13,7 @@ import re
 import threading
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,11 +25,41 @@ import snowballstemmer
 from vectorstore.errors import DamagedIndexError
 from vectorstore.postings import Floats, Ints, Postings, PostingsWriter
 
-LANGUAGES: tuple[str, ...] = ("none", *sorted(snowballstemmer.algorithms()))
-"""What `LexicalSettings.language` may be; `none` leaves words as they are."""
+LANGUAGES: tuple[str, ...] = ("auto", "none", *sorted(snowballstemmer.algorithms()))
+"""What `LexicalSettings.language` may be. `none` leaves words as they are, `auto` goes by the words of the texts."""
 
-_TOKEN = re.compile(r"[\u0e00-\u0eff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\U00020000-\U0003ffff]|[^\W_]+")
-"""A word, or one character of a script that is written without spaces."""
+_SPACELESS = "\u0e00-\u0eff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\U00020000-\U0003ffff"
+"""Characters of scripts that are written without spaces between words: Thai, Lao, Japanese, Chinese."""
+
+_WORD = re.compile(r"[^\W_]+")
+_TOKEN = re.compile(rf"[{_SPACELESS}]+|[^\W_{_SPACELESS}]+")
+_RUN = re.compile(f"[{_SPACELESS}]")
+_FIRST_FORMAT_TOKEN = re.compile(rf"[{_SPACELESS}]|[^\W_]+")
+"""As versions of format 1 were built with: single characters, and no border after a word."""
+
+_COMMON_WORDS: Mapping[str, frozenset[str]] = {
+    language: frozenset(words.split())
+    for language, words in {
+        "english": "the of and to is that for with was are",
+        "german": "der die und das ist nicht mit von den ein",
+        "french": "le les des est dans que pour une sur pas",
+        "spanish": "el los las que una por con para del es",
+        "italian": "il che di della per una sono con nel gli",
+        "portuguese": "os das que uma para com não dos em ao",
+        "dutch": "de het een van en niet zijn dat voor met",
+        "swedish": "och att det som är en inte på för av",
+        "danish": "og det at er en ikke på af som til",
+        "norwegian": "og det er en ikke på av som til å",
+        "finnish": "ja on ei että se oli ovat mutta kun tai",
+        "hungarian": "a az és hogy nem egy is van ez volt",
+        "romanian": "și în de la cu care nu pe este din",
+        "turkish": "ve bir bu için ile da de olarak çok daha",
+        "russian": "и в не на что с по как это для",
+    }.items()
+}
+_LEAST_SHARE = 0.05
+"""Of all words, that the commonest words of a language make up: from a tenth to a third in prose."""
+_TEXTS_TO_DECIDE = 500
 
 _MAX_TOKEN_CHARS = 64
 _CACHED_STEMS = 200_000
@@ -39,8 +69,8 @@ _CACHED_STEMS = 200_000
 class LexicalSettings:
     """How text becomes terms, and BM25's constants."""
 
-    language: str = "english"
-    """Snowball stemmer, one of `LANGUAGES`."""
+    language: str = "auto"
+    """One of `LANGUAGES`."""
     k1: float = 1.5
     """How slowly repetitions of a term stop counting."""
     b: float = 0.75
@@ -68,20 +98,37 @@ class Terms:
 
 
 class Analyzer:
-    """Text → terms: Unicode compatibility form, lower case, words, stems. Thread-safe."""
+    """Text → terms: Unicode compatibility form, lower case, words, stems. Thread-safe.
 
-    def __init__(self, language: str) -> None:
-        if language not in LANGUAGES:
-            raise ValueError(f"There is no stemmer for {language!r}: use one of {', '.join(LANGUAGES)}.")
+    Of scripts without spaces, each character and each two neighbours are a term: characters alone say too little, and
+    pairs alone find no word of one character.
+    """
+
+    def __init__(self, language: str, *, pairs: bool = True) -> None:
+        """An analyzer of one of `LANGUAGES` but `auto`; `pairs` is false for versions of format 1."""
+        if language not in LANGUAGES[1:]:
+            raise ValueError(f"There is no stemmer for {language!r}: use one of {', '.join(LANGUAGES[1:])}.")
         self._stemmer = None if language == "none" else snowballstemmer.stemmer(language)
+        self._pairs = pairs
         self._stems: dict[str, str] = {}
         self._lock = threading.Lock()
 
     def terms(self, text: str) -> list[str]:
         """Terms in the order of the text, with repetitions."""
-        text = text.lower() if text.isascii() else unicodedata.normalize("NFKC", text).casefold()
         stems = self._stems
-        return [stems.get(word) or self._stem(word) for word in _TOKEN.findall(text)]
+        if text.isascii():
+            return [stems.get(word) or self._stem(word) for word in _WORD.findall(text.lower())]
+        text = unicodedata.normalize("NFKC", text).casefold()
+        if not self._pairs:
+            return [stems.get(word) or self._stem(word) for word in _FIRST_FORMAT_TOKEN.findall(text)]
+        terms: list[str] = []
+        for token in _TOKEN.findall(text):
+            if _RUN.match(token):
+                terms.extend(token)
+                terms.extend(token[at : at + 2] for at in range(len(token) - 1))
+            else:
+                terms.append(stems.get(token) or self._stem(token))
+        return terms
 
     def _stem(self, word: str) -> str:
         if self._stemmer is None or len(word) > _MAX_TOKEN_CHARS:
@@ -101,21 +148,42 @@ class LexicalWriter:
         self._postings = PostingsWriter(folder)
         self._folder = folder
         self._settings = settings
-        self._analyzer = Analyzer(settings.language)
+        self._language = settings.language
+        self._analyzer: Analyzer | None = None
+        self._undecided: list[str] = []
         self._vocabulary: dict[str, int] = {}
         self._lengths = (folder / "lengths.tmp").open("w+b")
 
     def add(self, texts: Iterable[str]) -> None:
         """Appends one row per text."""
-        vocabulary = self._vocabulary
         for text in texts:
-            counts = Counter(self._analyzer.terms(text))
-            keys = [vocabulary.setdefault(term, len(vocabulary)) for term in counts]
-            self._postings.add(keys, list(counts.values()))
-            self._lengths.write(sum(counts.values()).to_bytes(4, "little"))
+            if self._analyzer is None:
+                self._undecided.append(text)
+                if self._language != "auto" or len(self._undecided) >= _TEXTS_TO_DECIDE:
+                    self._decide()
+            else:
+                self._add(self._analyzer, text)
+
+    def _decide(self) -> None:
+        """Settles the language, by the texts seen so far where the settings leave it open, and indexes those."""
+        if self._language == "auto":
+            self._language = language_of(self._undecided)
+        self._analyzer = Analyzer(self._language)
+        for text in self._undecided:
+            self._add(self._analyzer, text)
+        self._undecided.clear()
+
+    def _add(self, analyzer: Analyzer, text: str) -> None:
+        vocabulary = self._vocabulary
+        counts = Counter(analyzer.terms(text))
+        keys = [vocabulary.setdefault(term, len(vocabulary)) for term in counts]
+        self._postings.add(keys, list(counts.values()))
+        self._lengths.write(sum(counts.values()).to_bytes(4, "little"))
 
     def finish(self) -> None:
         """Writes the searchable files and removes the temporary ones."""
+        if self._analyzer is None:
+            self._decide()
         self.close()
         folder, rows = self._folder, self._postings.rows
         lengths = np.fromfile(folder / "lengths.tmp", "<i4")
@@ -136,7 +204,7 @@ class LexicalWriter:
 
         self._postings.finish(len(self._vocabulary), weigh)
         (folder / "terms.txt").write_text("\n".join(self._vocabulary), encoding="utf-8")
-        description = {"language": self._settings.language, "k1": k1, "b": b, "rows": rows}
+        description = {"language": self._language, "pairs": True, "k1": k1, "b": b, "rows": rows}
         (folder / "lexical.json").write_bytes(orjson.dumps(description))
         (folder / "lengths.tmp").unlink()
 
@@ -154,7 +222,7 @@ class LexicalIndex:
             description = orjson.loads((folder / "lexical.json").read_bytes())
             terms = (folder / "terms.txt").read_text(encoding="utf-8")
             self._postings = Postings(folder)
-            self._analyzer = Analyzer(description["language"])
+            self._analyzer = Analyzer(description["language"], pairs=description.get("pairs", False))
             self._count = int(description["rows"])
             self._k1 = float(description["k1"])
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -205,6 +273,14 @@ class LexicalIndex:
 
     def _terms(self, query: str | Terms) -> Terms:
         return self.analyse(query) if isinstance(query, str) else query
+
+
+def language_of(texts: Iterable[str]) -> str:
+    """The stemmer for these texts, by their commonest words; English where those tell nothing."""
+    counts = Counter(word for text in texts for word in _WORD.findall(text.lower()))
+    shares = {language: sum(counts[word] for word in words) for language, words in _COMMON_WORDS.items()}
+    language = max(shares, key=lambda name: shares[name])
+    return language if shares[language] >= _LEAST_SHARE * counts.total() else "english"
 
 
 def best(scores: npt.NDArray[np.float32], limit: int, mask: npt.NDArray[np.bool_] | None = None) -> LexicalHits:

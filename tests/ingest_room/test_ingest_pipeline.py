@@ -18,7 +18,7 @@ import numpy as np
 import psutil
 import pytest
 from golden import FILES
-from loopback_embedder import FINGERPRINT, OTHER_FINGERPRINT, LoopbackEmbedder, embed
+from loopback_embedder import FINGERPRINT, OTHER_FINGERPRINT, LoopbackEmbedder, embed, embed_sparse
 
 from ingest import pipeline
 from ingest.errors import (
@@ -490,3 +490,58 @@ async def test_skipped_files_are_told_once(docs: Path, make_settings: MakeSettin
     events: list[Any] = []
     await pipeline.run(make_settings(), [docs], events.append)
     assert [event for event in events if isinstance(event, Skipped)] == [Skipped("empty.md", "empty")]
+
+
+async def test_an_embedder_that_gives_more_fills_more(
+    docs: Path, make_settings: MakeSettings, embedder: LoopbackEmbedder
+) -> None:
+    embedder.whole = True
+    settings = make_settings()
+    first = await run(settings, docs)
+    with index(settings).open() as version:
+        assert version.manifest.parts == ["dense", "lexical", "sparse", "multi_vector"]
+        learned, multi = version.sparse(), version.multi_vectors()
+        assert learned is not None
+        assert multi is not None
+        assert multi.bits == 2
+        assert len(learned) == len(multi) == first.chunks
+        texts = {text: embed_sparse(text)[0] for text in embedder.texts}
+        for row, chunk in enumerate(version.chunks()):
+            ids = [ids for text, ids in texts.items() if text.endswith(chunk.text)]
+            assert learned[row].indices.tolist() in ids
+        before = [multi[row] for row in range(len(multi))]
+    # Nothing of an unchanged chunk is asked for again, and what was stored is stored again bit for bit.
+    embedder.calls.clear()
+    (docs / "new.md").write_text("# New\n\nA page about clay and water.")
+    second = await run(settings, docs)
+    assert second.embedded == len(embedder.texts) == 1
+    with index(settings).open() as version:
+        again = version.multi_vectors()
+        assert again is not None
+        rows = [again[row] for row in range(len(again))]
+        known = {(stored.codes.tobytes(), stored.factors.tobytes()) for stored in rows}
+        assert {(stored.codes.tobytes(), stored.factors.tobytes()) for stored in before} <= known
+
+
+async def test_parts_are_settings(docs: Path, make_settings: MakeSettings, embedder: LoopbackEmbedder) -> None:
+    with pytest.raises(EmbeddingFailedError, match="multi_vector_count"):
+        await run(make_settings(multi_vectors="on"), docs)
+    embedder.whole = True
+    plain = await run(make_settings(sparse="off", multi_vectors="off", language="none"), docs)
+    with index(make_settings()).open() as version:
+        assert version.manifest.parts == ["dense", "lexical"]
+    # More is wanted of the same texts: all are asked for again.
+    sparse_only = await run(make_settings(sparse="on", multi_vectors="off"), docs)
+    assert sparse_only.embedded == plain.chunks
+    four = await run(make_settings(multi_vector_bits=4), docs)
+    assert four.embedded == plain.chunks
+    # Less is wanted: what is there will do.
+    again = await run(make_settings(multi_vectors="off"), docs)
+    assert (again.embedded, again.unchanged) == (0, False)
+    with index(make_settings()).open() as version:
+        assert version.manifest.parts == ["dense", "lexical", "sparse"]
+
+
+def test_an_unknown_language_is_refused(make_settings: MakeSettings) -> None:
+    with pytest.raises(ValueError, match="klingon"):
+        make_settings(language="klingon")

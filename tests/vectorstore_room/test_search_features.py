@@ -173,7 +173,7 @@ async def test_neighbours_that_overlap_become_one(tmp_path: Path, hashed: Loopba
 
 
 @pytest.mark.parametrize("query", QUERIES)
-@pytest.mark.parametrize("more", [{}, {"diversity": 0.4}, {"min_score": 0.2}, {"mode": "dense"}], ids=str)
+@pytest.mark.parametrize("more", [{}, {"min_score": 0.2}, {"mode": "dense"}], ids=str)
 async def test_several_collections_are_the_merge_of_each(
     service: VectorstoreService, query: str, more: dict[str, Any]
 ) -> None:
@@ -185,11 +185,24 @@ async def test_several_collections_are_the_merge_of_each(
         assert both.index_version == both.index_versions[order[0]]
         expected = [*one.passages, *two.passages] if order[0] == "one" else [*two.passages, *one.passages]
         expected.sort(key=lambda passage: -passage.score)
-        if "diversity" in more:
-            assert sorted(ids(both)[:100]) == sorted(set(ids(both)) & {p.chunk_id for p in expected})
-        else:
-            assert both.passages == expected[:100]
+        assert both.passages == expected[:100]
         assert {passage.collection for passage in both.passages} <= {"one", "two"}
+
+
+@pytest.mark.parametrize("diversity", [0.0, 0.4, 1.0])
+async def test_two_collections_are_searched_as_one_that_holds_both(
+    tmp_path: Path, hashed: LoopbackEmbedder, diversity: float
+) -> None:
+    """By vectors, whose cosines do not depend on what else an index holds."""
+    publish(tmp_path, pages(1, 12), name="one")
+    publish(tmp_path, pages(2, 12), name="two")
+    publish(tmp_path, [*pages(1, 12), *pages(2, 12)], name="both")
+    async with serving(tmp_path, hashed.url, "one", "two", "both", candidates=200) as service:
+        fields: dict[str, Any] = {"num_docs": 10, "mode": "dense", "diversity": diversity}
+        for query in QUERIES:
+            apart = await find(service, query, collections=["one", "two"], **fields)
+            together = await find(service, query, collections=["both"], **fields)
+            assert [(p.chunk_id, p.score) for p in apart.passages] == [(p.chunk_id, p.score) for p in together.passages]
 
 
 async def test_collections_that_are_not_served(service: VectorstoreService, tmp_path: Path) -> None:
@@ -313,6 +326,6 @@ async def test_a_batch_mixes_all_of_it(service: VectorstoreService, hashed: Loop
 
 async def test_a_mode_that_needs_what_is_not_there_is_a_bad_request() -> None:
     assert issubclass(MissingPartError, InvalidRequestError)
-    assert Weights().of(("dense", "lexical"), "rescored") == {"dense": 0.5, "lexical": 0.5}
+    assert Weights(dense=1, lexical=3).of(("dense", "lexical"), "rescored") == {"dense": 0.25, "lexical": 0.75}
     with pytest.raises(MissingPartError, match="lexical"):
         Weights().of(("dense",), "lexical")

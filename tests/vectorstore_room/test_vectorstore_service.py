@@ -19,6 +19,7 @@ from embedder.client import EmbedderClient
 from vectorstore.answering import Found
 from vectorstore.errors import EmbedderMismatchError, InvalidFilterError, UnknownDocumentError, UnknownVersionError
 from vectorstore.index import StoreName
+from vectorstore.scoring import Weights
 from vectorstore.service import VectorstoreService
 from vectorstore.versions import IndexRoot
 from vectorstore.wire import Prediction, SearchInstance
@@ -78,7 +79,9 @@ async def test_passages_are_whole_and_quote_their_document(
         with IndexRoot(tmp_path, "default").open() as opened:
             greatest = opened.lexical().greatest("do cats purr")
         assert first.support == pytest.approx(first.similarity + first.lexical_score / greatest, abs=1e-6)
-        assert first.score == pytest.approx(first.support / 2)
+        share = first.support - first.similarity
+        weights = Weights().of(("dense", "lexical"), "fused")
+        assert first.score == pytest.approx(weights["dense"] * first.similarity + weights["lexical"] * share)
         for passage in found.passages:
             doc, where = await service.document(passage.document_id)
             assert where == version

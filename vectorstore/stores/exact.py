@@ -17,6 +17,9 @@ from vectorstore.stores import Hits, Vectors, cosines
 _BLOCK_ROWS = 65_536
 """Rows compared at a time: similarities of a block of queries stay within tens of megabytes at any size of index."""
 
+_COPY_COST = 3
+"""How many rows are compared in the time that one is picked out and compared."""
+
 _FILE = "vectors.f32"
 
 
@@ -101,7 +104,11 @@ class ExactStore:
             similarities = queries @ block.T
         else:
             chosen = rows[start : start + _BLOCK_ROWS]
-            similarities = queries @ self.vectors[chosen].T
+            first, end = int(chosen[0]), int(chosen[-1]) + 1
+            if len(chosen) * _COPY_COST > end - first:
+                similarities = (queries @ self.vectors[first:end].T)[:, chosen - first]
+            else:
+                similarities = queries @ self.vectors[chosen].T
         size = similarities.shape[1]
         if size > limit:
             best = _best_columns(similarities, limit)
