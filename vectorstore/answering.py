@@ -71,7 +71,11 @@ def answer(query: Query, ranked: Sequence[Ranked]) -> Found:
     which candidates become passages, never the order in which they are told.
     """
     found = Found([], {one.index.collection: one.index.name for one in ranked})
-    everyone = [_Candidate(one, place, score) for one in ranked for place, score in enumerate(one.scores.tolist())]
+    # The best alone will do where nothing but the score decides.
+    best = None if query.explain or query.diversity or query.neighbours else query.num_docs
+    everyone = [
+        _Candidate(one, place, score) for one in ranked for place, score in enumerate(one.scores[:best].tolist())
+    ]
     if len(ranked) > 1:
         everyone.sort(key=lambda candidate: -candidate.score)  # stable
     enough = len(everyone)
@@ -181,16 +185,15 @@ def _passage(query: Query, candidate: _Candidate) -> bytes:
     ranked, place = candidate.ranked, candidate.place
     similarity = float(ranked.signals["dense"][place])
     share = float(ranked.signals["lexical"][place])
-    tail: dict[str, Any] = {"collection": index.collection, "index_version": index.name}
-    if query.explain:
-        tail["explain"] = _explained(ranked, place)
-    return b'%b,"score":%r,"similarity":%r,"lexical_score":%r,"support":%r,%b' % (
+    explained = b'"explain":%b,' % orjson.dumps(_explained(ranked, place)) if query.explain else b""
+    return b'%b,"score":%r,"similarity":%r,"lexical_score":%r,"support":%r,%b%b' % (
         line[:-1],
         candidate.score,
         similarity,
         share * (ranked.terms.greatest or 1.0),
         similarity + share,
-        orjson.dumps(tail)[1:],
+        explained,
+        index.tail,
     )
 
 

@@ -101,6 +101,7 @@ class LoadedIndex:
         self.weights = weights or Weights()
         self.parts: Sequence[Signal] = version.manifest.parts
         """Signals that the version can be searched by."""
+        self._weights_of: dict[Mode, Mapping[Signal, float]] = {}
         self._rescore = rescore
         self._candidates = candidates
         self._exact = version.exact
@@ -118,6 +119,8 @@ class LoadedIndex:
         except StoreFailedError:
             self._store.close()
             raise
+        self.tail = orjson.dumps({"collection": self.collection, "index_version": self.name})[1:]
+        """End of the JSON of every passage."""
         self._gatherer = Gatherer(self.rank_now, max_items=_MAX_BATCH, name=f"search-{version.name}")
 
     @property
@@ -148,7 +151,7 @@ class LoadedIndex:
         Raises:
             MissingPartError: one that the index was built without.
         """
-        return self.weights.of(self.parts, mode)
+        return self._weights(mode)
 
     def is_quick(self, queries: int) -> bool:
         """Whether so many queries are searched in less time than it takes to hand them to a thread."""
@@ -171,10 +174,10 @@ class LoadedIndex:
 
     def rank_now(self, queries: Sequence[Query]) -> list[Ranked]:
         """As `rank`, in the calling thread."""
-        weights = [self.weights.of(self.parts, query.mode) for query in queries]
+        weights = [self._weights(query.mode) for query in queries]
         nearest = self._nearest([query for query, of in zip(queries, weights, strict=True) if "dense" in of])
         return [
-            self._rank(query, of, next(nearest) if "dense" in of else _NO_ROWS)
+            self._rank(query, of, next(nearest) if "dense" in of else _NO_HITS)
             for query, of in zip(queries, weights, strict=True)
         ]
 
@@ -216,8 +219,8 @@ class LoadedIndex:
             logger.warning("searching every vector of %s instead: %s", self.name, error.message)
             return self._exact
 
-    def _nearest(self, queries: Sequence[Query]) -> Iterator[npt.NDArray[np.int64]]:
-        """Each query's nearest rows: one store call for each filter."""
+    def _nearest(self, queries: Sequence[Query]) -> Iterator[Hits]:
+        """Each query's nearest rows with their exact cosines: one store call for each filter."""
         groups: dict[bytes, list[int]] = {}
         for number, query in enumerate(queries):
             key = b"" if query.where is None else orjson.dumps(query.where, option=orjson.OPT_SORT_KEYS)
@@ -229,7 +232,14 @@ class LoadedIndex:
             found = self._search(vectors, limit, queries[numbers[0]].where)
             hits.update(zip(numbers, found, strict=True))
         for number, query in enumerate(queries):
-            yield self._ranked(hits[number].rows, hits[number].similarities)[: self._depth(query)]
+            depth = self._depth(query)
+            rows, similarities = hits[number].rows[:depth], hits[number].similarities[:depth]
+            if self._store is not self._exact:
+                if query.where is not None:
+                    # Chroma compares 2021.5 as 2021 with whole numbers.
+                    rows = rows[self._exact.fields.mask(query.where)[rows]]
+                similarities = cosines(self._vectors[rows], query.vector)
+            yield Hits(rows, similarities)
 
     def _search(self, vectors: Vectors, limit: int, where: Where | None) -> list[Hits]:
         """The nearest rows of each query; with a filter, in the way that takes least time."""
@@ -248,26 +258,28 @@ class LoadedIndex:
     def _depth(self, query: Query) -> int:
         return max(self._candidates, query.num_docs)
 
-    def _rank(self, query: Query, weights: Mapping[Signal, float], nearest: npt.NDArray[np.int64]) -> Ranked:
+    def _rank(self, query: Query, weights: Mapping[Signal, float], nearest: Hits) -> Ranked:
         depth = self._depth(query)
         terms = self._lexical.analyse(query.text)
         scores = self._lexical.scores(terms)
         mask = None if query.where is None else self._exact.fields.mask(query.where)
-        found = [nearest]
+        found = []
         if "lexical" in weights:
-            lexical = best(scores, depth, mask)
-            found.append(self._ranked(lexical.rows, lexical.scores)[:depth])
+            found.append(best(scores, depth, mask, self._order).rows)
         sparse_scores: Vectors | None = None
         if "sparse" in weights and self._sparse is not None and query.sparse is not None:
             sparse_scores = self._sparse.scores(query.sparse)
-            learned = best(sparse_scores, depth, mask)
-            found.append(self._ranked(learned.rows, learned.scores)[:depth])
-        rows = np.unique(np.concatenate(found))
-        if mask is not None and self._store is not self._exact:
-            # Chroma compares 2021.5 as 2021 with whole numbers.
-            rows = rows[mask[rows]]
+            found.append(best(sparse_scores, depth, mask, self._order).rows)
+        new = np.ones(len(self), np.bool_)
+        new[nearest.rows] = False
+        rows, similarities = nearest.rows, nearest.similarities
+        for other in found:
+            fresh = other[new[other]]
+            new[fresh] = False
+            rows = np.concatenate([rows, fresh])
+            similarities = np.concatenate([similarities, cosines(self._vectors[fresh], query.vector)])
         signals: dict[Signal, npt.NDArray[np.floating[Any]]] = {
-            "dense": cosines(self._vectors[rows], query.vector),
+            "dense": similarities,
             "lexical": scores[rows].astype(np.float64) / (terms.greatest or 1.0),
         }
         if sparse_scores is not None:
@@ -304,9 +316,11 @@ class LoadedIndex:
         seen = np.union1d(near.rows, best(scores, self._depth(query)).rows)
         return [int(row) for row in seen[~mask[seen]]]
 
-    def _ranked(self, rows: npt.NDArray[np.int64], scores: Vectors) -> npt.NDArray[np.int64]:
-        """Rows by score, ties in the order of chunk ids."""
-        return rows[np.lexsort((self._order[rows], -scores))]
+    def _weights(self, mode: Mode) -> Mapping[Signal, float]:
+        weights = self._weights_of.get(mode)
+        if weights is None:
+            weights = self._weights_of[mode] = self.weights.of(self.parts, mode)
+        return weights
 
 
 def _masked(hits: Hits, mask: npt.NDArray[np.bool_]) -> Hits:
@@ -314,4 +328,4 @@ def _masked(hits: Hits, mask: npt.NDArray[np.bool_]) -> Hits:
     return Hits(hits.rows[kept], hits.similarities[kept])
 
 
-_NO_ROWS = np.empty(0, np.int64)
+_NO_HITS = Hits(np.empty(0, np.int64), np.empty(0, np.float32))

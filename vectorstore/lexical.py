@@ -283,8 +283,16 @@ def language_of(texts: Iterable[str]) -> str:
     return language if shares[language] >= _LEAST_SHARE * counts.total() else "english"
 
 
-def best(scores: npt.NDArray[np.float32], limit: int, mask: npt.NDArray[np.bool_] | None = None) -> LexicalHits:
-    """The greatest of float32[rows] that are above 0, and where `mask` (bool[rows]) is true."""
+def best(
+    scores: npt.NDArray[np.float32],
+    limit: int,
+    mask: npt.NDArray[np.bool_] | None = None,
+    order: npt.NDArray[np.int32] | None = None,
+) -> LexicalHits:
+    """The greatest of float32[rows] that are above 0, and where `mask` (bool[rows]) is true.
+
+    Of equal ones the lowest by `order` (int32[rows]) come first; by default, the earlier rows.
+    """
     if mask is not None:
         scores = np.where(mask, scores, np.float32(0))
     if limit <= 0:
@@ -295,5 +303,5 @@ def best(scores: npt.NDArray[np.float32], limit: int, mask: npt.NDArray[np.bool_
         border = np.partition(values, -limit)[-limit]
         keep = values >= border
         rows, values = rows[keep], values[keep]
-    order = np.lexsort((rows, -values))[:limit]
-    return LexicalHits(rows[order], values[order])
+    sorted_ = np.lexsort((rows if order is None else order[rows], -values))[:limit]
+    return LexicalHits(rows[sorted_], values[sorted_])
