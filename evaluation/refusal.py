@@ -13,6 +13,7 @@ import asyncio
 import hashlib
 import json
 import math
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,9 +23,11 @@ import numpy as np
 import numpy.typing as npt
 import typer
 
+from chassis.errors import ServiceError
 from evaluation import datasets, metrics
 from evaluation.asking import Services
 from evaluation.datasets import Question
+from evaluation.errors import EvaluationError
 from evaluation.retrieval import condensed
 from transformer.answerability import (
     DEFAULT_MODEL,
@@ -155,23 +158,32 @@ def error_rate(scores: Floats, answerable: Bools, threshold: float, error: Error
     return float(wrong[of].mean()) if of.any() else math.nan
 
 
-async def gather(dataset: Path, off_topic: Sequence[Path], services: Services) -> tuple[list[Judged], str, str, str]:
+async def gather(
+    dataset: Path, off_topic: Sequence[Path], services: Services, *, skip_bad: Path | None = None
+) -> tuple[list[Judged], str, str, str]:
     """The judged questions of a dataset, then the off-topic ones, with what the vectorstore finds for each.
+
+    Args:
+        dataset: folder of the dataset whose index is served.
+        off_topic: folders of others.
+        services: the vectorstore, and the transformer where conversations are to be condensed.
+        skip_bad: as in `datasets.load`.
 
     Returns:
         The questions; the dataset's hash; the index version and the embedder's fingerprint.
 
     Raises:
+        DatasetError: a dataset cannot be used as it is.
         ServiceError: the vectorstore fails.
     """
     index = await services.index()
-    own = datasets.load(dataset)
+    own = datasets.load(dataset, skip_bad=skip_bad)
     subjects = _subjects(dataset)
     asked: list[tuple[Question, bool]] = [
         (question, False) for question in own.questions if question.answerable is not None
     ]
     for folder in off_topic:
-        asked += [(question, True) for question in datasets.load(folder).questions]
+        asked += [(question, True) for question in datasets.load(folder, skip_bad=skip_bad).questions]
     questions = [question for question, _ in asked]
     queries = await condensed(questions, services, _quiet)
     instances = [SearchInstance.model_construct(input=query, num_docs=PASSAGES) for query in queries]
@@ -316,16 +328,22 @@ def main(
         str, typer.Option(help=f"Error to calibrate: {', '.join(get_args(Error))}.")
     ] = "answerable_refused",
     rate: Annotated[float, typer.Option(help="Its bound.")] = 0.1,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave bad records of the datasets out.")] = False,
 ) -> None:
     """Report how well questions are refused that the documents cannot answer; fit and calibrate."""
     if error not in get_args(Error):
         raise typer.BadParameter(f"choose one of {', '.join(get_args(Error))}", param_hint="--error")
 
-    async def ask() -> tuple[list[Judged], str, str, str]:
+    async def ask(copies: Path) -> tuple[list[Judged], str, str, str]:
         async with Services(vectorstore_url, transformer_url) as services:
-            return await gather(dataset, off_topic or [], services)
+            return await gather(dataset, off_topic or [], services, skip_bad=copies if skip_bad else None)
 
-    judged, digest, version, embedder = asyncio.run(ask())
+    try:
+        with tempfile.TemporaryDirectory() as copies:
+            judged, digest, version, embedder = asyncio.run(ask(Path(copies)))
+    except (EvaluationError, ServiceError) as problem:
+        typer.echo(str(problem), err=True)
+        raise typer.Exit(1) from problem
     own = [one for one in judged if not one.off_topic]
     model, threshold = DEFAULT_MODEL, DEFAULT_THRESHOLD
     if fit:
