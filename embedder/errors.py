@@ -22,3 +22,7 @@ class ModelFolderError(EmbedderError):
 
 class TextError(EmbedderError):
     """Texts that can never be encoded as they were sent. Answered with status 400; sending them again does not help."""
+
+
+class ExportError(EmbedderError):
+    """A model cannot be exported as it was asked: what to write exists already or cannot be written."""

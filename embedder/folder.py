@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -13,6 +13,9 @@ from embedder.errors import ModelFolderError
 from embedder.sentence_transformers import described
 
 CARD_NAME = "embedder.json"
+TOKENIZER_NAME = "tokenizer.json"
+EXPORTED_MODEL_NAME = "openvino_model.xml"
+EXPORTED_WEIGHTS_NAME = "openvino_model.bin"
 Pooling = Literal["mean", "cls"]
 
 
@@ -47,7 +50,7 @@ class ModelFolder:
         if not path.is_dir():
             raise ModelFolderError(f"There is no model folder {path}. Set EMBEDDER_MODEL_DIR.")
         folder = cls(path, read_card(path))
-        folder.file("tokenizer.json")
+        folder.file(TOKENIZER_NAME)
         return folder
 
     def file(self, name: str) -> Path:
@@ -61,18 +64,33 @@ class ModelFolder:
             raise ModelFolderError(f"The model folder {self.path} has no {name}.")
         return path
 
-    def fingerprint(self, weights: Sequence[Path], model_id: str | None) -> str:
-        """`<model id>@sha256:<hash>`: equal for equal weights, wherever they lie.
+    @property
+    def name(self) -> str:
+        """The model's id, where nobody chose another: the card's, else the folder's name."""
+        return self.card.id or self.path.resolve().name
 
-        Of one file it is the file's SHA-256; of several the SHA-256 of their `sha256sum` listing in order of name.
-        """
-        hashes = {path.name: _sha256(path) for path in weights}
-        if len(hashes) == 1:
-            (digest,) = hashes.values()
-        else:
-            listing = "".join(f"{hashes[name]}  {name}\n" for name in sorted(hashes))
-            digest = hashlib.sha256(listing.encode()).hexdigest()
-        return f"{model_id or self.card.id or self.path.resolve().name}@sha256:{digest}"
+    def fingerprint(self, weights: Sequence[Path], model_id: str | None) -> str:
+        """`<model id>@sha256:<hash>`: equal for equal weights, wherever they lie. See `digest`."""
+        return f"{model_id or self.name}@sha256:{digest(file_hashes(weights))}"
+
+
+def is_exported(path: Path) -> bool:
+    """Whether `python -m embedder.export` wrote this folder, however little of that is left."""
+    return (path / EXPORTED_MODEL_NAME).is_file() or (path / EXPORTED_WEIGHTS_NAME).is_file()
+
+
+def file_hashes(paths: Iterable[Path]) -> dict[str, str]:
+    """SHA-256 of each file's content, by the file's name, in hexadecimal digits."""
+    return {path.name: _sha256(path) for path in paths}
+
+
+def digest(hashes: Mapping[str, str]) -> str:
+    """One hash of weights: of one file its SHA-256; of several that of their `sha256sum` listing in order of name."""
+    if len(hashes) == 1:
+        (only,) = hashes.values()
+        return only
+    listing = "".join(f"{hashes[name]}  {name}\n" for name in sorted(hashes))
+    return hashlib.sha256(listing.encode()).hexdigest()
 
 
 def _sha256(path: Path) -> str:

@@ -11,7 +11,8 @@ from embedder.errors import SettingsError
 
 Architecture = Literal["minilm", "bert", "bge_m3"]
 Backend = Literal["auto", "openvino", "flagembedding"]
-Precision = Literal["f32", "bf16", "int8"]
+Arithmetic = Literal["f32", "bf16", "int8"]
+Precision = Literal["auto", "f32", "bf16", "int8"]
 
 ENVIRONMENT_PREFIX = "EMBEDDER_"
 DEFAULT_MODEL_DIR = "/mnt/models"
@@ -27,12 +28,14 @@ class EncoderSettings:
     CamemBERT or MPNet, dense only. `bge_m3`: that of BAAI/bge-m3."""
     backend: Backend = "auto"
     """Engine of bge_m3. `auto`: flagembedding where torch finds a CUDA device, else openvino. The others: openvino."""
-    precision: Precision = "f32"
+    precision: Precision = "auto"
     """Arithmetic of the openvino backend.
 
     `f32`: a text's embedding does not depend on what it is encoded with (differences around 1e-7). `bf16`: on CPUs that
-    have it, all-MiniLM-L6-v2 takes 0.6 of the time, at a cosine of 0.99998 to f32. `int8`: quantises activations
-    in front of int8 weights; the same model takes 0.6 of the time, at a cosine of 0.9998 (0.9988 for an empty text)."""
+    have it, all-MiniLM-L6-v2 takes 0.6 of the time, at a cosine of 0.99998 to f32. `int8`: minilm and bert quantise
+    activations in front of int8 weights; the same model takes 0.6 of the time, at a cosine of 0.9998 (0.9988 for an
+    empty text). bge_m3 quantises its weights too, which makes other weights: see `embedder.encoders.linear`. `auto`:
+    for bge_m3 what its folder was exported as, else bf16 on CPUs that have it, else f32; for the others f32."""
     threads: int = 0
     """CPU threads. 0: as many as the process may use."""
     streams: int = 0

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from embedder.encoders.base import Encoder
 from embedder.errors import SettingsError
+from embedder.folder import is_exported
 from embedder.settings import EncoderSettings
 
 __all__ = ["Encoder", "load_encoder"]
@@ -33,7 +34,11 @@ def load_encoder(model_dir: Path, settings: EncoderSettings) -> Encoder:
         from embedder.encoders.bert import BertEncoder
 
         return BertEncoder(model_dir, settings)
-    if settings.backend == "flagembedding" or (settings.backend == "auto" and _has_cuda()):
+    if settings.backend == "flagembedding" and is_exported(model_dir):
+        raise SettingsError(f"backend is flagembedding, and {model_dir} was exported for openvino: leave it at auto.")
+    if settings.backend == "flagembedding" or (
+        settings.backend == "auto" and not is_exported(model_dir) and _has_cuda()
+    ):
         if importlib.util.find_spec("FlagEmbedding") is None:
             raise SettingsError("backend is flagembedding, which is not installed: install kserve-rag[torch].")
         from embedder.encoders.flag_embedding import FlagEmbeddingEncoder

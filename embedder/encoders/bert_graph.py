@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import openvino as ov
 from openvino import opset13 as ops
 
 from embedder.encoders.checkpoint import Weights
+from embedder.encoders.linear import Storage, Vectors, constant, linear, rows, vectors
 from embedder.errors import ModelFolderError
 
 _MASKED = np.finfo(np.float32).min
@@ -81,18 +83,18 @@ class BertConfig:
     """Rows of MPNet's table of relative positions; 0: the attention has none."""
 
     @classmethod
-    def load(cls, path: Path) -> BertConfig:
+    def load(cls, path: Path, families: Collection[str] = FAMILIES) -> BertConfig:
         """Reads `config.json`.
 
         Raises:
-            ModelFolderError: it is not of an encoder of `FAMILIES` with the exact GELU and absolute positions.
+            ModelFolderError: it is not of an encoder of `families` with the exact GELU and absolute positions.
         """
         try:
             content: Any = json.loads(path.read_text("utf-8"))
             model_type = content["model_type"]
-            family = FAMILIES.get(model_type)
-            if family is None:
-                raise ModelFolderError(f"{path} is of a {model_type}; known are {', '.join(FAMILIES)}.")
+            if model_type not in families:
+                raise ModelFolderError(f"{path} is of a {model_type}; known are {', '.join(families)}.")
+            family = FAMILIES[model_type]
             config = cls(
                 family=family,
                 layers=int(content["num_hidden_layers"]),
@@ -123,8 +125,8 @@ class BertConfig:
 class BertGraph:
     """Builds the network; every method adds to one graph."""
 
-    def __init__(self, config: BertConfig, weights: Weights) -> None:
-        self._config, self._family = config, config.family
+    def __init__(self, config: BertConfig, weights: Weights, storage: Storage = "f32") -> None:
+        self._config, self._family, self._storage = config, config.family, storage
         self._weights = {name.removeprefix(config.family.prefix): tensor for name, tensor in weights.items()}
         self.input_ids = ops.parameter([-1, -1], np.int64, name="input_ids")
         self.attention_mask = ops.parameter([-1, -1], np.int64, name="attention_mask")
@@ -147,15 +149,15 @@ class BertGraph:
         return hidden
 
     def _embeddings(self) -> ov.Node:
-        size, axis = self._config.hidden, np.int64(0)
-        words = self._constant("embeddings.word_embeddings.weight", (self.vocabulary, size))
-        places = self._constant("embeddings.position_embeddings.weight", (self._config.positions, size))
-        hidden = ops.gather(words, self.input_ids, axis)
+        size = self._config.hidden
+        words = self._tensor("embeddings.word_embeddings.weight", (self.vocabulary, size))
+        places = self._tensor("embeddings.position_embeddings.weight", (self._config.positions, size))
+        hidden = rows(words, self.input_ids, self._storage)
         if self._family.token_types:
-            rows = len(self._tensor("embeddings.token_type_embeddings.weight"))
-            types = self._constant("embeddings.token_type_embeddings.weight", (rows, size))
-            hidden = ops.add(hidden, ops.gather(types, np.int64(0), axis))
-        hidden = ops.add(hidden, ops.gather(places, self._positions(), axis))
+            name = "embeddings.token_type_embeddings.weight"
+            types = self._tensor(name, (len(self._tensor(name)), size))
+            hidden = ops.add(hidden, constant(types[0]))
+        hidden = ops.add(hidden, rows(places, self._positions(), self._storage))
         return self._normalize(hidden, "embeddings.LayerNorm.")
 
     def _positions(self) -> ov.Node:
@@ -190,47 +192,53 @@ class BertGraph:
 
     def _layer(self, hidden: ov.Node, scores: ov.Node, name: str) -> ov.Node:
         size, inner, family = self._config.hidden, self._config.inner, self._family
-        query, key, value = (self._heads(hidden, name + part) for part in (family.query, family.key, family.value))
+        inputs = vectors(hidden, self._storage)
+        query, key, value = (self._heads(inputs, name + part) for part in (family.query, family.key, family.value))
         attended = ops.scaled_dot_product_attention(query, key, value, scores)
         attended = ops.transpose(attended, np.array([0, 2, 1, 3], np.int64))
         attended = ops.reshape(attended, np.array([0, 0, size], np.int64), True)
-        attended = self._linear(attended, name + family.output, size, size)
+        attended = self._linear(vectors(attended, self._storage), name + family.output, size, size)
         hidden = self._normalize(ops.add(attended, hidden), name + family.output_norm)
-        wide = ops.gelu(self._linear(hidden, f"{name}intermediate.dense.", inner, size), "erf")
-        narrow = self._linear(wide, f"{name}output.dense.", size, inner)
+        wide = ops.gelu(self._linear(vectors(hidden, self._storage), f"{name}intermediate.dense.", inner, size), "erf")
+        narrow = self._linear(vectors(wide, self._storage), f"{name}output.dense.", size, inner)
         return self._normalize(ops.add(narrow, hidden), f"{name}output.LayerNorm.")
 
-    def _heads(self, hidden: ov.Node, name: str) -> ov.Node:
+    def _heads(self, inputs: Vectors, name: str) -> ov.Node:
         """float32[n, heads, tokens, hidden / heads]."""
         size, heads = self._config.hidden, self._config.heads
         split = ops.reshape(
-            self._linear(hidden, name, size, size), np.array([0, 0, heads, size // heads], np.int64), True
+            self._linear(inputs, name, size, size), np.array([0, 0, heads, size // heads], np.int64), True
         )
         return ops.transpose(split, np.array([0, 2, 1, 3], np.int64))
 
-    def _linear(self, hidden: ov.Node, name: str, outputs: int, inputs: int) -> ov.Node:
-        weight, bias = self._constant(f"{name}weight", (outputs, inputs)), self._constant(f"{name}bias", (outputs,))
-        return ops.add(ops.matmul(hidden, weight, False, True), bias)
+    def _linear(self, inputs: Vectors, name: str, outputs: int, width: int) -> ov.Node:
+        weight, bias = self._tensor(f"{name}weight", (outputs, width)), self._tensor(f"{name}bias", (outputs,))
+        return linear(inputs, weight, bias, self._storage)
 
     def _normalize(self, hidden: ov.Node, name: str) -> ov.Node:
         size = (self._config.hidden,)
         normal = ops.mvn(hidden, np.array([-1], np.int64), True, self._config.epsilon, "inside_sqrt")
-        scaled = ops.multiply(normal, self._constant(f"{name}weight", size))
-        return ops.add(scaled, self._constant(f"{name}bias", size))
+        scaled = ops.multiply(normal, constant(self._tensor(f"{name}weight", size)))
+        return ops.add(scaled, constant(self._tensor(f"{name}bias", size)))
 
-    def _tensor(self, name: str) -> npt.NDArray[np.float32]:
-        if name not in self._weights:
-            raise ModelFolderError(f"The weights have no {name}: they are not of this architecture.")
-        return self._weights[name]
+    def _tensor(self, name: str, shape: tuple[int, ...] | None = None) -> npt.NDArray[np.float32]:
+        return weight_of(self._weights, name, shape)
 
-    def _constant(self, name: str, shape: tuple[int, ...]) -> ov.Node:
-        """A constant on the tensor's own memory, which the graph keeps alive."""
-        tensor = self._tensor(name)
-        if tensor.shape != shape:
-            raise ModelFolderError(
-                f"The weight {name} has the shape {list(tensor.shape)}; config.json wants {list(shape)}."
-            )
-        return ov.op.Constant(np.ascontiguousarray(tensor), shared_memory=True)
+
+def weight_of(weights: Weights, name: str, shape: tuple[int, ...] | None) -> npt.NDArray[np.float32]:
+    """The tensor of that name.
+
+    Raises:
+        ModelFolderError: there is none, or it has another shape than `shape`.
+    """
+    if name not in weights:
+        raise ModelFolderError(f"The weights have no {name}: they are not of this architecture.")
+    tensor = weights[name]
+    if shape is not None and tensor.shape != shape:
+        raise ModelFolderError(
+            f"The weight {name} has the shape {list(tensor.shape)}; config.json wants {list(shape)}."
+        )
+    return tensor
 
 
 def _buckets(distances: npt.NDArray[np.int64], buckets: int, furthest: int = 128) -> npt.NDArray[np.int64]:

@@ -17,13 +17,15 @@ from openvino import opset13 as ops
 
 from embedder.encoders.base import normalize_rows, open_tokenizer
 from embedder.encoders.batches import pad, padded_length
+from embedder.encoders.bert_graph import BertConfig, BertGraph, weight_of
 from embedder.encoders.checkpoint import read_weights
-from embedder.encoders.engine import Engine
+from embedder.encoders.engine import Engine, computes_bfloat16
+from embedder.encoders.exported import ExportedFolder, fingerprint_of
+from embedder.encoders.linear import Storage, Vectors, linear, vectors
 from embedder.encoders.texts import TextTokenizer
-from embedder.encoders.xlm_roberta import XlmRobertaConfig, XlmRobertaGraph
-from embedder.errors import ModelFolderError
-from embedder.folder import ModelFolder
-from embedder.settings import EncoderSettings
+from embedder.errors import ModelFolderError, SettingsError
+from embedder.folder import ModelFolder, file_hashes, is_exported
+from embedder.settings import Arithmetic, EncoderSettings
 from embedder.wire import Embeddings, InputType, SparseVector
 
 _SPECIAL_TOKENS = ("<s>", "</s>", "<pad>", "<unk>")
@@ -35,7 +37,7 @@ class BgeM3Folder:
     """A folder in the Hugging Face layout of BAAI/bge-m3, with everything that this model needs."""
 
     folder: ModelFolder
-    config: XlmRobertaConfig
+    config: BertConfig
     encoder_weights: Path
     sparse_head: Path
     multi_vector_head: Path
@@ -48,16 +50,20 @@ class BgeM3Folder:
             ModelFolderError: one is missing. Heads are never made up: FlagEmbedding would take random ones.
         """
         folder = ModelFolder.open(path)
-        config = XlmRobertaConfig.load(folder.file("config.json"))
+        config = BertConfig.load(folder.file("config.json"), ["xlm-roberta"])
         candidates = [path / "model.safetensors", path / "pytorch_model.bin"]
         found = [candidate for candidate in candidates if candidate.is_file()]
         if not found:
             raise ModelFolderError(f"The model folder {path} has no model.safetensors and no pytorch_model.bin.")
         return cls(folder, config, found[0], folder.file("sparse_linear.pt"), folder.file("colbert_linear.pt"))
 
-    def fingerprint(self, model_id: str | None) -> str:
-        """See `ModelFolder.fingerprint`."""
-        return self.folder.fingerprint([self.encoder_weights, self.sparse_head, self.multi_vector_head], model_id)
+    def hashes(self) -> dict[str, str]:
+        """SHA-256 of each file of weights."""
+        return file_hashes([self.encoder_weights, self.sparse_head, self.multi_vector_head])
+
+    def fingerprint(self, model_id: str | None, precision: Arithmetic = "f32") -> str:
+        """Of the model served in that precision; see `fingerprint_of`."""
+        return fingerprint_of(self.folder, model_id, self.hashes(), precision)
 
     def tokenizer(self, settings: EncoderSettings) -> TextTokenizer:
         """The tokenizer, cutting at the model's last position unless something says less."""
@@ -69,18 +75,49 @@ class BgeM3Encoder:
     """BGE-M3 on OpenVINO. See `Encoder`."""
 
     def __init__(self, model_dir: Path, settings: EncoderSettings) -> None:
-        """Loads the encoder and both heads.
+        """Loads the encoder and both heads, out of the Hugging Face layout or of what `embedder.export` made of it.
 
         Raises:
-            ModelFolderError: a file is missing or is not of such a model.
+            ModelFolderError: a file is missing, damaged or not of such a model.
+            SettingsError: the folder was exported in another precision than the one that is asked for.
         """
-        files = BgeM3Folder.open(model_dir)
-        self._tokenizer = files.tokenizer(settings)
-        self._padding_id, self._special_ids = files.config.padding_id, special_ids(self._tokenizer)
-        self._engine = Engine(_graph(files), settings, default_streams=1)  # one pass has work for all threads
-        self.dimension = files.config.hidden
+        if is_exported(model_dir):
+            self._open_exported(ExportedFolder.open(model_dir), settings)
+        else:
+            self._open_checkpoint(BgeM3Folder.open(model_dir), settings)
+        self._special_ids = special_ids(self._tokenizer)
         self.max_tokens = self._tokenizer.max_tokens
-        self.fingerprint = files.fingerprint(settings.model_id)
+
+    def _open_checkpoint(self, files: BgeM3Folder, settings: EncoderSettings) -> None:
+        precision = settings.precision
+        if precision == "auto":
+            precision = "bf16" if computes_bfloat16() else "f32"
+        self._tokenizer = files.tokenizer(settings)
+        self._load(build_graph(files, "int8" if precision == "int8" else "f32"), precision, settings)
+        self._padding_id = files.config.padding_id
+        self.fingerprint = files.fingerprint(settings.model_id, precision)
+
+    def _open_exported(self, exported: ExportedFolder, settings: EncoderSettings) -> None:
+        precision = exported.precision if settings.precision == "auto" else settings.precision
+        if (precision == "int8") != (exported.precision == "int8"):
+            raise SettingsError(
+                f"precision is {precision}, and {exported.folder.path} was exported as {exported.precision}: "
+                f"leave precision at auto, or export the model again with --precision {precision}."
+            )
+        most = exported.max_tokens
+        self._tokenizer = open_tokenizer(exported.folder, settings, default_tokens=most, most_tokens=most)
+        self._load(exported.read(), precision, settings)
+        self._padding_id = exported.padding_id
+        self.fingerprint = exported.fingerprint(settings.model_id)
+
+    def _load(self, model: ov.Model, precision: Arithmetic, settings: EncoderSettings) -> None:
+        self.precision: Arithmetic = precision
+        self.dimension: int = model.output("dense").partial_shape[-1].get_length()
+        arithmetic = precision
+        if precision == "int8":  # the 8 bits are in the graph; this is for what lies between its linear maps
+            arithmetic = "bf16" if computes_bfloat16() else "f32"
+        # One pass has work for all threads.
+        self._engine = Engine(model, settings, arithmetic=arithmetic, default_streams=1)
 
     def encode(
         self,
@@ -144,22 +181,36 @@ def sparse_vector(
     return SparseVector(unique.astype(np.int32), largest)
 
 
-def _graph(files: BgeM3Folder) -> ov.Model:
-    """Inputs: int64[n, tokens] `input_ids` and `attention_mask`.
+def build_graph(files: BgeM3Folder, storage: Storage) -> ov.Model:
+    """The encoder with all three heads, its weights held as `storage` says.
 
+    Inputs: int64[n, tokens] `input_ids` and `attention_mask`.
     Outputs: `dense` [n, hidden], `sparse` [n, tokens], `multi_vectors` [n, tokens - 1, hidden]; nothing is normalised.
+    The two heads are a three-hundredth of the work: they are computed whether they are asked for or not.
+
+    Raises:
+        ModelFolderError: a weight is missing or has another shape.
     """
     size = files.config.hidden
-    graph = XlmRobertaGraph(files.config, read_weights(files.encoder_weights))
+    graph = BertGraph(files.config, read_weights(files.encoder_weights), storage)
     hidden = graph.hidden_states()
     dense = ops.gather(hidden, np.int64(0), np.int64(1))
-    token_weights = graph.linear(hidden, read_weights(files.sparse_head), "", 1, size)
+    token_weights = _head(files.sparse_head, Vectors(hidden), 1, size, "f32")
     sparse = ops.squeeze(ops.relu(token_weights), np.int64(2))
     one = np.array([1], np.int64)
     behind_first = ops.slice(hidden, one, np.array([np.iinfo(np.int64).max], np.int64), one, one)
-    multi_vectors = graph.linear(behind_first, read_weights(files.multi_vector_head), "", size, size)
+    multi_vectors = _head(files.multi_vector_head, vectors(behind_first, storage), size, size, storage)
     results = []
     for name, node in (("dense", dense), ("sparse", sparse), ("multi_vectors", multi_vectors)):
         node.output(0).set_names({name})
         results.append(ops.result(node))
     return ov.Model(results, [graph.input_ids, graph.attention_mask], "bge_m3")
+
+
+def _head(path: Path, inputs: Vectors, outputs: int, width: int, storage: Storage) -> ov.Node:
+    weights = read_weights(path)
+    try:
+        weight, bias = weight_of(weights, "weight", (outputs, width)), weight_of(weights, "bias", (outputs,))
+    except ModelFolderError as error:
+        raise ModelFolderError(f"{path}: {error}") from error
+    return linear(inputs, weight, bias, storage)

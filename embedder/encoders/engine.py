@@ -14,14 +14,14 @@ import numpy.typing as npt
 import openvino as ov
 
 from embedder.encoders.batches import plan_batches
-from embedder.settings import EncoderSettings, Precision
+from embedder.settings import Arithmetic, EncoderSettings
 
 _CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 _INT8_GROUP = 32
 """Activations that share a scale when they are quantised. OpenVINO's own default on CPUs with VNNI."""
 
-_PRECISION: dict[Precision, dict[str, Any]] = {
+_PRECISION: dict[Arithmetic, dict[str, Any]] = {
     # Both must be said: on CPUs with bfloat16 OpenVINO would choose it, and it would quantise activations by itself.
     "f32": {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0},
     "bf16": {"INFERENCE_PRECISION_HINT": "bf16", "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0},
@@ -32,16 +32,32 @@ _PRECISION: dict[Precision, dict[str, Any]] = {
 class Engine:
     """A model compiled for the CPU. Safe for concurrent use."""
 
-    def __init__(self, model: ov.Model, settings: EncoderSettings, *, default_streams: int | None = None) -> None:
-        """Compiles `model`; `default_streams` (one per thread if None) is used where the settings do not say."""
+    def __init__(
+        self,
+        model: ov.Model,
+        settings: EncoderSettings,
+        *,
+        arithmetic: Arithmetic | None = None,
+        default_streams: int | None = None,
+    ) -> None:
+        """Compiles `model`.
+
+        Args:
+            model: the network.
+            settings: of the engine.
+            arithmetic: what to compute in; without it what the settings say, where `auto` is f32.
+            default_streams: where the settings do not say; one per thread if None.
+        """
         self._settings = settings
+        if arithmetic is None:
+            arithmetic = "f32" if settings.precision == "auto" else settings.precision
         threads = settings.threads or usable_cpus()
         self.streams = min(threads, settings.streams or default_streams or threads)
         compiled = ov.Core().compile_model(
             model,
             "CPU",
             {
-                **_PRECISION[settings.precision],
+                **_PRECISION[arithmetic],
                 "INFERENCE_NUM_THREADS": threads,
                 "NUM_STREAMS": self.streams,
                 # Triton may run several models on these cores: threads that are bound to one would pile up there.
@@ -83,6 +99,11 @@ class Engine:
             return
         for _ in self._pool.map(run_one, range(len(batches))):
             pass
+
+
+def computes_bfloat16() -> bool:
+    """Whether this CPU has instructions for bfloat16."""
+    return "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def usable_cpus() -> int:

@@ -36,7 +36,8 @@ def bge_m3_url(triton_environment: TritonEnvironment, tmp_path_factory: pytest.T
     """A real Triton on loopback that serves bge_m3 with small random weights."""
     repository = package_folder("embedder") / "model_repository"
     run_dir = tmp_path_factory.mktemp("bge_m3")
-    with triton(triton_environment, repository, "bge_m3", run_dir, EMBEDDER_MODEL_DIR=str(TINY_BGE_M3)) as server:
+    variables = {"EMBEDDER_MODEL_DIR": str(TINY_BGE_M3), "EMBEDDER_PRECISION": "f32"}
+    with triton(triton_environment, repository, "bge_m3", run_dir, **variables) as server:
         yield server.url
 
 

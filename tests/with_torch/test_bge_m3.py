@@ -52,7 +52,7 @@ def reference(model_dir: Path) -> dict[str, Any]:
 def encoder(request: pytest.FixtureRequest, model_dir: Path) -> Encoder:
     if request.param == "flagembedding":
         return FlagEmbeddingEncoder(model_dir, EncoderSettings(architecture="bge_m3"), device="cpu")
-    return load_encoder(model_dir, EncoderSettings(architecture="bge_m3", backend="openvino"))
+    return load_encoder(model_dir, EncoderSettings(architecture="bge_m3", backend="openvino", precision="f32"))
 
 
 def _as_dict(vector: SparseVector) -> dict[int, float]:
@@ -126,7 +126,7 @@ def test_weights_stored_in_half_precision(tmp_path: Path, name: str, dtype: torc
     expected: npt.NDArray[np.float32] = BGEM3FlagModel(str(tmp_path), use_fp16=False, devices="cpu").encode(
         TEXTS, max_length=MAX_TOKENS
     )["dense_vecs"]
-    encoder = load_encoder(tmp_path, EncoderSettings(architecture="bge_m3", backend="openvino"))
+    encoder = load_encoder(tmp_path, EncoderSettings(architecture="bge_m3", backend="openvino", precision="f32"))
     np.testing.assert_allclose(encoder.encode(TEXTS).dense, expected, atol=TOLERANCE, rtol=0)
 
 
