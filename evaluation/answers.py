@@ -36,7 +36,6 @@ async def measure(
         return None
     bodies = [body(question, max_tokens=MAX_TOKENS, temperature=0.0, seed=seed) for question in questions]
     answers = await services.generate(bodies, on_progress, "answers")
-    # Who refuses shows no sources: what had been retrieved is asked for where it says how sure the refusal was.
     easy = [place for place, question in enumerate(questions) if question.answers]
     hard = [place for place, question in enumerate(questions) if not question.answers]
     texts = ["" if answer.refused else final_text(answer) for answer in answers]

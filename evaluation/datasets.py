@@ -65,7 +65,8 @@ class Dataset:
     name_of: NameOf
     corpus: Path | None = None
     """File to build an index of; None where the questions are about an index that is there already."""
-    documents: int | None = None
+    documents: frozenset[str] | None = None
+    """Names of all documents of the corpus."""
     twins: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Document to all that say the same, itself included. An index keeps only the first of them."""
     left_out: tuple[str, ...] = ()
@@ -164,7 +165,7 @@ def load(folder: Path, *, skip_bad: Path | None = None) -> Dataset:
         sha256=_sha256(files),
         name_of=_by_record_id,
         corpus=corpus,
-        documents=len(documents),
+        documents=frozenset(documents),
         twins=_twins({document: record for document, (_, record) in documents.items()}),
         left_out=tuple(problems),
     )

@@ -60,7 +60,6 @@ async def search(
     """What each query finds: the passages, and per question the documents by their best passage.
 
     Raises:
-        WrongIndexError: passages are of documents that the dataset does not have.
         ServiceError: the vectorstore fails.
     """
     stage = {} if mode == "served" else {"mode": mode}
@@ -97,7 +96,12 @@ async def measure(
     seed: int,
     on_progress: OnProgress,
 ) -> tuple[dict[str, Row], dict[str, Signal], dict[str, float]]:
-    """Rows by mode, what tells unanswerable questions by score, and seconds by step."""
+    """Rows by mode, what tells unanswerable questions by score, and seconds by step.
+
+    Raises:
+        WrongIndexError: the vectorstore serves the index of something else.
+        ServiceError: a service fails.
+    """
     seconds: dict[str, float] = {}
     rows: dict[str, Row] = {}
     signals: dict[str, Signal] = {}
@@ -119,7 +123,7 @@ async def measure(
     for mode in modes:
         predictions, rankings = await found(mode, mode, judged, queries[: len(judged)], depth)
         if mode == modes[0]:
-            _check(dataset, judged, rankings)
+            check_index(dataset, rankings)
         rows[mode] = row(judged, rankings, seed)
         if mode == "served" and hopeless:
             # Of these only the nearest passages are of interest: whether they look like an answer.
@@ -175,12 +179,14 @@ def _signals(questions: Sequence[Question], predictions: Sequence[Prediction], s
     return {name: signal(values, answerable, seed) for name, values in scores.items()}
 
 
-def _check(dataset: Dataset, questions: Sequence[Question], rankings: Mapping[str, Sequence[str]]) -> None:
-    """Whether the passages come from the dataset's documents, as far as these are known."""
-    if dataset.corpus is None:
-        return
-    relevant = {name for question in questions for name, grade in question.relevant.items() if grade}
-    if not any(name in relevant for ranked in rankings.values() for name in ranked):
+def check_index(dataset: Dataset, rankings: Mapping[str, Sequence[str]]) -> None:
+    """Whether the passages come from the dataset's documents, where these are known.
+
+    Raises:
+        WrongIndexError: none of them does.
+    """
+    found = {name for ranked in rankings.values() for name in ranked}
+    if dataset.documents is not None and found and found.isdisjoint(dataset.documents):
         raise WrongIndexError(
             f"Nothing that was found is a document of {dataset.name}: the vectorstore serves another index."
         )

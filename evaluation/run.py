@@ -54,7 +54,7 @@ async def measure(
             checked = await citations.measure(dataset, services, seed=seed, on_progress=on_progress) or {}
     return SetResult(
         sha256=dataset.sha256,
-        documents=dataset.documents,
+        documents=None if dataset.documents is None else len(dataset.documents),
         questions=len(dataset.questions),
         judged=[question.id for question in dataset.judged],
         left_out=list(dataset.left_out),

@@ -229,7 +229,7 @@ def evaluate(
     settings = _settings()
     if gate and baseline is None:
         raise UsageError("--gate needs --baseline: the results.json of the run that must not be fallen behind.")
-    with _evaluation_errors():
+    with _evaluation_errors(), _stopped_by_signals():
         from kserve_rag.evaluating import Run, evaluate
 
         outcome = evaluate(

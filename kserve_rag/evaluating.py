@@ -103,7 +103,7 @@ def evaluate(run: Run, console: Console) -> Outcome:
     modes = _modes(run.modes)
     baseline = results.read(run.baseline) if run.baseline is not None else None
     todo = _datasets(run)
-    if baseline is not None and not run.generate:
+    if baseline is not None and todo:
         evaluation.check_baseline(baseline, todo)
     with contextlib.ExitStack() as stack:
         with Board(console) as board:
@@ -112,6 +112,10 @@ def evaluate(run: Run, console: Console) -> Outcome:
             )
         if run.generate:
             todo.append(pairs.make(indexed_documents(state), count=run.generate, seed=run.seed))
+            if baseline is not None:
+                evaluation.check_baseline(baseline, todo)
+        if baseline is not None and baseline.embedder != state.embedder:
+            console.print(f"[yellow]note[/] the baseline was made with embedder {baseline.embedder}", highlight=False)
         _check_documents(state, todo)
         found: dict[str, results.SetResult] = {}
         for dataset in todo:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from evaluation import datasets, questions
+from evaluation import datasets, questions, retrieval
 from evaluation.datasets import BUNDLED, Dataset
-from evaluation.errors import DatasetError, UnknownDatasetError
+from evaluation.errors import DatasetError, UnknownDatasetError, WrongIndexError
 from tests.evaluation_room.conftest import WriteSet
 from vectorstore.wire import Passage, Span
 
@@ -146,7 +146,15 @@ def test_documents_that_say_the_same_stand_for_each_other(write_set: WriteSet) -
 
 
 def test_a_byte_order_mark_is_no_fault(write_set: WriteSet) -> None:
-    assert datasets.load(write_set(corpus=b'\xef\xbb\xbf{"_id": "d1", "text": "a"}\n')).documents == 1
+    assert datasets.load(write_set(corpus=b'\xef\xbb\xbf{"_id": "d1", "text": "a"}\n')).documents == {"d1"}
+
+
+def test_the_index_of_something_else_is_told(write_set: WriteSet) -> None:
+    found = datasets.load(write_set())
+    retrieval.check_index(found, {"q1": ["x", "d1"]})
+    retrieval.check_index(found, {"q1": []})
+    with pytest.raises(WrongIndexError, match="another index"):
+        retrieval.check_index(found, {"q1": ["x", "y"]})
 
 
 def test_names_are_found_bundled_in_the_data_and_as_paths(write_set: WriteSet, tmp_path: Path) -> None:
