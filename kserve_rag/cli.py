@@ -183,7 +183,7 @@ def evaluate(
     ] = 0,
     data: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option(help="Folder of datasets, for those named. [default: KSERVE_RAG_DATA]"),
+        typer.Option(help="Folder of datasets, for those named; or KSERVE_RAG_DATA."),
     ] = None,
     modes: Annotated[
         str, typer.Option(help="Ways of searching: served (as it is set up), dense, lexical, fused, rescored; or all.")
@@ -205,18 +205,20 @@ def evaluate(
     out: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(
-            help="Folder for results.json, report.md and plots. [default: in ~/.kserve-rag/evaluation/results]"
+            help="Folder for results.json, report.md and plots. By default below ~/.kserve-rag/evaluation/results."
         ),
     ] = None,
     page: Annotated[Optional[Path], typer.Option(help="Write the tables into this page too.", hidden=True)] = None,  # noqa: UP045
 ) -> None:
     """Measure how well the graph finds, answers, refuses and cites.
 
-    A dataset is indexed by the running graph's embedder under a name of its own, which is kept: only the first run
-    takes long. What the graph serves stays as it is. With --questions or --generate its own index is measured.
+    A dataset is indexed by the running graph's embedder, under a name of its own that is kept: only
+    the first run takes long. What the graph serves stays as it is. With --questions or --generate the
+    graph's own index is measured.
 
-    Measured are nDCG@10, MRR@10, MAP@10 and recall@k; how well a score tells questions that have no answer; and with
-    --answers EM and F1, refusals and citations. With --baseline each difference gets the p of a paired test.
+    Measured are nDCG@10, MRR@10, MAP@10 and recall@k; how well a score tells questions that have no
+    answer; and with --answers EM and F1, refusals and citations. With --baseline each difference gets
+    the p of a paired test.
 
     [bold]Examples[/]
 
