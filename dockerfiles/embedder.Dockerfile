@@ -1,0 +1,42 @@
+# The embedder on CPUs: Triton out of its wheel, with BGE-M3, MiniLM and BERT's family on OpenVINO.
+# Build it in the root of the repository: docker build -f dockerfiles/embedder.Dockerfile .
+FROM python:3.11.14-slim-bookworm AS build
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 UV_NO_CACHE=1
+WORKDIR /build
+COPY locks/uv.txt locks/triton.txt locks/
+RUN python -m venv /uv && /uv/bin/pip install --require-hashes --only-binary :all: -r locks/uv.txt
+RUN /uv/bin/uv venv --python /usr/local/bin/python3.11 /opt/venv \
+ && /uv/bin/uv pip sync --python /opt/venv --require-hashes --only-binary :all: locks/triton.txt \
+ && echo /opt/kserve-rag > /opt/venv/lib/python3.11/site-packages/kserve-rag.pth
+# Triton where it looks for its parts, with the stub of this Python alone.
+RUN mv /opt/venv/lib/python3.11/site-packages/pytriton/tritonserver /opt/tritonserver \
+ && mv /opt/tritonserver/python_backend_stubs/3.11/triton_python_backend_stub /opt/tritonserver/backends/python/ \
+ && rm -r /opt/tritonserver/python_backend_stubs
+COPY embedder /opt/kserve-rag/embedder
+# Fails where something is missing, and leaves the bytecode of exactly what is imported: nothing writes it later.
+RUN /opt/venv/bin/python -c "import embedder.encoders.bge_m3, embedder.encoders.minilm, embedder.encoders.bert"
+
+FROM python:3.11.14-slim-bookworm
+RUN rm -rf /usr/local/lib/python3.11/site-packages/* /usr/local/lib/python3.11/ensurepip /usr/local/bin/pip* \
+ && useradd --uid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin kserve-rag
+COPY --from=build /opt /opt
+# Triton's Python models run in the environment whose python is first on the PATH.
+ENV PATH=/opt/venv/bin:/opt/tritonserver/bin:$PATH \
+    LD_LIBRARY_PATH=/opt/venv/lib/python3.11/site-packages/nvidia_pytriton.libs:/usr/local/lib \
+    HOME=/tmp USER=kserve-rag PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
+WORKDIR /opt/kserve-rag
+USER 10001:10001
+EXPOSE 8080 9000 8002
+STOPSIGNAL SIGTERM
+ENTRYPOINT ["tritonserver"]
+CMD ["--model-repository=/opt/kserve-rag/embedder/model_repository", "--model-control-mode=explicit", "--load-model=bge_m3", \
+     "--disable-auto-complete-config", "--http-port=8080", "--grpc-port=9000", "--metrics-port=8002", "--exit-timeout-secs=60"]
+ARG VERSION=0.1.0
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="kserve-rag-embedder" \
+      org.opencontainers.image.description="Texts to embeddings: Triton with BGE-M3, MiniLM and others on OpenVINO" \
+      org.opencontainers.image.version="$VERSION" \
+      org.opencontainers.image.revision="$REVISION" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.vendor="The kserve-rag authors" \
+      org.opencontainers.image.base.name="docker.io/library/python:3.11.14-slim-bookworm"

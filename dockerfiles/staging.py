@@ -1,0 +1,149 @@
+"""Runs the stage `build` of a Dockerfile without a container engine, in a folder that stands for `/`.
+
+What is run is what the Dockerfile says: its COPY and RUN lines, with `/opt` and the like inside the folder, and Python where
+this machine has it. One line is left out, the installation of uv: this environment has the locked one.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dockerfiles.recipes import ROOT, Recipe, Stage
+
+PYTHON = "3.11"
+"""Of the base image. One of this version, with its shared library, has to be on this machine."""
+
+
+class StagingError(Exception):
+    """A line of the Dockerfile failed; the message has what it said."""
+
+
+@dataclass(frozen=True)
+class Staged:
+    """The folder that an image would be made of."""
+
+    recipe: Recipe
+    root: Path
+    """Stands for `/`."""
+    prefix: Path
+    """Stands for `/usr/local`: where Python is."""
+
+    @property
+    def site_packages(self) -> Path:
+        """The installed packages."""
+        return self.root / "opt" / "venv" / "lib" / f"python{PYTHON}" / "site-packages"
+
+    @property
+    def python(self) -> Path:
+        """The interpreter of the environment."""
+        return self.root / "opt" / "venv" / "bin" / "python"
+
+    def here(self, text: str) -> str:
+        """The text with the image's paths replaced by those of this machine."""
+        text = re.sub(r"(?<![\w.-])/(opt|uv|build|tmp)(?![\w.-])", lambda match: f"{self.root}/{match[1]}", text)
+        return re.sub(r"(?<![\w.-])/usr/local(?![\w.-])", str(self.prefix), text)
+
+    def command(self, *arguments: str) -> list[str]:
+        """What a container of the image runs; arguments stand in place of CMD."""
+        stage = self.recipe.final
+        given = list(arguments) or [word for step in stage.all("CMD") for word in step.arguments]
+        words = [self.here(word) for word in [*stage.only("ENTRYPOINT").arguments, *given]]
+        program = shutil.which(words[0], path=self.environ()["PATH"])
+        if program is None:
+            raise StagingError(f"{words[0]} is not on the PATH of {self.recipe.path.name}")
+        return [program, *words[1:]]
+
+    def environ(self, **variables: str) -> dict[str, str]:
+        """The variables of a container of the image, and those given."""
+        names = self.recipe.final.pairs("ENV")
+        base = {"PATH": "/usr/local/bin:/usr/bin:/bin"}
+        return {**base, **{key: self.here(_expand(value, base)) for key, value in names.items()}, **variables}
+
+    @property
+    def working_directory(self) -> Path:
+        """Where the image's program starts."""
+        return Path(self.here(self.recipe.final.only("WORKDIR").value))
+
+
+def stage(recipe: Recipe, root: Path, *, offline: bool = False) -> Staged:
+    """Runs the stage `build` in an empty folder.
+
+    Args:
+        recipe: a Dockerfile that has this stage.
+        root: the folder.
+        offline: packages come from uv's cache alone.
+
+    Raises:
+        StagingError: a line failed, or this machine lacks the version of Python.
+    """
+    staged = Staged(recipe, root, _prefix())
+    for folder in ("opt", "uv/bin", "build", "tmp"):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+    (root / "uv" / "bin" / "uv").symlink_to(_uv())
+    environ = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "VIRTUAL_ENV"))}
+    environ |= {"UV_OFFLINE": "1"} if offline else {}
+    _build(staged, recipe.build, environ)
+    return staged
+
+
+def _build(staged: Staged, build: Stage, environ: Mapping[str, str]) -> None:
+    folder = staged.root
+    for step in build.steps:
+        if step.instruction == "WORKDIR":
+            folder = Path(staged.here(step.value))
+        elif step.instruction == "COPY":
+            *sources, target = step.words
+            _copy(sources, folder / staged.here(target))
+        elif step.instruction == "RUN" and "/uv/bin/pip install" not in step.value:
+            _run(staged.here(step.value), folder, environ)
+
+
+def _copy(sources: Sequence[str], target: Path) -> None:
+    """As COPY: a folder's content goes into the target, a file to it or into it."""
+    for source in sources:
+        path = ROOT / source
+        if path.is_dir():
+            shutil.copytree(path, target, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
+        else:
+            target.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(path, target)
+
+
+def _run(command: str, folder: Path, environ: Mapping[str, str]) -> None:
+    done = subprocess.run(  # noqa: S603
+        ["/bin/sh", "-c", command], cwd=folder, env=environ, capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        raise StagingError(f"{command}\nended with status {done.returncode}:\n{done.stderr.strip()[-4000:]}")
+
+
+def _expand(value: str, environ: Mapping[str, str]) -> str:
+    return re.sub(r"\$(\w+)", lambda match: environ[match[1]], value)
+
+
+def _uv() -> Path:
+    beside = Path(sys.executable).with_name("uv")
+    found = str(beside) if beside.is_file() else shutil.which("uv")
+    if found is None:
+        raise StagingError("There is no uv: run this with make.")
+    return Path(found)
+
+
+def _prefix() -> Path:
+    """Where this machine's Python of the image's version is installed."""
+    asked = "import sys, sysconfig; print(sys.base_prefix if sysconfig.get_config_var('Py_ENABLE_SHARED') else '')"
+    candidates = [sys.executable, shutil.which(f"python{PYTHON}")]
+    for candidate in filter(None, candidates):
+        script = f"import sys; assert sys.version_info[:2] == ({PYTHON.replace('.', ', ')}); {asked}"
+        said = subprocess.run([candidate, "-c", script], capture_output=True, text=True, check=False)  # noqa: S603
+        prefix = said.stdout.strip()
+        if said.returncode == 0 and prefix and (Path(prefix) / "bin" / f"python{PYTHON}").exists():
+            return Path(prefix)
+    raise StagingError(f"This machine has no Python {PYTHON} with a shared library, which the images have.")

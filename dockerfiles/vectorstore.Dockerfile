@@ -1,0 +1,36 @@
+# The vectorstore: a query, and the passages of an index version.
+# Build it in the root of the repository: docker build -f dockerfiles/vectorstore.Dockerfile .
+FROM python:3.11.14-slim-bookworm AS build
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 UV_NO_CACHE=1
+WORKDIR /build
+COPY locks/uv.txt locks/vectorstore.txt locks/
+RUN python -m venv /uv && /uv/bin/pip install --require-hashes --only-binary :all: -r locks/uv.txt
+# sync and not install: what locks/unused.in leaves out stays out.
+RUN /uv/bin/uv venv --python /usr/local/bin/python3.11 /opt/venv \
+ && /uv/bin/uv pip sync --python /opt/venv --require-hashes --only-binary :all: locks/vectorstore.txt \
+ && echo /opt/kserve-rag > /opt/venv/lib/python3.11/site-packages/kserve-rag.pth
+COPY chassis /opt/kserve-rag/chassis
+COPY embedder /opt/kserve-rag/embedder
+COPY vectorstore /opt/kserve-rag/vectorstore
+# Fails where something is missing, and leaves the bytecode of exactly what is imported: nothing writes it later.
+RUN /opt/venv/bin/python -c "import vectorstore.__main__, vectorstore.server, vectorstore.stores.chroma"
+
+FROM python:3.11.14-slim-bookworm
+RUN rm -rf /usr/local/lib/python3.11/site-packages/* /usr/local/lib/python3.11/ensurepip /usr/local/bin/pip* \
+ && useradd --uid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin kserve-rag
+COPY --from=build /opt /opt
+ENV PATH=/opt/venv/bin:$PATH HOME=/tmp USER=kserve-rag PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
+WORKDIR /opt/kserve-rag
+USER 10001:10001
+EXPOSE 8080 8081
+STOPSIGNAL SIGTERM
+ENTRYPOINT ["python", "-m", "vectorstore"]
+ARG VERSION=0.1.0
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="kserve-rag-vectorstore" \
+      org.opencontainers.image.description="Passages of index versions for queries: the vectorstore of a KServe graph" \
+      org.opencontainers.image.version="$VERSION" \
+      org.opencontainers.image.revision="$REVISION" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.vendor="The kserve-rag authors" \
+      org.opencontainers.image.base.name="docker.io/library/python:3.11.14-slim-bookworm"
