@@ -488,8 +488,10 @@ class Calibration:
     ) -> Calibration:
         """The threshold that refuses most (for `risk`: least) while the error rate is kept.
 
-        Order statistics of n held-out questions with n + 1 in the denominator: the next question's error is at most
-        `rate` on average over calibrations, whatever the scores' distribution.
+        For the first two errors an order statistic of n held-out questions with n + 1 in the denominator: the next
+        question's error is at most `rate` on average over calibrations, whatever the scores' distribution. For `risk`
+        the least threshold whose risk, one error added, is within the rate: an estimate, not a bound, and only where
+        enough questions are answered to see it.
 
         Args:
             scores: of held-out questions, 0 … 1.
@@ -505,9 +507,7 @@ class Calibration:
         Raises:
             CalibrationError: a score is not finite, the rate is out of bounds, or there are too few questions for it.
 
-        Source: Vovk, Gammerman and Shafer, "Algorithmic Learning in a Random World" (2005), split conformal prediction;
-            for `risk` the estimate of Benjamini and Hochberg's kind in Jin and Candès, "Selection by Prediction with
-            Conformal p-values" (JMLR 2023).
+        Source: Vovk, Gammerman and Shafer, "Algorithmic Learning in a Random World" (2005), split conformal prediction.
         """
         if len(scores) != len(answerable) or not all(map(math.isfinite, scores)):
             raise CalibrationError("Every question needs a finite score and a label.")
