@@ -13,7 +13,7 @@ from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks import chain, citations, first_answer, ingest_rate, overhead
+from benchmarks import chain, citations, first_answer, ingest_rate, overhead, search_rate
 from kserve_rag.graph import need_running, running
 from kserve_rag.models import ModelStore
 from kserve_rag.settings import Settings
@@ -72,6 +72,7 @@ def main() -> None:
             lambda: on_graph(lambda: asyncio.run(overhead.measure(overhead.graph_urls(), prompt_format, 10))),
         ),
         "ingest": ("Ingestion", ingest_rate.__doc__ or "", lambda: on_graph(ingest)),
+        "search": ("Search at 100,000 chunks", search_rate.__doc__ or "", search_rate.measure),
         "citations": ("Citations", citations.__doc__ or "", citations.measure),
         "chain": ("Chain throughput", chain.__doc__ or "", lambda: chain.measure(prompt_format, arguments.seconds)),
     }

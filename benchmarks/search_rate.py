@@ -1,0 +1,239 @@
+"""How long a hybrid search of 100,000 chunks takes beyond the encoding of its query, and what such an index weighs.
+
+Chunks are made of this project's documentation, repeated with edits until there are enough. Their vectors are drawn
+around one direction per original chunk, so that neighbours are as near each other as those of real texts: encoding a
+hundred thousand texts would take an hour. A query is a sentence of the documentation; what answers in the embedder's
+place takes no time. One query at a time, on one core.
+
+`dense` is as MiniLM fills an index: vectors of 384 dimensions and BM25. `whole` is as BGE-M3 does: vectors of 1,024,
+learned sparse vectors, and 300 vectors per chunk of 2 bits a number, of which the best 32 chunks' are read.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import random
+import re
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from chassis.context import CallContext
+from embedder.client import EmbedderClient
+from embedder.wire import Embeddings, SparseVector
+from vectorstore.service import VectorstoreService
+from vectorstore.versions import Chunk, Document, IndexRoot, Quantiser
+from vectorstore.wire import SearchInstance
+
+ROOT = Path(__file__).parent.parent
+FINGERPRINT = "benchmark@sha256:0"
+TOKENS = 300
+"""Of a chunk in the multi-vectors of `whole`."""
+QUERY_TOKENS = 16
+WORDS = ("red", "green", "blue", "north", "south", "alpha", "beta", "gamma", "delta", "stone", "river", "field")
+
+
+class Encoder:
+    """In the embedder's place: vectors around a direction per sentence, known before the clock starts."""
+
+    def __init__(self, dimension: int, *, whole: bool) -> None:
+        self.dimension, self.whole = dimension, whole
+
+    def near(self, topic: int, rng: np.random.Generator) -> npt.NDArray[np.float32]:
+        """float32[dim] of length 1, at a cosine of about 0.7 with others of its topic and 0.25 with the rest."""
+        common = np.random.default_rng(0).standard_normal(self.dimension)
+        own = np.random.default_rng(topic + 1).standard_normal(self.dimension)
+        vector = 0.6 * common + 0.8 * own + 0.7 * rng.standard_normal(self.dimension)
+        return (vector / np.linalg.norm(vector)).astype(np.float32)
+
+    def sparse(self, text: str) -> SparseVector:
+        ids = sorted({hash_of(word) for word in re.findall(r"\w+", text.lower())})
+        return SparseVector(np.array(ids, np.int32), np.full(len(ids), 0.1, np.float32))
+
+    def matrix(self, tokens: int, rng: np.random.Generator) -> npt.NDArray[np.float32]:
+        vectors = rng.standard_normal((tokens, self.dimension), dtype=np.float32)
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        return vectors
+
+    async def embed(self, texts: Sequence[str], ctx: CallContext, **_: Any) -> Embeddings:
+        rng = np.random.default_rng(len(texts[0]) if texts else 0)
+        count = max(len(texts), 1)
+        return Embeddings(
+            np.stack([self.near(7, rng) for _ in range(count)])[: len(texts)],
+            np.full(len(texts), QUERY_TOKENS, np.int32),
+            np.zeros(len(texts), np.bool_),
+            FINGERPRINT,
+            tuple(self.sparse(text) for text in texts) if self.whole else None,
+            tuple(self.matrix(QUERY_TOKENS, rng) for _ in texts) if self.whole else None,
+        )
+
+    async def fingerprint(self, _: CallContext) -> str:
+        return FINGERPRINT
+
+    async def aclose(self) -> None:
+        pass
+
+
+def hash_of(word: str) -> int:
+    return int.from_bytes(word.encode()[:3].ljust(3), "big") % 250_000
+
+
+def passages() -> list[str]:
+    """Paragraphs of the documentation, joined to about 900 characters."""
+    pages = sorted([*ROOT.glob("*.md"), *ROOT.glob("*/README.md"), *ROOT.glob("docs/**/*.md")])
+    joined: list[str] = []
+    for page in pages:
+        for paragraph in page.read_text(encoding="utf-8").split("\n\n"):
+            if joined and len(joined[-1]) + len(paragraph) < 900:
+                joined[-1] += "\n\n" + paragraph
+            elif paragraph.strip():
+                joined.append(paragraph)
+    return joined
+
+
+def chunks(count: int) -> Iterator[tuple[int, str]]:
+    """Number of the original and its text with edits, `count` times."""
+    originals = passages()
+    chosen = random.Random(0)
+    for number in range(count):
+        topic = number % len(originals)
+        words = originals[topic].split(" ")
+        for _ in range(max(1, len(words) // 8)):
+            words[chosen.randrange(len(words))] = f"{chosen.choice(WORDS)}{chosen.randrange(2_000)}"
+        yield topic, " ".join(words)
+
+
+def build(root: Path, count: int, encoder: Encoder) -> None:
+    rng = np.random.default_rng(1)
+    with IndexRoot(root, "default").begin(
+        embedder_fingerprint=FINGERPRINT,
+        dimension=encoder.dimension,
+        settings={},
+        sparse=encoder.whole,
+        multi_vector_bits=2 if encoder.whole else None,
+    ) as builder:
+        # One rotation serves: what a multi-vector says does not change how long it takes.
+        stored = None
+        for number, (topic, text) in enumerate(chunks(count)):
+            name = f"{number:08}"
+            document = Document(name, text, "", None, f"{name}.md", "0" * 64, {"part": number % 10})
+            if encoder.whole and stored is None:
+                stored = Quantiser(encoder.dimension, 2).encode(encoder.matrix(TOKENS, rng))
+            builder.add(
+                document,
+                [Chunk(name, name, text, 0, len(text))],
+                encoder.near(topic, rng)[None],
+                sparse=[encoder.sparse(text)] if encoder.whole else (),
+                multi_vectors=[stored] if stored is not None else (),
+            )
+        builder.publish()
+
+
+async def ask(root: Path, encoder: Encoder, queries: int, **fields: Any) -> list[float]:
+    """Milliseconds of the search of each query, one after the other."""
+    # What the service needs of an embedder's client: `embed`, `fingerprint` and `aclose`.
+    service = VectorstoreService([IndexRoot(root, "default")], cast("EmbedderClient", encoder))
+    sentences = [line for text in passages() for line in text.split(". ") if 30 < len(line) < 120]
+    chosen = random.Random(5).sample(sentences, min(queries + 10, len(sentences)))
+    times: list[float] = []
+    async with service.running():
+        assert service.not_ready_reason() is None, service.not_ready_reason()
+        for sentence in chosen:
+            (found,) = await service.search([SearchInstance(input=sentence, **fields)], CallContext.start(30))
+            times.append(found.timings_ms["search"])
+    return times[10:]
+
+
+SEARCHES: dict[str, dict[str, Any]] = {
+    "full hybrid": {},
+    "with a filter that lets a tenth through": {"filters": {"part": 3}},
+    "with a filter that lets nine tenths through": {"filters": {"part": {"$lt": 9}}},
+    "with diversity, neighbours and reasons": {"diversity": 0.3, "neighbours": 1, "explain": True},
+    "BM25 alone": {"mode": "lexical"},
+    "vectors alone": {"mode": "dense"},
+}
+
+
+def in_a_process(*arguments: str) -> dict[str, Any]:
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.search_rate", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
+        check=True,
+        stdout=subprocess.PIPE,
+    )
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer
+
+
+def measure(count: int = 100_000) -> list[str]:
+    """Tables of times, and of sizes."""
+    times = [
+        f"| {count:,} chunks, milliseconds | dense p50 | dense p90 | whole p50 | whole p90 |",
+        "|---|---|---|---|---|",
+    ]
+    sizes = ["| bytes per chunk | dense | whole |", "|---|---|---|"]
+    found: dict[str, dict[str, Any]] = {}
+    for kind in ("dense", "whole"):
+        with tempfile.TemporaryDirectory() as folder:
+            built = in_a_process("build", kind, folder, str(count))
+            asked = in_a_process("ask", kind, folder, str(count))
+        found[kind] = {**built, **asked}
+    for search in SEARCHES:
+        row = " | ".join(f"{found[kind][search][key]:.1f}" for kind in found for key in ("p50", "p90"))
+        times.append(f"| {search} | {row} |")
+    for part in found["whole"]["bytes"]:
+        row = " | ".join(f"{found[kind]['bytes'].get(part, 0):,.0f}" for kind in found)
+        sizes.append(f"| {part} | {row} |")
+    for told, key in (("building", "build_mib"), ("serving, mapped files that were read included", "serve_mib")):
+        sizes.append(f"| MiB of memory while {told} | " + " | ".join(f"{found[k][key]:,.0f}" for k in found) + " |")
+    return [*times, "", *sizes]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.search_rate", description=__doc__)
+    parser.add_argument("step", choices=("build", "ask", "measure"))
+    parser.add_argument("kind", nargs="?", choices=("dense", "whole"), default="dense")
+    parser.add_argument("folder", nargs="?", type=Path)
+    parser.add_argument("count", nargs="?", type=int, default=100_000)
+    arguments = parser.parse_args()
+    if arguments.step == "measure":
+        print("\n".join(measure(arguments.count)))
+        return
+    whole = arguments.kind == "whole"
+    encoder = Encoder(1024 if whole else 384, whole=whole)
+    answer: dict[str, Any] = {}
+    if arguments.step == "build":
+        build(arguments.folder, arguments.count, encoder)
+        (version,) = (path for path in (arguments.folder / "default").iterdir() if path.is_dir())
+        weights: dict[str, float] = {}
+        for path in version.rglob("*"):
+            if path.is_file():
+                part = path.relative_to(version).parts[0]
+                weights[part] = weights.get(part, 0) + path.stat().st_size / arguments.count
+        answer = {"bytes": dict(sorted(weights.items())), "build_mib": peak_mib()}
+    else:
+        for search, fields in SEARCHES.items():
+            times = sorted(asyncio.run(ask(arguments.folder, encoder, 100, **fields)))
+            answer[search] = {"p50": statistics.median(times), "p90": times[int(0.9 * len(times))]}
+        answer["serve_mib"] = peak_mib()
+    print(json.dumps(answer))
+
+
+def peak_mib() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+if __name__ == "__main__":
+    main()
