@@ -56,6 +56,11 @@ class HttpUpstream:
         body, _ = await self._fetch("GET", path, None, {}, ctx)
         return self._parse(body)
 
+    async def get_bytes(self, path: str, ctx: CallContext) -> bytes:
+        """The body of a GET, whatever it is."""
+        body, _ = await self._fetch("GET", path, None, {}, ctx)
+        return body
+
     async def post_json(self, path: str, payload: Any, ctx: CallContext) -> Any:
         """Posts `payload` as JSON and returns the parsed JSON body."""
         body, _ = await self._fetch("POST", path, orjson.dumps(payload), {"content-type": "application/json"}, ctx)
@@ -215,6 +220,8 @@ def _event_data(event: bytes) -> str | None:
 def _reason(body: bytes) -> tuple[str, str | None]:
     """Text and field of an error body in the shape of KServe, Triton, FastAPI or OpenAI; empty if it is none of these.
 
+    OpenAI has an object under `error`; trtllm-serve and earlier vLLM have what would be in it at the top.
+
     Triton sends it as an event where a stream was asked for.
     """
     try:
@@ -223,6 +230,8 @@ def _reason(body: bytes) -> tuple[str, str | None]:
         return "", None
     if not isinstance(parsed, dict):
         return "", None
+    if parsed.get("object") == "error":
+        parsed = {"error": parsed}
     reason, field = parsed.get("error", parsed.get("detail", "")), parsed.get("field")
     if isinstance(reason, dict):
         reason, field = reason.get("message", ""), reason.get("param")
