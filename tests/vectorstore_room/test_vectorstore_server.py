@@ -96,6 +96,29 @@ def test_v2_json(service: Service) -> None:
     assert [len(json.loads(text)["passages"]) for text in output["data"]] == [1, 1]
 
 
+def test_v2_takes_every_field_of_a_search(service: Service) -> None:
+    inputs = [
+        tensor("input", "BYTES", ["cats purr", "cats purr"]),
+        tensor("num_docs", "INT32", [3], [1]),
+        tensor("mode", "BYTES", ["dense", ""]),
+        tensor("min_score", "FP32", [0.0, 0.25]),
+        tensor("diversity", "FP32", [0.5], [1]),
+        tensor("neighbours", "INT32", [0, 1]),
+        tensor("collections", "BYTES", ['["default"]', ""]),
+        tensor("explain", "BOOL", [True, False]),
+    ]
+    response = service.http.post(INFER, json={"inputs": inputs})
+    assert response.status_code == 200, response.text
+    first, second = (json.loads(text) for text in response.json()["outputs"][0]["data"])
+    assert first["passages"][0]["score"] == pytest.approx(first["passages"][0]["similarity"])
+    assert first["passages"][0]["explain"]["signals"].keys() == {"dense", "lexical"}
+    assert first["cut"]
+    assert second["cut"] == []
+    assert "explain" not in second["passages"][0]
+    assert second["passages"][0]["text"] == animals()[0].text
+    assert all(passage["score"] >= 0.25 for passage in second["passages"])
+
+
 @pytest.mark.parametrize("binary", [True, False])
 def test_v2_by_tritonclient(service: Service, binary: bool) -> None:
     with tritonclient.http.InferenceServerClient(service.url.removeprefix("http://")) as client:
@@ -198,6 +221,13 @@ BAD_V1: list[tuple[Any, str | None, str]] = [
     ({"instances": [{"input": "a", "num_docs": 2.5}]}, "instances[0].num_docs", "whole number"),
     ({"instances": [{"input": "a", "num_docs": True}]}, "instances[0].num_docs", "whole number"),
     ({"instances": [{"input": "a", "top": 3}]}, "instances[0].top", "unknown"),
+    ({"instances": [{"input": "a", "mode": "fast"}]}, "instances[0].mode", "dense"),
+    ({"instances": [{"input": "a", "min_score": 2}]}, "instances[0].min_score", "1"),
+    ({"instances": [{"input": "a", "diversity": "much"}]}, "instances[0].diversity", "number"),
+    ({"instances": [{"input": "a", "neighbours": 9}]}, "instances[0].neighbours", "5"),
+    ({"instances": [{"input": "a", "collections": []}]}, "instances[0].collections", "1 or more"),
+    ({"instances": [{"input": "a", "collections": "default"}]}, "instances[0].collections", "list"),
+    ({"instances": [{"input": "a", "explain": 1}]}, "instances[0].explain", "true or false"),
     ({"instances": [{"input": "a"}], "parameters": {}}, "parameters", "unknown"),
     ({"instances": [{"input": "a", "filters": "kind"}]}, "instances[0].filters", "object"),
     ({"instances": [{"input": "a", "filters": {"age": 1}}]}, "instances[0].filters.age", "Known fields"),
@@ -268,6 +298,10 @@ BAD_V2: list[tuple[list[dict[str, Any]], str]] = [
     ([text_tensor, tensor("num_docs", "FP32", [1.5])], "expected INT32"),
     ([text_tensor, tensor("num_docs", "BYTES", ["1"])], "expected INT32"),
     ([text_tensor, tensor("filters", "BYTES", ["{"])], "JSON"),
+    ([text_tensor, tensor("collections", "BYTES", ["default"])], "JSON"),
+    ([text_tensor, tensor("mode", "BYTES", ["fast"])], "dense"),
+    ([text_tensor, tensor("min_score", "FP32", [1.5])], "1"),
+    ([text_tensor, tensor("explain", "INT32", [1])], "expected BOOL"),
     ([text_tensor, tensor("filters", "BYTES", ["[1]"])], "object"),
     ([text_tensor, tensor("filters", "BYTES", ['{"age": 1}'])], "Known fields"),
 ]
@@ -368,6 +402,24 @@ def test_from_nothing_to_an_index(tmp_path: Path, embedder: LoopbackEmbedder) ->
         assert service.passages("cats")
 
 
+def test_several_indexes(tmp_path: Path, embedder: LoopbackEmbedder) -> None:
+    versions = {"default": publish(tmp_path, animals()[:2]), "more": publish(tmp_path, animals()[2:], name="more")}
+    with running(tmp_path, embedder.url, VECTORSTORE_COLLECTIONS="more, absent") as service:
+        prediction = service.search({"input": "cats and fish", "num_docs": 12, "collections": ["default", "more"]})
+        (found,) = prediction.json()["predictions"]
+        assert found["index_versions"] == versions
+        assert {passage["collection"] for passage in found["passages"]} == {"default", "more"}
+        assert {passage["collection"] for passage in service.passages("fish")} == {"default"}
+        for name, status, told in (("else", 404, "default, more, absent"), ("absent", 503, "absent")):
+            response = service.search({"input": "cats", "collections": [name]})
+            assert response.status_code == status
+            assert told in response.json()["error"]
+        status = service.status()["collections"]
+        assert [status[name]["index"] and status[name]["index"]["chunks"] for name in status] == [6, 6, None]
+        assert service.http.get("/v1/documents/fish", params={"collection": "more"}).json()["title"] == "Fish"
+        assert service.http.get("/v1/documents/fish", params={"collection": "else"}).status_code == 404
+
+
 def test_another_embedder(tmp_path: Path, embedder: LoopbackEmbedder) -> None:
     publish(tmp_path, fingerprint=OTHER_FINGERPRINT)
     with running(tmp_path, embedder.url) as service:
@@ -437,6 +489,9 @@ async def test_reload_under_load_fails_no_request(tmp_path: Path, embedder: Loop
         ("VECTORSTORE_RESPONSE_SHAPE", "xml"),
         ("VECTORSTORE_EMBEDDER_URL", "not a url"),
         ("VECTORSTORE_INDEX_NAME", "../secrets"),
+        ("VECTORSTORE_COLLECTIONS", "one,../secrets"),
+        ("VECTORSTORE_MODE", "fast"),
+        ("VECTORSTORE_DENSE_WEIGHT", "-1"),
         ("VECTORSTORE_HTTP_PORT", "0"),
     ],
 )
