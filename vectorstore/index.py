@@ -189,10 +189,6 @@ class LoadedIndex:
         """float32[n, dim] of the rows."""
         return self._vectors[rows]
 
-    def order(self, row: int) -> int:
-        """Place of the row's chunk in the order of chunk ids."""
-        return int(self._order[row])
-
     def matched(self, terms: Terms, row: int) -> dict[str, float]:
         """Terms of the query that the row has → their BM25 scores."""
         return self._lexical.matched(terms, row)
@@ -292,7 +288,8 @@ class LoadedIndex:
         if "multi_vector" in weights and self._multi_vectors is not None and query.multi_vectors is not None:
             order = np.lexsort((self._order[rows], -totals))
             order, rest = np.split(order, [max(self._rescore, query.num_docs)])
-            left_out.extend((int(row), "rescore") for row in rows[rest])
+            if query.explain:
+                left_out.extend((int(row), "rescore") for row in rows[rest])
             rows = rows[order]
             signals = {signal: values[order] for signal, values in signals.items()}
             signals["multi_vector"] = self._multi_vectors.scores(query.multi_vectors, rows)

@@ -208,7 +208,7 @@ class VectorstoreService:
         def finish() -> list[Found]:
             return [answer(asked[number][0], ranked[number]) for number in wanted]
 
-        if quick and not any(asked[number][0].neighbours for number in wanted):
+        if quick and not any(query.neighbours or query.diversity or query.explain for query, _ in asked):
             answered = finish()
         else:
             answered = await asyncio.to_thread(finish)
@@ -236,6 +236,8 @@ class VectorstoreService:
                 f"The embedder answered shape {list(embeddings.dense.shape)} for {rows} texts; the index has dimension "
                 f"{index.dimension}."
             )
+        if any(matrix.shape[1] != index.dimension for matrix in embeddings.multi_vectors or ()):
+            raise BadUpstreamError(f"The embedder answered multi-vectors of another dimension than {index.dimension}.")
 
     async def _watch(self) -> None:
         while True:
