@@ -6,8 +6,11 @@ import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import TracebackType
 
+from chassis import tracing
 from chassis.errors import DeadlineExceededError, InvalidRequestError
+from chassis.signals import SpanType
 
 TIMEOUT_HEADER = "x-request-timeout-ms"
 """Milliseconds that are left for the whole answer. Set by callers, lowered at every hop."""
@@ -45,7 +48,7 @@ class CallContext:
             InvalidRequestError: the caller's `x-request-timeout-ms` is not a positive integer.
 
         """
-        headers = headers or {}
+        headers = tracing.program_headers.get() if headers is None else headers
         sent = headers.get(TIMEOUT_HEADER)
         if sent is not None:
             if not sent.isascii() or not sent.isdigit() or int(sent) == 0:
@@ -79,6 +82,59 @@ class CallContext:
             raise DeadlineExceededError(f"The deadline passed before {doing}. Send a larger {TIMEOUT_HEADER}.")
         return left
 
+    def span(self, kind: SpanType, name: str | None = None) -> CallSpan:
+        """A span around a part of the work, as a context manager that knows the context within it.
+
+        Args:
+            kind: its declaration.
+            name: where the declaration's has something to be filled in.
+        """
+        return CallSpan(self, kind, name)
+
     def outgoing_headers(self) -> dict[str, str]:
         """Headers for an upstream call: the forwarded ones and the time that is left."""
         return {**self.headers, TIMEOUT_HEADER: str(max(1, int(self.remaining_s() * 1000)))}
+
+
+class CallSpan:
+    """A part of the work on a request, recorded while tracing is on and the request belongs to a trace.
+
+    Work that no request has caused, such as a readiness probe's, belongs to none.
+    """
+
+    __slots__ = ("_kind", "_name", "_span", "ctx")
+
+    def __init__(self, ctx: CallContext, kind: SpanType, name: str | None) -> None:
+        self.ctx = ctx
+        """For what is done within the span."""
+        self._kind = kind
+        self._name = name
+        self._span: tracing.Span | None = None
+
+    def __enter__(self) -> CallSpan:
+        if tracing.on() and "traceparent" in self.ctx.headers:
+            self._span = tracing.begin(self._kind, self.ctx.headers, name=self._name)
+            if self._span is not None:
+                self.ctx = CallContext(self.ctx.deadline, self._span.headers)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._span is not None:
+            self._span.end(error)
+
+    @property
+    def recording(self) -> bool:
+        """Whether anything becomes of what is set."""
+        return self._span is not None
+
+    def set(self, name: str, value: tracing.Value | None) -> None:
+        """Sets an attribute that the span's type declares; None sets nothing. No text, only what is known of it."""
+        if self._span is not None:
+            self._span.set(name, value)
+
+    def event(self, name: str) -> None:
+        """Something that happened now."""
+        if self._span is not None:
+            self._span.event(name)

@@ -6,11 +6,13 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator, Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 import orjson
 
-from chassis.context import CallContext
+from chassis import tracing
+from chassis.context import CallContext, CallSpan
 from chassis.errors import (
     BadUpstreamError,
     BusyError,
@@ -21,6 +23,7 @@ from chassis.errors import (
     ServiceError,
     UnauthorizedError,
 )
+from chassis.signals import UPSTREAM
 
 _STALE = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, ConnectionResetError)
 """How a keep-alive connection that the server has closed in the meantime shows itself."""
@@ -36,13 +39,34 @@ class HttpUpstream:
     """
 
     def __init__(
-        self, base_url: str, *, name: str, connect_timeout_s: float = 2.0, connections: int = 512, verify: bool = True
+        self,
+        base_url: str,
+        *,
+        name: str,
+        connect_timeout_s: float = 2.0,
+        connections: int = 512,
+        verify: bool = True,
+        heeds_sampling: bool = True,
     ) -> None:
+        """A client of the service at `base_url`.
+
+        Args:
+            base_url: scheme, host and port, and a path if there is one before all others.
+            name: what callers and spans are told that it is.
+            connect_timeout_s: longest time for a connection to be made.
+            connections: most at a time.
+            verify: whether a certificate has to be valid.
+            heeds_sampling: whether it takes a trace that is not sampled as one not to record. Triton records every one
+                that it is told of; of such a trace it is told nothing.
+        """
         self.base_url = base_url.rstrip("/")
         self.name = name
         self._connect_timeout_s = connect_timeout_s
         self._connections = connections
         self._verify = verify
+        self._heeds_sampling = heeds_sampling
+        parts = urlsplit(self.base_url)
+        self._host, self._port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
         self._session: aiohttp.ClientSession | None = None
 
     async def aclose(self) -> None:
@@ -77,52 +101,59 @@ class HttpUpstream:
 
         Closing the iterator closes the connection, which is how an upstream learns that nobody listens any more.
         """
-        response = await self._send(
-            "POST",
-            path,
-            orjson.dumps(payload),
-            {"content-type": "application/json", "accept": "text/event-stream"},
-            ctx,
-        )
-        buffer = b""
-        try:
-            async for block in response.content.iter_any():
-                buffer += block
-                if len(buffer) > _MAX_EVENT_BYTES:
-                    raise BadUpstreamError(f"The {self.name} sent an event larger than {_MAX_EVENT_BYTES} bytes.")
-                buffer = buffer.replace(b"\r\n", b"\n")
-                *events, buffer = buffer.split(b"\n\n")
-                for event in events:
-                    data = _event_data(event)
-                    if data is not None:
-                        yield data
-        except (aiohttp.ClientError, ConnectionError) as error:
-            raise BadUpstreamError(f"The {self.name} broke off its answer.") from error
-        except asyncio.TimeoutError as error:
-            raise self._late() from error
-        finally:
-            _free(response)
-        if buffer.strip():
-            raise BadUpstreamError(f"The {self.name} broke off its answer.")
+        headers = {"content-type": "application/json", "accept": "text/event-stream"}
+        with self._span("POST", ctx) as span:
+            response = await self._send("POST", path, orjson.dumps(payload), headers, span)
+            buffer = b""
+            try:
+                async for block in response.content.iter_any():
+                    buffer += block
+                    if len(buffer) > _MAX_EVENT_BYTES:
+                        raise BadUpstreamError(f"The {self.name} sent an event larger than {_MAX_EVENT_BYTES} bytes.")
+                    buffer = buffer.replace(b"\r\n", b"\n")
+                    *events, buffer = buffer.split(b"\n\n")
+                    for event in events:
+                        data = _event_data(event)
+                        if data is not None:
+                            yield data
+            except (aiohttp.ClientError, ConnectionError) as error:
+                raise BadUpstreamError(f"The {self.name} broke off its answer.") from error
+            except asyncio.TimeoutError as error:
+                raise self._late() from error
+            finally:
+                _free(response)
+            if buffer.strip():
+                raise BadUpstreamError(f"The {self.name} broke off its answer.")
 
     async def _fetch(
         self, method: str, path: str, body: bytes | None, headers: Mapping[str, str], ctx: CallContext
     ) -> tuple[bytes, Mapping[str, str]]:
-        response = await self._send(method, path, body, headers, ctx)
-        try:
-            return await response.read(), response.headers
-        except (aiohttp.ClientError, ConnectionError) as error:
-            raise BadUpstreamError(f"The {self.name} broke off its answer.") from error
-        except asyncio.TimeoutError as error:
-            raise self._late() from error
-        finally:
-            _free(response)
+        with self._span(method, ctx) as span:
+            response = await self._send(method, path, body, headers, span)
+            try:
+                return await response.read(), response.headers
+            except (aiohttp.ClientError, ConnectionError) as error:
+                raise BadUpstreamError(f"The {self.name} broke off its answer.") from error
+            except asyncio.TimeoutError as error:
+                raise self._late() from error
+            finally:
+                _free(response)
+
+    def _span(self, method: str, ctx: CallContext) -> CallSpan:
+        return ctx.span(UPSTREAM, f"{method} {self.name}")
 
     async def _send(
-        self, method: str, path: str, body: bytes | None, headers: Mapping[str, str], ctx: CallContext
+        self, method: str, path: str, body: bytes | None, headers: Mapping[str, str], span: CallSpan
     ) -> aiohttp.ClientResponse:
         """An answer that is no refusal; its body is still to be read, and `_free` to be called."""
-        response = await self._connect(method, path, body, headers, ctx)
+        if span.recording:
+            span.set("http.request.method", method)
+            span.set("server.address", self._host)
+            span.set("server.port", self._port)
+            span.set("peer.service", self.name)
+            span.set("http.request.body.size", len(body or b""))
+        response = await self._connect(method, path, body, headers, span)
+        span.set("http.response.status_code", response.status)
         if response.status >= 400:
             try:
                 raise await self._rejection(response)
@@ -131,8 +162,9 @@ class HttpUpstream:
         return response
 
     async def _connect(
-        self, method: str, path: str, body: bytes | None, headers: Mapping[str, str], ctx: CallContext
+        self, method: str, path: str, body: bytes | None, headers: Mapping[str, str], span: CallSpan
     ) -> aiohttp.ClientResponse:
+        ctx = span.ctx
         for attempt in (1, 2):
             left = ctx.check(f"the {self.name} was asked")
             try:
@@ -140,7 +172,7 @@ class HttpUpstream:
                     method,
                     self.base_url + path,
                     data=body,
-                    headers={**ctx.outgoing_headers(), **headers},
+                    headers={**self._outgoing(ctx), **headers},
                     timeout=aiohttp.ClientTimeout(total=left, sock_connect=min(self._connect_timeout_s, left)),
                     allow_redirects=False,
                 )
@@ -149,11 +181,19 @@ class HttpUpstream:
             except _STALE as error:
                 if attempt == 2:
                     raise BadUpstreamError(f"The {self.name} closed the connection without an answer.") from error
+                span.set("http.request.resend_count", attempt)
             except asyncio.TimeoutError as error:
                 raise self._late() from error
             except aiohttp.ClientError as error:
                 raise BadUpstreamError(f"The {self.name} answered something that is not HTTP.") from error
         raise AssertionError("unreachable")
+
+    def _outgoing(self, ctx: CallContext) -> dict[str, str]:
+        headers = ctx.outgoing_headers()
+        if not self._heeds_sampling and not tracing.sampled(headers):
+            headers.pop("traceparent", None)
+            headers.pop("tracestate", None)
+        return headers
 
     async def _rejection(self, response: aiohttp.ClientResponse) -> ServiceError:
         try:

@@ -14,7 +14,7 @@ import signal
 import time
 import uuid
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import kserve
 import orjson
@@ -37,6 +37,7 @@ from kserve.protocol.rest.server import RESTServer
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from chassis import metrics, signals, tracing
 from chassis.errors import (
     ForbiddenError,
     InternalError,
@@ -47,6 +48,7 @@ from chassis.errors import (
     ServiceError,
 )
 from chassis.settings import ServerSettings
+from chassis.telemetry import request_ids
 
 logger = logging.getLogger("chassis.server")
 access_logger = logging.getLogger("chassis.access")
@@ -142,7 +144,9 @@ class _Server(kserve.ModelServer):
         uvloop.run(self._main())
 
     async def _main(self) -> None:
-        rest = _RestServer(self.dataplane, self.model_repository_extension, self._settings, self._errors)
+        rest = _RestServer(
+            self.dataplane, self.model_repository_extension, self._settings, self._errors, self._model.name
+        )
         # uvicorn drains on these signals and raises them again when it has; they end nothing else.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: None)
@@ -197,6 +201,7 @@ class _RestServer(RESTServer):
         repository: ModelRepositoryExtension,
         settings: ServerSettings,
         errors: _ErrorMapper,
+        model_name: str,
     ) -> None:
         super().__init__(
             "kserve.model_server:app",
@@ -207,7 +212,7 @@ class _RestServer(RESTServer):
         )
         self._errors = errors
         self.config.host = settings.host
-        self.config.app = _Edge(app, errors, settings.max_body_bytes)
+        self.config.app = _Edge(app, errors, settings.max_body_bytes, model_name)
 
     def _add_middlewares(self, app: FastAPI) -> None:
         """None of KServe's: its timing middleware matches every route again to write two log lines per request."""
@@ -304,20 +309,85 @@ def _sentence(text: str) -> str:
     return text if text.endswith((".", "!", "?")) else text + "."
 
 
+_REQUESTS = metrics.counter(signals.REQUESTS)
+_REQUEST_DURATION = metrics.histogram(signals.REQUEST_DURATION)
+_IN_FLIGHT = metrics.gauge(signals.IN_FLIGHT)
+
+_UNKNOWN_ROUTE = "none"
+"""Of a path that no route has: what callers make up is no label."""
+_CLIENT_LEFT = 499
+"""nginx's status for it: there is no standard one."""
+
+
+class _Observed:
+    """One request as operators see it: its metrics, its span, its ids in the log."""
+
+    def __init__(
+        self, model_name: str, kind: signals.SpanType, request_id: str, headers: Mapping[str, str], *, traced: bool
+    ) -> None:
+        """Begins. `headers` are those that name a trace; where not `traced`, it has no span."""
+        self._began = time.perf_counter()
+        self._model_name = model_name
+        self.span = tracing.begin(kind, headers) if traced else None
+        ids = {"request_id": request_id}
+        found = tracing.ids(headers if self.span is None else self.span.headers)
+        if found is not None:
+            ids["trace_id"], ids["span_id"] = found
+        request_ids.set(ids)
+        if self.span is not None:
+            self.span.set("http.request.header.x-request-id", (request_id,))
+        _IN_FLIGHT.labels(model_name).inc()
+
+    def end(self, route: str, status: int) -> float:
+        """Tells of the request, and gives the seconds that it took."""
+        seconds = time.perf_counter() - self._began
+        _IN_FLIGHT.labels(self._model_name).dec()
+        _REQUESTS.labels(self._model_name, route, str(status)).inc()
+        _REQUEST_DURATION.labels(self._model_name, route).observe(seconds)
+        if self.span is not None:
+            if status >= 500:
+                self.span.failed(str(status))
+            self.span.end(asyncio.CancelledError() if status == _CLIENT_LEFT else None)
+        return seconds
+
+
 class _Edge:
     """The outermost layer of ASGI: body limit, content type, request id, access log, and no connection ever dropped."""
 
-    def __init__(self, inner: ASGIApp, errors: _ErrorMapper, max_body_bytes: int) -> None:
+    def __init__(self, inner: ASGIApp, errors: _ErrorMapper, max_body_bytes: int, model_name: str) -> None:
         self._inner = inner
         self._errors = errors
         self._max_body_bytes = max_body_bytes
+        self._model_name = model_name
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._inner(scope, receive, send)
             return
-        began = time.perf_counter()
         exchange = _Exchange(scope, receive, send, self._max_body_bytes)
+        # What only asks how the service is belongs to no trace, unless its caller has one.
+        traced = scope["method"] == "POST" or "traceparent" in exchange.trace
+        observed = _Observed(self._model_name, signals.REQUEST, exchange.request_id, exchange.trace, traced=traced)
+        if observed.span is not None:
+            exchange.trace_within(observed.span.headers)
+        try:
+            await self._answer(scope, exchange)
+        finally:
+            route = getattr(scope.get("route"), "path_format", _UNKNOWN_ROUTE)
+            status = exchange.status or _CLIENT_LEFT
+            if observed.span is not None:
+                observed.span.rename(f"{scope['method']} {route}")
+                observed.span.set("http.request.method", scope["method"])
+                observed.span.set("http.route", route)
+                observed.span.set("http.request.body.size", exchange.received)
+                observed.span.set("http.response.status_code", status)
+            seconds = observed.end(route, status)
+            if access_logger.isEnabledFor(logging.INFO):
+                access_logger.info(
+                    "%s %s", scope["method"], scope["path"], extra={"status": status, "ms": round(seconds * 1000, 1)}
+                )
+
+    async def _answer(self, scope: Scope, exchange: _Exchange) -> None:
         try:
             if exchange.declared_too_large():
                 await exchange.refuse(self._too_large(), self._errors)
@@ -334,23 +404,14 @@ class _Edge:
             exchange.stop_watching()
         if exchange.too_large and exchange.status is None:
             await exchange.refuse(self._too_large(), self._errors)
-        if access_logger.isEnabledFor(logging.INFO):
-            access_logger.info(
-                "%s %s",
-                scope["method"],
-                scope["path"],
-                extra={
-                    "status": exchange.status or 499,
-                    "ms": round((time.perf_counter() - began) * 1000, 1),
-                    "request_id": exchange.request_id,
-                },
-            )
 
     def _too_large(self) -> PayloadTooLargeError:
         return PayloadTooLargeError(
             f"The body is larger than {self._max_body_bytes} bytes, the most that is read here. Send less at a time."
         )
 
+
+_TRACE_HEADERS = (b"traceparent", b"tracestate")
 
 _WATCH_AFTER_S = 0.05
 """How long a request runs before anybody looks whether its client is still there."""
@@ -371,6 +432,10 @@ class _Exchange:
         self._send = send
         self._left = max_body_bytes
         self._length = 0
+        self.received = 0
+        """Bytes of the body."""
+        self.trace: dict[str, str] = {}
+        """The headers that name the caller's trace."""
         self.request_id = self._prepare(scope)
 
     def _prepare(self, scope: MutableMapping[str, Any]) -> str:
@@ -388,6 +453,8 @@ class _Exchange:
             if name == b"x-request-id":
                 request_id = value[:128]
                 continue
+            if name in _TRACE_HEADERS:
+                self.trace[name.decode()] = value.decode("latin-1")
             if name == b"content-length" and value.isdigit():
                 self._length = int(value)
             elif name == b"inference-header-content-length":
@@ -404,6 +471,11 @@ class _Exchange:
         scope["headers"] = headers
         return request_id.decode("latin-1")
 
+    def trace_within(self, headers: Mapping[str, str]) -> None:
+        """Replaces the headers that name the caller's trace: what follows happens within the span they name."""
+        kept = [header for header in self._scope["headers"] if header[0] not in _TRACE_HEADERS]
+        self._scope["headers"] = kept + [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
+
     def declared_too_large(self) -> bool:
         return self._length > self._left
 
@@ -415,7 +487,9 @@ class _Exchange:
             return await asyncio.shield(self._watcher)
         message = await self._receive()
         if message["type"] == "http.request":
-            self._left -= len(message.get("body", b""))
+            received = len(message.get("body", b""))
+            self.received += received
+            self._left -= received
             if self._left < 0:
                 self.too_large = True
                 raise PayloadTooLargeError("The body is too large.")
@@ -471,7 +545,7 @@ class _Servicer(InferenceServicer):
 
 async def _start_grpc(servicer: InferenceServicer, settings: ServerSettings, model: RoomModel) -> aio.Server:
     server = aio.server(
-        interceptors=(_StatusInterceptor(_ErrorMapper(model, {})),),
+        interceptors=(_StatusInterceptor(_ErrorMapper(model, {}), model.name),),
         options=[
             ("grpc.max_send_message_length", -1),
             ("grpc.max_receive_message_length", settings.max_body_bytes),
@@ -483,13 +557,72 @@ async def _start_grpc(servicer: InferenceServicer, settings: ServerSettings, mod
     return server
 
 
+class _Call:
+    """A gRPC call's context, with the trace that goes on within its span. All else is gRPC's own."""
+
+    def __init__(self, context: Any) -> None:
+        self._context = context
+        self._metadata = list(context.invocation_metadata() or ())
+        self.status, self.code_name = _CLIENT_LEFT, "CANCELLED"
+        """What HTTP would have answered, and what gRPC does."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._context, name)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The texts of its metadata."""
+        return {name: value for name, value in self._metadata if isinstance(value, str)}
+
+    def invocation_metadata(self) -> tuple[Any, ...]:
+        """As the call was sent, within its span."""
+        return tuple(self._metadata)
+
+    def put(self, headers: Mapping[str, str]) -> None:
+        """Sets metadata, in place of what has the same name."""
+        kept = [each for each in self._metadata if each[0] not in headers]
+        self._metadata = [*kept, *(_Metadatum(name, value) for name, value in headers.items())]
+
+
+class _Metadatum(NamedTuple):
+    """As KServe reads it."""
+
+    key: str
+    value: str
+
+
 class _StatusInterceptor(ExceptionToStatusInterceptor):
-    def __init__(self, errors: _ErrorMapper) -> None:
+    """Faults get their status; calls are counted, traced and logged as requests over HTTP are."""
+
+    def __init__(self, errors: _ErrorMapper, model_name: str) -> None:
         super().__init__()
         self._errors = errors
+        self._model_name = model_name
+
+    async def intercept(self, method: Any, request_or_iterator: Any, context: Any, method_name: str) -> Any:
+        call, name = _Call(context), method_name.removeprefix("/")
+        request_id = call.headers.get("x-request-id", "")[:128] or uuid.uuid4().hex
+        call.put({"x-request-id": request_id})
+        traced = name.endswith("/ModelInfer") or "traceparent" in call.headers
+        observed = _Observed(self._model_name, signals.CALL, request_id, call.headers, traced=traced)
+        if observed.span is not None:
+            call.put({"traceparent": observed.span.headers["traceparent"]})
+        try:
+            answer = await super().intercept(method, request_or_iterator, call, method_name)
+            call.status, call.code_name = 200, "OK"
+            return answer
+        finally:
+            if observed.span is not None:
+                observed.span.rename(name)
+                observed.span.set("rpc.system.name", "grpc")
+                observed.span.set("rpc.method", name)
+                observed.span.set("rpc.response.status_code", call.code_name)
+            seconds = observed.end(method_name, call.status)
+            access_logger.info("gRPC %s", name, extra={"status": call.status, "ms": round(seconds * 1000, 1)})
 
     async def handle_exception(self, ex: Exception, request_or_iterator: Any, context: Any, method_name: str) -> None:
         if isinstance(ex, (aio.AbortError, GrpcException, asyncio.CancelledError)):
             raise ex
         error = await self._errors.map(ex, method_name)
+        context.status, context.code_name = error.status, error.grpc_status
         await context.abort(StatusCode[error.grpc_status], error.message)

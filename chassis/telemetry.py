@@ -1,22 +1,43 @@
-"""Logging: one line per event on stdout, as text for people or JSON for collectors. Only `__main__` calls this."""
+"""Logging and tracing of a service: begun by its `__main__`, and by nothing else.
+
+One line of the log per event on stdout, as text for people or JSON for collectors. What is logged while a request is
+answered carries its ids.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
+from collections.abc import Mapping
+from contextvars import ContextVar
+from datetime import datetime, timezone
+from types import MappingProxyType
 from typing import Literal
+
+from chassis import tracing
 
 LogFormat = Literal["text", "json"]
 
 _RECORD_FIELDS = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName", "color_message"}
 
 
+request_ids: ContextVar[Mapping[str, str]] = ContextVar("request_ids", default=MappingProxyType({}))
+"""`request_id`, and where the request belongs to a trace `trace_id` and `span_id`: set by the server for each request,
+added to every line that is logged for it."""
+
+
 class _JsonFormatter(logging.Formatter):
+    def __init__(self, service: str) -> None:
+        super().__init__()
+        self._service = service
+
     def format(self, record: logging.LogRecord) -> str:
         line = {
-            "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S"),
+            "time": datetime.fromtimestamp(record.created, timezone.utc).isoformat(timespec="milliseconds"),
             "level": record.levelname,
+            "service": self._service,
             "logger": record.name,
             "message": record.getMessage(),
             **_extra(record),
@@ -34,14 +55,24 @@ class _TextFormatter(logging.Formatter):
 
 
 def _extra(record: logging.LogRecord) -> dict[str, object]:
-    return {name: value for name, value in record.__dict__.items() if name not in _RECORD_FIELDS}
+    own = {name: value for name, value in record.__dict__.items() if name not in _RECORD_FIELDS}
+    return {**own, **request_ids.get()}
 
 
-def configure_logging(level: str, log_format: LogFormat) -> None:
-    """Sends every logger's lines to stdout. No question, document or prompt text is logged at INFO."""
+def start_telemetry(service: str, level: str, log_format: LogFormat) -> None:
+    """Begins to log, and to trace where OpenTelemetry's variables ask for it.
+
+    Args:
+        service: the room's name.
+        level: least severe level logged. No question, document or prompt text is logged at INFO.
+        log_format: text or JSON.
+    """
+    tracing.configure(service, os.environ)
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(
-        _JsonFormatter() if log_format == "json" else _TextFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
+        _JsonFormatter(service)
+        if log_format == "json"
+        else _TextFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
     )
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     # KServe and uvicorn write four lines per request; the chassis's access log has what is in them in one.

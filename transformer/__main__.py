@@ -1,4 +1,4 @@
-"""`python -m transformer`: settings → logging → build → run."""
+"""`python -m transformer`: settings → telemetry → build → run."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 from chassis.server import kserve_args, serve
 from chassis.settings import load_settings
-from chassis.telemetry import configure_logging
+from chassis.telemetry import start_telemetry
 from predictor.client import PredictorClient, PromptFormat
 from transformer.alignment import Aligner
 from transformer.citations import Citer
@@ -45,6 +45,8 @@ def build(settings: TransformerSettings) -> RagService:
         condenser=Condenser(settings.condense, predictor, prompt_format),
         num_docs=settings.num_docs,
         min_support=settings.min_support,
+        refuse=settings.refuse,
+        refusal_threshold=settings.refusal_threshold,
         refusal=settings.refusal,
         frequency_penalty=settings.frequency_penalty,
         citer=Citer(
@@ -66,7 +68,7 @@ def main() -> None:
         http_port=sent.http_port if sent.http_port != 8080 else None,
         grpc_port=sent.grpc_port if sent.grpc_port != 8081 else None,
     )
-    configure_logging(settings.log_level, settings.log_format)
+    start_telemetry("transformer", settings.log_level, settings.log_format)
     service = build(settings)
 
     @contextlib.asynccontextmanager

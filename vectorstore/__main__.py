@@ -13,7 +13,7 @@ def main() -> None:
 
     from chassis.server import serve
     from chassis.settings import load_settings
-    from chassis.telemetry import configure_logging
+    from chassis.telemetry import start_telemetry
     from embedder.client import EmbedderClient
     from vectorstore.scoring import Weights
     from vectorstore.server import VectorstoreModel, routes
@@ -22,7 +22,7 @@ def main() -> None:
     from vectorstore.versions import IndexRoot
 
     settings = load_settings(VectorstoreSettings)
-    configure_logging(settings.log_level, settings.log_format)
+    start_telemetry("vectorstore", settings.log_level, settings.log_format)
     service = VectorstoreService(
         [IndexRoot(settings.index_root, name) for name in dict.fromkeys((settings.index_name, *settings.collections))],
         EmbedderClient(settings.embedder_url, model=settings.embedder_model),

@@ -16,7 +16,7 @@ from chassis.context import CallContext
 from chassis.errors import BusyError, InvalidRequestError, NotReadyError
 from chassis.server import RoomModel, serve
 from chassis.settings import ServerSettings, load_settings
-from chassis.telemetry import configure_logging
+from chassis.telemetry import start_telemetry
 from chassis.tensors import metadata, per_row, read_columns, respond
 
 MARKS = Path(sys.argv[-1])
@@ -82,7 +82,7 @@ async def crash() -> None:
 
 if __name__ == "__main__":
     settings = load_settings(EchoSettings)
-    configure_logging(settings.log_level, settings.log_format)
+    start_telemetry("echo", settings.log_level, settings.log_format)
     serve(
         EchoModel("echo"),
         settings,

@@ -1,0 +1,176 @@
+"""Spans by OpenTelemetry, off until `configure` finds where to send them.
+
+What is running is known by the W3C headers of the request alone (`traceparent`, `tracestate`): a span begins below the
+one that the headers name, and gives the headers for what is done within it. No context variables: an answer is made by
+generators, which are resumed by several tasks.
+
+Source: https://www.w3.org/TR/trace-context/ and
+https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import sys
+from collections.abc import Mapping
+from contextvars import ContextVar
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from chassis.errors import ServiceError
+from chassis.signals import SpanType
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Span as OtelSpan
+
+Value = str | bool | int | float | tuple[str, ...]
+
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
+_ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+_PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
+_PROTOCOL = "http/protobuf"
+
+program_headers: ContextVar[Mapping[str, str]] = ContextVar("program_headers", default=MappingProxyType({}))
+"""Headers for calls that no request has caused: those of the span of a Job's run."""
+
+
+class Span:
+    """A span that is being recorded."""
+
+    __slots__ = ("_span", "headers")
+
+    def __init__(self, span: OtelSpan, headers: Mapping[str, str]) -> None:
+        self._span = span
+        self.headers = headers
+        """For what is done within it."""
+
+    def rename(self, name: str) -> None:
+        """Gives it the name that was not known when it began."""
+        self._span.update_name(name)
+
+    def set(self, name: str, value: Value | None) -> None:
+        """Sets an attribute that the span's type declares; None sets nothing."""
+        if value is not None:
+            self._span.set_attribute(name, value)
+
+    def event(self, name: str) -> None:
+        """Something that happened now."""
+        self._span.add_event(name)
+
+    def failed(self, kind: str) -> None:
+        """Marks it as failed. Never with the error's message, which may quote a question."""
+        from opentelemetry.trace import Status, StatusCode
+
+        self._span.set_attribute("error.type", kind)
+        self._span.set_status(Status(StatusCode.ERROR))
+
+    def end(self, error: BaseException | None = None) -> None:
+        """Ends it, with whatever ended its work early."""
+        if isinstance(error, (GeneratorExit, asyncio.CancelledError)):
+            self._span.set_attribute("kserve_rag.cancelled", True)
+        elif error is not None:
+            self.failed(error.code if isinstance(error, ServiceError) else type(error).__name__)
+        self._span.end()
+
+
+class _Tracing:
+    """OpenTelemetry's SDK, sending spans by OTLP over HTTP."""
+
+    def __init__(self, service: str, environ: Mapping[str, str]) -> None:
+        from opentelemetry.context import Context
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+        from opentelemetry.sdk.resources import Resource
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+        from opentelemetry.trace import SpanKind as OtelKind
+        from opentelemetry.trace import set_span_in_context
+        from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+        named = environ.get("OTEL_SERVICE_NAME") or "service.name=" in environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
+        resource = Resource.create({} if named else {"service.name": f"kserve-rag-{service}"})
+        # Sampler, limits, batches, endpoint and headers: from OpenTelemetry's own variables.
+        self._provider = TracerProvider(resource=resource)
+        self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+        self._tracer = self._provider.get_tracer("kserve_rag")
+        self._propagator = TraceContextTextMapPropagator()
+        self._nothing, self._within = Context(), set_span_in_context
+        self._kinds = {"server": OtelKind.SERVER, "client": OtelKind.CLIENT, "internal": OtelKind.INTERNAL}
+
+    def begin(self, kind: SpanType, headers: Mapping[str, str], name: str) -> Span:
+        parent = self._propagator.extract(headers, self._nothing)
+        span = self._tracer.start_span(name, parent, self._kinds[kind.kind])
+        within = {header: value for header, value in headers.items() if header not in ("traceparent", "tracestate")}
+        self._propagator.inject(within, self._within(span, self._nothing))
+        return Span(span, within)
+
+
+_tracing: _Tracing | None = None
+
+
+def configure(service: str, environ: Mapping[str, str]) -> None:
+    """Sends spans from now on, where `OTEL_EXPORTER_OTLP_ENDPOINT` says where to. Called once, by `__main__`.
+
+    Ends the program with one line where a variable asks for what there is not.
+
+    Args:
+        service: `service.name` is `kserve-rag-<service>`, unless `OTEL_SERVICE_NAME` names another.
+        environ: the environment variables.
+    """
+    global _tracing
+    if environ.get("OTEL_SDK_DISABLED", "").lower() == "true" or not any(environ.get(name) for name in _ENDPOINTS):
+        return
+    exporter = environ.get("OTEL_TRACES_EXPORTER") or "otlp"
+    if exporter == "none":
+        return
+    if exporter != "otlp":
+        _refuse("OTEL_TRACES_EXPORTER", exporter, "otlp or none")
+    for name in _PROTOCOLS:
+        if environ.get(name) not in (None, "", _PROTOCOL):
+            _refuse(name, environ[name], _PROTOCOL)
+    try:
+        _tracing = _Tracing(service, environ)
+    except ImportError as error:
+        _end(
+            f"OTEL_EXPORTER_OTLP_ENDPOINT is set, but {error.name} is not installed: install kserve-rag[otel], or "
+            "unset the variable."
+        )
+
+
+def begin(kind: SpanType, headers: Mapping[str, str], *, name: str | None = None) -> Span | None:
+    """A span below the one that `headers` name, or the first of a trace where they name none. None while off.
+
+    Args:
+        kind: its declaration.
+        headers: lower-case names.
+        name: where the declaration's has something to be filled in.
+    """
+    if _tracing is None:
+        return None
+    return _tracing.begin(kind, headers, name or kind.name)
+
+
+def on() -> bool:
+    """Whether spans are recorded."""
+    return _tracing is not None
+
+
+def ids(headers: Mapping[str, str]) -> tuple[str, str] | None:
+    """Trace and span that a well-formed `traceparent` names, in hexadecimal digits."""
+    found = _TRACEPARENT.fullmatch(headers.get("traceparent", ""))
+    return (found[1], found[2]) if found else None
+
+
+def sampled(headers: Mapping[str, str]) -> bool:
+    """Whether whoever sent these headers keeps the trace that they name."""
+    found = _TRACEPARENT.fullmatch(headers.get("traceparent", ""))
+    return found is not None and bool(int(found[3], 16) & 1)
+
+
+def _refuse(name: str, value: str, known: str) -> None:
+    _end(f"{name} is {value!r}: here it can be {known}.")
+
+
+def _end(message: str) -> None:
+    print(message, file=sys.stderr)  # noqa: T201 - logging is not up yet
+    raise SystemExit(2)
