@@ -77,7 +77,7 @@ _QUOTE_FROM = 0.3
 _QUOTE_NEW_WORDS = 2
 """Words that it must have beside the question's."""
 _GAP = "\x1f"
-_ELSEWHERE = 0.6
+_ELSEWHERE = 0.5
 """Factor of such a gain from another passage."""
 
 

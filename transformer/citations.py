@@ -135,7 +135,9 @@ class Citer:
         statements: list[Statement] = []
         markers = Markers()
         written = ""
-        for sentence, evidence in zip(sentences, found, strict=True):
+        for sentence, told in zip(sentences, found, strict=True):
+            # What ends with a colon announces what the next ones tell.
+            evidence = None if sentence.bare().rstrip().endswith((":", "：")) else told
             quotes = check.quotes(evidence or [])
             rewritten = sentence.rewritten([quote.number for quote in quotes], markers)
             if not rewritten:
