@@ -49,13 +49,19 @@ _NEUTRAL: Mapping[str, float] = {"repetition_penalty": 1.0, "presence_penalty": 
 _TOO_LONG = re.compile(
     r"\b(prompt|input|sequence)\b.*\b(exceed|longer|too long|larger|greater)"
     r"|\bexceeds?\b.*\b(max_\w+|context|window)"
-    r"|\bmaximum (context|sequence|model) length",
+    r"|\bmaximum (context|sequence|model) length"
+    r"|\btokens\b.*\bmust be <= \d",
     re.IGNORECASE | re.DOTALL,
 )
 _NOT_NOW = re.compile(r"unknown model|not ready|not healthy|try again|has stopped|maximum queue size", re.IGNORECASE)
 _CANCELLED = "cancelled by client"
-"""What servers say where their status does not tell: Triton's `generate_stream` answers 400 to every failure, and 200
-once it has begun."""
+"""What servers say where their status does not tell: Triton's `generate_stream` and trtllm-serve answer 400 to every
+failure, and 200 once they have begun."""
+
+_DONE = "[DONE]"
+"""The last event of OpenAI's streams."""
+
+_COUNTS = {"prompt_tokens", "completion_tokens"}
 
 _CONTROL_TOKEN = re.compile(r"<[^<>\s]{1,40}>")
 
@@ -80,16 +86,18 @@ class PredictorClient:
     """Speaks to one model of one LLM server. Safe for any number of concurrent requests.
 
     Args:
-        base_url: of Triton, or of the InferenceService in front of it.
+        base_url: of Triton, of an OpenAI-compatible server (without `/v1`), or of the InferenceService in front of it.
         layout: what the server's tensors are named; see `LAYOUTS`.
-        model: name of the Triton model, where it is not the layout's own.
+        model: name of the model, where it is not the layout's own.
     """
 
     def __init__(self, base_url: str, *, layout: LayoutName = "llmapi", model: str | None = None) -> None:
         self._layout = LAYOUTS[layout]
-        self._path = f"/v2/models/{model or self._layout.model}"
+        self._model = model or self._layout.model
+        self._path = f"/v2/models/{self._model}"
         self._upstream = HttpUpstream(base_url, name="predictor")
         self._declaration: _Declaration | None = None
+        self._listed: str | None = None
 
     async def aclose(self) -> None:
         """Closes the pooled connections."""
@@ -98,7 +106,11 @@ class PredictorClient:
     async def not_ready_reason(self, ctx: CallContext) -> str | None:
         """Why no prompt can be answered now; None when one can."""
         try:
-            self._declaration = await self._describe(ctx)
+            if self._layout.protocol == "openai":
+                await self._upstream.get_bytes("/health", ctx)
+                self._listed = await self._list(ctx)
+            else:
+                self._declaration = await self._describe(ctx)
         except ServiceError as error:
             return error.message
         return None
@@ -141,12 +153,17 @@ class PredictorClient:
         with self._translating():
             if not self._layout.sometimes.isdisjoint(fields):
                 _tensors(fields, self._layout, await self._declared(ctx))
-            events = self._upstream.stream_events(
-                f"{self._path}/generate_stream", _generate_body(fields, self._layout), ctx
-            )
+            path, body = f"{self._path}/generate_stream", _generate_body(fields, self._layout)
+            is_openai = self._layout.protocol == "openai"
+            if is_openai:
+                path, body["model"] = "/v1/completions", await self._named(ctx)
+            events = self._upstream.stream_events(path, body, ctx)
             async with contextlib.aclosing(events):
                 async for event in events:
-                    piece = answer.take(_parsed(event))
+                    if is_openai and event == _DONE:
+                        continue  # the connection is read to its end, so that it can be used again
+                    response = _parsed(event)
+                    piece = answer.take(_flat(response) if is_openai else response)
                     if piece:
                         yield piece
 
@@ -161,7 +178,8 @@ class PredictorClient:
         try:
             yield
         except ServiceError as error:
-            self._declaration = None  # the server may have been replaced by one that declares other inputs
+            # The server may have been replaced by one that declares other inputs, or has another model.
+            self._declaration = self._listed = None
             raise _translated(error, self._layout) from error
 
     async def _declared(self, ctx: CallContext) -> _Declaration:
@@ -178,6 +196,27 @@ class PredictorClient:
             )
         except (KeyError, TypeError) as error:
             raise BadUpstreamError("The predictor's description of its model is not that of a Triton model.") from error
+
+    async def _named(self, ctx: CallContext) -> str:
+        """The model to ask for: a server of one model is not told its name twice."""
+        if self._model is not None:
+            return self._model
+        if self._listed is None:
+            self._listed = await self._list(ctx)
+        return self._listed
+
+    async def _list(self, ctx: CallContext) -> str:
+        """The model of the setting, which has to be in the server's list, or else the first there."""
+        answer = await self._upstream.get_json("/v1/models", ctx)
+        try:
+            names = [str(each["id"]) for each in answer["data"]]
+        except (KeyError, TypeError) as error:
+            raise BadUpstreamError("The predictor's list of models is not that of an OpenAI server.") from error
+        if not names:
+            raise NotReadyError("The predictor lists no model.")
+        if self._model is not None and self._model not in names:
+            raise NotReadyError(f"The predictor has no model {self._model!r}: it has {', '.join(names[:5])}.")
+        return self._model or names[0]
 
 
 class _Answer:
@@ -207,12 +246,14 @@ class _Answer:
         if layout.finish_reason is not None and layout.finish_reason in response:
             self._tells_reasons = True
             word = _first(response[layout.finish_reason])
+            if word == "error":
+                raise BadUpstreamError("The predictor failed while it answered.")
             self._finish_reason = _FINISH_REASONS.get(word, "stop") if isinstance(word, str) else None
         if layout.prompt_tokens is not None and layout.prompt_tokens in response:
             self._prompt_tokens = _count(response[layout.prompt_tokens])
         if layout.completion_tokens is not None and layout.completion_tokens in response:
             tokens = _count(response[layout.completion_tokens])
-            self._completion_tokens = tokens if layout.cumulative else (self._completion_tokens or 0) + tokens
+            self._completion_tokens = (self._completion_tokens or 0) + tokens if layout.counts_deltas else tokens
         text = _first(response.get("text_output"))
         if not isinstance(text, str):
             raise BadUpstreamError("The predictor's answer has no text_output.")
@@ -382,6 +423,25 @@ def _parsed(event: str) -> Mapping[str, Any]:
     return response
 
 
+def _flat(event: Mapping[str, Any]) -> dict[str, Any]:
+    """An event of OpenAI's completions in the words of the layout.
+
+    Raises:
+        BadUpstreamError: it is no such event.
+    """
+    if "error" in event or event.get("object") == "error":
+        error = event.get("error", event)
+        return {"error": error.get("message", "") if isinstance(error, dict) else error}
+    try:
+        choices, usage = event["choices"], event.get("usage") or {}
+        flat: dict[str, Any] = {name: usage[name] for name in usage.keys() & _COUNTS}
+        if choices == []:  # the counts come alone, after the end
+            return flat | {"text_output": ""}
+        return flat | {"text_output": choices[0]["text"], "finish_reason": choices[0].get("finish_reason")}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise BadUpstreamError("The predictor sent an event that is not one of OpenAI's completions.") from error
+
+
 def _first(value: Any) -> Any:
     """Triton writes a tensor of one element as that element, any other as a list."""
     return value[0] if isinstance(value, list) and value else value
@@ -406,7 +466,8 @@ def _translated(error: ServiceError, layout: Layout) -> ServiceError:
     first_line = reason.splitlines()[0][:300]
     if _NOT_NOW.search(reason):
         return NotReadyError(f"The predictor cannot answer now: {first_line}")
-    field = "prompt" if _TOO_LONG.search(reason) else _named_field(reason, layout)
+    told = error.field if error.field in layout.inputs else None
+    field = "prompt" if _TOO_LONG.search(reason) else told or _named_field(reason, layout)
     if field is not None:
         return InvalidRequestError(f"The predictor refused the request: {first_line}", field=field)
     failure = BadUpstreamError("The predictor failed. Try again; if that does not help, its log has the reason.")
@@ -415,5 +476,6 @@ def _translated(error: ServiceError, layout: Layout) -> ServiceError:
 
 
 def _named_field(reason: str, layout: Layout) -> str | None:
-    names = ((field, tensor) for field, tensors in layout.inputs.items() for tensor in tensors)
+    # OpenAI's name for the text is a word like any other.
+    names = ((field, tensor) for field, tensors in layout.inputs.items() for tensor in tensors if tensor != "prompt")
     return next((field for field, tensor in names if re.search(rf"\b{tensor}\b", reason)), None)

@@ -1,10 +1,11 @@
-"""What a generation is, and the tensor layout of every LLM server that Triton carries, as data.
+"""What a generation is, and the layout of every LLM server's requests and answers, as data.
 
 A layout says how a server names its inputs and outputs, and how it streams; one client then speaks to all of them.
 To serve another server, add a row to `LAYOUTS`.
 
 Source: TensorRT-LLM `triton_backend/all_models/llmapi` (llmapi) and, up to 1.2, `inflight_batcher_llm` (ensemble,
-tensorrt_llm_bls); Triton's `vllm_backend` (vllm).
+tensorrt_llm_bls); Triton's `vllm_backend` (vllm); OpenAI's completions as TensorRT-LLM's `serve/openai_protocol.py` and
+vLLM's `entrypoints/openai` have them (openai).
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal
 
 FinishReason = Literal["stop", "length", "cancelled"]
-LayoutName = Literal["llmapi", "ensemble", "tensorrt_llm_bls", "vllm"]
+LayoutName = Literal["llmapi", "ensemble", "tensorrt_llm_bls", "vllm", "openai"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,22 +50,24 @@ class GenerationChunk:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How one server's tensors are named and what its text means.
+    """How one server's tensors, or the fields of its JSON, are named and what its text means.
 
     Servers of one layout differ by version and configuration. So a row names everything that any of them knows, and a
     client sends of it what the model at hand declares.
     """
 
     name: LayoutName
-    model: str
-    """The Triton model that takes text, unless a setting names another."""
+    model: str | None
+    """The model that takes text, unless a setting names another. None: the first that the server lists."""
     decoupled: bool
-    """True: `generate_stream`, a response per step. False: plain `/infer`, one response."""
+    """True: `generate_stream`, or OpenAI's stream, a response per step. False: plain `/infer`, one response."""
     cumulative: bool
     """Each streamed text holds all the text so far."""
     inputs: Mapping[str, tuple[str, ...]]
     """Field of `GenerationRequest` → its tensor; where versions name it differently, the newest name first."""
-    switches: Mapping[str, bool] = field(default_factory=lambda: MappingProxyType({}))
+    protocol: Literal["triton", "openai"] = "triton"
+    """Whose routes and JSON the server has."""
+    switches: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     """Tensor → what it is set to in every request, where the model declares it."""
     sometimes: frozenset[str] = frozenset()
     """Fields that not every server of a decoupled layout knows. `generate_stream` drops unknown inputs in silence, so
@@ -80,7 +83,9 @@ class Layout:
     prompt_tokens: str | None = None
     """Output with the number of tokens in the prompt."""
     completion_tokens: str | None = None
-    """Output with the number of tokens in the answer: a delta where the text is one."""
+    """Output with the number of tokens in the answer."""
+    counts_deltas: bool = False
+    """True: each response counts its own tokens. False: all so far."""
 
 
 _LEGACY_INPUTS = MappingProxyType(
@@ -184,6 +189,28 @@ LAYOUTS: Mapping[LayoutName, Layout] = MappingProxyType(
             finish_reason="finish_reason",
             prompt_tokens="num_input_tokens",
             completion_tokens="num_output_tokens",
+            counts_deltas=True,
+        ),
+        "openai": Layout(
+            name="openai",
+            model=None,
+            decoupled=True,
+            cumulative=False,
+            inputs=MappingProxyType({name: (name,) for name in GenerationRequest.__dataclass_fields__}),
+            protocol="openai",
+            switches=MappingProxyType(
+                {
+                    "stream": True,
+                    "stream_options": {"include_usage": True},
+                    # The chat template has written the token that begins a text.
+                    "add_special_tokens": False,
+                }
+            ),
+            # Early versions of TensorRT-LLM sample at temperature 0 where top_k is not 1.
+            greedy=MappingProxyType({"temperature": 0, "top_k": 1}),
+            finish_reason="finish_reason",
+            prompt_tokens="prompt_tokens",
+            completion_tokens="completion_tokens",
         ),
     }
 )

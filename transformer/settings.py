@@ -23,9 +23,13 @@ class TransformerSettings(ServerSettings):
     model_name: str = Field("rag", min_length=1, description="Name of the model on every protocol.")
     vectorstore_url: str = Field("http://vectorstore-predictor", description="Base URL of the vectorstore.")
     vectorstore_model: str = Field("vectorstore", description="The vectorstore's model name.")
-    predictor_url: str = Field("http://predictor", description="Base URL of the LLM's Triton server.")
-    predictor_layout: LayoutName = Field("llmapi", description="Tensor layout of the LLM server (predictor/wire.py).")
-    predictor_model: str | None = Field(None, description="Triton model that takes text; the layout's own by default.")
+    predictor_url: str = Field(
+        "http://predictor", description="Base URL of the LLM's server: Triton, or OpenAI-compatible, without /v1."
+    )
+    predictor_layout: LayoutName = Field(
+        "llmapi", description="Layout of the LLM server (predictor/wire.py); openai for trtllm-serve, vLLM and TGI."
+    )
+    predictor_model: str | None = Field(None, description="Model that takes text; the layout's own by default.")
     prompt_format: Path = Field(
         Path("/mnt/models/tokenizer"),
         description="Folder with the LLM's tokenizer.json and tokenizer_config.json (chat template).",
@@ -56,7 +60,16 @@ class TransformerSettings(ServerSettings):
         0.42,
         ge=-1,
         le=2,
-        description="Support (vectorstore/wire.py) below which a passage is not used. -1 lets every passage pass.",
+        description="Support (vectorstore/wire.py) below which a passage is not shown to the model while there are "
+        "better ones. -1 shows every passage.",
+    )
+    refuse: bool = Field(True, description="Whether a question is refused that the passages seem not to answer.")
+    refusal_threshold: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="Answerability below which a question is refused. By default what the calibration of the index "
+        "says, else a careful value for any index.",
     )
     system_prompt: str = Field(
         "You answer questions from documents. Answer in one short sentence.",
@@ -73,7 +86,7 @@ class TransformerSettings(ServerSettings):
     refusal: str = Field(
         "I don't know: the documents hold nothing that answers this question.",
         min_length=1,
-        description="The answer where no passage supports one.",
+        description="The answer where the passages support none.",
     )
     citations: CitationMode = Field(
         "label",

@@ -20,7 +20,8 @@ class LlamaCpp:
         params.port = 0
         params.warmup = False
         self._server = xllamacpp.Server(params)
-        self._client = httpx.Client(base_url=self._server.listening_address, timeout=60)
+        self.url: str = self._server.listening_address
+        self._client = httpx.Client(base_url=self.url, timeout=60)
 
     def close(self) -> None:
         self._client.close()

@@ -10,7 +10,15 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 
 from chassis.context import CallContext
-from chassis.errors import BadUpstreamError, DeadlineExceededError, InvalidRequestError, NotReadyError, ServiceError
+from chassis.errors import (
+    BadUpstreamError,
+    BusyError,
+    DeadlineExceededError,
+    InvalidRequestError,
+    NotReadyError,
+    ServiceError,
+    UnauthorizedError,
+)
 from predictor.client import PredictorClient
 from predictor.wire import GenerationChunk, GenerationRequest, LayoutName
 
@@ -36,7 +44,8 @@ async def serving(answer: Answer, layout: LayoutName = "llmapi") -> AsyncIterato
                 await writer.drain()
 
     server = await asyncio.start_server(connected, "127.0.0.1", 0)
-    client = PredictorClient(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", layout=layout)
+    model = "m" if layout == "openai" else None  # else it asks for the list of models first
+    client = PredictorClient(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", layout=layout, model=model)
     try:
         yield client
     finally:
@@ -66,6 +75,15 @@ def said(text: object, reason: str = "None", **more: object) -> dict[str, object
     return {"model_name": "tensorrt_llm", "text_output": text, "finish_reason": reason, **more}
 
 
+def wrote(text: object, reason: object = None, **more: object) -> dict[str, object]:
+    """An event of OpenAI's completions."""
+    return {"object": "text_completion", "choices": [{"index": 0, "text": text, "finish_reason": reason}], **more}
+
+
+COUNTS = {"prompt_tokens": 3, "completion_tokens": 2}
+DONE = b"data: [DONE]\n\n"
+
+
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
@@ -84,6 +102,106 @@ def said(text: object, reason: str = "None", **more: object) -> dict[str, object
 )
 async def test_what_servers_may_send(content: bytes, expected: list[tuple[str, str | None]]) -> None:
     assert [(chunk.text, chunk.finish_reason) for chunk in await collect(body(content))] == expected
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        events(wrote("a"), wrote("b", "stop"), {"choices": [], "usage": COUNTS}) + DONE,
+        events(wrote("a"), wrote("b", "stop", usage=COUNTS)) + DONE,
+        events(wrote("a", usage={**COUNTS, "completion_tokens": 1}), wrote("b", "stop", usage=COUNTS)),
+        events(wrote("a", ""), wrote("b", "eos_token"), {"choices": [], "usage": COUNTS}),
+        events(wrote("a", usage=None), wrote("b"), wrote("", "stop", usage=COUNTS), end=b"\r\n\r\n") + DONE,
+    ],
+)
+async def test_what_openai_servers_may_send(content: bytes) -> None:
+    *pieces, end = await collect(body(content), "openai")
+    assert [piece.text for piece in pieces] == ["a", "b"]
+    assert end == GenerationChunk("", "stop", 3, 2)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        DONE,
+        b"data: {not json\n\n",
+        b"data: null\n\n",
+        events([]),
+        events({}) + DONE,
+        events({"choices": None}) + DONE,
+        events({"choices": {}}),
+        events({"choices": 5}),
+        events({"choices": [5]}),
+        events({"choices": [{"index": 0}]}),
+        events({"choices": "abc"}),
+        events(wrote(None, "stop")),
+        events(wrote(7, "stop")),
+        events(wrote("a")) + DONE,
+        events(wrote("a")),
+        events(wrote("a"), wrote("b", "error")) + DONE,
+        events(wrote("a", "stop", usage={"prompt_tokens": -1, "completion_tokens": 2})),
+        events(wrote("a", "stop", usage={"prompt_tokens": "many"})),
+        events(wrote("a", "stop", usage=[1, 2])),
+        events(wrote("a"), {"error": {"message": "CUDA error: an illegal memory access was encountered"}}) + DONE,
+        events(wrote("a"), {"error": "CUDA out of memory", "error_type": "generation"}),
+        events(wrote("a"), {"object": "error", "message": "CUDA error", "code": 500}) + DONE,
+        events(wrote("a"), {"error": {"message": None}}) + DONE,
+        events(wrote("a", "stop"))[:-9],
+    ],
+)
+async def test_nonsense_of_openai_servers_is_a_bad_upstream(content: bytes) -> None:
+    with pytest.raises(BadUpstreamError) as failed:
+        await collect(body(content), "openai")
+    assert "CUDA" not in failed.value.message
+
+
+@pytest.mark.parametrize(
+    ("status", "content", "error", "field"),
+    [
+        # trtllm-serve
+        ("400 Bad Request", {"object": "error", "message": "The sum of prompt length (9000.0), query length (0.0) "
+         "should not exceed max_num_tokens (8192)", "type": "BadRequestError", "param": None, "code": 400},
+         InvalidRequestError, "prompt"),
+        ("400 Bad Request", {"object": "error", "message": "CUDA out of memory", "type": "BadRequestError"},
+         BadUpstreamError, None),
+        ("400 Bad Request", {"error": "1 validation error:\n  {'loc': ('body', 'top_p'), 'msg': 'a number'}"},
+         InvalidRequestError, "top_p"),
+        ("503 Service Unavailable", None, NotReadyError, None),
+        # vLLM
+        ("400 Bad Request", {"error": {"message": "This model's maximum context length is 8192 tokens. However, you "
+         "requested 9000 tokens", "type": "BadRequestError", "param": None, "code": 400}},
+         InvalidRequestError, "prompt"),
+        ("400 Bad Request", {"error": {"message": "temperature must be non-negative, got -1.", "param": "temperature"}},
+         InvalidRequestError, "temperature"),
+        ("400 Bad Request", {"error": {"message": "It cannot be so.", "param": "seed"}}, InvalidRequestError, "seed"),
+        ("404 Not Found", {"error": {"message": "The model `m` does not exist.", "type": "NotFoundError"}},
+         NotReadyError, None),
+        ("500 Internal Server Error", {"error": {"message": "The prompt broke the engine"}}, BadUpstreamError, None),
+        # TGI
+        ("422 Unprocessable Entity", {"error": "Input validation error: `inputs` tokens + `max_new_tokens` must be <= "
+         "4096. Given: 5000 `inputs` tokens", "error_type": "validation"}, InvalidRequestError, "prompt"),
+        ("429 Too Many Requests", {"error": "Model is overloaded", "error_type": "overloaded"}, BusyError, None),
+        ("504 Gateway Timeout", None, DeadlineExceededError, None),
+        ("401 Unauthorized", {"error": "Unauthorized"}, UnauthorizedError, None),
+    ],
+)  # fmt: skip
+async def test_whose_mistake_it_was_at_an_openai_server(
+    status: str, content: object, error: type[ServiceError], field: str | None
+) -> None:
+    answer = b"" if content is None else json.dumps(content).encode()
+    with pytest.raises(error) as failed:
+        await collect(body(answer, status=status, kind="application/json"), "openai")
+    assert failed.value.field == field
+    assert "CUDA" not in failed.value.message
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"nonsense", b"[]", b"{}", b'{"data": 5}', b'{"data": [{}]}', b'{"data": ["m"]}', b'{"data": []}']
+)
+async def test_a_list_of_models_that_is_none(content: bytes) -> None:
+    async with serving(body(content, kind="application/json"), "openai") as client:
+        assert await client.not_ready_reason(CallContext.start(5))
 
 
 @pytest.mark.parametrize(
@@ -166,7 +284,7 @@ async def test_a_server_that_never_answers_costs_no_more_than_the_deadline() -> 
     async def nothing(writer: asyncio.StreamWriter) -> None:
         pass
 
-    for layout in ("llmapi", "ensemble", "vllm"):
+    for layout in ("llmapi", "ensemble", "vllm", "openai"):
         with pytest.raises(DeadlineExceededError):
             await collect(nothing, layout, timeout_s=0.2)  # type: ignore[arg-type]
 

@@ -1,0 +1,201 @@
+"""trtllm-serve's `/v1/completions`, `/v1/models` and `/health`, field by field, without a GPU and without a model.
+
+It answers with what it was asked, as JSON. The prompt says what else it does: "exceeds", "breaks", "silent", "endless",
+"aborts", "fails".
+
+Source: TensorRT-LLM 1.2 `tensorrt_llm/serve/openai_protocol.py` (fields and their types; nothing else is taken),
+`openai_server.py` (routes, errors) and `postprocess_handlers.py` (what a stream's events hold).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import time
+from collections.abc import AsyncIterator
+from typing import Any, Literal
+
+from aiohttp import web
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+MODEL = "Llama-3.1-8B-Instruct"
+PIECE = 7
+"""Characters of an event's text."""
+
+
+class StreamOptions(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    include_usage: bool | None = True
+    continuous_usage_stats: bool | None = False
+
+
+class CompletionRequest(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    model: str
+    prompt: list[int] | list[list[int]] | str | list[str]
+    best_of: int | None = None
+    echo: bool | None = False
+    frequency_penalty: float | None = 0.0
+    logit_bias: dict[str, float] | None = None
+    logprobs: int | None = None
+    max_tokens: int | None = None
+    n: int = 1
+    presence_penalty: float | None = 0.0
+    seed: int | None = None
+    stop: str | list[str] | None = None
+    stream: bool | None = False
+    stream_options: StreamOptions | None = None
+    suffix: str | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    user: str | None = None
+    use_beam_search: bool = False
+    top_k: int = 0
+    top_p_min: float = 0.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    length_penalty: float = 1.0
+    early_stopping: bool = False
+    stop_token_ids: list[int] | None = None
+    include_stop_str_in_output: bool = False
+    ignore_eos: bool = False
+    min_tokens: int = 0
+    skip_special_tokens: bool = True
+    spaces_between_special_tokens: bool = True
+    truncate_prompt_tokens: int | None = None
+    return_context_logits: bool = False
+    detokenize: bool = True
+    add_special_tokens: bool = True
+    response_format: dict[str, Any] | None = None
+    disaggregated_params: dict[str, Any] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _options_of_streams_only(cls, data: Any) -> Any:
+        if data.get("stream_options") and not data.get("stream"):
+            raise ValueError("Stream options can only be defined when stream is true.")
+        return data
+
+
+class TrtllmServe:
+    """One server on loopback."""
+
+    def __init__(self) -> None:
+        self.url = ""
+        self.healthy = True
+        self.listed = 0
+        """Times that the list of models was asked for."""
+        self.connections: set[object] = set()
+        """Over which completions were asked for."""
+        self.aborted = asyncio.Event()
+        """Set when a client has left an answer."""
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[TrtllmServe]:
+        app = web.Application()
+        app.router.add_get("/health", self._health)
+        app.router.add_get("/v1/models", self._models)
+        app.router.add_post("/v1/completions", self._completions)
+        runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        self.url = f"http://127.0.0.1:{site._server.sockets[0].getsockname()[1]}"  # type: ignore[union-attr]
+        try:
+            yield self
+        finally:
+            await runner.cleanup()
+
+    async def _health(self, _: web.Request) -> web.StreamResponse:
+        return web.Response(status=200 if self.healthy else 503)
+
+    async def _models(self, _: web.Request) -> web.StreamResponse:
+        self.listed += 1
+        card = {"id": MODEL, "object": "model", "created": int(time.time()), "owned_by": "tensorrt_llm"}
+        return web.json_response({"object": "list", "data": [card]})
+
+    async def _completions(self, request: web.Request) -> web.StreamResponse:
+        self.connections.add(request.transport)
+        sent = await request.json()
+        try:
+            asked = CompletionRequest.model_validate(sent)
+        except ValidationError as error:
+            return web.json_response({"error": str(error)}, status=400)
+        assert isinstance(asked.prompt, str)
+        if "exceeds" in asked.prompt:
+            return refusal(
+                "The sum of prompt length (9000.0) and query length (0.0) should not exceed max_num_tokens (8192)"
+            )
+        if "fails" in asked.prompt:
+            return refusal("CUDA out of memory")
+        assert asked.stream, "only streams are asked for"
+        response = web.StreamResponse(headers={"content-type": "text/event-stream; charset=utf-8"})
+        await response.prepare(request)
+        try:
+            await self._stream(response, asked, json.dumps(sent))
+        except (ConnectionError, asyncio.CancelledError):
+            self.aborted.set()
+            raise
+        return response
+
+    async def _stream(self, response: web.StreamResponse, asked: CompletionRequest, text: str) -> None:
+        prompt = str(asked.prompt)
+        reason: Literal["stop", "length", "cancelled"] = "cancelled" if "aborts" in prompt else "length"
+        pieces = [text[i : i + PIECE] for i in range(0, len(text), PIECE)]
+        while "endless" in prompt:
+            await send(response, event("more "))
+            await asyncio.sleep(0.001)
+        for number, piece in enumerate(pieces):
+            if number == 1 and "breaks" in prompt:
+                error = {"message": "CUDA error: 0xdeadbeef", "type": "server_error", "code": None, "param": None}
+                await send(response, {"error": error})
+                await response.write(b"data: [DONE]\n\n")
+                return
+            if number == 1 and "silent" in prompt:
+                return
+            await send(response, event(piece, reason if number == len(pieces) - 1 else None))
+        if asked.stream_options is not None and asked.stream_options.include_usage:
+            usage = {
+                "prompt_tokens": len(prompt.split()),
+                "total_tokens": len(prompt.split()) + len(pieces),
+                "completion_tokens": len(pieces),
+                "prompt_tokens_details": {"cached_tokens": 0},
+            }
+            await send(response, event(None, usage=usage) | {"object": "chat.completion.chunk"})
+        await response.write(b"data: [DONE]\n\n")
+
+
+def event(text: str | None, reason: str | None = None, usage: dict[str, Any] | None = None) -> dict[str, Any]:
+    """An event of a stream; without choices where there is no text."""
+    choice = {
+        "index": 0,
+        "text": text,
+        "token_ids": None,
+        "logprobs": None,
+        "context_logits": None,
+        "finish_reason": reason,
+        "stop_reason": None,
+        "disaggregated_params": None,
+        "avg_decoded_tokens_per_iter": None,
+    }
+    return {
+        "id": "cmpl-1",
+        "object": "text_completion",
+        "created": 1,
+        "model": MODEL,
+        "choices": [] if text is None else [choice],
+        "usage": usage,
+    }
+
+
+def refusal(message: str) -> web.StreamResponse:
+    """How it answers whatever goes wrong before the first token."""
+    body = {"object": "error", "message": message, "type": "BadRequestError", "param": None, "code": 400}
+    return web.json_response(body, status=400)
+
+
+async def send(response: web.StreamResponse, content: dict[str, Any]) -> None:
+    await response.write(b"data: " + json.dumps(content).encode() + b"\n\n")
