@@ -141,15 +141,14 @@ class _Server(kserve.ModelServer):
             app.include_router(router)
 
     def run(self) -> None:
-        uvloop.run(self._main())
+        with contextlib.suppress(asyncio.CancelledError):  # told to end while it started
+            uvloop.run(self._main())
 
     async def _main(self) -> None:
         rest = _RestServer(
             self.dataplane, self.model_repository_extension, self._settings, self._errors, self._model.name
         )
-        # uvicorn drains on these signals and raises them again when it has; they end nothing else.
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: None)
+        _end_on_signals(rest)
         async with self._lifespan():
             grpc_server = None
             if self.enable_grpc:
@@ -161,6 +160,22 @@ class _Server(kserve.ModelServer):
             finally:
                 if grpc_server is not None:
                     await grpc_server.stop(self._settings.grace_period_s)
+
+
+def _end_on_signals(rest: _RestServer) -> None:
+    """Lets SIGTERM and SIGINT cancel the current task until the REST server listens to them itself.
+
+    uvicorn drains on them, and raises them again when it has: by then they end nothing else.
+    """
+    loop, starting = asyncio.get_running_loop(), asyncio.current_task()
+
+    def told(number: int, _: object) -> None:
+        if starting is not None and not rest.was_told_to_end:
+            logger.info("%s while starting", signal.Signals(number).name)
+            loop.call_soon_threadsafe(starting.cancel)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, told)
 
 
 class _ClosedRepository(ModelRepositoryExtension):
@@ -213,6 +228,10 @@ class _RestServer(RESTServer):
         self._errors = errors
         self.config.host = settings.host
         self.config.app = _Edge(app, errors, settings.max_body_bytes, model_name)
+
+    @property
+    def was_told_to_end(self) -> bool:
+        return bool(self._server.should_exit)
 
     def _add_middlewares(self, app: FastAPI) -> None:
         """None of KServe's: its timing middleware matches every route again to write two log lines per request."""

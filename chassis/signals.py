@@ -127,13 +127,6 @@ CONDENSE = SpanType(
     "A conversation made into one query.",
     ("kserve_rag.history.turns", "kserve_rag.query.chars", "error.type", "kserve_rag.cancelled"),
 )
-PROMPT = SpanType(
-    "prompt",
-    "internal",
-    "transformer",
-    "Passages put into a prompt, within its budget of tokens.",
-    ("kserve_rag.passages", "kserve_rag.sources", "kserve_rag.prompt.chars", "error.type", "kserve_rag.cancelled"),
-)
 CITATIONS = SpanType(
     "citations",
     "internal",
@@ -219,7 +212,6 @@ SPANS = (
     UPSTREAM,
     ANSWER,
     CONDENSE,
-    PROMPT,
     CITATIONS,
     RETRIEVAL,
     SEARCH,

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
+from chassis import signals
 from chassis.context import CallContext
 from chassis.errors import BadUpstreamError
 from chassis.http import HttpUpstream
@@ -62,7 +63,7 @@ class EmbedderClient:
     def __init__(self, base_url: str, *, model: str, rows_per_request: int = 16, requests_in_flight: int = 4) -> None:
         """A client of `model` at `base_url`. `rows_per_request` may not pass the model's max_batch_size."""
         self.model = model
-        self._upstream = HttpUpstream(base_url, name="embedder")
+        self._upstream = HttpUpstream(base_url, name="embedder", heeds_sampling=False)
         self._path = f"/v2/models/{quote(model, safe='')}"
         self._rows_per_request = rows_per_request
         self._requests_in_flight = requests_in_flight
@@ -93,6 +94,22 @@ class EmbedderClient:
             DeadlineExceededError: it did not answer in time.
             BadUpstreamError: it failed, or answered something that is not embeddings of these texts.
         """
+        with ctx.span(signals.EMBEDDINGS, f"embeddings {self.model}") as span:
+            embeddings = await self._embed(
+                texts, span.ctx, input_type=input_type, sparse=sparse, multi_vectors=multi_vectors
+            )
+            if span.recording:
+                span.set("gen_ai.operation.name", "embeddings")
+                span.set("gen_ai.request.model", self.model)
+                span.set("gen_ai.usage.input_tokens", int(embeddings.token_counts.sum()))
+                span.set("gen_ai.embeddings.dimension.count", embeddings.dense.shape[1])
+                span.set("kserve_rag.texts", len(texts))
+                span.set("kserve_rag.texts.truncated", int(embeddings.truncated.sum()))
+        return embeddings
+
+    async def _embed(
+        self, texts: Sequence[str], ctx: CallContext, *, input_type: InputType, sparse: bool, multi_vectors: bool
+    ) -> Embeddings:
         encoded = [text.encode("utf-8", "replace") for text in texts]
         names = _OUTPUTS + (_SPARSE_OUTPUTS if sparse else ()) + (_MULTI_VECTOR_OUTPUTS if multi_vectors else ())
         if len(encoded) <= self._rows_per_request:

@@ -36,6 +36,8 @@ class ServiceState(BaseModel):
 
     url: str
     grpc_url: str | None = None
+    metrics_url: str | None = None
+    """Of Prometheus metrics."""
     model: str
     """Its model's name on the v2 protocol."""
     pid: int = 0

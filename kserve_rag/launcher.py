@@ -41,9 +41,18 @@ from kserve_rag.locking import try_lock
 from kserve_rag.models import Catalogue, Kind, ModelFolder, ModelStore
 from kserve_rag.progress import Progress, Silent
 from kserve_rag.settings import HOST, Settings
-from kserve_rag.triton import TritonEnvironment, TritonPorts, ensure_triton_environment, package_folder, triton_command
+from kserve_rag.triton import (
+    TritonEnvironment,
+    TritonPorts,
+    ensure_triton_environment,
+    package_folder,
+    trace_arguments,
+    triton_command,
+)
 
 _POLL_S = 0.1
+_NOT_INHERITED = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "OTEL_SERVICE_NAME")
+"""Secrets of the hub; and a name, which each service has of its own."""
 
 
 class Graph:
@@ -265,7 +274,7 @@ def transformer_variables(settings: Settings, state: GraphState, llm: ModelFolde
         "TRANSFORMER_PREDICTOR_LAYOUT": "llmapi",
         # Of 100 questions SmolLM2 ends 3 answers in a loop without it and none with it; as many are right.
         "TRANSFORMER_FREQUENCY_PENALTY": "0.2",
-        # Where the documents support nothing that so small a model wrote, what they say themselves is the better answer.
+        # Where the documents support nothing of what so small a model wrote, they are the better answer themselves.
         "TRANSFORMER_CITATIONS": "quote",
         "TRANSFORMER_PROMPT_FORMAT": str(llm.tokenizer),
     }
@@ -320,9 +329,11 @@ def _start_triton(
     variables: dict[str, str],
 ) -> None:
     service = state.services[name]
-    ports = TritonPorts(int(_port(service.url)), int(_port(service.grpc_url or "")))
+    metrics_url = (service.metrics_url or "").removesuffix("/metrics")
+    ports = TritonPorts(*(int(_port(url)) for url in (service.url, service.grpc_url or "", metrics_url)))
     repository = package_folder(name) / "model_repository"
     argv, triton_variables = triton_command(environment, repository, ports, settings.run / name, model=model)
+    argv += trace_arguments(name, os.environ)
     argv.append(f"--backend-config=python,shm-region-prefix-name={_shared_memory_prefix(settings)}{name}-")
     service.pid = channel.start(name, argv, {**triton_variables, **variables})
 
@@ -342,6 +353,8 @@ def _planned_state(settings: Settings) -> GraphState:
     transformer.url = f"http://{HOST}:{_fixed_port(settings.port, 'HTTP', '--port', taken)}"
     transformer.grpc_url = f"{HOST}:{_fixed_port(settings.grpc_port, 'gRPC', '--grpc-port', taken)}"
     services["vectorstore"].url = f"http://{HOST}:{any_port(settings.vectorstore_port, taken)}"
+    for service in (transformer, services["vectorstore"]):
+        service.metrics_url = f"{service.url}/metrics"
     for name, http, grpc in (
         ("embedder", settings.embedder_port, settings.embedder_grpc_port),
         ("predictor", settings.predictor_port, settings.predictor_grpc_port),
@@ -349,6 +362,7 @@ def _planned_state(settings: Settings) -> GraphState:
         service = services["embedder" if name == "embedder" else "predictor"]
         service.url = f"http://{HOST}:{any_port(http, taken)}"
         service.grpc_url = f"{HOST}:{any_port(grpc, taken)}"
+        service.metrics_url = f"http://{HOST}:{any_port(0, taken)}/metrics"
     return GraphState(
         supervisor_pid=0,
         supervisor_started=0,
@@ -518,10 +532,10 @@ def _pipes(process: subprocess.Popen[str]) -> tuple[IO[str], IO[str]]:
 
 
 def inherited_environment() -> dict[str, str]:
-    """This process's variables, less the hub's credentials, and what every service wants on one machine."""
+    """This process's variables, less what is not for services, and what every service wants on one machine."""
     cpus = str(len(os.sched_getaffinity(0)))
     return {
-        **{name: value for name, value in os.environ.items() if name not in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")},
+        **{name: value for name, value in os.environ.items() if name not in _NOT_INHERITED},
         # The rooms of this very installation or checkout, whatever the folder that a service runs in.
         "PYTHONPATH": os.pathsep.join(
             filter(None, [str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")])

@@ -19,6 +19,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +34,9 @@ PYTHONS = ("3.12", "3.11", "3.10")
 
 _ROOMS = ("embedder", "predictor")
 """Packages that Triton's models import."""
+
+NEVER = 1_000_000_000
+"""Triton's `rate`: one trace for so many requests of callers that have none."""
 
 _GLIBC = (2, 35)
 """What the wheel is built against: its tag is manylinux_2_35."""
@@ -156,6 +160,33 @@ def triton_command(
         "PYTHONDONTWRITEBYTECODE": "1",
     }
     return arguments, variables
+
+
+def trace_arguments(service: str, environ: Mapping[str, str]) -> list[str]:
+    """Arguments with which Triton sends its spans where OpenTelemetry's variables say; none where they say nothing.
+
+    Source: https://docs.nvidia.com/deeplearning/triton-inference-server/user-guide/docs/user_guide/trace.html
+    """
+    url = environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "")
+    if not url and environ.get("OTEL_EXPORTER_OTLP_ENDPOINT"):
+        url = environ["OTEL_EXPORTER_OTLP_ENDPOINT"].rstrip("/") + "/v1/traces"
+    if (
+        not url
+        or environ.get("OTEL_SDK_DISABLED", "").lower() == "true"
+        or environ.get("OTEL_TRACES_EXPORTER") == "none"
+    ):
+        return []
+    settings = [
+        "mode=opentelemetry",
+        "level=TIMESTAMPS",
+        # Of what it is told of it traces everything, whatever the rate; of the rest nothing.
+        f"rate={NEVER}",
+        f"opentelemetry,url={url}",
+        f"opentelemetry,resource=service.name=kserve-rag-{service}",
+    ]
+    if "OTEL_BSP_SCHEDULE_DELAY" in environ:
+        settings.append(f"opentelemetry,bsp_schedule_delay={environ['OTEL_BSP_SCHEDULE_DELAY']}")
+    return [f"--trace-config={setting}" for setting in settings]
 
 
 def check_platform() -> None:

@@ -11,7 +11,8 @@ from typing import Any
 
 import orjson
 
-from chassis.context import CallContext
+from chassis import signals
+from chassis.context import CallContext, CallSpan
 from chassis.errors import BadUpstreamError, InvalidRequestError, NotReadyError, ServiceError
 from chassis.http import HttpUpstream
 from predictor.prompt import PromptFormat
@@ -95,7 +96,7 @@ class PredictorClient:
         self._layout = LAYOUTS[layout]
         self._model = model or self._layout.model
         self._path = f"/v2/models/{self._model}"
-        self._upstream = HttpUpstream(base_url, name="predictor")
+        self._upstream = HttpUpstream(base_url, name="predictor", heeds_sampling=False)
         self._declaration: _Declaration | None = None
         self._listed: str | None = None
 
@@ -128,13 +129,20 @@ class PredictorClient:
             DeadlineExceededError: the deadline passed first.
         """
         fields, answer = _fields(request, self._layout), _Answer(self._layout, request)
-        if not self._layout.decoupled:
-            yield await self._infer(fields, answer, ctx)
-            return
-        async with contextlib.aclosing(self._pieces(fields, answer, ctx)) as pieces:
-            async for piece in pieces:
-                yield GenerationChunk(piece)
-        yield answer.end()
+        with self._span(ctx) as span:
+            if self._layout.decoupled:
+                begun = False
+                async with contextlib.aclosing(self._pieces(fields, answer, span.ctx)) as pieces:
+                    async for piece in pieces:
+                        if not begun:
+                            begun = True
+                            span.event("first_token")
+                        yield GenerationChunk(piece)
+                last = answer.end()
+            else:
+                last = await self._infer(fields, answer, span.ctx)
+            self._tell(span, request, last, streamed=self._layout.decoupled)
+        yield last
 
     async def generate(self, request: GenerationRequest, ctx: CallContext) -> GenerationChunk:
         """The whole answer as one chunk. Cancelling the call ends the generation. Raises what `stream` raises.
@@ -142,12 +150,35 @@ class PredictorClient:
         It is streamed all the same: Triton notices that a client has left only when it writes to it.
         """
         fields, answer = _fields(request, self._layout), _Answer(self._layout, request)
-        if not self._layout.decoupled:
-            return await self._infer(fields, answer, ctx)
-        async with contextlib.aclosing(self._pieces(fields, answer, ctx)) as pieces:
-            async for _ in pieces:
-                pass
-        return answer.whole()
+        with self._span(ctx) as span:
+            if self._layout.decoupled:
+                async with contextlib.aclosing(self._pieces(fields, answer, span.ctx)) as pieces:
+                    async for _ in pieces:
+                        pass
+                whole = answer.whole()
+            else:
+                whole = await self._infer(fields, answer, span.ctx)
+            self._tell(span, request, whole, streamed=False)
+        return whole
+
+    def _span(self, ctx: CallContext) -> CallSpan:
+        return ctx.span(signals.GENERATION, f"text_completion {self._model}" if self._model else "text_completion")
+
+    def _tell(self, span: CallSpan, request: GenerationRequest, chunk: GenerationChunk, *, streamed: bool) -> None:
+        if not span.recording:
+            return
+        span.set("gen_ai.operation.name", "text_completion")
+        span.set("gen_ai.request.model", self._model)
+        span.set("gen_ai.request.max_tokens", request.max_tokens)
+        span.set("gen_ai.request.temperature", request.temperature)
+        span.set("gen_ai.request.top_k", request.top_k)
+        span.set("gen_ai.request.top_p", request.top_p)
+        span.set("gen_ai.request.seed", request.seed)
+        span.set("gen_ai.request.stream", streamed)
+        span.set("gen_ai.response.finish_reasons", (chunk.finish_reason,) if chunk.finish_reason else None)
+        span.set("gen_ai.usage.input_tokens", chunk.prompt_tokens)
+        span.set("gen_ai.usage.output_tokens", chunk.completion_tokens)
+        span.set("kserve_rag.prompt.chars", len(request.prompt))
 
     async def _pieces(self, fields: Mapping[str, Any], answer: _Answer, ctx: CallContext) -> AsyncGenerator[str, None]:
         with self._translating():

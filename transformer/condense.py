@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Literal
 
+from chassis import signals
 from chassis.context import CallContext
 from predictor.client import PredictorClient, PromptFormat
 from predictor.wire import GenerationRequest
@@ -45,6 +46,13 @@ class Condenser:
         Raises:
             ServiceError: the predictor cannot rewrite (method `llm`).
         """
+        with ctx.span(signals.CONDENSE) as span:
+            query = await self._condense(question, history, span.ctx)
+            span.set("kserve_rag.history.turns", len(history))
+            span.set("kserve_rag.query.chars", len(query))
+        return query
+
+    async def _condense(self, question: str, history: Sequence[Message], ctx: CallContext) -> str:
         asked = [turn.content for turn in history if turn.role == "user"][-_TURNS:]
         if not asked:
             return question

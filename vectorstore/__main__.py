@@ -19,6 +19,7 @@ def main() -> None:
     from vectorstore.server import VectorstoreModel, routes
     from vectorstore.service import VectorstoreService
     from vectorstore.settings import VectorstoreSettings
+    from vectorstore.telemetry import show_indexes
     from vectorstore.versions import IndexRoot
 
     settings = load_settings(VectorstoreSettings)
@@ -39,6 +40,7 @@ def main() -> None:
         store=settings.store,
         reload_interval_s=settings.reload_interval_s,
     )
+    show_indexes(service.status)
     model = VectorstoreModel(service, response_shape=settings.response_shape, timeout_s=settings.timeout_s)
     serve(model, settings, routers=[routes(service)], lifespan=service.running)
 

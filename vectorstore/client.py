@@ -9,6 +9,7 @@ from urllib.parse import quote, urlencode
 
 from pydantic import ValidationError
 
+from chassis import signals
 from chassis.context import CallContext
 from chassis.errors import BadUpstreamError, InvalidRequestError, ServiceError
 from chassis.http import HttpUpstream
@@ -32,6 +33,14 @@ class VectorstoreClient:
 
     async def search(self, instances: Sequence[SearchInstance], ctx: CallContext) -> list[Prediction]:
         """What each instance finds, in their order."""
+        with ctx.span(signals.RETRIEVAL) as span:
+            predictions = await self._search(instances, span.ctx)
+            span.set("gen_ai.operation.name", "retrieval")
+            span.set("kserve_rag.queries", len(instances))
+            span.set("kserve_rag.passages", sum(len(prediction.passages) for prediction in predictions))
+        return predictions
+
+    async def _search(self, instances: Sequence[SearchInstance], ctx: CallContext) -> list[Prediction]:
         body = SearchRequest.model_construct(instances=list(instances)).model_dump_json(exclude_none=True).encode()
         try:
             answer, _ = await self._upstream.post_bytes(
@@ -64,7 +73,8 @@ class VectorstoreClient:
     async def status(self, ctx: CallContext) -> dict[str, Any]:
         """`{"index": {"name", "version", "documents", "chunks", "embedder", "parts"} | None, "reason": str | None}`.
 
-        `collections` says the same of every index that is served, by name.
+        `collections` says the same of every index that is served, by name; `index` also has the `calibration` of its
+        version, or None.
         """
         return self._object(await self._upstream.get_json("/v1/indexes", ctx), "index")
 
