@@ -68,6 +68,8 @@ class EchoModel(RoomModel):
 @contextlib.asynccontextmanager
 async def lifespan() -> Any:
     MARKS.joinpath("opened").touch()
+    if MARKS.joinpath("slow").exists():
+        await asyncio.Event().wait()  # as a service whose index takes long to load
     yield
     MARKS.joinpath("closed").touch()
 

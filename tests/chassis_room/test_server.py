@@ -272,6 +272,23 @@ def test_shutdown_finishes_what_is_in_flight_and_frees_what_it_holds(tmp_path: P
         assert (tmp_path / "closed").exists()
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_it_starts_ends_it(tmp_path: Path, number: signal.Signals) -> None:
+    (tmp_path / "slow").touch()
+    environment = {**os.environ, "PYTHONPATH": str(HERE.parents[1]), "ECHO_HTTP_PORT": str(free_ports(1)[0])}
+    command = [sys.executable, HERE / "echo_service.py", tmp_path]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        try:
+            until(lambda: (tmp_path / "opened").exists())
+            process.send_signal(number)
+            said, _ = process.communicate(timeout=30)
+        finally:
+            process.kill()
+    assert process.returncode == 0
+    assert f"{number.name} while starting" in said.decode()
+    assert "Traceback" not in said.decode()
+
+
 def test_a_bad_setting_stops_the_program_before_the_port_opens(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, str(HERE / "echo_service.py"), str(tmp_path)],
