@@ -17,20 +17,23 @@ import re
 import tempfile
 import unicodedata
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal, get_args
 
 import orjson
-from pydantic import BaseModel
 
+from transformer.wire import Topic
 from vectorstore.wire import Passage
 
 PASSAGES = 4
 """Passages looked at, the first ones: more of them bring few answers and much that only resembles one."""
 _QUESTION_CHARS = 2_000
 _PASSAGE_CHARS = 8_000
+_KEPT_PASSAGES = 1_000
+"""Passages whose words are kept: users ask about the same ones again and again."""
 _TERMS = 32
 """Words of a question that are looked for, the first ones."""
 
@@ -192,16 +195,6 @@ class Answerability:
     """Place of the passage that holds the best sentence."""
 
 
-class Topic(BaseModel):
-    """Something that the documents do speak of."""
-
-    title: str
-    heading: str = ""
-    """The innermost heading, where it differs from the title."""
-    url: str | None = None
-    document_id: str
-
-
 class _Words:
     """The words of a text: as written, case-folded, and by the keys under which inflected forms are found again."""
 
@@ -271,8 +264,7 @@ class _Read:
     """A passage, read for a question."""
 
     sentences: list[_Sentence]
-    found: list[bool]
-    words: set[str]
+    words: frozenset[str]
 
 
 def _fold(word: str) -> str:
@@ -311,18 +303,23 @@ def _asked(words: Sequence[str]) -> Asked:
     return "other"
 
 
+@lru_cache(maxsize=_KEPT_PASSAGES)
+def _parse(heading: str, text: str) -> tuple[_Words, tuple[_Words, ...], frozenset[str]]:
+    """Of a passage: the words of its headings, of each of its sentences, and the keys of all sentences."""
+    split = _SENTENCE_END.split(unicodedata.normalize("NFKC", text))
+    sentences = tuple(_Words(sentence) for sentence in split if sentence and not sentence.isspace())
+    keys = frozenset().union(*(sentence.keys for sentence in sentences))
+    return _Words(unicodedata.normalize("NFKC", heading)), sentences, keys
+
+
 def _read(passage: Passage, question: _Question) -> _Read:
-    heading = _Words(unicodedata.normalize("NFKC", " ".join((passage.title, *passage.heading_path))))
+    heading, sentences, keys = _parse(" ".join((passage.title, *passage.heading_path)), passage.text[:_PASSAGE_CHARS])
     above = [heading.has(term.key) for term in question.terms]
-    sentences = []
-    words: set[str] = set()
-    for text in _SENTENCE_END.split(unicodedata.normalize("NFKC", passage.text[:_PASSAGE_CHARS])):
-        if text and not text.isspace():
-            sentence = _Words(text)
-            words |= sentence.keys
-            found = [there or sentence.has(term.key) for there, term in zip(above, question.terms, strict=True)]
-            sentences.append(_Sentence(sentence, found))
-    return _Read(sentences, [any(column) for column in zip(above, *(s.found for s in sentences), strict=True)], words)
+    read = [
+        _Sentence(words, [there or words.has(term.key) for there, term in zip(above, question.terms, strict=True)])
+        for words in sentences
+    ]
+    return _Read(read, keys)
 
 
 def _candidate(words: _Words, question: _Question) -> bool:
@@ -343,7 +340,7 @@ def _candidate(words: _Words, question: _Question) -> bool:
     return False
 
 
-def _opposed(term: _Term, words: set[str]) -> bool:
+def _opposed(term: _Term, words: Set[str]) -> bool:
     """Whether a text lacks the term and has an opposite of it."""
     if term.key in words:
         return False

@@ -158,10 +158,6 @@ def _question(request: GenerateRequest) -> Question:
         text=request.text_input,
         sampling=request,
         history=tuple(request.history),
-        num_docs=request.num_docs,
-        retrieval=request.retrieval,
-        context=request.context,
-        filters=request.filters,
-        citations=request.citations,
+        grounding=request,
         **extra,
     )

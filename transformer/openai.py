@@ -1,7 +1,7 @@
 """OpenAI's chat completions over the graph, at `/openai/v1` (where KServe has it) and `/v1`.
 
-Beside OpenAI's fields an answer carries `sources`, `citations`, `index_version`, `refused` and `timings`; OpenAI's
-clients keep them as extra fields.
+Beside OpenAI's fields an answer carries `sources`, `citations`, `index_version`, `answerability`, `refused`, `topics`
+and `timings`; OpenAI's clients keep them as extra fields.
 
 Source: https://platform.openai.com/docs/api-reference/chat
 """
@@ -100,11 +100,7 @@ def _question(chat: ChatRequest, default_max_tokens: int) -> Question:
         sampling=Sampling.model_validate(chosen),
         history=tuple(_turn(m) for m in earlier if m.role in ("user", "assistant")),
         instructions=instructions or None,
-        num_docs=chat.num_docs,
-        retrieval=chat.retrieval,
-        context=chat.context,
-        filters=chat.filters,
-        citations=chat.citations,
+        grounding=chat,
     )
 
 
@@ -132,6 +128,8 @@ def _completion(answer: Answer) -> dict[str, Any]:
         "refused": answer.refused,
         "query": answer.query,
         "timings": answer.timings,
+        "answerability": answer.answerability,
+        "topics": [dump(topic) for topic in answer.topics],
         "citations": None if answer.citations is None else dump(answer.citations),
     }
 
@@ -152,11 +150,13 @@ def _chunk_encoder(question_id: str, model_name: str, with_usage: bool) -> Calla
             delta = {"role": "assistant", "content": ""}
             chunk["sources"] = [dump(source) for source in event.sources]
             chunk["index_version"] = event.index_version
+            chunk["answerability"] = event.answerability
         elif isinstance(event, EndEvent):
             finish_reason = event.finish_reason
             chunk["sources"] = [dump(source) for source in event.sources]
             chunk["refused"] = event.refused
             chunk["timings"] = event.timings
+            chunk["topics"] = [dump(topic) for topic in event.topics]
             chunk["citations"] = None if event.citations is None else dump(event.citations)
         else:
             delta = {"content": event.text_output}

@@ -75,11 +75,7 @@ def question_of(instance: Instance) -> Question:
     return Question(
         text=instance.input,
         sampling=instance,
-        num_docs=instance.num_docs,
-        retrieval=instance.retrieval,
-        context=instance.context,
-        filters=instance.filters,
-        citations=instance.citations,
+        grounding=instance,
     )
 
 
@@ -131,9 +127,10 @@ def _tensor_instances(request: InferRequest) -> list[Instance]:
     instances = []
     for row, question in enumerate(questions):
         fields = {name: values[row] for name, values in parameters.items()}
-        if "filters" in fields:
-            fields["filters"] = _filters(fields["filters"])
         # An empty text stands for nothing: a tensor cannot leave a row out.
+        for name, kind, example in (("filters", dict, '{"lang": "en"}'), ("collections", list, '["default"]')):
+            if name in fields:
+                fields[name] = _json(name, fields[name], kind, example)
         fields["citations"] = fields.get("citations") or None
         try:
             instances.append(Instance.model_validate({"input": question, **fields}))
@@ -142,14 +139,15 @@ def _tensor_instances(request: InferRequest) -> list[Instance]:
     return instances
 
 
-def _filters(text: str) -> dict[str, Any] | None:
+def _json(name: str, text: str, kind: type, example: str) -> Any:
     try:
-        filters = orjson.loads(text) if text else None
+        value = orjson.loads(text) if text else None
     except orjson.JSONDecodeError:
-        filters = text
-    if filters is not None and not isinstance(filters, dict):
-        raise InvalidRequestError('filters: is not a JSON object. Send for example {"lang": "en"}.', field="filters")
-    return filters
+        value = text
+    if value is not None and not isinstance(value, kind):
+        wanted = "object" if kind is dict else "array"
+        raise InvalidRequestError(f"{name}: is not a JSON {wanted}. Send for example {example}.", field=name)
+    return value
 
 
 def _tensors(answers: Sequence[Answer]) -> dict[str, np.ndarray[Any, Any]]:
@@ -167,6 +165,10 @@ def _tensors(answers: Sequence[Answer]) -> dict[str, np.ndarray[Any, Any]]:
         "completion_tokens": column([answer.usage.completion_tokens for answer in answers], np.int32),
         "index_version": column([(answer.index_version or "").encode() for answer in answers], object),
         "timings": column([orjson.dumps(answer.timings) for answer in answers], object),
+        "answerability": column(
+            [-1.0 if answer.answerability is None else answer.answerability for answer in answers], np.float32
+        ),
+        "topics": column([orjson.dumps([dump(topic) for topic in answer.topics]) for answer in answers], object),
         "citations": column(
             [b"null" if answer.citations is None else orjson.dumps(dump(answer.citations)) for answer in answers],
             object,

@@ -9,27 +9,33 @@ import time
 import uuid
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
+from chassis import signals
 from chassis.context import CallContext
 from chassis.errors import BadUpstreamError
 from predictor.client import PredictorClient
 from predictor.wire import GenerationRequest
+from transformer.answerability import PASSAGES, score, topics
 from transformer.citations import Citer, Reading, StoredTexts
 from transformer.condense import Condenser
 from transformer.errors import PromptTooLongError
 from transformer.prompt import Prompt, PromptBuilder
+from transformer.refusing import Decisions
+from transformer.telemetry import AnswerTelemetry, unsupported
 from transformer.wire import (
     Answer,
     CitationMode,
     Citations,
     CutPassage,
     EndEvent,
+    Grounding,
     Message,
     Sampling,
     Source,
     SourcesEvent,
     TextEvent,
+    Topic,
     Usage,
 )
 from vectorstore.client import VectorstoreClient
@@ -47,13 +53,9 @@ class Question:
 
     text: str
     sampling: Sampling
+    grounding: Grounding
     history: tuple[Message, ...] = ()
     instructions: str | None = None
-    num_docs: int | None = None
-    retrieval: bool = True
-    context: str | None = None
-    filters: dict[str, Any] | None = None
-    citations: CitationMode | None = None
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
 
@@ -65,7 +67,10 @@ class _Retrieved:
     prompt: Prompt
     query: str | None = None
     index_version: str | None = None
+    answerability: float | None = None
     refused: bool = False
+    passages: Sequence[Passage] = ()
+    """All that were found, best first."""
 
 
 class _Clock:
@@ -97,6 +102,8 @@ class RagService:
         condenser: Condenser,
         num_docs: int,
         min_support: float,
+        refuse: bool,
+        refusal_threshold: float | None,
         refusal: str,
         frequency_penalty: float | None,
         citer: Citer,
@@ -109,6 +116,8 @@ class RagService:
         self._condenser = condenser
         self._num_docs = num_docs
         self._min_support = min_support
+        self._refuse = refuse
+        self._decisions = Decisions(vectorstore, threshold=refusal_threshold)
         self._refusal = refusal
         self._frequency_penalty = frequency_penalty
         self._citer = citer
@@ -151,6 +160,8 @@ class RagService:
                         cut=sources.cut,
                         query=sources.query,
                         timings=event.timings,
+                        answerability=sources.answerability,
+                        topics=event.topics,
                         citations=event.citations,
                     )
         raise BadUpstreamError("The predictor ended without finishing its answer.")
@@ -164,44 +175,53 @@ class RagService:
             ServiceError: what the caller or an upstream did wrong, before the first event or between two.
         """
         clock = _Clock()
-        found = await self._retrieve(question, ctx, clock)
-        begun = SourcesEvent.model_construct(
-            id=question.id,
-            model_name=self.model_name,
-            sources=found.prompt.sources,
-            index_version=found.index_version,
-            cut=found.prompt.cut,
-            query=found.query,
-            timings=clock.timings,
-        )
-        if found.refused or question.sampling.max_tokens == 0:
-            clock.total()
-            yield begun
-            if found.refused:
-                yield TextEvent.model_construct(text_output=self._refusal)
-            yield _end(clock, "stop" if found.refused else "length", found.refused, found.prompt.sources, Usage())
-            return
-        # The stored documents are read while the answer is made, so that checking it waits for nothing.
-        checked = found.prompt.sources if self._mode(question) != "off" else []
-        reading = self._stored.begin(checked, ctx)
-        try:
-            async with contextlib.aclosing(
-                self._generate(question, found.prompt, begun, reading, ctx, clock)
-            ) as events:
-                async for event in events:
-                    yield event
-        finally:
-            reading.close()
+        length, turns = len(question.text), len(question.history)
+        with AnswerTelemetry(ctx, clock.timings, question_chars=length, turns=turns) as told:
+            found = await self._retrieve(question, told.ctx, clock)
+            told.found(found.index_version)
+            begun = SourcesEvent.model_construct(
+                id=question.id,
+                model_name=self.model_name,
+                sources=found.prompt.sources,
+                index_version=found.index_version,
+                cut=found.prompt.cut,
+                query=found.query,
+                timings=clock.timings,
+                answerability=found.answerability,
+            )
+            if found.refused or question.sampling.max_tokens == 0:
+                clock.total()
+                yield begun
+                if found.refused:
+                    yield TextEvent.model_construct(text_output=self._refusal)
+                reason: Literal["stop", "length"] = "stop" if found.refused else "length"
+                end = _end(clock, reason, found, Usage(), refused=found.refused)
+                told.ended(end)
+                yield end
+                return
+            # The stored documents are read while the answer is made, so that checking it waits for nothing.
+            checked = found.prompt.sources if self._mode(question) != "off" else []
+            reading = self._stored.begin(checked, told.ctx)
+            try:
+                made = self._generate(question, found, begun, reading, told.ctx, clock)
+                async with contextlib.aclosing(made) as events:
+                    async for event in events:
+                        if isinstance(event, EndEvent):
+                            told.ended(event)
+                        yield event
+            finally:
+                reading.close()
 
     async def _generate(
         self,
         question: Question,
-        prompt: Prompt,
+        found: _Retrieved,
         begun: SourcesEvent,
         reading: Reading,
         ctx: CallContext,
         clock: _Clock,
     ) -> AsyncGenerator[Event, None]:
+        prompt = found.prompt
         request = self._generation_request(prompt.text, question.sampling)
         async with contextlib.aclosing(self._predictor.stream(request, ctx)) as chunks:
             yield begun
@@ -217,29 +237,35 @@ class RagService:
                     refused = bool(prompt.sources) and _DONT_KNOW.match(text) is not None
                     usage = _usage(chunk.prompt_tokens, chunk.completion_tokens)
                     clock.lap("generation")
-                    citations = None if refused else await self._check(question, text, prompt.sources, reading)
+                    citations = None if refused else await self._check(question, text, prompt.sources, reading, ctx)
                     if citations is not None:
                         clock.lap("citations")
                     clock.total()
-                    yield _end(clock, chunk.finish_reason, refused, prompt.sources, usage, citations)
+                    yield _end(clock, chunk.finish_reason, found, usage, refused=refused, citations=citations)
                     return
                 chunk = await anext(chunks, None)
         raise BadUpstreamError("The predictor ended without finishing its answer.")
 
     def _mode(self, question: Question) -> CitationMode:
-        return question.citations or self._citations
+        return question.grounding.citations or self._citations
 
     async def _check(
-        self, question: Question, text: str, sources: Sequence[Source], reading: Reading
+        self, question: Question, text: str, sources: Sequence[Source], reading: Reading, ctx: CallContext
     ) -> Citations | None:
         """The answer, checked against what it was made from; None where that is nothing, or not wanted."""
         mode = self._mode(question)
         if mode == "off" or not sources:
             return None
-        stored = await reading.finish()
-        if len(text) < _LONG_ANSWER_CHARS:
-            return self._citer.cite(text, question.text, sources, stored, mode)
-        return await asyncio.to_thread(self._citer.cite, text, question.text, sources, stored, mode)
+        with ctx.span(signals.CITATIONS) as span:
+            stored = await reading.finish()
+            if len(text) < _LONG_ANSWER_CHARS:
+                citations = self._citer.cite(text, question.text, sources, stored, mode)
+            else:
+                citations = await asyncio.to_thread(self._citer.cite, text, question.text, sources, stored, mode)
+            span.set("kserve_rag.statements", len(citations.statements))
+            span.set("kserve_rag.statements.unsupported", unsupported(citations))
+            span.set("kserve_rag.quotes.dropped", len(citations.dropped))
+        return citations
 
     def _generation_request(self, prompt: str, sampling: Sampling) -> GenerationRequest:
         # A nucleus of no probability mass still holds the likeliest token; servers refuse to be told so in these words.
@@ -260,23 +286,44 @@ class RagService:
 
     async def _retrieve(self, question: Question, ctx: CallContext, clock: _Clock) -> _Retrieved:
         """The prompt, with the passages that support an answer, or the finding that none does."""
-        wanted = self._num_docs if question.num_docs is None else question.num_docs
-        if question.context:
-            context = question.context if question.context.strip() else None
+        asks = question.grounding
+        wanted = self._num_docs if asks.num_docs is None else asks.num_docs
+        if asks.context:
+            context = asks.context if asks.context.strip() else None
             return _Retrieved(self._build(question, context=context))
-        if not question.retrieval or wanted == 0:
+        if not asks.retrieval or wanted == 0:
             return _Retrieved(self._build(question))
         query = question.text
         if question.history:
             query = await self._condenser.condense(question.text, question.history, ctx)
             clock.lap("condense")
-        instance = SearchInstance.model_construct(input=query, num_docs=wanted, filters=question.filters)
+        instance = SearchInstance.model_construct(
+            input=query,
+            # What answers a question is told by a few passages, also where the model is shown fewer.
+            num_docs=max(wanted, PASSAGES),
+            filters=asks.filters,
+            collections=asks.collections,
+            neighbours=asks.neighbours,
+            diversity=asks.diversity,
+        )
         (prediction,) = await self._vectorstore.search([instance], ctx)
         clock.lap("retrieval")
         clock.timings.update(prediction.timings_ms)
-        supported, unsupported = self._split(prediction.passages)
-        if not supported:
-            return _Retrieved(Prompt("", [], unsupported), query, prediction.index_version, refused=True)
+        passages, version = prediction.passages, prediction.index_version
+        shown = passages[:wanted]
+        refuse = self._refuse if asks.refuse is None else asks.refuse
+        # Of a conversation the question as it was asked: names of earlier turns are no part of it.
+        decision = await self._decisions.of(version, ctx)
+        answerability = score(question.text, passages, decision.model).score
+        threshold = decision.threshold if asks.min_score is None else asks.min_score
+        if not passages or (refuse and answerability < threshold):
+            cut = [_cut(passage, "not_answered") for passage in shown]
+            prompt = Prompt("", [], cut)
+            return _Retrieved(prompt, query, version, answerability, refused=True, passages=passages)
+        supported = [passage for passage in shown if passage.support >= self._min_support]
+        if not supported or not refuse:
+            supported = shown
+        unsupported = [_cut(passage, "no_support") for passage in shown if passage not in supported]
         prompt = self._build(question, passages=supported)
         if not prompt.sources:
             raise PromptTooLongError(
@@ -286,19 +333,7 @@ class RagService:
             )
         prompt.cut.extend(unsupported)
         clock.lap("prompt")
-        return _Retrieved(prompt, query, prediction.index_version)
-
-    def _split(self, passages: Sequence[Passage]) -> tuple[list[Passage], list[CutPassage]]:
-        supported: list[Passage] = []
-        unsupported: list[CutPassage] = []
-        for passage in passages:
-            if passage.support >= self._min_support:
-                supported.append(passage)
-            else:
-                unsupported.append(
-                    CutPassage(chunk_id=passage.chunk_id, document_id=passage.document_id, reason="no_support")
-                )
-        return supported, unsupported
+        return _Retrieved(prompt, query, version, answerability, passages=passages)
 
     def _build(self, question: Question, *, passages: Sequence[Passage] = (), context: str | None = None) -> Prompt:
         return self._prompts.build(
@@ -316,20 +351,27 @@ def _usage(prompt_tokens: int | None, completion_tokens: int | None) -> Usage:
     return Usage.model_construct(prompt_tokens=prompt, completion_tokens=completion, total_tokens=prompt + completion)
 
 
+def _cut(passage: Passage, reason: Literal["no_support", "not_answered"]) -> CutPassage:
+    return CutPassage(chunk_id=passage.chunk_id, document_id=passage.document_id, reason=reason)
+
+
 def _end(
     clock: _Clock,
     finish_reason: Literal["stop", "length", "cancelled"],
-    refused: bool,
-    sources: list[Source],
+    found: _Retrieved,
     usage: Usage,
+    *,
+    refused: bool,
     citations: Citations | None = None,
 ) -> EndEvent:
+    nearest: list[Topic] = topics(found.passages) if refused else []
     return EndEvent.model_construct(
         text_output="",
         finish_reason=finish_reason,
         refused=refused,
-        sources=[] if refused else sources,
+        sources=[] if refused else found.prompt.sources,
         usage=usage,
         timings=clock.timings,
+        topics=nearest,
         citations=citations,
     )

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 
-from vectorstore.wire import MAX_NUM_DOCS, Passage, Span
+from vectorstore.wire import MAX_COLLECTIONS, MAX_NEIGHBOURS, MAX_NUM_DOCS, Passage, Span
 
 # The earlier graph's defaults: its clients get the answers they are used to.
 DEFAULT_MAX_TOKENS = 100
@@ -88,6 +88,17 @@ class Grounding(BaseModel):
     """Used in place of retrieved passages. Blanks alone mean no documents; empty means absent, as it always has."""
     filters: dict[str, Any] | None = None
     """Chroma's `where` language over document metadata, as in `vectorstore.wire.SearchInstance`."""
+    collections: Annotated[list[str], Field(min_length=1, max_length=MAX_COLLECTIONS)] | None = None
+    """Indexes that are searched; the vectorstore's own where absent."""
+    neighbours: Annotated[_Int, Field(ge=0, le=MAX_NEIGHBOURS)] = 0
+    """Chunks before and after that are joined to each passage."""
+    diversity: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """How much passages are held against for saying what a better one says."""
+    refuse: bool | None = None
+    """Whether a question is refused that the passages seem not to answer; the service's setting where absent. False
+    has the model answer from whatever was found."""
+    min_score: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Answerability below which the question is refused; where absent the calibration of the index, or the default."""
     citations: CitationMode | None = None
     """How the answer is checked against its sources; the service's setting where absent."""
 
@@ -135,7 +146,18 @@ class CutPassage(BaseModel):
 
     chunk_id: str
     document_id: str
-    reason: Literal["token_budget", "no_support"]
+    reason: Literal["token_budget", "no_support", "not_answered"]
+    """It did not fit; it says too little of what is asked; or all of them together seem not to answer the question."""
+
+
+class Topic(BaseModel):
+    """Something that the documents do speak of."""
+
+    title: str
+    heading: str = ""
+    """The innermost heading, where it differs from the title."""
+    url: str | None = None
+    document_id: str
 
 
 class Quote(BaseModel):
@@ -161,7 +183,7 @@ class Statement(BaseModel):
     span: Span
     """Of `Citations.text`. Together the statements are the whole of it."""
     verdict: Literal["supported", "unsupported", "no_claim"]
-    """`no_claim`: there is no word in it that could be looked for, as in "Yes."."""
+    """`no_claim`: it tells nothing that could be looked for, as "Yes." or "These are the steps:"."""
     support: float
     """0 … 1; 0 where it is unsupported or claims nothing."""
     quotes: list[Quote]
@@ -226,6 +248,10 @@ class Answer(BaseModel):
     timings: dict[str, float]
     """Milliseconds: `condense`, `embed`, `search`, `retrieval` (that hop), `first_token`, `generation`, `citations`,
     `total`."""
+    answerability: float | None = None
+    """How likely it is that the passages found answer the question, 0 … 1. None where nothing was searched for."""
+    topics: list[Topic] = Field(default_factory=list)
+    """Of a refusal: what the documents nearest to the question are about, nearest first."""
     citations: Citations | None = None
     """The check of the answer against its sources. None where there are no sources, or nothing was to be checked."""
 
@@ -246,6 +272,7 @@ class SourcesEvent(BaseModel):
     cut: list[CutPassage]
     query: str | None
     timings: dict[str, float]
+    answerability: float | None = None
 
 
 class TextEvent(BaseModel):
@@ -266,6 +293,7 @@ class EndEvent(BaseModel):
     sources: list[Source]
     usage: Usage
     timings: dict[str, float]
+    topics: list[Topic] = Field(default_factory=list)
     citations: Citations | None = None
 
 
@@ -284,6 +312,11 @@ INPUT_TENSORS = {
     "retrieval": ("BOOL", [-1, 1]),
     "context": ("BYTES", [-1, 1]),
     "filters": ("BYTES", [-1, 1]),
+    "collections": ("BYTES", [-1, 1]),
+    "neighbours": ("INT32", [-1, 1]),
+    "diversity": ("FP32", [-1, 1]),
+    "refuse": ("BOOL", [-1, 1]),
+    "min_score": ("FP32", [-1, 1]),
     "citations": ("BYTES", [-1, 1]),
 }
 OUTPUT_TENSORS = {
@@ -295,6 +328,8 @@ OUTPUT_TENSORS = {
     "completion_tokens": ("INT32", [-1, 1]),
     "index_version": ("BYTES", [-1, 1]),
     "timings": ("BYTES", [-1, 1]),
+    "answerability": ("FP32", [-1, 1]),  # -1 where nothing was searched for
+    "topics": ("BYTES", [-1, 1]),
     "citations": ("BYTES", [-1, 1]),
 }
 

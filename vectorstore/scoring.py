@@ -59,7 +59,7 @@ _FUSED: Mapping[Signal, float] = {"dense": 0.4, "lexical": 0.6}
 _RESCORED: Mapping[Signal, float] = {"dense": 1 / 6, "lexical": 1 / 3, "multi_vector": 1 / 2}
 """Both: the best of one grid for all the sets of docs/evaluation.md; neighbouring weights do as well."""
 _LEARNED: Mapping[Signal, float] = {"dense": 0.4, "sparse": 0.2, "multi_vector": 0.4}
-"""Source: BGE-M3's own weights of its three heads, in https://github.com/FlagOpen/FlagEmbedding (compute_score)."""
+"""Source: the example for `compute_score` in the README of BAAI/bge-m3; not measured here."""
 
 
 def weighted(weights: Mapping[Signal, float], signals: Mapping[Signal, npt.NDArray[np.floating]]) -> Scores:

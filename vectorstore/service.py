@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
+from chassis import signals
 from chassis.context import CallContext
 from chassis.errors import BadUpstreamError, NotReadyError, ServiceError
 from embedder.client import EmbedderClient
@@ -20,6 +21,7 @@ from vectorstore.errors import DamagedIndexError, EmbedderMismatchError, NoIndex
 from vectorstore.index import LoadedIndex, Query, Ranked, StoreName
 from vectorstore.manifest import EmbedderInfo
 from vectorstore.scoring import Weights
+from vectorstore.telemetry import searched
 from vectorstore.versions import Document, IndexRoot, IndexVersion
 from vectorstore.wire import Mode, SearchInstance
 
@@ -104,7 +106,7 @@ class VectorstoreService:
             BadUpstreamError: the embedder or the store answered nonsense.
             DeadlineExceededError: the time was up.
         """
-        with contextlib.ExitStack() as leases:
+        with contextlib.ExitStack() as leases, ctx.span(signals.SEARCH) as span:
             used: dict[str, LoadedIndex] = {}
             asked: list[tuple[Query, dict[LoadedIndex, Query]]] = []
             for number, instance in enumerate(instances):
@@ -113,7 +115,12 @@ class VectorstoreService:
                     if name not in used:
                         used[name] = leases.enter_context(self._collection(name, number).use())
                 asked.append(self._queries(instance, [used[name] for name in names], number))
-            return await self._search(asked, ctx)
+            found = await self._search(asked, span.ctx)
+            searched(found)
+            span.set("kserve_rag.queries", len(found))
+            span.set("kserve_rag.passages", sum(len(one.passages) for one in found))
+            span.set("kserve_rag.index.version", tuple(index.name for index in used.values()))
+            return found
 
     async def document(
         self, document_id: str, version: str | None = None, collection: str | None = None
@@ -134,7 +141,8 @@ class VectorstoreService:
         """`{"index": {"name", "version", "documents", "chunks", "embedder", "parts"} | None, "reason": str | None}`.
 
         The reason is set where nothing serves, and also where a version was refused while an older one serves.
-        `collections` says the same of every index that is served, by name.
+        `collections` says the same of every index that is served, by name. `index` also has `calibration`: the content
+        of the version's calibration file, or None.
         """
         collections = {name: collection.status() for name, collection in self._collections.items()}
         return {**collections[self._default.name], "collections": collections}
@@ -267,6 +275,7 @@ class _Collection:
         self._lease: _Lease | None = None
         self._mismatch: EmbedderMismatchError | None = None
         self._refused: ServiceError | None = None
+        self._calibration: dict[str, Any] | None = None
 
     def use(self) -> contextlib.AbstractContextManager[LoadedIndex]:
         """The loaded index, kept open until the block ends. Raises NotReadyError where there is none."""
@@ -313,6 +322,7 @@ class _Collection:
                 "chunks": manifest.counts.chunks,
                 "embedder": manifest.embedder.fingerprint,
                 "parts": list(self._lease.index.parts),
+                "calibration": self._calibration,
             }
         problem = self._mismatch or self._refused
         reason = problem.message if problem is not None else None if index else _LOADING
@@ -329,6 +339,7 @@ class _Collection:
         if current is None:
             name = "" if self.name == "default" else f" --name {self.name}"
             raise NoIndexError(f"There is no index {self.name!r} yet: build one with `kserve-rag ingest{name}`.")
+        self._calibration = await asyncio.to_thread(self._root.calibration, current)
         if self._lease is not None and self._lease.index.name == current:
             if self._mismatch is not None:
                 await self._verify(current, self._lease.index.version.manifest.embedder)

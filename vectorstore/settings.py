@@ -67,16 +67,22 @@ class VectorstoreSettings(ServerSettings):
         None,
         ge=0,
         le=1,
-        description="Weight of the cosine. By default 0.5, and 0.4 where the index has learned sparse.",
+        description="Weight of the cosine. By default 0.4; 1/6 beside BM25 and late interaction.",
     )
     lexical_weight: float | None = Field(
-        None, ge=0, le=1, description="Weight of BM25. By default 0.5, and 0 where the index has learned sparse."
+        None,
+        ge=0,
+        le=1,
+        description="Weight of BM25. By default 0.6; 1/3 beside late interaction; 0 where the index has learned sparse.",
     )
     sparse_weight: float | None = Field(
         None, ge=0, le=1, description="Weight of learned sparse, where the index has it. By default 0.2."
     )
     multi_vector_weight: float | None = Field(
-        None, ge=0, le=1, description="Weight of late interaction, where the index has it. By default 0.4."
+        None,
+        ge=0,
+        le=1,
+        description="Weight of late interaction, where the index has it. By default 0.4; 1/2 beside BM25.",
     )
     store: StoreName = Field(
         "auto",

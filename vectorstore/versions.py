@@ -1,6 +1,8 @@
 """Immutable index versions on disk: built out of sight, published atomically, opened by name, pruned on request.
 
     <root>/<name>/current                 one line: the version that is served
+    <root>/<name>/<version>.calibration.json
+                                          the threshold of refusals, where one was calibrated with the version
     <root>/<name>/<version>/manifest.json what the version is and what it was made from
                             documents.sqlite  documents, and the keys of chunks
                             chunks.jsonl      per chunk the fixed part of `vectorstore.wire.Passage`, in row order
@@ -153,7 +155,20 @@ class IndexRoot:
                 hidden = self.folder / f"{_REMOVED}{version}-{secrets.token_hex(4)}"
                 (self.folder / version).rename(hidden)
                 shutil.rmtree(hidden)
+                self.calibration_file(version).unlink(missing_ok=True)
         return removed
+
+    def calibration_file(self, version: str) -> Path:
+        """Where the calibration of refusals is kept that was made with a version: beside it, as it cannot change."""
+        return self.folder / f"{version}.calibration.json"
+
+    def calibration(self, version: str) -> dict[str, Any] | None:
+        """What that file holds; None where there is none, or no JSON object in it."""
+        try:
+            held = orjson.loads(self.calibration_file(version).read_bytes())
+        except (OSError, orjson.JSONDecodeError):
+            return None
+        return held if isinstance(held, dict) else None
 
     def begin(
         self,

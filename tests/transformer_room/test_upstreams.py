@@ -8,7 +8,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,11 @@ import httpx
 import pytest
 import pytest_asyncio
 from processes import free_ports, program
-from upstreams import WORDS, Upstreams
+from upstreams import EMBEDDER, PASSAGE, WORDS, Upstreams
 
 from kserve_rag.models import ModelStore
 from kserve_rag.settings import Settings
+from transformer.answerability import DEFAULT_MODEL, Calibration
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -319,3 +320,91 @@ async def test_a_quote_in_place_of_an_answer_is_a_setting() -> None:
         citations = await cited(upstreams, CITATIONS="quote")
     assert citations["kind"] == "quote"
     assert citations["text"] == "The documents say: “The warranty lasts three years.” [1]"
+
+
+# Refusals
+
+
+def calibration(version: str, threshold: float) -> dict[str, Any]:
+    """What `kserve-rag eval --calibrate` writes."""
+    made = Calibration.fit(
+        [threshold] * 40, [True] * 40, rate=0.1, model=DEFAULT_MODEL, index_version=version, embedder=EMBEDDER
+    )
+    held: dict[str, Any] = json.loads(made.json())
+    return held
+
+
+@contextlib.contextmanager
+def served(upstreams: Upstreams, version: str, calibration: dict[str, Any] | None) -> Iterator[None]:
+    """Another version for a while: what is known of the first is kept for a minute."""
+    upstreams.version, upstreams.calibration = version, calibration
+    try:
+        yield
+    finally:
+        upstreams.version, upstreams.calibration = PASSAGE["index_version"], None
+
+
+async def test_a_refusal_has_no_sources_but_the_nearest_topics(service: Running) -> None:
+    plain = (await service.client.post(GENERATE, json={"text_input": Q})).json()
+    assert (plain["refused"], plain["topics"], len(plain["sources"])) == (False, [], 1)
+    assert 0.2 < plain["answerability"] < 1
+    topic = {"title": "Warranty", "heading": "", "url": None, "document_id": "d"}
+    cut = [{"chunk_id": "c", "document_id": "d", "reason": "not_answered"}]
+    body = {"text_input": Q, "min_score": 1}
+    service.upstreams.seen.clear()
+    refused = (await service.client.post(GENERATE, json=body)).json()
+    assert refused["text_output"].startswith("I don't know")
+    assert (refused["refused"], refused["sources"], refused["topics"], refused["cut"]) == (True, [], [topic], cut)
+    assert refused["answerability"] == plain["answerability"]
+    assert [name for name, _, _ in service.upstreams.seen] == ["vectorstore"]  # the model is not asked
+    streamed = (await service.client.post(STREAM, json=body)).text
+    first, *_, last = (json.loads(line[6:]) for line in streamed.splitlines() if line.startswith("data: "))
+    assert (first["answerability"], first["sources"]) == (plain["answerability"], [])
+    assert (last["refused"], last["sources"], last["topics"]) == (True, [], [topic])
+    chat = (await service.client.post(CHAT, json={**BODIES[CHAT], "min_score": 1})).json()
+    assert (chat["refused"], chat["sources"], chat["topics"]) == (True, [], [topic])
+    tensors = [
+        {"name": "input", "datatype": "BYTES", "shape": [1, 1], "data": [Q]},
+        {"name": "min_score", "datatype": "FP32", "shape": [1], "data": [1.0]},
+    ]
+    v2 = (await service.client.post("/v2/models/rag/infer", json={"inputs": tensors})).json()
+    found = {output["name"]: output["data"][0] for output in v2["outputs"]}
+    assert (found["refused"], json.loads(found["topics"])) == (True, [topic])
+    assert found["answerability"] == pytest.approx(plain["answerability"])
+
+
+@pytest.mark.parametrize("parameters", [{"min_score": 0}, {"min_score": 1, "refuse": False}, {"refuse": False}])
+async def test_refusing_is_switched_off_by_request(service: Running, parameters: dict[str, Any]) -> None:
+    answer = (await service.client.post(GENERATE, json={"text_input": Q, **parameters})).json()
+    assert (answer["refused"], answer["text_output"]) == (False, "".join(WORDS))
+
+
+async def test_a_calibration_decides_for_its_own_version_only(service: Running) -> None:
+    async def refused() -> bool:
+        return bool((await service.client.post(GENERATE, json={"text_input": Q})).json()["refused"])
+
+    with served(service.upstreams, "strict", calibration("strict", 0.999)):
+        assert await refused()
+    with served(service.upstreams, "lax", calibration("lax", 0.001)):
+        assert not await refused()
+    with served(service.upstreams, "another", calibration("strict", 0.999)):
+        assert not await refused()
+    with served(service.upstreams, "other-embedder", {**calibration("other-embedder", 0.999), "embedder": "e5"}):
+        assert not await refused()
+    with served(service.upstreams, "broken", {"format": 1}):
+        assert not await refused()
+
+
+async def test_more_ways_to_search_are_passed_on(service: Running) -> None:
+    service.upstreams.seen.clear()
+    more = {"collections": ["a", "b"], "neighbours": 2, "diversity": 0.5, "num_docs": 7}
+    await service.client.post(GENERATE, json={"text_input": Q, **more})
+    (searched,) = (body for name, _, body in service.upstreams.seen if name == "vectorstore")
+    assert {name: searched["instances"][0][name] for name in more} == more
+    for wrong, field in (
+        ({"min_score": 2}, "min_score"),
+        ({"refuse": "no"}, "refuse"),
+        ({"neighbours": 9}, "neighbours"),
+    ):
+        answer = await service.client.post(GENERATE, json={"text_input": Q, **wrong})
+        assert (answer.status_code, answer.json()["field"]) == (400, field)

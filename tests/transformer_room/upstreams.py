@@ -33,6 +33,7 @@ PASSAGE: dict[str, Any] = {
     "lexical_score": 3.0,
     "support": 1.1,
 }
+EMBEDDER = "minilm@sha256:0"
 WORDS = ("The", " warranty", " lasts", " three", " years.")
 
 
@@ -47,6 +48,9 @@ class Upstreams:
         self.documents: dict[str, str] = {"d": PASSAGE["text"]}
         """Texts of stored documents."""
         self.documents_answer: Behaviour = "answer"
+        self.version = PASSAGE["index_version"]
+        self.calibration: dict[str, Any] | None = None
+        """Of that version."""
         self.seen: list[tuple[str, dict[str, str], Any]] = []
         self.left = asyncio.Event()
         """Set when a client has broken off an answer."""
@@ -57,6 +61,7 @@ class Upstreams:
         app = web.Application()
         app.router.add_post("/v1/models/vectorstore:predict", self._search)
         app.router.add_get("/v1/documents/{id}", self._document)
+        app.router.add_get("/v1/indexes", self._indexes)
         app.router.add_post("/v2/models/tensorrt_llm/generate_stream", self._generate)
         app.router.add_get("/v2/models/vectorstore/ready", self._ready)
         app.router.add_get("/v2/models/tensorrt_llm", self._describe)
@@ -75,13 +80,23 @@ class Upstreams:
         self.seen.append(("vectorstore", dict(request.headers), body))
         if self.vectorstore != "answer":
             return await self._misbehave(self.vectorstore, request)
-        prediction = {"passages": [PASSAGE], "index_version": "v1", "timings_ms": {"embed": 5.0, "search": 1.0}}
+        passages = [{**PASSAGE, "index_version": self.version}]
+        prediction = {
+            "passages": passages,
+            "index_version": self.version,
+            "timings_ms": {"embed": 5.0, "search": 1.0},
+        }
         return web.json_response({"predictions": [prediction] * len(body["instances"])})
+
+    async def _indexes(self, _: web.Request) -> web.StreamResponse:
+        index = {"name": "default", "version": self.version, "embedder": EMBEDDER, "calibration": self.calibration}
+        status = {"index": index, "reason": None}
+        return web.json_response({**status, "collections": {"default": status}})
 
     async def _document(self, request: web.Request) -> web.StreamResponse:
         if self.documents_answer != "answer":
             return await self._misbehave(self.documents_answer, request)
-        if request.query["version"] != PASSAGE["index_version"] or request.match_info["id"] not in self.documents:
+        if request.query["version"] != self.version or request.match_info["id"] not in self.documents:
             return web.json_response({"error": "no such document"}, status=404)
         return web.json_response({"text": self.documents[request.match_info["id"]]})
 

@@ -173,6 +173,7 @@ def test_extra_routes(service: Service, version: str) -> None:
             "chunks": 12,
             "embedder": FINGERPRINT,
             "parts": ["dense", "lexical"],
+            "calibration": None,
         },
         "reason": None,
     }
