@@ -73,7 +73,7 @@ class VectorstoreSettings(ServerSettings):
         None,
         ge=0,
         le=1,
-        description="Weight of BM25. By default 0.6; 1/3 beside late interaction; 0 where the index has learned sparse.",
+        description="Weight of BM25. By default 0.6; 1/3 beside late interaction; 0 beside learned sparse.",
     )
     sparse_weight: float | None = Field(
         None, ge=0, le=1, description="Weight of learned sparse, where the index has it. By default 0.2."
