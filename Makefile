@@ -20,7 +20,7 @@ DATA ?= $(wildcard ../shared/data)
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-emit-index-url \
 	--custom-compile-command "make lock"
 
-.PHONY: help up down test check bench manifests eval eval-gate test-torch lock clean
+.PHONY: help up down test check bench manifests images image-sizes eval eval-gate test-torch lock clean
 
 help:  ## What can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -53,6 +53,12 @@ eval-gate: $(INSTALLED)  ## Fail if the bundled questions are answered significa
 manifests: $(INSTALLED) $(KUSTOMIZE)  ## Render and validate every combination of the manifests
 	$(BIN)/python -m pytest tests/manifests_room
 
+images: $(INSTALLED)  ## Build the images with docker, podman, nerdctl or buildah (IMAGES="transformer ingest": only these; PREFIX=ghcr.io/me/)
+	$(BIN)/python -m dockerfiles.build --prefix "$(PREFIX)" $(IMAGES)
+
+image-sizes: $(INSTALLED)  ## Install what each image installs, into fresh folders, and print how much it is
+	$(BIN)/python -m dockerfiles.sizes
+
 test-torch: $(TORCH_INSTALLED)  ## Compare the encoders with FlagEmbedding on torch
 	$(TORCH)/bin/python -m pytest tests/with_torch
 
@@ -61,6 +67,10 @@ lock: $(INSTALLED)  ## Write the locks anew from pyproject.toml and locks/*.in
 	$(COMPILE) --output-file locks/dev.txt pyproject.toml --extra evaluation --group dev
 	$(COMPILE) --output-file locks/uv.txt locks/uv.in
 	$(COMPILE) --output-file locks/triton.txt --no-deps locks/triton.in
+	for service in transformer vectorstore ingest; do $(COMPILE) --constraint locks/dev.txt --excludes locks/unused.in \
+		--output-file locks/$$service.txt pyproject.toml --extra $$service; done
+	$(subst --python-version 3.10,--python-version 3.11,$(COMPILE)) --constraint locks/triton.txt \
+		--output-file locks/embedder-gpu.txt locks/embedder-gpu.in
 
 clean:  ## Remove the environments made here (models and indexes stay: they are in the home of kserve-rag)
 	rm -rf $(VENV) $(TORCH)

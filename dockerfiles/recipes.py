@@ -18,6 +18,8 @@ LIGHT = ("transformer", "vectorstore", "ingest")
 """The services that hold no model."""
 WITH_TRITON = ("embedder", "predictor-cpu")
 """Triton out of its wheel, on CPUs."""
+ON_GPUS = "embedder-gpu"
+"""Triton out of its wheel, with torch and CUDA."""
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,16 @@ from dockerfiles.recipes import ROOT, Recipe, Stage
 PYTHON = "3.11"
 """Of the base image. One of this version, with its shared library, has to be on this machine."""
 
+_OFFLINE = ("network was disabled", "Network connectivity is disabled")
+"""How uv says that its cache lacks a package, or a wheel of it."""
+
 
 class StagingError(Exception):
     """A line of the Dockerfile failed; the message has what it said."""
+
+
+class UnavailableError(StagingError):
+    """This machine lacks what the line needs: the version of Python, uv, or offline a package in uv's cache."""
 
 
 @dataclass(frozen=True)
@@ -51,14 +58,14 @@ class Staged:
         return re.sub(r"(?<![\w.-])/usr/local(?![\w.-])", str(self.prefix), text)
 
     def command(self, *arguments: str) -> list[str]:
-        """What a container of the image runs; arguments stand in place of CMD."""
-        stage = self.recipe.final
-        given = list(arguments) or [word for step in stage.all("CMD") for word in step.arguments]
-        words = [self.here(word) for word in [*stage.only("ENTRYPOINT").arguments, *given]]
-        program = shutil.which(words[0], path=self.environ()["PATH"])
+        """What a container of the image runs; arguments of this machine stand in place of CMD."""
+        final = self.recipe.final
+        name, *words = final.only("ENTRYPOINT").arguments
+        program = shutil.which(name, path=self.environ()["PATH"])
         if program is None:
-            raise StagingError(f"{words[0]} is not on the PATH of {self.recipe.path.name}")
-        return [program, *words[1:]]
+            raise StagingError(f"{name} is not on the PATH of {self.recipe.path.name}")
+        given = list(arguments) or [self.here(word) for step in final.all("CMD") for word in step.arguments]
+        return [program, *words, *given]
 
     def environ(self, **variables: str) -> dict[str, str]:
         """The variables of a container of the image, and those given."""
@@ -81,16 +88,39 @@ def stage(recipe: Recipe, root: Path, *, offline: bool = False) -> Staged:
         offline: packages come from uv's cache alone.
 
     Raises:
-        StagingError: a line failed, or this machine lacks the version of Python.
+        StagingError: a line failed.
+        UnavailableError: this machine lacks what it takes.
     """
+    staged = _empty(recipe, root)
+    _build(staged, recipe.build, _environ() | ({"UV_OFFLINE": "1"} if offline else {}))
+    return staged
+
+
+def resolve(recipe: Recipe, root: Path) -> int:
+    """Whether everything that the Dockerfile installs can be had, without downloading it: the number of packages.
+
+    Raises:
+        StagingError: something is missing, has no wheel for this machine, or not the hash that the lock names.
+        UnavailableError: this machine lacks what it takes.
+    """
+    staged = _empty(recipe, root)
+    (lines,) = (step.value for step in recipe.build.all("RUN") if "uv pip sync" in step.value)
+    venv, sync, *_ = lines.split("&&")
+    _run(staged.here(venv), ROOT, _environ())
+    said = _run(staged.here(sync.replace("pip sync", "pip sync --dry-run")), ROOT, _environ())
+    return sum(line.startswith(" + ") for line in said.splitlines())
+
+
+def _empty(recipe: Recipe, root: Path) -> Staged:
     staged = Staged(recipe, root, _prefix())
     for folder in ("opt", "uv/bin", "build", "tmp"):
         (root / folder).mkdir(parents=True, exist_ok=True)
     (root / "uv" / "bin" / "uv").symlink_to(_uv())
-    environ = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "VIRTUAL_ENV"))}
-    environ |= {"UV_OFFLINE": "1"} if offline else {}
-    _build(staged, recipe.build, environ)
     return staged
+
+
+def _environ() -> dict[str, str]:
+    return {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "VIRTUAL_ENV"))}
 
 
 def _build(staged: Staged, build: Stage, environ: Mapping[str, str]) -> None:
@@ -116,12 +146,15 @@ def _copy(sources: Sequence[str], target: Path) -> None:
             shutil.copy2(path, target)
 
 
-def _run(command: str, folder: Path, environ: Mapping[str, str]) -> None:
+def _run(command: str, folder: Path, environ: Mapping[str, str]) -> str:
+    """What it said on standard error."""
     done = subprocess.run(  # noqa: S603
         ["/bin/sh", "-c", command], cwd=folder, env=environ, capture_output=True, text=True, check=False
     )
     if done.returncode != 0:
-        raise StagingError(f"{command}\nended with status {done.returncode}:\n{done.stderr.strip()[-4000:]}")
+        kind = UnavailableError if any(text in done.stderr for text in _OFFLINE) else StagingError
+        raise kind(f"{command}\nended with status {done.returncode}:\n{done.stderr.strip()[-4000:]}")
+    return done.stderr
 
 
 def _expand(value: str, environ: Mapping[str, str]) -> str:
@@ -132,7 +165,7 @@ def _uv() -> Path:
     beside = Path(sys.executable).with_name("uv")
     found = str(beside) if beside.is_file() else shutil.which("uv")
     if found is None:
-        raise StagingError("There is no uv: run this with make.")
+        raise UnavailableError("There is no uv: run this with make.")
     return Path(found)
 
 
@@ -146,4 +179,4 @@ def _prefix() -> Path:
         prefix = said.stdout.strip()
         if said.returncode == 0 and prefix and (Path(prefix) / "bin" / f"python{PYTHON}").exists():
             return Path(prefix)
-    raise StagingError(f"This machine has no Python {PYTHON} with a shared library, which the images have.")
+    raise UnavailableError(f"This machine has no Python {PYTHON} with a shared library, which the images have.")

@@ -21,7 +21,8 @@ FROM python:3.11.14-slim-bookworm
 RUN rm -rf /usr/local/lib/python3.11/site-packages/* /usr/local/lib/python3.11/ensurepip /usr/local/bin/pip* \
  && useradd --uid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin kserve-rag
 COPY --from=build /opt /opt
-ENV PATH=/opt/venv/bin:$PATH HOME=/tmp USER=kserve-rag PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
+ENV PATH=/opt/venv/bin:$PATH HOME=/tmp USER=kserve-rag \
+    PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 PYTHONSAFEPATH=1
 WORKDIR /opt/kserve-rag
 USER 10001:10001
 EXPOSE 8080 8081

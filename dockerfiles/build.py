@@ -1,0 +1,109 @@
+"""Builds the images with the container engine that is here: `make images`, or `python -m dockerfiles.build [SERVICE…]`.
+
+Images are called `<prefix>kserve-rag-<service>:<version of the project>`, as the manifests call them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+
+from dockerfiles.recipes import ROOT, SERVICES
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ENGINES = ("docker", "podman", "nerdctl", "buildah")
+"""In the order in which they are tried. All of them take what `command` says."""
+
+
+def version() -> str:
+    """Of the project, from pyproject.toml."""
+    return str(tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"])
+
+
+def working_engine(named: str | None = None) -> tuple[str | None, list[str]]:
+    """The path of an engine that answers, and why the others do not.
+
+    A command line alone is not one: docker's also comes without a server. Each is asked for `info`.
+    """
+    reasons = []
+    for engine in [named] if named else ENGINES:
+        path = shutil.which(engine)
+        if path is None:
+            reasons.append(f"{engine}: not on the PATH")
+            continue
+        try:
+            asked = subprocess.run([path, "info"], capture_output=True, text=True, check=False, timeout=60)  # noqa: S603
+        except (OSError, subprocess.TimeoutExpired) as error:
+            reasons.append(f"{engine}: `{engine} info` failed: {error}")
+            continue
+        if asked.returncode == 0:
+            return path, reasons
+        said = asked.stderr.strip().splitlines() or [f"status {asked.returncode}"]
+        reasons.append(f"{engine}: `{engine} info` says: {said[-1]}")
+    return None, reasons
+
+
+def command(engine: str, service: str, *, prefix: str, tag: str, revision: str) -> list[str]:
+    """How an image is built, in the root of the repository."""
+    return [
+        engine,
+        "build",
+        f"--file=dockerfiles/{service}.Dockerfile",
+        f"--tag={prefix}kserve-rag-{service}:{tag}",
+        f"--build-arg=VERSION={tag}",
+        f"--build-arg=REVISION={revision}",
+        ".",
+    ]
+
+
+def revision() -> str:
+    """The commit that is checked out, with `-dirty` where files differ from it; "unknown" outside a checkout."""
+    git = shutil.which("git")
+    if git is None:
+        return "unknown"
+    asked = subprocess.run(  # noqa: S603
+        [git, "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return asked.stdout.strip() or "unknown"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit status: 0, 1 where there is no engine, otherwise the engine's."""
+    parser = argparse.ArgumentParser(prog="python -m dockerfiles.build", description=__doc__)
+    parser.add_argument("services", nargs="*", metavar="SERVICE", help=f"{', '.join(SERVICES)} (default: all)")
+    parser.add_argument("--engine", choices=ENGINES, help="by default the first that answers")
+    parser.add_argument("--prefix", default="", help="registry and folder before the names, such as ghcr.io/me/")
+    parser.add_argument("--tag", default=version(), help="by default the version of the project")
+    options = parser.parse_args(arguments)
+    unknown = sorted(set(options.services) - set(SERVICES))
+    if unknown:
+        parser.error(f"there is no {', '.join(unknown)}: choose from {', '.join(SERVICES)}")
+    engine, reasons = working_engine(options.engine)
+    if engine is None:
+        sys.stderr.write("No container engine answers here, so no image was built:\n")
+        sys.stderr.writelines(f"  {reason}\n" for reason in reasons)
+        sys.stderr.write("Install or start one of them. `make image-sizes` and `make test` need none.\n")
+        return 1
+    for service in options.services or SERVICES:
+        line = command(engine, service, prefix=options.prefix, tag=options.tag, revision=revision())
+        sys.stderr.write(" ".join(line) + "\n")
+        status = subprocess.run(line, cwd=ROOT, check=False).returncode  # noqa: S603
+        if status != 0:
+            sys.stderr.write(f"{service}: the build ended with status {status}.\n")
+            return status
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,98 @@
+"""Prints how much each image installs: `make image-sizes`. The table is in docs/images.md.
+
+The stage `build` of each Dockerfile is run in a fresh folder, as `dockerfiles.staging` does it. Counted are the files of
+`/opt`, bytecode included, in MB of 10⁶ bytes. The base image is not: neither its Debian nor its Python.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import sys
+import tempfile
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from dockerfiles.recipes import LIGHT, ON_GPUS, WITH_TRITON, Recipe
+from dockerfiles.staging import Staged, StagingError, resolve, stage
+
+LIMIT_MB = 400.0
+"""Of what a light service installs."""
+
+_MB = 1e6
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What one image installs."""
+
+    total_mb: float
+    """All of /opt."""
+    bytecode_mb: float
+    """Of that, compiled Python."""
+    packages: dict[str, float]
+    """Distribution → MB, the largest first. What belongs to none (the environment itself, our rooms) is left out."""
+
+
+def measure(staged: Staged) -> Sizes:
+    """Sizes of a staged image. A file counts once; links count nothing."""
+    owners: dict[Path, str] = {}
+    for distribution in importlib.metadata.distributions(path=[str(staged.site_packages)]):
+        for file in distribution.files or []:
+            owners[Path(str(distribution.locate_file(file))).resolve()] = distribution.metadata["Name"]
+    server = staged.root / "opt" / "tritonserver"
+    total = bytecode = 0
+    packages: Counter[str] = Counter()
+    for path in (staged.root / "opt").rglob("*"):
+        if path.is_symlink() or not path.is_file():
+            continue
+        size = path.stat().st_size
+        total += size
+        if path.suffix == ".pyc":
+            bytecode += size
+        source = Path(importlib.util.source_from_cache(str(path))) if path.suffix == ".pyc" else path
+        owner = "nvidia-pytriton" if path.is_relative_to(server) else owners.get(source.resolve())
+        if owner is not None:
+            packages[owner] += size
+    return Sizes(total / _MB, bytecode / _MB, {name: size / _MB for name, size in packages.most_common()})
+
+
+def row(service: str, sizes: Sizes) -> str:
+    """A line of the table."""
+    largest = ", ".join(f"{name} {size:.0f}" for name, size in list(sizes.packages.items())[:5])
+    count = len(sizes.packages)
+    return f"| {service} | {sizes.total_mb:.0f} | {sizes.bytecode_mb:.0f} | {count} | {largest} |"
+
+
+def main() -> int:
+    """Exit status: 1 where a light service is above the limit, or a line of a Dockerfile failed."""
+    sys.stdout.write("| image | MB | of it bytecode | packages | the five largest, MB |\n|---|---|---|---|---|\n")
+    status = 0
+    for service in (*LIGHT, *WITH_TRITON):
+        began = time.perf_counter()
+        with tempfile.TemporaryDirectory(prefix="kserve-rag-image-") as folder:
+            try:
+                sizes = measure(stage(Recipe.read(service), Path(folder)))
+            except StagingError as error:
+                sys.stderr.write(f"{service}: {error}\n")
+                return 1
+        sys.stdout.write(row(service, sizes) + "\n")
+        sys.stdout.flush()
+        sys.stderr.write(f"{service}: installed, imported and measured in {time.perf_counter() - began:.0f} s\n")
+        if service in LIGHT and sizes.total_mb > LIMIT_MB:
+            sys.stderr.write(f"{service}: {sizes.total_mb:.0f} MB, allowed are {LIMIT_MB:.0f}\n")
+            status = 1
+    with tempfile.TemporaryDirectory(prefix="kserve-rag-image-") as folder:
+        try:
+            count = resolve(Recipe.read(ON_GPUS), Path(folder))
+        except StagingError as error:
+            sys.stderr.write(f"{ON_GPUS}: {error}\n")
+            return 1
+    sys.stderr.write(f"{ON_GPUS}: {count} packages can be had; they are gigabytes, and not installed here\n")
+    return status
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

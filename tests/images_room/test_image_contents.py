@@ -1,0 +1,209 @@
+"""What the images hold, installed from their own lines: their sizes, and the whole graph run out of them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from processes import free_ports, program
+
+from dockerfiles.recipes import LIGHT, ROOT, WITH_TRITON
+from dockerfiles.sizes import LIMIT_MB, measure, row
+from dockerfiles.staging import Staged
+
+CORPUS = Path(__file__).parents[1] / "corpus"
+
+IMPORTED_AS = {
+    "build": "build",
+    "grpcio-tools": "grpc_tools",
+    "huggingface-hub": "huggingface_hub",
+    "onnxruntime": "onnxruntime",
+    "pillow": "PIL",
+}
+"""locks/unused.in, by the name that Python knows."""
+
+
+@pytest.mark.parametrize("service", LIGHT)
+def test_a_light_service_is_light(service: str, staged: Callable[[str], Staged]) -> None:
+    sizes = measure(staged(service))
+    assert sizes.total_mb <= LIMIT_MB, row(service, sizes)
+    # What is attributed is nearly all; the rest is the environment itself and our rooms.
+    assert sum(sizes.packages.values()) > 0.98 * sizes.total_mb
+
+
+@pytest.mark.parametrize("service", LIGHT)
+def test_every_module_of_a_light_service_imports(service: str, staged: Callable[[str], Staged]) -> None:
+    """In a clean environment, with no other rooms than its image has."""
+    image = staged(service)
+    script = (
+        "import importlib, pkgutil, sys\n"
+        "room = importlib.import_module(sys.argv.pop())\n"
+        "for module in pkgutil.walk_packages(room.__path__, room.__name__ + '.'):\n"
+        "    print(importlib.import_module(module.name).__file__)\n"
+    )
+    done = subprocess.run(
+        [image.python, "-c", script, service],
+        cwd=image.working_directory,
+        env=image.environ(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    folder = image.root / "opt" / "kserve-rag"
+    modules = done.stdout.split()
+    assert str(folder / service / "__main__.py") in modules
+    assert all(Path(module).is_relative_to(folder) for module in modules)
+
+
+@pytest.mark.parametrize("service", LIGHT)
+def test_no_build_tools_and_nothing_that_is_left_out(service: str, staged: Callable[[str], Staged]) -> None:
+    image = staged(service)
+    names = ["pip", "setuptools", "wheel", "uv", *IMPORTED_AS.values()]
+    script = "import importlib.util, sys; print([n for n in sys.argv[1:] if importlib.util.find_spec(n)])"
+    said = subprocess.run(
+        [image.python, "-c", script, *names], env=image.environ(), capture_output=True, text=True, check=True
+    )
+    assert said.stdout.strip() == "[]"
+    # Each name of the list is one that the file has.
+    listed = (ROOT / "locks" / "unused.in").read_text(encoding="utf-8")
+    assert set(re.findall(r"^[a-z][a-z0-9-]*", listed, re.MULTILINE)) == IMPORTED_AS.keys()
+
+
+@pytest.mark.parametrize("service", WITH_TRITON)
+def test_triton_is_where_it_looks_for_itself(service: str, staged: Callable[[str], Staged]) -> None:
+    server = staged(service).root / "opt" / "tritonserver"
+    for name in ("bin/tritonserver", "backends/python/libtriton_python.so", "backends/python/triton_python_backend_stub"):
+        assert (server / name).is_file(), name
+
+
+class Images:
+    """A graph on loopback whose programs run as their containers would."""
+
+    def __init__(self, staged: Callable[[str], Staged], folder: Path, stack: contextlib.ExitStack) -> None:
+        self._staged, self._folder, self._stack = staged, folder, stack
+        self._before: dict[Path, dict[Path, tuple[int, int]]] = {}
+
+    def image(self, service: str) -> Staged:
+        image = self._staged(service)
+        folder = image.root / "opt"
+        self._before[folder] = _files(folder)
+        return image
+
+    def start(self, service: str, ready: str, *arguments: str, **variables: str) -> None:
+        image = self.image(service)
+        self._stack.enter_context(
+            program(
+                image.command(*arguments), ready, image.environ(**variables), log=self._folder / f"{service}.log"
+            )
+        )
+
+    def triton(self, service: str, model: str, **variables: str) -> str:
+        """Starts Triton with a model and returns its base URL."""
+        image = self.image(service)
+        http, metrics = free_ports(2)
+        arguments = [
+            f"--model-repository={image.working_directory}/{service.partition('-')[0]}/model_repository",
+            "--model-control-mode=explicit",
+            f"--load-model={model}",
+            "--disable-auto-complete-config",
+            "--http-address=127.0.0.1",
+            f"--http-port={http}",
+            "--allow-grpc=false",
+            f"--metrics-port={metrics}",
+            # Only here: in the image these are the folders where it looks by itself.
+            f"--backend-directory={image.root}/opt/tritonserver/backends",
+            f"--cache-directory={image.root}/opt/tritonserver/caches",
+        ]
+        url = f"http://127.0.0.1:{http}"
+        self.start(service, f"{url}/v2/models/{model}/ready", *arguments, **variables)
+        return url
+
+    def changed(self) -> list[Path]:
+        """Files of the images that are not what they were."""
+        return sorted(
+            path
+            for folder, before in self._before.items()
+            for path, _ in before.items() ^ _files(folder).items()
+        )
+
+
+def _files(folder: Path) -> dict[Path, tuple[int, int]]:
+    return {
+        path: (path.stat().st_mtime_ns, path.stat().st_size)
+        for path in folder.rglob("*")
+        if path.is_file() and not path.is_symlink()
+    }
+
+
+@pytest.fixture
+def images(staged: Callable[[str], Staged], tmp_path: Path) -> Iterator[Images]:
+    with contextlib.ExitStack() as stack:
+        yield Images(staged, tmp_path, stack)
+
+
+def test_the_whole_graph_runs_out_of_the_images(images: Images, tmp_path: Path) -> None:
+    """Two small real models, documents to an index version, a question to an answer; nothing of an image is written."""
+    from kserve_rag.models import ModelStore
+    from kserve_rag.settings import Settings
+
+    models = ModelStore(Settings().models)
+    minilm = models.materialise("minilm", "embedder").path
+    smollm = models.materialise("smollm2-135m", "llm").path
+    embedder = images.triton("embedder", "minilm", EMBEDDER_MODEL_DIR=str(minilm))
+    predictor = images.triton("predictor-cpu", "tensorrt_llm", PREDICTOR_MODEL_DIR=str(smollm))
+
+    ingest = images.image("ingest")
+    job = subprocess.run(
+        ingest.command("--json", str(CORPUS)),
+        env=ingest.environ(
+            INGEST_INDEX_ROOT=str(tmp_path / "indexes"),
+            INGEST_EMBEDDER_URL=embedder,
+            INGEST_TOKENIZER=str(minilm / "tokenizer.json"),
+        ),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert job.returncode == 0, job.stderr
+    version = json.loads(job.stdout)["version"]
+
+    store_port, store_grpc, http, grpc = free_ports(4)
+    store, url = f"http://127.0.0.1:{store_port}", f"http://127.0.0.1:{http}"
+    images.start(
+        "vectorstore",
+        f"{store}/v2/models/vectorstore/ready",
+        VECTORSTORE_HOST="127.0.0.1",
+        VECTORSTORE_HTTP_PORT=str(store_port),
+        VECTORSTORE_GRPC_PORT=str(store_grpc),
+        VECTORSTORE_INDEX_ROOT=str(tmp_path / "indexes"),
+        VECTORSTORE_EMBEDDER_URL=embedder,
+        VECTORSTORE_STORE="chroma",
+    )
+    images.start(
+        "transformer",
+        f"{url}/v2/models/rag/ready",
+        "--model_name=rag",
+        f"--predictor_host={predictor.removeprefix('http://')}",
+        f"--http_port={http}",
+        "--workers=1",
+        TRANSFORMER_HOST="127.0.0.1",
+        TRANSFORMER_GRPC_PORT=str(grpc),
+        TRANSFORMER_VECTORSTORE_URL=store,
+        TRANSFORMER_PREDICTOR_LAYOUT="llmapi",
+        TRANSFORMER_PROMPT_FORMAT=str(smollm),
+    )
+    question = {"input": "How often are records sent?", "temperature": 0, "max_tokens": 30}
+    with httpx.Client(base_url=url, trust_env=False, timeout=60) as client:
+        answer = client.post("/v1/models/rag:predict", json={"instances": [question]}).raise_for_status()
+    (prediction,) = answer.json()["predictions"]
+    assert prediction["text_output"]
+    assert prediction["index_version"] == version
+    assert "06:00 UTC" in prediction["sources"][0]["text"]
+    assert [str(path) for path in images.changed()] == []
