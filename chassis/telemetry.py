@@ -75,6 +75,7 @@ def start_telemetry(service: str, level: str, log_format: LogFormat) -> None:
         else _TextFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
     )
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    logging.captureWarnings(capture=True)
     # KServe and uvicorn write four lines per request; the chassis's access log has what is in them in one.
     for name in ("kserve.trace", "uvicorn.access"):
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -5,6 +5,7 @@ What starts it is imported by the fixtures: tests/with_torch runs in an environm
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
+    from otlp_collector import Collector
+
     from kserve_rag.graph import GraphState
     from kserve_rag.settings import Settings
 
@@ -35,6 +38,8 @@ class RunningGraph:
     settings: Settings
     state: GraphState
     index_version: str
+    collector: Collector
+    """Has the spans of every request to the graph."""
     corpus: Path = CORPUS
 
 
@@ -59,12 +64,32 @@ def graph_settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
 
 
 @pytest.fixture(scope="session")
-def graph(graph_settings: Settings) -> Iterator[RunningGraph]:
-    """The graph over tests/corpus. Started by the first test that asks for it."""
+def collector() -> Iterator[Collector]:
+    """Where the graph sends its spans."""
+    from otlp_collector import Collector
+
+    with Collector() as collector:
+        yield collector
+
+
+@pytest.fixture(scope="session")
+def graph(graph_settings: Settings, collector: Collector) -> Iterator[RunningGraph]:
+    """The graph over tests/corpus, traced and with logs for machines. Started by the first test that asks for it."""
     from kserve_rag.indexing import index, wait_until_served
     from kserve_rag.launcher import launch
 
-    with launch(graph_settings) as running:
+    variables = {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
+        "OTEL_BSP_SCHEDULE_DELAY": "200",
+        "TRANSFORMER_LOG_FORMAT": "json",
+        "VECTORSTORE_LOG_FORMAT": "json",
+    }
+    with contextlib.ExitStack() as stack:
+        # What is started now inherits them; what other tests start does not.
+        with pytest.MonkeyPatch.context() as environment:
+            for name, value in variables.items():
+                environment.setenv(name, value)
+            running = stack.enter_context(launch(graph_settings))
         running.wait_ready("embedder")
         summary = index(running.state, [CORPUS])
         if summary.skipped or summary.version is None:
@@ -83,6 +108,7 @@ def graph(graph_settings: Settings) -> Iterator[RunningGraph]:
             settings=graph_settings,
             state=running.state,
             index_version=summary.version,
+            collector=collector,
         )
 
 

@@ -1,0 +1,64 @@
+"""Lines of the services' logs: one JSON object each, with the ids of the request that they belong to."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+from processes import until
+
+from kserve_rag.graph import log_file
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.conftest import RunningGraph
+
+
+def lines(run_dir: Path, service: str, request_id: str) -> list[dict[str, Any]]:
+    """What a service has logged for a request. Each line has to be JSON."""
+    every = [json.loads(line) for line in log_file(run_dir, service).read_text().splitlines()]
+    return [line for line in every if line.get("request_id") == request_id]
+
+
+@pytest.mark.parametrize("protocol", ["http", "grpc"])
+def test_a_question_has_one_id_and_one_trace_in_every_log(graph: RunningGraph, protocol: str) -> None:
+    trace_id, request_id = secrets.token_hex(16), f"asked-{secrets.token_hex(4)}"
+    headers = {"traceparent": f"00-{trace_id}-{secrets.token_hex(8)}-01", "x-request-id": request_id}
+    if protocol == "http":
+        httpx.post(
+            f"{graph.transformer}/v2/models/rag/generate",
+            json={"text_input": "How long is the warranty?", "max_tokens": 2},
+            headers=headers,
+            timeout=60,
+        ).raise_for_status()
+    else:
+        import numpy as np
+        import tritonclient.grpc as triton
+
+        text = triton.InferInput("input", [1, 1], "BYTES")
+        text.set_data_from_numpy(np.array([[b"How long is the warranty?"]], object))
+        with triton.InferenceServerClient(graph.transformer_grpc) as client:
+            client.infer("rag", [text], headers=headers)
+    run = graph.settings.run
+    until(lambda: all(lines(run, service, request_id) for service in ("transformer", "vectorstore")))
+    span_ids = set()
+    for service in ("transformer", "vectorstore"):
+        for line in lines(run, service, request_id):
+            assert line["trace_id"] == trace_id
+            span_ids.add(line["span_id"])
+            assert {"time", "level", "service", "logger", "message"} <= line.keys()
+            assert line["service"] == service
+            assert datetime.fromisoformat(line["time"]).tzinfo == timezone.utc
+            assert "warranty" not in json.dumps(line)
+    method = "POST" if protocol == "http" else "gRPC"
+    (access,) = [li for li in lines(run, "transformer", request_id) if li["message"].startswith(method)]
+    assert (access["status"], access["ms"] > 0) == (200, True)
+    # The span that the log names is the one that was sent.
+    root = graph.collector.wait_for_root("kserve-rag-transformer", request_id)
+    assert (root.trace_id, root.span_id) == (trace_id, access["span_id"])
+    assert root.span_id in span_ids
