@@ -47,7 +47,7 @@ from chassis.errors import (
     PayloadTooLargeError,
     ServiceError,
 )
-from chassis.settings import ServerSettings
+from chassis.settings import ServerSettings, SettingError
 from chassis.telemetry import request_ids
 
 logger = logging.getLogger("chassis.server")
@@ -141,8 +141,12 @@ class _Server(kserve.ModelServer):
             app.include_router(router)
 
     def run(self) -> None:
-        with contextlib.suppress(asyncio.CancelledError):  # told to end while it started
-            uvloop.run(self._main())
+        try:
+            with contextlib.suppress(asyncio.CancelledError):  # told to end while it started
+                uvloop.run(self._main())
+        except SettingError as error:
+            logger.error("%s", error)
+            raise SystemExit(2) from None
 
     async def _main(self) -> None:
         rest = _RestServer(
@@ -571,7 +575,11 @@ async def _start_grpc(servicer: InferenceServicer, settings: ServerSettings, mod
         ],
     )
     grpc_predict_v2_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, server)
-    server.add_insecure_port(f"{settings.host}:{settings.grpc_port}")
+    address = f"{settings.host}:{settings.grpc_port}"
+    try:
+        server.add_insecure_port(address)
+    except RuntimeError as error:
+        raise SettingError(f"GRPC_PORT: nothing can listen on {address}. Is another program there?") from error
     await server.start()
     return server
 

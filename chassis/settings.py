@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, HttpUrl, TypeAdapter, ValidationError
 from pydantic_settings import BaseSettings
 
 from chassis.telemetry import LogFormat
+
+
+def _is_url(value: str) -> str:
+    TypeAdapter(HttpUrl).validate_python(value)
+    return value
+
+
+BaseUrl = Annotated[str, AfterValidator(_is_url)]
+"""`http://` or `https://` and a host: where an upstream is."""
 
 
 class ServerSettings(BaseSettings):
@@ -24,6 +33,10 @@ class ServerSettings(BaseSettings):
     grace_period_s: int = Field(30, ge=0, le=3600, description="Time for requests in flight at shutdown, in seconds.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe level logged.")
     log_format: LogFormat = Field("text", description="Log lines as text or as JSON.")
+
+
+class SettingError(ValueError):
+    """A setting that only its use has shown to be wrong. The message begins with the variable, and ends the program."""
 
 
 SettingsT = TypeVar("SettingsT", bound=BaseSettings)

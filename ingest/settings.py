@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from chassis.settings import BaseUrl
 from ingest.chunking import ChunkSettings
 from ingest.loaders import Limits
 from vectorstore.versions import LANGUAGES, Bits
@@ -32,9 +33,11 @@ class IngestSettings(BaseSettings):
 
     index_root: Path = Field(description="Folder that holds the indexes.")
     index_name: str = Field(
-        default="default", description="Name of the index; its versions lie in a folder of this name."
+        default="default",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$",
+        description="Name of the index; its versions lie in a folder of this name.",
     )
-    embedder_url: str = Field(default="http://127.0.0.1:8084", description="Base URL of the embedder.")
+    embedder_url: BaseUrl = Field(default="http://127.0.0.1:8084", description="Base URL of the embedder.")
     embedder_model: str = Field(default="minilm", description="Name of the embedder's model.")
     tokenizer: Path = Field(description="tokenizer.json of the embedder's model, to measure chunks with.")
 

@@ -60,9 +60,13 @@ class PromptFormat:
         """
         tokenizer = TextTokenizer.load(path)
         apart = path / "chat_template.jinja"
-        template = apart.read_text(encoding="utf-8") if apart.exists() else tokenizer.config.get("chat_template")
+        try:
+            template = apart.read_text(encoding="utf-8") if apart.exists() else tokenizer.config.get("chat_template")
+        except (OSError, ValueError) as error:
+            raise ModelFilesError(f"{apart} cannot be read: {error}") from error
         if isinstance(template, list):
-            template = {each["name"]: each["template"] for each in template}.get("default")
+            named = [each for each in template if isinstance(each, dict) and each.get("name") == "default"]
+            template = named[0].get("template") if named else None
         if not isinstance(template, str):
             raise ModelFilesError(f"{path} has no chat template: add chat_template.jinja, or use an instruct model.")
         return cls(tokenizer, template)

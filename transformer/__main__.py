@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import AsyncIterator
 
 from chassis.server import kserve_args, serve
-from chassis.settings import load_settings
+from chassis.settings import SettingError, load_settings
 from chassis.telemetry import start_telemetry
 from predictor.client import PredictorClient, PromptFormat
+from predictor.errors import ModelFilesError
 from transformer.alignment import Aligner
 from transformer.citations import Citer
 from transformer.condense import Condenser
@@ -20,13 +22,25 @@ from transformer.service import RagService
 from transformer.settings import TransformerSettings
 from vectorstore.client import VectorstoreClient
 
+logger = logging.getLogger("transformer")
+
 
 def build(settings: TransformerSettings) -> RagService:
-    """The service of these settings."""
-    prompt_format = PromptFormat.load(settings.prompt_format)
+    """The service of these settings.
+
+    Raises:
+        SettingError: the tokenizer cannot be used as it is, or the window is not known.
+    """
+    try:
+        prompt_format = PromptFormat.load(settings.prompt_format)
+    except ModelFilesError as error:
+        told = " ".join(str(error).split())
+        raise SettingError(f"TRANSFORMER_PROMPT_FORMAT: name the folder of the LLM's tokenizer. {told}") from error
     window = settings.context_tokens or prompt_format.context_tokens
     if window is None:
-        raise SystemExit("TRANSFORMER_CONTEXT_TOKENS: the tokenizer's configuration names no window. Set it in tokens.")
+        raise SettingError(
+            "TRANSFORMER_CONTEXT_TOKENS: the tokenizer's configuration names no window. Set it in tokens."
+        )
     predictor = PredictorClient(
         settings.predictor_url, layout=settings.predictor_layout, model=settings.predictor_model
     )
@@ -69,7 +83,11 @@ def main() -> None:
         grpc_port=sent.grpc_port if sent.grpc_port != 8081 else None,
     )
     start_telemetry("transformer", settings.log_level, settings.log_format)
-    service = build(settings)
+    try:
+        service = build(settings)
+    except SettingError as error:
+        logger.error("%s", error)
+        raise SystemExit(2) from None
 
     @contextlib.asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:

@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 from pydantic_settings import SettingsConfigDict
 
-from chassis.settings import ServerSettings
+from chassis.settings import BaseUrl, ServerSettings
 from predictor.wire import LayoutName
 from transformer.alignment import THRESHOLD, known_language
 from transformer.condense import CondenseMethod
@@ -21,9 +21,9 @@ class TransformerSettings(ServerSettings):
     model_config = SettingsConfigDict(env_prefix="TRANSFORMER_", extra="ignore")
 
     model_name: str = Field("rag", min_length=1, description="Name of the model on every protocol.")
-    vectorstore_url: str = Field("http://vectorstore-predictor", description="Base URL of the vectorstore.")
+    vectorstore_url: BaseUrl = Field("http://vectorstore-predictor", description="Base URL of the vectorstore.")
     vectorstore_model: str = Field("vectorstore", description="The vectorstore's model name.")
-    predictor_url: str = Field(
+    predictor_url: BaseUrl = Field(
         "http://predictor", description="Base URL of the LLM's server: Triton, or OpenAI-compatible, without /v1."
     )
     predictor_layout: LayoutName = Field(

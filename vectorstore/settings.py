@@ -6,21 +6,16 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, HttpUrl, TypeAdapter
+from pydantic import BeforeValidator, Field
 from pydantic_settings import NoDecode, SettingsConfigDict
 
-from chassis.settings import ServerSettings
+from chassis.settings import BaseUrl, ServerSettings
 from vectorstore.index import StoreName
 from vectorstore.wire import MAX_COLLECTIONS, MAX_NUM_DOCS, Mode
 
 _INDEX_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
 
 ResponseShape = Literal["passages", "strings"]
-
-
-def _url(value: str) -> str:
-    TypeAdapter(HttpUrl).validate_python(value)
-    return value
 
 
 def _names(value: object) -> object:
@@ -47,9 +42,7 @@ class VectorstoreSettings(ServerSettings):
     collections: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names)] = Field(
         (), max_length=MAX_COLLECTIONS - 1, description="Further indexes that are served, by name, with commas between."
     )
-    embedder_url: Annotated[str, AfterValidator(_url)] = Field(
-        "http://127.0.0.1:8084", description="Base URL of the embedder's HTTP port."
-    )
+    embedder_url: BaseUrl = Field("http://127.0.0.1:8084", description="Base URL of the embedder's HTTP port.")
     embedder_model: str = Field("minilm", min_length=1, description="Model of the embedder: minilm, bert or bge_m3.")
     num_docs: int = Field(4, ge=0, le=MAX_NUM_DOCS, description="Passages for a query that does not say how many.")
     candidates: int = Field(
