@@ -97,7 +97,7 @@ class CallContext:
 
 
 class CallSpan:
-    """A part of the work on a request, recorded while tracing is on and the request belongs to a trace.
+    """A part of the work on a request, recorded while tracing is on and the request belongs to a trace that is kept.
 
     Work that no request has caused, such as a readiness probe's, belongs to none.
     """
@@ -112,7 +112,8 @@ class CallSpan:
         self._span: tracing.Span | None = None
 
     def __enter__(self) -> CallSpan:
-        if tracing.on() and "traceparent" in self.ctx.headers:
+        # What the edge does not keep is not kept within it: so do all of OpenTelemetry's samplers decide.
+        if tracing.on() and tracing.sampled(self.ctx.headers):
             self._span = tracing.begin(self._kind, self.ctx.headers, name=self._name)
             if self._span is not None:
                 self.ctx = CallContext(self.ctx.deadline, self._span.headers)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import signal
 import time
@@ -342,6 +343,19 @@ _CLIENT_LEFT = 499
 """nginx's status for it: there is no standard one."""
 
 
+# The library's own way from labels to a series takes longer than all else that is done for them here.
+
+
+@functools.cache
+def _in_flight(model_name: str) -> metrics.Gauge:
+    return _IN_FLIGHT.labels(model_name)
+
+
+@functools.lru_cache(512)
+def _of_route(model_name: str, route: str, status: int) -> tuple[metrics.Counter, metrics.Histogram]:
+    return _REQUESTS.labels(model_name, route, str(status)), _REQUEST_DURATION.labels(model_name, route)
+
+
 class _Observed:
     """One request as operators see it: its metrics, its span, its ids in the log."""
 
@@ -359,14 +373,15 @@ class _Observed:
         request_ids.set(ids)
         if self.span is not None:
             self.span.set("http.request.header.x-request-id", (request_id,))
-        _IN_FLIGHT.labels(model_name).inc()
+        _in_flight(model_name).inc()
 
     def end(self, route: str, status: int) -> float:
         """Tells of the request, and gives the seconds that it took."""
         seconds = time.perf_counter() - self._began
-        _IN_FLIGHT.labels(self._model_name).dec()
-        _REQUESTS.labels(self._model_name, route, str(status)).inc()
-        _REQUEST_DURATION.labels(self._model_name, route).observe(seconds)
+        _in_flight(self._model_name).dec()
+        count, duration = _of_route(self._model_name, route, status)
+        count.inc()
+        duration.observe(seconds)
         if self.span is not None:
             if status >= 500:
                 self.span.failed(str(status))
