@@ -184,7 +184,7 @@ class PredictorClient:
         with self._translating():
             if not self._layout.sometimes.isdisjoint(fields):
                 _tensors(fields, self._layout, await self._declared(ctx))
-            path, body = f"{self._path}/generate_stream", _generate_body(fields, self._layout)
+            path, body = f"{self._path}/generate_stream", _generate_body(fields, self._layout, answer.switches)
             is_openai = self._layout.protocol == "openai"
             if is_openai:
                 path, body["model"] = "/v1/completions", await self._named(ctx)
@@ -200,7 +200,7 @@ class PredictorClient:
 
     async def _infer(self, fields: Mapping[str, Any], answer: _Answer, ctx: CallContext) -> GenerationChunk:
         with self._translating():
-            body = _infer_body(fields, self._layout, await self._declared(ctx))
+            body = _infer_body(fields, self._layout, answer.switches, await self._declared(ctx))
             answer.take(_named_outputs(await self._upstream.post_json(f"{self._path}/infer", body, ctx)))
         return answer.whole_of_infer()
 
@@ -262,6 +262,14 @@ class _Answer:
         self._responses = 0
         self._prompt_tokens: int | None = None
         self._completion_tokens: int | None = None
+        self._cumulative_log_prob: float | None = None
+        self._output_log_probs: list[float] = []
+
+    @property
+    def switches(self) -> Mapping[str, Any]:
+        """What is set beside the request's own fields."""
+        layout = self._layout
+        return {**layout.switches, **layout.log_probs} if self._request.log_probs else layout.switches
 
     def take(self, response: Mapping[str, Any]) -> str:
         """Reads one response: what it adds to the text.
@@ -285,6 +293,8 @@ class _Answer:
         if layout.completion_tokens is not None and layout.completion_tokens in response:
             tokens = _count(response[layout.completion_tokens])
             self._completion_tokens = (self._completion_tokens or 0) + tokens if layout.counts_deltas else tokens
+        if self._request.log_probs:
+            self._take_log_probs(response)
         text = _first(response.get("text_output"))
         if not isinstance(text, str):
             raise BadUpstreamError("The predictor's answer has no text_output.")
@@ -296,7 +306,9 @@ class _Answer:
         Raises:
             BadUpstreamError: the server stopped before it had come to an end.
         """
-        return GenerationChunk("", self._end_reason(), self._prompt_tokens, self._completion_tokens)
+        reason, log_probs = self._end_reason(), tuple(self._output_log_probs)
+        cumulative = sum(log_probs) if self._cumulative_log_prob is None and log_probs else self._cumulative_log_prob
+        return GenerationChunk("", reason, self._prompt_tokens, self._completion_tokens, cumulative, log_probs)
 
     def whole(self) -> GenerationChunk:
         """The answer in one chunk. Raises what `end` raises."""
@@ -306,10 +318,10 @@ class _Answer:
         """The answer of a server that does not stream, without the prompt and the stop string that it may hold."""
         text = without_echo(self._text, self._request.prompt)
         cuts = [at for stop in self._request.stop if (at := text.find(stop)) >= 0]
-        reason: FinishReason = "stop" if cuts else self._end_reason()
-        return GenerationChunk(
-            text[: min(cuts)] if cuts else text, reason, self._prompt_tokens, self._completion_tokens
-        )
+        end = self.end()
+        if cuts:
+            return dataclasses.replace(end, text=text[: min(cuts)], finish_reason="stop")
+        return dataclasses.replace(end, text=text)
 
     def _grow(self, text: str) -> str:
         if not self._layout.cumulative:
@@ -324,6 +336,17 @@ class _Answer:
             raise BadUpstreamError("The predictor changed text that it had sent before.")
         self._text = text
         return text[len(before) :]
+
+    def _take_log_probs(self, response: Mapping[str, Any]) -> None:
+        layout = self._layout
+        try:
+            if layout.cumulative_log_prob is not None and layout.cumulative_log_prob in response:
+                self._cumulative_log_prob = float(_first(response[layout.cumulative_log_prob]))
+            if layout.output_log_probs is not None:
+                # OpenAI's has none for a token that nothing stands before.
+                self._output_log_probs += [float(each or 0) for each in response.get(layout.output_log_probs) or ()]
+        except (TypeError, ValueError) as error:
+            raise BadUpstreamError("The predictor told log-probabilities that are no numbers.") from error
 
     def _take_error(self, reason: str) -> None:
         if _CANCELLED in reason:
@@ -376,7 +399,7 @@ def _fields(request: GenerationRequest, layout: Layout) -> dict[str, Any]:
     fields = {
         each.name: value
         for each in dataclasses.fields(request)
-        if (value := getattr(request, each.name)) is not None and value != ()
+        if each.name in layout.inputs and (value := getattr(request, each.name)) is not None and value != ()
     }
     for name, (low, high) in _RANGES.items():
         if name in fields and not low <= fields[name] <= high:
@@ -414,8 +437,8 @@ def _tensors(fields: Mapping[str, Any], layout: Layout, declaration: _Declaratio
     return tensors
 
 
-def _generate_body(fields: Mapping[str, Any], layout: Layout) -> dict[str, Any]:
-    body: dict[str, Any] = dict(layout.switches)
+def _generate_body(fields: Mapping[str, Any], layout: Layout, switches: Mapping[str, Any]) -> dict[str, Any]:
+    body: dict[str, Any] = dict(switches)
     named = {layout.inputs[name][0]: list(value) if name == "stop" else value for name, value in fields.items()}
     if layout.sampling_json is None:
         return body | named
@@ -425,15 +448,19 @@ def _generate_body(fields: Mapping[str, Any], layout: Layout) -> dict[str, Any]:
     return body
 
 
-def _infer_body(fields: Mapping[str, Any], layout: Layout, declaration: _Declaration) -> dict[str, Any]:
-    switches = {tensor: value for tensor, value in layout.switches.items() if tensor in declaration.inputs}
+def _infer_body(
+    fields: Mapping[str, Any], layout: Layout, switches: Mapping[str, Any], declaration: _Declaration
+) -> dict[str, Any]:
+    declared_switches = {tensor: value for tensor, value in switches.items() if tensor in declaration.inputs}
     inputs = []
-    for tensor, value in (switches | _tensors(fields, layout, declaration)).items():
+    for tensor, value in (declared_switches | _tensors(fields, layout, declaration)).items():
         declared = declaration.inputs[tensor]
         data = list(value) if isinstance(value, tuple) else [value]
         shape = [1] * (declared.rank - 1) + [len(data)]
         inputs.append({"name": tensor, "datatype": declared.datatype, "shape": shape, "data": data})
-    wanted = ("text_output", layout.finish_reason, layout.prompt_tokens, layout.completion_tokens)
+    wanted = ["text_output", layout.finish_reason, layout.prompt_tokens, layout.completion_tokens]
+    if layout.log_probs.keys() & switches.keys():
+        wanted += [layout.cumulative_log_prob, layout.output_log_probs]
     return {"inputs": inputs, "outputs": [{"name": name} for name in wanted if name in declaration.outputs]}
 
 
@@ -468,7 +495,9 @@ def _flat(event: Mapping[str, Any]) -> dict[str, Any]:
         flat: dict[str, Any] = {name: usage[name] for name in usage.keys() & _COUNTS}
         if choices == []:  # the counts come alone, after the end
             return flat | {"text_output": ""}
-        return flat | {"text_output": choices[0]["text"], "finish_reason": choices[0].get("finish_reason")}
+        first = choices[0]
+        flat["token_logprobs"] = (first.get("logprobs") or {}).get("token_logprobs")
+        return flat | {"text_output": first["text"], "finish_reason": first.get("finish_reason")}
     except (KeyError, TypeError, AttributeError) as error:
         raise BadUpstreamError("The predictor sent an event that is not one of OpenAI's completions.") from error
 

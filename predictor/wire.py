@@ -36,6 +36,8 @@ class GenerationRequest:
     repetition_penalty: float | None = None
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
+    log_probs: bool = False
+    """Whether log-probabilities are wanted, as far as the server has them. They cost it time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,10 @@ class GenerationChunk:
     finish_reason: FinishReason | None = None
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
+    cumulative_log_prob: float | None = None
+    """Of the whole answer, natural logarithm, with the last chunk. None: not asked for, or the server does not tell."""
+    output_log_probs: tuple[float, ...] = ()
+    """One for each token of the answer, with the last chunk. Empty as above."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +92,12 @@ class Layout:
     """Output with the number of tokens in the answer."""
     counts_deltas: bool = False
     """True: each response counts its own tokens. False: all so far."""
+    log_probs: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    """Tensor → what it is set to where log-probabilities are wanted, as in `switches`."""
+    cumulative_log_prob: str | None = None
+    """Output with the log-probability of all the text so far."""
+    output_log_probs: str | None = None
+    """Output with the log-probabilities of the response's tokens."""
 
 
 _LEGACY_INPUTS = MappingProxyType(
@@ -120,6 +132,9 @@ def _legacy(name: LayoutName) -> Layout:
         greedy=MappingProxyType({"top_k": 1}),
         prompt_tokens="num_input_tokens",
         completion_tokens="num_output_tokens",
+        log_probs=MappingProxyType({"return_log_probs": True}),
+        cumulative_log_prob="cum_log_probs",
+        output_log_probs="output_log_probs",
     )
 
 
@@ -152,6 +167,8 @@ LAYOUTS: Mapping[LayoutName, Layout] = MappingProxyType(
             finish_reason="finish_reason",
             prompt_tokens="num_input_tokens",
             completion_tokens="num_output_tokens",
+            log_probs=MappingProxyType({"return_cumulative_logprob": True}),
+            cumulative_log_prob="cumulative_logprob",
         ),
         "ensemble": _legacy("ensemble"),
         "tensorrt_llm_bls": _legacy("tensorrt_llm_bls"),
@@ -190,13 +207,17 @@ LAYOUTS: Mapping[LayoutName, Layout] = MappingProxyType(
             prompt_tokens="num_input_tokens",
             completion_tokens="num_output_tokens",
             counts_deltas=True,
+            log_probs=MappingProxyType({"return_cumulative_logprob": True}),
+            cumulative_log_prob="cumulative_logprob",
         ),
         "openai": Layout(
             name="openai",
             model=None,
             decoupled=True,
             cumulative=False,
-            inputs=MappingProxyType({name: (name,) for name in GenerationRequest.__dataclass_fields__}),
+            inputs=MappingProxyType(
+                {name: (name,) for name in GenerationRequest.__dataclass_fields__ if name != "log_probs"}
+            ),
             protocol="openai",
             switches=MappingProxyType(
                 {
@@ -211,6 +232,8 @@ LAYOUTS: Mapping[LayoutName, Layout] = MappingProxyType(
             finish_reason="finish_reason",
             prompt_tokens="prompt_tokens",
             completion_tokens="completion_tokens",
+            log_probs=MappingProxyType({"logprobs": 1}),
+            output_log_probs="token_logprobs",
         ),
     }
 )

@@ -46,6 +46,16 @@ async def test_deltas_join_to_the_whole_text(
     assert replace(chunks[-1], text=whole.text) == whole
 
 
+async def test_log_probabilities_are_told_where_they_are_asked_for(
+    client: PredictorClient, question: GenerationRequest, ctx: CallContext
+) -> None:
+    *chunks, end = await collect(client.stream(replace(question, log_probs=True), ctx))
+    assert end.cumulative_log_prob is not None
+    assert -50 < end.cumulative_log_prob < 0
+    assert {chunk.cumulative_log_prob for chunk in chunks} == {None}
+    assert (await client.generate(question, ctx)).cumulative_log_prob is None
+
+
 async def test_counts_are_those_of_the_tokenizer(
     client: PredictorClient, prompts: PromptFormat, question: GenerationRequest, ctx: CallContext
 ) -> None:

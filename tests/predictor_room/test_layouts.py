@@ -93,6 +93,16 @@ async def test_text_after_a_stop_string_is_cut(client_of: MakeClient, ctx: CallC
     assert answer == GenerationChunk("an answer", "stop")
 
 
+async def test_log_probabilities_are_told_where_they_are_asked_for(client_of: MakeClient, ctx: CallContext) -> None:
+    request = GenerationRequest("<unused>", 5, log_probs=True)
+    answer = await client_of("ensemble").generate(request, ctx)
+    assert (answer.cumulative_log_prob, answer.output_log_probs) == (-1.5, (-0.5, -1.0))
+    sent = json.loads((await client_of("ensemble").generate(GenerationRequest("q", 5, log_probs=True), ctx)).text)
+    assert sent["return_log_probs"]["data"] == [True]
+    plain = await client_of("ensemble").generate(GenerationRequest("<unused>", 5), ctx)
+    assert (plain.cumulative_log_prob, plain.output_log_probs) == (None, ())
+
+
 async def test_a_parameter_that_the_model_has_no_input_for_is_refused_by_name(
     client_of: MakeClient, ctx: CallContext
 ) -> None:

@@ -86,6 +86,15 @@ async def test_what_is_not_said_is_not_sent(openai: PredictorClient, ctx: CallCo
     assert set(sent) == {"model", "prompt", "stream", "stream_options", "add_special_tokens", "max_tokens"}
 
 
+async def test_log_probabilities_are_told_where_they_are_asked_for(openai: PredictorClient, ctx: CallContext) -> None:
+    answer = await openai.generate(replace(EVERYTHING, log_probs=True), ctx)
+    assert json.loads(answer.text)["logprobs"] == 1
+    assert answer.output_log_probs == (-0.5,) * (answer.completion_tokens or 0)
+    assert answer.cumulative_log_prob == sum(answer.output_log_probs)
+    plain = await openai.generate(EVERYTHING, ctx)
+    assert (plain.cumulative_log_prob, plain.output_log_probs) == (None, ())
+
+
 async def test_greedy_in_words_that_every_version_understands(openai: PredictorClient, ctx: CallContext) -> None:
     request = GenerationRequest("q", 5, temperature=0, top_k=40, top_p=0.9)
     sent = json.loads((await openai.generate(request, ctx)).text)

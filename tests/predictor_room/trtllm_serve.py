@@ -156,7 +156,14 @@ class TrtllmServe:
                 return
             if number == 1 and "silent" in prompt:
                 return
-            await send(response, event(piece, reason if number == len(pieces) - 1 else None))
+            log_probs = {
+                "text_offset": [0],
+                "token_logprobs": [-0.5],
+                "tokens": [piece],
+                "top_logprobs": [{piece: -0.5}],
+            }
+            event_reason = reason if number == len(pieces) - 1 else None
+            await send(response, event(piece, event_reason, log_probs if asked.logprobs else None))
         if asked.stream_options is not None and asked.stream_options.include_usage:
             usage = {
                 "prompt_tokens": len(prompt.split()),
@@ -168,13 +175,18 @@ class TrtllmServe:
         await response.write(b"data: [DONE]\n\n")
 
 
-def event(text: str | None, reason: str | None = None, usage: dict[str, Any] | None = None) -> dict[str, Any]:
+def event(
+    text: str | None,
+    reason: str | None = None,
+    log_probs: dict[str, Any] | None = None,
+    usage: dict[str, Any] | None = None,
+) -> dict[str, Any]:
     """An event of a stream; without choices where there is no text."""
     choice = {
         "index": 0,
         "text": text,
         "token_ids": None,
-        "logprobs": None,
+        "logprobs": log_probs,
         "context_logits": None,
         "finish_reason": reason,
         "stop_reason": None,

@@ -35,6 +35,7 @@ class TritonPythonModel:
             text = "an answer</s>and what follows"
         outputs = [pb.Tensor("text_output", np.array([[text.encode()]], dtype=object))]
         outputs.append(pb.Tensor("cum_log_probs", np.array([[-1.5]], dtype=np.float32)))
+        outputs.append(pb.Tensor("output_log_probs", np.array([[[-0.5, -1.0]]], dtype=np.float32)))
         if "num_output_tokens" in self._outputs:
             outputs.append(pb.Tensor("num_input_tokens", np.array([[7]], dtype=np.int32)))
             outputs.append(pb.Tensor("num_output_tokens", np.array([[sent["max_tokens"]["data"][0]]], dtype=np.int32)))
