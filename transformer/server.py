@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Coroutine, Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import orjson
@@ -20,6 +20,8 @@ from transformer.service import Question, RagService
 from transformer.wire import INPUT_TENSORS, MAX_INSTANCES, OUTPUT_TENSORS, Answer, Instance, PredictRequest
 
 _READY_TIMEOUT_S = 5.0
+
+ResultT = TypeVar("ResultT")
 
 
 class TransformerModel(RoomModel):
@@ -52,22 +54,24 @@ class TransformerModel(RoomModel):
         ctx = CallContext.start(self._timeout_s, headers)
         is_v2 = isinstance(payload, InferRequest)
         instances = _tensor_instances(payload) if is_v2 else _v1_instances(payload)
-        answers = await self._answer_all([question_of(instance) for instance in instances], ctx)
+        answers = await together([self._service.answer(question_of(instance), ctx) for instance in instances])
         if response_headers is not None:
             response_headers.update(timing_headers([answer.timings for answer in answers]))
         if is_v2:
             return respond(payload, self.name, _tensors(answers))
         return {"predictions": [dump(answer) for answer in answers]}
 
-    async def _answer_all(self, questions: Sequence[Question], ctx: CallContext) -> list[Answer]:
-        if len(questions) == 1:
-            return [await self._service.answer(questions[0], ctx)]
-        tasks = [asyncio.ensure_future(self._service.answer(question, ctx)) for question in questions]
-        try:
-            return list(await asyncio.gather(*tasks))
-        finally:
-            for task in tasks:  # one that failed, or a caller that left, ends the others
-                task.cancel()
+
+async def together(calls: Sequence[Coroutine[Any, Any, ResultT]]) -> list[ResultT]:
+    """The results of all calls at once, in their order. One that fails, or a caller that leaves, ends the others."""
+    if len(calls) == 1:
+        return [await calls[0]]
+    tasks = [asyncio.ensure_future(call) for call in calls]
+    try:
+        return list(await asyncio.gather(*tasks))
+    finally:
+        for task in tasks:
+            task.cancel()
 
 
 def question_of(instance: Instance) -> Question:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import re
 import time
 import uuid
@@ -15,7 +16,7 @@ from chassis import signals
 from chassis.context import CallContext
 from chassis.errors import BadUpstreamError
 from predictor.client import PredictorClient
-from predictor.wire import GenerationRequest
+from predictor.wire import GenerationChunk, GenerationRequest
 from transformer.answerability import PASSAGES, score, topics
 from transformer.citations import Citer, Reading, StoredTexts
 from transformer.condense import Condenser
@@ -165,6 +166,15 @@ class RagService:
                         citations=event.citations,
                     )
         raise BadUpstreamError("The predictor ended without finishing its answer.")
+
+    async def complete(self, request: GenerationRequest, ctx: CallContext) -> GenerationChunk:
+        """What the LLM makes of a finished prompt: nothing is retrieved, and no template put around it.
+
+        Raises:
+            ServiceError: what the caller or the predictor did wrong.
+        """
+        stop = (*self._prompts.stop, *request.stop)
+        return await self._predictor.generate(dataclasses.replace(request, stop=stop), ctx)
 
     async def stream(self, question: Question, ctx: CallContext) -> AsyncGenerator[Event, None]:
         """The answer as it is made: sources, then pieces of text, then the end.

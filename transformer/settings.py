@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 from pydantic_settings import SettingsConfigDict
@@ -13,6 +13,8 @@ from predictor.wire import LayoutName
 from transformer.alignment import THRESHOLD, known_language
 from transformer.condense import CondenseMethod
 from transformer.wire import DEFAULT_CHAT_MAX_TOKENS, DEFAULT_NUM_DOCS, CitationMode
+
+ResponseShape = Literal["answers", "ensemble"]
 
 
 class TransformerSettings(ServerSettings):
@@ -70,6 +72,11 @@ class TransformerSettings(ServerSettings):
         le=1,
         description="Answerability below which a question is refused. By default what the calibration of the index "
         "says, else a careful value for any index.",
+    )
+    response_shape: ResponseShape = Field(
+        "answers",
+        description="Shape of v1 answers: `answers`, or `ensemble` as the earlier graph's, which then also has its v2 "
+        "request for finished prompts (transformer/ensemble.py).",
     )
     system_prompt: str = Field(
         "You answer questions from documents. Answer in one short sentence.",
