@@ -68,7 +68,7 @@ lock: $(INSTALLED)  ## Write the locks anew from pyproject.toml and locks/*.in
 	$(COMPILE) --output-file locks/uv.txt locks/uv.in
 	$(COMPILE) --output-file locks/triton.txt --no-deps locks/triton.in
 	for service in transformer vectorstore ingest; do $(COMPILE) --constraint locks/dev.txt --excludes locks/unused.in \
-		--output-file locks/$$service.txt pyproject.toml --extra $$service; done
+		--output-file locks/$$service.txt pyproject.toml --extra $$service --extra otel; done
 	$(subst --python-version 3.10,--python-version 3.11,$(COMPILE)) --constraint locks/triton.txt \
 		--output-file locks/embedder-gpu.txt locks/embedder-gpu.in
 
