@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-from collections.abc import Sequence
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,10 +61,9 @@ class OpenVinoPipeline:
         scheduler.dynamic_split_fuse = True
         weights = folder / "model.gguf"
         try:
-            self._pipeline = genai.ContinuousBatchingPipeline(
-                str(weights if weights.exists() else folder), scheduler, "CPU"
-            )
-        except RuntimeError as error:
+            with _writable(weights) if weights.exists() else contextlib.nullcontext(folder) as path:
+                self._pipeline = genai.ContinuousBatchingPipeline(str(path), scheduler, "CPU")
+        except (RuntimeError, OSError) as error:
             raise ModelFilesError(f"OpenVINO GenAI cannot load the model in {folder}: {error}") from error
         self._end_ids = end_ids
         self._request_ids = itertools.count()
@@ -105,6 +108,19 @@ class OpenVinoPipeline:
     def cache_usage(self) -> float:
         """Part of the KV cache in use at the last step, 0 to 1."""
         return float(self._pipeline.get_metrics().cache_usage) / 100
+
+
+@contextlib.contextmanager
+def _writable(weights: Path) -> Iterator[Path]:
+    """The file itself, or where it cannot be written to, a copy for as long as it is read.
+
+    OpenVINO GenAI's GGUF reader opens its file for writing too, which a mounted volume of models does not allow.
+    """
+    if os.access(weights, os.W_OK):
+        yield weights
+        return
+    with tempfile.TemporaryDirectory(prefix="kserve-rag-gguf-") as folder:
+        yield Path(shutil.copyfile(weights, Path(folder) / weights.name))
 
 
 class OpenVinoGeneration:
