@@ -43,7 +43,7 @@ class Step:
         """
         arguments = json.loads(self.value)
         if not isinstance(arguments, list):
-            raise ValueError(f"{self.instruction} {self.value}")  # noqa: TRY004
+            raise ValueError(f"{self.instruction} {self.value}")
         return [str(argument) for argument in arguments]
 
 

@@ -1,7 +1,7 @@
 """Prints how much each image installs: `make image-sizes`. The table is in docs/images.md.
 
-The stage `build` of each Dockerfile is run in a fresh folder, as `dockerfiles.staging` does it. Counted are the files of
-`/opt`, bytecode included, in MB of 10⁶ bytes. The base image is not: neither its Debian nor its Python.
+The stage `build` of each Dockerfile is run in a fresh folder, as `dockerfiles.staging` does it. Counted are the files
+of `/opt`, bytecode included, in MB of 10⁶ bytes. The base image is not: neither its Debian nor its Python.
 """
 
 from __future__ import annotations

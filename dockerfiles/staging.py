@@ -1,7 +1,7 @@
 """Runs the stage `build` of a Dockerfile without a container engine, in a folder that stands for `/`.
 
-What is run is what the Dockerfile says: its COPY and RUN lines, with `/opt` and the like inside the folder, and Python where
-this machine has it. One line is left out, the installation of uv: this environment has the locked one.
+What is run is what the Dockerfile says: its COPY and RUN lines, with `/opt` and the like inside the folder, and Python
+where this machine has it. One line is left out, the installation of uv: this environment has the locked one.
 """
 
 from __future__ import annotations

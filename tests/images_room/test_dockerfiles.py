@@ -67,7 +67,15 @@ def test_what_is_copied_is_there_and_is_sent(recipe: Recipe) -> None:
 
 def test_nothing_else_is_sent() -> None:
     matcher = ignored()
-    others = (".git/config", ".venv/bin/python", "tests/conftest.py", "docs/api.md", ".env", "id_rsa", "kserve_rag/cli.py")
+    others = (
+        ".git/config",
+        ".venv/bin/python",
+        "tests/conftest.py",
+        "docs/api.md",
+        ".env",
+        "id_rsa",
+        "kserve_rag/cli.py",
+    )
     for path in (*others, "chassis/__pycache__/http.cpython-311.pyc", "build/x", "manifests/base/rag.yaml"):
         assert matcher.matches(path), path
 
@@ -143,7 +151,9 @@ def test_only_wheels_with_known_hashes_are_installed(built: Recipe) -> None:
 
 
 def test_labels(recipe: Recipe) -> None:
-    labels = {name.removeprefix("org.opencontainers.image."): text for name, text in recipe.final.pairs("LABEL").items()}
+    labels = {
+        name.removeprefix("org.opencontainers.image."): text for name, text in recipe.final.pairs("LABEL").items()
+    }
     assert labels.keys() == {"title", "description", "version", "revision", "licenses", "vendor", "base.name"}
     assert labels["title"] == f"kserve-rag-{recipe.service}"
     assert labels["base.name"].removeprefix("docker.io/library/") == recipe.final.base
