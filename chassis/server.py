@@ -15,6 +15,7 @@ import signal
 import time
 import uuid
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import kserve
@@ -57,7 +58,7 @@ access_logger = logging.getLogger("chassis.access")
 ErrorShape = Callable[[ServiceError], Mapping[str, Any]]
 Lifespan = Callable[[], contextlib.AbstractAsyncContextManager[None]]
 
-__all__ = ["RoomModel", "app", "error_response", "kserve_args", "serve"]
+__all__ = ["Room", "RoomModel", "app", "application", "error_response", "kserve_args", "serve"]
 
 
 def oip_error(error: ServiceError) -> dict[str, Any]:
@@ -94,36 +95,39 @@ class RoomModel(kserve.Model):
         return None
 
 
-def serve(
-    model: RoomModel,
-    settings: ServerSettings,
-    *,
-    routers: Sequence[APIRouter] = (),
-    error_shapes: Mapping[str, ErrorShape] | None = None,
-    lifespan: Lifespan = contextlib.nullcontext,
-) -> None:
-    """Serves `model` and `routers` over REST and gRPC until SIGTERM or SIGINT, then lets requests in flight finish.
+@dataclass(frozen=True)
+class Room:
+    """What a room serves. One per process: KServe has one application in each."""
 
-    Args:
-        model: registered under its name on v1, v2 and gRPC.
-        settings: addresses and limits.
-        routers: further routes.
-        error_shapes: path prefix → error body for routes that speak another protocol.
-        lifespan: entered inside the event loop before the ports open, left after they are closed.
+    model: RoomModel
+    """Registered under its name on v1, v2 and gRPC."""
+    settings: ServerSettings
+    """Addresses and limits."""
+    routers: Sequence[APIRouter] = ()
+    """Further routes."""
+    error_shapes: Mapping[str, ErrorShape] = field(default_factory=dict)
+    """Path prefix → error body for routes that speak another protocol."""
+    lifespan: Lifespan = contextlib.nullcontext
+    """Entered inside the event loop before the ports open, left after they are closed."""
 
-    """
-    _Server(model, settings, routers, error_shapes or {}, lifespan).run()
+
+def serve(room: Room) -> None:
+    """Serves `room` over REST and gRPC until SIGTERM or SIGINT, then lets requests in flight finish."""
+    _Server(room).run()
+
+
+def application(room: Room) -> ASGIApp:
+    """The REST side of `room` for another ASGI server, which runs its lifespan. It has no use for the addresses."""
+    app.include_router(APIRouter(lifespan=lambda _: room.lifespan()))
+    rest = _Server(room).rest()
+    rest.create_application()
+    served: ASGIApp = rest.config.app
+    return served
 
 
 class _Server(kserve.ModelServer):
-    def __init__(
-        self,
-        model: RoomModel,
-        settings: ServerSettings,
-        routers: Sequence[APIRouter],
-        error_shapes: Mapping[str, ErrorShape],
-        lifespan: Lifespan,
-    ) -> None:
+    def __init__(self, room: Room) -> None:
+        settings = room.settings
         super().__init__(
             http_port=settings.http_port,
             grpc_port=settings.grpc_port,
@@ -132,13 +136,13 @@ class _Server(kserve.ModelServer):
             enable_latency_logging=False,
             grace_period=settings.grace_period_s,
         )
-        self._model = model
+        self._model = room.model
         self._settings = settings
-        self._lifespan = lifespan
-        self._register_and_check_atleast_one_model_is_ready([model])
+        self._lifespan = room.lifespan
+        self._register_and_check_atleast_one_model_is_ready([room.model])
         self.model_repository_extension = _ClosedRepository(self.registered_models)
-        self._errors = _ErrorMapper(model, error_shapes)
-        for router in (_readiness_routes(model), *routers):
+        self._errors = _ErrorMapper(room.model, room.error_shapes)
+        for router in (_readiness_routes(room.model), *room.routers):
             app.include_router(router)
 
     def run(self) -> None:
@@ -149,10 +153,13 @@ class _Server(kserve.ModelServer):
             logger.error("%s", error)
             raise SystemExit(2) from None
 
-    async def _main(self) -> None:
-        rest = _RestServer(
+    def rest(self) -> _RestServer:
+        return _RestServer(
             self.dataplane, self.model_repository_extension, self._settings, self._errors, self._model.name
         )
+
+    async def _main(self) -> None:
+        rest = self.rest()
         _end_on_signals(rest)
         async with self._lifespan():
             grpc_server = None

@@ -36,27 +36,39 @@ class ServerSettings(BaseSettings):
 
 
 class SettingError(ValueError):
-    """A setting that only its use has shown to be wrong. The message begins with the variable, and ends the program."""
+    """A setting is wrong, by itself or for what it is used for. The message begins with the variable."""
 
 
 SettingsT = TypeVar("SettingsT", bound=BaseSettings)
 
 
 def load_settings(kind: type[SettingsT], **overrides: object) -> SettingsT:
-    """Settings from the environment, or the end of the program with one line per bad variable.
+    """Settings as of `read_settings`, or the end of the program with what is wrong on standard error."""
+    try:
+        return read_settings(kind, **overrides)
+    except SettingError as error:
+        print(error, file=sys.stderr)  # noqa: T201 - logging is not up yet
+        raise SystemExit(2) from None
+
+
+def read_settings(kind: type[SettingsT], **overrides: object) -> SettingsT:
+    """Settings from the environment.
 
     Args:
         kind: the room's settings class.
         overrides: values that win over the environment (command line); None is no override.
+
+    Raises:
+        SettingError: some are wrong; one line for each.
 
     """
     build: Callable[..., SettingsT] = kind
     try:
         return build(**{name: value for name, value in overrides.items() if value is not None})
     except ValidationError as error:
-        prefix = kind.model_config.get("env_prefix", "")
+        prefix, lines = kind.model_config.get("env_prefix", ""), []
         for problem in error.errors():
             name = ".".join(str(part) for part in problem["loc"])
             shown = "" if problem["type"] == "missing" else f" (got {problem['input']!r})"
-            print(f"{prefix}{name}".upper() + f": {problem['msg']}{shown}", file=sys.stderr)  # noqa: T201 - logging is not up yet
-        raise SystemExit(2) from None
+            lines.append(f"{prefix}{name}".upper() + f": {problem['msg']}{shown}")
+        raise SettingError("\n".join(lines)) from None

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 
-from chassis.server import kserve_args, serve
+from chassis.server import Room, kserve_args, serve
 from chassis.settings import SettingError, load_settings
 from chassis.telemetry import start_telemetry
 from predictor.client import PredictorClient, PromptFormat
@@ -14,15 +14,18 @@ from predictor.errors import ModelFilesError
 from transformer.alignment import Aligner
 from transformer.citations import Citer
 from transformer.condense import Condenser
+from transformer.ensemble import EnsembleModel
 from transformer.generate import generate_routes
 from transformer.openai import PREFIXES, openai_error, openai_routes
 from transformer.prompt import PromptBuilder
 from transformer.server import TransformerModel
 from transformer.service import RagService
-from transformer.settings import TransformerSettings
+from transformer.settings import ResponseShape, TransformerSettings
 from vectorstore.client import VectorstoreClient
 
 logger = logging.getLogger("transformer")
+
+_MODELS: Mapping[ResponseShape, type[TransformerModel]] = {"answers": TransformerModel, "ensemble": EnsembleModel}
 
 
 def build(settings: TransformerSettings) -> RagService:
@@ -84,18 +87,24 @@ def main() -> None:
     )
     start_telemetry("transformer", settings.log_level, settings.log_format)
     try:
-        service = build(settings)
+        served = room(settings)
     except SettingError as error:
         logger.error("%s", error)
         raise SystemExit(2) from None
+    serve(served)
+
+
+def room(settings: TransformerSettings) -> Room:
+    """What is served with these settings. Raises SettingError as `build` does."""
+    service = build(settings)
 
     @contextlib.asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
         yield
         await service.aclose()
 
-    serve(
-        TransformerModel(service, timeout_s=settings.timeout_s),
+    return Room(
+        _MODELS[settings.response_shape](service, timeout_s=settings.timeout_s),
         settings,
         routers=[
             generate_routes(service, timeout_s=settings.timeout_s),

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from chassis.server import Room
+    from vectorstore.settings import VectorstoreSettings
 
 
 def main() -> None:
@@ -14,16 +19,23 @@ def main() -> None:
     from chassis.server import serve
     from chassis.settings import load_settings
     from chassis.telemetry import start_telemetry
+    from vectorstore.settings import VectorstoreSettings
+
+    settings = load_settings(VectorstoreSettings)
+    start_telemetry("vectorstore", settings.log_level, settings.log_format)
+    serve(room(settings))
+
+
+def room(settings: VectorstoreSettings) -> Room:
+    """What is served with these settings."""
+    from chassis.server import Room
     from embedder.client import EmbedderClient
     from vectorstore.scoring import Weights
     from vectorstore.server import VectorstoreModel, routes
     from vectorstore.service import VectorstoreService
-    from vectorstore.settings import VectorstoreSettings
     from vectorstore.telemetry import show_indexes
     from vectorstore.versions import IndexRoot
 
-    settings = load_settings(VectorstoreSettings)
-    start_telemetry("vectorstore", settings.log_level, settings.log_format)
     service = VectorstoreService(
         [IndexRoot(settings.index_root, name) for name in dict.fromkeys((settings.index_name, *settings.collections))],
         EmbedderClient(settings.embedder_url, model=settings.embedder_model),
@@ -42,7 +54,7 @@ def main() -> None:
     )
     show_indexes(service.status)
     model = VectorstoreModel(service, response_shape=settings.response_shape, timeout_s=settings.timeout_s)
-    serve(model, settings, routers=[routes(service)], lifespan=service.running)
+    return Room(model, settings, routers=[routes(service)], lifespan=service.running)
 
 
 if __name__ == "__main__":

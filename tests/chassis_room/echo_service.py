@@ -14,7 +14,7 @@ from pydantic_settings import SettingsConfigDict
 
 from chassis.context import CallContext
 from chassis.errors import BusyError, InvalidRequestError, NotReadyError
-from chassis.server import RoomModel, serve
+from chassis.server import Room, RoomModel, serve
 from chassis.settings import ServerSettings, load_settings
 from chassis.telemetry import start_telemetry
 from chassis.tensors import metadata, per_row, read_columns, respond
@@ -86,9 +86,11 @@ if __name__ == "__main__":
     settings = load_settings(EchoSettings)
     start_telemetry("echo", settings.log_level, settings.log_format)
     serve(
-        EchoModel("echo"),
-        settings,
-        routers=[router],
-        error_shapes={"/other": lambda error: {"error": {"message": error.message}}},
-        lifespan=lifespan,
+        Room(
+            EchoModel("echo"),
+            settings,
+            routers=[router],
+            error_shapes={"/other": lambda error: {"error": {"message": error.message}}},
+            lifespan=lifespan,
+        )
     )
