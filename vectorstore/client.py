@@ -13,9 +13,9 @@ from chassis import signals
 from chassis.context import CallContext
 from chassis.errors import BadUpstreamError, InvalidRequestError, ServiceError
 from chassis.http import HttpUpstream
-from vectorstore.wire import Prediction, SearchInstance, SearchRequest, SearchResponse
+from vectorstore.wire import Passage, Prediction, SearchInstance, SearchRequest, SearchResponse
 
-__all__ = ["VectorstoreClient"]
+__all__ = ["VectorstoreClient", "merged"]
 
 _INSTANCE = re.compile(r"^instances\[\d+\]\.")
 
@@ -41,7 +41,8 @@ class VectorstoreClient:
         return predictions
 
     async def _search(self, instances: Sequence[SearchInstance], ctx: CallContext) -> list[Prediction]:
-        body = SearchRequest.model_construct(instances=list(instances)).model_dump_json(exclude_none=True).encode()
+        asked = SearchRequest.model_construct(instances=list(instances), response_shape="passages")
+        body = asked.model_dump_json(exclude_none=True).encode()
         try:
             answer, _ = await self._upstream.post_bytes(
                 f"/v1/models/{self._model}:predict", body, {"content-type": "application/json"}, ctx
@@ -96,3 +97,30 @@ class VectorstoreClient:
         if not isinstance(answer, dict) or key not in answer:
             raise BadUpstreamError(f"The vectorstore answered something without {key!r}.")
         return answer
+
+
+def merged(predictions: Sequence[Prediction], num_docs: int) -> Prediction:
+    """What several phrasings of one query found together: at most `num_docs` passages, each once, with its best score.
+
+    Args:
+        predictions: of one request: at least one.
+        num_docs: most passages to keep.
+
+    """
+    first = predictions[0]
+    if len(predictions) == 1:
+        return first.model_copy(update={"passages": first.passages[:num_docs]})
+    best: dict[tuple[str, str], Passage] = {}
+    for prediction in predictions:
+        for passage in prediction.passages:
+            key = (passage.collection, passage.chunk_id)
+            if key not in best or best[key].score < passage.score:
+                best[key] = passage
+    ranked = sorted(best.items(), key=lambda item: (-item[1].score, item[0]))
+    return first.model_copy(
+        update={
+            "passages": [passage for _, passage in ranked[:num_docs]],
+            "query_tokens": sum(prediction.query_tokens for prediction in predictions),
+            "query_truncated": any(prediction.query_truncated for prediction in predictions),
+        }
+    )

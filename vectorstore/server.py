@@ -18,8 +18,7 @@ from chassis.tensors import metadata, per_row, read_columns, respond
 from chassis.validation import invalid_request
 from vectorstore.answering import Found
 from vectorstore.service import VectorstoreService
-from vectorstore.settings import ResponseShape
-from vectorstore.wire import SearchInstance, SearchRequest
+from vectorstore.wire import ResponseShape, SearchInstance, SearchRequest
 
 NAME = "vectorstore"
 
@@ -70,10 +69,12 @@ class VectorstoreModel(RoomModel):
             found = await self._service.search(_rows(payload), ctx)
             passages = np.array([answer.json() for answer in found], object).reshape(-1, 1)
             return respond(payload, self.name, {"passages": passages})
-        found = await self._service.search(_instances(payload), ctx)
+        asked = _asked(payload)
+        found = await self._service.search(asked.instances, ctx)
         if response_headers is not None:
             response_headers["content-type"] = "application/json"
-        return _strings(found) if self._response_shape == "strings" else _predictions(found)
+        shape = asked.response_shape or self._response_shape
+        return _strings(found) if shape == "strings" else _predictions(found)
 
 
 def routes(service: VectorstoreService) -> APIRouter:
@@ -100,9 +101,9 @@ def routes(service: VectorstoreService) -> APIRouter:
     return router
 
 
-def _instances(payload: Any) -> list[SearchInstance]:
+def _asked(payload: Any) -> SearchRequest:
     try:
-        return SearchRequest.model_validate(payload).instances
+        return SearchRequest.model_validate(payload)
     except ValidationError as error:
         raise invalid_request(error) from error
 
@@ -117,7 +118,7 @@ def _rows(request: InferRequest) -> list[SearchInstance]:
             # An empty text stands for none: a tensor cannot leave a row out.
             if value != "":
                 instance[name] = _parsed(name, value) if name in _JSON_INPUTS else value
-    return _instances({"instances": instances})
+    return _asked({"instances": instances}).instances
 
 
 def _parsed(name: str, value: str) -> Any:

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import BeforeValidator, Field
 from pydantic_settings import NoDecode, SettingsConfigDict
 
 from chassis.settings import BaseUrl, ServerSettings
 from vectorstore.index import StoreName
-from vectorstore.wire import MAX_COLLECTIONS, MAX_NUM_DOCS, Mode
+from vectorstore.wire import MAX_COLLECTIONS, MAX_NUM_DOCS, Mode, ResponseShape
 
 _INDEX_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
-
-ResponseShape = Literal["passages", "strings"]
 
 
 def _names(value: object) -> object:

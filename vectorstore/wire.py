@@ -126,12 +126,17 @@ class SearchInstance(BaseModel):
     """Also tell why each passage is there, and what was cut."""
 
 
+ResponseShape = Literal["passages", "strings"]
+
+
 class SearchRequest(BaseModel):
     """The v1 body."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
     instances: Annotated[list[SearchInstance], Field(min_length=1, max_length=MAX_INSTANCES)]
+    response_shape: ResponseShape | None = None
+    """What a prediction is: a `Prediction`, or a list of texts. The service's setting where absent."""
 
 
 class Prediction(BaseModel):

@@ -382,6 +382,9 @@ def test_strings_for_the_clients_of_earlier_graphs(tmp_path: Path, embedder: Loo
         assert one == {"predictions": ["Cats purr when they are content", "Cats sleep for most of the day"]}
         two = service.search({"input": "cats purr", "num_docs": 1}, {"input": "x", "num_docs": 0}).json()
         assert two == {"predictions": [["Cats purr when they are content"], []]}
+        asked = {"instances": [{"input": "cats purr"}], "response_shape": "passages"}
+        answer = service.http.post("/v1/models/vectorstore:predict", json=asked).json()
+        assert [passage["text"] for passage in answer["predictions"][0]["passages"]] == one["predictions"]
 
 
 def test_from_nothing_to_an_index(tmp_path: Path, embedder: LoopbackEmbedder) -> None:
