@@ -39,7 +39,7 @@ from transformer.wire import (
     Topic,
     Usage,
 )
-from vectorstore.client import VectorstoreClient
+from vectorstore.client import VectorstoreClient, merged
 from vectorstore.wire import Passage, SearchInstance
 
 _LONG_ANSWER_CHARS = 20_000
@@ -307,16 +307,21 @@ class RagService:
         if question.history:
             query = await self._condenser.condense(question.text, question.history, ctx)
             clock.lap("condense")
-        instance = SearchInstance.model_construct(
-            input=query,
-            # What answers a question is told by a few passages, also where the model is shown fewer.
-            num_docs=max(wanted, PASSAGES),
-            filters=asks.filters,
-            collections=asks.collections,
-            neighbours=asks.neighbours,
-            diversity=asks.diversity,
-        )
-        (prediction,) = await self._vectorstore.search([instance], ctx)
+        # What answers a question is told by a few passages, also where the model is shown fewer.
+        num_docs = max(wanted, PASSAGES)
+        instances = [
+            SearchInstance.model_construct(
+                input=phrasing,
+                num_docs=num_docs,
+                filters=asks.filters,
+                collections=asks.collections,
+                neighbours=asks.neighbours,
+                diversity=asks.diversity,
+            )
+            # A question may stand alone or not: both phrasings find more than either (docs/evaluation.md).
+            for phrasing in dict.fromkeys((query, question.text))
+        ]
+        prediction = merged(await self._vectorstore.search(instances, ctx), num_docs)
         clock.lap("retrieval")
         clock.timings.update(prediction.timings_ms)
         passages, version = prediction.passages, prediction.index_version

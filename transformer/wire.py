@@ -244,7 +244,7 @@ class Answer(BaseModel):
     index_version: str | None
     cut: list[CutPassage]
     query: str | None
-    """What was searched for: the question, or the standalone question made of it and the conversation."""
+    """What was searched for: the question; in a conversation, beside it, the standalone question made of it."""
     timings: dict[str, float]
     """Milliseconds: `condense`, `embed`, `search`, `retrieval` (that hop), `first_token`, `generation`, `citations`,
     `total`."""
