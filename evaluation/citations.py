@@ -121,7 +121,7 @@ async def measure(
     questions = cases(dataset)
     if not questions:
         return None
-    queries = [_query(question) for question in questions]
+    queries = [_phrasings(question) for question in questions]
     predictions, _ = await search(
         dataset, questions, queries, services, mode="served", depth=SHOWN, on_progress=on_progress, task="citations"
     )
@@ -211,10 +211,10 @@ def quotes_of(citations: Citations) -> list[Quote]:
     return [quote for statement in citations.statements for quote in statement.quotes]
 
 
-def _query(question: Question) -> str:
-    """The user's turns, as the transformer joins them where it concatenates: the last three and the question."""
+def _phrasings(question: Question) -> tuple[str, ...]:
+    """What the transformer searches for where it concatenates: the user's last turns together, and the question."""
     asked = [turn.content for turn in question.history if turn.role == "user"][-3:]
-    return "\n".join([*asked, question.text])
+    return tuple(dict.fromkeys(("\n".join([*asked, question.text]), question.text)))
 
 
 def _unrelated(case: Case, made: Sequence[Case], draw: random.Random) -> Question | None:

@@ -28,7 +28,7 @@ from evaluation import datasets, metrics
 from evaluation.asking import Services
 from evaluation.datasets import Question
 from evaluation.errors import EvaluationError
-from evaluation.retrieval import condensed
+from evaluation.retrieval import find, phrasings
 from transformer.answerability import (
     DEFAULT_MODEL,
     DEFAULT_THRESHOLD,
@@ -41,7 +41,6 @@ from transformer.answerability import (
     Model,
     score,
 )
-from vectorstore.wire import SearchInstance
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
@@ -185,9 +184,8 @@ async def gather(
     for folder in off_topic:
         asked += [(question, True) for question in datasets.load(folder, skip_bad=skip_bad).questions]
     questions = [question for question, _ in asked]
-    queries = await condensed(questions, services, _quiet)
-    instances = [SearchInstance.model_construct(input=query, num_docs=PASSAGES) for query in queries]
-    predictions = await services.search(instances, _quiet, "refusal")
+    queries = await phrasings(questions, services, _quiet)
+    predictions = await find(queries, services, num_docs=PASSAGES, on_progress=_quiet, task="refusal")
     judged = []
     for (question, off), prediction in zip(asked, predictions, strict=True):
         passages = prediction.passages

@@ -24,7 +24,8 @@ _PARTS = """
 The difference is to the better of dense and lexical search alone; p is that of a paired randomisation test, two-sided.
 A small p with a negative difference would say that searching both ways harms."""
 _CONVERSATIONS = """\
-The transformer makes one query of the last question and what was said before it; beside it the last question alone."""
+The transformer searches for the last question, and for a query made of it and what was said before; each passage keeps
+its better score. Beside it the last question alone."""
 _REFUSALS = """\
 Share of the unanswerable questions that a threshold on the score refuses where it lets this share of the answerable
 pass; the same with the threshold of 80 % taken from one half of the questions and measured on the other ("refused at
@@ -184,13 +185,11 @@ def _conversations(results: Results) -> Iterator[str]:
     rows = []
     for name, found in results.sets.items():
         if LAST_TURN in found.rows and "served" in found.rows:
-            condensed, last = found.rows["served"], found.rows[LAST_TURN]
-            difference = compare(condensed.per_question[MAIN], last.per_question[MAIN], _seed(results))
-            rows.append(
-                [name, _with_interval(condensed), _with_interval(last), f"{difference.mean:+.3f}", _p(difference)]
-            )
+            both, last = found.rows["served"], found.rows[LAST_TURN]
+            difference = compare(both.per_question[MAIN], last.per_question[MAIN], _seed(results))
+            rows.append([name, _with_interval(both), _with_interval(last), f"{difference.mean:+.3f}", _p(difference)])
     if rows:
-        header = ["set", "nDCG@10, condensed", "nDCG@10, last question alone", "difference", "p"]
+        header = ["set", "nDCG@10, question and condensed", "nDCG@10, last question alone", "difference", "p"]
         yield _section("Conversations", _CONVERSATIONS, header, rows)
 
 

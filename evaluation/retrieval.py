@@ -14,6 +14,7 @@ from evaluation.datasets import Dataset, Question
 from evaluation.errors import WrongIndexError
 from evaluation.results import Row, Signal
 from transformer.answerability import score
+from vectorstore.client import merged
 from vectorstore.wire import Prediction, SearchInstance
 
 Mode = Literal["served", "dense", "lexical", "fused", "rescored"]
@@ -33,23 +34,49 @@ _POINTS = 200
 """Of a curve that is kept."""
 
 
-async def condensed(questions: Sequence[Question], services: Services, on_progress: OnProgress) -> list[str]:
-    """What the transformer searches for when it is asked these: conversations condensed to one query each."""
+async def phrasings(
+    questions: Sequence[Question], services: Services, on_progress: OnProgress
+) -> list[tuple[str, ...]]:
+    """What the transformer searches for when it is asked these: the question; of a conversation also its query."""
     asked = [question for question in questions if question.history]
     if not asked or not services.answers:
-        return [question.text for question in questions]
+        return [(question.text,) for question in questions]
     # Nothing is generated with max_tokens 0, and one passage is little to retrieve.
     answers = await services.generate(
         [body(question, max_tokens=0, num_docs=1) for question in asked], on_progress, "conversations"
     )
     queries = {question.id: answer.query or question.text for question, answer in zip(asked, answers, strict=True)}
-    return [queries.get(question.id, question.text) for question in questions]
+    return [tuple(dict.fromkeys((queries.get(question.id, question.text), question.text))) for question in questions]
+
+
+async def find(
+    queries: Sequence[Sequence[str]],
+    services: Services,
+    *,
+    num_docs: int,
+    mode: Mode = "served",
+    on_progress: OnProgress,
+    task: str,
+) -> list[Prediction]:
+    """What the phrasings of each query find together, merged as the transformer does.
+
+    Raises:
+        ServiceError: the vectorstore fails.
+    """
+    stage = {} if mode == "served" else {"mode": mode}
+    instances = [
+        SearchInstance.model_validate({"input": phrasing, "num_docs": num_docs, **stage})
+        for query in queries
+        for phrasing in query
+    ]
+    found = iter(await services.search(instances, on_progress, task))
+    return [merged([next(found) for _ in query], num_docs) for query in queries]
 
 
 async def search(
     dataset: Dataset,
     questions: Sequence[Question],
-    queries: Sequence[str],
+    queries: Sequence[Sequence[str]],
     services: Services,
     *,
     mode: Mode,
@@ -57,14 +84,12 @@ async def search(
     on_progress: OnProgress,
     task: str,
 ) -> tuple[list[Prediction], dict[str, list[str]]]:
-    """What each query finds: the passages, and per question the documents by their best passage.
+    """What each query finds, and per question the documents by their best passage.
 
     Raises:
         ServiceError: the vectorstore fails.
     """
-    stage = {} if mode == "served" else {"mode": mode}
-    instances = [SearchInstance.model_validate({"input": query, "num_docs": depth, **stage}) for query in queries]
-    predictions = await services.search(instances, on_progress, task)
+    predictions = await find(queries, services, num_docs=depth, mode=mode, on_progress=on_progress, task=task)
     rankings: dict[str, list[str]] = {}
     for question, prediction in zip(questions, predictions, strict=True):
         names = (dataset.name_of(passage, question) for passage in prediction.passages)
@@ -109,7 +134,7 @@ async def measure(
     hopeless = [question for question in dataset.questions if question.answerable is False]
 
     async def found(
-        label: str, mode: Mode, questions: Sequence[Question], queries: Sequence[str], depth: int
+        label: str, mode: Mode, questions: Sequence[Question], queries: Sequence[Sequence[str]], depth: int
     ) -> tuple[list[Prediction], dict[str, list[str]]]:
         began = time.monotonic()
         found = await search(
@@ -119,7 +144,7 @@ async def measure(
         return found
 
     questions = [*judged, *hopeless]
-    queries = await condensed(questions, services, on_progress)
+    queries = await phrasings(questions, services, on_progress)
     for mode in modes:
         predictions, rankings = await found(mode, mode, judged, queries[: len(judged)], depth)
         if mode == modes[0]:
@@ -130,7 +155,7 @@ async def measure(
             others, _ = await found("unanswerable", mode, hopeless, queries[len(judged) :], _NEAREST)
             signals = _signals(questions, [*predictions, *others], seed)
     if dataset.conversational and "served" in modes:
-        _, rankings = await found(LAST_TURN, "served", judged, [question.text for question in judged], depth)
+        _, rankings = await found(LAST_TURN, "served", judged, [(question.text,) for question in judged], depth)
         rows[LAST_TURN] = row(judged, rankings, seed)
     return rows, signals, seconds
 
