@@ -113,7 +113,10 @@ class Room:
 
 def serve(room: Room) -> None:
     """Serves `room` over REST and gRPC until SIGTERM or SIGINT, then lets requests in flight finish."""
-    _Server(room).run()
+    try:
+        _Server(room).run()
+    finally:
+        tracing.shutdown()
 
 
 def application(room: Room) -> ASGIApp:

@@ -11,9 +11,11 @@ https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import sys
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -90,12 +92,18 @@ class _Tracing:
         named = environ.get("OTEL_SERVICE_NAME") or "service.name=" in environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
         resource = Resource.create({} if named else {"service.name": f"kserve-rag-{service}"})
         # Sampler, limits, batches, endpoint and headers: from OpenTelemetry's own variables.
-        self._provider = TracerProvider(resource=resource)
+        self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
         self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
         self._tracer = self._provider.get_tracer("kserve_rag")
         self._propagator = TraceContextTextMapPropagator()
         self._nothing, self._within = Context(), set_span_in_context
         self._kinds = {"server": OtelKind.SERVER, "client": OtelKind.CLIENT, "internal": OtelKind.INTERNAL}
+
+    def shutdown(self) -> None:
+        # The exporter waits ten seconds for a collector that does not answer, and then once more.
+        last = threading.Thread(target=self._provider.shutdown, daemon=True)
+        last.start()
+        last.join(_LAST_SPANS_S)
 
     def begin(self, kind: SpanType, headers: Mapping[str, str], name: str) -> Span:
         parent = self._propagator.extract(headers, self._nothing)
@@ -106,6 +114,8 @@ class _Tracing:
 
 
 _tracing: _Tracing | None = None
+_LAST_SPANS_S = 3.0
+"""Longest time for the last spans at the end of a program."""
 
 
 def configure(service: str, environ: Mapping[str, str]) -> None:
@@ -137,6 +147,12 @@ def configure(service: str, environ: Mapping[str, str]) -> None:
         )
 
 
+def shutdown() -> None:
+    """Sends what has not been sent yet, if the collector takes it within three seconds."""
+    if _tracing is not None:
+        _tracing.shutdown()
+
+
 def begin(kind: SpanType, headers: Mapping[str, str], *, name: str | None = None) -> Span | None:
     """A span below the one that `headers` name, or the first of a trace where they name none. None while off.
 
@@ -148,6 +164,26 @@ def begin(kind: SpanType, headers: Mapping[str, str], *, name: str | None = None
     if _tracing is None:
         return None
     return _tracing.begin(kind, headers, name or kind.name)
+
+
+@contextlib.contextmanager
+def program(kind: SpanType) -> Iterator[None]:
+    """A span around all that a Job does: calls that no request has caused happen within it. It is sent at the end."""
+    span = begin(kind, {})
+    if span is None:
+        yield
+        return
+    outside = program_headers.set(span.headers)
+    try:
+        yield
+    except BaseException as error:
+        span.end(error)
+        raise
+    else:
+        span.end()
+    finally:
+        program_headers.reset(outside)
+        shutdown()
 
 
 def on() -> bool:

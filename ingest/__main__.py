@@ -10,12 +10,14 @@ import argparse
 import asyncio
 import json
 import logging
+import os
 import sys
 from pathlib import Path
 
 from pydantic import ValidationError
 from rich.console import Console
 
+from chassis import signals, tracing
 from ingest import pipeline, progress
 from ingest.errors import IngestError
 from ingest.settings import IngestSettings
@@ -29,6 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("ingest").setLevel(logging.INFO)
+    tracing.configure("ingest", os.environ)
     console = Console(stderr=True)
     try:
         settings = IngestSettings.model_validate({})  # from the environment
@@ -42,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
         _say(console, str(error))
         return 2
     try:
-        with progress.shown(console) as on_progress:
+        with tracing.program(signals.INGESTION), progress.shown(console) as on_progress:
             summary = asyncio.run(pipeline.run(settings, options.paths, on_progress))
     except IngestError as error:
         _say(console, str(error))

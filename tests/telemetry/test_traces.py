@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import secrets
+import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -12,6 +15,8 @@ import pytest
 from chassis import signals
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from otlp_collector import ReceivedSpan
 
     from tests.conftest import RunningGraph
@@ -189,6 +194,24 @@ def test_questions_without_a_trace_begin_one(graph: RunningGraph) -> None:
     root = graph.collector.wait_for_root("kserve-rag-transformer", "began-here")
     assert root.parent_id == ""
     assert graph.collector.wait_for(root.trace_id, [("kserve-rag-embedder", "InferRequest")])
+
+
+def test_an_ingestion_is_one_trace(graph: RunningGraph, tmp_path: Path) -> None:
+    embedder = graph.state.services["embedder"]
+    variables = {
+        "INGEST_INDEX_ROOT": str(tmp_path),
+        "INGEST_EMBEDDER_URL": embedder.url,
+        "INGEST_EMBEDDER_MODEL": embedder.model,
+        "INGEST_TOKENIZER": str(graph.state.tokenizer),
+        "OTEL_EXPORTER_OTLP_ENDPOINT": graph.collector.url,
+    }
+    command = [sys.executable, "-m", "ingest", str(graph.corpus / "accessories.md")]
+    subprocess.run(command, check=True, env={**os.environ, **variables}, capture_output=True, timeout=120)
+    (root,) = [span for span in graph.collector.spans() if span.service == "kserve-rag-ingest" and not span.parent_id]
+    assert (root.name, root.kind, root.failed) == ("ingest", "internal", False)
+    hops = [("kserve-rag-ingest", "embeddings minilm"), ("kserve-rag-embedder", "InferRequest")]
+    spans = graph.collector.wait_for(root.trace_id, hops)
+    assert {span.parent_id for span in spans if span.name == "embeddings minilm"} == {root.span_id}
 
 
 def test_probes_leave_no_traces(graph: RunningGraph) -> None:
