@@ -20,7 +20,7 @@ DATA ?= $(wildcard ../shared/data)
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-emit-index-url \
 	--custom-compile-command "make lock"
 
-.PHONY: help up down test check bench manifests images image-sizes eval eval-gate test-torch lock clean
+.PHONY: help up down test check bench bench-embedder manifests images image-sizes eval eval-gate test-torch lock clean
 
 help:  ## What can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -42,6 +42,9 @@ check: $(INSTALLED)  ## Lint, format, types, and the arrows between the rooms
 
 bench: $(INSTALLED)  ## Measure the figures of docs/benchmarks.md
 	$(BIN)/python -m benchmarks $(if $(WRITE),--write)
+
+bench-embedder: $(TORCH_INSTALLED)  ## Measure BGE-M3 on the CPU against FlagEmbedding, at full size (8 GB of memory and of disk)
+	$(TORCH)/bin/python -m benchmarks.embedder_rate $(if $(WRITE),--write)
 
 eval: $(INSTALLED)  ## Measure every dataset that is here: retrieval, refusal, answers (WRITE=1: docs/evaluation.md)
 	$(BIN)/kserve-rag eval --all $(if $(DATA),--data $(DATA)) --skip-bad --up --modes all --answers $(ANSWERS) \

@@ -4,42 +4,17 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
-import platform
 import subprocess
 import sys
 from collections.abc import Callable
-from datetime import date
-from importlib.metadata import version
-from pathlib import Path
 
 from benchmarks import chain, citations, first_answer, ingest_rate, overhead, search_rate
+from benchmarks.document import machine, record
 from kserve_rag.graph import need_running, running
 from kserve_rag.models import ModelStore
 from kserve_rag.settings import Settings
 
-DOCUMENT = Path(__file__).parent.parent / "docs" / "benchmarks.md"
-
-HEAD = """# Benchmarks
-
-`make bench` prints these tables; `make bench WRITE=1` writes this page. Machines are shared and noisy: what counts are
-the ratios, whose two sides were measured in one run.
-
-"""
-
-
-def machine() -> str:
-    """What was measured on."""
-    cpu = next(
-        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
-        platform.machine(),
-    )
-    memory_gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    libraries = ", ".join(f"{name} {version(name)}" for name in ("kserve", "aiohttp", "httpx", "chromadb"))
-    return (
-        f"{date.today()}: {os.cpu_count()} × {cpu}, {memory_gib:.0f} GiB, Linux {platform.release()}, "
-        f"Python {platform.python_version()}, {libraries}."
-    )
+LIBRARIES = ("kserve", "aiohttp", "httpx", "chromadb")
 
 
 def main() -> None:
@@ -79,13 +54,12 @@ def main() -> None:
     unknown = set(arguments.names) - benchmarks.keys()
     if unknown:
         parser.error(f"there is no {', '.join(sorted(unknown))}: choose from {', '.join(benchmarks)}")
-    sections = [HEAD + machine()]
     for name in arguments.names or benchmarks:
         title, told, measure = benchmarks[name]
-        sections.append(f"## {title}\n\n{told.strip()}\n\n" + "\n".join(measure()))
-        print(sections[-1], flush=True)
-    if arguments.write:
-        DOCUMENT.write_text("\n\n".join(sections) + "\n", encoding="utf-8")
+        section = f"{told.strip()}\n\n{machine(LIBRARIES)}\n\n" + "\n".join(measure())
+        print(f"## {title}\n\n{section}\n", flush=True)
+        if arguments.write:
+            record({title: section})
 
 
 if __name__ == "__main__":

@@ -15,7 +15,9 @@ from tiny_bge_m3 import HIDDEN, MAX_TOKENS, write_tokenizer, write_weights
 
 from embedder.encoders import Encoder, load_encoder
 from embedder.encoders.flag_embedding import FlagEmbeddingEncoder
+from embedder.encoders.linear import Storage
 from embedder.errors import ModelFolderError
+from embedder.export import export
 from embedder.settings import EncoderSettings
 from embedder.wire import SparseVector
 
@@ -76,6 +78,27 @@ def test_parity_with_flag_embedding(encoder: Encoder, reference: dict[str, Any])
     for matrix, expected_rows in zip(embeddings.multi_vectors, reference["colbert_vecs"], strict=True):
         assert matrix.shape == expected_rows.shape
         np.testing.assert_allclose(matrix, expected_rows, atol=TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize(("precision", "least"), [("bf16", 0.999), ("int8", 0.99)])
+@pytest.mark.parametrize("exported", [False, True])
+def test_faster_precisions_stay_near(
+    precision: Storage, least: float, exported: bool, model_dir: Path, tmp_path: Path, reference: dict[str, Any]
+) -> None:
+    if exported:
+        export(model_dir, tmp_path / "exported", precision, texts=())
+        model_dir = tmp_path / "exported"
+    encoder = load_encoder(model_dir, EncoderSettings(architecture="bge_m3", backend="openvino", precision=precision))
+    embeddings = encoder.encode(TEXTS, sparse=True, multi_vectors=True)
+    assert (embeddings.dense * reference["dense_vecs"]).sum(axis=1).min() >= least
+    for matrix, expected_rows in zip(embeddings.multi_vectors or (), reference["colbert_vecs"], strict=True):
+        assert (matrix * expected_rows).sum(axis=1).min(initial=1) >= least
+    for vector, expected in zip(embeddings.sparse or (), reference["lexical_weights"], strict=True):
+        weights = _as_dict(vector)
+        known = {int(token): float(weight) for token, weight in expected.items()}
+        largest = max(known.values(), default=1)
+        for token in weights.keys() | known.keys():
+            assert abs(weights.get(token, 0) - known.get(token, 0)) <= 0.1 * largest
 
 
 def test_the_reference_tells_texts_apart(reference: dict[str, Any]) -> None:
