@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import logging
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -21,11 +23,19 @@ from chassis import signals, tracing
 from ingest import pipeline, progress
 from ingest.errors import IngestError
 from ingest.settings import IngestSettings
+from ingest.workforce import LocalWorkforce, Workforce
+
+Hire = Callable[[IngestSettings], contextlib.AbstractContextManager[Workforce]]
+"""Gives who parses and embeds, for as long as the run lasts."""
 
 
-def main(arguments: list[str] | None = None) -> int:
+def _local(settings: IngestSettings) -> contextlib.AbstractContextManager[Workforce]:
+    return contextlib.nullcontext(LocalWorkforce(settings))
+
+
+def main(arguments: list[str] | None = None, *, prog: str = "python -m ingest", hire: Hire = _local) -> int:
     """Runs once and returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m ingest", description="Builds an index version from documents.")
+    parser = argparse.ArgumentParser(prog=prog, description="Builds an index version from documents.")
     parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="file or folder of documents")
     parser.add_argument("--json", action="store_true", help="print the summary as JSON on standard output")
     options = parser.parse_args(arguments)
@@ -45,8 +55,8 @@ def main(arguments: list[str] | None = None) -> int:
         _say(console, str(error))
         return 2
     try:
-        with tracing.program(signals.INGESTION), progress.shown(console) as on_progress:
-            summary = asyncio.run(pipeline.run(settings, options.paths, on_progress))
+        with tracing.program(signals.INGESTION), hire(settings) as workforce, progress.shown(console) as on_progress:
+            summary = asyncio.run(pipeline.run(settings, options.paths, on_progress, workforce=workforce))
     except IngestError as error:
         _say(console, str(error))
         return 1

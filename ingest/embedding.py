@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 from chassis.context import CallContext
 from chassis.errors import ServiceError
@@ -28,44 +29,171 @@ _REMEMBERED = 1_024
 _LONGEST_WAIT_S = 30.0
 
 
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What is made of a text, and by whom."""
+
+    fingerprint: str
+    """Of the embedder."""
+    dimension: int
+    sparse: bool = False
+    """Whether learned sparse vectors are made too."""
+    quantiser: Quantiser | None = None
+    """What encodes the multi-vectors that are made too; None: none are made."""
+
+    @property
+    def multi_vector_bits(self) -> Bits | None:
+        """Of each number of the multi-vectors; None: none are made."""
+        return None if self.quantiser is None else self.quantiser.bits
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What was made of some texts."""
+
+    vectors: list[ChunkVectors]
+    """In the order of the texts."""
+    truncated: int
+    """Texts of those that were longer than the embedder reads."""
+
+
+class Encoder(Protocol):
+    """Makes vectors of texts."""
+
+    @property
+    def concurrency(self) -> int:
+        """Batches that it takes at a time."""
+
+    async def connect(self) -> Kind:
+        """Finds out what it makes. Comes before all else.
+
+        Raises:
+            EmbeddingFailedError: the embedder does not answer, after all attempts, or lacks what the settings demand.
+        """
+
+    async def encode(self, texts: Sequence[str]) -> Made:
+        """One batch.
+
+        Raises:
+            EmbeddingFailedError: the embedder failed for good.
+        """
+
+    async def aclose(self) -> None:
+        """Ends its connections."""
+
+
+class EmbedderCalls:
+    """Asks the embedder over HTTP, and again where that helps."""
+
+    def __init__(self, settings: IngestSettings, kind: Kind | None = None) -> None:
+        """Asks nothing yet.
+
+        Args:
+            settings: of the run.
+            kind: what `connect` has found out elsewhere; it need not be called then.
+
+        """
+        self._settings = settings
+        self._client = EmbedderClient(settings.embedder_url, model=settings.embedder_model)
+        self._kind = kind
+
+    @property
+    def concurrency(self) -> int:
+        """As the settings say."""
+        return self._settings.concurrency
+
+    async def connect(self) -> Kind:
+        """Asks the embedder who it is and what it gives. Embeds nothing."""
+        settings = self._settings
+        answer = await self._try(lambda ctx: self._client.embed([], ctx, input_type="passage"))
+        offered = await self._try(lambda ctx: self._client.outputs(ctx))
+        sparse = self._wanted("sparse", settings.sparse, offered)
+        dimension, quantiser = answer.dense.shape[1], None
+        if self._wanted("multi_vectors", settings.multi_vectors, offered):
+            quantiser = await asyncio.to_thread(Quantiser, dimension, settings.multi_vector_bits)
+        self._kind = Kind(answer.fingerprint, dimension, sparse, quantiser)
+        return self._kind
+
+    async def encode(self, texts: Sequence[str]) -> Made:
+        """One call of the embedder, tried again where that helps."""
+        kind = self._kind
+        if kind is None:
+            raise AssertionError("encode comes after connect")
+        answer = await self._try(
+            lambda ctx: self._client.embed(
+                texts,
+                ctx,
+                input_type="passage",
+                sparse=kind.sparse,
+                multi_vectors=kind.quantiser is not None,
+            )
+        )
+        if answer.fingerprint != kind.fingerprint or answer.dense.shape[1] != kind.dimension:
+            raise EmbeddingFailedError(
+                f"The embedder was exchanged during the run ({kind.fingerprint} became {answer.fingerprint}). "
+                "Run again."
+            )
+        return Made(await self._vectors(answer, kind.quantiser), int(answer.truncated.sum()))
+
+    async def aclose(self) -> None:
+        """Closes the connections."""
+        await self._client.aclose()
+
+    async def _vectors(self, answer: Embeddings, quantiser: Quantiser | None) -> list[ChunkVectors]:
+        sparse = answer.sparse or [None] * len(answer.dense)
+        stored: Sequence[EncodedVectors | None] = [None] * len(answer.dense)
+        matrices = answer.multi_vectors
+        if quantiser is not None and matrices is not None:
+            # At once: as they came they would take ten times the memory while they wait to be written.
+            stored = await asyncio.to_thread(lambda: [quantiser.encode(matrix) for matrix in matrices])
+        return [ChunkVectors(*parts) for parts in zip(answer.dense, sparse, stored, strict=True)]
+
+    def _wanted(self, part: str, setting: Choice, offered: frozenset[str]) -> bool:
+        missing = set(_PARTS[part]) - offered
+        if missing and setting == "on":
+            raise EmbeddingFailedError(
+                f"The embedder's model {self._settings.embedder_model} does not give {', '.join(sorted(missing))}: set "
+                f"INGEST_{part.upper()} to auto, or use a model that does, such as bge_m3."
+            )
+        return not missing and setting != "off"
+
+    async def _try(self, call: Callable[[CallContext], Awaitable[_Answer]]) -> _Answer:
+        wait_s = self._settings.retry_wait_s
+        for attempt in range(1, self._settings.embed_attempts + 1):
+            try:
+                return await call(CallContext.start(self._settings.embed_timeout_s))
+            except ServiceError as error:
+                if not error.retryable or attempt == self._settings.embed_attempts:
+                    times = "once" if attempt == 1 else f"{attempt} times"
+                    raise EmbeddingFailedError(
+                        f"The embedder at {self._settings.embedder_url} failed {times}: {error.message}"
+                    ) from error
+            await asyncio.sleep(min(wait_s, _LONGEST_WAIT_S))
+            wait_s *= 2
+        raise AssertionError("unreachable")
+
+
 class Embedding:
     """Gathers texts into batches and embeds them while the caller goes on: vectors, and what else the index holds."""
 
-    def __init__(self, client: EmbedderClient, settings: IngestSettings) -> None:
-        self._client = client
-        self._settings = settings
-        self._slots = asyncio.Semaphore(settings.concurrency)
-        self._batch_size = settings.batch_size
-        self._quantiser: Quantiser | None = None
+    def __init__(self, encoder: Encoder, batch_size: int) -> None:
+        self._encoder = encoder
+        self._slots = asyncio.Semaphore(encoder.concurrency)
+        self._batch_size = batch_size
+        self.kind = Kind("", 0)
+        """What is made, once connected."""
         self._waiting: list[tuple[str, asyncio.Future[ChunkVectors]]] = []
         self._known: OrderedDict[str, asyncio.Future[ChunkVectors]] = OrderedDict()
         self._tasks: set[asyncio.Task[None]] = set()
-        self.fingerprint = ""
-        self.dimension = 0
-        self.sparse = False
-        """Whether learned sparse vectors are made too."""
-        self.multi_vector_bits: Bits | None = None
-        """Of each number of the multi-vectors that are made too; None: none are made."""
         self.embedded = 0
         """Texts that the embedder has answered."""
         self.truncated = 0
         """Texts of those that were longer than it reads."""
 
     async def connect(self) -> None:
-        """Asks the embedder who it is and what it gives. Embeds nothing.
-
-        Raises:
-            EmbeddingFailedError: it does not answer, after all attempts, or lacks what the settings demand.
-        """
-        answer = await self._embed([])
-        self.fingerprint = answer.fingerprint
-        self.dimension = answer.dense.shape[1]
-        offered = await self._try(lambda ctx: self._client.outputs(ctx))
-        self.sparse = self._wanted("sparse", self._settings.sparse, offered)
-        if self._wanted("multi_vectors", self._settings.multi_vectors, offered):
-            bits = self._settings.multi_vector_bits
-            self.multi_vector_bits = bits
-            self._quantiser = await asyncio.to_thread(Quantiser, self.dimension, bits)
+        """Finds out what is made. Embeds nothing. Raises EmbeddingFailedError as the encoder does."""
+        self.kind = await self._encoder.connect()
+        if self.kind.quantiser is not None:
             self._batch_size = min(self._batch_size, _MULTI_VECTOR_BATCH)
 
     async def request(self, key: str, text: str) -> asyncio.Future[ChunkVectors]:
@@ -98,7 +226,7 @@ class Embedding:
             task.add_done_callback(self._tasks.discard)
 
     async def aclose(self) -> None:
-        """Ends what is under way."""
+        """Ends what is under way, and the encoder's connections."""
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
@@ -107,16 +235,11 @@ class Embedding:
             future.cancel()
         self._waiting.clear()
         self._known.clear()
+        await self._encoder.aclose()
 
     async def _run(self, batch: Sequence[tuple[str, asyncio.Future[ChunkVectors]]]) -> None:
         try:
-            answer = await self._embed([text for text, _ in batch])
-            if answer.fingerprint != self.fingerprint or answer.dense.shape[1] != self.dimension:
-                raise EmbeddingFailedError(
-                    f"The embedder was exchanged during the run ({self.fingerprint} became {answer.fingerprint}). "
-                    "Run again."
-                )
-            made = await self._vectors(answer)
+            made = await self._encoder.encode([text for text, _ in batch])
         except EmbeddingFailedError as error:
             for _, future in batch:
                 if not future.done():
@@ -129,53 +252,9 @@ class Embedding:
             raise
         else:
             self.embedded += len(batch)
-            self.truncated += int(answer.truncated.sum())
-            for (_, future), vectors in zip(batch, made, strict=True):
+            self.truncated += made.truncated
+            for (_, future), vectors in zip(batch, made.vectors, strict=True):
                 if not future.done():
                     future.set_result(vectors)
         finally:
             self._slots.release()
-
-    async def _vectors(self, answer: Embeddings) -> list[ChunkVectors]:
-        sparse = answer.sparse or [None] * len(answer.dense)
-        stored: Sequence[EncodedVectors | None] = [None] * len(answer.dense)
-        quantiser, matrices = self._quantiser, answer.multi_vectors
-        if quantiser is not None and matrices is not None:
-            # At once: as they came they would take ten times the memory while they wait to be written.
-            stored = await asyncio.to_thread(lambda: [quantiser.encode(matrix) for matrix in matrices])
-        return [ChunkVectors(*parts) for parts in zip(answer.dense, sparse, stored, strict=True)]
-
-    async def _embed(self, texts: Sequence[str]) -> Embeddings:
-        return await self._try(
-            lambda ctx: self._client.embed(
-                texts,
-                ctx,
-                input_type="passage",
-                sparse=self.sparse,
-                multi_vectors=self.multi_vector_bits is not None,
-            )
-        )
-
-    def _wanted(self, part: str, setting: Choice, offered: frozenset[str]) -> bool:
-        missing = set(_PARTS[part]) - offered
-        if missing and setting == "on":
-            raise EmbeddingFailedError(
-                f"The embedder's model {self._settings.embedder_model} does not give {', '.join(sorted(missing))}: set "
-                f"INGEST_{part.upper()} to auto, or use a model that does, such as bge_m3."
-            )
-        return not missing and setting != "off"
-
-    async def _try(self, call: Callable[[CallContext], Awaitable[_Answer]]) -> _Answer:
-        wait_s = self._settings.retry_wait_s
-        for attempt in range(1, self._settings.embed_attempts + 1):
-            try:
-                return await call(CallContext.start(self._settings.embed_timeout_s))
-            except ServiceError as error:
-                if not error.retryable or attempt == self._settings.embed_attempts:
-                    times = "once" if attempt == 1 else f"{attempt} times"
-                    raise EmbeddingFailedError(
-                        f"The embedder at {self._settings.embedder_url} failed {times}: {error.message}"
-                    ) from error
-            await asyncio.sleep(min(wait_s, _LONGEST_WAIT_S))
-            wait_s *= 2
-        raise AssertionError("unreachable")

@@ -16,15 +16,16 @@ from typing import Any, TypeVar
 import numpy as np
 
 from chassis.errors import ServiceError
-from embedder.client import EmbedderClient, TokenCounter
+from embedder.client import TokenCounter
 from ingest.chunking import ALGORITHM, EmbeddingTexts
 from ingest.embedding import Embedding
 from ingest.errors import IndexNotWrittenError, NothingUsableError, ParserError, SkippedFileError
 from ingest.events import Advanced, Event, Noticed, OnProgress, Planned, Published, Skipped, Summary
 from ingest.loaders import SourceFile
-from ingest.parser import Cut, Parser
+from ingest.parser import Cut
 from ingest.settings import IngestSettings
 from ingest.sources import list_sources
+from ingest.workforce import FileParser, LocalWorkforce, Workforce
 from vectorstore.errors import DamagedIndexError, InvalidContentError, UnsupportedFormatError
 from vectorstore.versions import (
     Chunk,
@@ -50,7 +51,13 @@ _QUEUED_DOCUMENTS = 256
 _Result = TypeVar("_Result")
 
 
-async def run(settings: IngestSettings, sources: Sequence[Path], on_progress: OnProgress | None = None) -> Summary:
+async def run(
+    settings: IngestSettings,
+    sources: Sequence[Path],
+    on_progress: OnProgress | None = None,
+    *,
+    workforce: Workforce | None = None,
+) -> Summary:
     """Makes the index follow the sources.
 
     Sources that have not changed are not parsed again, chunks that have not changed are not embedded again; where
@@ -60,6 +67,7 @@ async def run(settings: IngestSettings, sources: Sequence[Path], on_progress: On
         settings: of this run.
         sources: files and folders.
         on_progress: told what happens, in the event loop of the caller.
+        workforce: who parses and embeds; by default this process with a child. The version does not depend on it.
 
     Raises:
         SourceNotFoundError: a path does not exist.
@@ -69,14 +77,13 @@ async def run(settings: IngestSettings, sources: Sequence[Path], on_progress: On
         ParserError: the tokenizer cannot be loaded, or no process can be started.
     """
     begun = time.monotonic()
-    client = EmbedderClient(settings.embedder_url, model=settings.embedder_model)
-    embedding = Embedding(client, settings)
+    workforce = workforce or LocalWorkforce(settings)
+    embedding = Embedding(workforce.encoder(), settings.batch_size)
     try:
-        ingestion = _Ingestion(settings, embedding, on_progress)
+        ingestion = _Ingestion(settings, workforce, embedding, on_progress)
         await ingestion.run(sources)
     finally:
         await embedding.aclose()
-        await client.aclose()
     ingestion.summary.seconds = time.monotonic() - begun
     return ingestion.summary
 
@@ -110,8 +117,11 @@ class _Done:
 
 
 class _Ingestion:
-    def __init__(self, settings: IngestSettings, embedding: Embedding, on_progress: OnProgress | None) -> None:
+    def __init__(
+        self, settings: IngestSettings, workforce: Workforce, embedding: Embedding, on_progress: OnProgress | None
+    ) -> None:
         self._settings = settings
+        self._workforce = workforce
         self._embedding = embedding
         self._on_progress = on_progress
         self._root = IndexRoot(settings.index_root, settings.index_name)
@@ -139,8 +149,8 @@ class _Ingestion:
         await self._embedding.connect()
         described["search"] = {
             "language": self._settings.language,
-            "sparse": self._embedding.sparse,
-            "multi_vector_bits": self._embedding.multi_vector_bits,
+            "sparse": self._embedding.kind.sparse,
+            "multi_vector_bits": self._embedding.kind.multi_vector_bits,
         }
         with contextlib.ExitStack() as stack:
             self._previous = self._open_previous()
@@ -166,7 +176,7 @@ class _Ingestion:
                 if self._root.current() is None:
                     return None
                 previous = stack.enter_context(self._root.open())
-                if previous.manifest.embedder.fingerprint == self._embedding.fingerprint:
+                if previous.manifest.embedder.fingerprint == self._embedding.kind.fingerprint:
                     self._previous_vectors = previous.vectors_by_content()
             except (DamagedIndexError, UnsupportedFormatError) as error:
                 self._notice(f"index {self._settings.index_name}", f"{error.message} It is built anew.")
@@ -179,7 +189,7 @@ class _Ingestion:
         before = {source: info.sha256 for source, info in manifest.sources.items()} if manifest is not None else {}
         comparable = (
             manifest is not None
-            and manifest.embedder.fingerprint == self._embedding.fingerprint
+            and manifest.embedder.fingerprint == self._embedding.kind.fingerprint
             and manifest.settings == described
         )
         changed: list[tuple[SourceFile, str]] = []
@@ -251,7 +261,7 @@ class _Ingestion:
         if self._previous is not None:
             await asyncio.to_thread(self._remember_texts, plan.unchanged)
         found = 0
-        async with Parser(self._settings) as parser:
+        async with self._workforce.parsing([file for file, _ in plan.changed]) as parser:
             for file, sha256 in plan.changed:
                 found += await self._produce_file(parser, file, sha256)
         if found or (plan.dropped and plan.unchanged):
@@ -259,7 +269,7 @@ class _Ingestion:
         await self._embedding.flush()
         await self._queue.put(None)
 
-    async def _produce_file(self, parser: Parser, file: SourceFile, sha256: str) -> int:
+    async def _produce_file(self, parser: FileParser, file: SourceFile, sha256: str) -> int:
         documents = repeated = 0
         first = ""
         try:
@@ -315,7 +325,7 @@ class _Ingestion:
                 await self._written.wait_for(lambda: self._in_flight < self._settings.max_chunks_in_flight)
         self._in_flight += len(chunks)
         texts = [chunk.embedding_text or chunk.text for chunk in chunks]
-        keys = [content_key(self._embedding.fingerprint, text) for text in texts]
+        keys = [content_key(self._embedding.kind.fingerprint, text) for text in texts]
         known = await asyncio.to_thread(self._known_vectors, keys)
         vectors: list[ChunkVectors | asyncio.Future[ChunkVectors]] = []
         for key, text in zip(keys, texts, strict=True):
@@ -335,8 +345,8 @@ class _Ingestion:
                 vectors = self._previous_vectors[key]
                 stored = vectors.multi_vectors
                 bits = stored.bits if isinstance(stored, EncodedVectors) else None
-                if (not self._embedding.sparse or vectors.sparse is not None) and (
-                    self._embedding.multi_vector_bits in (None, bits)
+                if (not self._embedding.kind.sparse or vectors.sparse is not None) and (
+                    self._embedding.kind.multi_vector_bits in (None, bits)
                 ):
                     known[key] = vectors
         return known
@@ -382,21 +392,21 @@ class _Ingestion:
         if self._builder is None:
             self._builder = stack.enter_context(
                 self._root.begin(
-                    embedder_fingerprint=self._embedding.fingerprint,
-                    dimension=self._embedding.dimension,
+                    embedder_fingerprint=self._embedding.kind.fingerprint,
+                    dimension=self._embedding.kind.dimension,
                     settings=described,
                     lexical=LexicalSettings(language=self._settings.language),
-                    sparse=self._embedding.sparse,
-                    multi_vector_bits=self._embedding.multi_vector_bits,
+                    sparse=self._embedding.kind.sparse,
+                    multi_vector_bits=self._embedding.kind.multi_vector_bits,
                 )
             )
         self._builder.add(
             work.document,
             work.chunks,
-            np.stack([part.dense for part in vectors]) if vectors else np.empty((0, self._embedding.dimension)),
-            sparse=[part.sparse for part in vectors if part.sparse is not None] if self._embedding.sparse else (),
+            np.stack([part.dense for part in vectors]) if vectors else np.empty((0, self._embedding.kind.dimension)),
+            sparse=[part.sparse for part in vectors if part.sparse is not None] if self._embedding.kind.sparse else (),
             multi_vectors=[part.multi_vectors for part in vectors if part.multi_vectors is not None]
-            if self._embedding.multi_vector_bits is not None
+            if self._embedding.kind.multi_vector_bits is not None
             else (),
         )
 
