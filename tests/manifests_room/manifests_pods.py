@@ -55,6 +55,21 @@ class Pod:
         return next((a.split("=", 1)[1] for a in self.args if a.startswith(f"--{name}=")), None)
 
     @property
+    def speaks_openai(self) -> bool:
+        """Whether it is no server of Triton's or KServe's protocol."""
+        return self.main.get("command") == ["trtllm-serve"]
+
+    @property
+    def ready_path(self) -> str:
+        """Where it says whether it can answer."""
+        return "/health" if self.speaks_openai else f"/v2/models/{self.model}/ready"
+
+    @property
+    def live_path(self) -> str:
+        """Where it answers as long as it runs."""
+        return "/version" if self.speaks_openai else "/v2/health/live"
+
+    @property
     def model(self) -> str:
         """Name of the model that is served, as the program gets it."""
         if self.component == "vectorstore":

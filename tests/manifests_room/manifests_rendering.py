@@ -29,6 +29,7 @@ COMBINATIONS: Mapping[str, Sequence[str]] = {
     "engine-gpu": ["gpu-trtllm", "ingest", "models-from-pvc", "index-from-pvc"],
     "engine-existing": ["existing-engines", "ingest", "models-from-pvc", "index-from-pvc"],
     "engine-vllm": ["vllm", "ingest", "models-from-pvc", "index-from-pvc"],
+    "engine-trtllm-serve": ["trtllm-serve", "ingest", "models-from-pvc", "index-from-pvc"],
     # Every source.
     "s3": ["gpu-trtllm", "ingest", "models-from-s3", "index-from-s3"],
     "hf": ["gpu-trtllm", "ingest", "models-from-hf", "index-from-pvc"],
@@ -48,6 +49,7 @@ COMBINATIONS: Mapping[str, Sequence[str]] = {
     "otel": ["gpu-trtllm", "ingest", "models-from-pvc", "index-from-pvc", "otel"],
     "inference-graph": ["gpu-trtllm", "ingest", "models-from-pvc", "index-from-pvc", "inference-graph"],
     "earlier-graph": ["existing-engines", "ingest", "models-from-pvc", "index-from-pvc", "earlier-graph"],
+    "earlier-graph-serve": ["trtllm-serve", "ingest", "models-from-pvc", "index-from-pvc", "earlier-graph"],
     "earlier-graph-cpu": ["cpu-openvino", "ingest", "models-from-pvc", "index-from-pvc", "earlier-graph"],
     # Together.
     "knative": ["gpu-trtllm", "ingest", "models-from-s3", "index-from-s3", "knative"],

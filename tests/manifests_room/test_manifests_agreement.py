@@ -136,11 +136,10 @@ def test_references_lead_somewhere(graph_documents: list[Document]) -> None:
 def test_probes_ask_for_the_model(graph_documents: list[Document]) -> None:
     for pod in serving(graph_documents):
         main = pod.main
-        ready = f"/v2/models/{pod.model}/ready"
-        assert main["readinessProbe"]["httpGet"]["path"] == ready, pod.owner
-        assert main["startupProbe"]["httpGet"]["path"] in (ready, "/v2/health/live"), pod.owner
+        assert main["readinessProbe"]["httpGet"]["path"] == pod.ready_path, pod.owner
+        assert main["startupProbe"]["httpGet"]["path"] in (pod.ready_path, pod.live_path), pod.owner
         # A model that is not ready now is no reason to be killed.
-        assert main["livenessProbe"]["httpGet"]["path"] == "/v2/health/live", pod.owner
+        assert main["livenessProbe"]["httpGet"]["path"] == pod.live_path, pod.owner
         for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
             assert main[probe]["httpGet"]["port"] == pod.ports["http1"], pod.owner
 
@@ -148,6 +147,8 @@ def test_probes_ask_for_the_model(graph_documents: list[Document]) -> None:
 def test_pods_drain(graph_documents: list[Document]) -> None:
     for pod in serving(graph_documents):
         seconds = int(pod.env[GRACE[pod.component]] if pod.component in GRACE else pod.option("exit-timeout-secs") or 0)
+        if pod.speaks_openai:
+            seconds = 60  # uvicorn waits for every answer, and the kubelet for uvicorn
         assert seconds >= int(pod.env.get("TRANSFORMER_TIMEOUT_S", 60)), "the longest answer may end"
         if pod.knative:
             assert len(pod.ports) == 1, "a Knative container has one port"
@@ -289,7 +290,8 @@ def test_models_are_called_alike(graph_documents: list[Document]) -> None:
         if "INGEST_EMBEDDER_MODEL" in pod.env:
             assert pod.env["INGEST_EMBEDDER_MODEL"] == of["embedder"].model
     layout = LAYOUTS[of["transformer"].env["TRANSFORMER_PREDICTOR_LAYOUT"]]  # type: ignore[index]
-    assert of["predictor"].model == layout.model
+    # The name of an OpenAI server's model is asked for.
+    assert layout.protocol == "openai" if of["predictor"].speaks_openai else layout.model == of["predictor"].model
 
 
 def test_the_index_is_where_it_is_looked_for(graph_documents: list[Document]) -> None:
@@ -323,6 +325,10 @@ def test_windows_are_the_same_number(graph_documents: list[Document]) -> None:
             model = json.loads(document["data"]["model.json"])
             assert str(model["max_model_len"]) == window
             assert str(model["tensor_parallel_size"]) == gpus
+        if name.startswith("kserve-rag-trtllm-serve-"):
+            model = yaml.safe_load(document["data"]["config.yaml"])
+            assert str(model["max_seq_len"]) == window
+            assert str(model["tensor_parallel_size"] * model["pipeline_parallel_size"]) == gpus
     builds = [pod for pod in pods(graph_documents) if pod.owner == "Job kserve-rag-build-engines"]
     for pod in builds:
         assert pod.option("max-tokens") == window
@@ -368,8 +374,9 @@ def test_the_token_of_a_pod_opens_what_it_must(documents: list[Document]) -> Non
     assert rule["verbs"] == ["get", "patch"]
 
 
-def test_the_earlier_graph_finds_its_names(rendered: Any) -> None:
-    documents = rendered.documents["earlier-graph"]
+@pytest.mark.parametrize("name", ["earlier-graph", "earlier-graph-cpu", "earlier-graph-serve"])
+def test_the_earlier_graph_finds_its_names(rendered: Any, name: str) -> None:
+    documents = rendered.documents[name]
     for host, path in {
         "ensemble-transformer": "/v2/models/ensemble/ready",
         "ensemble-transformer-default": "/v2/models/ensemble/ready",
@@ -384,6 +391,7 @@ def test_the_earlier_graph_finds_its_names(rendered: Any) -> None:
     # KServe's own name for the pods of the InferenceService of this name.
     assert "vectorstore" in named(documents, "InferenceService")
     assert by_component(documents)["vectorstore"].env["VECTORSTORE_RESPONSE_SHAPE"] == "strings"
+    assert by_component(documents)["transformer"].env["TRANSFORMER_RESPONSE_SHAPE"] == "ensemble"
     assert "--load-model=bge" in by_component(documents)["embedder"].args
 
 

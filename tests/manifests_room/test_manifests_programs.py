@@ -14,6 +14,7 @@ from typing import Any
 
 import httpx
 import pytest
+import yaml
 from kserve.model_server import parser as kserve_parser
 from manifests_pods import Pod, named, pods
 from manifests_rendering import MANIFESTS, OVERLAYS, ROOT, Document, folder_of, parse, programs
@@ -147,6 +148,44 @@ def test_triton_takes_its_arguments(rendered: Any, triton_environment: TritonEnv
         done = _triton(triton_environment, arguments, tmp_path)
         assert "failed to stat file" in done, f"{arguments}:\n{done[-2000:]}"
     assert "failed to stat file" not in _triton(triton_environment, (*commands[0], "--exit-time-out=3"), tmp_path)
+
+
+TRTLLM_SERVE = {"host", "port", "extra_llm_api_options"}
+"""Options of trtllm-serve that are used here. It needs a GPU to be installed, so it cannot be asked.
+
+Source: TensorRT-LLM 1.2 `tensorrt_llm/commands/serve.py`.
+"""
+TRTLLM_CONFIG = {
+    "tensor_parallel_size": int,
+    "pipeline_parallel_size": int,
+    "max_batch_size": int,
+    "max_seq_len": int,
+    "max_num_tokens": int,
+    "kv_cache_config": {"free_gpu_memory_fraction": float, "enable_block_reuse": bool},
+}
+"""Source: `BaseLlmArgs` and `KvCacheConfig` of `tensorrt_llm/llmapi/llm_args.py` there."""
+
+
+def test_trtllm_serve_knows_its_arguments(rendered: Any) -> None:
+    documents = rendered.documents["engine-trtllm-serve"]
+    (pod,) = (pod for pod in pods(documents) if pod.speaks_openai)
+    model, *options = pod.args
+    assert model == "/mnt/models"
+    assert {option.removeprefix("--").partition("=")[0] for option in options} == TRTLLM_SERVE
+    file = Path(pod.option("extra_llm_api_options") or "")
+    (mount,) = (m["mountPath"] for m in pod.main["volumeMounts"] if m["name"] == "config")
+    assert str(file.parent) == mount
+    maps = named(documents, "ConfigMap")
+    (content,) = (m["data"][file.name] for n, m in maps.items() if n.startswith("kserve-rag-trtllm-serve-"))
+    _assert_kinds(yaml.safe_load(content), TRTLLM_CONFIG)
+
+
+def _assert_kinds(content: dict[str, Any], kinds: dict[str, Any]) -> None:
+    for name, value in content.items():
+        if isinstance(kinds[name], dict):
+            _assert_kinds(value, kinds[name])
+        else:
+            assert type(value) is kinds[name], name
 
 
 def _triton(environment: TritonEnvironment, arguments: tuple[str, ...], tmp_path: Path) -> str:
