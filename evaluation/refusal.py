@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -159,7 +159,7 @@ def error_rate(scores: Floats, answerable: Bools, threshold: float, error: Error
 
 async def gather(
     dataset: Path, off_topic: Sequence[Path], services: Services, *, skip_bad: Path | None = None
-) -> tuple[list[Judged], str, str, str]:
+) -> list[Judged]:
     """The judged questions of a dataset, then the off-topic ones, with what the vectorstore finds for each.
 
     Args:
@@ -168,14 +168,10 @@ async def gather(
         services: the vectorstore, and the transformer where conversations are to be condensed.
         skip_bad: as in `datasets.load`.
 
-    Returns:
-        The questions; the dataset's hash; the index version and the embedder's fingerprint.
-
     Raises:
         DatasetError: a dataset cannot be used as it is.
         ServiceError: the vectorstore fails.
     """
-    index = await services.index()
     own = datasets.load(dataset, skip_bad=skip_bad)
     subjects = _subjects(dataset)
     asked: list[tuple[Question, bool]] = [
@@ -198,8 +194,7 @@ async def gather(
         }
         answerable = not off and bool(question.answerable)
         judged.append(Judged(question.id, answerable, off, article, passage, score(question.text, passages), retrieval))
-    embedder = index.get("embedder", "")
-    return judged, own.sha256, str(index.get("version", "")), str(embedder)
+    return judged
 
 
 def _quiet(task: str, done: int, of: int) -> None:
@@ -321,24 +316,17 @@ def main(
     fit: Annotated[
         bool, typer.Option("--fit", help="Fit a model on the first half, print it, and report of it.")
     ] = False,
-    calibration: Annotated[Path | None, typer.Option(help="Where to write a calibration on all questions.")] = None,
-    error: Annotated[
-        str, typer.Option(help=f"Error to calibrate: {', '.join(get_args(Error))}.")
-    ] = "answerable_refused",
-    rate: Annotated[float, typer.Option(help="Its bound.")] = 0.1,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave bad records of the datasets out.")] = False,
 ) -> None:
-    """Report how well questions are refused that the documents cannot answer; fit and calibrate."""
-    if error not in get_args(Error):
-        raise typer.BadParameter(f"choose one of {', '.join(get_args(Error))}", param_hint="--error")
+    """Report how well questions are refused that the documents cannot answer; fit a model."""
 
-    async def ask(copies: Path) -> tuple[list[Judged], str, str, str]:
+    async def ask(copies: Path) -> list[Judged]:
         async with Services(vectorstore_url, transformer_url) as services:
             return await gather(dataset, off_topic or [], services, skip_bad=copies if skip_bad else None)
 
     try:
         with tempfile.TemporaryDirectory() as copies:
-            judged, digest, version, embedder = asyncio.run(ask(Path(copies)))
+            judged = asyncio.run(ask(Path(copies)))
     except (EvaluationError, ServiceError) as problem:
         typer.echo(str(problem), err=True)
         raise typer.Exit(1) from problem
@@ -353,20 +341,6 @@ def main(
         ).threshold
         typer.echo(json.dumps({"model": asdict(model), "threshold": threshold}, indent=2))
     typer.echo(json.dumps(report(judged, model, threshold), indent=2))
-    if calibration is not None:
-        scores, answerable = arrays(own, model)
-        made = Calibration.fit(
-            scores.tolist(),
-            answerable.tolist(),
-            error=cast("Error", error),
-            rate=rate,
-            model=model,
-            dataset=dataset.name,
-            dataset_hash=digest,
-            index_version=version,
-            embedder=embedder,
-        )
-        made.save(calibration)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, Optional
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, Optional, cast, get_args
 
 import typer
 from pydantic import ValidationError
@@ -23,6 +23,7 @@ from kserve_rag.settings import Settings
 if TYPE_CHECKING:
     from kserve_rag.console import Board
     from kserve_rag.launcher import Graph
+    from transformer.answerability import Error
 
 app = typer.Typer(
     name="kserve-rag",
@@ -193,6 +194,16 @@ def evaluate(
     ] = 0,
     depth: Annotated[int, typer.Option(min=20, max=100, help="Passages asked for per question.")] = 100,
     seed: Annotated[int, typer.Option(help="Of samples, generated questions and tests.")] = 0,
+    calibrate: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(
+            min=0.001, max=0.999, help="Set the threshold of refusals of the index so that this error rate is kept."
+        ),
+    ] = None,
+    error: Annotated[
+        str,
+        typer.Option(help="Which error that is: answerable_refused, unanswerable_answered, or risk (of the answered)."),
+    ] = "answerable_refused",
     baseline: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(help="results.json of an earlier run, to compare with, question by question."),
@@ -226,6 +237,7 @@ def evaluate(
       kserve-rag eval --questions faq.csv --answers 50       columns: question, document, answer
       kserve-rag eval --generate 200                         no questions at hand: made from your documents
       kserve-rag eval scifact --data ~/beir --modes all      stage by stage
+      kserve-rag eval --questions faq.csv --calibrate 0.05   refuse at most 5 % of the answerable
       kserve-rag eval docs --baseline before/results.json    better or worse than before?
     """
     settings = _settings()
@@ -246,6 +258,8 @@ def evaluate(
                 answers=answers,
                 depth=depth,
                 seed=seed,
+                calibrate=calibrate,
+                error=_error_kind(error),
                 baseline=baseline,
                 skip_bad=skip_bad,
                 start=start,
@@ -488,13 +502,25 @@ def _evaluation_errors() -> Iterator[None]:
     """What goes wrong in an evaluation, as this package's own errors."""
     from chassis.errors import ServiceError
     from evaluation.errors import EvaluationError
+    from transformer.answerability import CalibrationError
 
     try:
         yield
     except EvaluationError as error:
         raise UsageError(error.message) from error
+    except CalibrationError as error:
+        raise UsageError(f"{error} No results are written.") from error
     except ServiceError as error:
         raise LaunchError(f"{error.message} `kserve-rag status` shows the graph. No results are written.") from error
+
+
+def _error_kind(name: str) -> Error:
+    from transformer.answerability import Error
+
+    for kind in get_args(Error):
+        if kind == name:
+            return cast("Error", kind)
+    raise UsageError(f"There is no error {name!r}. Choose from: {', '.join(get_args(Error))}.")
 
 
 # ── arguments ─────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -14,7 +14,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -26,6 +26,8 @@ from rich.console import Console
 from evaluation import datasets as sets
 from evaluation import pairs, questions, report, results, retrieval
 from evaluation import run as evaluation
+from evaluation.asking import Services
+from evaluation.calibration import calibrate
 from evaluation.datasets import Dataset
 from evaluation.errors import DatasetError
 from ingest.events import OnProgress
@@ -43,6 +45,7 @@ from kserve_rag.launcher import (
 )
 from kserve_rag.progress import Progress
 from kserve_rag.settings import HOST, Settings
+from transformer.answerability import Calibration, Error
 from vectorstore.versions import IndexRoot
 
 _READY_WITHIN_S = 60.0
@@ -63,6 +66,8 @@ class Run:
     answers: int = 0
     depth: int = 100
     seed: int = 0
+    calibrate: float | None = None
+    error: Error = "answerable_refused"
     baseline: Path | None = None
     skip_bad: bool = False
     start: bool = False
@@ -87,6 +92,7 @@ class Measured:
     vectorstore_url: str
     transformer_url: str | None
     model: str
+    index: IndexRoot
     index_settings: dict[str, Any]
     """What the index was built with; empty where it is out of sight."""
 
@@ -99,6 +105,7 @@ def evaluate(run: Run, console: Console) -> Outcome:
         UsageError: the arguments contradict each other, or a corpus cannot be indexed.
         NotRunningError: no graph is running.
         ServiceError: a service failed on the way. Nothing is written then.
+        CalibrationError: there are too few questions for the error rate that is wanted.
     """
     modes = _modes(run.modes)
     baseline = results.read(run.baseline) if run.baseline is not None else None
@@ -295,8 +302,39 @@ def _measure(
                 on_progress=counts.update,
             )
         )
+        calibration = _calibrate(run, services, dataset, counts.update) if run.calibrate is not None else None
     console.print(f"[green]✓[/] {dataset.name}: {report.summary(found)} [dim]{time.monotonic() - began:.1f} s[/]")
+    if calibration is not None:
+        low, high = calibration.interval
+        console.print(
+            f"[green]✓[/] {dataset.name}: questions that score below {calibration.threshold:.3f} are refused: "
+            f"{1 - calibration.answerable_answered:.1%} of the {calibration.answerable} answerable ones, "
+            f"{calibration.unanswerable_refused:.1%} of the {calibration.unanswerable} others; "
+            f"{_ERRORS[calibration.error]}: {calibration.observed:.1%} ({low:.1%} to {high:.1%})",
+            highlight=False,
+        )
     return found
+
+
+_ERRORS: dict[Error, str] = {
+    "answerable_refused": "refused of the answerable",
+    "unanswerable_answered": "answered of the others",
+    "risk": "unanswerable of the answered",
+}
+
+
+def _calibrate(
+    run: Run, services: Measured, dataset: Dataset, on_progress: Callable[[str, int, int], None]
+) -> Calibration:
+    """The calibration, kept beside the index version that was asked."""
+
+    async def made() -> Calibration:
+        async with Services(services.vectorstore_url, services.transformer_url, model=services.model) as asked:
+            return await calibrate(dataset, asked, error=run.error, rate=run.calibrate or 0.0, on_progress=on_progress)
+
+    calibration = asyncio.run(made())
+    calibration.save(services.index.calibration_file(calibration.index_version))
+    return calibration
 
 
 def _own_state(settings: Settings, state: GraphState, dataset: Dataset, *, transformer: bool) -> GraphState:
@@ -327,13 +365,15 @@ def _home_of(dataset: Dataset) -> str:
 
 
 def _measured(state: GraphState, *, transformer: bool) -> Measured:
-    with IndexRoot(state.index_root, state.index_name).open() as version:
+    root = IndexRoot(state.index_root, state.index_name)
+    with root.open() as version:
         built_with = dict(version.manifest.settings)
     service = state.services["transformer"]
     return Measured(
         vectorstore_url=state.services["vectorstore"].url,
         transformer_url=service.url if transformer else None,
         model=service.model,
+        index=root,
         index_settings=built_with,
     )
 

@@ -15,6 +15,7 @@ from rich.console import Console
 from evaluation import results
 from tests.evaluation_room.conftest import WriteSet
 from tests.kserve_rag_room.test_cli import environment
+from transformer.answerability import Calibration
 
 if TYPE_CHECKING:
     from kserve_rag.evaluating import Outcome, Run
@@ -67,9 +68,22 @@ def test_a_dataset_is_measured_beside_the_graphs_own_index(
     assert "birds: nDCG@10" in told
     assert outcome.dropped == []
 
-    again, _ = evaluated(
-        Run(graph_settings, datasets=[str(folder)], baseline=tmp_path / "first", out=tmp_path / "second")
+    again, told = evaluated(
+        Run(
+            graph_settings,
+            datasets=[str(folder)],
+            baseline=tmp_path / "first",
+            out=tmp_path / "second",
+            calibrate=0.25,
+        )
     )
+    version = found.index["version"]
+    (kept,) = (graph_settings.home / "evaluation" / "indexes").glob(f"birds-*/{version}.calibration.json")
+    calibration = Calibration.load(kept)
+    assert calibration.index_version == version
+    assert calibration.embedder.startswith("all-MiniLM-L6-v2-int8@sha256:")
+    assert (calibration.answerable, calibration.unanswerable, calibration.answerable_answered) == (3, 1, 1)
+    assert f"score below {calibration.threshold:.3f} are refused: 0.0% of the 3 answerable ones" in told
     assert again.results.sets["birds"].rows["served"] == found.rows["served"]
     assert again.results.sets["birds"].index["version"] == found.index["version"]
     assert "no difference to tell" in (tmp_path / "second" / "report.md").read_text()
@@ -188,3 +202,14 @@ def test_settings_of_the_run_are_in_the_results(
     kept = json.loads((tmp_path / "out" / "results.json").read_text())
     assert kept["settings"] == {"modes": "served,dense,lexical", "depth": 100, "answers": 0, "seed": 7}
     assert kept["versions"]["ir-measures"]
+
+
+def test_too_few_questions_for_a_calibration(graph: RunningGraph, graph_settings: Settings, tmp_path: Path) -> None:
+    (tmp_path / "mine.csv").write_text("question,document\nWhat does error code E08 mean?,troubleshooting.md\n")
+    asked = ["--questions", str(tmp_path / "mine.csv"), "--out", str(tmp_path / "out")]
+    done = evaluate_as_a_user(graph_settings, *asked, "--calibrate", "0.05")
+    assert done.returncode != 0
+    assert "give at least 19" in done.stderr
+    assert not (tmp_path / "out").exists()
+    unknown = evaluate_as_a_user(graph_settings, *asked, "--calibrate", "0.05", "--error", "wrong")
+    assert "answerable_refused, unanswerable_answered, risk" in unknown.stderr
