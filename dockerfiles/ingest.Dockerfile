@@ -14,7 +14,8 @@ COPY embedder /opt/kserve-rag/embedder
 COPY vectorstore /opt/kserve-rag/vectorstore
 COPY ingest /opt/kserve-rag/ingest
 # Fails where something is missing, and leaves the bytecode of exactly what is imported: nothing writes it later.
-RUN /opt/venv/bin/python -c "import ingest.__main__, ingest.pipeline, vectorstore.stores.chroma"
+RUN /opt/venv/bin/python -c "import ingest.__main__, ingest.pipeline, vectorstore.stores.chroma, \
+    opentelemetry.exporter.otlp.proto.http.trace_exporter, opentelemetry.sdk.trace.export"
 
 FROM python:3.11.14-slim-bookworm
 RUN rm -rf /usr/local/lib/python3.11/site-packages/* /usr/local/lib/python3.11/ensurepip /usr/local/bin/pip* \

@@ -15,7 +15,8 @@ COPY predictor /opt/kserve-rag/predictor
 COPY vectorstore /opt/kserve-rag/vectorstore
 COPY transformer /opt/kserve-rag/transformer
 # Fails where something is missing, and leaves the bytecode of exactly what is imported: nothing writes it later.
-RUN /opt/venv/bin/python -c "import transformer.__main__"
+RUN /opt/venv/bin/python -c "import transformer.__main__, \
+    opentelemetry.exporter.otlp.proto.http.trace_exporter, opentelemetry.sdk.trace.export"
 
 FROM python:3.11.14-slim-bookworm
 RUN rm -rf /usr/local/lib/python3.11/site-packages/* /usr/local/lib/python3.11/ensurepip /usr/local/bin/pip* \
