@@ -37,9 +37,13 @@ HOPS = {
     ("kserve-rag-vectorstore", "embeddings minilm"): "search",
     ("kserve-rag-vectorstore", "POST embedder"): "embeddings minilm",
     ("kserve-rag-embedder", "InferRequest"): "POST embedder",
+    ("kserve-rag-embedder", "minilm"): "InferRequest",
+    ("kserve-rag-embedder", "compute"): "minilm",
     ("kserve-rag-transformer", "text_completion tensorrt_llm"): "answer",
     ("kserve-rag-transformer", "POST predictor"): "text_completion tensorrt_llm",
     ("kserve-rag-predictor", "InferRequest"): "POST predictor",
+    ("kserve-rag-predictor", "tensorrt_llm"): "InferRequest",
+    ("kserve-rag-predictor", "compute"): "tensorrt_llm",
     ("kserve-rag-transformer", "citations"): "answer",
 }
 """(service, span) → what it happened within."""
