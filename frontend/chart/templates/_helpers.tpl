@@ -100,11 +100,16 @@ hpe-ezua/type: vendor-service
 {{- $found = append $found (printf "ezua.virtualService.istioGateway is %q: it has to be <namespace>/<name>, as istio-system/ezaf-gateway" .Values.ezua.virtualService.istioGateway) }}
 {{- end }}
 {{- end }}
-{{- if include "kserve-rag-frontend.hasAuthorizationPolicy" . }}
-{{- range $name := list "namespace" "providerName" "matchLabels" }}
-{{- if not (get $.Values.ezua.authorizationPolicy $name) }}
-{{- $found = append $found (printf "ezua.authorizationPolicy.%s is empty: it would admit nobody, or cover more than the page's gateway; ezua.authorizationPolicy.enabled=false leaves the page open" $name) }}
+{{- $wanted := list }}
+{{- if and .Values.networkPolicy.enabled (not .Values.networkPolicy.from) (include "kserve-rag-frontend.hasVirtualService" .) }}
+{{- $wanted = list "namespace" "matchLabels" }}
 {{- end }}
+{{- if include "kserve-rag-frontend.hasAuthorizationPolicy" . }}
+{{- $wanted = list "namespace" "matchLabels" "providerName" }}
+{{- end }}
+{{- range $name := $wanted }}
+{{- if not (get $.Values.ezua.authorizationPolicy $name) }}
+{{- $found = append $found (printf "ezua.authorizationPolicy.%s is empty: AuthorizationPolicy and NetworkPolicy name the gateway by it; without both set ezua.authorizationPolicy.enabled and networkPolicy.enabled to false" $name) }}
 {{- end }}
 {{- end }}
 {{- if and .Values.ingress.enabled (not .Values.ingress.hosts) }}
