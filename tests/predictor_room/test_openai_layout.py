@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
+import sys
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import httpx
 import pytest
 import pytest_asyncio
 from llama_cpp import LlamaCpp
+from processes import free_ports, program
 from trtllm_serve import MODEL, PIECE, TrtllmServe
 
 from chassis.context import CallContext
@@ -221,6 +225,30 @@ async def test_a_real_server_refuses_what_is_too_long(real: PredictorClient, ctx
     with pytest.raises(InvalidRequestError) as refused:
         await real.generate(GenerationRequest("hello " * 3000, max_tokens=5), ctx)
     assert refused.value.field == "prompt"
+
+
+def test_the_transformer_answers_through_it(llama_cpp: LlamaCpp, llm_folder: Path) -> None:
+    (port,) = free_ports(1)
+    settings = {
+        "HOST": "127.0.0.1",
+        "HTTP_PORT": str(port),
+        "ENABLE_GRPC": "false",
+        "PREDICTOR_URL": llama_cpp.url,
+        "PREDICTOR_LAYOUT": "openai",
+        "PROMPT_FORMAT": str(llm_folder),
+        "CONTEXT_TOKENS": "1024",
+        "MAX_PROMPT_TOKENS": "900",
+    }
+    environment = {**os.environ, **{f"TRANSFORMER_{name}": value for name, value in settings.items()}}
+    url = f"http://127.0.0.1:{port}"
+    question = {"text_input": "What is the capital of France?", "context": "Paris is the capital of France."}
+    with program([sys.executable, "-m", "transformer"], f"{url}/v2/health/live", environment):
+        body = {**question, "temperature": 0, "max_tokens": 20}
+        answer = httpx.post(f"{url}/v2/models/rag/generate_stream", json=body, timeout=60)
+    events = [json.loads(line[6:]) for line in answer.text.splitlines() if line.startswith("data: ")]
+    assert "Paris" in "".join(event["text_output"] for event in events if "text_output" in event)
+    assert len(events) > 4
+    assert events[-1]["usage"]["completion_tokens"] > 0
 
 
 async def test_a_server_of_another_kind_is_not_ready(layouts_url: str, ctx: CallContext) -> None:
