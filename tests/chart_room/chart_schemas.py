@@ -26,6 +26,7 @@ _LABEL = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 _TEXT = {"type": "string", "minLength": 1}
 _HOST = {"type": "string", "pattern": rf"^{_LABEL}(\.{_LABEL})*$", "maxLength": 253}
 _HOST_AND_PORT = {"type": "string", "pattern": rf"^{_LABEL}(\.{_LABEL})*(:\*)?$"}
+_HOSTS = _object(["hosts"], hosts=_list(_HOST_AND_PORT))
 _LABELS = {"type": "object", "additionalProperties": {"type": "string"}}
 _PORT = {"type": "integer", "minimum": 1, "maximum": 65535}
 
@@ -51,10 +52,10 @@ _SPECS = {
         ["action", "provider", "rules", "selector"],
         action={"enum": ["CUSTOM"]},
         provider=_object(["name"], name=_TEXT),
-        rules=_list(_object(["to"], to=_list(_object(["operation"], operation=_object(["hosts"], hosts=_list(_HOST_AND_PORT)))))),
+        rules=_list(_object(["to"], to=_list(_object(["operation"], operation=_HOSTS)))),
         selector=_object(["matchLabels"], matchLabels=_LABELS),
     ),
-}  # fmt: skip
+}
 
 _NAME = {"type": "string", "pattern": r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", "maxLength": 253}
 _METADATA = _object(["name", "namespace", "labels"], name=_NAME, namespace=_HOST, labels=_LABELS)

@@ -45,7 +45,7 @@ def of_kind(documents: list[Document], kind: str) -> list[Document]:
 
 def in_graph(path: str) -> list[Document]:
     """Documents of the graph as its manifests have them."""
-    return [document for document in yaml.safe_load_all((MANIFESTS / path).read_text(encoding="utf-8"))]
+    return list(yaml.safe_load_all((MANIFESTS / path).read_text(encoding="utf-8")))
 
 
 def test_kinds(name: str, documents: list[Document]) -> None:

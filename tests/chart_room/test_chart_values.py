@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from chart_rendering import NAMES, VALUES, Document, RenderError, notes, only, render, run, values_of
+from chart_schemas import problems
 
+from dockerfiles.build import version
 from frontend.package_chart import CHART
 
 DOMAIN = "--set=ezua.domainName=apps.example.com"
@@ -108,6 +111,37 @@ def test_every_value_is_explained() -> None:
     assert [name for name in OWN if not re.search(rf"`{name}(\.[\w.]+)?`", text)] == []
 
 
+def _commands(path: Path) -> list[list[str]]:
+    """Options of every `helm install` that a page shows."""
+    text = path.read_text(encoding="utf-8").replace("\\\n", " ")
+    found = re.findall(
+        rf"^helm install page dist/kserve-rag-frontend-{re.escape(version())}\.tgz(.*)$", text, re.MULTILINE
+    )
+    return [shlex.split(options) for options in found]
+
+
+@pytest.mark.parametrize(
+    "page", [CHART / "README.md", CHART.parents[1] / "docs" / "deploy.md"], ids=lambda path: path.name
+)
+def test_commands_of_the_documentation_work(program: str, page: Path) -> None:
+    commands = _commands(page)
+    assert commands
+    for options in commands:
+        documents = render(program, *options)
+        assert [problem for document in documents for problem in problems(document)] == [], options
+
+
+def test_the_import_of_the_documentation_works(program: str, tmp_path: Path) -> None:
+    """The values that are shown for it, over the chart's own with the domain put in."""
+    (shown,) = re.findall(r"```yaml\n(.*?)```", (CHART / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    values = tmp_path / "values.yaml"
+    values.write_text(re.sub(r"<[^>]*>", "example", shown))
+    documents = render(program, DOMAIN, f"--values={values}")
+    assert [problem for document in documents for problem in problems(document)] == []
+    (container,) = _deployment(documents)["spec"]["template"]["spec"]["containers"]
+    assert container["env"][0] == {"name": "FRONTEND_TRANSFORMER_URL", "value": "http://kserve-rag-transformer.example"}
+
+
 # The chart of the earlier graph
 
 
@@ -167,7 +201,7 @@ def test_a_release_of_the_earlier_chart_is_upgraded_in_place(program: str) -> No
 
 
 def test_null_takes_away_what_may_be_missing(program: str) -> None:
-    names = ["startupProbe", "podSecurityContext", "podLabels", "resources.limits", "imagePullSecrets", "env", "affinity"]
+    names = ["startupProbe", "podSecurityContext", "podLabels", "resources.limits", "imagePullSecrets", "env"]
     documents = render(program, DOMAIN, *(f"--set={name}=null" for name in names))
     (container,) = _deployment(documents)["spec"]["template"]["spec"]["containers"]
     assert container["startupProbe"] is None
