@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 
-from benchmarks import chain, citations, first_answer, ingest_rate, overhead, search_rate
+from benchmarks import chain, citations, first_answer, ingest_rate, overhead, search_rate, telemetry
 from benchmarks.document import machine, record
 from kserve_rag.graph import need_running, running
 from kserve_rag.models import ModelStore
@@ -20,7 +20,7 @@ LIBRARIES = ("kserve", "aiohttp", "httpx", "chromadb")
 def main() -> None:
     """Runs the benchmarks that were asked for."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    known = "first_answer, overhead, ingest, citations, chain"
+    known = "first_answer, overhead, ingest, search, citations, telemetry, chain"
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"{known} (default: all)")
     parser.add_argument("--write", action="store_true", help="write docs/benchmarks.md")
     parser.add_argument("--seconds", type=float, default=5, help="of each measurement of the chain (default: 5)")
@@ -49,6 +49,11 @@ def main() -> None:
         "ingest": ("Ingestion", ingest_rate.__doc__ or "", lambda: on_graph(ingest)),
         "search": ("Search at 100,000 chunks", search_rate.__doc__ or "", search_rate.measure),
         "citations": ("Citations", citations.__doc__ or "", citations.measure),
+        "telemetry": (
+            "Tracing",
+            telemetry.__doc__ or "",
+            lambda: telemetry.measure(prompt_format, arguments.seconds),
+        ),
         "chain": ("Chain throughput", chain.__doc__ or "", lambda: chain.measure(prompt_format, arguments.seconds)),
     }
     unknown = set(arguments.names) - benchmarks.keys()
