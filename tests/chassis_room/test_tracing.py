@@ -109,6 +109,25 @@ def test_what_there_is_not_ends_the_program_with_one_line(name: str, value: str,
     assert done.stderr.count("\n") == 1
 
 
+def test_without_the_library_it_says_which_extra_has_it(tmp_path: Path) -> None:
+    tmp_path.joinpath("opentelemetry").mkdir()
+    tmp_path.joinpath("opentelemetry", "__init__.py").touch()
+    done = subprocess.run(
+        [sys.executable, str(HERE / "echo_service.py"), str(tmp_path)],
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([str(tmp_path), str(HERE.parents[1])]),
+            "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1",
+        },
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 2
+    assert "kserve-rag[otel]" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
 def test_a_service_has_the_name_that_it_is_given_and_keeps_tracestate(collector: Collector, tmp_path: Path) -> None:
     trace_id, span_id = secrets.token_hex(16), secrets.token_hex(8)
     sent = {"traceparent": f"00-{trace_id}-{span_id}-01", "tracestate": "vendor=opaque"}
