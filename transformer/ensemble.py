@@ -119,8 +119,8 @@ def _prompts(payload: InferRequest) -> tuple[list[GenerationRequest], list[bool]
     if len(words) % rows:
         raise InvalidRequestError(f"stop_words: {len(words)} values for {rows} prompts.", field="stop_words")
     each = len(words) // rows
-    excluded = per_row({"excluded": columns.pop("exclude_input_in_output", [False])}, "excluded", rows) or []
     fields = {_FIELDS.get(name, name): per_row(columns, name, rows) or [] for name in columns}
+    excluded = fields.pop("exclude_input_in_output", [False] * rows)
     requests = [
         GenerationRequest(
             prompt,

@@ -176,6 +176,8 @@ def test_v2_ensemble_takes_more_than_that(earlier: Earlier, graph: RunningGraph)
         ({"inputs": [*tensors("x")["inputs"], {"name": "random_seed", "datatype": "INT64", "shape": [1, 1],
                                                "data": [-1]}]}, "seed is -1"),
         ({"inputs": [{"name": "text_input", "datatype": "BYTES", "shape": [0, 1], "data": []}]}, "0 prompts"),
+        ({"inputs": [*tensors("x")["inputs"], {"name": "exclude_input_in_output", "datatype": "BOOL", "shape": [2, 1],
+                                               "data": [True, False]}]}, "exclude_input_in_output: 2 values"),
         (tensors("word " * 20_000), "8192|window|tokens"),
     ],
 )  # fmt: skip
