@@ -11,8 +11,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 TORCH := .venv-torch
+RAY := .venv-ray
 INSTALLED := $(VENV)/.installed
 TORCH_INSTALLED := $(TORCH)/.installed
+RAY_INSTALLED := $(RAY)/.installed
 KUSTOMIZE := build/kustomize/.installed
 HELM := build/helm/.installed
 QUESTION ?= What is an index version?
@@ -21,7 +23,7 @@ DATA ?= $(wildcard ../shared/data)
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-emit-index-url \
 	--custom-compile-command "make lock"
 
-.PHONY: help up down test check bench bench-embedder manifests chart images image-sizes eval eval-gate test-torch lock clean
+.PHONY: help up down test check bench bench-embedder manifests chart images image-sizes eval eval-gate test-torch test-ray lock clean
 
 help:  ## What can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -69,9 +71,13 @@ image-sizes: $(INSTALLED)  ## Install what each image installs, into fresh folde
 test-torch: $(TORCH_INSTALLED)  ## Compare the encoders with FlagEmbedding on torch
 	$(TORCH)/bin/python -m pytest tests/with_torch
 
+test-ray: $(RAY_INSTALLED)  ## Run the services and ingestion on a Ray cluster of this machine
+	$(RAY)/bin/python -m pytest tests/with_ray
+
 lock: $(INSTALLED)  ## Write the locks anew from pyproject.toml and locks/*.in
 	$(COMPILE) --output-file locks/local.txt pyproject.toml --extra local
 	$(COMPILE) --output-file locks/dev.txt pyproject.toml --extra evaluation --group dev
+	$(COMPILE) --constraint locks/dev.txt --output-file locks/ray.txt pyproject.toml locks/ray.in --extra ray --extra local
 	$(COMPILE) --output-file locks/uv.txt locks/uv.in
 	$(COMPILE) --output-file locks/triton.txt --no-deps locks/triton.in
 	for service in transformer vectorstore ingest; do $(COMPILE) --constraint locks/dev.txt --excludes locks/unused.in \
@@ -80,7 +86,7 @@ lock: $(INSTALLED)  ## Write the locks anew from pyproject.toml and locks/*.in
 		--output-file locks/embedder-gpu.txt locks/embedder-gpu.in
 
 clean:  ## Remove the environments made here (models and indexes stay: they are in the home of kserve-rag)
-	rm -rf $(VENV) $(TORCH)
+	rm -rf $(VENV) $(TORCH) $(RAY)
 
 $(INSTALLED): locks/dev.txt locks/uv.txt pyproject.toml
 	@echo "Installing into $(VENV) …"
@@ -111,4 +117,11 @@ $(TORCH_INSTALLED): locks/torch.in pyproject.toml
 	@$(PYTHON) -m venv $(TORCH)
 	@$(TORCH)/bin/python -m pip install --quiet --disable-pip-version-check -r locks/torch.in
 	@$(TORCH)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+$(RAY_INSTALLED): locks/ray.txt pyproject.toml | $(INSTALLED)
+	@echo "Installing into $(RAY) …"
+	@$(PYTHON) -m venv $(RAY)
+	@$(BIN)/uv pip sync --python $(RAY)/bin/python --quiet --require-hashes locks/ray.txt
+	@$(BIN)/uv pip install --python $(RAY)/bin/python --quiet --no-deps --editable .
 	@touch $@

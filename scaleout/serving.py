@@ -1,0 +1,107 @@
+"""The services as deployments of Ray Serve: `scaleout.serving:vectorstore` and `scaleout.serving:transformer`.
+
+A replica is the room's own REST application in a process of Ray's: routes, wire, limits and errors are those of
+`python -m vectorstore` and `python -m transformer`. Settings are the same variables, from the `runtime_env` of the
+application in the Serve config file (serve.yaml). Ray's proxy takes the place of addresses, and gRPC is not served.
+
+Source: https://docs.ray.io/en/latest/serve/api/doc/ray.serve.ingress.html
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from ray import serve
+from ray.serve import Application
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from chassis.server import Room, application
+from chassis.settings import ServerSettings, read_settings
+from chassis.telemetry import start_telemetry
+from transformer.__main__ import room as transformer_room
+from transformer.settings import TransformerSettings
+from vectorstore.__main__ import room as vectorstore_room
+from vectorstore.settings import VectorstoreSettings
+
+logger = logging.getLogger("scaleout.serving")
+
+SettingsT = TypeVar("SettingsT", bound=ServerSettings)
+
+_REPLACED_AFTER_S = 300.0
+
+
+def vectorstore(arguments: dict[str, Any]) -> Application:
+    """The vectorstore. Settings are read and checked here: bad ones fail the deployment before any replica starts.
+
+    Raises:
+        SettingError: a variable is wrong.
+    """
+    return _deployed("Vectorstore", vectorstore_room, VectorstoreSettings, arguments)
+
+
+def transformer(arguments: dict[str, Any]) -> Application:
+    """The transformer, as of `vectorstore`."""
+    return _deployed("Transformer", transformer_room, TransformerSettings, arguments)
+
+
+def _deployed(
+    name: str, room: Callable[[SettingsT], Room], kind: type[SettingsT], arguments: dict[str, Any]
+) -> Application:
+    if arguments:
+        raise ValueError(f"args: {', '.join(arguments)}: settings are variables of the application's runtime_env.")
+    settings = read_settings(kind)
+    deployment: Any = serve.deployment(
+        serve.ingress()(Replica), name=name, graceful_shutdown_timeout_s=float(settings.grace_period_s)
+    )
+    bound: Application = deployment.bind(name.lower(), room, settings)
+    return bound
+
+
+class Replica:
+    """One process of a room's."""
+
+    def __init__(self, name: str, room: Callable[[ServerSettings], Room], settings: ServerSettings) -> None:
+        start_telemetry(name, settings.log_level, settings.log_format)
+        self._room = room(settings)
+        self._replaced_after_s = _REPLACED_AFTER_S
+        self._unready_since: float | None = None
+
+    def __serve_build_asgi_app__(self) -> ASGIApp:
+        """Asked for by Ray once per replica; Ray runs its lifespan."""
+        return _without_prefix(application(self._room))
+
+    def reconfigure(self, user_config: dict[str, float]) -> None:
+        """Takes over `replaced_after_s`: seconds for which a replica may be unable to answer before Ray replaces it."""
+        self._replaced_after_s = float(user_config.get("replaced_after_s", _REPLACED_AFTER_S))
+
+    async def check_health(self) -> None:
+        """Raises, with the reason, where this replica could not answer for too long: then Ray replaces it.
+
+        Not at once: a new one cannot mend an upstream that is away, or an index that is not there yet. Until then
+        requests get 503 with the reason, and so does who asks `/v2/health/ready`.
+        """
+        reason = await self._room.model.not_ready_reason()
+        if reason is None:
+            self._unready_since = None
+            return
+        now = time.monotonic()
+        if self._unready_since is None:
+            logger.warning("not ready: %s", reason)
+            self._unready_since = now
+        if now - self._unready_since >= self._replaced_after_s:
+            raise RuntimeError(reason)
+
+
+def _without_prefix(app: ASGIApp) -> ASGIApp:
+    """The application as if it stood at `/`, whatever the `route_prefix` of its deployment."""
+
+    async def at_root(scope: Scope, receive: Receive, send: Send) -> None:
+        prefix = scope.get("root_path", "")
+        if prefix:
+            scope = {**scope, "path": scope["path"][len(prefix) :] or "/", "root_path": ""}
+        await app(scope, receive, send)
+
+    return at_root

@@ -1,0 +1,241 @@
+"""A run's parsing and embedding on the workers of a Ray cluster.
+
+Files are the rows of a Ray dataset, which actors turn into documents; these come back in the order of the files. What
+they say twice, or what the index holds already, is found where the version is written, as in any run; the texts that
+are left go to actors that call the embedder. So every text is embedded once, and the version is the one that a run
+without Ray writes. Paths mean the same on every node: documents, tokenizer and index lie in a shared folder.
+
+Source: https://docs.ray.io/en/latest/data/transforming-data.html (stateful transforms, order of rows)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import orjson
+import pyarrow as pa
+import ray
+import ray.data
+from ray.exceptions import RayError
+
+from ingest.embedding import EmbedderCalls, Kind, Made
+from ingest.errors import EmbeddingFailedError, ParserError, SkippedFileError
+from ingest.loaders import SourceFile
+from ingest.parser import Cut, Parser
+from ingest.settings import IngestSettings
+from scaleout.errors import ClusterError
+from scaleout.settings import ScaleoutSettings
+
+_BLOCK_BYTES = 8 * 1024**2
+"""Documents are sent on when there are so many bytes of them, or when a task is done."""
+_TASKS_PER_WORKER = 4
+"""At least, where there are files for it: so that no worker is idle while another has much left."""
+_RESTARTS = 3
+"""Of each actor that embeds. Those that parse are replaced as often as it takes: bad files end a child of theirs."""
+
+
+@contextlib.contextmanager
+def hired(settings: IngestSettings, scaleout: ScaleoutSettings) -> Iterator[RayWorkforce]:
+    """Workers of the cluster that `RAY_ADDRESS` names, or that runs on this machine; else of one made for the run.
+
+    Raises:
+        ClusterError: there is no cluster at that address.
+    """
+    try:
+        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
+    except (ConnectionError, RayError, OSError, RuntimeError, ValueError) as error:
+        where = os.environ.get("RAY_ADDRESS", "this machine")
+        raise ClusterError(f"No Ray cluster can be had at {where} (RAY_ADDRESS): {_first_line(error)}") from error
+    try:
+        yield RayWorkforce(settings, scaleout)
+    finally:
+        ray.shutdown()
+
+
+class RayWorkforce:
+    """Parses in a Ray dataset and embeds in actors. Ray is initialised."""
+
+    def __init__(self, settings: IngestSettings, scaleout: ScaleoutSettings) -> None:
+        self._settings = settings
+        self._scaleout = scaleout
+
+    def parsing(self, files: Sequence[SourceFile]) -> _Parsing:
+        """Documents of the files, as far ahead as Ray's object store has room."""
+        return _Parsing(files, self._settings, self._scaleout)
+
+    def encoder(self) -> _Encoders:
+        """Calls of the embedder from every worker."""
+        return _Encoders(self._settings, self._scaleout)
+
+
+# Parsing
+
+
+class _Parsing:
+    """Reads the dataset's rows, file by file."""
+
+    def __init__(self, files: Sequence[SourceFile], settings: IngestSettings, scaleout: ScaleoutSettings) -> None:
+        self._files = files
+        self._settings = settings
+        self._scaleout = scaleout
+        self._rows: Iterator[dict[str, Any]] = iter(())
+
+    async def __aenter__(self) -> _Parsing:
+        if self._files:
+            self._rows = await asyncio.to_thread(lambda: iter(self._dataset().iter_rows()))
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Rows that are not wanted any more end with Ray's connection, soon after."""
+
+    async def parse(self, file: SourceFile) -> AsyncGenerator[Cut | str, None]:
+        """As of `ingest.parser.Parser.parse`."""
+        while True:
+            try:
+                row = await asyncio.to_thread(next, self._rows, None)
+            except RayError as error:
+                raise ClusterError(f"The workers that parse are lost: {_first_line(error)}") from error
+            if row is None:
+                raise ClusterError(f"The workers that parse ended before {file.source}.")
+            kind, content = orjson.loads(row["item"])
+            match kind:
+                case "document":
+                    yield Cut(**{**content, "spans": [tuple(span) for span in content["spans"]]})
+                case "notice":
+                    yield content
+                case "skipped":
+                    raise SkippedFileError(content)
+                case "failed":
+                    raise ParserError(content)
+                case "end":
+                    return
+
+    def _dataset(self) -> Any:
+        scaleout, rows = self._scaleout, [{"path": os.fsencode(f.path), "source": f.source} for f in self._files]
+        blocks = max(len(rows) // scaleout.files_per_task, _TASKS_PER_WORKER * scaleout.workers)
+        dataset = ray.data.from_items(rows, override_num_blocks=min(blocks, len(rows))).map_batches(
+            _ParseFiles,
+            fn_constructor_args=[self._settings],
+            batch_size=None,
+            batch_format="pyarrow",
+            compute=ray.data.ActorPoolStrategy(size=min(scaleout.workers, len(rows))),
+            num_cpus=scaleout.parser_cpus,
+        )
+        context = dataset.context
+        context.execution_options.preserve_order = True
+        context.target_max_block_size = _BLOCK_BYTES
+        context.enable_progress_bars = False
+        context.print_on_execution_start = False
+        return dataset
+
+
+class _ParseFiles:
+    """The dataset's step, in an actor with a parser process of its own."""
+
+    def __init__(self, settings: IngestSettings) -> None:
+        self._parser = Parser(settings)
+        self._loop = asyncio.new_event_loop()
+
+    def __call__(self, files: pa.Table) -> Iterator[pa.Table]:
+        """One row of JSON for each document and notice, and one for the end of each file."""
+        for file in files.to_pylist():
+            items = self._items(SourceFile(Path(os.fsdecode(file["path"])), file["source"]))
+            while (item := self._loop.run_until_complete(anext(items, None))) is not None:
+                yield pa.table({"item": pa.array([orjson.dumps(item)], pa.large_binary())})
+
+    async def _items(self, file: SourceFile) -> AsyncGenerator[tuple[str, Any], None]:
+        try:
+            async with contextlib.aclosing(self._parser.parse(file)) as found:
+                async for item in found:
+                    yield ("notice" if isinstance(item, str) else "document"), item
+        except SkippedFileError as error:
+            yield "skipped", str(error)
+        except ParserError as error:
+            yield "failed", str(error)
+        else:
+            yield "end", None
+
+
+# Embedding
+
+
+class _Encoders:
+    """Shares batches out among actors, each to whoever has least to do."""
+
+    def __init__(self, settings: IngestSettings, scaleout: ScaleoutSettings) -> None:
+        self._settings = settings
+        self._scaleout = scaleout
+        self._actors: list[Any] = []
+        self._busy: list[int] = []
+
+    @property
+    def concurrency(self) -> int:
+        """Of all workers together."""
+        return self._scaleout.workers * self._settings.concurrency
+
+    async def connect(self) -> Kind:
+        """Asks from here, then starts the actors."""
+        calls = EmbedderCalls(self._settings)
+        try:
+            kind = await calls.connect()
+        finally:
+            await calls.aclose()
+        actor = ray.remote(_EmbedTexts).options(
+            num_cpus=0,
+            max_concurrency=self._settings.concurrency,
+            max_restarts=_RESTARTS,
+            max_task_retries=_RESTARTS,
+            scheduling_strategy="SPREAD",
+        )
+        # The quantiser travels with it: made anew it could differ between two machines.
+        shared = ray.put(kind)
+        self._actors = [actor.remote(self._settings, shared) for _ in range(self._scaleout.workers)]
+        self._busy = [0] * len(self._actors)
+        return kind
+
+    async def encode(self, texts: Sequence[str]) -> Made:
+        """What one of the actors makes of them."""
+        chosen = self._busy.index(min(self._busy))
+        self._busy[chosen] += 1
+        try:
+            made: Made | str = await self._actors[chosen].encode.remote(texts)
+        except RayError as error:
+            raise EmbeddingFailedError(f"A worker that embeds is lost: {_first_line(error)}") from error
+        finally:
+            self._busy[chosen] -= 1
+        if isinstance(made, str):
+            raise EmbeddingFailedError(made)
+        return made
+
+    async def aclose(self) -> None:
+        """Ends the actors."""
+        actors, self._actors = self._actors, []
+        for actor in actors:
+            ray.kill(actor)
+
+
+class _EmbedTexts:
+    """An actor with connections of its own to the embedder."""
+
+    def __init__(self, settings: IngestSettings, kind: Kind) -> None:
+        self._calls = EmbedderCalls(settings, kind)
+
+    async def encode(self, texts: Sequence[str]) -> Made | str:
+        """What the embedder makes of the texts, or why it failed for good."""
+        try:
+            return await self._calls.encode(texts)
+        except EmbeddingFailedError as error:
+            return str(error)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0]
