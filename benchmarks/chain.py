@@ -2,6 +2,9 @@
 
 transformer → vectorstore → embedder and transformer → predictor: once as the product runs them, once as bare handlers
 that only pass the request on, joined by aiohttp and by httpx. Embedder and predictor are the same stub for all.
+
+`unchecked` is the product without the check of citations, which the bare handlers have no counterpart of: what the
+hops, the search and the prompt cost.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ from vectorstore.versions import Chunk, Document, IndexRoot
 QUESTION = "What does the launcher do when a service does not start?"
 CLIENTS = (1, 16, 64)
 LATENCIES = {"instant": (0, 0), "10 ms + 300 ms": (10, 300)}
-CHAINS = ("kserve-rag", "aiohttp hops", "httpx hops")
+CHAINS = ("kserve-rag", "unchecked", "aiohttp hops", "httpx hops")
 
 
 def build_index(root: Path, documents: int = 100) -> None:
@@ -64,7 +67,7 @@ def chain(name: str, index: Path, prompt_format: Path, latencies: tuple[float, f
         stack.enter_context(
             running(["-m", "benchmarks.triton_stub", str(stub), *map(str, latencies)], f"{stub_url}/ready")
         )
-        if name == "kserve-rag":
+        if name in ("kserve-rag", "unchecked"):
             quiet = {"LOG_LEVEL": "warning", "HOST": "127.0.0.1", "ENABLE_GRPC": "false"}
             settings = {"INDEX_ROOT": str(index), "EMBEDDER_URL": stub_url, "HTTP_PORT": str(vectorstore), **quiet}
             stack.enter_context(
@@ -79,6 +82,7 @@ def chain(name: str, index: Path, prompt_format: Path, latencies: tuple[float, f
                 "VECTORSTORE_URL": f"http://127.0.0.1:{vectorstore}",
                 "PREDICTOR_URL": stub_url,
                 "PROMPT_FORMAT": str(prompt_format),
+                "CITATIONS": "off" if name == "unchecked" else "label",
                 **quiet,
             }
             stack.enter_context(
@@ -138,16 +142,18 @@ def measure(prompt_format: Path, seconds: float) -> list[str]:
                         results[latency, name, clients] = load(url, body, clients, seconds)
                         progress.advance(task)
     lines = [
-        "| models | clients | kserve-rag req/s (p50 ms) | aiohttp hops | httpx hops | ratio to aiohttp hops | errors |",
-        "|---|---|---|---|---|---|---|",
+        "| models | clients | kserve-rag req/s (p50 ms) | unchecked | aiohttp hops | httpx hops | ratio to aiohttp "
+        "| unchecked | errors |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for latency in LATENCIES:
         for clients in CLIENTS:
-            ours, aio, httpx = (results[latency, name, clients] for name in CHAINS)
-            errors = sum(result["errors"] for result in (ours, aio, httpx))
+            ours, bare, aio, httpx = (results[latency, name, clients] for name in CHAINS)
+            errors = sum(result["errors"] for result in (ours, bare, aio, httpx))
             lines.append(
-                f"| {latency} | {clients} | {ours['rate']:.0f} ({ours['p50_ms']:.1f}) | {aio['rate']:.0f} | "
-                f"{httpx['rate']:.0f} | {ours['rate'] / aio['rate']:.2f} | {errors:.0f} |"
+                f"| {latency} | {clients} | {ours['rate']:.0f} ({ours['p50_ms']:.1f}) | {bare['rate']:.0f} | "
+                f"{aio['rate']:.0f} | {httpx['rate']:.0f} | {ours['rate'] / aio['rate']:.2f} | "
+                f"{bare['rate'] / aio['rate']:.2f} | {errors:.0f} |"
             )
     return lines
 
