@@ -190,7 +190,7 @@ class HttpUpstream:
 
     def _outgoing(self, ctx: CallContext) -> dict[str, str]:
         headers = ctx.outgoing_headers()
-        if not self._heeds_sampling and not tracing.sampled(headers):
+        if not self._heeds_sampling and tracing.ids(headers) is not None and not tracing.sampled(headers):
             headers.pop("traceparent", None)
             headers.pop("tracestate", None)
         return headers
