@@ -66,7 +66,7 @@ images: $(INSTALLED)  ## Build the images with docker, podman, nerdctl or builda
 	$(BIN)/python -m dockerfiles.build --prefix "$(PREFIX)" $(IMAGES)
 
 image-sizes: $(INSTALLED)  ## Install what each image installs, into fresh folders, and print how much it is
-	$(BIN)/python -m dockerfiles.sizes
+	$(BIN)/python -m dockerfiles.sizes $(IMAGES)
 
 test-torch: $(TORCH_INSTALLED)  ## Compare the encoders with FlagEmbedding on torch
 	$(TORCH)/bin/python -m pytest tests/with_torch

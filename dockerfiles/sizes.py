@@ -1,4 +1,6 @@
-"""Prints how much each image installs: `make image-sizes`. The table is in docs/images.md.
+"""Prints how much each image installs: `make image-sizes`, or `python -m dockerfiles.sizes [SERVICE…]`.
+
+The table is in docs/images.md. What runs on GPUs is only looked up, not installed, unless it is named: it takes gigabytes.
 
 The stage `build` of each Dockerfile is run in a fresh folder, as `dockerfiles.staging` does it. Counted are the files
 of `/opt`, bytecode included, in MB of 10⁶ bytes. The base image is not: neither its Debian nor its Python.
@@ -6,12 +8,14 @@ of `/opt`, bytecode included, in MB of 10⁶ bytes. The base image is not: neith
 
 from __future__ import annotations
 
+import argparse
 import importlib.metadata
 import importlib.util
 import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,11 +70,18 @@ def row(service: str, sizes: Sizes) -> str:
     return f"| {service} | {sizes.total_mb:.0f} | {sizes.bytecode_mb:.0f} | {count} | {largest} |"
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status: 1 where a light service is above the limit, or a line of a Dockerfile failed."""
+    services = (*LIGHT, *WITH_TRITON, ON_GPUS)
+    parser = argparse.ArgumentParser(prog="python -m dockerfiles.sizes", description=__doc__)
+    parser.add_argument("services", nargs="*", metavar="SERVICE", help=", ".join(services))
+    named = parser.parse_args(arguments).services
+    unknown = sorted(set(named) - set(services))
+    if unknown:
+        parser.error(f"there is no {', '.join(unknown)}: choose from {', '.join(services)}")
     sys.stdout.write("| image | MB | of it bytecode | packages | the five largest, MB |\n|---|---|---|---|---|\n")
     status = 0
-    for service in (*LIGHT, *WITH_TRITON):
+    for service in named or (*LIGHT, *WITH_TRITON):
         began = time.perf_counter()
         with tempfile.TemporaryDirectory(prefix="kserve-rag-image-") as folder:
             try:
@@ -84,6 +95,8 @@ def main() -> int:
         if service in LIGHT and sizes.total_mb > LIMIT_MB:
             sys.stderr.write(f"{service}: {sizes.total_mb:.0f} MB, allowed are {LIMIT_MB:.0f}\n")
             status = 1
+    if named:
+        return status
     with tempfile.TemporaryDirectory(prefix="kserve-rag-image-") as folder:
         try:
             count = resolve(Recipe.read(ON_GPUS), Path(folder))

@@ -89,10 +89,9 @@ def test_triton_is_where_it_looks_for_itself(service: str, staged: Callable[[str
         assert (server / name).is_file(), name
 
 
-MOUNTED = """
-mount --make-rprivate /
+CONTAINED = """
 for folder in $READ_ONLY; do mount --bind "$folder" "$folder" && mount -o remount,bind,ro "$folder" || exit 1; done
-exec "$@"
+cd "$WORKING_DIRECTORY" && exec "$@"
 """
 UNSHARE = ["unshare", "--mount", *([] if os.geteuid() == 0 else ["--map-root-user"])]
 
@@ -125,12 +124,15 @@ class Images:
     ) -> tuple[list[str], dict[str, str]]:
         """How the program is run, and its variables. What it reads its models from is read-only too."""
         image = self.image(service)
-        command, environ = image.command(*arguments), image.environ(**variables)
-        if not self.mounts:
-            return command, environ
-        folders = [image.root / "opt", *([models] if models else [])]
+        folders = [image.root / "opt", *([models] if models else [])] if self.mounts else []
         assert not any(re.search(r"\s", str(folder)) for folder in folders)
-        return [*UNSHARE, "sh", "-c", MOUNTED, "sh", *command], environ | {"READ_ONLY": " ".join(map(str, folders))}
+        contained = {
+            "READ_ONLY": " ".join(map(str, folders)),
+            "WORKING_DIRECTORY": str(image.working_directory),
+        }
+        unshare = UNSHARE if self.mounts else []
+        command = [*unshare, "sh", "-c", CONTAINED, "sh", *image.command(*arguments)]
+        return command, image.environ(**variables, **contained)
 
     def start(self, service: str, ready: str, *arguments: str, models: Path | None = None, **variables: str) -> None:
         command, environ = self.command(service, *arguments, models=models, **variables)
