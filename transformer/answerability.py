@@ -255,8 +255,8 @@ class _Question:
 @dataclass(frozen=True, slots=True)
 class _Sentence:
     words: _Words
-    found: list[bool]
-    """Per term of the question: whether the sentence, or a heading above it, has it."""
+    found: int
+    """A bit per term of the question, the first lowest: whether the sentence, or a heading above it, has it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,12 +314,12 @@ def _parse(heading: str, text: str) -> tuple[_Words, tuple[_Words, ...], frozens
 
 def _read(passage: Passage, question: _Question) -> _Read:
     heading, sentences, keys = _parse(" ".join((passage.title, *passage.heading_path)), passage.text[:_PASSAGE_CHARS])
-    above = [heading.has(term.key) for term in question.terms]
-    read = [
-        _Sentence(words, [there or words.has(term.key) for there, term in zip(above, question.terms, strict=True)])
-        for words in sentences
-    ]
-    return _Read(read, keys)
+    above = _bits(heading, question)
+    return _Read([_Sentence(words, above | _bits(words, question)) for words in sentences], keys)
+
+
+def _bits(words: _Words, question: _Question) -> int:
+    return sum(1 << place for place, term in enumerate(question.terms) if words.has(term.key))
 
 
 def _candidate(words: _Words, question: _Question) -> bool:
@@ -354,8 +354,8 @@ def _opposed(term: _Term, words: Set[str]) -> bool:
     )
 
 
-def _share(found: Sequence[bool]) -> float:
-    return sum(found) / len(found) if found else 0.0
+def _share(found: int, of: int) -> float:
+    return found.bit_count() / of if of else 0.0
 
 
 def score(question: str, passages: Sequence[Passage], model: Model = DEFAULT_MODEL) -> Answerability:
@@ -374,27 +374,28 @@ def score(question: str, passages: Sequence[Passage], model: Model = DEFAULT_MOD
     terms = asks.terms
     best: tuple[tuple[float, float, float], int, _Read, _Sentence] | None = None
     for number, (passage, read) in enumerate(zip(passages, reads, strict=False)):
+        support = _bounded(passage.support)
+        found = [0, *(sentence.found for sentence in read.sentences), 0]
         for place, sentence in enumerate(read.sentences):
-            near = [s.found for s in read.sentences[max(place - 1, 0) : place + 2]]
-            around = _share([any(column) for column in zip(*near, strict=True)])
-            key = (_share(sentence.found) + 0.2 * around, _bounded(passage.support), -place)
+            around = found[place] | found[place + 1] | found[place + 2]
+            key = (_share(sentence.found, len(terms)) + 0.2 * _share(around, len(terms)), support, -place)
             if best is None or key > best[0]:
                 best = key, number, read, sentence
     if best is None:
         return Answerability(0.0, {}, None)
     _, number, read, sentence = best
-    missing = [term for term, found in zip(terms, sentence.found, strict=True) if not found]
-    pairs = [one and other for one, other in zip(sentence.found, sentence.found[1:], strict=False)]
+    missing = [term for place, term in enumerate(terms) if not sentence.found >> place & 1]
+    pairs = sentence.found & sentence.found >> 1
     similarity = max(_bounded(passage.similarity) for passage in shown)
     support = max(_bounded(passage.support) for passage in shown)
-    coverage = _share(sentence.found)
+    coverage = _share(sentence.found, len(terms))
     signals = {
         "similarity": similarity,
         "far": max(0.0, _NEAR - similarity),
         "unsupported": max(0.0, _SUPPORTED - support),
         "coverage": coverage,
         "uncovered": max(0.0, _COVERED - coverage),
-        "pairs": _share(pairs) if pairs else 0.5,
+        "pairs": _share(pairs, len(terms) - 1) if len(terms) > 1 else 0.5,
         "names_missing": float(min(_MOST_MISSING, sum(term.name for term in missing))),
         "numbers_missing": float(min(_MOST_MISSING, sum(term.number for term in missing))),
         "negation": float(asks.negated and _NEGATIONS.isdisjoint(sentence.words.lows)),
