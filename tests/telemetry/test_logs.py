@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import secrets
+import subprocess
+import sys
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -14,9 +17,9 @@ from processes import until
 from kserve_rag.graph import log_file
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tests.conftest import RunningGraph
+
+ASK_BY_GRPC = Path(__file__).with_name("grpc_question.py")
 
 
 def lines(run_dir: Path, service: str, request_id: str) -> list[dict[str, Any]]:
@@ -37,13 +40,8 @@ def test_a_question_has_one_id_and_one_trace_in_every_log(graph: RunningGraph, p
             timeout=60,
         ).raise_for_status()
     else:
-        import numpy as np
-        import tritonclient.grpc as triton
-
-        text = triton.InferInput("input", [1, 1], "BYTES")
-        text.set_data_from_numpy(np.array([[b"How long is the warranty?"]], object))
-        with triton.InferenceServerClient(graph.transformer_grpc) as client:
-            client.infer("rag", [text], headers=headers)
+        command = [sys.executable, ASK_BY_GRPC, graph.transformer_grpc, request_id, headers["traceparent"]]
+        assert subprocess.run(command, capture_output=True, text=True, timeout=60).stdout == "OK\n"
     run = graph.settings.run
     until(lambda: all(lines(run, service, request_id) for service in ("transformer", "vectorstore")))
     span_ids = set()

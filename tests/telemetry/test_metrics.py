@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -16,6 +19,7 @@ from chassis import signals
 if TYPE_CHECKING:
     from tests.conftest import RunningGraph
 
+ASK_BY_GRPC = Path(__file__).with_name("grpc_question.py")
 QUESTION = "How often are records sent?"
 GENERATE = "/v2/models/{model_name}/generate"
 STREAM = "/v2/models/{model_name}/generate_stream"
@@ -157,21 +161,11 @@ def test_a_caller_that_leaves_is_counted_and_no_longer_in_flight(graph: RunningG
 
 
 def test_grpc_calls_are_counted_as_requests_are(graph: RunningGraph) -> None:
-    import numpy as np
-    import tritonclient.grpc as triton
-    from tritonclient.utils import InferenceServerException
-
     route = "/inference.GRPCInferenceService/ModelInfer"
-    text = triton.InferInput("input", [1, 1], "BYTES")
-    text.set_data_from_numpy(np.array([[QUESTION.encode()]], object))
-    tokens = triton.InferInput("max_tokens", [1, 1], "INT32")
-    tokens.set_data_from_numpy(np.array([[4]], np.int32))
-    unknown = triton.InferInput("nothing", [1, 1], "INT32")
-    unknown.set_data_from_numpy(np.array([[4]], np.int32))
-    with moving(graph) as (transformer, _), triton.InferenceServerClient(graph.transformer_grpc) as client:
-        client.infer("rag", [text, tokens])
-        with pytest.raises(InferenceServerException, match="unknown tensor"):
-            client.infer("rag", [text, unknown])
+    command = [sys.executable, ASK_BY_GRPC, graph.transformer_grpc, "by-grpc", "none"]
+    with moving(graph) as (transformer, _):
+        said = [subprocess.run([*command, *more], capture_output=True, text=True).stdout for more in ([], ["nothing"])]
+    assert said == ["OK\n", "StatusCode.INVALID_ARGUMENT\n"]
     for status in ("200", "400"):
         assert transformer("kserve_rag_requests_total", model_name="rag", route=route, status=status) == 1
 
