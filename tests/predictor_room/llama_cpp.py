@@ -19,6 +19,8 @@ class LlamaCpp:
         params.n_parallel = 1
         params.port = 0
         params.warmup = False
+        # Several threads wait for each other, spinning, which takes for ever where others use the processors too.
+        params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
         self._server = xllamacpp.Server(params)
         self.url: str = self._server.listening_address
         self._client = httpx.Client(base_url=self.url, timeout=60)
