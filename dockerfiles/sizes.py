@@ -1,6 +1,6 @@
 """Prints how much each image installs: `make image-sizes`, or `python -m dockerfiles.sizes [SERVICE…]`.
 
-The table is in docs/images.md. What runs on GPUs is only looked up, not installed, unless it is named: it takes gigabytes.
+The table is in docs/images.md. What runs on GPUs takes gigabytes: it is looked up, and installed where it is named.
 
 The stage `build` of each Dockerfile is run in a fresh folder, as `dockerfiles.staging` does it. Counted are the files
 of `/opt`, bytecode included, in MB of 10⁶ bytes. The base image is not: neither its Debian nor its Python.
