@@ -16,6 +16,7 @@ What a precision costs is printed at the end: the cosines of sample texts' embed
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import shutil
 import signal
 import sys
@@ -26,8 +27,6 @@ from pathlib import Path
 from typing import get_args
 
 import openvino as ov
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from embedder.agreement import Agreement, agreement
 from embedder.encoders.bge_m3 import BgeM3Encoder, BgeM3Folder, build_graph, special_ids
@@ -62,6 +61,10 @@ SAMPLE_TEXTS = (
 _WEIGHT_BYTES: dict[Storage, int] = {"f32": 4, "bf16": 2, "int8": 1}
 _SPARE = 1.05
 """Beside the weights: the network's description, the scales of 8 bits, the tokenizer."""
+
+
+STEPS = ("Reading weights", "Writing the model", "Hashing", "Comparing with the source")
+"""What `export` does, in order."""
 
 
 def export(
@@ -112,10 +115,6 @@ def export(
         return _compared(source, folder, texts) if texts else None
 
 
-STEPS = ("Reading weights", "Writing the model", "Hashing", "Comparing with the source")
-"""What `export` does, in order."""
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; its exit status."""
     parser = argparse.ArgumentParser(
@@ -151,43 +150,48 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--no-compare", action="store_true", help="do not compare: it holds both models in memory, one after the other"
     )
     chosen = parser.parse_args(arguments)
-    console = Console(stderr=True)
     signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(143))  # so that what is half-written is removed
     try:
         texts = [] if chosen.no_compare else _texts(chosen.texts)
-        with _shown(console) as step:
+        with _shown() as step:
             compared = export(
                 chosen.source, chosen.target, chosen.precision, model_id=chosen.id, texts=texts, step=step
             )
         exported = ExportedFolder.open(chosen.target)
     except EmbedderError as error:
-        console.print(f"{error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        _say(str(error))
         return 1
     except KeyboardInterrupt:
-        console.print("Interrupted: nothing was written.", style="red")
+        _say("Interrupted: nothing was written.")
         return 130
     size_mb = sum(path.stat().st_size for path in chosen.target.iterdir()) / 1e6
-    print(f"{chosen.target}: {exported.fingerprint(None)}, {chosen.precision}, {size_mb:,.0f} MB")  # noqa: T201
+    sys.stdout.write(f"{chosen.target}: {exported.fingerprint(None)}, {chosen.precision}, {size_mb:,.0f} MB\n")
     if compared is not None:
-        print(  # noqa: T201
+        sys.stdout.write(
             f"Least cosine to the source in fp32, over {len(texts)} texts: dense {compared.dense:.5f}, "
-            f"sparse {compared.sparse:.5f}, multi-vectors {compared.multi_vectors:.5f}"
+            f"sparse {compared.sparse:.5f}, multi-vectors {compared.multi_vectors:.5f}\n"
         )
     return 0
 
 
 @contextmanager
-def _shown(console: Console) -> Iterator[Callable[[str], None]]:
-    """A bar of the steps, or a line for each where nobody watches."""
-    if not console.is_terminal:
-        yield lambda name: console.print(f"{name} …", highlight=False)
+def _shown() -> Iterator[Callable[[str], None]]:
+    """A bar of the steps, or a line for each where nobody watches or `rich` is not installed, as in Triton's image."""
+    if not sys.stderr.isatty() or importlib.util.find_spec("rich") is None:
+        yield lambda name: _say(f"{name} …")
         return
-    with Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console
-    ) as bar:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task("", total=len(STEPS))
         yield lambda name: bar.update(task, description=f"{name} …", completed=STEPS.index(name))
         bar.update(task, description="Done", completed=len(STEPS))
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
 
 
 def _texts(path: Path | None) -> Sequence[str]:

@@ -15,7 +15,7 @@ import openvino as ov
 from openvino import opset13 as ops
 
 from embedder.encoders.checkpoint import Weights
-from embedder.encoders.linear import Storage, Vectors, constant, linear, rows, vectors
+from embedder.encoders.linear import Storage, constant, linear, rows
 from embedder.errors import ModelFolderError
 
 _MASKED = np.finfo(np.float32).min
@@ -192,28 +192,27 @@ class BertGraph:
 
     def _layer(self, hidden: ov.Node, scores: ov.Node, name: str) -> ov.Node:
         size, inner, family = self._config.hidden, self._config.inner, self._family
-        inputs = vectors(hidden, self._storage)
-        query, key, value = (self._heads(inputs, name + part) for part in (family.query, family.key, family.value))
+        query, key, value = (self._heads(hidden, name + part) for part in (family.query, family.key, family.value))
         attended = ops.scaled_dot_product_attention(query, key, value, scores)
         attended = ops.transpose(attended, np.array([0, 2, 1, 3], np.int64))
         attended = ops.reshape(attended, np.array([0, 0, size], np.int64), True)
-        attended = self._linear(vectors(attended, self._storage), name + family.output, size, size)
+        attended = self._linear(attended, name + family.output, size, size)
         hidden = self._normalize(ops.add(attended, hidden), name + family.output_norm)
-        wide = ops.gelu(self._linear(vectors(hidden, self._storage), f"{name}intermediate.dense.", inner, size), "erf")
-        narrow = self._linear(vectors(wide, self._storage), f"{name}output.dense.", size, inner)
+        wide = ops.gelu(self._linear(hidden, f"{name}intermediate.dense.", inner, size), "erf")
+        narrow = self._linear(wide, f"{name}output.dense.", size, inner)
         return self._normalize(ops.add(narrow, hidden), f"{name}output.LayerNorm.")
 
-    def _heads(self, inputs: Vectors, name: str) -> ov.Node:
+    def _heads(self, hidden: ov.Node, name: str) -> ov.Node:
         """float32[n, heads, tokens, hidden / heads]."""
         size, heads = self._config.hidden, self._config.heads
         split = ops.reshape(
-            self._linear(inputs, name, size, size), np.array([0, 0, heads, size // heads], np.int64), True
+            self._linear(hidden, name, size, size), np.array([0, 0, heads, size // heads], np.int64), True
         )
         return ops.transpose(split, np.array([0, 2, 1, 3], np.int64))
 
-    def _linear(self, inputs: Vectors, name: str, outputs: int, width: int) -> ov.Node:
-        weight, bias = self._tensor(f"{name}weight", (outputs, width)), self._tensor(f"{name}bias", (outputs,))
-        return linear(inputs, weight, bias, self._storage)
+    def _linear(self, hidden: ov.Node, name: str, outputs: int, inputs: int) -> ov.Node:
+        weight, bias = self._tensor(f"{name}weight", (outputs, inputs)), self._tensor(f"{name}bias", (outputs,))
+        return linear(hidden, weight, bias, self._storage)
 
     def _normalize(self, hidden: ov.Node, name: str) -> ov.Node:
         size = (self._config.hidden,)

@@ -19,9 +19,9 @@ from embedder.encoders.base import normalize_rows, open_tokenizer
 from embedder.encoders.batches import pad, padded_length
 from embedder.encoders.bert_graph import BertConfig, BertGraph, weight_of
 from embedder.encoders.checkpoint import read_weights
-from embedder.encoders.engine import Engine, computes_bfloat16
+from embedder.encoders.engine import PROPERTIES, Engine, computes_bfloat16
 from embedder.encoders.exported import ExportedFolder, fingerprint_of
-from embedder.encoders.linear import Storage, Vectors, linear, vectors
+from embedder.encoders.linear import Storage, linear
 from embedder.encoders.texts import TextTokenizer
 from embedder.errors import ModelFolderError, SettingsError
 from embedder.folder import ModelFolder, file_hashes, is_exported
@@ -30,6 +30,9 @@ from embedder.wire import Embeddings, InputType, SparseVector
 
 _SPECIAL_TOKENS = ("<s>", "</s>", "<pad>", "<unk>")
 """They carry no meaning of a text: no learned weights are given for them."""
+
+_INT8_GROUP = 64
+"""Numbers of a vector that share a scale in front of weights in 8 bits. docs/decisions/ tells what others give."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,11 +116,12 @@ class BgeM3Encoder:
     def _load(self, model: ov.Model, precision: Arithmetic, settings: EncoderSettings) -> None:
         self.precision: Arithmetic = precision
         self.dimension: int = model.output("dense").partial_shape[-1].get_length()
-        arithmetic = precision
-        if precision == "int8":  # the 8 bits are in the graph; this is for what lies between its linear maps
-            arithmetic = "bf16" if computes_bfloat16() else "f32"
+        properties = PROPERTIES[precision]
+        if precision == "int8":
+            between = "bf16" if computes_bfloat16() else "f32"  # for what lies between the linear maps
+            properties = {"INFERENCE_PRECISION_HINT": between, "DYNAMIC_QUANTIZATION_GROUP_SIZE": _INT8_GROUP}
         # One pass has work for all threads.
-        self._engine = Engine(model, settings, arithmetic=arithmetic, default_streams=1)
+        self._engine = Engine(model, settings, properties=properties, default_streams=1)
 
     def encode(
         self,
@@ -195,11 +199,11 @@ def build_graph(files: BgeM3Folder, storage: Storage) -> ov.Model:
     graph = BertGraph(files.config, read_weights(files.encoder_weights), storage)
     hidden = graph.hidden_states()
     dense = ops.gather(hidden, np.int64(0), np.int64(1))
-    token_weights = _head(files.sparse_head, Vectors(hidden), 1, size, "f32")
+    token_weights = _head(files.sparse_head, hidden, 1, size, "f32")
     sparse = ops.squeeze(ops.relu(token_weights), np.int64(2))
     one = np.array([1], np.int64)
     behind_first = ops.slice(hidden, one, np.array([np.iinfo(np.int64).max], np.int64), one, one)
-    multi_vectors = _head(files.multi_vector_head, vectors(behind_first, storage), size, size, storage)
+    multi_vectors = _head(files.multi_vector_head, behind_first, size, size, storage)
     results = []
     for name, node in (("dense", dense), ("sparse", sparse), ("multi_vectors", multi_vectors)):
         node.output(0).set_names({name})
@@ -207,10 +211,10 @@ def build_graph(files: BgeM3Folder, storage: Storage) -> ov.Model:
     return ov.Model(results, [graph.input_ids, graph.attention_mask], "bge_m3")
 
 
-def _head(path: Path, inputs: Vectors, outputs: int, width: int, storage: Storage) -> ov.Node:
+def _head(path: Path, hidden: ov.Node, outputs: int, inputs: int, storage: Storage) -> ov.Node:
     weights = read_weights(path)
     try:
-        weight, bias = weight_of(weights, "weight", (outputs, width)), weight_of(weights, "bias", (outputs,))
+        weight, bias = weight_of(weights, "weight", (outputs, inputs)), weight_of(weights, "bias", (outputs,))
     except ModelFolderError as error:
         raise ModelFolderError(f"{path}: {error}") from error
-    return linear(inputs, weight, bias, storage)
+    return linear(hidden, weight, bias, storage)

@@ -21,7 +21,7 @@ _CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 _INT8_GROUP = 32
 """Activations that share a scale when they are quantised. OpenVINO's own default on CPUs with VNNI."""
 
-_PRECISION: dict[Arithmetic, dict[str, Any]] = {
+PROPERTIES: Mapping[Arithmetic, Mapping[str, Any]] = {
     # Both must be said: on CPUs with bfloat16 OpenVINO would choose it, and it would quantise activations by itself.
     "f32": {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0},
     "bf16": {"INFERENCE_PRECISION_HINT": "bf16", "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0},
@@ -37,7 +37,7 @@ class Engine:
         model: ov.Model,
         settings: EncoderSettings,
         *,
-        arithmetic: Arithmetic | None = None,
+        properties: Mapping[str, Any] | None = None,
         default_streams: int | None = None,
     ) -> None:
         """Compiles `model`.
@@ -45,19 +45,19 @@ class Engine:
         Args:
             model: the network.
             settings: of the engine.
-            arithmetic: what to compute in; without it what the settings say, where `auto` is f32.
+            properties: what to compute in; without it those of the settings' precision, where `auto` is f32.
             default_streams: where the settings do not say; one per thread if None.
         """
         self._settings = settings
-        if arithmetic is None:
-            arithmetic = "f32" if settings.precision == "auto" else settings.precision
+        if properties is None:
+            properties = PROPERTIES["f32" if settings.precision == "auto" else settings.precision]
         threads = settings.threads or usable_cpus()
         self.streams = min(threads, settings.streams or default_streams or threads)
         compiled = ov.Core().compile_model(
             model,
             "CPU",
             {
-                **_PRECISION[arithmetic],
+                **properties,
                 "INFERENCE_NUM_THREADS": threads,
                 "NUM_STREAMS": self.streams,
                 # Triton may run several models on these cores: threads that are bound to one would pile up there.
