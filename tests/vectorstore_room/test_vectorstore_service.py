@@ -173,7 +173,7 @@ async def test_no_index_and_empty_indexes(tmp_path: Path, embedder: LoopbackEmbe
                 "chunks": 0,
                 "embedder": FINGERPRINT,
                 "parts": ["dense", "lexical"],
-                    "calibration": None,
+                "calibration": None,
             },
             "reason": None,
             "collections": {"default": {key: service.status()[key] for key in ("index", "reason")}},
