@@ -9,7 +9,6 @@ Source: https://docs.ray.io/en/latest/serve/api/doc/ray.serve.ingress.html
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -21,16 +20,13 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from chassis.server import Room, application
 from chassis.settings import ServerSettings, read_settings
 from chassis.telemetry import start_telemetry
+from scaleout.health import REPLACED_AFTER_S, Health
 from transformer.__main__ import room as transformer_room
 from transformer.settings import TransformerSettings
 from vectorstore.__main__ import room as vectorstore_room
 from vectorstore.settings import VectorstoreSettings
 
-logger = logging.getLogger("scaleout.serving")
-
 SettingsT = TypeVar("SettingsT", bound=ServerSettings)
-
-_REPLACED_AFTER_S = 300.0
 
 
 def vectorstore(arguments: dict[str, Any]) -> Application:
@@ -66,8 +62,7 @@ class Replica:
     def __init__(self, name: str, room: Callable[[ServerSettings], Room], settings: ServerSettings) -> None:
         start_telemetry(name, settings.log_level, settings.log_format)
         self._room = room(settings)
-        self._replaced_after_s = _REPLACED_AFTER_S
-        self._unready_since: float | None = None
+        self._health = Health()
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         """Asked for by Ray once per replica; Ray runs its lifespan."""
@@ -75,24 +70,11 @@ class Replica:
 
     def reconfigure(self, user_config: dict[str, float]) -> None:
         """Takes over `replaced_after_s`: seconds for which a replica may be unable to answer before Ray replaces it."""
-        self._replaced_after_s = float(user_config.get("replaced_after_s", _REPLACED_AFTER_S))
+        self._health.replaced_after_s = float(user_config.get("replaced_after_s", REPLACED_AFTER_S))
 
     async def check_health(self) -> None:
-        """Raises, with the reason, where this replica could not answer for too long: then Ray replaces it.
-
-        Not at once: a new one cannot mend an upstream that is away, or an index that is not there yet. Until then
-        requests get 503 with the reason, and so does who asks `/v2/health/ready`.
-        """
-        reason = await self._room.model.not_ready_reason()
-        if reason is None:
-            self._unready_since = None
-            return
-        now = time.monotonic()
-        if self._unready_since is None:
-            logger.warning("not ready: %s", reason)
-            self._unready_since = now
-        if now - self._unready_since >= self._replaced_after_s:
-            raise RuntimeError(reason)
+        """Asked by Ray every few seconds. Raises UnreadyError where this replica is better replaced."""
+        self._health.check(await self._room.model.not_ready_reason(), time.monotonic())
 
 
 def _without_prefix(app: ASGIApp) -> ASGIApp:
