@@ -44,12 +44,15 @@ def make_corpus(folder: Path, copies: int) -> None:
             (folder / f"{copy}-{number}.md").write_text("\n".join(lines), encoding="utf-8")
 
 
+_PIECE = 512
+
+
 def settings_for(root: Path, url: str, tokenizer: Path) -> IngestSettings:
     return IngestSettings(index_root=root, embedder_url=url, tokenizer=tokenizer)
 
 
 async def embed_directly(settings: IngestSettings, root: Path) -> tuple[int, float]:
-    """Chunks, and seconds that the embedder takes for their texts."""
+    """Chunks, and seconds that the embedder takes for what the index has of their texts."""
     texts_of = EmbeddingTexts(settings.chunks(), TokenCounter.load(settings.tokenizer))
     with IndexRoot(root, settings.index_name).open() as version:
         titles = {document.id: document.title for document in version.documents()}
@@ -57,10 +60,18 @@ async def embed_directly(settings: IngestSettings, root: Path) -> tuple[int, flo
             (texts_of.prefix(titles[chunk.document_id], chunk.heading_path, chunk.text) or "") + chunk.text
             for chunk in version.chunks()
         ]
+        multi_vectors = "multi_vector" in version.manifest.parts
     client = EmbedderClient(settings.embedder_url, model=settings.embedder_model)
-    await client.embed(texts[:64], CallContext.start(60), input_type="passage")
+    await client.embed(texts[:64], CallContext.start(60), input_type="passage", multi_vectors=multi_vectors)
+    # In pieces, as multi-vectors of all texts at once would fill the memory; two at a time, so that none waits.
+    pieces = iter([texts[start : start + _PIECE] for start in range(0, len(texts), _PIECE)])
+
+    async def embed() -> None:
+        for piece in pieces:
+            await client.embed(piece, CallContext.start(600), input_type="passage", multi_vectors=multi_vectors)
+
     began = time.perf_counter()
-    await client.embed(texts, CallContext.start(600), input_type="passage")
+    await asyncio.gather(embed(), embed())
     seconds = time.perf_counter() - began
     await client.aclose()
     return len(texts), seconds
