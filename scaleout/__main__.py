@@ -17,8 +17,10 @@ from scaleout.settings import ScaleoutSettings
 def main(arguments: list[str] | None = None) -> int:
     """Runs once and returns the exit status."""
     scaleout = load_settings(ScaleoutSettings)
-    # Read when Ray is imported. A cluster made for this run reports nothing to Ray's makers, unless it is asked to.
+    # Read when Ray is imported. A cluster made for this run reports nothing to Ray's makers, unless it is asked to; and
+    # none is made but by us, whatever still calls Ray when we have left it.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"
     from scaleout.workers import hired
 
     # The run tells its own progress; that Ray's is off is no news.

@@ -14,7 +14,7 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Generator, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -85,7 +85,8 @@ class _Parsing:
         self._files = files
         self._settings = settings
         self._scaleout = scaleout
-        self._rows: Iterator[dict[str, Any]] = iter(())
+        self._rows: Generator[dict[str, Any], None, None] | None = None
+        self._awaited: asyncio.Future[dict[str, Any] | None] | None = None
 
     async def __aenter__(self) -> _Parsing:
         if self._files:
@@ -95,18 +96,17 @@ class _Parsing:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Rows that are not wanted any more end with Ray's connection, soon after."""
+        """Ends the dataset's work. A row that is waited for comes first: a generator in use cannot be closed."""
+        if self._awaited is not None:
+            await asyncio.wait([self._awaited])
+            self._awaited.exception()  # seen, also where the run ends for another reason
+        if self._rows is not None:
+            await asyncio.to_thread(self._rows.close)
 
     async def parse(self, file: SourceFile) -> AsyncGenerator[Cut | str, None]:
         """As of `ingest.parser.Parser.parse`."""
         while True:
-            try:
-                row = await asyncio.to_thread(next, self._rows, None)
-            except RayError as error:
-                raise ClusterError(f"The workers that parse are lost: {_first_line(error)}") from error
-            if row is None:
-                raise ClusterError(f"The workers that parse ended before {file.source}.")
-            kind, content = orjson.loads(row["item"])
+            kind, content = orjson.loads(await self._next(file))
             match kind:
                 case "document":
                     yield Cut(**{**content, "spans": [tuple(span) for span in content["spans"]]})
@@ -118,6 +118,17 @@ class _Parsing:
                     raise ParserError(content)
                 case "end":
                     return
+
+    async def _next(self, file: SourceFile) -> bytes:
+        self._awaited = asyncio.ensure_future(asyncio.to_thread(next, self._rows or iter(()), None))
+        try:
+            row = await asyncio.shield(self._awaited)
+        except RayError as error:
+            raise ClusterError(f"The workers that parse are lost: {_first_line(error)}") from error
+        if row is None:
+            raise ClusterError(f"The workers that parse ended before {file.source}.")
+        item: bytes = row["item"]
+        return item
 
     def _dataset(self) -> Any:
         scaleout, rows = self._scaleout, [{"path": os.fsencode(f.path), "source": f.source} for f in self._files]
@@ -174,6 +185,7 @@ class _Encoders:
     def __init__(self, settings: IngestSettings, scaleout: ScaleoutSettings) -> None:
         self._settings = settings
         self._scaleout = scaleout
+        self._kind: Any = None
         self._actors: list[Any] = []
         self._busy: list[int] = []
 
@@ -196,9 +208,10 @@ class _Encoders:
             max_task_retries=_RESTARTS,
             scheduling_strategy="SPREAD",
         )
-        # The quantiser travels with it: made anew it could differ between two machines.
-        shared = ray.put(kind)
-        self._actors = [actor.remote(self._settings, shared) for _ in range(self._scaleout.workers)]
+        # The quantiser travels with it: made anew it could differ between two machines. It goes with every call, as an
+        # actor that is started again has nothing left.
+        self._kind = ray.put(kind)
+        self._actors = [actor.remote(self._settings) for _ in range(self._scaleout.workers)]
         self._busy = [0] * len(self._actors)
         return kind
 
@@ -207,7 +220,7 @@ class _Encoders:
         chosen = self._busy.index(min(self._busy))
         self._busy[chosen] += 1
         try:
-            made: Made | str = await self._actors[chosen].encode.remote(texts)
+            made: Made | str = await self._actors[chosen].encode.remote(self._kind, texts)
         except RayError as error:
             raise EmbeddingFailedError(f"A worker that embeds is lost: {_first_line(error)}") from error
         finally:
@@ -226,11 +239,14 @@ class _Encoders:
 class _EmbedTexts:
     """An actor with connections of its own to the embedder."""
 
-    def __init__(self, settings: IngestSettings, kind: Kind) -> None:
-        self._calls = EmbedderCalls(settings, kind)
+    def __init__(self, settings: IngestSettings) -> None:
+        self._settings = settings
+        self._calls: EmbedderCalls | None = None
 
-    async def encode(self, texts: Sequence[str]) -> Made | str:
+    async def encode(self, kind: Kind, texts: Sequence[str]) -> Made | str:
         """What the embedder makes of the texts, or why it failed for good."""
+        if self._calls is None:
+            self._calls = EmbedderCalls(self._settings, kind)
         try:
             return await self._calls.encode(texts)
         except EmbeddingFailedError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from loopback_embedder import LoopbackEmbedder
+from processes import until
 
 from vectorstore.versions import IndexRoot
 
@@ -48,6 +50,9 @@ class Ingestion:
         self._command = [sys.executable, "-m", program, "--json"]
         self._environ = {**environ, "INGEST_INDEX_ROOT": str(folder / program)}
         self.index = IndexRoot(folder / program, "default")
+
+    def start(self, docs: Path) -> subprocess.Popen[str]:
+        return subprocess.Popen([*self._command, docs], env=self._environ, stderr=subprocess.PIPE, text=True)
 
     def run(self, docs: Path, *, status: int = 0) -> tuple[dict[str, Any], str]:
         """The summary, less what differs from run to run, and what the program said."""
@@ -133,3 +138,19 @@ def test_an_embedder_that_fails_leaves_nothing(
     assert "Traceback" not in said
     assert on_ray.index.current() is None
     assert not list(on_ray.index.folder.glob("*T*")) + list(on_ray.index.folder.glob(".building-*"))
+
+
+def test_an_interrupted_run_leaves_nothing(
+    cluster: Cluster, ingestions: tuple[Ingestion, Ingestion], embedder: LoopbackEmbedder, docs: Path
+) -> None:
+    embedder.waits_for = 1_000  # answers no texts
+    _, on_ray = ingestions
+    running = on_ray.start(docs)
+    until(lambda: embedder.embedded > 0 or running.poll() is not None, 180)
+    running.send_signal(signal.SIGINT)
+    _, said = running.communicate(timeout=180)
+    assert running.returncode == 1
+    assert "Interrupted. The index is left as it is." in said
+    assert "Traceback" not in said
+    assert not list(on_ray.index.folder.glob("*"))
+    until(lambda: not cluster.processes("ray::_EmbedTexts") + cluster.processes("ray::MapWorker"), 60)
