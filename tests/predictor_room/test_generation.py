@@ -188,6 +188,8 @@ async def test_a_full_queue_refuses_and_recovers(
     await asyncio.to_thread(until, lambda: sum(call.done() for call in calls) == 6)
     refused = [call.exception() for call in calls if call.done()]
     assert all(isinstance(error, NotReadyError) and "4 are waiting" in error.message for error in refused)
+    # The gauges are set step by step: until they show the load, their zero is that of before it.
+    await asyncio.to_thread(until, lambda: predictor_server.metric("predictor_waiting_requests") > 0)
     for call in calls:
         call.cancel()
     await asyncio.gather(*calls, return_exceptions=True)
