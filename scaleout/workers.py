@@ -53,10 +53,9 @@ def hired(settings: IngestSettings, scaleout: ScaleoutSettings) -> Iterator[RayW
     except (ConnectionError, RayError, OSError, RuntimeError, ValueError) as error:
         where = os.environ.get("RAY_ADDRESS", "this machine")
         raise ClusterError(f"No Ray cluster can be had at {where} (RAY_ADDRESS): {_first_line(error)}") from error
-    try:
-        yield RayWorkforce(settings, scaleout)
-    finally:
-        ray.shutdown()
+    # Ray leaves the cluster when the process ends. Before, whatever still holds one of its objects, as an interrupted
+    # run does, would have it end the process at once, and nobody would be told why.
+    yield RayWorkforce(settings, scaleout)
 
 
 class RayWorkforce:

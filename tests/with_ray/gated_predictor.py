@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import threading
+from collections.abc import Callable
 
 from aiohttp import web
 
@@ -48,11 +49,17 @@ class GatedPredictor:
     def shut(self) -> None:
         """Answers begun from now on wait after their first word."""
         self.left.clear()
-        self._open.clear()
+        self._now(self._open.clear)
 
     def open(self) -> None:
         """Lets all go."""
-        self._loop.call_soon_threadsafe(self._open.set)
+        self._now(self._open.set)
+
+    def _now(self, change: Callable[[], None]) -> None:
+        """Changes something in the thread of the loop, and returns when it is done."""
+        done = threading.Event()
+        self._loop.call_soon_threadsafe(lambda: (change(), done.set()))
+        assert done.wait(10)
 
     async def _serve(self) -> None:
         app = web.Application()
