@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from loopback_embedder import LoopbackEmbedder
-from processes import until
 
 from vectorstore.versions import IndexRoot
 
@@ -138,19 +136,3 @@ def test_an_embedder_that_fails_leaves_nothing(
     assert "Traceback" not in said
     assert on_ray.index.current() is None
     assert not list(on_ray.index.folder.glob("*T*")) + list(on_ray.index.folder.glob(".building-*"))
-
-
-def test_an_interrupted_run_leaves_nothing(
-    cluster: Cluster, ingestions: tuple[Ingestion, Ingestion], embedder: LoopbackEmbedder, docs: Path
-) -> None:
-    embedder.waits_for = 1_000  # answers no texts
-    _, on_ray = ingestions
-    running = on_ray.start(docs)
-    until(lambda: embedder.embedded > 0 or running.poll() is not None, 180)
-    running.send_signal(signal.SIGINT)
-    _, said = running.communicate(timeout=180)
-    assert running.returncode == 1
-    assert "Interrupted. The index is left as it is." in said
-    assert "Traceback" not in said
-    assert not list(on_ray.index.folder.glob("*"))
-    until(lambda: not cluster.processes("ray::_EmbedTexts") + cluster.processes("ray::MapWorker"), 60)
