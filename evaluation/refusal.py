@@ -48,9 +48,6 @@ Bools = npt.NDArray[np.bool_]
 RATES = (0.05, 0.1, 0.2)
 """Error rates that calibration is checked at."""
 
-DEFAULT_RATE = 0.04
-"""Share of the answerable questions that the default threshold refuses."""
-
 _RIDGE = 20.0
 """Penalty on squared standardised weights: correlated signals share what they say."""
 _STEPS = 12
@@ -331,16 +328,12 @@ def main(
         typer.echo(str(problem), err=True)
         raise typer.Exit(1) from problem
     own = [one for one in judged if not one.off_topic]
-    model, threshold = DEFAULT_MODEL, DEFAULT_THRESHOLD
+    model = DEFAULT_MODEL
     if fit:
         first, _ = halves(own, "article")
         model = fitted(first, [one for one in judged if one.off_topic])
-        scores, answerable = arrays(first, model)
-        threshold = Calibration.fit(
-            scores.tolist(), answerable.tolist(), error="answerable_refused", rate=DEFAULT_RATE, model=model
-        ).threshold
-        typer.echo(json.dumps({"model": asdict(model), "threshold": threshold}, indent=2))
-    typer.echo(json.dumps(report(judged, model, threshold), indent=2))
+        typer.echo(json.dumps({"model": asdict(model)}, indent=2))
+    typer.echo(json.dumps(report(judged, model), indent=2))
 
 
 if __name__ == "__main__":
