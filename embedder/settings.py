@@ -34,8 +34,8 @@ class EncoderSettings:
     `f32`: a text's embedding does not depend on what it is encoded with (differences around 1e-7). `bf16`: on CPUs that
     have it, all-MiniLM-L6-v2 takes 0.6 of the time, at a cosine of 0.99998 to f32. `int8`: minilm and bert quantise
     activations in front of int8 weights; the same model takes 0.6 of the time, at a cosine of 0.9998 (0.9988 for an
-    empty text). bge_m3 quantises its weights too, which makes other weights: see `embedder.encoders.linear`. `auto`:
-    for bge_m3 what its folder was exported as, else bf16 on CPUs that have it, else f32; for the others f32."""
+    empty text). bge_m3 quantises its weights too, which makes other weights, with another fingerprint. `auto`: for
+    bge_m3 what its folder was exported as, else bf16 on CPUs that have it, else f32; for the others f32."""
     threads: int = 0
     """CPU threads. 0: as many as the process may use."""
     streams: int = 0
