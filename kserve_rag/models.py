@@ -22,7 +22,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from embedder.errors import ModelFolderError
-from embedder.folder import CARD_NAME, read_card
+from embedder.folder import CARD_NAME, is_exported, read_card
 from embedder.packs import unpack
 from kserve_rag.errors import FetchError, UsageError
 from kserve_rag.fetch import Fetcher, HubSource, PathSource, Source, SourceError, WheelSource, file_sha256, remove_tree
@@ -394,7 +394,7 @@ def _serves(folder: Path) -> TritonEmbedder:
     """Which Triton model reads a folder of the user's: by the files that only that one has."""
     if not (folder / "tokenizer.json").is_file():
         raise UsageError(f"{folder} holds no tokenizer.json: it is not the folder of an embedder.")
-    if any((folder / head).is_file() for head in ("sparse_linear.pt", "colbert_linear.pt")):
+    if is_exported(folder) or any((folder / head).is_file() for head in ("sparse_linear.pt", "colbert_linear.pt")):
         return "bge_m3"
     if (folder / "model.onnx").is_file():
         return "minilm"

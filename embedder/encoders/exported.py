@@ -97,7 +97,7 @@ def write_card(folder: Path, exported: ExportedFolder, model_id: str | None) -> 
         "id": model_id or exported.folder.name,
         "pooling": "cls",
         "normalize": True,
-        "max_tokens": card.max_tokens,
+        "max_tokens": card.max_tokens or exported.max_tokens,
         "query_prefix": card.query_prefix,
         "passage_prefix": card.passage_prefix,
         "export": {

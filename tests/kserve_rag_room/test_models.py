@@ -405,6 +405,10 @@ def test_folders_of_the_users_own_tell_by_their_files_what_they_are(tmp_path: Pa
         (folder / name).unlink()
     with pytest.raises(UsageError, match="holds no weights"):
         store.materialise(str(folder), "embedder")
+    (folder / "openvino_model.xml").touch()
+    (folder / "embedder.json").write_text('{"id": "exported", "max_tokens": 8192}')
+    exported = store.materialise(str(folder), "embedder")
+    assert (exported.id, exported.triton_model, exported.max_tokens) == ("exported", "bge_m3", 8192)
 
 
 @pytest.mark.parametrize(
