@@ -58,9 +58,8 @@ SAMPLE_TEXTS = (
 )
 """What precisions are compared on, unless the user has texts that are more like their own."""
 
-_WEIGHT_BYTES: dict[Storage, int] = {"f32": 4, "bf16": 2, "int8": 1}
-_SPARE = 1.05
-"""Beside the weights: the network's description, the scales of 8 bits, the tokenizer."""
+_SPARE_BYTES = 30_000_000
+"""Beside the weights: the network's description and the tokenizer."""
 
 
 STEPS = ("Reading weights", "Writing the model", "Hashing", "Comparing with the source")
@@ -97,11 +96,13 @@ def export(
         raise ExportError(f"{target} exists: name a folder that does not, or remove it first.")
     if is_exported(source):
         raise ExportError(f"{source} was exported already: export from the Hugging Face folder.")
+    if not target.absolute().parent.is_dir():
+        raise ExportError(f"There is no folder {target.absolute().parent} to make {target.name} in.")
     files = BgeM3Folder.open(source)
     special_ids(files.tokenizer(EncoderSettings()))
-    _need_space(files, target, precision)
     step(STEPS[0])
     model = build_graph(files, precision)
+    _need_space(model, target.absolute().parent)
     with _appearing(target) as folder:
         step(STEPS[1])
         _save(model, folder)
@@ -206,15 +207,11 @@ def _texts(path: Path | None) -> Sequence[str]:
     return lines
 
 
-def _need_space(files: BgeM3Folder, target: Path, precision: Storage) -> None:
-    parent = target.absolute().parent
-    if not parent.is_dir():
-        raise ExportError(f"There is no folder {parent} to make {target.name} in.")
-    stored = files.encoder_weights.stat().st_size  # at least two bytes per weight
-    needed = int(min(stored, stored * _WEIGHT_BYTES[precision] / 4) * _SPARE)
-    free = shutil.disk_usage(parent).free
-    if free < needed:
-        raise ExportError(f"{parent} has {free / 1e9:.1f} GB free, and about {needed / 1e9:.1f} GB are needed.")
+def _need_space(model: ov.Model, folder: Path) -> None:
+    weights = sum(node.get_byte_size() for node in model.get_ops() if node.get_type_name() == "Constant")
+    free = shutil.disk_usage(folder).free
+    if free < weights + _SPARE_BYTES:
+        raise ExportError(f"{folder} has {free / 1e9:.1f} GB free, and about {weights / 1e9:.1f} GB are needed.")
 
 
 @contextmanager
