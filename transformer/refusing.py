@@ -66,7 +66,7 @@ class Decisions:
         except ServiceError as error:
             logger.warning("the calibration of %s cannot be asked for: %s", index_version, error.message)
             status = {}
-        for collection in (status, *status.get("collections", {}).values()):
+        for collection in status.get("collections", {}).values():
             index = collection.get("index") or {}
             if index.get("version") == index_version and index.get("calibration") is not None:
                 try:

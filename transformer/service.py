@@ -338,7 +338,6 @@ class RagService:
         supported = [passage for passage in shown if passage.support >= self._min_support]
         if not supported or not refuse:
             supported = shown
-        unsupported = [_cut(passage, "no_support") for passage in shown if passage not in supported]
         prompt = self._build(question, passages=supported)
         if not prompt.sources:
             raise PromptTooLongError(
@@ -346,7 +345,8 @@ class RagService:
                 "max_tokens.",
                 field="input",
             )
-        prompt.cut.extend(unsupported)
+        if supported is not shown:
+            prompt.cut.extend(_cut(one, "no_support") for one in shown if one.support < self._min_support)
         clock.lap("prompt")
         return _Retrieved(prompt, query, version, answerability, passages=passages)
 
