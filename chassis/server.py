@@ -1,4 +1,4 @@
-"""Serves KServe models and their extra routes: edges, errors and shutdown that every room shares.
+"""Serves KServe models and their extra routes, over REST behind `chassis.edge` and over gRPC beside it.
 
 Why not `kserve.ModelServer` as it is: it listens on every address, lets any caller unload the model, answers 500 with
 internal text and a closed connection for unforeseen errors, hands `application/json; charset=utf-8` to the model as
@@ -9,20 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import logging
 import signal
-import time
 import uuid
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import kserve
-import orjson
 import uvloop
-from fastapi import APIRouter, FastAPI, Request, Response
-from fastapi.exceptions import RequestValidationError
+from fastapi import APIRouter, FastAPI
 from grpc import StatusCode, aio
 from grpc_interceptor.exceptions import GrpcException
 from kserve.errors import InvalidInput, ModelNotFound, ModelNotReady
@@ -36,37 +32,18 @@ from kserve.protocol.grpc.interceptors import ExceptionToStatusInterceptor
 from kserve.protocol.grpc.servicer import InferenceServicer
 from kserve.protocol.model_repository_extension import ModelRepositoryExtension
 from kserve.protocol.rest.server import RESTServer
-from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp
 
-from chassis import metrics, signals, tracing
-from chassis.errors import (
-    ForbiddenError,
-    InternalError,
-    InvalidRequestError,
-    NotFoundError,
-    NotReadyError,
-    PayloadTooLargeError,
-    ServiceError,
-)
+from chassis import signals, tracing
+from chassis.edge import CLIENT_LEFT, Edge, ErrorMapper, ErrorShape, Observed, access_logger, sentence
+from chassis.errors import ForbiddenError, InvalidRequestError, NotFoundError, NotReadyError, ServiceError
 from chassis.settings import ServerSettings, SettingError
-from chassis.telemetry import request_ids
 
 logger = logging.getLogger("chassis.server")
-access_logger = logging.getLogger("chassis.access")
 
-ErrorShape = Callable[[ServiceError], Mapping[str, Any]]
 Lifespan = Callable[[], contextlib.AbstractAsyncContextManager[None]]
 
-__all__ = ["Room", "RoomModel", "app", "application", "error_response", "kserve_args", "serve"]
-
-
-def oip_error(error: ServiceError) -> dict[str, Any]:
-    """The error body of KServe's v1 and v2 protocols: `{"error": text}`, with the kind and the field beside it."""
-    body: dict[str, Any] = {"error": error.message, "code": error.code}
-    if error.field is not None:
-        body["field"] = error.field
-    return body
+__all__ = ["Room", "RoomModel", "app", "application", "kserve_args", "serve"]
 
 
 class RoomModel(kserve.Model):
@@ -242,7 +219,7 @@ class _RestServer(RESTServer):
         )
         self._errors = errors
         self.config.host = settings.host
-        self.config.app = _Edge(app, errors, settings.max_body_bytes, model_name)
+        self.config.app = Edge(app, errors, settings.max_body_bytes, model_name)
 
     @property
     def was_told_to_end(self) -> bool:
@@ -252,332 +229,28 @@ class _RestServer(RESTServer):
         """None of KServe's: its timing middleware matches every route again to write two log lines per request."""
 
     def _add_exception_handlers(self, app: FastAPI) -> None:
-        for kind in (
-            ServiceError,
-            InvalidInput,
-            ModelNotFound,
-            ModelNotReady,
-            RequestValidationError,
-            HTTPException,
-            NotImplementedError,
-            Exception,
-        ):
-            app.add_exception_handler(kind, self._errors.respond)
+        self._errors.register(app)
 
 
-class _ErrorMapper:
-    """Whatever is raised in a route or a model → a `ServiceError` → the protocol's error body."""
+class _ErrorMapper(ErrorMapper):
+    """With KServe's own errors."""
+
+    kinds = (InvalidInput, ModelNotFound, ModelNotReady, *ErrorMapper.kinds)
 
     def __init__(self, model: RoomModel, shapes: Mapping[str, ErrorShape]) -> None:
+        super().__init__(shapes)
         self._model = model
-        self._shapes = shapes
-
-    async def respond(self, request: Request, error: Exception) -> Response:
-        mapped = await self.map(error, f"{request.method} {request.url.path}")
-        return error_response(mapped, self.shape(request.url.path))
-
-    def shape(self, path: str) -> ErrorShape:
-        return next((shape for prefix, shape in self._shapes.items() if path.startswith(prefix)), oip_error)
 
     async def map(self, error: Exception, where: str) -> ServiceError:
-        if isinstance(error, ServiceError):
-            return error
+        """Of KServe's kinds too."""
         if isinstance(error, InvalidInput):
-            return InvalidRequestError(_sentence(str(error)))
+            return InvalidRequestError(sentence(str(error)))
         if isinstance(error, ModelNotFound):
             return NotFoundError(f"{error} This service has the model {self._model.name!r}.", field="model")
         if isinstance(error, ModelNotReady):
             reason = await self._model.not_ready_reason()
             return NotReadyError(f"{error}" + (f" {reason}" if reason else ""))
-        if isinstance(error, RequestValidationError):
-            return _validation_error(error)
-        if isinstance(error, NotImplementedError):
-            return NotFoundError(_sentence(str(error) or "Not supported by this service."))
-        if isinstance(error, HTTPException):
-            return _http_error(error, where)
-        logger.error("unforeseen error in %s", where, exc_info=error)
-        return InternalError("The service failed on this request. Its log has the reason under the x-request-id.")
-
-
-def error_response(error: ServiceError, shape: ErrorShape = oip_error) -> Response:
-    """The HTTP answer for an error, in the protocol's shape."""
-    headers = {"retry-after": str(error.retry_after_s)} if error.retry_after_s is not None else {}
-    if error.status == 401:
-        headers["www-authenticate"] = "Bearer"
-    return Response(orjson.dumps(shape(error)), error.status, headers, media_type="application/json")
-
-
-def _validation_error(error: RequestValidationError) -> InvalidRequestError:
-    # KServe declares the v2 body as "a request or bytes": what pydantic says of the bytes helps nobody.
-    problems = [p for p in error.errors() if "bytes" not in p["loc"]] or list(error.errors())
-    first = problems[0]
-    if first["type"] == "json_invalid":
-        return InvalidRequestError(f"The body is not valid JSON: {first.get('ctx', {}).get('error', first['msg'])}.")
-    path = ".".join(str(part) for part in first["loc"] if part not in ("body", "InferenceRequest"))
-    if not path:
-        return InvalidRequestError("The body is missing: send a JSON object.")
-    more = f" ({len(problems) - 1} more problems)" if len(problems) > 1 else ""
-    return InvalidRequestError(f"{path}: {first['msg']}{more}.", field=path)
-
-
-class _HttpStatusError(ServiceError):
-    """A status that the framework chose: 404 of a route, 405 of a method, 400 of an unreadable body."""
-
-    def __init__(self, status: int, code: str, message: str) -> None:
-        super().__init__(message)
-        self.status = status  # type: ignore[misc]
-        self.code = code  # type: ignore[misc]
-
-
-def _http_error(error: HTTPException, where: str) -> ServiceError:
-    if error.status_code == 404:
-        return NotFoundError(f"There is no {where} here.")
-    if error.status_code == 405:
-        return _HttpStatusError(405, "method_not_allowed", f"{where}: this method is not allowed here.")
-    if error.status_code == 400:
-        return InvalidRequestError("The body cannot be read as JSON: send UTF-8 text, not too deeply nested.")
-    return _HttpStatusError(error.status_code, "http_error", str(error.detail))
-
-
-def _sentence(text: str) -> str:
-    return text if text.endswith((".", "!", "?")) else text + "."
-
-
-_REQUESTS = metrics.counter(signals.REQUESTS)
-_REQUEST_DURATION = metrics.histogram(signals.REQUEST_DURATION)
-_IN_FLIGHT = metrics.gauge(signals.IN_FLIGHT)
-
-_UNKNOWN_ROUTE = "none"
-"""Of a path that no route has: what callers make up is no label."""
-_CLIENT_LEFT = 499
-"""nginx's status for it: there is no standard one."""
-
-
-# The library's own way from labels to a series takes longer than all else that is done for them here.
-
-
-@functools.cache
-def _in_flight(model_name: str) -> metrics.Gauge:
-    return _IN_FLIGHT.labels(model_name)
-
-
-@functools.lru_cache(512)
-def _of_route(model_name: str, route: str, status: int) -> tuple[metrics.Counter, metrics.Histogram]:
-    return _REQUESTS.labels(model_name, route, str(status)), _REQUEST_DURATION.labels(model_name, route)
-
-
-class _Observed:
-    """One request as operators see it: its metrics, its span, its ids in the log."""
-
-    def __init__(
-        self, model_name: str, kind: signals.SpanType, request_id: str, headers: Mapping[str, str], *, traced: bool
-    ) -> None:
-        """Begins. `headers` are those that name a trace; where not `traced`, it has no span."""
-        self._began = time.perf_counter()
-        self._model_name = model_name
-        self.span = tracing.begin(kind, headers) if traced else None
-        ids = {"request_id": request_id}
-        found = tracing.ids(headers if self.span is None else self.span.headers)
-        if found is not None:
-            ids["trace_id"], ids["span_id"] = found
-        request_ids.set(ids)
-        if self.span is not None:
-            self.span.set("http.request.header.x-request-id", (request_id,))
-        _in_flight(model_name).inc()
-
-    def end(self, route: str, status: int) -> float:
-        """Tells of the request, and gives the seconds that it took."""
-        seconds = time.perf_counter() - self._began
-        _in_flight(self._model_name).dec()
-        count, duration = _of_route(self._model_name, route, status)
-        count.inc()
-        duration.observe(seconds)
-        if self.span is not None:
-            if status >= 500:
-                self.span.failed(str(status))
-            self.span.end(asyncio.CancelledError() if status == _CLIENT_LEFT else None)
-        return seconds
-
-
-class _Edge:
-    """The outermost layer of ASGI: body limit, content type, request id, access log, and no connection ever dropped."""
-
-    def __init__(self, inner: ASGIApp, errors: _ErrorMapper, max_body_bytes: int, model_name: str) -> None:
-        self._inner = inner
-        self._errors = errors
-        self._max_body_bytes = max_body_bytes
-        self._model_name = model_name
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._inner(scope, receive, send)
-            return
-        exchange = _Exchange(scope, receive, send, self._max_body_bytes)
-        # What only asks how the service is belongs to no trace, unless its caller has one.
-        traced = scope["method"] == "POST" or "traceparent" in exchange.trace
-        observed = _Observed(self._model_name, signals.REQUEST, exchange.request_id, exchange.trace, traced=traced)
-        if observed.span is not None:
-            exchange.trace_within(observed.span.headers)
-        try:
-            await self._answer(scope, exchange)
-        finally:
-            route = getattr(scope.get("route"), "path_format", _UNKNOWN_ROUTE)
-            status = exchange.status or _CLIENT_LEFT
-            if observed.span is not None:
-                observed.span.rename(f"{scope['method']} {route}")
-                observed.span.set("http.request.method", scope["method"])
-                observed.span.set("http.route", route)
-                observed.span.set("http.request.body.size", exchange.received)
-                observed.span.set("http.response.status_code", status)
-            seconds = observed.end(route, status)
-            if access_logger.isEnabledFor(logging.INFO):
-                access_logger.info(
-                    "%s %s", scope["method"], scope["path"], extra={"status": status, "ms": round(seconds * 1000, 1)}
-                )
-
-    async def _answer(self, scope: Scope, exchange: _Exchange) -> None:
-        try:
-            if exchange.declared_too_large():
-                await exchange.refuse(self._too_large(), self._errors)
-            else:
-                await self._inner(scope, exchange.receive, exchange.send)
-        except asyncio.CancelledError:
-            if not exchange.client_left:
-                raise
-        except Exception as error:
-            # The framework has answered 500 already and raises for a server that would close the connection.
-            if exchange.status is None:
-                await exchange.refuse(await self._errors.map(error, scope["path"]), self._errors)
-        finally:
-            exchange.stop_watching()
-        if exchange.too_large and exchange.status is None:
-            await exchange.refuse(self._too_large(), self._errors)
-
-    def _too_large(self) -> PayloadTooLargeError:
-        return PayloadTooLargeError(
-            f"The body is larger than {self._max_body_bytes} bytes, the most that is read here. Send less at a time."
-        )
-
-
-_TRACE_HEADERS = (b"traceparent", b"tracestate")
-
-_WATCH_AFTER_S = 0.05
-"""How long a request runs before anybody looks whether its client is still there."""
-
-
-class _Exchange:
-    """One request and its answer, as seen from the edge."""
-
-    def __init__(self, scope: Scope, receive: Receive, send: Send, max_body_bytes: int) -> None:
-        self.status: int | None = None
-        self.too_large = False
-        self.client_left = False
-        self._answered = False
-        self._timer: asyncio.TimerHandle | None = None
-        self._watcher: asyncio.Task[Message] | None = None
-        self._scope = scope
-        self._receive = receive
-        self._send = send
-        self._left = max_body_bytes
-        self._length = 0
-        self.received = 0
-        """Bytes of the body."""
-        self.trace: dict[str, str] = {}
-        """The headers that name the caller's trace."""
-        self.request_id = self._prepare(scope)
-
-    def _prepare(self, scope: MutableMapping[str, Any]) -> str:
-        """Normalises the headers in place: JSON's content type without parameters; an x-request-id always."""
-        headers: list[tuple[bytes, bytes]] = []
-        request_id = b""
-        content_type: bytes | None = None
-        binary = False
-        for name, value in scope["headers"]:
-            if name == b"content-type":
-                content_type = value.split(b";")[0].strip().lower()
-                if b"json" not in content_type:
-                    headers.append((name, value))
-                continue
-            if name == b"x-request-id":
-                request_id = value[:128]
-                continue
-            if name in _TRACE_HEADERS:
-                self.trace[name.decode()] = value.decode("latin-1")
-            if name == b"content-length" and value.isdigit():
-                self._length = int(value)
-            elif name == b"inference-header-content-length":
-                binary = True
-            headers.append((name, value))
-        if content_type is not None and b"json" in content_type:
-            headers.append((b"content-type", content_type))
-        elif scope["method"] == "POST" and not binary and content_type in (None, b"application/x-www-form-urlencoded"):
-            # What curl -d and bare clients send. No route here reads forms.
-            headers = [h for h in headers if h[0] != b"content-type"]
-            headers.append((b"content-type", b"application/json"))
-        request_id = request_id or uuid.uuid4().hex.encode()
-        headers.append((b"x-request-id", request_id))
-        scope["headers"] = headers
-        return request_id.decode("latin-1")
-
-    def trace_within(self, headers: Mapping[str, str]) -> None:
-        """Replaces the headers that name the caller's trace: what follows happens within the span they name."""
-        kept = [header for header in self._scope["headers"] if header[0] not in _TRACE_HEADERS]
-        self._scope["headers"] = kept + [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
-
-    def declared_too_large(self) -> bool:
-        return self._length > self._left
-
-    async def receive(self) -> Message:
-        if self._timer is not None and self._watcher is None:  # the framework watches itself, and ends its own work
-            self._timer.cancel()
-            self._start_watching(None)
-        if self._watcher is not None:
-            return await asyncio.shield(self._watcher)
-        message = await self._receive()
-        if message["type"] == "http.request":
-            received = len(message.get("body", b""))
-            self.received += received
-            self._left -= received
-            if self._left < 0:
-                self.too_large = True
-                raise PayloadTooLargeError("The body is too large.")
-            if not message.get("more_body", False):
-                # What is answered at once needs no watching.
-                loop, task = asyncio.get_running_loop(), asyncio.current_task()
-                self._timer = loop.call_later(_WATCH_AFTER_S, self._start_watching, task)
-        return message
-
-    def _start_watching(self, task: asyncio.Task[Any] | None) -> None:
-        self._watcher = asyncio.create_task(self._watch(task))
-
-    async def _watch(self, task: asyncio.Task[Any] | None) -> Message:
-        """Waits for the client to leave; then nobody wants the answer, and what makes it is cancelled."""
-        message = await self._receive()
-        if not self._answered:
-            self.client_left = True
-            if task is not None:
-                task.cancel()
-        return message
-
-    def stop_watching(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        if self._watcher is not None:
-            self._watcher.cancel()
-
-    async def send(self, message: Message) -> None:
-        if self.too_large and self.status is None:
-            return  # whatever the framework makes of the broken-off body; `refuse` answers instead
-        if message["type"] == "http.response.start":
-            self.status = message["status"]
-            message["headers"] = [*message.get("headers", ()), (b"x-request-id", self.request_id.encode("latin-1"))]
-        elif not message.get("more_body", False):
-            self._answered = True
-        await self._send(message)
-
-    async def refuse(self, error: ServiceError, errors: _ErrorMapper) -> None:
-        self.too_large = False
-        await error_response(error, errors.shape(self._scope["path"]))(self._scope, self._receive, self.send)
+        return await super().map(error, where)
 
 
 # gRPC
@@ -615,7 +288,7 @@ class _Call:
     def __init__(self, context: Any) -> None:
         self._context = context
         self._metadata = list(context.invocation_metadata() or ())
-        self.status, self.code_name = _CLIENT_LEFT, "CANCELLED"
+        self.status, self.code_name = CLIENT_LEFT, "CANCELLED"
         """What HTTP would have answered, and what gRPC does."""
 
     def __getattr__(self, name: str) -> Any:
@@ -656,7 +329,7 @@ class _StatusInterceptor(ExceptionToStatusInterceptor):
         request_id = call.headers.get("x-request-id", "")[:128] or uuid.uuid4().hex
         call.put({"x-request-id": request_id})
         traced = name.endswith("/ModelInfer") or "traceparent" in call.headers
-        observed = _Observed(self._model_name, signals.CALL, request_id, call.headers, traced=traced)
+        observed = Observed(self._model_name, signals.CALL, request_id, call.headers, traced=traced)
         if observed.span is not None:
             call.put({"traceparent": observed.span.headers["traceparent"]})
         try:

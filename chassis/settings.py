@@ -1,4 +1,4 @@
-"""Settings that every KServe room has. A room subclasses them with its own prefix."""
+"""Settings that every service has. A room subclasses them with its own prefix."""
 
 from __future__ import annotations
 
@@ -21,18 +21,23 @@ BaseUrl = Annotated[str, AfterValidator(_is_url)]
 """`http://` or `https://` and a host: where an upstream is."""
 
 
-class ServerSettings(BaseSettings):
-    """Where a service listens, and its limits."""
+class EdgeSettings(BaseSettings):
+    """Where a service listens over HTTP, and its limits."""
 
     host: str = Field("0.0.0.0", description="Address to listen on. Use 127.0.0.1 outside a cluster.")  # noqa: S104 - a pod is reached on its own address
     http_port: int = Field(8080, ge=1, le=65535, description="Port of REST.")
-    grpc_port: int = Field(8081, ge=1, le=65535, description="Port of gRPC.")
-    enable_grpc: bool = Field(True, description="Whether to serve gRPC.")
     timeout_s: float = Field(60, gt=0, le=3600, description="Longest time for one answer, in seconds.")
     max_body_bytes: int = Field(8 * 1024 * 1024, ge=1024, description="Largest request body that is read, in bytes.")
     grace_period_s: int = Field(30, ge=0, le=3600, description="Time for requests in flight at shutdown, in seconds.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe level logged.")
     log_format: LogFormat = Field("text", description="Log lines as text or as JSON.")
+
+
+class ServerSettings(EdgeSettings):
+    """Those of a KServe room, which also serves gRPC."""
+
+    grpc_port: int = Field(8081, ge=1, le=65535, description="Port of gRPC.")
+    enable_grpc: bool = Field(True, description="Whether to serve gRPC.")
 
 
 class SettingError(ValueError):

@@ -16,8 +16,8 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ValidationError
 
 from chassis.context import CallContext
+from chassis.edge import ErrorShape, oip_error
 from chassis.errors import InternalError, InvalidRequestError, NotFoundError, ServiceError
-from chassis.server import ErrorShape, oip_error
 from chassis.validation import invalid_request
 from transformer.server import dump, timing_headers
 from transformer.service import Event, Question, RagService
