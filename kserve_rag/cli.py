@@ -18,7 +18,7 @@ from kserve_rag.errors import KserveRagError, LaunchError, SetupError, UsageErro
 from kserve_rag.graph import SERVICES, GraphState, ServiceName, follow, need_running, running
 from kserve_rag.graph import status as graph_status
 from kserve_rag.graph import stop as stop_graph
-from kserve_rag.settings import Settings
+from kserve_rag.settings import HOST, Settings
 
 if TYPE_CHECKING:
     from kserve_rag.console import Board
@@ -275,6 +275,59 @@ def evaluate(
 
 
 @app.command()
+def mcp(
+    url: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Transformer to ask, here or in a cluster. By default the graph of this machine."),
+    ] = None,
+    http: Annotated[bool, typer.Option("--http", help="Serve over streamable HTTP in place of stdio.")] = False,
+    host: Annotated[str, typer.Option(help="With --http: address to listen on.")] = HOST,
+    port: Annotated[int, typer.Option(min=1, max=65_535, help="With --http: port to listen on.")] = 8089,
+    allow_host: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(metavar="NAME", help="With --http: a host name that callers address it by, beside localhost."),
+    ] = None,
+) -> None:
+    """Give assistants the graph as tools: an MCP server with `search` and `ask`.
+
+    Without --http the assistant starts this command by itself, and speaks to it
+    on standard input and output. Its settings name it, most often so:
+
+      {"mcpServers": {"kserve-rag": {
+        "command": "/path/to/kserve-rag", "args": ["mcp"]}}}
+
+    A graph in a cluster gets its token from the variable KSERVE_RAG_TOKEN.
+
+    With --http every caller's own Authorization header is passed on, and none is
+    kept; KSERVE_RAG_TOKEN is not used. Only this machine reaches it, unless
+    --host and --allow-host say otherwise.
+
+    [bold]Examples[/]
+
+      kserve-rag mcp
+      kserve-rag mcp --url https://rag.example.org
+      kserve-rag mcp --http                     at http://127.0.0.1:8089/mcp
+      kserve-rag mcp --http --host 0.0.0.0 --allow-host mcp.example.org
+    """
+    settings = _settings()
+    names = allow_host or []
+    from kserve_rag.mcp import LOOPBACK, GraphTools, serve_http, serve_stdio
+
+    if host not in LOOPBACK and not names:
+        raise UsageError(
+            f"With --host {host} others reach this server. Name what they address it by: --allow-host mcp.example.org."
+        )
+    state = running(settings) if url is None else None
+    address = url or (state.services["transformer"].url if state else f"http://{HOST}:{settings.port}")
+    tools = GraphTools(address, token=settings.token)
+    if not http:
+        serve_stdio(tools)
+        return
+    errors.print(f"MCP at http://{host}:{port}/mcp, from the graph at {address} · Ctrl-C stops it.")
+    serve_http(tools, host=host, port=port, names=names)
+
+
+@app.command()
 def logs(
     service: Annotated[
         Optional[str], typer.Argument(help=f"One of {', '.join(SERVICES)}. By default all.")  # noqa: UP045
@@ -349,6 +402,10 @@ def fetch(name: Annotated[str, typer.Argument(help="A name of `kserve-rag models
     console.print(f"{name} is in {folder.path}")
 
 
+_EXTRAS = {"ir_measures": "evaluation", "matplotlib": "evaluation", "scipy": "evaluation", "mcp": "mcp"}
+"""Module that is missing → extra that brings it, where that is not `local`."""
+
+
 def main() -> NoReturn:
     """The program. Errors are one line on standard error; the exit status says of what kind (kserve_rag/errors.py)."""
     try:
@@ -366,7 +423,7 @@ def main() -> NoReturn:
     except (typer.Abort, KeyboardInterrupt):
         sys.exit(130)
     except ModuleNotFoundError as error:
-        extra = "evaluation" if error.name in ("ir_measures", "matplotlib", "scipy") else "local"
+        extra = _EXTRAS.get(error.name or "", "local")
         errors.print(f"[red]error:[/] {_plain(str(error))}. Install it with: pip install 'kserve-rag\\[{extra}]'")
         sys.exit(SetupError.exit_code)
     except Exception as error:

@@ -16,7 +16,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
@@ -69,9 +69,20 @@ class Parameters(TypedDict, total=False):
     """Used in place of retrieved passages."""
     retrieval: bool
     """False: answer without documents."""
+    collections: Sequence[str] | None
+    """Indexes that are searched."""
+    neighbours: int | None
+    """Chunks before and after that are joined to each passage."""
+    diversity: float | None
+    """How much a passage is held against for saying what a better one says, 0 … 1."""
+    refuse: bool | None
+    """Whether a question is refused that the passages seem not to answer."""
+    min_score: float | None
+    """Answerability below which it is refused, 0 … 1."""
     citations: CitationMode | None
     """How the answer is checked against its sources: "off", "label" or "quote"."""
     max_tokens: int | None
+    """Most tokens of the answer. 0: find the passages and write nothing."""
     temperature: float | None
     top_k: int | None
     top_p: float | None
@@ -233,7 +244,7 @@ class AsyncClient:
         body = _body(question, parameters)
         return _parsed(Answer, await self._post(self._endpoints.generate(stream=False), body))
 
-    async def stream(self, question: str, **parameters: Unpack[Parameters]) -> AsyncIterator[Event]:
+    async def stream(self, question: str, **parameters: Unpack[Parameters]) -> AsyncGenerator[Event, None]:
         """As `Client.stream`. Close the iterator (`contextlib.aclosing`) to cancel the generation at once."""
         body = _body(question, parameters)
         url = self._endpoints.generate(stream=True)

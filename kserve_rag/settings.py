@@ -41,6 +41,10 @@ class Settings(BaseSettings):
     start_timeout_s: float = Field(300, gt=0, description="Seconds until a service that is not ready is given up.")
     stop_timeout_s: float = Field(15, gt=0, description="Seconds until a service that does not end is killed.")
 
+    token: SecretStr | None = Field(
+        None, description="Sent as `Authorization: Bearer …` to a graph that wants one, by `mcp`. Never logged."
+    )
+
     data: Path | None = Field(None, description="Folder of datasets that `kserve-rag eval` finds by name.")
 
     offline: bool = Field(False, description="Use what is cached and fetch nothing.")
