@@ -37,7 +37,7 @@ from kserve_rag.errors import (
     UnreachableError,
 )
 from transformer.wire import Answer, CitationMode, EndEvent, Message, SourcesEvent, TextEvent
-from vectorstore.wire import Passage, Prediction
+from vectorstore.wire import Mode, Passage, Prediction
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -93,6 +93,30 @@ class Parameters(TypedDict, total=False):
     frequency_penalty: float | None
 
 
+class SearchOptions(TypedDict, total=False):
+    """How passages are searched for. What is absent or None is not sent: the service's own default holds.
+
+    `vectorstore.wire.SearchInstance` has the limits.
+    """
+
+    num_docs: int | None
+    """Passages wanted."""
+    filters: Mapping[str, Any] | None
+    """Conditions on the documents' metadata, in Chroma's `where` language."""
+    mode: Mode | None
+    """Signals used: "dense", "lexical", "fused" or "rescored"."""
+    min_score: float | None
+    """Passages of a lower score are left out."""
+    diversity: float | None
+    """How much passages are held against for saying what a better one says, 0 … 1."""
+    neighbours: int | None
+    """Chunks before and after that are joined to each passage."""
+    collections: Sequence[str] | None
+    """Indexes that are searched."""
+    explain: bool | None
+    """Also tell why each passage is there, and what was cut."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Endpoints:
     """Requests as the services want them, and answers as this package gives them. Shared by both clients."""
@@ -134,7 +158,7 @@ class Client:
 
         Args:
             url: base URL of the transformer.
-            vectorstore_url: base URL of the vectorstore, for `search`.
+            vectorstore_url: base URL of the vectorstore, for `search` and `retrieve`.
             model: the transformer's model name.
             token: sent as `Authorization: Bearer …`, to the transformer and by it to the other services.
             headers: sent with every request.
@@ -185,11 +209,13 @@ class Client:
         except httpx.HTTPError as error:
             raise _transport_error(error, self._endpoints.url) from error
 
-    def search(
-        self, query: str, *, num_docs: int | None = None, filters: Mapping[str, Any] | None = None
-    ) -> list[Passage]:
+    def search(self, query: str, **options: Unpack[SearchOptions]) -> list[Passage]:
         """The passages that answer a query, best first. Needs `vectorstore_url`."""
-        return _passages(self._post(self._endpoints.search(), _search_body(query, num_docs, filters)))
+        return self.retrieve(query, **options).passages
+
+    def retrieve(self, query: str, **options: Unpack[SearchOptions]) -> Prediction:
+        """As `search`, with the index versions, the times, and where `explain` is set what was cut."""
+        return _prediction(self._post(self._endpoints.search(), _search_body(query, options)))
 
     def ready(self) -> bool:
         """Whether the transformer and all that it needs can answer now; False also where it cannot be reached."""
@@ -264,11 +290,13 @@ class AsyncClient:
         except httpx.HTTPError as error:
             raise _transport_error(error, self._endpoints.url) from error
 
-    async def search(
-        self, query: str, *, num_docs: int | None = None, filters: Mapping[str, Any] | None = None
-    ) -> list[Passage]:
+    async def search(self, query: str, **options: Unpack[SearchOptions]) -> list[Passage]:
         """As `Client.search`."""
-        return _passages(await self._post(self._endpoints.search(), _search_body(query, num_docs, filters)))
+        return (await self.retrieve(query, **options)).passages
+
+    async def retrieve(self, query: str, **options: Unpack[SearchOptions]) -> Prediction:
+        """As `Client.retrieve`."""
+        return _prediction(await self._post(self._endpoints.search(), _search_body(query, options)))
 
     async def ready(self) -> bool:
         """As `Client.ready`."""
@@ -310,16 +338,17 @@ def _body(question: str, parameters: Parameters) -> dict[str, Any]:
     return {"text_input": question, **given}
 
 
-def _search_body(query: str, num_docs: int | None, filters: Mapping[str, Any] | None) -> dict[str, Any]:
-    instance = {"input": query, "num_docs": num_docs, "filters": filters}
-    return {"instances": [{name: value for name, value in instance.items() if value is not None}]}
+def _search_body(query: str, options: SearchOptions) -> dict[str, Any]:
+    given = {name: value for name, value in options.items() if value is not None}
+    return {"instances": [{"input": query, **given}]}
 
 
-def _passages(content: bytes) -> list[Passage]:
-    class Predictions(BaseModel):
-        predictions: tuple[Prediction]
+class _Predictions(BaseModel):
+    predictions: tuple[Prediction]
 
-    return _parsed(Predictions, content).predictions[0].passages
+
+def _prediction(content: bytes) -> Prediction:
+    return _parsed(_Predictions, content).predictions[0]
 
 
 def _parsed(kind: type[ModelT], content: bytes) -> ModelT:

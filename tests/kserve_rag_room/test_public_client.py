@@ -78,6 +78,17 @@ def test_search_finds_the_passage_first(graph: Any, client: Client) -> None:
     assert [passage.score for passage in passages] == sorted((p.score for p in passages), reverse=True)
 
 
+def test_a_search_can_be_told_how_and_explains_itself(client: Client) -> None:
+    found = client.retrieve(QUESTION, num_docs=1, mode="lexical", explain=True)
+    (passage,) = found.passages
+    assert passage.explain is not None
+    assert "lexical" in passage.explain.signals
+    assert passage.explain.terms
+    assert found.cut
+    assert found.index_version == passage.index_version
+    assert client.search(QUESTION, num_docs=1, mode="lexical")[0].chunk_id == passage.chunk_id
+
+
 def test_without_retrieval_there_are_no_sources(client: Client) -> None:
     assert client.ask("What is the capital of France?", retrieval=False, max_tokens=8).sources == []
 
