@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncGenerator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import aiohttp
 import orjson
+from yarl import URL
 
 from chassis import tracing
 from chassis.context import CallContext, CallSpan
@@ -19,6 +20,7 @@ from chassis.errors import (
     DeadlineExceededError,
     ForbiddenError,
     InvalidRequestError,
+    NotFoundError,
     NotReadyError,
     ServiceError,
     UnauthorizedError,
@@ -60,6 +62,7 @@ class HttpUpstream:
                 that it is told of; of such a trace it is told nothing.
         """
         self.base_url = base_url.rstrip("/")
+        self._root = str(URL(self.base_url)).rstrip("/")
         self.name = name
         self._connect_timeout_s = connect_timeout_s
         self._connections = connections
@@ -76,7 +79,7 @@ class HttpUpstream:
             await session.close()
 
     async def get_json(self, path: str, ctx: CallContext) -> Any:
-        """The parsed JSON body of a GET."""
+        """The parsed JSON body of a GET. The path, as everywhere here, is quoted already."""
         body, _ = await self._fetch("GET", path, None, {}, ctx)
         return self._parse(body)
 
@@ -170,7 +173,8 @@ class HttpUpstream:
             try:
                 return await self._open_session().request(
                     method,
-                    self.base_url + path,
+                    # As it is: a segment that says ".." is somebody's name for something, not a way up.
+                    URL(self._root + path, encoded=True),
                     data=body,
                     headers={**self._outgoing(ctx), **headers},
                     timeout=aiohttp.ClientTimeout(total=left, sock_connect=min(self._connect_timeout_s, left)),
@@ -200,7 +204,7 @@ class HttpUpstream:
             body = await response.content.read(64 * 1024)
         except (aiohttp.ClientError, ConnectionError, asyncio.TimeoutError):
             body = b""
-        reason, field = _reason(body)
+        reason, field, code = _told(body)
         status = response.status
         if status in (400, 413, 422):
             told = f"The {self.name} refused the request: {reason or f'status {status}'}"
@@ -213,6 +217,8 @@ class HttpUpstream:
             return ForbiddenError(f"The {self.name} does not admit these credentials.")
         if status == 429:
             return BusyError(f"The {self.name} is busy. Try again shortly.", retry_after_s=_retry_after(response, 1))
+        if status == 404 and code == NotFoundError.code and field not in (None, _MODEL):
+            return NotFoundError(reason, field=field)
         if status in (404, 503):
             detail = f": {reason}" if reason else ""
             return NotReadyError(f"The {self.name} is not ready{detail}", retry_after_s=_retry_after(response, 2))
@@ -257,8 +263,20 @@ def _event_data(event: bytes) -> str | None:
     return b"\n".join(lines).decode("utf-8", "replace") if lines else None
 
 
-def _reason(body: bytes) -> tuple[str, str | None]:
-    """Text and field of an error body in the shape of KServe, Triton, FastAPI or OpenAI; empty if it is none of these.
+_MODEL = "model"
+"""Field of a 404 for want of a model. Which model and which route are asked is a client's own doing, never its
+caller's: where they are not there, they are not there yet. Every other field of a service's 404 is the caller's."""
+
+
+class _Told(NamedTuple):
+    reason: str = ""
+    field: str | None = None
+    code: str | None = None
+    """The kind of error, as the services of this project tell it."""
+
+
+def _told(body: bytes) -> _Told:
+    """What an error body in the shape of KServe, Triton, FastAPI or OpenAI says; nothing if it is none of these.
 
     OpenAI has an object under `error`; trtllm-serve and earlier vLLM have what would be in it at the top.
 
@@ -267,15 +285,19 @@ def _reason(body: bytes) -> tuple[str, str | None]:
     try:
         parsed = json.loads(body.removeprefix(b"data:"))
     except ValueError:
-        return "", None
+        return _Told()
     if not isinstance(parsed, dict):
-        return "", None
+        return _Told()
     if parsed.get("object") == "error":
         parsed = {"error": parsed}
-    reason, field = parsed.get("error", parsed.get("detail", "")), parsed.get("field")
+    reason, field, code = parsed.get("error", parsed.get("detail", "")), parsed.get("field"), parsed.get("code")
     if isinstance(reason, dict):
-        reason, field = reason.get("message", ""), reason.get("param")
-    return reason[:500] if isinstance(reason, str) else "", field if isinstance(field, str) else None
+        reason, field, code = reason.get("message", ""), reason.get("param"), None
+    return _Told(
+        reason[:500] if isinstance(reason, str) else "",
+        field if isinstance(field, str) else None,
+        code if isinstance(code, str) else None,
+    )
 
 
 def _retry_after(response: aiohttp.ClientResponse, default_s: int) -> int:

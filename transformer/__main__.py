@@ -12,6 +12,7 @@ from chassis.telemetry import start_telemetry
 from predictor.client import PredictorClient, PromptFormat
 from predictor.errors import ModelFilesError
 from transformer.alignment import Aligner
+from transformer.browsing import browsing_routes
 from transformer.citations import Citer
 from transformer.condense import Condenser
 from transformer.ensemble import EnsembleModel
@@ -108,6 +109,7 @@ def room(settings: TransformerSettings) -> Room:
         settings,
         routers=[
             generate_routes(service, timeout_s=settings.timeout_s),
+            browsing_routes(service, timeout_s=settings.timeout_s),
             openai_routes(service, timeout_s=settings.timeout_s, default_max_tokens=settings.chat_max_tokens),
         ],
         error_shapes=dict.fromkeys(PREFIXES, openai_error),

@@ -10,7 +10,7 @@ import time
 import uuid
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from chassis import signals
 from chassis.context import CallContext
@@ -31,6 +31,8 @@ from transformer.wire import (
     CutPassage,
     EndEvent,
     Grounding,
+    Index,
+    Indexes,
     Message,
     Sampling,
     Source,
@@ -133,6 +135,34 @@ class RagService:
         """What an upstream says of why it is not ready; None when both are."""
         reasons = await asyncio.gather(self._vectorstore.not_ready_reason(ctx), self._predictor.not_ready_reason(ctx))
         return " ".join(filter(None, reasons)) or None
+
+    async def indexes(self, ctx: CallContext) -> Indexes:
+        """What can be asked.
+
+        Raises:
+            ServiceError: what the vectorstore did wrong.
+        """
+        served = await self._vectorstore.indexes(ctx)
+        return Indexes(
+            default=served.default,
+            indexes=[
+                Index.model_validate({**one.index.model_dump(), "reason": one.reason})
+                for one in served.collections.values()
+                if one.index is not None
+            ],
+            reason=served.reason if served.index is None else None,
+        )
+
+    async def document(
+        self, document_id: str, ctx: CallContext, *, version: str | None = None, collection: str | None = None
+    ) -> dict[str, Any]:
+        """The content of a `vectorstore.wire.StoredDocument`.
+
+        Raises:
+            NotFoundError: there is no such document, version or collection.
+            ServiceError: what the vectorstore did wrong.
+        """
+        return await self._vectorstore.document(document_id, ctx, version=version, collection=collection)
 
     async def answer(self, question: Question, ctx: CallContext) -> Answer:
         """The whole answer.

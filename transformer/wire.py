@@ -7,6 +7,8 @@
 | `POST /v2/models/{m}/generate` | `GenerateRequest` | `Answer` |
 | `POST /v2/models/{m}/generate_stream` | `GenerateRequest` | events: `SourcesEvent`, `TextEvent` …, `EndEvent` |
 | `POST /openai/v1/chat/completions`, `/v1/chat/completions` | `ChatRequest` | OpenAI's, and `sources` |
+| `GET /v1/indexes` | | `Indexes` |
+| `GET /v1/documents/{id}` | | `StoredDocument` |
 """
 
 from __future__ import annotations
@@ -295,6 +297,33 @@ class EndEvent(BaseModel):
     timings: dict[str, float]
     topics: list[Topic] = Field(default_factory=list)
     citations: Citations | None = None
+
+
+class Index(BaseModel):
+    """An index that is being served."""
+
+    name: str
+    """What `collections` names."""
+    version: str
+    documents: int
+    chunks: int
+    embedder: str
+    """Fingerprint of what made its vectors."""
+    examples: list[str]
+    """Questions that its documents answer, at most 8; none where its documents suggest none."""
+    reason: str | None = None
+    """Why it cannot be searched now, or why a newer version was refused."""
+
+
+class Indexes(BaseModel):
+    """What can be asked."""
+
+    default: str
+    """Name of the index that is searched where a question names none."""
+    indexes: list[Index]
+    """The default one first."""
+    reason: str | None
+    """Why the default one is not among them; None where it is."""
 
 
 # Tensors of v2 and gRPC: name → (datatype, shape; n questions). A parameter is [1] for all questions or [n, 1].

@@ -13,7 +13,7 @@ from chassis import signals
 from chassis.context import CallContext
 from chassis.errors import BadUpstreamError, InvalidRequestError, ServiceError
 from chassis.http import HttpUpstream
-from vectorstore.wire import Passage, Prediction, SearchInstance, SearchRequest, SearchResponse
+from vectorstore.wire import Passage, Prediction, SearchInstance, SearchRequest, SearchResponse, ServedIndexes
 
 __all__ = ["VectorstoreClient", "merged"]
 
@@ -64,7 +64,7 @@ class VectorstoreClient:
     async def document(
         self, document_id: str, ctx: CallContext, *, version: str | None = None, collection: str | None = None
     ) -> dict[str, Any]:
-        """A stored document: `id`, `title`, `url`, `text`, `source`, `metadata`, `index_version`."""
+        """The content of a `wire.StoredDocument`; NotFoundError (404) where there is none."""
         asked = urlencode([(k, v) for k, v in (("version", version), ("collection", collection)) if v is not None])
         query = f"?{asked}" if asked else ""
         return self._object(
@@ -72,12 +72,15 @@ class VectorstoreClient:
         )
 
     async def status(self, ctx: CallContext) -> dict[str, Any]:
-        """`{"index": {"name", "version", "documents", "chunks", "embedder", "parts"} | None, "reason": str | None}`.
-
-        `collections` says the same of every index that is served, by name; `index` also has the `calibration` of its
-        version, or None.
-        """
+        """The content of a `wire.ServedIndexes`, as it was sent."""
         return self._object(await self._upstream.get_json("/v1/indexes", ctx), "index")
+
+    async def indexes(self, ctx: CallContext) -> ServedIndexes:
+        """The indexes that are served, and what is wrong with those that are not."""
+        try:
+            return ServedIndexes.model_validate_json(await self._upstream.get_bytes("/v1/indexes", ctx))
+        except ValidationError as error:
+            raise BadUpstreamError("The vectorstore answered something that is no list of indexes.") from error
 
     async def not_ready_reason(self, ctx: CallContext) -> str | None:
         """Why no query can be answered now; None when one can."""

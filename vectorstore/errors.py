@@ -36,7 +36,11 @@ class UnknownVersionError(NotFoundError):
 
 
 class UnknownCollectionError(NotFoundError):
-    """The service serves no index of this name."""
+    """A document is asked for from an index that the service does not serve."""
+
+
+class InvalidCollectionError(InvalidRequestError):
+    """A search names an index that the service does not serve."""
 
 
 class MissingPartError(InvalidRequestError):

@@ -54,6 +54,8 @@ class Manifest(BaseModel):
     """What the version can be searched by."""
     metadata_fields: dict[str, list[str]]
     """Fields that filters may name → kinds of their values (`str`, `int`, `float`, `bool`)."""
+    examples: list[str] = []
+    """Questions that the documents answer, for those who do not know yet what to ask."""
     files: dict[str, int]
     """Path → size in bytes of what must be complete. Chroma's files are left out: it rewrites them on opening."""
 

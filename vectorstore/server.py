@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import orjson
-from fastapi import APIRouter
+from fastapi import APIRouter, Response
 from kserve import InferRequest, InferResponse
 from pydantic import ValidationError
 
@@ -18,7 +18,7 @@ from chassis.tensors import metadata, per_row, read_columns, respond
 from chassis.validation import invalid_request
 from vectorstore.answering import Found
 from vectorstore.service import VectorstoreService
-from vectorstore.wire import ResponseShape, SearchInstance, SearchRequest
+from vectorstore.wire import ResponseShape, SearchInstance, SearchRequest, ServedIndexes, StoredDocument
 
 NAME = "vectorstore"
 
@@ -79,26 +79,35 @@ class VectorstoreModel(RoomModel):
 
 def routes(service: VectorstoreService) -> APIRouter:
     """What KServe's protocols have no route for."""
-    router = APIRouter()
+    router = APIRouter(tags=["documents"])
 
-    @router.get("/v1/indexes")
-    async def indexes() -> dict[str, Any]:
-        return service.status()
+    @router.get("/v1/indexes", response_model=None, responses={200: {"model": ServedIndexes}})
+    async def indexes() -> Response:
+        """The indexes that are served, and what is wrong with those that are not."""
+        return _json(service.status())
 
-    @router.get("/v1/documents/{document_id:path}")
-    async def document(document_id: str, version: str | None = None, collection: str | None = None) -> dict[str, Any]:
+    @router.get("/v1/documents/{document_id:path}", response_model=None, responses={200: {"model": StoredDocument}})
+    async def document(document_id: str, version: str | None = None, collection: str | None = None) -> Response:
+        """A stored document, whole."""
         stored, index_version = await service.document(document_id, version, collection)
-        return {
-            "id": stored.id,
-            "title": stored.title,
-            "url": stored.url,
-            "text": stored.text,
-            "source": stored.source,
-            "metadata": stored.metadata,
-            "index_version": index_version,
-        }
+        return _json(
+            {
+                "id": stored.id,
+                "title": stored.title,
+                "url": stored.url,
+                "text": stored.text,
+                "source": stored.source,
+                "metadata": stored.metadata,
+                "collection": service.default if collection is None else collection,
+                "index_version": index_version,
+            }
+        )
 
     return router
+
+
+def _json(content: Any) -> Response:
+    return Response(orjson.dumps(content), media_type="application/json")
 
 
 def _asked(payload: Any) -> SearchRequest:

@@ -17,7 +17,13 @@ from embedder.client import EmbedderClient
 from embedder.wire import Embeddings
 from vectorstore import filters
 from vectorstore.answering import Found, answer
-from vectorstore.errors import DamagedIndexError, EmbedderMismatchError, NoIndexError, UnknownCollectionError
+from vectorstore.errors import (
+    DamagedIndexError,
+    EmbedderMismatchError,
+    InvalidCollectionError,
+    NoIndexError,
+    UnknownCollectionError,
+)
 from vectorstore.index import LoadedIndex, Query, Ranked, StoreName
 from vectorstore.manifest import EmbedderInfo
 from vectorstore.scoring import Weights
@@ -100,7 +106,7 @@ class VectorstoreService:
 
         Raises:
             NotReadyError: an index is not loaded, or the embedder is another one or down.
-            UnknownCollectionError: an instance names an index that is not served.
+            InvalidCollectionError: an instance names an index that is not served.
             InvalidFilterError: a filter is malformed or names an unknown field.
             MissingPartError: an instance's mode needs what its index was built without.
             BadUpstreamError: the embedder or the store answered nonsense.
@@ -137,28 +143,28 @@ class VectorstoreService:
                 return await asyncio.to_thread(index.version.document, document_id), index.name
         return await asyncio.to_thread(served.older_document, document_id, version), version
 
-    def status(self) -> dict[str, Any]:
-        """`{"index": {"name", "version", "documents", "chunks", "embedder", "parts"} | None, "reason": str | None}`.
+    @property
+    def default(self) -> str:
+        """Name of the index that is searched where a query names none."""
+        return self._default.name
 
-        The reason is set where nothing serves, and also where a version was refused while an older one serves.
-        `collections` says the same of every index that is served, by name. `index` also has `calibration`: the content
-        of the version's calibration file, or None.
-        """
+    def status(self) -> dict[str, Any]:
+        """The content of a `wire.ServedIndexes`."""
         collections = {name: collection.status() for name, collection in self._collections.items()}
-        return {**collections[self._default.name], "collections": collections}
+        return {"default": self.default, **collections[self.default], "collections": collections}
 
     def not_ready_reason(self) -> str | None:
         """Why a query that names no collection cannot be answered now and what to do; None when it can."""
         return self._default.not_ready_reason()
 
     def _collection(self, name: str, instance: int | None) -> _Collection:
-        if name not in self._collections:
-            field = "collection" if instance is None else f"instances[{instance}].collections"
-            raise UnknownCollectionError(
-                f"{field}: there is no collection {name[:80]!r} here; served are {', '.join(self._collections)}.",
-                field=field,
-            )
-        return self._collections[name]
+        if name in self._collections:
+            return self._collections[name]
+        told = f"there is no collection {name[:80]!r} here; served are {', '.join(self._collections)}."
+        if instance is None:
+            raise UnknownCollectionError(f"collection: {told}", field="collection")
+        field = f"instances[{instance}].collections"
+        raise InvalidCollectionError(f"{field}: {told}", field=field)
 
     def _queries(
         self, instance: SearchInstance, indexes: Sequence[LoadedIndex], number: int
@@ -311,7 +317,7 @@ class _Collection:
             return older.document(document_id)
 
     def status(self) -> dict[str, Any]:
-        """As of `VectorstoreService.status`, without `collections`."""
+        """The content of a `wire.IndexStatus`."""
         index = None
         if self._lease is not None:
             manifest = self._lease.index.version.manifest
@@ -323,6 +329,7 @@ class _Collection:
                 "embedder": manifest.embedder.fingerprint,
                 "parts": list(self._lease.index.parts),
                 "calibration": self._calibration,
+                "examples": manifest.examples,
             }
         problem = self._mismatch or self._refused
         reason = problem.message if problem is not None else None if index else _LOADING

@@ -1,5 +1,7 @@
 """What the vectorstore is asked and what it answers, on every protocol.
 
+`GET /v1/indexes` gives `ServedIndexes`, `GET /v1/documents/{id}` gives `StoredDocument`.
+
 v1: `POST /v1/models/vectorstore:predict` with `SearchRequest` gives `SearchResponse`, one prediction per instance.
 v2: `POST /v2/models/vectorstore/infer` takes `input` BYTES [n, 1] and gives `passages` BYTES [n, 1]: per query the JSON
 of one `Prediction`. The other fields of an instance are optional tensors [1] or [n, 1]: `num_docs` and `neighbours`
@@ -159,3 +161,54 @@ class SearchResponse(BaseModel):
     """The v1 answer, in the order of the instances."""
 
     predictions: list[Prediction]
+
+
+class StoredDocument(BaseModel):
+    """A document as its index holds it."""
+
+    id: str
+    title: str
+    url: str | None
+    text: str
+    """Spans of passages and of quotes count its characters (Unicode code points)."""
+    source: str
+    """File that the document was read from, relative to the folder that was ingested."""
+    metadata: dict[str, str | int | float | bool]
+    collection: str
+    """Index that it is from."""
+    index_version: str
+
+
+class IndexInfo(BaseModel):
+    """The version of an index that is being served."""
+
+    name: str
+    version: str
+    documents: int
+    chunks: int
+    embedder: str
+    """Fingerprint of what made its vectors."""
+    parts: list[Signal]
+    """What it can be searched by."""
+    calibration: dict[str, Any] | None
+    """Content of the version's calibration file."""
+    examples: list[str]
+    """Questions that its documents answer."""
+
+
+class IndexStatus(BaseModel):
+    """An index, and what is wrong with it."""
+
+    index: IndexInfo | None
+    """None where no version of it is being served."""
+    reason: str | None
+    """Why none is, why it cannot be searched now, or why a newer version was refused."""
+
+
+class ServedIndexes(IndexStatus):
+    """All indexes of a service; `index` and `reason` are those of the default one."""
+
+    default: str
+    """Name of the index that is searched where a query names none."""
+    collections: dict[str, IndexStatus]
+    """By name, the default one first."""

@@ -94,6 +94,61 @@ def message(response: httpx.Response) -> str:
     return str(error["message"] if isinstance(error, dict) else error)
 
 
+async def test_indexes_and_documents_are_those_of_the_vectorstore(service: Running) -> None:
+    index = {"name": "default", "version": "v1", "documents": 1, "chunks": 1, "embedder": EMBEDDER}
+    default = {**index, "examples": [Q], "reason": None}
+    other = {**index, "name": "other", "examples": [], "reason": "Another embedder."}
+    service.upstreams.browsed.clear()
+    sent = {"authorization": "Bearer me", "x-request-id": "r-1", "x-request-timeout-ms": "2000"}
+    response = await service.client.get("/v1/indexes", headers=sent)
+    assert response.json() == {"default": "default", "indexes": [default, other], "reason": None}
+    assert response.headers["x-request-id"] == "r-1"
+    path = "/v1/documents/d?version=v1&collection=a%26b"
+    document = (await service.client.get(path, headers=sent)).json()
+    assert (document["text"], document["collection"], document["index_version"]) == (PASSAGE["text"], "a&b", "v1")
+    assert [asked for asked, _ in service.upstreams.browsed] == ["/v1/indexes", path]
+    for _, headers in service.upstreams.browsed:
+        lower = {name.lower(): value for name, value in headers.items()}
+        assert (lower["authorization"], lower["x-request-id"]) == ("Bearer me", "r-1")
+        assert int(lower["x-request-timeout-ms"]) <= 2000
+    service.upstreams.published, service.upstreams.reason = False, "Build one."
+    try:
+        nothing = (await service.client.get("/v1/indexes")).json()
+    finally:
+        service.upstreams.published, service.upstreams.reason = True, None
+    assert nothing == {"default": "default", "indexes": [other], "reason": "Build one."}
+
+
+@pytest.mark.parametrize(
+    ("path", "field"),
+    [
+        ("/v1/documents/nope", "document_id"),
+        ("/v1/documents/%2e%2e", "document_id"),
+        ("/v1/documents/a%2Fb%3Fversion=v1", "document_id"),
+        ("/v1/documents/d?version=v0", "version"),
+    ],
+)
+async def test_what_the_vectorstore_does_not_have_is_not_found(service: Running, path: str, field: str) -> None:
+    response = await service.client.get(path)
+    assert response.status_code == 404
+    assert response.json() == {"error": "There is none.", "code": "not_found", "field": field}
+
+
+@pytest.mark.parametrize("path", ["/v1/indexes", "/v1/documents/d"])
+@pytest.mark.parametrize(
+    ("behaviour", "status"), [("fail", 502), ("garbage", 502), ("hang", 504), ("busy", 503), ("unauthorized", 401)]
+)
+async def test_faults_while_browsing(service: Running, path: str, behaviour: Any, status: int) -> None:
+    service.upstreams.documents_answer = service.upstreams.indexes_answer = behaviour
+    try:
+        response = await service.client.get(path, headers={"x-request-timeout-ms": "300"})
+    finally:
+        service.upstreams.documents_answer = service.upstreams.indexes_answer = "answer"
+    assert response.status_code == status
+    assert "vectorstore" in message(response)
+    assert "internals" not in response.text
+
+
 @pytest.mark.parametrize("path", BODIES)
 @pytest.mark.parametrize("upstream", ["vectorstore", "predictor"])
 @pytest.mark.parametrize(

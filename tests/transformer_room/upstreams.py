@@ -33,6 +33,7 @@ PASSAGE: dict[str, Any] = {
     "lexical_score": 3.0,
     "support": 1.1,
 }
+Q = "How long is the warranty?"
 EMBEDDER = "minilm@sha256:0"
 WORDS = ("The", " warranty", " lasts", " three", " years.")
 
@@ -48,10 +49,16 @@ class Upstreams:
         self.documents: dict[str, str] = {"d": PASSAGE["text"]}
         """Texts of stored documents."""
         self.documents_answer: Behaviour = "answer"
+        self.indexes_answer: Behaviour = "answer"
         self.version = PASSAGE["index_version"]
+        self.published = True
+        self.reason: str | None = None
+        """Of the default index."""
         self.calibration: dict[str, Any] | None = None
         """Of that version."""
         self.seen: list[tuple[str, dict[str, str], Any]] = []
+        self.browsed: list[tuple[str, dict[str, str]]] = []
+        """Path and headers of what was asked of indexes and documents."""
         self.left = asyncio.Event()
         """Set when a client has broken off an answer."""
         self.url = ""
@@ -88,17 +95,45 @@ class Upstreams:
         }
         return web.json_response({"predictions": [prediction] * len(body["instances"])})
 
-    async def _indexes(self, _: web.Request) -> web.StreamResponse:
-        index = {"name": "default", "version": self.version, "embedder": EMBEDDER, "calibration": self.calibration}
-        status = {"index": index, "reason": None}
-        return web.json_response({**status, "collections": {"default": status}})
+    async def _indexes(self, request: web.Request) -> web.StreamResponse:
+        self.browsed.append((request.path_qs, dict(request.headers)))
+        if self.indexes_answer != "answer":
+            return await self._misbehave(self.indexes_answer, request)
+        index = {
+            "name": "default",
+            "version": self.version,
+            "documents": 1,
+            "chunks": 1,
+            "embedder": EMBEDDER,
+            "parts": ["dense", "lexical"],
+            "calibration": self.calibration,
+            "examples": [Q],
+        }
+        status: dict[str, Any] = {"index": index if self.published else None, "reason": self.reason}
+        other = {"index": {**index, "name": "other", "examples": []}, "reason": "Another embedder."}
+        return web.json_response({"default": "default", **status, "collections": {"default": status, "other": other}})
 
     async def _document(self, request: web.Request) -> web.StreamResponse:
         if self.documents_answer != "answer":
             return await self._misbehave(self.documents_answer, request)
-        if request.query["version"] != self.version or request.match_info["id"] not in self.documents:
-            return web.json_response({"error": "no such document"}, status=404)
-        return web.json_response({"text": self.documents[request.match_info["id"]]})
+        self.browsed.append((request.path_qs, dict(request.headers)))
+        document_id, version = request.match_info["id"], request.query.get("version", self.version)
+        for field, known in (("version", version == self.version), ("document_id", document_id in self.documents)):
+            if not known:
+                told = {"error": "There is none.", "code": "not_found", "field": field}
+                return web.json_response(told, status=404)
+        return web.json_response(
+            {
+                "id": document_id,
+                "title": "Warranty",
+                "url": None,
+                "text": self.documents[document_id],
+                "source": "warranty.md",
+                "metadata": {},
+                "collection": request.query.get("collection", "default"),
+                "index_version": version,
+            }
+        )
 
     async def _generate(self, request: web.Request) -> web.StreamResponse:
         self.seen.append(("predictor", dict(request.headers), await request.json()))

@@ -17,7 +17,13 @@ from sample_index import animals, document, publish
 from chassis.context import CallContext
 from chassis.errors import InvalidRequestError, NotReadyError
 from embedder.client import EmbedderClient
-from vectorstore.errors import InvalidFilterError, MissingPartError, UnknownCollectionError, UnknownDocumentError
+from vectorstore.errors import (
+    InvalidCollectionError,
+    InvalidFilterError,
+    MissingPartError,
+    UnknownCollectionError,
+    UnknownDocumentError,
+)
 from vectorstore.scoring import Weights
 from vectorstore.service import VectorstoreService
 from vectorstore.versions import Document, IndexRoot
@@ -206,7 +212,7 @@ async def test_two_collections_are_searched_as_one_that_holds_both(
 
 
 async def test_collections_that_are_not_served(service: VectorstoreService, tmp_path: Path) -> None:
-    with pytest.raises(UnknownCollectionError, match="one, two") as error:
+    with pytest.raises(InvalidCollectionError, match="one, two") as error:
         await find(service, "red", collections=["one", "three"])
     assert error.value.field == "instances[0].collections"
     with pytest.raises(UnknownCollectionError):

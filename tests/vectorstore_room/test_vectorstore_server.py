@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from running import ROOT, Service, environment, running
 from sample_index import animals, publish
 
 from chassis.context import CallContext
-from chassis.errors import InvalidRequestError, NotReadyError
+from chassis.errors import InvalidRequestError, NotFoundError, NotReadyError
 from vectorstore.client import VectorstoreClient
 from vectorstore.versions import IndexRoot
 from vectorstore.wire import MAX_INSTANCES, MAX_NUM_DOCS, MAX_QUERY_CHARS, SearchInstance
@@ -174,10 +175,11 @@ def test_extra_routes(service: Service, version: str) -> None:
             "embedder": FINGERPRINT,
             "parts": ["dense", "lexical"],
             "calibration": None,
+            "examples": [],
         },
         "reason": None,
     }
-    assert service.status() == {**status, "collections": {"default": status}}
+    assert service.status() == {"default": "default", **status, "collections": {"default": status}}
     document = service.http.get("/v1/documents/cats", params={"version": version}).json()
     assert document == {
         "id": "cats",
@@ -186,12 +188,18 @@ def test_extra_routes(service: Service, version: str) -> None:
         "text": animals()[0].text,
         "source": "cats.md",
         "metadata": {"legs": 4, "kind": "mammal", "wild": False, "weight": 4.5},
+        "collection": "default",
         "index_version": version,
     }
-    for path in ("/v1/documents/nope", "/v1/documents/cats?version=20000101T000000-000000", "/v1/documents/a%2Fb"):
+    for path, field in (
+        ("/v1/documents/nope", "document_id"),
+        ("/v1/documents/cats?version=20000101T000000-000000", "version"),
+        ("/v1/documents/cats?collection=else", "collection"),
+        ("/v1/documents/a%2Fb", "document_id"),
+    ):
         response = service.http.get(path)
         assert response.status_code == 404, path
-        assert response.json()["code"] == "not_found"
+        assert (response.json()["code"], response.json()["field"]) == ("not_found", field)
 
 
 def test_headers_go_on_to_the_embedder(service: Service, hashed: LoopbackEmbedder) -> None:
@@ -362,8 +370,28 @@ async def test_the_client(client: VectorstoreClient, version: str) -> None:
     document = await client.document("cats", ctx, version=version)
     span = first.passages[0].span
     assert document["text"][span.start : span.end] == first.passages[0].text
+    assert (await client.indexes(ctx)).model_dump() == status
     with pytest.raises(InvalidRequestError, match="Known fields"):
         await client.search([SearchInstance(input="x", filters={"age": 1})], ctx)
+
+
+async def test_the_client_is_told_what_is_not_there(client: VectorstoreClient, service: Service, version: str) -> None:
+    ctx = CallContext.start(10)
+    for document_id in ("nope", "a/b", "..", "../indexes", "a?b#c", "ä\x00", "n" * 5000):
+        with pytest.raises(NotFoundError, match="has no document") as error:
+            await client.document(document_id, ctx, version=version)
+        assert error.value.field == "document_id"
+    for field, names in (("version", {"version": "else"}), ("collection", {"collection": "else"})):
+        with pytest.raises(NotFoundError, match="'else'") as error:
+            await client.document("cats", ctx, **names)
+        assert error.value.field == field
+    with pytest.raises(InvalidRequestError, match=r"^collections: there is no collection 'else' here") as refused:
+        await client.search([SearchInstance(input="x", collections=["default", "else"])], ctx)
+    assert refused.value.field == "collections"
+    # The model's name is the client's own doing, not its caller's.
+    async with contextlib.aclosing(VectorstoreClient(service.url, model="else")) as other:
+        with pytest.raises(NotReadyError, match="else does not exist"):
+            await other.search([SearchInstance(input="x")], ctx)
 
 
 async def test_the_client_of_something_else(hashed: LoopbackEmbedder) -> None:
@@ -414,7 +442,7 @@ def test_several_indexes(tmp_path: Path, embedder: LoopbackEmbedder) -> None:
         assert found["index_versions"] == versions
         assert {passage["collection"] for passage in found["passages"]} == {"default", "more"}
         assert {passage["collection"] for passage in service.passages("fish")} == {"default"}
-        for name, status, told in (("else", 404, "default, more, absent"), ("absent", 503, "absent")):
+        for name, status, told in (("else", 400, "default, more, absent"), ("absent", 503, "absent")):
             response = service.search({"input": "cats", "collections": [name]})
             assert response.status_code == status
             assert told in response.json()["error"]

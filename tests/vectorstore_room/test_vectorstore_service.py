@@ -166,6 +166,7 @@ async def test_no_index_and_empty_indexes(tmp_path: Path, embedder: LoopbackEmbe
         await service.refresh()
         assert service.not_ready_reason() is None
         assert service.status() == {
+            "default": "default",
             "index": {
                 "name": "default",
                 "version": version,
@@ -174,6 +175,7 @@ async def test_no_index_and_empty_indexes(tmp_path: Path, embedder: LoopbackEmbe
                 "embedder": FINGERPRINT,
                 "parts": ["dense", "lexical"],
                 "calibration": None,
+                "examples": [],
             },
             "reason": None,
             "collections": {"default": {key: service.status()[key] for key in ("index", "reason")}},
