@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, Mapping
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -30,7 +30,8 @@ from chassis.signals import UPSTREAM
 _STALE = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, ConnectionResetError)
 """How a keep-alive connection that the server has closed in the meantime shows itself."""
 
-_MAX_EVENT_BYTES = 8 * 1024 * 1024
+MAX_EVENT_BYTES = 8 * 1024 * 1024
+"""Largest server-sent event that is read."""
 
 
 class HttpUpstream:
@@ -111,8 +112,8 @@ class HttpUpstream:
             try:
                 async for block in response.content.iter_any():
                     buffer += block
-                    if len(buffer) > _MAX_EVENT_BYTES:
-                        raise BadUpstreamError(f"The {self.name} sent an event larger than {_MAX_EVENT_BYTES} bytes.")
+                    if len(buffer) > MAX_EVENT_BYTES:
+                        raise BadUpstreamError(f"The {self.name} sent an event larger than {MAX_EVENT_BYTES} bytes.")
                     buffer = buffer.replace(b"\r\n", b"\n")
                     *events, buffer = buffer.split(b"\n\n")
                     for event in events:
@@ -124,7 +125,7 @@ class HttpUpstream:
             except asyncio.TimeoutError as error:
                 raise self._late() from error
             finally:
-                _free(response)
+                free(response)
             if buffer.strip():
                 raise BadUpstreamError(f"The {self.name} broke off its answer.")
 
@@ -140,7 +141,7 @@ class HttpUpstream:
             except asyncio.TimeoutError as error:
                 raise self._late() from error
             finally:
-                _free(response)
+                free(response)
 
     def _span(self, method: str, ctx: CallContext) -> CallSpan:
         return ctx.span(UPSTREAM, f"{method} {self.name}")
@@ -148,30 +149,34 @@ class HttpUpstream:
     async def _send(
         self, method: str, path: str, body: bytes | None, headers: Mapping[str, str], span: CallSpan
     ) -> aiohttp.ClientResponse:
-        """An answer that is no refusal; its body is still to be read, and `_free` to be called."""
+        """An answer that is no refusal; its body is still to be read, and `free` to be called."""
+        response = await self._connect(method, path, body, headers, span)
+        if response.status >= 400:
+            try:
+                raise await self._rejection(response)
+            finally:
+                free(response)
+        return response
+
+    async def _connect(
+        self,
+        method: str,
+        path: str,
+        body: bytes | AsyncIterable[bytes] | None,
+        headers: Mapping[str, str],
+        span: CallSpan,
+    ) -> aiohttp.ClientResponse:
+        ctx = span.ctx
         if span.recording:
             span.set("http.request.method", method)
             span.set("server.address", self._host)
             span.set("server.port", self._port)
             span.set("peer.service", self.name)
-            span.set("http.request.body.size", len(body or b""))
-        response = await self._connect(method, path, body, headers, span)
-        span.set("http.response.status_code", response.status)
-        if response.status >= 400:
-            try:
-                raise await self._rejection(response)
-            finally:
-                _free(response)
-        return response
-
-    async def _connect(
-        self, method: str, path: str, body: bytes | None, headers: Mapping[str, str], span: CallSpan
-    ) -> aiohttp.ClientResponse:
-        ctx = span.ctx
+            span.set("http.request.body.size", None if isinstance(body, AsyncIterable) else len(body or b""))
         for attempt in (1, 2):
             left = ctx.check(f"the {self.name} was asked")
             try:
-                return await self._open_session().request(
+                response = await self._open_session().request(
                     method,
                     # As it is: a segment that says ".." is somebody's name for something, not a way up.
                     URL(self._root + path, encoded=True),
@@ -180,10 +185,12 @@ class HttpUpstream:
                     timeout=aiohttp.ClientTimeout(total=left, sock_connect=min(self._connect_timeout_s, left)),
                     allow_redirects=False,
                 )
+                span.set("http.response.status_code", response.status)
+                return response
             except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
                 raise NotReadyError(f"The {self.name} cannot be reached. Try again shortly.") from error
             except _STALE as error:
-                if attempt == 2:
+                if attempt == 2 or isinstance(body, AsyncIterable):  # what is streamed is read once
                     raise BadUpstreamError(f"The {self.name} closed the connection without an answer.") from error
                 span.set("http.request.resend_count", attempt)
             except asyncio.TimeoutError as error:
@@ -250,7 +257,7 @@ class HttpUpstream:
         return DeadlineExceededError(f"The {self.name} did not answer within the request's deadline.")
 
 
-def _free(response: aiohttp.ClientResponse) -> None:
+def free(response: aiohttp.ClientResponse) -> None:
     """Gives the connection back if the body was read to its end, and closes it otherwise."""
     if response.content.at_eof():
         response.release()

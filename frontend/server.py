@@ -1,0 +1,140 @@
+"""The HTTP of the web page: its files, its configuration, and the graph behind it, all under one origin."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from html import escape
+from typing import Any
+
+from fastapi import FastAPI, Request
+from starlette.datastructures import Headers
+from starlette.responses import HTMLResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from chassis.edge import error_response
+from chassis.errors import ForbiddenError, NotFoundError
+from chassis.relay import Relay
+from frontend.page import NOT_BUILT, Page
+from frontend.proxy import INGEST, TRANSFORMER, proxy_routes
+from frontend.settings import FrontendSettings
+
+TRANSFORMER_PREFIX = "/api/transformer"
+INGEST_PREFIX = "/api/ingest"
+
+_METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
+
+
+def application(settings: FrontendSettings, page: Page) -> FastAPI:
+    """The application of these settings, for `chassis.edge.serve`."""
+    transformer = Relay(settings.transformer_url, name="transformer")
+    ingest = Relay(settings.ingest_url, name="ingest service") if settings.ingest_url else None
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        page.index()
+        yield
+        await transformer.aclose()
+        if ingest is not None:
+            await ingest.aclose()
+
+    app = FastAPI(lifespan=lifespan, openapi_url=None, redirect_slashes=False)
+    app.add_middleware(Guard, hosts=settings.known_hosts(), frame_ancestors=settings.frame_ancestors)
+    limits = {"timeout_s": settings.timeout_s, "transfer_timeout_s": settings.transfer_timeout_s}
+    app.include_router(proxy_routes(TRANSFORMER_PREFIX, transformer, TRANSFORMER, **limits))
+    if ingest is not None:
+        app.include_router(proxy_routes(INGEST_PREFIX, ingest, INGEST, **limits))
+
+    @app.get("/api/config")
+    async def config() -> dict[str, Any]:
+        return {"version": settings.version, "ingest": ingest is not None, "title": settings.title}
+
+    @app.api_route("/api/{path:path}", methods=_METHODS)
+    async def nothing(request: Request, path: str) -> None:
+        if ingest is None and path.startswith("ingest/"):
+            raise NotFoundError("No ingest service is configured here, so that no documents can be taken.")
+        raise NotFoundError(f"There is no {request.method} {request.url.path} here.")
+
+    # Not as a route: the edge adds its own after these, and no file may hide them.
+    app.router.default = _files(page, app.router.default)
+    return app
+
+
+def _files(page: Page, absent: ASGIApp) -> ASGIApp:
+    """Answers a GET of one of the page's files, and leaves everything else to `absent`."""
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] in ("GET", "HEAD"):
+            request, path = Request(scope), scope["path"].removeprefix("/")
+            navigates = _is_navigation(path, request.headers)
+            asset = page.find(path) or (page.index() if navigates else None)
+            if asset is not None:
+                await asset.response(request.headers)(scope, receive, send)
+                return
+            if navigates:
+                await HTMLResponse(_NOT_BUILT_PAGE, 503, {"retry-after": "5"})(scope, receive, send)
+                return
+        await absent(scope, receive, send)
+
+    return answer
+
+
+def _is_navigation(path: str, headers: Headers) -> bool:
+    """Whether somebody opens a view of the page: its root, or one name that is no file's."""
+    return not path or ("/" not in path and "." not in path and "text/html" in headers.get("accept", ""))
+
+
+_NOT_BUILT_PAGE = (
+    f"<!doctype html><html lang=en><meta charset=utf-8><title>Not ready</title><p>{escape(NOT_BUILT)}</p></html>"
+)
+
+
+class Guard:
+    """Answers only under the page's own names, and tells browsers what the page may do."""
+
+    def __init__(self, inner: ASGIApp, *, hosts: frozenset[str] | None, frame_ancestors: str) -> None:
+        """`hosts`: names under which the page may be asked for; None: every name."""
+        self._inner = inner
+        self._hosts = hosts
+        self._for_page = _headers(
+            "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; font-src 'self'; "
+            "connect-src 'self'; manifest-src 'self'; form-action 'none'; base-uri 'none'; "
+            f"frame-ancestors {frame_ancestors}"
+        )
+        self._for_data = _headers("default-src 'none'; frame-ancestors 'none'; sandbox")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI's call."""
+        if scope["type"] != "http":
+            await self._inner(scope, receive, send)
+            return
+        headers = self._for_data if scope["path"].startswith("/api/") else self._for_page
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", ()), *headers]
+            await send(message)
+
+        await self._admitted(scope)(scope, receive, send_with_headers)
+
+    def _admitted(self, scope: Scope) -> ASGIApp:
+        """What answers: probes may use the pod's address, everybody else has to know a name of the page."""
+        if self._hosts is None or scope["path"] in ("/ready", "/live", "/metrics"):
+            return self._inner
+        host = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"host"), "").lower()
+        name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
+        if name in self._hosts:
+            return self._inner
+        return error_response(
+            ForbiddenError(f"The page is not asked for as {name[:100]!r}: its names are in FRONTEND_ALLOWED_HOSTS.")
+        )
+
+
+def _headers(policy: str) -> list[tuple[bytes, bytes]]:
+    return [
+        (b"content-security-policy", policy.encode()),
+        (b"x-content-type-options", b"nosniff"),
+        (b"referrer-policy", b"same-origin"),
+        (b"cross-origin-resource-policy", b"same-origin"),
+        (b"permissions-policy", b"camera=(), geolocation=(), microphone=(), payment=(), usb=()"),
+    ]
