@@ -1,0 +1,170 @@
+"""What the documentation site has beside the pages under `docs/`.
+
+- the reference, made from the programs (reference.py);
+- pages of the site alone (`pages/`), and the quick start, which is the README's;
+- whatever else of the repository a page links to: Markdown as a page, other files as they are.
+
+So a link that leads somewhere on GitHub leads to the same text in the site, and the site needs no other host.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import posixpath
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import PluginError
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+
+ELSEWHERE = {"README.md": "quick-start.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
+"""Files of the repository that are pages under another name."""
+
+_LINK = re.compile(r"(?P<before>\]\()(?P<target>[^)#\s:]+)(?P<anchor>#[^)\s]*)?(?P<after>\))")
+_FENCE = re.compile(r"(^```.*?^```$)", re.MULTILINE | re.DOTALL)
+_DRAWING = re.compile(r'<p><img alt="(?P<alt>[^"]*)" src="[^"]*?(?P<file>[\w-]+)\.drawing\.svg" ?/?></p>')
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """The site is made anew where what it is made of has changed (`make docs-serve`)."""
+    sys.path[:0] = [str(HERE), str(ROOT)]
+    config.watch.extend(str(ROOT / each) for each in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "docsite"))
+    return config
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Adds the pages that do not lie under `docs/`."""
+    import reference
+
+    for path in sorted((HERE / "pages").rglob("*.md")):
+        files.append(File.generated(config, path.relative_to(HERE / "pages").as_posix(), abs_src_path=str(path)))
+    for name, make in reference.PAGES.items():
+        files.append(File.generated(config, name, content=make()))
+    files.append(File.generated(config, "quick-start.md", content=quick_start()))
+    files.append(File.generated(config, "rooms/README.md", content=rooms()))
+    for name, uri in ELSEWHERE.items():
+        if name != "README.md":
+            files.append(File.generated(config, uri, abs_src_path=str(ROOT / name)))
+    files.append(File.generated(config, "assets/icon.svg", abs_src_path=str(ROOT / "frontend/chart/icon.svg")))
+    _add_linked(files, config)
+    config.nav = _expanded(config.nav, [file.src_uri for file in files])
+    return files
+
+
+def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Links into the repository become links into the site."""
+    here = page.file.src_uri
+
+    def rewritten(found: re.Match[str]) -> str:
+        target = _in_repository(here, found["target"])
+        uri = _uri(target)
+        if uri is None or files.get_file_from_path(uri) is None:
+            return found.group()
+        return "".join(
+            (found["before"], posixpath.relpath(uri, posixpath.dirname(here)), found["anchor"] or "", found["after"])
+        )
+
+    return "".join(part if part.startswith("```") else _LINK.sub(rewritten, part) for part in _FENCE.split(markdown))
+
+
+def on_page_content(html: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Drawings stand in the page itself, so that they are as dark or light as it is."""
+
+    def drawn(found: re.Match[str]) -> str:
+        text = (ROOT / "docs" / f"{found['file']}.drawing.svg").read_text(encoding="utf-8")
+        return f'<figure class="drawing-frame">{text[text.index("<svg") :]}</figure>'
+
+    return _DRAWING.sub(drawn, html)
+
+
+def quick_start() -> str:
+    """What the README tells from its first command on."""
+    return f"# Quick start\n\n{_of_readme('Linux (glibc', '## Start')}{_of_readme('## Start', '## Where things are')}"
+
+
+def rooms() -> str:
+    """What the README tells of the folders."""
+    return f"# Rooms\n\n{_of_readme('| folder |', '[CONTRIBUTING.md]')}"
+
+
+def _of_readme(first: str, last: str) -> str:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    begin, end = readme.find(first), readme.find(last)
+    if not 0 <= begin < end:
+        raise PluginError(f"README.md has no part from {first!r} to {last!r}, which is in the site.")
+    return readme[begin:end]
+
+
+# ── links ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _add_linked(files: Files, config: MkDocsConfig) -> None:
+    """Adds every file of the repository that a page links to, and those that these link to."""
+    waiting = [file for file in files if file.is_documentation_page()]
+    while waiting:
+        page = waiting.pop()
+        for part in _FENCE.split(page.content_string):
+            if part.startswith("```"):
+                continue
+            for found in _LINK.finditer(part):
+                target = _in_repository(page.src_uri, found["target"])
+                uri = _uri(target)
+                if uri is None or files.get_file_from_path(uri) is not None or not (ROOT / target).is_file():
+                    continue
+                added = File.generated(config, uri, abs_src_path=str(ROOT / target))
+                files.append(added)
+                if added.is_documentation_page():
+                    waiting.append(added)
+
+
+def _in_repository(here: str, target: str) -> str:
+    """Where a link of the page `here` leads, as a path in the repository; with `..` in front if out of it."""
+    back = {uri: name for name, uri in ELSEWHERE.items()}
+    if here in back:
+        folder = ""
+    elif here.startswith("rooms/"):
+        folder = posixpath.dirname(here.removeprefix("rooms/"))
+    else:
+        folder = posixpath.dirname(f"docs/{here}")
+        if target.startswith("../rooms/"):  # of a page that exists in the site alone
+            return target.removeprefix("../rooms/")
+    path = posixpath.normpath(posixpath.join(folder, target))
+    return f"{path}/README.md" if (ROOT / path / "README.md").is_file() else path
+
+
+def _uri(path: str) -> str | None:
+    """The page of the site that a path of the repository is; None where it is none."""
+    if path.startswith(".."):
+        return None
+    if path.startswith("docs/"):
+        return path.removeprefix("docs/")
+    return ELSEWHERE.get(path, f"rooms/{path}")
+
+
+def _expanded(nav: Any, uris: list[str]) -> Any:
+    """Patterns of the navigation as the pages that they stand for."""
+    if isinstance(nav, list):
+        named = set(_named(nav))
+        expanded = []
+        for entry in nav:
+            if isinstance(entry, str) and "*" in entry:
+                depth = entry.count("/")
+                found = (uri for uri in uris if fnmatch.fnmatch(uri, entry) and uri.count("/") == depth)
+                expanded += sorted(uri for uri in found if uri not in named)
+            else:
+                expanded.append(_expanded(entry, uris))
+        return expanded
+    if isinstance(nav, dict):
+        return {title: _expanded(entry, uris) for title, entry in nav.items()}
+    return nav
+
+
+def _named(nav: list[Any]) -> list[str]:
+    return [entry if isinstance(entry, str) else str(next(iter(entry.values()))) for entry in nav]
