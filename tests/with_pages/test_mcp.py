@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -17,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import httpx
 import httpx2
 import pytest
+from integrations_page import PAGE, settings
 from mcp import Client
 from mcp.client.stdio import StdioServerParameters
 from mcp.client.streamable_http import streamable_http_client
@@ -389,3 +392,28 @@ def test_the_server_ends_with_its_input_and_prints_nothing_else() -> None:
 def test_other_commands_do_without_the_library() -> None:
     code = "import kserve_rag.cli, sys; sys.exit('mcp' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+
+
+# ── The page ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(("which", "key"), [(0, "mcpServers"), (1, "servers")])
+async def test_the_settings_of_the_page_start_the_server(guarded: str, which: int, key: str) -> None:
+    """As an assistant would; only the program's path, the address and the token are another's."""
+    entry = settings("Assistants (MCP)")[which][key]["kserve-rag"]
+    assert entry["command"].endswith("/kserve-rag")
+    assert entry["args"][:2] == ["mcp", "--url"]
+    env = dict.fromkeys(entry.get("env", {}), "s3cret")
+    async with Client(StdioServerParameters(command=KSERVE_RAG, args=["mcp", "--url", guarded], env=env)) as client:
+        result = await client.call_tool("search", {"query": QUESTION})
+    assert result.is_error is not bool(env)
+
+
+def test_the_page_tells_every_argument_of_the_tools() -> None:
+    from kserve_rag.mcp import GraphTools
+
+    page = PAGE.read_text()
+    for name in ("search", "ask"):
+        row = next(line for line in page.splitlines() if line.startswith(f"| `{name}` |"))
+        arguments = inspect.signature(getattr(GraphTools, name)).parameters.keys() - {"self", "context"}
+        assert set(re.findall(r"`(\w+)`", row.split("|")[2])) == arguments

@@ -1,0 +1,42 @@
+"""The code of docs/integrations.md, as a reader runs it: the blocks of a section, one after the other."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import re
+import runpy
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+PAGE = Path(__file__).parents[2] / "docs" / "integrations.md"
+ADDRESS = "http://127.0.0.1:8080"
+
+
+def blocks(section: str, language: str) -> list[str]:
+    """The blocks of code below a heading of the second level."""
+    parts = re.split(r"^## (.+)$", PAGE.read_text(), flags=re.MULTILINE)
+    text = dict(zip(parts[1::2], parts[2::2], strict=True))[section]
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+
+
+@contextlib.contextmanager
+def run_section(section: str, url: str, folder: Path) -> Iterator[dict[str, Any]]:
+    """Runs the Python of a section; only the graph's address is another. What it has defined, by name."""
+    script = folder / "section.py"
+    script.write_text("\n".join(blocks(section, "python")).replace(ADDRESS, url))
+    defined = runpy.run_path(str(script))
+    yield defined
+    defined.clear()
+    # Both frameworks leave connections open, which their objects have no way to close.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
+
+
+def settings(section: str) -> list[dict[str, Any]]:
+    """The JSON of a section."""
+    return [json.loads(block) for block in blocks(section, "json")]

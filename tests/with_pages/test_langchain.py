@@ -1,0 +1,99 @@
+"""LangChain, as docs/integrations.md shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+from integrations_page import run_section
+
+if TYPE_CHECKING:
+    from tests.with_pages.conftest import PeopleGraph
+
+QUESTION = "What is an index version?"
+
+
+@pytest.fixture(scope="module")
+def shown(graph: PeopleGraph, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+    """What the page's blocks leave."""
+    with run_section("LangChain", graph.transformer_url, tmp_path_factory.mktemp("langchain")) as defined:
+        yield defined
+
+
+def test_the_chat_model_answers_from_the_documents(shown: dict[str, Any]) -> None:
+    answer = shown["answer"]
+    assert "index version" in answer.content
+    assert answer.usage_metadata["output_tokens"] > 0
+    assert answer.response_metadata["finish_reason"] == "stop"
+
+
+def test_a_stream_is_the_same_answer(shown: dict[str, Any]) -> None:
+    chunks = list(shown["model"].stream(QUESTION))
+    assert len([chunk for chunk in chunks if chunk.content]) > 3
+    # Before the check of citations, which may mend the numbers of sources in an answer that comes whole.
+    assert "".join(chunk.content for chunk in chunks)[:20] == shown["answer"].content[:20]
+    assert chunks[-1].chunk_position == "last"
+
+
+async def test_asynchronous_calls_answer_too(shown: dict[str, Any], graph: PeopleGraph) -> None:
+    # A connection of its own, which ends with this test's event loop.
+    async with httpx.AsyncClient(trust_env=False) as connection:
+        model = shown["ChatOpenAI"](
+            base_url=f"{graph.transformer_url}/openai/v1",
+            api_key="none",
+            model="rag",
+            temperature=0,
+            max_tokens=100,
+            extra_body={"num_docs": 3},
+            http_async_client=connection,
+        )
+        assert (await model.ainvoke(QUESTION)).content == shown["answer"].content
+    assert [one.id for one in await shown["retriever"].ainvoke(QUESTION)] == [
+        one.id for one in shown["retriever"].invoke(QUESTION)
+    ]
+
+
+def test_the_messages_of_a_conversation_are_taken(shown: dict[str, Any]) -> None:
+    from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
+
+    messages = [
+        SystemMessage("Answer in one sentence."),
+        HumanMessage(QUESTION),
+        AIMessage("An immutable folder with everything that a search needs."),
+        HumanMessage("Which file points at the one that is served?"),
+    ]
+    assert shown["model"].invoke(messages).content
+
+
+def test_the_client_in_a_runnable_keeps_the_sources(shown: dict[str, Any]) -> None:
+    attributed = shown["attributed"]
+    assert [source.number for source in attributed.sources] == [1, 2]
+    assert attributed.citations is not None
+
+
+def test_the_retriever_gives_passages_nearest_first(shown: dict[str, Any]) -> None:
+    documents = shown["retriever"].invoke(QUESTION)
+    scores = [document.metadata["score"] for document in documents]
+    assert len(scores) == 4
+    assert scores == sorted(scores, reverse=True)
+    assert documents[0].metadata["heading_path"] == ["Concepts", "Index version"]
+    assert "text" not in documents[0].metadata
+
+
+def test_the_retriever_takes_filters(shown: dict[str, Any]) -> None:
+    filtered = shown["GraphRetriever"](client=shown["client"], filters={"source": "concepts.md"})
+    assert {document.metadata["source"] for document in filtered.invoke(QUESTION)} == {"concepts.md"}
+
+
+def test_a_chain_of_both_answers(shown: dict[str, Any]) -> None:
+    assert shown["chain"].invoke(QUESTION)
+
+
+def test_an_error_is_the_services_own(shown: dict[str, Any]) -> None:
+    from openai import BadRequestError
+
+    wrong = shown["model"].model_copy(update={"extra_body": {"num_docs": 1000}})
+    with pytest.raises(BadRequestError, match="num_docs"):
+        wrong.invoke(QUESTION)
