@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, AsyncIterable, Mapping
+import time
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Mapping
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import aiohttp
 import orjson
+from aiohttp.connector import Connection
 from yarl import URL
 
 from chassis import tracing
@@ -50,6 +52,7 @@ class HttpUpstream:
         connections: int = 512,
         verify: bool = True,
         heeds_sampling: bool = True,
+        renewed_after_s: float = 10,
     ) -> None:
         """A client of the service at `base_url`.
 
@@ -61,6 +64,8 @@ class HttpUpstream:
             verify: whether a certificate has to be valid.
             heeds_sampling: whether it takes a trace that is not sampled as one not to record. Triton records every one
                 that it is told of; of such a trace it is told nothing.
+            renewed_after_s: how long connections are kept for further requests. Behind one address may be several
+                processes: one that joins gets its share, and one that leaves is left, within this time.
         """
         self.base_url = base_url.rstrip("/")
         self._root = str(URL(self.base_url)).rstrip("/")
@@ -71,12 +76,18 @@ class HttpUpstream:
         self._heeds_sampling = heeds_sampling
         parts = urlsplit(self.base_url)
         self._host, self._port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
+        self._renewed_after_s = renewed_after_s
         self._session: aiohttp.ClientSession | None = None
+        self._session_until = 0.0
+        self._given_up: set[aiohttp.ClientSession] = set()
+        self._closing: set[asyncio.Task[None]] = set()
 
     async def aclose(self) -> None:
         """Closes the pooled connections. The next call opens new ones."""
-        session, self._session = self._session, None
-        if session is not None:
+        sessions = [*self._given_up, *filter(None, [self._session])]
+        self._session = None
+        self._given_up.clear()
+        for session in sessions:
             await session.close()
 
     async def get_json(self, path: str, ctx: CallContext) -> Any:
@@ -236,16 +247,36 @@ class HttpUpstream:
         return failure
 
     def _open_session(self) -> aiohttp.ClientSession:
-        if self._session is None:
+        now = time.monotonic()
+        if self._session is None or now > self._session_until:
+            if self._session is not None:
+                self._give_up(self._session)
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(
-                    limit=self._connections, ssl=self._verify, keepalive_timeout=30, ttl_dns_cache=30
+                connector=_Connector(
+                    limit=self._connections,
+                    ssl=self._verify,
+                    keepalive_timeout=self._renewed_after_s,
+                    ttl_dns_cache=30,
                 ),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 auto_decompress=True,
                 skip_auto_headers=("accept-encoding",),
             )
+            self._session_until = now + self._renewed_after_s
         return self._session
+
+    def _give_up(self, session: aiohttp.ClientSession) -> None:
+        """Closes a session when its requests have ended."""
+
+        def close() -> None:
+            self._given_up.discard(session)
+            task = asyncio.create_task(session.close())
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
+
+        self._given_up.add(session)
+        if isinstance(session.connector, _Connector):
+            session.connector.when_unused(close)
 
     def _parse(self, body: bytes) -> Any:
         try:
@@ -255,6 +286,40 @@ class HttpUpstream:
 
     def _late(self) -> DeadlineExceededError:
         return DeadlineExceededError(f"The {self.name} did not answer within the request's deadline.")
+
+
+class _Connector(aiohttp.TCPConnector):
+    """A pool of connections that tells when none is in use."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._in_use = 0
+        self._then: Callable[[], None] | None = None
+
+    async def connect(self, *arguments: Any, **options: Any) -> Connection:
+        """As its own."""
+        self._in_use += 1
+        try:
+            connection = await super().connect(*arguments, **options)
+        except BaseException:
+            self._freed()
+            raise
+        connection.add_callback(self._freed)
+        return connection
+
+    def when_unused(self, then: Callable[[], None]) -> None:
+        """Has `then` called once no connection is in use: at once, or when the last is freed."""
+        self._then = then
+        self._tell()
+
+    def _freed(self) -> None:
+        self._in_use -= 1
+        self._tell()
+
+    def _tell(self) -> None:
+        if not self._in_use and self._then is not None:
+            then, self._then = self._then, None
+            then()
 
 
 def free(response: aiohttp.ClientResponse) -> None:
