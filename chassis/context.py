@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import secrets
 import time
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -58,7 +58,7 @@ class CallContext:
                 )
             timeout_s = min(timeout_s, int(sent) / 1000)
         forwarded = {name: headers[name] for name in FORWARDED_HEADERS if name in headers}
-        forwarded.setdefault("x-request-id", uuid.uuid4().hex)
+        forwarded.setdefault("x-request-id", secrets.token_hex(16))
         return cls(time.monotonic() + timeout_s, forwarded)
 
     @property

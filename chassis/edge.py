@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import secrets
 import signal
+import socket
 import time
-import uuid
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -33,7 +34,7 @@ from chassis.errors import (
     PayloadTooLargeError,
     ServiceError,
 )
-from chassis.settings import EdgeSettings
+from chassis.settings import EdgeSettings, SettingError
 from chassis.telemetry import request_ids
 
 logger = logging.getLogger("chassis.edge")
@@ -206,13 +207,18 @@ class Edge:
         self._errors = errors
         self._max_body_bytes = max_body_bytes
         self._model_name = model_name
+        self._parting: list[tuple[bytes, bytes]] = []
+
+    def part(self) -> None:
+        """From now on every answer is its connection's last."""
+        self._parting[:] = [(b"connection", b"close")]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI's call."""
         if scope["type"] != "http":
             await self._inner(scope, receive, send)
             return
-        exchange = _Exchange(scope, receive, send, self._max_body_bytes)
+        exchange = _Exchange(scope, receive, send, self._max_body_bytes, self._parting)
         # What only asks how the service is belongs to no trace, unless its caller has one.
         traced = scope["method"] == "POST" or "traceparent" in exchange.trace
         observed = Observed(self._model_name, signals.REQUEST, exchange.request_id, exchange.trace, traced=traced)
@@ -246,7 +252,7 @@ class Edge:
                 raise
         except Exception as error:
             # The framework has answered 500 already and raises for a server that would close the connection.
-            if exchange.status is None:
+            if exchange.status is None and not exchange.too_large:
                 await exchange.refuse(await self._errors.map(error, scope["path"]), self._errors)
         finally:
             exchange.stop_watching()
@@ -268,7 +274,10 @@ _WATCH_AFTER_S = 0.05
 class _Exchange:
     """One request and its answer, as seen from the edge."""
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, max_body_bytes: int) -> None:
+    def __init__(
+        self, scope: Scope, receive: Receive, send: Send, max_body_bytes: int, parting: Sequence[tuple[bytes, bytes]]
+    ) -> None:
+        """Begins. `parting`: headers that every answer has when it begins."""
         self.status: int | None = None
         self.too_large = False
         self.client_left = False
@@ -278,6 +287,7 @@ class _Exchange:
         self._scope = scope
         self._receive = receive
         self._send = send
+        self._parting = parting
         self._left = max_body_bytes
         self._length = 0
         self.received = 0
@@ -314,7 +324,7 @@ class _Exchange:
             # What curl -d and bare clients send. No route here reads forms.
             headers = [h for h in headers if h[0] != b"content-type"]
             headers.append((b"content-type", b"application/json"))
-        request_id = request_id or uuid.uuid4().hex.encode()
+        request_id = request_id or secrets.token_hex(16).encode()
         headers.append((b"x-request-id", request_id))
         scope["headers"] = headers
         return request_id.decode("latin-1")
@@ -370,7 +380,8 @@ class _Exchange:
             return  # whatever the framework makes of the broken-off body; `refuse` answers instead
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            message["headers"] = [*message.get("headers", ()), (b"x-request-id", self.request_id.encode("latin-1"))]
+            request_id = (b"x-request-id", self.request_id.encode("latin-1"))
+            message["headers"] = [*message.get("headers", ()), request_id, *self._parting]
         elif not message.get("more_body", False):
             self._answered = True
         await self._send(message)
@@ -378,6 +389,68 @@ class _Exchange:
     async def refuse(self, error: ServiceError, errors: ErrorMapper) -> None:
         self.too_large = False
         await error_response(error, errors.shape(self._scope["path"]))(self._scope, self._receive, self.send)
+
+
+_IDLE_S = 5.0
+"""How long a connection may be silent when the service is told to drain. One that says something is closed with the
+answer, so that no request is on its way when it is."""
+
+
+def drain_on_signal(edge: Edge, server: uvicorn.Server, also: Callable[[], object] = lambda: None) -> None:
+    """Has SIGUSR1 end all connections, each between two requests. For whoever has sent new ones elsewhere already.
+
+    SIGTERM alone closes silent connections at once; a request that is on its way then is lost for a client that does
+    not try again. Call it in the event loop, before the server listens.
+
+    Args:
+        edge: its answers close their connections from then on.
+        server: its silent connections are closed after a while.
+        also: called at once.
+    """
+    loop = asyncio.get_running_loop()
+
+    def close_silent() -> None:
+        for connection in list(server.server_state.connections):
+            connection.shutdown()
+
+    def drain() -> None:
+        logger.info("draining: every answer closes its connection")
+        edge.part()
+        loop.call_later(_IDLE_S, close_silent)
+        also()
+
+    loop.add_signal_handler(signal.SIGUSR1, drain)
+
+
+def listeners(settings: EdgeSettings) -> list[socket.socket] | None:
+    """The sockets that uvicorn is to serve on, where it cannot open them as they are wanted.
+
+    Raises:
+        SettingError: nothing can listen there.
+    """
+    if not settings.reuse_port:
+        return None
+    listener = socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        listener.bind((settings.host, settings.http_port))
+    except OSError as error:
+        listener.close()
+        address = f"{settings.host}:{settings.http_port}"
+        raise SettingError(f"HTTP_PORT: nothing can listen on {address}. Is another program there?") from error
+    logger.info("listening on http://%s:%s with other replicas", settings.host, settings.http_port)
+    return [listener]
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, edge: Edge) -> None:
+        super().__init__(config)
+        self._edge = edge
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        drain_on_signal(self._edge, self)
+        await super().startup(sockets)
 
 
 def serve(
@@ -400,8 +473,9 @@ def serve(
     errors = ErrorMapper()
     errors.register(app)
     app.include_router(_health_routes(name, not_ready_reason))
+    edge = Edge(app, errors, settings.max_body_bytes, name)
     config = uvicorn.Config(
-        Edge(app, errors, settings.max_body_bytes, name),
+        edge,
         host=settings.host,
         port=settings.http_port,
         log_config=None,
@@ -409,7 +483,7 @@ def serve(
         timeout_keep_alive=_KEEP_ALIVE_S,
         server_header=False,
     )
-    server = uvicorn.Server(config)
+    server = _Server(config, edge)
 
     def told(number: int, _: object) -> None:
         # uvicorn drains on these signals, and raises them again when it has: by then they end nothing else.
@@ -419,7 +493,10 @@ def serve(
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, told)
     try:
-        server.run()
+        server.run(listeners(settings))
+    except SettingError as error:
+        logger.error("%s", error)
+        raise SystemExit(2) from None
     finally:
         tracing.shutdown()
 

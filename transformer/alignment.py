@@ -14,6 +14,7 @@ from collections import OrderedDict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -296,8 +297,8 @@ def _packed(numbers: dict[str, list[int]]) -> dict[str, bytes]:
     return {term: np.array(found, np.uint16).tobytes() for term, found in numbers.items()}
 
 
-def _unpacked(found: bytes) -> npt.NDArray[np.uint16]:
-    return np.frombuffer(found, np.uint16)
+def _unpacked(found: bytes) -> memoryview:
+    return memoryview(found).cast("H")
 
 
 def known_language(name: str) -> str:
@@ -396,6 +397,8 @@ class _Board:
             terms.update(dict.fromkeys(words.content_terms()))
         self._rows = {term: row for row, term in enumerate(terms)}
         self._held, self._negated = self._presence(terms)
+        self._negations = any(passage.negated for passage in passages)
+        self._nowhere = np.zeros(self._units, np.bool_)
         # In how many units: what the passages hold rarely tells most; what none holds counts as if one did.
         frequency = np.maximum((self._held >= _PREFIX_MATCH).sum(axis=1), 1)
         self._weights: Matrix = np.log1p((self._units + 1) / frequency).astype(np.float32)
@@ -405,19 +408,25 @@ class _Board:
         terms = list(dict.fromkeys(words.content_terms()))
         if not terms:
             return None
-        out = np.zeros(self._units, np.bool_) if only is None else self._owner != only
+        out = self._nowhere if only is None else self._owner != only
         if out.all():
             return []
         rows = [self._rows[term] for term in terms]
         held = self._held[rows]
-        asked = np.array([term in self._asked for term in terms])
-        new_numbers = np.array([_is_number(term) for term in terms]) & ~asked
-        weights = self._weights[rows] * np.where(asked, _ASKED_WEIGHT, np.where(new_numbers, _NUMBER_WEIGHT, 1))
-        weights *= np.array([_FILLER_WEIGHT if term in words.fillers else 1.0 for term in terms])
+        new_numbers = [_is_number(term) and term not in self._asked for term in terms]
+        counts = [
+            (_ASKED_WEIGHT if term in self._asked else _NUMBER_WEIGHT if new else 1.0)
+            * (_FILLER_WEIGHT if term in words.fillers else 1.0)
+            for term, new in zip(terms, new_numbers, strict=True)
+        ]
+        weights = self._weights[rows] * counts
         weights /= weights.sum()
-        opposed = np.array([term in words.negated for term in terms])[:, None] != self._negated[rows]
-        agreed = np.where(opposed, 0, held)
-        cover = weights @ np.where(opposed, -_CONFLICT * held, held)
+        agreed = held
+        cover: npt.NDArray[np.floating[Any]] = weights @ held
+        if words.negated or self._negations:
+            opposed = np.array([term in words.negated for term in terms])[:, None] != self._negated[rows]
+            agreed = np.where(opposed, np.float32(0), held)
+            cover = weights @ np.where(opposed, -_CONFLICT * held, held)
         match = np.maximum(np.clip(cover, 0, 1), self._phrase(words))
         share = _CONTEXT_SHARE / (1 + (len(terms) - 1) / _CONTEXT_TERMS)
         support = match * (1 - share + share * np.minimum(1, self._context / _CONTEXT_ENOUGH))
@@ -434,7 +443,7 @@ class _Board:
             chosen.append(unit)
             reached += float(gain[unit])
             best = np.maximum(best, agreed[:, unit])
-        if (new_numbers & (best < _PREFIX_MATCH)).any():
+        if any(new and share < _PREFIX_MATCH for new, share in zip(new_numbers, best, strict=True)):
             reached *= _WRONG_NUMBER
         if reached < threshold:
             return []
@@ -463,23 +472,27 @@ class _Board:
 
     def _presence(self, terms: Iterable[str]) -> tuple[Matrix, npt.NDArray[np.bool_]]:
         """float32[terms, units]: how far each unit holds each term, 0 … 1; bool of that shape: negated there."""
-        count = len(self._rows)
-        held = np.zeros((count, self._units), np.float32)
-        negated = np.zeros((count, self._units), np.bool_)
-        for start, end, passage in zip(self._starts, self._starts[1:], self._passages, strict=False):
-            block, block_negated = held[:, start:end], negated[:, start:end]
-            for row, term in enumerate(terms):
-                units = passage.postings.get(term)
+        held = np.zeros((len(self._rows), self._units), np.float32)
+        negated = np.zeros(held.shape, np.bool_)
+        # Places in the flattened matrix: one assignment for all of a kind costs as much as one for each.
+        similar: list[int] = []
+        same: list[int] = []
+        denied: list[int] = []
+        for row, term in enumerate(terms):
+            prefix = term[:_PREFIX_CHARS] if len(term) > _PREFIX_CHARS and term.isalpha() else None
+            for start, end, passage in zip(self._starts, self._starts[1:], self._passages, strict=False):
+                first = row * self._units + start
                 if term in passage.heading:
-                    block[row] = _HEADING_MATCH
-                if len(term) > _PREFIX_CHARS and term.isalpha():
-                    similar = passage.prefixes.get(term[:_PREFIX_CHARS])
-                    if similar is not None:
-                        block[row, _unpacked(similar)] = _PREFIX_MATCH
-                if units is not None:
-                    block[row, _unpacked(units)] = 1
+                    held[row, start:end] = _HEADING_MATCH
+                if prefix in passage.prefixes:
+                    similar += [first + unit for unit in _unpacked(passage.prefixes[prefix])]
+                if term in passage.postings:
+                    same += [first + unit for unit in _unpacked(passage.postings[term])]
                     if term in passage.negated:
-                        block_negated[row, _unpacked(passage.negated[term])] = True
+                        denied += [first + unit for unit in _unpacked(passage.negated[term])]
+        held.reshape(-1)[similar] = _PREFIX_MATCH
+        held.reshape(-1)[same] = 1
+        negated.reshape(-1)[denied] = True
         return held, negated
 
     def _question_cover(self) -> Matrix:

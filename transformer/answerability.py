@@ -247,6 +247,7 @@ class _Question:
                 number = raw[0].isdigit()
                 terms[key] = _Term(low, key, raw[0].isupper() and position > 0, number)
         self.terms = list(terms.values())[:_TERMS]
+        self.bits = [(1 << place, term.key) for place, term in enumerate(self.terms)]
         self.keys = words.keys
         self.negated = not _NEGATIONS.isdisjoint(words.lows)
         self.asked = _asked(words.lows)
@@ -319,7 +320,11 @@ def _read(passage: Passage, question: _Question) -> _Read:
 
 
 def _bits(words: _Words, question: _Question) -> int:
-    return sum(1 << place for place, term in enumerate(question.terms) if words.has(term.key))
+    found = 0
+    for bit, key in question.bits:
+        if words.has(key):
+            found |= bit
+    return found
 
 
 def _candidate(words: _Words, question: _Question) -> bool:

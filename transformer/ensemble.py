@@ -19,7 +19,7 @@ from chassis.errors import InvalidRequestError
 from chassis.tensors import metadata, per_row, read_columns, respond
 from predictor.wire import GenerationChunk, GenerationRequest
 from transformer.server import TransformerModel, together
-from transformer.wire import INPUT_TENSORS, MAX_INSTANCES, OUTPUT_TENSORS
+from transformer.wire import INPUT_TENSORS, MAX_INSTANCES, OUTPUT_TENSORS, Answer
 
 ECHO = "[INST][/INST] "
 """Before every v1 answer. Its clients cut out what stands between the two marks, wherever it stands, and show nothing
@@ -65,12 +65,30 @@ class EnsembleModel(TransformerModel):
         payload: Any,
         headers: dict[str, str] | None = None,
         response_headers: dict[str, str] | None = None,
-    ) -> dict[str, Any] | InferResponse:
+    ) -> bytes | InferResponse:
         """Answers every question, or every finished prompt, in their order."""
         if isinstance(payload, InferRequest) and any(tensor.name == PROMPT for tensor in payload.inputs):
             return await self._complete(payload, CallContext.start(self._timeout_s, headers))
-        answered = await super().predict(payload, headers, response_headers)
-        return answered if isinstance(answered, InferResponse) else _v1_answer(self.name, answered["predictions"])
+        return await super().predict(payload, headers, response_headers)
+
+    def _v1_answer(self, answers: Sequence[Answer]) -> dict[str, Any]:
+        """Nobody asked for log-probabilities there, and the LLM answered with zeros."""
+        rows = len(answers)
+        return {
+            "id": answers[0].id,
+            "model_name": self.name,
+            "model_version": "1",
+            "outputs": [
+                {"name": "cum_log_probs", "datatype": "FP32", "shape": [rows, 1], "data": [0.0] * rows},
+                {"name": "output_log_probs", "datatype": "FP32", "shape": [rows, 1, 1], "data": [0.0] * rows},
+                {
+                    "name": "text_output",
+                    "datatype": "BYTES",
+                    "shape": [rows, 1],
+                    "data": [ECHO + answer.text_output for answer in answers],
+                },
+            ],
+        }
 
     async def _complete(self, payload: InferRequest, ctx: CallContext) -> InferResponse:
         requests, with_prompt = _prompts(payload)
@@ -80,26 +98,6 @@ class EnsembleModel(TransformerModel):
             for request, chunk, echoed in zip(requests, chunks, with_prompt, strict=True)
         ]
         return respond(payload, self.name, _tensors(texts, chunks))
-
-
-def _v1_answer(model: str, answers: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Nobody asked for log-probabilities there, and the LLM answered with zeros."""
-    rows = len(answers)
-    return {
-        "id": answers[0]["id"],
-        "model_name": model,
-        "model_version": "1",
-        "outputs": [
-            {"name": "cum_log_probs", "datatype": "FP32", "shape": [rows, 1], "data": [0.0] * rows},
-            {"name": "output_log_probs", "datatype": "FP32", "shape": [rows, 1, 1], "data": [0.0] * rows},
-            {
-                "name": "text_output",
-                "datatype": "BYTES",
-                "shape": [rows, 1],
-                "data": [ECHO + answer["text_output"] for answer in answers],
-            },
-        ],
-    }
 
 
 def _prompts(payload: InferRequest) -> tuple[list[GenerationRequest], list[bool]]:

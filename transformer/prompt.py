@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -63,6 +63,7 @@ class PromptBuilder:
         self._instruction = instruction
         self._plain_system_prompt = plain_system_prompt
         self._count = lru_cache(maxsize=8192)(prompt_format.count)
+        self._bare_frame = lru_cache(maxsize=64)(lambda system: prompt_format.count(self._render(system, (), "?")))
         self._escape = lru_cache(maxsize=8192)(prompt_format.escape)
 
     @property
@@ -104,17 +105,14 @@ class PromptBuilder:
         asked = self._escape(question)
         fence = _document(None, "", self._escape(context)) if context is not None else ""
 
-        def render(documents: str) -> str:
-            last = f"{documents}\n\n{self._instruction}{_QUESTION} {asked}" if documents else asked
-            return self._format.render(
-                [{"role": "system", "content": system}, *turns, {"role": "user", "content": last}]
-            )
+        lead = f"\n\n{self._instruction}{_QUESTION} " if grounded else ""
+        told = self._count(fence) + self._count(lead) + self._count(asked) + _MARGIN_TOKENS
 
         room = self._window - max_tokens
-        fixed = self._count(render(fence)) + _MARGIN_TOKENS
+        fixed = told + self._frame(system, turns)
         while turns and fixed > min(room, self._max_prompt_tokens):
             del turns[: 2 if len(turns) > 1 else 1]
-            fixed = self._count(render(fence)) + _MARGIN_TOKENS
+            fixed = told + self._frame(system, turns)
         if fixed > room:
             raise PromptTooLongError(
                 f"The question{' and its context' if context is not None else ''} take {fixed} tokens of the prompt "
@@ -123,14 +121,21 @@ class PromptBuilder:
                 field="context" if context is not None else "input",
             )
         if not passages:
-            return Prompt(render(fence), [], [])
+            return Prompt(self._render(system, turns, f"{fence}{lead}{asked}"), [], [])
         kept, cut = self._fit(passages, min(room, self._max_prompt_tokens) - fixed)
         sources = [
             Source.model_construct(**passage.__dict__, number=number)
             for number, passage in enumerate(sorted(kept, key=_reading_order), 1)
         ]
         documents = "\n".join(self._block(source, source.number) for source in sources)
-        return Prompt(render(documents), sources, cut)
+        return Prompt(self._render(system, turns, f"{documents}{lead}{asked}"), sources, cut)
+
+    def _render(self, system: str, turns: Sequence[Mapping[str, str]], last: str) -> str:
+        return self._format.render([{"role": "system", "content": system}, *turns, {"role": "user", "content": last}])
+
+    def _frame(self, system: str, turns: Sequence[Mapping[str, str]]) -> int:
+        """Tokens of a prompt beside its last message. Of a question without history they are counted once and kept."""
+        return self._count(self._render(system, turns, "?")) if turns else self._bare_frame(system)
 
     def _fit(self, passages: Sequence[Passage], budget: int) -> tuple[list[Passage], list[CutPassage]]:
         kept: list[Passage] = []

@@ -49,7 +49,7 @@ class TransformerModel(RoomModel):
         payload: Any,
         headers: dict[str, str] | None = None,
         response_headers: dict[str, str] | None = None,
-    ) -> dict[str, Any] | InferResponse:
+    ) -> bytes | InferResponse:
         """Answers every question of the payload, all at once, in their order."""
         ctx = CallContext.start(self._timeout_s, headers)
         is_v2 = isinstance(payload, InferRequest)
@@ -59,7 +59,12 @@ class TransformerModel(RoomModel):
             response_headers.update(timing_headers([answer.timings for answer in answers]))
         if is_v2:
             return respond(payload, self.name, _tensors(answers))
-        return {"predictions": [dump(answer) for answer in answers]}
+        if response_headers is not None:
+            response_headers["content-type"] = "application/json"
+        return encode(self._v1_answer(answers))
+
+    def _v1_answer(self, answers: Sequence[Answer]) -> dict[str, Any]:
+        return {"predictions": answers}
 
 
 async def together(calls: Sequence[Coroutine[Any, Any, ResultT]]) -> list[ResultT]:
@@ -81,6 +86,16 @@ def question_of(instance: Instance) -> Question:
         sampling=instance,
         grounding=instance,
     )
+
+
+def encode(content: Any) -> bytes:
+    """JSON of wire objects, and of what holds them, their fields in the order they were set."""
+    return orjson.dumps(content, default=_fields)
+
+
+def _fields(value: object) -> dict[str, Any]:
+    # Of types that orjson does not know there are only pydantic's models here.
+    return value.__dict__
 
 
 def dump(answer: Any) -> dict[str, Any]:

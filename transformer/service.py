@@ -6,8 +6,8 @@ import asyncio
 import contextlib
 import dataclasses
 import re
+import secrets
 import time
-import uuid
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -59,7 +59,7 @@ class Question:
     grounding: Grounding
     history: tuple[Message, ...] = ()
     instructions: str | None = None
-    id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    id: str = field(default_factory=lambda: secrets.token_hex(16))
 
 
 Event = SourcesEvent | TextEvent | EndEvent

@@ -17,6 +17,7 @@ _ANSWERS = metrics.counter(signals.ANSWERS)
 _FIRST_TOKEN = metrics.histogram(signals.FIRST_TOKEN)
 _OUTPUT_TOKEN = metrics.histogram(signals.OUTPUT_TOKEN)
 _TOKENS = metrics.counter(signals.TOKENS)
+_INPUT_TOKENS, _OUTPUT_TOKENS = _TOKENS.labels("input"), _TOKENS.labels("output")
 _RETRIEVAL = metrics.histogram(signals.RETRIEVAL_DURATION)
 _STATEMENTS = metrics.counter(signals.STATEMENTS)
 
@@ -57,6 +58,8 @@ class AnswerTelemetry:
         outcome = self._outcome(error)
         _ANSWERS.labels(outcome).inc()
         self._observe()
+        if not self._span.recording:
+            return
         self._span.set("kserve_rag.question.chars", self._sizes[0])
         self._span.set("kserve_rag.history.turns", self._sizes[1])
         self._span.set("kserve_rag.outcome", outcome)
@@ -92,8 +95,8 @@ class AnswerTelemetry:
             _FIRST_TOKEN.observe(sum(timings.get(lap, 0.0) for lap in _UNTIL_FIRST_TOKEN) / 1000)
         if end is None:
             return
-        _TOKENS.labels("input").inc(end.usage.prompt_tokens)
-        _TOKENS.labels("output").inc(end.usage.completion_tokens)
+        _INPUT_TOKENS.inc(end.usage.prompt_tokens)
+        _OUTPUT_TOKENS.inc(end.usage.completion_tokens)
         if "generation" in timings and end.usage.completion_tokens > 1:
             _OUTPUT_TOKEN.observe(timings["generation"] / 1000 / (end.usage.completion_tokens - 1))
         for statement in () if end.citations is None else end.citations.statements:
