@@ -1,0 +1,48 @@
+/** The page: conversations at the left, the open one in the middle, panels over both. */
+
+import { lazy, Suspense, useEffect } from "react";
+import { useCatalog } from "./api/catalog";
+import { ChatRuntime } from "./chat/runtime";
+import { Sidebar } from "./chat/sidebar";
+import { Thread } from "./chat/thread";
+import { DropArea } from "./documents/drop-area";
+import { closePanels, usePanels } from "./ui/panels";
+import { useShortcuts } from "./ui/shortcuts";
+
+const Reader = lazy(() => import("./documents/reader"));
+const Library = lazy(() => import("./documents/library"));
+const SettingsPanel = lazy(() => import("./settings/panel"));
+const ShortcutList = lazy(() => import("./ui/shortcut-list"));
+
+export function App() {
+  useShortcuts();
+  const title = useCatalog((state) => state.config?.title);
+  useEffect(() => {
+    if (title) document.title = title;
+  }, [title]);
+  return (
+    <ChatRuntime>
+      <a className="skip-link" href="#question">
+        Skip to the question
+      </a>
+      <div className="page">
+        <Sidebar />
+        <Thread />
+      </div>
+      <DropArea />
+      <Panels />
+    </ChatRuntime>
+  );
+}
+
+function Panels() {
+  const { panel, reading, browsing } = usePanels();
+  return (
+    <Suspense fallback={null}>
+      {panel === "documents" && <Library onClose={closePanels} />}
+      {panel === "settings" && <SettingsPanel onClose={closePanels} />}
+      {panel === "shortcuts" && <ShortcutList onClose={closePanels} />}
+      {(reading ?? browsing) && <Reader reading={reading} browsing={browsing} onClose={closePanels} />}
+    </Suspense>
+  );
+}

@@ -1,0 +1,163 @@
+/** One answer: its sources, its text, how it was checked, how long it took, and what can be done with it. */
+
+import { Ban, BookOpenText, CircleSlash, Copy, CopyCheck, Quote as QuoteSign, RotateCw, Sparkles } from "lucide-react";
+import { lazy, memo, Suspense, useCallback, useMemo, useState } from "react";
+import { openReader } from "../ui/panels";
+import { isRunning, type Answer } from "./answer";
+import { FailureNote } from "./failure";
+import { Hops } from "./hops";
+import { Refusal } from "./refusal";
+import { Sources } from "./sources";
+import { askAgain } from "./store";
+
+const Prose = lazy(() => import("./prose"));
+
+export interface AnswerViewProps {
+  turnId: string;
+  answer: Answer;
+  compared: boolean;
+  /** The last of the conversation: only this one is written anew without taking others away. */
+  last: boolean;
+}
+
+export const AnswerView = memo(function AnswerView({ turnId, answer, compared, last }: AnswerViewProps) {
+  const running = isRunning(answer);
+  const { sources, citations } = answer;
+  const onCite = useCallback((number: number) => openReader({ sources, citations, number }), [sources, citations]);
+  const again = () => askAgain(turnId);
+  return (
+    <section className="answer-view" aria-busy={running} data-status={answer.status}>
+      <h3 className={compared ? "answer-kind" : "sr-only"}>
+        {answer.grounded ? <BookOpenText aria-hidden /> : <Sparkles aria-hidden />}
+        {answer.grounded ? (compared ? "With your documents" : "Answer") : "Without documents"}
+      </h3>
+      {!compared && !answer.grounded && (
+        <p className="answer-kind">
+          <Sparkles aria-hidden /> From the model alone, without documents
+        </p>
+      )}
+      <Sources sources={sources} onOpen={onCite} />
+      {answer.refused ? <Refusal answer={answer} /> : <Text answer={answer} onCite={onCite} />}
+      {running && answer.text === "" && (
+        <p className="thinking">
+          {answer.status === "asked" && answer.grounded ? "Searching the documents" : "Reading"}
+          <span className="dots" aria-hidden>
+            <i />
+            <i />
+            <i />
+          </span>
+        </p>
+      )}
+      <Ending answer={answer} onAgain={last ? again : undefined} />
+      {answer.failure && <FailureNote failure={answer.failure} {...(last ? { onRetry: again } : {})} />}
+      <footer className="answer-foot">
+        {!running && answer.text !== "" && <CopyButton answer={answer} />}
+        {!running && last && !answer.failure && (
+          <button type="button" className="icon-button" onClick={again} aria-label="Ask again" title="Ask again">
+            <RotateCw aria-hidden />
+          </button>
+        )}
+        <Hops answer={answer} />
+      </footer>
+    </section>
+  );
+});
+
+function Text({ answer, onCite }: { answer: Answer; onCite: (number: number) => void }) {
+  const unsupported = useMemo(
+    () => answer.citations?.statements.filter(({ verdict }) => verdict === "unsupported").length ?? 0,
+    [answer.citations],
+  );
+  if (answer.text === "") return null;
+  const quoted = answer.citations?.kind === "quote";
+  const prose = (
+    <Suspense fallback={<p className="plain">{answer.text}</p>}>
+      <Prose
+        text={answer.text}
+        sources={answer.sources}
+        citations={answer.citations}
+        running={isRunning(answer)}
+        onCite={onCite}
+      />
+    </Suspense>
+  );
+  return (
+    <>
+      {quoted ? (
+        <figure className="quoted">
+          <blockquote className="prose">{prose}</blockquote>
+          <figcaption>
+            <QuoteSign aria-hidden /> In the documents’ own words: they did not bear out what the model wrote.
+          </figcaption>
+        </figure>
+      ) : (
+        <div className="prose">{prose}</div>
+      )}
+      {unsupported > 0 && (
+        <p className="legend">
+          <span className="unsupported" aria-hidden>
+            Dotted
+          </span>
+          {unsupported === 1 ? " sentence: no source says this." : " sentences: no source says these."} Take care.
+        </p>
+      )}
+    </>
+  );
+}
+
+function Ending({ answer, onAgain }: { answer: Answer; onAgain: (() => void) | undefined }) {
+  const again = onAgain && (
+    <button type="button" className="link" onClick={onAgain}>
+      Ask again
+    </button>
+  );
+  if (answer.status === "stopped") {
+    return (
+      <p className="ending">
+        <CircleSlash aria-hidden /> Stopped. {again}
+      </p>
+    );
+  }
+  if (answer.status === "interrupted") {
+    return (
+      <p className="ending">
+        <Ban aria-hidden /> Interrupted: the connection was lost or the page was left.
+        {answer.text !== "" && " What was written is kept."} {again}
+      </p>
+    );
+  }
+  if (answer.finishReason === "length") {
+    return <p className="ending">Cut at the longest answer that the settings allow.</p>;
+  }
+  return null;
+}
+
+function CopyButton({ answer }: { answer: Answer }) {
+  const [copied, setCopied] = useState(false);
+  const copy = async () => {
+    await navigator.clipboard.writeText(withSources(answer));
+    setCopied(true);
+    setTimeout(() => setCopied(false), 1500);
+  };
+  return (
+    <button
+      type="button"
+      className="icon-button"
+      onClick={() => void copy()}
+      aria-label={copied ? "Copied" : "Copy the answer"}
+      title="Copy, with its sources"
+    >
+      {copied ? <CopyCheck aria-hidden /> : <Copy aria-hidden />}
+    </button>
+  );
+}
+
+/** An answer as text, with its sources below. */
+export function withSources(answer: Answer): string {
+  if (answer.sources.length === 0) return answer.text;
+  const list = answer.sources.map(({ number, title, source, url }) => {
+    const name = title || source;
+    return `[${number}] ${name}${url ? ` <${url}>` : source && source !== name ? ` (${source})` : ""}`;
+  });
+  return `${answer.text}\n\n${list.join("\n")}`;
+}

@@ -1,0 +1,45 @@
+/** A question as it was asked, and the place where it is edited. */
+
+import { ActionBarPrimitive, ComposerPrimitive, MessagePrimitive, useAuiState } from "@assistant-ui/react";
+import { Copy, Pencil } from "lucide-react";
+import { turnOf } from "./runtime";
+import { currentConversation, findTurn, useChat } from "./store";
+
+export function Question() {
+  const turnId = useAuiState((state) => turnOf(state.message.id));
+  const question = useChat((state) => findTurn(state, turnId)?.question ?? "");
+  return (
+    <MessagePrimitive.Root className="question">
+      <div className="question-bubble">
+        <h3 className="sr-only">Question</h3>
+        {question}
+      </div>
+      <ActionBarPrimitive.Root className="actions" hideWhenRunning>
+        <ActionBarPrimitive.Copy className="icon-button" aria-label="Copy the question" title="Copy">
+          <Copy aria-hidden />
+        </ActionBarPrimitive.Copy>
+        <ActionBarPrimitive.Edit className="icon-button" aria-label="Edit the question" title="Edit">
+          <Pencil aria-hidden />
+        </ActionBarPrimitive.Edit>
+      </ActionBarPrimitive.Root>
+    </MessagePrimitive.Root>
+  );
+}
+
+export function EditQuestion() {
+  const turnId = useAuiState((state) => turnOf(state.message.id));
+  const followed = useChat((state) => {
+    const turns = currentConversation(state)?.turns ?? [];
+    return turns.length - 1 - turns.findIndex((turn) => turn.id === turnId);
+  });
+  return (
+    <ComposerPrimitive.Root className="edit-question">
+      <ComposerPrimitive.Input className="edit-input" aria-label="Edit the question" autoFocus />
+      <div className="edit-actions">
+        {followed > 0 && <p>What came after it is replaced.</p>}
+        <ComposerPrimitive.Cancel className="button quiet">Cancel</ComposerPrimitive.Cancel>
+        <ComposerPrimitive.Send className="button">Ask</ComposerPrimitive.Send>
+      </div>
+    </ComposerPrimitive.Root>
+  );
+}

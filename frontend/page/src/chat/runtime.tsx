@@ -1,0 +1,77 @@
+/**
+ * The conversation as assistant-ui's thread: scrolling, composing, editing, copying and their keyboard are its own.
+ *
+ * It is told of turns and their ends, not of every token: what is being written is read from the store by the view of
+ * that answer alone.
+ */
+
+import { AssistantRuntimeProvider, useExternalStoreRuntime, type ThreadMessageLike } from "@assistant-ui/react";
+import { useMemo, type ReactNode } from "react";
+import { useShallow } from "zustand/react/shallow";
+import { ask, askAgain, currentConversation, isAnswering, stop, useChat } from "./store";
+import { isTurnRunning, type Turn } from "./turns";
+
+const NONE: ThreadMessageLike[] = [];
+
+/** Ids of messages: of a turn's question and its answer. */
+export const questionId = (turnId: string) => `${turnId}.q`;
+export const answerId = (turnId: string) => `${turnId}.a`;
+export const turnOf = (messageId: string) => messageId.slice(0, -2);
+
+export function ChatRuntime({ children }: { children: ReactNode }) {
+  const messages = useMessages();
+  const isRunning = useChat(isAnswering);
+  const adapter = useMemo(
+    () => ({
+      messages,
+      isRunning,
+      convertMessage: (message: ThreadMessageLike) => message,
+      onNew: async (message: { content: readonly { type: string; text?: string }[] }) => ask(textOf(message.content)),
+      onEdit: async (message: { sourceId: string | null; content: readonly { type: string; text?: string }[] }) => {
+        if (message.sourceId) askAgain(turnOf(message.sourceId), textOf(message.content));
+      },
+      onReload: async (parentId: string | null) => {
+        if (parentId) askAgain(turnOf(parentId));
+      },
+      onCancel: async () => stop(),
+    }),
+    [messages, isRunning],
+  );
+  const runtime = useExternalStoreRuntime(adapter as Parameters<typeof useExternalStoreRuntime<ThreadMessageLike>>[0]);
+  return <AssistantRuntimeProvider runtime={runtime}>{children}</AssistantRuntimeProvider>;
+}
+
+function textOf(content: readonly { type: string; text?: string }[]): string {
+  return content.map((part) => (part.type === "text" ? (part.text ?? "") : "")).join("");
+}
+
+function useMessages(): ThreadMessageLike[] {
+  const cached = useMemo(() => new Map<string, { key: string; messages: ThreadMessageLike[] }>(), []);
+  return useChat(
+    useShallow((state) => {
+      const turns = currentConversation(state)?.turns;
+      return turns ? turns.flatMap((turn) => messagesOf(turn, cached)) : NONE;
+    }),
+  );
+}
+
+function messagesOf(
+  turn: Turn,
+  cached: Map<string, { key: string; messages: ThreadMessageLike[] }>,
+): ThreadMessageLike[] {
+  const running = isTurnRunning(turn);
+  const key = running ? "running" : turn.answers.map((answer) => `${answer.status} ${answer.endedAt ?? 0}`).join();
+  const before = cached.get(turn.id);
+  if (before?.key === key) return before.messages;
+  const messages: ThreadMessageLike[] = [
+    { role: "user", id: questionId(turn.id), content: [{ type: "text", text: turn.question }] },
+    {
+      role: "assistant",
+      id: answerId(turn.id),
+      content: [{ type: "text", text: running ? "" : (turn.answers[0]?.text ?? "") }],
+      status: running ? { type: "running" } : { type: "complete", reason: "stop" },
+    },
+  ];
+  cached.set(turn.id, { key, messages });
+  return messages;
+}

@@ -1,0 +1,231 @@
+/** The conversations of this page: what is open, what is being answered, and everything a person can do with them. */
+
+import { create } from "zustand";
+import { ApiError, unreachable, type Failure } from "../api/http";
+import { ask as askTransformer } from "../api/transformer";
+import type { StreamEvent } from "../api/wire";
+import { useCatalog } from "../api/catalog";
+import { parameters, useSettings, type Settings } from "../settings/settings";
+import { headline } from "../text/format";
+import { asked, ended, failed, received, stopped, type Answer } from "./answer";
+import * as archive from "./archive";
+import { everyFrame } from "./frames";
+import { history, isTurnRunning, type Conversation, type ConversationSummary, type Turn } from "./turns";
+
+interface ChatState {
+  /** False until the browser's own store has been read. */
+  ready: boolean;
+  conversations: ConversationSummary[];
+  /** Conversations that are open or being answered, by id. */
+  loaded: Record<string, Conversation>;
+  /** Null: a new conversation that nothing has been asked in. */
+  currentId: string | null;
+  /** A question that could not be asked: it goes back to where it was written, with the reason. */
+  returned: { question: string; failure: Failure } | null;
+  /** The browser keeps nothing: conversations end with the page. */
+  forgetful: boolean;
+}
+
+export const useChat = create<ChatState>()(() => ({
+  ready: false,
+  conversations: [],
+  loaded: {},
+  currentId: null,
+  returned: null,
+  forgetful: false,
+}));
+
+const running = new Map<string, AbortController>();
+
+export const currentConversation = (state: ChatState): Conversation | undefined =>
+  state.currentId === null ? undefined : state.loaded[state.currentId];
+
+export function findTurn(state: ChatState, turnId: string): Turn | undefined {
+  return currentConversation(state)?.turns.find((turn) => turn.id === turnId);
+}
+
+export const isAnswering = (state: ChatState): boolean => currentConversation(state)?.turns.some(isTurnRunning) ?? false;
+
+// ── conversations ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+/** Reads what this browser has kept, and opens the conversation that the address names. */
+export async function start(): Promise<void> {
+  try {
+    useChat.setState({ conversations: await archive.list() });
+  } catch {
+    useChat.setState({ forgetful: true });
+  }
+  await followAddress();
+  useChat.setState({ ready: true });
+  addEventListener("hashchange", () => void followAddress());
+  addEventListener("pagehide", () => {
+    for (const conversation of Object.values(useChat.getState().loaded)) {
+      if (conversation.turns.some(isTurnRunning)) archive.keepUnfinished(conversation);
+    }
+  });
+}
+
+async function followAddress(): Promise<void> {
+  const id = /^#\/c\/([\w-]+)$/.exec(location.hash)?.[1] ?? null;
+  if (id === useChat.getState().currentId) return;
+  await show(id);
+}
+
+async function show(id: string | null): Promise<void> {
+  if (id !== null && !useChat.getState().loaded[id]) {
+    const conversation = await archive.load(id).catch(() => null);
+    if (conversation) put(conversation);
+    else id = null;
+  }
+  useChat.setState({ currentId: id, returned: null });
+  const hash = id === null ? "" : `#/c/${id}`;
+  if (location.hash !== hash) window.history.pushState(null, "", hash || location.pathname + location.search);
+}
+
+export const openConversation = (id: string) => show(id);
+
+export const newConversation = () => show(null);
+
+export async function removeConversation(id: string): Promise<void> {
+  const state = useChat.getState();
+  for (const turn of state.loaded[id]?.turns ?? []) running.get(turn.id)?.abort();
+  const { [id]: _, ...loaded } = state.loaded;
+  if (state.currentId === id) await show(null);
+  useChat.setState({ loaded, conversations: state.conversations.filter((one) => one.id !== id) });
+  await archive.remove(id).catch(() => undefined);
+}
+
+function put(conversation: Conversation): void {
+  useChat.setState(({ loaded }) => ({ loaded: { ...loaded, [conversation.id]: conversation } }));
+}
+
+/** Replaces a conversation that is loaded; one that was removed meanwhile stays removed. */
+function change(id: string, how: (conversation: Conversation) => Conversation): void {
+  const before = useChat.getState().loaded[id];
+  if (before) put(how(before));
+}
+
+function changeAnswer(id: string, turnId: string, index: number, how: (answer: Answer) => Answer): void {
+  change(id, (conversation) => ({
+    ...conversation,
+    turns: conversation.turns.map((turn) =>
+      turn.id === turnId ? { ...turn, answers: turn.answers.map((one, i) => (i === index ? how(one) : one)) } : turn,
+    ),
+  }));
+}
+
+const saving = new Map<string, ReturnType<typeof setTimeout>>();
+
+/** Keeps a conversation, soon: what changes until then is kept with it. */
+function keep(id: string): void {
+  if (saving.has(id)) return;
+  const save = () => {
+    saving.delete(id);
+    const conversation = useChat.getState().loaded[id];
+    if (conversation) void archive.save(conversation).catch(() => useChat.setState({ forgetful: true }));
+  };
+  saving.set(id, setTimeout(save, 400));
+}
+
+function touch(id: string): void {
+  const conversation = useChat.getState().loaded[id];
+  if (!conversation) return;
+  const { turns: _, ...summary } = conversation;
+  useChat.setState(({ conversations }) => ({
+    conversations: [summary, ...conversations.filter((other) => other.id !== id)],
+  }));
+  keep(id);
+}
+
+// ── questions ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+/** Asks in the open conversation, or begins one. */
+export function ask(question: string): void {
+  const text = question.trim();
+  if (!text || isAnswering(useChat.getState())) return;
+  const now = Date.now();
+  let conversation = currentConversation(useChat.getState());
+  if (!conversation) {
+    conversation = { id: crypto.randomUUID(), title: headline(text), createdAt: now, updatedAt: now, turns: [] };
+    put(conversation);
+    useChat.setState({ currentId: conversation.id });
+    window.history.pushState(null, "", `#/c/${conversation.id}`);
+  }
+  begin(conversation.id, conversation.turns, text);
+}
+
+/** Asks a turn's question again, or another in its place. What came after it goes. */
+export function askAgain(turnId: string, question?: string): void {
+  const conversation = currentConversation(useChat.getState());
+  const at = conversation?.turns.findIndex((turn) => turn.id === turnId) ?? -1;
+  const turn = conversation?.turns[at];
+  if (!conversation || !turn || isAnswering(useChat.getState())) return;
+  begin(conversation.id, conversation.turns.slice(0, at), question?.trim() || turn.question);
+}
+
+/** Ends what is being answered in the open conversation. The services stop working on it. */
+export function stop(): void {
+  for (const turn of currentConversation(useChat.getState())?.turns ?? []) running.get(turn.id)?.abort();
+}
+
+export function dismissReturned(): void {
+  useChat.setState({ returned: null });
+}
+
+function begin(id: string, before: readonly Turn[], question: string): void {
+  const { settings } = useSettings.getState();
+  const now = Date.now();
+  const grounded = settings.compare ? [true, false] : [settings.retrieval];
+  const turn: Turn = { id: crypto.randomUUID(), question, settings, answers: grounded.map((one) => asked(one, now)) };
+  useChat.setState({ returned: null });
+  change(id, (conversation) => ({ ...conversation, updatedAt: now, turns: [...before, turn] }));
+  touch(id);
+  const controller = new AbortController();
+  running.set(turn.id, controller);
+  const answers = grounded.map((one, index) => answer(id, turn, index, one, before, settings, controller.signal));
+  void Promise.all(answers).then(() => {
+    running.delete(turn.id);
+    giveBack(id, turn.id);
+    touch(id);
+  });
+}
+
+async function answer(
+  id: string,
+  turn: Turn,
+  index: number,
+  grounded: boolean,
+  before: readonly Turn[],
+  settings: Settings,
+  signal: AbortSignal,
+): Promise<void> {
+  const change = (how: (answer: Answer) => Answer) => changeAnswer(id, turn.id, index, how);
+  const frames = everyFrame<StreamEvent>((events) => {
+    const now = Date.now();
+    change((one) => events.reduce((state, event) => received(state, event, now), one));
+    keep(id);
+  });
+  try {
+    const model = settings.model ?? useCatalog.getState().models[0] ?? "rag";
+    const request = { text_input: turn.question, history: history(before), ...parameters(settings, grounded) };
+    const events = askTransformer(model, request, signal, (requestId) => change((one) => ({ ...one, requestId })));
+    for await (const event of events) frames.push(event);
+    frames.flush();
+    change((one) => ended(one, Date.now()));
+  } catch (error) {
+    frames.flush();
+    const now = Date.now();
+    if (signal.aborted) change((one) => stopped(one, now));
+    else change((one) => failed(one, error instanceof ApiError ? error.failure : unreachable(), now));
+  }
+}
+
+/** Who is not signed in any more has asked nothing: the question goes back, the turn away. */
+function giveBack(id: string, turnId: string): void {
+  const conversation = useChat.getState().loaded[id];
+  const turn = conversation?.turns.find((one) => one.id === turnId);
+  const failure = turn?.answers.find(({ failure }) => failure?.status === 401 || failure?.status === 403)?.failure;
+  if (!conversation || !turn || !failure || turn.answers.some((one) => one.text !== "")) return;
+  put({ ...conversation, turns: conversation.turns.filter((one) => one.id !== turnId) });
+  if (useChat.getState().currentId === id) useChat.setState({ returned: { question: turn.question, failure } });
+}

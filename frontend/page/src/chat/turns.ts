@@ -1,0 +1,41 @@
+/** Conversations, and what of them is sent with the next question. */
+
+import { MAX_MESSAGES, type Message } from "../api/wire";
+import type { Settings } from "../settings/settings";
+import { isRunning, type Answer } from "./answer";
+
+/** A question and its answers: one, or with and without documents side by side. */
+export interface Turn {
+  id: string;
+  question: string;
+  settings: Settings;
+  answers: Answer[];
+}
+
+export interface Conversation {
+  id: string;
+  title: string;
+  createdAt: number;
+  updatedAt: number;
+  turns: Turn[];
+}
+
+/** What the list of conversations shows. */
+export type ConversationSummary = Omit<Conversation, "turns">;
+
+const MOST_TURNS = 20;
+
+/** Earlier turns as the transformer wants them, oldest first. Questions without an answer are left out. */
+export function history(turns: readonly Turn[]): Message[] {
+  const messages = turns.slice(-MOST_TURNS).flatMap((turn): Message[] => {
+    const answer = turn.answers[0];
+    if (!answer?.text.trim()) return [];
+    return [
+      { role: "user", content: turn.question },
+      { role: "assistant", content: answer.text },
+    ];
+  });
+  return messages.slice(-MAX_MESSAGES);
+}
+
+export const isTurnRunning = (turn: Turn) => turn.answers.some(isRunning);

@@ -1,0 +1,261 @@
+/** A stored document, whole, at the passage that an answer rests on. */
+
+import { ChevronLeft, ChevronRight, ExternalLink } from "lucide-react";
+import { memo, useEffect, useLayoutEffect, useMemo, useRef, useState } from "react";
+import { ApiError, unreachable, type Failure } from "../api/http";
+import { document as storedDocument } from "../api/transformer";
+import type { Source, StoredDocument } from "../api/wire";
+import { FailureNote } from "../chat/failure";
+import { safeUrl } from "../text/urls";
+import { toUnits } from "../text/codepoints";
+import { count } from "../text/format";
+import { blocks, type Block, type Mark } from "../text/highlight";
+import type { Browsing, Reading } from "../ui/panels";
+import { Sheet } from "../ui/sheet";
+
+export interface ReaderProps {
+  reading: Reading | null;
+  browsing: Browsing | null;
+  onClose: () => void;
+}
+
+interface Wanted {
+  id: string;
+  collection?: string | undefined;
+  version?: string | undefined;
+}
+
+export default function Reader({ reading, browsing, onClose }: ReaderProps) {
+  const [number, setNumber] = useState(reading?.number ?? 0);
+  const source = reading?.sources.find((one) => one.number === number);
+  const wanted = useMemo<Wanted>(
+    () =>
+      source
+        ? { id: source.document_id, collection: source.collection, version: source.index_version }
+        : { id: browsing?.documentId ?? "" },
+    [source, browsing],
+  );
+  const { document, failure, retry } = useDocument(wanted);
+  const body = useRef<HTMLDivElement>(null);
+  const title = document?.title || source?.title || browsing?.title || document?.source || "Document";
+  const path = source?.heading_path.filter((heading) => heading !== title).join(" › ") ?? "";
+  const address = safeUrl(document?.url ?? source?.url ?? "");
+
+  const sources = reading?.sources ?? [];
+  const at = sources.findIndex((one) => one.number === number);
+  const step = (by: number) => {
+    const next = sources[at + by];
+    if (next) setNumber(next.number);
+  };
+  useEffect(() => {
+    const onKey = (event: KeyboardEvent) => {
+      if (event.key === "ArrowLeft") step(-1);
+      if (event.key === "ArrowRight") step(1);
+    };
+    addEventListener("keydown", onKey);
+    return () => removeEventListener("keydown", onKey);
+  });
+
+  return (
+    <Sheet
+      title={title}
+      wide
+      className="reader"
+      bodyRef={body}
+      onClose={onClose}
+      aside={
+        address && (
+          <a
+            className="icon-button"
+            href={address}
+            target="_blank"
+            rel="noopener noreferrer nofollow"
+            aria-label="Open the original"
+            title="Open the original"
+          >
+            <ExternalLink aria-hidden />
+          </a>
+        )
+      }
+      head={
+        <div className="reader-head">
+          <p className="reader-path">
+            {path || document?.source || source?.source}
+            {document && <span> · {count(document.text.length)} characters</span>}
+          </p>
+          {sources.length > 1 && (
+            <div className="reader-sources" role="group" aria-label="Sources of this answer">
+              <button
+                type="button"
+                className="icon-button"
+                onClick={() => step(-1)}
+                disabled={at <= 0}
+                aria-label="Previous source"
+                title="Previous source (←)"
+              >
+                <ChevronLeft aria-hidden />
+              </button>
+              <span aria-live="polite">
+                Source {number} of {sources.length}
+              </span>
+              <button
+                type="button"
+                className="icon-button"
+                onClick={() => step(1)}
+                disabled={at >= sources.length - 1}
+                aria-label="Next source"
+                title="Next source (→)"
+              >
+                <ChevronRight aria-hidden />
+              </button>
+            </div>
+          )}
+        </div>
+      }
+    >
+      {failure && (
+        <>
+          <FailureNote failure={failure} onRetry={retry} retryLabel="Try again" />
+          {source && (
+            <>
+              <p className="note">The document is not there any more. This is the passage, as the answer was made from it:</p>
+              <p className="document-text">
+                <mark>{source.text}</mark>
+              </p>
+            </>
+          )}
+        </>
+      )}
+      {!failure && !document && <Skeleton />}
+      {document && <Text document={document} reading={reading} browsing={browsing} source={source} />}
+    </Sheet>
+  );
+}
+
+function Text({
+  document,
+  reading,
+  browsing,
+  source,
+}: {
+  document: StoredDocument;
+  reading: Reading | null;
+  browsing: Browsing | null;
+  source: Source | undefined;
+}) {
+  const root = useRef<HTMLDivElement>(null);
+  const found = useMemo(() => blocks(document.text, marksIn(document, reading)), [document, reading]);
+  const number = source?.number ?? 0;
+  const heading = browsing?.heading ?? "";
+
+  useLayoutEffect(() => {
+    const element = root.current;
+    if (!element) return;
+    const target = number
+      ? (element.querySelector(`mark.quote[data-number="${number}"]`) ??
+        element.querySelector(`mark[data-number="${number}"]`))
+      : heading
+        ? blockOf(element, found, document.text.indexOf(heading))
+        : null;
+    if (!target) return;
+    // Blocks on the way there have their real height only once they were seen: the second call meets it exactly.
+    target.scrollIntoView({ block: "center" });
+    const frame = requestAnimationFrame(() => target.scrollIntoView({ block: "center" }));
+    return () => cancelAnimationFrame(frame);
+  }, [found, number, heading, document.text]);
+
+  return (
+    <div className="document-text" ref={root} data-testid="document" dir="auto">
+      {found.map((block) => (
+        <BlockView key={block.start} block={block} number={block.marked ? number : 0} />
+      ))}
+    </div>
+  );
+}
+
+const BlockView = memo(function BlockView({ block, number }: { block: Block; number: number }) {
+  return (
+    <div className="block">
+      {block.pieces.map((piece, index) =>
+        piece.passage === null ? (
+          piece.text
+        ) : (
+          <mark
+            key={index}
+            data-number={piece.passage}
+            className={[piece.quote ? "quote" : "passage", piece.passage === number ? "active" : "other"].join(" ")}
+          >
+            {piece.first && <span className="sr-only">Source {piece.passage}: </span>}
+            {piece.text}
+          </mark>
+        ),
+      )}
+    </div>
+  );
+});
+
+function blockOf(root: Element, found: readonly Block[], unit: number): Element | null {
+  const index = found.findIndex(({ start, end }) => start <= unit && unit < end);
+  return root.children.item(index);
+}
+
+/** Passages of this document that the answer had, and quotes of them, in UTF-16 units. */
+function marksIn(document: StoredDocument, reading: Reading | null): Mark[] {
+  if (!reading) return [];
+  const passages = reading.sources.filter((one) => one.document_id === document.id);
+  const quotes = (reading.citations?.statements ?? [])
+    .flatMap((statement) => statement.quotes)
+    .filter((quote) => quote.document_id === document.id);
+  const units = toUnits(
+    document.text,
+    [...passages, ...quotes].map(({ span }) => span),
+  );
+  return [...passages, ...quotes].map(({ number }, index) => ({
+    ...(units[index] ?? { start: 0, end: 0 }),
+    number,
+    kind: index < passages.length ? "passage" : "quote",
+  }));
+}
+
+function useDocument(wanted: Wanted) {
+  const [attempt, setAttempt] = useState(0);
+  const [state, setState] = useState<{
+    wanted: Wanted | null;
+    document: StoredDocument | null;
+    failure: Failure | null;
+  }>({ wanted: null, document: null, failure: null });
+  const { id, collection, version } = wanted;
+  useEffect(() => {
+    const controller = new AbortController();
+    storedDocument(id, { collection, version }, controller.signal).then(
+      (document) => setState({ wanted, document, failure: null }),
+      (error: unknown) => {
+        if (controller.signal.aborted) return;
+        const failure = error instanceof ApiError ? error.failure : unreachable();
+        setState({ wanted, document: null, failure });
+      },
+    );
+    return () => controller.abort();
+    // eslint-disable-next-line react-hooks/exhaustive-deps -- the document, not the passage in it, is asked for
+  }, [id, collection, version, attempt]);
+  const same =
+    state.wanted?.id === id && state.wanted.collection === collection && state.wanted.version === version ? state : null;
+  return {
+    document: same?.document ?? null,
+    failure: same?.failure ?? null,
+    retry: () => setAttempt((before) => before + 1),
+  };
+}
+
+function Skeleton() {
+  return (
+    <div className="skeleton" role="status">
+      <span className="sr-only">The document is being fetched.</span>
+      <i />
+      <i />
+      <i />
+      <i />
+      <i />
+    </div>
+  );
+}

@@ -1,0 +1,22 @@
+import "@fontsource-variable/inter/wght.css";
+import "@fontsource-variable/source-serif-4/wght.css";
+import "./styles/index.css";
+import { StrictMode } from "react";
+import { createRoot } from "react-dom/client";
+import { refresh } from "./api/catalog";
+import { App } from "./app";
+import { start } from "./chat/store";
+import { applyTheme } from "./ui/theme";
+
+applyTheme();
+void start();
+void refresh();
+
+const root = document.getElementById("root");
+if (root) {
+  createRoot(root).render(
+    <StrictMode>
+      <App />
+    </StrictMode>,
+  );
+}

@@ -1,0 +1,219 @@
+/** How questions are asked, in plain words. */
+
+import { useId, useState } from "react";
+import { refresh, useCatalog } from "../api/catalog";
+import { token } from "../api/http";
+import { plural } from "../text/format";
+import { Sheet } from "../ui/sheet";
+import { changed, DEFAULTS, RANGES, useSettings, within, type NumberSetting, type Range } from "./settings";
+
+export default function SettingsPanel({ onClose }: { onClose: () => void }) {
+  const { settings, set, reset } = useSettings();
+  const adjusted = changed(settings);
+  return (
+    <Sheet
+      title="Settings"
+      className="settings"
+      onClose={onClose}
+      aside={
+        <button type="button" className="button quiet" onClick={reset} disabled={adjusted === 0}>
+          Reset to defaults
+        </button>
+      }
+    >
+      <section aria-labelledby="settings-knowledge">
+        <h3 id="settings-knowledge">Documents</h3>
+        <Switch
+          label="Answer from the documents"
+          told="Off: the model answers from what it has learnt, and nothing is searched."
+          checked={settings.retrieval}
+          onChange={(retrieval) => set({ retrieval })}
+        />
+        <Switch
+          label="Compare"
+          told="Each question is answered twice, with and without documents, side by side."
+          checked={settings.compare}
+          onChange={(compare) => set({ compare })}
+        />
+        <Collections />
+        <NumberField name="numDocs" value={settings.numDocs} />
+      </section>
+      <section aria-labelledby="settings-model">
+        <h3 id="settings-model">Model</h3>
+        <Model />
+        {(["maxTokens", "temperature", "topP", "topK"] as const).map((name) => (
+          <NumberField key={name} name={name} value={settings[name]} />
+        ))}
+      </section>
+      <section aria-labelledby="settings-access">
+        <h3 id="settings-access">Access</h3>
+        <Token />
+      </section>
+    </Sheet>
+  );
+}
+
+function Switch(props: { label: string; told: string; checked: boolean; onChange: (checked: boolean) => void }) {
+  const id = useId();
+  return (
+    <div className="field switch-field">
+      <div>
+        <label htmlFor={id}>{props.label}</label>
+        <p id={`${id}-told`}>{props.told}</p>
+      </div>
+      <input
+        id={id}
+        type="checkbox"
+        role="switch"
+        className="switch"
+        checked={props.checked}
+        onChange={(event) => props.onChange(event.target.checked)}
+        aria-describedby={`${id}-told`}
+      />
+    </div>
+  );
+}
+
+function NumberField({ name, value }: { name: NumberSetting; value: number }) {
+  const range = RANGES[name];
+  const set = useSettings((state) => state.set);
+  const id = useId();
+  return (
+    <div className="field">
+      <div className="field-row">
+        <label htmlFor={id}>{range.label}</label>
+        <NumberInput id={id} range={range} value={value} onChange={(next) => set({ [name]: next })} />
+      </div>
+      <input
+        type="range"
+        aria-label={`${range.label}, slider`}
+        min={range.min}
+        max={range.slider}
+        step={range.step}
+        value={Math.min(value, range.slider)}
+        onChange={(event) => set({ [name]: within(range, event.target.valueAsNumber) ?? DEFAULTS[name] })}
+      />
+      <p id={`${id}-told`}>{range.told}</p>
+    </div>
+  );
+}
+
+/** A number as it is typed: what is out of range or no number at all is put right when the field is left. */
+function NumberInput(props: { id: string; range: Range; value: number; onChange: (value: number) => void }) {
+  const { id, range, value, onChange } = props;
+  const [typed, setTyped] = useState<string | null>(null);
+  return (
+    <input
+      id={id}
+      type="number"
+      inputMode="decimal"
+      min={range.min}
+      max={range.max}
+      step={range.step}
+      value={typed ?? value}
+      aria-describedby={`${id}-told`}
+      onChange={(event) => {
+        setTyped(event.target.value);
+        const next = event.target.value === "" ? null : within(range, event.target.valueAsNumber);
+        if (next !== null) onChange(next);
+      }}
+      onBlur={() => setTyped(null)}
+    />
+  );
+}
+
+function Collections() {
+  const { indexes, defaultIndex } = useCatalog();
+  const chosen = useSettings((state) => state.settings.collections);
+  const set = useSettings((state) => state.set);
+  const effective = chosen ?? (defaultIndex === null ? [] : [defaultIndex]);
+  const toggle = (name: string) => {
+    const next = effective.includes(name) ? effective.filter((one) => one !== name) : [...effective, name];
+    const isDefault = next.length === 0 || (next.length === 1 && next[0] === defaultIndex);
+    set({ collections: isDefault ? null : next });
+  };
+  // One that was chosen and is not served any more must remain visible, to be taken back.
+  const gone = effective.filter((name) => !indexes.some((index) => index.name === name));
+  if (indexes.length === 0) return null;
+  return (
+    <fieldset className="field">
+      <legend>{indexes.length > 1 ? "Indexes" : "Index"}</legend>
+      <ul className="choices">
+        {indexes.map((index) => (
+          <li key={index.name}>
+            <label>
+              <input
+                type="checkbox"
+                checked={effective.includes(index.name)}
+                disabled={indexes.length === 1 && gone.length === 0}
+                onChange={() => toggle(index.name)}
+              />
+              <span>{index.name}</span>
+              <small>
+                {plural(index.documents, "document")}, {plural(index.chunks, "passage")}
+              </small>
+            </label>
+          </li>
+        ))}
+        {gone.map((name) => (
+          <li key={name}>
+            <label>
+              <input type="checkbox" checked onChange={() => toggle(name)} />
+              <span>{name}</span>
+              <small>not served any more</small>
+            </label>
+          </li>
+        ))}
+      </ul>
+      <p>What is searched. Passages of several are put in one order.</p>
+    </fieldset>
+  );
+}
+
+function Model() {
+  const models = useCatalog((state) => state.models);
+  const chosen = useSettings((state) => state.settings.model);
+  const set = useSettings((state) => state.set);
+  const id = useId();
+  const names = chosen !== null && !models.includes(chosen) ? [...models, chosen] : models;
+  return (
+    <div className="field">
+      <div className="field-row">
+        <label htmlFor={id}>Model</label>
+        <select id={id} value={chosen ?? models[0] ?? ""} onChange={(event) => set({ model: event.target.value })}>
+          {names.map((name) => (
+            <option key={name}>{name}</option>
+          ))}
+        </select>
+      </div>
+      <p>Which of the served graphs answers.</p>
+    </div>
+  );
+}
+
+function Token() {
+  const id = useId();
+  const [value, setValue] = useState(token.get);
+  return (
+    <div className="field">
+      <label htmlFor={id}>Access token</label>
+      <input
+        id={id}
+        type="password"
+        autoComplete="off"
+        spellCheck={false}
+        value={value}
+        onChange={(event) => {
+          const next = event.target.value.trim();
+          setValue(next);
+          token.set(next);
+        }}
+        onBlur={() => void refresh()}
+        aria-describedby={`${id}-told`}
+      />
+      <p id={`${id}-told`}>
+        Sent with every question, for a cluster that asks for one. Kept in this tab, and gone when it is closed.
+      </p>
+    </div>
+  );
+}

@@ -1,0 +1,162 @@
+/** How questions are asked: what a person can set, what it means, and how it is kept. */
+
+import { create } from "zustand";
+import { createJSONStorage, persist } from "zustand/middleware";
+import type { GenerateRequest } from "../api/wire";
+
+export interface Settings {
+  /** Null: the first that the transformer names. */
+  model: string | null;
+  /** Indexes that are searched; null: the transformer's own choice. */
+  collections: string[] | null;
+  retrieval: boolean;
+  compare: boolean;
+  numDocs: number;
+  temperature: number;
+  topP: number;
+  topK: number;
+  maxTokens: number;
+}
+
+export const DEFAULTS: Readonly<Settings> = {
+  model: null,
+  collections: null,
+  retrieval: true,
+  compare: false,
+  numDocs: 3,
+  temperature: 0.1,
+  topP: 0.4,
+  topK: 4,
+  maxTokens: 512,
+};
+
+export type NumberSetting = "numDocs" | "temperature" | "topP" | "topK" | "maxTokens";
+
+export interface Range {
+  label: string;
+  /** Field of the request. */
+  field: "num_docs" | "temperature" | "top_p" | "top_k" | "max_tokens";
+  min: number;
+  max: number;
+  step: number;
+  /** Where the slider ends; the number beside it takes more. */
+  slider: number;
+  told: string;
+}
+
+/** The ranges of docs/api.md. */
+export const RANGES: Record<NumberSetting, Range> = {
+  numDocs: {
+    label: "Passages",
+    field: "num_docs",
+    min: 0,
+    max: 100,
+    step: 1,
+    slider: 20,
+    told: "How many passages of the documents the model is given to read. More cover more, and take longer. 0 gives none.",
+  },
+  temperature: {
+    label: "Temperature",
+    field: "temperature",
+    min: 0,
+    max: 2,
+    step: 0.05,
+    slider: 2,
+    told: "How freely words are chosen. 0 takes the likeliest word each time; above 1 it becomes fanciful.",
+  },
+  topP: {
+    label: "Top p",
+    field: "top_p",
+    min: 0,
+    max: 1,
+    step: 0.05,
+    slider: 1,
+    told: "Only the likeliest words that together have this probability are considered. 1 considers all, 0 the likeliest alone.",
+  },
+  topK: {
+    label: "Top k",
+    field: "top_k",
+    min: 0,
+    max: 1000,
+    step: 1,
+    slider: 100,
+    told: "Only this many of the likeliest words are considered. 0 considers all.",
+  },
+  maxTokens: {
+    label: "Longest answer",
+    field: "max_tokens",
+    min: 0,
+    max: 131_072,
+    step: 1,
+    slider: 2048,
+    told: "Most tokens of an answer; a token is about three quarters of a word. 0 only searches and writes nothing.",
+  },
+};
+
+/** The nearest value that a setting can have; null for what is no number. */
+export function within(range: Range, value: number): number | null {
+  if (!Number.isFinite(value)) return null;
+  const stepped = Math.round(value / range.step) * range.step;
+  return Math.min(Math.max(Number(stepped.toFixed(4)), range.min), range.max);
+}
+
+/** The parameters of a request. Zeros mean zero: everything is sent as it is set. */
+export function parameters(settings: Settings, grounded: boolean): Omit<GenerateRequest, "text_input" | "history"> {
+  return {
+    max_tokens: settings.maxTokens,
+    temperature: settings.temperature,
+    top_p: settings.topP,
+    top_k: settings.topK,
+    num_docs: settings.numDocs,
+    retrieval: grounded,
+    ...(grounded && settings.collections ? { collections: settings.collections } : {}),
+  };
+}
+
+/** How many settings are not as they were at first. */
+export function changed(settings: Settings): number {
+  return (Object.keys(DEFAULTS) as (keyof Settings)[]).filter(
+    (name) => JSON.stringify(settings[name]) !== JSON.stringify(DEFAULTS[name]),
+  ).length;
+}
+
+interface SettingsState {
+  settings: Settings;
+  set: (change: Partial<Settings>) => void;
+  reset: () => void;
+}
+
+export const useSettings = create<SettingsState>()(
+  persist(
+    (set) => ({
+      settings: DEFAULTS,
+      set: (change) => set((state) => ({ settings: { ...state.settings, ...change } })),
+      reset: () => set({ settings: DEFAULTS }),
+    }),
+    {
+      name: "kserve-rag.settings",
+      storage: createJSONStorage(() => localStorage),
+      partialize: ({ settings }) => ({ settings }),
+      merge: (kept, current) => ({ ...current, settings: restored(kept) }),
+    },
+  ),
+);
+
+/** Settings as they were kept, without what an older page or a person's own editing left there. */
+export function restored(kept: unknown): Settings {
+  const from = (typeof kept === "object" && kept !== null && "settings" in kept ? kept.settings : null) as
+    Partial<Record<keyof Settings, unknown>> | null;
+  if (!from) return DEFAULTS;
+  const settings: Settings = { ...DEFAULTS };
+  for (const name of Object.keys(RANGES) as NumberSetting[]) {
+    const value = from[name];
+    settings[name] = (typeof value === "number" ? within(RANGES[name], value) : null) ?? DEFAULTS[name];
+  }
+  if (typeof from.retrieval === "boolean") settings.retrieval = from.retrieval;
+  if (typeof from.compare === "boolean") settings.compare = from.compare;
+  if (typeof from.model === "string") settings.model = from.model;
+  if (Array.isArray(from.collections) && from.collections.every((name) => typeof name === "string")) {
+    settings.collections = from.collections.length > 0 ? from.collections : null;
+  }
+  return settings;
+}
