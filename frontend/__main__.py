@@ -7,7 +7,7 @@ import logging
 from chassis.edge import serve
 from chassis.settings import load_settings
 from chassis.telemetry import start_telemetry
-from frontend.page import NOT_BUILT, Page
+from frontend.assets import NOT_BUILT, Page
 from frontend.server import application
 from frontend.settings import FrontendSettings
 

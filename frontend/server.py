@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from chassis.edge import error_response
 from chassis.errors import ForbiddenError, NotFoundError
 from chassis.relay import Relay
-from frontend.page import NOT_BUILT, Page
+from frontend.assets import NOT_BUILT, Page
 from frontend.proxy import INGEST, TRANSFORMER, proxy_routes
 from frontend.settings import FrontendSettings
 

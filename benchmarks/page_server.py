@@ -1,0 +1,151 @@
+"""What the page's server adds to a streamed answer, and 32 users at once on it.
+
+The transformer is a stub whose events say when they were sent. One user asks it directly and through the page's server,
+in turn, for answers of one event. Then 32 users ask both for answers of 30 events, one every 20 ms; before every
+question through the page's server each of them fetches the page, a script of 500 kB with it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import aiohttp
+import numpy as np
+import uvloop
+
+from benchmarks.processes import free_port, running
+
+USERS = 32
+QUESTIONS = 300
+"""Of the one user, each way."""
+EVENTS, EVERY_MS = 30, 20
+STREAM = "/v2/models/rag/generate_stream"
+SCRIPT = "/assets/index-1.js"
+
+
+@dataclass
+class Seen:
+    """What clients saw, in milliseconds."""
+
+    first: list[float] = field(default_factory=list)
+    """From a question to the first event of its answer."""
+    events: list[float] = field(default_factory=list)
+    """From the sending of an event to its arrival."""
+    errors: int = 0
+
+
+async def in_turn(*urls: str) -> list[Seen]:
+    """One user, who asks one after the other."""
+    seen = [Seen() for _ in urls]
+    async with aiohttp.ClientSession() as session:
+        for number in range(QUESTIONS + 20):
+            for url, kept in zip(urls, seen, strict=True):
+                await _ask(session, url, 1, kept if number >= 20 else Seen())
+    return seen
+
+
+async def at_once(url: str, seconds: float, pages: Sequence[str] = ()) -> Seen:
+    """Many users, each of whom fetches the pages and asks, again and again."""
+    seen, end = Seen(), time.perf_counter() + seconds
+
+    async def user(session: aiohttp.ClientSession) -> None:
+        while time.perf_counter() < end:
+            for page in pages:
+                await _fetch(session, page, seen)
+            await _ask(session, url, EVENTS, seen)
+
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+        await asyncio.gather(*(user(session) for _ in range(USERS)))
+    return seen
+
+
+async def _fetch(session: aiohttp.ClientSession, url: str, seen: Seen) -> None:
+    try:
+        async with session.get(url) as response:
+            await response.read()
+            seen.errors += response.status != 200
+    except aiohttp.ClientError:
+        seen.errors += 1
+
+
+async def _ask(session: aiohttp.ClientSession, url: str, events: int, seen: Seen) -> None:
+    asked, sent = _now_ms(), []
+    body = {"text_input": "How often are records sent?", "max_tokens": events}
+    try:
+        async with session.post(url, json=body) as response:
+            async for line in response.content:
+                if line.startswith(b"data:"):
+                    now = _now_ms()
+                    sent.append(now - json.loads(line[5:])["sent_ns"] / 1e6)
+                    if len(sent) == 1:
+                        seen.first.append(now - asked)
+    except aiohttp.ClientError:
+        pass
+    seen.events += sent
+    seen.errors += len(sent) != events
+
+
+def _now_ms() -> float:
+    return time.clock_gettime_ns(time.CLOCK_MONOTONIC) / 1e6
+
+
+def measure(seconds: float = 5) -> list[str]:
+    """The table, as lines of Markdown."""
+    stub, port = free_port(), free_port()
+    direct, through = f"http://127.0.0.1:{stub}{STREAM}", f"http://127.0.0.1:{port}/api/transformer{STREAM}"
+    with tempfile.TemporaryDirectory() as folder:
+        page = Path(folder)
+        (page / "assets").mkdir()
+        (page / "index.html").write_text(f"<!doctype html><script type=module src=.{SCRIPT}></script>")
+        (page / SCRIPT.lstrip("/")).write_text("".join(f"export const a{n} = {n * n};\n" for n in range(20_000)))
+        variables = {
+            "FRONTEND_HOST": "127.0.0.1",
+            "FRONTEND_HTTP_PORT": str(port),
+            "FRONTEND_TRANSFORMER_URL": f"http://127.0.0.1:{stub}",
+            "FRONTEND_PAGE_DIR": folder,
+        }
+        base = f"http://127.0.0.1:{port}"
+        with (
+            running(["-m", "benchmarks.event_stub", str(stub), str(EVERY_MS)], f"http://127.0.0.1:{stub}/ready"),
+            running(["-m", "frontend"], f"{base}/ready", variables) as server,
+        ):
+            alone, passed = uvloop.run(in_turn(direct, through))
+            pages = (f"{base}/", f"{base}{SCRIPT}")
+            rows = {
+                "1 user, directly": alone,
+                "1 user, through the page's server": passed,
+                f"{USERS} users, directly": uvloop.run(at_once(direct, seconds)),
+                f"{USERS} users, through the page's server": uvloop.run(at_once(through, seconds, pages)),
+            }
+            memory_mb = _peak_mb(server.pid)
+    lines = [
+        "| | answers | errors | first event p50 ms | p99 ms | each event p50 ms | p99 ms |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, seen in rows.items():
+        times = (*np.quantile(seen.first, [0.5, 0.99]), *np.quantile(seen.events, [0.5, 0.99]))
+        lines.append(
+            f"| {name} | {len(seen.first)} | {seen.errors} | " + " | ".join(f"{ms:.1f}" for ms in times) + " |"
+        )
+    p50, p99 = np.quantile(passed.first, [0.5, 0.99]) - np.quantile(alone.first, [0.5, 0.99])
+    added = f"Added to the first event of one user: {p50:.1f} ms (p50), {p99:.1f} ms (p99)."
+    return [*lines, "", f"{added} Most memory of the page's server: {memory_mb:.0f} MB."]
+
+
+def _peak_mb(process: int) -> float:
+    status = Path(f"/proc/{process}/status").read_text()
+    (line,) = (line for line in status.splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024 / 1e6
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=5, help="of each measurement")
+    print("\n".join(measure(parser.parse_args().seconds)))
