@@ -5,6 +5,7 @@ Started by the launcher over this project's own documentation, in a home and on 
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,9 @@ import pytest
 if TYPE_CHECKING:
     from kserve_rag.graph import GraphState
     from kserve_rag.settings import Settings
+
+if importlib.util.find_spec("playwright") is None:
+    collect_ignore_glob = ["test_*.py"]  # run by `make test-pages`
 
 
 @dataclass(frozen=True)
