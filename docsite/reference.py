@@ -25,7 +25,7 @@ import textwrap
 import types
 import typing
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,6 +40,8 @@ class Room(NamedTuple):
     """`module:class` of the settings."""
     prefix: str
     what: str
+    beside: str = ""
+    """Settings that have a table already: what is the same there is left out."""
 
 
 ROOMS = (
@@ -49,7 +51,14 @@ ROOMS = (
         "ingest",
         "ingest.settings:IngestSettings",
         "INGEST_",
-        "`python -m ingest`. What has no default must be set.",
+        "`python -m ingest`, the job. What has no default must be set.",
+    ),
+    Room(
+        "ingest service",
+        "ingest.settings:IngestServerSettings",
+        "INGEST_",
+        "`python -m ingest.server`. It has all settings of the job, and these.",
+        "ingest.settings:IngestSettings",
     ),
     Room(
         "embedder",
@@ -72,10 +81,11 @@ ROOMS = (
         "KSERVE_RAG_",
         "The command line and the launcher. An option of a command comes first.",
     ),
+    Room("web page", "frontend.settings:FrontendSettings", "FRONTEND_", "`python -m frontend`."),
     Room("scaleout", "scaleout.settings:ScaleoutSettings", "SCALEOUT_", "`python -m scaleout`, beside `INGEST_…`."),
 )
 
-SERVICES = ("transformer", "vectorstore")
+SERVICES = ("transformer", "vectorstore", "ingest")
 """Those with an OpenAPI description."""
 
 _UNITS = {"_s": "seconds", "_bytes": "bytes", "_tokens": "tokens", "_chars": "characters", "_gb": "GiB"}
@@ -110,10 +120,11 @@ def settings(room: Room) -> list[Setting]:
         rows.append(
             Setting(variable, _type(shape, schema), default, _bounds(shape), _unit(field), info.description or "")
         )
-    return rows
+    known = settings(room._replace(module=room.beside, beside="")) if room.beside else ()
+    return [row for row in rows if row not in known]
 
 
-def _of_dataclass(kind: type, prefix: str) -> list[Setting]:
+def _of_dataclass(kind: Any, prefix: str) -> list[Setting]:
     told, hints = attribute_docs(kind), typing.get_type_hints(kind)
     return [
         Setting(
@@ -130,12 +141,14 @@ def _of_dataclass(kind: type, prefix: str) -> list[Setting]:
 
 def _default(value: Any) -> str:
     if value is None:
-        return "–"
+        return "not set"
     if isinstance(value, bool):
         return f"`{str(value).lower()}`"
     if isinstance(value, Path):
-        home = str(Path.home())
-        return f"`{str(value).replace(home, '~', 1) if str(value).startswith(home) else value}`"
+        for folder, name in ((ROOT, ""), (Path.home(), "~/")):
+            if value.is_relative_to(folder):
+                return f"`{name}{value.relative_to(folder)}`"
+        return f"`{value}`"
     if isinstance(value, enum.Enum):
         value = value.value
     if isinstance(value, int) and value >= 10_000:
@@ -162,7 +175,7 @@ def settings_page() -> str:
         "program with status 2 before a port opens, and names the variable. `kserve-rag up` sets what joins its "
         "services; further variables of its environment reach them too.",
         "",
-        "A dash for a default means: not set. The description says what follows then.",
+        "Where a setting is not set by default, its description says what follows.",
     ]
     for room in ROOMS:
         lines += ["", f"## {room.title}", "", room.what, "", *_settings_table(room)]
@@ -176,14 +189,39 @@ def settings_page() -> str:
 
 
 def _settings_table(room: Room) -> list[str]:
-    lines = ["| variable | type | default | |", "|---|---|---|---|"]
-    for row in settings(room):
-        kind = "<br>".join(part for part in (row.type, row.bounds, row.unit) if part)
-        anchor = f'<span id="{row.variable.lower()}"></span>'
-        lines.append(
-            f"| {anchor}`{row.variable}` | {kind} | {row.default or '**required**'} | {_cell(row.description)} |"
+    return _entries(
+        Entry(
+            row.variable,
+            ", ".join(part for part in (row.type, row.bounds, row.unit) if part),
+            row.description,
+            f"default {row.default}" if row.default else "**required**",
+            row.variable.lower(),
         )
-    return lines
+        for row in settings(room)
+    )
+
+
+class Entry(NamedTuple):
+    """A row of a table of names: two columns, one above the other on a phone."""
+
+    name: str
+    kind: str
+    text: str
+    default: str
+    anchor: str = ""
+
+
+def _entries(entries: Iterable[Entry]) -> list[str]:
+    lines = ['<div class="kr-entries" markdown>', "", "| | |", "|---|---|"]
+    for name, kind, text, default, anchor in entries:
+        here = f'<span id="{anchor}"></span>' if anchor else ""
+        left = f"{here}`{name}`" + (f"<br><small>{kind}</small>" if kind else "")
+        lines.append(f"| {left} | {'<br>'.join(part for part in (_cell(text), default and _small(default)) if part)} |")
+    return [*lines, "", "</div>"]
+
+
+def _small(text: str) -> str:
+    return f"<small>{text}</small>"
 
 
 # ── commands ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -195,7 +233,6 @@ class Parameter(NamedTuple):
     names: str
     default: str
     help: str
-    is_option: bool
 
 
 class Command(NamedTuple):
@@ -233,20 +270,22 @@ def _command(name: str, callback: Callable[..., Any]) -> Command:
         if told is None or told.hidden:
             continue
         kind = typing.get_args(hint)[0]
-        default = "" if parameter.default in (parameter.empty, None, False) else f"`{parameter.default}`"
+        default = "" if parameter.default in (parameter.empty, None, False) else f"default `{parameter.default}`"
         if isinstance(told, OptionInfo):
             long = f"--{parameter.name.replace('_', '-')}"
-            names = [decl for decl in told.param_decls or () if decl.startswith("-")] or [long]
-            if kind is bool and not told.param_decls:
+            # Of a declaration in `Annotated`, typer keeps the first name where a default would be.
+            declared = [each for each in (told.default, *(told.param_decls or ())) if isinstance(each, str)]
+            names = declared or [long]
+            if kind is bool and not declared:
                 names.append(f"--no-{long[2:]}")
             value = "" if kind is bool else f" {told.metavar or _metavar(kind)}"
-            shown = ", ".join(f"`{each}{value}`" for each in names)
+            shown = ", ".join(f"{each}{value}" for each in names)
             if kind is bool and parameter.default is True:
-                default = f"`{long}`"
+                default = f"default `{long}`"
         else:
-            shown = f"`{told.metavar or parameter.name.upper()}`"
+            shown = told.metavar or parameter.name.upper()
             default = "required" if parameter.default is parameter.empty else default
-        parameters.append(Parameter(shown, default, told.help or "", isinstance(told, OptionInfo)))
+        parameters.append(Parameter(shown, default, told.help or ""))
     return Command(name, inspect.getdoc(callback) or "", parameters)
 
 
@@ -272,8 +311,7 @@ def cli_page() -> str:
     for command in commands():
         lines += ["", f"## {command.name}", "", *_help(command.help)]
         if command.parameters:
-            lines += ["", "| | default | |", "|---|---|---|"]
-            lines += [f"| {each.names} | {each.default} | {_cell(each.help)} |" for each in command.parameters]
+            lines += ["", *_entries(Entry(each.names, "", each.help, each.default) for each in command.parameters)]
     lines += [
         "",
         "## Programs of the services",
@@ -302,7 +340,7 @@ def cli_page() -> str:
 def usage(module: str) -> str:
     """What `python -m MODULE --help` prints."""
     environment = {"COLUMNS": "100", "NO_COLOR": "1", "PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
+    done = subprocess.run(  # noqa: S603 - our own program
         [sys.executable, "-m", module, "--help"], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
     )
     return done.stdout.strip()
@@ -325,15 +363,19 @@ def _help(text: str) -> list[str]:
 
 def openapi(service: str) -> dict[str, Any]:
     """The OpenAPI description of a service, as its `/openapi.json` gives it. One per process: KServe has one app."""
-    with tempfile.TemporaryDirectory() as folder:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # operation ids of KServe's routes that ours stand before
-            return _application(service, Path(folder)).openapi()
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # operation ids of KServe's routes that ours stand before
+        described: dict[str, Any] = _application(service, Path(folder)).openapi()
+    return described
 
 
 def _application(service: str, folder: Path) -> Any:
     from chassis.server import app, application
 
+    if service == "ingest":
+        from ingest.server import application as ingest
+
+        return ingest()
     if service == "vectorstore":
         from vectorstore.__main__ import room as vectorstore
         from vectorstore.settings import VectorstoreSettings
@@ -355,7 +397,7 @@ def _application(service: str, folder: Path) -> Any:
 @functools.cache
 def described(service: str) -> dict[str, Any]:
     """`openapi` of a service, in a process of its own."""
-    done = subprocess.run(
+    done = subprocess.run(  # noqa: S603 - this file
         [sys.executable, __file__, f"openapi:{service}"], cwd=ROOT, capture_output=True, text=True, check=True
     )
     answer: dict[str, Any] = json.loads(done.stdout)
@@ -400,6 +442,13 @@ API = {
         "vectorstore.wire",
         {"POST /v1/models/{model_name}:predict": ("SearchRequest", "SearchResponse")},
     ),
+    "ingest": ApiPage(
+        "Ingest",
+        "Documents into an index and out of it again, while everything runs: `python -m ingest.server`, port 8086 of a "
+        "graph on one machine. This page is made from its [OpenAPI description](ingest.openapi.json).",
+        "ingest.wire",
+        {},
+    ),
 }
 
 
@@ -408,23 +457,22 @@ def api_page(service: str) -> str:
     page, description = API[service], described(service)
     module = importlib.import_module(page.wire)
     schemas = _schemas(module, description)
-    lines = [f"# {page.title}", "", page.intro, "", "## Routes", ""]
-    lines += ["| | | takes | gives |", "|---|---|---|---|"]
-    seen = set()
-    for path, operations in description["paths"].items():
-        for method, operation in operations.items():
-            if f"{method} {path}" in seen:
-                continue
-            seen.add(f"{method} {path}")
-            request, answer = page.bodies.get(f"{method.upper()} {path}", (None, None))
-            lines.append(
-                f"| `{method.upper()} {path}` | {_cell(_summary(operation))} | "
-                f"{_linked(request or _body(operation), schemas)} | {_linked(answer or _answer(operation), schemas)} |"
+    lines = [f"# {page.title}", "", page.intro]
+    operations = {
+        f"{method.upper()} {path}": operation
+        for path, methods in description["paths"].items()
+        for method, operation in methods.items()
+    }
+    own = {name for name, each in operations.items() if name in page.bodies or each.get("tags", [""])[0].islower()}
+    for title, chosen in (("Routes", own), ("Routes of every KServe model", operations.keys() - own)):
+        if chosen:
+            lines += ["", f"## {title}", ""]
+            lines += _entries(
+                Entry(name, "", _summary(each), _exchange(page.bodies.get(name, (None, None)), each, schemas))
+                for name, each in operations.items()
+                if name in chosen
             )
-    lines += [
-        "",
-        "`/v2/models/…`, `/v1/models/…` and `/metrics` are KServe's; errors are told under [API](../api.md#errors).",
-    ]
+    lines += ["", "What errors look like is told under [API](../api.md#errors)."]
     if page.tensors:
         lines += ["", "## Tensors", "", "Of `infer` and gRPC. A parameter is [1] for all questions or [n, 1]."]
         for title, name in zip(("in", "out"), page.tensors, strict=True):
@@ -439,19 +487,38 @@ def api_page(service: str) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _exchange(told: tuple[str | None, str | None], operation: Mapping[str, Any], schemas: Mapping[str, Any]) -> str:
+    taken, given = _linked(told[0] or _body(operation), schemas), _linked(told[1] or _answer(operation), schemas)
+    lines = [", ".join(part for part in (taken and f"takes {taken}", given and f"gives {given}") if part)]
+    for each in operation.get("parameters", ()):
+        if each["in"] == "query" and each.get("description"):
+            default = _json_default(each["schema"])
+            bounds = ", ".join(part for part in (_bounds(each["schema"]), default) if part)
+            lines.append(f"`?{each['name']}=` {_cell(each['description'])}{f' ({bounds})' if bounds else ''}")
+    return "<br>".join(line for line in lines if line)
+
+
 def _summary(operation: Mapping[str, Any]) -> str:
     text = operation.get("description") or operation.get("summary") or ""
     return str(text).split("\n\n", maxsplit=1)[0].replace("\n", " ")
 
 
 def _body(operation: Mapping[str, Any]) -> str | None:
-    return "InferenceRequest" if "requestBody" in operation else None
+    content = operation.get("requestBody", {}).get("content", {})
+    return "files as multipart/form-data" if "multipart/form-data" in content else _reference(content)
 
 
 def _answer(operation: Mapping[str, Any]) -> str | None:
-    content = operation.get("responses", {}).get("200", {}).get("content", {})
-    reference = content.get("application/json", {}).get("schema", {}).get("$ref", "")
-    return reference.rsplit("/", 1)[-1] or None
+    responses = operation.get("responses", {})
+    return _reference(
+        next((responses[status].get("content", {}) for status in ("200", "202") if status in responses), {})
+    )
+
+
+def _reference(content: Mapping[str, Any]) -> str | None:
+    schema = content.get("application/json", {}).get("schema", {})
+    found = [each["$ref"] for each in (schema, *schema.get("anyOf", ())) if "$ref" in each]
+    return found[0].rsplit("/", 1)[-1] if found else None
 
 
 _FOREIGN = re.compile(r"HTTPValidationError|ValidationError|Infer.*|List.*|Metadata.*|Model.*|Request.*|Server.*")
@@ -482,18 +549,22 @@ def _type_table(schema: Mapping[str, Any], schemas: Mapping[str, Any], kind: typ
     lines = []
     if schema.get("description"):
         lines += [str(schema["description"]).replace("\n\n", "<br>").replace("\n", " "), ""]
-    lines += ["| field | type | default | |", "|---|---|---|---|"]
     required = set(schema.get("required", ()))
-    for name, shape in schema["properties"].items():
-        kinds = "<br>".join(part for part in (_type(shape, {}, schemas), _bounds(shape)) if part)
-        default = "required" if name in required else _json_default(shape)
-        lines.append(f"| `{name}` | {kinds} | {default} | {_cell(shape.get('description') or told.get(name, ''))} |")
+    lines += _entries(
+        Entry(
+            name,
+            ", ".join(part for part in (_type(shape, {}, schemas), _bounds(shape)) if part),
+            shape.get("description") or told.get(name, ""),
+            "required" if name in required else _json_default(shape),
+        )
+        for name, shape in schema["properties"].items()
+    )
     return lines
 
 
 def _json_default(shape: Mapping[str, Any]) -> str:
     value = shape.get("default")
-    return "–" if value is None else f"`{json.dumps(value)}`"
+    return "" if value is None else f"default `{json.dumps(value)}`"
 
 
 def _linked(name: str | None, schemas: Mapping[str, Any]) -> str:
@@ -602,8 +673,9 @@ def _bounds(shape: Mapping[str, Any]) -> str:
     merged: dict[str, Any] = {}
     for part in parts:
         merged.update(part)
-    low = merged.get("minimum", merged.get("exclusiveMinimum"))
-    high = merged.get("maximum", merged.get("exclusiveMaximum"))
+    # `ge` and `le`: as pydantic names bounds that stand behind a validator of ours.
+    low = merged.get("minimum", merged.get("exclusiveMinimum", merged.get("ge")))
+    high = merged.get("maximum", merged.get("exclusiveMaximum", merged.get("le")))
     over = "above " if "exclusiveMinimum" in merged else ""
     if low is not None and high is not None:
         return f"{over}{_number(low)} … {_number(high)}"
@@ -658,6 +730,7 @@ PAGES: Mapping[str, Callable[[], str]] = {
     "reference/cli.md": cli_page,
     "reference/transformer.md": functools.partial(api_page, "transformer"),
     "reference/vectorstore.md": functools.partial(api_page, "vectorstore"),
+    "reference/ingest.md": functools.partial(api_page, "ingest"),
     "reference/tensors.md": tensors_page,
     **{
         f"reference/{service}.openapi.json": lambda service=service: json.dumps(described(service), indent=1)  # type: ignore[misc]
@@ -675,9 +748,9 @@ def main() -> None:
     if page.startswith("openapi:"):
         service = page.partition(":")[2]
         sys.argv = sys.argv[:1]  # KServe reads it
-        print(json.dumps(openapi(service)))
+        sys.stdout.write(json.dumps(openapi(service)))
     else:
-        print(PAGES[page](), end="")
+        sys.stdout.write(PAGES[page]())
 
 
 if __name__ == "__main__":
