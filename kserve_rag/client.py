@@ -20,7 +20,7 @@ from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 
 import httpx
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -36,8 +36,8 @@ from kserve_rag.errors import (
     UnavailableError,
     UnreachableError,
 )
-from transformer.wire import Answer, CitationMode, EndEvent, Message, SourcesEvent, TextEvent
-from vectorstore.wire import Mode, Passage, Prediction
+from transformer.wire import Answer, CitationMode, EndEvent, Indexes, Message, SourcesEvent, TextEvent
+from vectorstore.wire import Mode, Passage, Prediction, StoredDocument
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -128,6 +128,14 @@ class _Endpoints:
     def generate(self, *, stream: bool) -> str:
         return f"{self.url}/v2/models/{quote(self.model, safe='')}/generate{'_stream' if stream else ''}"
 
+    def indexes(self) -> str:
+        return f"{self.url}/v1/indexes"
+
+    def document(self, document_id: str, collection: str | None, version: str | None) -> str:
+        named = {"collection": collection, "version": version}
+        query = urlencode({name: value for name, value in named.items() if value is not None})
+        return f"{self.url}/v1/documents/{quote(document_id)}{'?' if query else ''}{query}"
+
     def search(self) -> str:
         if self.vectorstore_url is None:
             raise RequestError(
@@ -184,7 +192,7 @@ class Client:
     def ask(self, question: str, **parameters: Unpack[Parameters]) -> Answer:
         """The whole answer with its sources."""
         body = _body(question, parameters)
-        return _parsed(Answer, self._post(self._endpoints.generate(stream=False), body))
+        return _parsed(Answer, self._request("POST", self._endpoints.generate(stream=False), body))
 
     def stream(self, question: str, **parameters: Unpack[Parameters]) -> Iterator[Event]:
         """The answer as it is made: a `SourcesEvent`, `TextEvent`s, and an `EndEvent`.
@@ -215,7 +223,17 @@ class Client:
 
     def retrieve(self, query: str, **options: Unpack[SearchOptions]) -> Prediction:
         """As `search`, with the index versions, the times, and where `explain` is set what was cut."""
-        return _prediction(self._post(self._endpoints.search(), _search_body(query, options)))
+        return _prediction(self._request("POST", self._endpoints.search(), _search_body(query, options)))
+
+    def indexes(self) -> Indexes:
+        """What can be asked: the indexes that are served, each with questions that its documents answer."""
+        return _parsed(Indexes, self._request("GET", self._endpoints.indexes()))
+
+    def document(
+        self, document_id: str, *, collection: str | None = None, version: str | None = None
+    ) -> StoredDocument:
+        """A stored document, of the version that is served or of one that is still published."""
+        return _parsed(StoredDocument, self._request("GET", self._endpoints.document(document_id, collection, version)))
 
     def ready(self) -> bool:
         """Whether the transformer and all that it needs can answer now; False also where it cannot be reached."""
@@ -225,9 +243,9 @@ class Client:
         except httpx.HTTPError:
             return False
 
-    def _post(self, url: str, body: Mapping[str, Any]) -> bytes:
+    def _request(self, method: str, url: str, body: Mapping[str, Any] | None = None) -> bytes:
         try:
-            response = self._http.post(url, json=body)
+            response = self._http.request(method, url, json=body)
         except httpx.HTTPError as error:
             raise _transport_error(error, url) from error
         if response.status_code >= 400:
@@ -268,7 +286,7 @@ class AsyncClient:
     async def ask(self, question: str, **parameters: Unpack[Parameters]) -> Answer:
         """As `Client.ask`."""
         body = _body(question, parameters)
-        return _parsed(Answer, await self._post(self._endpoints.generate(stream=False), body))
+        return _parsed(Answer, await self._request("POST", self._endpoints.generate(stream=False), body))
 
     async def stream(self, question: str, **parameters: Unpack[Parameters]) -> AsyncGenerator[Event, None]:
         """As `Client.stream`. Close the iterator (`contextlib.aclosing`) to cancel the generation at once."""
@@ -296,7 +314,18 @@ class AsyncClient:
 
     async def retrieve(self, query: str, **options: Unpack[SearchOptions]) -> Prediction:
         """As `Client.retrieve`."""
-        return _prediction(await self._post(self._endpoints.search(), _search_body(query, options)))
+        return _prediction(await self._request("POST", self._endpoints.search(), _search_body(query, options)))
+
+    async def indexes(self) -> Indexes:
+        """As `Client.indexes`."""
+        return _parsed(Indexes, await self._request("GET", self._endpoints.indexes()))
+
+    async def document(
+        self, document_id: str, *, collection: str | None = None, version: str | None = None
+    ) -> StoredDocument:
+        """As `Client.document`."""
+        url = self._endpoints.document(document_id, collection, version)
+        return _parsed(StoredDocument, await self._request("GET", url))
 
     async def ready(self) -> bool:
         """As `Client.ready`."""
@@ -306,9 +335,9 @@ class AsyncClient:
         except httpx.HTTPError:
             return False
 
-    async def _post(self, url: str, body: Mapping[str, Any]) -> bytes:
+    async def _request(self, method: str, url: str, body: Mapping[str, Any] | None = None) -> bytes:
         try:
-            response = await self._http.post(url, json=body)
+            response = await self._http.request(method, url, json=body)
         except httpx.HTTPError as error:
             raise _transport_error(error, url) from error
         if response.status_code >= 400:

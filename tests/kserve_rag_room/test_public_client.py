@@ -89,6 +89,27 @@ def test_a_search_can_be_told_how_and_explains_itself(client: Client) -> None:
     assert client.search(QUESTION, num_docs=1, mode="lexical")[0].chunk_id == passage.chunk_id
 
 
+def test_what_can_be_asked(graph: Any, client: Client) -> None:
+    found = client.indexes()
+    assert found.reason is None
+    (index,) = found.indexes
+    assert index.name == found.default
+    assert index.version == graph.index_version
+
+
+def test_a_span_is_of_the_stored_document(client: Client) -> None:
+    passage = client.search(QUESTION, num_docs=1)[0]
+    stored = client.document(passage.document_id, version=passage.index_version, collection=passage.collection)
+    assert stored.text[passage.span.start : passage.span.end] == passage.text
+    assert client.document(passage.document_id) == stored
+
+
+def test_a_document_that_is_not_there(client: Client) -> None:
+    with pytest.raises(RequestError) as raised:
+        client.document("no/such document?")
+    assert raised.value.status == 404
+
+
 def test_without_retrieval_there_are_no_sources(client: Client) -> None:
     assert client.ask("What is the capital of France?", retrieval=False, max_tokens=8).sources == []
 
@@ -121,7 +142,10 @@ async def test_the_async_client_does_the_same(graph: Any, client: Client) -> Non
         assert any(isinstance(event, TextEvent) for event in events)
         assert isinstance(events[-1], EndEvent)
         assert events[-1].citations == answer.citations
-        assert [p.chunk_id for p in await other.search(QUESTION)] == [p.chunk_id for p in client.search(QUESTION)]
+        passages = await other.search(QUESTION)
+        assert [p.chunk_id for p in passages] == [p.chunk_id for p in client.search(QUESTION)]
+        assert await other.document(passages[0].document_id) == client.document(passages[0].document_id)
+        assert await other.indexes() == client.indexes()
         with pytest.raises(RequestError):
             await other.ask("", max_tokens=4)
 
