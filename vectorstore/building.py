@@ -20,7 +20,8 @@ import orjson
 from embedder.wire import SparseVector
 from vectorstore.content import Chunk, Document, check_chunk, check_document, content_key
 from vectorstore.errors import BuilderClosedError, InvalidContentError
-from vectorstore.lexical import LexicalSettings, LexicalWriter
+from vectorstore.examples import Examples
+from vectorstore.lexical import LexicalIndex, LexicalSettings, LexicalWriter
 from vectorstore.manifest import Counts, EmbedderInfo, Manifest, SourceInfo
 from vectorstore.multivectors import Bits, EncodedVectors, Matrix, MultiVectorWriter
 from vectorstore.sparse import SparseWriter
@@ -30,6 +31,9 @@ from vectorstore.stores.exact import ExactStore
 from vectorstore.wire import Signal
 
 _MAX_CHUNKS = 2**31 - 1
+
+_FIRST = 3
+"""Passages by words alone that one of an example's own document has to be among."""
 
 
 class VersionBuilder:
@@ -74,6 +78,7 @@ class VersionBuilder:
         described = [embedder.fingerprint, settings, sparse, multi_vector_bits]
         self._digest = hashlib.sha256(orjson.dumps(described, option=orjson.OPT_SORT_KEYS))
         self._fields: dict[str, set[str]] = {}
+        self._examples = Examples()
         self._documents = 0
         self._chunks = 0
         self._open = True
@@ -167,6 +172,7 @@ class VersionBuilder:
             raise
         for name, value in metadata.items():
             self._fields.setdefault(name, set()).add(type(value).__name__)
+        self._examples.add(document, chunks, self._chunks)
         self._documents += 1
         self._chunks += len(chunks)
 
@@ -208,6 +214,7 @@ class VersionBuilder:
             counts=Counts(documents=self._documents, chunks=self._chunks),
             parts=parts,
             metadata_fields={name: sorted(kinds) for name, kinds in sorted(self._fields.items())},
+            examples=self._pick_examples(),
             files=_sizes(self._folder),
         )
         _sync_all(self._folder)
@@ -215,6 +222,12 @@ class VersionBuilder:
         self._alive.close()
         self._open = False
         return version
+
+    def _pick_examples(self) -> list[str]:
+        if not self._examples:
+            return []
+        words = LexicalIndex(self._folder / "lexical")
+        return self._examples.pick(lambda question: words.search(question, limit=_FIRST).rows.tolist())
 
     def abandon(self) -> None:
         """Removes everything. Does nothing after `publish`."""

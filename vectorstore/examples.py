@@ -1,0 +1,277 @@
+"""Questions that an index can answer, for those who do not know yet what to ask: from its documents, without a model.
+
+In the order of preference: questions that the documents ask themselves, in headings, titles and lines of their own;
+headings that say how something is done, and terms that are defined below them, made into questions. What would not
+read as a person's question is none: no example is better than an odd one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from vectorstore.content import Chunk, Document
+
+MAX_EXAMPLES = 8
+MAX_CHARS = 120
+
+_POOL = 64
+"""Candidates kept while documents are added: enough to choose from after those that find something else are dropped."""
+_PER_DOCUMENT = 3
+
+Kind = Literal["asked", "line", "how", "term"]
+_PREFERENCE: dict[Kind, int] = {"asked": 0, "line": 1, "how": 1, "term": 2}
+
+_ENGLISH = (
+    "how what when where which who whom whose why can could do does did is are was were should will would may must has "
+    "have"
+)
+_OTHERS = (
+    "wie was wann wo welche welcher welches wer warum wieso kann können darf muss ist sind gibt "
+    "comment que quel quelle quels quelles quand où qui pourquoi combien peut puis dois "
+    "como cómo qué cuál cuáles cuándo dónde quién cuánto puedo qual quais quando onde quem posso "
+    "come cosa dove quale chi perché quanto hoe wat wanneer waar welke waarom"
+)
+_OPENERS = frozenset(f"{_ENGLISH} {_OTHERS}".split())
+"""First words of questions, in languages of Latin letters. Of others, the question mark has to do."""
+_POINTERS = re.compile(
+    r"\b(its?|this|that|these|those|they|them|their|he|she|his|her|him|here|there|above|below|following|we|us|our|else|"
+    r"next|so|something)\b",
+    re.IGNORECASE,
+)
+"""Words that mean something only where they stand: alone, the question is about nothing."""
+_HOW_YOU = re.compile(r"(?:how|where|when) (?:do|can|should) you ", re.IGNORECASE)
+_YOU = re.compile(r"\byou\b", re.IGNORECASE)
+"""Else asked of a person, in an interview."""
+_ORDINAL = re.compile(r"^(?:q(?:uestion)?\s*\d*\s*[:.)]|faq\s*[:.)]|[-*•–]|\(?\d+(?:\.\d+)*[.):]?)\s+", re.IGNORECASE)
+_MARKUP = re.compile(r"[*_`#]+(?=\S)|(?<=\S)[*_`#]+")
+_FOREIGN = re.compile(r"[<>{}\[\]|\\=^~@]|https?:|www\.|&\w+;|\.\.\.|…")
+"""Of code, mark-up and addresses."""
+_WITHIN = re.compile(r"[?？؟!;]|[.:]\s| [–—-] ")
+"""Where one question ends and more is said, or was."""
+_LINE = re.compile(r"^[^\S\n]*(\S[^\n]{6,130}[?？؟])[^\S\n]*$", re.MULTILINE)
+_WORD = re.compile(r"[^\W_]+(?:['’.-][^\W_]+)*")
+
+_HOW_TO = re.compile(r"how to (\S.*)", re.IGNORECASE)
+_HOW_WORKS = re.compile(r"how (an? |the )?(\S.*) works", re.IGNORECASE)
+_WHEN_TO = re.compile(r"(when|where) to (\S.*)", re.IGNORECASE)
+_WHEN = re.compile(r"when ((?:an?|the) .*\b(?:is|are|does|do|has|have|cannot|fails?|stops?|goes)\b.*)", re.IGNORECASE)
+_HAPPENS = re.compile(r"what happens (\S.*)", re.IGNORECASE)
+_DO = re.compile(r"(\w+)( (?:up|back|out|in|off|on))? ((?:an?|the|your) \S.*)", re.IGNORECASE)
+"""With an article: without one, "Running costs" and "Test results" are no work."""
+
+_WORK = (
+    "activate add adjust apply ask assemble attach back bring build calibrate cancel change charge check choose "
+    "clean clear configure connect convert copy create customise customize delete deploy detect disable disconnect "
+    "download edit enable enter exchange expand export extend find fit fix format generate get import improve "
+    "increase insert install integrate load log make manage measure migrate modify monitor mount move obtain open "
+    "operate optimise optimize order organise organize pair pay perform prepare prevent print process protect "
+    "publish query read rebuild recover reduce register reinstall remove rename renew repair replace report request "
+    "reset resolve restart restore retrieve return roll run save schedule search secure select send serve set share "
+    "start stop store submit switch test track train transfer troubleshoot tune turn uninstall unlock update "
+    "upgrade upload use validate verify view write"
+)
+_VERBS = frozenset(_WORK.split())
+_SMALL = frozenset(("a", "an", "the", "and", "or", "of", "to", "in", "on", "at", "for", "with", "from", "by"))
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    kind: Kind
+    question: str
+    rows: range
+    """Of the document that it is from."""
+
+
+class Examples:
+    """Gathers candidates while a version is built. What is picked does not depend on the order of the documents."""
+
+    def __init__(self) -> None:
+        self._pool: list[tuple[tuple[int, int, bytes], int, _Candidate]] = []
+        """A heap, the worst first. Preference, how many of its document are better, and chance; all of them negated."""
+        self._count = 0
+
+    def __len__(self) -> int:
+        """Candidates so far."""
+        return len(self._pool)
+
+    def add(self, document: Document, chunks: Sequence[Chunk], first_row: int) -> None:
+        """Looks for questions in a document.
+
+        Args:
+            document: as it is stored.
+            chunks: of the document, in order.
+            first_row: of the chunks.
+        """
+        if not chunks:
+            return
+        found: dict[str, Kind] = {}
+        for kind, question in _candidates(document, chunks):
+            found.setdefault(question, kind)
+            if len(found) >= 4 * _PER_DOCUMENT:
+                break
+        chance = hashlib.sha256(document.id.encode()).digest()[:8]
+        chosen = sorted(found.items(), key=lambda item: _PREFERENCE[item[1]])[:_PER_DOCUMENT]
+        for place, (question, kind) in enumerate(chosen):
+            self._count += 1
+            worth = (-place, -_PREFERENCE[kind], bytes(255 - byte for byte in chance))
+            entry = (worth, -self._count, _Candidate(kind, question, range(first_row, first_row + len(chunks))))
+            if len(self._pool) < _POOL:
+                heapq.heappush(self._pool, entry)
+            elif worth > self._pool[0][0]:
+                heapq.heapreplace(self._pool, entry)
+
+    def pick(self, best_rows: Callable[[str], Iterable[int]]) -> list[str]:
+        """At most `MAX_EXAMPLES` questions, of as many documents as there are.
+
+        Args:
+            best_rows: rows that a question finds first; one that finds only other documents is left out.
+        """
+        best_first = sorted(self._pool, reverse=True)
+        times = Counter(_key(entry[2].question) for entry in best_first)
+        picked: list[str] = []
+        said: list[frozenset[str]] = []
+        for *_, candidate in best_first:
+            words = _key(candidate.question)
+            # What several documents ask is a question of their kind, as "What is new?", and of none of them.
+            if times[words] > 1 or any(_alike(words, other) for other in said):
+                continue
+            if not any(row in candidate.rows for row in best_rows(candidate.question)):
+                continue
+            picked.append(candidate.question)
+            said.append(words)
+            if len(picked) == MAX_EXAMPLES:
+                break
+        return picked
+
+
+def _candidates(document: Document, chunks: Sequence[Chunk]) -> Iterator[tuple[Kind, str]]:
+    sections: dict[str, str] = {}
+    for chunk in chunks:
+        for heading in (document.title, *chunk.heading_path[-1:]):
+            if heading and heading not in sections:
+                sections[heading] = chunk.text
+    for heading, text in sections.items():
+        clean = _clean(heading)
+        if clean is None:
+            continue
+        if not clean.endswith(("?", "？", "؟")):
+            made = _made(clean, text)
+            if made is not None and len(made[1]) <= MAX_CHARS:
+                yield made
+        elif _is_question(clean):
+            yield "asked", clean
+    for line in _LINE.finditer(document.text):
+        clean = _clean(line[1])
+        if clean is not None and _is_question(clean):
+            yield "line", clean
+
+
+def _clean(text: str) -> str | None:
+    """A heading without numbering and mark-up; None where it cannot be shown as a person's words."""
+    if len(text) > 3 * MAX_CHARS:
+        return None
+    plain = " ".join(_MARKUP.sub("", text).split())
+    while (stripped := _ORDINAL.sub("", plain)) != plain:
+        plain = stripped
+    if not 6 <= len(plain) <= MAX_CHARS or _FOREIGN.search(plain) or (plain.isupper() and plain.isascii()):
+        return None
+    # Marks that turn the direction of writing, and characters without a shape, are how a text pretends.
+    if any(unicodedata.category(character)[0] == "C" for character in plain):
+        return None
+    return plain
+
+
+def _is_question(text: str) -> bool:
+    """Whether it is one question, which says by itself what it is about."""
+    words = [word.lower() for word in _WORD.findall(text)]
+    if _WITHIN.search(text, 0, len(text) - 1):
+        return False
+    if text[0] == "¿" or not any("LATIN" in unicodedata.name(character, "") for character in text):
+        return True
+    return (
+        len(words) >= 4
+        and re.split("['’]", words[0])[0] in _OPENERS
+        and not text[0].islower()
+        and _POINTERS.search(text) is None
+        and (_YOU.search(text) is None or _HOW_YOU.match(text) is not None)
+    )
+
+
+def _made(heading: str, text: str) -> tuple[Kind, str] | None:
+    """A question made of a heading in English, where that reads as one."""
+    if _POINTERS.search(heading) or _YOU.search(heading) or re.search(r"[:;!,()“”\"/]|\. |\.$", heading):
+        return None
+    said = set(_WORD.findall(text.replace(heading, " ")))
+    if match := _HOW_TO.fullmatch(heading):
+        return "how", f"How do I {_lowered(_mine(match[1]), said, first=True)}?"
+    if match := _HOW_WORKS.fullmatch(heading):
+        thing = _lowered(match[2], said, first=not match[1])
+        return "how", f"How does {(match[1] or '').lower()}{thing} work?"
+    if match := _WHEN_TO.fullmatch(heading):
+        return "how", f"{match[1].capitalize()} should I {_lowered(_mine(match[2]), said, first=True)}?"
+    if match := _WHEN.fullmatch(heading):
+        return "how", f"What happens when {_lowered(match[1], said, first=True)}?"
+    if match := _HAPPENS.fullmatch(heading):
+        return "how", f"What happens {_lowered(match[1], said, first=True)}?"
+    if (match := _DO.fullmatch(heading)) and (verb := _verb(match[1].lower())) is not None:
+        return "how", f"How do I {verb}{match[2] or ''} {_lowered(_mine(match[3]), said)}?"
+    return _defined(heading, text)
+
+
+def _verb(word: str) -> str | None:
+    """The verb that begins a heading, as in "Install the sensor" and "Installing the sensor"."""
+    forms = (word[:-3], word[:-3] + "e", word[:-4]) if word.endswith("ing") else (word,)
+    return next((form for form in forms if form in _VERBS), None)
+
+
+def _mine(text: str) -> str:
+    return re.sub(r"\byour\b", "my", text, flags=re.IGNORECASE)
+
+
+def _defined(heading: str, text: str) -> tuple[Kind, str] | None:
+    """A question for what a term is, where the text below a heading begins a sentence with what it is."""
+    term = re.sub(r"^(?:an?|the) ", "", heading.lower())
+    lowered = text.lower()
+    if term.count(" ") > 5 or not (f"{term} is " in lowered or f"{term} are " in lowered):
+        return None
+    sentence = rf"(?:^|[.\n] *)((?:an?|the) )?({re.escape(term)}) (is|are) (?:an?|the|one|any)\b"
+    match = re.search(sentence, text, re.IGNORECASE)
+    if match is None:
+        return None
+    shown = match[2]
+    # A name keeps its great letter: of a single word nothing tells; of several, that it has one within a sentence too.
+    if (
+        not match[1]
+        and " " in shown
+        and shown[1:].islower()
+        and not re.search(rf"[^\W_] {re.escape(shown.split()[0])}\b", text)
+    ):
+        shown = shown[0].lower() + shown[1:]
+    return "term", f"What {match[3].lower()} {(match[1] or '').lower()}{shown}?"
+
+
+def _lowered(text: str, said: set[str], *, first: bool = False) -> str:
+    """A heading's words as they are written within a sentence: as the text below it does."""
+
+    def plain(match: re.Match[str]) -> str:
+        word = match[0]
+        small = word[:1].lower() + word[1:]
+        leads = first and match.start() == 0 and word[1:].islower()
+        return small if leads or (small in said and word not in said) or small in _SMALL else word
+
+    return _WORD.sub(plain, text)
+
+
+def _key(question: str) -> frozenset[str]:
+    return frozenset(word.lower() for word in _WORD.findall(question)) - _SMALL - _OPENERS - {"i", "my"}
+
+
+def _alike(one: frozenset[str], other: frozenset[str]) -> bool:
+    return len(one & other) > 0.7 * min(len(one), len(other))
