@@ -41,6 +41,7 @@ COMBINATIONS: Mapping[str, Sequence[str]] = {
     "nightly": ["cpu-openvino", "ingest", "ingest-nightly", "models-from-pvc", "index-from-pvc"],
     "nightly-s3": ["gpu-trtllm", "ingest", "ingest-nightly", "models-from-s3", "index-from-s3"],
     "download": ["gpu-trtllm", "ingest", "models-from-pvc", "download-models", "index-from-pvc"],
+    "verify": ["gpu-trtllm", "ingest", "models-from-pvc", "download-models", "verify-models", "index-from-pvc"],
     "build": ["existing-engines", "ingest", "models-from-pvc", "download-models", "build-engines", "index-from-pvc"],
     "autoscaling": ["gpu-trtllm", "ingest", "models-from-pvc", "index-from-pvc", "autoscaling"],
     "istio-auth": ["gpu-trtllm", "ingest", "models-from-pvc", "index-from-pvc", "istio-auth"],

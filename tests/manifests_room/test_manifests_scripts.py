@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import fcntl
+import hashlib
 import importlib.util
 import json
 import os
 import re
+import shutil
 import struct
 import subprocess
 import sys
@@ -15,8 +18,10 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from manifests_pods import pods
+from manifests_pods import containers, pods
 from manifests_rendering import MANIFESTS, ROOT
+
+from kserve_rag.models import Catalogue, HubSource
 
 FETCH = MANIFESTS / "components" / "download-models" / "fetch_checkpoint.py"
 BUILD = MANIFESTS / "components" / "build-engines" / "build_engines.py"
@@ -94,14 +99,19 @@ def fetch(hub: Path, volume: Path, *options: str, **variables: str) -> subproces
 LLAMA = "--architecture=LlamaForCausalLM"
 
 
+def models(volume: Path) -> list[str]:
+    """What is on a volume, beside the lock that runs take."""
+    return sorted(path.name for path in volume.iterdir() if path.name != ".incoming-llm.lock")
+
+
 def test_a_whole_model_is_published_once(hub: Path, tmp_path: Path) -> None:
     volume = tmp_path / "volume"
     volume.mkdir()
     done = fetch(hub, volume, LLAMA)
     assert done.returncode == 0, done.stdout
     assert "LlamaForCausalLM" in done.stdout
-    assert sorted(path.name for path in volume.iterdir()) == ["llm"]
-    assert sorted(path.name for path in (volume / "llm").iterdir()) == sorted(path.name for path in hub.iterdir())
+    assert models(volume) == ["llm"]
+    assert models(volume / "llm") == sorted([*(path.name for path in hub.iterdir()), "SHA256SUMS"])
     again = fetch(hub, volume, LLAMA, BREAKS="1")
     assert again.returncode == 0, "what is there is not fetched again"
 
@@ -165,7 +175,7 @@ def test_what_is_not_whole_is_not_published(hub: Path, tmp_path: Path, spoil: An
     assert done.returncode == 2, "another try would fetch the same"
     (line,) = (line for line in done.stdout.splitlines() if line.startswith("ERROR"))
     assert told in line
-    assert list(volume.iterdir()) == []
+    assert models(volume) == []
 
 
 def test_a_broken_connection_leaves_nothing(hub: Path, tmp_path: Path) -> None:
@@ -175,7 +185,7 @@ def test_a_broken_connection_leaves_nothing(hub: Path, tmp_path: Path) -> None:
     done = fetch(hub, volume, LLAMA, BREAKS="1")
     assert done.returncode == 1, "another try may help"
     assert "connection reset" in done.stdout
-    assert list(volume.iterdir()) == []
+    assert models(volume) == []
 
 
 def test_a_folder_that_is_not_whole_is_not_touched(hub: Path, tmp_path: Path) -> None:
@@ -196,27 +206,110 @@ def test_an_embedder_is_its_files(hub: Path, tmp_path: Path) -> None:
     assert "pytorch_model.bin is missing" in missing.stdout
     done = fetch(hub, volume, "--allow=tokenizer.json", "--require=tokenizer.json")
     assert done.returncode == 0
-    assert [path.name for path in (volume / "llm").iterdir()] == ["tokenizer.json"]
+    assert models(volume / "llm") == ["SHA256SUMS", "tokenizer.json"]
+
+
+def test_what_is_published_is_verified_byte_by_byte(hub: Path, tmp_path: Path) -> None:
+    volume = tmp_path / "volume"
+    volume.mkdir()
+    assert fetch(hub, volume, LLAMA).returncode == 0
+    sums = ["sha256sum", "--check", "--strict", "SHA256SUMS"]
+    assert subprocess.run(sums, cwd=volume / "llm", capture_output=True, check=False).returncode == 0
+    whole = fetch(hub, volume, LLAMA, "--verify", BREAKS="1")
+    assert whole.returncode == 0, whole.stdout
+    assert "every byte as it was published" in whole.stdout
+    weights = volume / "llm" / "model-00002-of-00002.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    assert fetch(hub, volume, LLAMA, BREAKS="1").returncode == 0, "as long as it says"
+    changed = fetch(hub, volume, LLAMA, "--verify", BREAKS="1")
+    assert changed.returncode == 2
+    assert "model-00002-of-00002.safetensors has the SHA-256" in changed.stdout
+    assert weights.read_bytes() == content, "what is served is not touched"
+    (volume / "llm" / "SHA256SUMS").unlink()
+    assert "sha256sum makes one" in fetch(hub, volume, LLAMA, "--verify").stdout
+
+
+def test_a_model_that_is_gone_is_fetched_again(hub: Path, tmp_path: Path) -> None:
+    volume = tmp_path / "volume"
+    volume.mkdir()
+    for _ in range(2):
+        assert fetch(hub, volume, LLAMA, "--verify").returncode == 0
+        shutil.rmtree(volume / "llm")
+
+
+def test_a_file_of_another_hash_is_not_published(hub: Path, tmp_path: Path) -> None:
+    volume = tmp_path / "volume"
+    volume.mkdir()
+    right = hashlib.sha256((hub / "tokenizer.json").read_bytes()).hexdigest()
+    done = fetch(hub, volume, LLAMA, f"--sha256=tokenizer.json={'0' * 64}")
+    assert done.returncode == 2
+    assert f"tokenizer.json has the SHA-256 {right}" in done.stdout
+    assert models(volume) == []
+    missing = fetch(hub, volume, LLAMA, f"--sha256=merges.txt={right}")
+    assert missing.returncode == 2
+    assert "merges.txt is missing" in missing.stdout
+    assert fetch(hub, volume, LLAMA, f"--sha256=tokenizer.json={right.upper()}").returncode == 0
+    assert fetch(hub, volume, LLAMA, "--sha256=tokenizer.json").returncode == 2
+
+
+def test_two_runs_do_not_mix(hub: Path, tmp_path: Path) -> None:
+    """The second finds the first at work, and tries again later."""
+    volume = tmp_path / "volume"
+    (volume / ".incoming-llm").mkdir(parents=True)
+    with (volume / ".incoming-llm.lock").open("w") as first:
+        fcntl.flock(first, fcntl.LOCK_EX)
+        done = fetch(hub, volume, LLAMA)
+    assert done.returncode == 1
+    assert "another run is fetching" in done.stdout
+    assert models(volume) == [".incoming-llm"], "its folder is left to it"
+
+
+def test_the_hashes_of_the_embedder_are_those_of_the_catalogue(rendered: Any) -> None:
+    """And the revision is the one that has them."""
+    model = Catalogue.load().models["bge-m3"]
+    known = {file.name: file.sha256 for file in model.files}
+    (revision,) = {source.revision for file in model.files for source in file.sources if isinstance(source, HubSource)}
+    fetching = [
+        container["args"]
+        for pod in pods(rendered.documents["verify"])
+        for container in containers(pod)
+        if model.id in str(container.get("args"))
+    ]
+    assert len(fetching) == 2, "the Job and the CronJob"
+    for arguments in fetching:
+        assert arguments[0] == f"hf://{model.id}:{revision}"
+        sums = dict(one.removeprefix("--sha256=").split("=") for one in arguments if one.startswith("--sha256="))
+        assert {"pytorch_model.bin", "tokenizer.json"} <= sums.keys()
+        assert sums.items() <= known.items()
+    download, verify = fetching
+    assert [one for one in verify if one != "--verify"] == download
 
 
 def test_the_jobs_take_the_scripts_options(rendered: Any) -> None:
     """Arguments of the pods, by the scripts' own parsers: a wrong one ends with 2 and a usage line."""
-    for owner in ("Job kserve-rag-fetch-llm", "Job kserve-rag-fetch-embedder", "Job kserve-rag-build-engines"):
-        (pod,) = (pod for pod in pods(rendered.documents["build"]) if pod.owner == owner)
-        script = BUILD if "build" in owner else FETCH
-        assert pod.main["command"][1] == f"/opt/kserve-rag/{script.name}"
-        help_wanted = subprocess.run(
-            [sys.executable, str(script), *pod.args, "--help"], capture_output=True, text=True, check=False
-        )
-        assert help_wanted.returncode == 0, help_wanted.stderr
-        wrong = subprocess.run(
-            [sys.executable, str(script), *pod.args, "--no-such-option"], capture_output=True, text=True, check=False
-        )
-        assert wrong.returncode == 2
+    running = [
+        (Path(container["command"][1]), container["args"])
+        for name in ("build", "verify")
+        for pod in pods(rendered.documents[name])
+        for container in containers(pod)
+        if "/opt/kserve-rag/" in str(container.get("command"))
+    ]
+    assert [path.name for path, _ in running].count(FETCH.name) == 6
+    for path, arguments in running:
+        script = {FETCH.name: FETCH, BUILD.name: BUILD}[path.name]
+
+        def run(
+            *options: str, command: tuple[str, ...] = (sys.executable, str(script), *arguments)
+        ) -> subprocess.CompletedProcess[str]:
+            return subprocess.run([*command, *options], capture_output=True, text=True, check=False)
+
+        helped = run("--help")
+        assert helped.returncode == 0, helped.stderr
+        assert run("--no-such-option").returncode == 2
         if script == BUILD:
-            printed = subprocess.run(
-                [sys.executable, str(script), *pod.args, "--dry-run"], capture_output=True, text=True, check=False
-            )
+            printed = run("--dry-run")
             assert printed.returncode == 0, printed.stderr
 
 

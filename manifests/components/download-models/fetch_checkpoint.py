@@ -1,20 +1,25 @@
 """Fetches a model into a folder, checks it, and only then gives it its name: `fetch_checkpoint.py URI FOLDER`.
 
 Runs in KServe's storage initializer image, which reads hf://, s3://, gs://, https:// and Azure's. A model that is there
-and whole is left alone; whatever fails leaves the folder as it was, and no half of a model.
+and whole is left alone; whatever fails leaves the folder as it was, and no half of a model. `SHA256SUMS` in the folder
+tells what was published; `--verify` compares every byte with it.
 
 Exit status: 0 the folder holds the model; 1 it could not be fetched (another try may help); 2 it is not the model that
-was asked for.
+was asked for, or no longer.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import fcntl
+import hashlib
 import json
 import logging
 import shutil
 import struct
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +30,16 @@ _MAX_HEADER_BYTES = 100_000_000
 """Source: the limit of the safetensors library itself (MAX_HEADER_SIZE)."""
 _WEIGHTS = "model.safetensors"
 _WEIGHTS_INDEX = "model.safetensors.index.json"
+_SUMS = "SHA256SUMS"
+"""In the format of sha256sum: `sha256sum -c SHA256SUMS` in the folder says the same as `--verify`."""
 
 
 class BadCheckpointError(Exception):
     """What was fetched is not a model that can be served."""
+
+
+class BusyError(Exception):
+    """Another run is at work on the same folder."""
 
 
 def check(folder: Path, *, architectures: list[str], required: list[str]) -> str:
@@ -128,6 +139,73 @@ def _json(path: Path) -> dict[str, Any]:
     return content
 
 
+def check_sums(folder: Path, expected: dict[str, str]) -> None:
+    """Compares files with their SHA-256.
+
+    Raises:
+        BadCheckpointError: one of them is missing or holds something else.
+    """
+    for name, wanted in expected.items():
+        path = folder / name
+        if not path.is_file():
+            raise BadCheckpointError(f"{name} is missing.")
+        found = _sha256(path)
+        if found != wanted.lower():
+            raise BadCheckpointError(f"{name} has the SHA-256 {found}, expected {wanted.lower()}.")
+
+
+def write_sums(folder: Path) -> None:
+    """Writes down what the folder holds. Hidden folders, such as a library's cache, do not count."""
+    files = sorted(
+        path.relative_to(folder)
+        for path in folder.rglob("*")
+        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    )
+    text = "".join(f"{_sha256(folder / name)}  {name.as_posix()}\n" for name in files)
+    (folder / _SUMS).write_text(text, encoding="utf-8")
+
+
+def read_sums(folder: Path) -> dict[str, str]:
+    """File → SHA-256, as they were published.
+
+    Raises:
+        BadCheckpointError: nobody has written them down.
+    """
+    try:
+        lines = (folder / _SUMS).read_text(encoding="utf-8").splitlines()
+        return {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
+    except FileNotFoundError:
+        raise BadCheckpointError(f"there is no {_SUMS} to compare it with; sha256sum makes one.") from None
+    except ValueError:
+        raise BadCheckpointError(f"{_SUMS} is not what sha256sum writes.") from None
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Keeps other runs from the same folder. The lock ends with this process, however it ends.
+
+    Raises:
+        BusyError: another run has it.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with (folder.parent / f"{_INCOMING}{folder.name}.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BusyError(f"another run is fetching {folder}.") from None
+        except OSError as error:
+            logger.warning("%s takes no locks (%s): see that only one run fetches at a time.", folder.parent, error)
+        yield
+
+
 def fetch(uri: str, incoming: Path, allow: list[str]) -> None:
     """Downloads into an empty folder. Raises what the library raises."""
     from kserve_storage import Storage  # of the image; not needed to check
@@ -146,23 +224,49 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--allow", action="append", default=[], metavar="PATTERN", help="only files like this")
     parser.add_argument("--architecture", action="append", default=[], help="that config.json may name")
     parser.add_argument("--require", action="append", default=[], metavar="FILE", help="a file that must be there")
+    parser.add_argument(
+        "--sha256", action="append", default=[], type=_named_sum, metavar="FILE=HEX", help="what a file must hold"
+    )
+    parser.add_argument("--verify", action="store_true", help="read a model that is there, and compare every byte")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(levelname)s %(name)s: %(message)s")
 
+    if options.folder.is_dir():
+        return _inspect(options)
+    try:
+        with alone(options.folder):
+            # Another run may have published it meanwhile.
+            return _inspect(options) if options.folder.is_dir() else _publish(options)
+    except (BusyError, OSError) as error:
+        logger.error("%s was not fetched: %s", options.uri, error)
+        return 1
+
+
+def _inspect(options: argparse.Namespace) -> int:
+    """Whether what is there is what was asked for. Changes nothing."""
     folder: Path = options.folder
-    if folder.is_dir():
-        try:
-            held = check(folder, architectures=options.architecture, required=options.require)
-            logger.info("%s is there already: %s.", folder, held)
-            return 0
-        except BadCheckpointError as error:
-            logger.error("%s exists and is not whole: %s Remove it, or name another folder.", folder, error)
-            return 2
+    try:
+        held = check(folder, architectures=options.architecture, required=options.require)
+        if options.verify:
+            check_sums(folder, {**read_sums(folder), **dict(options.sha256)})
+            held += ", every byte as it was published"
+    except BadCheckpointError as error:
+        logger.error("%s exists and is not whole: %s Remove it, or name another folder.", folder, error)
+        return 2
+    logger.info("%s is there already: %s.", folder, held)
+    return 0
+
+
+def _publish(options: argparse.Namespace) -> int:
+    """Fetches, checks, and gives the folder its name."""
+    folder: Path = options.folder
     incoming = folder.parent / f"{_INCOMING}{folder.name}"
     shutil.rmtree(incoming, ignore_errors=True)  # of a run that was killed
     try:
         fetch(options.uri, incoming, options.allow)
         held = check(incoming, architectures=options.architecture, required=options.require)
+        check_sums(incoming, dict(options.sha256))
+        write_sums(incoming)
     except BadCheckpointError as error:
         shutil.rmtree(incoming, ignore_errors=True)
         logger.error("%s cannot be served: %s", options.uri, error)
@@ -179,6 +283,13 @@ def main(arguments: list[str] | None = None) -> int:
     incoming.replace(folder)
     logger.info("%s holds %s: %s.", folder, options.uri, held)
     return 0
+
+
+def _named_sum(text: str) -> tuple[str, str]:
+    name, _, digest = text.rpartition("=")
+    if not name or len(digest) != 64 or not set(digest.lower()) <= set("0123456789abcdef"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not FILE=HEX with the 64 digits of a SHA-256")
+    return name, digest
 
 
 if __name__ == "__main__":
