@@ -444,13 +444,18 @@ def listeners(settings: EdgeSettings) -> list[socket.socket] | None:
 
 
 class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, edge: Edge) -> None:
+    def __init__(self, config: uvicorn.Config, edge: Edge, stopping: Callable[[], object]) -> None:
         super().__init__(config)
         self._edge = edge
+        self._stopping = stopping
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         drain_on_signal(self._edge, self)
         await super().startup(sockets)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._stopping()
+        await super().shutdown(sockets)
 
 
 def serve(
@@ -459,6 +464,7 @@ def serve(
     *,
     name: str,
     not_ready_reason: NotReadyReason | None = None,
+    stopping: Callable[[], object] = lambda: None,
 ) -> None:
     """Serves an application behind the edge until SIGTERM or SIGINT, then lets requests in flight finish.
 
@@ -469,6 +475,7 @@ def serve(
         settings: address and limits.
         name: of the service, in metrics and readiness.
         not_ready_reason: why nothing can be answered now and what to do about it; None when it can.
+        stopping: called before requests in flight are waited for: ends streams that would not end by themselves.
     """
     errors = ErrorMapper()
     errors.register(app)
@@ -483,7 +490,7 @@ def serve(
         timeout_keep_alive=_KEEP_ALIVE_S,
         server_header=False,
     )
-    server = _Server(config, edge)
+    server = _Server(config, edge, stopping)
 
     def told(number: int, _: object) -> None:
         # uvicorn drains on these signals, and raises them again when it has: by then they end nothing else.

@@ -364,6 +364,37 @@ INDEX_TROUBLE = Metric(
     ("collection",),
 )
 
+INGEST_TASKS = Metric(
+    "kserve_rag_ingest_tasks_total",
+    "counter",
+    "tasks",
+    "ingest",
+    "Tasks of the ingest service that have ended: upload, delete or reindex; succeeded, failed or cancelled.",
+    ("kind", "state"),
+)
+INGEST_WAITING = Metric(
+    "kserve_rag_ingest_tasks_unfinished",
+    "gauge",
+    "tasks",
+    "ingest",
+    "Tasks of the ingest service that are queued or running.",
+    ("kind",),
+)
+INGEST_DOCUMENTS = Metric(
+    "kserve_rag_ingest_documents_total",
+    "counter",
+    "documents",
+    "ingest",
+    "Documents that uploaded files became.",
+)
+INGEST_BYTES = Metric(
+    "kserve_rag_ingest_uploaded_bytes_total",
+    "counter",
+    "bytes",
+    "ingest",
+    "Bytes of the files that were taken in.",
+)
+
 METRICS = (
     REQUESTS,
     REQUEST_DURATION,
@@ -381,4 +412,8 @@ METRICS = (
     INDEX_DOCUMENTS,
     INDEX_CHUNKS,
     INDEX_TROUBLE,
+    INGEST_TASKS,
+    INGEST_WAITING,
+    INGEST_DOCUMENTS,
+    INGEST_BYTES,
 )

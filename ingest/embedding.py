@@ -85,14 +85,18 @@ class Encoder(Protocol):
 class EmbedderCalls:
     """Asks the embedder over HTTP, and again where that helps."""
 
-    def __init__(self, settings: IngestSettings, kind: Kind | None = None) -> None:
+    def __init__(
+        self, settings: IngestSettings, kind: Kind | None = None, *, on_wait: Callable[[str], None] | None = None
+    ) -> None:
         """Asks nothing yet.
 
         Args:
             settings: of the run.
             kind: what `connect` has found out elsewhere; it need not be called then.
+            on_wait: told why a call is tried again, and when.
 
         """
+        self._on_wait = on_wait
         self._settings = settings
         self._client = EmbedderClient(settings.embedder_url, model=settings.embedder_model)
         self._kind = kind
@@ -168,7 +172,11 @@ class EmbedderCalls:
                     raise EmbeddingFailedError(
                         f"The embedder at {self._settings.embedder_url} failed {times}: {error.message}"
                     ) from error
-            await asyncio.sleep(min(wait_s, _LONGEST_WAIT_S))
+                reason = error.message
+            wait_s = min(wait_s, _LONGEST_WAIT_S)
+            if self._on_wait is not None:
+                self._on_wait(f"{reason} It is asked again in {wait_s:g} s.")
+            await asyncio.sleep(wait_s)
             wait_s *= 2
         raise AssertionError("unreachable")
 

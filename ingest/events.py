@@ -50,13 +50,20 @@ class Advanced:
 
 
 @dataclass(frozen=True, slots=True)
+class Waiting:
+    """The run cannot go on for now, and tries again by itself."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Published:
     """A new version is current."""
 
     version: str
 
 
-Event = Planned | Skipped | Noticed | Advanced | Published
+Event = Planned | Skipped | Noticed | Advanced | Waiting | Published
 OnProgress = Callable[[Event], None]
 """Called in the run's event loop; must not block."""
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import fcntl
 import hashlib
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, Literal, TypeVar
 
 import numpy as np
 
@@ -19,12 +20,12 @@ from chassis.errors import ServiceError
 from embedder.client import TokenCounter
 from ingest.chunking import ALGORITHM, EmbeddingTexts
 from ingest.embedding import Embedding
-from ingest.errors import IndexNotWrittenError, NothingUsableError, ParserError, SkippedFileError
-from ingest.events import Advanced, Event, Noticed, OnProgress, Planned, Published, Skipped, Summary
+from ingest.errors import IndexNotWrittenError, NothingUsableError, ParserError, SkippedFileError, UnknownFoldersError
+from ingest.events import Advanced, Event, Noticed, OnProgress, Planned, Published, Skipped, Summary, Waiting
 from ingest.loaders import SourceFile
 from ingest.parser import Cut
 from ingest.settings import IngestSettings
-from ingest.sources import list_sources
+from ingest.sources import Listing, follow, is_upload, list_sources, uploaded
 from ingest.workforce import FileParser, LocalWorkforce, Workforce
 from vectorstore.errors import DamagedIndexError, InvalidContentError, UnsupportedFormatError
 from vectorstore.versions import (
@@ -47,6 +48,12 @@ _SHORT_TEXT_CHARS = 200
 """A text shorter than this repeats another only if the titles are the same too: `N/A` says something of its title."""
 
 _QUEUED_DOCUMENTS = 256
+_LOOK_AGAIN_S = 0.2
+
+Scope = Literal["all", "uploads", "anew"]
+"""What a run reads. `all`: the sources and the uploads, as far as they have changed. `uploads`: the uploads alone, as
+far as they have changed; what the current version holds of the sources stays as it is, unless another embedder or other
+settings need it made anew. `anew`: the sources and the uploads, changed or not."""
 
 _Result = TypeVar("_Result")
 
@@ -57,35 +64,94 @@ async def run(
     on_progress: OnProgress | None = None,
     *,
     workforce: Workforce | None = None,
+    uploads: Mapping[str, Path] | None = None,
+    scope: Scope = "all",
+    then: Callable[[Summary], Awaitable[None]] | None = None,
 ) -> Summary:
-    """Makes the index follow the sources.
+    """Makes the index follow the sources, and what was uploaded to it.
 
     Sources that have not changed are not parsed again, chunks that have not changed are not embedded again; where
-    nothing at all has changed nothing is published. A file that cannot be used is reported and left out.
+    nothing at all has changed nothing is published. A file that cannot be used is reported and left out. Waits while
+    another run of the same index is under way, here or in another process.
 
     Args:
         settings: of this run.
-        sources: files and folders.
+        sources: files and folders, which the index follows from now on; but for the scope `all`, those that it follows
+            already, none where they are not known.
         on_progress: told what happens, in the event loop of the caller.
         workforce: who parses and embeds; by default this process with a child. The version does not depend on it.
+        uploads: source → file; by default what is in the index's folder of uploads.
+        scope: what is read.
+        then: done before another run of the index may begin, and to its end also when cancelled.
 
     Raises:
         SourceNotFoundError: a path does not exist.
         NothingUsableError: no file gave a document. The index stays as it is.
+        UnknownFoldersError: all has to be made anew, and what of is not known. The index stays as it is.
         EmbeddingFailedError: the embedder failed for good. The index stays as it is.
         IndexNotWrittenError: the disk is full, or the folder may not be written. The index stays as it is.
         ParserError: the tokenizer cannot be loaded, or no process can be started.
     """
     begun = time.monotonic()
-    workforce = workforce or LocalWorkforce(settings)
-    embedding = Embedding(workforce.encoder(), settings.batch_size)
-    try:
-        ingestion = _Ingestion(settings, workforce, embedding, on_progress)
-        await ingestion.run(sources)
-    finally:
-        await embedding.aclose()
-    ingestion.summary.seconds = time.monotonic() - begun
+    tell = on_progress or _nobody
+    workforce = workforce or LocalWorkforce(settings, lambda reason: tell(Waiting(reason)))
+    reads = scope == "all" or (scope == "anew" and len(sources) > 0)
+    listing = await asyncio.to_thread(_listed, sources) if reads else None
+    folder = IndexRoot(settings.index_root, settings.index_name).folder
+    async with _alone(settings.index_root, folder, tell):
+        embedding = Embedding(workforce.encoder(), settings.batch_size)
+        try:
+            ingestion = _Ingestion(settings, workforce, embedding, tell, scope)
+            await ingestion.run(sources, listing, uploaded(folder) if uploads is None else uploads)
+        finally:
+            await embedding.aclose()
+        ingestion.summary.seconds = time.monotonic() - begun
+        if scope == "all":
+            with _written_to(settings.index_root):
+                follow(folder, sources)
+        if then is not None:
+            await to_its_end(then(ingestion.summary))
     return ingestion.summary
+
+
+def _listed(sources: Sequence[Path]) -> Listing:
+    listing = list_sources(sources)
+    if not listing.files:
+        # A volume that is not mounted must not empty the index, whatever else was uploaded to it.
+        raise NothingUsableError(f"No files to read in {', '.join(map(str, sources)) or 'nothing'}.")
+    return listing
+
+
+def _nobody(_: Event) -> None:
+    """Is told of nothing."""
+
+
+@contextlib.asynccontextmanager
+async def _alone(index_root: Path, folder: Path, tell: OnProgress) -> AsyncIterator[None]:
+    """Holds the index: of two runs at once, the one that publishes last would undo the other."""
+    with _written_to(index_root):
+        lock = _lock_file(folder)
+    with lock:
+        waits = False
+        while not _locked(lock):
+            if not waits:
+                tell(Waiting("Another run of this index is under way."))
+            waits = True
+            await asyncio.sleep(_LOOK_AGAIN_S)
+        yield
+
+
+def _lock_file(folder: Path) -> IO[str]:
+    folder.mkdir(parents=True, exist_ok=True)
+    return (folder / ".run").open("w")
+
+
+def _locked(lock: IO[str]) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,12 +184,13 @@ class _Done:
 
 class _Ingestion:
     def __init__(
-        self, settings: IngestSettings, workforce: Workforce, embedding: Embedding, on_progress: OnProgress | None
+        self, settings: IngestSettings, workforce: Workforce, embedding: Embedding, tell: OnProgress, scope: Scope
     ) -> None:
         self._settings = settings
         self._workforce = workforce
         self._embedding = embedding
-        self._on_progress = on_progress
+        self._tell = tell
+        self._scope = scope
         self._root = IndexRoot(settings.index_root, settings.index_name)
         self._previous: IndexVersion | None = None
         self._previous_vectors: ContentVectors | None = None
@@ -138,13 +205,7 @@ class _Ingestion:
         self._bytes_of_file = 0
         self.summary = Summary()
 
-    async def run(self, sources: Sequence[Path]) -> None:
-        listing = await asyncio.to_thread(list_sources, sources)
-        self.summary.files = len(listing.files)
-        for source, reason in listing.skipped.items():
-            self._skip(source, reason)
-        if not listing.files:
-            raise NothingUsableError(f"No files to read in {', '.join(map(str, sources)) or 'nothing'}.")
+    async def run(self, sources: Sequence[Path], listing: Listing | None, uploads: Mapping[str, Path]) -> None:
         described = await asyncio.to_thread(_describe, self._settings)
         await self._embedding.connect()
         described["search"] = {
@@ -156,7 +217,16 @@ class _Ingestion:
             self._previous = self._open_previous()
             if self._previous is not None:
                 stack.enter_context(self._previous)
-            plan = await self._plan(listing.files, described)
+            kept: frozenset[str] = frozenset()
+            if listing is None and self._must_read(sources, described):
+                listing = await asyncio.to_thread(_listed, sources)
+            elif listing is None:
+                listing, kept = Listing(), self._of_sources()
+            files = [*listing.files, *(SourceFile(file, source) for source, file in uploads.items())]
+            self.summary.files = len(files)
+            for source, reason in listing.skipped.items():
+                self._skip(source, reason)
+            plan = await self._plan(files, kept, described)
             self.summary.deleted = len(plan.dropped - {file.source for file, _ in plan.changed})
             self._tell(
                 Planned(
@@ -184,16 +254,36 @@ class _Ingestion:
             stack.pop_all()
             return previous
 
-    async def _plan(self, files: Sequence[SourceFile], described: dict[str, Any]) -> _Plan:
+    def _comparable(self, described: dict[str, Any]) -> bool:
+        """Whether the same file would become what the version before has of it."""
+        return (
+            self._previous is not None
+            and self._previous.manifest.embedder.fingerprint == self._embedding.kind.fingerprint
+            and self._previous.manifest.settings == described
+        )
+
+    def _of_sources(self) -> frozenset[str]:
+        """What the version before holds that was not uploaded."""
+        held = self._previous.manifest.sources if self._previous is not None else {}
+        return frozenset(source for source in held if not is_upload(source))
+
+    def _must_read(self, sources: Sequence[Path], described: dict[str, Any]) -> bool:
+        """Whether the sources have to be read though the run is about the uploads: the version before is of no use."""
+        if self._comparable(described) or (self._previous is not None and not self._of_sources()):
+            return False
+        if self._previous is not None and not sources:
+            raise UnknownFoldersError(
+                f"Index {self._settings.index_name} has to be made anew, for another embedder or with other settings, "
+                "but which folders it follows is not known here: run `kserve-rag ingest PATH…`, or set INGEST_SOURCES."
+            )
+        return len(sources) > 0
+
+    async def _plan(self, files: Sequence[SourceFile], kept: frozenset[str], described: dict[str, Any]) -> _Plan:
         manifest = self._previous.manifest if self._previous is not None else None
         before = {source: info.sha256 for source, info in manifest.sources.items()} if manifest is not None else {}
-        comparable = (
-            manifest is not None
-            and manifest.embedder.fingerprint == self._embedding.kind.fingerprint
-            and manifest.settings == described
-        )
+        comparable = self._scope != "anew" and self._comparable(described)
         changed: list[tuple[SourceFile, str]] = []
-        unchanged: set[str] = set()
+        unchanged: set[str] = set(kept)
         for file in files:
             try:
                 sha256 = await asyncio.to_thread(file.sha256)
@@ -219,9 +309,12 @@ class _Ingestion:
                     task.cancel()
                 await asyncio.gather(producer, writer, return_exceptions=True)
             if self._builder is None:
-                if plan.dropped:
+                if not plan.dropped:
+                    return
+                if self._scope != "uploads" or plan.changed:
                     raise NothingUsableError(self._nothing("What the index holds is gone from the sources"))
-                return
+                # The last document was deleted.
+                self._builder = await _in_thread(lambda: self._begin(described, stack))
             with _written_to(self._settings.index_root):
                 version = await _in_thread(self._builder.publish)
         self.summary.version = version
@@ -242,7 +335,10 @@ class _Ingestion:
             )
         if self._builder is None:
             if self._previous is None:
-                raise NothingUsableError(self._nothing("No file gave a document"))
+                if self._scope != "uploads" or summary.files:
+                    raise NothingUsableError(self._nothing("No file gave a document"))
+                summary.unchanged = True
+                return
             manifest = self._previous.manifest
             summary.unchanged, summary.version = True, manifest.version
             summary.documents, summary.chunks = manifest.counts.documents, manifest.counts.chunks
@@ -390,16 +486,7 @@ class _Ingestion:
         self, work: _Work, vectors: Sequence[ChunkVectors], described: dict[str, Any], stack: contextlib.ExitStack
     ) -> None:
         if self._builder is None:
-            self._builder = stack.enter_context(
-                self._root.begin(
-                    embedder_fingerprint=self._embedding.kind.fingerprint,
-                    dimension=self._embedding.kind.dimension,
-                    settings=described,
-                    lexical=LexicalSettings(language=self._settings.language),
-                    sparse=self._embedding.kind.sparse,
-                    multi_vector_bits=self._embedding.kind.multi_vector_bits,
-                )
-            )
+            self._builder = self._begin(described, stack)
         self._builder.add(
             work.document,
             work.chunks,
@@ -410,6 +497,18 @@ class _Ingestion:
             else (),
         )
 
+    def _begin(self, described: dict[str, Any], stack: contextlib.ExitStack) -> VersionBuilder:
+        return stack.enter_context(
+            self._root.begin(
+                embedder_fingerprint=self._embedding.kind.fingerprint,
+                dimension=self._embedding.kind.dimension,
+                settings=described,
+                lexical=LexicalSettings(language=self._settings.language),
+                sparse=self._embedding.kind.sparse,
+                multi_vector_bits=self._embedding.kind.multi_vector_bits,
+            )
+        )
+
     def _skip(self, source: str, reason: str) -> None:
         self.summary.skipped[source] = reason
         self._tell(Skipped(source, reason))
@@ -417,10 +516,6 @@ class _Ingestion:
     def _notice(self, source: str, text: str) -> None:
         self.summary.notices.append(f"{source}: {text}")
         self._tell(Noticed(source, text))
-
-    def _tell(self, event: Event) -> None:
-        if self._on_progress is not None:
-            self._on_progress(event)
 
 
 @contextlib.contextmanager
@@ -436,7 +531,12 @@ def _written_to(index_root: Path) -> Iterator[None]:
 
 async def _in_thread(work: Callable[[], _Result]) -> _Result:
     """Runs `work` in a thread, and to its end also when cancelled: the builder must not be removed under it."""
-    task = asyncio.ensure_future(asyncio.to_thread(work))
+    return await to_its_end(asyncio.to_thread(work))
+
+
+async def to_its_end(work: Awaitable[_Result]) -> _Result:
+    """The result of `work`, which ends also when this is cancelled."""
+    task = asyncio.ensure_future(work)
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:

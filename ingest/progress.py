@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from ingest.events import Advanced, Event, Noticed, OnProgress, Planned, Published, Skipped, Summary
+from ingest.events import Advanced, Event, Noticed, OnProgress, Planned, Published, Skipped, Summary, Waiting
 
 _log = logging.getLogger("ingest")
 
@@ -99,6 +99,8 @@ class _Bar:
                 rate = event.embedded / max(time.monotonic() - self._begun, 1e-3)
                 counts = f"{event.documents:,} documents · {event.chunks:,} chunks · {rate:.0f}/s"
                 self._progress.update(self._task, completed=event.size_bytes, counts=counts)
+            case Waiting():
+                self._progress.update(self._task, counts=event.reason)
             case Skipped() | Noticed() | Published():
                 pass  # told by `report`, above whose lines the bar is gone
 
@@ -126,6 +128,8 @@ class _Lines:
                 _log.debug("skipped %s: %s", event.source, event.reason)
             case Noticed():
                 _log.debug("%s: %s", event.source, event.text)
+            case Waiting():
+                _log.info("waiting: %s", event.reason)
             case Published():
                 _log.info("published version %s", event.version)
 

@@ -1,14 +1,15 @@
-"""Settings of a run, from arguments or from `INGEST_…` environment variables."""
+"""Settings of a run and of the service, from arguments or from `INGEST_…` environment variables."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from chassis.settings import BaseUrl
+from chassis.settings import BaseUrl, EdgeSettings
 from ingest.chunking import ChunkSettings
 from ingest.loaders import Limits
 from vectorstore.versions import LANGUAGES, Bits
@@ -16,6 +17,8 @@ from vectorstore.versions import LANGUAGES, Bits
 _LARGEST_DEFAULT_CHUNK = 400
 """Tokens. A longer passage says several things, and its one vector none of them well."""
 
+
+_INDEX_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
 
 Choice = Literal["auto", "on", "off"]
 
@@ -34,7 +37,7 @@ class IngestSettings(BaseSettings):
     index_root: Path = Field(description="Folder that holds the indexes.")
     index_name: str = Field(
         default="default",
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$",
+        pattern=_INDEX_NAME,
         description="Name of the index; its versions lie in a folder of this name.",
     )
     embedder_url: BaseUrl = Field(default="http://127.0.0.1:8084", description="Base URL of the embedder.")
@@ -131,3 +134,64 @@ class IngestSettings(BaseSettings):
             overlap_tokens=chunk * 3 // 20 if self.overlap_tokens is None else self.overlap_tokens,
             min_tokens=self.min_chunk_tokens,
         )
+
+
+def _names(value: object) -> object:
+    return [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
+
+
+class IngestServerSettings(IngestSettings, EdgeSettings):
+    """Of the service: all that a run has, where it listens, and what it takes in."""
+
+    model_config = SettingsConfigDict(env_prefix="INGEST_", extra="forbid")
+
+    http_port: int = Field(default=8086, ge=1, le=65535, description="Port of REST.")
+    timeout_s: float = Field(default=60, gt=0, le=3600, description="Longest wait for more of an upload, in seconds.")
+    max_body_bytes: int = Field(
+        default=128 * 1024**2, ge=1024, description="Bytes of one upload request: its files and what stands between."
+    )
+    embed_attempts: int = Field(
+        default=9,
+        ge=1,
+        le=100,
+        description="Times that a failed call is tried in all; 9 take a minute and a half.",
+    )
+    collections: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names)] = Field(
+        default=(), description="Further indexes that documents are taken for, by name, with commas between."
+    )
+    sources: Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_names)] = Field(
+        default=(),
+        description="Files and folders that the indexes follow, with commas between; by default those that the last "
+        "run of ingestion was given.",
+    )
+    state_dir: Path | None = Field(
+        default=None, description="Folder of the tasks, on a local disk; by default `.ingest` below the index root."
+    )
+    max_upload_file_bytes: int = Field(default=64 * 1024**2, ge=1, description="Bytes of one uploaded file.")
+    max_upload_files: int = Field(default=100, ge=1, le=1_000, description="Files of one upload request.")
+    max_uploads: int = Field(default=10_000, ge=1, description="Uploaded files of one index.")
+    max_uploads_bytes: int = Field(default=8 * 1024**3, ge=1, description="Bytes of all uploaded files of one index.")
+    purge_deleted: bool = Field(
+        default=False,
+        description="Whether a deletion removes the earlier versions too, which still hold what is deleted; a rollback "
+        "is not possible then.",
+    )
+    token: SecretStr | None = Field(
+        default=None, min_length=16, description="Bearer token that every request must carry. By default none."
+    )
+
+    @field_validator("collections")
+    @classmethod
+    def _name_folders(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if not re.fullmatch(_INDEX_NAME, name):
+                raise ValueError(f"{name!r} cannot name an index")
+        return names
+
+    def indexes(self) -> tuple[str, ...]:
+        """Names of the indexes that documents are taken for."""
+        return tuple(dict.fromkeys((self.index_name, *self.collections)))
+
+    def state(self) -> Path:
+        """Folder of the tasks."""
+        return self.state_dir or self.index_root / ".ingest"

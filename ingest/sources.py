@@ -1,4 +1,8 @@
-"""Which files a run reads: the files and folders given, listed in a stable order."""
+"""Which files a run reads: the files and folders that an index follows, and what was uploaded to it.
+
+An index keeps both beside its versions: `<index_root>/<name>/sources.json` lists the files and folders, as the last run
+was given them, and `<index_root>/<name>/uploads/` holds the uploaded files.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +11,44 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import orjson
+
 from ingest.errors import SourceNotFoundError
 from ingest.loaders import SourceFile
+
+UPLOADS = "uploads"
+"""The folder of uploaded files beside an index's versions, and what their names as sources begin with."""
+
+
+def is_upload(source: str) -> bool:
+    """Whether a source of an index was uploaded."""
+    return source.startswith(f"{UPLOADS}/")
+
+
+def uploaded(index: Path) -> dict[str, Path]:
+    """Source → file of what was uploaded to the index in this folder, sorted."""
+    folder = index / UPLOADS
+    if not folder.is_dir():
+        return {}
+    with os.scandir(folder) as entries:
+        found = {f"{UPLOADS}/{entry.name}": Path(entry.path) for entry in entries if not entry.name.startswith(".")}
+    return dict(sorted(found.items()))
+
+
+def followed(index: Path) -> list[Path]:
+    """The files and folders that the index in this folder was last told to follow; empty where it never was."""
+    try:
+        held = orjson.loads((index / "sources.json").read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return [Path(path) for path in held]
+
+
+def follow(index: Path, paths: Sequence[Path]) -> None:
+    """Keeps what the index in this folder follows from now on. One at a time."""
+    temporary = index / ".sources.json"
+    temporary.write_bytes(orjson.dumps([str(path.resolve()) for path in paths], option=orjson.OPT_INDENT_2) + b"\n")
+    temporary.replace(index / "sources.json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +66,7 @@ def list_sources(paths: Sequence[Path]) -> Listing:
     Names beginning with a dot are passed over, except JCR's `.content.xml`. Symbolic links to folders are not followed,
     those to files only where the file lies in the folder that was given (as in mounted ConfigMaps). A source is named
     by its path below the folder; where two folders hold the same name, the later one is prefixed with its folder's.
+    Names that begin with `uploads/` are left to uploads.
 
     Raises:
         SourceNotFoundError: a path does not exist or cannot be listed.
@@ -99,9 +140,9 @@ def _link(path: Path, root: Path, name: str) -> tuple[Path, str, str | None]:
 
 def _free_name(name: str, prefix: str, taken: set[str]) -> str:
     source, number = name, 1
-    if source in taken and prefix:
+    if (source in taken or is_upload(source)) and prefix:
         source = f"{prefix}/{name}"
-    while source in taken:
+    while source in taken or is_upload(source):
         number += 1
         source = f"{prefix}~{number}/{name}"
     return source

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
@@ -32,8 +32,10 @@ class Workforce(Protocol):
 class LocalWorkforce:
     """This process and one child that parses."""
 
-    def __init__(self, settings: IngestSettings) -> None:
+    def __init__(self, settings: IngestSettings, on_wait: Callable[[str], None] | None = None) -> None:
+        """Starts nothing yet. `on_wait` is told why the embedder is asked again, and when."""
         self._settings = settings
+        self._on_wait = on_wait
 
     def parsing(self, files: Sequence[SourceFile]) -> Parser:
         """One process, whatever the files."""
@@ -41,4 +43,4 @@ class LocalWorkforce:
 
     def encoder(self) -> EmbedderCalls:
         """Calls from this process."""
-        return EmbedderCalls(self._settings)
+        return EmbedderCalls(self._settings, on_wait=self._on_wait)

@@ -32,9 +32,11 @@ from typing import Any
 
 import orjson
 
+from vectorstore.absence import Remains, remains
 from vectorstore.building import VersionBuilder, sync
 from vectorstore.content import Chunk, ChunkVectors, Document, content_key
 from vectorstore.errors import DamagedIndexError, InvalidContentError, NoIndexError, UnknownVersionError
+from vectorstore.inventory import Holding, holdings
 from vectorstore.lexical import LANGUAGES, LexicalSettings
 from vectorstore.manifest import EmbedderInfo, Manifest
 from vectorstore.multivectors import Bits, EncodedVectors, Quantiser
@@ -48,13 +50,17 @@ __all__ = [
     "ContentVectors",
     "Document",
     "EncodedVectors",
+    "Holding",
     "IndexRoot",
     "IndexVersion",
     "LexicalSettings",
     "Manifest",
     "Quantiser",
+    "Remains",
     "VersionBuilder",
     "content_key",
+    "holdings",
+    "remains",
 ]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")

@@ -21,6 +21,8 @@ _BOMS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+BOMS = tuple(mark for mark, _ in _BOMS)
+"""What text in a known encoding may begin with."""
 _TEXT_CONTROLS = frozenset(b"\t\n\r\f\x0b\x1b\x08")
 
 

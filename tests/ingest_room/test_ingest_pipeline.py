@@ -278,7 +278,7 @@ async def test_an_embedder_that_fails_midway_leaves_the_index_as_it_was(
     assert index(settings).current() == before
     assert index(settings).versions() == ([before] if before else [])
     left = {path.name for path in (settings.index_root / settings.index_name).iterdir()}
-    assert left <= {".lock", "current", before}
+    assert left <= {".lock", ".run", "current", "sources.json", before}
     embedder.fails_after = None
     assert (await run(settings, docs, long_docs)).documents == 14 + 240
 

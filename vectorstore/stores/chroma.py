@@ -62,6 +62,13 @@ class ChromaStore:
         except (ChromaError, ValueError) as error:
             raise StoreFailedError("Chroma failed on a search.") from error
 
+    def rows(self, where: Where) -> list[int]:
+        """Rows whose metadata the checked filter lets through."""
+        try:
+            return sorted(int(name) for name in self._collection.get(where=where, include=[])["ids"])
+        except (ChromaError, ValueError) as error:
+            raise StoreFailedError("Chroma failed on a filter.") from error
+
     def count(self) -> int:
         """Vectors in the collection."""
         self._write(len(self._pending))

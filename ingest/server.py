@@ -1,0 +1,268 @@
+"""Ingestion over HTTP: `python -m ingest.server`. Requests in, the service's answers out, no decisions.
+
+`python -m ingest.server --openapi` prints the description of the routes and ends.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hmac
+import json
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib import metadata
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, FastAPI, Header, Path, Query, Request, Security
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi.sse import EventSourceResponse, ServerSentEvent
+from pydantic import SecretStr
+from starlette.requests import ClientDisconnect
+
+from ingest.errors import IngestError, UnreadableUploadError, WrongTokenError
+from ingest.service import MAX_PAGE, IngestService
+from ingest.settings import IngestServerSettings
+from ingest.uploads import FIELD
+from ingest.wire import ErrorBody, Limits, SourceListings, Task, TaskList
+
+NAME = "ingest"
+
+
+async def _service(request: Request) -> IngestService:
+    service: IngestService = request.app.state.service
+    await service.opened()
+    return service
+
+
+def _let_in(
+    request: Request,
+    sent: Annotated[
+        HTTPAuthorizationCredentials | None,
+        Security(HTTPBearer(auto_error=False, description="Where INGEST_TOKEN is set.")),
+    ],
+) -> None:
+    token: SecretStr | None = request.app.state.token
+    if token is None:
+        return
+    given = "" if sent is None else sent.credentials
+    if not hmac.compare_digest(given.encode(), token.get_secret_value().encode()):
+        raise WrongTokenError(
+            "The token is missing or wrong: send the header `Authorization: Bearer …` with the token of this service.",
+            field="authorization",
+        )
+
+
+async def _known(service: Annotated[IngestService, Depends(_service)], task_id: str) -> str:
+    await service.task(task_id)
+    return task_id
+
+
+Service = Annotated[IngestService, Depends(_service)]
+Index = Annotated[str, Path(description="Name of the index.", examples=["default"])]
+TaskId = Annotated[str, Path(description="As the task says.")]
+KnownTask = Annotated[str, Depends(_known)]
+
+
+def _refusals(**reasons: str) -> dict[int | str, dict[str, Any]]:
+    """For the description of a route: `s404="there is none"`."""
+    told = {"s401": "The token is missing or wrong, where one is wanted.", **reasons}
+    return {int(status[1:]): {"model": ErrorBody, "description": reason} for status, reason in sorted(told.items())}
+
+
+_NO_INDEX = "Documents are not taken for an index of this name."
+_FORM: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": [FIELD],
+                    "properties": {FIELD: {"type": "array", "items": {"type": "string", "format": "binary"}}},
+                }
+            }
+        },
+    }
+}
+
+documents = APIRouter(prefix="/v1", tags=["documents"], dependencies=[Depends(_let_in)])
+tasks = APIRouter(prefix="/v1", tags=["tasks"], dependencies=[Depends(_let_in)])
+
+
+@documents.get("/limits", summary="What one upload may bring", responses=_refusals())
+async def limits(service: Service) -> Limits:
+    """Limits of an upload, so that whoever sends one can tell people before they wait for it."""
+    return service.limits()
+
+
+@documents.get(
+    "/indexes/{name}/documents", summary="List the files of an index", responses=_refusals(s400="limit", s404=_NO_INDEX)
+)
+async def listed(
+    service: Service,
+    name: Index,
+    limit: Annotated[int, Query(ge=1, le=MAX_PAGE, description="Most files of the answer.")] = 100,
+    after: Annotated[str | None, Query(description="`next` of the page before.")] = None,
+) -> SourceListings:
+    """Files that the current version holds documents of, and uploads that are not in it yet, by name."""
+    return await service.documents(name, limit, after)
+
+
+@documents.post(
+    "/indexes/{name}/documents",
+    status_code=202,
+    summary="Upload files",
+    openapi_extra=_FORM,
+    responses=_refusals(
+        s400="No form, no file, a type that is not read, or too many files.",
+        s404=_NO_INDEX,
+        s409="The index has as many uploads as it may.",
+        s413="A file, or the request, is too large.",
+        s503="The disk is full.",
+    ),
+)
+async def upload(service: Service, name: Index, request: Request) -> Task:
+    """Takes one or more files in the field `files` and queues the run that indexes them.
+
+    A file of the same name as an earlier upload replaces it. Files are refused all together, before anything is queued;
+    a file that turns out to be unusable when it is read is among the `skipped` of the task's result.
+    """
+    try:
+        return await service.upload(name, request.headers.get("content-type", ""), request.stream())
+    except ClientDisconnect:
+        raise UnreadableUploadError("The upload was broken off.") from None
+
+
+@documents.delete(
+    "/indexes/{name}/documents/{source:path}",
+    status_code=202,
+    summary="Delete an uploaded file",
+    responses=_refusals(
+        s403="The file comes from a folder that the index follows.", s404=f"No such file, or: {_NO_INDEX}"
+    ),
+)
+async def delete(
+    service: Service,
+    name: Index,
+    source: Annotated[str, Path(description="As the list of files says.", examples=["uploads/handbook.pdf"])],
+    purge: Annotated[
+        bool | None,
+        Query(description="Remove earlier versions too, which still hold it. By default as INGEST_PURGE_DELETED says."),
+    ] = None,
+) -> Task:
+    """Queues the run that makes a version without the file, and looks through every part of it for what is left."""
+    return await service.delete(name, source, purge=purge)
+
+
+@documents.post(
+    "/indexes/{name}/reindex", status_code=202, summary="Read everything anew", responses=_refusals(s404=_NO_INDEX)
+)
+async def reindex(service: Service, name: Index) -> Task:
+    """Queues a run over the folders that the index follows and the uploads. Unchanged text is not embedded again."""
+    return await service.reindex(name)
+
+
+@tasks.get("/tasks", summary="List tasks", responses=_refusals(s404=_NO_INDEX))
+async def latest(
+    service: Service,
+    index: Annotated[str | None, Query(description="Only those of this index.")] = None,
+    limit: Annotated[int, Query(ge=1, le=MAX_PAGE, description="Most tasks of the answer.")] = 100,
+) -> TaskList:
+    """The newest tasks first."""
+    return TaskList(tasks=await service.tasks(index, limit))
+
+
+@tasks.get("/tasks/{task_id}", summary="A task", responses=_refusals(s404="No such task."))
+async def task(service: Service, task_id: TaskId) -> Task:
+    """How far a task is, and what it did."""
+    return await service.task(task_id)
+
+
+@tasks.get(
+    "/tasks/{task_id}/events",
+    summary="A task, whenever it changes",
+    response_class=EventSourceResponse,
+    responses=_refusals(s404="No such task."),
+)
+async def events(
+    service: Service,
+    task_id: KnownTask,
+    last_event_id: Annotated[str | None, Header(description="Id of the last event that was received.")] = None,
+) -> AsyncIterator[ServerSentEvent]:
+    """Server-sent events `task`, each with the whole task; the stream ends when the task has."""
+    async for event_id, changed in service.follow(task_id, last_event_id):
+        yield ServerSentEvent(event="task", id=event_id, data=changed)
+
+
+@tasks.delete(
+    "/tasks/{task_id}",
+    summary="Cancel a task",
+    responses=_refusals(s404="No such task.", s409="The task has ended already."),
+)
+async def cancel(service: Service, task_id: TaskId) -> Task:
+    """Ends a task that is queued or running: its files are not kept, and the index stays as it is."""
+    return await service.cancel(task_id)
+
+
+def application(settings: IngestServerSettings | None = None) -> FastAPI:
+    """The service as an application. Without settings it can only be described."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with app.state.service.running():
+            yield
+
+    app = FastAPI(
+        title="kserve-rag ingest",
+        summary="Documents into an index, and out of it again, while everything runs.",
+        version=_version(),
+        lifespan=lifespan,
+        license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
+    )
+    app.include_router(documents)
+    app.include_router(tasks)
+    if settings is not None:
+        app.state.service = IngestService(settings)
+        app.state.token = settings.token
+    return app
+
+
+def _version() -> str:
+    try:
+        return metadata.version("kserve-rag")
+    except metadata.PackageNotFoundError:  # an image has the packages, not the distribution
+        return "0"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the service until it is told to stop, or prints its description. Gives the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m ingest.server", description="Ingestion as a service.")
+    parser.add_argument("--openapi", action="store_true", help="print the description of the routes as JSON, and end")
+    if parser.parse_args(arguments).openapi:
+        sys.stdout.write(json.dumps(application().openapi(), indent=2) + "\n")
+        return 0
+
+    from chassis.edge import serve
+    from chassis.settings import load_settings
+    from chassis.telemetry import start_telemetry
+
+    settings = load_settings(IngestServerSettings)
+    try:
+        settings.chunks()
+    except IngestError as error:
+        print(error, file=sys.stderr)  # noqa: T201 - logging is not up yet
+        return 2
+    start_telemetry(NAME, settings.log_level, settings.log_format)
+    app = application(settings)
+    service: IngestService = app.state.service
+
+    async def not_ready_reason() -> str | None:
+        return service.not_ready_reason()
+
+    serve(app, settings, name=NAME, not_ready_reason=not_ready_reason, stopping=service.stop)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,128 @@
+"""Tasks on disk, so that none is forgotten when the service ends: one row each, in SQLite."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ingest.wire import FINAL, Kind, Task
+
+_KEPT = 1_000
+"""Tasks that have ended, of which the latest are remembered."""
+
+
+@dataclass(slots=True)
+class Record:
+    """A task, and what the service needs to do it that nobody else is told."""
+
+    task: Task
+    purge: bool = False
+    """Whether earlier versions go that still hold what is deleted."""
+    before: str | None = None
+    """The version that was current when the work began."""
+    revision: int = 0
+    """Grows with every change, also over a restart."""
+
+
+class TaskStore:
+    """All tasks of a service. Its calls block, for as long as a disk needs to make a write last; thread-safe."""
+
+    def __init__(self, path: Path) -> None:
+        """Opens the file, or makes it."""
+        self._lock = threading.Lock()
+        self._database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        self._database.executescript(_SCHEMA)
+
+    def close(self) -> None:
+        """Nothing may be called afterwards."""
+        with self._lock:
+            self._database.close()
+
+    def put(self, record: Record) -> None:
+        """Keeps a task as it is now. On disk when this returns."""
+        task = record.task
+        row = (
+            task.id,
+            task.index,
+            task.kind,
+            task.state,
+            record.revision,
+            record.purge,
+            record.before,
+            task.model_dump_json(),
+        )
+        with self._lock:
+            self._database.execute(_PUT, row)
+
+    def get(self, task_id: str) -> Record | None:
+        """The task of this id."""
+        with self._lock:
+            row = self._database.execute(f"SELECT {_COLUMNS} FROM tasks WHERE id = ?", (task_id,)).fetchone()  # noqa: S608 - a constant
+        return None if row is None else _record(row)
+
+    def latest(self, index: str | None, limit: int) -> list[Record]:
+        """The newest tasks first; of all indexes where none is named."""
+        where, values = ("", ()) if index is None else ("WHERE index_name = ?", (index,))
+        return self._many(f"{where} ORDER BY number DESC LIMIT {limit:d}", values)
+
+    def unfinished(self) -> list[Record]:
+        """Tasks that have not ended, oldest first."""
+        return self._many(f"WHERE state NOT IN ({_marks(FINAL)}) ORDER BY number", FINAL)
+
+    def forget(self) -> None:
+        """Removes tasks that ended long ago."""
+        with self._lock:
+            self._database.execute(
+                f"DELETE FROM tasks WHERE state IN ({_marks(FINAL)}) AND number <= "  # noqa: S608 - constants
+                f"(SELECT number FROM tasks ORDER BY number DESC LIMIT 1 OFFSET {_KEPT})",
+                FINAL,
+            )
+
+    def _many(self, rest: str, values: Sequence[str]) -> list[Record]:
+        with self._lock:
+            rows = self._database.execute(f"SELECT {_COLUMNS} FROM tasks {rest}", values).fetchall()  # noqa: S608 - constants
+        return [_record(row) for row in rows]
+
+
+def revision_after(revision: int) -> int:
+    """One that is greater than all that were given before, also by a service that has ended."""
+    return max(revision + 1, int(time.time() * 1000))
+
+
+def _record(row: tuple[str, int, str | None, int]) -> Record:
+    body, purge, before, revision = row
+    return Record(Task.model_validate_json(body), bool(purge), before, revision)
+
+
+def _marks(values: Sequence[str | Kind]) -> str:
+    return ", ".join("?" for _ in values)
+
+
+_COLUMNS = "body, purge, before, revision"
+
+_SCHEMA = """
+PRAGMA journal_mode = WAL;
+PRAGMA synchronous = FULL;
+CREATE TABLE IF NOT EXISTS tasks (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    id TEXT NOT NULL UNIQUE,
+    index_name TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    state TEXT NOT NULL,
+    revision INTEGER NOT NULL,
+    purge INTEGER NOT NULL,
+    before TEXT,
+    body TEXT NOT NULL
+);
+"""
+
+_PUT = """
+INSERT INTO tasks (id, index_name, kind, state, revision, purge, before, body) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (id) DO UPDATE SET
+    state = excluded.state, revision = excluded.revision, before = excluded.before, body = excluded.body
+    WHERE excluded.revision >= tasks.revision
+"""

@@ -1,0 +1,377 @@
+"""Uploaded files on disk: received bit by bit, given names that do no harm, kept beside the versions of their index.
+
+    <index_root>/<name>/uploads/<file>             what the index follows
+    <index_root>/<name>/uploads/.staged-<task>/    files of a task whose run has not ended
+    <index_root>/<name>/uploads/.incoming-…/       a request that is being received
+
+What begins with a dot is nobody's document.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import secrets
+import shutil
+import unicodedata
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
+
+from chassis.errors import ServiceError
+from ingest.errors import (
+    FileTooLargeError,
+    IndexFullError,
+    NoSpaceError,
+    SkippedFileError,
+    TooManyFilesError,
+    UnreadableUploadError,
+    UnsupportedFileError,
+)
+from ingest.loaders import SUFFIXES
+from ingest.loaders.source import BOMS, refuse_binary
+from ingest.sources import UPLOADS, uploaded
+
+FIELD = "files"
+"""Of the form."""
+
+_HEAD_BYTES = 8_192
+"""By which a file's content is told."""
+_PDF_MARK_WITHIN = 1_024
+_MAX_NAME_BYTES = 180
+_MAX_SUFFIX_BYTES = 16
+_STAGED = ".staged-"
+_INCOMING = ".incoming-"
+_INVISIBLE = frozenset(("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"))
+"""Categories of characters that a name can do without: controls, marks of direction, halves of pairs, line ends."""
+_RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])", re.IGNORECASE)
+"""Names of devices on Windows. Source: https://learn.microsoft.com/windows/win32/fileio/naming-a-file"""
+
+
+@dataclass(frozen=True, slots=True)
+class UploadLimits:
+    """What is taken."""
+
+    max_file_bytes: int
+    max_files: int
+    max_uploads: int
+    max_uploads_bytes: int
+
+
+def safe_name(sent: str) -> str:
+    """The name that a file is kept under: what was sent, less its folders and what no name should hold.
+
+    Raises:
+        UnsupportedFileError: nothing is left, or files with this ending are not read.
+    """
+    name = unicodedata.normalize("NFC", sent).replace("\\", "/").rpartition("/")[2]
+    name = "".join(char for char in name if unicodedata.category(char) not in _INVISIBLE)
+    name = " ".join(name.split()).strip(". ")
+    path = PurePosixPath(name)
+    suffix = path.suffix
+    if suffix.lower() not in SUFFIXES:
+        what = f"files ending in {suffix[:_MAX_SUFFIX_BYTES]}" if suffix else "files without an ending"
+        raise UnsupportedFileError(
+            f"{_shown(sent)}: {what} are not read here. Send one of {', '.join(SUFFIXES)}.", field=FIELD
+        )
+    stem = path.stem.encode()[: _MAX_NAME_BYTES - len(suffix)].decode(errors="ignore").strip(". ")
+    if _RESERVED.fullmatch(stem.partition(".")[0]):
+        stem = f"_{stem}"
+    return stem + suffix
+
+
+def same_file(name: str) -> str:
+    """Equal for names that people, and file systems that do not tell cases apart, take for one."""
+    return unicodedata.normalize("NFKC", name).casefold()
+
+
+class UploadFolder:
+    """The uploads of one index. Its calls block; each is for one thread at a time."""
+
+    def __init__(self, index: Path, limits: UploadLimits) -> None:
+        """Touches nothing. `index`: folder of the index."""
+        self._index = index
+        self._folder = index / UPLOADS
+        self._limits = limits
+
+    def files(self) -> dict[str, Path]:
+        """Source → file, of what the index follows."""
+        return uploaded(self._index)
+
+    def staged(self, task_id: str) -> dict[str, Path]:
+        """Source → file, of a task whose run has not ended."""
+        folder = self._folder / f"{_STAGED}{task_id}"
+        if not folder.is_dir():
+            return {}
+        return {f"{UPLOADS}/{path.name}": path for path in sorted(folder.iterdir())}
+
+    def clean(self, task_ids: Collection[str]) -> None:
+        """Removes what requests and tasks have left that are not among these."""
+        if not self._folder.is_dir():
+            return
+        kept = {f"{_STAGED}{task_id}" for task_id in task_ids}
+        for entry in self._folder.iterdir():
+            if entry.name.startswith((_STAGED, _INCOMING)) and entry.name not in kept:
+                shutil.rmtree(entry)
+
+    @contextmanager
+    def incoming(self, content_type: str) -> Iterator[Receiver]:
+        """A receiver of one request. What it has received is removed at the end, unless it was staged.
+
+        Raises:
+            UnreadableUploadError: the request is no form with files.
+        """
+        _, options = parse_options_header(content_type)
+        boundary = options.get(b"boundary")
+        if not content_type.lower().startswith("multipart/form-data") or not boundary:
+            raise UnreadableUploadError(
+                f"The content type is {content_type[:80] or 'missing'}: send multipart/form-data with the files in "
+                f"the field {FIELD!r}.",
+                field="content-type",
+            )
+        with _space():
+            self._folder.mkdir(parents=True, exist_ok=True)
+            folder = self._folder / f"{_INCOMING}{secrets.token_hex(8)}"
+            folder.mkdir()
+        receiver = Receiver(folder, boundary, self._limits)
+        try:
+            yield receiver
+        finally:
+            receiver.close()
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def stage(self, receiver: Receiver, task_id: str, waiting: Collection[str]) -> list[str]:
+        """Hands what was received to a task, all at once.
+
+        Args:
+            receiver: that has finished.
+            task_id: whose files they are from now on.
+            waiting: tasks whose files are staged already.
+
+        Returns:
+            Their sources. A file that has the name of another replaces it, under that one's source.
+
+        Raises:
+            IndexFullError: the index would have too many uploads, or too many bytes of them.
+        """
+        held = self.files()
+        for other in waiting:
+            held |= self.staged(other)
+        by_name = {same_file(source): source for source in held}
+        renamed = {name: by_name.get(same_file(f"{UPLOADS}/{name}"), f"{UPLOADS}/{name}") for name in receiver.names}
+        for name, source in renamed.items():
+            path = receiver.folder / name
+            target = receiver.folder / source.removeprefix(f"{UPLOADS}/")
+            held[source] = path.rename(target) if path != target else path
+        self._check(held)
+        with _space():
+            _sync(receiver.folder)
+            receiver.folder.rename(self._folder / f"{_STAGED}{task_id}")
+            _sync(self._folder)
+        return sorted(renamed.values())
+
+    def keep(self, task_id: str, sources: Collection[str]) -> None:
+        """Makes these files of a task uploads of the index, in place of those of the same names."""
+        staged = self.staged(task_id)
+        for source in sources:
+            if source in staged:
+                staged[source].replace(self._index / source)
+        if staged:
+            _sync(self._folder)
+
+    def discard(self, task_id: str) -> None:
+        """Removes what is left of a task's files."""
+        shutil.rmtree(self._folder / f"{_STAGED}{task_id}", ignore_errors=True)
+
+    def remove(self, source: str) -> None:
+        """Removes an upload."""
+        path = self.files().get(source)
+        if path is not None:
+            path.unlink()
+            _sync(self._folder)
+
+    def _check(self, files: dict[str, Path]) -> None:
+        if len(files) > self._limits.max_uploads:
+            raise IndexFullError(
+                f"The index would have {len(files):,} uploaded files, more than {self._limits.max_uploads:,}: delete "
+                "some first.",
+                field=FIELD,
+            )
+        size_bytes = sum(path.stat().st_size for path in files.values())
+        if size_bytes > self._limits.max_uploads_bytes:
+            raise IndexFullError(
+                f"The uploaded files of the index would be {size_bytes:,} bytes, more than "
+                f"{self._limits.max_uploads_bytes:,}: delete some first.",
+                field=FIELD,
+            )
+
+
+class Receiver:
+    """Writes the files of a form to a folder while it arrives; holds no more of it than a piece."""
+
+    def __init__(self, folder: Path, boundary: bytes, limits: UploadLimits) -> None:
+        self.folder = folder
+        self._limits = limits
+        self.names: dict[str, str] = {}
+        """Of the files received, as they are kept → as they were sent."""
+        self._header = (bytearray(), bytearray())
+        self._disposition = b""
+        self._file: IO[bytes] | None = None
+        self._name = ""
+        self._size_bytes = 0
+        self._head = b""
+        self._ended = False
+        try:
+            self._parser = MultipartParser(
+                boundary,
+                {
+                    "on_part_begin": self._on_part_begin,
+                    "on_header_field": lambda data, start, end: self._header[0].extend(data[start:end]),
+                    "on_header_value": lambda data, start, end: self._header[1].extend(data[start:end]),
+                    "on_header_end": self._on_header_end,
+                    "on_headers_finished": self._on_headers_finished,
+                    "on_part_data": self._on_part_data,
+                    "on_part_end": self._on_part_end,
+                    "on_end": self._on_end,
+                },
+            )
+        except FormParserError as error:
+            raise UnreadableUploadError(f"The form cannot be read: {error}.") from error
+
+    def write(self, data: bytes) -> None:
+        """Takes the next piece of the body.
+
+        Raises:
+            UnreadableUploadError, UnsupportedFileError, TooManyFilesError, FileTooLargeError: as they say.
+            NoSpaceError: the disk is full.
+        """
+        with _space():
+            try:
+                self._parser.write(data)
+            except FormParserError as error:
+                raise UnreadableUploadError(f"The form cannot be read: {error}.") from error
+
+    def finish(self) -> None:
+        """The body has ended.
+
+        Raises:
+            UnreadableUploadError: before the form had, or without a file.
+        """
+        if not self._ended:
+            raise UnreadableUploadError("The form ends too early: the upload was cut off. Send it again.")
+        if not self.names:
+            raise UnreadableUploadError(f"No file was sent: put one or more in the field {FIELD!r}.", field=FIELD)
+
+    def close(self) -> None:
+        """Closes a file that was not received to its end."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _on_part_begin(self) -> None:
+        self._disposition = b""
+
+    def _on_header_end(self) -> None:
+        name, value = (bytes(part) for part in self._header)
+        self._header[0].clear()
+        self._header[1].clear()
+        if name.lower() == b"content-disposition":
+            self._disposition = value
+
+    def _on_headers_finished(self) -> None:
+        _, options = parse_options_header(self._disposition)
+        sent = options.get(b"filename")
+        if sent is None:
+            return  # a field of text, which means nothing here
+        if options.get(b"name", b"").decode("utf-8", "replace") != FIELD:
+            raise UnreadableUploadError(f"Files are taken from the field {FIELD!r} alone.", field=FIELD)
+        if len(self.names) >= self._limits.max_files:
+            raise TooManyFilesError(
+                f"More than {self._limits.max_files} files in one request: send the others in the next.", field=FIELD
+            )
+        shown = sent.decode("utf-8", "replace")
+        name = safe_name(shown)
+        twice = next((other for other in self.names if same_file(other) == same_file(name)), None)
+        if twice is not None:
+            raise UnsupportedFileError(
+                f"{_shown(shown)}: the request has two files of this name. Rename one, or send it by itself.",
+                field=FIELD,
+            )
+        self.names[name] = shown
+        self._name, self._size_bytes, self._head = name, 0, b""
+        self._file = (self.folder / name).open("xb")
+
+    def _on_part_data(self, data: bytes, start: int, end: int) -> None:
+        if self._file is None:
+            return
+        self._size_bytes += end - start
+        if self._size_bytes > self._limits.max_file_bytes:
+            raise FileTooLargeError(
+                f"{_shown(self.names[self._name])} is larger than {self._limits.max_file_bytes:,} bytes, the most that "
+                "is taken of one file. Send it in parts.",
+                field=FIELD,
+            )
+        if len(self._head) < _HEAD_BYTES:
+            self._head += data[start : min(end, start + _HEAD_BYTES - len(self._head))]
+            if len(self._head) == _HEAD_BYTES:
+                self._check_content()
+        self._file.write(data[start:end])
+
+    def _on_part_end(self) -> None:
+        if self._file is None:
+            return
+        if len(self._head) < _HEAD_BYTES:
+            self._check_content()
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self.close()
+
+    def _on_end(self) -> None:
+        self._ended = True
+
+    def _check_content(self) -> None:
+        """What the first bytes tell. All else is found out when the file is parsed, in a process of its own."""
+        shown = _shown(self.names[self._name])
+        if self._name.lower().endswith(".pdf"):
+            if self._head.strip() and b"%PDF-" not in self._head[:_PDF_MARK_WITHIN]:
+                raise UnsupportedFileError(f"{shown} is not a PDF: it does not begin as one.", field=FIELD)
+        elif not self._head.startswith(BOMS):
+            try:
+                refuse_binary(self._head)
+            except SkippedFileError as error:
+                raise UnsupportedFileError(
+                    f"{shown} is {error}: send what its ending says, or save it as text.", field=FIELD
+                ) from error
+
+
+def _shown(name: str) -> str:
+    """A name as it was sent, in a message."""
+    visible = "".join(char for char in name if unicodedata.category(char) not in _INVISIBLE)
+    return repr(visible if len(visible) <= 80 else f"{visible[:77]}…")
+
+
+@contextmanager
+def _space() -> Iterator[None]:
+    try:
+        yield
+    except ServiceError:
+        raise
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise NoSpaceError("The disk for uploads is full: delete documents, or ask whoever runs this.") from error
+
+
+def _sync(folder: Path) -> None:
+    """Waits until the entries of a folder are on disk."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

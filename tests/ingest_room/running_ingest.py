@@ -1,0 +1,113 @@
+"""The ingest service as a process of its own, and requests to it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+from processes import free_ports, program
+
+ROOT = Path(__file__).parents[2]
+INDEX = "/v1/indexes/default"
+DOCUMENTS = f"{INDEX}/documents"
+
+Files = Mapping[str, bytes | str]
+
+
+@dataclass
+class RunningIngest:
+    """A service, and a client of it."""
+
+    http: httpx.Client
+    process: subprocess.Popen[bytes]
+    log: Path
+    root: Path
+
+    def post(self, files: Files, index: str = "default") -> httpx.Response:
+        parts = [
+            ("files", (name, content if isinstance(content, bytes) else content.encode()))
+            for name, content in files.items()
+        ]
+        return self.http.post(f"/v1/indexes/{index}/documents", files=parts)
+
+    def upload(self, files: Files, index: str = "default") -> dict[str, Any]:
+        """The task, once it has ended."""
+        return self.ended(self.post(files, index))
+
+    def delete(self, source: str, **parameters: str) -> dict[str, Any]:
+        return self.ended(self.http.delete(f"{DOCUMENTS}/{source}", params=parameters))
+
+    def reindex(self) -> dict[str, Any]:
+        return self.ended(self.http.post(f"{INDEX}/reindex"))
+
+    def ended(self, accepted: httpx.Response) -> dict[str, Any]:
+        assert accepted.status_code == 202, accepted.text
+        return self.events(accepted.json()["id"])[-1]
+
+    def events(
+        self, task_id: str, last: str | None = None, until: Callable[[dict[str, Any]], bool] | None = None
+    ) -> list[dict[str, Any]]:
+        """What is told of a task, to its end or until something is told."""
+        told: list[dict[str, Any]] = []
+        headers = {} if last is None else {"last-event-id": last}
+        with self.http.stream("GET", f"/v1/tasks/{task_id}/events", headers=headers) as response:
+            assert response.headers["content-type"].startswith("text/event-stream"), response.read()
+            for line in response.iter_lines():
+                if line.startswith("data: "):
+                    told.append(json.loads(line.removeprefix("data: ")))
+                    if until is not None and until(told[-1]):
+                        break
+        return told
+
+    def sources(self) -> dict[str, dict[str, Any]]:
+        return {listed["source"]: listed for listed in self.http.get(DOCUMENTS).json()["documents"]}
+
+    def task(self, task_id: str) -> dict[str, Any]:
+        return self.http.get(f"/v1/tasks/{task_id}").raise_for_status().json()
+
+    def leftovers(self) -> list[str]:
+        """What of uploads is on disk and not followed by the index."""
+        return sorted(path.name for path in self.root.glob("*/uploads/.*"))
+
+    def memory_bytes(self) -> int:
+        """Most memory that the process has ever had."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text("ascii")
+        return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM"))) * 1024
+
+
+@contextlib.contextmanager
+def running_ingest(
+    root: Path, embedder_url: str, tokenizer: Path, *, killed: bool = False, **settings: object
+) -> Iterator[RunningIngest]:
+    """A service until the block ends; then it is told to end, and has to. `killed`: the test kills it."""
+    (port,) = free_ports(1)
+    url = f"http://127.0.0.1:{port}"
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith("INGEST_")},
+        "INGEST_HOST": "127.0.0.1",
+        "INGEST_HTTP_PORT": str(port),
+        "INGEST_GRACE_PERIOD_S": "20",
+        "INGEST_INDEX_ROOT": str(root),
+        "INGEST_EMBEDDER_URL": embedder_url,
+        "INGEST_TOKENIZER": str(tokenizer),
+        "INGEST_RETRY_WAIT_S": "0.05",
+        **{f"INGEST_{name.upper()}": str(value) for name, value in settings.items()},
+    }
+    log = root.parent / f"ingest-{port}.log"
+    command = [sys.executable, "-W", "error", "-m", "ingest.server"]
+    with program(command, f"{url}/ready", {**environment, "PYTHONPATH": str(ROOT)}, log=log) as process:
+        with httpx.Client(base_url=url, timeout=60, trust_env=False) as http:
+            yield RunningIngest(http, process, log, root)
+        if not killed:
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(30) == 0, log.read_text()[-4000:]
+            assert "Traceback" not in log.read_text()
