@@ -21,11 +21,27 @@ _TAKEN_OVER_WITHIN_S = 60
 
 
 def index(state: GraphState, paths: Sequence[Path], on_progress: OnProgress | None = None) -> Summary:
-    """Brings the index up to what is under `paths`, and nothing else. The embedder must be ready.
+    """Brings the index up to what is under `paths` and what was uploaded to it. The embedder must be ready.
 
     Raises:
         UsageError: nothing usable is there, or it could not be read. The index stays as it is.
     """
+    try:
+        return asyncio.run(run(IngestSettings(**_chosen(state)), paths, on_progress))
+    except IngestError as error:
+        raise UsageError(str(error)) from error
+
+
+def ingest_variables(state: GraphState) -> dict[str, str]:
+    """Settings of the ingest service of this graph: those of `index`, so that neither makes anew what the other has.
+
+    Raises:
+        LaunchError: the embedder's model is not there yet.
+    """
+    return {f"INGEST_{name.upper()}": str(value) for name, value in _chosen(state).items()}
+
+
+def _chosen(state: GraphState) -> dict[str, Any]:
     if state.tokenizer is None:
         raise LaunchError("The embedder's model is not there yet. Try again when `kserve-rag status` says it is ready.")
     chosen: dict[str, Any] = {
@@ -37,10 +53,7 @@ def index(state: GraphState, paths: Sequence[Path], on_progress: OnProgress | No
     }
     if state.window_tokens is not None:
         chosen["window_tokens"] = state.window_tokens
-    try:
-        return asyncio.run(run(IngestSettings(**chosen), paths, on_progress))
-    except IngestError as error:
-        raise UsageError(str(error)) from error
+    return chosen
 
 
 def wait_until_served(state: GraphState, version: str) -> None:
