@@ -16,6 +16,7 @@ from rich.console import Console
 
 from kserve_rag.errors import KserveRagError, LaunchError, SetupError, UsageError
 from kserve_rag.graph import SERVICES, GraphState, ServiceName, follow, need_running, running
+from kserve_rag.graph import logs as written_logs
 from kserve_rag.graph import status as graph_status
 from kserve_rag.graph import stop as stop_graph
 from kserve_rag.settings import HOST, Settings
@@ -50,6 +51,8 @@ app.add_typer(models_app, name="models")
 console = Console(highlight=False, soft_wrap=True)
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
+_MOST_REPLICAS = 16
+
 DocsOption = Annotated[
     Optional[list[Path]],  # noqa: UP045 - typer reads this at run time, on 3.10 too
     typer.Option("--docs", help="File or folder to index; may be given several times. By default the last ones given."),
@@ -67,6 +70,10 @@ def up(
     ] = None,
     port: Annotated[Optional[int], typer.Option(help="HTTP port of the transformer. [default: 8080]")] = None,  # noqa: UP045
     grpc_port: Annotated[Optional[int], typer.Option(help="Its gRPC port. [default: 8081]")] = None,  # noqa: UP045
+    replicas: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(metavar="[SERVICE=]N", help="Processes of a service, or of each; may be given several times."),
+    ] = None,
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Leave it running in the background.")] = False,
     question: Annotated[
         Optional[str], typer.Option("--ask", metavar="QUESTION", help="Ask this once it is up.")  # noqa: UP045
@@ -83,14 +90,15 @@ def up(
       kserve-rag up --detach --ask "What is the retention period?"
       kserve-rag up --model qwen2.5-1.5b --embedder bge-m3
       kserve-rag up --model ~/models/mine.gguf --port 9080
+      kserve-rag up --replicas transformer=2 --replicas vectorstore=2
     """
     settings = _settings(model=model, embedder=embedder, port=port, grpc_port=grpc_port)
-    paths = _existing(docs or [])
+    paths, counts = _existing(docs or []), _replica_counts(replicas or [])
     state = running(settings)
     if state is not None:
         _already_up(settings, state, paths, question)
         return
-    _start(settings, paths, detach=detach, question=question)
+    _start(settings, paths, counts, detach=detach, question=question)
 
 
 @app.command()
@@ -336,17 +344,46 @@ def logs(
 ) -> None:
     """Show what the services say. Questions, documents and prompts are not in their logs."""
     settings = _settings()
-    if service is not None and service not in SERVICES:
-        raise UsageError(f"There is no service {service!r}. Choose from: {', '.join(SERVICES)}.")
-    names: list[ServiceName] = [name for name in SERVICES if service in (None, name)]
-    if not any((settings.run / f"{name}.log").exists() for name in names):
+    names = _services([service] if service is not None else [])
+    processes = written_logs(settings.run, names)
+    if not processes:
         raise UsageError(f"There are no logs in {settings.run}: the graph was never started there.")
-    width = max(map(len, names))
+    width = max(map(len, processes))
     with contextlib.suppress(KeyboardInterrupt):
         for name, line in follow(settings.run, names, until=lambda: not follow_on):
-            sys.stdout.write(f"{name:<{width}} │ {line}\n" if len(names) > 1 else f"{line}\n")
+            sys.stdout.write(f"{name:<{width}} │ {line}\n" if len(processes) > 1 else f"{line}\n")
             if follow_on:
                 sys.stdout.flush()
+
+
+@app.command()
+def restart(
+    services: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Argument(help=f"Of {', '.join(SERVICES)}. By default all.", metavar="SERVICE…"),
+    ] = None,
+) -> None:
+    """Put a new process in the place of each of a service's, while it goes on answering.
+
+    The new one is started with the arguments and the environment of the one before, and gets the
+    connections when it is ready; the one before answers what it was asked, and ends. One that does not
+    become ready changes nothing. A service that has ended is started again.
+
+    [bold]Examples[/]
+
+      kserve-rag restart predictor
+      kserve-rag restart
+    """
+    settings = _settings()
+    names = _services(services or [])
+    state = need_running(settings)
+    from kserve_rag.console import Board
+    from kserve_rag.replicas import replicas
+
+    with _stopped_by_signals(), Board(console) as board, replicas(settings, state, board) as processes:
+        for name in names:
+            processes.restart(name)
+            console.print(f"The {name} is restarted.")
 
 
 @app.command()
@@ -443,7 +480,9 @@ def main() -> NoReturn:
 # ── up ────────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _start(settings: Settings, paths: list[Path], *, detach: bool, question: str | None) -> None:
+def _start(
+    settings: Settings, paths: list[Path], counts: dict[ServiceName, int], *, detach: bool, question: str | None
+) -> None:
     from kserve_rag.console import Board
     from kserve_rag.launcher import launch
 
@@ -453,6 +492,7 @@ def _start(settings: Settings, paths: list[Path], *, detach: bool, question: str
             graph.wait_ready("embedder")
             _index(settings, graph.state, paths, board)
             graph.wait_ready()
+            graph.scale(counts)
         address = graph.url("transformer")
         console.print(f"[green]✓[/] the graph answers at {address}")
         if question is not None:
@@ -585,6 +625,27 @@ def _error_kind(name: str) -> Error:
 
 def _settings(**overrides: Any) -> Settings:
     return Settings(**{name: value for name, value in overrides.items() if value is not None})
+
+
+def _services(names: list[str]) -> list[ServiceName]:
+    """The services of these names; all where none is named."""
+    for name in names:
+        if name not in SERVICES:
+            raise UsageError(f"There is no service {name!r}. Choose from: {', '.join(SERVICES)}.")
+    return [name for name in SERVICES if name in names or not names]
+
+
+def _replica_counts(given: list[str]) -> dict[ServiceName, int]:
+    """What `--replicas` says: `2`, or `embedder=2`."""
+    counts: dict[ServiceName, int] = {}
+    for each in given:
+        service, _, count = each.rpartition("=")
+        if not count.isdigit() or not 1 <= int(count) <= _MOST_REPLICAS:
+            raise UsageError(
+                f"--replicas {each}: give a number of 1 to {_MOST_REPLICAS}, as in `--replicas embedder=2`."
+            )
+        counts.update(dict.fromkeys(_services([service] if service else []), int(count)))
+    return counts
 
 
 def _existing(paths: list[Path]) -> list[Path]:

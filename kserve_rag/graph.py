@@ -16,7 +16,7 @@ import httpx
 from pydantic import BaseModel, ValidationError
 
 from chassis.errors import ServiceError
-from kserve_rag import supervisor
+from kserve_rag import doors, supervisor
 from kserve_rag.errors import LaunchError, NotRunningError
 from kserve_rag.locking import try_lock
 from kserve_rag.settings import HOST, Settings
@@ -31,6 +31,18 @@ _POLL_S = 0.1
 _LAST_LINES = 15
 
 
+class Replica(BaseModel):
+    """One process of a service."""
+
+    name: str
+    """Of its log: the service's own for the first, with its number for those that follow."""
+    number: int
+    """How many of the service were started before it, and one. Names the address from which it is probed."""
+    pid: int
+    metrics_url: str | None = None
+    """Where it has Prometheus metrics of its own."""
+
+
 class ServiceState(BaseModel):
     """One service of a running graph."""
 
@@ -40,8 +52,15 @@ class ServiceState(BaseModel):
     """Of Prometheus metrics."""
     model: str
     """Its model's name on the v2 protocol."""
-    pid: int = 0
-    """0: not started yet."""
+    replicas: list[Replica] = []
+    """Its processes; none: not started yet."""
+    started: int = 0
+    """How many there ever were."""
+
+    @property
+    def pid(self) -> int:
+        """Of its first process; 0: not started yet."""
+        return self.replicas[0].pid if self.replicas else 0
 
     @property
     def ready_url(self) -> str:
@@ -67,12 +86,22 @@ class GraphState(BaseModel):
     services: dict[ServiceName, ServiceState]
 
 
+class ReplicaStatus(BaseModel):
+    """Whether one process of a service can do its work, and if not, why."""
+
+    name: str
+    pid: int
+    ready: bool
+    reason: str | None
+
+
 class ServiceStatus(BaseModel):
-    """Whether one service can do its work, and if not, why."""
+    """Whether one service can do its work, with all of its processes, and if not, why."""
 
     url: str
     ready: bool
     reason: str | None
+    replicas: list[ReplicaStatus] = []
 
 
 class IndexStatus(BaseModel):
@@ -155,12 +184,20 @@ def status(settings: Settings) -> GraphStatus:
             name: ServiceStatus(url=service.url, ready=False, reason="not running") for name, service in planned.items()
         }
         return GraphStatus(services=services, index=_index_on_disk(settings))
+    with ThreadPoolExecutor(len(SERVICES)) as pool:
+        probes = {name: pool.submit(_status, settings, state.services[name]) for name in SERVICES}
+        services = {name: probe.result() for name, probe in probes.items()}
     with httpx.Client(timeout=5, trust_env=False) as client:
-        with ThreadPoolExecutor(len(SERVICES)) as pool:
-            probes = {name: pool.submit(_status, client, settings, name, state.services[name]) for name in SERVICES}
-            services = {name: probe.result() for name, probe in probes.items()}
         index = _served_index(client, state.services["vectorstore"].url)
     return GraphStatus(services=services, index=index or _index_on_disk(settings))
+
+
+def write_state(settings: Settings, state: GraphState) -> None:
+    """Writes the state of a running graph, at once for whoever reads it."""
+    path = settings.run / "graph.json"
+    temporary = path.with_suffix(".new")
+    temporary.write_text(state.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    temporary.replace(path)
 
 
 def log_file(run_dir: Path, name: str) -> Path:
@@ -194,6 +231,12 @@ def default_services(settings: Settings) -> dict[ServiceName, ServiceState]:
     }
 
 
+def probing(replica: Replica) -> httpx.Client:
+    """A client that reaches this process of its service, whether it serves or not."""
+    transport = httpx.HTTPTransport(local_address=doors.probe_address(replica.number), verify=False)
+    return httpx.Client(timeout=5, trust_env=False, transport=transport)
+
+
 def probe(client: httpx.Client, service: ServiceState) -> tuple[bool, str | None]:
     """Whether a service is ready, and what it says where it is not."""
     try:
@@ -204,6 +247,8 @@ def probe(client: httpx.Client, service: ServiceState) -> tuple[bool, str | None
         return False, f"does not answer ({type(error).__name__})"
     if answer.status_code == 200:
         return True, None
+    if answer.headers.get("server") == doors.SERVER:
+        return False, "starting"
     with contextlib.suppress(ValueError, AttributeError):
         reason = answer.json().get("error")
         if isinstance(reason, str) and reason:
@@ -211,15 +256,25 @@ def probe(client: httpx.Client, service: ServiceState) -> tuple[bool, str | None
     return False, "loading its model"
 
 
-def _status(client: httpx.Client, settings: Settings, name: ServiceName, service: ServiceState) -> ServiceStatus:
-    with contextlib.suppress(FileNotFoundError, ValueError):
-        ended = json.loads(supervisor.exit_file(settings.run, name).read_text(encoding="utf-8"))
-        reason = f"ended {how(ended['code'])}: {last_lines(settings.run, name, 1).strip()}"
-        return ServiceStatus(url=service.url, ready=False, reason=reason)
-    if not service.pid:
+def _status(settings: Settings, service: ServiceState) -> ServiceStatus:
+    if not service.replicas:
         return ServiceStatus(url=service.url, ready=False, reason="waits for its model")
-    ready, why = probe(client, service)
-    return ServiceStatus(url=service.url, ready=ready, reason=why)
+    replicas = [_replica_status(settings, service, replica) for replica in service.replicas]
+    not_ready = [replica for replica in replicas if not replica.ready]
+    reason = not_ready[0].reason if not_ready else None
+    if not_ready and len(replicas) > 1:
+        reason = f"{len(not_ready)} of {len(replicas)}: {not_ready[0].name} {reason}"
+    return ServiceStatus(url=service.url, ready=not not_ready, reason=reason, replicas=replicas)
+
+
+def _replica_status(settings: Settings, service: ServiceState, replica: Replica) -> ReplicaStatus:
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        ended = json.loads(supervisor.exit_file(settings.run, replica.name).read_text(encoding="utf-8"))
+        reason = f"ended {how(ended['code'])}: {last_lines(settings.run, replica.name, 1).strip()}"
+        return ReplicaStatus(name=replica.name, pid=replica.pid, ready=False, reason=reason)
+    with probing(replica) as client:
+        ready, why = probe(client, service)
+    return ReplicaStatus(name=replica.name, pid=replica.pid, ready=ready, reason=why)
 
 
 def _served_index(client: httpx.Client, url: str) -> IndexStatus | None:
@@ -249,14 +304,25 @@ def how(code: int) -> str:
     return f"with status {code}" if code >= 0 else f"by signal {-code}"
 
 
-def follow(run_dir: Path, names: Sequence[ServiceName], *, until: Callable[[], bool]) -> Iterator[tuple[str, str]]:
-    """Lines of services' logs as they are written: (service, line), until `until` says so."""
+def logs(run_dir: Path, services: Sequence[ServiceName]) -> list[str]:
+    """Names of the processes of these services that have logs, those included that have ended; oldest first."""
+    found: list[tuple[int, int, str]] = []
+    for path in run_dir.glob("*.log"):
+        service, _, number = path.stem.partition("-")
+        for place, name in enumerate(services):
+            if service == name:
+                found.append((place, int(number or 1), path.stem))
+    return [name for _, _, name in sorted(found)]
+
+
+def follow(run_dir: Path, services: Sequence[ServiceName], *, until: Callable[[], bool]) -> Iterator[tuple[str, str]]:
+    """Lines of services' logs as they are written: (process, line), until `until` says so."""
     files: dict[str, IO[str]] = {}
     try:
         while True:
             ended = until()
             quiet = True
-            for name in names:
+            for name in logs(run_dir, services):
                 if name not in files:
                     with contextlib.suppress(FileNotFoundError):
                         files[name] = log_file(run_dir, name).open(encoding="utf-8", errors="replace")

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from datetime import datetime, timezone
 from pathlib import Path
@@ -30,27 +30,33 @@ from kserve_rag.errors import LaunchError, PortTakenError
 from kserve_rag.graph import (
     SERVICES,
     GraphState,
+    Replica,
     ServiceName,
     default_services,
     how,
     last_lines,
     log_file,
     probe,
+    write_state,
 )
 from kserve_rag.locking import try_lock
 from kserve_rag.models import Catalogue, Kind, ModelFolder, ModelStore
 from kserve_rag.progress import Progress, Silent
+from kserve_rag.replicas import replicas
 from kserve_rag.settings import HOST, Settings
 from kserve_rag.triton import (
     TritonEnvironment,
     TritonPorts,
     ensure_triton_environment,
     package_folder,
+    shared_memory_argument,
     trace_arguments,
     triton_command,
 )
 
 _POLL_S = 0.1
+_OPENAI_PREFIXES = ("/openai/v1", "/v1/chat")
+"""Routes of the transformer whose errors have OpenAI's shape: transformer.openai.PREFIXES."""
 _NOT_INHERITED = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "OTEL_SERVICE_NAME")
 """Secrets of the hub; and a name, which each service has of its own."""
 
@@ -109,6 +115,19 @@ class Graph:
                 if missing:
                     self._supervisor.pause(_POLL_S)
 
+    def scale(self, counts: Mapping[ServiceName, int]) -> None:
+        """Starts further processes until each service has as many as are wanted of it. All have to be ready.
+
+        Raises:
+            LaunchError: one does not become ready.
+        """
+        if not any(count > len(self.state.services[name].replicas) for name, count in counts.items()):
+            return
+        with replicas(self._settings, self.state, self._progress) as processes:
+            for name, count in counts.items():
+                while len(self.state.services[name].replicas) < count:
+                    processes.add(name)
+
     def watch(self) -> None:
         """Blocks for as long as every service runs.
 
@@ -142,7 +161,8 @@ def launch(settings: Settings, *, progress: Progress | None = None) -> Graph:
     progress = progress or Silent()
     lock = _lock(settings)
     try:
-        (settings.run / "graph.json").unlink(missing_ok=True)
+        for left_over in (settings.run / "graph.json", *settings.run.glob("*.log"), *settings.run.glob("*.exit")):
+            left_over.unlink(missing_ok=True)
         state = _planned_state(settings)
         channel = _Supervisor(settings, lock)
     finally:
@@ -150,6 +170,8 @@ def launch(settings: Settings, *, progress: Progress | None = None) -> Graph:
     state.supervisor_pid, state.supervisor_started = channel.pid, psutil.Process(channel.pid).create_time()
     graph = Graph(state, settings=settings, channel=channel, progress=progress)
     try:
+        for name, service in state.services.items():
+            channel.open(name, service.url)
         _start_services(settings, state, channel, progress)
     except BaseException:
         graph.stop()
@@ -203,7 +225,7 @@ def _start_services(settings: Settings, state: GraphState, channel: _Supervisor,
                     if all(need.done() for need in needs):
                         waiting.remove((needs, start))
                         start()
-                        _write_state(settings, state)
+                        write_state(settings, state)
                 if waiting:
                     done, pending = wait(pending, timeout=_POLL_S, return_when=FIRST_COMPLETED)
                     for future in done:
@@ -251,6 +273,7 @@ def vectorstore_variables(settings: Settings, state: GraphState) -> dict[str, st
     return {
         "VECTORSTORE_HOST": HOST,
         "VECTORSTORE_HTTP_PORT": _port(state.services["vectorstore"].url),
+        "VECTORSTORE_REUSE_PORT": "true",
         "VECTORSTORE_ENABLE_GRPC": "false",
         "VECTORSTORE_GRACE_PERIOD_S": _grace(settings),
         "VECTORSTORE_INDEX_ROOT": str(state.index_root),
@@ -266,6 +289,7 @@ def transformer_variables(settings: Settings, state: GraphState, llm: ModelFolde
     return {
         "TRANSFORMER_HOST": HOST,
         "TRANSFORMER_HTTP_PORT": _port(service.url),
+        "TRANSFORMER_REUSE_PORT": "true",
         "TRANSFORMER_GRPC_PORT": _port(service.grpc_url or ""),
         "TRANSFORMER_GRACE_PERIOD_S": _grace(settings),
         "TRANSFORMER_MODEL_NAME": service.model,
@@ -284,12 +308,12 @@ def _start_vectorstore(settings: Settings, state: GraphState, channel: _Supervis
     state.services["embedder"].model = embedder.triton_model
     state.index_root.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "vectorstore"]
-    state.services["vectorstore"].pid = channel.start("vectorstore", command, vectorstore_variables(settings, state))
+    channel.start(state, "vectorstore", command, vectorstore_variables(settings, state), drains=True)
 
 
 def _start_transformer(settings: Settings, state: GraphState, channel: _Supervisor, llm: ModelFolder) -> None:
     command, variables = [sys.executable, "-m", "transformer"], transformer_variables(settings, state, llm)
-    state.services["transformer"].pid = channel.start("transformer", command, variables)
+    channel.start(state, "transformer", command, variables, drains=True)
 
 
 def _start_embedder(
@@ -332,17 +356,13 @@ def _start_triton(
     metrics_url = (service.metrics_url or "").removesuffix("/metrics")
     ports = TritonPorts(*(int(_port(url)) for url in (service.url, service.grpc_url or "", metrics_url)))
     repository = package_folder(name) / "model_repository"
-    argv, triton_variables = triton_command(environment, repository, ports, settings.run / name, model=model)
+    argv, triton_variables = triton_command(
+        environment, repository, ports, settings.run / name, model=model, reuse_ports=True
+    )
     argv += trace_arguments(name, os.environ)
-    argv.append(f"--backend-config=python,shm-region-prefix-name={_shared_memory_prefix(settings)}{name}-")
-    service.pid = channel.start(name, argv, {**triton_variables, **variables})
-
-
-def _write_state(settings: Settings, state: GraphState) -> None:
-    path = settings.run / "graph.json"
-    temporary = path.with_suffix(".new")
-    temporary.write_text(state.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    argv.append(shared_memory_argument(_shared_memory_prefix(settings), name))
+    channel.start(state, name, argv, {**triton_variables, **variables}, drains=False)
+    service.replicas[0].metrics_url = service.metrics_url
 
 
 def _planned_state(settings: Settings) -> GraphState:
@@ -437,7 +457,7 @@ class _Supervisor:
 
     def __init__(self, settings: Settings, lock: int) -> None:
         self._settings = settings
-        self._started: dict[str, queue.Queue[dict[str, Any]]] = {}
+        self._answers: dict[str, queue.Queue[dict[str, Any]]] = {}
         self._ended: list[dict[str, Any]] = []
         self._news = threading.Event()
         self.detached = False
@@ -463,19 +483,48 @@ class _Supervisor:
     def pid(self) -> int:
         return self._process.pid
 
-    def start(self, name: ServiceName, argv: Sequence[str], variables: dict[str, str]) -> int:
-        """Starts a process and gives its pid."""
-        answer = self._started[name] = queue.Queue()
-        environment = {**inherited_environment(), **variables}
-        log = str(log_file(self._settings.run, name))
-        self._tell({"do": "start", "name": name, "argv": list(argv), "env": environment, "log": log})
+    def open(self, name: ServiceName, url: str) -> None:
+        """Takes a service's port, so that it is answered from now on."""
+        self._ask(name, {"do": "open", "service": name, "port": int(_port(url)), "refusals": _refusals(name)})
+
+    def start(
+        self, state: GraphState, name: ServiceName, argv: Sequence[str], variables: dict[str, str], *, drains: bool
+    ) -> None:
+        """Starts the first process of a service.
+
+        Args:
+            state: of the graph; it is noted there.
+            name: of the service.
+            argv: program and arguments.
+            variables: of its environment, beside those that it inherits.
+            drains: whether it knows SIGUSR1 (`chassis.edge.drain_on_signal`).
+        """
+        service = state.services[name]
+        # Triton's gRPC drains by itself; the program's own is told to, and waited for as HTTP is.
+        urls = [service.url, *([service.grpc_url] if service.grpc_url and drains else [])]
+        specification = {
+            "name": name,
+            "service": name,
+            "number": 1,
+            "ports": [int(_port(url)) for url in urls],
+            "drains": drains,
+            "argv": list(argv),
+            "env": {**inherited_environment(), **variables},
+            "log": str(log_file(self._settings.run, name)),
+        }
+        pid = int(self._ask(name, {"do": "start", **specification})["pid"])
+        service.replicas, service.started = [Replica(name=name, number=1, pid=pid)], 1
+
+    def _ask(self, name: ServiceName, command: dict[str, Any]) -> dict[str, Any]:
+        answer = self._answers[name] = queue.Queue()
+        self._tell(command)
         try:
             event = answer.get(timeout=30)
         except queue.Empty:
             raise LaunchError(f"The {name} could not be started: the supervisor does not answer.") from None
         if "failed" in event:
             raise LaunchError(f"The {name} could not be started: {event['why']}")
-        return int(event["pid"])
+        return event
 
     def check(self) -> None:
         """Raises LaunchError if a service has ended."""
@@ -520,7 +569,7 @@ class _Supervisor:
             if "ended" in event:
                 self._ended.append(event)
             else:
-                self._started[event.get("started") or event["failed"]].put(event)
+                self._answers[event.get("started") or event.get("opened") or event["failed"]].put(event)
             self._news.set()
         self._news.set()
 
@@ -529,6 +578,14 @@ def _pipes(process: subprocess.Popen[str]) -> tuple[IO[str], IO[str]]:
     if process.stdin is None or process.stdout is None:
         raise AssertionError("the supervisor was started without pipes")
     return process.stdin, process.stdout
+
+
+def _refusals(name: ServiceName) -> dict[str, str]:
+    """What is answered while no process of a service listens: path prefix → JSON body."""
+    text = f"The {name} is starting, or has ended: `kserve-rag status` tells. Try again shortly."
+    openai = {"error": {"message": text, "type": "server_error", "param": None, "code": "not_ready"}}
+    shapes = dict.fromkeys(_OPENAI_PREFIXES, openai) if name == "transformer" else {}
+    return {prefix: json.dumps(body) for prefix, body in {"": {"error": text, "code": "not_ready"}, **shapes}.items()}
 
 
 def inherited_environment() -> dict[str, str]:

@@ -45,6 +45,10 @@ class Settings(BaseSettings):
         None, description="Sent as `Authorization: Bearer …` to a graph that wants one, by `mcp`. Never logged."
     )
 
+    drain_timeout_s: float = Field(
+        60, gt=0, description="Seconds that a process which is replaced has for the requests that it was sent."
+    )
+
     data: Path | None = Field(None, description="Folder of datasets that `kserve-rag eval` finds by name.")
 
     offline: bool = Field(False, description="Use what is cached and fetch nothing.")

@@ -1,13 +1,22 @@
 """The parent of a graph's processes. Starts what it is told, and sees to it that nothing outlives it.
 
-Run as a program, with the standard library alone. It reads commands and writes events as lines of JSON:
+Run as a program, with the standard library alone. Who started it commands it on its standard input, and any program of
+the same user on a socket in the run's folder (`kserve_rag.control`). Commands and events are lines of JSON:
 
 | command | event |
 |---|---|
-| `{"do": "start", "name", "argv", "env", "log"}` | `{"started": name, "pid"}` or `{"failed": name, "why"}` |
+| `{"do": "open", "service", "port", "refusals"}` | `{"opened": service}`: the port has a door (`kserve_rag.doors`) |
+| `{"do": "start", "name", "service", "number", "ports", "drains", "argv", "env", "log"}` | `{"started": name, "pid"}` |
+| `{"do": "specification", "name"}` | `{"specification": {…}}`: with what it was started |
+| `{"do": "serve", "name"}` | `{"serves": name}`: it gets its share of the service's connections |
+| `{"do": "end", "name", "drain_s"}` | `{"ended": name, "code"}`: when its connections have ended, and then it has |
 | – | `{"ended": name, "code"}` when a process ends that was not told to |
 | `{"do": "detach"}` | – (from now on it lives without whoever started it) |
 | `{"do": "stop"}`, SIGTERM, SIGINT, or the end of its input before `detach` | all are stopped, then it ends |
+
+What cannot be done is answered with `{"failed": name or service, "why"}`. What is started on standard input serves from
+when it listens. What is started on the socket belongs to that connection until it is told to serve: it ends with it,
+and its end is told to nobody else.
 
 A watchdog that it forks kills what is left should it be killed itself. (A death signal to each process would not do:
 Triton's Python stubs are grandchildren and live on when tritonserver is killed.)
@@ -22,19 +31,35 @@ import json
 import os
 import selectors
 import signal
+import socket
 import subprocess
 import sys
 import time
+import types
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+if __name__ == "__main__":
+    # As a program it does without what the package brings along: the client and its libraries.
+    _package = types.ModuleType("kserve_rag")
+    _package.__path__ = [str(Path(__file__).parent)]
+    sys.modules["kserve_rag"] = _package
+
+from kserve_rag.doors import Door, UnsupportedError
 
 PR_SET_CHILD_SUBREAPER = 36
 """Source: prctl(2), linux/prctl.h."""
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where Linux keeps POSIX shared memory
 
+CONTROL = "control.sock"
+"""Name of the socket in the run's folder."""
 
 _REMIND_S = 2.0
+_LOOK_S = 0.05
+_PEER_TIMEOUT_S = 5.0
 
 
 class Watchdog:
@@ -76,6 +101,66 @@ class Watchdog:
             region.unlink(missing_ok=True)
 
 
+class _Peer:
+    """Somebody who commands: who started this, or a program on the control socket."""
+
+    def __init__(self, read: int, write: int, connection: socket.socket | None = None) -> None:
+        self.read = read
+        self._write = write
+        self._connection = connection
+        self._buffer = b""
+
+    def lines(self) -> list[bytes] | None:
+        """What has arrived; None at its end."""
+        try:
+            received = os.read(self.read, 65_536)
+        except ConnectionError:
+            received = b""
+        *lines, self._buffer = (self._buffer + received).split(b"\n")
+        return lines if received else None
+
+    def tell(self, event: dict[str, Any]) -> None:
+        """One that has left is told nothing."""
+        line = json.dumps(event).encode() + b"\n"
+        with contextlib.suppress(OSError):
+            if self._connection is not None:
+                self._connection.sendall(line)
+            else:
+                os.write(self._write, line)
+
+    def close(self) -> None:
+        """Of one that has left."""
+        if self._connection is not None:
+            self._connection.close()
+
+
+@dataclass
+class _Process:
+    specification: dict[str, Any]
+    popen: subprocess.Popen[bytes]
+    owner: _Peer
+    """Is told of its end."""
+    ending: _Ending | None = None
+
+    @property
+    def name(self) -> str:
+        return str(self.specification["name"])
+
+    @property
+    def service(self) -> str:
+        return str(self.specification["service"])
+
+
+@dataclass
+class _Ending:
+    """A process that was told to end, by somebody who is told when it has."""
+
+    peer: _Peer
+    signalled: bool
+    """Whether it was sent SIGTERM. Until then its connections are waited for."""
+    deadline: float
+
+
 class Supervisor:
     """Starts, watches and stops processes."""
 
@@ -83,8 +168,13 @@ class Supervisor:
         self._run_dir = run_dir
         self._stop_timeout_s = stop_timeout_s
         self._watchdog = watchdog
-        self._processes: dict[str, subprocess.Popen[bytes]] = {}
-        self._running: dict[int, str] = {}
+        self._starter = _Peer(0, 1)
+        self._processes: dict[str, _Process] = {}
+        self._names: dict[int, str] = {}
+        """Of running processes, by their pid."""
+        self._doors: dict[str, Door] = {}
+        self._unheard: set[str] = set()
+        """Services of which a replica does not listen yet."""
         self._detached = False
         self._asked_to_stop = False
 
@@ -99,52 +189,144 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: setattr(self, "_asked_to_stop", True))
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        selector.register(wake_read, selectors.EVENT_READ)
-        selector.register(0, selectors.EVENT_READ)
-        buffer = b""
-        while not self._asked_to_stop:
-            for key, _ in selector.select():
-                if key.fd == wake_read:
-                    os.read(wake_read, 4096)
-                    self._reap()
-                    continue
-                received = os.read(0, 65_536)
-                *lines, buffer = (buffer + received).split(b"\n")
-                for line in lines:
-                    self._obey(json.loads(line))
-                if not received:
-                    selector.unregister(0)
-                    self._asked_to_stop |= not self._detached
+        with _control_socket(self._run_dir) as control:
+            selector.register(wake_read, selectors.EVENT_READ)
+            selector.register(control, selectors.EVENT_READ)
+            selector.register(0, selectors.EVENT_READ, self._starter)
+            while not self._asked_to_stop:
+                for key, _ in selector.select(self._until_next_look()):
+                    if key.fd == wake_read:
+                        os.read(wake_read, 4096)
+                        self._reap()
+                    elif key.fileobj is control:
+                        connection, _address = control.accept()
+                        connection.settimeout(_PEER_TIMEOUT_S)
+                        peer = _Peer(connection.fileno(), connection.fileno(), connection)
+                        selector.register(connection, selectors.EVENT_READ, peer)
+                    else:
+                        self._hear(key.data, selector)
+                self._look()
         self._stop()
 
-    def _obey(self, command: dict[str, Any]) -> None:
-        if command["do"] == "start":
-            self._start(command["name"], command["argv"], command["env"], Path(command["log"]))
-        elif command["do"] == "detach":
+    def _hear(self, peer: _Peer, selector: selectors.BaseSelector) -> None:
+        lines = peer.lines()
+        for line in lines or ():
+            self._try(line, peer)
+        if lines is None:
+            selector.unregister(peer.read)
+            if peer is self._starter:
+                self._asked_to_stop |= not self._detached
+                return
+            peer.close()
+            for process in list(self._processes.values()):
+                if process.owner is peer and process.ending is None:
+                    self._end(process, peer, drain_s=0)
+
+    def _try(self, line: bytes, peer: _Peer) -> None:
+        command: dict[str, Any] = {}
+        try:
+            command = json.loads(line)
+            self._obey(command, peer)
+        except OSError as error:
+            peer.tell({"failed": command.get("name") or command["service"], "why": str(error)})
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            peer.tell({"failed": "command", "why": f"it is none: {error!r}"})
+
+    def _obey(self, command: dict[str, Any], peer: _Peer) -> None:
+        does = command["do"]
+        if does == "open":
+            self._open(command["service"], command["port"], command["refusals"], peer)
+        elif does == "start":
+            self._start(command, peer)
+        elif does == "specification":
+            peer.tell({"specification": self._process(command["name"]).specification})
+        elif does == "serve":
+            process = self._process(command["name"])
+            if process.service in self._doors:
+                self._doors[process.service].serve(process.name)
+            process.owner = self._starter
+            peer.tell({"serves": process.name})
+        elif does == "end":
+            self._end(self._process(command["name"]), peer, drain_s=command["drain_s"])
+        elif does == "detach":
             self._detached = True
-        elif command["do"] == "stop":
+        elif does == "stop":
             self._asked_to_stop = True
 
-    def _start(self, name: str, argv: list[str], env: dict[str, str], log: Path) -> None:
+    def _process(self, name: str) -> _Process:
+        if name not in self._processes:
+            raise ProcessLookupError(f"there is no process {name}")
+        return self._processes[name]
+
+    def _open(self, service: str, port: int, refusals: dict[str, str], peer: _Peer) -> None:
+        # Without a door its one replica listens alone, and cannot be replaced while it runs.
+        with contextlib.suppress(UnsupportedError):
+            self._doors[service] = Door(port, refusals)
+        peer.tell({"opened": service})
+
+    def _start(self, specification: dict[str, Any], peer: _Peer) -> None:
+        name, service = specification["name"], specification["service"]
+        door = self._doors.get(service)
+        if door is None and any(self._processes[one].service == service for one in self._names.values()):
+            raise OSError("this kernel does not let several processes share a port as is needed here (Linux 4.6)")
         exit_file(self._run_dir, name).unlink(missing_ok=True)
-        try:
-            with log.open("wb") as output:
-                process = subprocess.Popen(  # noqa: S603
-                    argv,
-                    env=env,
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=subprocess.STDOUT,
-                    cwd=self._run_dir,
-                    start_new_session=True,
-                )
-        except OSError as error:
-            self._tell({"failed": name, "why": str(error)})
-            return
+        with Path(specification["log"]).open("wb") as output:
+            process = subprocess.Popen(  # noqa: S603
+                specification["argv"],
+                env=specification["env"],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                cwd=self._run_dir,
+                start_new_session=True,
+            )
         self._watchdog.add(process.pid)
-        self._processes[name] = process
-        self._running[process.pid] = name
-        self._tell({"started": name, "pid": process.pid})
+        self._processes[name] = _Process(specification, process, peer)
+        self._names[process.pid] = name
+        if door is not None:
+            door.expect(name, specification["number"], process.pid)
+            self._unheard.add(service)
+            if peer is self._starter:
+                door.serve(name)
+        peer.tell({"started": name, "pid": process.pid})
+
+    def _end(self, process: _Process, peer: _Peer, *, drain_s: float) -> None:
+        """Takes a process out of its service, and tells it to end: at once, or when its connections have ended."""
+        door = self._doors.get(process.service)
+        drained = door is not None and door.listens(process.name) and drain_s > 0
+        if process.popen.pid not in self._names:
+            self._forget(process)
+            peer.tell({"ended": process.name, "code": None})
+            return
+        if door is not None:
+            door.retire(process.name)
+        if drained and process.specification["drains"]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.popen.pid, signal.SIGUSR1)
+        process.ending = _Ending(peer, False, time.monotonic() + (drain_s if drained else 0))
+
+    def _until_next_look(self) -> float | None:
+        """Seconds until there may be something that nobody tells."""
+        waits = self._unheard or any(process.ending for process in self._processes.values())
+        return _LOOK_S if waits else None
+
+    def _look(self) -> None:
+        """Goes on with what takes its time: replicas that begin to listen, connections that end, processes that do."""
+        self._unheard = {service for service in self._unheard if not self._doors[service].look()}
+        now = time.monotonic()
+        for process in self._processes.values():
+            ending = process.ending
+            if ending is None:
+                continue
+            if not ending.signalled:
+                door = self._doors.get(process.service)
+                ports = process.specification["ports"]
+                if now < ending.deadline and door is not None and door.connections(process.name, ports):
+                    continue
+                ending.signalled, ending.deadline = True, now + self._stop_timeout_s
+                kill_group(process.popen.pid, signal.SIGTERM)
+            elif now > ending.deadline:
+                kill_group(process.popen.pid, signal.SIGKILL)
 
     def _reap(self) -> None:
         """Takes note of every child that has ended, orphans of children included."""
@@ -153,42 +335,71 @@ class Supervisor:
                 pid, status = os.waitpid(-1, os.WNOHANG)
                 if pid == 0:
                     return
-                name = self._running.pop(pid, None)
-                if name is None:
+                name = self._names.pop(pid, None)
+                if name is None or self._asked_to_stop:
                     continue
                 code = os.waitstatus_to_exitcode(status)
-                if not self._asked_to_stop:
-                    kill_group(pid, signal.SIGKILL)
-                    exit_file(self._run_dir, name).write_text(json.dumps({"code": code, "at": time.time()}))
-                    self._tell({"ended": name, "code": code})
+                process = self._processes[name]
+                kill_group(pid, signal.SIGKILL)
+                if process.ending is not None:
+                    self._forget(process)
+                    process.ending.peer.tell({"ended": name, "code": code})
+                    continue
+                if process.service in self._doors:
+                    self._doors[process.service].forget(name)
+                exit_file(self._run_dir, name).write_text(json.dumps({"code": code, "at": time.time()}))
+                process.owner.tell({"ended": name, "code": code})
+
+    def _forget(self, process: _Process) -> None:
+        """Of a process that has ended as it was told: as if it had never been."""
+        exit_file(self._run_dir, process.name).unlink(missing_ok=True)
+        if process.service in self._doors:
+            self._doors[process.service].forget(process.name)
+        self._watchdog.remove(process.popen.pid)
+        del self._processes[process.name]
 
     def _stop(self) -> None:
         """Asks every process to end, the last started first, and kills what does not in time."""
-        groups = [process.pid for process in reversed(self._processes.values())]
+        groups = [process.popen.pid for process in reversed(self._processes.values())]
         for group in groups:
-            if group in self._running:
+            if group in self._names:
                 kill_group(group, signal.SIGTERM)
         began = told = time.monotonic()
-        while self._running and time.monotonic() < began + self._stop_timeout_s:
+        while self._names and time.monotonic() < began + self._stop_timeout_s:
             self._reap()
             time.sleep(0.05)
             if time.monotonic() > told + _REMIND_S:
                 # One that was just starting may not have listened yet.
                 told = time.monotonic()
-                for group in self._running:
+                for group in self._names:
                     kill_group(group, signal.SIGTERM)
         for group in groups:
             kill_group(group, signal.SIGKILL)
-        while self._running:
+        while self._names:
             self._reap()
             time.sleep(0.02)
         for group in groups:
             self._watchdog.remove(group)
 
-    def _tell(self, event: dict[str, Any]) -> None:
-        with contextlib.suppress(BrokenPipeError):
-            sys.stdout.write(json.dumps(event) + "\n")
-            sys.stdout.flush()
+
+@contextlib.contextmanager
+def _control_socket(run_dir: Path) -> Iterator[socket.socket]:
+    """Where programs of this user, and no other, may command."""
+    path = run_dir / CONTROL
+    path.unlink(missing_ok=True)
+    folder = os.open(run_dir, os.O_RDONLY | os.O_DIRECTORY)
+    mask = os.umask(0o177)
+    try:
+        with socket.socket(socket.AF_UNIX) as control:
+            # A socket's path may have 107 characters; this one is short wherever the folder is.
+            control.bind(f"/proc/self/fd/{folder}/{CONTROL}")
+            os.umask(mask)
+            control.listen()
+            yield control
+    finally:
+        os.umask(mask)
+        os.close(folder)
+        path.unlink(missing_ok=True)
 
 
 def kill_group(group: int, number: signal.Signals) -> None:

@@ -24,6 +24,12 @@ STUBBORN = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); {SLEE
 PARENT = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {STUBBORN!r}])"
 
 
+def specification(name: str, argv: list[str], log: Path, **more: Any) -> dict[str, Any]:
+    """The command that starts a process."""
+    what = {"name": name, "service": name, "number": 1, "ports": [], "drains": False, **more}
+    return {"do": "start", "argv": argv, "env": dict(os.environ), "log": str(log), **what}
+
+
 class Channel:
     """A supervisor and what it says."""
 
@@ -48,7 +54,7 @@ class Channel:
     def start(self, name: str, code: str) -> psutil.Process:
         """Starts Python code and waits until it, or its child, says that it is up."""
         log = self.run_dir / f"{name}.log"
-        self.tell(do="start", name=name, argv=[sys.executable, "-c", code], env=dict(os.environ), log=str(log))
+        self.tell(**specification(name, [sys.executable, "-c", code], log))
         event = self.hear()
         assert event["started"] == name
         process = psutil.Process(event["pid"])
@@ -127,8 +133,7 @@ def test_a_process_that_ends_takes_its_children_along(channel: Channel) -> None:
 
 
 def test_a_program_that_does_not_exist(channel: Channel) -> None:
-    log = str(channel.run_dir / "x.log")
-    channel.tell(do="start", name="x", argv=["/nowhere/program"], env={}, log=log)
+    channel.tell(**specification("x", ["/nowhere/program"], channel.run_dir / "x.log"))
     event = channel.hear()
     assert event["failed"] == "x"
     assert "/nowhere/program" in event["why"]

@@ -1,0 +1,143 @@
+"""More than one process for a service, and one in place of another: without a request lost.
+
+A service's processes share its port (`kserve_rag.doors`). To restart one is what a rolling update of a Deployment with
+maxSurge 1 and maxUnavailable 0 is: another is started beside it; when that is ready it gets the new connections; the
+one before loses them, answers what it has been asked, and ends. A new one that does not become ready leaves everything
+as it was.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from kserve_rag.control import Control
+from kserve_rag.errors import LaunchError
+from kserve_rag.graph import (
+    GraphState,
+    Replica,
+    ServiceName,
+    ServiceState,
+    last_lines,
+    log_file,
+    probe,
+    probing,
+    write_state,
+)
+from kserve_rag.locking import try_lock
+from kserve_rag.progress import Progress, Silent
+from kserve_rag.settings import HOST, Settings
+from kserve_rag.triton import metrics_port, moved
+
+_POLL_S = 0.1
+
+
+@contextmanager
+def replicas(settings: Settings, state: GraphState, progress: Progress | None = None) -> Iterator[Replicas]:
+    """The processes of a running graph, for as long as nobody else changes them.
+
+    Raises:
+        LaunchError: somebody else does.
+    """
+    lock = try_lock(settings.run / "replicas.lock")
+    if lock is None:
+        raise LaunchError("Another `kserve-rag restart` is under way. Wait until it has ended.")
+    try:
+        with Control(settings.run) as control:
+            yield Replicas(settings, state, control, progress or Silent())
+    finally:
+        os.close(lock)
+
+
+class Replicas:
+    """The processes of a running graph. What changes is written into its state."""
+
+    def __init__(self, settings: Settings, state: GraphState, control: Control, progress: Progress) -> None:
+        self._settings = settings
+        self._state = state
+        self._control = control
+        self._progress = progress
+
+    def restart(self, name: ServiceName) -> None:
+        """Puts a new process in the place of each of a service's, one after the other.
+
+        Raises:
+            LaunchError: a new one does not become ready. Those that it was to follow run on.
+        """
+        for replica in list(self._state.services[name].replicas):
+            self.add(name, like=replica)
+            self._retire(name, replica)
+
+    def add(self, name: ServiceName, *, like: Replica | None = None) -> None:
+        """Starts another process of a service, and returns when it is ready and serves.
+
+        Args:
+            name: of the service.
+            like: the process whose arguments and environment it gets. By default the first.
+
+        Raises:
+            LaunchError: it does not become ready, and is stopped.
+        """
+        service = self._state.services[name]
+        if not service.replicas:
+            raise LaunchError(f"The {name} is not started yet. `kserve-rag status` tells why.")
+        service.started += 1
+        replica = Replica(name=f"{name}-{service.started}", number=service.started, pid=0)
+        specification = self._control.specification((like or service.replicas[0]).name)
+        self._move(specification, replica)
+        replica.pid = self._control.start(specification)
+        try:
+            self._wait_ready(service, replica)
+        except BaseException:
+            self._control.end(replica.name, drain_s=0, within_s=self._ends_within_s(0))
+            raise
+        self._control.serve(replica.name)
+        service.replicas.append(replica)
+        self._write()
+
+    def _move(self, specification: dict[str, Any], replica: Replica) -> None:
+        """Gives a copy of a process what may be had only once."""
+        before = str(specification["name"])
+        specification.update(
+            name=replica.name, number=replica.number, log=str(log_file(self._settings.run, replica.name))
+        )
+        if metrics_port(specification["argv"]) is not None:
+            specification["argv"], port = moved(specification["argv"], before, replica.name)
+            replica.metrics_url = f"http://{HOST}:{port}/metrics"
+
+    def _wait_ready(self, service: ServiceState, replica: Replica) -> None:
+        deadline = time.monotonic() + self._settings.start_timeout_s
+        with probing(replica) as client:
+            while True:
+                self._control.check(replica.name)
+                ready, reason = probe(client, service)
+                if ready:
+                    self._progress.note(replica.name, "")
+                    return
+                self._progress.note(replica.name, reason or "starting")
+                if time.monotonic() > deadline:
+                    raise LaunchError(
+                        f"The {replica.name} was not ready within {self._settings.start_timeout_s:.0f} s ({reason}). "
+                        f"Its last lines:\n{last_lines(self._settings.run, replica.name)}"
+                    )
+                time.sleep(_POLL_S)
+
+    def _retire(self, name: ServiceName, replica: Replica) -> None:
+        """Ends a process when it has answered what it was asked."""
+        service, drain_s = self._state.services[name], self._settings.drain_timeout_s
+        service.replicas.remove(replica)
+        service.metrics_url = service.replicas[0].metrics_url or service.metrics_url
+        self._write()
+        task = f"{replica.name}: its last answers"
+        self._progress.note(task, "waiting for its connections to end")
+        self._control.end(replica.name, drain_s=drain_s, within_s=self._ends_within_s(drain_s))
+        self._progress.note(task, "")
+
+    def _ends_within_s(self, drain_s: float) -> float:
+        return drain_s + self._settings.stop_timeout_s + 10
+
+    def _write(self) -> None:
+        write_state(self._settings, self._state)
