@@ -54,6 +54,12 @@ class Pod:
         """Value of `--name=value` in the arguments."""
         return next((a.split("=", 1)[1] for a in self.args if a.startswith(f"--{name}=")), None)
 
+    def option_port(self, name: str) -> int:
+        """A port in the arguments, which the container must have declared."""
+        port = int(self.option(name) or 0)
+        assert port in self.ports.values(), self.owner
+        return port
+
     @property
     def speaks_openai(self) -> bool:
         """Whether it is no server of Triton's or KServe's protocol."""

@@ -236,7 +236,7 @@ def test_hosts_lead_to_the_right_pods(graph_documents: list[Document]) -> None:
         assert port == target.ports["http1"]
 
 
-@pytest.mark.parametrize("name", ["network-policies", "production", "gpu", "openshift"])
+@pytest.mark.parametrize("name", ["network-policies", "production", "prometheus-serve", "gpu", "openshift"])
 def test_network_policies_let_the_arrows_through(rendered: Any, name: str) -> None:
     graph_documents = rendered.documents[name]
     policies = [p["spec"] for p in named(graph_documents, "NetworkPolicy").values()]
@@ -258,12 +258,12 @@ def _admits(policies: list[Any], target: Pod, source: Any, port: int) -> bool:
         for rule in policy.get("ingress", []):
             peers = rule.get("from")
             known = peers is None or any(matches(source, p["podSelector"]) for p in peers if "podSelector" in p)
-            if known and port in [allowed["port"] for allowed in rule["ports"]]:
+            if known and port in [target.ports.get(allowed["port"], allowed["port"]) for allowed in rule["ports"]]:
                 return True
     return False
 
 
-@pytest.mark.parametrize("name", ["istio-auth", "production", "ezua"])
+@pytest.mark.parametrize("name", ["istio-auth", "production", "prometheus-serve", "ezua"])
 def test_istio_admits_the_accounts_of_the_arrows(rendered: Any, name: str) -> None:
     graph_documents = rendered.documents[name]
     policies = named(graph_documents, "AuthorizationPolicy")
@@ -395,9 +395,72 @@ def test_the_earlier_graph_finds_its_names(rendered: Any, name: str) -> None:
     assert "--load-model=bge" in by_component(documents)["embedder"].args
 
 
-def test_monitors_of_the_graph_reach_every_service(rendered: Any) -> None:
-    monitored = {
-        m["spec"]["selector"]["matchLabels"][COMPONENT]
-        for m in named(rendered.documents["prometheus"], "ServiceMonitor").values()
+@pytest.mark.parametrize("name", ["prometheus", "prometheus-serve", "production", "openshift"])
+def test_monitors_of_the_graph_reach_every_service(rendered: Any, name: str) -> None:
+    documents = rendered.documents[name]
+    of = by_component(documents)
+    scraped = {}
+    for monitor in named(documents, "ServiceMonitor").values():
+        component = monitor["spec"]["selector"]["matchLabels"][COMPONENT]
+        (endpoint,) = monitor["spec"]["endpoints"]
+        service = next(
+            service
+            for service in named(documents, "Service").values()
+            if matches(service["metadata"]["labels"], monitor["spec"]["selector"])
+        )
+        path = endpoint["path"]
+        for rule in endpoint.get("relabelings", []):
+            # As Prometheus names a Service's annotations.
+            annotations = {
+                f"__meta_kubernetes_service_annotation_{re.sub(r'[^a-zA-Z0-9_]', '_', key)}": value
+                for key, value in service["metadata"].get("annotations", {}).items()
+            }
+            match = re.fullmatch(rule["regex"], annotations.get(rule["sourceLabels"][0], ""))
+            if match is not None:
+                assert rule["targetLabel"] == "__metrics_path__"
+                path = match[1]
+        port = next(p["targetPort"] for p in service["spec"]["ports"] if p["name"] == endpoint["port"])
+        scraped[component] = (port, path)
+    assert scraped == {
+        "transformer": (of["transformer"].ports["http1"], "/metrics"),
+        "vectorstore": (of["vectorstore"].ports["http1"], "/metrics"),
+        "embedder": (of["embedder"].option_port("metrics-port"), "/metrics"),
+        "predictor": (
+            (of["predictor"].option_port("port"), "/prometheus/metrics")
+            if of["predictor"].speaks_openai
+            else (of["predictor"].option_port("metrics-port"), "/metrics")
+        ),
     }
-    assert monitored == {"transformer", "vectorstore", "embedder", "predictor"}
+    policies = [policy["spec"] for policy in named(documents, "NetworkPolicy").values()]
+    for component, (port, _) in scraped.items():
+        assert not policies or _open_to_prometheus(policies, of[component], port), component
+
+
+def _open_to_prometheus(policies: list[Any], target: Pod, port: int) -> bool:
+    return any(
+        port in [target.ports.get(allowed["port"], allowed["port"]) for allowed in rule["ports"]]
+        for policy in policies
+        if matches(target.labels, policy["podSelector"])
+        for rule in policy.get("ingress", [])
+        if rule.get("from") is None or any("namespaceSelector" in peer for peer in rule["from"])
+    )
+
+
+def test_trtllm_serve_is_asked_for_its_metrics(rendered: Any) -> None:
+    """Source: TensorRT-LLM 1.2 `tensorrt_llm/serve/openai_server.py`, register_routes."""
+    maps = named(rendered.documents["prometheus-serve"], "ConfigMap")
+    (content,) = (m["data"]["config.yaml"] for name, m in maps.items() if name.startswith("kserve-rag-trtllm-serve-"))
+    assert yaml.safe_load(content)["return_perf_metrics"] is True
+
+
+def test_an_embedder_on_a_gpu_says_so(rendered: Any) -> None:
+    embedder = by_component(rendered.documents["embedder-gpu"])["embedder"]
+    assert embedder.main["image"] == "kserve-rag-embedder-gpu:0.1.0"
+    assert embedder.env["EMBEDDER_BACKEND"] == "flagembedding"
+    assert embedder.spec["nodeSelector"] == {"nvidia.com/gpu.present": "true"}
+    assert [one["key"] for one in embedder.spec["tolerations"]] == ["nvidia.com/gpu"]
+    assert embedder.main["resources"]["limits"]["nvidia.com/gpu"] == "1"
+    shm = next(volume["emptyDir"] for volume in embedder.spec["volumes"] if volume["name"] == "shm")
+    # The largest batch that config.pbtxt allows, with all its outputs.
+    batch = 32 * 8192 * 1024 * 4
+    assert quantity(shm["sizeLimit"]) >= 2 * batch

@@ -161,6 +161,7 @@ TRTLLM_CONFIG = {
     "max_batch_size": int,
     "max_seq_len": int,
     "max_num_tokens": int,
+    "return_perf_metrics": bool,
     "kv_cache_config": {"free_gpu_memory_fraction": float, "enable_block_reuse": bool},
 }
 """Source: `BaseLlmArgs` and `KvCacheConfig` of `tensorrt_llm/llmapi/llm_args.py` there."""
