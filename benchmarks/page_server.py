@@ -18,6 +18,7 @@ from pathlib import Path
 
 import aiohttp
 import numpy as np
+import psutil
 import uvloop
 
 from benchmarks.processes import free_port, running
@@ -117,14 +118,18 @@ def measure(seconds: float = 5) -> list[str]:
             running(["-m", "frontend"], f"{base}/ready", variables) as server,
         ):
             alone, passed = uvloop.run(in_turn(direct, through))
-            pages = (f"{base}/", f"{base}{SCRIPT}")
-            rows = {
-                "1 user, directly": alone,
-                "1 user, through the page's server": passed,
-                f"{USERS} users, directly": uvloop.run(at_once(direct, seconds)),
-                f"{USERS} users, through the page's server": uvloop.run(at_once(through, seconds, pages)),
-            }
+            many_alone = uvloop.run(at_once(direct, seconds))
+            process = psutil.Process(server.pid)
+            before_s = sum(process.cpu_times()[:2])
+            many_passed = uvloop.run(at_once(through, seconds, (f"{base}/", f"{base}{SCRIPT}")))
+            used_ms = (sum(process.cpu_times()[:2]) - before_s) * 1000
             memory_mb = _peak_mb(server.pid)
+    rows = {
+        "1 user, directly": alone,
+        "1 user, through the page's server": passed,
+        f"{USERS} users, directly": many_alone,
+        f"{USERS} users, through the page's server": many_passed,
+    }
     lines = [
         "| | answers | errors | first event p50 ms | p99 ms | each event p50 ms | p99 ms |",
         "|---|---|---|---|---|---|---|",
@@ -135,8 +140,13 @@ def measure(seconds: float = 5) -> list[str]:
             f"| {name} | {len(seen.first)} | {seen.errors} | " + " | ".join(f"{ms:.1f}" for ms in times) + " |"
         )
     p50, p99 = np.quantile(passed.first, [0.5, 0.99]) - np.quantile(alone.first, [0.5, 0.99])
-    added = f"Added to the first event of one user: {p50:.1f} ms (p50), {p99:.1f} ms (p99)."
-    return [*lines, "", f"{added} Most memory of the page's server: {memory_mb:.0f} MB."]
+    return [
+        *lines,
+        "",
+        f"Added to the first event of one user: {p50:.1f} ms (p50), {p99:.1f} ms (p99). At {USERS} users the page's "
+        f"server takes {used_ms / len(many_passed.events):.2f} ms of processor time for an event, the page included, "
+        f"and {memory_mb:.0f} MB of memory.",
+    ]
 
 
 def _peak_mb(process: int) -> float:

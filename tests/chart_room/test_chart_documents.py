@@ -12,6 +12,9 @@ from chart_schemas import problems
 from manifests_pods import matches, quantity
 from manifests_rendering import MANIFESTS
 
+from chassis.settings import read_settings
+from frontend.settings import FrontendSettings
+
 ALWAYS = {"Deployment", "Service", "ServiceAccount"}
 KINDS = {
     "defaults": ALWAYS | {"VirtualService", "AuthorizationPolicy"},
@@ -141,6 +144,23 @@ def test_ports_agree(documents: list[Document]) -> None:
                 assert path["backend"]["service"] == {"name": service["name"], "port": {"name": served["name"]}}
 
 
+def test_the_pages_server_knows_its_variables(documents: list[Document]) -> None:
+    own = {name: value for name, value in env(documents).items() if name.startswith("FRONTEND_")}
+    named = {name.removeprefix("FRONTEND_").lower(): value for name, value in own.items()}
+    assert named.keys() <= FrontendSettings.model_fields.keys()
+    settings = read_settings(FrontendSettings, **named)
+    assert settings.http_port == container(documents)["ports"][0]["containerPort"]
+    assert settings.known_hosts() is None, "probes and the mesh name it as they like"
+
+
+def test_probes_ask_what_the_server_answers(documents: list[Document]) -> None:
+    paths = {
+        probe: container(documents)[probe]["httpGet"]["path"]
+        for probe in ("startupProbe", "readinessProbe", "livenessProbe")
+    }
+    assert paths == {"startupProbe": "/live", "readinessProbe": "/ready", "livenessProbe": "/live"}
+
+
 def test_the_account_is_there(documents: list[Document]) -> None:
     used = pod(documents)["spec"]["serviceAccountName"]
     assert [account["metadata"]["name"] for account in of_kind(documents, "ServiceAccount")] == (
@@ -242,10 +262,13 @@ def test_what_is_set_is_rendered(documents: list[Document]) -> None:
     assert only(documents, "Deployment")["metadata"]["name"] == "the-page"
     assert only(documents, "Deployment")["spec"]["replicas"] == 3
     assert found["image"] == "registry.example.com:5000/team/page:1.10"
-    assert found["resources"]["requests"] == {"cpu": "2", "memory": "256Mi", "ephemeral-storage": "2Gi"}
+    assert found["resources"]["requests"] == {"cpu": "2", "memory": "128Mi", "ephemeral-storage": "2Gi"}
     # A map is put over the chart's own: what is not named stays.
-    assert found["resources"]["limits"] == {"cpu": "4", "memory": "512Mi"}
+    assert found["resources"]["limits"] == {"cpu": "4", "memory": "256Mi"}
     assert found["readinessProbe"]["httpGet"] == {"path": "/ready", "port": "http"}
+    assert found["readinessProbe"]["periodSeconds"] == 20
+    assert env(documents)["FRONTEND_TITLE"] == "Ask the handbook"
+    assert env(documents)["FRONTEND_FRAME_ANCESTORS"] == "'self' https://home.example.com"
     assert [item["name"] for item in found["env"]][-2:] == ["OTEL_EXPORTER_OTLP_ENDPOINT", "HTTPS_PROXY"]
     assert found["securityContext"]["runAsUser"] == spec["securityContext"]["fsGroup"] == 1000660000
     assert spec["imagePullSecrets"] == [{"name": "registry-login"}]

@@ -48,12 +48,15 @@ def test_lint_has_nothing_to_say(program: str, values: str) -> None:
         ("ezua.enabled=yes", ["ezua", "enabled", "boolean"]),
         ("resources.limits.memory=much", ["resources", "limits", "memory", "pattern"]),
         ("tmpSize=", ["tmpSize", "pattern"]),
+        ("page.frameAncestors='self'; script-src *", ["page", "frameAncestors", "pattern"]),
+        ("page.titel=x", ["page", "titel", "not allowed"]),
         ("terminationGracePeriodSeconds=10", ["terminationGracePeriodSeconds", "20"]),
         ("env[0].value=x", ["env", "0", "name"]),
         ("ingress.hosts[0].host=x", ["ingress", "hosts", "0", "paths"]),
         # null takes a default away.
         ("securityContext=null", ["securityContext", "required"]),
         ("ezua.virtualService=null", ["ezua", "virtualService", "required"]),
+        ("page=null", ["page", "required"]),
         ("transformer.url=null", ["transformer", "url", "required"]),
         # What they mean.
         ("transformer.url=kserve-rag-transformer", ['transformer.url is "kserve-rag-transformer"', "http://"]),
@@ -229,12 +232,13 @@ def test_without_the_platform_there_are_no_labels_of_it(program: str) -> None:
     [
         ([DOMAIN], ["https://kserve-rag.apps.example.com", "ingest.url is empty"], ["DOMAIN_NAME", "root", "sign in"]),
         ([], ["${DOMAIN_NAME}", "ezua.domainName"], []),
-        (values_of("earlier-chart"), ["runAsUser: 0 was left out", "limits.memory is 128Mi"], ["DOMAIN_NAME"]),
+        (values_of("earlier-chart"), ["runAsUser: 0 was left out", "limits.cpu is 100m"], ["DOMAIN_NAME", "killed"]),
         (values_of("ezua"), ["for http://kserve-rag-ingest.user-one"], ["ingest.url is empty", "killed"]),
         (values_of("without-istio"), ["https://rag.example.com"], ["port-forward", "kserve-rag.${DOMAIN_NAME}"]),
         (values_of("inside"), ["port-forward service/page-kserve-rag-frontend 8088:80"], ["https://"]),
         (values_of("custom"), ["Nobody is asked to sign in"], ["killed"]),
-        ([DOMAIN, "--set=resources.limits=null"], ["https://"], ["killed"]),
+        ([DOMAIN, "--set=resources.limits=null"], ["https://"], ["killed", "jerks"]),
+        ([DOMAIN, "--set=resources.limits.memory=64Mi"], ["limits.memory is 64Mi"], ["jerks"]),
     ],
 )
 def test_notes(program: str, tmp_path: Path, options: list[str], told: list[str], untold: list[str]) -> None:

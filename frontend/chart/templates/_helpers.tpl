@@ -55,9 +55,14 @@ hpe-ezua/type: vendor-service
 {{- printf "%s:%s" .Values.image.repository (default .Chart.AppVersion .Values.image.tag) }}
 {{- end }}
 
-{{/* The page's host name. Without a domain the placeholder stays: a chart has to render before its values are filled in. */}}
+{{/* A text with its domain. Without one the placeholder stays: a chart has to render before its values are filled in. */}}
+{{- define "kserve-rag-frontend.withDomain" -}}
+{{- .text | replace "${DOMAIN_NAME}" (default "${DOMAIN_NAME}" .values.ezua.domainName) }}
+{{- end }}
+
+{{/* The page's host name. */}}
 {{- define "kserve-rag-frontend.endpoint" -}}
-{{- .Values.ezua.virtualService.endpoint | replace "${DOMAIN_NAME}" (default "${DOMAIN_NAME}" .Values.ezua.domainName) }}
+{{- include "kserve-rag-frontend.withDomain" (dict "text" .Values.ezua.virtualService.endpoint "values" .Values) }}
 {{- end }}
 
 {{- define "kserve-rag-frontend.hasVirtualService" -}}
