@@ -63,6 +63,17 @@ COMBINATIONS: Mapping[str, Sequence[str]] = {
     "earlier-graph": ["existing-engines", "ingest", "models-from-pvc", "index-from-pvc", "earlier-graph"],
     "earlier-graph-serve": ["trtllm-serve", "ingest", "models-from-pvc", "index-from-pvc", "earlier-graph"],
     "earlier-graph-cpu": ["cpu-openvino", "ingest", "models-from-pvc", "index-from-pvc", "earlier-graph"],
+    "earlier-graph-https": [
+        "existing-engines",
+        "ingest",
+        "models-from-s3",
+        "index-from-s3",
+        "istio-auth",
+        "network-policies",
+        "prometheus",
+        "earlier-graph",
+        "earlier-graph-https",
+    ],
     # Together.
     "knative": ["gpu-trtllm", "ingest", "models-from-s3", "index-from-s3", "knative"],
     "knative-cpu": ["cpu-openvino", "ingest", "models-from-pvc", "index-from-pvc", "otel", "knative"],

@@ -24,6 +24,7 @@ KUBERNETES_VERSION = "1.34"
 
 WITHOUT_SCHEMA = {
     ("monitoring.coreos.com/v1", "ServiceMonitor"),
+    ("networking.istio.io/v1", "VirtualService"),
     ("route.openshift.io/v1", "Route"),
     ("security.istio.io/v1", "AuthorizationPolicy"),
     ("security.istio.io/v1", "PeerAuthentication"),

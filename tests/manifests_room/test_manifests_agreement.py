@@ -175,6 +175,8 @@ def test_selectors_find_their_pods(graph_documents: list[Document]) -> None:
     everything = pods(graph_documents)
     for kind in ("Service", "PodDisruptionBudget"):
         for name, document in named(graph_documents, kind).items():
+            if document["spec"].get("type") == "ExternalName":
+                continue  # a name of what is elsewhere
             selector = document["spec"]["selector"]
             found = [pod for pod in everything if matches(pod.labels, selector)]
             assert len(found) == 1, f"{kind} {name}"
@@ -263,7 +265,7 @@ def _admits(policies: list[Any], target: Pod, source: Any, port: int) -> bool:
     return False
 
 
-@pytest.mark.parametrize("name", ["istio-auth", "production", "prometheus-serve", "ezua"])
+@pytest.mark.parametrize("name", ["istio-auth", "production", "prometheus-serve", "earlier-graph-https", "ezua"])
 def test_istio_admits_the_accounts_of_the_arrows(rendered: Any, name: str) -> None:
     graph_documents = rendered.documents[name]
     policies = named(graph_documents, "AuthorizationPolicy")
@@ -370,29 +372,91 @@ def test_the_token_of_a_pod_opens_what_it_must(documents: list[Document]) -> Non
     (role,) = named(documents, "Role").values()
     assert binding["roleRef"]["name"] == role["metadata"]["name"]
     (rule,) = role["rules"]
-    assert rule["resourceNames"] == ["vectorstore"]
+    (service,) = rule["resourceNames"]
+    assert service in named(documents, "InferenceService")
     assert rule["verbs"] == ["get", "patch"]
+
+
+EARLIER_HOSTS = {
+    "ensemble-transformer": "/v2/models/ensemble/ready",
+    "ensemble-transformer-default": "/v2/models/ensemble/ready",
+    "vectorstore-predictor": "/v2/models/vectorstore/ready",
+    "vectorstore-predictor-default": "/v2/models/vectorstore/ready",
+    "bge-predictor": "/v2/models/bge_m3/ready",
+    "bge-predictor-default": "/v2/models/bge_m3/ready",
+    "ensemble-predictor": "/v2/models/ensemble/ready",
+    "ensemble-predictor-default": "/v2/models/ensemble/ready",
+}
+"""Host of the earlier graph → what is behind it."""
 
 
 @pytest.mark.parametrize("name", ["earlier-graph", "earlier-graph-cpu", "earlier-graph-serve"])
 def test_the_earlier_graph_finds_its_names(rendered: Any, name: str) -> None:
     documents = rendered.documents[name]
-    for host, path in {
-        "ensemble-transformer": "/v2/models/ensemble/ready",
-        "ensemble-transformer-default": "/v2/models/ensemble/ready",
-        "vectorstore-predictor-default": "/v2/models/vectorstore/ready",
-        "bge-predictor": "/v2/models/bge_m3/ready",
-        "bge-predictor-default": "/v2/models/bge_m3/ready",
-        "ensemble-predictor": "/v2/models/ensemble/ready",
-        "ensemble-predictor-default": "/v2/models/ensemble/ready",
-    }.items():
+    for host, path in EARLIER_HOSTS.items():
         pod, _ = _target(documents, f"http://{host}.any.svc.cluster.local")
         assert pod.main["readinessProbe"]["httpGet"]["path"] == path
-    # KServe's own name for the pods of the InferenceService of this name.
-    assert "vectorstore" in named(documents, "InferenceService")
     assert by_component(documents)["vectorstore"].env["VECTORSTORE_RESPONSE_SHAPE"] == "strings"
     assert by_component(documents)["transformer"].env["TRANSFORMER_RESPONSE_SHAPE"] == "ensemble"
     assert "--load-model=bge" in by_component(documents)["embedder"].args
+
+
+@pytest.mark.parametrize("name", ["earlier-graph", "earlier-graph-https"])
+def test_no_name_of_the_earlier_graph_is_kserves_own(rendered: Any, name: str) -> None:
+    """KServe makes Services of these names for each InferenceService, and would take back what is changed in them."""
+    documents = rendered.documents[name]
+    own = {
+        f"{service}-{part}{suffix}"
+        for service in named(documents, "InferenceService")
+        for part in ("predictor", "transformer")
+        for suffix in ("", "-default")
+    }
+    assert own & set(named(documents, "Service")) == set()
+
+
+def test_the_earlier_graph_answers_to_https(rendered: Any) -> None:
+    documents = rendered.documents["earlier-graph-https"]
+    services = named(documents, "Service")
+    routes = {
+        host: route["spec"] for route in named(documents, "VirtualService").values() for host in route["spec"]["hosts"]
+    }
+    assert routes.keys() == EARLIER_HOSTS.keys()
+    for host, path in EARLIER_HOSTS.items():
+        entry = services[host]["spec"]
+        assert entry["type"] == "ExternalName"
+        assert "selector" not in entry
+        assert [port["port"] for port in entry["ports"]] == [80, 443]
+        (gateway,) = routes[host]["gateways"]
+        # The Gateway's own Service.
+        assert entry["externalName"].split(".")[0] == gateway.split("/")[1]
+        ((destination,),) = [[step["destination"] for step in rule["route"]] for rule in routes[host]["http"]]
+        pod, _ = _target(documents, f"http://{destination['host']}:{destination['port']['number']}")
+        assert pod.main["readinessProbe"]["httpGet"]["path"] == path
+
+
+def test_notebooks_of_the_earlier_graph_are_admitted(rendered: Any) -> None:
+    """To the services that they ask themselves, with a token."""
+    documents = rendered.documents["earlier-graph-https"]
+    of = by_component(documents)
+    (authentication,) = named(documents, "RequestAuthentication").values()
+    policies = [policy["spec"] for policy in named(documents, "NetworkPolicy").values()]
+    for component in ("transformer", "vectorstore", "embedder"):
+        assert matches(of[component].labels, authentication["spec"]["selector"])
+        rules = named(documents, "AuthorizationPolicy")[f"kserve-rag-{component}"]["spec"]["rules"]
+        assert {"from": [{"source": {"requestPrincipals": ["*"]}}]} in rules
+        assert _admits(policies, of[component], {}, of[component].ports["http1"])
+    rules = named(documents, "AuthorizationPolicy")["kserve-rag-predictor"]["spec"]["rules"]
+    assert "requestPrincipals" not in str(rules)
+
+
+def test_the_job_rolls_out_the_vectorstore_by_its_name(rendered: Any) -> None:
+    for name, service in {"s3": "vectorstore", "earlier-graph-https": "passages"}.items():
+        documents = rendered.documents[name]
+        assert service in named(documents, "InferenceService")
+        (job,) = (pod for pod in pods(documents) if pod.owner == "CronJob kserve-rag-ingest")
+        assert job.args[:3] == ["patch", "inferenceservices.serving.kserve.io", service]
+        (role,) = named(documents, "Role").values()
+        assert role["rules"][0]["resourceNames"] == [service]
 
 
 @pytest.mark.parametrize("name", ["prometheus", "prometheus-serve", "production", "openshift"])
