@@ -212,8 +212,9 @@ class _Passing(Response):
             async for block in answer.blocks:
                 await send({"type": "http.response.body", "body": block, "more_body": True})
         except ServiceError as error:
-            if not answer.is_event_stream:
-                raise  # the connection is closed: a browser takes no half for the whole
+            if self._method == "GET" or not answer.is_event_stream:
+                # The connection is closed: a browser takes no half for the whole, and takes up events where it was.
+                raise
             last = b"data: " + orjson.dumps(oip_error(error)) + b"\n\n"
             await send({"type": "http.response.body", "body": last, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})

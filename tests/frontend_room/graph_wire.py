@@ -220,6 +220,8 @@ async def task_events(task_id: str, request: Request) -> Response:
         for number in range(after + 1, 4):
             state = orjson.dumps({"id": task_id, "state": "running" if number < 3 else "succeeded"})
             yield b"event: task\nid: %d\ndata: %s\n\n" % (number, state)
+            if task_id == "break":
+                raise BrokenOffError
 
     return StreamingResponse(lines(), media_type="text/event-stream")
 

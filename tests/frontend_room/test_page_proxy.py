@@ -202,6 +202,14 @@ def test_a_task_is_followed_from_where_it_was_left(client: httpx.Client) -> None
     assert rest == 'event: task\nid: 3\ndata: {"id":"t1","state":"succeeded"}\n\n'
 
 
+def test_events_that_can_be_taken_up_again_are_cut(client: httpx.Client) -> None:
+    with client.stream("GET", "/api/ingest/v1/tasks/break/events") as response:
+        lines = response.iter_lines()
+        assert [next(lines) for _ in range(3)] == ["event: task", "id: 1", 'data: {"id":"break","state":"running"}']
+        with pytest.raises(httpx.RemoteProtocolError):
+            list(lines)
+
+
 # Failures
 
 
