@@ -60,7 +60,10 @@ export async function call(path: string, init: RequestInit = {}): Promise<Respon
 }
 
 export async function getJson<T>(path: string, signal?: AbortSignal): Promise<T> {
-  const response = await call(path, { headers: headers({ accept: "application/json" }), ...(signal ? { signal } : {}) });
+  const response = await call(path, {
+    headers: headers({ accept: "application/json" }),
+    ...(signal ? { signal } : {}),
+  });
   return (await response.json()) as T;
 }
 

@@ -93,4 +93,5 @@ export async function* follow(id: string, signal: AbortSignal): AsyncGenerator<T
   throw new ApiError(unreachable());
 }
 
-export const ended = (task: Task) => task.state === "succeeded" || task.state === "failed" || task.state === "cancelled";
+export const ended = (task: Task) =>
+  task.state === "succeeded" || task.state === "failed" || task.state === "cancelled";

@@ -182,7 +182,7 @@ export interface ListedDocument {
   documents: number;
   chunks: number;
   size_bytes: number | null;
-  sha256: string;
+  sha256: string | null;
   origin: "upload" | "folder";
   uploaded_at: string | null;
 }
@@ -202,14 +202,16 @@ export interface Task {
   started_at: string | null;
   ended_at: string | null;
   progress: {
-    stage: string;
+    stage: "queued" | "waiting" | "reading" | "indexing" | "publishing" | "checking" | "done";
     files_done: number;
     files_total: number;
     chunks_done: number;
     bytes_done: number;
     bytes_total: number;
-    chunks_per_s: number | null;
+    chunks_per_s: number;
     eta_s: number | null;
+    /** Why it waits, while it does. */
+    reason: string | null;
   };
   sources: string[];
   result: {
@@ -217,7 +219,8 @@ export interface Task {
     documents: number;
     chunks: number;
     skipped: { source: string; reason: string }[];
-    absence: Record<string, unknown> | null;
+    /** After a deletion; `kept_in`: earlier versions that are kept and still hold the documents. */
+    absence: { kept_in: string[] } | null;
   } | null;
   error: { code: string; message: string } | null;
 }

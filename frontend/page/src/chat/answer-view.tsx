@@ -36,7 +36,7 @@ export const AnswerView = memo(function AnswerView({ turnId, answer, compared, l
           <Sparkles aria-hidden /> From the model alone, without documents
         </p>
       )}
-      <Sources sources={sources} onOpen={onCite} />
+      <Sources sources={sources} compact={compared} onOpen={onCite} />
       {answer.refused ? <Refusal answer={answer} /> : <Text answer={answer} onCite={onCite} />}
       {running && answer.text === "" && (
         <p className="thinking">
@@ -52,7 +52,7 @@ export const AnswerView = memo(function AnswerView({ turnId, answer, compared, l
       {answer.failure && <FailureNote failure={answer.failure} {...(last ? { onRetry: again } : {})} />}
       <footer className="answer-foot">
         {!running && answer.text !== "" && <CopyButton answer={answer} />}
-        {!running && last && !answer.failure && (
+        {!running && last && !answer.failure && (!compared || !answer.grounded) && (
           <button type="button" className="icon-button" onClick={again} aria-label="Ask again" title="Ask again">
             <RotateCw aria-hidden />
           </button>
@@ -98,7 +98,7 @@ function Text({ answer, onCite }: { answer: Answer; onCite: (number: number) => 
           <span className="unsupported" aria-hidden>
             Dotted
           </span>
-          {unsupported === 1 ? " sentence: no source says this." : " sentences: no source says these."} Take care.
+          : no source says {unsupported === 1 ? "this" : "these"}. Take care.
         </p>
       )}
     </>

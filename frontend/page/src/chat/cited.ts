@@ -28,7 +28,7 @@ export function cited(options: CitedOptions) {
   return (tree: Root): void => {
     const told = new Set<CitedStatement>();
     // From the end, so that a statement's number stands after the last of its words.
-    tree.children = visit(tree.children, options, told) as RootContent[];
+    tree.children = visit(tree.children, options, told);
   };
 }
 
@@ -79,7 +79,8 @@ function stated(
   const last = !told.has(statement);
   told.add(statement);
   const inner = markers(text.trimEnd(), options);
-  const space: ElementContent[] = text === text.trimEnd() ? [] : [{ type: "text", value: text.slice(text.trimEnd().length) }];
+  const space: ElementContent[] =
+    text === text.trimEnd() ? [] : [{ type: "text", value: text.slice(text.trimEnd().length) }];
   if (statement.unsupported) {
     return [element("span", { dataUnsupported: last ? "last" : "more" }, inner), ...space];
   }

@@ -27,7 +27,7 @@ export function Composer() {
   useDraft(text);
 
   useEffect(() => {
-    if (returned && !aui.composer().getState().text.trim()) aui.composer().setText(returned.question);
+    if (returned && !aui.composer.getState().text.trim()) aui.composer.setText(returned.question);
   }, [returned, aui]);
 
   const length = text.length < COUNTED_FROM ? 0 : codePoints(text);
@@ -114,7 +114,11 @@ export function Composer() {
           )}
         </div>
       </ComposerPrimitive.Root>
-      <p className={tooLong ? "composer-note bad" : "composer-note"} id="question-note" role={tooLong || note ? "status" : undefined}>
+      <p
+        className={tooLong ? "composer-note bad" : "composer-note"}
+        id="question-note"
+        role={tooLong || note ? "status" : undefined}
+      >
         {tooLong ??
           (note ||
             (length > 0
@@ -161,7 +165,7 @@ function useDraft(text: string): void {
   const aui = useAui();
   useEffect(() => {
     const draft = sessionStorage.getItem(DRAFT_KEY);
-    if (draft) aui.composer().setText(draft);
+    if (draft) aui.composer.setText(draft);
   }, [aui]);
   useEffect(() => {
     try {

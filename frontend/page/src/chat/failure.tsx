@@ -20,26 +20,44 @@ export function explained(failure: Failure): Told {
       };
     case 400:
     case 422:
-      return { title: "This could not be asked", text: "The service did not accept the question or one of the settings." };
+      return {
+        title: "This could not be asked",
+        text: "The service did not accept the question or one of the settings.",
+      };
     case 401:
       return {
         title: "You are not signed in any more",
         text: "Sign in again, or enter an access token. Your question is kept.",
       };
     case 403:
-      return { title: "You may not ask here", text: "Sign in as somebody who may, or enter an access token. Your question is kept." };
+      return {
+        title: "You may not ask here",
+        text: "Sign in as somebody who may, or enter an access token. Your question is kept.",
+      };
     case 404:
-      return { title: "There is no such thing any more", text: "What was asked for is not there: it may have been removed or renamed." };
+      return {
+        title: "There is no such thing any more",
+        text: "What was asked for is not there: it may have been removed or renamed.",
+      };
     case 413:
       return { title: "This is too large", text: "Ask a shorter question, or begin a new conversation." };
     case 429:
       return { title: "Too many questions at once", text: "The model is busy with others. Try again in a moment." };
     case 502:
-      return { title: "A part of the service failed", text: "The search or the language model gave no usable answer. Trying again often helps." };
+      return {
+        title: "A part of the service failed",
+        text: "The search or the language model gave no usable answer. Trying again often helps.",
+      };
     case 503:
-      return { title: "The service is not ready yet", text: "It is starting, or something that it needs is. Try again in a moment." };
+      return {
+        title: "The service is not ready yet",
+        text: "It is starting, or something that it needs is. Try again in a moment.",
+      };
     case 504:
-      return { title: "That took too long", text: "The search or the language model was too slow. Try again, or ask for a shorter answer." };
+      return {
+        title: "That took too long",
+        text: "The search or the language model was too slow. Try again, or ask for a shorter answer.",
+      };
     default:
       return { title: "Something went wrong", text: "The service could not answer. Trying again often helps." };
   }

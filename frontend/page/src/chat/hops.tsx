@@ -29,7 +29,7 @@ export function Hops({ answer }: { answer: Answer }) {
   const tokens = answer.usage?.completion_tokens ?? 0;
   const writing = answer.timings["generation"] ?? 0;
   return (
-    <div className="hops">
+    <>
       <button type="button" className="hops-toggle" onClick={toggle} aria-expanded={shown}>
         <span className="hops-line">
           {running && current ? `${current.label} · ` : ""}
@@ -41,7 +41,7 @@ export function Hops({ answer }: { answer: Answer }) {
         <span className="sr-only">Hops and their times</span>
       </button>
       {shown && <Waterfall hops={found} total={Math.max(total, 1)} />}
-    </div>
+    </>
   );
 }
 

@@ -14,7 +14,8 @@ export function LiveStatus() {
 
 function told(turn: Turn | undefined): string {
   if (!turn) return "";
-  if (isTurnRunning(turn)) return turn.answers.some(({ text }) => text !== "") ? "The answer is being written." : "Searching.";
+  if (isTurnRunning(turn))
+    return turn.answers.some(({ text }) => text !== "") ? "The answer is being written." : "Searching.";
   return turn.answers
     .map((answer) => {
       if (answer.status === "failed") return "The question could not be answered.";

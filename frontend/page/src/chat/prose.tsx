@@ -88,6 +88,8 @@ function componentsFor(sources: readonly Source[], onCite: (number: number) => v
       );
     },
     table: ({ children }) => (
+      // Wide tables are scrolled, with the keyboard too.
+      // eslint-disable-next-line jsx-a11y/no-noninteractive-tabindex
       <div className="table" role="region" aria-label="Table" tabIndex={0}>
         <table>{children}</table>
       </div>

@@ -10,10 +10,6 @@ export function Question() {
   const question = useChat((state) => findTurn(state, turnId)?.question ?? "");
   return (
     <MessagePrimitive.Root className="question">
-      <div className="question-bubble">
-        <h3 className="sr-only">Question</h3>
-        {question}
-      </div>
       <ActionBarPrimitive.Root className="actions" hideWhenRunning>
         <ActionBarPrimitive.Copy className="icon-button" aria-label="Copy the question" title="Copy">
           <Copy aria-hidden />
@@ -22,6 +18,10 @@ export function Question() {
           <Pencil aria-hidden />
         </ActionBarPrimitive.Edit>
       </ActionBarPrimitive.Root>
+      <div className="question-bubble">
+        <h3 className="sr-only">Question</h3>
+        {question}
+      </div>
     </MessagePrimitive.Root>
   );
 }
@@ -34,6 +34,8 @@ export function EditQuestion() {
   });
   return (
     <ComposerPrimitive.Root className="edit-question">
+      {/* It takes the place of the button that was pressed: the focus goes on from there. */}
+      {/* eslint-disable-next-line jsx-a11y/no-autofocus */}
       <ComposerPrimitive.Input className="edit-input" aria-label="Edit the question" autoFocus />
       <div className="edit-actions">
         {followed > 0 && <p>What came after it is replaced.</p>}

@@ -10,14 +10,20 @@ export function Refusal({ answer }: { answer: Answer }) {
       <FileSearch aria-hidden />
       <div>
         <p className="refusal-title">The documents do not answer this.</p>
-        <p>{answer.topics.length > 0 ? "Rather than guess, here is what they say nearest to it:" : "Rather than guess, nothing is claimed."}</p>
+        <p>
+          {answer.topics.length > 0
+            ? "Rather than guess, here is what they say nearest to it:"
+            : "Rather than guess, nothing is claimed."}
+        </p>
         {answer.topics.length > 0 && (
           <ul className="topics" aria-label="Nearest topics">
             {answer.topics.map((topic) => (
               <li key={`${topic.document_id} ${topic.heading}`}>
                 <button
                   type="button"
-                  onClick={() => openDocument({ documentId: topic.document_id, title: topic.title, heading: topic.heading })}
+                  onClick={() =>
+                    openDocument({ documentId: topic.document_id, title: topic.title, heading: topic.heading })
+                  }
                 >
                   <span className="topic-title">{topic.heading || topic.title || topic.document_id}</span>
                   {topic.heading && topic.title && <span className="topic-in">{topic.title}</span>}

@@ -26,22 +26,27 @@ export function ChatRuntime({ children }: { children: ReactNode }) {
       messages,
       isRunning,
       convertMessage: (message: ThreadMessageLike) => message,
-      onNew: async (message: { content: readonly { type: string; text?: string }[] }) => ask(textOf(message.content)),
-      onEdit: async (message: { sourceId: string | null; content: readonly { type: string; text?: string }[] }) => {
-        if (message.sourceId) askAgain(turnOf(message.sourceId), textOf(message.content));
-      },
-      onReload: async (parentId: string | null) => {
-        if (parentId) askAgain(turnOf(parentId));
-      },
-      onCancel: async () => stop(),
+      onNew: ({ content }: { content: Content }) => done(() => ask(textOf(content))),
+      onEdit: ({ sourceId, content }: { sourceId: string | null; content: Content }) =>
+        done(() => sourceId !== null && askAgain(turnOf(sourceId), textOf(content))),
+      onReload: (parentId: string | null) => done(() => parentId !== null && askAgain(turnOf(parentId))),
+      onCancel: () => done(stop),
     }),
     [messages, isRunning],
   );
-  const runtime = useExternalStoreRuntime(adapter as Parameters<typeof useExternalStoreRuntime<ThreadMessageLike>>[0]);
+  const runtime = useExternalStoreRuntime(adapter);
   return <AssistantRuntimeProvider runtime={runtime}>{children}</AssistantRuntimeProvider>;
 }
 
-function textOf(content: readonly { type: string; text?: string }[]): string {
+/** The store acts at once; assistant-ui waits for promises. */
+function done(act: () => unknown): Promise<void> {
+  act();
+  return Promise.resolve();
+}
+
+type Content = readonly { type: string; text?: string }[];
+
+function textOf(content: Content): string {
   return content.map((part) => (part.type === "text" ? (part.text ?? "") : "")).join("");
 }
 

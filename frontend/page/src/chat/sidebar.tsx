@@ -3,7 +3,7 @@
 import { FileText, Keyboard, Monitor, Moon, Settings2, SquarePen, Sun, Trash2, X } from "lucide-react";
 import { useCatalog } from "../api/catalog";
 import { changed, useSettings } from "../settings/settings";
-import { ago } from "../text/format";
+import { when } from "../text/format";
 import { Brand } from "../ui/brand";
 import { openPanel, setSidebar, usePanels } from "../ui/panels";
 import { focusQuestion } from "../ui/shortcuts";
@@ -96,7 +96,7 @@ function ConversationItem({ conversation, current }: { conversation: Conversatio
         type="button"
         className="conversation-open"
         aria-current={current ? "page" : undefined}
-        title={`${conversation.title} · ${ago(conversation.updatedAt, Date.now())}`}
+        title={`${conversation.title} · ${when(conversation.updatedAt)}`}
         onClick={() => {
           setSidebar(false);
           void openConversation(conversation.id);

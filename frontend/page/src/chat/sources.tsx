@@ -7,16 +7,19 @@ const SHOWN = 3;
 
 export const Sources = memo(function Sources({
   sources,
+  compact,
   onOpen,
 }: {
   sources: readonly Source[];
+  /** Names alone, where there is little room. */
+  compact: boolean;
   onOpen: (number: number) => void;
 }) {
   const [all, setAll] = useState(false);
   if (sources.length === 0) return null;
   const shown = all || sources.length === SHOWN + 1 ? sources : sources.slice(0, SHOWN);
   return (
-    <div className="sources">
+    <div className={compact ? "sources compact" : "sources"}>
       <ul aria-label="Sources">
         {shown.map((source) => (
           <li key={source.number}>

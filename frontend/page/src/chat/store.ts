@@ -44,7 +44,8 @@ export function findTurn(state: ChatState, turnId: string): Turn | undefined {
   return currentConversation(state)?.turns.find((turn) => turn.id === turnId);
 }
 
-export const isAnswering = (state: ChatState): boolean => currentConversation(state)?.turns.some(isTurnRunning) ?? false;
+export const isAnswering = (state: ChatState): boolean =>
+  currentConversation(state)?.turns.some(isTurnRunning) ?? false;
 
 // ── conversations ───────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -12,7 +12,8 @@ import { EditQuestion, Question } from "./question";
 import { currentConversation, newConversation, useChat } from "./store";
 import { Welcome } from "./welcome";
 
-const MESSAGES = { UserMessage: Question, AssistantMessage: AnswerMessage, UserEditComposer: EditQuestion };
+const renderMessage = ({ message }: { message: { role: string; composer: { isEditing: boolean } } }) =>
+  message.role === "assistant" ? <AnswerMessage /> : message.composer.isEditing ? <EditQuestion /> : <Question />;
 
 export function Thread() {
   const ready = useChat((state) => state.ready);
@@ -47,7 +48,7 @@ export function Thread() {
         <ThreadPrimitive.Viewport className="viewport" data-testid="viewport" scrollToBottomOnThreadSwitch>
           {ready && empty && <Welcome />}
           <div className="messages">
-            <ThreadPrimitive.Messages components={MESSAGES} />
+            <ThreadPrimitive.Messages>{renderMessage}</ThreadPrimitive.Messages>
           </div>
           <div className="composer-dock">
             <ThreadPrimitive.ScrollToBottom asChild>

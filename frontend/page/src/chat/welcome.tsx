@@ -17,7 +17,10 @@ export function Welcome() {
     const names = collections ?? (defaultIndex === null ? [] : [defaultIndex]);
     return indexes.filter(({ name }) => names.includes(name));
   }, [indexes, defaultIndex, collections]);
-  const examples = useMemo(() => [...new Set(asked.flatMap((index) => index.examples))].slice(0, MOST_EXAMPLES), [asked]);
+  const examples = useMemo(
+    () => [...new Set(asked.flatMap((index) => index.examples))].slice(0, MOST_EXAMPLES),
+    [asked],
+  );
   const documents = asked.reduce((sum, index) => sum + index.documents, 0);
   return (
     <section className="welcome" aria-label="Begin">

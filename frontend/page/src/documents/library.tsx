@@ -91,7 +91,10 @@ function DropZone({ limits, onFiles }: { limits: Limits | null; onFiles: (files:
   const input = useRef<HTMLInputElement>(null);
   const [over, setOver] = useState(false);
   return (
-    <div
+    // Dropping is for a mouse; keyboards have the button.
+    // eslint-disable-next-line jsx-a11y/no-noninteractive-element-interactions
+    <section
+      aria-label="Add documents"
       className={over ? "drop-zone over" : "drop-zone"}
       onDragOver={(event) => {
         event.preventDefault();
@@ -130,7 +133,7 @@ function DropZone({ limits, onFiles }: { limits: Limits | null; onFiles: (files:
           {plural(limits.max_files, "file")} at once
         </p>
       )}
-    </div>
+    </section>
   );
 }
 
@@ -142,10 +145,12 @@ function isBusy(job: Job): boolean {
 function JobView({ job, onClose }: { job: Job; onClose: () => void }) {
   const busy = isBusy(job);
   const { task } = job;
-  const done = task?.state === "succeeded";
   const skipped = task?.result?.skipped ?? [];
   return (
-    <li className="job" data-state={job.cancelled ? "cancelled" : (task?.state ?? (job.failure ? "failed" : "sending"))}>
+    <li
+      className="job"
+      data-state={job.cancelled ? "cancelled" : (task?.state ?? (job.failure ? "failed" : "sending"))}
+    >
       <div className="job-head">
         <JobSign job={job} />
         <p className="job-title">{titleOf(job)}</p>
@@ -166,18 +171,7 @@ function JobView({ job, onClose }: { job: Job; onClose: () => void }) {
         )}
       </div>
       {busy && <Progress job={job} />}
-      {done && task.result && (
-        <p className="job-told">
-          {plural(task.result.documents, "document")} and {plural(task.result.chunks, "passage")} in all.{" "}
-          {job.kind === "delete" ? (
-            task.result.absence && "Nothing of what was removed is in the new version: that was checked."
-          ) : (
-            <button type="button" className="link" onClick={onClose}>
-              Ask about them now
-            </button>
-          )}
-        </p>
-      )}
+      {task?.state === "succeeded" && task.result && <Result task={task} result={task.result} onClose={onClose} />}
       {task?.error && <p className="job-told bad">{task.error.message}</p>}
       {job.failure && <FailureNote failure={job.failure} />}
       {skipped.length > 0 && (
@@ -187,6 +181,29 @@ function JobView({ job, onClose }: { job: Job; onClose: () => void }) {
         </details>
       )}
     </li>
+  );
+}
+
+function Result(props: { task: Task; result: NonNullable<Task["result"]>; onClose: () => void }) {
+  const { task, result, onClose } = props;
+  if (task.kind === "delete") {
+    const kept = result.absence?.kept_in.length ?? 0;
+    return (
+      <p className="job-told">
+        {result.absence && "Checked: nothing of it is left in what is searched. "}
+        {kept > 0 &&
+          `${plural(kept, "earlier version")} that ${kept === 1 ? "is" : "are"} kept still ${kept === 1 ? "has" : "have"} it.`}
+      </p>
+    );
+  }
+  if (result.documents === 0) return <p className="job-told">Nothing was added.</p>;
+  return (
+    <p className="job-told">
+      {plural(result.documents, "document")}, {plural(result.chunks, "passage")}.{" "}
+      <button type="button" className="link" onClick={onClose}>
+        Ask about {result.documents === 1 ? "it" : "them"} now
+      </button>
+    </p>
   );
 }
 
@@ -201,36 +218,53 @@ function titleOf(job: Job): string {
   const what = job.names.length === 1 ? (job.names[0] ?? "") : plural(job.names.length, "file");
   const state = job.failure ? "failed" : job.cancelled ? "cancelled" : (job.task?.state ?? "running");
   const verbs: Record<Task["kind"], Record<string, string>> = {
-    upload: { succeeded: `Added ${what}`, failed: `${what} could not be added`, cancelled: `${what} not added`, running: `Adding ${what}` },
-    delete: { succeeded: `Removed ${what}`, failed: `${what} could not be removed`, cancelled: `${what} not removed`, running: `Removing ${what}` },
-    reindex: { succeeded: "All documents read again", failed: "Reading again failed", cancelled: "Reading again was cancelled", running: "Reading all documents again" },
+    upload: {
+      succeeded: `Added ${what}`,
+      failed: `${what} could not be added`,
+      cancelled: `${what} not added`,
+      running: `Adding ${what}`,
+    },
+    delete: {
+      succeeded: `Removed ${what}`,
+      failed: `${what} could not be removed`,
+      cancelled: `${what} not removed`,
+      running: `Removing ${what}`,
+    },
+    reindex: {
+      succeeded: "All documents read again",
+      failed: "Reading again failed",
+      cancelled: "Reading again was cancelled",
+      running: "Reading all documents again",
+    },
   };
   return verbs[job.kind][state] ?? verbs[job.kind]["running"] ?? "";
 }
 
-const STAGES: Record<string, string> = {
+const STAGES: Record<Task["progress"]["stage"], string> = {
   queued: "Waiting for its turn",
+  waiting: "Waiting",
   reading: "Reading",
-  parsing: "Reading",
-  chunking: "Cutting into passages",
-  embedding: "Making searchable",
-  writing: "Writing the new version",
+  indexing: "Making searchable",
   publishing: "Publishing",
-  verifying: "Checking",
+  checking: "Checking that nothing of it is left",
+  done: "Done",
 };
 
 function Progress({ job }: { job: Job }) {
   const share = shareOf(job);
-  const { progress, state } = job.task ?? {};
-  const stage = job.sent !== null ? "Sending" : state === "queued" ? "Waiting for its turn" : (STAGES[progress?.stage ?? ""] ?? "Working");
+  const progress = job.task?.progress;
+  const stage = job.task === null ? "Sending" : STAGES[job.task.progress.stage];
   return (
     <div className="job-progress">
       <progress max={1} {...(share === null ? {} : { value: share })} aria-label={stage} />
       <p role="status">
         {stage}
         {job.sent !== null && ` ${Math.round(job.sent * 100)} %`}
-        {progress && progress.files_total > 1 && `, ${count(progress.files_done)} of ${plural(progress.files_total, "file")}`}
+        {progress &&
+          progress.files_total > 1 &&
+          `, ${count(progress.files_done)} of ${plural(progress.files_total, "file")}`}
         {progress && progress.chunks_done > 0 && `, ${plural(progress.chunks_done, "passage")}`}
+        {progress?.reason && `: ${progress.reason}`}
         {progress?.eta_s != null && progress.eta_s > 1 && `, about ${duration(progress.eta_s * 1000)} left`}
       </p>
     </div>
@@ -263,14 +297,22 @@ function DocumentTable({ index, documents }: { index: string; documents: readonl
   const [asked, setAsked] = useState<string | null>(null);
   const found = useMemo(() => {
     const wanted = search.trim().toLowerCase();
-    return wanted ? documents.filter(({ source, title }) => `${source} ${title}`.toLowerCase().includes(wanted)) : documents;
+    return wanted
+      ? documents.filter(({ source, title }) => `${source} ${title}`.toLowerCase().includes(wanted))
+      : documents;
   }, [documents, search]);
   return (
     <section className="document-list" aria-label="Documents of the index">
       <div className="field-row">
         <h3>{plural(documents.length, "file")}</h3>
         {documents.length > 8 && (
-          <input type="search" placeholder="Find" aria-label="Find a document" value={search} onChange={(event) => setSearch(event.target.value)} />
+          <input
+            type="search"
+            placeholder="Find"
+            aria-label="Find a document"
+            value={search}
+            onChange={(event) => setSearch(event.target.value)}
+          />
         )}
       </div>
       <ul>

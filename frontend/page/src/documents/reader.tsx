@@ -9,7 +9,8 @@ import { FailureNote } from "../chat/failure";
 import { safeUrl } from "../text/urls";
 import { toUnits } from "../text/codepoints";
 import { count } from "../text/format";
-import { blocks, type Block, type Mark } from "../text/highlight";
+import { blocks, type Block, type Mark, type Piece } from "../text/highlight";
+import { layout } from "../text/layout";
 import type { Browsing, Reading } from "../ui/panels";
 import { Sheet } from "../ui/sheet";
 
@@ -36,7 +37,6 @@ export default function Reader({ reading, browsing, onClose }: ReaderProps) {
     [source, browsing],
   );
   const { document, failure, retry } = useDocument(wanted);
-  const body = useRef<HTMLDivElement>(null);
   const title = document?.title || source?.title || browsing?.title || document?.source || "Document";
   const path = source?.heading_path.filter((heading) => heading !== title).join(" › ") ?? "";
   const address = safeUrl(document?.url ?? source?.url ?? "");
@@ -61,7 +61,6 @@ export default function Reader({ reading, browsing, onClose }: ReaderProps) {
       title={title}
       wide
       className="reader"
-      bodyRef={body}
       onClose={onClose}
       aside={
         address && (
@@ -118,7 +117,9 @@ export default function Reader({ reading, browsing, onClose }: ReaderProps) {
           <FailureNote failure={failure} onRetry={retry} retryLabel="Try again" />
           {source && (
             <>
-              <p className="note">The document is not there any more. This is the passage, as the answer was made from it:</p>
+              <p className="note">
+                The document is not there any more. This is the passage, as the answer was made from it:
+              </p>
               <p className="document-text">
                 <mark>{source.text}</mark>
               </p>
@@ -144,7 +145,10 @@ function Text({
   source: Source | undefined;
 }) {
   const root = useRef<HTMLDivElement>(null);
-  const found = useMemo(() => blocks(document.text, marksIn(document, reading)), [document, reading]);
+  const found = useMemo(
+    () => blocks(document.text, marksIn(document, reading), layout(document.text, document.source)),
+    [document, reading],
+  );
   const number = source?.number ?? 0;
   const heading = browsing?.heading ?? "";
 
@@ -157,11 +161,16 @@ function Text({
       : heading
         ? blockOf(element, found, document.text.indexOf(heading))
         : null;
-    if (!target) return;
-    // Blocks on the way there have their real height only once they were seen: the second call meets it exactly.
-    target.scrollIntoView({ block: "center" });
-    const frame = requestAnimationFrame(() => target.scrollIntoView({ block: "center" }));
-    return () => cancelAnimationFrame(frame);
+    const frame = element.closest(".sheet-body");
+    if (!target || !frame) return;
+    const meet = () => {
+      const above = target.getBoundingClientRect().top - frame.getBoundingClientRect().top;
+      frame.scrollBy({ top: above - frame.clientHeight / 4, behavior: "instant" });
+    };
+    meet();
+    // Blocks on the way there have their real height only once they were seen: the second time meets it exactly.
+    const again = requestAnimationFrame(meet);
+    return () => cancelAnimationFrame(again);
   }, [found, number, heading, document.text]);
 
   return (
@@ -176,23 +185,26 @@ function Text({
 const BlockView = memo(function BlockView({ block, number }: { block: Block; number: number }) {
   return (
     <div className="block">
-      {block.pieces.map((piece, index) =>
-        piece.passage === null ? (
-          piece.text
-        ) : (
-          <mark
-            key={index}
-            data-number={piece.passage}
-            className={[piece.quote ? "quote" : "passage", piece.passage === number ? "active" : "other"].join(" ")}
-          >
-            {piece.first && <span className="sr-only">Source {piece.passage}: </span>}
-            {piece.text}
-          </mark>
-        ),
-      )}
+      {block.pieces.map((piece, index) => (
+        <PieceView key={index} piece={piece} number={number} />
+      ))}
     </div>
   );
 });
+
+function PieceView({ piece, number }: { piece: Piece; number: number }) {
+  const text = piece.look ? <span className={piece.look}>{piece.text}</span> : piece.text;
+  if (piece.passage === null) return text;
+  return (
+    <mark
+      data-number={piece.passage}
+      className={`${piece.quote ? "quote" : "passage"} ${piece.passage === number ? "active" : "other"}`}
+    >
+      {piece.first && <span className="sr-only">Source {piece.passage}: </span>}
+      {text}
+    </mark>
+  );
+}
 
 function blockOf(root: Element, found: readonly Block[], unit: number): Element | null {
   const index = found.findIndex(({ start, end }) => start <= unit && unit < end);
@@ -239,7 +251,9 @@ function useDocument(wanted: Wanted) {
     // eslint-disable-next-line react-hooks/exhaustive-deps -- the document, not the passage in it, is asked for
   }, [id, collection, version, attempt]);
   const same =
-    state.wanted?.id === id && state.wanted.collection === collection && state.wanted.version === version ? state : null;
+    state.wanted?.id === id && state.wanted.collection === collection && state.wanted.version === version
+      ? state
+      : null;
   return {
     document: same?.document ?? null,
     failure: same?.failure ?? null,

@@ -73,7 +73,11 @@ export function add(index: string, files: readonly File[]): void {
   const { accepted, refused } = limits ? sifted(files, limits) : { accepted: [...files], refused: [] };
   useUploads.setState({ refused });
   if (accepted.length === 0) return;
-  const job = begun("upload", accepted.map(({ name }) => name), 0);
+  const job = begun(
+    "upload",
+    accepted.map(({ name }) => name),
+    0,
+  );
   const controller = new AbortController();
   controllers.set(job.id, controller);
   void ingest

@@ -144,8 +144,9 @@ export const useSettings = create<SettingsState>()(
 
 /** Settings as they were kept, without what an older page or a person's own editing left there. */
 export function restored(kept: unknown): Settings {
-  const from = (typeof kept === "object" && kept !== null && "settings" in kept ? kept.settings : null) as
-    Partial<Record<keyof Settings, unknown>> | null;
+  const from = (typeof kept === "object" && kept !== null && "settings" in kept ? kept.settings : null) as Partial<
+    Record<keyof Settings, unknown>
+  > | null;
   if (!from) return DEFAULTS;
   const settings: Settings = { ...DEFAULTS };
   for (const name of Object.keys(RANGES) as NumberSetting[]) {

@@ -26,22 +26,15 @@ export function bytes(size: number): string {
   return `${unit > 0 && value < 9.95 ? value.toFixed(1) : Math.round(value)} ${units[unit] ?? ""}`;
 }
 
-/** "just now", "5 min ago", "3 h ago", "2 days ago", then the date. */
-export function ago(time: number, now: number): string {
-  const minutes = Math.floor((now - time) / 60_000);
-  if (minutes < 1) return "just now";
-  if (minutes < 60) return `${minutes} min ago`;
-  const hours = Math.floor(minutes / 60);
-  if (hours < 24) return `${hours} h ago`;
-  const days = Math.floor(hours / 24);
-  if (days < 7) return plural(days, "day") + " ago";
-  return new Date(time).toLocaleDateString("en-GB", { day: "numeric", month: "short", year: "numeric" });
+/** 20 Nov, 14:05. */
+export function when(time: number): string {
+  return new Date(time).toLocaleString("en-GB", { day: "numeric", month: "short", hour: "2-digit", minute: "2-digit" });
 }
 
 /** The first line of a text, no longer than `most`, cut between words where it can be. */
 export function headline(text: string, most = 60): string {
   const line = text.trim().split("\n", 1)[0]?.replace(/\s+/g, " ").trim() ?? "";
-  const points = [...line.slice(0, most * 2)];
+  const points = Array.from(line.slice(0, most * 2));
   if (points.length <= most) return line.length > most * 2 ? points.join("") + "…" : line;
   const cut = points.slice(0, most - 1).join("");
   const space = cut.lastIndexOf(" ");

@@ -1,6 +1,7 @@
 /** A long text in blocks, and which stretches of each are marked. */
 
 import type { Span } from "../api/wire";
+import type { Layout, Run } from "./layout";
 
 export interface Mark extends Span {
   kind: "passage" | "quote";
@@ -13,8 +14,9 @@ export interface Piece {
   /** Number of the source whose passage this is of; null outside of all. */
   passage: number | null;
   quote: boolean;
-  /** The passage begins here: where a reader is taken to. */
+  /** The passage begins here. */
   first: boolean;
+  look: Run["kind"] | null;
 }
 
 export interface Block extends Span {
@@ -29,28 +31,28 @@ const BLOCK_UNITS = 1500;
  *
  * @param marks in UTF-16 units; quotes may lie in passages, and passages may overlap: the earlier has the stretch.
  */
-export function blocks(text: string, marks: readonly Mark[]): Block[] {
-  const passages = withoutOverlap(marks.filter((mark) => mark.kind === "passage"));
-  const quotes = withoutOverlap(marks.filter((mark) => mark.kind === "quote"));
-  const edges = [...new Set([...passages, ...quotes].flatMap(({ start, end }) => [start, end]))].sort((a, b) => a - b);
+export function blocks(text: string, marks: readonly Mark[], { runs, soft }: Layout): Block[] {
+  const passages = apart(marks.filter((mark) => mark.kind === "passage"));
+  const quotes = apart(marks.filter((mark) => mark.kind === "quote"));
+  const edges = [...new Set([...passages, ...quotes, ...runs].flatMap(({ start, end }) => [start, end]))];
+  edges.sort((a, b) => a - b);
   const found: Block[] = [];
   let edge = 0;
-  for (let start = 0; start < text.length; ) {
+  for (let start = 0; start < text.length;) {
     const end = blockEnd(text, start);
     const pieces: Piece[] = [];
-    let from = start;
-    while ((edges[edge] ?? Infinity) <= from) edge++;
-    while (from < end) {
+    for (let from = start; from < end;) {
+      while ((edges[edge] ?? Infinity) <= from) edge++;
       const to = Math.min(edges[edge] ?? Infinity, end);
       const passage = covering(passages, from);
       const quote = covering(quotes, from);
       pieces.push({
-        text: text.slice(from, to),
+        text: flowing(text, from, to, soft),
         passage: passage?.number ?? quote?.number ?? null,
         quote: quote !== undefined,
         first: passage?.start === from,
+        look: covering(runs, from)?.kind ?? null,
       });
-      if (to === edges[edge]) edge++;
       from = to;
     }
     found.push({ start, end, pieces, marked: pieces.some((piece) => piece.passage !== null) });
@@ -62,16 +64,30 @@ export function blocks(text: string, marks: readonly Mark[]): Block[] {
 /** End of the line in which a block becomes long enough; in the middle of a line that is far longer. */
 function blockEnd(text: string, start: number): number {
   if (text.length - start <= BLOCK_UNITS) return text.length;
+  const most = start + 4 * BLOCK_UNITS;
+  const paragraph = text.indexOf("\n\n", start + BLOCK_UNITS);
+  if (paragraph >= 0 && paragraph < most) return paragraph + 2;
   const line = text.indexOf("\n", start + BLOCK_UNITS);
-  if (line >= 0 && line < start + 4 * BLOCK_UNITS) return line + 1;
-  const space = text.lastIndexOf(" ", start + 4 * BLOCK_UNITS);
+  if (line >= 0 && line < most) return line + 1;
+  const space = text.lastIndexOf(" ", most);
   if (space > start + BLOCK_UNITS) return space + 1;
-  const end = Math.min(start + 4 * BLOCK_UNITS, text.length);
+  const end = Math.min(most, text.length);
   // Not between the halves of a character.
   return end < text.length && /[\udc00-\udfff]/.test(text.charAt(end)) ? end + 1 : end;
 }
 
-function withoutOverlap(marks: readonly Mark[]): Mark[] {
+/** A stretch of the text, with spaces for the line breaks at these places. */
+function flowing(text: string, from: number, to: number, soft: readonly number[]): string {
+  let result = "";
+  let start = from;
+  for (let i = firstAtLeast(soft, from); i < soft.length && (soft[i] as number) < to; i++) {
+    result += `${text.slice(start, soft[i])} `;
+    start = (soft[i] as number) + 1;
+  }
+  return result + text.slice(start, to);
+}
+
+function apart(marks: readonly Mark[]): Mark[] {
   const kept: Mark[] = [];
   for (const mark of [...marks].sort((a, b) => a.start - b.start || b.end - a.end)) {
     const start = Math.max(mark.start, kept.at(-1)?.end ?? 0);
@@ -80,15 +96,26 @@ function withoutOverlap(marks: readonly Mark[]): Mark[] {
   return kept;
 }
 
-/** Of sorted marks without overlap, the one that has this unit. */
-function covering(marks: readonly Mark[], unit: number): Mark | undefined {
+/** Of sorted spans that are apart, the one that has this unit. */
+function covering<T extends Span>(spans: readonly T[], unit: number): T | undefined {
   let low = 0;
-  let high = marks.length;
+  let high = spans.length;
   while (low < high) {
     const middle = (low + high) >> 1;
-    if ((marks[middle] as Mark).end <= unit) low = middle + 1;
+    if ((spans[middle] as T).end <= unit) low = middle + 1;
     else high = middle;
   }
-  const mark = marks[low];
-  return mark && mark.start <= unit ? mark : undefined;
+  const span = spans[low];
+  return span && span.start <= unit ? span : undefined;
+}
+
+function firstAtLeast(numbers: readonly number[], least: number): number {
+  let low = 0;
+  let high = numbers.length;
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if ((numbers[middle] as number) < least) low = middle + 1;
+    else high = middle;
+  }
+  return low;
 }

@@ -1,7 +1,7 @@
 /** A panel over the page: the browser's own modal dialog, which keeps the focus, closes on Escape and is announced. */
 
 import { X } from "lucide-react";
-import { useEffect, useRef, type ReactNode, type RefObject } from "react";
+import { useEffect, useRef, type ReactNode } from "react";
 
 export interface SheetProps {
   title: string;
@@ -12,12 +12,11 @@ export interface SheetProps {
   wide?: boolean;
   centred?: boolean;
   className?: string;
-  bodyRef?: RefObject<HTMLDivElement | null>;
   onClose: () => void;
   children: ReactNode;
 }
 
-export function Sheet({ title, aside, head, wide, centred, className, bodyRef, onClose, children }: SheetProps) {
+export function Sheet({ title, aside, head, wide, centred, className, onClose, children }: SheetProps) {
   const dialog = useRef<HTMLDialogElement>(null);
   useEffect(() => {
     const element = dialog.current;
@@ -53,9 +52,7 @@ export function Sheet({ title, aside, head, wide, centred, className, bodyRef, o
           </div>
           {head}
         </header>
-        <div className="sheet-body" ref={bodyRef}>
-          {children}
-        </div>
+        <div className="sheet-body">{children}</div>
       </div>
     </dialog>
   );

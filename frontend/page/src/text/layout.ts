@@ -1,0 +1,54 @@
+/**
+ * How the lines of a stored Markdown or text document are shown: its characters stay what and where they are, so that
+ * spans hold; only their looks change.
+ */
+
+import type { Span } from "../api/wire";
+
+export interface Run extends Span {
+  kind: "heading" | "code";
+}
+
+export interface Layout {
+  /** Stretches that look different, in order and apart. */
+  runs: Run[];
+  /** Line breaks that only wrap a paragraph, and are shown as spaces; ascending. */
+  soft: number[];
+}
+
+/** Lines shorter than this were ended on purpose. */
+const WRAPPED_FROM = 60;
+
+const EMPTY: Layout = { runs: [], soft: [] };
+
+export function layout(text: string, source: string): Layout {
+  if (!/\.(md|markdown|txt|text|rst)$/i.test(source)) return EMPTY;
+  const runs: Run[] = [];
+  const soft: number[] = [];
+  let fence = "";
+  let before = "";
+  for (let start = 0; start < text.length;) {
+    const newline = text.indexOf("\n", start);
+    const end = newline < 0 ? text.length : newline + 1;
+    const line = text.slice(start, newline < 0 ? end : newline);
+    const mark = /^ {0,3}(`{3,}|~{3,})/.exec(line)?.[1] ?? "";
+    const code = fence !== "" || mark !== "" || /^\s*\|/.test(line);
+    if (fence === "") fence = mark;
+    else if (mark.startsWith(fence)) fence = "";
+    const heading = !code && /^#{1,6} /.test(line);
+    if (code) extend(runs, { start, end, kind: "code" });
+    else if (heading) runs.push({ start, end, kind: "heading" });
+    if (start > 0 && !code && !heading && before.length >= WRAPPED_FROM && /^[\p{L}"'“‘`*[(]/u.test(line)) {
+      if (!/^\*\s/.test(line)) soft.push(start - 1);
+    }
+    before = code || heading ? "" : line;
+    start = end;
+  }
+  return { runs, soft };
+}
+
+function extend(runs: Run[], run: Run): void {
+  const last = runs.at(-1);
+  if (last?.kind === run.kind && last.end === run.start) last.end = run.end;
+  else runs.push(run);
+}
