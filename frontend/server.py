@@ -108,11 +108,15 @@ class Guard:
         if scope["type"] != "http":
             await self._inner(scope, receive, send)
             return
-        headers = self._for_data if scope["path"].startswith("/api/") else self._for_page
+        is_data = scope["path"].startswith("/api/")
+        headers = self._for_data if is_data else self._for_page
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", ()), *headers]
+                sent = list(message.get("headers", ()))
+                if is_data and not any(name == b"cache-control" for name, _ in sent):
+                    sent.append((b"cache-control", b"no-store"))
+                message["headers"] = [*sent, *headers]
             await send(message)
 
         await self._admitted(scope)(scope, receive, send_with_headers)

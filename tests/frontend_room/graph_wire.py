@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import AsyncIterator
+from datetime import datetime, timezone
 from typing import Any
 
-import orjson
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response, StreamingResponse
+from pydantic import BaseModel
 from pydantic_settings import SettingsConfigDict
 from starlette.requests import ClientDisconnect
 
@@ -21,17 +22,62 @@ from chassis.edge import serve
 from chassis.errors import BusyError, InvalidRequestError, NotFoundError, PayloadTooLargeError, UnauthorizedError
 from chassis.settings import EdgeSettings, load_settings
 from chassis.telemetry import start_telemetry
+from ingest.wire import Kind, Limits, SourceListings, State, Task, TaskList
+from transformer.wire import EndEvent, Index, Indexes, Source, SourcesEvent, TextEvent, Usage
+from vectorstore.wire import Span
 
 LARGEST = 4_000_000
 
-SOURCES = {
-    "id": "1",
-    "model_name": "rag",
-    "sources": [{"number": 1, "text": "Records are sent at 06:00 UTC.", "document_id": "manual/transmission.html"}],
-    "index_version": "20261120T044912-08e948",
-}
 PIECES = ("Records ", "are sent ", "at 06:00 UTC.")
-END = {"id": "1", "model_name": "rag", "finish_reason": "stop", "usage": {"completion_tokens": 9}}
+SOURCE = Source(
+    number=1,
+    text="Records are sent at 06:00 UTC.",
+    document_id="manual/transmission.html",
+    chunk_id="c1",
+    title="Transmission",
+    source="manual/transmission.html",
+    heading_path=[],
+    span=Span(start=0, end=30),
+    metadata={},
+    index_version="20261120T044912-08e948",
+    collection="default",
+    score=0.6,
+    similarity=0.5,
+    lexical_score=7.5,
+    support=1.0,
+)
+END = EndEvent(finish_reason="stop", refused=False, sources=[SOURCE], usage=Usage(completion_tokens=9), timings={})
+INDEX = Index(
+    name="default",
+    version=SOURCE.index_version,
+    documents=1,
+    chunks=1,
+    embedder="minilm",
+    examples=["When are records sent?"],
+)
+
+
+def sources(question: str) -> SourcesEvent:
+    return SourcesEvent(
+        id="1",
+        model_name="rag",
+        sources=[SOURCE],
+        index_version=SOURCE.index_version,
+        cut=[],
+        query=question,
+        timings={"total": 1.0},
+    )
+
+
+def as_task(task_id: str, kind: Kind, state: State, *sources: str) -> Task:
+    return Task(
+        id=task_id,
+        kind=kind,
+        index="default",
+        state=state,
+        created_at=datetime.now(timezone.utc),
+        sources=list(sources),
+    )
 
 
 class WireSettings(EdgeSettings):
@@ -56,8 +102,13 @@ async def happened(name: str) -> None:
     await events[name].wait()
 
 
-def event(content: dict[str, Any]) -> bytes:
-    return b"data: " + orjson.dumps(content) + b"\n\n"
+def event(content: BaseModel) -> bytes:
+    return b"data: " + content.model_dump_json().encode() + b"\n\n"
+
+
+def told(content: BaseModel, status: int = 200, **more: Any) -> Response:
+    """The wire's answer, and beside it what the test wants to know."""
+    return JSONResponse({**content.model_dump(mode="json"), **more}, status)
 
 
 def sent(request: Request) -> dict[str, str]:
@@ -75,7 +126,7 @@ async def models(request: Request) -> Response:
 
 @app.get("/v1/indexes")
 async def indexes(request: Request) -> Response:
-    return JSONResponse({"default": "default", "indexes": [], "query": request.url.query})
+    return told(Indexes(default="default", indexes=[INDEX], reason=None), query=request.url.query)
 
 
 @app.get("/v1/documents/{document_id:path}")
@@ -140,11 +191,11 @@ async def chat(request: Request) -> Response:
 async def _answer(question: str) -> AsyncIterator[bytes]:
     does, _, name = question.partition(" ")
     try:
-        yield event({**SOURCES, "asked": question})
+        yield event(sources(question))
         for number, piece in enumerate(PIECES):
             if does == "step":
                 await events[f"{name}.{number}"].wait()
-            yield event({"id": "1", "model_name": "rag", "text_output": piece})
+            yield event(TextEvent(text_output=piece))
         match does:
             case "hang":
                 await asyncio.Event().wait()
@@ -163,13 +214,13 @@ async def _answer(question: str) -> AsyncIterator[bytes]:
 
 
 @app.get("/v1/limits")
-async def limits() -> dict[str, Any]:
-    return {"max_file_bytes": LARGEST, "max_files": 10, "max_request_bytes": LARGEST, "types": [".md"]}
+async def limits() -> Limits:
+    return Limits(max_file_bytes=LARGEST, max_files=10, max_request_bytes=LARGEST, types=[".md"])
 
 
 @app.get("/v1/indexes/{name}/documents")
 async def documents(request: Request) -> Response:
-    return JSONResponse({"documents": [], "next": None, "version": "v", "query": request.url.query})
+    return told(SourceListings(documents=[], next=None, version=INDEX.version), query=request.url.query)
 
 
 @app.post("/v1/indexes/{name}/documents")
@@ -184,32 +235,32 @@ async def upload(request: Request, name: str) -> Response:
     except ClientDisconnect:
         events[f"{name}.left"].set()
         raise
-    return JSONResponse({"id": "t1", "state": "queued", "size": size, "headers": sent(request)}, 202)
+    return told(as_task("t1", "upload", "queued", "uploads/a.md"), 202, size=size, headers=sent(request))
 
 
 @app.delete("/v1/indexes/{name}/documents/{source:path}")
 async def delete(source: str) -> Response:
-    return JSONResponse({"id": "t2", "kind": "delete", "sources": [source]}, 202)
+    return told(as_task("t2", "delete", "queued", source), 202)
 
 
 @app.post("/v1/indexes/{name}/reindex")
-async def reindex(name: str) -> Response:
-    return JSONResponse({"id": "t3", "kind": "reindex", "index": name}, 202)
+async def reindex() -> Response:
+    return told(as_task("t3", "reindex", "queued"), 202)
 
 
 @app.get("/v1/tasks")
 async def tasks(request: Request) -> Response:
-    return JSONResponse({"tasks": [], "query": request.url.query})
+    return told(TaskList(tasks=[]), query=request.url.query)
 
 
 @app.get("/v1/tasks/{task_id}")
-async def task(task_id: str) -> dict[str, Any]:
-    return {"id": task_id, "state": "running"}
+async def task(task_id: str) -> Task:
+    return as_task(task_id, "upload", "running")
 
 
 @app.delete("/v1/tasks/{task_id}")
-async def cancel(task_id: str) -> dict[str, Any]:
-    return {"id": task_id, "state": "cancelled"}
+async def cancel(task_id: str) -> Task:
+    return as_task(task_id, "upload", "cancelled")
 
 
 @app.get("/v1/tasks/{task_id}/events")
@@ -218,8 +269,8 @@ async def task_events(task_id: str, request: Request) -> Response:
 
     async def lines() -> AsyncIterator[bytes]:
         for number in range(after + 1, 4):
-            state = orjson.dumps({"id": task_id, "state": "running" if number < 3 else "succeeded"})
-            yield b"event: task\nid: %d\ndata: %s\n\n" % (number, state)
+            state = as_task(task_id, "upload", "running" if number < 3 else "succeeded").model_dump_json()
+            yield f"event: task\nid: {number}\ndata: {state}\n\n".encode()
             if task_id == "break":
                 raise BrokenOffError
 

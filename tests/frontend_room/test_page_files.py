@@ -132,6 +132,7 @@ def test_data_may_do_nothing(client: httpx.Client, path: str) -> None:
     """Not even where somebody opens it in a tab, and a service behind has sent a page."""
     response = client.get(path, headers=HTML)
     assert response.headers["content-security-policy"] == "default-src 'none'; frame-ancestors 'none'; sandbox"
+    assert response.headers["cache-control"] == "no-store"
     assert response.headers["x-content-type-options"] == "nosniff"
 
 

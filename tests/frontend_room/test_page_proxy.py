@@ -15,6 +15,8 @@ import pytest
 from page_servers import Frontend, RunFrontend, Wire
 from processes import free_ports, until
 
+from ingest.wire import Task
+
 STREAM = "/api/transformer/v2/models/rag/generate_stream"
 GENERATE = "/api/transformer/v2/models/rag/generate"
 DOCUMENTS = "/api/transformer/v1/documents"
@@ -156,7 +158,7 @@ def test_events_arrive_one_by_one(client: httpx.Client, wire: Wire, name: str) -
         assert response.headers["x-accel-buffering"] == "no"
         assert "content-encoding" not in response.headers
         arriving = events(response.iter_lines())
-        assert next(arriving)["asked"] == f"step {name}"
+        assert next(arriving)["query"] == f"step {name}"
         for number in range(3):
             wire.happens(f"{name}.{number}")
             assert "text_output" in next(arriving)
@@ -199,13 +201,14 @@ def test_half_a_document_is_never_taken_for_the_whole(client: httpx.Client) -> N
 def test_a_task_is_followed_from_where_it_was_left(client: httpx.Client) -> None:
     assert client.get("/api/ingest/v1/tasks/t1/events").text.count("event: task") == 3
     rest = client.get("/api/ingest/v1/tasks/t1/events", headers={"last-event-id": "2"}).text
-    assert rest == 'event: task\nid: 3\ndata: {"id":"t1","state":"succeeded"}\n\n'
+    assert rest.startswith("event: task\nid: 3\ndata: ")
+    assert Task.model_validate_json(rest.partition("data: ")[2]).state == "succeeded"
 
 
 def test_events_that_can_be_taken_up_again_are_cut(client: httpx.Client) -> None:
     with client.stream("GET", "/api/ingest/v1/tasks/break/events") as response:
         lines = response.iter_lines()
-        assert [next(lines) for _ in range(3)] == ["event: task", "id: 1", 'data: {"id":"break","state":"running"}']
+        assert [next(lines) for _ in range(2)] == ["event: task", "id: 1"]
         with pytest.raises(httpx.RemoteProtocolError):
             list(lines)
 
@@ -457,7 +460,7 @@ def test_32_users_at_once(frontend: Frontend) -> None:
                 answer = client.post(STREAM, json=ask(question), headers={"x-request-id": question.replace(" ", "-")})
                 first, *middle, last = events(iter(answer.text.splitlines()))
                 text = "".join(str(event["text_output"]) for event in middle)
-                if (first["asked"], text, last.get("finish_reason")) != (
+                if (first["query"], text, last.get("finish_reason")) != (
                     question,
                     "Records are sent at 06:00 UTC.",
                     "stop",
