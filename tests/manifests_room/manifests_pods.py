@@ -100,7 +100,7 @@ def environment(documents: list[Document], container: Document) -> dict[str, str
 
 def pods(documents: list[Document]) -> list[Pod]:
     """Every pod of the documents."""
-    found = [*_services(documents), *_jobs(documents)]
+    found = [*_services(documents), *_deployments(documents), *_jobs(documents)]
     for pod in found:
         pod.env = environment(documents, pod.main)
     return found
@@ -135,6 +135,17 @@ def _services(documents: list[Document]) -> Iterator[Pod]:
                 serves=True,
                 replicas=component["minReplicas"],
             )
+
+
+def _deployments(documents: list[Document]) -> Iterator[Pod]:
+    for name, deployment in named(documents, "Deployment").items():
+        template = deployment["spec"]["template"]
+        yield Pod(
+            owner=f"Deployment {name}",
+            labels=template["metadata"]["labels"],
+            spec=template["spec"],
+            replicas=deployment["spec"]["replicas"],
+        )
 
 
 def _jobs(documents: list[Document]) -> Iterator[Pod]:

@@ -18,11 +18,11 @@ import yaml
 from kserve.model_server import parser as kserve_parser
 from manifests_pods import Pod, named, pods
 from manifests_rendering import MANIFESTS, OVERLAYS, ROOT, Document, folder_of, parse, programs
-from processes import triton
+from processes import free_ports, program, triton
 from pydantic_settings import BaseSettings
 
 from embedder.settings import EncoderSettings
-from ingest.settings import IngestSettings
+from ingest.settings import IngestServerSettings, IngestSettings
 from kserve_rag.settings import Settings
 from kserve_rag.triton import TritonEnvironment, TritonPorts, ensure_triton_environment, triton_command
 from predictor.engines.settings import EngineSettings
@@ -72,7 +72,7 @@ def test_variables_are_settings(documents: list[Document], component: str) -> No
     given |= {
         name
         for pod in pods(documents)
-        if pod.labels.get("app.kubernetes.io/component") == component
+        if pod.labels.get("app.kubernetes.io/component") == component and not pod.owner.startswith("Deployment ")
         for name in pod.env
     }
     assert given - known == set()
@@ -123,6 +123,39 @@ def test_ingest_takes_its_arguments(rendered: Any, tmp_path: Path) -> None:
     )
     assert wrong.returncode == 2, "the status that its pod failure policy gives up on"
     assert "INGEST_BATCH_SIZE" in wrong.stderr
+
+
+@pytest.mark.parametrize("name", ["ingest-service", "ingest-service-guarded"])
+def test_the_ingest_service_starts(rendered: Any, name: str, tmp_path: Path) -> None:
+    """With the pod's variables, as far as the folders are not the pod's, and answers its probes at its port."""
+    (pod,) = (pod for pod in pods(rendered.documents[name]) if pod.owner == "Deployment kserve-rag-ingest")
+    known = (
+        OPENTELEMETRY | OTHERS["ingest"] | {f"INGEST_{field.upper()}" for field in IngestServerSettings.model_fields}
+    )
+    assert set(pod.env) - known == set()
+    assert int(pod.env["INGEST_HTTP_PORT"]) == pod.ports["http1"]
+    mounts = {mount["mountPath"] for mount in pod.main["volumeMounts"] if not mount.get("readOnly")}
+    assert {pod.env["INGEST_INDEX_ROOT"], pod.env["INGEST_STATE_DIR"], "/tmp"} == mounts  # noqa: S108 - the container's
+    (port,) = free_ports(1)
+    (tmp_path / "tokenizer.json").write_text("{}")
+    env = {
+        **{name: value for name, value in pod.env.items() if not name.startswith("OTEL_")},
+        "PATH": os.environ["PATH"],
+        "INGEST_HOST": "127.0.0.1",
+        "INGEST_HTTP_PORT": str(port),
+        "INGEST_INDEX_ROOT": str(tmp_path / "indexes"),
+        "INGEST_STATE_DIR": str(tmp_path / "tasks"),
+        "INGEST_TOKENIZER": str(tmp_path / "tokenizer.json"),
+    }
+    (tmp_path / "tasks").mkdir()
+    assert pod.main["command"][0] == "python"
+    command = [sys.executable, *pod.main["command"][1:]]
+    address = f"http://127.0.0.1:{port}"
+    with program(command, f"{address}{pod.main['readinessProbe']['httpGet']['path']}", env, log=tmp_path / "log"):
+        for probe in ("startupProbe", "livenessProbe"):
+            path = pod.main[probe]["httpGet"]["path"]
+            assert httpx.get(f"{address}{path}", trust_env=False).status_code == 200
+        assert httpx.get(f"{address}/v1/indexes/default/documents", trust_env=False).json()["documents"] == []
 
 
 @pytest.fixture(scope="module")
