@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import secrets
 import signal
@@ -49,6 +50,7 @@ from chassis.edge import (
     sentence,
 )
 from chassis.errors import ForbiddenError, InvalidRequestError, NotFoundError, NotReadyError, ServiceError
+from chassis.openapi import Description, describe
 from chassis.settings import ServerSettings, SettingError
 
 logger = logging.getLogger("chassis.server")
@@ -96,6 +98,8 @@ class Room:
     """Further routes."""
     error_shapes: Mapping[str, ErrorShape] = field(default_factory=dict)
     """Path prefix → error body for routes that speak another protocol."""
+    description: Description | None = None
+    """What `/openapi.json` tells beside the routes; None leaves it as KServe has it."""
     lifespan: Lifespan = contextlib.nullcontext
     """Entered inside the event loop before the ports open, left after they are closed."""
 
@@ -136,6 +140,8 @@ class _Server(kserve.ModelServer):
         self._errors = _ErrorMapper(room.model, room.error_shapes)
         for router in (_readiness_routes(room.model), *room.routers):
             app.include_router(router)
+        if room.description is not None:
+            app.openapi = functools.cache(functools.partial(describe, app, room.description, room.model.name))
 
     def run(self) -> None:
         try:

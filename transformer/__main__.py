@@ -15,6 +15,7 @@ from transformer.alignment import Aligner
 from transformer.browsing import browsing_routes
 from transformer.citations import Citer
 from transformer.condense import Condenser
+from transformer.description import DESCRIPTION
 from transformer.ensemble import EnsembleModel
 from transformer.generate import generate_routes
 from transformer.openai import PREFIXES, openai_error, openai_routes
@@ -113,6 +114,7 @@ def room(settings: TransformerSettings) -> Room:
             openai_routes(service, timeout_s=settings.timeout_s, default_max_tokens=settings.chat_max_tokens),
         ],
         error_shapes=dict.fromkeys(PREFIXES, openai_error),
+        description=DESCRIPTION,
         lifespan=lifespan,
     )
 

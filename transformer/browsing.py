@@ -8,20 +8,18 @@ from chassis.context import CallContext
 from transformer.generate import json_response
 from transformer.server import dump
 from transformer.service import RagService
-from transformer.wire import Indexes
-from vectorstore.wire import StoredDocument
 
 
 def browsing_routes(service: RagService, *, timeout_s: float) -> APIRouter:
     """The routes over `service`'s vectorstore, which is asked with the caller's own credentials."""
     router = APIRouter(prefix="/v1", tags=["documents"])
 
-    @router.get("/indexes", response_model=None, responses={200: {"model": Indexes}})
+    @router.get("/indexes", response_model=None)
     async def indexes(request: Request) -> Response:
         """The indexes that are served, with questions to begin with."""
         return json_response(dump(await service.indexes(CallContext.start(timeout_s, request.headers))), {})
 
-    @router.get("/documents/{document_id:path}", response_model=None, responses={200: {"model": StoredDocument}})
+    @router.get("/documents/{document_id:path}", response_model=None)
     async def document(
         document_id: str, request: Request, version: str | None = None, collection: str | None = None
     ) -> Response:

@@ -21,7 +21,7 @@ from chassis.errors import InternalError, InvalidRequestError, NotFoundError, Se
 from chassis.validation import invalid_request
 from transformer.server import dump, timing_headers
 from transformer.service import Event, Question, RagService
-from transformer.wire import Answer, GenerateRequest, SourcesEvent
+from transformer.wire import GenerateRequest, SourcesEvent
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +35,6 @@ SSE_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 def generate_routes(service: RagService, *, timeout_s: float) -> APIRouter:
     """The two routes for `service`'s model."""
     router = APIRouter(prefix="/v2/models", tags=["generate"])
-    body = {"requestBody": {"content": {"application/json": {"schema": GenerateRequest.model_json_schema()}}}}
 
     async def read(request: Request, model_name: str) -> Question:
         if model_name != service.model_name:
@@ -44,14 +43,14 @@ def generate_routes(service: RagService, *, timeout_s: float) -> APIRouter:
             )
         return _question(await read_json(request, GenerateRequest))
 
-    @router.post("/{model_name}/generate", response_model=None, openapi_extra=body, responses={200: {"model": Answer}})
+    @router.post("/{model_name}/generate", response_model=None)
     async def generate(model_name: str, request: Request) -> Response:
         """The whole answer."""
         ctx = CallContext.start(timeout_s, request.headers)
         answer = await service.answer(await read(request, model_name), ctx)
         return json_response(dump(answer), timing_headers([answer.timings]))
 
-    @router.post("/{model_name}/generate_stream", response_model=None, openapi_extra=body)
+    @router.post("/{model_name}/generate_stream", response_model=None)
     async def generate_stream(model_name: str, request: Request) -> Response:
         """Server-sent events: sources, then pieces of the answer, then the end with usage and timings."""
         ctx = CallContext.start(timeout_s, request.headers)

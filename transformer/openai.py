@@ -1,7 +1,8 @@
 """OpenAI's chat completions over the graph, at `/openai/v1` (where KServe has it) and `/v1`.
 
-Beside OpenAI's fields an answer carries `sources`, `citations`, `index_version`, `answerability`, `refused`, `topics`
-and `timings`; OpenAI's clients keep them as extra fields.
+Beside OpenAI's fields an answer carries `sources`, `citations`, `index_version`, `cut`, `query`, `answerability`,
+`refused`, `topics` and `timings`; a stream has them in the chunks that stand for the events of `generate_stream`.
+OpenAI's clients keep them as extra fields.
 
 Source: https://platform.openai.com/docs/api-reference/chat
 """
@@ -37,11 +38,10 @@ def openai_error(error: ServiceError) -> dict[str, Any]:
 def openai_routes(service: RagService, *, timeout_s: float, default_max_tokens: int) -> APIRouter:
     """Chat completions and the list of models."""
     router = APIRouter(tags=["openai"])
-    body = {"requestBody": {"content": {"application/json": {"schema": ChatRequest.model_json_schema()}}}}
     card = {"id": service.model_name, "object": "model", "created": _CREATED, "owned_by": "kserve-rag"}
 
-    @router.post("/openai/v1/chat/completions", response_model=None, openapi_extra=body)
-    @router.post("/v1/chat/completions", response_model=None, openapi_extra=body)
+    @router.post("/openai/v1/chat/completions", response_model=None)
+    @router.post("/v1/chat/completions", response_model=None)
     async def chat_completions(request: Request) -> Response:
         """An answer to the last message; the messages before it are its history."""
         ctx = CallContext.start(timeout_s, request.headers)
@@ -125,6 +125,7 @@ def _completion(answer: Answer) -> dict[str, Any]:
         "usage": dump(answer.usage),
         "sources": [dump(source) for source in answer.sources],
         "index_version": answer.index_version,
+        "cut": [dump(passage) for passage in answer.cut],
         "refused": answer.refused,
         "query": answer.query,
         "timings": answer.timings,
@@ -150,6 +151,9 @@ def _chunk_encoder(question_id: str, model_name: str, with_usage: bool) -> Calla
             delta = {"role": "assistant", "content": ""}
             chunk["sources"] = [dump(source) for source in event.sources]
             chunk["index_version"] = event.index_version
+            chunk["cut"] = [dump(passage) for passage in event.cut]
+            chunk["query"] = event.query
+            chunk["timings"] = event.timings
             chunk["answerability"] = event.answerability
         elif isinstance(event, EndEvent):
             finish_reason = event.finish_reason

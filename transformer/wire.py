@@ -15,9 +15,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 
-from vectorstore.wire import MAX_COLLECTIONS, MAX_NEIGHBOURS, MAX_NUM_DOCS, Passage, Span
+from vectorstore.wire import MAX_COLLECTIONS, MAX_NEIGHBOURS, MAX_NUM_DOCS, Described, Passage, Span
 
 # The earlier graph's defaults: its clients get the answers they are used to.
 DEFAULT_MAX_TOKENS = 100
@@ -43,7 +43,7 @@ _Question = Annotated[str, StringConstraints(min_length=1, max_length=MAX_QUESTI
 _Stop = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 
 
-class Message(BaseModel):
+class Message(Described):
     """One turn of a conversation."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -52,7 +52,7 @@ class Message(BaseModel):
     content: Annotated[str, StringConstraints(max_length=MAX_TEXT_CHARS)]
 
 
-class Sampling(BaseModel):
+class Sampling(Described):
     """How the answer is drawn. Zeros mean zero: they never stand for a default."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
@@ -77,7 +77,7 @@ CitationMode = Literal["off", "label", "quote"]
 sentence is supported, a quote from the sources is the answer."""
 
 
-class Grounding(BaseModel):
+class Grounding(Described):
     """What the answer is drawn from."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
@@ -111,7 +111,7 @@ class Instance(Sampling, Grounding):
     input: _Question
 
 
-class PredictRequest(BaseModel):
+class PredictRequest(Described):
     """The v1 body."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -143,7 +143,7 @@ class Source(Passage):
     """Its number in the prompt, from 1: what `[number]` in an answer refers to."""
 
 
-class CutPassage(BaseModel):
+class CutPassage(Described):
     """A passage that was retrieved and not shown to the model."""
 
     chunk_id: str
@@ -152,7 +152,7 @@ class CutPassage(BaseModel):
     """It did not fit; it says too little of what is asked; or all of them together seem not to answer the question."""
 
 
-class Topic(BaseModel):
+class Topic(Described):
     """Something that the documents do speak of."""
 
     title: str
@@ -162,7 +162,7 @@ class Topic(BaseModel):
     document_id: str
 
 
-class Quote(BaseModel):
+class Quote(Described):
     """A span of a source, read again from the stored document before it is returned."""
 
     number: int
@@ -179,7 +179,7 @@ class Quote(BaseModel):
     """How far it says what the sentence says, 0 … 1."""
 
 
-class Statement(BaseModel):
+class Statement(Described):
     """A sentence of an answer, and what it rests on."""
 
     span: Span
@@ -192,7 +192,7 @@ class Statement(BaseModel):
     """Best first. Every `[n]` in the sentence has one with that number."""
 
 
-class Markers(BaseModel):
+class Markers(Described):
     """What became of the numbers of sources that the model wrote, as in `[2]`."""
 
     kept: int = 0
@@ -201,7 +201,7 @@ class Markers(BaseModel):
     dropped: int = 0
 
 
-class DroppedQuote(BaseModel):
+class DroppedQuote(Described):
     """A source that would have been quoted, had its stored document not spoken against it."""
 
     number: int
@@ -210,7 +210,7 @@ class DroppedQuote(BaseModel):
     """The stored document could not be read; or it says something else there."""
 
 
-class Citations(BaseModel):
+class Citations(Described):
     """An answer checked against its sources, sentence by sentence."""
 
     text: str
@@ -223,7 +223,7 @@ class Citations(BaseModel):
     dropped: list[DroppedQuote]
 
 
-class Usage(BaseModel):
+class Usage(Described):
     """Tokens of the LLM."""
 
     prompt_tokens: int = 0
@@ -231,7 +231,7 @@ class Usage(BaseModel):
     total_tokens: int = 0
 
 
-class Answer(BaseModel):
+class Answer(Described):
     """An attributed answer."""
 
     id: str
@@ -258,13 +258,13 @@ class Answer(BaseModel):
     """The check of the answer against its sources. None where there are no sources, or nothing was to be checked."""
 
 
-class PredictResponse(BaseModel):
+class PredictResponse(Described):
     """The v1 answer, in the order of the instances."""
 
     predictions: list[Answer]
 
 
-class SourcesEvent(BaseModel):
+class SourcesEvent(Described):
     """The first event of a stream."""
 
     id: str
@@ -277,13 +277,13 @@ class SourcesEvent(BaseModel):
     answerability: float | None = None
 
 
-class TextEvent(BaseModel):
+class TextEvent(Described):
     """A piece of the answer."""
 
     text_output: str
 
 
-class EndEvent(BaseModel):
+class EndEvent(Described):
     """The last event of a stream. Its `sources` are the final ones: empty if the answer became a refusal.
 
     `citations.text` is the final answer: the pieces before it may hold numbers of sources that the check has mended.
@@ -299,7 +299,7 @@ class EndEvent(BaseModel):
     citations: Citations | None = None
 
 
-class Index(BaseModel):
+class Index(Described):
     """An index that is being served."""
 
     name: str
@@ -315,7 +315,7 @@ class Index(BaseModel):
     """Why it cannot be searched now, or why a newer version was refused."""
 
 
-class Indexes(BaseModel):
+class Indexes(Described):
     """What can be asked."""
 
     default: str
@@ -366,7 +366,7 @@ OUTPUT_TENSORS = {
 # OpenAI chat completions
 
 
-class TextPart(BaseModel):
+class TextPart(Described):
     """A part of a message's content."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -375,7 +375,7 @@ class TextPart(BaseModel):
     text: str
 
 
-class ChatMessage(BaseModel):
+class ChatMessage(Described):
     """A message as OpenAI's clients send it."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -391,7 +391,7 @@ class ChatMessage(BaseModel):
         return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
 
 
-class StreamOptions(BaseModel):
+class StreamOptions(Described):
     """OpenAI's `stream_options`."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -424,3 +424,129 @@ class ChatRequest(Grounding):
     """Taken and not used, as `store` and `metadata`: clients send them by habit."""
     store: Literal[False] | None = None
     metadata: dict[str, str] | None = None
+
+
+class Extras(Described):
+    """What stands beside OpenAI's own fields."""
+
+    sources: list[Source]
+    index_version: str | None
+    cut: list[CutPassage]
+    query: str | None
+    """What was searched for."""
+    timings: dict[str, float]
+    """Milliseconds, as of `Answer`."""
+    answerability: float | None
+    refused: bool
+    topics: list[Topic]
+    citations: Citations | None
+
+
+class ChatAnswer(Described):
+    """The assistant's message."""
+
+    role: Literal["assistant"]
+    content: str
+    refusal: None
+    """Of OpenAI's models. Where the documents support no answer, `refused` says so."""
+
+
+class ChatChoice(Described):
+    """The one answer."""
+
+    index: Literal[0]
+    message: ChatAnswer
+    finish_reason: Literal["stop", "length", "cancelled"]
+    logprobs: None
+
+
+class ChatCompletion(Extras):
+    """OpenAI's chat completion, attributed."""
+
+    id: str
+    object: Literal["chat.completion"]
+    created: int
+    """Unix time in seconds."""
+    model: str
+    choices: list[ChatChoice]
+    usage: Usage
+
+
+class ChatDelta(Described):
+    """A piece of the assistant's message."""
+
+    role: Literal["assistant"] | None = None
+    content: str | None = None
+
+
+class ChatChunkChoice(Described):
+    """A piece of the one answer."""
+
+    index: Literal[0]
+    delta: ChatDelta
+    finish_reason: Literal["stop", "length", "cancelled"] | None
+    logprobs: None
+
+
+class ChatCompletionChunk(Described):
+    """An event of a stream; the line `data: [DONE]` comes after the last.
+
+    The first has what `SourcesEvent` has, the one with a `finish_reason` what `EndEvent` has; of their fields the
+    others have none.
+    """
+
+    id: str
+    object: Literal["chat.completion.chunk"]
+    created: int
+    model: str
+    choices: list[ChatChunkChoice]
+    """Empty in the chunk of `stream_options.include_usage`, which is the last."""
+    usage: Usage | None = None
+    sources: list[Source] | None = None
+    index_version: str | None = None
+    cut: list[CutPassage] | None = None
+    query: str | None = None
+    timings: dict[str, float] | None = None
+    answerability: float | None = None
+    refused: bool | None = None
+    topics: list[Topic] | None = None
+    citations: Citations | None = None
+
+
+class ModelCard(Described):
+    """A model, as OpenAI tells it."""
+
+    id: str
+    object: Literal["model"]
+    created: int
+    """Unix time in seconds."""
+    owned_by: str
+
+
+class ModelList(Described):
+    """The models of the service."""
+
+    object: Literal["list"]
+    data: list[ModelCard]
+
+
+class ModelsOfBoth(ModelList):
+    """KServe's list of v1 and OpenAI's in one."""
+
+    models: list[str]
+
+
+class ChatErrorDetail(Described):
+    """What is wrong."""
+
+    message: str
+    type: Literal["invalid_request_error", "server_error"]
+    param: str | None
+    """What of the request is meant, as `messages`."""
+    code: str
+
+
+class ChatError(Described):
+    """An error in OpenAI's shape."""
+
+    error: ChatErrorDetail

@@ -30,6 +30,7 @@ def room(settings: VectorstoreSettings) -> Room:
     """What is served with these settings."""
     from chassis.server import Room
     from embedder.client import EmbedderClient
+    from vectorstore.description import DESCRIPTION
     from vectorstore.scoring import Weights
     from vectorstore.server import VectorstoreModel, routes
     from vectorstore.service import VectorstoreService
@@ -54,7 +55,7 @@ def room(settings: VectorstoreSettings) -> Room:
     )
     show_indexes(service.status)
     model = VectorstoreModel(service, response_shape=settings.response_shape, timeout_s=settings.timeout_s)
-    return Room(model, settings, routers=[routes(service)], lifespan=service.running)
+    return Room(model, settings, routers=[routes(service)], description=DESCRIPTION, lifespan=service.running)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from chassis.tensors import metadata, per_row, read_columns, respond
 from chassis.validation import invalid_request
 from vectorstore.answering import Found
 from vectorstore.service import VectorstoreService
-from vectorstore.wire import ResponseShape, SearchInstance, SearchRequest, ServedIndexes, StoredDocument
+from vectorstore.wire import ResponseShape, SearchInstance, SearchRequest
 
 NAME = "vectorstore"
 
@@ -81,12 +81,12 @@ def routes(service: VectorstoreService) -> APIRouter:
     """What KServe's protocols have no route for."""
     router = APIRouter(tags=["documents"])
 
-    @router.get("/v1/indexes", response_model=None, responses={200: {"model": ServedIndexes}})
+    @router.get("/v1/indexes", response_model=None)
     async def indexes() -> Response:
         """The indexes that are served, and what is wrong with those that are not."""
         return _json(service.status())
 
-    @router.get("/v1/documents/{document_id:path}", response_model=None, responses={200: {"model": StoredDocument}})
+    @router.get("/v1/documents/{document_id:path}", response_model=None)
     async def document(document_id: str, version: str | None = None, collection: str | None = None) -> Response:
         """A stored document, whole."""
         stored, index_version = await service.document(document_id, version, collection)

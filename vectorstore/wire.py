@@ -33,14 +33,20 @@ something more different; it overlaps another passage that is joined with neighb
 alone are rescored; `filters` keeps it out."""
 
 
-class Span(BaseModel):
+class Described(BaseModel):
+    """A type whose fields are described, in `/openapi.json` too, by what stands below them."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+
+class Span(Described):
     """Half-open range of characters (Unicode code points) of the stored text of the document."""
 
     start: int
     end: int
 
 
-class Evidence(BaseModel):
+class Evidence(Described):
     """What one signal says of a passage."""
 
     score: float
@@ -52,7 +58,7 @@ class Evidence(BaseModel):
     """Place among the candidates by this signal, from 1; None where it is not searched by."""
 
 
-class Explanation(BaseModel):
+class Explanation(Described):
     """Why a passage stands where it does."""
 
     signals: dict[Signal, Evidence]
@@ -60,7 +66,7 @@ class Explanation(BaseModel):
     """Terms of the query that the chunk has → their BM25 scores, whose sum is `lexical_score`."""
 
 
-class Cut(BaseModel):
+class Cut(Described):
     """A candidate that became no passage."""
 
     collection: str
@@ -71,7 +77,7 @@ class Cut(BaseModel):
     reason: CutReason
 
 
-class Passage(BaseModel):
+class Passage(Described):
     """A chunk of a document that answers a query, with its neighbours where the query asks for them.
 
     `document_text[span.start:span.end] == text`, always.
@@ -104,7 +110,7 @@ class Passage(BaseModel):
     explain: Explanation | None = None
 
 
-class SearchInstance(BaseModel):
+class SearchInstance(Described):
     """One query."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -131,7 +137,7 @@ class SearchInstance(BaseModel):
 ResponseShape = Literal["passages", "strings"]
 
 
-class SearchRequest(BaseModel):
+class SearchRequest(Described):
     """The v1 body."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -141,7 +147,7 @@ class SearchRequest(BaseModel):
     """What a prediction is: a `Prediction`, or a list of texts. The service's setting where absent."""
 
 
-class Prediction(BaseModel):
+class Prediction(Described):
     """What one query found, highest score first; ties keep the order of chunk ids."""
 
     passages: list[Passage]
@@ -157,13 +163,13 @@ class Prediction(BaseModel):
     """Milliseconds of `embed` (the embedder's hop) and `search`."""
 
 
-class SearchResponse(BaseModel):
+class SearchResponse(Described):
     """The v1 answer, in the order of the instances."""
 
     predictions: list[Prediction]
 
 
-class StoredDocument(BaseModel):
+class StoredDocument(Described):
     """A document as its index holds it."""
 
     id: str
@@ -179,7 +185,7 @@ class StoredDocument(BaseModel):
     index_version: str
 
 
-class IndexInfo(BaseModel):
+class IndexInfo(Described):
     """The version of an index that is being served."""
 
     name: str
@@ -196,7 +202,7 @@ class IndexInfo(BaseModel):
     """Questions that its documents answer."""
 
 
-class IndexStatus(BaseModel):
+class IndexStatus(Described):
     """An index, and what is wrong with it."""
 
     index: IndexInfo | None

@@ -164,6 +164,48 @@ def test_faulty_fields_are_named(
         assert named.startswith(field)
 
 
+@pytest.mark.parametrize("path", ROUTES)
+def test_an_index_that_is_not_served(rag: httpx.Client, path: str) -> None:
+    named = ["default", "else"]
+    tensor = {"name": "collections", "datatype": "BYTES", "shape": [1], "data": [json.dumps(named)]}
+    bodies: dict[str, dict[str, Any]] = {
+        V1: {"instances": [{"input": Q, "collections": named}]},
+        V2: {"inputs": [TEXT, tensor]},
+        GENERATE: {"text_input": Q, "collections": named},
+        STREAM: {"text_input": Q, "collections": named},
+    }
+    chat = {"model": "rag", "messages": USER, "collections": named}
+    streams = [{**chat, "stream": True}] if "/chat/" in path else []
+    for body in (bodies.get(path, chat), *streams):
+        response = rag.post(path, json=body)
+        assert response.status_code == 400
+        assert fault(path, response) == (
+            "collections: there is no collection 'else' here; served are default.",
+            "collections",
+        )
+
+
+@pytest.mark.parametrize(
+    ("path", "field"),
+    [
+        ("/v1/documents/nope", "document_id"),
+        ("/v1/documents/a%2Fb", "document_id"),
+        ("/v1/documents/%2e%2e%2f%2e%2e", "document_id"),
+        (f"/v1/documents/{'x' * 5000}", "document_id"),
+        ("/v1/documents/nope?version=20000101T000000-000000", "version"),
+        ("/v1/documents/nope?version=..%2Felse", "version"),
+        ("/v1/documents/nope?collection=else", "collection"),
+        ("/v1/documents/nope?collection=", "collection"),
+    ],
+)
+def test_documents_that_are_not_there(rag: httpx.Client, path: str, field: str) -> None:
+    response = rag.get(path)
+    assert response.status_code == 404
+    message, named = fault(path, response)
+    assert named == field
+    assert len(message) < 300
+
+
 def test_nan_and_infinity(rag: httpx.Client) -> None:
     for number in ("NaN", "Infinity", "-Infinity", "1e999"):
         for path, body in (

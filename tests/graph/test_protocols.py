@@ -109,6 +109,13 @@ def test_openai_client(graph: RunningGraph) -> None:
                 extra_body={"num_docs": 2},
             )
             chunks = list(stream)
+            first, last = (chunks[place].model_extra or {} for place in (0, -2))
+            whole: dict[str, Any] = answer.model_extra or {}
+            assert (first["query"], first["cut"]) == (whole["query"], whole["cut"])
+            assert first["query"] == QUESTION
+            assert first["index_version"] == graph.index_version
+            assert "retrieval" in first["timings"]
+            assert last["sources"] == first["sources"]
             text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
             assert text == answer.choices[0].message.content
             assert chunks[-1].usage == answer.usage
@@ -162,7 +169,8 @@ print(json.dumps({
     "tokens": int(result.as_numpy("completion_tokens")[0, 0]),
     "sources": json.loads(result.as_numpy("sources")[0, 0]),
 }))
-for bad in ([tokens], [question, tensor("top_p", np.array([2.0], np.float32), "FP32")]):
+index = tensor("collections", np.array([b'["else"]'], dtype=object), "BYTES")
+for bad in ([tokens], [question, tensor("top_p", np.array([2.0], np.float32), "FP32")], [question, index]):
     try: client.infer("rag", bad)
     except InferenceServerException as error: print(json.dumps([error.status(), error.message()]))
 """
@@ -177,9 +185,10 @@ def test_grpc(graph: RunningGraph) -> None:
     assert answer["ready"] is True
     assert answer["tokens"] == 4
     assert_sources_quote(answer["sources"], graph)
-    assert [status for status, _ in faults] == ["StatusCode.INVALID_ARGUMENT"] * 2
+    assert [status for status, _ in faults] == ["StatusCode.INVALID_ARGUMENT"] * 3
     assert "input: is missing" in faults[0][1]
     assert faults[1][1].startswith("top_p: send 1.0 or less (got 2.0)")
+    assert faults[2][1] == "collections: there is no collection 'else' here; served are default."
 
 
 def test_curl_with_its_defaults(graph: RunningGraph) -> None:
@@ -193,6 +202,37 @@ def test_curl_with_its_defaults(graph: RunningGraph) -> None:
     answer, status = done.stdout.rsplit("\n", 1)
     assert status == "200"
     assert json.loads(answer)["predictions"][0]["usage"]["completion_tokens"] == 3
+
+
+def curl(url: str) -> Any:
+    """What curl makes of a GET."""
+    done = subprocess.run(["curl", "-sf", url], capture_output=True, text=True, timeout=60, check=True)
+    return json.loads(done.stdout)
+
+
+def test_indexes_and_examples_that_they_answer(rag: httpx.Client, graph: RunningGraph) -> None:
+    told = curl(f"{graph.transformer}/v1/indexes")
+    (index,) = told["indexes"]
+    assert (told["default"], told["reason"]) == ("default", None)
+    assert (index["name"], index["version"], index["reason"]) == ("default", graph.index_version, None)
+    assert index["documents"] == 12
+    assert "@sha256:" in index["embedder"]
+    assert index["examples"] == ["How do I install the Tarn T4?", "How do I calibrate the pressure probe?"]
+    for question in index["examples"]:
+        answer = ask(rag, text_input=question, max_tokens=0)
+        assert answer["refused"] is False
+        assert answer["sources"]
+
+
+def test_a_document_whose_characters_spans_count(rag: httpx.Client, graph: RunningGraph) -> None:
+    source = ask(rag, max_tokens=0)["sources"][0]
+    where = f"{graph.transformer}/v1/documents/{source['document_id']}"
+    stored = curl(where)
+    assert stored["text"][source["span"]["start"] : source["span"]["end"]] == source["text"]
+    names = ("title", "url", "source", "metadata", "collection", "index_version")
+    assert {name: stored[name] for name in names} == {name: source[name] for name in names}
+    assert curl(f"{where}?version={source['index_version']}&collection=default") == stored
+    assert stored == curl(f"{graph.vectorstore}/v1/documents/{source['document_id']}")
 
 
 def ask(rag: httpx.Client, **fields: Any) -> dict[str, Any]:
