@@ -31,6 +31,7 @@ def measure() -> list[str]:
             "KSERVE_RAG_HOME": str(home),
             "KSERVE_RAG_PORT": str(free_port()),
             "KSERVE_RAG_GRPC_PORT": str(free_port()),
+            "KSERVE_RAG_PAGE_PORT": str(free_port()),
         }
         try:
             began = time.perf_counter()

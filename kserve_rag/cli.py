@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from kserve_rag.errors import KserveRagError, LaunchError, SetupError, UsageError
-from kserve_rag.graph import SERVICES, GraphState, ServiceName, follow, need_running, running
+from kserve_rag.graph import ANSWERING, SERVICES, GraphState, ServiceName, follow, need_running, no_page, running
 from kserve_rag.graph import logs as written_logs
 from kserve_rag.graph import status as graph_status
 from kserve_rag.graph import stop as stop_graph
@@ -70,6 +70,7 @@ def up(
     ] = None,
     port: Annotated[Optional[int], typer.Option(help="HTTP port of the transformer. [default: 8080]")] = None,  # noqa: UP045
     grpc_port: Annotated[Optional[int], typer.Option(help="Its gRPC port. [default: 8081]")] = None,  # noqa: UP045
+    page_port: Annotated[Optional[int], typer.Option(help="Port of the web page. [default: 8088]")] = None,  # noqa: UP045
     replicas: Annotated[
         Optional[list[str]],  # noqa: UP045
         typer.Option(metavar="[SERVICE=]N", help="Processes of a service, or of each; may be given several times."),
@@ -92,7 +93,7 @@ def up(
       kserve-rag up --model ~/models/mine.gguf --port 9080
       kserve-rag up --replicas transformer=2 --replicas vectorstore=2
     """
-    settings = _settings(model=model, embedder=embedder, port=port, grpc_port=grpc_port)
+    settings = _settings(model=model, embedder=embedder, port=port, grpc_port=grpc_port, page_port=page_port)
     paths, counts = _existing(docs or []), _replica_counts(replicas or [])
     state = running(settings)
     if state is not None:
@@ -161,7 +162,7 @@ def ingest(
 def status(as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False) -> None:
     """Show each service: where it is, whether it is ready, and if not, why; and the index that is served.
 
-    Exits with 0 if everything is ready, with 1 if not.
+    Exits with 0 if everything is ready, with 1 if not. The web page may be absent.
     """
     settings = _settings()
     found = graph_status(settings)
@@ -172,7 +173,7 @@ def status(as_json: Annotated[bool, typer.Option("--json", help="For programs.")
 
         state = running(settings)
         print_status(console, found, llm=state.llm if state else None, embedder=state.embedder if state else None)
-    if not all(service.ready for service in found.services.values()):
+    if not all(service.ready for name, service in found.services.items() if name != "frontend"):
         raise typer.Exit(1)
 
 
@@ -491,12 +492,17 @@ def _start(
             graph: Graph = stack.enter_context(launch(settings, progress=board))
             graph.wait_ready("embedder")
             _index(settings, graph.state, paths, board)
-            graph.wait_ready()
-            graph.scale(counts)
+            graph.wait_ready(*ANSWERING)
         address = graph.url("transformer")
         console.print(f"[green]✓[/] the graph answers at {address}")
         if question is not None:
             _ask_first(address, question)
+            console.print()
+        with Board(console) as board:
+            graph.progress = board
+            graph.wait_ready()
+            graph.scale(counts)
+        _tell_page(graph.state)
         if detach:
             graph.detach()
             console.print("[dim]kserve-rag ask …, status, logs, ingest; `kserve-rag down` stops it.[/]")
@@ -522,6 +528,7 @@ def _already_up(settings: Settings, state: GraphState, paths: list[Path], questi
     console.print(f"The graph is running already at {address}", end=" ")
     chosen = chosen_models(settings)
     console.print(f"[dim]({chosen['llm']}, {chosen['embedder']})[/]")
+    _tell_page(state)
     if paths:
         from kserve_rag.console import Board
 
@@ -529,6 +536,14 @@ def _already_up(settings: Settings, state: GraphState, paths: list[Path], questi
             _index(settings, state, paths, board)
     if question is not None:
         _ask_first(address, question)
+
+
+def _tell_page(state: GraphState) -> None:
+    reason = no_page(state)
+    if reason is None:
+        console.print(f"[green]✓[/] the page is at {state.services['frontend'].url}")
+    else:
+        console.print(f"[yellow]note[/] there is no web page: {_plain(reason)}")
 
 
 def _index(settings: Settings, state: GraphState, paths: list[Path], board: Board, *, add: bool = False) -> None:

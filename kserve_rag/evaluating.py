@@ -155,7 +155,8 @@ def graph(settings: Settings, *, start: bool, predictor: bool, progress: Progres
     if not start or running(settings) is not None:
         yield need_running(settings)
         return
-    with launch(settings, progress=progress) as started:
+    # Nobody looks at its page, and the port of one may be taken.
+    with launch(settings.model_copy(update={"page_port": 0}), progress=progress) as started:
         started.wait_ready(*(("embedder", "predictor") if predictor else ("embedder",)))
         yield started.state
 

@@ -21,8 +21,10 @@ from kserve_rag.errors import LaunchError, NotRunningError
 from kserve_rag.locking import try_lock
 from kserve_rag.settings import HOST, Settings
 
-ServiceName = Literal["transformer", "vectorstore", "embedder", "predictor"]
+ServiceName = Literal["transformer", "vectorstore", "embedder", "predictor", "ingest", "frontend"]
 SERVICES: tuple[ServiceName, ...] = get_args(ServiceName)
+ANSWERING: tuple[ServiceName, ...] = ("transformer", "vectorstore", "embedder", "predictor")
+"""Those that a question passes through. The others start when these are ready."""
 
 MODEL_NAME = "rag"
 """The transformer's model name."""
@@ -50,8 +52,8 @@ class ServiceState(BaseModel):
     grpc_url: str | None = None
     metrics_url: str | None = None
     """Of Prometheus metrics."""
-    model: str
-    """Its model's name on the v2 protocol."""
+    model: str = ""
+    """Its model's name on the v2 protocol; empty where it speaks none."""
     replicas: list[Replica] = []
     """Its processes; none: not started yet."""
     started: int = 0
@@ -65,15 +67,20 @@ class ServiceState(BaseModel):
     @property
     def ready_url(self) -> str:
         """Answers 200 when the service can do its work."""
-        return f"{self.url}/v2/models/{self.model}/ready"
+        return f"{self.url}/v2/models/{self.model}/ready" if self.model else f"{self.url}/ready"
 
 
-class GraphState(BaseModel):
-    """A running graph, as `<home>/run/graph.json` has it."""
+class Parent(BaseModel):
+    """The process that all of a graph's descend from: what every version of its state says."""
 
     supervisor_pid: int
     supervisor_started: float
     """Of that process, in seconds since the epoch: tells it from another that got its pid."""
+
+
+class GraphState(Parent):
+    """A running graph, as `<home>/run/graph.json` has it."""
+
     started_at: datetime
     llm: str
     embedder: str
@@ -124,15 +131,29 @@ def running(settings: Settings) -> GraphState | None:
     """The graph that runs in this home; None where none does.
 
     Raises:
-        LaunchError: one is just being started or stopped.
+        LaunchError: one is just being started or stopped, or it is another version's.
     """
+    written = _written_state(settings)
+    if written is None:
+        return None
+    try:
+        return GraphState.model_validate_json(written)
+    except ValidationError as error:
+        raise LaunchError(
+            f"The graph in {settings.home} was started by another version of this program. "
+            "Start it anew: `kserve-rag down`, then `kserve-rag up`."
+        ) from error
+
+
+def _written_state(settings: Settings) -> str | None:
+    """What is written of the graph that runs; None where none does."""
     lock = try_lock(settings.run / "graph.lock")
     if lock is not None:
         os.close(lock)
         return None
     for _ in range(20):
-        with contextlib.suppress(FileNotFoundError, ValidationError):
-            return GraphState.model_validate_json((settings.run / "graph.json").read_text(encoding="utf-8"))
+        with contextlib.suppress(FileNotFoundError):
+            return (settings.run / "graph.json").read_text(encoding="utf-8")
         time.sleep(_POLL_S)
     raise LaunchError(f"Another process is just starting or stopping the graph in {settings.home}. Try again shortly.")
 
@@ -155,15 +176,16 @@ def stop(settings: Settings) -> bool:
     Raises:
         LaunchError: it does not end.
     """
-    state = running(settings)
-    if state is None:
+    written = _written_state(settings)
+    if written is None:
         return False
+    parent = Parent.model_validate_json(written)
     # Imported here: of the extra `local`, which is not needed to ask another machine's graph.
     import psutil
 
     with contextlib.suppress(psutil.NoSuchProcess):
-        process = psutil.Process(state.supervisor_pid)
-        if process.create_time() == state.supervisor_started:
+        process = psutil.Process(parent.supervisor_pid)
+        if process.create_time() == parent.supervisor_started:
             process.terminate()
     deadline = time.monotonic() + settings.stop_timeout_s + 10
     while time.monotonic() < deadline:
@@ -172,7 +194,7 @@ def stop(settings: Settings) -> bool:
             os.close(lock)
             return True
         time.sleep(_POLL_S)
-    raise LaunchError(f"The graph does not end. Its parent is process {state.supervisor_pid}: end that one by hand.")
+    raise LaunchError(f"The graph does not end. Its parent is process {parent.supervisor_pid}: end that one by hand.")
 
 
 def status(settings: Settings) -> GraphStatus:
@@ -220,7 +242,7 @@ def last_lines(run_dir: Path, name: str, count: int = _LAST_LINES) -> str:
 def default_services(settings: Settings) -> dict[ServiceName, ServiceState]:
     """The services of a graph that has not been started, at the ports that the settings name."""
 
-    def at(port: int, model: str) -> ServiceState:
+    def at(port: int, model: str = "") -> ServiceState:
         return ServiceState(url=f"http://{HOST}:{port}", model=model)
 
     return {
@@ -228,6 +250,8 @@ def default_services(settings: Settings) -> dict[ServiceName, ServiceState]:
         "vectorstore": at(settings.vectorstore_port, "vectorstore"),
         "embedder": at(settings.embedder_port, "minilm"),
         "predictor": at(settings.predictor_port, "tensorrt_llm"),
+        "ingest": at(settings.ingest_port),
+        "frontend": at(settings.page_port),
     }
 
 
@@ -254,6 +278,21 @@ def probe(client: httpx.Client, service: ServiceState) -> tuple[bool, str | None
         if isinstance(reason, str) and reason:
             return False, reason
     return False, "loading its model"
+
+
+def started(client: httpx.Client, name: ServiceName, service: ServiceState) -> tuple[bool, str | None]:
+    """Whether a service has become what it can be: ready, or a page's server that has no page to show."""
+    ready, reason = probe(client, service)
+    if not ready and name == "frontend":
+        with contextlib.suppress(httpx.HTTPError):
+            ready = client.get(f"{service.url}/live").status_code == 200
+    return ready, reason
+
+
+def no_page(state: GraphState) -> str | None:
+    """Why the running graph shows no web page; None where it does."""
+    with httpx.Client(timeout=5, trust_env=False) as client:
+        return probe(client, state.services["frontend"])[1]
 
 
 def _status(settings: Settings, service: ServiceState) -> ServiceStatus:

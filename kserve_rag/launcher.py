@@ -28,15 +28,17 @@ import psutil
 from kserve_rag import supervisor
 from kserve_rag.errors import LaunchError, PortTakenError
 from kserve_rag.graph import (
+    ANSWERING,
     SERVICES,
     GraphState,
     Replica,
     ServiceName,
+    ServiceState,
     default_services,
     how,
     last_lines,
     log_file,
-    probe,
+    started,
     write_state,
 )
 from kserve_rag.locking import try_lock
@@ -75,7 +77,8 @@ class Graph:
         self.state = state
         self._settings = settings
         self._supervisor = channel
-        self._progress = progress
+        self.progress = progress
+        """Told what is waited for."""
 
     def __enter__(self) -> Graph:
         return self
@@ -89,11 +92,17 @@ class Graph:
         return self.state.services[name].url
 
     def wait_ready(self, *names: ServiceName) -> None:
-        """Returns once these services are ready; all of them where none is named.
+        """Returns once these services are ready.
+
+        Where none is named, all of them. Those that no question passes through are started then: until the others are
+        ready they would only take the processor from them. A page's server that has no page counts as ready.
 
         Raises:
             LaunchError: one ended, or took longer than `start_timeout_s`. Its last log lines are in the message.
         """
+        if not names:
+            self.wait_ready(*ANSWERING)
+            self._start_others()
         missing = list(names or SERVICES)
         deadline = time.monotonic() + self._settings.start_timeout_s
         reasons: dict[ServiceName, str | None] = {}
@@ -101,12 +110,12 @@ class Graph:
             while missing:
                 self._supervisor.check()
                 for name in list(missing):
-                    ready, reasons[name] = probe(client, self.state.services[name])
+                    ready, reasons[name] = started(client, name, self.state.services[name])
                     if ready:
                         missing.remove(name)
-                        self._progress.note(name, "")
+                        self.progress.note(name, "")
                     else:
-                        self._progress.note(name, reasons[name] or "starting")
+                        self.progress.note(name, reasons[name] or "starting")
                 if missing and time.monotonic() > deadline:
                     raise LaunchError(
                         f"The {missing[0]} was not ready within {self._settings.start_timeout_s:.0f} s "
@@ -114,6 +123,18 @@ class Graph:
                     )
                 if missing:
                     self._supervisor.pause(_POLL_S)
+
+    def _start_others(self) -> None:
+        self._start_other("ingest", "ingest.server", ingest_service_variables)
+        self._start_other("frontend", "frontend", frontend_variables)
+        write_state(self._settings, self.state)
+
+    def _start_other(
+        self, name: ServiceName, module: str, variables: Callable[[Settings, GraphState], dict[str, str]]
+    ) -> None:
+        if not self.state.services[name].replicas:
+            command = [sys.executable, "-m", module]
+            self._supervisor.start(self.state, name, command, variables(self._settings, self.state), drains=True)
 
     def scale(self, counts: Mapping[ServiceName, int]) -> None:
         """Starts further processes until each service has as many as are wanted of it. All have to be ready.
@@ -123,7 +144,7 @@ class Graph:
         """
         if not any(count > len(self.state.services[name].replicas) for name, count in counts.items()):
             return
-        with replicas(self._settings, self.state, self._progress) as processes:
+        with replicas(self._settings, self.state, self.progress) as processes:
             for name, count in counts.items():
                 while len(self.state.services[name].replicas) < count:
                     processes.add(name)
@@ -271,11 +292,8 @@ class _Cancellable:
 def vectorstore_variables(settings: Settings, state: GraphState) -> dict[str, str]:
     """Settings of the vectorstore of this graph."""
     return {
-        "VECTORSTORE_HOST": HOST,
-        "VECTORSTORE_HTTP_PORT": _port(state.services["vectorstore"].url),
-        "VECTORSTORE_REUSE_PORT": "true",
+        **_edge_variables("VECTORSTORE", settings, state.services["vectorstore"]),
         "VECTORSTORE_ENABLE_GRPC": "false",
-        "VECTORSTORE_GRACE_PERIOD_S": _grace(settings),
         "VECTORSTORE_INDEX_ROOT": str(state.index_root),
         "VECTORSTORE_INDEX_NAME": state.index_name,
         "VECTORSTORE_EMBEDDER_URL": state.services["embedder"].url,
@@ -287,11 +305,8 @@ def transformer_variables(settings: Settings, state: GraphState, llm: ModelFolde
     """Settings of the transformer of this graph."""
     service = state.services["transformer"]
     return {
-        "TRANSFORMER_HOST": HOST,
-        "TRANSFORMER_HTTP_PORT": _port(service.url),
-        "TRANSFORMER_REUSE_PORT": "true",
+        **_edge_variables("TRANSFORMER", settings, service),
         "TRANSFORMER_GRPC_PORT": _port(service.grpc_url or ""),
-        "TRANSFORMER_GRACE_PERIOD_S": _grace(settings),
         "TRANSFORMER_MODEL_NAME": service.model,
         "TRANSFORMER_VECTORSTORE_URL": state.services["vectorstore"].url,
         "TRANSFORMER_PREDICTOR_URL": state.services["predictor"].url,
@@ -304,8 +319,36 @@ def transformer_variables(settings: Settings, state: GraphState, llm: ModelFolde
     }
 
 
+def ingest_service_variables(settings: Settings, state: GraphState) -> dict[str, str]:
+    """Settings of the ingest service of this graph."""
+    # Imported here: it brings ingestion along, which nothing that is started first has to wait for.
+    from kserve_rag.indexing import ingest_variables
+
+    return {**ingest_variables(state), **_edge_variables("INGEST", settings, state.services["ingest"])}
+
+
+def frontend_variables(settings: Settings, state: GraphState) -> dict[str, str]:
+    """Settings of the web page's server of this graph."""
+    return {
+        **_edge_variables("FRONTEND", settings, state.services["frontend"]),
+        "FRONTEND_TRANSFORMER_URL": state.services["transformer"].url,
+        "FRONTEND_INGEST_URL": state.services["ingest"].url,
+    }
+
+
+def _edge_variables(prefix: str, settings: Settings, service: ServiceState) -> dict[str, str]:
+    """What all programs are told that are served by `chassis.edge`."""
+    variables = {
+        "HOST": HOST,
+        "HTTP_PORT": _port(service.url),
+        "REUSE_PORT": "true",
+        "GRACE_PERIOD_S": _grace(settings),
+    }
+    return {f"{prefix}_{name}": value for name, value in variables.items()}
+
+
 def _start_vectorstore(settings: Settings, state: GraphState, channel: _Supervisor, embedder: ModelFolder) -> None:
-    state.services["embedder"].model = embedder.triton_model
+    _note_embedder(state, embedder)
     state.index_root.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "vectorstore"]
     channel.start(state, "vectorstore", command, vectorstore_variables(settings, state), drains=True)
@@ -324,10 +367,15 @@ def _start_embedder(
     model: Future[ModelFolder],
 ) -> None:
     folder = model.result()
-    state.services["embedder"].model = folder.triton_model
-    state.tokenizer, state.window_tokens = folder.tokenizer / "tokenizer.json", folder.max_tokens
+    _note_embedder(state, folder)
     variables = {"EMBEDDER_MODEL_DIR": str(folder.path), "EMBEDDER_MODEL_ID": folder.id}
     _start_triton(settings, state, channel, "embedder", environment.result(), folder.triton_model, variables)
+
+
+def _note_embedder(state: GraphState, model: ModelFolder) -> None:
+    """What other services have to know of it."""
+    state.services["embedder"].model = model.triton_model
+    state.tokenizer, state.window_tokens = model.tokenizer / "tokenizer.json", model.max_tokens
 
 
 def _start_predictor(
@@ -370,10 +418,13 @@ def _planned_state(settings: Settings) -> GraphState:
     services = default_services(settings)
     taken: set[int] = set()
     transformer = services["transformer"]
-    transformer.url = f"http://{HOST}:{_fixed_port(settings.port, 'HTTP', '--port', taken)}"
-    transformer.grpc_url = f"{HOST}:{_fixed_port(settings.grpc_port, 'gRPC', '--grpc-port', taken)}"
+    transformer.url = f"http://{HOST}:{_fixed_port(settings.port, 'the transformer', '--port', taken)}"
+    grpc_port = _fixed_port(settings.grpc_port, "the transformer's gRPC", "--grpc-port", taken)
+    transformer.grpc_url = f"{HOST}:{grpc_port}"
+    services["frontend"].url = f"http://{HOST}:{_fixed_port(settings.page_port, 'the web page', '--page-port', taken)}"
     services["vectorstore"].url = f"http://{HOST}:{any_port(settings.vectorstore_port, taken)}"
-    for service in (transformer, services["vectorstore"]):
+    services["ingest"].url = f"http://{HOST}:{any_port(settings.ingest_port, taken)}"
+    for service in (transformer, services["vectorstore"], services["ingest"], services["frontend"]):
         service.metrics_url = f"{service.url}/metrics"
     for name, http, grpc in (
         ("embedder", settings.embedder_port, settings.embedder_grpc_port),
@@ -407,7 +458,7 @@ def _grace(settings: Settings) -> str:
 def _fixed_port(port: int, what: str, option: str, taken: set[int]) -> int:
     if port and not _free(port):
         raise PortTakenError(
-            f"Port {port}, where the transformer's {what} would listen, is taken by {_holder(port)}. "
+            f"Port {port}, where {what} would listen, is taken by {_holder(port)}. "
             f"End that, or choose another port with {option}."
         )
     return any_port(port, taken)

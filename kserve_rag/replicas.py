@@ -8,6 +8,7 @@ as it was.
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Iterator
@@ -20,11 +21,10 @@ from kserve_rag.graph import (
     GraphState,
     Replica,
     ServiceName,
-    ServiceState,
     last_lines,
     log_file,
-    probe,
     probing,
+    started,
     write_state,
 )
 from kserve_rag.locking import try_lock
@@ -33,6 +33,10 @@ from kserve_rag.settings import HOST, Settings
 from kserve_rag.triton import metrics_port, moved
 
 _POLL_S = 0.1
+
+_DRAINED_WITHIN_S: dict[ServiceName, float] = {"ingest": 7}
+"""Its streams of events last as long as tasks do and are taken up where they broke off, and the process that follows
+waits for its end. Silent connections are closed within this time (chassis.edge)."""
 
 
 @contextmanager
@@ -90,7 +94,7 @@ class Replicas:
         self._move(specification, replica)
         replica.pid = self._control.start(specification)
         try:
-            self._wait_ready(service, replica)
+            self._wait_ready(name, replica)
         except BaseException:
             self._control.end(replica.name, drain_s=0, within_s=self._ends_within_s(0))
             raise
@@ -108,12 +112,12 @@ class Replicas:
             specification["argv"], port = moved(specification["argv"], before, replica.name)
             replica.metrics_url = f"http://{HOST}:{port}/metrics"
 
-    def _wait_ready(self, service: ServiceState, replica: Replica) -> None:
+    def _wait_ready(self, name: ServiceName, replica: Replica) -> None:
         deadline = time.monotonic() + self._settings.start_timeout_s
         with probing(replica) as client:
             while True:
                 self._control.check(replica.name)
-                ready, reason = probe(client, service)
+                ready, reason = started(client, name, self._state.services[name])
                 if ready:
                     self._progress.note(replica.name, "")
                     return
@@ -127,7 +131,8 @@ class Replicas:
 
     def _retire(self, name: ServiceName, replica: Replica) -> None:
         """Ends a process when it has answered what it was asked."""
-        service, drain_s = self._state.services[name], self._settings.drain_timeout_s
+        service = self._state.services[name]
+        drain_s = min(self._settings.drain_timeout_s, _DRAINED_WITHIN_S.get(name, math.inf))
         service.replicas.remove(replica)
         service.metrics_url = service.replicas[0].metrics_url or service.metrics_url
         self._write()

@@ -31,8 +31,10 @@ class Settings(BaseSettings):
     vectorstore_port: int = Field(8082, ge=0, le=65_535, description="Taken or 0: a free one is used.")
     embedder_port: int = Field(8084, ge=0, le=65_535, description="Taken or 0: a free one is used.")
     embedder_grpc_port: int = Field(8085, ge=0, le=65_535, description="Taken or 0: a free one is used.")
-    predictor_port: int = Field(8086, ge=0, le=65_535, description="Taken or 0: a free one is used.")
-    predictor_grpc_port: int = Field(8087, ge=0, le=65_535, description="Taken or 0: a free one is used.")
+    ingest_port: int = Field(8086, ge=0, le=65_535, description="Taken or 0: a free one is used.")
+    page_port: int = Field(8088, ge=0, le=65_535, description="Port of the web page. Taken: an error. 0: a free one.")
+    predictor_port: int = Field(8090, ge=0, le=65_535, description="Taken or 0: a free one is used.")
+    predictor_grpc_port: int = Field(8091, ge=0, le=65_535, description="Taken or 0: a free one is used.")
 
     embedder: str | None = Field(None, description="Name in the catalogue, or folder. By default the catalogue's own.")
     model: str | None = Field(None, description="Name in the catalogue, or GGUF file. By default the catalogue's own.")

@@ -60,6 +60,8 @@ def graph_settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
         embedder_grpc_port=0,
         predictor_port=0,
         predictor_grpc_port=0,
+        ingest_port=0,
+        page_port=0,
     )
 
 

@@ -102,6 +102,7 @@ def test_up_leaves_no_process_behind(settings: Settings, number: signal.Signals)
         "KSERVE_RAG_ENVS_DIR": str(settings.envs),
         "KSERVE_RAG_PORT": "0",
         "KSERVE_RAG_GRPC_PORT": "0",
+        "KSERVE_RAG_PAGE_PORT": "0",
     }
     up = subprocess.Popen(
         [sys.executable, "-m", "kserve_rag", "up"], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
