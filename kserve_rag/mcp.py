@@ -1,9 +1,11 @@
 """The graph as tools of an assistant: a server of the Model Context Protocol, on stdio or over HTTP.
 
-| tool | what it gives |
+| tool or resource | what it gives |
 |---|---|
 | `search` | `Found`: the passages nearest to a query, and no answer |
 | `ask` | `Answered`: an answer with its sources and citations, or the refusal to answer |
+| `indexes` | `Served`: the names that `collections` takes, with questions that can be asked |
+| `document://{collection}/{id}?version=` | the text of a document, whose characters the spans of passages count |
 
 It speaks the transformer's public HTTP and nothing else, keeps nothing between two calls, and only reads. What goes
 wrong reaches the assistant as a tool's error with the services' own message.
@@ -17,9 +19,10 @@ import contextlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 from importlib.metadata import version
 from typing import Annotated, Any, Literal
+from urllib.parse import quote
 
 from mcp.server.mcpserver import Context, MCPServer
-from mcp.server.mcpserver.exceptions import ToolError
+from mcp.server.mcpserver.exceptions import ResourceError, ResourceNotFoundError, ToolError
 from mcp.server.transport_security import TransportSecuritySettings
 from mcp_types import ToolAnnotations
 from pydantic import BaseModel, Field, SecretStr
@@ -46,6 +49,9 @@ INSTRUCTIONS = (
 )
 """What the assistant is told of the tools together."""
 
+DOCUMENT = "document://{collection}/{+document_id}{?version}"
+"""Of the resources."""
+
 _READS = ToolAnnotations(read_only_hint=True, idempotent_hint=True, open_world_hint=False)
 
 Question = Annotated[str, Field(min_length=1, max_length=MAX_QUESTION_CHARS)]
@@ -64,6 +70,7 @@ class Passage(BaseModel):
     """A passage of a document."""
 
     document_id: str
+    uri: str = Field(description="Resource with the whole document.")
     title: str
     url: str | None = Field(description="Where people read the document.")
     heading: list[str] = Field(description="Headings above the passage, outermost first.")
@@ -123,6 +130,21 @@ class Answered(BaseModel):
     sources: list[Source] = Field(description="In the order of their numbers. Empty where refused.")
     citations: list[Citation] = Field(description="The answer, sentence by sentence. Empty where nothing was checked.")
     complete: bool = Field(description="False where the answer was cut off at max_tokens.")
+
+
+class Index(BaseModel):
+    """An index that can be searched."""
+
+    name: str
+    documents: int = Field(description="How many it holds.")
+    examples: list[str] = Field(description="Questions that its documents answer.")
+
+
+class Served(BaseModel):
+    """What `indexes` gives."""
+
+    indexes: list[Index]
+    default: str = Field(description="Searched where no collections are named.")
 
 
 class GraphTools:
@@ -209,6 +231,27 @@ class GraphTools:
             complete=end.finish_reason == "stop",
         )
 
+    async def indexes(self, context: Context[Any, Any]) -> Served:
+        """List the indexes that can be searched, with questions that their documents answer."""
+        async with self._asking(context) as client:
+            told = await client.indexes()
+        return Served(
+            indexes=[Index(name=one.name, documents=one.documents, examples=one.examples) for one in told.indexes],
+            default=told.default,
+        )
+
+    async def document(
+        self, collection: str, document_id: str, context: Context[Any, Any], version: str | None = None
+    ) -> str:
+        """The whole text of a document that `search` or `ask` has named."""
+        try:
+            async with self._asking(context) as client:
+                return (await client.document(document_id, collection=collection, version=version)).text
+        except ToolError as error:
+            cause = error.__cause__
+            missing = isinstance(cause, ClientError) and cause.status == 404
+            raise (ResourceNotFoundError if missing else ResourceError)(str(error)) from cause
+
     @contextlib.asynccontextmanager
     async def _asking(self, context: Context[Any, Any]) -> AsyncIterator[AsyncClient]:
         """A client with the credentials of this call alone. What goes wrong is told as a tool's error."""
@@ -238,6 +281,8 @@ def server(tools: GraphTools) -> MCPServer[Any]:
     )
     made.add_tool(tools.search, title="Search the documents", annotations=_READS)
     made.add_tool(tools.ask, title="Ask the documents", annotations=_READS)
+    made.add_tool(tools.indexes, title="List the indexes", annotations=_READS)
+    made.resource(DOCUMENT, title="Document", mime_type="text/plain")(tools.document)
 
     made.custom_route("/health", methods=["GET"])(_health)
     return made
@@ -281,6 +326,7 @@ def serve_http(tools: GraphTools, *, host: str, port: int, names: Sequence[str] 
 def _passage(passage: WirePassage) -> dict[str, Any]:
     return {
         "document_id": passage.document_id,
+        "uri": f"document://{passage.collection}/{quote(passage.document_id)}?version={passage.index_version}",
         "title": passage.title,
         "url": passage.url,
         "heading": passage.heading_path,

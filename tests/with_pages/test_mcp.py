@@ -23,7 +23,8 @@ from integrations_page import PAGE, settings
 from mcp import Client
 from mcp.client.stdio import StdioServerParameters
 from mcp.client.streamable_http import streamable_http_client
-from mcp_types import CallToolResult, TextContent
+from mcp.shared.exceptions import MCPError
+from mcp_types import INVALID_PARAMS, CallToolResult, TextContent, TextResourceContents
 from processes import free_ports, program
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ def failure(result: CallToolResult) -> str:
 async def test_the_tools_are_told_apart(connect: Any) -> None:
     async with connect() as client:
         tools = {tool.name: tool for tool in (await client.list_tools()).tools}
-    assert tools.keys() == {"search", "ask"}
+    assert tools.keys() == {"search", "ask", "indexes"}
     assert tools["search"].input_schema["required"] == ["query"]
     assert tools["ask"].input_schema["required"] == ["question"]
     for tool in tools.values():
@@ -118,7 +119,8 @@ async def test_the_tools_are_told_apart(connect: Any) -> None:
         assert tool.output_schema is not None
         assert tool.annotations is not None
         assert tool.annotations.read_only_hint
-        assert {"num_docs", "collections", "filters"} <= tool.input_schema["properties"].keys()
+    for name in ("search", "ask"):
+        assert {"num_docs", "collections", "filters"} <= tools[name].input_schema["properties"].keys()
 
 
 async def test_search_gives_passages_nearest_first(connect: Any) -> None:
@@ -158,6 +160,43 @@ async def test_a_refusal_says_what_the_documents_speak_of(connect: Any) -> None:
     assert answered["sources"] == []
     assert answered["topics"]
     assert all(topic["title"] for topic in answered["topics"])
+
+
+async def test_the_indexes_are_told_with_questions(connect: Any) -> None:
+    async with connect() as client:
+        served = content(await client.call_tool("indexes", {}))
+        assert [index["name"] for index in served["indexes"]] == [served["default"]]
+        (index,) = served["indexes"]
+        assert index["documents"] > 10
+        for question in index["examples"][:1]:
+            asked = {"question": question, "collections": [index["name"]], "max_tokens": 40}
+            assert not content(await client.call_tool("ask", asked))["refused"]
+
+
+async def test_a_passage_names_its_document(connect: Any) -> None:
+    async with connect() as client:
+        (template,) = (await client.list_resource_templates()).resource_templates
+        assert template.uri_template.startswith("document://")
+        (passage,) = content(await client.call_tool("search", {"query": QUESTION, "num_docs": 1}))["passages"]
+        (read,) = (await client.read_resource(passage["uri"])).contents
+    assert isinstance(read, TextResourceContents)
+    assert read.text[passage["span"]["start"] : passage["span"]["end"]] == passage["text"]
+
+
+@pytest.mark.parametrize(
+    ("uri", "code", "told"),
+    [
+        ("document://default/none", INVALID_PARAMS, "none"),
+        ("document://nowhere/none", INVALID_PARAMS, "nowhere"),
+        ("document://default/../../indexes", INVALID_PARAMS, "Unknown resource"),
+        ("file:///etc/passwd", INVALID_PARAMS, "Unknown resource"),
+    ],
+)
+async def test_a_document_that_is_not_there_is_told(address: str, uri: str, code: int, told: str) -> None:
+    async with over_http(address) as client:
+        with pytest.raises(MCPError, match=told) as raised:
+            await client.read_resource(uri)
+    assert raised.value.error.code == code
 
 
 async def test_search_finds_what_ask_would_refuse_to_answer(address: str) -> None:
@@ -222,6 +261,8 @@ async def test_without_a_graph_each_call_says_so() -> None:
         assert f"Nothing can be reached at http://127.0.0.1:{port}" in failure(
             await client.call_tool("search", {"query": QUESTION})
         )
+        with pytest.raises(MCPError, match="Nothing can be reached"):
+            await client.read_resource("document://default/any")
 
 
 # ── Credentials ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -413,7 +454,7 @@ def test_the_page_tells_every_argument_of_the_tools() -> None:
     from kserve_rag.mcp import GraphTools
 
     page = PAGE.read_text()
-    for name in ("search", "ask"):
+    for name in ("search", "ask", "indexes"):
         row = next(line for line in page.splitlines() if line.startswith(f"| `{name}` |"))
         arguments = inspect.signature(getattr(GraphTools, name)).parameters.keys() - {"self", "context"}
         assert set(re.findall(r"`(\w+)`", row.split("|")[2])) == arguments
