@@ -96,7 +96,7 @@ class Operation:
 
 _READY = Operation(
     summary="Whether the model can answer",
-    text="What it needs is asked each time.",
+    text="What it needs is asked each time; a 503 says what is missing.",
     tag="readiness",
     answer=Readiness,
     errors=[NotReadyError],

@@ -30,7 +30,7 @@ _QUESTION = "How long is the warranty?"
 _CHAT = Operation(
     summary="Ask as OpenAI's clients do",
     text="An answer to the last message; the messages before it are its history. With `stream`, server-sent events.",
-    tag="OpenAI",
+    tag="openai",
     request=ChatRequest,
     request_example={"model": "rag", "messages": [{"role": "user", "content": _QUESTION}], "max_tokens": 100},
     answer=ChatCompletion,
@@ -48,7 +48,7 @@ DESCRIPTION = Description(
     ),
     tags={
         "ask": "Questions, one or many, in any of the protocols.",
-        "OpenAI": "For OpenAI's clients, and what speaks to them.",
+        "openai": "For OpenAI's clients, and what speaks to them.",
         "documents": "What there is to ask, and the documents that answers quote.",
         "readiness": "Whether the service lives and can answer.",
     },
@@ -105,13 +105,13 @@ DESCRIPTION = Description(
         "POST /openai/v1/chat/completions": _CHAT,
         "POST /v1/chat/completions": _CHAT,
         "GET /openai/v1/models": Operation(
-            summary="The models, as OpenAI lists them", tag="OpenAI", answer=ModelList, errors=[]
+            summary="The models, as OpenAI lists them", tag="openai", answer=ModelList, errors=[]
         ),
         "GET /openai/v1/models/{model_name}": Operation(
-            summary="A model", tag="OpenAI", answer=ModelCard, errors=[NotFoundError]
+            summary="A model", tag="openai", answer=ModelCard, errors=[NotFoundError]
         ),
         "GET /v1/models": Operation(
-            summary="The models, as KServe and OpenAI list them", tag="OpenAI", answer=ModelsOfBoth, errors=[]
+            summary="The models, as KServe and OpenAI list them", tag="openai", answer=ModelsOfBoth, errors=[]
         ),
         "GET /v1/indexes": Operation(
             summary="What can be asked",

@@ -66,10 +66,15 @@ class Sampling(Described):
     top_p: Annotated[float, Field(ge=0, le=1)] = DEFAULT_TOP_P
     """0 takes the likeliest token each time."""
     stop: Annotated[list[_Stop], Field(max_length=8)] = Field(default_factory=list)
+    """Texts that end the answer, and are not in it."""
     seed: Annotated[_Int, Field(ge=0, le=2**63 - 1)] | None = None
+    """Repeats a drawn answer."""
     repetition_penalty: Annotated[float, Field(gt=0, le=2)] | None = None
+    """Above 1, tokens that have been said or asked are less likely; where the predictor's model has it."""
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    """Taken from the logits of tokens that have been said."""
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    """The same, for each time; the service's setting where absent."""
 
 
 CitationMode = Literal["off", "label", "quote"]
@@ -89,7 +94,7 @@ class Grounding(Described):
     context: Annotated[str, StringConstraints(max_length=MAX_TEXT_CHARS)] | None = None
     """Used in place of retrieved passages. Blanks alone mean no documents; empty means absent, as it always has."""
     filters: dict[str, Any] | None = None
-    """Chroma's `where` language over document metadata, as in `vectorstore.wire.SearchInstance`."""
+    """Chroma's `where` language over document metadata: `{"lang": "en"}`, `{"year": {"$gte": 2023}}`."""
     collections: Annotated[list[str], Field(min_length=1, max_length=MAX_COLLECTIONS)] | None = None
     """Indexes that are searched; the vectorstore's own where absent."""
     neighbours: Annotated[_Int, Field(ge=0, le=MAX_NEIGHBOURS)] = 0
