@@ -109,9 +109,13 @@ def _records(file: Path, problems: list[str]) -> Iterator[tuple[int, Mapping[str
         return
     content = "".join(line for _, line in lines_of(file, problems))
     first = content.partition("\n")[0]
-    rows = csv.DictReader(io.StringIO(content), delimiter=max(",;\t", key=first.count))
-    for row in rows:
-        yield rows.line_num, {(name or "").strip().lower(): value for name, value in row.items()}
+    # newline="": the reader tells the ends of rows itself, and what stands in a cell from them.
+    rows = csv.DictReader(io.StringIO(content, newline=""), delimiter=max(",;\t", key=first.count))
+    try:
+        for row in rows:
+            yield rows.line_num, {(name or "").strip().lower(): value for name, value in row.items()}
+    except csv.Error as error:
+        problems.append(f"{file.name}, line {rows.line_num}: no CSV ({error})")
 
 
 def _first(record: Mapping[str, Any], names: tuple[str, ...]) -> str:

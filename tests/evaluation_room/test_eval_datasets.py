@@ -202,6 +202,12 @@ def test_a_csv_of_questions(tmp_path: Path) -> None:
     assert found.name_of(passage("It is 33 km away."), far) == "x"
 
 
+def test_cells_of_a_csv_may_hold_ends_of_lines_of_any_kind(tmp_path: Path) -> None:
+    (tmp_path / "mine.csv").write_bytes(b'Question,Document,Content\r\nWho swims?,ducks.md,"a\rb\r\nc\nd"\r\n')
+    (question,) = questions.load(tmp_path / "mine.csv").questions
+    assert question.relevant == {"ducks.md": 1}
+
+
 def test_json_lines_of_questions(tmp_path: Path) -> None:
     found = load_questions(tmp_path, '{"query": "Who?", "documents": ["a", "b"], "answers": ["me"]}\n', "mine.jsonl")
     (question,) = found.questions
@@ -215,6 +221,7 @@ def test_json_lines_of_questions(tmp_path: Path) -> None:
         ("question,document\n,b\n", "line 2: no question"),
         ("frage,document\nWer?,b\n", "no question (a column"),
         ("question,document\nWho?,\n", "no question names a document or an answer"),
+        ("question,document\nWho?," + "a" * 200_000 + "\n", "no CSV (field larger than field limit"),
     ],
 )
 def test_what_is_wrong_with_questions_is_told(tmp_path: Path, content: str, told: str) -> None:
