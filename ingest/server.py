@@ -248,14 +248,15 @@ def main(arguments: list[str] | None = None) -> int:
     from chassis.telemetry import start_telemetry
 
     settings = load_settings(IngestServerSettings)
+    app = application(settings)
+    service: IngestService = app.state.service
     try:
         settings.chunks()
+        service.check()
     except IngestError as error:
         print(error, file=sys.stderr)  # noqa: T201 - logging is not up yet
         return 2
     start_telemetry(NAME, settings.log_level, settings.log_format)
-    app = application(settings)
-    service: IngestService = app.state.service
 
     async def not_ready_reason() -> str | None:
         return service.not_ready_reason()

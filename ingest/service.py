@@ -71,7 +71,7 @@ class IngestService:
     """Takes uploads, deletions and re-indexings; runs them one at a time for each index; tells how far they are."""
 
     def __init__(self, settings: IngestServerSettings) -> None:
-        """Touches nothing until `running`."""
+        """Touches nothing until `check`."""
         limits = UploadLimits(
             max_file_bytes=settings.max_upload_file_bytes,
             max_files=settings.max_upload_files,
@@ -89,6 +89,14 @@ class IngestService:
         }
 
     # Life.
+
+    def check(self) -> None:
+        """Returns if the folder of tasks is there and can be written.
+
+        Raises:
+            IngestError: it is not.
+        """
+        _lock_file(self._settings.state()).close()
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -386,9 +394,10 @@ class IngestService:
             await asyncio.to_thread(self._kept.put, live.record)
         live.tell()
 
-    async def _end(self, live: _Live, state: State, **changes: Any) -> None:
+    async def _end(self, live: _Live, state: State, *, keep: bool = True, **changes: Any) -> None:
         progress = live.task.progress.model_copy(update={"stage": "done", "eta_s": None, "reason": None})
-        await self._change(live, state=state, ended_at=datetime.now(timezone.utc), progress=progress, **changes)
+        now = datetime.now(timezone.utc)
+        await self._change(live, keep=keep, state=state, ended_at=now, progress=progress, **changes)
         del self._live[live.task.id]
         WAITING.labels(live.task.kind).dec()
         TASKS.labels(live.task.kind, state).inc()
@@ -405,11 +414,19 @@ class IngestService:
             await index.woken.wait()
             index.woken.clear()
             while index.queue:
-                await self._batch(index, _next_batch(index.queue))
+                batch = _next_batch(index.queue)
+                try:
+                    await self._batch(index, batch)
+                except Exception as error:
+                    # The disk of the tasks is full, say. They are done again when the service is started anew.
+                    logger.exception("tasks of index %s cannot be kept", index.root.name)
+                    for live in batch:
+                        if live.task.id in self._live:
+                            await self._end(live, "failed", keep=False, error=_error(error))
 
     async def _batch(self, index: _Index, batch: list[_Live]) -> None:
         """One run for some tasks of the same kind. Tasks that it does not end are queued again, in their place."""
-        before = await asyncio.to_thread(index.root.current)
+        before = await asyncio.to_thread(index.current)
         for live in batch:
             live.record.before = live.record.before or before
             started = live.task.started_at or datetime.now(timezone.utc)
@@ -451,12 +468,13 @@ class IngestService:
                 await asyncio.to_thread(index.uploads.discard, live.task.id)
         elif done.cancelled():
             # What was published before it could be stopped is found done by the next run.
-            published = await asyncio.to_thread(index.root.current) != before
+            published = await asyncio.to_thread(index.current) != before
             again = [live for live in batch if published or not live.cancelled]
             for live in batch:
                 if live not in again:
                     await self._end_cancelled(index, live)
             for live in again:
+                live.cancelled = live.cancelled and not published
                 await self._change(live, state="queued", progress=Progress())
             index.queue[:0] = again
         else:
@@ -499,6 +517,13 @@ class _Index:
     accepting: asyncio.Lock = field(default_factory=asyncio.Lock)
     run: asyncio.Task[None] | None = None
     cached: tuple[str, dict[str, Holding]] | None = None
+
+    def current(self) -> str | None:
+        """The current version; None where there is none, or none that can be told, which a run makes anew."""
+        try:
+            return self.root.current()
+        except DamagedIndexError:
+            return None
 
     def held(self) -> dict[str, Holding]:
         """Source → what the current version holds of it; empty where nothing was published."""

@@ -177,7 +177,7 @@ class IngestServerSettings(IngestSettings, EdgeSettings):
         "is not possible then.",
     )
     token: SecretStr | None = Field(
-        default=None, min_length=16, description="Bearer token that every request must carry. By default none."
+        default=None, min_length=1, description="Bearer token that every request must carry. By default none."
     )
 
     @field_validator("collections")

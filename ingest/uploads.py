@@ -9,6 +9,7 @@ What begins with a dot is nobody's document.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import re
@@ -139,11 +140,10 @@ class UploadFolder:
             self._folder.mkdir(parents=True, exist_ok=True)
             folder = self._folder / f"{_INCOMING}{secrets.token_hex(8)}"
             folder.mkdir()
-        receiver = Receiver(folder, boundary, self._limits)
         try:
-            yield receiver
+            with contextlib.closing(Receiver(folder, boundary, self._limits)) as receiver:
+                yield receiver
         finally:
-            receiver.close()
             shutil.rmtree(folder, ignore_errors=True)
 
     def stage(self, receiver: Receiver, task_id: str, waiting: Collection[str]) -> list[str]:

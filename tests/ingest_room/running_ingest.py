@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from processes import free_ports, program
+from processes import free_ports, program, until
 
 ROOT = Path(__file__).parents[2]
 INDEX = "/v1/indexes/default"
 DOCUMENTS = f"{INDEX}/documents"
 
 Files = Mapping[str, bytes | str]
+Seen = Callable[[dict[str, Any]], bool]
 
 
 @dataclass
@@ -33,11 +34,12 @@ class RunningIngest:
     root: Path
 
     def post(self, files: Files, index: str = "default") -> httpx.Response:
-        parts = [
-            ("files", (name, content if isinstance(content, bytes) else content.encode()))
-            for name, content in files.items()
-        ]
-        return self.http.post(f"/v1/indexes/{index}/documents", files=parts)
+        contents = {
+            name: content if isinstance(content, bytes) else content.encode() for name, content in files.items()
+        }
+        return self.http.post(
+            f"/v1/indexes/{index}/documents", files=[("files", (name, body)) for name, body in contents.items()]
+        )
 
     def upload(self, files: Files, index: str = "default") -> dict[str, Any]:
         """The task, once it has ended."""
@@ -51,20 +53,28 @@ class RunningIngest:
 
     def ended(self, accepted: httpx.Response) -> dict[str, Any]:
         assert accepted.status_code == 202, accepted.text
-        return self.events(accepted.json()["id"])[-1]
+        task = self.events(accepted.json()["id"])[-1]
+        until(lambda: not [name for name in self.leftovers() if task["id"] in name])
+        return task
 
-    def events(
-        self, task_id: str, last: str | None = None, until: Callable[[dict[str, Any]], bool] | None = None
-    ) -> list[dict[str, Any]]:
-        """What is told of a task, to its end or until something is told."""
-        told: list[dict[str, Any]] = []
+    def events(self, task_id: str, last: str | None = None, seen: Seen = lambda _: False) -> list[dict[str, Any]]:
+        """What is told of a task, to its end or until something is seen."""
+        return [task for _, task in self.numbered_events(task_id, last, seen)]
+
+    def numbered_events(
+        self, task_id: str, last: str | None = None, seen: Seen = lambda _: False
+    ) -> list[tuple[str, dict[str, Any]]]:
+        told: list[tuple[str, dict[str, Any]]] = []
+        task: dict[str, Any] = {}
         headers = {} if last is None else {"last-event-id": last}
         with self.http.stream("GET", f"/v1/tasks/{task_id}/events", headers=headers) as response:
             assert response.headers["content-type"].startswith("text/event-stream"), response.read()
             for line in response.iter_lines():
                 if line.startswith("data: "):
-                    told.append(json.loads(line.removeprefix("data: ")))
-                    if until is not None and until(told[-1]):
+                    task = json.loads(line.removeprefix("data: "))
+                elif line.startswith("id: "):
+                    told.append((line.removeprefix("id: "), task))
+                    if seen(task):
                         break
         return told
 
@@ -75,7 +85,7 @@ class RunningIngest:
         return self.http.get(f"/v1/tasks/{task_id}").raise_for_status().json()
 
     def leftovers(self) -> list[str]:
-        """What of uploads is on disk and not followed by the index."""
+        """What is on disk of uploads beside those that the index follows."""
         return sorted(path.name for path in self.root.glob("*/uploads/.*"))
 
     def memory_bytes(self) -> int:
@@ -83,19 +93,22 @@ class RunningIngest:
         status = Path(f"/proc/{self.process.pid}/status").read_text("ascii")
         return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM"))) * 1024
 
+    def kill(self) -> None:
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+
 
 @contextlib.contextmanager
-def running_ingest(
-    root: Path, embedder_url: str, tokenizer: Path, *, killed: bool = False, **settings: object
-) -> Iterator[RunningIngest]:
-    """A service until the block ends; then it is told to end, and has to. `killed`: the test kills it."""
+def running_ingest(root: Path, embedder_url: str, tokenizer: Path, **settings: object) -> Iterator[RunningIngest]:
+    """A service until the block ends. Unless the test has killed it, it is told to end then, and has to, in peace."""
     (port,) = free_ports(1)
     url = f"http://127.0.0.1:{port}"
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith("INGEST_")},
+        "PYTHONPATH": str(ROOT),
         "INGEST_HOST": "127.0.0.1",
         "INGEST_HTTP_PORT": str(port),
-        "INGEST_GRACE_PERIOD_S": "20",
+        "INGEST_GRACE_PERIOD_S": "30",
         "INGEST_INDEX_ROOT": str(root),
         "INGEST_EMBEDDER_URL": embedder_url,
         "INGEST_TOKENIZER": str(tokenizer),
@@ -104,10 +117,10 @@ def running_ingest(
     }
     log = root.parent / f"ingest-{port}.log"
     command = [sys.executable, "-W", "error", "-m", "ingest.server"]
-    with program(command, f"{url}/ready", {**environment, "PYTHONPATH": str(ROOT)}, log=log) as process:
+    with program(command, f"{url}/ready", environment, log=log) as process:
         with httpx.Client(base_url=url, timeout=60, trust_env=False) as http:
             yield RunningIngest(http, process, log, root)
-        if not killed:
+        if process.poll() is None:
             process.send_signal(signal.SIGTERM)
-            assert process.wait(30) == 0, log.read_text()[-4000:]
-            assert "Traceback" not in log.read_text()
+            assert process.wait(30) == 0, log.read_text("utf-8")[-4000:]
+        assert "Traceback" not in log.read_text("utf-8"), log.read_text("utf-8")[-4000:]

@@ -1,0 +1,112 @@
+"""Uploaded files on disk: their names, and what becomes of them."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from pathlib import Path
+
+import pytest
+
+from ingest.errors import UnsupportedFileError
+from ingest.sources import list_sources, uploaded
+from ingest.tasks import Record, TaskStore, revision_after
+from ingest.uploads import safe_name, same_file
+from ingest.wire import Task
+
+
+@pytest.mark.parametrize(
+    ("sent", "kept"),
+    [
+        ("guide.md", "guide.md"),
+        ("Größe & Gewicht (2).PDF", "Größe & Gewicht (2).PDF"),
+        ("Gro\u0308ße.txt", "Größe.txt"),
+        ("../../etc/passwd.txt", "passwd.txt"),
+        ("/absolute/guide.md", "guide.md"),
+        ("C:\\Users\\me\\guide.md", "guide.md"),
+        ("..\\..\\guide.md", "guide.md"),
+        ("a/../guide.md", "guide.md"),
+        ("null\0byte.md", "nullbyte.md"),
+        ("guide.pdf\0.md", "guide.pdf.md"),
+        ("line\r\nbreak\tand\x1b[31m.md", "linebreakand[31m.md"),
+        ("\u202egpj.exe\u202c.md", "gpj.exe.md"),
+        ("zero\u200bwidth\ufeff.md", "zerowidth.md"),
+        ("half\ud800pair.md", "halfpair.md"),
+        (".htaccess.md", "htaccess.md"),
+        ("  spaced \u00a0 out  .md", "spaced out.md"),
+        ("...dots....md", "dots.md"),
+        ("NUL.txt", "_NUL.txt"),
+        ("com1.backup.md", "_com1.backup.md"),
+        ("console.md", "console.md"),
+        ("<script>alert(1)</script>.html", "script>.html"),
+        ("<b>bold.html", "<b>bold.html"),
+        ("-rf.md", "-rf.md"),
+        ("名前.md", "名前.md"),
+    ],
+)
+def test_names_are_made_safe(sent: str, kept: str) -> None:
+    assert safe_name(sent) == kept
+
+
+@pytest.mark.parametrize(
+    "sent", ["", ".", "..", "/", ".md", "\u202e.pdf", "guide", "guide.", "guide.md/", "guide.exe", "a.md\u2024exe.sh"]
+)
+def test_names_that_are_none_are_refused(sent: str) -> None:
+    with pytest.raises(UnsupportedFileError, match="are not read here"):
+        safe_name(sent)
+
+
+@pytest.mark.parametrize("letter", ["a", "é", "語", "😀"])
+def test_long_names_are_cut_and_keep_their_ending(letter: str) -> None:
+    kept = safe_name(letter * 500 + ".markdown")
+    assert kept.endswith(letter + ".markdown")
+    assert len(kept.encode()) <= 180
+
+
+def test_names_that_are_taken_for_one() -> None:
+    assert same_file("Straße.MD") == same_file("STRASSE.md")
+    assert same_file("ﬁle.md") == same_file("File.md")
+    assert same_file("guide.md") != same_file("guide.txt")
+
+
+def test_only_files_that_are_no_leftovers_are_followed(tmp_path: Path) -> None:
+    assert uploaded(tmp_path) == {}
+    (tmp_path / "uploads" / ".staged-1").mkdir(parents=True)
+    (tmp_path / "uploads" / "b.md").touch()
+    (tmp_path / "uploads" / "a.md").touch()
+    assert list(uploaded(tmp_path)) == ["uploads/a.md", "uploads/b.md"]
+
+
+def test_names_of_uploads_are_left_to_them(tmp_path: Path) -> None:
+    for folder in ("docs/uploads", "uploads/uploads"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "a.md").touch()
+    listing = list_sources([tmp_path / "docs", tmp_path / "uploads"])
+    assert [file.source for file in listing.files] == ["docs/uploads/a.md", "uploads~2/uploads/a.md"]
+
+
+def test_tasks_are_kept_and_ended_ones_forgotten_in_time(tmp_path: Path) -> None:
+    def record(number: int, **changes: object) -> Record:
+        task = Task(
+            id=str(number), kind="upload", index="default", state="queued", created_at=now, sources=["uploads/a.md"]
+        )
+        return Record(task.model_copy(update=changes), revision=revision_after(0))
+
+    now = datetime.now(timezone.utc)
+    store = TaskStore(tmp_path / "tasks.sqlite")
+    for number in range(1_100):
+        store.put(record(number, state="succeeded" if number else "running"))
+    store.forget()
+    store.close()
+    store = TaskStore(tmp_path / "tasks.sqlite")
+    assert [kept.task.id for kept in store.unfinished()] == ["0"]
+    assert len(store.latest(None, 5_000)) == 1_001
+    assert [kept.task.id for kept in store.latest("default", 2)] == ["1099", "1098"]
+    assert store.latest("other", 2) == []
+    # What is older than what is kept changes nothing.
+    (first,) = store.unfinished()
+    store.put(Record(first.task.model_copy(update={"state": "failed"}), revision=first.revision + 1))
+    store.put(first)
+    kept = store.get("0")
+    assert kept is not None
+    assert kept.task.state == "failed"
+    store.close()
