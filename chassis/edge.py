@@ -391,9 +391,9 @@ class _Exchange:
         await error_response(error, errors.shape(self._scope["path"]))(self._scope, self._receive, self.send)
 
 
-_IDLE_S = 5.0
-"""How long a connection may be silent when the service is told to drain. One that says something is closed with the
-answer, so that no request is on its way when it is."""
+_SILENT_S = 5.0
+"""How long a connection has to have been silent to be closed while the service drains. One that says something is
+closed with the answer, which tells so: no request is on its way then."""
 
 
 def drain_on_signal(edge: Edge, server: uvicorn.Server, also: Callable[[], object] = lambda: None) -> None:
@@ -404,19 +404,24 @@ def drain_on_signal(edge: Edge, server: uvicorn.Server, also: Callable[[], objec
 
     Args:
         edge: its answers close their connections from then on.
-        server: its silent connections are closed after a while.
+        server: of uvicorn; connections that stay silent are closed.
         also: called at once.
     """
     loop = asyncio.get_running_loop()
 
-    def close_silent() -> None:
-        for connection in list(server.server_state.connections):
-            connection.shutdown()
+    def close_silent(before: Mapping[Any, Any]) -> None:
+        """Closes those that were silent before, and have said nothing since."""
+        connections: set[Any] = set(server.server_state.connections)
+        silent = {one: one.cycle for one in connections if one.cycle is None or one.cycle.response_complete}
+        for connection, last in silent.items():
+            if connection in before and before[connection] is last:
+                connection.shutdown()
+        loop.call_later(_SILENT_S, close_silent, silent)
 
     def drain() -> None:
         logger.info("draining: every answer closes its connection")
         edge.part()
-        loop.call_later(_IDLE_S, close_silent)
+        close_silent({})
         also()
 
     loop.add_signal_handler(signal.SIGUSR1, drain)

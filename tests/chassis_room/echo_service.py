@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter
+from fastapi.responses import StreamingResponse
 from kserve import InferRequest
 from pydantic_settings import SettingsConfigDict
 
@@ -80,6 +82,16 @@ router = APIRouter()
 @router.get("/other/crash")
 async def crash() -> None:
     raise ValueError("more internals")
+
+
+@router.get("/other/slowly")
+async def slowly(seconds: float) -> StreamingResponse:
+    async def parts() -> AsyncIterator[str]:
+        yield "begun, "
+        await asyncio.sleep(seconds)
+        yield "ended"
+
+    return StreamingResponse(parts())
 
 
 if __name__ == "__main__":
