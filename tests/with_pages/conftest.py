@@ -6,14 +6,21 @@ Started by the launcher over this project's own documentation, in a home and on 
 from __future__ import annotations
 
 import importlib.util
+import os
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import pytest
 
 if TYPE_CHECKING:
+    from chromium import Visitor
+    from playwright.sync_api import Browser
+    from scripted_transformer import ScriptedTransformer
+
     from kserve_rag.graph import GraphState
     from kserve_rag.settings import Settings
 
@@ -73,3 +80,77 @@ def graph(graph_settings: Settings) -> Iterator[PeopleGraph]:
             settings=graph_settings,
             state=running.state,
         )
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """A browser. Not for longer than a module: while it is there, no asynchronous test runs."""
+    from chromium import chromium
+
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="session")
+def page_url(graph: PeopleGraph) -> str:
+    """The page of the running graph, with documents behind it and a real model."""
+    if graph.frontend_url is None or httpx.get(graph.frontend_url).status_code != 200:
+        pytest.fail("The page is not built: run `make page`.")
+    return graph.frontend_url + "/"
+
+
+@pytest.fixture
+def visitor(browser: Browser, page_url: str) -> Iterator[Visitor]:
+    """A person at the page of the running graph. The browser has nothing to complain of."""
+    from chromium import Visitor
+
+    visitor = Visitor(browser, page_url)
+    yield visitor
+    assert visitor.complaints == []
+    visitor.context.close()
+
+
+@pytest.fixture(scope="module")
+def script_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[ScriptedTransformer, str]]:
+    """A transformer that does as it is told, and the address of a page before it."""
+    from processes import free_ports, program
+    from scripted_transformer import ScriptedTransformer
+
+    transformer = ScriptedTransformer()
+    url = f"http://127.0.0.1:{free_ports(1)[0]}/"
+    environ = {
+        **os.environ,
+        "FRONTEND_HOST": "127.0.0.1",
+        "FRONTEND_HTTP_PORT": url.rstrip("/").rpartition(":")[2],
+        "FRONTEND_TRANSFORMER_URL": transformer.url,
+    }
+    log = tmp_path_factory.mktemp("frontend") / "frontend.log"
+    with program([sys.executable, "-m", "frontend"], f"{url}ready", environ, log=log):
+        yield transformer, url
+    transformer.close()
+
+
+@pytest.fixture
+def script(script_url: tuple[ScriptedTransformer, str]) -> ScriptedTransformer:
+    """That transformer, as it is at first."""
+    from scripted_transformer import answering
+
+    transformer, _ = script_url
+    transformer.requests.clear()
+    transformer.documents.clear()
+    transformer.examples = []
+    transformer.respond = answering("Yes.")
+    return transformer
+
+
+@pytest.fixture
+def reader(
+    browser: Browser, script: ScriptedTransformer, script_url: tuple[ScriptedTransformer, str]
+) -> Iterator[Visitor]:
+    """A person at the page before that transformer. The browser has nothing to complain of."""
+    from chromium import Visitor
+
+    visitor = Visitor(browser, script_url[1])
+    yield visitor
+    assert visitor.complaints == []
+    visitor.context.close()

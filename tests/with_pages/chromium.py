@@ -1,0 +1,96 @@
+"""The browser that the page is tested in, and what a person does in it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Locator, Page, expect, sync_playwright
+
+ANSWERS_WITHIN_MS = 120_000
+"""Of the small model on a busy machine; nothing is asserted about its speed."""
+
+_FLAGS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+
+_HARMLESS = ("Failed to load resource", "Password field is not contained in a form")
+"""What Chromium itself says of answers that are no success, and of the field for a token."""
+
+
+@contextlib.contextmanager
+def chromium() -> Iterator[Browser]:
+    """The machine's own Chromium: CHROMIUM, or what is on the PATH."""
+    program = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+    if program is None:
+        pytest.skip("There is no Chromium on this machine: install one, or name it in CHROMIUM.")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=list(_FLAGS))
+        yield browser
+        browser.close()
+
+
+class Visitor:
+    """A person at the page: a browser profile of its own."""
+
+    def __init__(self, browser: Browser, url: str, **options: Any) -> None:
+        self.url = url
+        self.context: BrowserContext = browser.new_context(**options)
+        self.context.set_default_timeout(30_000)
+        self.page: Page = self.context.new_page()
+        self.complaints: list[str] = []
+        """Errors that the browser reports: of scripts, and of the Content-Security-Policy."""
+        self.page.on("console", self._heard)
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+
+    def open(self, path: str = "") -> Page:
+        self.page.goto(self.url + path)
+        expect(self.question).to_be_visible()
+        return self.page
+
+    @property
+    def question(self) -> Locator:
+        return self.page.get_by_role("textbox", name="Question")
+
+    @property
+    def answers(self) -> Locator:
+        return self.page.locator(".answer-view")
+
+    def ask(self, question: str) -> Locator:
+        """Asks, and gives the answer, which is being written."""
+        before = self.answers.count()
+        self.question.fill(question)
+        self.question.press("Enter")
+        expect(self.answers).not_to_have_count(before)
+        return self.answers.last
+
+    def answer(self, question: str) -> Locator:
+        """Asks, and gives the answer once it is whole."""
+        answer = self.ask(question)
+        expect(answer).to_have_attribute("data-status", "done", timeout=ANSWERS_WITHIN_MS)
+        return answer
+
+    def press(self, *keys: str) -> None:
+        for key in keys:
+            self.page.keyboard.press(key)
+
+    def is_wider_than_window(self) -> bool:
+        return bool(self.page.evaluate("document.documentElement.scrollWidth > window.innerWidth"))
+
+    def is_hacked(self) -> bool:
+        """Whether anything of what the tests try to inject has run."""
+        return bool(self.page.evaluate("window.hacked === true")) or "hacked" in self.page.title()
+
+    def _heard(self, message: ConsoleMessage) -> None:
+        if message.type in ("error", "warning") and not message.text.startswith(_HARMLESS):
+            self.complaints.append(message.text)
