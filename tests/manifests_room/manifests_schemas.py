@@ -68,8 +68,28 @@ def kubernetes_problems(document: Document) -> Iterator[str]:
 def crd_problems(document: Document) -> Iterator[str]:
     """What the CRD's schema says, unknown fields included."""
     group_version = document["apiVersion"].split("/")[1]
-    for error in _crd_validator(document["kind"], group_version).iter_errors(document):
+    validator = _crd_validator(document["kind"], group_version)
+    for error in validator.iter_errors(document):
         yield f"{error.json_path}: {error.message[:300]}"
+    yield from _repeated(validator.schema, document, "$")
+
+
+def _repeated(schema: Any, value: Any, path: str) -> Iterator[str]:
+    """Entries of lists that are maps for the API server, with keys that are there already: it refuses them."""
+    if isinstance(value, dict):
+        known = schema.get("properties", {})
+        for name, inner in value.items():
+            yield from _repeated(known.get(name, {}), inner, f"{path}.{name}")
+    elif isinstance(value, list):
+        items = schema.get("items", {})
+        if schema.get("x-kubernetes-list-type") == "map":
+            names = schema["x-kubernetes-list-map-keys"]
+            defaults = {name: items["properties"].get(name, {}).get("default") for name in names}
+            keys = [tuple(entry.get(name, defaults[name]) for name in names) for entry in value]
+            for key in {key for key in keys if keys.count(key) > 1}:
+                yield f"{path}: {dict(zip(names, key, strict=True))} is there more than once"
+        for number, inner in enumerate(value):
+            yield from _repeated(items, inner, f"{path}[{number}]")
 
 
 @functools.cache
@@ -93,7 +113,11 @@ def _closed(schema: Any) -> Any:
         return [_closed(item) for item in schema]
     if not isinstance(schema, dict):
         return schema
-    closed = {name: _closed(value) for name, value in schema.items() if not name.startswith("x-kubernetes-")}
+    closed = {
+        name: _closed(value)
+        for name, value in schema.items()
+        if not name.startswith("x-kubernetes-") or name.startswith("x-kubernetes-list-")
+    }
     is_open = "additionalProperties" in schema or schema.get("x-kubernetes-preserve-unknown-fields")
     if "properties" in schema and not is_open:
         closed["additionalProperties"] = False

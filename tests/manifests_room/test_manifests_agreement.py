@@ -262,7 +262,7 @@ def _admits(policies: list[Any], target: Pod, source: Any, port: int) -> bool:
         for rule in policy.get("ingress", []):
             peers = rule.get("from")
             known = peers is None or any(matches(source, p["podSelector"]) for p in peers if "podSelector" in p)
-            if known and port in [target.ports.get(allowed["port"], allowed["port"]) for allowed in rule["ports"]]:
+            if known and port in [allowed["port"] for allowed in rule["ports"]]:
                 return True
     return False
 
@@ -529,7 +529,7 @@ def test_monitors_of_the_graph_reach_every_service(rendered: Any, name: str) -> 
 
 def _open_to_prometheus(policies: list[Any], target: Pod, port: int) -> bool:
     return any(
-        port in [target.ports.get(allowed["port"], allowed["port"]) for allowed in rule["ports"]]
+        port in [allowed["port"] for allowed in rule["ports"]]
         for policy in policies
         if matches(target.labels, policy["podSelector"])
         for rule in policy.get("ingress", [])

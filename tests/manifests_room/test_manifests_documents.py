@@ -82,6 +82,15 @@ def test_wrong_documents_are_found(rendered: Any, kind: str, path: list[Any], va
         assert len(found) >= 2, "the CRD and the Python API both know"
 
 
+@pytest.mark.skipif(not CRDS.is_dir(), reason=f"KServe's CRDs are not in {CRDS}")
+def test_a_port_that_is_there_twice_is_found(rendered: Any) -> None:
+    """As the API server does, under whatever names."""
+    bad = copy.deepcopy(named(rendered.documents["base"], "ServingRuntime")["kserve-rag-embedder"])
+    bad["spec"]["containers"][0]["ports"].append({"name": "again", "containerPort": 8080})
+    (problem,) = problems(bad)
+    assert "'containerPort': 8080, 'protocol': 'TCP'" in problem
+
+
 def test_kinds_without_a_schema_are_in_use(rendered: Any) -> None:
     used = {(d["apiVersion"], d["kind"]) for found in rendered.documents.values() for d in found}
     assert used >= WITHOUT_SCHEMA
