@@ -163,14 +163,7 @@ function Text({
         : null;
     const frame = element.closest(".sheet-body");
     if (!target || !frame) return;
-    const meet = () => {
-      const above = target.getBoundingClientRect().top - frame.getBoundingClientRect().top;
-      frame.scrollBy({ top: above - frame.clientHeight / 4, behavior: "instant" });
-    };
-    meet();
-    // Blocks on the way there have their real height only once they were seen: the second time meets it exactly.
-    const again = requestAnimationFrame(meet);
-    return () => cancelAnimationFrame(again);
+    return settleAt(target, frame);
   }, [found, number, heading, document.text]);
 
   return (
@@ -204,6 +197,36 @@ function PieceView({ piece, number }: { piece: Piece; number: number }) {
       {text}
     </mark>
   );
+}
+
+const FRAMES_TO_SETTLE = 30;
+
+/**
+ * Scrolls `frame` to an element below its upper edge, and again until it stays there: blocks on the way have their real
+ * height only once they were near.
+ */
+function settleAt(target: Element, frame: Element): () => void {
+  let left = FRAMES_TO_SETTLE;
+  let still = 0;
+  let request = 0;
+  const meet = () => {
+    const above = target.getBoundingClientRect().top - frame.getBoundingClientRect().top - frame.clientHeight / 4;
+    const before = frame.scrollTop;
+    frame.scrollBy({ top: above, behavior: "instant" });
+    still = Math.abs(frame.scrollTop - before) < 1 ? still + 1 : 0;
+    if (still < 4 && left-- > 0) request = requestAnimationFrame(meet);
+  };
+  const leave = () => {
+    left = 0;
+  };
+  frame.addEventListener("wheel", leave, { once: true, passive: true });
+  frame.addEventListener("touchmove", leave, { once: true, passive: true });
+  meet();
+  return () => {
+    cancelAnimationFrame(request);
+    frame.removeEventListener("wheel", leave);
+    frame.removeEventListener("touchmove", leave);
+  };
 }
 
 function blockOf(root: Element, found: readonly Block[], unit: number): Element | null {

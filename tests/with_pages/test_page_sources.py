@@ -1,0 +1,191 @@
+"""Sources of answers, opened in their documents; and that nothing in a text is ever run."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+from chromium import Visitor
+from playwright.sync_api import Locator, expect
+from scripted_transformer import ScriptedTransformer, answering, document, source
+
+if TYPE_CHECKING:
+    from conftest import PeopleGraph
+
+ATTACKS = (
+    "<img src=x onerror='window.hacked=true'>",
+    "<script>window.hacked = true</script>",
+    "[click](javascript:window.hacked=true)",
+    "![x](javascript:window.hacked=true)",
+    "<a href='javascript:window.hacked=true'>click</a>",
+    "<svg onload=window.hacked=true>",
+    "<iframe srcdoc='<script>parent.hacked=true</script>'>",
+    "[x](data:text/html,<script>window.hacked=true</script>)",
+    '"><style>*{display:none}</style>',
+)
+ATTACK = "\n\n".join(ATTACKS)
+
+
+def highlighted(page: Locator, kind: str = "") -> str:
+    """The marked text, without what screen readers are told beside it."""
+    return page.evaluate(
+        """(root, kind) => [...root.querySelectorAll(`mark.active${kind}`)].map((mark) => {
+            const copy = mark.cloneNode(true);
+            copy.querySelectorAll(".sr-only").forEach((told) => told.remove());
+            return copy.textContent;
+        }).join("")""",
+        kind,
+    )
+
+
+def citations(text: str, stored: dict[str, Any], start: int, end: int) -> dict[str, Any]:
+    quote = stored["text"][start:end]
+    return {
+        "text": text,
+        "kind": "model",
+        "statements": [
+            {
+                "span": {"start": 0, "end": len(text)},
+                "verdict": "supported",
+                "support": 0.9,
+                "quotes": [
+                    {
+                        "number": 1,
+                        "document_id": stored["id"],
+                        "chunk_id": "c1",
+                        "index_version": "v1",
+                        "span": {"start": start, "end": end},
+                        "text": quote,
+                        "sha256": hashlib.sha256(quote.encode()).hexdigest(),
+                        "support": 0.9,
+                    }
+                ],
+            }
+        ],
+        "markers": {"kept": 0, "mended": 0, "dropped": 0},
+        "dropped": [],
+    }
+
+
+def test_a_source_opens_at_its_very_passage(visitor: Visitor, graph: PeopleGraph) -> None:
+    page = visitor.open()
+    with page.expect_response("**/generate_stream"):
+        answer = visitor.answer("What is an index version?")
+    card = answer.get_by_role("list", name="Sources").get_by_role("button").first
+    found = httpx.post(
+        f"{graph.transformer_url}/v2/models/rag/generate",
+        json={"text_input": "What is an index version?", "num_docs": 3, "max_tokens": 0},
+    ).json()["sources"][0]
+    card.click()
+    shown = page.get_by_test_id("document")
+    expect(shown.locator("mark.active").first).to_be_in_viewport()
+    # Line breaks that only wrap a paragraph are shown as spaces; everything else is as it is stored.
+    assert highlighted(shown).split() == found["text"].split()
+    stored = httpx.get(f"{graph.transformer_url}/v1/documents/{found['document_id']}").json()
+    whole = page.get_by_test_id("document").evaluate(
+        """(root) => {
+            const copy = root.cloneNode(true);
+            copy.querySelectorAll(".sr-only").forEach((told) => told.remove());
+            return copy.textContent;
+        }"""
+    )
+    assert whole.split() == stored["text"].split()
+
+
+def test_spans_count_characters_not_their_halves(reader: Visitor, script: ScriptedTransformer) -> None:
+    text = "😀 Ducks 🦆 swim.\nSwans 🦢🦢 fly far. 👩‍👩‍👧 They do.\n" * 40
+    stored = document(text, source="birds.txt")
+    start = text.index("🦢", 600)
+    script.documents["d1"] = stored
+    script.respond = answering(
+        "They fly far. 😀",
+        [source(stored, start, start + 40)],
+        citations=citations("They fly far. 😀", stored, start + 3, start + 11),
+    )
+    reader.open()
+    answer = reader.answer("Do swans 🦢 fly?")
+    expect(answer.locator(".prose .cite")).to_have_text("Source 1")
+    answer.locator(".prose .cite").click()
+    shown = reader.page.get_by_test_id("document")
+    expect(shown).to_be_visible()
+    assert highlighted(shown) == text[start : start + 40]
+    assert highlighted(shown, ".quote") == text[start + 3 : start + 11] == "fly far."
+
+
+def test_a_long_document_is_met_at_its_passage(reader: Visitor, script: ScriptedTransformer) -> None:
+    text = "".join(f"Line {number} of a very long document.\n" for number in range(60_000))
+    stored = document(text)
+    start = text.index("Line 45678 ")
+    script.documents["d1"] = stored
+    script.respond = answering("Here [1].", [source(stored, start, start + 35)])
+    reader.open()
+    reader.answer("Where?").get_by_role("button", name="Source 1").first.click()
+    mark = reader.page.get_by_test_id("document").locator("mark")
+    expect(mark).to_be_in_viewport()
+    assert highlighted(reader.page.get_by_test_id("document")) == text[start : start + 35]
+
+
+def test_what_no_source_says_is_marked(reader: Visitor, script: ScriptedTransformer) -> None:
+    stored = document("Ducks swim.")
+    checked = citations("Ducks swim. Cats fly.", stored, 0, 11)
+    supported = {**checked["statements"][0], "span": {"start": 0, "end": 12}}
+    unsupported = {"span": {"start": 12, "end": 21}, "verdict": "unsupported", "support": 0, "quotes": []}
+    script.respond = answering(
+        "Ducks swim. Cats fly.",
+        [source(stored, 0, 11)],
+        citations={**checked, "statements": [supported, unsupported]},
+    )
+    reader.open()
+    answer = reader.answer("What do they do?")
+    expect(answer.locator(".prose .unsupported")).to_have_text("Cats fly. (no source says this)")
+    expect(answer.locator(".legend")).to_contain_text("no source says this")
+
+
+def test_a_quote_in_place_of_an_answer_is_shown_as_one(reader: Visitor, script: ScriptedTransformer) -> None:
+    stored = document("Ducks swim.")
+    quoted = {**citations("Ducks swim. [1]", stored, 0, 11), "kind": "quote"}
+    script.respond = answering("Something else.", [source(stored, 0, 11)], citations=quoted)
+    reader.open()
+    answer = reader.answer("What do ducks do?")
+    expect(answer.locator("blockquote")).to_contain_text("Ducks swim.")
+    expect(answer).to_contain_text("own words")
+
+
+def test_a_document_that_has_gone_leaves_its_passage(reader: Visitor, script: ScriptedTransformer) -> None:
+    stored = document("Ducks swim.")
+    script.respond = answering("They swim [1].", [source(stored, 0, 11)])
+    reader.open()
+    reader.answer("What do ducks do?").locator(".source-card").click()
+    dialog = reader.page.get_by_role("dialog")
+    expect(dialog).to_contain_text("not there any more")
+    expect(dialog.locator("mark")).to_have_text("Ducks swim.")
+
+
+@pytest.mark.parametrize("place", ["question", "answer", "document"])
+def test_nothing_in_a_text_is_run(reader: Visitor, script: ScriptedTransformer, place: str) -> None:
+    text = ATTACK if place == "document" else "Ducks swim."
+    title = "<img src=x onerror='window.hacked=true'>" if place == "document" else "Ducks"
+    stored = document(text, title=title, url="javascript:window.hacked=true", source="<script>hacked</script>.md")
+    shown = source(stored, 0, min(40, len(text)))
+    shown["heading_path"] = [title, "<b>x</b>"]
+    script.documents["d1"] = stored
+    script.examples = [title]
+    script.respond = answering(ATTACK if place == "answer" else "Yes [1].", [shown])
+    page = reader.open()
+    answer = reader.answer(ATTACK if place == "question" else "What?")
+    for link in answer.locator(".prose a").all():
+        assert (link.get_attribute("href") or "").startswith(("http:", "https:", "mailto:"))
+    answer.locator(".source-card").click()
+    expect(page.get_by_test_id("document")).to_contain_text(text.split("\n")[0])
+    expect(page.get_by_role("link", name="Open the original")).to_have_count(0)
+    page.reload()
+    expect(reader.answers).to_have_count(1)
+    assert not reader.is_hacked()
+    assert (
+        page.locator(
+            ".prose img, .prose iframe, .prose svg, .prose style, .document-text *:not(div, mark, span)"
+        ).count()
+        == 0
+    )
