@@ -1,4 +1,5 @@
-# Ingestion: documents, chunks, embeddings, and a new index version. A Job.
+# Ingestion: documents, chunks, embeddings, and a new index version. A Job by itself; the service that takes uploads is
+# `python -m ingest.server`, on port 8086 unless INGEST_HTTP_PORT says otherwise.
 # Build it in the root of the repository: docker build -f dockerfiles/ingest.Dockerfile .
 FROM python:3.11.14-slim-bookworm AS build
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 UV_NO_CACHE=1
@@ -14,7 +15,8 @@ COPY embedder /opt/kserve-rag/embedder
 COPY vectorstore /opt/kserve-rag/vectorstore
 COPY ingest /opt/kserve-rag/ingest
 # Fails where something is missing, and leaves the bytecode of exactly what is imported: nothing writes it later.
-RUN /opt/venv/bin/python -c "import ingest.__main__, ingest.pipeline, vectorstore.stores.chroma, \
+RUN /opt/venv/bin/python -c "import ingest.__main__, ingest.pipeline, ingest.server, chassis.edge, vectorstore.stores.chroma, \
+    uvicorn.loops.uvloop, uvicorn.protocols.http.httptools_impl, uvicorn.lifespan.on, \
     opentelemetry.exporter.otlp.proto.http.trace_exporter, opentelemetry.sdk.trace.export"
 
 FROM python:3.11.14-slim-bookworm
@@ -30,7 +32,7 @@ ENTRYPOINT ["python", "-m", "ingest"]
 ARG VERSION=0.1.0
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="kserve-rag-ingest" \
-      org.opencontainers.image.description="Documents to an index version: the ingest Job of a KServe graph" \
+      org.opencontainers.image.description="Documents to an index version: the ingest Job and service of a KServe graph" \
       org.opencontainers.image.version="$VERSION" \
       org.opencontainers.image.revision="$REVISION" \
       org.opencontainers.image.licenses="Apache-2.0" \
