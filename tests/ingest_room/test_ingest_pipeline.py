@@ -28,8 +28,9 @@ from ingest.errors import (
     ParserError,
     SourceNotFoundError,
 )
-from ingest.events import Advanced, Event, Planned, Published, Skipped, Summary
+from ingest.events import Advanced, Event, Planned, Published, Skipped, Summary, Waiting
 from ingest.settings import IngestSettings
+from ingest.sources import followed, list_sources
 from vectorstore.versions import IndexRoot, IndexVersion
 
 MakeSettings = Callable[..., IngestSettings]
@@ -545,3 +546,100 @@ async def test_parts_are_settings(docs: Path, make_settings: MakeSettings, embed
 def test_an_unknown_language_is_refused(make_settings: MakeSettings) -> None:
     with pytest.raises(ValueError, match="klingon"):
         make_settings(language="klingon")
+
+
+# Uploads, and what a run reads
+
+
+async def test_runs_of_one_index_wait_for_each_other(
+    docs: Path, tmp_path: Path, make_settings: MakeSettings, embedder: LoopbackEmbedder
+) -> None:
+    settings = make_settings()
+    more = tmp_path / "more"
+    more.mkdir()
+    (more / "shelf.md").write_text("# Shelf\n\nThe shelf is for pots.", "utf-8")
+    second: list[Event] = []
+    waits = asyncio.Event()
+
+    def told(event: Event) -> None:
+        second.append(event)
+        if isinstance(event, Waiting):
+            waits.set()
+
+    embedder.hold()
+    first = asyncio.create_task(run(settings, docs))
+    assert await asyncio.to_thread(embedder.held.wait, 30)
+    other = asyncio.create_task(pipeline.run(settings, [more], told))
+    await asyncio.wait_for(waits.wait(), 30)
+    embedder.pass_new()
+    embedder.release()
+    await first
+    summary = await other
+    assert second[0] == Waiting("Another run of this index is under way.")
+    assert (summary.documents, summary.deleted) == (1, len(list_sources([docs]).files))
+
+
+async def test_what_a_run_was_given_is_followed_by_whoever_reads_all_anew(
+    docs: Path, tmp_path: Path, make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = make_settings()
+    folder = settings.index_root / settings.index_name
+    assert followed(folder) == []
+    monkeypatch.chdir(tmp_path)
+    await run(settings, Path("docs"))
+    assert followed(folder) == [docs]
+    with pytest.raises(SourceNotFoundError):
+        await run(settings, Path("nowhere"))
+    await pipeline.run(settings, [], scope="uploads")
+    assert followed(folder) == [docs]
+
+
+async def test_an_emptied_folder_takes_nothing_away_though_there_are_uploads(
+    docs: Path, make_settings: MakeSettings
+) -> None:
+    settings = make_settings()
+    uploads = settings.index_root / settings.index_name / "uploads"
+    uploads.mkdir(parents=True)
+    (uploads / "shelf.md").write_text("# Shelf\n\nThe shelf is for pots.", "utf-8")
+    first = await run(settings, docs)
+    assert first.documents == 15
+    empty(docs)
+    for scope in ("all", "anew"):
+        with pytest.raises(NothingUsableError, match="No files to read in"):
+            await pipeline.run(settings, [docs], scope=scope)
+    summary = await pipeline.run(settings, [docs], scope="uploads")
+    assert (summary.unchanged, summary.version) == (True, first.version)
+
+
+async def test_a_damaged_version_is_made_anew_of_the_folders_too(docs: Path, make_settings: MakeSettings) -> None:
+    settings = make_settings()
+    first = await run(settings, docs)
+    (settings.index_root / "default" / str(first.version) / "documents.sqlite").unlink()
+    summary = await pipeline.run(settings, followed(settings.index_root / "default"), scope="uploads")
+    assert summary.documents == first.documents
+    assert any("It is built anew" in notice for notice in summary.notices)
+
+
+async def test_what_follows_a_run_is_done_to_its_end_before_the_next(docs: Path, make_settings: MakeSettings) -> None:
+    settings = make_settings()
+    begun, go_on = asyncio.Event(), asyncio.Event()
+    done: list[str] = []
+
+    async def then(summary: Summary) -> None:
+        begun.set()
+        await go_on.wait()
+        done.append(f"after {summary.version}")
+
+    first = asyncio.create_task(pipeline.run(settings, [docs], then=then))
+    await asyncio.wait_for(begun.wait(), 60)
+    waits = asyncio.Event()
+    second = asyncio.create_task(
+        pipeline.run(settings, [docs], lambda event: waits.set() if isinstance(event, Waiting) else None)
+    )
+    await asyncio.wait_for(waits.wait(), 60)
+    first.cancel()
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    summary = await second
+    assert done == [f"after {summary.version}"]
