@@ -84,6 +84,13 @@ def on_page_content(html: str, *, page: Page, config: MkDocsConfig, files: Files
     return _DRAWING.sub(drawn, html)
 
 
+def on_post_page(output: str, *, page: Page, config: MkDocsConfig) -> str:
+    """The theme's search is a dialog without a name."""
+    return output.replace(
+        'data-md-component="search" role="dialog"', 'data-md-component="search" role="dialog" aria-label="Search"'
+    )
+
+
 def quick_start() -> str:
     """What the README tells from its first command on."""
     return f"# Quick start\n\n{_of_readme('Linux (glibc', '## Start')}{_of_readme('## Start', '## Where things are')}"

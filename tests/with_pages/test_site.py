@@ -202,7 +202,7 @@ SHOWN = [
     pytest.param(match["language"], match["code"], id=f"{page.name}: {match['code'][:40]!r}")
     for page in sorted([*(ROOT / "docs/guides").glob("*.md"), *(ROOT / "docs/moving").glob("*.md")])
     for match in re.finditer(r"```(?P<language>bash|python)\n(?P<code>.*?)```", page.read_text("utf-8"), re.DOTALL)
-    if "http://127.0.0.1:808" in match["code"] and "ingest" not in match["code"] and " up " not in match["code"]
+    if match["code"].startswith(("curl", "from kserve_rag.client"))
 ]
 
 
@@ -214,8 +214,9 @@ def test_requests_that_the_guides_show_are_answered(language: str, code: str, gr
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.strip()
-    if "collections" not in code:  # of a graph that has several
-        assert '"error"' not in done.stdout
+    refused = re.search(r'"error":.*"field":"(\w+)', done.stdout)
+    # Of documents and indexes that the reader has, and this graph has not.
+    assert refused is None or (refused[1] in ("filters", "collections") and refused[1] in code), done.stdout
 
 
 # ── how it looks ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -297,7 +298,7 @@ def test_nothing_is_wider_than_the_screen(path: str, width: int, browser: Browse
         assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
-@pytest.mark.parametrize("path", ["", "architecture/", "reference/settings/", "guides/documents/"])
+@pytest.mark.parametrize("path", ["", "architecture/", "reference/settings/"])
 @pytest.mark.parametrize("dark", [False, True])
 def test_there_is_no_serious_barrier(path: str, dark: bool, browser: Browser, url: str) -> None:
     from axe_playwright_python.sync_playwright import Axe
