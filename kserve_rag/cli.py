@@ -320,7 +320,7 @@ def mcp(
     """
     settings = _settings()
     names = allow_host or []
-    from kserve_rag.mcp import LOOPBACK, GraphTools, serve_http, serve_stdio
+    from kserve_rag.mcp import LOOPBACK, GraphTools, need_port, serve_http, serve_stdio
 
     if host not in LOOPBACK and not names:
         raise UsageError(
@@ -332,6 +332,7 @@ def mcp(
     if not http:
         serve_stdio(tools)
         return
+    need_port(host, port)
     errors.print(f"MCP at http://{host}:{port}/mcp, from the graph at {address} · Ctrl-C stops it.")
     serve_http(tools, host=host, port=port, names=names)
 

@@ -16,6 +16,7 @@ Source: https://modelcontextprotocol.io/specification
 from __future__ import annotations
 
 import contextlib
+import socket
 from collections.abc import AsyncIterator, Mapping, Sequence
 from importlib.metadata import version
 from typing import Annotated, Any, Literal
@@ -30,8 +31,8 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 
 from kserve_rag.client import AsyncClient
-from kserve_rag.errors import ClientError, CredentialsError
-from transformer.wire import DEFAULT_CHAT_MAX_TOKENS, MAX_QUESTION_CHARS, Citations, EndEvent, SourcesEvent, TextEvent
+from kserve_rag.errors import ClientError, CredentialsError, InterruptedStreamError, PortTakenError
+from transformer.wire import DEFAULT_CHAT_MAX_TOKENS, MAX_QUESTION_CHARS, Citations, EndEvent, TextEvent
 from vectorstore.wire import MAX_COLLECTIONS, MAX_NUM_DOCS, Span
 from vectorstore.wire import Passage as WirePassage
 
@@ -203,7 +204,6 @@ class GraphTools:
         Each call stands alone: ask a whole question, without "it" or "that". If the documents do not answer it,
         `refused` is true and `topics` tells what they do speak of.
         """
-        sources: SourcesEvent | None = None
         end: EndEvent | None = None
         texts: list[str] = []
         async with self._asking(context) as client:
@@ -217,11 +217,9 @@ class GraphTools:
                         texts.append(event.text_output)
                     elif isinstance(event, EndEvent):
                         end = event
-                    else:
-                        sources = event
                     await context.report_progress(len(texts))
-        if sources is None or end is None:
-            raise ToolError("The graph ended its answer before its end. Ask again.")
+            if end is None:
+                raise InterruptedStreamError("The answer broke off before its end. Ask again.")
         return Answered(
             answer="".join(texts) if end.citations is None else end.citations.text,
             refused=end.refused,
@@ -295,6 +293,20 @@ async def _health(_: Request) -> PlainTextResponse:
 def serve_stdio(tools: GraphTools) -> None:
     """Serves the process that started this one, until it closes standard input."""
     server(tools).run("stdio")
+
+
+def need_port(host: str, port: int) -> None:
+    """Returns where a server can listen there.
+
+    Raises:
+        PortTakenError: it cannot.
+    """
+    try:
+        socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
+    except OSError as error:
+        raise PortTakenError(
+            f"Nothing can listen on port {port} of {host}: {error.strerror}. Choose --port."
+        ) from error
 
 
 def serve_http(tools: GraphTools, *, host: str, port: int, names: Sequence[str] = ()) -> None:

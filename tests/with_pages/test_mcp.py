@@ -8,6 +8,7 @@ import inspect
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import threading
@@ -75,7 +76,7 @@ def address(graph: PeopleGraph) -> Iterator[str]:
         yield address
 
 
-@pytest.fixture(params=["stdio", "stdio-legacy", "http", "http-legacy"])
+@pytest.fixture(params=["stdio-legacy", "http", "http-legacy"])
 def connect(
     request: pytest.FixtureRequest, graph: PeopleGraph, address: str
 ) -> Callable[[], contextlib.AbstractAsyncContextManager[Client]]:
@@ -414,6 +415,14 @@ def test_a_public_address_wants_a_name() -> None:
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
     assert "--allow-host" in done.stderr
+
+
+def test_a_port_that_is_taken_is_told() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        command = [KSERVE_RAG, "mcp", "--http", "--port", str(taken.getsockname()[1])]
+        done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=60)
+    assert done.returncode == 4
+    assert "--port" in done.stderr
 
 
 def test_the_server_ends_with_its_input_and_prints_nothing_else() -> None:
