@@ -32,6 +32,8 @@ def kernel(graph: PeopleGraph, tmp_path_factory: pytest.TempPathFactory) -> dict
     return {
         **variables,
         "KSERVE_RAG_HOME": str(graph.home),
+        "KSERVE_RAG_MODELS_DIR": str(graph.settings.models),
+        "KSERVE_RAG_ENVS_DIR": str(graph.settings.envs),
         "IPYTHONDIR": str(runtime),
         "MPLCONFIGDIR": str(runtime),
     }
