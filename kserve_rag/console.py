@@ -24,7 +24,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from ingest.events import Advanced, Event, Noticed, Planned, Skipped, Summary
+from ingest.events import Advanced, Event, Noticed, Planned, Skipped, Summary, Waiting
 from kserve_rag.client import Event as AnswerEvent
 from kserve_rag.graph import GraphStatus, IndexStatus
 from transformer.wire import Citations, EndEvent, Quote, Source, SourcesEvent, TextEvent
@@ -111,6 +111,8 @@ class Board:
             self._console.print(f"[yellow]skipped[/] {escape(event.source)}: {escape(event.reason)}")
         elif isinstance(event, Noticed):
             self._console.print(f"[yellow]note[/] {escape(event.source)}: {escape(event.text)}")
+        elif isinstance(event, Waiting):
+            self._console.print(f"[yellow]waiting[/] {escape(event.reason)}")
 
     def ingested(self, summary: Summary) -> None:
         """The end of an ingestion."""
