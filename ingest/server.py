@@ -66,7 +66,7 @@ KnownTask = Annotated[str, Depends(_known)]
 
 def _refusals(**reasons: str) -> dict[int | str, dict[str, Any]]:
     """For the description of a route: `s404="there is none"`."""
-    told = {"s401": "The token is missing or wrong, where one is wanted.", **reasons}
+    told = {"s401": "The token is missing or wrong, where one is wanted.", "s503": "Not ready; try again.", **reasons}
     return {int(status[1:]): {"model": ErrorBody, "description": reason} for status, reason in sorted(told.items())}
 
 
@@ -119,7 +119,8 @@ async def listed(
         s404=_NO_INDEX,
         s409="The index has as many uploads as it may.",
         s413="A file, or the request, is too large.",
-        s503="The disk is full.",
+        s429="Too many tasks have not ended.",
+        s503="The disk is full, or the service not ready.",
     ),
 )
 async def upload(service: Service, name: Index, request: Request) -> Task:

@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from chassis import signals, tracing
-from chassis.errors import InternalError, NotReadyError, ServiceError
+from chassis.errors import BusyError, NotReadyError, ServiceError
 from ingest import pipeline
 from ingest.errors import (
     IngestError,
@@ -60,6 +60,8 @@ logger = logging.getLogger("ingest")
 MAX_PAGE = 1_000
 """Files of an index that are listed at a time, and tasks."""
 
+_MOST_UNFINISHED = 1_000
+_BROKEN = "The tasks of this service cannot be read or written: its log says why."
 _PIECE_BYTES = 1024 * 1024
 """Of an upload that are gathered before they are written."""
 _LOOK_AGAIN_S = 0.2
@@ -81,6 +83,7 @@ class IngestService:
         self._settings = settings
         self._store: TaskStore | None = None
         self._live: dict[str, _Live] = {}
+        self._broken = False
         self._opened = asyncio.Event()
         self._stopping = asyncio.Event()
         self._indexes = {
@@ -137,12 +140,22 @@ class IngestService:
 
     def not_ready_reason(self) -> str | None:
         """Why nothing could be indexed now."""
+        if self._broken:
+            return _BROKEN
         if not self._settings.tokenizer.is_file():
             return f"There is no tokenizer at {self._settings.tokenizer} (INGEST_TOKENIZER)."
         return None
 
     async def _live_on(self, lock: IO[str]) -> None:
         """Works until it is cancelled."""
+        try:
+            await self._live_with_tasks(lock)
+        except Exception:
+            logger.exception("the tasks in %s cannot be read or written", self._settings.state())
+            self._broken = True
+            self._opened.set()
+
+    async def _live_with_tasks(self, lock: IO[str]) -> None:
         waits = False
         while not _locked(lock):
             if not waits:
@@ -168,9 +181,9 @@ class IngestService:
 
     async def _enter(self, record: Record) -> _Live:
         live = _Live(record)
+        await self._change(live, state="queued", started_at=None, progress=Progress())
         self._live[record.task.id] = live
         WAITING.labels(record.task.kind).inc()
-        await self._change(live, state="queued", started_at=None, progress=Progress())
         index = self._indexes[record.task.index]
         index.queue.append(live)
         index.woken.set()
@@ -206,15 +219,17 @@ class IngestService:
 
         Raises:
             UnknownIndexError: there is no such index here.
+            BusyError: too many tasks have not ended.
             UnreadableUploadError, UnsupportedFileError, TooManyFilesError, FileTooLargeError, IndexFullError,
             NoSpaceError: as they say. Nothing of the request is kept.
         """
-        index = self._index(name)
+        index = self._index_with_room(name)
         with index.uploads.incoming(content_type) as receiver:
             async with contextlib.aclosing(self._pieces(body)) as pieces:
                 async for piece in pieces:
-                    await asyncio.to_thread(receiver.write, piece)
-            await asyncio.to_thread(receiver.finish)
+                    # To its end, so that nothing is written where all has been removed.
+                    await pipeline.to_its_end(asyncio.to_thread(receiver.write, piece))
+            receiver.finish()
             size_bytes = await asyncio.to_thread(lambda: sum(path.stat().st_size for path in receiver.folder.iterdir()))
 
             async def accept() -> Task:
@@ -222,7 +237,11 @@ class IngestService:
                 async with index.accepting:
                     waiting = [live.task.id for live in self._live.values() if live.task.index == name]
                     sources = await asyncio.to_thread(index.uploads.stage, receiver, task_id, waiting)
-                    return await self._add("upload", name, sources, task_id=task_id)
+                    try:
+                        return await self._add("upload", name, sources, task_id=task_id)
+                    except ServiceError:
+                        await asyncio.to_thread(index.uploads.discard, task_id)
+                        raise
 
             # The client may leave now: its files are either staged for a task or they are not.
             task = await pipeline.to_its_end(accept())
@@ -242,7 +261,7 @@ class IngestService:
             UnknownSourceError: the index has no such source.
             NotUploadedError: it comes from a folder.
         """
-        index = self._index(name)
+        index = self._index_with_room(name)
         if not await asyncio.to_thread(lambda: source in index.uploads.files() or source in index.held()):
             raise UnknownSourceError(
                 f"Index {name} has no {source[:200]!r}. GET /v1/indexes/{name}/documents lists what it has; an upload "
@@ -263,7 +282,7 @@ class IngestService:
         Raises:
             UnknownIndexError: there is no such index here.
         """
-        self._index(name)
+        self._index_with_room(name)
         return await self._add("reindex", name, [])
 
     async def task(self, task_id: str) -> Task:
@@ -341,8 +360,8 @@ class IngestService:
 
     @property
     def _kept(self) -> TaskStore:
-        if self._store is None:
-            raise InternalError("The service is not running.")
+        if self._store is None or self._broken:
+            raise NotReadyError(_BROKEN)
         return self._store
 
     def _index(self, name: str) -> _Index:
@@ -352,6 +371,13 @@ class IngestService:
             raise UnknownIndexError(
                 f"Documents are not taken for an index {name[:80]!r} here: there is {known}.", field="name"
             )
+        return index
+
+    def _index_with_room(self, name: str) -> _Index:
+        """An index that takes another task."""
+        index = self._index(name)
+        if len(self._live) >= _MOST_UNFINISHED:
+            raise BusyError(f"{len(self._live):,} tasks have not ended: wait until some have.", retry_after_s=10)
         return index
 
     async def _pieces(self, body: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ingest.errors import NoSpaceError
 from ingest.wire import FINAL, Kind, Task
 
 _KEPT = 1_000
@@ -43,7 +44,11 @@ class TaskStore:
             self._database.close()
 
     def put(self, record: Record) -> None:
-        """Keeps a task as it is now. On disk when this returns."""
+        """Keeps a task as it is now. On disk when this returns.
+
+        Raises:
+            NoSpaceError: the disk is full.
+        """
         task = record.task
         row = (
             task.id,
@@ -55,8 +60,11 @@ class TaskStore:
             record.before,
             task.model_dump_json(),
         )
-        with self._lock:
-            self._database.execute(_PUT, row)
+        try:
+            with self._lock:
+                self._database.execute(_PUT, row)
+        except sqlite3.OperationalError as error:
+            raise NoSpaceError(f"The task cannot be written: {error}. Try again later.") from error
 
     def get(self, task_id: str) -> Record | None:
         """The task of this id."""
