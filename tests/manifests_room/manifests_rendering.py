@@ -41,6 +41,9 @@ COMBINATIONS: Mapping[str, Sequence[str]] = {
     "embedder-gpu": ["gpu-trtllm", "embedder-gpu", "ingest", "models-from-pvc", "index-from-pvc"],
     "embedder-gpu-knative": ["cpu-openvino", "embedder-gpu", "ingest", "models-from-s3", "index-from-s3", "knative"],
     "ingest-service": ["cpu-openvino", "ingest", "ingest-service", "models-from-pvc", "index-from-pvc"],
+    "ingest-service-s3": ["gpu-trtllm", "ingest", "ingest-service", "models-from-s3", "index-from-pvc"],
+    "ingest-service-hf": ["gpu-trtllm", "ingest", "ingest-service", "models-from-hf", "index-from-pvc"],
+    "ingest-service-oci": ["gpu-trtllm", "ingest", "ingest-service", "models-from-oci", "index-from-pvc"],
     "ingest-service-guarded": [
         "gpu-trtllm",
         "embedder-gpu",

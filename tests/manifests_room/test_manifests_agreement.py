@@ -310,6 +310,23 @@ def test_the_ingest_service_is_one_and_reached_by_the_page(rendered: Any) -> Non
     assert rules[0] == {"from": [{"source": {"requestPrincipals": ["*"]}}]}
 
 
+@pytest.mark.parametrize("name", ["ingest-service", "ingest-service-s3", "ingest-service-hf", "ingest-service-oci"])
+def test_the_ingest_service_measures_chunks_with_the_jobs_tokenizer(rendered: Any, name: str) -> None:
+    documents = rendered.documents[name]
+    found = {pod.owner.split()[0]: pod for pod in pods(documents) if pod.component == "ingest"}
+    assert found.keys() == {"CronJob", "Deployment"}
+    of = {
+        kind: [
+            pod.env["INGEST_TOKENIZER"],
+            [entry for entry in pod.main["volumeMounts"] if entry["mountPath"] == "/mnt/models"],
+            [volume for volume in pod.spec["volumes"] if volume["name"] == "embedder"],
+            pod.spec["initContainers"],
+        ]
+        for kind, pod in found.items()
+    }
+    assert of["CronJob"] == of["Deployment"]
+
+
 def test_models_are_called_alike(graph_documents: list[Document]) -> None:
     of = by_component(graph_documents)
     assert of["vectorstore"].env["VECTORSTORE_EMBEDDER_MODEL"] == of["embedder"].model
