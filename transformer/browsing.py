@@ -6,7 +6,6 @@ from fastapi import APIRouter, Request, Response
 
 from chassis.context import CallContext
 from transformer.generate import json_response
-from transformer.server import dump
 from transformer.service import RagService
 
 
@@ -17,7 +16,7 @@ def browsing_routes(service: RagService, *, timeout_s: float) -> APIRouter:
     @router.get("/indexes", response_model=None)
     async def indexes(request: Request) -> Response:
         """The indexes that are served, with questions to begin with."""
-        return json_response(dump(await service.indexes(CallContext.start(timeout_s, request.headers))), {})
+        return json_response(await service.indexes(CallContext.start(timeout_s, request.headers)), {})
 
     @router.get("/documents/{document_id:path}", response_model=None)
     async def document(

@@ -19,7 +19,7 @@ from chassis.context import CallContext
 from chassis.edge import ErrorShape, oip_error
 from chassis.errors import InternalError, InvalidRequestError, NotFoundError, ServiceError
 from chassis.validation import invalid_request
-from transformer.server import dump, timing_headers
+from transformer.server import encode, timing_headers
 from transformer.service import Event, Question, RagService
 from transformer.wire import GenerateRequest, SourcesEvent
 
@@ -48,14 +48,14 @@ def generate_routes(service: RagService, *, timeout_s: float) -> APIRouter:
         """The whole answer."""
         ctx = CallContext.start(timeout_s, request.headers)
         answer = await service.answer(await read(request, model_name), ctx)
-        return json_response(dump(answer), timing_headers([answer.timings]))
+        return json_response(answer, timing_headers([answer.timings]))
 
     @router.post("/{model_name}/generate_stream", response_model=None)
     async def generate_stream(model_name: str, request: Request) -> Response:
         """Server-sent events: sources, then pieces of the answer, then the end with usage and timings."""
         ctx = CallContext.start(timeout_s, request.headers)
         events = service.stream(await read(request, model_name), ctx)
-        return await event_stream(events, lambda event: [dump(event)], oip_error)
+        return await event_stream(events, lambda event: [event], oip_error)
 
     return router
 
@@ -82,12 +82,12 @@ async def read_json(request: Request, kind: type[ModelT]) -> ModelT:
 
 def json_response(content: Any, headers: Mapping[str, str]) -> Response:
     """A JSON answer."""
-    return Response(orjson.dumps(content), headers=dict(headers), media_type="application/json")
+    return Response(encode(content), headers=dict(headers), media_type="application/json")
 
 
 async def event_stream(
     events: AsyncGenerator[Event, None],
-    encode: Callable[[Event], Sequence[dict[str, Any]]],
+    told: Callable[[Event], Sequence[Any]],
     error_shape: ErrorShape,
     *,
     end: bytes = b"",
@@ -99,7 +99,7 @@ async def event_stream(
 
     Args:
         events: closed in every case.
-        encode: what is sent for an event.
+        told: what is sent for an event.
         error_shape: body of an error.
         end: sent after the last event.
     """
@@ -119,10 +119,10 @@ async def event_stream(
 
     async def lines() -> AsyncIterator[bytes]:
         try:
-            yield _lines(encode(first))
+            yield _lines(told(first))
             event = await second
             while event is not None:
-                yield _lines(encode(event))
+                yield _lines(told(event))
                 event = await anext(events, None)
         except ServiceError as error:
             yield _lines([error_shape(error)])
@@ -147,8 +147,8 @@ async def _stop(task: asyncio.Future[Any]) -> None:
     await asyncio.wait({task})
 
 
-def _lines(contents: Sequence[Mapping[str, Any]]) -> bytes:
-    return b"".join(b"data: " + orjson.dumps(content) + b"\n\n" for content in contents)
+def _lines(contents: Sequence[Any]) -> bytes:
+    return b"".join(b"data: " + encode(content) + b"\n\n" for content in contents)
 
 
 def _question(request: GenerateRequest) -> Question:

@@ -18,7 +18,7 @@ from fastapi import APIRouter, Request, Response
 from chassis.context import CallContext
 from chassis.errors import InvalidRequestError, NotFoundError, ServiceError
 from transformer.generate import event_stream, json_response, read_json
-from transformer.server import dump, timing_headers
+from transformer.server import timing_headers
 from transformer.service import Event, Question, RagService
 from transformer.wire import Answer, ChatMessage, ChatRequest, EndEvent, Message, Sampling, SourcesEvent
 
@@ -122,16 +122,16 @@ def _completion(answer: Answer) -> dict[str, Any]:
                 "logprobs": None,
             }
         ],
-        "usage": dump(answer.usage),
-        "sources": [dump(source) for source in answer.sources],
+        "usage": answer.usage,
+        "sources": answer.sources,
         "index_version": answer.index_version,
-        "cut": [dump(passage) for passage in answer.cut],
+        "cut": answer.cut,
         "refused": answer.refused,
         "query": answer.query,
         "timings": answer.timings,
         "answerability": answer.answerability,
-        "topics": [dump(topic) for topic in answer.topics],
-        "citations": None if answer.citations is None else dump(answer.citations),
+        "topics": answer.topics,
+        "citations": answer.citations,
     }
 
 
@@ -149,25 +149,25 @@ def _chunk_encoder(question_id: str, model_name: str, with_usage: bool) -> Calla
         finish_reason = None
         if isinstance(event, SourcesEvent):
             delta = {"role": "assistant", "content": ""}
-            chunk["sources"] = [dump(source) for source in event.sources]
+            chunk["sources"] = event.sources
             chunk["index_version"] = event.index_version
-            chunk["cut"] = [dump(passage) for passage in event.cut]
+            chunk["cut"] = event.cut
             chunk["query"] = event.query
             chunk["timings"] = event.timings
             chunk["answerability"] = event.answerability
         elif isinstance(event, EndEvent):
             finish_reason = event.finish_reason
-            chunk["sources"] = [dump(source) for source in event.sources]
+            chunk["sources"] = event.sources
             chunk["refused"] = event.refused
             chunk["timings"] = event.timings
-            chunk["topics"] = [dump(topic) for topic in event.topics]
-            chunk["citations"] = None if event.citations is None else dump(event.citations)
+            chunk["topics"] = event.topics
+            chunk["citations"] = event.citations
         else:
             delta = {"content": event.text_output}
         chunk["choices"] = [{"index": 0, "delta": delta, "finish_reason": finish_reason, "logprobs": None}]
         if with_usage and isinstance(event, EndEvent):
             bare = {name: chunk[name] for name in ("id", "object", "created", "model")}
-            return [chunk, {**bare, "choices": [], "usage": dump(event.usage)}]
+            return [chunk, {**bare, "choices": [], "usage": event.usage}]
         return [chunk]
 
     return encode

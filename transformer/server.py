@@ -98,17 +98,6 @@ def _fields(value: object) -> dict[str, Any]:
     return value.__dict__
 
 
-def dump(answer: Any) -> dict[str, Any]:
-    """JSON-ready content of a wire object. Faster than pydantic's own dump, which checks what we made ourselves."""
-    return {name: _plain(value) for name, value in answer.__dict__.items()}
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    return dump(value) if hasattr(value, "model_fields_set") else value
-
-
 def timing_headers(timings: Sequence[Mapping[str, float]]) -> dict[str, str]:
     """`Server-Timing` of one answer; of several only the longest total.
 
@@ -177,7 +166,7 @@ def _tensors(answers: Sequence[Answer]) -> dict[str, np.ndarray[Any, Any]]:
 
     return {
         "text_output": column([answer.text_output.encode() for answer in answers], object),
-        "sources": column([orjson.dumps([dump(source) for source in answer.sources]) for answer in answers], object),
+        "sources": column([encode(answer.sources) for answer in answers], object),
         "finish_reason": column([answer.finish_reason.encode() for answer in answers], object),
         "refused": column([answer.refused for answer in answers], np.bool_),
         "prompt_tokens": column([answer.usage.prompt_tokens for answer in answers], np.int32),
@@ -187,9 +176,6 @@ def _tensors(answers: Sequence[Answer]) -> dict[str, np.ndarray[Any, Any]]:
         "answerability": column(
             [-1.0 if answer.answerability is None else answer.answerability for answer in answers], np.float32
         ),
-        "topics": column([orjson.dumps([dump(topic) for topic in answer.topics]) for answer in answers], object),
-        "citations": column(
-            [b"null" if answer.citations is None else orjson.dumps(dump(answer.citations)) for answer in answers],
-            object,
-        ),
+        "topics": column([encode(answer.topics) for answer in answers], object),
+        "citations": column([encode(answer.citations) for answer in answers], object),
     }

@@ -164,14 +164,14 @@ def test_a_refused_request_is_an_error_of_its_span_without_its_message(graph: Ru
         json={"instances": [{"input": "a question of somebody", "collections": ["nowhere"]}]},
         headers={"traceparent": f"00-{trace_id}-{span_id}-01"},
     )
-    assert response.status_code == 404
+    assert response.status_code == 400
     spans = graph.collector.wait_for(
         trace_id, [("kserve-rag-vectorstore", "search"), ("kserve-rag-vectorstore", SEARCH)]
     )
     request, search = spans
     assert (search.failed, search.attributes["error.type"]) == (True, "not_found")
     # The caller's fault: the service has done what it should.
-    assert (request.failed, request.attributes["http.response.status_code"]) == (False, 404)
+    assert (request.failed, request.attributes["http.response.status_code"]) == (False, 400)
     assert "somebody" not in str([span.attributes for span in spans])
 
 
