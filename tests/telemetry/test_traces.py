@@ -169,7 +169,7 @@ def test_a_refused_request_is_an_error_of_its_span_without_its_message(graph: Ru
         trace_id, [("kserve-rag-vectorstore", "search"), ("kserve-rag-vectorstore", SEARCH)]
     )
     request, search = spans
-    assert (search.failed, search.attributes["error.type"]) == (True, "not_found")
+    assert (search.failed, search.attributes["error.type"]) == (True, "invalid_request")
     # The caller's fault: the service has done what it should.
     assert (request.failed, request.attributes["http.response.status_code"]) == (False, 400)
     assert "somebody" not in str([span.attributes for span in spans])
