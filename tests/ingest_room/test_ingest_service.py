@@ -25,7 +25,7 @@ from processes import until
 from prometheus_client.parser import text_string_to_metric_families
 from reportlab.lib.pdfencrypt import StandardEncryption
 from reportlab.pdfgen.canvas import Canvas
-from running_ingest import DOCUMENTS, ROOT, Files, RunningIngest, running_ingest
+from running_ingest import DOCUMENTS, INDEX, ROOT, Files, RunningIngest, running_ingest
 
 from chassis import signals
 from ingest import pipeline
@@ -766,3 +766,29 @@ def test_it_is_not_ready_without_a_tokenizer(root: Path, embedder: LoopbackEmbed
         refused = service.http.get("/ready")
         assert refused.status_code == 503
         assert "INGEST_TOKENIZER" in refused.json()["error"]
+
+
+def test_tasks_that_cannot_be_read_are_said(start: Start, root: Path) -> None:
+    (root / ".ingest").mkdir(parents=True)
+    (root / ".ingest" / "tasks.sqlite").write_bytes(b"no database" * 100)
+    with start(broken=True) as service:
+        until(lambda: service.http.get("/ready").status_code == 503)
+        for method, path in (("GET", "/ready"), ("GET", "/v1/tasks"), ("POST", f"{INDEX}/reindex")):
+            refused = service.http.request(method, path)
+            assert refused.status_code == 503
+            assert "The tasks of this service cannot be read" in refused.json()["error"]
+        assert "file is not a database" in service.log.read_text("utf-8")
+
+
+def test_the_queue_has_an_end(service: RunningIngest, embedder: LoopbackEmbedder) -> None:
+    running = held(service, embedder, {"guide.md": GUIDE})
+    with ThreadPoolExecutor(8) as pool:
+        statuses = list(pool.map(lambda _: service.http.post(f"{INDEX}/reindex").status_code, range(1_010)))
+    # Those that come at the same moment as the last one are taken too.
+    assert 999 <= statuses.count(202) < 999 + 8
+    refused = service.post({"more.md": GUIDE})
+    assert (refused.status_code, refused.json()["code"]) == (429, "busy")
+    assert refused.headers["retry-after"] == "10"
+    embedder.pass_new()
+    embedder.release()
+    assert service.events(running)[-1]["state"] == "succeeded"
