@@ -158,6 +158,9 @@ class Job:
     completion_tokens: int = 0
     log_prob: float = 0.0
     undelivered: Update | None = None
+    told_end: bool = False
+    """Whether the listener has been told the end. Set where it is told; from then on it is asked nothing: Triton frees
+    a request's sender with its last response, and dies of a question to one that is freed."""
     arrival: int = field(default_factory=time.monotonic_ns)
     first_scheduled: int = 0
     first_token: int = 0
@@ -373,7 +376,13 @@ class BatchEngine:
         return finish_reason is not None
 
     def _fail(self, job: Job, error: GenerationError) -> None:
-        self._mail.put(lambda: job.listener.fail(error))
+        self._mail.put(lambda: self._tell_failure(job, error))
+
+    @staticmethod
+    def _tell_failure(job: Job, error: GenerationError) -> None:
+        if not job.told_end:
+            job.told_end = True
+            job.listener.fail(error)
 
     def _tell(self, job: Job, update: Update) -> None:
         """Has the update delivered, in place of one that still waits to be: each holds all the text so far."""
@@ -386,6 +395,7 @@ class BatchEngine:
         with self._changed:
             update, job.undelivered = job.undelivered, None
         if update is not None and not job.cancelled:
+            job.told_end = update.finish_reason is not None
             job.listener.update(update)
 
     def _deliver_forever(self) -> None:
@@ -417,7 +427,7 @@ class BatchEngine:
 
     def _poll(self) -> None:
         with self._changed:
-            jobs = [job for job in (*self._running, *self._waiting) if not job.cancelled]
+            jobs = [job for job in (*self._running, *self._waiting) if not (job.cancelled or job.told_end)]
         for job in jobs:
             self._attempt(functools.partial(self._ask, job))
 

@@ -42,12 +42,13 @@ class CountingPipeline:
     live: list[Countdown] = field(default_factory=list)
     most: int = 0
     poisoned: bool = False
+    kind: type[Countdown] = Countdown
 
     def start(self, ids: Sequence[int], sampling: Sampling) -> Countdown:
         if not ids:
             raise ValueError("no prompt")
         self.poisoned = self.poisoned or POISON in ids
-        self.live.append(Countdown(sampling.max_tokens))
+        self.live.append(self.kind(sampling.max_tokens))
         return self.live[-1]
 
     def step(self) -> None:
@@ -174,6 +175,42 @@ def test_a_caller_who_has_gone_frees_its_place(bench: Bench) -> None:
     assert all(text_of(caller.end()) == "EDCBA" for caller in waiting)
     leaving.left = True
     assert isinstance(leaving.end(), CancelledError)
+
+
+def test_a_caller_that_was_told_the_end_is_asked_nothing_more() -> None:
+    """It leaves its place a little later: when the others of the same step have been read."""
+    bench = Bench()
+    polled = threading.Event()
+
+    class First(Caller):
+        asked_late = False
+
+        def gone(self) -> bool:
+            self.asked_late |= any(update.finish_reason for update in self.updates)
+            return False
+
+    class Second(Caller):
+        def gone(self) -> bool:
+            if any(update.finish_reason for update in first.updates):
+                polled.set()
+            return False
+
+    class Held(Countdown):
+        """The second is not read before its caller is asked, once the first was told its end."""
+
+        def read(self) -> Output | None:
+            if bench.pipelines[0].live[0] is not self and not bench.pipelines[0].live[0].left:
+                assert polled.wait(10)
+            return super().read()
+
+    bench.pipelines[0].kind = Held
+    first, second = First(), Second()
+    bench.engine.submit([1], GREEDY, first, streaming=True)
+    bench.engine.submit([1], GREEDY, second, streaming=True)
+    bench.gate.set()
+    second.end()
+    bench.engine.close()
+    assert not first.asked_late
 
 
 def test_a_waiting_job_can_be_cancelled(bench: Bench) -> None:
