@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, Optional, cast, get_args
 
 import typer
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 from rich.console import Console
 
 from kserve_rag.errors import KserveRagError, LaunchError, SetupError, UsageError
@@ -122,11 +122,15 @@ def ask(
       kserve-rag ask "Which ports does the graph listen on?"
       kserve-rag ask --num-docs 8 --temperature 0 "What changed in the last version?"
       kserve-rag ask --url https://rag.example.org --json "Who approves travel?"
+
+    A graph in a cluster gets its token from the variable KSERVE_RAG_TOKEN.
     """
-    url = url or need_running(_settings()).services["transformer"].url
+    settings = _settings()
+    url = url or need_running(settings).services["transformer"].url
     _ask(
         url,
         question,
+        token=settings.token,
         as_json=as_json,
         num_docs=num_docs,
         max_tokens=max_tokens,
@@ -595,10 +599,10 @@ def _ask_first(url: str, question: str) -> None:
     _ask(url, question, as_json=False, max_tokens=256)
 
 
-def _ask(url: str, question: str, *, as_json: bool, **parameters: Any) -> None:
+def _ask(url: str, question: str, *, as_json: bool, token: SecretStr | None = None, **parameters: Any) -> None:
     from kserve_rag.client import Client
 
-    with Client(url) as client:
+    with Client(url, token=None if token is None else token.get_secret_value()) as client:
         if as_json:
             sys.stdout.write(client.ask(question, **parameters).model_dump_json(indent=2) + "\n")
             return

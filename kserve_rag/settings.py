@@ -44,7 +44,8 @@ class Settings(BaseSettings):
     stop_timeout_s: float = Field(15, gt=0, description="Seconds until a service that does not end is killed.")
 
     token: SecretStr | None = Field(
-        None, description="Sent as `Authorization: Bearer …` to a graph that wants one, by `mcp`. Never logged."
+        None,
+        description="Sent as `Authorization: Bearer …` by `ask` and `mcp`, to a graph that wants one. Never logged.",
     )
 
     drain_timeout_s: float = Field(

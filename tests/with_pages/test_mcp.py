@@ -343,6 +343,15 @@ async def test_on_stdio_the_token_is_that_of_the_environment(guarded: str) -> No
         assert "KSERVE_RAG_TOKEN" in failure(await client.call_tool("search", {"query": QUESTION}))
 
 
+def test_the_command_line_asks_with_the_same_token(guarded: str) -> None:
+    command = [KSERVE_RAG, "ask", "--url", guarded, "--json", QUESTION]
+    done = subprocess.run(command, env=environment(**OF_THE_SERVER), capture_output=True, text=True, timeout=60)
+    assert json.loads(done.stdout)["sources"][0]["text"] == "Bearer s3cret"
+    refused = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=60)
+    assert refused.returncode == 5
+    assert "Send a token." in refused.stderr
+
+
 @pytest.mark.parametrize("mode", ["auto", "legacy"])
 async def test_over_http_each_caller_brings_its_own_token(guarded: str, mode: Mode) -> None:
     """And never gets the one that the server's own environment has."""
