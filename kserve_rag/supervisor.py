@@ -292,12 +292,12 @@ class Supervisor:
 
     def _end(self, process: _Process, peer: _Peer, *, drain_s: float) -> None:
         """Takes a process out of its service, and tells it to end: at once, or when its connections have ended."""
-        door = self._doors.get(process.service)
-        drained = door is not None and door.listens(process.name) and drain_s > 0
         if process.popen.pid not in self._names:
             self._forget(process)
             peer.tell({"ended": process.name, "code": None})
             return
+        door = self._doors.get(process.service)
+        drained = door is not None and door.listens(process.name) and drain_s > 0
         if door is not None:
             door.retire(process.name)
         if drained and process.specification["drains"]:
