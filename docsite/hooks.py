@@ -29,6 +29,7 @@ ELSEWHERE = {"README.md": "quick-start.md", "CONTRIBUTING.md": "contributing.md"
 
 _LINK = re.compile(r"(?P<before>\]\()(?P<target>[^)#\s:]+)(?P<anchor>#[^)\s]*)?(?P<after>\))")
 _FENCE = re.compile(r"(^```.*?^```$)", re.MULTILINE | re.DOTALL)
+_CELL = re.compile(r"<td.*?</td>", re.DOTALL)
 _DRAWING = re.compile(r'<p><img alt="(?P<alt>[^"]*)" src="[^"]*?(?P<file>[\w-]+)\.drawing\.svg" ?/?></p>')
 
 
@@ -54,7 +55,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
             files.append(File.generated(config, uri, abs_src_path=str(ROOT / name)))
     files.append(File.generated(config, "assets/icon.svg", abs_src_path=str(ROOT / "frontend/chart/icon.svg")))
     _add_linked(files, config)
-    config.nav = _expanded(config.nav, [file.src_uri for file in files])
+    config.nav = _expanded(config.nav, [file.src_uri for file in files], _named(config.nav))
     return files
 
 
@@ -75,12 +76,14 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: 
 
 
 def on_page_content(html: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Drawings stand in the page itself, so that they are as dark or light as it is."""
+    """Drawings stand in the page itself, so that they are as dark or light as it is; cells are as GitHub shows them."""
 
     def drawn(found: re.Match[str]) -> str:
         text = (ROOT / "docs" / f"{found['file']}.drawing.svg").read_text(encoding="utf-8")
         return f'<figure class="drawing-frame">{text[text.index("<svg") :]}</figure>'
 
+    # GitHub takes `\\|` in the code of a cell for `|`, Python-Markdown leaves it as it is.
+    html = _CELL.sub(lambda cell: cell.group().replace("\\|", "|"), html)
     return _DRAWING.sub(drawn, html)
 
 
@@ -155,23 +158,24 @@ def _uri(path: str) -> str | None:
     return ELSEWHERE.get(path, f"rooms/{path}")
 
 
-def _expanded(nav: Any, uris: list[str]) -> Any:
-    """Patterns of the navigation as the pages that they stand for."""
-    if isinstance(nav, list):
-        named = set(_named(nav))
-        expanded = []
-        for entry in nav:
-            if isinstance(entry, str) and "*" in entry:
-                depth = entry.count("/")
-                found = (uri for uri in uris if fnmatch.fnmatch(uri, entry) and uri.count("/") == depth)
-                expanded += sorted(uri for uri in found if uri not in named)
-            else:
-                expanded.append(_expanded(entry, uris))
-        return expanded
+def _expanded(nav: Any, uris: list[str], named: set[str]) -> Any:
+    """Patterns of the navigation as the pages that they stand for, less those that have a place of their own."""
     if isinstance(nav, dict):
-        return {title: _expanded(entry, uris) for title, entry in nav.items()}
-    return nav
+        return {title: _expanded(entry, uris, named) for title, entry in nav.items()}
+    if not isinstance(nav, list):
+        return nav
+    expanded = []
+    for entry in nav:
+        if isinstance(entry, str) and "*" in entry:
+            depth = entry.count("/")
+            found = (uri for uri in uris if fnmatch.fnmatch(uri, entry) and uri.count("/") == depth)
+            expanded += sorted(uri for uri in found if uri not in named)
+        else:
+            expanded.append(_expanded(entry, uris, named))
+    return expanded
 
 
-def _named(nav: list[Any]) -> list[str]:
-    return [entry if isinstance(entry, str) else str(next(iter(entry.values()))) for entry in nav]
+def _named(nav: Any) -> set[str]:
+    if isinstance(nav, str):
+        return {nav}
+    return {name for entry in (nav.values() if isinstance(nav, dict) else nav) for name in _named(entry)}

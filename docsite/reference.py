@@ -194,11 +194,17 @@ def _settings_table(room: Room) -> list[str]:
             row.variable,
             ", ".join(part for part in (row.type, row.bounds, row.unit) if part),
             row.description,
-            f"default {row.default}" if row.default else "**required**",
+            _defaults(row.default),
             row.variable.lower(),
         )
         for row in settings(room)
     )
+
+
+def _defaults(default: str) -> str:
+    if not default:
+        return "**required**"
+    return f"default {default}" if default.startswith("`") else f"{default} by default"
 
 
 class Entry(NamedTuple):
@@ -371,6 +377,7 @@ def openapi(service: str) -> dict[str, Any]:
 
 def _application(service: str, folder: Path) -> Any:
     from chassis.server import app, application
+    from chassis.settings import read_settings
 
     if service == "ingest":
         from ingest.server import application as ingest
@@ -380,7 +387,7 @@ def _application(service: str, folder: Path) -> Any:
         from vectorstore.__main__ import room as vectorstore
         from vectorstore.settings import VectorstoreSettings
 
-        application(vectorstore(VectorstoreSettings(index_root=folder)))
+        application(vectorstore(read_settings(VectorstoreSettings, index_root=folder)))
     else:
         from transformer.__main__ import room as transformer
         from transformer.settings import TransformerSettings
@@ -390,7 +397,7 @@ def _application(service: str, folder: Path) -> Any:
         (folder / "tokenizer.json").write_text(json.dumps({"version": "1.0", "added_tokens": [], "model": model}))
         config = {"eos_token": "a", "chat_template": "{{ messages[0].content }}"}
         (folder / "tokenizer_config.json").write_text(json.dumps(config))
-        application(transformer(TransformerSettings(prompt_format=folder, context_tokens=128)))
+        application(transformer(read_settings(TransformerSettings, prompt_format=folder, context_tokens=128)))
     return app
 
 
