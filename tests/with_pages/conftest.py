@@ -28,6 +28,10 @@ if importlib.util.find_spec("playwright") is None:
     collect_ignore_glob = ["test_*.py"]  # run by `make test-pages`
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--screenshots", action="store_true", help="write docs/screenshots anew (test_page_looks.py)")
+
+
 @dataclass(frozen=True)
 class PeopleGraph:
     """Base URLs of the services that people and their programs speak to."""

@@ -87,8 +87,12 @@ function componentsFor(sources: readonly Source[], onCite: (number: number) => v
         <span>{name}</span>
       );
     },
+    // What is wider than the page is scrolled, with the keyboard too.
+    pre: ({ children }) => (
+      // eslint-disable-next-line jsx-a11y/no-noninteractive-tabindex
+      <pre tabIndex={0}>{children}</pre>
+    ),
     table: ({ children }) => (
-      // Wide tables are scrolled, with the keyboard too.
       // eslint-disable-next-line jsx-a11y/no-noninteractive-tabindex
       <div className="table" role="region" aria-label="Table" tabIndex={0}>
         <table>{children}</table>

@@ -139,7 +139,8 @@ function DropZone({ limits, onFiles }: { limits: Limits | null; onFiles: (files:
 
 function isBusy(job: Job): boolean {
   if (job.failure || job.cancelled) return false;
-  return job.task === null || job.task.state === "queued" || job.task.state === "running";
+  if (job.task === null || job.task.state === "queued" || job.task.state === "running") return true;
+  return job.task.state === "succeeded" && !job.served;
 }
 
 function JobView({ job, onClose }: { job: Job; onClose: () => void }) {
@@ -154,7 +155,7 @@ function JobView({ job, onClose }: { job: Job; onClose: () => void }) {
       <div className="job-head">
         <JobSign job={job} />
         <p className="job-title">{titleOf(job)}</p>
-        {busy ? (
+        {busy && task?.state === "succeeded" ? null : busy ? (
           <button type="button" className="button quiet" onClick={() => cancel(job)}>
             Cancel
           </button>
@@ -171,7 +172,9 @@ function JobView({ job, onClose }: { job: Job; onClose: () => void }) {
         )}
       </div>
       {busy && <Progress job={job} />}
-      {task?.state === "succeeded" && task.result && <Result task={task} result={task.result} onClose={onClose} />}
+      {!busy && task?.state === "succeeded" && task.result && (
+        <Result task={task} result={task.result} onClose={onClose} />
+      )}
       {task?.error && <p className="job-told bad">{task.error.message}</p>}
       {job.failure && <FailureNote failure={job.failure} />}
       {skipped.length > 0 && (
@@ -210,13 +213,19 @@ function Result(props: { task: Task; result: NonNullable<Task["result"]>; onClos
 function JobSign({ job }: { job: Job }): ReactNode {
   if (job.failure || job.task?.state === "failed") return <CircleAlert aria-hidden className="bad" />;
   if (job.cancelled || job.task?.state === "cancelled") return <CircleX aria-hidden />;
-  if (job.task?.state === "succeeded") return <Check aria-hidden className="good" />;
+  if (job.task?.state === "succeeded" && job.served) return <Check aria-hidden className="good" />;
   return <span className="spinner" aria-hidden />;
 }
 
 function titleOf(job: Job): string {
   const what = job.names.length === 1 ? (job.names[0] ?? "") : plural(job.names.length, "file");
-  const state = job.failure ? "failed" : job.cancelled ? "cancelled" : (job.task?.state ?? "running");
+  const state = job.failure
+    ? "failed"
+    : job.cancelled
+      ? "cancelled"
+      : isBusy(job)
+        ? "running"
+        : (job.task?.state ?? "");
   const verbs: Record<Task["kind"], Record<string, string>> = {
     upload: {
       succeeded: `Added ${what}`,
@@ -247,7 +256,7 @@ const STAGES: Record<Task["progress"]["stage"], string> = {
   indexing: "Making searchable",
   publishing: "Publishing",
   checking: "Checking that nothing of it is left",
-  done: "Done",
+  done: "Almost there",
 };
 
 function Progress({ job }: { job: Job }) {

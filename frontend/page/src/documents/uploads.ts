@@ -1,7 +1,7 @@
 /** Documents that are added, and tasks of the ingest service, from their first byte to their last event. */
 
 import { create } from "zustand";
-import { refresh as refreshCatalog } from "../api/catalog";
+import { refresh as refreshCatalog, useCatalog } from "../api/catalog";
 import { ApiError, unreachable, type Failure } from "../api/http";
 import * as ingest from "../api/ingest";
 import type { Limits, ListedDocument, Task } from "../api/wire";
@@ -22,6 +22,8 @@ export interface Job {
   task: Task | null;
   failure: Failure | null;
   cancelled: boolean;
+  /** What it did can be asked about: the version that it made is searched. */
+  served: boolean;
 }
 
 interface Uploads {
@@ -112,7 +114,16 @@ export function dismiss(id: string): void {
 }
 
 function begun(kind: Task["kind"], names: string[], sent: number | null): Job {
-  const job: Job = { id: crypto.randomUUID(), kind, names, sent, task: null, failure: null, cancelled: false };
+  const job: Job = {
+    id: crypto.randomUUID(),
+    kind,
+    names,
+    sent,
+    task: null,
+    failure: null,
+    cancelled: false,
+    served: false,
+  };
   useUploads.setState(({ jobs }) => ({ jobs: [job, ...jobs] }));
   return job;
 }
@@ -135,10 +146,30 @@ async function watch(index: string, task: Task): Promise<void> {
 async function follow(index: string, id: string, first: Task): Promise<void> {
   controllers.delete(id);
   update(id, { task: first, sent: null });
+  let last = first;
   if (!ingest.ended(first)) {
-    for await (const task of ingest.follow(first.id, new AbortController().signal)) update(id, { task });
+    for await (const task of ingest.follow(first.id, new AbortController().signal)) {
+      last = task;
+      update(id, { task });
+    }
   }
-  await Promise.all([list(index), refreshCatalog()]);
+  await list(index);
+  await untilServed(index, last.result?.version ?? null);
+  update(id, { served: true });
+}
+
+const TAKEN_OVER_WITHIN_MS = 30_000;
+
+/** Returns once this version, or a later one, is searched; or when that takes too long to wait for. */
+async function untilServed(index: string, version: string | null): Promise<void> {
+  const deadline = Date.now() + TAKEN_OVER_WITHIN_MS;
+  for (;;) {
+    await refreshCatalog();
+    const served = useCatalog.getState().indexes.find(({ name }) => name === index)?.version ?? "";
+    // Names of versions begin with their time.
+    if (version === null || served >= version || Date.now() > deadline) return;
+    await new Promise((resolve) => setTimeout(resolve, 300));
+  }
 }
 
 function failureOf(error: unknown): Failure {

@@ -52,7 +52,11 @@ export function Sheet({ title, aside, head, wide, centred, className, onClose, c
           </div>
           {head}
         </header>
-        <div className="sheet-body">{children}</div>
+        {/* What is longer than the panel is scrolled, with the keyboard too. */}
+        {/* eslint-disable-next-line jsx-a11y/no-noninteractive-tabindex */}
+        <div className="sheet-body" role="region" aria-labelledby="sheet-title" tabIndex={0}>
+          {children}
+        </div>
       </div>
     </dialog>
   );
