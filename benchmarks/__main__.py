@@ -8,7 +8,17 @@ import subprocess
 import sys
 from collections.abc import Callable
 
-from benchmarks import chain, citations, first_answer, ingest_rate, overhead, page_server, search_rate, telemetry
+from benchmarks import (
+    chain,
+    citations,
+    first_answer,
+    ingest_rate,
+    overhead,
+    page_server,
+    restart,
+    search_rate,
+    telemetry,
+)
 from benchmarks.document import machine, record
 from kserve_rag.graph import need_running, running
 from kserve_rag.models import ModelStore
@@ -20,7 +30,7 @@ LIBRARIES = ("kserve", "aiohttp", "httpx", "chromadb")
 def main() -> None:
     """Runs the benchmarks that were asked for."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    known = "first_answer, overhead, ingest, search, citations, telemetry, chain, page_server"
+    known = "first_answer, overhead, ingest, search, citations, telemetry, chain, page_server, restart"
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"{known} (default: all)")
     parser.add_argument("--write", action="store_true", help="write docs/benchmarks.md")
     parser.add_argument("--seconds", type=float, default=5, help="of each measurement under load (default: 5)")
@@ -55,6 +65,7 @@ def main() -> None:
             lambda: telemetry.measure(prompt_format, arguments.seconds),
         ),
         "chain": ("Chain throughput", chain.__doc__ or "", lambda: chain.measure(prompt_format, arguments.seconds)),
+        "restart": ("Restarts under load", restart.__doc__ or "", restart.measure),
         "page_server": (
             "The page's server",
             page_server.__doc__ or "",

@@ -15,7 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 from kserve_rag.cli import app
-from kserve_rag.graph import need_running, running
+from kserve_rag.graph import SERVICES, need_running, running
 from kserve_rag.settings import Settings
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -62,7 +62,7 @@ def test_help_teaches_with_examples(cli: Run) -> None:
     shown = cli("--help")
     assert shown.returncode == 0
     assert "kserve-rag up --docs" in shown.stdout
-    for command in ("up", "ask", "ingest", "status", "models", "logs", "down"):
+    for command in ("up", "ask", "ingest", "status", "models", "logs", "restart", "down"):
         assert command in shown.stdout
         told = CliRunner().invoke(app, [command, "--help"]).output
         assert told.strip()
@@ -91,9 +91,13 @@ def test_status_as_json_is_what_is_documented(graph: Any, cli: Run) -> None:
     assert shown.returncode == 0, shown.stdout
     parsed = json.loads(shown.stdout)
     assert parsed.keys() == {"services", "index"}
-    assert parsed["services"].keys() == {"transformer", "vectorstore", "embedder", "predictor"}
+    assert tuple(parsed["services"]) == SERVICES
     for name, service in parsed["services"].items():
-        assert service == {"url": getattr(graph, name), "ready": True, "reason": None}
+        state = graph.state.services[name]
+        assert service["url"] == state.url
+        if name != "frontend":  # whose page may not be built
+            replica = {"name": name, "pid": state.pid, "ready": True, "reason": None}
+            assert service == {"url": state.url, "ready": True, "reason": None, "replicas": [replica]}
     assert parsed["index"].keys() == {"name", "version", "documents", "chunks"}
     assert parsed["index"]["version"] == graph.index_version
     assert parsed["index"]["documents"] == sum(1 for path in graph.corpus.rglob("*") if path.is_file())
@@ -110,6 +114,8 @@ def test_up_on_a_running_graph_says_so(graph: Any, cli: Run) -> None:
     again = cli("up")
     assert again.returncode == 0, again.stderr
     assert graph.transformer in again.stdout
+    page = graph.state.services["frontend"].url
+    assert f"the page is at {page}" in again.stdout or "there is no web page: " in again.stdout
     other = cli("up", "--model", "qwen2.5-0.5b")
     assert other.returncode == 4
     assert "model qwen2.5-0.5b instead of smollm2-135m" in other.stderr
@@ -123,7 +129,7 @@ def test_logs(graph: Any, cli: Run) -> None:
     assert "│" not in cli("logs", "predictor").stdout.splitlines()[0]
     wrong = cli("logs", "database")
     assert wrong.returncode == 2
-    assert "Choose from: transformer, vectorstore, embedder, predictor" in wrong.stderr
+    assert f"Choose from: {', '.join(SERVICES)}" in wrong.stderr
 
 
 def test_the_logs_hold_no_question(graph: Any, cli: Run) -> None:
@@ -148,6 +154,10 @@ def test_models_fetch(cli: Run) -> None:
     [
         (("ask", "anyone there?"), 4, "not running"),
         (("ingest", "."), 4, "not running"),
+        (("restart",), 4, "not running"),
+        (("restart", "database"), 2, "There is no service 'database'"),
+        (("up", "--replicas", "embedder=none"), 2, "--replicas embedder=none: give a number"),
+        (("up", "--replicas", "database=2"), 2, "There is no service 'database'"),
         (("ask", "--url", "http://127.0.0.1:9", "anyone there?"), 5, "Nothing can be reached at http://127.0.0.1:9"),
         (("up", "--docs", "/nowhere"), 2, "There is no file or folder /nowhere"),
         (("up", "--model", "nonesuch"), 2, "There is no llm 'nonesuch'"),
@@ -199,6 +209,11 @@ def test_from_nothing_to_an_answer_and_back(own: Settings, tmp_path: Path) -> No
         added = run("ingest", "--add", str(second))
         assert added.returncode == 0, added.stderr
         assert json.loads(run("status", "--json").stdout)["index"]["documents"] == 2
+        restarted = run("restart", "vectorstore")
+        assert restarted.returncode == 0, restarted.stderr
+        assert "The vectorstore is restarted." in restarted.stdout
+        assert need_running(own).services["vectorstore"].replicas[0].name == "vectorstore-2"
+        assert "vectorstore-2 │ " in run("logs", "vectorstore").stdout
         moorings = json.loads(run("ask", "--json", "--max-tokens", "8", "How many moorings has Vardal?").stdout)
         assert any("412 moorings" in source["text"] for source in moorings["sources"])
         assert run("ingest", str(second)).returncode == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -57,6 +58,13 @@ def test_a_taken_port_names_who_holds_it(settings: Settings) -> None:
     assert running(settings) is None
 
 
+def test_the_pages_port_is_one_that_people_type(settings: Settings) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        port = holder.getsockname()[1]
+        with pytest.raises(PortTakenError, match=rf"Port {port}, where the web page .*--page-port"):
+            launch(settings.model_copy(update={"page_port": port}))
+
+
 def test_other_taken_ports_are_avoided(graph_settings: Settings, settings: Settings) -> None:
     with socket.create_server(("127.0.0.1", 0)) as holder:
         taken = holder.getsockname()[1]
@@ -93,6 +101,16 @@ def test_a_state_file_that_was_left_behind_is_not_believed(settings: Settings, g
     assert running(settings) is None
 
 
+def test_the_state_of_another_version_is_told_apart(settings: Settings) -> None:
+    with launch(settings) as graph:
+        path = settings.run / "graph.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "services": {"database": {}}}))
+        with pytest.raises(LaunchError, match="another version"):
+            running(settings)
+        assert stop(settings)
+        assert not psutil.pid_exists(graph.state.services["vectorstore"].pid)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_up_leaves_no_process_behind(settings: Settings, number: signal.Signals) -> None:
     environment = {
@@ -127,7 +145,7 @@ def test_up_leaves_no_process_behind(settings: Settings, number: signal.Signals)
 
 def _all_started(settings: Settings, up: subprocess.Popen[bytes]) -> GraphState:
     """The state in which every service has a process."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while time.monotonic() < deadline and up.poll() is None:
         if (settings.run / "graph.json").exists():
             state = running(settings)
