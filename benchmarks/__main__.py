@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import importlib.util
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from benchmarks import (
     first_answer,
     ingest_rate,
     overhead,
+    page,
     page_server,
     restart,
     search_rate,
@@ -30,7 +32,7 @@ LIBRARIES = ("kserve", "aiohttp", "httpx", "chromadb")
 def main() -> None:
     """Runs the benchmarks that were asked for."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    known = "first_answer, overhead, ingest, search, citations, telemetry, chain, page_server, restart"
+    known = "first_answer, overhead, ingest, search, citations, telemetry, chain, page, page_server, restart"
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"{known} (default: all)")
     parser.add_argument("--write", action="store_true", help="write docs/benchmarks.md")
     parser.add_argument("--seconds", type=float, default=5, help="of each measurement under load (default: 5)")
@@ -66,6 +68,7 @@ def main() -> None:
         ),
         "chain": ("Chain throughput", chain.__doc__ or "", lambda: chain.measure(prompt_format, arguments.seconds)),
         "restart": ("Restarts under load", restart.__doc__ or "", restart.measure),
+        "page": ("The page", page.__doc__ or "", page.measure),
         "page_server": (
             "The page's server",
             page_server.__doc__ or "",
@@ -75,7 +78,9 @@ def main() -> None:
     unknown = set(arguments.names) - benchmarks.keys()
     if unknown:
         parser.error(f"there is no {', '.join(sorted(unknown))}: choose from {', '.join(benchmarks)}")
-    for name in arguments.names or benchmarks:
+    # A browser is driven from the environment of the pages alone (.venv-pages).
+    here = [name for name in benchmarks if name != "page" or importlib.util.find_spec("playwright")]
+    for name in arguments.names or here:
         title, told, measure = benchmarks[name]
         section = f"{told.strip()}\n\n{machine(LIBRARIES)}\n\n" + "\n".join(measure())
         print(f"## {title}\n\n{section}\n", flush=True)

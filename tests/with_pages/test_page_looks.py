@@ -22,6 +22,9 @@ WIDTHS: dict[str, dict[str, Any]] = {
     "phone": {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True},
 }
 
+SHOWN = {"welcome", "answer", "source", "refusal", "compare", "documents"}
+"""What there are screenshots of."""
+
 QUESTION = "What is an index version?"
 
 Look = Callable[[str], None]
@@ -52,7 +55,7 @@ def look(viewer: Visitor, colours: str, width: str, request: pytest.FixtureReque
     def look(name: str) -> None:
         assert serious_faults(viewer) == [], name
         assert not viewer.is_wider_than_window(), name
-        if request.config.getoption("--screenshots"):
+        if name in SHOWN and request.config.getoption("--screenshots"):
             write(viewer, FOLDER / f"{name}-{width}-{colours}.webp")
 
     return look

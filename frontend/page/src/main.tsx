@@ -19,4 +19,7 @@ if (root) {
       <App />
     </StrictMode>,
   );
+  // What the first answer is shown with is there before it comes, and after the page is.
+  const soon = "requestIdleCallback" in window ? requestIdleCallback : setTimeout;
+  soon(() => void import("./chat/prose"));
 }
