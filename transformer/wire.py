@@ -38,7 +38,7 @@ def _integral(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-_Int = Annotated[int, BeforeValidator(_integral)]
+_WHOLE = BeforeValidator(_integral)
 _Question = Annotated[str, StringConstraints(min_length=1, max_length=MAX_QUESTION_CHARS)]
 _Stop = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 
@@ -57,17 +57,17 @@ class Sampling(Described):
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
-    max_tokens: Annotated[_Int, Field(ge=0, le=131_072)] = DEFAULT_MAX_TOKENS
+    max_tokens: Annotated[int, Field(ge=0, le=131_072), _WHOLE] = DEFAULT_MAX_TOKENS
     """Most tokens of the answer. 0 retrieves and generates nothing."""
     temperature: Annotated[float, Field(ge=0, le=2)] = DEFAULT_TEMPERATURE
     """0 takes the likeliest token each time."""
-    top_k: Annotated[_Int, Field(ge=0, le=1000)] = DEFAULT_TOP_K
+    top_k: Annotated[int, Field(ge=0, le=1000), _WHOLE] = DEFAULT_TOP_K
     """0 considers every token."""
     top_p: Annotated[float, Field(ge=0, le=1)] = DEFAULT_TOP_P
     """0 takes the likeliest token each time."""
     stop: Annotated[list[_Stop], Field(max_length=8)] = Field(default_factory=list)
     """Texts that end the answer, and are not in it."""
-    seed: Annotated[_Int, Field(ge=0, le=2**63 - 1)] | None = None
+    seed: Annotated[int, Field(ge=0, le=2**63 - 1), _WHOLE] | None = None
     """Repeats a drawn answer."""
     repetition_penalty: Annotated[float, Field(gt=0, le=2)] | None = None
     """Above 1, tokens that have been said or asked are less likely; where the predictor's model has it."""
@@ -87,7 +87,7 @@ class Grounding(Described):
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
-    num_docs: Annotated[_Int, Field(ge=0, le=MAX_NUM_DOCS)] | None = None
+    num_docs: Annotated[int, Field(ge=0, le=MAX_NUM_DOCS), _WHOLE] | None = None
     """Passages retrieved; the service's setting where absent. 0 retrieves none."""
     retrieval: bool = True
     """False answers without documents."""
@@ -97,7 +97,7 @@ class Grounding(Described):
     """Chroma's `where` language over document metadata: `{"lang": "en"}`, `{"year": {"$gte": 2023}}`."""
     collections: Annotated[list[str], Field(min_length=1, max_length=MAX_COLLECTIONS)] | None = None
     """Indexes that are searched; the vectorstore's own where absent."""
-    neighbours: Annotated[_Int, Field(ge=0, le=MAX_NEIGHBOURS)] = 0
+    neighbours: Annotated[int, Field(ge=0, le=MAX_NEIGHBOURS), _WHOLE] = 0
     """Chunks before and after that are joined to each passage."""
     diversity: Annotated[float, Field(ge=0, le=1)] = 0.0
     """How much passages are held against for saying what a better one says."""
@@ -410,19 +410,19 @@ class ChatRequest(Grounding):
 
     model: str
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES)]
-    max_tokens: Annotated[_Int, Field(ge=0, le=131_072)] | None = None
-    max_completion_tokens: Annotated[_Int, Field(ge=0, le=131_072)] | None = None
+    max_tokens: Annotated[int, Field(ge=0, le=131_072), _WHOLE] | None = None
+    max_completion_tokens: Annotated[int, Field(ge=0, le=131_072), _WHOLE] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    top_k: Annotated[_Int, Field(ge=0, le=1000)] | None = None
+    top_k: Annotated[int, Field(ge=0, le=1000), _WHOLE] | None = None
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
     stop: _Stop | Annotated[list[_Stop], Field(max_length=8)] | None = None
-    seed: Annotated[_Int, Field(ge=0, le=2**63 - 1)] | None = None
+    seed: Annotated[int, Field(ge=0, le=2**63 - 1), _WHOLE] | None = None
     repetition_penalty: Annotated[float, Field(gt=0, le=2)] | None = None
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     stream: bool | None = False
     stream_options: StreamOptions | None = None
-    n: Annotated[_Int, Field(ge=1, le=1)] | None = None
+    n: Annotated[int, Field(ge=1, le=1), _WHOLE] | None = None
     logprobs: Literal[False] | None = None
     response_format: dict[Literal["type"], Literal["text"]] | None = None
     user: str | None = None
