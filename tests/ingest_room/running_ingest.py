@@ -17,8 +17,6 @@ import httpx
 from processes import free_ports, program, until
 
 ROOT = Path(__file__).parents[2]
-INDEX = "/v1/indexes/default"
-DOCUMENTS = f"{INDEX}/documents"
 
 Files = Mapping[str, bytes | str]
 Seen = Callable[[dict[str, Any]], bool]
@@ -32,24 +30,33 @@ class RunningIngest:
     process: subprocess.Popen[bytes]
     log: Path
     root: Path
+    index: str = "default"
 
-    def post(self, files: Files, index: str = "default") -> httpx.Response:
+    @property
+    def path(self) -> str:
+        """Of the index, in URLs."""
+        return f"/v1/indexes/{self.index}"
+
+    @property
+    def documents(self) -> str:
+        """Of its documents, in URLs."""
+        return f"{self.path}/documents"
+
+    def post(self, files: Files) -> httpx.Response:
         contents = {
             name: content if isinstance(content, bytes) else content.encode() for name, content in files.items()
         }
-        return self.http.post(
-            f"/v1/indexes/{index}/documents", files=[("files", (name, body)) for name, body in contents.items()]
-        )
+        return self.http.post(self.documents, files=[("files", (name, body)) for name, body in contents.items()])
 
-    def upload(self, files: Files, index: str = "default") -> dict[str, Any]:
+    def upload(self, files: Files) -> dict[str, Any]:
         """The task, once it has ended."""
-        return self.ended(self.post(files, index))
+        return self.ended(self.post(files))
 
     def delete(self, source: str, **parameters: str) -> dict[str, Any]:
-        return self.ended(self.http.delete(f"{DOCUMENTS}/{source}", params=parameters))
+        return self.ended(self.http.delete(f"{self.documents}/{source}", params=parameters))
 
     def reindex(self) -> dict[str, Any]:
-        return self.ended(self.http.post(f"{INDEX}/reindex"))
+        return self.ended(self.http.post(f"{self.path}/reindex"))
 
     def ended(self, accepted: httpx.Response) -> dict[str, Any]:
         assert accepted.status_code == 202, accepted.text
@@ -79,14 +86,14 @@ class RunningIngest:
         return told
 
     def sources(self) -> dict[str, dict[str, Any]]:
-        return {listed["source"]: listed for listed in self.http.get(DOCUMENTS).json()["documents"]}
+        return {listed["source"]: listed for listed in self.http.get(self.documents).json()["documents"]}
 
     def task(self, task_id: str) -> dict[str, Any]:
         return self.http.get(f"/v1/tasks/{task_id}").raise_for_status().json()
 
     def leftovers(self) -> list[str]:
         """What is on disk of uploads beside those that the index follows."""
-        return sorted(path.name for path in self.root.glob("*/uploads/.*"))
+        return sorted(path.name for path in self.root.glob(f"{self.index}/uploads/.*"))
 
     def memory_bytes(self) -> int:
         """Most memory that the process has ever had."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import dataclasses
 import io
 import json
 import os
@@ -25,7 +27,7 @@ from processes import until
 from prometheus_client.parser import text_string_to_metric_families
 from reportlab.lib.pdfencrypt import StandardEncryption
 from reportlab.pdfgen.canvas import Canvas
-from running_ingest import DOCUMENTS, INDEX, ROOT, Files, RunningIngest, running_ingest
+from running_ingest import ROOT, Files, RunningIngest, running_ingest
 
 from chassis import signals
 from ingest import pipeline
@@ -47,6 +49,26 @@ def root(tmp_path: Path) -> Path:
 def start(root: Path, embedder: LoopbackEmbedder, tokenizer_path: Path) -> Start:
     """A service with these settings, as a context manager."""
     return lambda **settings: running_ingest(root, embedder.url, tokenizer_path, **settings)
+
+
+INDEXES = [f"index-{number}" for number in range(20)]
+
+
+@pytest.fixture(scope="module")
+def indexes(tmp_path_factory: pytest.TempPathFactory, tokenizer_path: Path) -> Iterator[Iterator[RunningIngest]]:
+    """One service, again and again with another index."""
+    root = tmp_path_factory.mktemp("shared") / "indexes"
+    with (
+        LoopbackEmbedder() as embedder,
+        running_ingest(root, embedder.url, tokenizer_path, collections=",".join(INDEXES)) as running,
+    ):
+        yield (dataclasses.replace(running, index=name) for name in INDEXES)
+
+
+@pytest.fixture
+def shared(indexes: Iterator[RunningIngest]) -> RunningIngest:
+    """A service that others use too, with an index of one's own."""
+    return next(indexes)
 
 
 @pytest.fixture
@@ -71,14 +93,14 @@ def held(service: RunningIngest, embedder: LoopbackEmbedder, files: Files) -> st
 # Bringing documents, and what is told meanwhile
 
 
-def test_an_upload_becomes_an_index(service: RunningIngest) -> None:
-    accepted = service.post({"guide.md": GUIDE, "glaze.txt": GLAZE})
+def test_an_upload_becomes_an_index(shared: RunningIngest) -> None:
+    accepted = shared.post({"guide.md": GUIDE, "glaze.txt": GLAZE})
     assert accepted.status_code == 202
     task = accepted.json()
-    assert (task["kind"], task["index"], task["state"]) == ("upload", "default", "queued")
+    assert (task["kind"], task["index"], task["state"]) == ("upload", shared.index, "queued")
     assert task["sources"] == ["uploads/glaze.txt", "uploads/guide.md"]
-    last = service.ended(accepted)
-    assert last == service.task(task["id"])
+    last = shared.ended(accepted)
+    assert last == shared.task(task["id"])
     assert (last["state"], last["error"]) == ("succeeded", None)
     assert (last["progress"]["stage"], last["progress"]["files_done"], last["progress"]["files_total"]) == (
         "done",
@@ -88,7 +110,7 @@ def test_an_upload_becomes_an_index(service: RunningIngest) -> None:
     assert last["progress"]["bytes_done"] == last["progress"]["bytes_total"] == len(GUIDE) + len(GLAZE)
     result = last["result"]
     assert (result["documents"], result["chunks"], result["skipped"], result["absence"]) == (2, 2, [], None)
-    listed = service.http.get(DOCUMENTS).json()
+    listed = shared.http.get(shared.documents).json()
     assert listed["version"] == result["version"]
     assert listed["next"] is None
     assert [
@@ -98,17 +120,19 @@ def test_an_upload_becomes_an_index(service: RunningIngest) -> None:
         ("uploads/glaze.txt", "glaze", 1, 1, len(GLAZE), "upload"),
         ("uploads/guide.md", "Kilns", 1, 1, len(GUIDE), "upload"),
     ]
-    assert service.leftovers() == []
-    assert [listed["id"] for listed in service.http.get("/v1/tasks?index=default").json()["tasks"]] == [task["id"]]
+    assert shared.leftovers() == []
+    assert [listed["id"] for listed in shared.http.get(f"/v1/tasks?index={shared.index}").json()["tasks"]] == [
+        task["id"]
+    ]
 
 
-def test_files_are_listed_by_pages(service: RunningIngest) -> None:
-    assert service.http.get(DOCUMENTS).json() == {"documents": [], "next": None, "version": None}
-    service.upload({f"{number}.txt": f"Pot {number} is on shelf {number}." for number in range(5)})
+def test_files_are_listed_by_pages(shared: RunningIngest) -> None:
+    assert shared.http.get(shared.documents).json() == {"documents": [], "next": None, "version": None}
+    shared.upload({f"{number}.txt": f"Pot {number} is on shelf {number}." for number in range(5)})
     pages, after = [], None
     while True:
         parameters = {"limit": "2", **({"after": after} if after else {})}
-        page = service.http.get(DOCUMENTS, params=parameters).json()
+        page = shared.http.get(shared.documents, params=parameters).json()
         pages.append([listed["source"] for listed in page["documents"]])
         after = page["next"]
         if after is None:
@@ -157,22 +181,22 @@ def test_uploads_that_wait_are_indexed_together(service: RunningIngest, embedder
     assert max(embedder.texts.values()) == 1
 
 
-def test_a_file_of_the_same_name_replaces_the_one_before(service: RunningIngest) -> None:
-    service.upload({"Guide.md": GUIDE})
-    before = service.sources()["uploads/Guide.md"]
-    task = service.upload({"GUIDE.MD": "# Glazes\n\n" + GLAZE})
+def test_a_file_of_the_same_name_replaces_the_one_before(shared: RunningIngest) -> None:
+    shared.upload({"Guide.md": GUIDE})
+    before = shared.sources()["uploads/Guide.md"]
+    task = shared.upload({"GUIDE.MD": "# Glazes\n\n" + GLAZE})
     assert task["sources"] == ["uploads/Guide.md"]
-    after = service.sources()
+    after = shared.sources()
     assert list(after) == ["uploads/Guide.md"]
     assert after["uploads/Guide.md"]["title"] == "Glazes"
     assert after["uploads/Guide.md"]["sha256"] != before["sha256"]
     # One that cannot be used takes nothing away.
-    task = service.upload({"guide.md": "<!-- nothing -->", "other.txt": "A shelf for pots."})
+    task = shared.upload({"guide.md": "<!-- nothing -->", "other.txt": "A shelf for pots."})
     assert task["state"] == "succeeded"
     assert task["result"]["skipped"] == [
         {"source": "uploads/Guide.md", "reason": "holds no text; the file of before is kept"}
     ]
-    assert service.sources()["uploads/Guide.md"] == after["uploads/Guide.md"]
+    assert shared.sources()["uploads/Guide.md"] == after["uploads/Guide.md"]
 
 
 def test_reading_everything_anew_embeds_nothing_twice(service: RunningIngest, embedder: LoopbackEmbedder) -> None:
@@ -239,7 +263,7 @@ def test_uploads_and_followed_folders_leave_each_other_alone(
         failed = service.reindex()
         assert (failed["state"], failed["error"]["code"]) == ("failed", "source_not_found")
         assert failed["error"]["message"] == f"{docs}: no such file or folder"
-        refused = service.http.delete(f"{DOCUMENTS}/docs/uploads/guide.md")
+        refused = service.http.delete(f"{service.documents}/docs/uploads/guide.md")
         assert (refused.status_code, refused.json()["code"], refused.json()["field"]) == (403, "not_uploaded", "source")
         # The document of the folder stays, also when the last upload goes.
         service.delete("uploads/guide.md")
@@ -254,8 +278,6 @@ def test_another_embedder_makes_all_anew_or_says_what_is_missing(
     docs.mkdir()
     (docs / "guide.md").write_text(GUIDE, "utf-8")
     with start() as service:
-        import asyncio
-
         asyncio.run(pipeline.run(make_settings(), [docs]))
         embedder.fingerprint = OTHER_FINGERPRINT
         assert service.upload({"glaze.txt": GLAZE})["state"] == "succeeded"
@@ -304,15 +326,19 @@ def test_what_is_deleted_is_gone_from_every_part(
     assert words_in(index, b"xylophone") == []
     task = service.delete("uploads/plain.txt")
     assert task["state"] == "succeeded"
-    assert service.http.get(DOCUMENTS).json() == {"documents": [], "next": None, "version": task["result"]["version"]}
+    assert service.http.get(service.documents).json() == {
+        "documents": [],
+        "next": None,
+        "version": task["result"]["version"],
+    }
     assert service.upload({"guide.md": GUIDE})["state"] == "succeeded"
 
 
-def test_deletions_that_cannot_be(service: RunningIngest) -> None:
+def test_deletions_that_cannot_be(shared: RunningIngest) -> None:
     for source in ("uploads/none.md", "none.md", "..%2Fcurrent", "uploads/..%2F..%2Fcurrent"):
-        refused = service.http.delete(f"{DOCUMENTS}/{source}")
+        refused = shared.http.delete(f"{shared.documents}/{source}")
         assert (refused.status_code, refused.json()["code"], refused.json()["field"]) == (404, "not_found", "source")
-    assert service.http.delete(f"{DOCUMENTS}/uploads/x.md?purge=perhaps").status_code == 400
+    assert shared.http.delete(f"{shared.documents}/uploads/x.md?purge=perhaps").status_code == 400
 
 
 # Tasks that are cancelled, fail, or outlive the service
@@ -342,7 +368,7 @@ def test_without_the_embedder_a_task_waits_then_fails_and_nothing_is_lost(
 ) -> None:
     with start(embed_attempts=4, retry_wait_s=0.3) as service:
         service.upload({"glaze.txt": GLAZE})
-        version = service.http.get(DOCUMENTS).json()["version"]
+        version = service.http.get(service.documents).json()["version"]
         embedder.fault = "unavailable"
         events = service.events(service.post({"guide.md": GUIDE}).json()["id"])
         waits = [task["progress"] for task in events if task["progress"]["stage"] == "waiting"]
@@ -351,7 +377,7 @@ def test_without_the_embedder_a_task_waits_then_fails_and_nothing_is_lost(
         assert (events[-1]["state"], events[-1]["error"]["code"]) == ("failed", "embedder_failed")
         assert "failed 4 times" in events[-1]["error"]["message"]
         assert events[-1]["progress"]["reason"] is None
-        assert service.http.get(DOCUMENTS).json()["version"] == version
+        assert service.http.get(service.documents).json()["version"] == version
         assert service.sources()["uploads/guide.md"]["documents"] == 0
         embedder.fault = None
         assert service.reindex()["result"]["documents"] == 2
@@ -436,10 +462,10 @@ def nested_bomb(unpacked_bytes: int) -> bytes:
     )
 
 
-def test_files_that_cannot_be_used_are_skipped_and_the_others_are_not(service: RunningIngest) -> None:
+def test_files_that_cannot_be_used_are_skipped_and_the_others_are_not(shared: RunningIngest) -> None:
     bomb = nested_bomb(2_000_000_000)
     assert len(bomb) < 42_000
-    task = service.upload(
+    task = shared.upload(
         {
             "good.pdf": pdf("The kiln opens at first light."),
             "locked.pdf": pdf("Words.", encrypt=StandardEncryption("secret", strength=128)),
@@ -457,21 +483,21 @@ def test_files_that_cannot_be_used_are_skipped_and_the_others_are_not(service: R
     assert reasons["uploads/bomb.pdf"].startswith("page 1 unpacks to more than is read")
     assert reasons["uploads/empty.md"] == "empty"
     assert reasons["uploads/fake.json"].startswith("invalid JSON")
-    assert list(service.sources()) == ["uploads/good.pdf"]
+    assert list(shared.sources()) == ["uploads/good.pdf"]
     # Nothing but what cannot be used: that is a failure, with the same reasons.
     for _ in range(2):
-        task = service.upload({"locked.pdf": pdf("Words.", encrypt=StandardEncryption("secret", strength=128))})
+        task = shared.upload({"locked.pdf": pdf("Words.", encrypt=StandardEncryption("secret", strength=128))})
         assert (task["state"], task["error"]["code"]) == ("failed", "nothing_usable")
         assert "uploads/locked.pdf: encrypted: needs a password" in task["error"]["message"]
         assert task["result"]["skipped"] == [{"source": "uploads/locked.pdf", "reason": "encrypted: needs a password"}]
-    assert list(service.sources()) == ["uploads/good.pdf"]
+    assert list(shared.sources()) == ["uploads/good.pdf"]
 
 
-def test_nothing_usable_in_an_index_that_is_not_there_yet(service: RunningIngest) -> None:
-    task = service.upload({"empty.md": " "})
+def test_nothing_usable_in_an_index_that_is_not_there_yet(shared: RunningIngest) -> None:
+    task = shared.upload({"empty.md": " "})
     assert (task["state"], task["error"]["code"], task["result"]["version"]) == ("failed", "nothing_usable", None)
     assert task["result"]["skipped"] == [{"source": "uploads/empty.md", "reason": "empty"}]
-    assert service.http.get(DOCUMENTS).json() == {"documents": [], "next": None, "version": None}
+    assert shared.http.get(shared.documents).json() == {"documents": [], "next": None, "version": None}
 
 
 SMALL = {"max_upload_file_bytes": 2_000, "max_upload_files": 3, "max_uploads": 4, "max_uploads_bytes": 5_000}
@@ -543,7 +569,7 @@ BOUNDARY = {"content-type": "multipart/form-data; boundary=b"}
     ],
 )
 def test_bodies_that_are_no_upload(strict: RunningIngest, headers: dict[str, str], body: bytes, said: str) -> None:
-    refused = strict.http.post(DOCUMENTS, content=body, headers=headers)
+    refused = strict.http.post(strict.documents, content=body, headers=headers)
     assert (refused.status_code, refused.json()["code"]) == (400, "invalid_request")
     assert said in refused.json()["error"]
     assert strict.leftovers() == []
@@ -558,7 +584,7 @@ def test_bodies_that_are_no_upload(strict: RunningIngest, headers: dict[str, str
         ("GET", "/v1/tasks/none", 404, "task_id"),
         ("GET", "/v1/tasks/none/events", 404, "task_id"),
         ("DELETE", "/v1/tasks/none", 404, "task_id"),
-        ("GET", f"{DOCUMENTS}?limit=0", 400, "query.limit"),
+        ("GET", "/v1/indexes/default/documents?limit=0", 400, "query.limit"),
         ("GET", "/v1/tasks?limit=many", 400, "query.limit"),
     ],
 )
@@ -577,25 +603,25 @@ def test_limits_are_told(strict: RunningIngest) -> None:
     assert {".md", ".pdf", ".csv"} <= set(limits["types"])
 
 
-def test_names_are_kept_as_far_as_they_do_no_harm(service: RunningIngest, root: Path) -> None:
+def test_names_are_kept_as_far_as_they_do_no_harm(shared: RunningIngest) -> None:
     names = {
         "../../etc/cron.md": "cron.md",
         "C:\\Users\\me\\Résumé 1.txt": "Résumé 1.txt",
         "<img src=x onerror=alert(1)>.md": "<img src=x onerror=alert(1)>.md",
         ".hidden.md": "hidden.md",
     }
-    task = service.upload({sent: f"{GLAZE} {number}" for number, sent in enumerate(names)})
+    task = shared.upload({sent: f"{GLAZE} {number}" for number, sent in enumerate(names)})
     assert task["state"] == "succeeded", task
-    assert set(service.sources()) == {f"uploads/{kept}" for kept in names.values()}
-    assert {path.name for path in (root / "default" / "uploads").iterdir()} == set(names.values())
+    assert set(shared.sources()) == {f"uploads/{kept}" for kept in names.values()}
+    assert {path.name for path in (shared.root / shared.index / "uploads").iterdir()} == set(names.values())
     for kept in names.values():
-        assert service.delete("uploads/" + httpx.URL(path=f"/{kept}").raw_path.decode()[1:])["state"] == "succeeded"
+        assert shared.delete("uploads/" + httpx.URL(path=f"/{kept}").raw_path.decode()[1:])["state"] == "succeeded"
 
 
 def raw(service: RunningIngest, head: str) -> socket.socket:
     """A connection on which a request has begun."""
     connection = socket.create_connection(("127.0.0.1", service.http.base_url.port or 0), timeout=30)
-    connection.sendall(f"POST {DOCUMENTS} HTTP/1.1\r\nhost: x\r\n{head}\r\n\r\n".encode())
+    connection.sendall(f"POST {service.documents} HTTP/1.1\r\nhost: x\r\n{head}\r\n\r\n".encode())
     return connection
 
 
@@ -609,22 +635,20 @@ def read(connection: socket.socket) -> str:
 PART = b'--b\r\ncontent-disposition: form-data; name="files"; filename="%b"\r\n\r\n'
 
 
-def test_two_hundred_megabytes_are_refused_before_they_are_read(service: RunningIngest) -> None:
-    with raw(
-        service, f"content-type: multipart/form-data; boundary=b\r\ncontent-length: {200 * 1024**2}"
-    ) as connection:
+def test_two_hundred_megabytes_are_refused_before_they_are_read(shared: RunningIngest) -> None:
+    with raw(shared, f"content-type: multipart/form-data; boundary=b\r\ncontent-length: {200 * 1024**2}") as connection:
         answer = read(connection)
     assert answer.startswith("HTTP/1.1 413 ")
     assert "larger than 134217728 bytes" in answer
-    assert service.leftovers() == []
+    assert shared.leftovers() == []
 
 
 @pytest.mark.parametrize(("files", "code"), [(1, "file_too_large"), (4, "payload_too_large")])
 def test_two_hundred_megabytes_of_unknown_length_are_not_taken_into_memory(
-    service: RunningIngest, files: int, code: str
+    shared: RunningIngest, files: int, code: str
 ) -> None:
-    service.upload({"guide.md": GUIDE})
-    before = service.memory_bytes()
+    shared.upload({"guide.md": GUIDE})
+    before = shared.memory_bytes()
 
     def body() -> Iterator[bytes]:
         for number in range(files):
@@ -633,23 +657,23 @@ def test_two_hundred_megabytes_of_unknown_length_are_not_taken_into_memory(
             yield b"\r\n"
         yield b"--b--\r\n"
 
-    refused = service.http.post(DOCUMENTS, content=body(), headers=BOUNDARY)
+    refused = shared.http.post(shared.documents, content=body(), headers=BOUNDARY)
     assert (refused.status_code, refused.json()["code"]) == (413, code)
     limit = "'0.txt' is larger than 67,108,864 bytes" if files == 1 else "larger than 134217728 bytes"
     assert limit in refused.json()["error"]
-    assert service.memory_bytes() - before < 32 * 1024**2
-    assert service.leftovers() == []
-    assert list(service.sources()) == ["uploads/guide.md"]
+    assert shared.memory_bytes() - before < 32 * 1024**2
+    assert shared.leftovers() == []
+    assert list(shared.sources()) == ["uploads/guide.md"]
 
 
-def test_a_connection_that_breaks_leaves_nothing(service: RunningIngest) -> None:
+def test_a_connection_that_breaks_leaves_nothing(shared: RunningIngest) -> None:
     for head in ("content-length: 1000000", "transfer-encoding: chunked"):
-        with raw(service, f"content-type: multipart/form-data; boundary=b\r\n{head}") as connection:
+        with raw(shared, f"content-type: multipart/form-data; boundary=b\r\n{head}") as connection:
             part = PART % b"guide.md" + b"word " * 1_000
             connection.sendall(part if "length" in head else b"%x\r\n%b\r\n" % (len(part), part))
-            until(lambda: len(service.leftovers()) == 1)
-        until(lambda: service.leftovers() == [])
-    assert service.http.get("/v1/tasks").json() == {"tasks": []}
+            until(lambda: len(shared.leftovers()) == 1)
+        until(lambda: shared.leftovers() == [])
+    assert shared.http.get(f"/v1/tasks?index={shared.index}").json() == {"tasks": []}
 
 
 def test_a_connection_that_falls_silent_is_given_up(start: Start) -> None:
@@ -666,7 +690,7 @@ def test_a_token_is_wanted_where_one_is_set(start: Start) -> None:
     token = secrets.token_hex()
     with start(token=token) as service:
         for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": f"Basic {token}"}):
-            for method, path in (("GET", "/v1/limits"), ("POST", DOCUMENTS), ("GET", "/v1/tasks/none/events")):
+            for method, path in (("GET", "/v1/limits"), ("POST", service.documents), ("GET", "/v1/tasks/none/events")):
                 refused = service.http.request(method, path, headers=headers)
                 assert (refused.status_code, refused.json()["code"]) == (401, "unauthorized")
                 assert refused.headers["www-authenticate"] == "Bearer"
@@ -679,13 +703,13 @@ def test_a_token_is_wanted_where_one_is_set(start: Start) -> None:
 # Operating it
 
 
-def test_an_index_each(start: Start, embedder: LoopbackEmbedder) -> None:
+def test_an_index_each(start: Start) -> None:
     with start(collections="handbook") as service:
+        other = dataclasses.replace(service, index="handbook")
         assert service.upload({"guide.md": GUIDE})["index"] == "default"
-        assert service.upload({"glaze.txt": GLAZE}, "handbook")["state"] == "succeeded"
+        assert other.upload({"glaze.txt": GLAZE})["index"] == "handbook"
         assert list(service.sources()) == ["uploads/guide.md"]
-        other = service.http.get("/v1/indexes/handbook/documents").json()["documents"]
-        assert [listed["source"] for listed in other] == ["uploads/glaze.txt"]
+        assert list(other.sources()) == ["uploads/glaze.txt"]
 
 
 def test_metrics_are_as_they_are_declared(service: RunningIngest) -> None:
@@ -709,7 +733,7 @@ def test_metrics_are_as_they_are_declared(service: RunningIngest) -> None:
     }
 
 
-def test_its_description_needs_no_running_service(service: RunningIngest) -> None:
+def test_its_description_needs_no_running_service(shared: RunningIngest) -> None:
     printed = subprocess.run(
         [sys.executable, "-m", "ingest.server", "--openapi"],
         cwd=ROOT,
@@ -719,7 +743,7 @@ def test_its_description_needs_no_running_service(service: RunningIngest) -> Non
         timeout=60,
     )
     described = json.loads(printed.stdout)
-    served = service.http.get("/openapi.json").json()
+    served = shared.http.get("/openapi.json").json()
     health = {"/ready", "/live", "/metrics"}
     assert described["paths"] == {path: item for path, item in served["paths"].items() if path not in health}
     for path, methods in described["paths"].items():
@@ -773,7 +797,7 @@ def test_tasks_that_cannot_be_read_are_said(start: Start, root: Path) -> None:
     (root / ".ingest" / "tasks.sqlite").write_bytes(b"no database" * 100)
     with start(broken=True) as service:
         until(lambda: service.http.get("/ready").status_code == 503)
-        for method, path in (("GET", "/ready"), ("GET", "/v1/tasks"), ("POST", f"{INDEX}/reindex")):
+        for method, path in (("GET", "/ready"), ("GET", "/v1/tasks"), ("POST", f"{service.path}/reindex")):
             refused = service.http.request(method, path)
             assert refused.status_code == 503
             assert "The tasks of this service cannot be read" in refused.json()["error"]
@@ -783,7 +807,7 @@ def test_tasks_that_cannot_be_read_are_said(start: Start, root: Path) -> None:
 def test_the_queue_has_an_end(service: RunningIngest, embedder: LoopbackEmbedder) -> None:
     running = held(service, embedder, {"guide.md": GUIDE})
     with ThreadPoolExecutor(8) as pool:
-        statuses = list(pool.map(lambda _: service.http.post(f"{INDEX}/reindex").status_code, range(1_010)))
+        statuses = list(pool.map(lambda _: service.http.post(f"{service.path}/reindex").status_code, range(1_010)))
     # Those that come at the same moment as the last one are taken too.
     assert 999 <= statuses.count(202) < 999 + 8
     refused = service.post({"more.md": GUIDE})
