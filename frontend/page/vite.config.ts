@@ -24,5 +24,6 @@ export default defineConfig({
     // The server's Content-Security-Policy has no data: URLs for fonts, and no inline scripts.
     assetsInlineLimit: 0,
     modulePreload: { polyfill: false },
+    license: { fileName: "licences.md" },
   },
 });

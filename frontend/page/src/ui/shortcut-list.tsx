@@ -1,12 +1,15 @@
 import { Fragment } from "react";
+import { useCatalog } from "../api/catalog";
 import { Sheet } from "./sheet";
 import { SHORTCUTS } from "./shortcuts";
 
 export default function ShortcutList({ onClose }: { onClose: () => void }) {
+  const uploads = useCatalog((state) => state.config?.ingest) ?? false;
+  const shown = SHORTCUTS.filter((shortcut) => uploads || !shortcut.uploads);
   return (
     <Sheet title="Keyboard" centred onClose={onClose}>
       <dl className="shortcuts">
-        {SHORTCUTS.map(({ keys, does }) => (
+        {shown.map(({ keys, does }) => (
           <div key={does}>
             <dt>{does}</dt>
             <dd>

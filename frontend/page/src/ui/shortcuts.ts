@@ -1,12 +1,15 @@
 /** Keys that work everywhere on the page. */
 
 import { useEffect } from "react";
+import { useCatalog } from "../api/catalog";
 import { isAnswering, newConversation, stop, useChat } from "../chat/store";
 import { openPanel, setSidebar, usePanels } from "./panels";
 
 export interface Shortcut {
   keys: string[];
   does: string;
+  /** Only where documents can be uploaded. */
+  uploads?: true;
 }
 
 export const SHORTCUTS: Shortcut[] = [
@@ -16,7 +19,7 @@ export const SHORTCUTS: Shortcut[] = [
   { keys: ["/"], does: "Go to the question" },
   { keys: ["Alt", "N"], does: "New conversation" },
   { keys: ["Alt", "S"], does: "Settings" },
-  { keys: ["Alt", "D"], does: "Documents" },
+  { keys: ["Alt", "D"], does: "Documents", uploads: true },
   { keys: ["←", "→"], does: "Previous and next source, in a document" },
   { keys: ["?"], does: "This list" },
 ];
@@ -53,10 +56,10 @@ export function useShortcuts(): void {
   }, []);
 }
 
-const ALT: Record<string, () => void> = {
+const ALT: Record<string, () => unknown> = {
   KeyN: () => void newConversation().then(focusQuestion),
   KeyS: () => openPanel("settings"),
-  KeyD: () => openPanel("documents"),
+  KeyD: () => useCatalog.getState().config?.ingest && openPanel("documents"),
 };
 
 function isTyping(target: EventTarget | null): boolean {
