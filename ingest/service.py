@@ -8,7 +8,7 @@ import fcntl
 import logging
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path, PurePosixPath
@@ -484,13 +484,12 @@ class IngestService:
         if run.results:
             for live in batch:
                 result = run.results[live.task.id]
-                unusable = live.task.kind == "upload" and len(result.skipped) == len(live.task.sources)
-                if unusable:
+                if live.task.kind == "upload" and len(result.skipped) == len(live.task.sources):
                     await self._end(live, "failed", result=result, error=_error(_unusable(result)))
                 else:
                     await self._end(live, "succeeded", result=result)
-                if live.task.kind == "upload":
-                    DOCUMENTS.inc(result.documents)
+                    if live.task.kind == "upload":
+                        DOCUMENTS.inc(result.documents)
                 await asyncio.to_thread(index.uploads.discard, live.task.id)
         elif done.cancelled():
             # What was published before it could be stopped is found done by the next run.
@@ -510,7 +509,8 @@ class IngestService:
             for live in batch:
                 if live.task.kind == "upload":
                     # What cannot be used is of no use later; what could not be indexed is.
-                    wanted = () if isinstance(error, NothingUsableError) else live.task.sources
+                    unusable = live.task.sources if isinstance(error, NothingUsableError) else run.refused[live.task.id]
+                    wanted = [source for source in live.task.sources if source not in unusable]
                     await asyncio.to_thread(index.uploads.keep, live.task.id, wanted)
                     await asyncio.to_thread(index.uploads.discard, live.task.id)
                 await self._end(live, "failed", result=run.partial.get(live.task.id), error=_error(error))
@@ -597,8 +597,8 @@ class _Run:
         self._index = index
         self._batch = batch
         self._kind = batch[0].task.kind
-        self._refused: dict[str, str] = {}
-        """Replacements that cannot be used → why."""
+        self.refused: dict[str, dict[str, str]] = {live.task.id: {} for live in batch}
+        """Task id → replacements of its own that cannot be used → why."""
         self._progress = _Meter(batch)
         self.results: dict[str, TaskResult] = {}
         """Task id → what it did: there once the run has ended well."""
@@ -623,12 +623,11 @@ class _Run:
         uploads = await asyncio.to_thread(index.uploads.files)
         if self._kind == "upload":
             for live in self._batch:
-                uploads |= await self._usable(await asyncio.to_thread(index.uploads.staged, live.task.id), uploads)
+                uploads |= await self._usable(live.task.id, uploads)
         elif self._kind == "delete":
             for live in self._batch:
                 for source in live.task.sources:
                     uploads.pop(source, None)
-        skipped: dict[str, str] = {}
         try:
             await pipeline.run(
                 settings,
@@ -640,19 +639,19 @@ class _Run:
                 then=self._conclude,
             )
         except NothingUsableError:
-            skipped = self._progress.skipped
-            self.partial = {live.task.id: self._result(live, None, {}, skipped) for live in self._batch}
+            current, skipped = await asyncio.to_thread(index.current), self._progress.skipped
+            self.partial = {live.task.id: self._result(live, current, {}, skipped) for live in self._batch}
             raise
 
-    async def _usable(self, staged: dict[str, Any], uploads: dict[str, Any]) -> dict[str, Any]:
+    async def _usable(self, task_id: str, uploads: Mapping[str, Path]) -> dict[str, Path]:
         """Of a task's files those that may take their place. One that replaces another is tried first."""
-        taken = dict(staged)
-        for source, path in staged.items():
-            if source in uploads:
-                reason = await _unreadable(self._settings, SourceFile(path, source))
-                if reason is not None:
-                    self._refused[source] = f"{reason}; the file of before is kept"
-                    del taken[source]
+        taken: dict[str, Path] = {}
+        for source, path in (await asyncio.to_thread(self._index.uploads.staged, task_id)).items():
+            reason = await _unreadable(self._settings, SourceFile(path, source)) if source in uploads else None
+            if reason is None:
+                taken[source] = path
+            else:
+                self.refused[task_id][source] = f"{reason}; the file of before is kept"
         return taken
 
     async def _conclude(self, summary: Summary) -> None:
@@ -662,10 +661,10 @@ class _Run:
 
     def _settle(self, summary: Summary) -> dict[str, TaskResult]:
         version, held = self._index.held_by()
-        skipped = summary.skipped | self._refused
-        results = {live.task.id: self._result(live, version, held, skipped) for live in self._batch}
+        results = {live.task.id: self._result(live, version, held, summary.skipped) for live in self._batch}
         for live in self._batch:
             if self._kind == "upload":
+                skipped = {each.source for each in results[live.task.id].skipped}
                 self._index.uploads.keep(live.task.id, [s for s in live.task.sources if s not in skipped])
             elif self._kind == "delete":
                 results[live.task.id].absence = self._absence(live, version)
@@ -676,17 +675,16 @@ class _Run:
     def _result(
         self, live: _Live, version: str | None, held: dict[str, Holding], skipped: dict[str, str]
     ) -> TaskResult:
-        own = set(live.task.sources)
-        of_task = [holding for source, holding in held.items() if source in own or self._kind == "reindex"]
+        skipped = skipped | self.refused[live.task.id]
+        if self._kind != "reindex":
+            own = live.task.sources
+            skipped = {source: skipped[source] for source in own if source in skipped}
+            held = {source: held[source] for source in own if source in held and source not in skipped}
         return TaskResult(
             version=version,
-            documents=sum(holding.documents for holding in of_task),
-            chunks=sum(holding.chunks for holding in of_task),
-            skipped=[
-                SkippedSource(source=source, reason=reason)
-                for source, reason in skipped.items()
-                if source in own or self._kind == "reindex"
-            ],
+            documents=sum(holding.documents for holding in held.values()),
+            chunks=sum(holding.chunks for holding in held.values()),
+            skipped=[SkippedSource(source=source, reason=reason) for source, reason in skipped.items()],
         )
 
     def _absence(self, live: _Live, current: str | None) -> Absence | None:

@@ -199,6 +199,22 @@ def test_a_file_of_the_same_name_replaces_the_one_before(shared: RunningIngest) 
     assert shared.sources()["uploads/Guide.md"] == after["uploads/Guide.md"]
 
 
+def test_a_file_twice_in_one_run(service: RunningIngest, embedder: LoopbackEmbedder) -> None:
+    first = held(service, embedder, {"glaze.txt": GLAZE})
+    contents = ["# One\n\n" + GUIDE, "# Two\n\nA shelf for pots.", "<!-- nothing -->"]
+    accepted = [service.post({"guide.md": content}) for content in contents]
+    embedder.pass_new()
+    embedder.release()
+    service.events(first)
+    ended = [service.ended(response) for response in accepted]
+    assert [task["state"] for task in ended] == ["succeeded", "succeeded", "failed"]
+    assert [task["result"]["documents"] for task in ended] == [1, 1, 0]
+    assert len({task["result"]["version"] for task in ended}) == 1
+    assert service.sources()["uploads/guide.md"]["title"] == "Two"
+    assert service.sources()["uploads/guide.md"]["size_bytes"] == len(contents[1])
+    assert service.reindex()["result"]["documents"] == 2
+
+
 def test_reading_everything_anew_embeds_nothing_twice(service: RunningIngest, embedder: LoopbackEmbedder) -> None:
     first = service.upload({"guide.md": GUIDE, "glaze.txt": GLAZE})
     embedded = embedder.embedded
