@@ -25,7 +25,7 @@ WIDTHS: dict[str, dict[str, Any]] = {
 SHOWN = {"welcome", "answer", "source", "refusal", "compare", "documents"}
 """What there are screenshots of."""
 
-QUESTION = "What is an index version?"
+QUESTION = "How do I roll back to an older index version?"
 
 Look = Callable[[str], None]
 
@@ -102,7 +102,7 @@ def test_what_is_not_in_the_documents(viewer: Visitor, look: Look) -> None:
 def test_a_comparison(viewer: Visitor, look: Look) -> None:
     viewer.open()
     viewer.page.get_by_role("button", name="Compare").click()
-    viewer.question.fill("How do I roll back to an older index version?")
+    viewer.question.fill(QUESTION)
     viewer.question.press("Enter")
     expect(viewer.answers).to_have_count(2)
     for answer in viewer.answers.all():

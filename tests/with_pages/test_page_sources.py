@@ -189,3 +189,14 @@ def test_nothing_in_a_text_is_run(reader: Visitor, script: ScriptedTransformer, 
         ).count()
         == 0
     )
+
+
+def test_an_answer_is_copied_with_its_sources(reader: Visitor, script: ScriptedTransformer) -> None:
+    stored = document("Ducks swim.", url="https://example.com/ducks")
+    script.respond = answering("They swim [1].", [source(stored, 0, 11)])
+    reader.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    reader.open()
+    reader.answer("What do ducks do?").get_by_role("button", name="Copy the answer").click()
+    expect(reader.page.get_by_role("button", name="Copied")).to_be_visible()
+    copied = reader.page.evaluate("navigator.clipboard.readText()")
+    assert copied == "They swim [1].\n\n[1] A document <https://example.com/ducks>"

@@ -1,7 +1,8 @@
 /** One answer: its sources, its text, how it was checked, how long it took, and what can be done with it. */
 
-import { Ban, BookOpenText, CircleSlash, Copy, CopyCheck, Quote as QuoteSign, RotateCw, Sparkles } from "lucide-react";
-import { lazy, memo, Suspense, useCallback, useMemo, useState } from "react";
+import { Ban, BookOpenText, CircleSlash, Quote as QuoteSign, RotateCw, Sparkles } from "lucide-react";
+import { lazy, memo, Suspense, useCallback, useMemo } from "react";
+import { CopyButton } from "../ui/copy-button";
 import { openReader } from "../ui/panels";
 import { isRunning, type Answer } from "./answer";
 import { FailureNote } from "./failure";
@@ -51,7 +52,9 @@ export const AnswerView = memo(function AnswerView({ turnId, answer, compared, l
       <Ending answer={answer} onAgain={last ? again : undefined} />
       {answer.failure && <FailureNote failure={answer.failure} {...(last ? { onRetry: again } : {})} />}
       <footer className="answer-foot">
-        {!running && answer.text !== "" && <CopyButton answer={answer} />}
+        {!running && answer.text !== "" && (
+          <CopyButton label="Copy the answer" title="Copy, with its sources" text={() => withSources(answer)} />
+        )}
         {!running && last && !answer.failure && (!compared || !answer.grounded) && (
           <button type="button" className="icon-button" onClick={again} aria-label="Ask again" title="Ask again">
             <RotateCw aria-hidden />
@@ -130,26 +133,6 @@ function Ending({ answer, onAgain }: { answer: Answer; onAgain: (() => void) | u
     return <p className="ending">Cut at the longest answer that the settings allow.</p>;
   }
   return null;
-}
-
-function CopyButton({ answer }: { answer: Answer }) {
-  const [copied, setCopied] = useState(false);
-  const copy = async () => {
-    await navigator.clipboard.writeText(withSources(answer));
-    setCopied(true);
-    setTimeout(() => setCopied(false), 1500);
-  };
-  return (
-    <button
-      type="button"
-      className="icon-button"
-      onClick={() => void copy()}
-      aria-label={copied ? "Copied" : "Copy the answer"}
-      title="Copy, with its sources"
-    >
-      {copied ? <CopyCheck aria-hidden /> : <Copy aria-hidden />}
-    </button>
-  );
 }
 
 /** An answer as text, with its sources below. */

@@ -1,7 +1,8 @@
 /** A question as it was asked, and the place where it is edited. */
 
 import { ActionBarPrimitive, ComposerPrimitive, MessagePrimitive, useAuiState } from "@assistant-ui/react";
-import { Copy, Pencil } from "lucide-react";
+import { Pencil } from "lucide-react";
+import { CopyButton } from "../ui/copy-button";
 import { turnOf } from "./runtime";
 import { currentConversation, findTurn, useChat } from "./store";
 
@@ -11,9 +12,7 @@ export function Question() {
   return (
     <MessagePrimitive.Root className="question">
       <ActionBarPrimitive.Root className="actions" hideWhenRunning>
-        <ActionBarPrimitive.Copy className="icon-button" aria-label="Copy the question" title="Copy">
-          <Copy aria-hidden />
-        </ActionBarPrimitive.Copy>
+        <CopyButton label="Copy the question" title="Copy" text={() => question} />
         <ActionBarPrimitive.Edit className="icon-button" aria-label="Edit the question" title="Edit">
           <Pencil aria-hidden />
         </ActionBarPrimitive.Edit>

@@ -7,6 +7,7 @@ import type { StreamEvent } from "../api/wire";
 import { useCatalog } from "../api/catalog";
 import { parameters, useSettings, type Settings } from "../settings/settings";
 import { headline } from "../text/format";
+import { newId } from "../text/ids";
 import { asked, ended, failed, received, stopped, type Answer } from "./answer";
 import * as archive from "./archive";
 import { everyFrame } from "./frames";
@@ -147,7 +148,7 @@ export function ask(question: string): void {
   const now = Date.now();
   let conversation = currentConversation(useChat.getState());
   if (!conversation) {
-    conversation = { id: crypto.randomUUID(), title: headline(text), createdAt: now, updatedAt: now, turns: [] };
+    conversation = { id: newId(), title: headline(text), createdAt: now, updatedAt: now, turns: [] };
     put(conversation);
     useChat.setState({ currentId: conversation.id });
     window.history.pushState(null, "", `#/c/${conversation.id}`);
@@ -177,7 +178,7 @@ function begin(id: string, before: readonly Turn[], question: string): void {
   const { settings } = useSettings.getState();
   const now = Date.now();
   const grounded = settings.compare ? [true, false] : [settings.retrieval];
-  const turn: Turn = { id: crypto.randomUUID(), question, settings, answers: grounded.map((one) => asked(one, now)) };
+  const turn: Turn = { id: newId(), question, settings, answers: grounded.map((one) => asked(one, now)) };
   useChat.setState({ returned: null });
   change(id, (conversation) => ({ ...conversation, updatedAt: now, turns: [...before, turn] }));
   touch(id);

@@ -6,6 +6,7 @@ import { ApiError, unreachable, type Failure } from "../api/http";
 import * as ingest from "../api/ingest";
 import type { Limits, ListedDocument, Task } from "../api/wire";
 import { bytes, plural } from "../text/format";
+import { newId } from "../text/ids";
 
 export interface Refused {
   name: string;
@@ -115,7 +116,7 @@ export function dismiss(id: string): void {
 
 function begun(kind: Task["kind"], names: string[], sent: number | null): Job {
   const job: Job = {
-    id: crypto.randomUUID(),
+    id: newId(),
     kind,
     names,
     sent,
