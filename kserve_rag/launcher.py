@@ -599,7 +599,8 @@ class _Supervisor:
         self._commands.close()
 
     def stop(self) -> None:
-        with contextlib.suppress(OSError, ValueError):
+        # Whoever was told by another is gone, or going.
+        with contextlib.suppress(LaunchError, OSError, ValueError):
             self._tell({"do": "stop"})
         self._process.wait()
         self._reader.join()
