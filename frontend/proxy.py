@@ -5,24 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from typing import Literal, NamedTuple
-from urllib.parse import urlsplit
 
 import orjson
 from fastapi import APIRouter, Request
-from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from chassis.context import CallContext
 from chassis.edge import CLIENT_LEFT, oip_error
-from chassis.errors import (
-    DeadlineExceededError,
-    ForbiddenError,
-    NotFoundError,
-    PayloadTooLargeError,
-    ServiceError,
-)
+from chassis.errors import DeadlineExceededError, NotFoundError, PayloadTooLargeError, ServiceError
+from chassis.origin import check_origin
 from chassis.relay import Answer, Relay
 
 _PASSED_ON = ("accept", "content-type", "last-event-id")
@@ -104,31 +97,6 @@ def proxy_routes(
     for route in routes:
         add(route)
     return router
-
-
-def check_origin(headers: Headers, *, evidence: bool) -> None:
-    """Refuses what a page of another site has a browser send, with the credentials that are added on the way.
-
-    Args:
-        headers: of the request.
-        evidence: whether what does not say where it comes from is refused too.
-
-    Raises:
-        ForbiddenError: the request does not come from this page.
-
-    Source: https://www.w3.org/TR/fetch-metadata/ and https://fetch.spec.whatwg.org/#origin-header; browsers send the
-    first over HTTPS and to loopback only.
-
-    """
-    site, origin = headers.get("sec-fetch-site"), headers.get("origin")
-    if site is not None:
-        same = site == "same-origin"
-    elif origin is not None:
-        same = urlsplit(origin).netloc.lower() == headers.get("host", "").lower()
-    else:
-        same = not evidence
-    if not same:
-        raise ForbiddenError("This can be asked by the page itself alone. Programs speak to the service behind it.")
 
 
 def _target(scope: Scope, prefix: str) -> str:

@@ -20,6 +20,7 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import SecretStr
 from starlette.requests import ClientDisconnect
 
+from chassis.origin import check_origin
 from ingest.errors import IngestError, UnreadableUploadError, WrongTokenError
 from ingest.service import MAX_PAGE, IngestService
 from ingest.settings import IngestServerSettings
@@ -51,6 +52,12 @@ def _let_in(
             "The token is missing or wrong: send the header `Authorization: Bearer …` with the token of this service.",
             field="authorization",
         )
+
+
+def _not_across_sites(request: Request) -> None:
+    """A page of another site could upload or delete with whatever lets this browser in."""
+    if request.method != "GET":
+        check_origin(request.headers)
 
 
 async def _known(service: Annotated[IngestService, Depends(_service)], task_id: str) -> str:
@@ -86,8 +93,10 @@ _FORM: dict[str, Any] = {
     }
 }
 
-documents = APIRouter(prefix="/v1", tags=["documents"], dependencies=[Depends(_let_in)])
-tasks = APIRouter(prefix="/v1", tags=["tasks"], dependencies=[Depends(_let_in)])
+_GUARDS = [Depends(_not_across_sites), Depends(_let_in)]
+
+documents = APIRouter(prefix="/v1", tags=["documents"], dependencies=_GUARDS)
+tasks = APIRouter(prefix="/v1", tags=["tasks"], dependencies=_GUARDS)
 
 
 @documents.get("/limits", summary="What one upload may bring", responses=_refusals())

@@ -716,6 +716,19 @@ def test_a_token_is_wanted_where_one_is_set(start: Start) -> None:
         assert token not in service.log.read_text("utf-8")
 
 
+def test_a_page_of_another_site_changes_nothing(service: RunningIngest) -> None:
+    for headers in ({"sec-fetch-site": "cross-site"}, {"origin": "https://elsewhere.example"}, {"origin": "null"}):
+        for method, path in (
+            ("POST", service.documents),
+            ("POST", f"{service.path}/reindex"),
+            ("DELETE", f"{service.documents}/uploads/guide.md"),
+            ("DELETE", "/v1/tasks/none"),
+        ):
+            refused = service.http.request(method, path, headers=headers)
+            assert (refused.status_code, refused.json()["code"]) == (403, "forbidden")
+    assert not service.http.get("/v1/tasks", params={"index": service.index}).json()["tasks"]
+
+
 # Operating it
 
 
