@@ -25,7 +25,7 @@ WIDTHS: dict[str, dict[str, Any]] = {
 SHOWN = {"welcome", "answer", "source", "refusal", "compare", "documents"}
 """What there are screenshots of."""
 
-QUESTION = "How do I roll back to an older index version?"
+QUESTION = "What is a chunk?"
 
 Look = Callable[[str], None]
 
