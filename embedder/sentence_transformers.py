@@ -10,6 +10,8 @@ from embedder.errors import ModelFolderError
 
 _POOLINGS = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
 """How versions before 5 write what is now `pooling_mode`."""
+_NO_WINDOW = 1e9
+"""Tokenizers without a bound say 1e30."""
 _MODULES = {"Transformer", "Pooling", "Normalize"}
 _PROMPTS = {"query_prefix": ("query",), "passage_prefix": ("passage", "document")}
 
@@ -39,6 +41,10 @@ def described(folder: Path) -> dict[str, Any]:
             )
         card["pooling"] = told[0]
     window = _load(folder, "sentence_bert_config.json", dict).get("max_seq_length")
+    if window is None and modules:  # from version 6 on it is the tokenizer's
+        window = _load(folder, "tokenizer_config.json", dict).get("model_max_length")
+        if isinstance(window, (int, float)) and window >= _NO_WINDOW:
+            window = None
     if window is not None:
         card["max_tokens"] = window
     prompts = _load(folder, "config_sentence_transformers.json", dict).get("prompts")

@@ -39,6 +39,14 @@ def test_what_they_say(tmp_path: Path) -> None:
     assert read_card(tmp_path) == Card(None, "mean", 384, "find: ", "text: ")
 
 
+@pytest.mark.parametrize(("said", "window"), [(256, 256), (int(1e30), None), (1e30, None)])
+def test_the_window_where_only_the_tokenizer_has_it(tmp_path: Path, said: float, window: int | None) -> None:
+    _write(tmp_path, modules=MODULES, tokenizer_config={"model_max_length": said})
+    assert read_card(tmp_path).max_tokens == window
+    (tmp_path / "modules.json").unlink()
+    assert read_card(tmp_path).max_tokens is None
+
+
 def test_the_newer_spelling(tmp_path: Path) -> None:
     _write(
         tmp_path,
