@@ -52,6 +52,7 @@ console = Console(highlight=False, soft_wrap=True)
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
 _MOST_REPLICAS = 16
+_SINGLE: ServiceName = "ingest"
 
 DocsOption = Annotated[
     Optional[list[Path]],  # noqa: UP045 - typer reads this at run time, on 3.10 too
@@ -73,7 +74,9 @@ def up(
     page_port: Annotated[Optional[int], typer.Option(help="Port of the web page. [default: 8088]")] = None,  # noqa: UP045
     replicas: Annotated[
         Optional[list[str]],  # noqa: UP045
-        typer.Option(metavar="[SERVICE=]N", help="Processes of a service, or of each; may be given several times."),
+        typer.Option(
+            metavar="[SERVICE=]N", help="Processes of a service, or of each but ingest; may be given several times."
+        ),
     ] = None,
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Leave it running in the background.")] = False,
     question: Annotated[
@@ -664,7 +667,10 @@ def _replica_counts(given: list[str]) -> dict[ServiceName, int]:
             raise UsageError(
                 f"--replicas {each}: give a number of 1 to {_MOST_REPLICAS}, as in `--replicas embedder=2`."
             )
-        counts.update(dict.fromkeys(_services([service] if service else []), int(count)))
+        if service == _SINGLE and int(count) > 1:
+            raise UsageError(f"--replicas {each}: {_SINGLE} has one process, which alone writes to the indexes.")
+        named = _services([service]) if service else [name for name in SERVICES if name != _SINGLE]
+        counts.update(dict.fromkeys(named, int(count)))
     return counts
 
 

@@ -157,6 +157,7 @@ def test_models_fetch(cli: Run) -> None:
         (("restart",), 4, "not running"),
         (("restart", "database"), 2, "There is no service 'database'"),
         (("up", "--replicas", "embedder=none"), 2, "--replicas embedder=none: give a number"),
+        (("up", "--replicas", "ingest=2"), 2, "ingest has one process"),
         (("up", "--replicas", "database=2"), 2, "There is no service 'database'"),
         (("ask", "--url", "http://127.0.0.1:9", "anyone there?"), 5, "Nothing can be reached at http://127.0.0.1:9"),
         (("up", "--docs", "/nowhere"), 2, "There is no file or folder /nowhere"),
