@@ -236,3 +236,18 @@ def test_nothing_leaves_for_elsewhere(reader: Visitor, tmp_path: Path) -> None:
     reader.open()
     reader.answer("What do ducks do?")
     assert all(url.startswith(reader.url) for url in asked)
+
+
+def test_parts_of_the_page_that_do_not_load(
+    browser: Browser, script: ScriptedTransformer, script_url: tuple[ScriptedTransformer, str]
+) -> None:
+    visitor = Visitor(browser, script_url[1])
+    visitor.context.route("**/assets/p*.js", lambda route: route.abort())
+    page = visitor.open()
+    script.respond = answering("Ducks **swim**.")
+    expect(visitor.answer("What do ducks do?").locator(".plain")).to_have_text("Ducks **swim**.")
+    page.get_by_role("button", name="Settings").click()
+    expect(page.get_by_role("dialog")).to_contain_text("could not be loaded")
+    visitor.press("Escape")
+    expect(visitor.answers.last).to_contain_text("swim")
+    visitor.context.close()

@@ -6,7 +6,10 @@ import { ChatRuntime } from "./chat/runtime";
 import { Sidebar } from "./chat/sidebar";
 import { Thread } from "./chat/thread";
 import { DropArea } from "./documents/drop-area";
+import { Boundary } from "./ui/boundary";
+import { Broken } from "./ui/broken";
 import { closePanels, usePanels } from "./ui/panels";
+import { Sheet } from "./ui/sheet";
 import { useShortcuts } from "./ui/shortcuts";
 
 const Reader = lazy(() => import("./documents/reader"));
@@ -37,12 +40,19 @@ export function App() {
 
 function Panels() {
   const { panel, reading, browsing } = usePanels();
+  const otherwise = (
+    <Sheet title="Not loaded" onClose={closePanels}>
+      <Broken />
+    </Sheet>
+  );
   return (
-    <Suspense fallback={null}>
-      {panel === "documents" && <Library onClose={closePanels} />}
-      {panel === "settings" && <SettingsPanel onClose={closePanels} />}
-      {panel === "shortcuts" && <ShortcutList onClose={closePanels} />}
-      {(reading ?? browsing) && <Reader reading={reading} browsing={browsing} onClose={closePanels} />}
-    </Suspense>
+    <Boundary key={`${panel ?? ""} ${reading || browsing ? "reader" : ""}`} otherwise={otherwise}>
+      <Suspense fallback={null}>
+        {panel === "documents" && <Library onClose={closePanels} />}
+        {panel === "settings" && <SettingsPanel onClose={closePanels} />}
+        {panel === "shortcuts" && <ShortcutList onClose={closePanels} />}
+        {(reading ?? browsing) && <Reader reading={reading} browsing={browsing} onClose={closePanels} />}
+      </Suspense>
+    </Boundary>
   );
 }

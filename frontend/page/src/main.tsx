@@ -5,6 +5,8 @@ import { StrictMode } from "react";
 import { createRoot } from "react-dom/client";
 import { refresh } from "./api/catalog";
 import { App } from "./app";
+import { Boundary } from "./ui/boundary";
+import { Broken } from "./ui/broken";
 import { start } from "./chat/store";
 import { applyTheme } from "./ui/theme";
 
@@ -16,10 +18,12 @@ const root = document.getElementById("root");
 if (root) {
   createRoot(root).render(
     <StrictMode>
-      <App />
+      <Boundary otherwise={<Broken />}>
+        <App />
+      </Boundary>
     </StrictMode>,
   );
   // What the first answer is shown with is there before it comes, and after the page is.
   const soon = "requestIdleCallback" in window ? requestIdleCallback : setTimeout;
-  soon(() => void import("./chat/prose"));
+  soon(() => void import("./chat/prose").catch(() => undefined));
 }

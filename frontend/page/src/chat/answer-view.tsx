@@ -2,6 +2,7 @@
 
 import { Ban, BookOpenText, CircleSlash, Quote as QuoteSign, RotateCw, Sparkles } from "lucide-react";
 import { lazy, memo, Suspense, useCallback, useMemo } from "react";
+import { Boundary } from "../ui/boundary";
 import { CopyButton } from "../ui/copy-button";
 import { openReader } from "../ui/panels";
 import { isRunning, type Answer } from "./answer";
@@ -73,16 +74,19 @@ function Text({ answer, onCite }: { answer: Answer; onCite: (number: number) => 
   );
   if (answer.text === "") return null;
   const quoted = answer.citations?.kind === "quote";
+  const plain = <p className="plain">{answer.text}</p>;
   const prose = (
-    <Suspense fallback={<p className="plain">{answer.text}</p>}>
-      <Prose
-        text={answer.text}
-        sources={answer.sources}
-        citations={answer.citations}
-        running={isRunning(answer)}
-        onCite={onCite}
-      />
-    </Suspense>
+    <Boundary otherwise={plain}>
+      <Suspense fallback={plain}>
+        <Prose
+          text={answer.text}
+          sources={answer.sources}
+          citations={answer.citations}
+          running={isRunning(answer)}
+          onCite={onCite}
+        />
+      </Suspense>
+    </Boundary>
   );
   return (
     <>
