@@ -28,8 +28,8 @@ DATA ?= $(wildcard ../shared/data)
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-emit-index-url \
 	--custom-compile-command "make lock"
 
-.PHONY: help up down test check page notebooks docs docs-serve bench bench-embedder manifests chart images image-sizes eval \
-	eval-gate test-pages test-torch test-ray lock clean
+.PHONY: help up down test check page notebooks docs docs-serve screenshots bench bench-embedder manifests chart images \
+	image-sizes eval eval-gate test-pages test-torch test-ray lock clean
 
 help:  ## What can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -56,13 +56,16 @@ notebooks: $(PAGES_INSTALLED)  ## Open the notebooks in JupyterLab
 	$(PAGES)/bin/jupyter lab notebooks
 
 docs: $(PAGES_INSTALLED)  ## Build the documentation site into build/site
-	$(PAGES)/bin/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(PAGES)/bin/mkdocs build --strict --quiet
 
 docs-serve: $(PAGES_INSTALLED)  ## Show the documentation site while it is written
-	$(PAGES)/bin/mkdocs serve
+	NO_MKDOCS_2_WARNING=1 $(PAGES)/bin/mkdocs serve
 
-bench: $(INSTALLED)  ## Measure the figures of docs/benchmarks.md
-	$(BIN)/python -m benchmarks $(if $(WRITE),--write)
+screenshots: $(PAGES_INSTALLED) $(PAGE)  ## Take the pictures of docs/screenshots anew
+	$(PAGES)/bin/python -m pytest tests/with_pages/test_page_looks.py --screenshots
+
+bench: $(PAGES_INSTALLED) $(PAGE)  ## Measure the figures of docs/benchmarks.md
+	$(PAGES)/bin/python -m benchmarks $(if $(WRITE),--write)
 
 bench-embedder: $(TORCH_INSTALLED)  ## Measure BGE-M3 on the CPU against FlagEmbedding, at full size (8 GB of memory and of disk)
 	$(TORCH)/bin/python -m benchmarks.embedder_rate $(if $(WRITE),--write)
