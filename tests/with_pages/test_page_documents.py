@@ -33,7 +33,7 @@ def payload(name: str, content: str | bytes) -> FilePayload:
 def add(visitor: Visitor, files: Sequence[FilePayload]) -> Locator:
     """Opens the documents, sends files, and gives what is told of it, once it is over."""
     page = visitor.page
-    page.get_by_role("button", name="Documents", exact=True).first.click()
+    page.locator(".sidebar").get_by_role("button", name="Documents", exact=True).click()
     expect(page.get_by_role("button", name="choose them")).to_be_enabled()
     page.get_by_label("Files to add").set_input_files(list(files))
     job = page.locator(".job").first
@@ -78,7 +78,7 @@ def test_a_document_is_added_asked_about_and_taken_out(keeper: Visitor) -> None:
     expect(page.get_by_test_id("document").locator("mark.active").first).to_be_in_viewport()
     expect(page.get_by_test_id("document")).to_contain_text("🛳️")
     keeper.press("Escape")
-    page.get_by_role("button", name="Documents", exact=True).first.click()
+    page.locator(".sidebar").get_by_role("button", name="Documents", exact=True).click()
     take_out(keeper, "ferry.md")
     keeper.press("Escape")
     answer = keeper.answer("When does the ferry Zephyrine cross to Kolmar?")
@@ -106,7 +106,7 @@ def test_what_is_too_large_or_of_another_kind_is_not_sent(visitor: Visitor) -> N
     page = visitor.open()
     sent: list[str] = []
     page.on("request", lambda request: sent.append(request.method) if request.method == "POST" else None)
-    page.get_by_role("button", name="Documents", exact=True).first.click()
+    page.locator(".sidebar").get_by_role("button", name="Documents", exact=True).click()
     zone = page.locator(".drop-zone")
     expect(zone).to_contain_text("up to")
     zone.evaluate(
