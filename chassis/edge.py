@@ -267,7 +267,7 @@ class Edge:
 
 _TRACE_HEADERS = (b"traceparent", b"tracestate")
 
-_WATCH_AFTER_S = 0.05
+_WATCH_AFTER_S = 0.2
 """How long a request runs before anybody looks whether its client is still there."""
 
 

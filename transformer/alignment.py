@@ -413,6 +413,8 @@ class _Board:
             return []
         rows = [self._rows[term] for term in terms]
         held = self._held[rows]
+        if not held.any():
+            return []
         new_numbers = [_is_number(term) and term not in self._asked for term in terms]
         counts = [
             (_ASKED_WEIGHT if term in self._asked else _NUMBER_WEIGHT if new else 1.0)

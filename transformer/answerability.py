@@ -383,6 +383,8 @@ def score(question: str, passages: Sequence[Passage], model: Model = DEFAULT_MOD
         found = [0, *(sentence.found for sentence in read.sentences), 0]
         for place, sentence in enumerate(read.sentences):
             around = found[place] | found[place + 1] | found[place + 2]
+            if not around and best is not None and best[0][0]:
+                continue  # no better than what has a word
             key = (_share(sentence.found, len(terms)) + 0.2 * _share(around, len(terms)), support, -place)
             if best is None or key > best[0]:
                 best = key, number, read, sentence

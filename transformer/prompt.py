@@ -124,7 +124,7 @@ class PromptBuilder:
             return Prompt(self._render(system, turns, f"{fence}{lead}{asked}"), [], [])
         kept, cut = self._fit(passages, min(room, self._max_prompt_tokens) - fixed)
         sources = [
-            Source.model_construct(**passage.__dict__, number=number)
+            Source.made(number=number, **passage.__dict__)
             for number, passage in enumerate(sorted(kept, key=_reading_order), 1)
         ]
         documents = "\n".join(self._block(source, source.number) for source in sources)

@@ -179,7 +179,7 @@ class RagService:
                 elif isinstance(event, SourcesEvent):
                     sources = event
                 elif sources is not None:
-                    return Answer.model_construct(
+                    return Answer.made(
                         id=sources.id,
                         model_name=sources.model_name,
                         text_output="".join(texts) if event.citations is None else event.citations.text,
@@ -219,7 +219,7 @@ class RagService:
         with AnswerTelemetry(ctx, clock.timings, question_chars=length, turns=turns) as told:
             found = await self._retrieve(question, told.ctx, clock)
             told.found(found.index_version)
-            begun = SourcesEvent.model_construct(
+            begun = SourcesEvent.made(
                 id=question.id,
                 model_name=self.model_name,
                 sources=found.prompt.sources,
@@ -233,7 +233,7 @@ class RagService:
                 clock.total()
                 yield begun
                 if found.refused:
-                    yield TextEvent.model_construct(text_output=self._refusal)
+                    yield TextEvent.made(text_output=self._refusal)
                 reason: Literal["stop", "length"] = "stop" if found.refused else "length"
                 end = _end(clock, reason, found, Usage(), refused=found.refused)
                 told.ended(end)
@@ -271,7 +271,7 @@ class RagService:
             while chunk is not None:
                 if chunk.text:
                     texts.append(chunk.text)
-                    yield TextEvent.model_construct(text_output=chunk.text)
+                    yield TextEvent.made(text_output=chunk.text)
                 if chunk.finish_reason is not None:
                     text = "".join(texts)
                     refused = bool(prompt.sources) and _DONT_KNOW.match(text) is not None
@@ -393,7 +393,7 @@ class RagService:
 
 def _usage(prompt_tokens: int | None, completion_tokens: int | None) -> Usage:
     prompt, completion = prompt_tokens or 0, completion_tokens or 0
-    return Usage.model_construct(prompt_tokens=prompt, completion_tokens=completion, total_tokens=prompt + completion)
+    return Usage.made(prompt_tokens=prompt, completion_tokens=completion, total_tokens=prompt + completion)
 
 
 def _cut(passage: Passage, reason: Literal["no_support", "not_answered"]) -> CutPassage:
@@ -410,7 +410,7 @@ def _end(
     citations: Citations | None = None,
 ) -> EndEvent:
     nearest: list[Topic] = topics(found.passages) if refused else []
-    return EndEvent.model_construct(
+    return EndEvent.made(
         text_output="",
         finish_reason=finish_reason,
         refused=refused,

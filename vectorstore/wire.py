@@ -11,7 +11,7 @@ empty text stands for none.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
@@ -33,10 +33,27 @@ something more different; it overlaps another passage that is joined with neighb
 alone are rescored; `filters` keeps it out."""
 
 
+DescribedT = TypeVar("DescribedT", bound="Described")
+
+
 class Described(BaseModel):
     """A type whose fields are described, in `/openapi.json` too, by what stands below them."""
 
     model_config = ConfigDict(use_attribute_docstrings=True)
+
+    @classmethod
+    def made(cls: type[DescribedT], **fields: Any) -> DescribedT:
+        """An object of all its fields, in their order, which were checked already.
+
+        As `model_construct`, which looks for aliases and defaults and takes four times as long.
+        """
+        made = cls.__new__(cls)
+        put = object.__setattr__
+        put(made, "__dict__", fields)
+        put(made, "__pydantic_fields_set__", set(fields))
+        put(made, "__pydantic_extra__", None)
+        put(made, "__pydantic_private__", None)
+        return made
 
 
 class Span(Described):
