@@ -39,11 +39,11 @@ def shown(console: Console) -> Iterator[OnProgress]:
 
 def report(summary: Summary, console: Console) -> None:
     """Prints what a run did."""
-    for line in (*_skipped_lines(summary), *_notice_lines(summary), headline(summary)):
+    for line in (*skipped_lines(summary), *_notice_lines(summary), headline(summary)):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def _skipped_lines(summary: Summary) -> Iterator[str]:
+def skipped_lines(summary: Summary) -> Iterator[str]:
     """Skipped sources, those with the same reason on one line."""
     by_reason: dict[str, list[str]] = {}
     for source, reason in summary.skipped.items():

@@ -24,7 +24,8 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from ingest.events import Advanced, Event, Noticed, Planned, Skipped, Summary, Waiting
+from ingest.events import Advanced, Event, Noticed, Planned, Summary, Waiting
+from ingest.progress import skipped_lines
 from kserve_rag.client import Event as AnswerEvent
 from kserve_rag.graph import GraphStatus, IndexStatus
 from transformer.wire import Citations, EndEvent, Quote, Source, SourcesEvent, TextEvent
@@ -107,8 +108,6 @@ class Board:
             elapsed = max(time.monotonic() - self._begun["index"], 0.001)
             rate = f"{event.chunks} chunks, {event.embedded / elapsed:.0f}/s"
             self._show(self._files, "index", "documents", completed=event.files, total=self._to_read, rate=rate)
-        elif isinstance(event, Skipped):
-            self._console.print(f"[yellow]skipped[/] {escape(event.source)}: {escape(event.reason)}")
         elif isinstance(event, Noticed):
             self._console.print(f"[yellow]note[/] {escape(event.source)}: {escape(event.text)}")
         elif isinstance(event, Waiting):
@@ -125,6 +124,8 @@ class Board:
                 f"{summary.documents} documents, {summary.chunks} chunks; embedded {summary.embedded} in "
                 f"{summary.seconds:.1f} s ({summary.chunks_per_s:.0f}/s), reused {summary.reused}"
             )
+        for line in skipped_lines(summary):
+            self._console.print(f"[yellow]{escape(line.strip())}[/]")
         more = "".join(
             f", {number} {what}"
             for number, what in ((summary.deleted, "deleted"), (len(summary.skipped), "skipped"))
