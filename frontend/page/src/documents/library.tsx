@@ -337,7 +337,7 @@ function DocumentTable({ index, documents }: { index: string; documents: readonl
                 {one.origin === "upload" && " · uploaded"}
               </p>
             </div>
-            {asked === one.source ? (
+            {one.origin === "folder" ? null : asked === one.source ? (
               <span className="confirm">
                 <button
                   type="button"
