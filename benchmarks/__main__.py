@@ -49,7 +49,7 @@ def main() -> None:
     def ingest() -> list[str]:
         tokenizer = need_running(settings).tokenizer
         assert tokenizer is not None
-        return ingest_rate.measure(overhead.graph_urls()["embedder"], tokenizer, copies=30)
+        return ingest_rate.measure(overhead.graph_urls()["embedder"], tokenizer, copies=3)
 
     benchmarks: dict[str, tuple[str, str, Callable[[], list[str]]]] = {
         "first_answer": ("First answer", first_answer.__doc__ or "", first_answer.measure),

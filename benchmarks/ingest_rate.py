@@ -130,6 +130,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("embedder_url")
     parser.add_argument("tokenizer", type=Path, help="tokenizer.json of the embedder")
-    parser.add_argument("--copies", type=int, default=30, help="times the documentation is repeated (default: 30)")
+    parser.add_argument("--copies", type=int, default=3, help="times the documentation is repeated (default: 3)")
     arguments = parser.parse_args()
     print("\n".join(measure(arguments.embedder_url, arguments.tokenizer, arguments.copies)))
