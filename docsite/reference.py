@@ -418,8 +418,6 @@ class ApiPage(NamedTuple):
     intro: str
     wire: str
     """Module of the types."""
-    bodies: Mapping[str, tuple[str | None, str | None]]
-    """`METHOD path` → types of request and answer, where KServe's own route does not tell them."""
     tensors: tuple[str, str] | None = None
     """Names of the tables of tensors in that module."""
 
@@ -430,16 +428,6 @@ API = {
         "The service that users talk to, port 8080. [API](../api.md) tells how the parts go together; this page is "
         "made from its [OpenAPI description](transformer.openapi.json) and has every field.",
         "transformer.wire",
-        {
-            "POST /v1/models/{model_name}:predict": ("PredictRequest", "PredictResponse"),
-            "POST /v2/models/{model_name}/generate": ("GenerateRequest", "Answer"),
-            "POST /v2/models/{model_name}/generate_stream": (
-                "GenerateRequest",
-                "SourcesEvent, TextEvent … EndEvent",
-            ),
-            "POST /openai/v1/chat/completions": ("ChatRequest", None),
-            "POST /v1/chat/completions": ("ChatRequest", None),
-        },
         ("INPUT_TENSORS", "OUTPUT_TENSORS"),
     ),
     "vectorstore": ApiPage(
@@ -447,14 +435,12 @@ API = {
         "Search alone, port 8082 of a graph on one machine. [API](../api.md#search-alone) tells how the parts go "
         "together; this page is made from its [OpenAPI description](vectorstore.openapi.json) and has every field.",
         "vectorstore.wire",
-        {"POST /v1/models/{model_name}:predict": ("SearchRequest", "SearchResponse")},
     ),
     "ingest": ApiPage(
         "Ingest",
         "Documents into an index and out of it again, while everything runs: `python -m ingest.server`, port 8086 of a "
         "graph on one machine. This page is made from its [OpenAPI description](ingest.openapi.json).",
         "ingest.wire",
-        {},
     ),
 }
 
@@ -470,12 +456,12 @@ def api_page(service: str) -> str:
         for path, methods in description["paths"].items()
         for method, operation in methods.items()
     }
-    own = {name for name, each in operations.items() if name in page.bodies or each.get("tags", [""])[0].islower()}
+    own = {name for name, each in operations.items() if each.get("tags", [""])[0].islower()}
     for title, chosen in (("Routes", own), ("Routes of every KServe model", operations.keys() - own)):
         if chosen:
             lines += ["", f"## {title}", ""]
             lines += _entries(
-                Entry(name, "", _summary(each), _exchange(page.bodies.get(name, (None, None)), each, schemas))
+                Entry(name, "", _summary(each), _exchange(each, schemas))
                 for name, each in operations.items()
                 if name in chosen
             )
@@ -494,8 +480,8 @@ def api_page(service: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _exchange(told: tuple[str | None, str | None], operation: Mapping[str, Any], schemas: Mapping[str, Any]) -> str:
-    taken, given = _linked(told[0] or _body(operation), schemas), _linked(told[1] or _answer(operation), schemas)
+def _exchange(operation: Mapping[str, Any], schemas: Mapping[str, Any]) -> str:
+    taken, given = _linked(_body(operation), schemas), _linked(_answer(operation), schemas)
     lines = [", ".join(part for part in (taken and f"takes {taken}", given and f"gives {given}") if part)]
     for each in operation.get("parameters", ()):
         if each["in"] == "query" and each.get("description"):
@@ -523,9 +509,9 @@ def _answer(operation: Mapping[str, Any]) -> str | None:
 
 
 def _reference(content: Mapping[str, Any]) -> str | None:
-    schema = content.get("application/json", {}).get("schema", {})
-    found = [each["$ref"] for each in (schema, *schema.get("anyOf", ())) if "$ref" in each]
-    return found[0].rsplit("/", 1)[-1] if found else None
+    schema = (content.get("application/json") or content.get("text/event-stream", {})).get("schema", {})
+    found = [each["$ref"].rsplit("/", 1)[-1] for each in (schema, *schema.get("anyOf", ())) if "$ref" in each]
+    return ", ".join(found) or None
 
 
 _FOREIGN = re.compile(r"HTTPValidationError|ValidationError|Infer.*|List.*|Metadata.*|Model.*|Request.*|Server.*")
