@@ -576,6 +576,14 @@ def _index(settings: Settings, state: GraphState, paths: list[Path], board: Boar
         wait_until_served(state, summary.version)
 
 
+class _Interrupted(KeyboardInterrupt):
+    """A kind of its own, because Python remembers that a KeyboardInterrupt went through code made at run time.
+
+    Dataclasses make such code, so it is met while modules are imported. Under `python -m` the program would then end by
+    SIGINT, whatever status it chose (CPython, `unhandled_keyboard_interrupt`).
+    """
+
+
 @contextlib.contextmanager
 def _stopped_by_signals() -> Iterator[None]:
     """SIGTERM and SIGINT end this program as a Ctrl-C does: with everything stopped.
@@ -584,7 +592,7 @@ def _stopped_by_signals() -> Iterator[None]:
     """
 
     def interrupt(*_: Any) -> NoReturn:
-        raise KeyboardInterrupt
+        raise _Interrupted
 
     before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGINT)}
     try:

@@ -40,6 +40,8 @@ RETRY_AFTER_S = 2
 
 _SO_ATTACH_REUSEPORT_CBPF = 51
 _BACKLOG = 1024
+_OWN_AT_MOST = 100
+"""Listeners of one door. Each restart may leave one more."""
 
 # linux/filter.h: instructions, and where a packet's fields are found.
 _LOAD, _EQUAL, _AND, _MODULO, _RETURN = 0x20, 0x15, 0x54, 0x94, 0x06
@@ -102,9 +104,7 @@ class Door:
         self.look()
         self._replicas.pop(name, None)
         self.serving.discard(name)
-        for inode in [inode for inode in self._own if inode != self._inode(self._first)]:
-            self._own.pop(inode).close()
-            self._left(inode)
+        self._tidy()
         self._attach()
 
     def serve(self, name: str) -> None:
@@ -180,6 +180,18 @@ class Door:
         self._own[self._inode(listener)] = listener
         self._order.append(self._inode(listener))
         return listener
+
+    def _tidy(self) -> None:
+        """Closes listeners of the door's own that keep no place any more.
+
+        Those with a replica behind them stay: were one closed, that replica would change its place at once in the kernel
+        and a moment later in the program. Only where they have become very many is that moment accepted.
+        """
+        many = len(self._own) > _OWN_AT_MOST
+        for inode in self._order[:0:-1]:
+            if inode in self._own and (many or inode == self._order[-1]):
+                self._own.pop(inode).close()
+                self._left(inode)
 
     def _left(self, inode: int) -> None:
         place, last = self._order.index(inode), self._order.pop()

@@ -14,6 +14,7 @@ import httpx
 import pytest
 from processes import free_ports, until
 
+from kserve_rag import doors
 from kserve_rag.doors import RETRY_AFTER_S, SERVER, Door, probe_address
 
 REPLICA = """
@@ -137,6 +138,27 @@ def test_one_takes_anothers_place_and_nobody_is_sent_away(service: Service) -> N
     for thread in asking:
         thread.join()
     assert found.keys() == set("01234")
+
+
+def test_listeners_that_keep_a_place_are_closed_where_they_are_many(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doors, "_OWN_AT_MOST", 2)
+    service.start("0", 1)
+    service.door.serve("0")
+    held = []
+    for number in range(1, 5):
+        service.start(str(number), number + 1)
+        service.door.serve(str(number))
+        service.door.retire(str(number - 1))
+        service.end(str(number - 1))
+        service.door.forget(str(number - 1))
+        assert service.answers(5) == {str(number): 5}
+        held.append(sum(entry.port == service.port and entry.state == doors._LISTEN for entry in doors._entries()))
+    assert max(held) <= 3, held
+    service.end("4")
+    service.door.forget("4")
+    assert service.answers(3) == {"503": 3}
 
 
 def test_connections_of_one_that_serves_no_more_are_counted(service: Service) -> None:

@@ -143,6 +143,24 @@ def test_up_leaves_no_process_behind(settings: Settings, number: signal.Signals)
         up.communicate()
 
 
+INTERRUPTED = """
+import sys
+from kserve_rag.cli import _stopped_by_signals
+
+try:
+    with _stopped_by_signals():
+        exec("import os, signal, time; os.kill(os.getpid(), signal.SIGTERM); time.sleep(5)")
+except KeyboardInterrupt:
+    sys.exit(130)
+"""
+
+
+def test_a_signal_that_meets_code_made_at_run_time(tmp_path: Path) -> None:
+    (tmp_path / "interrupted.py").write_text(INTERRUPTED)
+    ended = subprocess.run([sys.executable, "-m", "interrupted"], cwd=tmp_path, capture_output=True, check=False)
+    assert (ended.returncode, ended.stderr) == (130, b"")
+
+
 def _all_started(settings: Settings, up: subprocess.Popen[bytes]) -> GraphState:
     """The state in which every service that questions pass through has a process."""
     deadline = time.monotonic() + 60
