@@ -184,8 +184,8 @@ class Door:
     def _tidy(self) -> None:
         """Closes listeners of the door's own that keep no place any more.
 
-        Those with a replica behind them stay: were one closed, that replica would change its place at once in the kernel
-        and a moment later in the program. Only where they have become very many is that moment accepted.
+        Those with a replica behind them stay: were one closed, that replica would change its place at once in the
+        kernel and a moment later in the program. Only where they have become very many is that moment accepted.
         """
         many = len(self._own) > _OWN_AT_MOST
         for inode in self._order[:0:-1]:

@@ -11,6 +11,7 @@ Widths of the steps: Max, "Quantizing for Minimum Distortion" (1960), table II, 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,10 +61,7 @@ class Quantiser:
                 field="multi_vector_bits",
             )
         self.dimension, self.bits = dimension, bits
-        if rotation is None:
-            normal = np.random.default_rng(_SEED).standard_normal((dimension, dimension))
-            rotation = np.linalg.qr(normal)[0].astype(np.float32)
-        self.rotation = rotation
+        self.rotation = _rotation(dimension) if rotation is None else rotation
         """float32[dim, dim], orthogonal."""
         self._middle = ((1 << bits) - 1) / 2
 
@@ -101,6 +99,12 @@ class Quantiser:
                 levels[:, place * width : (place + 1) * width] = (codes >> np.uint8(place * self.bits)) & mask
         products: Matrix = (levels @ turned - offsets) * factors[:, None].astype(np.float32)
         return products
+
+
+@functools.cache
+def _rotation(dimension: int) -> Matrix:
+    normal = np.random.default_rng(_SEED).standard_normal((dimension, dimension))
+    return np.linalg.qr(normal)[0].astype(np.float32)
 
 
 class MultiVectorWriter:

@@ -119,7 +119,8 @@ def test_detached_it_lives_on_without_its_starter(channel: Channel) -> None:
 
 
 def test_the_end_of_a_process_is_told_and_written_down(channel: Channel) -> None:
-    channel.start("brief", "print('up', flush=True); raise SystemExit(3)")
+    channel.tell(**specification("brief", [sys.executable, "-c", "raise SystemExit(3)"], channel.run_dir / "brief.log"))
+    assert channel.hear()["started"] == "brief"
     assert channel.hear() == {"ended": "brief", "code": 3}
     assert json.loads(supervisor.exit_file(channel.run_dir, "brief").read_text())["code"] == 3
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import promql_parser
 import pytest
+from processes import until
 
 if TYPE_CHECKING:
     from tests.conftest import RunningGraph
@@ -22,7 +23,7 @@ DASHBOARD = json.loads((COMPONENT / "dashboard.json").read_text(encoding="utf-8"
 ADDED_WHEN_SCRAPED = {"namespace", "job", "le"}
 """Labels of every series: the Prometheus operator's, and a bucket's."""
 
-ROWS = ["Requests", "Latency", "Tokens", "Answers and refusals", "Queue", "Triton"]
+ROWS = ["Requests", "Latency", "Tokens", "Answers and refusals", "Queue", "Ingestion", "Triton"]
 
 
 def queries() -> Iterator[tuple[str, str]]:
@@ -92,11 +93,18 @@ def offered(graph: RunningGraph) -> dict[str, Series]:
 
 @pytest.fixture(scope="module")
 def series(graph: RunningGraph) -> dict[str, Series]:
-    """Every series that the running graph's services offer after a few questions."""
+    """Every series that the running graph's services offer after a few questions and an upload.
+
+    The upload is an empty file: its task fails, and the index stays as it is.
+    """
     question = {"text_input": "How long is the warranty?", "max_tokens": 4, "citations": "label"}
     httpx.post(f"{graph.transformer}/v2/models/rag/generate", json=question, timeout=60).raise_for_status()
     predict = {"instances": [{"input": "How long is the warranty?", "max_tokens": 4}]}
     httpx.post(f"{graph.transformer}/v1/models/rag:predict", json=predict, timeout=60).raise_for_status()
+    ingest = f"{graph.state.services['ingest'].url}/v1"
+    files = {"files": ("blank.txt", b" ")}
+    uploaded = httpx.post(f"{ingest}/indexes/{graph.state.index_name}/documents", files=files).raise_for_status()
+    until(lambda: httpx.get(f"{ingest}/tasks/{uploaded.json()['id']}").json()["state"] == "failed")
     return offered(graph)
 
 
@@ -122,7 +130,7 @@ def _as_sent(target: dict[str, Any]) -> str:
 
 def test_counters_are_read_as_rates_and_gauges_are_not(series: dict[str, Series]) -> None:
     for panel, query in QUERIES:
-        rated = set(re.findall(r"rate\((\w+)", query))
+        rated = set(re.findall(r"(?:rate|increase)\((\w+)", query))
         for name in {selector.name for selector in selectors(promql_parser.parse(query))}:
             assert (name in rated) is (series[name].kind != "gauge"), f"{panel}: {name} is a {series[name].kind}"
 
