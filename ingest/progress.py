@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
+from collections import Counter
 from collections.abc import Iterator
 
 from rich.console import Console
@@ -44,10 +45,21 @@ def report(summary: Summary, console: Console) -> None:
 
 
 def skipped_lines(summary: Summary) -> Iterator[str]:
-    """Skipped sources, those with the same reason on one line."""
+    """Skipped sources: how many of each type that is not read; the others by their reason."""
+    from ingest.loaders import SUFFIXES, suffix_of
+
+    unread: Counter[str] = Counter()
     by_reason: dict[str, list[str]] = {}
     for source, reason in summary.skipped.items():
-        by_reason.setdefault(reason, []).append(source)
+        suffix = suffix_of(source)
+        if suffix and suffix not in SUFFIXES:
+            unread[suffix] += 1
+        else:
+            by_reason.setdefault(reason, []).append(source)
+    if unread:
+        types = ", ".join(f"{count:,} {suffix}" for suffix, count in unread.most_common(_LISTED))
+        more = " …" if len(unread) > _LISTED else ""
+        yield f"  skipped {_many(unread.total(), 'file')} of types that are not read: {types}{more}"
     for reason, sources in list(by_reason.items())[:_LISTED]:
         more = f" and {len(sources) - _NAMED:,} more" if len(sources) > _NAMED else ""
         yield f"  skipped {', '.join(sources[:_NAMED])}{more}: {reason}"

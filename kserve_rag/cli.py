@@ -416,21 +416,20 @@ def models(context: typer.Context) -> None:
     """
     if context.invoked_subcommand is not None:
         return
-    from rich.table import Table
+    from rich.padding import Padding
 
     from kserve_rag.console import size
     from kserve_rag.launcher import model_store
 
     store = model_store(_settings())
-    table = Table(box=None, pad_edge=False)
-    for column in ("name", "size", "licence", "here", "what it is"):
-        table.add_column(column, header_style="dim", overflow="fold")
     defaults = set(store.catalogue.defaults.values())
+    names = max(map(len, store.catalogue.models))
     for name, model in store.catalogue.models.items():
-        what = f"{model.kind}{', default' if name in defaults else ''}: {model.what}"
-        here = "[green]yes[/]" if store.cached(name) else "no"
-        table.add_row(f"[bold]{name}[/]", size(model.size_bytes), model.licence, here, what)
-    console.print(table, soft_wrap=False)
+        here = "[green]here[/]" if store.cached(name) else "    "
+        default = ", the default" if name in defaults else ""
+        console.print(f"[bold]{name:<{names}}[/]  {size(model.size_bytes):>6}  {here}  {model.kind}{default}")
+        what = Padding(f"{model.what} [dim]({model.licence})[/]", (0, 0, 0, 4), expand=False)
+        console.print(what, soft_wrap=False)
 
 
 @models_app.command()

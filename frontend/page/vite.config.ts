@@ -24,6 +24,8 @@ export default defineConfig({
     // The server's Content-Security-Policy has no data: URLs for fonts, and no inline scripts.
     assetsInlineLimit: 0,
     modulePreload: { polyfill: false },
+    // One chunk holds React and the chat's library; what is not needed at once is split off already.
+    chunkSizeWarningLimit: 700,
     license: { fileName: "licences.md" },
   },
 });

@@ -36,6 +36,7 @@ __all__ = [
     "Section",
     "SourceFile",
     "load",
+    "suffix_of",
 ]
 
 Loader = Callable[[SourceFile, Limits], Iterator[ParsedDocument | Notice]]
@@ -64,14 +65,19 @@ SUFFIXES = tuple(sorted(suffix for suffix in _LOADERS if suffix))
 """Endings of the names of files that are read, lower case. A file without an ending is read as text."""
 
 
+def suffix_of(source: str) -> str:
+    """The ending of a file's name that tells who reads it, lower case; empty where it has none."""
+    name = PurePosixPath(source).name.lower()
+    return ".xml" if name == ".content.xml" else PurePosixPath(name).suffix
+
+
 def load(file: SourceFile, limits: Limits) -> Iterator[ParsedDocument | Notice]:
     """The documents of one file.
 
     Raises:
         SkippedFileError: the file cannot be used; the message says why. Nothing else is raised for a bad file.
     """
-    name = PurePosixPath(file.source).name.lower()
-    suffix = ".xml" if name == ".content.xml" else PurePosixPath(name).suffix
+    suffix = suffix_of(file.source)
     loader = _LOADERS.get(suffix)
     if loader is None:
         raise SkippedFileError(f"files ending in {suffix} are not read (read are {', '.join(SUFFIXES)})")

@@ -213,7 +213,7 @@ async def test_queries_overtake_passages_and_expire_with_their_deadline(
 ) -> None:
     server.answer = always(lambda: respond(good(1)))
     await client.embed(["a"], ctx, input_type="passage")
-    await client.embed(["a"], CallContext.start(1), input_type="query")
+    await client.embed(["a"], CallContext.start(20), input_type="query")
     passage, query = (request["parameters"] for request in server.requests)
     assert query["priority"] < passage["priority"]
-    assert query["timeout"] <= 1_000_000 < passage["timeout"]
+    assert query["timeout"] <= 20_000_000 < passage["timeout"]

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from embedder.encoders.batches import pad, padded_length, plan_batches
@@ -86,6 +86,7 @@ def test_fingerprints(tmp_path: Path) -> None:
     assert folder.fingerprint([tmp_path / "b", tmp_path / "a"], "n") == f"n@sha256:{both}"
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.integers(1, 600), max_size=120),
     st.integers(1, 20),

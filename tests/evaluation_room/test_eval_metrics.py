@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evaluation import metrics, pairs, significance
@@ -26,6 +26,7 @@ def test_rankings_against_values_by_hand() -> None:
     assert all(found["nothing found"] == 0 for found in values.values())
 
 
+@settings(deadline=None)
 @given(st.permutations([f"d{number}" for number in range(25)]))
 def test_the_order_given_is_the_order_measured(documents: list[str]) -> None:
     values = metrics.ranking({"q": {"d7": 1}}, {"q": documents})
@@ -58,6 +59,7 @@ def test_a_risk_coverage_curve_by_hand() -> None:
     assert curve.best_aurc == pytest.approx((0 + 0 + 1 / 3 + 1 / 2) / 4)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=40), st.randoms())
 def test_curves_do_not_depend_on_the_order_of_the_questions(
     questions: list[tuple[float, float]], randoms: object

@@ -138,7 +138,12 @@ def test_the_report_puts_equal_reasons_together() -> None:
         reused=200,
         duplicates=2,
         deleted=1,
-        skipped={**{f"{number}.xml": "no title" for number in range(5)}, "z.pdf": "encrypted: needs a password"},
+        skipped={
+            **{f"{number}.xml": "no title" for number in range(5)},
+            "z.pdf": "encrypted: needs a password",
+            **{f"pictures/{number}.WEBP": "files ending in .webp are not read" for number in range(1_000)},
+            "report.docx": "files ending in .docx are not read",
+        },
         notices=["a.txt: odd"],
         seconds=4.0,
     )
@@ -146,6 +151,7 @@ def test_the_report_puts_equal_reasons_together() -> None:
     with console.file:
         report(summary, console)
     assert console.export_text().splitlines() == [
+        "  skipped 1,001 files of types that are not read: 1,000 .webp, 1 .docx",
         "  skipped 0.xml, 1.xml, 2.xml and 2 more: no title",
         "  skipped z.pdf: encrypted: needs a password",
         "  note: a.txt: odd",
@@ -153,5 +159,5 @@ def test_the_report_puts_equal_reasons_together() -> None:
     ]
     assert headline(summary) == (
         "Published version v: 1 document, 1,200 chunks (1,000 embedded, 200 reused, 2 duplicate documents left out, "
-        "1 source gone, 6 files skipped) in 4.0 s, 250.0 chunks/s"
+        "1 source gone, 1,007 files skipped) in 4.0 s, 250.0 chunks/s"
     )

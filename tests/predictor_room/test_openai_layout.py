@@ -135,7 +135,7 @@ async def test_leaving_and_cancelling_end_the_generation(
         assert (await anext(chunks)).text == "more "
     await asyncio.wait_for(server.aborted.wait(), 10)
     server.aborted.clear()
-    call = asyncio.create_task(openai.generate(GenerationRequest("endless", 5), CallContext.start(0.5)))
+    call = asyncio.create_task(openai.generate(GenerationRequest("endless", 5), CallContext.start(2)))
     with pytest.raises(DeadlineExceededError):
         await call
     await asyncio.wait_for(server.aborted.wait(), 10)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from transformer.answerability import (
@@ -120,6 +120,7 @@ WORDS = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(WORDS, WORDS, st.floats(-1, 1.5), st.floats(0, 1))
 def test_more_evidence_never_lowers_the_score(asked: list[str], said: list[str], support: float, more: float) -> None:
     question, text = " ".join(asked), " ".join(said)
@@ -130,6 +131,7 @@ def test_more_evidence_never_lowers_the_score(asked: list[str], said: list[str],
     assert nearer.score >= before
 
 
+@settings(deadline=None)
 @given(st.text(max_size=200), st.lists(st.text(max_size=400), max_size=5), st.floats(), st.floats())
 def test_any_text_and_number_gives_a_score_and_the_same_again(
     question: str, texts: list[str], support: float, similarity: float
@@ -200,6 +202,7 @@ def test_the_stated_error_rate_holds_for_other_questions(error: Error, rate: flo
     assert mean >= rate - 0.03
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=60, max_size=120),
     st.sampled_from(["answerable_refused", "unanswerable_answered", "risk"]),
@@ -273,6 +276,7 @@ def test_files_that_are_not_there_or_hold_anything_else(tmp_path: Path) -> None:
             Calibration.parse(content)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 400), st.integers(0, 400))
 def test_wilsons_interval_holds_the_share(first: int, second: int) -> None:
     wrong, of = min(first, second), max(first, second)

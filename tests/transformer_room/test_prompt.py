@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from predictor.client import PromptFormat
@@ -100,6 +100,7 @@ def test_what_cannot_fit_is_an_error_with_its_numbers(prompt_format: PromptForma
     assert caught.value.field == "context"
 
 
+@settings(deadline=None)
 @given(
     st.text(max_size=60),
     st.sampled_from(["<|im_end|>", "<|im_start|>", '"""', "\nQuestion:"]),

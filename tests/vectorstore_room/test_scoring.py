@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vectorstore.client import merged
@@ -40,6 +40,7 @@ def test_modes_that_an_index_cannot_serve() -> None:
         Weights(dense=0, lexical=0).of(("dense", "lexical", "multi_vector"), "rescored")
 
 
+@settings(deadline=None)
 @given(st.permutations(SIGNALS), st.sampled_from(["fused", "rescored"]), st.tuples(SHARES, SHARES, SHARES, SHARES))
 def test_weights_are_shares_whatever_the_order_of_the_parts(
     order: list[Signal], mode: Mode, given_weights: tuple[float, float, float, float]
@@ -53,6 +54,7 @@ def test_weights_are_shares_whatever_the_order_of_the_parts(
     assert all(share > 0 for share in shares.values())
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(SHARES, SHARES, SHARES), min_size=1, max_size=20),
     st.randoms(use_true_random=False),
@@ -98,6 +100,7 @@ def found(scores: dict[str, float]) -> Prediction:
 FOUND = st.dictionaries(st.sampled_from("abcdefgh"), SHARES)
 
 
+@settings(deadline=None)
 @given(st.lists(FOUND, min_size=1, max_size=4), st.integers(0, 8), st.randoms(use_true_random=False))
 def test_phrasings_find_each_passage_once_with_its_best_score(
     all_found: list[dict[str, float]], num_docs: int, random: object

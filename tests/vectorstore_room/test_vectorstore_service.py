@@ -34,7 +34,7 @@ async def serving(path: Path, embedder: LoopbackEmbedder, **more: Any) -> AsyncI
         yield service
 
 
-def within(seconds: float = 10) -> CallContext:
+def within(seconds: float = 60) -> CallContext:
     return CallContext.start(seconds)
 
 
@@ -335,7 +335,7 @@ async def test_faults_of_the_embedder(
     async with serving(tmp_path, embedder) as service:
         embedder.fault = fault
         with pytest.raises(kind) as error:
-            await service.search([SearchInstance(input="cats")], within(0.5 if fault == "slow" else 10))
+            await service.search([SearchInstance(input="cats")], within(0.5 if fault == "slow" else 60))
         assert "secret" not in error.value.message
         embedder.fault = None
         await find(service, "cats")
