@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import fcntl
 import logging
 import time
@@ -413,11 +414,12 @@ class IngestService:
         return (await self._enter(Record(task, purge))).task
 
     async def _change(self, live: _Live, *, keep: bool = True, **changes: Any) -> None:
-        """Changes a task, keeps it on disk, and tells whoever listens."""
-        live.record.task = live.task.model_copy(update=changes)
-        live.record.revision = revision_after(live.record.revision)
+        """Changes a task and tells whoever listens, once it is on disk: nobody is told what a crash may undo."""
+        task = live.task.model_copy(update=changes)
+        changed = dataclasses.replace(live.record, task=task, revision=revision_after(live.record.revision))
         if keep:
-            await asyncio.to_thread(self._kept.put, live.record)
+            await asyncio.to_thread(self._kept.put, changed)
+        live.record = changed
         live.tell()
 
     async def _end(self, live: _Live, state: State, *, keep: bool = True, **changes: Any) -> None:

@@ -147,9 +147,11 @@ class Door:
     def connections(self, name: str, ports: Collection[int]) -> int:
         """How many connections a replica has at these ports, those included that it has not accepted yet."""
         replica = self._replicas[name]
+        # In this order: a connection that is accepted in between is counted at least once.
+        entries = list(_entries())
         held = held_sockets(replica.pid)
         count = 0
-        for entry in _entries():
+        for entry in entries:
             if entry.inode == replica.listener:
                 count += entry.waiting
             elif entry.state == _ESTABLISHED and entry.inode in held and entry.port in ports:

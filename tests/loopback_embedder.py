@@ -170,9 +170,10 @@ class LoopbackEmbedder:
         self.headers = {name.lower(): value for name, value in request.headers.items()}
         if self.remembers:
             self.calls.append(texts)
-        if self._hold is not None:
+        hold = self._hold  # which `pass_new` may take away as soon as `held` is set
+        if hold is not None:
             self.held.set()
-            await self._hold.wait()
+            await hold.wait()
         fault = self.fault
         if texts != _WHO_ARE_YOU:
             self.input_types.update(inputs["input_type"])

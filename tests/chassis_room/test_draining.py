@@ -97,5 +97,5 @@ async def test_callers_of_grpc_go_elsewhere(echo: Echo) -> None:
         assert (await stub.ModelReady(request)).ready
         echo.drain()
         with pytest.raises(aio.AioRpcError) as refused:
-            await stub.ModelReady(request, timeout=5)
+            await stub.ModelReady(request, timeout=30)
         assert refused.value.code() is StatusCode.UNAVAILABLE

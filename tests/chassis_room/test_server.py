@@ -14,7 +14,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from processes import free_ports, program, until
+from processes import STARTS_WITHIN_S, free_ports, program, until
 
 HERE = Path(__file__).parent
 
@@ -279,7 +279,7 @@ def test_a_signal_while_it_starts_ends_it(tmp_path: Path, number: signal.Signals
     command = [sys.executable, HERE / "echo_service.py", tmp_path]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
         try:
-            until(lambda: (tmp_path / "opened").exists())
+            until(lambda: (tmp_path / "opened").exists(), STARTS_WITHIN_S)
             process.send_signal(number)
             said, _ = process.communicate(timeout=30)
         finally:

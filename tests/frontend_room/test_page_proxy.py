@@ -122,7 +122,7 @@ def test_headers_that_belong_to_a_question_travel_with_it(client: httpx.Client) 
             "x-request-id": "request-1",
             "traceparent": trace,
             "tracestate": "vendor=1",
-            "x-request-timeout-ms": "5000",
+            "x-request-timeout-ms": "30000",
             "accept": "application/json",
             "cookie": "_oauth2_proxy=secret",
             "x-forwarded-access-token": "secret",
@@ -135,7 +135,7 @@ def test_headers_that_belong_to_a_question_travel_with_it(client: httpx.Client) 
     assert sent["authorization"] == "Bearer a.b.c"
     assert sent["x-request-id"] == response.headers["x-request-id"] == "request-1"
     assert (sent["traceparent"], sent["tracestate"]) == (trace, "vendor=1")
-    assert 4000 < int(sent["x-request-timeout-ms"]) <= 5000
+    assert 20000 < int(sent["x-request-timeout-ms"]) <= 30000
     assert (sent["accept"], sent["content-type"]) == ("application/json", "application/json")
     assert not {"cookie", "x-forwarded-access-token", "origin", "x-hop", "sec-fetch-site"} & sent.keys()
     assert "secret" not in json.dumps(sent)
@@ -269,7 +269,8 @@ def test_a_graph_that_is_not_there(run_frontend: RunFrontend, built: Path) -> No
 def test_an_answer_that_takes_too_long(client: httpx.Client, name: str) -> None:
     response = client.post(GENERATE, json=ask(f"hang {name}"), headers={"x-request-timeout-ms": "50"})
     assert (response.status_code, response.json()["code"]) == (504, "deadline_exceeded")
-    stream = client.post(STREAM, json=ask(f"hang {name}"), headers={"x-request-timeout-ms": "50"})
+    # Long enough for the answer to begin.
+    stream = client.post(STREAM, json=ask(f"hang {name}"), headers={"x-request-timeout-ms": "2000"})
     *_, last = events(iter(stream.text.splitlines()))
     assert last["code"] == "deadline_exceeded"
     wrong = client.post(STREAM, json=ask("x"), headers={"x-request-timeout-ms": "soon"})
@@ -484,7 +485,9 @@ def test_no_question_is_logged(frontend: Frontend, client: httpx.Client) -> None
 
 def test_metrics_name_routes_and_nothing_that_callers_make_up(client: httpx.Client) -> None:
     client.get(f"{DOCUMENTS}/made-up")
+    # A request is counted after its answer was sent.
+    route = 'route="/api/transformer/v1/documents/{document_id}"'
+    until(lambda: route in client.get("/metrics").text)
     text = client.get("/metrics").text
-    assert 'route="/api/transformer/v1/documents/{document_id}"' in text
     assert 'model_name="frontend"' in text
     assert "made-up" not in text

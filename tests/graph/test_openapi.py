@@ -19,7 +19,7 @@ class Told:
     """A service's description."""
 
     def __init__(self, url: str) -> None:
-        self.document: dict[str, Any] = httpx.get(f"{url}/openapi.json").raise_for_status().json()
+        self.document: dict[str, Any] = httpx.get(f"{url}/openapi.json", timeout=60).raise_for_status().json()
         schemas = self.document["components"]["schemas"]
         self.closed = {
             name: schema if "properties" not in schema else {"additionalProperties": False, **schema}

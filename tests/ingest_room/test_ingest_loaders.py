@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from golden import FILES, SOURCES, golden_path, loaded
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from reportlab.lib.pagesizes import A4
 from reportlab.pdfgen.canvas import Canvas
@@ -238,6 +238,7 @@ def test_pdf_lists_keep_their_lines() -> None:
 # Text
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_normalised_text_is_clean_and_stays_so(text: str) -> None:
     clean = normalise(text)
@@ -247,6 +248,7 @@ def test_normalised_text_is_clean_and_stays_so(text: str) -> None:
     assert not any(line.endswith(" ") for line in clean.split("\n"))
 
 
+@settings(deadline=None)
 @given(st.text(min_size=200))
 def test_one_line_is_short(text: str) -> None:
     assert len(one_line(text, 50)) <= 50

@@ -386,7 +386,15 @@ def test_without_the_embedder_a_task_waits_then_fails_and_nothing_is_lost(
         service.upload({"glaze.txt": GLAZE})
         version = service.http.get(service.documents).json()["version"]
         embedder.fault = "unavailable"
-        events = service.events(service.post({"guide.md": GUIDE}).json()["id"])
+        task_id = held(service, embedder, {"guide.md": GUIDE})
+        embedder.pass_new()
+
+        def go_on(_: dict[str, Any]) -> bool:
+            """Once somebody listens: the first wait is short."""
+            embedder.release()
+            return False
+
+        events = service.events(task_id, seen=go_on)
         waits = [task["progress"] for task in events if task["progress"]["stage"] == "waiting"]
         assert waits
         assert "It is asked again in 0." in waits[0]["reason"]
@@ -407,9 +415,16 @@ def test_a_task_survives_the_end_of_the_service(
     with start() as service:
         running = held(service, embedder, {"guide.md": GUIDE})
         waiting = service.post({"glaze.txt": GLAZE}).json()["id"]
-        listener = threading.Thread(target=service.events, args=(running,), daemon=True)
+        listening = threading.Event()
+
+        def heard(_: dict[str, Any]) -> bool:
+            listening.set()
+            return False
+
+        listener = threading.Thread(target=service.events, args=(running, None, heard), daemon=True)
         if end is signal.SIGTERM:
             listener.start()
+            assert listening.wait(30)
         service.process.send_signal(end)
         service.process.wait(60)
         if end is signal.SIGTERM:
@@ -694,6 +709,8 @@ def test_a_connection_that_breaks_leaves_nothing(shared: RunningIngest) -> None:
 
 def test_a_connection_that_falls_silent_is_given_up(start: Start) -> None:
     with start(timeout_s=0.5) as service:
+        # Longer than that is not waited either until the tasks can be read.
+        until(lambda: service.http.get("/v1/limits").status_code == 200)
         with raw(service, "content-type: multipart/form-data; boundary=b\r\ncontent-length: 1000") as connection:
             connection.sendall(PART % b"guide.md")
             answer = read(connection)
@@ -744,6 +761,9 @@ def test_an_index_each(start: Start) -> None:
 def test_metrics_are_as_they_are_declared(service: RunningIngest) -> None:
     service.upload({"guide.md": GUIDE})
     service.upload({"empty.md": ""})
+    # A task is told as ended a moment before it is counted so.
+    unfinished = 'kserve_rag_ingest_tasks_unfinished{kind="upload"} 0.0'
+    until(lambda: unfinished in service.http.get("/metrics").text)
     families = {f.name: f for f in text_string_to_metric_families(service.http.get("/metrics").text)}
     told: dict[str, dict[tuple[str, ...], float]] = {}
     for metric in (metric for metric in signals.METRICS if metric.owner == "ingest"):

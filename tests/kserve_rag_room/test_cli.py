@@ -12,6 +12,7 @@ from typing import Any
 
 import psutil
 import pytest
+from processes import ENDS_WITHIN_S
 from typer.testing import CliRunner
 
 from kserve_rag.cli import app
@@ -201,7 +202,8 @@ def test_from_nothing_to_an_answer_and_back(own: Settings, tmp_path: Path) -> No
     for folder, text in ((first, "The harbour master of Vardal is Ingrid Moe."), (second, "Vardal has 412 moorings.")):
         folder.mkdir()
         (folder / "page.md").write_text(f"# Vardal\n\n{text}\n")
-    up = run("up", "--detach", "--docs", str(first), "--ask", "Who is the harbour master of Vardal?")
+    question = "Who is the harbour master of Vardal?"
+    up = run("up", "--detach", "--docs", str(first), "--ask", question, timeout=240)
     assert up.returncode == 0, up.stdout + up.stderr
     assert "Sources (index" in up.stdout
     state = need_running(own)
@@ -227,6 +229,6 @@ def test_from_nothing_to_an_answer_and_back(own: Settings, tmp_path: Path) -> No
     finally:
         down = run("down")
     assert down.returncode == 0
-    _, alive = psutil.wait_procs(processes, timeout=10)
+    _, alive = psutil.wait_procs(processes, timeout=ENDS_WITHIN_S)
     assert not alive
     assert running(own) is None

@@ -125,6 +125,7 @@ def test_one_takes_anothers_place_and_nobody_is_sent_away(service: Service) -> N
     asking = [threading.Thread(target=ask) for _ in range(2)]
     for thread in asking:
         thread.start()
+    until(lambda: "0" in found)
     for number in range(1, 5):
         service.start(str(number), number + 1)
         service.door.serve(str(number))
@@ -134,6 +135,7 @@ def test_one_takes_anothers_place_and_nobody_is_sent_away(service: Service) -> N
         service.end(before)
         service.door.forget(before)
         assert service.answers(10) == {str(number): 10}
+        until(lambda name=str(number): name in found)
     stop.set()
     for thread in asking:
         thread.join()

@@ -7,13 +7,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+from processes import until
 
 from kserve_rag import supervisor
 
@@ -58,8 +58,8 @@ class Channel:
         event = self.hear()
         assert event["started"] == name
         process = psutil.Process(event["pid"])
-        while "up" not in log.read_text():
-            assert process.is_running()
+        until(lambda: "up" in log.read_text() or not process.is_running())
+        assert "up" in log.read_text()
         return process
 
     def close(self) -> None:
@@ -148,7 +148,4 @@ def test_shared_memory_of_a_killed_triton_is_removed(channel: Channel) -> None:
     channel.process.wait(ENDS_WITHIN_S)
     assert gone([sleeper])
     # The watchdog removes it just after the supervisor's end.
-    deadline = time.monotonic() + ENDS_WITHIN_S
-    while region.exists() and time.monotonic() < deadline:
-        pass
-    assert not region.exists()
+    until(lambda: not region.exists())

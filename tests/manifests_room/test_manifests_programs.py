@@ -154,8 +154,9 @@ def test_the_ingest_service_starts(rendered: Any, name: str, tmp_path: Path) -> 
     with program(command, f"{address}{pod.main['readinessProbe']['httpGet']['path']}", env, log=tmp_path / "log"):
         for probe in ("startupProbe", "livenessProbe"):
             path = pod.main[probe]["httpGet"]["path"]
-            assert httpx.get(f"{address}{path}", trust_env=False).status_code == 200
-        assert httpx.get(f"{address}/v1/indexes/default/documents", trust_env=False).json()["documents"] == []
+            assert httpx.get(f"{address}{path}", trust_env=False, timeout=60).status_code == 200
+        listed = httpx.get(f"{address}/v1/indexes/default/documents", trust_env=False, timeout=60)
+        assert listed.json()["documents"] == []
 
 
 @pytest.fixture(scope="module")
@@ -289,8 +290,8 @@ def test_the_earlier_embedder_answers_its_requests(
     run_dir.mkdir()
     asked = {"inputs": [{"name": "text_input", "datatype": "BYTES", "shape": [1, 1], "data": ["What is a chunk?"]}]}
     with triton(triton_environment, repository, "bge", run_dir, EMBEDDER_MODEL_DIR=str(TINY_BGE_M3)) as server:
-        answer = httpx.post(f"{server.url}/v2/models/bge/infer", json=asked, trust_env=False)
-        ready = httpx.get(server.url + pod.main["readinessProbe"]["httpGet"]["path"], trust_env=False)
+        answer = httpx.post(f"{server.url}/v2/models/bge/infer", json=asked, trust_env=False, timeout=60)
+        ready = httpx.get(server.url + pod.main["readinessProbe"]["httpGet"]["path"], trust_env=False, timeout=60)
     assert ready.status_code == 200
     first, *others = answer.json()["outputs"]
     assert others == []
@@ -317,7 +318,7 @@ def test_a_repository_can_be_a_config_map(rendered: Any, triton_environment: Tri
     run_dir = tmp_path / "run"
     run_dir.mkdir()
     with triton(triton_environment, tmp_path / "repository", pod.model, run_dir) as server:
-        ready = httpx.get(server.url + pod.main["readinessProbe"]["httpGet"]["path"], trust_env=False)
+        ready = httpx.get(server.url + pod.main["readinessProbe"]["httpGet"]["path"], trust_env=False, timeout=60)
     assert ready.status_code == 200
 
 

@@ -160,9 +160,8 @@ async def test_a_client_that_leaves_ends_its_generation(
         assert [(await anext(chunks)).finish_reason for _ in range(3)] == [None] * 3
         await asyncio.to_thread(until, lambda: predictor_server.metric(RUNNING) == 1)
     # What it held of the cache is free a step later.
-    await asyncio.to_thread(
-        until, lambda: predictor_server.metric(RUNNING) == 0 == predictor_server.metric("predictor_kv_cache_usage_ratio")
-    )
+    cache = "predictor_kv_cache_usage_ratio"
+    await asyncio.to_thread(until, lambda: predictor_server.metric(RUNNING) == 0 == predictor_server.metric(cache))
     assert predictor_server.metric("predictor_completion_tokens_total") - done < ENDLESS.max_tokens / 2
 
 

@@ -26,7 +26,7 @@ def events(body: str) -> list[dict[str, Any]]:
 
 
 def test_declared_tensors_are_those_of_tensorrt_llm(predictor_url: str) -> None:
-    metadata = httpx.get(predictor_url + MODEL).json()
+    metadata = httpx.get(predictor_url + MODEL, timeout=60).json()
     inputs = {tensor["name"]: (tensor["datatype"], tensor["shape"]) for tensor in metadata["inputs"]}
     assert inputs.pop("sampling_param_repetition_penalty") == ("FP32", [1])  # ours
     assert inputs == {

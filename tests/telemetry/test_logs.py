@@ -43,7 +43,13 @@ def test_a_question_has_one_id_and_one_trace_in_every_log(graph: RunningGraph, p
         command = [sys.executable, ASK_BY_GRPC, graph.transformer_grpc, request_id, headers["traceparent"]]
         assert subprocess.run(command, capture_output=True, text=True, timeout=60).stdout == "OK\n"
     run = graph.settings.run
-    until(lambda: all(lines(run, service, request_id) for service in ("transformer", "vectorstore")))
+    method = "POST" if protocol == "http" else "gRPC"
+
+    def access() -> list[dict[str, Any]]:
+        return [line for line in lines(run, "transformer", request_id) if line["message"].startswith(method)]
+
+    # Which is the last line of a request, written after its answer was sent.
+    until(lambda: bool(access() and lines(run, "vectorstore", request_id)))
     span_ids = set()
     for service in ("transformer", "vectorstore"):
         for line in lines(run, service, request_id):
@@ -53,10 +59,9 @@ def test_a_question_has_one_id_and_one_trace_in_every_log(graph: RunningGraph, p
             assert line["service"] == service
             assert datetime.fromisoformat(line["time"]).tzinfo == timezone.utc
             assert "warranty" not in json.dumps(line)
-    method = "POST" if protocol == "http" else "gRPC"
-    (access,) = [li for li in lines(run, "transformer", request_id) if li["message"].startswith(method)]
-    assert (access["status"], access["ms"] > 0) == (200, True)
+    (line,) = access()
+    assert (line["status"], line["ms"] > 0) == (200, True)
     # The span that the log names is the one that was sent.
     root = graph.collector.wait_for_root("kserve-rag-transformer", request_id)
-    assert (root.trace_id, root.span_id) == (trace_id, access["span_id"])
+    assert (root.trace_id, root.span_id) == (trace_id, line["span_id"])
     assert root.span_id in span_ids

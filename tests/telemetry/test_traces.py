@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
+from processes import until
 
 from chassis import signals
 
@@ -69,7 +70,15 @@ def question(graph: RunningGraph) -> tuple[str, str, list[ReceivedSpan], str]:
     headers = {"traceparent": f"00-{trace_id}-{span_id}-01", "x-request-id": f"request-{trace_id}"}
     with httpx.Client(base_url=graph.transformer, timeout=60) as client:
         answer = client.post("/v2/models/rag/generate_stream", json=body, headers=headers).raise_for_status().text
-    return trace_id, span_id, graph.collector.wait_for(trace_id, list(HOPS)), answer
+    graph.collector.wait_for(trace_id, list(HOPS))
+
+    def whole() -> bool:
+        """A span is sent when it has ended: before what it happened within."""
+        spans = graph.collector.trace(trace_id)
+        return {span.parent_id for span in spans} <= {span_id, *(span.span_id for span in spans)}
+
+    until(whole)
+    return trace_id, span_id, graph.collector.trace(trace_id), answer
 
 
 def test_one_trace_shows_every_hop_within_its_parent(question: tuple[str, str, list[ReceivedSpan], str]) -> None:

@@ -358,7 +358,7 @@ async def client(service: Service) -> AsyncIterator[VectorstoreClient]:
 
 
 async def test_the_client(client: VectorstoreClient, version: str) -> None:
-    ctx = CallContext.start(10)
+    ctx = CallContext.start(60)
     assert await client.not_ready_reason(ctx) is None
     instances = [SearchInstance(input="cats purr", num_docs=1), SearchInstance(input="x", filters={"legs": 0})]
     first, second = await client.search(instances, ctx)
@@ -376,7 +376,7 @@ async def test_the_client(client: VectorstoreClient, version: str) -> None:
 
 
 async def test_the_client_is_told_what_is_not_there(client: VectorstoreClient, service: Service, version: str) -> None:
-    ctx = CallContext.start(10)
+    ctx = CallContext.start(60)
     for document_id in ("nope", "a/b", "..", "../indexes", "a?b#c", "ä\x00", "n" * 5000):
         with pytest.raises(NotFoundError, match="has no document") as error:
             await client.document(document_id, ctx, version=version)

@@ -14,6 +14,9 @@ from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Locator
 ANSWERS_WITHIN_MS = 120_000
 """Of the small model on a busy machine; nothing is asserted about its speed."""
 
+expect.set_options(timeout=30_000)
+"""Of what the page itself does. Playwright's own 5 s are not enough on a busy machine."""
+
 _FLAGS = (
     "--no-sandbox",
     "--disable-gpu",

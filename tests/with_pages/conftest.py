@@ -98,7 +98,7 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture(scope="session")
 def page_url(graph: PeopleGraph) -> str:
     """The page of the running graph, with documents behind it and a real model."""
-    if graph.frontend_url is None or httpx.get(graph.frontend_url).status_code != 200:
+    if graph.frontend_url is None or httpx.get(graph.frontend_url, timeout=60).status_code != 200:
         pytest.fail("The page is not built: run `make page`.")
     return graph.frontend_url + "/"
 

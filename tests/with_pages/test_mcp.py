@@ -408,7 +408,7 @@ async def test_a_call_that_is_left_stops_the_generation(how: str) -> None:
 def test_pages_of_the_web_do_not_reach_it(named: str, headers: dict[str, str], status: int) -> None:
     call = {"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {}}
     accept = {"accept": "application/json, text/event-stream"}
-    response = httpx.post(f"{named}/mcp", json=call, headers=accept | headers, trust_env=False)
+    response = httpx.post(f"{named}/mcp", json=call, headers=accept | headers, trust_env=False, timeout=60)
     assert response.status_code == status, response.text
 
 

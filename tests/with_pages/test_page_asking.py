@@ -30,7 +30,7 @@ def sent(visitor: Visitor) -> list[dict[str, object]]:
 
 
 def running_requests(graph: PeopleGraph) -> float:
-    text = httpx.get(str(graph.state.services["predictor"].metrics_url)).text
+    text = httpx.get(str(graph.state.services["predictor"].metrics_url), timeout=60).text
     return float(next(line.split()[-1] for line in text.splitlines() if line.startswith("predictor_running_requests ")))
 
 

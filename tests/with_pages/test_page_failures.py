@@ -101,7 +101,7 @@ def test_failures_are_told_in_words(
 
 
 def test_retry_after_is_waited_for(reader: Visitor, script: ScriptedTransformer) -> None:
-    script.respond = failing(503, "not_ready", "The index is being loaded.", retry_after="2")
+    script.respond = failing(503, "not_ready", "The index is being loaded.", retry_after="8")
     reader.open()
     alert = reader.ask("What swims?").get_by_role("alert")
     expect(alert.get_by_role("button", name="Ask again in")).to_be_disabled()

@@ -77,13 +77,14 @@ def test_a_source_opens_at_its_very_passage(visitor: Visitor, graph: PeopleGraph
     found = httpx.post(
         f"{graph.transformer_url}/v2/models/rag/generate",
         json={"text_input": "What is an index version?", "num_docs": 3, "max_tokens": 0},
+        timeout=60,
     ).json()["sources"][0]
     card.click()
     shown = page.get_by_test_id("document")
     expect(shown.locator("mark.active").first).to_be_in_viewport()
     # Line breaks that only wrap a paragraph are shown as spaces; everything else is as it is stored.
     assert highlighted(shown).split() == found["text"].split()
-    stored = httpx.get(f"{graph.transformer_url}/v1/documents/{found['document_id']}").json()
+    stored = httpx.get(f"{graph.transformer_url}/v1/documents/{found['document_id']}", timeout=60).json()
     whole = page.get_by_test_id("document").evaluate(
         """(root) => {
             const copy = root.cloneNode(true);
@@ -109,7 +110,7 @@ def test_spans_count_characters_not_their_halves(reader: Visitor, script: Script
     expect(answer.locator(".prose .cite")).to_have_text("Source 1")
     answer.locator(".prose .cite").click()
     shown = reader.page.get_by_test_id("document")
-    expect(shown).to_be_visible()
+    expect(shown.locator("mark.active").first).to_be_visible()
     assert highlighted(shown) == text[start : start + 40]
     assert highlighted(shown, ".quote") == text[start + 3 : start + 11] == "fly far."
 

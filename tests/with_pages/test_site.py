@@ -100,7 +100,7 @@ def test_every_route_is_in_the_reference(service: str, pages: dict[str, Any], gr
 
     url = {"transformer": graph.transformer_url, "vectorstore": graph.vectorstore_url}[service]
     shown = {code.text for code in pages[f"reference/{service}/index.html"].iter("code")}
-    described = httpx.get(f"{url}/openapi.json", trust_env=False).json()
+    described = httpx.get(f"{url}/openapi.json", trust_env=False, timeout=60).json()
     routes = {f"{method.upper()} {path}" for path, methods in described["paths"].items() for method in methods}
     assert routes <= shown
 
@@ -273,9 +273,8 @@ def test_search_finds_a_page_by_its_words(browser: Browser, url: str) -> None:
     with opened(browser, f"{url}/") as page:
         page.get_by_role("textbox", name="Search").click()
         page.keyboard.type("roll back an index")
-        results = page.locator(".md-search-result__link")
-        results.first.wait_for()
-        assert any("concepts" in (link.get_attribute("href") or "") for link in results.all())
+        # What is found changes with every letter that the search gets to.
+        page.locator(".md-search-result__link[href*=concepts]").first.wait_for(state="attached")
 
 
 def test_light_and_dark_follow_the_system_and_the_switch(browser: Browser, url: str) -> None:
