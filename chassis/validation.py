@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
+import functools
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from chassis.errors import InvalidRequestError
 
@@ -35,15 +37,27 @@ _MESSAGES = {
 """Kind of problem → what to do. Kinds that are not here keep pydantic's own words."""
 
 
-def invalid_request(error: ValidationError) -> InvalidRequestError:
-    """The first problem that was found, and how many more there are."""
+def invalid_request(error: ValidationError, kind: type[BaseModel]) -> InvalidRequestError:
+    """The first problem that was found in a request of this kind, and how many more there are."""
     problems = error.errors(include_url=False)
     first = problems[0]
     field = _path(first["loc"])
     message = _MESSAGES.get(first["type"], "").format(**first.get("ctx", {})) or first["msg"]
+    if first["type"] == "extra_forbidden":
+        meant = difflib.get_close_matches(str(first["loc"][-1]), _names(kind), n=1, cutoff=0.75)
+        message = f"unknown here: did you mean {meant[0]}?" if meant else message
     more = f" ({len(problems) - 1} more problems)" if len(problems) > 1 else ""
     where = field or "The body"
-    return InvalidRequestError(f"{where}: {message}{_sent(first)}.{more}", field=field or None)
+    end = "" if message.endswith("?") else "."
+    return InvalidRequestError(f"{where}: {message}{_sent(first)}{end}{more}", field=field or None)
+
+
+@functools.cache
+def _names(kind: type[BaseModel]) -> tuple[str, ...]:
+    """Of all fields that a request of this kind may have, at any depth."""
+    schema = kind.model_json_schema()
+    objects = [schema, *schema.get("$defs", {}).values()]
+    return tuple({name: None for part in objects for name in part.get("properties", {})})
 
 
 def _path(location: tuple[int | str, ...]) -> str:

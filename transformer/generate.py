@@ -77,7 +77,7 @@ async def read_json(request: Request, kind: type[ModelT]) -> ModelT:
     try:
         return kind.model_validate(payload)
     except ValidationError as error:
-        raise invalid_request(error) from None
+        raise invalid_request(error, kind) from None
 
 
 def json_response(content: Any, headers: Mapping[str, str]) -> Response:

@@ -115,7 +115,7 @@ def _v1_instances(payload: Any) -> list[Instance]:
     try:
         return PredictRequest.model_validate(payload).instances
     except ValidationError as error:
-        raise invalid_request(error) from None
+        raise invalid_request(error, PredictRequest) from None
 
 
 def _tensor_instances(request: InferRequest) -> list[Instance]:
@@ -143,7 +143,7 @@ def _tensor_instances(request: InferRequest) -> list[Instance]:
         try:
             instances.append(Instance.model_validate({"input": question, **fields}))
         except ValidationError as error:
-            raise invalid_request(error) from None
+            raise invalid_request(error, Instance) from None
     return instances
 
 

@@ -114,7 +114,7 @@ def _asked(payload: Any) -> SearchRequest:
     try:
         return SearchRequest.model_validate(payload)
     except ValidationError as error:
-        raise invalid_request(error) from error
+        raise invalid_request(error, SearchRequest) from error
 
 
 def _rows(request: InferRequest) -> list[SearchInstance]:
