@@ -15,6 +15,8 @@ from chassis.signals import SpanType
 TIMEOUT_HEADER = "x-request-timeout-ms"
 """Milliseconds that are left for the whole answer. Set by callers, lowered at every hop."""
 
+_MAX_TIMEOUT_DIGITS = 15
+
 FORWARDED_HEADERS = (
     "authorization",
     "x-request-id",
@@ -51,7 +53,7 @@ class CallContext:
         headers = tracing.program_headers.get() if headers is None else headers
         sent = headers.get(TIMEOUT_HEADER)
         if sent is not None:
-            if not sent.isascii() or not sent.isdigit() or int(sent) == 0:
+            if len(sent) > _MAX_TIMEOUT_DIGITS or not sent.isascii() or not sent.isdigit() or int(sent) == 0:
                 raise InvalidRequestError(
                     f"Header {TIMEOUT_HEADER} is {sent[:40]!r}: send a positive whole number of milliseconds.",
                     field=TIMEOUT_HEADER,

@@ -25,8 +25,16 @@ def check_origin(headers: Mapping[str, str], *, evidence: bool = False) -> None:
     if site is not None:
         same = site == "same-origin"
     elif origin is not None:
-        same = urlsplit(origin).netloc.lower() == headers.get("host", "").lower()
+        same = _netloc(origin) == headers.get("host", "").lower()
     else:
         same = not evidence
     if not same:
         raise ForbiddenError("A page of another address may not ask this. Programs may, and the page of this address.")
+
+
+def _netloc(origin: str) -> str | None:
+    """Host and port, lower case; None where it is no URL."""
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return None

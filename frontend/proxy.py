@@ -83,7 +83,8 @@ def proxy_routes(
             if route.method != "GET":
                 check_origin(request.headers, evidence=route.changes)
             path: str = request.scope["path"]
-            if not {".", ".."}.isdisjoint(path.split("/")):  # proxies behind this one might take them for ways up
+            ways_up = not {".", ".."}.isdisjoint(path.split("/"))  # for which proxies behind this one might take them
+            if ways_up or not request.scope["raw_path"].startswith(prefix.encode()):
                 raise NotFoundError(f"There is no {request.method} {path} here.")
             ctx = CallContext.start(transfer_timeout_s if route.long else timeout_s, request.headers)
             try:

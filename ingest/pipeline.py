@@ -241,7 +241,8 @@ class _Ingestion:
             )
             if plan.changed or plan.dropped:
                 await self._build(plan, described)
-            self._conclude()
+            # A run about uploads alone may find none of use: its tasks are told so each by itself.
+            self._conclude(must_find=self._scope != "uploads" or len(listing.files) > 0)
 
     def _open_previous(self) -> IndexVersion | None:
         with contextlib.ExitStack() as stack:
@@ -314,18 +315,21 @@ class _Ingestion:
             if self._builder is None:
                 if not plan.dropped:
                     return
-                if self._scope != "uploads" or plan.changed:
+                if self._scope != "uploads" or self.summary.deleted < len(plan.dropped):
                     raise NothingUsableError(self._nothing("What the index holds is gone from the sources"))
-                # The last document was deleted.
+                # The last document was deleted; what else was uploaded cannot be used.
                 self._builder = await _in_thread(lambda: self._begin(described, stack))
             with _written_to(self._settings.index_root):
-                version = await _in_thread(self._builder.publish)
-        self.summary.version = version
-        self._tell(Published(version))
+                self.summary.version = await to_its_end(self._publish(self._builder))
         if self._settings.keep_versions:
             await asyncio.to_thread(self._root.prune, self._settings.keep_versions)
 
-    def _conclude(self) -> None:
+    async def _publish(self, builder: VersionBuilder) -> str:
+        version = await asyncio.to_thread(builder.publish)
+        self._tell(Published(version))
+        return version
+
+    def _conclude(self, *, must_find: bool) -> None:
         """What the summary says of a run that ended well."""
         summary = self.summary
         summary.embedded, summary.truncated = self._embedding.embedded, self._embedding.truncated
@@ -338,7 +342,7 @@ class _Ingestion:
             )
         if self._builder is None:
             if self._previous is None:
-                if self._scope != "uploads" or summary.files:
+                if must_find:
                     raise NothingUsableError(self._nothing("No file gave a document"))
                 summary.unchanged = True
                 return
@@ -396,7 +400,7 @@ class _Ingestion:
             self._skip(file.source, f"says the same as {first}")
         elif repeated:
             self._notice(file.source, f"{repeated} of {documents + repeated} documents say the same as others")
-        await self._queue.put(_Done(_size(file)))
+        await self._pass_on(_Done(_size(file)))
         return documents
 
     async def _copy(self, unchanged: frozenset[str]) -> None:
@@ -432,7 +436,13 @@ class _Ingestion:
                 vectors.append(known[key])
             else:
                 vectors.append(await self._embedding.request(key, text))
-        await self._queue.put(_Work(document, chunks, vectors))
+        await self._pass_on(_Work(document, chunks, vectors))
+
+    async def _pass_on(self, work: _Work | _Done) -> None:
+        if self._queue.full():
+            # As above: until the writer takes something, nothing more is gathered.
+            await self._embedding.flush()
+        await self._queue.put(work)
 
     def _known_vectors(self, keys: Sequence[str]) -> dict[str, ChunkVectors]:
         """What the version before holds of these texts, where it holds all that is wanted."""
@@ -538,12 +548,14 @@ async def _in_thread(work: Callable[[], _Result]) -> _Result:
 
 
 async def to_its_end(work: Awaitable[_Result]) -> _Result:
-    """The result of `work`, which ends also when this is cancelled."""
+    """The result of `work`, which ends also when this is cancelled, once or several times."""
     task = asyncio.ensure_future(work)
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
-        await asyncio.wait([task])
+        while not task.done():
+            with contextlib.suppress(asyncio.CancelledError):  # again: the first one is told of below
+                await asyncio.wait([task])
         raise
 
 

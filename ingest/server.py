@@ -228,6 +228,9 @@ def application(settings: IngestServerSettings | None = None) -> FastAPI:
         summary="Documents into an index, and out of it again, while everything runs.",
         version=_version(),
         lifespan=lifespan,
+        # FastAPI's pages load their scripts from elsewhere.
+        docs_url=None,
+        redoc_url=None,
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
     )
     app.include_router(documents)

@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import fcntl
 import logging
+import os
 import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
@@ -170,7 +171,16 @@ class IngestService:
             for record in await asyncio.to_thread(self._recovered, store):
                 await self._enter(record)
             self._opened.set()
-            await asyncio.gather(*(self._work(index) for index in self._indexes.values()))
+            works = [asyncio.create_task(self._work(index)) for index in self._indexes.values()]
+            try:
+                done, _ = await asyncio.wait(works, return_when=asyncio.FIRST_COMPLETED)
+                for work in done:
+                    work.result()
+            finally:
+                # To the end of all of them: what they do needs the tasks, and the lock.
+                for work in works:
+                    work.cancel()
+                await asyncio.gather(*works, return_exceptions=True)
 
     def _recovered(self, store: TaskStore) -> list[Record]:
         """Tasks that a service before this one has left, to be done from their beginning."""
@@ -344,13 +354,15 @@ class IngestService:
         if live is None:
             ended = await self.task(task_id)
             raise TaskEndedError(f"Task {task_id} has {ended.state} already.", field="task_id")
-        live.cancelled = True
         index = self._indexes[live.task.index]
-        if live in index.queue:
-            index.queue.remove(live)
-            await self._end_cancelled(index, live)
-        elif index.run is not None:
-            index.run.cancel()
+        if not live.published:
+            live.cancelled = True
+            if live in index.queue:
+                index.queue.remove(live)
+                # To its end, also where the client leaves: nobody else knows of the task now.
+                await pipeline.to_its_end(self._end_queued(index, live))
+            elif index.run is not None and live.task.state == "running":
+                index.run.cancel()
         while live.task.state not in FINAL:
             await _either(live.changed, self._stopping)
             if self._stopping.is_set():
@@ -411,7 +423,8 @@ class IngestService:
             created_at=datetime.now(timezone.utc),
             sources=sources,
         )
-        return (await self._enter(Record(task, purge))).task
+        # To its end, also where the client leaves: what is on disk is done.
+        return (await pipeline.to_its_end(self._enter(Record(task, purge)))).task
 
     async def _change(self, live: _Live, *, keep: bool = True, **changes: Any) -> None:
         """Changes a task and tells whoever listens, once it is on disk: nobody is told what a crash may undo."""
@@ -432,8 +445,20 @@ class IngestService:
         logger.info("task %s: %s of index %s %s", live.task.id, live.task.kind, live.task.index, state)
 
     async def _end_cancelled(self, index: _Index, live: _Live) -> None:
-        await asyncio.to_thread(index.uploads.discard, live.task.id)
         await self._end(live, "cancelled")
+        # Not before: a task that a crash leaves undone needs its files.
+        await asyncio.to_thread(index.uploads.discard, live.task.id)
+
+    async def _end_queued(self, index: _Index, live: _Live) -> None:
+        try:
+            await self._end_cancelled(index, live)
+        except ServiceError:
+            # It is still there on disk, and so it is queued.
+            live.cancelled = False
+            index.queue.append(live)
+            index.queue.sort(key=lambda queued: queued.task.created_at)
+            index.woken.set()
+            raise
 
     # The work on one index: one run at a time.
 
@@ -471,7 +496,7 @@ class IngestService:
             keeper.cancel()
             await asyncio.gather(index.run, keeper, return_exceptions=True)
             done, index.run = index.run, None
-        await self._conclude(index, batch, run, done, before)
+        await self._conclude(index, batch, run, done)
 
     async def _keep_progress(self, batch: Sequence[_Live]) -> None:
         """Writes how far the tasks are now and then."""
@@ -480,9 +505,7 @@ class IngestService:
             for live in batch:
                 await asyncio.to_thread(self._kept.put, live.record)
 
-    async def _conclude(
-        self, index: _Index, batch: list[_Live], run: _Run, done: asyncio.Task[None], before: str | None
-    ) -> None:
+    async def _conclude(self, index: _Index, batch: list[_Live], run: _Run, done: asyncio.Task[None]) -> None:
         if run.results:
             for live in batch:
                 result = run.results[live.task.id]
@@ -495,13 +518,12 @@ class IngestService:
                 await asyncio.to_thread(index.uploads.discard, live.task.id)
         elif done.cancelled():
             # What was published before it could be stopped is found done by the next run.
-            published = await asyncio.to_thread(index.current) != before
-            again = [live for live in batch if published or not live.cancelled]
+            again = [live for live in batch if live.published or not live.cancelled]
             for live in batch:
                 if live not in again:
                     await self._end_cancelled(index, live)
             for live in again:
-                live.cancelled = live.cancelled and not published
+                live.cancelled = live.cancelled and not live.published
                 await self._change(live, state="queued", progress=Progress())
             index.queue[:0] = again
         else:
@@ -514,8 +536,8 @@ class IngestService:
                     unusable = live.task.sources if isinstance(error, NothingUsableError) else run.refused[live.task.id]
                     wanted = [source for source in live.task.sources if source not in unusable]
                     await asyncio.to_thread(index.uploads.keep, live.task.id, wanted)
-                    await asyncio.to_thread(index.uploads.discard, live.task.id)
                 await self._end(live, "failed", result=run.partial.get(live.task.id), error=_error(error))
+                await asyncio.to_thread(index.uploads.discard, live.task.id)
 
 
 def _lock_file(folder: Path) -> IO[str]:
@@ -576,6 +598,8 @@ class _Live:
         self.changed = asyncio.Event()
         """Set at the next change."""
         self.cancelled = False
+        self.published = False
+        """Whether its work is in a version: it cannot be cancelled any more."""
 
     @property
     def task(self) -> Task:
@@ -738,6 +762,8 @@ class _Meter:
             case Waiting():
                 self.wait(event.reason)
             case Published():
+                for live in self._batch:
+                    live.published = True
                 self.stage("publishing")
             case Skipped():
                 self.skipped[event.source] = event.reason
@@ -790,7 +816,7 @@ def _listings(index: _Index, limit: int, after: str | None) -> SourceListings:
     listed: list[SourceListing] = []
     for name in page[:limit]:
         holding, upload = held.get(name), uploads.get(name)
-        told = upload.stat() if upload is not None else None
+        told = _stat(upload) if upload is not None else None
         listed.append(
             SourceListing(
                 source=name,
@@ -804,6 +830,14 @@ def _listings(index: _Index, limit: int, after: str | None) -> SourceListings:
             )
         )
     return SourceListings(documents=listed, next=page[limit - 1] if len(page) > limit else None, version=version)
+
+
+def _stat(file: Path) -> os.stat_result | None:
+    """Of an upload; None where a deletion has just removed it."""
+    try:
+        return file.stat()
+    except FileNotFoundError:
+        return None
 
 
 def _holds(root: IndexRoot, version: str, sources: Sequence[str]) -> bool:

@@ -15,6 +15,7 @@ import os
 import re
 import secrets
 import shutil
+import threading
 import unicodedata
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -93,13 +94,14 @@ def same_file(name: str) -> str:
 
 
 class UploadFolder:
-    """The uploads of one index. Its calls block; each is for one thread at a time."""
+    """The uploads of one index. Its calls block; thread-safe."""
 
     def __init__(self, index: Path, limits: UploadLimits) -> None:
         """Touches nothing. `index`: folder of the index."""
         self._index = index
         self._folder = index / UPLOADS
         self._limits = limits
+        self._moving = threading.Lock()
 
     def files(self) -> dict[str, Path]:
         """Source → file, of what the index follows."""
@@ -160,41 +162,47 @@ class UploadFolder:
         Raises:
             IndexFullError: the index would have too many uploads, or too many bytes of them.
         """
-        held = self.files()
-        for other in waiting:
-            held |= self.staged(other)
-        by_name = {same_file(source): source for source in held}
-        renamed = {name: by_name.get(same_file(f"{UPLOADS}/{name}"), f"{UPLOADS}/{name}") for name in receiver.names}
-        for name, source in renamed.items():
-            path = receiver.folder / name
-            target = receiver.folder / source.removeprefix(f"{UPLOADS}/")
-            held[source] = path.rename(target) if path != target else path
-        self._check(held)
-        with _space():
-            _sync(receiver.folder)
-            receiver.folder.rename(self._folder / f"{_STAGED}{task_id}")
-            _sync(self._folder)
+        with self._moving:
+            held = self.files()
+            for other in waiting:
+                held |= self.staged(other)
+            by_name = {same_file(source): source for source in held}
+            renamed = {
+                name: by_name.get(same_file(f"{UPLOADS}/{name}"), f"{UPLOADS}/{name}") for name in receiver.names
+            }
+            for name, source in renamed.items():
+                path = receiver.folder / name
+                target = receiver.folder / source.removeprefix(f"{UPLOADS}/")
+                held[source] = path.rename(target) if path != target else path
+            self._check(held)
+            with _space():
+                _sync(receiver.folder)
+                receiver.folder.rename(self._folder / f"{_STAGED}{task_id}")
+                _sync(self._folder)
         return sorted(renamed.values())
 
     def keep(self, task_id: str, sources: Collection[str]) -> None:
         """Makes these files of a task uploads of the index, in place of those of the same names."""
-        staged = self.staged(task_id)
-        for source in sources:
-            if source in staged:
-                staged[source].replace(self._index / source)
-        if staged:
-            _sync(self._folder)
+        with self._moving:
+            staged = self.staged(task_id)
+            for source in sources:
+                if source in staged:
+                    staged[source].replace(self._index / source)
+            if staged:
+                _sync(self._folder)
 
     def discard(self, task_id: str) -> None:
         """Removes what is left of a task's files."""
-        shutil.rmtree(self._folder / f"{_STAGED}{task_id}", ignore_errors=True)
+        with self._moving:
+            shutil.rmtree(self._folder / f"{_STAGED}{task_id}", ignore_errors=True)
 
     def remove(self, source: str) -> None:
         """Removes an upload."""
-        path = self.files().get(source)
-        if path is not None:
-            path.unlink()
-            _sync(self._folder)
+        with self._moving:
+            path = self.files().get(source)
+            if path is not None:
+                path.unlink()
+                _sync(self._folder)
 
     def _check(self, files: dict[str, Path]) -> None:
         if len(files) > self._limits.max_uploads:

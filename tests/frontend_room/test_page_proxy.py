@@ -103,6 +103,19 @@ def test_nothing_else_is_passed_on(frontend: Frontend, method: str, path: str) -
     connection.close()
 
 
+def test_a_quoted_prefix_is_none(run_frontend: RunFrontend, built: Path) -> None:
+    (port,) = free_ports(1)
+    nobody = f"http://127.0.0.1:{port}"
+    with run_frontend(
+        FRONTEND_TRANSFORMER_URL=nobody, FRONTEND_INGEST_URL=nobody, FRONTEND_PAGE_DIR=str(built)
+    ) as frontend:
+        for path, status in (("/api/ingest", 503), ("/api/%69ngest", 404), ("/api%2Fingest", 404)):
+            connection = http.client.HTTPConnection(frontend.url.removeprefix("http://"))
+            connection.request("GET", f"{path}/v1/limits")
+            assert connection.getresponse().status == status
+            connection.close()
+
+
 def test_paths_and_queries_arrive_as_they_were_sent(client: httpx.Client) -> None:
     document = client.get(f"{DOCUMENTS}/a%2Fb%20c%3Fd/%E4%BA%BA?collection=x%26y&version=1").json()
     assert document["raw"] == "/v1/documents/a%2Fb%20c%3Fd/%E4%BA%BA"

@@ -456,6 +456,23 @@ async def test_one_document_larger_than_all_bounds(
     assert summary.embedded == summary.chunks > 500
 
 
+async def test_many_small_files_never_wait_for_a_full_batch(tmp_path: Path, make_settings: MakeSettings) -> None:
+    """More of them than are passed on before any is written, and of chunks less than a batch."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    for number in range(200):
+        (folder / f"{number:03}.md").write_text(f"# Pot {number}\n\nPot {number} stands on the shelf.")
+    settings = make_settings(batch_size=1_000)
+    assert (await asyncio.wait_for(run(settings, folder), 60)).embedded == 200
+    # A new chunk, and behind it those that need no embedder.
+    rows = tmp_path / "rows.jsonl"
+    lines = [json.dumps({"title": f"Row {row}", "text": f"Row {row} is for glaze."}) for row in range(300)]
+    rows.write_text("\n".join(lines))
+    assert (await asyncio.wait_for(run(settings, folder, rows), 60)).documents == 500
+    (folder / "new.md").write_text("# New\n\nThe wheel turns.")
+    assert (await asyncio.wait_for(run(settings, folder, rows), 60)).embedded == 1
+
+
 async def test_memory_stays_bounded_while_the_corpus_grows_tenfold(
     tmp_path: Path, make_settings: MakeSettings, embedder: LoopbackEmbedder
 ) -> None:
@@ -644,3 +661,39 @@ async def test_what_follows_a_run_is_done_to_its_end_before_the_next(docs: Path,
         await first
     summary = await second
     assert done == [f"after {summary.version}"]
+
+
+async def test_the_last_document_can_be_deleted_though_another_upload_is_of_no_use(
+    tmp_path: Path, make_settings: MakeSettings
+) -> None:
+    settings, good, bad = make_settings(), tmp_path / "good.md", tmp_path / "bad.pdf"
+    good.write_text("The kiln opens at first light.")
+    bad.write_bytes(b"%PDF-1.4 nothing")
+    uploads = {"uploads/good.md": good, "uploads/bad.pdf": bad}
+    await pipeline.run(settings, [], uploads=uploads, scope="uploads")
+    del uploads["uploads/good.md"]
+    summary = await pipeline.run(settings, [], uploads=uploads, scope="uploads")
+    assert (summary.documents, summary.deleted) == (0, 1)
+    with index(settings).open() as version:
+        assert version.name == summary.version
+        assert not version.manifest.sources
+
+
+async def test_what_goes_to_its_end_does_so_however_often_it_is_cancelled() -> None:
+    begun, may_end, ended = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def work() -> None:
+        begun.set()
+        await may_end.wait()
+        ended.set()
+
+    waiting = asyncio.create_task(pipeline.to_its_end(work()))
+    await begun.wait()
+    for _ in range(3):
+        waiting.cancel()
+        await asyncio.wait([waiting], timeout=0)
+    assert not waiting.done()
+    may_end.set()
+    await asyncio.wait([waiting])
+    assert waiting.cancelled()
+    assert ended.is_set()

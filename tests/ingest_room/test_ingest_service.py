@@ -734,7 +734,12 @@ def test_a_token_is_wanted_where_one_is_set(start: Start) -> None:
 
 
 def test_a_page_of_another_site_changes_nothing(service: RunningIngest) -> None:
-    for headers in ({"sec-fetch-site": "cross-site"}, {"origin": "https://elsewhere.example"}, {"origin": "null"}):
+    for headers in (
+        {"sec-fetch-site": "cross-site"},
+        {"origin": "https://elsewhere.example"},
+        {"origin": "null"},
+        {"origin": "http://["},
+    ):
         for method, path in (
             ("POST", service.documents),
             ("POST", f"{service.path}/reindex"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import pytest
 from ingest.errors import UnsupportedFileError
 from ingest.sources import list_sources, uploaded
 from ingest.tasks import Record, TaskStore, revision_after
-from ingest.uploads import safe_name, same_file
+from ingest.uploads import UploadFolder, UploadLimits, safe_name, same_file
 from ingest.wire import Task
 
 
@@ -110,3 +112,35 @@ def test_tasks_are_kept_and_ended_ones_forgotten_in_time(tmp_path: Path) -> None
     assert kept is not None
     assert kept.task.state == "failed"
     store.close()
+
+
+def test_files_of_a_task_may_become_uploads_while_others_arrive(tmp_path: Path) -> None:
+    folder = UploadFolder(
+        tmp_path, UploadLimits(max_file_bytes=100, max_files=1, max_uploads=10, max_uploads_bytes=100)
+    )
+    body = b'--b\r\nContent-Disposition: form-data; name="files"; filename="%s"\r\n\r\ntext\r\n--b--\r\n'
+
+    def arrive(name: bytes, task_id: str, waiting: list[str]) -> list[str]:
+        with folder.incoming("multipart/form-data; boundary=b") as receiver:
+            receiver.write(body % name)
+            receiver.finish()
+            return folder.stage(receiver, task_id, waiting)
+
+    class Waiting(list[str]):
+        """Tells the tasks whose files are staged; when they were looked at, a run ends."""
+
+        def __iter__(self) -> Iterator[str]:
+            yield from ("1",)
+            keeping.start()
+            kept.wait(0.2)
+
+    def keep() -> None:
+        folder.keep("1", ["uploads/a.md"])
+        kept.set()
+
+    kept, keeping = threading.Event(), threading.Thread(target=keep)
+    arrive(b"a.md", "1", [])
+    assert arrive(b"b.md", "2", Waiting()) == ["uploads/b.md"]
+    keeping.join()
+    assert list(folder.files()) == ["uploads/a.md"]
+    assert list(folder.staged("2")) == ["uploads/b.md"]
