@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import io
 import os
 import signal
 import sys
@@ -100,7 +102,8 @@ def up(
     paths, counts = _existing(docs or []), _replica_counts(replicas or [])
     state = running(settings)
     if state is not None:
-        _already_up(settings, state, paths, question)
+        ports = {"port": port, "gRPC port": grpc_port, "page port": page_port}
+        _already_up(settings, state, paths, counts, ports, question)
         return
     _start(settings, paths, counts, detach=detach, question=question)
 
@@ -444,15 +447,21 @@ def fetch(name: Annotated[str, typer.Argument(help="A name of `kserve-rag models
         if model is None:
             raise UsageError(f"There is no model {name!r}. `kserve-rag models` lists them.")
         folder = store.materialise(name, model.kind)
-    console.print(f"{name} is in {folder.path}")
+    console.print(f"{name} is in {_plain(str(folder.path))}")
 
 
 _EXTRAS = {"ir_measures": "evaluation", "matplotlib": "evaluation", "scipy": "evaluation", "mcp": "mcp"}
 """Module that is missing → extra that brings it, where that is not `local`."""
 
+_NOT_KEPT = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EEXIST)
+"""What a folder says in which nothing can be kept."""
+
 
 def main() -> NoReturn:
     """The program. Errors are one line on standard error; the exit status says of what kind (kserve_rag/errors.py)."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # No character, and no name of a file, that it cannot tell ends the program.
+        sys.stdout.reconfigure(errors="replace")
     try:
         # typer hands the status of `typer.Exit`, and of an interrupt, back as a value.
         code = app(standalone_mode=False)
@@ -460,9 +469,10 @@ def main() -> NoReturn:
         errors.print(f"[red]error:[/] {_plain(error.message)}")
         sys.exit(error.exit_code)
     except ValidationError as error:
+        prefix = "INGEST_" if error.title == "IngestSettings" else "KSERVE_RAG_"
         for problem in error.errors():
-            name = str(problem["loc"][0])
-            variable = name if name.isupper() else f"KSERVE_RAG_{name.upper()}"
+            name = str(problem["loc"][0] if problem["loc"] else error.title)
+            variable = name if name.isupper() else f"{prefix}{name.upper()}"
             errors.print(f"[red]error:[/] {variable}: {_plain(problem['msg'])}")
         sys.exit(UsageError.exit_code)
     except (typer.Abort, KeyboardInterrupt):
@@ -477,6 +487,13 @@ def main() -> NoReturn:
         if show is None or code is None:
             if os.environ.get("KSERVE_RAG_TRACE"):
                 raise
+            if isinstance(error, OSError) and error.errno in _NOT_KEPT:
+                told = f"{error.strerror}: {error.filename}" if error.filename else str(error.strerror)
+                errors.print(
+                    f"[red]error:[/] {_plain(told)}. Make room or grant access there, "
+                    "or name another folder with KSERVE_RAG_HOME."
+                )
+                sys.exit(SetupError.exit_code)
             told = f"{type(error).__name__}: {error}"
             errors.print(f"[red]error:[/] {_plain(told)} (KSERVE_RAG_TRACE=1 shows where)")
             sys.exit(1)
@@ -521,10 +538,19 @@ def _start(
             console.print("Stopping.")
 
 
-def _already_up(settings: Settings, state: GraphState, paths: list[Path], question: str | None) -> None:
-    from kserve_rag.launcher import chosen_models
-
+def _already_up(
+    settings: Settings,
+    state: GraphState,
+    paths: list[Path],
+    counts: dict[ServiceName, int],
+    ports: dict[str, int | None],
+    question: str | None,
+) -> None:
+    services = state.services
+    addresses = (services["transformer"].url, services["transformer"].grpc_url or "", services["frontend"].url)
     given = {"model": (settings.model, state.llm), "embedder": (settings.embedder, state.embedder)}
+    for (what, port), where in zip(ports.items(), addresses, strict=True):
+        given[what] = (str(port) if port else None, where.rpartition(":")[2])
     changed = [f"{what} {asked} instead of {has}" for what, (asked, has) in given.items() if asked not in (None, has)]
     address = state.services["transformer"].url
     if changed:
@@ -533,13 +559,17 @@ def _already_up(settings: Settings, state: GraphState, paths: list[Path], questi
             "Stop it first: `kserve-rag down`, then `up` again."
         )
     console.print(f"The graph is running already at {address}", end=" ")
-    chosen = chosen_models(settings)
-    console.print(f"[dim]({chosen['llm']}, {chosen['embedder']})[/]")
+    console.print(f"[dim]({_plain(state.llm)}, {_plain(state.embedder)})[/]")
     _tell_page(state)
-    if paths:
-        from kserve_rag.console import Board
+    from kserve_rag.console import Board
 
-        with Board(console) as board:
+    with Board(console) as board:
+        if any(count > len(services[name].replicas) for name, count in counts.items()):
+            from kserve_rag.replicas import replicas
+
+            with replicas(settings, state, board) as processes:
+                processes.scale(counts)
+        if paths:
             _index(settings, state, paths, board)
     if question is not None:
         _ask_first(address, question)
@@ -564,7 +594,7 @@ def _index(settings: Settings, state: GraphState, paths: list[Path], board: Boar
             raise UsageError(f"{gone[0]}, which the index follows, is not there. Leave --add away to forget it.")
         if gone:
             # A drive that is not mounted must not empty the index.
-            console.print(f"[yellow]note[/] {gone[0]} is not there: the index stays as it is")
+            console.print(f"[yellow]note[/] {_plain(str(gone[0]))} is not there: the index stays as it is")
             return
         paths = [*(path for path in before if path not in paths), *paths]
     summary = index(state, paths or bundled(settings), board.ingest)

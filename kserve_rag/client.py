@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 from urllib.parse import quote, urlencode, urlsplit
 
 import httpx
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from chassis.errors import ServiceError
 from kserve_rag.errors import (
@@ -47,8 +47,6 @@ DEFAULT_URL = "http://127.0.0.1:8080"
 
 Event = SourcesEvent | TextEvent | EndEvent
 """What a stream yields: sources first, then pieces of text, then the end with usage and final sources."""
-
-_EVENTS: TypeAdapter[Event] = TypeAdapter(Event)
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
@@ -174,7 +172,7 @@ class Client:
             verify: whether to check TLS certificates.
 
         """
-        self._endpoints = _Endpoints(url.rstrip("/"), vectorstore_url and vectorstore_url.rstrip("/"), model)
+        self._endpoints = _Endpoints(_base(url), vectorstore_url and _base(vectorstore_url), model)
         self._http = httpx.Client(**_transport(url, token, headers, timeout_s, verify))
 
     def __enter__(self) -> Client:
@@ -203,13 +201,12 @@ class Client:
         url = self._endpoints.generate(stream=True)
         try:
             with self._http.stream("POST", url, json=body, headers={"accept": "text/event-stream"}) as response:
-                if response.status_code >= 400:
+                if response.status_code >= 300:
                     response.read()
                     raise _rejection(response)
-                ended = False
-                for line in response.iter_lines():
-                    event = _event(line)
-                    if event is not None:
+                ended, events = False, _Events()
+                for received in response.iter_bytes():
+                    for event in events.feed(received):
                         ended = isinstance(event, EndEvent)
                         yield event
                 if not ended:
@@ -248,7 +245,7 @@ class Client:
             response = self._http.request(method, url, json=body)
         except httpx.HTTPError as error:
             raise _transport_error(error, url) from error
-        if response.status_code >= 400:
+        if response.status_code >= 300:
             raise _rejection(response)
         return response.content
 
@@ -268,7 +265,7 @@ class AsyncClient:
         verify: bool = True,
     ) -> None:
         """As `Client`."""
-        self._endpoints = _Endpoints(url.rstrip("/"), vectorstore_url and vectorstore_url.rstrip("/"), model)
+        self._endpoints = _Endpoints(_base(url), vectorstore_url and _base(vectorstore_url), model)
         self._http = httpx.AsyncClient(**_transport(url, token, headers, timeout_s, verify))
 
     async def __aenter__(self) -> AsyncClient:
@@ -294,13 +291,12 @@ class AsyncClient:
         url = self._endpoints.generate(stream=True)
         try:
             async with self._http.stream("POST", url, json=body, headers={"accept": "text/event-stream"}) as response:
-                if response.status_code >= 400:
+                if response.status_code >= 300:
                     await response.aread()
                     raise _rejection(response)
-                ended = False
-                async for line in response.aiter_lines():
-                    event = _event(line)
-                    if event is not None:
+                ended, events = False, _Events()
+                async for received in response.aiter_bytes():
+                    for event in events.feed(received):
                         ended = isinstance(event, EndEvent)
                         yield event
                 if not ended:
@@ -340,9 +336,21 @@ class AsyncClient:
             response = await self._http.request(method, url, json=body)
         except httpx.HTTPError as error:
             raise _transport_error(error, url) from error
-        if response.status_code >= 400:
+        if response.status_code >= 300:
             raise _rejection(response)
         return response.content
+
+
+def _base(url: str) -> str:
+    """A URL that paths are appended to."""
+    try:
+        urlsplit(url)
+        given = httpx.URL(url)
+    except (httpx.InvalidURL, ValueError) as error:
+        raise RequestError(f"{url!r} is no URL: {error}. Give one as {DEFAULT_URL}.") from error
+    if given.scheme not in ("http", "https") or not given.host:
+        raise RequestError(f"{url!r} is no URL of http or https. Give one as {DEFAULT_URL}.")
+    return url.rstrip("/")
 
 
 def _transport(
@@ -387,20 +395,42 @@ def _parsed(kind: type[ModelT], content: bytes) -> ModelT:
         raise ServiceFailedError(f"The service answered something that is no {kind.__name__}.") from error
 
 
-def _event(line: str) -> Event | None:
+class _Events:
+    """The events in the bytes of a stream. Not httpx's lines: they end at characters that JSON may hold, as U+2028."""
+
+    def __init__(self) -> None:
+        self._begun = b""
+
+    def feed(self, received: bytes) -> Iterator[Event]:
+        """Those that are whole now. Every event of the services' ends with an empty line."""
+        *lines, self._begun = (self._begun + received).split(b"\n")
+        for line in lines:
+            event = _event(line)
+            if event is not None:
+                yield event
+
+
+def _event(line: bytes) -> Event | None:
     """The event in a line of the stream; None for lines that carry none."""
-    if not line.startswith("data:"):
+    if not line.startswith(b"data:"):
         return None
     data = line[5:].strip()
-    if data == "[DONE]":
+    if data == b"[DONE]":
         return None
     try:
         content = json.loads(data)
         if isinstance(content, dict) and "error" in content:
             raise _told(content, status=None, headers={})
-        return _EVENTS.validate_python(content)
-    except (ValueError, ValidationError) as error:
+        return _kind(content).model_validate(content)
+    except (TypeError, ValueError, ValidationError) as error:
         raise ServiceFailedError("The service sent an event that is none of its protocol's.") from error
+
+
+def _kind(content: Any) -> type[Event]:
+    """By what only that kind has: an end that cannot be read must not pass for a piece of text."""
+    if "finish_reason" in content:
+        return EndEvent
+    return SourcesEvent if "sources" in content else TextEvent
 
 
 _BY_STATUS: dict[int, type[ClientError]] = {
@@ -433,8 +463,11 @@ def _told(content: Mapping[str, Any], *, status: int | None, headers: Mapping[st
     status_of_kind = status if status is not None else _BY_CODE.get(str(code), 500)
     kind = _BY_STATUS.get(status_of_kind, RequestError if status_of_kind < 500 else ServiceFailedError)
     message, field, retry_after = content.get("error"), content.get("field"), headers.get("retry-after", "")
+    unsaid = f"The service answered with status {status}."
+    if status is not None and status < 400 and "location" in headers:
+        unsaid = f"There is no service, but one that sends its callers to {headers['location']}. Ask that one."
     return kind(
-        message if isinstance(message, str) and message else f"The service answered with status {status}.",
+        message if isinstance(message, str) and message else unsaid,
         status=status,
         code=code if isinstance(code, str) else None,
         field=field if isinstance(field, str) else None,

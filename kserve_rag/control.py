@@ -15,6 +15,7 @@ from kserve_rag.graph import how, last_lines
 from kserve_rag.supervisor import CONTROL
 
 _ANSWERS_WITHIN_S = 30
+_NO_ANSWER = "The supervisor does not answer."
 
 
 class Control:
@@ -68,7 +69,12 @@ class Control:
         self._tell({"do": "end", "name": name, "drain_s": drain_s})
         deadline = time.monotonic() + within_s
         while name not in self._ended:
-            self._read(deadline)
+            if not self._read(deadline):
+                raise LaunchError(_NO_ANSWER)
+
+    def stop(self) -> None:
+        """Has the whole graph stopped. Returns at once."""
+        self._tell({"do": "stop"})
 
     def check(self, name: str) -> None:
         """Raises LaunchError if a process that was started here has ended."""
@@ -84,6 +90,8 @@ class Control:
         deadline = time.monotonic() + _ANSWERS_WITHIN_S
         while True:
             event = self._read(deadline)
+            if not event:
+                raise LaunchError(_NO_ANSWER)
             if "failed" in event:
                 raise LaunchError(f"The {event['failed']} could not be started: {event['why']}.")
             if answer in event:
@@ -97,7 +105,7 @@ class Control:
             raise LaunchError("The graph was stopped.") from error
 
     def _read(self, deadline: float) -> dict[str, Any]:
-        """The next event; an empty one where none comes in time and none has to (a deadline that is past)."""
+        """The next event; an empty one where there is none, and the deadline was past before."""
         while b"\n" not in self._buffer:
             left = deadline - time.monotonic()
             try:
@@ -106,7 +114,7 @@ class Control:
             except BlockingIOError:
                 return {}
             except TimeoutError:
-                raise LaunchError("The supervisor does not answer.") from None
+                raise LaunchError(_NO_ANSWER) from None
             except OSError:
                 received = b""
             if not received:

@@ -126,6 +126,8 @@ class Door:
     def look(self) -> bool:
         """Takes note of who has begun to listen, or ceased. Whether all replicas listen."""
         listening = {entry.inode for entry in _entries() if entry.port == self.port and entry.state == _LISTEN}
+        # The table is not read at once: entries can be missed while others come and go.
+        listening.update(self._own)
         before = list(self._order)
         for inode in before:
             if inode not in listening:

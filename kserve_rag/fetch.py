@@ -144,8 +144,12 @@ class Fetcher:
         if not source.path.is_file():
             raise SourceError("there is no such file")
         target = self._temporary()
-        with source.path.open("rb") as original:
-            sha256 = self._write(_blocks(original), target, "wb", source.path.stat().st_size, task)
+        try:
+            with source.path.open("rb") as original:
+                sha256 = self._write(_blocks(original), target, "wb", source.path.stat().st_size, task)
+        except BaseException:
+            target.unlink(missing_ok=True)
+            raise
         return Fetched(target, sha256)
 
     # ── wheels ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -214,6 +218,8 @@ class Fetcher:
                     received = part.stat().st_size if part.exists() else 0
                     if attempt == _ATTEMPTS or (isinstance(error, httpx.ConnectError) and not received):
                         raise SourceError(f"{type(error).__name__}: {error or 'the connection broke'}") from error
+                except (httpx.HTTPError, httpx.InvalidURL) as error:
+                    raise SourceError(f"{type(error).__name__}: {error}") from error
                 self._progress.note(task, f"taken up again, attempt {attempt + 1} of {_ATTEMPTS}")
                 time.sleep(min(0.2 * 2**attempt, 5))
                 attempt += 1
@@ -223,8 +229,10 @@ class Fetcher:
         version_file = part.with_suffix(".version")
         have = part.stat().st_size if part.exists() else 0
         headers = {}
-        if have and version_file.exists():
-            headers = {"range": f"bytes={have}-", "if-range": json.loads(version_file.read_text())["etag"]}
+        # One that was cut short, by a full disk or a power cut, counts as none.
+        with contextlib.suppress(FileNotFoundError, ValueError):
+            etag = json.loads(version_file.read_text())["etag"]
+            headers = {"range": f"bytes={have}-", "if-range": etag} if have else {}
         with client.stream("GET", url, headers=headers) as response:
             if response.status_code == 416:
                 # As long as the file already, or longer: it is another file. Begin anew.

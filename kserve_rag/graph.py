@@ -180,13 +180,12 @@ def stop(settings: Settings) -> bool:
     if written is None:
         return False
     parent = Parent.model_validate_json(written)
-    # Imported here: of the extra `local`, which is not needed to ask another machine's graph.
-    import psutil
+    if not _terminated(parent):
+        # Imported here: it imports this module.
+        from kserve_rag.control import Control
 
-    with contextlib.suppress(psutil.NoSuchProcess):
-        process = psutil.Process(parent.supervisor_pid)
-        if process.create_time() == parent.supervisor_started:
-            process.terminate()
+        with contextlib.suppress(LaunchError), Control(settings.run) as control:
+            control.stop()
     deadline = time.monotonic() + settings.stop_timeout_s + 10
     while time.monotonic() < deadline:
         lock = try_lock(settings.run / "graph.lock")
@@ -195,6 +194,22 @@ def stop(settings: Settings) -> bool:
             return True
         time.sleep(_POLL_S)
     raise LaunchError(f"The graph does not end. Its parent is process {parent.supervisor_pid}: end that one by hand.")
+
+
+def _terminated(parent: Parent) -> bool:
+    """Tells the supervisor to end. False where it cannot be told from another that got its pid.
+
+    That is so once the clock was set: processes tell when they were started by the clock of now.
+    """
+    # Imported here: of the extra `local`, which is not needed to ask another machine's graph.
+    import psutil
+
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process = psutil.Process(parent.supervisor_pid)
+        if process.create_time() == parent.supervisor_started:
+            process.terminate()
+            return True
+    return False
 
 
 def status(settings: Settings) -> GraphStatus:
@@ -220,6 +235,13 @@ def write_state(settings: Settings, state: GraphState) -> None:
     temporary = path.with_suffix(".new")
     temporary.write_text(state.model_dump_json(indent=2) + "\n", encoding="utf-8")
     temporary.replace(path)
+
+
+def renew(settings: Settings, state: GraphState) -> None:
+    """Takes over what others have written of the services. For whoever holds the lock on `replicas.lock`."""
+    with contextlib.suppress(FileNotFoundError):
+        written = (settings.run / "graph.json").read_text(encoding="utf-8")
+        state.services = GraphState.model_validate_json(written).services
 
 
 def log_file(run_dir: Path, name: str) -> Path:
@@ -357,6 +379,8 @@ def logs(run_dir: Path, services: Sequence[ServiceName]) -> list[str]:
 def follow(run_dir: Path, services: Sequence[ServiceName], *, until: Callable[[], bool]) -> Iterator[tuple[str, str]]:
     """Lines of services' logs as they are written: (process, line), until `until` says so."""
     files: dict[str, IO[str]] = {}
+    begun: dict[str, str] = {}
+    """Of each process: what is written of its last line."""
     try:
         while True:
             ended = until()
@@ -365,10 +389,15 @@ def follow(run_dir: Path, services: Sequence[ServiceName], *, until: Callable[[]
                 if name not in files:
                     with contextlib.suppress(FileNotFoundError):
                         files[name] = log_file(run_dir, name).open(encoding="utf-8", errors="replace")
-                for line in files.get(name, ()):
+                for read in files.get(name, ()):
                     quiet = False
-                    yield name, line.rstrip("\n")
+                    line = begun.pop(name, "") + read
+                    if line.endswith("\n") or ended:
+                        yield name, line.rstrip("\n")
+                    else:
+                        begun[name] = line
             if ended:
+                yield from begun.items()
                 return
             if quiet:
                 time.sleep(0.2)

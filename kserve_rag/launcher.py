@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from datetime import datetime, timezone
 from pathlib import Path
@@ -38,10 +38,11 @@ from kserve_rag.graph import (
     how,
     last_lines,
     log_file,
+    renew,
     started,
     write_state,
 )
-from kserve_rag.locking import try_lock
+from kserve_rag.locking import locked, try_lock
 from kserve_rag.models import Catalogue, Kind, ModelFolder, ModelStore
 from kserve_rag.progress import Progress, Silent
 from kserve_rag.replicas import replicas
@@ -125,9 +126,9 @@ class Graph:
                     self._supervisor.pause(_POLL_S)
 
     def _start_others(self) -> None:
-        self._start_other("ingest", "ingest.server", ingest_service_variables)
-        self._start_other("frontend", "frontend", frontend_variables)
-        write_state(self._settings, self.state)
+        with _changing(self._settings, self.state):
+            self._start_other("ingest", "ingest.server", ingest_service_variables)
+            self._start_other("frontend", "frontend", frontend_variables)
 
     def _start_other(
         self, name: ServiceName, module: str, variables: Callable[[Settings, GraphState], dict[str, str]]
@@ -145,9 +146,7 @@ class Graph:
         if not any(count > len(self.state.services[name].replicas) for name, count in counts.items()):
             return
         with replicas(self._settings, self.state, self.progress) as processes:
-            for name, count in counts.items():
-                while len(self.state.services[name].replicas) < count:
-                    processes.add(name)
+            processes.scale(counts)
 
     def watch(self) -> None:
         """Blocks for as long as every service runs.
@@ -224,29 +223,29 @@ def _start_services(settings: Settings, state: GraphState, channel: _Supervisor,
     cancellable = _Cancellable(progress)
     store = model_store(settings, cancellable)
     with ThreadPoolExecutor(3, thread_name_prefix="prepare") as pool:
-        environment: Future[TritonEnvironment] = pool.submit(
-            ensure_triton_environment,
-            settings.envs,
-            python=settings.triton_python,
-            offline=settings.offline,
-            progress=cancellable,
-        )
-        embedder = pool.submit(store.materialise, state.embedder, "embedder")
-        llm = pool.submit(store.materialise, state.llm, "llm")
-        waiting: list[tuple[tuple[Future[Any], ...], Callable[[], None]]] = [
-            ((embedder,), lambda: _start_vectorstore(settings, state, channel, embedder.result())),
-            ((llm,), lambda: _start_transformer(settings, state, channel, llm.result())),
-            ((environment, embedder), lambda: _start_embedder(settings, state, channel, environment, embedder)),
-            ((environment, llm), lambda: _start_predictor(settings, state, channel, environment, llm)),
-        ]
-        pending: set[Future[Any]] = {environment, embedder, llm}
         try:
+            environment: Future[TritonEnvironment] = pool.submit(
+                ensure_triton_environment,
+                settings.envs,
+                python=settings.triton_python,
+                offline=settings.offline,
+                progress=cancellable,
+            )
+            embedder = pool.submit(store.materialise, state.embedder, "embedder")
+            llm = pool.submit(store.materialise, state.llm, "llm")
+            waiting: list[tuple[tuple[Future[Any], ...], Callable[[], None]]] = [
+                ((embedder,), lambda: _start_vectorstore(settings, state, channel, embedder.result())),
+                ((llm,), lambda: _start_transformer(settings, state, channel, llm.result())),
+                ((environment, embedder), lambda: _start_embedder(settings, state, channel, environment, embedder)),
+                ((environment, llm), lambda: _start_predictor(settings, state, channel, environment, llm)),
+            ]
+            pending: set[Future[Any]] = {environment, embedder, llm}
             while waiting:
                 for needs, start in list(waiting):
                     if all(need.done() for need in needs):
                         waiting.remove((needs, start))
-                        start()
-                        write_state(settings, state)
+                        with _changing(settings, state):
+                            start()
                 if waiting:
                     done, pending = wait(pending, timeout=_POLL_S, return_when=FIRST_COMPLETED)
                     for future in done:
@@ -269,6 +268,15 @@ def _lock(settings: Settings) -> int:
     raise LaunchError(f"A graph runs already in {settings.home}. `kserve-rag status` shows it; `down` stops it.")
 
 
+@contextlib.contextmanager
+def _changing(settings: Settings, state: GraphState) -> Iterator[None]:
+    """What is started is written into the state, and what others have changed in it stays."""
+    with locked(settings.run / "replicas.lock"):
+        renew(settings, state)
+        yield
+        write_state(settings, state)
+
+
 class _Cancelled(Exception):  # noqa: N818 - it is no error
     """What was being prepared is not wanted any more."""
 
@@ -286,6 +294,9 @@ class _Cancellable:
         self._progress.update(task, done, total)
 
     def note(self, task: str, text: str) -> None:
+        # The end of a task is told in any case.
+        if self.cancelled and text:
+            raise _Cancelled
         self._progress.note(task, text)
 
 
@@ -301,6 +312,15 @@ def vectorstore_variables(settings: Settings, state: GraphState) -> dict[str, st
     }
 
 
+_FOR_SMALL_MODELS = {
+    # Of 100 questions SmolLM2 ends 3 answers in a loop without it and none with it; as many are right.
+    "TRANSFORMER_FREQUENCY_PENALTY": "0.2",
+    # Where the documents support nothing of what so small a model wrote, they are the better answer themselves.
+    "TRANSFORMER_CITATIONS": "quote",
+}
+"""What the transformer is told unless the environment says otherwise."""
+
+
 def transformer_variables(settings: Settings, state: GraphState, llm: ModelFolder) -> dict[str, str]:
     """Settings of the transformer of this graph."""
     service = state.services["transformer"]
@@ -311,11 +331,8 @@ def transformer_variables(settings: Settings, state: GraphState, llm: ModelFolde
         "TRANSFORMER_VECTORSTORE_URL": state.services["vectorstore"].url,
         "TRANSFORMER_PREDICTOR_URL": state.services["predictor"].url,
         "TRANSFORMER_PREDICTOR_LAYOUT": "llmapi",
-        # Of 100 questions SmolLM2 ends 3 answers in a loop without it and none with it; as many are right.
-        "TRANSFORMER_FREQUENCY_PENALTY": "0.2",
-        # Where the documents support nothing of what so small a model wrote, they are the better answer themselves.
-        "TRANSFORMER_CITATIONS": "quote",
         "TRANSFORMER_PROMPT_FORMAT": str(llm.tokenizer),
+        **{name: os.environ.get(name, chosen) for name, chosen in _FOR_SMALL_MODELS.items()},
     }
 
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+
+_POLL_S = 0.1
 
 
 def try_lock(path: Path) -> int | None:
@@ -23,12 +26,13 @@ def try_lock(path: Path) -> int | None:
 
 @contextlib.contextmanager
 def locked(path: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Holds the lock on `path`. `waiting` is called once if another process or thread holds it first."""
-    descriptor = try_lock(path)
-    if descriptor is None:
+    """Holds the lock on `path`.
+
+    `waiting` is called again and again while another process or thread holds it; what it raises ends the waiting.
+    """
+    while (descriptor := try_lock(path)) is None:
         waiting()
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        time.sleep(_POLL_S)
     try:
         yield
     finally:

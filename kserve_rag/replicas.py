@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -24,6 +24,7 @@ from kserve_rag.graph import (
     last_lines,
     log_file,
     probing,
+    renew,
     started,
     write_state,
 )
@@ -41,7 +42,7 @@ waits for its end. Silent connections are closed within this time (chassis.edge)
 
 @contextmanager
 def replicas(settings: Settings, state: GraphState, progress: Progress | None = None) -> Iterator[Replicas]:
-    """The processes of a running graph, for as long as nobody else changes them.
+    """The processes of a running graph, for as long as nobody else changes them. `state` is brought up to date.
 
     Raises:
         LaunchError: somebody else does.
@@ -51,6 +52,8 @@ def replicas(settings: Settings, state: GraphState, progress: Progress | None = 
         raise LaunchError("Another `kserve-rag restart` is under way. Wait until it has ended.")
     try:
         with Control(settings.run) as control:
+            # Until the lock was had, somebody else may have changed them.
+            renew(settings, state)
             yield Replicas(settings, state, control, progress or Silent())
     finally:
         os.close(lock)
@@ -89,6 +92,8 @@ class Replicas:
         if not service.replicas:
             raise LaunchError(f"The {name} is not started yet. `kserve-rag status` tells why.")
         service.started += 1
+        # At once: whatever becomes of it, no other is called so.
+        self._write()
         replica = Replica(name=f"{name}-{service.started}", number=service.started, pid=0)
         specification = self._control.specification((like or service.replicas[0]).name)
         self._move(specification, replica)
@@ -101,6 +106,12 @@ class Replicas:
         self._control.serve(replica.name)
         service.replicas.append(replica)
         self._write()
+
+    def scale(self, counts: Mapping[ServiceName, int]) -> None:
+        """Starts further processes until each service has as many as are wanted of it. Raises as `add` does."""
+        for name, count in counts.items():
+            while len(self._state.services[name].replicas) < count:
+                self.add(name)
 
     def _move(self, specification: dict[str, Any], replica: Replica) -> None:
         """Gives a copy of a process what may be had only once."""

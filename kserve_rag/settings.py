@@ -3,12 +3,34 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import Field, SecretStr
+from pydantic import AfterValidator, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from kserve_rag.errors import UsageError
 
 HOST = "127.0.0.1"
 """All services of a graph on one machine listen here, and only here."""
+
+
+def _own_home() -> Path:
+    try:
+        return Path.home() / ".kserve-rag"
+    except RuntimeError:
+        # A container's user that nobody has named.
+        raise UsageError("This user has no home directory. Set KSERVE_RAG_HOME to a folder that is kept.") from None
+
+
+def _whole(path: Path) -> Path:
+    """The services run in another folder: for them a relative path would be another one."""
+    try:
+        return path.expanduser().absolute()
+    except RuntimeError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+_Path = Annotated[Path, AfterValidator(_whole)]
 
 
 class Settings(BaseSettings):
@@ -16,11 +38,11 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="KSERVE_RAG_", extra="ignore", populate_by_name=True)
 
-    home: Path = Field(
-        Path.home() / ".kserve-rag", description="Folder for models, environments, indexes, logs and the running graph."
+    home: _Path = Field(
+        default_factory=_own_home, description="Folder for models, environments, indexes, logs and the running graph."
     )
-    models_dir: Path | None = Field(None, description="Folder of the model cache. By default <home>/models.")
-    envs_dir: Path | None = Field(None, description="Folder of the Triton environments. By default <home>/envs.")
+    models_dir: _Path | None = Field(None, description="Folder of the model cache. By default <home>/models.")
+    envs_dir: _Path | None = Field(None, description="Folder of the Triton environments. By default <home>/envs.")
 
     port: int = Field(
         8080, ge=0, le=65_535, description="HTTP port of the transformer. Taken: an error. 0: a free one."
@@ -52,7 +74,7 @@ class Settings(BaseSettings):
         60, gt=0, description="Seconds that a process which is replaced has for the requests that it was sent."
     )
 
-    data: Path | None = Field(None, description="Folder of datasets that `kserve-rag eval` finds by name.")
+    data: _Path | None = Field(None, description="Folder of datasets that `kserve-rag eval` finds by name.")
 
     offline: bool = Field(False, description="Use what is cached and fetch nothing.")
     triton_python: Path | None = Field(

@@ -81,11 +81,16 @@ class Watchdog:
 
     def add(self, group: int) -> None:
         """Watches a process group."""
-        self._pipe.write(f"+{group}\n")
+        self._tell(f"+{group}\n")
 
     def remove(self, group: int) -> None:
         """It has ended, with all its members."""
-        self._pipe.write(f"-{group}\n")
+        self._tell(f"-{group}\n")
+
+    def _tell(self, line: str) -> None:
+        # Where somebody has killed it, the supervisor has to see to the processes all the more.
+        with contextlib.suppress(BrokenPipeError):
+            self._pipe.write(line)
 
     def _watch(self, shared_memory_prefix: str) -> None:
         os.setsid()
@@ -292,7 +297,7 @@ class Supervisor:
 
     def _end(self, process: _Process, peer: _Peer, *, drain_s: float) -> None:
         """Takes a process out of its service, and tells it to end: at once, or when its connections have ended."""
-        if process.popen.pid not in self._names:
+        if self._names.get(process.popen.pid) != process.name:
             self._forget(process)
             peer.tell({"ended": process.name, "code": None})
             return
@@ -336,18 +341,24 @@ class Supervisor:
                 if pid == 0:
                     return
                 name = self._names.pop(pid, None)
-                if name is None or self._asked_to_stop:
+                if name is None:
+                    continue
+                # What is left of its group is killed now: later the number may be another's.
+                kill_group(pid, signal.SIGKILL)
+                self._watchdog.remove(pid)
+                if self._asked_to_stop:
                     continue
                 code = os.waitstatus_to_exitcode(status)
                 process = self._processes[name]
-                kill_group(pid, signal.SIGKILL)
                 if process.ending is not None:
                     self._forget(process)
                     process.ending.peer.tell({"ended": name, "code": code})
                     continue
                 if process.service in self._doors:
                     self._doors[process.service].forget(name)
-                exit_file(self._run_dir, name).write_text(json.dumps({"code": code, "at": time.time()}))
+                # A full disk may be what it ended of.
+                with contextlib.suppress(OSError):
+                    exit_file(self._run_dir, name).write_text(json.dumps({"code": code, "at": time.time()}))
                 process.owner.tell({"ended": name, "code": code})
 
     def _forget(self, process: _Process) -> None:
@@ -355,15 +366,12 @@ class Supervisor:
         exit_file(self._run_dir, process.name).unlink(missing_ok=True)
         if process.service in self._doors:
             self._doors[process.service].forget(process.name)
-        self._watchdog.remove(process.popen.pid)
         del self._processes[process.name]
 
     def _stop(self) -> None:
         """Asks every process to end, the last started first, and kills what does not in time."""
-        groups = [process.popen.pid for process in reversed(self._processes.values())]
-        for group in groups:
-            if group in self._names:
-                kill_group(group, signal.SIGTERM)
+        for group in reversed(self._names):
+            kill_group(group, signal.SIGTERM)
         began = told = time.monotonic()
         while self._names and time.monotonic() < began + self._stop_timeout_s:
             self._reap()
@@ -373,13 +381,11 @@ class Supervisor:
                 told = time.monotonic()
                 for group in self._names:
                     kill_group(group, signal.SIGTERM)
-        for group in groups:
+        for group in self._names:
             kill_group(group, signal.SIGKILL)
         while self._names:
             self._reap()
             time.sleep(0.02)
-        for group in groups:
-            self._watchdog.remove(group)
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ distribution's packages lie) is a thin environment on top of it, in the run's fo
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import json
@@ -43,6 +44,7 @@ _GLIBC = (2, 35)
 """What the wheel is built against: its tag is manylinux_2_35."""
 
 _TASK = "Triton environment"
+_TOLD_EVERY_S = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,9 +112,8 @@ def ensure_triton_environment(
             return environment
         if offline:
             raise SetupError("The Triton environment is not built yet, and KSERVE_RAG_OFFLINE is set. Unset it once.")
-        progress.note(_TASK, "installing tritonserver and OpenVINO")
         try:
-            _build(environment, lock)
+            _build(environment, lock, progress)
         finally:
             progress.note(_TASK, "")
     return environment
@@ -294,7 +295,7 @@ def _inspect(python: Path) -> tuple[Path, str, Path] | None:
     return Path(executable).resolve(), str(version), Path(libdir)
 
 
-def _build(environment: TritonEnvironment, lock: Path) -> None:
+def _build(environment: TritonEnvironment, lock: Path, progress: Progress) -> None:
     environment.path.parent.mkdir(parents=True, exist_ok=True)
     prefix = f".building-{environment.path.name}-"
     for left_over in environment.path.parent.glob(f"{prefix}*"):
@@ -304,13 +305,14 @@ def _build(environment: TritonEnvironment, lock: Path) -> None:
     try:
         uv = _uv()
         if uv is not None:
-            _run([uv, "venv", "--quiet", "--clear", "--no-project", "--python", str(built.python), str(temporary)])
+            make = [uv, "venv", "--quiet", "--clear", "--no-project", "--python", str(built.python), str(temporary)]
             install = [uv, "pip", "install", "--quiet", "--no-config", "--python", str(temporary / "bin" / "python")]
         else:
-            _run([str(built.python), "-m", "venv", "--clear", str(temporary)])
+            make = [str(built.python), "-m", "venv", "--clear", str(temporary)]
             install = [str(temporary / "bin" / "python"), "-m", "pip", "--disable-pip-version-check", "--quiet"]
             install += ["--no-input", "install"]
-        _run([*install, "--no-deps", "--require-hashes", "--only-binary=:all:", "--requirement", str(lock)])
+        _run(make, progress)
+        _run([*install, "--no-deps", "--require-hashes", "--only-binary=:all:", "--requirement", str(lock)], progress)
         _link_backend(built)
         temporary.chmod(0o755)
         temporary.rename(environment.path)
@@ -365,9 +367,19 @@ def _uv() -> str | None:
     return str(beside) if beside.is_file() else shutil.which("uv")
 
 
-def _run(command: list[str]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
-    if done.returncode != 0:
-        said = (done.stderr or done.stdout).strip().splitlines()
+def _run(command: list[str], progress: Progress) -> None:
+    """Runs a program to its end, or until `progress` raises when it is told that it runs."""
+    stdout = stderr = ""
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as program:  # noqa: S603
+        try:
+            while program.returncode is None:
+                progress.note(_TASK, "installing tritonserver and OpenVINO")
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    stdout, stderr = program.communicate(timeout=_TOLD_EVERY_S)
+        except BaseException:
+            program.kill()
+            raise
+    if program.returncode != 0:
+        said = (stderr or stdout).strip().splitlines()
         failed = f"The Triton environment could not be built: {' '.join(command[:3])} … failed"
         raise SetupError("\n  ".join([failed, *said[-8:]]))

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,17 @@ from processes import ENDS_WITHIN_S
 from typer.testing import CliRunner
 
 from kserve_rag.cli import app
-from kserve_rag.graph import SERVICES, need_running, running
+from kserve_rag.graph import (
+    ANSWERING,
+    SERVICES,
+    GraphState,
+    default_services,
+    log_file,
+    need_running,
+    running,
+    write_state,
+)
+from kserve_rag.locking import try_lock
 from kserve_rag.settings import Settings
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -121,6 +132,9 @@ def test_up_on_a_running_graph_says_so(graph: Any, cli: Run) -> None:
     assert other.returncode == 4
     assert "model qwen2.5-0.5b instead of smollm2-135m" in other.stderr
     assert "kserve-rag down" in other.stderr
+    elsewhere = cli("up", "--page-port", "1")
+    assert elsewhere.returncode == 4
+    assert "page port 1 instead of " in elsewhere.stderr
 
 
 def test_logs(graph: Any, cli: Run) -> None:
@@ -165,6 +179,7 @@ def test_models_fetch(cli: Run) -> None:
         (("up", "--model", "nonesuch"), 2, "There is no llm 'nonesuch'"),
         (("models", "fetch", "nonesuch"), 2, "There is no model 'nonesuch'"),
         (("logs",), 2, "There are no logs"),
+        (("ask", "--url", "localhost:8080", "anyone there?"), 5, "'localhost:8080' is no URL"),
         (("frobnicate",), 2, "frobnicate"),
         (("ask",), 2, "question"),
     ],
@@ -182,6 +197,80 @@ def test_a_bad_setting_names_its_variable(own: Settings) -> None:
     failed = runner(own)("status", KSERVE_RAG_PORT="http")
     assert failed.returncode == 2
     assert failed.stderr.startswith("error: KSERVE_RAG_PORT:")
+
+
+def test_a_home_where_nothing_can_be_kept(own: Settings) -> None:
+    own.home.write_bytes(b"a file")
+    failed = runner(own)("status")
+    assert failed.returncode == 3
+    assert failed.stderr.startswith(f"error: Not a directory: {own.run}. Make room or grant access there")
+    assert "KSERVE_RAG_HOME" in failed.stderr
+
+
+def test_characters_that_the_terminal_cannot_show_end_nothing(own: Settings) -> None:
+    own.run.mkdir(parents=True)
+    for name in ANSWERING:
+        log_file(own.run, name).write_text("Grüße\n", encoding="utf-8")
+    shown = runner(own)("logs", PYTHONIOENCODING="ascii")
+    assert shown.returncode == 0, shown.stderr
+    assert shown.stdout.count("Gr??e") == len(ANSWERING)
+
+
+def test_up_tells_which_models_run(own: Settings) -> None:
+    """Not those that it would choose by default."""
+    services = default_services(own.model_copy(update=dict.fromkeys(("port", "page_port"), 9)))
+    lock = try_lock(own.run / "graph.lock")
+    assert lock is not None
+    write_state(
+        own,
+        GraphState(
+            supervisor_pid=0,
+            supervisor_started=0,
+            started_at=datetime.now(timezone.utc),
+            llm="mine.gguf",
+            embedder="e5-small",
+            index_root=own.indexes,
+            index_name="default",
+            services=services,
+        ),
+    )
+    again = runner(own)("up")
+    os.close(lock)
+    assert "(mine.gguf, e5-small)" in again.stdout, again.stderr
+
+
+def test_relative_folders_are_the_callers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The services run in another folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KSERVE_RAG_HOME", "the home")
+    monkeypatch.setenv("KSERVE_RAG_MODELS_DIR", "~/models")
+    settings = Settings()
+    assert (settings.home, settings.models) == (tmp_path / "the home", Path.home() / "models")
+
+
+NOBODY = """
+import os, pwd, sys
+def unknown(uid):
+    raise KeyError(uid)
+pwd.getpwuid = unknown
+os.environ.pop("HOME", None)
+from kserve_rag.cli import main
+sys.argv = ["kserve-rag", "models"]
+main()
+"""
+
+
+def test_a_user_without_a_home_directory(own: Settings) -> None:
+    def models(environ: dict[str, str]) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", NOBODY]
+        return subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60, check=False)
+
+    environ = environment(own)
+    assert models(environ).returncode == 0
+    del environ["KSERVE_RAG_HOME"]
+    failed = models(environ)
+    assert (failed.returncode, failed.stderr.count("\n")) == (2, 1)
+    assert "Set KSERVE_RAG_HOME" in failed.stderr
 
 
 def test_what_does_not_run_is_reported_and_exits_with_1(own: Settings) -> None:

@@ -2,23 +2,44 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from datetime import datetime, timezone
 from pathlib import Path
 
 import psutil
 import pytest
 from processes import STARTS_WITHIN_S, until
 
+from kserve_rag import supervisor
+from kserve_rag.control import Control
 from kserve_rag.errors import LaunchError, NotRunningError, PortTakenError, SetupError, UsageError
-from kserve_rag.graph import ANSWERING, GraphState, log_file, need_running, running, status, stop
+from kserve_rag.graph import (
+    ANSWERING,
+    GraphState,
+    Replica,
+    default_services,
+    follow,
+    log_file,
+    need_running,
+    running,
+    status,
+    stop,
+    write_state,
+)
 from kserve_rag.launcher import launch
+from kserve_rag.locking import locked, try_lock
+from kserve_rag.models import Catalogue
+from kserve_rag.progress import Silent
+from kserve_rag.replicas import replicas
 from kserve_rag.settings import Settings
-from kserve_rag.triton import check_platform, ensure_triton_environment
+from kserve_rag.triton import _run, check_platform, ensure_triton_environment
 
 ENDS_WITHIN_S = 40
 
@@ -175,6 +196,106 @@ def _all_started(settings: Settings, up: subprocess.Popen[bytes]) -> GraphState:
     return state
 
 
+GIVEN_UP = """
+import _thread, os, sys
+from kserve_rag.launcher import launch
+from kserve_rag.progress import Silent
+from kserve_rag.settings import Settings
+
+class Impatient(Silent):
+    told = False
+    def note(self, task, text):
+        if "another process" in text and not self.told:
+            self.told = True
+            _thread.interrupt_main()
+
+try:
+    launch(Settings(), progress=Impatient())
+except KeyboardInterrupt:
+    sys.exit(130)
+"""
+
+
+def test_waiting_for_another_process_that_fetches_can_be_given_up(settings: Settings, tmp_path: Path) -> None:
+    environment = {
+        **os.environ,
+        "KSERVE_RAG_HOME": str(settings.home),
+        "KSERVE_RAG_MODELS_DIR": str(tmp_path / "models"),
+        "KSERVE_RAG_ENVS_DIR": str(settings.envs),
+        "KSERVE_RAG_OFFLINE": "true",
+        **{f"KSERVE_RAG_{name}PORT": "0" for name in ("", "GRPC_", "PAGE_")},
+    }
+    with contextlib.ExitStack() as stack:
+        for name in Catalogue.load().defaults.values():
+            stack.enter_context(locked(tmp_path / "models" / "locks" / f"model-{name}.lock"))
+        command = [sys.executable, "-c", GIVEN_UP]
+        ended = subprocess.run(command, env=environment, capture_output=True, timeout=ENDS_WITHIN_S, check=False)
+    assert ended.returncode == 130, ended.stderr.decode()
+    assert running(settings) is None
+
+
+def test_lines_are_followed_whole(settings: Settings) -> None:
+    settings.run.mkdir(parents=True)
+    log = log_file(settings.run, "embedder")
+    log.write_text("one\ntw")
+    rest = ["", "o\nend"]
+
+    def ended() -> bool:
+        with log.open("a") as more:
+            more.write(rest.pop(0))
+        return not rest
+
+    lines = [line for _, line in follow(settings.run, ["embedder"], until=ended)]
+    assert lines == ["one", "two", "end"]
+
+
+@contextlib.contextmanager
+def supervised(settings: Settings) -> Iterator[GraphState]:
+    """A graph of a supervisor alone."""
+    lock = try_lock(settings.run / "graph.lock")
+    assert lock is not None
+    command = [sys.executable, "-I", supervisor.__file__, "--run-dir", str(settings.run), "--stop-timeout-s", "1"]
+    command += ["--state", str(settings.run / "graph.json"), "--shared-memory-prefix", "none-", "--lock", str(lock)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, pass_fds=[lock])
+    os.close(lock)
+    try:
+        state = GraphState(
+            supervisor_pid=process.pid,
+            supervisor_started=psutil.Process(process.pid).create_time(),
+            started_at=datetime.now(timezone.utc),
+            llm="",
+            embedder="",
+            index_root=settings.indexes,
+            index_name="default",
+            services=default_services(settings),
+        )
+        write_state(settings, state)
+        until((settings.run / supervisor.CONTROL).exists)
+        yield state
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_a_graph_is_stopped_after_the_clock_was_set(settings: Settings) -> None:
+    """Then its parent seems to have been started at another time."""
+    settings = settings.model_copy(update={"stop_timeout_s": 1})
+    with supervised(settings) as state:
+        state.supervisor_started += 3600
+        write_state(settings, state)
+        assert stop(settings)
+        assert running(settings) is None
+
+
+def test_what_another_has_changed_meanwhile_stays(settings: Settings) -> None:
+    with supervised(settings) as state:
+        mine = need_running(settings)
+        state.services["predictor"].replicas = [Replica(name="predictor-2", number=2, pid=os.getpid())]
+        write_state(settings, state)
+        with replicas(settings, mine):
+            assert mine == state
+
+
 def test_this_machine_can_run_triton() -> None:
     check_platform()
 
@@ -182,6 +303,34 @@ def test_this_machine_can_run_triton() -> None:
 def test_a_python_that_triton_cannot_use(tmp_path: Path) -> None:
     with pytest.raises(SetupError, match="KSERVE_RAG_TRITON_PYTHON"):
         ensure_triton_environment(tmp_path, python=Path("/bin/false"))
+
+
+def test_building_the_environment_can_be_given_up() -> None:
+    class Impatient(Silent):
+        def note(self, task: str, text: str) -> None:
+            raise KeyboardInterrupt
+
+    command = [sys.executable, "-c", "import time; time.sleep(600)"]
+    with pytest.raises(KeyboardInterrupt):
+        _run(command, Impatient())
+    assert command not in [child.cmdline() for child in psutil.Process().children()]
+
+
+def test_what_runs_to_build_the_environment_is_told_where_it_fails() -> None:
+    program = "import sys; print('no'); sys.exit('such package')"
+    with pytest.raises(SetupError, match="such package"):
+        _run([sys.executable, "-c", program], Silent())
+
+
+def test_a_supervisor_that_says_something_else_is_not_waited_for(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener, contextlib.ExitStack() as stack:
+        listener.bind(str(tmp_path / supervisor.CONTROL))
+        listener.listen()
+        control = stack.enter_context(Control(tmp_path))
+        connection = stack.enter_context(listener.accept()[0])
+        connection.sendall(b'{"ended": "another", "code": 0}\n')
+        with pytest.raises(LaunchError, match="does not answer"):
+            control.end("this", drain_s=0, within_s=0)
 
 
 def test_offline_no_environment_is_built(tmp_path: Path) -> None:

@@ -110,6 +110,36 @@ def test_another_process_goes_on_too(store: ModelStore, hub: Hub, tmp_path: Path
     assert hub.requests(f"/{SHA256}")[-1].range is not None
 
 
+def test_what_is_not_known_of_an_unfinished_file_is_fetched_anew(store: ModelStore, hub: Hub, tmp_path: Path) -> None:
+    """Its version was cut short, as by a full disk or a power cut."""
+
+    class Stop(Silent):
+        def update(self, task: str, done: int, total: int | None) -> None:
+            if done > 1_000_000:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        ModelStore(tmp_path / "models", hub_url=hub.url, progress=Stop()).fetch(from_hub(), label="weights")
+    (version,) = (tmp_path / "models" / "partial").glob("*.version")
+    version.write_bytes(b"")
+    assert store.fetch(from_hub(), label="weights").read_bytes() == CONTENT
+    assert hub.requests(f"/{SHA256}")[-1].range is None
+
+
+def test_a_copy_that_is_given_up_leaves_nothing(tmp_path: Path) -> None:
+    class Stop(Silent):
+        def update(self, task: str, done: int, total: int | None) -> None:
+            if done:
+                raise KeyboardInterrupt
+
+    original = tmp_path / "weights.bin"
+    original.write_bytes(CONTENT)
+    file = ModelFile(name="w", sha256=SHA256, sources=(PathSource(path=original),))
+    with pytest.raises(KeyboardInterrupt):
+        ModelStore(tmp_path / "models", progress=Stop()).fetch(file, label="weights")
+    assert not list((tmp_path / "models" / "partial").iterdir())
+
+
 def test_what_was_begun_of_another_file_is_thrown_away(store: ModelStore, hub: Hub, tmp_path: Path) -> None:
     hub.files[PATH] = HubFile(b"old" * 1_000_000)
 
@@ -178,6 +208,20 @@ def test_the_next_source_is_tried(store: ModelStore, tmp_path: Path) -> None:
 def test_an_unreachable_hub_says_so(tmp_path: Path) -> None:
     with pytest.raises(FetchError, match="ConnectError"):
         ModelStore(tmp_path, hub_url="http://127.0.0.1:9").fetch(from_hub(), label="weights")
+
+
+class Everywhere(dict[str, HubFile]):
+    """The file at every path, hence also where the hub redirects to."""
+
+    def get(self, *_: object) -> HubFile:  # type: ignore[override]
+        return HubFile(CONTENT)
+
+
+def test_a_hub_that_is_set_up_wrongly_is_a_source_that_failed(hub: Hub, tmp_path: Path) -> None:
+    hub.files, hub.storage_url = Everywhere(), hub.url
+    for url, said in ((hub.url, "TooManyRedirects"), ("http://hub:port", "InvalidURL")):
+        with pytest.raises(FetchError, match=said):
+            ModelStore(tmp_path, hub_url=url).fetch(from_hub(), label="weights")
 
 
 def test_offline_what_is_cached_is_enough(store: ModelStore, hub: Hub, tmp_path: Path) -> None:

@@ -242,6 +242,18 @@ def test_an_error_in_the_midst_of_a_stream() -> None:
             next(stream)
 
 
+@pytest.mark.parametrize("event", ['{"text_output": "", "finish_reason": "later"}', "3", "{", '{"text_output": 3}'])
+def test_an_event_that_cannot_be_read_is_the_services_failure(event: str) -> None:
+    """An end of another version, for one: it is no text, and the answer did not break off."""
+    body = f"data: {event}\n\n".encode()
+    with (
+        serving(answering(200, body, content_type="text/event-stream")) as url,
+        Client(url) as client,
+        pytest.raises(ServiceFailedError, match="none of its protocol's"),
+    ):
+        list(client.stream("q"))
+
+
 def test_a_stream_that_breaks_off_is_no_answer() -> None:
     body = b'data: {"text_output": "a"}\n\n'
     with (
@@ -250,6 +262,34 @@ def test_a_stream_that_breaks_off_is_no_answer() -> None:
         pytest.raises(InterruptedStreamError),
     ):
         list(client.stream("q"))
+
+
+async def test_text_may_hold_every_character() -> None:
+    """Those included at which Python ends a line and JSON does not."""
+    text = "a\u2028b\x85c\u2029d"
+    end = {"finish_reason": "stop", "refused": False, "sources": [], "usage": {}, "timings": {}}
+    events = [{"text_output": text}, {"text_output": "", **end}]
+    body = "".join(f"data: {json.dumps(event, ensure_ascii=False)}\n\n" for event in events).encode()
+    with serving(answering(200, body, content_type="text/event-stream")) as url:
+        with Client(url) as client:
+            assert next(client.stream("q")) == TextEvent(text_output=text)
+        async with AsyncClient(url) as other:
+            assert [type(event) async for event in other.stream("q")] == [TextEvent, EndEvent]
+
+
+@pytest.mark.parametrize("url", ["localhost:8080", "http://host:port", "http://[", "ftp://host", "http://"])
+def test_what_is_no_url_is_told_so(url: str) -> None:
+    for make in (Client, AsyncClient):
+        with pytest.raises(RequestError, match=r"is no URL.*http://127\.0\.0\.1:8080"):
+            make(url)
+
+
+def test_a_redirect_names_where_to_ask() -> None:
+    moved = answering(308, b"", location="https://rag.example.org/")
+    with serving(moved) as url, Client(url) as client:
+        for ask in (lambda: client.ask("q"), lambda: list(client.stream("q"))):
+            with pytest.raises(RequestError, match=r"https://rag\.example\.org/"):
+                ask()
 
 
 def test_credentials_are_sent() -> None:

@@ -8,6 +8,8 @@ import itertools
 import os
 import signal
 import stat
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -204,7 +206,12 @@ def children(graph: Graph, *arguments: str) -> list[psutil.Process]:
 
 async def test_two_replicas_share_the_work_and_are_replaced_one_after_the_other(own: tuple[Settings, Graph]) -> None:
     settings, graph = own
-    graph.scale({"transformer": 2, "embedder": 2})
+    graph.scale({"embedder": 2})
+    up = [sys.executable, "-m", "kserve_rag", "up", "--replicas", "transformer=2"]
+    home = {"KSERVE_RAG_HOME": str(settings.home)}
+    await asyncio.to_thread(subprocess.run, up, env={**os.environ, **home}, check=True, stdout=subprocess.DEVNULL)
+    with replicas(settings, graph.state):
+        """Which brings the state up to date."""
     found = status(settings).services
     assert [replica.ready for replica in found["transformer"].replicas] == [True, True]
     assert len({replica.metrics_url for replica in graph.state.services["embedder"].replicas}) == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -89,6 +90,28 @@ def gone(processes: list[psutil.Process]) -> bool:
     return all(process.status() == psutil.STATUS_ZOMBIE for process in alive)
 
 
+@contextlib.contextmanager
+def numbered(number: int) -> Iterator[subprocess.Popen[bytes]]:
+    """A process with this number, which is free, in a group of its own."""
+    process = None
+    try:
+        while process is None or process.pid != number:
+            if process is not None:
+                process.kill()
+                process.wait()
+            try:
+                # Source: proc_sys_kernel(5).
+                Path("/proc/sys/kernel/ns_last_pid").write_text(str(number - 1))
+            except OSError:
+                pytest.skip("may not choose the number of a process")
+            process = subprocess.Popen([sys.executable, "-c", SLEEPER], start_new_session=True)
+        yield process
+    finally:
+        if process is not None:
+            process.kill()
+            process.wait()
+
+
 @pytest.mark.parametrize("how", ["stop", "SIGTERM", "SIGINT", "end of input", "SIGKILL"])
 def test_nothing_outlives_it(channel: Channel, how: str) -> None:
     """Neither a process that ignores SIGTERM, nor the child of one that has ended."""
@@ -123,6 +146,47 @@ def test_the_end_of_a_process_is_told_and_written_down(channel: Channel) -> None
     assert channel.hear()["started"] == "brief"
     assert channel.hear() == {"ended": "brief", "code": 3}
     assert json.loads(supervisor.exit_file(channel.run_dir, "brief").read_text())["code"] == 3
+
+
+def test_a_full_disk_ends_nothing_else(channel: Channel) -> None:
+    other, brief = channel.start("other", SLEEPER), channel.start("brief", SLEEPER)
+    supervisor.exit_file(channel.run_dir, "brief").symlink_to("/dev/full")
+    brief.kill()
+    assert channel.hear() == {"ended": "brief", "code": -9}
+    channel.tell(do="specification", name="other")
+    assert channel.hear()["specification"]["name"] == "other"
+    assert other.is_running()
+
+
+def test_it_goes_on_without_its_watchdog(channel: Channel) -> None:
+    other, brief = channel.start("other", SLEEPER), channel.start("brief", SLEEPER)
+    (watchdog,) = set(psutil.Process(channel.process.pid).children()) - {other, brief}
+    watchdog.kill()
+    assert gone([watchdog])
+    brief.kill()
+    assert channel.hear() == {"ended": "brief", "code": -9}
+    third = channel.start("third", SLEEPER)
+    channel.tell(do="stop")
+    assert gone([other, third])
+    channel.process.wait(ENDS_WITHIN_S)
+    assert not channel.state.exists()
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_whoever_gets_the_number_of_a_process_that_has_ended_is_left_alone(
+    channel: Channel, how: signal.Signals
+) -> None:
+    brief, sleeper = channel.start("brief", SLEEPER), channel.start("plain", SLEEPER)
+    brief.kill()
+    assert channel.hear() == {"ended": "brief", "code": -9}
+    # What the watchdog does last.
+    region = supervisor.SHARED_MEMORY / f"test-{os.getpid()}-region"
+    region.write_bytes(b"left over")
+    with numbered(brief.pid) as another:
+        channel.process.send_signal(how)
+        assert gone([sleeper])
+        until(lambda: not region.exists())
+        assert another.poll() is None
 
 
 def test_a_process_that_ends_takes_its_children_along(channel: Channel) -> None:
