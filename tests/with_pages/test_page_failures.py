@@ -13,7 +13,7 @@ import pytest
 from chromium import Visitor
 from playwright.sync_api import Browser, expect
 from processes import free_ports, program
-from scripted_transformer import Exchange, ScriptedTransformer, answering, begun
+from scripted_transformer import Exchange, ScriptedTransformer, answering, begun, document, source
 
 if TYPE_CHECKING:
     from conftest import PeopleGraph
@@ -236,6 +236,31 @@ def test_nothing_leaves_for_elsewhere(reader: Visitor, tmp_path: Path) -> None:
     reader.open()
     reader.answer("What do ducks do?")
     assert all(url.startswith(reader.url) for url in asked)
+
+
+def test_a_browser_that_keeps_nothing(reader: Visitor, script: ScriptedTransformer) -> None:
+    """As it is in a frame of another site, where everything that is kept is forbidden."""
+    reader.context.add_init_script(
+        """for (const name of ["localStorage", "sessionStorage", "indexedDB"]) {
+             const get = () => { throw new DOMException("Access is denied for this document.", "SecurityError"); };
+             Object.defineProperty(window, name, { configurable: true, get });
+           }"""
+    )
+    page = reader.open()
+    expect(reader.ask("What swims?")).to_contain_text("Yes.")
+    expect(page.get_by_text("This browser keeps nothing")).to_be_visible()
+
+
+def test_a_token_is_entered_from_a_document(reader: Visitor, script: ScriptedTransformer) -> None:
+    stored = document("Ducks swim.")
+    script.respond = answering("Ducks.", [source(stored, 0, 11)])
+    refused = {"error": "The token has expired.", "code": "unauthorized", "field": None}
+    reader.context.route("**/v1/documents/**", lambda route: route.fulfill(status=401, json=refused))
+    page = reader.open()
+    reader.answer("What swims?").get_by_role("button", name="Source 1").first.click()
+    page.get_by_role("button", name="Enter a token").click()
+    page.get_by_label("Access token").click()  # nothing lies over it
+    reader.complaints.clear()  # the browser names every 401
 
 
 def test_parts_of_the_page_that_do_not_load(

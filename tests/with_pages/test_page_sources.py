@@ -115,6 +115,19 @@ def test_spans_count_characters_not_their_halves(reader: Visitor, script: Script
     assert highlighted(shown, ".quote") == text[start + 3 : start + 11] == "fly far."
 
 
+def test_passages_of_another_index_are_not_marked(reader: Visitor, script: ScriptedTransformer) -> None:
+    """A document of the same id may be in both, with another text."""
+    stored = document("Ducks swim. Geese fly.")
+    script.documents["d1"] = stored
+    elsewhere = {**source(stored, 12, 22, 2), "collection": "other"}
+    script.respond = answering("Ducks [1] and geese [2].", [source(stored, 0, 11), elsewhere])
+    reader.open()
+    reader.answer("What swims?").get_by_role("button", name="Source 1").first.click()
+    marks = reader.page.get_by_test_id("document").locator("mark")
+    expect(marks).to_have_count(1)
+    expect(marks).to_contain_text("Ducks swim.")
+
+
 def test_a_long_document_is_met_at_its_passage(reader: Visitor, script: ScriptedTransformer) -> None:
     text = "".join(f"Line {number} of a very long document.\n" for number in range(60_000))
     stored = document(text)

@@ -68,6 +68,9 @@ export function upload(
   });
 }
 
+/** No answer, or none for the moment: the service is started anew, or its proxy does not reach it. */
+const PASSING = [0, 429, 502, 503, 504];
+
 /** A task as it goes on, until it has ended. A connection that breaks is taken up again where it was. */
 export async function* follow(id: string, signal: AbortSignal): AsyncGenerator<Task> {
   let last: string | undefined;
@@ -86,7 +89,8 @@ export async function* follow(id: string, signal: AbortSignal): AsyncGenerator<T
         if (ended(task)) return;
       }
     } catch (error) {
-      if (error instanceof DOMException || (error instanceof ApiError && error.failure.status !== 0)) throw error;
+      if (error instanceof DOMException) throw error;
+      if (error instanceof ApiError && !PASSING.includes(error.failure.status)) throw error;
     }
     await new Promise((resolve) => setTimeout(resolve, 500 * 2 ** attempt));
   }

@@ -4,15 +4,22 @@
  * What is being written while the page is left goes to sessionStorage, which is written at once and is this tab's own.
  */
 
-import { createStore, del, get, set, update } from "idb-keyval";
+import { createStore, del, get, update } from "idb-keyval";
 import { ended } from "./answer";
 import { isTurnRunning, type Conversation, type ConversationSummary, type Turn } from "./turns";
 
 const LIST = "list";
-const UNFINISHED = "kserve-rag.unfinished";
 
 const store = createStore("kserve-rag", "conversations");
 const key = (id: string) => `conversation:${id}`;
+const unfinishedKey = (id: string) => `kserve-rag.unfinished.${id}`;
+
+/** Ids of turns that this tab has read, and that it has written: all others are of other tabs. */
+const read = new Set<string>();
+const written = new Set<string>();
+
+/** A conversation that the page left, its last turn alone, and which turns were taken away. */
+type Unfinished = Conversation & { gone: string[] };
 
 /** All conversations, the latest first. */
 export async function list(): Promise<ConversationSummary[]> {
@@ -24,12 +31,29 @@ export async function list(): Promise<ConversationSummary[]> {
 export async function load(id: string): Promise<Conversation | null> {
   const kept = await get<Conversation>(key(id), store);
   const unfinished = takeUnfinished(id);
-  const conversation = unfinished ? merged(kept ?? unfinished, unfinished) : kept;
-  return conversation ? { ...conversation, turns: conversation.turns.map(interrupted) } : null;
+  const found = unfinished ? merged(kept?.turns ?? [], unfinished) : kept;
+  if (!found) return null;
+  const conversation = { ...found, turns: found.turns.map(interrupted) };
+  if (unfinished) await put(conversation, () => conversation).catch(() => undefined);
+  for (const turn of conversation.turns) read.add(turn.id);
+  return conversation;
 }
 
+/** Keeps a conversation. What another tab has asked in it meanwhile stays. */
 export async function save(conversation: Conversation): Promise<void> {
-  await set(key(conversation.id), conversation, store);
+  for (const { id } of conversation.turns) if (!read.has(id)) written.add(id);
+  await put(conversation, (kept) => {
+    const turns = conversation.turns.map((turn) =>
+      read.has(turn.id) ? (kept?.turns.find((other) => other.id === turn.id) ?? turn) : turn,
+    );
+    const others = kept?.turns.filter(({ id }) => !read.has(id) && !written.has(id)) ?? [];
+    if (others.length === 0) return { ...conversation, turns };
+    return { ...conversation, turns: [...turns, ...others].sort((a, b) => askedAt(a) - askedAt(b)) };
+  });
+}
+
+async function put(conversation: Conversation, how: (kept: Conversation | undefined) => Conversation): Promise<void> {
+  await update<Conversation>(key(conversation.id), how, store);
   const { id, title, createdAt, updatedAt } = conversation;
   await update<ConversationSummary[]>(
     LIST,
@@ -39,34 +63,38 @@ export async function save(conversation: Conversation): Promise<void> {
 }
 
 export async function remove(id: string): Promise<void> {
+  sessionStorage.removeItem(unfinishedKey(id));
   await del(key(id), store);
   await update<ConversationSummary[]>(LIST, (before = []) => before.filter((other) => other.id !== id), store);
 }
 
-/** Keeps what is being written, of a conversation that the page leaves. Only its running turns. */
+/** Keeps what is not kept yet of a conversation that the page leaves: its last turn, the only one that is written. */
 export function keepUnfinished(conversation: Conversation): void {
-  const turns = conversation.turns.filter(isTurnRunning);
+  const { id, turns } = conversation;
+  const gone = [...read, ...written].filter((known) => !turns.some((turn) => turn.id === known));
+  const unfinished: Unfinished = { ...conversation, turns: turns.slice(-1), gone };
   try {
-    sessionStorage.setItem(UNFINISHED, JSON.stringify({ ...conversation, turns }));
+    sessionStorage.setItem(unfinishedKey(id), JSON.stringify(unfinished));
   } catch {
     // Full: what IndexedDB has, a moment older, is what remains.
   }
 }
 
-function takeUnfinished(id: string): Conversation | null {
-  const text = sessionStorage.getItem(UNFINISHED);
+function takeUnfinished(id: string): Unfinished | null {
+  const text = sessionStorage.getItem(unfinishedKey(id));
   if (!text) return null;
-  const conversation = JSON.parse(text) as Conversation;
-  if (conversation.id !== id) return null;
-  sessionStorage.removeItem(UNFINISHED);
-  return conversation;
+  sessionStorage.removeItem(unfinishedKey(id));
+  return JSON.parse(text) as Unfinished;
 }
 
-function merged(kept: Conversation, unfinished: Conversation): Conversation {
-  const turns = kept.turns.map((turn) => unfinished.turns.find((other) => other.id === turn.id) ?? turn);
-  const added = unfinished.turns.filter((turn) => !turns.some((other) => other.id === turn.id));
-  return { ...kept, turns: [...turns, ...added] };
+function merged(kept: readonly Turn[], { gone, ...unfinished }: Unfinished): Conversation {
+  const final = kept.filter((turn) => !isTurnRunning(turn));
+  const added = unfinished.turns.filter((turn) => !final.some((other) => other.id === turn.id));
+  const left = kept.filter(({ id }) => !gone.includes(id) && !added.some((turn) => turn.id === id));
+  return { ...unfinished, turns: [...left, ...added] };
 }
+
+const askedAt = (turn: Turn) => turn.answers[0]?.askedAt ?? 0;
 
 function interrupted(turn: Turn): Turn {
   return isTurnRunning(turn) ? { ...turn, answers: turn.answers.map((answer) => ended(answer, Date.now())) } : turn;

@@ -52,17 +52,17 @@ export const isAnswering = (state: ChatState): boolean =>
 
 /** Reads what this browser has kept, and opens the conversation that the address names. */
 export async function start(): Promise<void> {
+  await followAddress();
   try {
     useChat.setState({ conversations: await archive.list() });
   } catch {
     useChat.setState({ forgetful: true });
   }
-  await followAddress();
   useChat.setState({ ready: true });
   addEventListener("hashchange", () => void followAddress());
   addEventListener("pagehide", () => {
     for (const conversation of Object.values(useChat.getState().loaded)) {
-      if (conversation.turns.some(isTurnRunning)) archive.keepUnfinished(conversation);
+      if (saving.has(conversation.id) || conversation.turns.some(isTurnRunning)) archive.keepUnfinished(conversation);
     }
   });
 }
@@ -70,18 +70,24 @@ export async function start(): Promise<void> {
 async function followAddress(): Promise<void> {
   const id = /^#\/c\/([\w-]+)$/.exec(location.hash)?.[1] ?? null;
   if (id === useChat.getState().currentId) return;
-  await show(id);
+  // What is not there any more is no place to go back to.
+  await show(id, "replaceState");
 }
 
-async function show(id: string | null): Promise<void> {
+/** How often something was opened: what takes long to read gives way to what was opened after it. */
+let opened = 0;
+
+async function show(id: string | null, move: "pushState" | "replaceState" = "pushState"): Promise<void> {
+  const at = ++opened;
   if (id !== null && !useChat.getState().loaded[id]) {
     const conversation = await archive.load(id).catch(() => null);
+    if (at !== opened) return;
     if (conversation) put(conversation);
     else id = null;
   }
   useChat.setState({ currentId: id, returned: null });
   const hash = id === null ? "" : `#/c/${id}`;
-  if (location.hash !== hash) window.history.pushState(null, "", hash || location.pathname + location.search);
+  if (location.hash !== hash) window.history[move](null, "", hash || location.pathname + location.search);
 }
 
 export const openConversation = (id: string) => show(id);
@@ -150,6 +156,7 @@ export function ask(question: string): void {
   if (!conversation) {
     conversation = { id: newId(), title: headline(text), createdAt: now, updatedAt: now, turns: [] };
     put(conversation);
+    opened++;
     useChat.setState({ currentId: conversation.id });
     window.history.pushState(null, "", `#/c/${conversation.id}`);
   }
@@ -179,6 +186,7 @@ function begin(id: string, before: readonly Turn[], question: string): void {
   const now = Date.now();
   const grounded = settings.compare ? [true, false] : [settings.retrieval];
   const turn: Turn = { id: newId(), question, settings, answers: grounded.map((one) => asked(one, now)) };
+  const replaced = useChat.getState().loaded[id]?.turns ?? [];
   useChat.setState({ returned: null });
   change(id, (conversation) => ({ ...conversation, updatedAt: now, turns: [...before, turn] }));
   touch(id);
@@ -187,7 +195,7 @@ function begin(id: string, before: readonly Turn[], question: string): void {
   const answers = grounded.map((one, index) => answer(id, turn, index, one, before, settings, controller.signal));
   void Promise.all(answers).then(() => {
     running.delete(turn.id);
-    giveBack(id, turn.id);
+    giveBack(id, turn.id, replaced);
     touch(id);
   });
 }
@@ -222,12 +230,17 @@ async function answer(
   }
 }
 
-/** Who is not signed in any more has asked nothing: the question goes back, the turn away. */
-function giveBack(id: string, turnId: string): void {
+/**
+ * Who is not signed in any more has asked nothing: the question goes back, and what it was to replace is there again.
+ *
+ * Where another conversation is open by now there is no place for the question but its turn.
+ */
+function giveBack(id: string, turnId: string, replaced: Turn[]): void {
+  if (useChat.getState().currentId !== id) return;
   const conversation = useChat.getState().loaded[id];
   const turn = conversation?.turns.find((one) => one.id === turnId);
   const failure = turn?.answers.find(({ failure }) => failure?.status === 401 || failure?.status === 403)?.failure;
   if (!conversation || !turn || !failure || turn.answers.some((one) => one.text !== "")) return;
-  put({ ...conversation, turns: conversation.turns.filter((one) => one.id !== turnId) });
-  if (useChat.getState().currentId === id) useChat.setState({ returned: { question: turn.question, failure } });
+  put({ ...conversation, turns: replaced });
+  useChat.setState({ returned: { question: turn.question, failure } });
 }

@@ -7,7 +7,7 @@ import { document as storedDocument } from "../api/transformer";
 import type { Source, StoredDocument } from "../api/wire";
 import { FailureNote } from "../chat/failure";
 import { safeUrl } from "../text/urls";
-import { toUnits } from "../text/codepoints";
+import { codePoints, toUnits } from "../text/codepoints";
 import { count } from "../text/format";
 import { blocks, type Block, type Mark, type Piece } from "../text/highlight";
 import { layout } from "../text/layout";
@@ -80,7 +80,7 @@ export default function Reader({ reading, browsing, onClose }: ReaderProps) {
         <div className="reader-head">
           <p className="reader-path">
             {path || document?.source || source?.source}
-            {document && <span> · {count(document.text.length)} characters</span>}
+            {document && <span> · {count(codePoints(document.text))} characters</span>}
           </p>
           {sources.length > 1 && (
             <div className="reader-sources" role="group" aria-label="Sources of this answer">
@@ -145,9 +145,10 @@ function Text({
   source: Source | undefined;
 }) {
   const root = useRef<HTMLDivElement>(null);
+  const collection = source?.collection;
   const found = useMemo(
-    () => blocks(document.text, marksIn(document, reading), layout(document.text, document.source)),
-    [document, reading],
+    () => blocks(document.text, marksIn(document, reading, collection), layout(document.text, document.source)),
+    [document, reading, collection],
   );
   const number = source?.number ?? 0;
   const heading = browsing?.heading ?? "";
@@ -234,13 +235,16 @@ function blockOf(root: Element, found: readonly Block[], unit: number): Element 
   return root.children.item(index);
 }
 
-/** Passages of this document that the answer had, and quotes of them, in UTF-16 units. */
-function marksIn(document: StoredDocument, reading: Reading | null): Mark[] {
+/**
+ * Passages of this document that the answer had, and quotes of them, in UTF-16 units. Another index may have a document
+ * of the same id.
+ */
+function marksIn(document: StoredDocument, reading: Reading | null, collection: string | undefined): Mark[] {
   if (!reading) return [];
-  const passages = reading.sources.filter((one) => one.document_id === document.id);
+  const passages = reading.sources.filter((one) => one.document_id === document.id && one.collection === collection);
   const quotes = (reading.citations?.statements ?? [])
     .flatMap((statement) => statement.quotes)
-    .filter((quote) => quote.document_id === document.id);
+    .filter((quote) => passages.some(({ number }) => number === quote.number));
   const units = toUnits(
     document.text,
     [...passages, ...quotes].map(({ span }) => span),

@@ -47,15 +47,19 @@ export const useUploads = create<Uploads>()(() => ({
 
 const controllers = new Map<string, AbortController>();
 
+/** The index whose documents are shown. */
+let shown: string | null = null;
+
 /** Reads limits, documents and what is being done to this index. */
 export async function open(index: string): Promise<void> {
+  shown = index;
   try {
     const [limits, tasks] = await Promise.all([ingest.limits(), ingest.tasks(index), list(index)]);
     useUploads.setState({ limits, failure: null });
     const known = new Set(useUploads.getState().jobs.map(({ task }) => task?.id));
     for (const task of tasks) if (!ingest.ended(task) && !known.has(task.id)) void watch(index, task);
   } catch (error) {
-    useUploads.setState({ failure: failureOf(error) });
+    if (index === shown) useUploads.setState({ failure: failureOf(error) });
   }
 }
 
@@ -67,7 +71,7 @@ async function list(index: string): Promise<void> {
     documents.push(...page.documents);
     after = page.next;
   } while (after !== null);
-  useUploads.setState({ documents, listed: true });
+  if (index === shown) useUploads.setState({ documents, listed: true });
 }
 
 /** Sends what the limits allow; the rest is named with its reason. */
@@ -106,8 +110,12 @@ export function reindex(index: string): void {
 }
 
 export function cancel(job: Job): void {
-  if (job.task) void ingest.cancel(job.task.id).catch((error: unknown) => settle(job.id, error));
-  else controllers.get(job.id)?.abort();
+  if (job.task) {
+    void ingest.cancel(job.task.id).catch((error: unknown) => {
+      // It has ended by itself in the meantime, as its events tell.
+      if (!(error instanceof ApiError && error.failure.code === "task_ended")) settle(job.id, error);
+    });
+  } else controllers.get(job.id)?.abort();
 }
 
 export function dismiss(id: string): void {
@@ -154,7 +162,10 @@ async function follow(index: string, id: string, first: Task): Promise<void> {
       update(id, { task });
     }
   }
-  await list(index);
+  // The task has ended as it has, whether or not the list can be read.
+  await list(index).catch((error: unknown) => {
+    if (index === shown) useUploads.setState({ failure: failureOf(error) });
+  });
   await untilServed(index, last.result?.version ?? null);
   update(id, { served: true });
 }

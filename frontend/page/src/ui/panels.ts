@@ -36,8 +36,10 @@ export const usePanels = create<Panels>()(() => ({
   dropped: [],
 }));
 
-export const openPanel = (panel: Panels["panel"]) => usePanels.setState({ panel, sidebar: false });
-export const openDocuments = (dropped: readonly File[]) => usePanels.setState({ panel: "documents", dropped });
+export const openPanel = (panel: Panels["panel"]) =>
+  usePanels.setState({ panel, reading: null, browsing: null, sidebar: false });
+export const openDocuments = (dropped: readonly File[]) =>
+  usePanels.setState({ panel: "documents", reading: null, browsing: null, dropped });
 export const openReader = (reading: Reading) => usePanels.setState({ reading });
 export const openDocument = (browsing: Browsing) => usePanels.setState({ browsing });
 export const setSidebar = (sidebar: boolean) => usePanels.setState({ sidebar });

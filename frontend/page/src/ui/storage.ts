@@ -1,0 +1,26 @@
+/**
+ * Where the browser forbids a page to keep anything, as it may in a frame of another site, what would be kept is there
+ * for as long as the page is. Comes before everything that keeps something.
+ */
+
+for (const name of ["localStorage", "sessionStorage"] as const) {
+  try {
+    window[name].getItem("");
+  } catch {
+    Object.defineProperty(window, name, { value: memory() });
+  }
+}
+
+function memory(): Storage {
+  const kept = new Map<string, string>();
+  return {
+    get length() {
+      return kept.size;
+    },
+    key: (index) => [...kept.keys()][index] ?? null,
+    getItem: (name) => kept.get(name) ?? null,
+    setItem: (name, value) => void kept.set(name, value),
+    removeItem: (name) => void kept.delete(name),
+    clear: () => kept.clear(),
+  };
+}

@@ -1,0 +1,225 @@
+import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
+import type { StreamEvent } from "../src/api/wire";
+
+type Ask = () => AsyncGenerator<StreamEvent>;
+
+/** What the browser keeps, of all tabs; and what the transformer answers. */
+const kept = vi.hoisted(() => ({
+  stored: new Map<string, unknown>(),
+  slow: new Map<string, number>(),
+  ask: null as never,
+}));
+
+vi.mock("idb-keyval", () => ({
+  createStore: () => null,
+  get: async (key: string) => {
+    const ms = kept.slow.get(key);
+    if (ms) await new Promise((resolve) => setTimeout(resolve, ms));
+    return structuredClone(kept.stored.get(key));
+  },
+  set: (key: string, value: unknown) => Promise.resolve(void kept.stored.set(key, structuredClone(value))),
+  update: (key: string, how: (before: unknown) => unknown) =>
+    Promise.resolve(void kept.stored.set(key, structuredClone(how(structuredClone(kept.stored.get(key)))))),
+  del: (key: string) => Promise.resolve(void kept.stored.delete(key)),
+}));
+vi.mock("../src/api/transformer", () => ({ ask: () => (kept.ask as Ask)() }));
+
+const end = {
+  finish_reason: "stop",
+  refused: false,
+  sources: [],
+  usage: null,
+  timings: {},
+  topics: [],
+  citations: null,
+};
+const whole = (text: string) => [{ text_output: text }, { text_output: "", ...end }] as unknown as StreamEvent[];
+
+function transformer(events: readonly StreamEvent[], then: () => Promise<void> = () => Promise.resolve()): void {
+  kept.ask = async function* () {
+    yield* events;
+    await then();
+  } as never;
+}
+
+async function refusing(): Promise<never> {
+  const { ApiError, unreachable } = await import("../src/api/http");
+  throw new ApiError({ ...unreachable(), status: 401, code: "unauthorized" });
+}
+
+const never = () => new Promise<void>(() => undefined);
+
+function session(): Storage {
+  const values = new Map<string, string>();
+  return {
+    getItem: (key: string) => values.get(key) ?? null,
+    setItem: (key: string, value: string) => void values.set(key, value),
+    removeItem: (key: string) => void values.delete(key),
+  } as Storage;
+}
+
+/** A page that is opened: in a tab of its own, or anew in the same one. */
+async function page(hash = "", tab = session()) {
+  vi.resetModules();
+  const listeners: Record<string, () => void> = {};
+  const location = { hash, pathname: "/", search: "" };
+  const moves: string[] = [];
+  const to = (kind: string) => (_: unknown, __: string, address: string) => {
+    moves.push(`${kind} ${address}`);
+    location.hash = address.startsWith("#") ? address : "";
+  };
+  vi.stubGlobal("location", location);
+  vi.stubGlobal("window", { history: { pushState: to("push"), replaceState: to("replace") } });
+  vi.stubGlobal("sessionStorage", tab);
+  vi.stubGlobal("document", { hidden: true });
+  vi.stubGlobal("addEventListener", (name: string, act: () => void) => (listeners[name] = act));
+  const store = await import("../src/chat/store");
+  await store.start();
+  return {
+    ...store,
+    tab,
+    location,
+    moves,
+    leave: () => listeners["pagehide"]?.(),
+    turns: () => store.currentConversation(store.useChat.getState())?.turns ?? [],
+    questions: () => store.currentConversation(store.useChat.getState())?.turns.map(({ question }) => question),
+  };
+}
+
+const settled = (ms = 1000) => vi.advanceTimersByTimeAsync(ms);
+
+beforeEach(() => {
+  vi.useFakeTimers();
+  kept.stored.clear();
+  kept.slow.clear();
+});
+
+afterEach(() => {
+  vi.useRealTimers();
+  vi.unstubAllGlobals();
+});
+
+describe("who is not signed in any more", () => {
+  it("loses no turn that was to be replaced", async () => {
+    const one = await page();
+    transformer(whole("A."));
+    one.ask("first");
+    await settled();
+    one.ask("second");
+    await settled();
+    transformer([], refusing);
+    one.askAgain(one.turns()[0]?.id ?? "", "first, edited");
+    await settled();
+    expect(one.questions()).toEqual(["first", "second"]);
+    expect(one.useChat.getState().returned?.question).toBe("first, edited");
+  });
+
+  it("finds the question where it was asked, once another conversation is open", async () => {
+    const one = await page();
+    transformer([], () => new Promise((resolve) => setTimeout(resolve, 100)).then(refusing));
+    one.ask("first");
+    const id = one.useChat.getState().currentId ?? "";
+    await one.newConversation();
+    await settled();
+    await one.openConversation(id);
+    expect(one.questions()).toEqual(["first"]);
+    expect(one.turns()[0]?.answers[0]?.failure?.status).toBe(401);
+  });
+});
+
+describe("a page that is left", () => {
+  it("keeps an answer that has only just ended", async () => {
+    const one = await page();
+    transformer(whole("All of it."));
+    one.ask("first");
+    await settled(120);
+    expect(one.turns()[0]?.answers[0]?.status).toBe("done");
+    one.leave();
+    const other = await page(one.location.hash, one.tab);
+    expect(other.turns()[0]?.answers[0]).toMatchObject({ status: "done", text: "All of it." });
+  });
+
+  it("keeps a question that was only just asked, and lists it", async () => {
+    const one = await page();
+    transformer([], never);
+    one.ask("first");
+    await settled(10);
+    one.leave();
+    const other = await page(one.location.hash, one.tab);
+    expect(other.questions()).toEqual(["first"]);
+    expect(other.useChat.getState().conversations).toHaveLength(1);
+    other.leave();
+    const third = await page(other.location.hash, other.tab);
+    expect(third.questions()).toEqual(["first"]);
+  });
+
+  it("keeps what is written in every conversation", async () => {
+    const one = await page();
+    transformer([{ text_output: "Half" }], never);
+    one.ask("first");
+    const first = one.location.hash;
+    await one.newConversation();
+    one.ask("second");
+    await settled(120);
+    one.leave();
+    const other = await page(one.location.hash, one.tab);
+    expect(other.questions()).toEqual(["second"]);
+    await other.openConversation(first.slice("#/c/".length));
+    expect(other.turns()[0]).toMatchObject({ question: "first", answers: [{ status: "interrupted", text: "Half" }] });
+  });
+
+  it("does not bring back what was being replaced", async () => {
+    const one = await page();
+    transformer(whole("A."));
+    one.ask("first");
+    await settled();
+    one.ask("second");
+    await settled();
+    transformer([], never);
+    one.askAgain(one.turns()[0]?.id ?? "", "edited");
+    one.leave();
+    const other = await page(one.location.hash, one.tab);
+    expect(other.questions()).toEqual(["edited"]);
+  });
+});
+
+describe("two tabs", () => {
+  it("lose nothing of each other in one conversation", async () => {
+    transformer(whole("A."));
+    const one = await page();
+    one.ask("first");
+    await settled();
+    const other = await page(one.location.hash);
+    other.ask("asked in the other");
+    await settled();
+    one.ask("asked in the first");
+    await settled();
+    const third = await page(one.location.hash);
+    expect(third.questions()).toEqual(["first", "asked in the other", "asked in the first"]);
+  });
+});
+
+describe("the address", () => {
+  it("of a conversation that is not there is replaced, so that Back leads back", async () => {
+    const one = await page("#/c/gone");
+    expect(one.moves).toEqual(["replace /"]);
+  });
+});
+
+describe("a conversation that takes long to read", () => {
+  it("does not take the place of what was opened after it", async () => {
+    transformer(whole("A."));
+    const one = await page();
+    one.ask("first");
+    await settled();
+    const id = one.useChat.getState().currentId ?? "";
+    const other = await page();
+    kept.slow.set(`conversation:${id}`, 300);
+    const opening = other.openConversation(id);
+    await other.newConversation();
+    other.ask("second");
+    await settled();
+    await opening;
+    expect(other.questions()).toEqual(["second"]);
+  });
+});
