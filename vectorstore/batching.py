@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
@@ -35,6 +35,8 @@ class Gatherer(Generic[ItemT, ResultT]):
     def close(self) -> None:
         """Ends the thread. Nothing may be submitted afterwards."""
         self._executor.shutdown(wait=False)
+        # The function's owner owns this too: without it they, and what they map, need no garbage collection to go.
+        self._function = _ended
 
     async def _work(self) -> None:
         loop = asyncio.get_running_loop()
@@ -68,3 +70,7 @@ class Gatherer(Generic[ItemT, ResultT]):
             end += 1
         batch, self._waiting = self._waiting[:end], self._waiting[end:]
         return batch
+
+
+def _ended(_items: list[Any]) -> list[Any]:
+    raise RuntimeError("The gatherer is closed.")

@@ -156,7 +156,8 @@ class VersionBuilder:
         for chunk in chunks:
             check_chunk(chunk, document)
         self._insert(document, chunks)
-        metadata = {"document_id": document.id, "source": document.source, **document.metadata}
+        # A record may have a field `source` of its own: filters, lists and deletions mean the file.
+        metadata = {**document.metadata, "document_id": document.id, "source": document.source}
         try:
             self._write_lines(document, chunks)
             self._exact.add(rows, [metadata] * len(chunks))

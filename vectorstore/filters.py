@@ -73,6 +73,17 @@ def matches(where: Where | None, metadata: Mapping[str, FieldValue]) -> bool:
     return _kind(have) == "number" and _ORDERED[operator](have, want)
 
 
+def has_fractions(where: Any) -> bool:
+    """Whether a checked filter compares with a float.
+
+    Chroma takes 2021.5 for 2021 where a document has a whole number: it would leave out what is below 2021.5, or is
+    another number. A list of both kinds it refuses.
+    """
+    if isinstance(where, dict):
+        return any(has_fractions(part) for part in where.values())
+    return any(has_fractions(part) for part in where) if isinstance(where, list) else isinstance(where, float)
+
+
 def _check(where: Any, known: Collection[str] | None, path: str, depth: int, budget: list[int]) -> Where:
     if not isinstance(where, dict):
         raise InvalidFilterError(f"{path} is {_show(where)}: send an object such as {_EXAMPLE}.", field=path)
@@ -163,7 +174,10 @@ def _same(have: Any, want: Any) -> bool:
 
 
 def _show(value: Any) -> str:
-    text = repr(value)
+    try:
+        text = repr(value)
+    except RecursionError:
+        return f"a {type(value).__name__} nested too deep to show"
     return text if len(text) <= 60 else text[:57] + "..."
 
 

@@ -22,7 +22,7 @@ from chassis.errors import DeadlineExceededError
 from embedder.wire import SparseVector
 from vectorstore.batching import Gatherer
 from vectorstore.errors import StoreFailedError
-from vectorstore.filters import Where
+from vectorstore.filters import Where, has_fractions
 from vectorstore.lexical import Terms, best
 from vectorstore.scoring import Scores, Weights, weighted
 from vectorstore.stores import Hits, Store, Vectors, cosines
@@ -45,6 +45,9 @@ _SPARE = 1.5
 
 _INLINE_NUMBERS = 2_000_000
 """Up to this many float32 compared, a search takes less time than handing it to a thread and back."""
+
+_INLINE_CHARS = 20_000
+"""The same of the characters of the queries, which are stemmed: about ten milliseconds per thousand words."""
 
 _MAX_BATCH = 64
 
@@ -165,7 +168,7 @@ class LoadedIndex:
             DeadlineExceededError: they were not found in time.
         """
         left_s = ctx.check("the index was searched")
-        if self.is_quick(len(queries)):
+        if self.is_quick(len(queries)) and sum(len(query.text) for query in queries) <= _INLINE_CHARS:
             return self.rank_now(queries)
         try:
             return await asyncio.wait_for(self._gatherer.submit(queries), left_s)
@@ -239,17 +242,28 @@ class LoadedIndex:
 
     def _search(self, vectors: Vectors, limit: int, where: Where | None) -> list[Hits]:
         """The nearest rows of each query; with a filter, in the way that takes least time."""
-        if where is None or not self._may_choose or self._store is self._exact:
-            return self._store.search(vectors, limit=limit, where=where)
+        trusted = not self._may_choose and not has_fractions(where)
+        if where is None or trusted or self._store is self._exact:
+            return self._ask_store(vectors, limit, where)
         mask = self._exact.fields.mask(where)
         passing = int(mask.sum())
         # Chroma takes thirty times as long with a filter as without: it is asked for more, and the rest taken out here.
         if passing * self.dimension > _FILTERED_NUMBERS:
             asked = math.ceil(limit * len(mask) / passing * _SPARE)
-            found = [_masked(hits, mask) for hits in self._store.search(vectors, limit=asked)]
+            found = [_masked(hits, mask) for hits in self._ask_store(vectors, asked, None)]
             if all(len(hits.rows) >= min(limit, passing) for hits in found):
                 return found
         return self._exact.search(vectors, limit=limit, where=where)
+
+    def _ask_store(self, vectors: Vectors, limit: int, where: Where | None) -> list[Hits]:
+        try:
+            return self._store.search(vectors, limit=limit, where=where)
+        except StoreFailedError:
+            # Chroma opens its database again when it likes, also that of a version which was pruned under its last
+            # requests. The exact vectors are mapped: they stay.
+            if self.version.folder.exists():
+                raise
+            return self._exact.search(vectors, limit=limit, where=where)
 
     def _depth(self, query: Query) -> int:
         return max(self._candidates, query.num_docs)

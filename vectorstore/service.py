@@ -212,15 +212,19 @@ class VectorstoreService:
                     jobs.setdefault(index, []).append((number, replace(query, **made)))
         for index in jobs:
             self._check(embeddings, len(wanted), index)
-        ranked: dict[int, list[Ranked]] = {number: [] for number in wanted}
+        ranked: dict[int, dict[LoadedIndex, Ranked]] = {number: {} for number in wanted}
         answers = await asyncio.gather(*(index.rank([q for _, q in job], ctx) for index, job in jobs.items()))
-        for job, results in zip(jobs.values(), answers, strict=True):
+        for (index, job), results in zip(jobs.items(), answers, strict=True):
             for (number, _), result in zip(job, results, strict=True):
-                ranked[number].append(result)
+                ranked[number][index] = result
         quick = all(index.is_quick(len(job)) for index, job in jobs.items())
 
         def finish() -> list[Found]:
-            return [answer(asked[number][0], ranked[number]) for number in wanted]
+            # In the order in which each asks for its collections, which need not be that of the jobs.
+            return [
+                answer(query, [ranked[number][index] for index in per_index if index in ranked[number]])
+                for number, (query, per_index) in ((number, asked[number]) for number in wanted)
+            ]
 
         if quick and not any(query.neighbours or query.diversity or query.explain for query, _ in asked):
             answered = finish()
@@ -346,7 +350,9 @@ class _Collection:
         if current is None:
             name = "" if self.name == "default" else f" --name {self.name}"
             raise NoIndexError(f"There is no index {self.name!r} yet: build one with `kserve-rag ingest{name}`.")
-        self._calibration = await asyncio.to_thread(self._root.calibration, current)
+        # Of what is served, which is not `current` while that is being loaded or is refused.
+        if self._lease is not None:
+            self._calibration = await asyncio.to_thread(self._root.calibration, self._lease.index.name)
         if self._lease is not None and self._lease.index.name == current:
             if self._mismatch is not None:
                 await self._verify(current, self._lease.index.version.manifest.embedder)
@@ -355,11 +361,12 @@ class _Collection:
         version = await asyncio.to_thread(self._root.open)
         try:
             await self._verify(version.name, version.manifest.embedder)
+            calibration = await asyncio.to_thread(self._root.calibration, version.name)
             index = await asyncio.to_thread(self._loaded, version)
         except BaseException:
             version.close()
             raise
-        old, self._lease = self._lease, _Lease(index)
+        old, self._lease, self._calibration = self._lease, _Lease(index), calibration
         self._mismatch = None
         logger.info("serving version %s of %s: %d chunks", index.name, self.name, len(index))
         if old is not None:

@@ -123,7 +123,7 @@ class IndexRoot:
         if version is not None:
             if not _VERSION.fullmatch(version) or not (self.folder / version).is_dir():
                 raise UnknownVersionError(f"Index {self.name!r} has no version {version[:40]!r}.", field="version")
-            return IndexVersion(self.folder / version)
+            return self._opened(version)
         version = self.current()
         if version is None:
             raise NoIndexError(f"There is no index {self.name!r} yet: build one with `kserve-rag ingest`.")
@@ -132,7 +132,7 @@ class IndexRoot:
                 f"Index {self.name!r} points at version {version}, which is gone: point it at one of "
                 f"{', '.join(self.versions()[-3:]) or 'none (publish one first)'}."
             )
-        return IndexVersion(self.folder / version)
+        return self._opened(version)
 
     def set_current(self, version: str) -> None:
         """Points `current` at a version, atomically: to publish, and to roll back.
@@ -238,6 +238,15 @@ class IndexRoot:
             os.fsync(file.fileno())
         temporary.replace(self.folder / "current")
         sync(self.folder)
+
+    def _opened(self, version: str) -> IndexVersion:
+        try:
+            return IndexVersion(self.folder / version)
+        except (OSError, ValueError) as error:
+            # Pruned meanwhile, not readable for this user, or a volume that fails.
+            raise DamagedIndexError(
+                f"Version {version} cannot be read: copy it again completely, or publish again."
+            ) from error
 
     def _publish(self, folder: Path, manifest: Manifest, digest: str) -> str:
         with self._locked():

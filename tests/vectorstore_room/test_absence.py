@@ -57,6 +57,20 @@ def complete(folder: Path) -> None:
     path.write_bytes(orjson.dumps(manifest))
 
 
+def test_a_field_named_source_is_not_taken_for_the_file(tmp_path: Path) -> None:
+    """As records have that tell where they were copied from."""
+    docs = [document("cats", "Cats sleep. Cats purr", source=GONE, document_id="dogs"), horses()]
+    publish(tmp_path, docs)
+    with IndexRoot(tmp_path, "default").open() as opened:
+        assert {holding.source: holding.chunks for holding in holdings(opened)} == {"cats.md": 2, "horses.md": 3}
+        assert remains(opened, [GONE]).found() == 0
+        assert remains(opened, ["cats.md"]).metadata == 1
+        mask = opened.exact.fields.mask
+        assert mask({"source": {"$eq": "cats.md"}}).tolist() == [True, True, False, False, False]
+        assert not mask({"document_id": {"$eq": "dogs"}}).any()
+        assert opened.document("cats").metadata == {"source": GONE, "document_id": "dogs"}
+
+
 def test_holdings_count_what_each_source_became(tmp_path: Path) -> None:
     more = dataclasses.replace(document("cats-2", "Cats climb trees. A cat hides."), source="cats.md")
     more = dataclasses.replace(more, source_sha256=animals()[0].source_sha256)

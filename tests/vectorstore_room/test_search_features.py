@@ -195,6 +195,21 @@ async def test_several_collections_are_the_merge_of_each(
         assert {passage.collection for passage in both.passages} <= {"one", "two"}
 
 
+async def test_equal_scores_keep_the_order_of_collections_in_a_batch(tmp_path: Path, hashed: LoopbackEmbedder) -> None:
+    for name in ("one", "two"):
+        publish(tmp_path, pages(1, 3), name=name)
+    async with serving(tmp_path, hashed.url, "one", "two") as service:
+        instances = [
+            SearchInstance(input="red stone", num_docs=100, collections=order)
+            for order in (["two"], ["one", "two"], ["two", "one"])
+        ]
+        found = await service.search(instances, CallContext.start(10))
+        for instance, batched in zip(instances, found, strict=True):
+            (alone,) = await service.search([instance], CallContext.start(10))
+            assert batched.passages == alone.passages
+            assert list(batched.index_versions) == instance.collections
+
+
 @pytest.mark.parametrize("diversity", [0.0, 0.4, 1.0])
 async def test_two_collections_are_searched_as_one_that_holds_both(
     tmp_path: Path, hashed: LoopbackEmbedder, diversity: float

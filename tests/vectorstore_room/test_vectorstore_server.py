@@ -272,6 +272,15 @@ def test_v1_not_json(service: Service, body: bytes) -> None:
     assert response.json()["error"]
 
 
+def test_a_filter_nested_too_deep(service: Service) -> None:
+    for opening, closing in ((b"[", b"]"), (b'{"$in":', b"}")):
+        value = opening * 1000 + b"1" + closing * 1000
+        body = b'{"instances": [{"input": "a", "filters": {"legs": {"$eq": %b}}}]}' % value
+        response = service.http.post(PREDICT, content=body)
+        assert response.status_code == 400, response.text
+        assert response.json()["field"] == "instances[0].filters.legs.$eq"
+
+
 def test_a_huge_body(service: Service) -> None:
     response = service.http.post(PREDICT, json={"instances": [{"input": "x" * 40_000_000}]})
     assert response.status_code == 413

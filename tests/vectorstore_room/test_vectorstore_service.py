@@ -4,21 +4,35 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+import gc
+import shutil
+import threading
+import weakref
+from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import orjson
 import pytest
 from loopback_embedder import DIMENSION, FINGERPRINT, MODEL, OTHER_FINGERPRINT, Fault, LoopbackEmbedder, embed
+from processes import until
 from sample_index import ANIMALS, animals, document, publish, sentences
 
 from chassis.context import CallContext
 from chassis.errors import BadUpstreamError, DeadlineExceededError, NotReadyError, ServiceError
 from embedder.client import EmbedderClient
 from vectorstore.answering import Found
-from vectorstore.errors import EmbedderMismatchError, InvalidFilterError, UnknownDocumentError, UnknownVersionError
-from vectorstore.index import StoreName
+from vectorstore.errors import (
+    DamagedIndexError,
+    EmbedderMismatchError,
+    InvalidFilterError,
+    UnknownDocumentError,
+    UnknownVersionError,
+)
+from vectorstore.index import LoadedIndex, Query, Ranked, StoreName
 from vectorstore.scoring import Weights
 from vectorstore.service import VectorstoreService
 from vectorstore.versions import IndexRoot
@@ -127,6 +141,22 @@ async def test_zero_documents_ask_nobody(tmp_path: Path, embedder: LoopbackEmbed
         embedder.fault = "failure"
         assert await find(service, "cats") == nothing(version)
         assert embedder.calls == []
+
+
+async def test_filters_with_fractions_let_the_same_through_with_either_store(
+    tmp_path: Path, embedder: LoopbackEmbedder
+) -> None:
+    years = [-3, -3.5, 0, 0.5, 2021, 2021.5, 2022.0]
+    publish(tmp_path, [document(str(year), "cats purr", year=year) for year in years])
+    filters: list[dict[str, Any]] = [{"year": {"$in": [2021, 2021.5]}}, {"year": {"$nin": [2021, 2021.5]}}]
+    filters += [{"year": {op: year}} for op in ("$lt", "$lte", "$gt", "$gte", "$ne", "$eq") for year in years]
+    instances = [SearchInstance(input="cats", num_docs=10, mode="dense", filters=where) for where in filters]
+    answers = []
+    for store in ("exact", "chroma"):
+        async with serving(tmp_path, embedder, store=store) as service:
+            answers.append([ids(prediction(found)) for found in await service.search(instances, within())])
+    assert answers[0] == answers[1]
+    assert answers[0][0] == ["2021-0", "2021.5-0"]
 
 
 async def test_ties_follow_chunk_ids_whatever_the_order_of_adding(tmp_path: Path, embedder: LoopbackEmbedder) -> None:
@@ -268,6 +298,45 @@ async def test_bad_new_versions_are_refused_and_the_old_one_stays(tmp_path: Path
         assert service.status()["reason"] is None
 
 
+async def test_the_calibration_told_is_that_of_the_version_that_serves(
+    tmp_path: Path, embedder: LoopbackEmbedder
+) -> None:
+    root = IndexRoot(tmp_path, "default")
+    good = publish(tmp_path)
+    root.calibration_file(good).write_text('{"of": "good"}')
+    async with serving(tmp_path, embedder) as service:
+        assert service.status()["index"]["calibration"] == {"of": "good"}
+        foreign = publish(tmp_path, fingerprint=OTHER_FINGERPRINT)
+        root.calibration_file(foreign).write_text('{"of": "foreign"}')
+        await service.refresh()
+        assert service.status()["index"]["version"] == good
+        assert service.status()["index"]["calibration"] == {"of": "good"}
+        new = publish(tmp_path)
+        await service.refresh()
+        assert service.status()["index"]["version"] == new
+        assert service.status()["index"]["calibration"] is None
+        root.calibration_file(new).write_text('{"of": "new"}')
+        await service.refresh()
+        assert service.status()["index"]["calibration"] == {"of": "new"}
+
+
+async def test_a_version_that_cannot_be_opened_is_refused(tmp_path: Path, embedder: LoopbackEmbedder) -> None:
+    version = publish(tmp_path)
+    folder = tmp_path / "default" / version
+    manifest = orjson.loads((folder / "manifest.json").read_bytes())
+    # As when it is pruned between two steps of opening it.
+    del manifest["files"]["exact/vectors.f32"]
+    (folder / "manifest.json").write_bytes(orjson.dumps(manifest))
+    (folder / "exact" / "vectors.f32").unlink()
+    async with serving(tmp_path, embedder) as service:
+        assert version in (service.not_ready_reason() or "")
+        old, new = version, publish(tmp_path)
+        await service.refresh()
+        assert (await find(service, "cats")).index_version == new
+        with pytest.raises(DamagedIndexError, match=old):
+            await service.document("cats", old)
+
+
 async def test_a_version_whose_files_lie_is_refused(tmp_path: Path, embedder: LoopbackEmbedder) -> None:
     version = publish(tmp_path)
     sqlite = tmp_path / "default" / version / "documents.sqlite"
@@ -371,6 +440,55 @@ async def test_large_searches_leave_the_event_loop(tmp_path: Path, embedder: Loo
             assert [ids(prediction(one)) for one in found] == expected
         single = [ids(await find(service, text, num_docs=1)) for text in texts[:64]]
         assert single == expected
+
+
+async def test_long_queries_leave_the_event_loop(tmp_path: Path, embedder: LoopbackEmbedder) -> None:
+    """However small the index is: to stem the words of a full request takes seconds."""
+    threads: list[str] = []
+
+    class Told(LoadedIndex):
+        def rank_now(self, queries: Sequence[Query]) -> list[Ranked]:
+            threads.append(threading.current_thread().name)
+            return super().rank_now(queries)
+
+    publish(tmp_path)
+    with IndexRoot(tmp_path, "default").open() as version:
+        index = Told(version, store="exact", candidates=50)
+        short = Query("cats", 1, vector=embed(["cats"])[0])
+        await index.rank([short], within())
+        assert threads.pop() == threading.current_thread().name
+        await index.rank([replace(short, text="cats " * 6000)] * 64, within())
+        assert threads.pop() != threading.current_thread().name
+        index.close()
+
+
+async def test_a_closed_index_is_freed_without_a_garbage_collection(tmp_path: Path) -> None:
+    """Its files may be gone already: the disk has their space back when the mappings end."""
+    publish(tmp_path)
+    gc.disable()
+    try:
+        index = LoadedIndex(IndexRoot(tmp_path, "default").open(), store="chroma", candidates=50)
+        await index.rank([Query("cats", 1, vector=embed(["cats"])[0])], within())
+        index.close()
+        freed = weakref.ref(index)
+        del index
+        until(lambda: freed() is None)
+    finally:
+        gc.enable()
+
+
+def test_a_version_that_is_gone_answers_its_last_requests(tmp_path: Path) -> None:
+    """Also where Chroma opens its database once more, as it does for many at once."""
+    publish(tmp_path)
+    index = LoadedIndex(IndexRoot(tmp_path, "default").open(), store="chroma", candidates=50)
+    cats = np.asarray(embed(["cats"]), np.float32)
+    where = {"kind": {"$eq": "mammal"}}
+    (expected,) = index._search(cats, 2, where)
+    shutil.rmtree(index.version.folder)
+    with ThreadPoolExecutor(24) as pool:
+        for (found,) in pool.map(lambda _: index._search(cats, 2, where), range(200)):
+            assert found.rows.tolist() == expected.rows.tolist()
+    index.close()
 
 
 def test_the_json_of_an_answer_is_the_wire() -> None:
