@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import time
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Mapping
@@ -34,6 +35,9 @@ _STALE = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, ConnectionRese
 
 MAX_EVENT_BYTES = 8 * 1024 * 1024
 """Largest server-sent event that is read."""
+
+_MAX_REASON_BYTES = 64 * 1024
+"""What is read, at least, of the body of an error."""
 
 
 class HttpUpstream:
@@ -218,10 +222,12 @@ class HttpUpstream:
         return headers
 
     async def _rejection(self, response: aiohttp.ClientResponse) -> ServiceError:
-        try:
-            body = await response.content.read(64 * 1024)
-        except (aiohttp.ClientError, ConnectionError, asyncio.TimeoutError):
-            body = b""
+        body = b""
+        with contextlib.suppress(aiohttp.ClientError, ConnectionError, asyncio.TimeoutError):
+            async for block in response.content.iter_any():
+                body += block
+                if len(body) > _MAX_REASON_BYTES:
+                    break
         reason, field, code = _told(body)
         status = response.status
         if status in (400, 413, 422):
@@ -374,4 +380,4 @@ def _told(body: bytes) -> _Told:
 
 def _retry_after(response: aiohttp.ClientResponse, default_s: int) -> int:
     sent = response.headers.get("retry-after", "")
-    return int(sent) if sent.isdigit() else default_s
+    return int(sent) if sent.isascii() and sent.isdigit() else default_s

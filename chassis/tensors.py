@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping
 from typing import Any
 
@@ -48,7 +49,7 @@ def _values(tensor: InferInput, datatype: str) -> list[Any]:
         raise InvalidRequestError(f"{name}: shape {list(tensor.shape)} has a negative size.", field=name)
     try:
         array = tensor.as_numpy()
-    except (InvalidInput, ValueError, TypeError, OverflowError, IndexError) as error:
+    except (InvalidInput, ValueError, TypeError, OverflowError, IndexError, struct.error) as error:
         raise InvalidRequestError(
             f"{name}: the data does not fit shape {list(tensor.shape)} and datatype {tensor.datatype!r}. "
             f"This tensor is {datatype}, one value for each element of its shape.",

@@ -472,7 +472,7 @@ def _told(content: Mapping[str, Any], *, status: int | None, headers: Mapping[st
         code=code if isinstance(code, str) else None,
         field=field if isinstance(field, str) else None,
         request_id=headers.get("x-request-id"),
-        retry_after_s=int(retry_after) if retry_after.isdigit() else None,
+        retry_after_s=int(retry_after) if retry_after.isascii() and retry_after.isdigit() else None,
     )
 
 

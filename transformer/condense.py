@@ -56,7 +56,7 @@ class Condenser:
         asked = [turn.content for turn in history if turn.role == "user"][-_TURNS:]
         if not asked:
             return question
-        if self._method == "llm":
+        if self._method == "llm" and len(question) <= _MAX_QUERY_CHARS:
             rewritten = await self._rewrite(question, history, ctx)
             said = {
                 word.lower() for text in (question, *(turn.content for turn in history)) for word in _WORD.findall(text)

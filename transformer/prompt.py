@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import bisect
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TypeVar
 
 from predictor.client import PromptFormat
 from transformer.errors import PromptTooLongError
 from transformer.wire import CutPassage, Message, Source
 from vectorstore.wire import Passage
 
+ResultT = TypeVar("ResultT")
+
 _QUESTION = "\nQuestion:"
 """Before the question. Small models go on with another one when they have answered."""
 
 _MARGIN_TOKENS = 8
 """Tokens that parts of a prompt may differ by when they are counted apart instead of together."""
+
+_KEPT_CHARS = 8_000
+"""Longest text that is kept with what was found of it. Passages come again; what callers send may be far longer, and
+hardly does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +70,9 @@ class PromptBuilder:
         self._system_prompt = system_prompt
         self._instruction = instruction
         self._plain_system_prompt = plain_system_prompt
-        self._count = lru_cache(maxsize=8192)(prompt_format.count)
-        self._bare_frame = lru_cache(maxsize=64)(lambda system: prompt_format.count(self._render(system, (), "?")))
-        self._escape = lru_cache(maxsize=8192)(prompt_format.escape)
+        self._count = _keeping(prompt_format.count, 8192)
+        self._bare_frame = _keeping(lambda system: prompt_format.count(self._render(system, (), "?")), 64)
+        self._escape = _keeping(prompt_format.escape, 8192)
 
     @property
     def stop(self) -> tuple[str, ...]:
@@ -109,10 +117,10 @@ class PromptBuilder:
         told = self._count(fence) + self._count(lead) + self._count(asked) + _MARGIN_TOKENS
 
         room = self._window - max_tokens
+        needed = [self._count(self._block(passage, len(passages))) + 1 for passage in passages]
+        left = min(room, self._max_prompt_tokens) - told - sum(needed)
+        turns = turns[self._first_turn(system, turns, left) :]
         fixed = told + self._frame(system, turns)
-        while turns and fixed > min(room, self._max_prompt_tokens):
-            del turns[: 2 if len(turns) > 1 else 1]
-            fixed = told + self._frame(system, turns)
         if fixed > room:
             raise PromptTooLongError(
                 f"The question{' and its context' if context is not None else ''} take {fixed} tokens of the prompt "
@@ -122,7 +130,7 @@ class PromptBuilder:
             )
         if not passages:
             return Prompt(self._render(system, turns, f"{fence}{lead}{asked}"), [], [])
-        kept, cut = self._fit(passages, min(room, self._max_prompt_tokens) - fixed)
+        kept, cut = self._fit(passages, needed, min(room, self._max_prompt_tokens) - fixed)
         sources = [
             Source.made(number=number, **passage.__dict__)
             for number, passage in enumerate(sorted(kept, key=_reading_order), 1)
@@ -137,13 +145,24 @@ class PromptBuilder:
         """Tokens of a prompt beside its last message. Of a question without history they are counted once and kept."""
         return self._count(self._render(system, turns, "?")) if turns else self._bare_frame(system)
 
-    def _fit(self, passages: Sequence[Passage], budget: int) -> tuple[list[Passage], list[CutPassage]]:
+    def _first_turn(self, system: str, turns: Sequence[Mapping[str, str]], left: int) -> int:
+        """The first turn that stays, so that a prompt takes at most `left` tokens beside its last message.
+
+        Found by halves: a prompt is read anew for each beginning that is tried.
+        """
+        if not turns or self._frame(system, turns) <= left:
+            return 0
+        beginnings = range(2, len(turns), 2)
+        first = bisect.bisect_left(beginnings, True, key=lambda begin: self._frame(system, turns[begin:]) <= left)
+        return beginnings[first] if first < len(beginnings) else len(turns)
+
+    @staticmethod
+    def _fit(passages: Sequence[Passage], needed: Sequence[int], budget: int) -> tuple[list[Passage], list[CutPassage]]:
         kept: list[Passage] = []
         cut: list[CutPassage] = []
-        for passage in passages:
-            needed = self._count(self._block(passage, len(passages))) + 1
-            if not cut and needed <= budget:
-                budget -= needed
+        for passage, tokens in zip(passages, needed, strict=True):
+            if not cut and tokens <= budget:
+                budget -= tokens
                 kept.append(passage)
             else:
                 cut.append(
@@ -154,6 +173,12 @@ class PromptBuilder:
     def _block(self, passage: Passage, number: int) -> str:
         title = " — ".join(dict.fromkeys(filter(None, [passage.title, *passage.heading_path])))
         return _document(number, self._escape(title), self._escape(passage.text))
+
+
+def _keeping(found: Callable[[str], ResultT], size: int) -> Callable[[str], ResultT]:
+    """`found`, which is asked once only for each of so many short texts."""
+    kept = lru_cache(maxsize=size)(found)
+    return lambda text: kept(text) if len(text) <= _KEPT_CHARS else found(text)
 
 
 def _reading_order(passage: Passage) -> tuple[str, int, str]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import time
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import orjson
 
@@ -48,24 +50,28 @@ class Decisions:
         self._known: OrderedDict[str, tuple[float, Decision]] = OrderedDict()
 
     async def of(self, index_version: str, ctx: CallContext) -> Decision:
-        """The decision for a version. The default where the vectorstore does not answer, or knows no calibration."""
+        """The decision for a version. The default where the vectorstore knows no calibration.
+
+        Where it does not answer, the decision that was known before, or the default.
+        """
         now = time.monotonic()
         known = self._known.get(index_version)
         if known is not None and now - known[0] < _FRESH_S:
             return known[1]
-        decision = await self._ask(index_version, ctx)
+        try:
+            status = await self._vectorstore.status(ctx)
+        except ServiceError as error:
+            # Kept for nobody else: the deadline and the credentials were this request's.
+            logger.warning("the calibration of %s cannot be asked for: %s", index_version, error.message)
+            return self._decide(index_version, {}) if known is None else known[1]
+        decision = self._decide(index_version, status)
         self._known[index_version] = (now, decision)
         while len(self._known) > _VERSIONS:
             self._known.popitem(last=False)
         return decision
 
-    async def _ask(self, index_version: str, ctx: CallContext) -> Decision:
+    def _decide(self, index_version: str, status: Mapping[str, Any]) -> Decision:
         calibration = None
-        try:
-            status = await self._vectorstore.status(ctx)
-        except ServiceError as error:
-            logger.warning("the calibration of %s cannot be asked for: %s", index_version, error.message)
-            status = {}
         for collection in status.get("collections", {}).values():
             index = collection.get("index") or {}
             if index.get("version") == index_version and index.get("calibration") is not None:

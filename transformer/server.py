@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 import orjson
 from kserve import InferRequest, InferResponse
+from kserve.protocol.infer_type import to_http_parameters
 from pydantic import ValidationError
 
 from chassis.context import CallContext
@@ -122,7 +123,7 @@ def _tensor_instances(request: InferRequest) -> list[Instance]:
     if not request.inputs:
         raise InvalidRequestError("inputs: is empty. Send a tensor 'input' of datatype BYTES.", field="inputs")
     columns = read_columns(request, {name: datatype for name, (datatype, _) in INPUT_TENSORS.items()})
-    for name, value in (request.parameters or {}).items():
+    for name, value in to_http_parameters(request.parameters or {}).items():
         if name in INPUT_TENSORS and name != "input":
             columns.setdefault(name, [value])
     questions = columns.pop("input", [])

@@ -394,8 +394,11 @@ class BatchEngine:
     def _tell_latest(self, job: Job) -> None:
         with self._changed:
             update, job.undelivered = job.undelivered, None
-        if update is not None and not job.cancelled:
-            job.told_end = update.finish_reason is not None
+        if update is None:
+            return
+        ended = update.finish_reason is not None
+        if ended or not job.cancelled:  # one that was cancelled when it had ended is told nothing else
+            job.told_end = ended
             job.listener.update(update)
 
     def _deliver_forever(self) -> None:

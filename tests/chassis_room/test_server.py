@@ -240,6 +240,45 @@ def test_tensors_travel_as_json_and_binary(client: httpx.Client) -> None:
     assert "unknown tensor 'nope'" in unknown.json()["error"]
 
 
+@pytest.mark.parametrize(
+    ("raw", "change"),
+    [
+        (b"\x05\x00", {}),
+        (b"\xff\x00\x00\x00ab", {}),
+        (b"\x01\x00\x00\x00c", {"shape": [2]}),
+        (b"\x01\x00\x00\x00c", {"parameters": {"binary_data_size": "5"}}),
+        (b"abc", {"datatype": "INT32"}),
+    ],
+)
+def test_binary_tensors_that_are_none_are_the_callers_error(
+    client: httpx.Client, raw: bytes, change: dict[str, object]
+) -> None:
+    tensor = {"name": "text", "datatype": "BYTES", "shape": [1], "parameters": {"binary_data_size": len(raw)}, **change}
+    head = json.dumps({"inputs": [tensor]}).encode()
+    response = client.post(
+        "/v2/models/echo/infer",
+        content=head + raw,
+        headers={"inference-header-content-length": str(len(head)), "content-type": "application/octet-stream"},
+    )
+    assert response.status_code == 400
+    assert "binary_data_size" in response.json()["error"]
+
+
+GRPC_BROKEN_OFF = """
+import sys, tritonclient.grpc as t
+from tritonclient.utils import InferenceServerException
+i = t.InferInput("text", [1], "BYTES"); i._raw_content = bytes([255, 0, 0, 0, 97])
+try: t.InferenceServerClient(sys.argv[1]).infer("echo", [i])
+except InferenceServerException as e: print(e.status(), e.message())
+"""
+
+
+def test_a_text_that_breaks_off_is_the_callers_error_over_grpc(echo: Echo) -> None:
+    call = [sys.executable, "-c", GRPC_BROKEN_OFF, echo.grpc_url]
+    done = subprocess.run(call, capture_output=True, text=True, timeout=60)
+    assert done.stdout.startswith("StatusCode.INVALID_ARGUMENT text: the data does not fit shape [1]"), done.stderr
+
+
 GRPC_CALL = """
 import sys, numpy as np, tritonclient.grpc as t
 from tritonclient.utils import InferenceServerException

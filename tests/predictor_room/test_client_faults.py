@@ -258,6 +258,21 @@ async def test_whose_mistake_it_was(status: str, reason: str, error: type[Servic
             assert reason not in failed.value.message
 
 
+async def test_a_reason_that_comes_in_pieces_is_read_whole() -> None:
+    content = json.dumps({"error": "Error generating request: CUDA out of memory"}).encode()
+
+    async def in_pieces(writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 400 Bad Request\r\nContent-Length: %d\r\n\r\n" % len(content))
+        for part in (content[:20], content[20:]):
+            writer.write(part)
+            for _ in range(100):  # the client's turn
+                await asyncio.sleep(0)
+
+    with pytest.raises(BadUpstreamError) as failed:
+        await collect(in_pieces)
+    assert failed.value.upstream_reason.endswith("out of memory")
+
+
 async def test_html_of_a_proxy_is_a_bad_upstream() -> None:
     with pytest.raises(BadUpstreamError):
         await collect(body(b"<html>Bad gateway</html>", status="502 Bad Gateway", kind="text/html"))

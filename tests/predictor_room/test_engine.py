@@ -227,6 +227,25 @@ def test_a_waiting_job_can_be_cancelled(bench: Bench) -> None:
         assert isinstance(each.end(), CancelledError)
 
 
+def test_a_job_that_is_cancelled_when_it_has_ended_is_told_its_end(bench: Bench) -> None:
+    slow, go_on = threading.Event(), threading.Event()
+
+    class Slow(Caller):
+        def update(self, update: Update) -> None:
+            slow.set()
+            assert go_on.wait(10)
+
+    bench.engine.submit([1], ENDLESS, Slow(), streaming=True)
+    caller = Caller()
+    job = bench.engine.submit([1], GREEDY, caller, streaming=False)
+    bench.gate.set()
+    assert slow.wait(10)
+    until(lambda: bench.engine.load().running == 1)
+    bench.engine.cancel(job)
+    go_on.set()
+    assert text_of(caller.end()) == "EDCBA"
+
+
 def test_a_prompt_that_cannot_start_harms_no_other(bench: Bench) -> None:
     good, bad, after = bench.ask(), bench.ask([]), bench.ask()
     bench.gate.set()

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
+import weakref
+from collections.abc import Mapping, Sequence
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -89,6 +94,50 @@ def test_the_oldest_turns_go_first(prompt_format: PromptFormat) -> None:
     assert present
     assert present == list(range(present[0], 8))
     assert present[0] % 2 == 0
+
+
+def test_turns_go_before_passages(prompt_format: PromptFormat) -> None:
+    passages = [passage(n) for n in range(2)]
+    for turns in range(2, 30, 2):
+        history = [Message(role=role, content="word " * 40) for role in ("user", "assistant") * (turns // 2)]
+        prompt = builder(prompt_format).build("Why?", passages=passages, history=history, max_tokens=50)
+        assert prompt.cut == []
+
+
+def test_a_long_conversation_is_read_a_few_times_only(
+    prompt_format: PromptFormat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rendered: list[int] = []
+    render = prompt_format.render
+
+    def counted(messages: Sequence[Mapping[str, str]]) -> str:
+        rendered.append(len(messages))
+        return render(messages)
+
+    monkeypatch.setattr(prompt_format, "render", counted)
+    history = [Message(role=role, content=f"turn{n} " * 5) for n, role in enumerate(("user", "assistant") * 128)]
+    prompt = builder(prompt_format).build("Why?", history=history, max_tokens=50)
+    present = [n for n in range(256) if f"turn{n} " in prompt.text]
+    assert present == list(range(present[0], 256))
+    assert present[0] % 2 == 0
+    assert len(rendered) < 16
+    one_more = history[present[0] - 2 :]
+    assert builder(prompt_format).build("Why?", history=one_more, max_tokens=50).text == prompt.text
+
+
+def test_long_texts_are_not_kept(prompt_format: PromptFormat) -> None:
+    class Text(str):
+        """One that can be waited for to be freed."""
+
+    long = builder(prompt_format)
+    for field in ("question", "context", "instructions"):
+        sent = Text("because " * 2000)
+        freed = weakref.ref(sent)
+        with contextlib.suppress(PromptTooLongError):
+            long.build(**{"question": "Why?", "max_tokens": 10, field: sent})  # type: ignore[arg-type]
+        del sent
+        gc.collect()
+        assert freed() is None, field
 
 
 def test_what_cannot_fit_is_an_error_with_its_numbers(prompt_format: PromptFormat) -> None:

@@ -16,6 +16,9 @@ from typing import Any
 import httpx
 import pytest
 import pytest_asyncio
+from grpc import aio
+from kserve.protocol.grpc.grpc_predict_v2_pb2 import ModelInferRequest
+from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub
 from processes import free_ports, program, until
 from upstreams import EMBEDDER, PASSAGE, WORDS, Upstreams
 
@@ -309,6 +312,8 @@ async def test_the_llm_condenses_only_to_words_that_were_said(rewritten: tuple[s
         assert sent == searched
         alone = (await client.post(GENERATE, json={"text_input": "And for batteries?"})).json()
         assert alone["query"] == "And for batteries?"
+        long = "And for batteries? " * 60
+        assert (await client.post(GENERATE, json={**body, "text_input": long})).json()["query"] == long
 
 
 def events_of(response: httpx.Response) -> list[dict[str, Any]]:
@@ -463,6 +468,38 @@ async def test_a_calibration_decides_for_its_own_version_only(service: Running) 
         assert not await refused()
     with served(service.upstreams, "broken", {"format": 1}):
         assert not await refused()
+
+
+async def test_a_calibration_that_one_request_could_not_ask_for_is_asked_for_again(service: Running) -> None:
+    async def refused() -> bool:
+        return bool((await service.client.post(GENERATE, json={"text_input": Q})).json()["refused"])
+
+    with served(service.upstreams, "strict-later", calibration("strict-later", 0.999)):
+        service.upstreams.indexes_answer = "unauthorized"
+        assert not await refused()
+        service.upstreams.indexes_answer = "answer"
+        assert await refused()
+
+
+async def test_parameters_of_a_grpc_request_are_those_of_rest(service: Running) -> None:
+    request = ModelInferRequest(model_name="rag")
+    question = request.inputs.add(name="input", datatype="BYTES", shape=[1, 1])
+    question.contents.bytes_contents.append(Q.encode())
+    request.parameters["max_tokens"].int64_param = 7
+    request.parameters["refuse"].bool_param = False
+    request.parameters["filters"].string_param = '{"lang": "en"}'
+    (port,) = free_ports(1)
+    url = service.upstreams.url
+    async with (
+        transformer(url, url, ENABLE_GRPC="true", GRPC_PORT=str(port)),
+        aio.insecure_channel(f"127.0.0.1:{port}") as channel,
+    ):
+        service.upstreams.seen.clear()
+        answer = await GRPCInferenceServiceStub(channel).ModelInfer(request, timeout=30)
+        assert answer.outputs[0].name == "text_output"
+        (_, _, searched), (_, _, generated) = service.upstreams.seen
+        assert searched["instances"][0]["filters"] == {"lang": "en"}
+        assert generated["sampling_param_max_tokens"] == 7
 
 
 async def test_more_ways_to_search_are_passed_on(service: Running) -> None:
