@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import queue
+import signal
 import socket
 import subprocess
 import sys
@@ -222,7 +223,7 @@ def model_store(settings: Settings, progress: Progress | None = None) -> ModelSt
 def _start_services(settings: Settings, state: GraphState, channel: _Supervisor, progress: Progress) -> None:
     cancellable = _Cancellable(progress)
     store = model_store(settings, cancellable)
-    with ThreadPoolExecutor(3, thread_name_prefix="prepare") as pool:
+    with ThreadPoolExecutor(3, thread_name_prefix="prepare") as pool, _interrupts_deferred() as interrupt:
         try:
             environment: Future[TritonEnvironment] = pool.submit(
                 ensure_triton_environment,
@@ -248,12 +249,40 @@ def _start_services(settings: Settings, state: GraphState, channel: _Supervisor,
                             start()
                 if waiting:
                     done, pending = wait(pending, timeout=_POLL_S, return_when=FIRST_COMPLETED)
+                    interrupt()
                     for future in done:
                         future.result()
                     channel.check()
         except BaseException:
             cancellable.cancelled = True
             raise
+
+
+@contextlib.contextmanager
+def _interrupts_deferred() -> Iterator[Callable[[], None]]:
+    """Until what is given is called, signals whose handlers raise wait.
+
+    In the midst of a future's lock they would leave it locked, and whoever makes its result would wait for ever.
+    """
+    seen: list[int] = []
+    handlers: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    deferred = [number for number, handler in handlers.items() if callable(handler)]
+
+    def interrupt() -> None:
+        while seen:
+            number = seen.pop(0)
+            handlers[number](number, None)
+
+    for number in deferred:
+        signal.signal(number, lambda number, _: seen.append(number))
+    try:
+        yield interrupt
+        interrupt()
+    finally:
+        for number in deferred:
+            signal.signal(number, handlers[number])
 
 
 def _lock(settings: Settings) -> int:
