@@ -197,7 +197,7 @@ def _all_started(settings: Settings, up: subprocess.Popen[bytes]) -> GraphState:
 
 
 GIVEN_UP = """
-import _thread, os, sys
+import _thread, os, signal, sys
 from kserve_rag.launcher import launch
 from kserve_rag.progress import Silent
 from kserve_rag.settings import Settings
@@ -209,6 +209,8 @@ class Impatient(Silent):
             self.told = True
             _thread.interrupt_main()
 
+# A shell has it ignored in what it runs in the background.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 try:
     launch(Settings(), progress=Impatient())
 except KeyboardInterrupt:
