@@ -41,7 +41,7 @@ async def test_deltas_join_to_the_whole_text(
     assert "Paris" in whole.text
     assert "".join(chunk.text for chunk in chunks) == whole.text
     # On a busy machine steps come together: a long answer has enough of them.
-    assert len(await collect(client.stream(replace(ENDLESS, max_tokens=100), ctx))) > 5
+    assert len(await collect(client.stream(replace(ENDLESS, max_tokens=50), ctx))) > 5
     assert [chunk.finish_reason for chunk in chunks] == [None] * (len(chunks) - 1) + ["stop"]
     assert replace(chunks[-1], text=whole.text) == whole
 
@@ -87,7 +87,7 @@ async def test_greedy_is_deterministic(client: PredictorClient, question: Genera
 
 
 async def test_a_seed_fixes_a_sampled_answer(client: PredictorClient, ctx: CallContext) -> None:
-    request = GenerationRequest("Once upon a time", max_tokens=30, temperature=1.5, top_k=0, top_p=1.0, seed=7)
+    request = GenerationRequest("Once upon a time", max_tokens=12, temperature=1.5, top_k=0, top_p=1.0, seed=7)
     first, again, other = [
         (await client.generate(each, ctx)).text for each in (request, request, replace(request, seed=8))
     ]
@@ -96,7 +96,7 @@ async def test_a_seed_fixes_a_sampled_answer(client: PredictorClient, ctx: CallC
 
 
 async def test_answers_without_a_seed_differ(client: PredictorClient, ctx: CallContext) -> None:
-    request = GenerationRequest("Once upon a time", max_tokens=30, temperature=1.5)
+    request = GenerationRequest("Once upon a time", max_tokens=12, temperature=1.5)
     assert len({(await client.generate(request, ctx)).text for _ in range(3)}) > 1
 
 
@@ -145,7 +145,7 @@ async def test_control_tokens_of_the_prompt_are_read_as_such(
 
 
 async def test_eight_at_once(client: PredictorClient, predictor_server: Triton, ctx: CallContext) -> None:
-    requests = [replace(ENDLESS, prompt=f"{i}, " + ENDLESS.prompt, max_tokens=150) for i in range(8)]
+    requests = [replace(ENDLESS, prompt=f"{i}, " + ENDLESS.prompt, max_tokens=60) for i in range(8)]
     answers = [asyncio.create_task(client.generate(request, ctx)) for request in requests]
     await asyncio.to_thread(until, lambda: predictor_server.metric(RUNNING) == 8)
     assert {(await answer).finish_reason for answer in answers} <= {"length", "stop"}
