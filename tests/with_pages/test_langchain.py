@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,8 @@ def shown(graph: PeopleGraph, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 def test_the_chat_model_answers_from_the_documents(shown: dict[str, Any]) -> None:
     answer = shown["answer"]
-    assert "index version" in answer.content
+    # In which order so small a model says it changes with the documents.
+    assert {"index", "version"} <= set(re.findall(r"\w+", answer.content.lower()))
     assert answer.usage_metadata["output_tokens"] > 0
     assert answer.response_metadata["finish_reason"] == "stop"
 
