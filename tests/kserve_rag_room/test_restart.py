@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import json
 import os
 import signal
 import stat
@@ -140,8 +141,26 @@ async def test_what_is_under_way_is_answered_to_its_end(own: tuple[Settings, Gra
     assert events[-1].finish_reason in ("stop", "length")  # type: ignore[union-attr]
 
 
-async def test_callers_of_grpc_notice_nothing(own: tuple[Settings, Graph]) -> None:
+GRPC_RETRIES = {
+    "methodConfig": [
+        {
+            "name": [{}],
+            "retryPolicy": {
+                "maxAttempts": 4,
+                "initialBackoff": "0.1s",
+                "maxBackoff": "1s",
+                "backoffMultiplier": 2,
+                "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],
+            },
+        }
+    ]
+}
+"""A call that comes at the very moment in which gRPC's server begins to drain is answered CANCELLED by it."""
+
+
+async def test_callers_of_grpc_that_try_again_notice_nothing(own: tuple[Settings, Graph]) -> None:
     settings, graph = own
+    options = [("grpc.service_config", json.dumps(GRPC_RETRIES))]
     text = InferInput("input", [1, 1], "BYTES", ["What does error code E08 mean?"])
     limit = InferInput("max_tokens", [1, 1], "INT32", [1])
     request = InferRequest("rag", [text, limit]).to_grpc()
@@ -149,7 +168,7 @@ async def test_callers_of_grpc_notice_nothing(own: tuple[Settings, Graph]) -> No
 
     async def ask() -> None:
         nonlocal answered
-        async with aio.insecure_channel(graph.state.services["transformer"].grpc_url or "") as channel:
+        async with aio.insecure_channel(graph.state.services["transformer"].grpc_url or "", options=options) as channel:
             stub = GRPCInferenceServiceStub(channel)
             while not ended.is_set():
                 await stub.ModelInfer(request, timeout=60)
