@@ -562,13 +562,10 @@ def _already_up(
     console.print(f"[dim]({_plain(state.llm)}, {_plain(state.embedder)})[/]")
     _tell_page(state)
     from kserve_rag.console import Board
+    from kserve_rag.replicas import scale
 
     with Board(console) as board:
-        if any(count > len(services[name].replicas) for name, count in counts.items()):
-            from kserve_rag.replicas import replicas
-
-            with replicas(settings, state, board) as processes:
-                processes.scale(counts)
+        scale(settings, state, counts, board)
         if paths:
             _index(settings, state, paths, board)
     if question is not None:

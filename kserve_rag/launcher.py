@@ -46,7 +46,7 @@ from kserve_rag.graph import (
 from kserve_rag.locking import locked, try_lock
 from kserve_rag.models import Catalogue, Kind, ModelFolder, ModelStore
 from kserve_rag.progress import Progress, Silent
-from kserve_rag.replicas import replicas
+from kserve_rag.replicas import scale
 from kserve_rag.settings import HOST, Settings
 from kserve_rag.triton import (
     TritonEnvironment,
@@ -139,15 +139,8 @@ class Graph:
             self._supervisor.start(self.state, name, command, variables(self._settings, self.state), drains=True)
 
     def scale(self, counts: Mapping[ServiceName, int]) -> None:
-        """Starts further processes until each service has as many as are wanted of it. All have to be ready.
-
-        Raises:
-            LaunchError: one does not become ready.
-        """
-        if not any(count > len(self.state.services[name].replicas) for name, count in counts.items()):
-            return
-        with replicas(self._settings, self.state, self.progress) as processes:
-            processes.scale(counts)
+        """As `kserve_rag.replicas.scale`."""
+        scale(self._settings, self.state, counts, self.progress)
 
     def watch(self) -> None:
         """Blocks for as long as every service runs.

@@ -59,6 +59,22 @@ def replicas(settings: Settings, state: GraphState, progress: Progress | None = 
         os.close(lock)
 
 
+def scale(
+    settings: Settings, state: GraphState, counts: Mapping[ServiceName, int], progress: Progress | None = None
+) -> None:
+    """Starts further processes until each service has as many as are wanted of it. All have to be ready.
+
+    Raises:
+        LaunchError: one does not become ready, or somebody else changes the processes.
+    """
+    if not any(count > len(state.services[name].replicas) for name, count in counts.items()):
+        return
+    with replicas(settings, state, progress) as processes:
+        for name, count in counts.items():
+            while len(state.services[name].replicas) < count:
+                processes.add(name)
+
+
 class Replicas:
     """The processes of a running graph. What changes is written into its state."""
 
@@ -106,12 +122,6 @@ class Replicas:
         self._control.serve(replica.name)
         service.replicas.append(replica)
         self._write()
-
-    def scale(self, counts: Mapping[ServiceName, int]) -> None:
-        """Starts further processes until each service has as many as are wanted of it. Raises as `add` does."""
-        for name, count in counts.items():
-            while len(self._state.services[name].replicas) < count:
-                self.add(name)
 
     def _move(self, specification: dict[str, Any], replica: Replica) -> None:
         """Gives a copy of a process what may be had only once."""
