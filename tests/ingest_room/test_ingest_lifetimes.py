@@ -7,9 +7,9 @@ import contextlib
 import fcntl
 import os
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import pytest
 from loopback_embedder import LoopbackEmbedder
@@ -95,14 +95,19 @@ def unwritable(root: Path) -> Iterator[None]:
         database.execute("ROLLBACK")
 
 
+async def left(root: Path, call: Coroutine[Any, Any, Any]) -> None:
+    """A call whose client leaves while it cannot be written, and its end."""
+    with unwritable(root):
+        asked = asyncio.create_task(call)
+        await asyncio.wait([asked], timeout=0.1)
+        asked.cancel()
+        await asyncio.wait([asked], timeout=0.1)
+    await asyncio.wait([asked])
+
+
 async def test_a_task_whose_client_leaves_while_it_is_written_is_done(make: Make, root: Path) -> None:
     async with running(make()) as service:
-        with unwritable(root):
-            asked = asyncio.create_task(service.reindex("default"))
-            await asyncio.wait([asked], timeout=0.1)
-            asked.cancel()
-            await asyncio.wait([asked], timeout=0.1)
-        await asyncio.wait([asked])
+        await left(root, service.reindex("default"))
         tasks = await service.tasks(None, 10)
         while not tasks:  # the write may end after the wait for it
             tasks = await service.tasks(None, 10)
@@ -115,12 +120,7 @@ async def test_a_queued_task_whose_canceller_leaves_is_cancelled(
     async with running(make()) as service:
         first = await held(service, embedder)
         queued = await upload(service, "queued.md", "Glaze is clay and water.")
-        with unwritable(root):
-            asked = asyncio.create_task(service.cancel(queued.id))
-            await asyncio.wait([asked], timeout=0.1)
-            asked.cancel()
-            await asyncio.wait([asked], timeout=0.1)
-        await asyncio.wait([asked])
+        await left(root, service.cancel(queued.id))
         assert (await ended(service, queued)).state == "cancelled"
         embedder.release()
         assert (await ended(service, first)).state == "succeeded"

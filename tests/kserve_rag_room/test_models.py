@@ -98,12 +98,15 @@ def test_a_broken_download_goes_on_where_it_broke(store: ModelStore, hub: Hub) -
     assert int(ranges[1].removeprefix("bytes=").rstrip("-")) > 0
 
 
-def test_another_process_goes_on_too(store: ModelStore, hub: Hub, tmp_path: Path) -> None:
-    class Stop(Silent):
-        def update(self, task: str, done: int, total: int | None) -> None:
-            if done > 1_000_000:
-                raise KeyboardInterrupt
+class Stop(Silent):
+    """Interrupts what is fetched, in its midst."""
 
+    def update(self, task: str, done: int, total: int | None) -> None:
+        if done > 1_000_000:
+            raise KeyboardInterrupt
+
+
+def test_another_process_goes_on_too(store: ModelStore, hub: Hub, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         ModelStore(tmp_path / "models", hub_url=hub.url, progress=Stop()).fetch(from_hub(), label="weights")
     assert store.fetch(from_hub(), label="weights").read_bytes() == CONTENT
@@ -112,12 +115,6 @@ def test_another_process_goes_on_too(store: ModelStore, hub: Hub, tmp_path: Path
 
 def test_what_is_not_known_of_an_unfinished_file_is_fetched_anew(store: ModelStore, hub: Hub, tmp_path: Path) -> None:
     """Its version was cut short, as by a full disk or a power cut."""
-
-    class Stop(Silent):
-        def update(self, task: str, done: int, total: int | None) -> None:
-            if done > 1_000_000:
-                raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
         ModelStore(tmp_path / "models", hub_url=hub.url, progress=Stop()).fetch(from_hub(), label="weights")
     (version,) = (tmp_path / "models" / "partial").glob("*.version")
@@ -142,11 +139,6 @@ def test_a_copy_that_is_given_up_leaves_nothing(tmp_path: Path) -> None:
 
 def test_what_was_begun_of_another_file_is_thrown_away(store: ModelStore, hub: Hub, tmp_path: Path) -> None:
     hub.files[PATH] = HubFile(b"old" * 1_000_000)
-
-    class Stop(Silent):
-        def update(self, task: str, done: int, total: int | None) -> None:
-            if done > 1_000_000:
-                raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         ModelStore(tmp_path / "models", hub_url=hub.url, progress=Stop()).fetch(from_hub(None), label="weights")
