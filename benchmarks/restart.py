@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 
 import aiohttp
 
-from kserve_rag.graph import SERVICES, ServiceName, need_running
+from kserve_rag.local.graph import SERVICES, ServiceName, need_running
 from kserve_rag.settings import Settings
 
 CLIENTS = 32

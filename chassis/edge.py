@@ -209,7 +209,7 @@ class Edge:
         self._model_name = model_name
         self._parting: list[tuple[bytes, bytes]] = []
 
-    def part(self) -> None:
+    def start_draining(self) -> None:
         """From now on every answer is its connection's last."""
         self._parting[:] = [(b"connection", b"close")]
 
@@ -420,7 +420,7 @@ def drain_on_signal(edge: Edge, server: uvicorn.Server, also: Callable[[], objec
 
     def drain() -> None:
         logger.info("draining: every answer closes its connection")
-        edge.part()
+        edge.start_draining()
         close_silent({})
         also()
 

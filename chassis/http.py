@@ -55,8 +55,8 @@ class HttpUpstream:
         connect_timeout_s: float = 2.0,
         connections: int = 512,
         verify: bool = True,
-        heeds_sampling: bool = True,
-        renewed_after_s: float = 10,
+        honours_sampling: bool = True,
+        max_connection_age_s: float = 10,
     ) -> None:
         """A client of the service at `base_url`.
 
@@ -66,9 +66,9 @@ class HttpUpstream:
             connect_timeout_s: longest time for a connection to be made.
             connections: most at a time.
             verify: whether a certificate has to be valid.
-            heeds_sampling: whether it takes a trace that is not sampled as one not to record. Triton records every one
-                that it is told of; of such a trace it is told nothing.
-            renewed_after_s: how long connections are kept for further requests. Behind one address may be several
+            honours_sampling: whether the upstream honours the sampled flag of a trace. Triton records every trace whose
+                header it gets, so it gets none for a trace that is not sampled.
+            max_connection_age_s: how long connections are kept for further requests. Behind one address may be several
                 processes: one that joins gets its share, and one that leaves is left, within this time.
         """
         self.base_url = base_url.rstrip("/")
@@ -77,10 +77,10 @@ class HttpUpstream:
         self._connect_timeout_s = connect_timeout_s
         self._connections = connections
         self._verify = verify
-        self._heeds_sampling = heeds_sampling
+        self._honours_sampling = honours_sampling
         parts = urlsplit(self.base_url)
         self._host, self._port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
-        self._renewed_after_s = renewed_after_s
+        self._max_connection_age_s = max_connection_age_s
         self._session: aiohttp.ClientSession | None = None
         self._session_until = 0.0
         self._given_up: set[aiohttp.ClientSession] = set()
@@ -216,7 +216,7 @@ class HttpUpstream:
 
     def _outgoing(self, ctx: CallContext) -> dict[str, str]:
         headers = ctx.outgoing_headers()
-        if not self._heeds_sampling and tracing.ids(headers) is not None and not tracing.sampled(headers):
+        if not self._honours_sampling and tracing.ids(headers) is not None and not tracing.sampled(headers):
             headers.pop("traceparent", None)
             headers.pop("tracestate", None)
         return headers
@@ -256,22 +256,22 @@ class HttpUpstream:
         now = time.monotonic()
         if self._session is None or now > self._session_until:
             if self._session is not None:
-                self._give_up(self._session)
+                self._retire_session(self._session)
             self._session = aiohttp.ClientSession(
                 connector=_Connector(
                     limit=self._connections,
                     ssl=self._verify,
-                    keepalive_timeout=self._renewed_after_s,
+                    keepalive_timeout=self._max_connection_age_s,
                     ttl_dns_cache=30,
                 ),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 auto_decompress=True,
                 skip_auto_headers=("accept-encoding",),
             )
-            self._session_until = now + self._renewed_after_s
+            self._session_until = now + self._max_connection_age_s
         return self._session
 
-    def _give_up(self, session: aiohttp.ClientSession) -> None:
+    def _retire_session(self, session: aiohttp.ClientSession) -> None:
         """Closes a session when its requests have ended."""
 
         def close() -> None:

@@ -59,10 +59,10 @@ logger = logging.getLogger("chassis.server")
 
 Lifespan = Callable[[], contextlib.AbstractAsyncContextManager[None]]
 
-__all__ = ["Room", "RoomModel", "app", "application", "kserve_args", "serve"]
+__all__ = ["ModelService", "ServiceModel", "app", "application", "kserve_args", "serve"]
 
 
-class RoomModel(kserve.Model):
+class ServiceModel(kserve.Model):
     """A KServe model whose readiness has a reason and whose errors reach the caller in the protocol's own shape."""
 
     def __init__(self, name: str) -> None:
@@ -89,10 +89,10 @@ class RoomModel(kserve.Model):
 
 
 @dataclass(frozen=True)
-class Room:
+class ModelService:
     """What a room serves. One per process: KServe has one application in each."""
 
-    model: RoomModel
+    model: ServiceModel
     """Registered under its name on v1, v2 and gRPC."""
     settings: ServerSettings
     """Addresses and limits."""
@@ -106,26 +106,26 @@ class Room:
     """Entered inside the event loop before the ports open, left after they are closed."""
 
 
-def serve(room: Room) -> None:
-    """Serves `room` over REST and gRPC until SIGTERM or SIGINT, then lets requests in flight finish."""
+def serve(service: ModelService) -> None:
+    """Serves `service` over REST and gRPC until SIGTERM or SIGINT, then lets requests in flight finish."""
     try:
-        _Server(room).run()
+        _Server(service).run()
     finally:
         tracing.shutdown()
 
 
-def application(room: Room) -> ASGIApp:
-    """The REST side of `room` for another ASGI server, which runs its lifespan. It has no use for the addresses."""
-    app.include_router(APIRouter(lifespan=lambda _: room.lifespan()))
-    rest = _Server(room).rest()
+def application(service: ModelService) -> ASGIApp:
+    """The REST side of `service` for another ASGI server, which runs its lifespan. It has no use for the addresses."""
+    app.include_router(APIRouter(lifespan=lambda _: service.lifespan()))
+    rest = _Server(service).rest()
     rest.create_application()
     served: ASGIApp = rest.config.app
     return served
 
 
 class _Server(kserve.ModelServer):
-    def __init__(self, room: Room) -> None:
-        settings = room.settings
+    def __init__(self, service: ModelService) -> None:
+        settings = service.settings
         super().__init__(
             http_port=settings.http_port,
             grpc_port=settings.grpc_port,
@@ -134,17 +134,17 @@ class _Server(kserve.ModelServer):
             enable_latency_logging=False,
             grace_period=settings.grace_period_s,
         )
-        self._model = room.model
+        self._model = service.model
         self._settings = settings
-        self._lifespan = room.lifespan
-        self._register_and_check_atleast_one_model_is_ready([room.model])
+        self._lifespan = service.lifespan
+        self._register_and_check_atleast_one_model_is_ready([service.model])
         self.dataplane = _DataPlane(self.registered_models)
         self.model_repository_extension = _ClosedRepository(self.registered_models)
-        self._errors = _ErrorMapper(room.model, room.error_shapes)
-        for router in (_readiness_routes(room.model), *room.routers):
+        self._errors = _ErrorMapper(service.model, service.error_shapes)
+        for router in (_readiness_routes(service.model), *service.routers):
             app.include_router(router)
-        if room.description is not None:
-            app.openapi = functools.cache(functools.partial(describe, app, room.description, room.model.name))
+        if service.description is not None:
+            app.openapi = functools.cache(functools.partial(describe, app, service.description, service.model.name))
 
     def run(self) -> None:
         try:
@@ -229,7 +229,7 @@ class _ClosedRepository(ModelRepositoryExtension):
 # REST
 
 
-def _readiness_routes(model: RoomModel) -> APIRouter:
+def _readiness_routes(model: ServiceModel) -> APIRouter:
     """KServe's readiness routes, told by the model: its own say ready as soon as the process runs."""
     router = APIRouter(tags=["readiness"])
 
@@ -319,7 +319,7 @@ class _ErrorMapper(ErrorMapper):
 
     kinds = (InvalidInput, ModelNotFound, ModelNotReady, *ErrorMapper.kinds)
 
-    def __init__(self, model: RoomModel, shapes: Mapping[str, ErrorShape]) -> None:
+    def __init__(self, model: ServiceModel, shapes: Mapping[str, ErrorShape]) -> None:
         super().__init__(shapes)
         self._model = model
 
@@ -346,7 +346,7 @@ class _Servicer(InferenceServicer):
         return ModelReadyResponse(ready=await model.not_ready_reason() is None)
 
 
-async def _start_grpc(servicer: InferenceServicer, settings: ServerSettings, model: RoomModel) -> aio.Server:
+async def _start_grpc(servicer: InferenceServicer, settings: ServerSettings, model: ServiceModel) -> aio.Server:
     server = aio.server(
         interceptors=(_StatusInterceptor(_ErrorMapper(model, {}), model.name),),
         options=[

@@ -251,7 +251,7 @@ class Command(NamedTuple):
 
 def commands() -> list[Command]:
     """All commands of `kserve-rag`, subcommands after their group."""
-    from kserve_rag.cli import app
+    from kserve_rag.cli.app import app
 
     return list(_commands(app, "kserve-rag"))
 
@@ -304,7 +304,7 @@ def _metavar(kind: Any) -> str:
 
 def cli_page() -> str:
     """Every command, and the other programs."""
-    from kserve_rag.cli import app
+    from kserve_rag.cli.app import app
 
     lines = [
         "# Command line",
@@ -384,12 +384,12 @@ def _application(service: str, folder: Path) -> Any:
 
         return ingest()
     if service == "vectorstore":
-        from vectorstore.__main__ import room as vectorstore
+        from vectorstore.__main__ import model_service as vectorstore
         from vectorstore.settings import VectorstoreSettings
 
         application(vectorstore(read_settings(VectorstoreSettings, index_root=folder)))
     else:
-        from transformer.__main__ import room as transformer
+        from transformer.__main__ import model_service as transformer
         from transformer.settings import TransformerSettings
 
         # The routes depend on no model; the service wants one to begin with.

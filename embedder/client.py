@@ -63,7 +63,7 @@ class EmbedderClient:
     def __init__(self, base_url: str, *, model: str, rows_per_request: int = 16, requests_in_flight: int = 4) -> None:
         """A client of `model` at `base_url`. `rows_per_request` may not pass the model's max_batch_size."""
         self.model = model
-        self._upstream = HttpUpstream(base_url, name="embedder", heeds_sampling=False)
+        self._upstream = HttpUpstream(base_url, name="embedder", honours_sampling=False)
         self._path = f"/v2/models/{quote(model, safe='')}"
         self._rows_per_request = rows_per_request
         self._requests_in_flight = requests_in_flight

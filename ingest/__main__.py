@@ -22,15 +22,15 @@ from rich.console import Console
 from chassis import signals, tracing
 from ingest import pipeline, progress
 from ingest.errors import IngestError
+from ingest.executor import Executor, LocalExecutor
 from ingest.settings import IngestSettings
-from ingest.workforce import LocalWorkforce, Workforce
 
-Hire = Callable[[IngestSettings], contextlib.AbstractContextManager[Workforce]]
+Hire = Callable[[IngestSettings], contextlib.AbstractContextManager[Executor]]
 """Gives who parses and embeds, for as long as the run lasts."""
 
 
-def _local(settings: IngestSettings) -> contextlib.AbstractContextManager[Workforce]:
-    return contextlib.nullcontext(LocalWorkforce(settings))
+def _local(settings: IngestSettings) -> contextlib.AbstractContextManager[Executor]:
+    return contextlib.nullcontext(LocalExecutor(settings))
 
 
 def main(arguments: list[str] | None = None, *, prog: str = "python -m ingest", hire: Hire = _local) -> int:
@@ -55,8 +55,8 @@ def main(arguments: list[str] | None = None, *, prog: str = "python -m ingest", 
         _say(console, str(error))
         return 2
     try:
-        with tracing.program(signals.INGESTION), hire(settings) as workforce, progress.shown(console) as on_progress:
-            summary = asyncio.run(pipeline.run(settings, options.paths, on_progress, workforce=workforce))
+        with tracing.program(signals.INGESTION), hire(settings) as executor, progress.shown(console) as on_progress:
+            summary = asyncio.run(pipeline.run(settings, options.paths, on_progress, executor=executor))
     except IngestError as error:
         _say(console, str(error))
         return 1

@@ -23,11 +23,11 @@ from ingest.chunking import ALGORITHM, EmbeddingTexts
 from ingest.embedding import Embedding
 from ingest.errors import IndexNotWrittenError, NothingUsableError, ParserError, SkippedFileError, UnknownFoldersError
 from ingest.events import Advanced, Event, Noticed, OnProgress, Planned, Published, Skipped, Summary, Waiting
+from ingest.executor import Executor, FileParser, LocalExecutor
 from ingest.loaders import SourceFile
 from ingest.parser import Cut
 from ingest.settings import IngestSettings
 from ingest.sources import Listing, follow, is_upload, list_sources, uploaded
-from ingest.workforce import FileParser, LocalWorkforce, Workforce
 from vectorstore.errors import DamagedIndexError, InvalidContentError, UnsupportedFormatError
 from vectorstore.versions import (
     Chunk,
@@ -64,7 +64,7 @@ async def run(
     sources: Sequence[Path],
     on_progress: OnProgress | None = None,
     *,
-    workforce: Workforce | None = None,
+    executor: Executor | None = None,
     uploads: Mapping[str, Path] | None = None,
     scope: Scope = "all",
     then: Callable[[Summary], Awaitable[None]] | None = None,
@@ -80,7 +80,7 @@ async def run(
         sources: files and folders, which the index follows from now on; but for the scope `all`, those that it follows
             already, none where they are not known.
         on_progress: told what happens, in the event loop of the caller.
-        workforce: who parses and embeds; by default this process with a child. The version does not depend on it.
+        executor: who parses and embeds; by default this process with a child. The version does not depend on it.
         uploads: source → file; by default what is in the index's folder of uploads.
         scope: what is read.
         then: done before another run of the index may begin, and to its end also when cancelled.
@@ -95,14 +95,14 @@ async def run(
     """
     begun = time.monotonic()
     tell = on_progress or _nobody
-    workforce = workforce or LocalWorkforce(settings, lambda reason: tell(Waiting(reason)))
+    executor = executor or LocalExecutor(settings, lambda reason: tell(Waiting(reason)))
     reads = scope == "all" or (scope == "anew" and len(sources) > 0)
     listing = await asyncio.to_thread(_listed, sources) if reads else None
     folder = IndexRoot(settings.index_root, settings.index_name).folder
     async with _alone(settings.index_root, folder, tell):
-        embedding = Embedding(workforce.encoder(), settings.batch_size)
+        embedding = Embedding(executor.encoder(), settings.batch_size)
         try:
-            ingestion = _Ingestion(settings, workforce, embedding, tell, scope)
+            ingestion = _Ingestion(settings, executor, embedding, tell, scope)
             await ingestion.run(sources, listing, uploaded(folder) if uploads is None else uploads)
         finally:
             await embedding.aclose()
@@ -111,7 +111,7 @@ async def run(
             with _written_to(settings.index_root):
                 follow(folder, sources)
         if then is not None:
-            await to_its_end(then(ingestion.summary))
+            await shield_to_completion(then(ingestion.summary))
     return ingestion.summary
 
 
@@ -185,10 +185,10 @@ class _Done:
 
 class _Ingestion:
     def __init__(
-        self, settings: IngestSettings, workforce: Workforce, embedding: Embedding, tell: OnProgress, scope: Scope
+        self, settings: IngestSettings, executor: Executor, embedding: Embedding, tell: OnProgress, scope: Scope
     ) -> None:
         self._settings = settings
-        self._workforce = workforce
+        self._workforce = executor
         self._embedding = embedding
         self._tell = tell
         self._scope = scope
@@ -320,7 +320,7 @@ class _Ingestion:
                 # The last document was deleted; what else was uploaded cannot be used.
                 self._builder = await _in_thread(lambda: self._begin(described, stack))
             with _written_to(self._settings.index_root):
-                self.summary.version = await to_its_end(self._publish(self._builder))
+                self.summary.version = await shield_to_completion(self._publish(self._builder))
         if self._settings.keep_versions:
             await asyncio.to_thread(self._root.prune, self._settings.keep_versions)
 
@@ -544,10 +544,10 @@ def _written_to(index_root: Path) -> Iterator[None]:
 
 async def _in_thread(work: Callable[[], _Result]) -> _Result:
     """Runs `work` in a thread, and to its end also when cancelled: the builder must not be removed under it."""
-    return await to_its_end(asyncio.to_thread(work))
+    return await shield_to_completion(asyncio.to_thread(work))
 
 
-async def to_its_end(work: Awaitable[_Result]) -> _Result:
+async def shield_to_completion(work: Awaitable[_Result]) -> _Result:
     """The result of `work`, which ends also when this is cancelled, once or several times."""
     task = asyncio.ensure_future(work)
     try:

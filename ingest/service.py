@@ -32,6 +32,7 @@ from ingest.errors import (
     UnreadableUploadError,
 )
 from ingest.events import Advanced, Event, Noticed, Planned, Published, Skipped, Summary, Waiting
+from ingest.executor import LocalExecutor
 from ingest.loaders import SUFFIXES, SourceFile
 from ingest.settings import IngestServerSettings
 from ingest.sources import followed, is_upload
@@ -53,7 +54,6 @@ from ingest.wire import (
     TaskError,
     TaskResult,
 )
-from ingest.workforce import LocalWorkforce
 from vectorstore.errors import DamagedIndexError, UnsupportedFormatError
 from vectorstore.versions import Holding, IndexRoot, IndexVersion, holdings, remains
 
@@ -239,7 +239,7 @@ class IngestService:
             async with contextlib.aclosing(self._pieces(body)) as pieces:
                 async for piece in pieces:
                     # To its end, so that nothing is written where all has been removed.
-                    await pipeline.to_its_end(asyncio.to_thread(receiver.write, piece))
+                    await pipeline.shield_to_completion(asyncio.to_thread(receiver.write, piece))
             receiver.finish()
             size_bytes = await asyncio.to_thread(lambda: sum(path.stat().st_size for path in receiver.folder.iterdir()))
 
@@ -255,7 +255,7 @@ class IngestService:
                         raise
 
             # The client may leave now: its files are either staged for a task or they are not.
-            task = await pipeline.to_its_end(accept())
+            task = await pipeline.shield_to_completion(accept())
         BYTES.inc(size_bytes)
         return task
 
@@ -360,7 +360,7 @@ class IngestService:
             if live in index.queue:
                 index.queue.remove(live)
                 # To its end, also where the client leaves: nobody else knows of the task now.
-                await pipeline.to_its_end(self._end_queued(index, live))
+                await pipeline.shield_to_completion(self._end_queued(index, live))
             elif index.run is not None and live.task.state == "running":
                 index.run.cancel()
         while live.task.state not in FINAL:
@@ -424,7 +424,7 @@ class IngestService:
             sources=sources,
         )
         # To its end, also where the client leaves: what is on disk is done.
-        return (await pipeline.to_its_end(self._enter(Record(task, purge)))).task
+        return (await pipeline.shield_to_completion(self._enter(Record(task, purge)))).task
 
     async def _change(self, live: _Live, *, keep: bool = True, **changes: Any) -> None:
         """Changes a task and tells whoever listens, once it is on disk: nobody is told what a crash may undo."""
@@ -659,7 +659,7 @@ class _Run:
                 settings,
                 list(settings.sources) or await asyncio.to_thread(followed, index.root.folder),
                 self._progress,
-                workforce=LocalWorkforce(settings, self._progress.wait),
+                executor=LocalExecutor(settings, self._progress.wait),
                 uploads=dict(sorted(uploads.items())),
                 scope="anew" if self._kind == "reindex" else "uploads",
                 then=self._conclude,
@@ -850,7 +850,7 @@ def _holds(root: IndexRoot, version: str, sources: Sequence[str]) -> bool:
 
 async def _unreadable(settings: IngestServerSettings, file: SourceFile) -> str | None:
     """Why a file gives no document; None where it gives one."""
-    async with LocalWorkforce(settings).parsing([file]) as parser:
+    async with LocalExecutor(settings).parsing([file]) as parser:
         try:
             async with contextlib.aclosing(parser.parse(file)) as items:
                 async for item in items:

@@ -96,7 +96,7 @@ class PredictorClient:
         self._layout = LAYOUTS[layout]
         self._model = model or self._layout.model
         self._path = f"/v2/models/{self._model}"
-        self._upstream = HttpUpstream(base_url, name="predictor", heeds_sampling=False)
+        self._upstream = HttpUpstream(base_url, name="predictor", honours_sampling=False)
         self._declaration: _Declaration | None = None
         self._listed: str | None = None
 

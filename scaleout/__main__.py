@@ -21,13 +21,13 @@ def main(arguments: list[str] | None = None) -> int:
     # none is made but by us, whatever still calls Ray when we have left it.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"
-    from scaleout.workers import hired
+    from scaleout.workers import ray_executor
 
     # The run tells its own progress; that Ray's is off is no news.
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
 
-    return ingest(arguments, prog="python -m scaleout", hire=lambda settings: hired(settings, scaleout))
+    return ingest(arguments, prog="python -m scaleout", hire=lambda settings: ray_executor(settings, scaleout))
 
 
 if __name__ == "__main__":

@@ -17,13 +17,13 @@ from ray import serve
 from ray.serve import Application
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from chassis.server import Room, application
+from chassis.server import ModelService, application
 from chassis.settings import ServerSettings, read_settings
 from chassis.telemetry import start_telemetry
 from scaleout.health import REPLACED_AFTER_S, Health
-from transformer.__main__ import room as transformer_room
+from transformer.__main__ import model_service as transformer_service
 from transformer.settings import TransformerSettings
-from vectorstore.__main__ import room as vectorstore_room
+from vectorstore.__main__ import model_service as vectorstore_service
 from vectorstore.settings import VectorstoreSettings
 
 SettingsT = TypeVar("SettingsT", bound=ServerSettings)
@@ -35,16 +35,16 @@ def vectorstore(arguments: dict[str, Any]) -> Application:
     Raises:
         SettingError: a variable is wrong.
     """
-    return _deployed("Vectorstore", vectorstore_room, VectorstoreSettings, arguments)
+    return _deployed("Vectorstore", vectorstore_service, VectorstoreSettings, arguments)
 
 
 def transformer(arguments: dict[str, Any]) -> Application:
     """The transformer, as of `vectorstore`."""
-    return _deployed("Transformer", transformer_room, TransformerSettings, arguments)
+    return _deployed("Transformer", transformer_service, TransformerSettings, arguments)
 
 
 def _deployed(
-    name: str, room: Callable[[SettingsT], Room], kind: type[SettingsT], arguments: dict[str, Any]
+    name: str, model_service: Callable[[SettingsT], ModelService], kind: type[SettingsT], arguments: dict[str, Any]
 ) -> Application:
     if arguments:
         raise ValueError(f"args: {', '.join(arguments)}: settings are variables of the application's runtime_env.")
@@ -52,21 +52,23 @@ def _deployed(
     deployment: Any = serve.deployment(
         serve.ingress()(Replica), name=name, graceful_shutdown_timeout_s=float(settings.grace_period_s)
     )
-    bound: Application = deployment.bind(name.lower(), room, settings)
+    bound: Application = deployment.bind(name.lower(), model_service, settings)
     return bound
 
 
 class Replica:
-    """One process of a room's."""
+    """One process of a service."""
 
-    def __init__(self, name: str, room: Callable[[ServerSettings], Room], settings: ServerSettings) -> None:
+    def __init__(
+        self, name: str, model_service: Callable[[ServerSettings], ModelService], settings: ServerSettings
+    ) -> None:
         start_telemetry(name, settings.log_level, settings.log_format)
-        self._room = room(settings)
+        self._service = model_service(settings)
         self._health = Health()
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         """Asked for by Ray once per replica; Ray runs its lifespan."""
-        return _without_prefix(application(self._room))
+        return _without_prefix(application(self._service))
 
     def reconfigure(self, user_config: dict[str, float]) -> None:
         """Takes over `replaced_after_s`: seconds for which a replica may be unable to answer before Ray replaces it."""
@@ -74,7 +76,7 @@ class Replica:
 
     async def check_health(self) -> None:
         """Asked by Ray every few seconds. Raises UnreadyError where this replica is better replaced."""
-        self._health.check(await self._room.model.not_ready_reason(), time.monotonic())
+        self._health.check(await self._service.model.not_ready_reason(), time.monotonic())
 
 
 def _without_prefix(app: ASGIApp) -> ASGIApp:

@@ -42,7 +42,7 @@ _RESTARTS = 3
 
 
 @contextlib.contextmanager
-def hired(settings: IngestSettings, scaleout: ScaleoutSettings) -> Iterator[RayWorkforce]:
+def ray_executor(settings: IngestSettings, scaleout: ScaleoutSettings) -> Iterator[RayExecutor]:
     """Workers of the cluster that `RAY_ADDRESS` names, or that runs on this machine; else of one made for the run.
 
     Raises:
@@ -55,10 +55,10 @@ def hired(settings: IngestSettings, scaleout: ScaleoutSettings) -> Iterator[RayW
         raise ClusterError(f"No Ray cluster can be had at {where} (RAY_ADDRESS): {_first_line(error)}") from error
     # Ray leaves the cluster when the process ends. Before, whatever still holds one of its objects, as an interrupted
     # run does, would have it end the process at once, and nobody would be told why.
-    yield RayWorkforce(settings, scaleout)
+    yield RayExecutor(settings, scaleout)
 
 
-class RayWorkforce:
+class RayExecutor:
     """Parses in a Ray dataset and embeds in actors. Ray is initialised."""
 
     def __init__(self, settings: IngestSettings, scaleout: ScaleoutSettings) -> None:

@@ -6,6 +6,7 @@ What starts it is imported by the fixtures: tests/with_torch runs in an environm
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +15,18 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from otlp_collector import Collector
-
-    from kserve_rag.graph import GraphState
+    from kserve_rag.local.graph import GraphState
+    from kserve_rag.local.triton import TritonEnvironment
     from kserve_rag.settings import Settings
+    from tests.fakes.otlp_collector import Collector
 
 CORPUS = Path(__file__).parent / "corpus"
 """Documents about a product that does not exist, so that no model knows the answers by heart."""
+
+
+def pytest_configure() -> None:
+    """KServe parses the command line when it is imported, and knows none of pytest's options."""
+    del sys.argv[1:]
 
 
 @dataclass(frozen=True)
@@ -68,7 +74,7 @@ def graph_settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
 @pytest.fixture(scope="session")
 def collector() -> Iterator[Collector]:
     """Where the graph sends its spans."""
-    from otlp_collector import Collector
+    from tests.fakes.otlp_collector import Collector
 
     with Collector() as collector:
         yield collector
@@ -77,8 +83,8 @@ def collector() -> Iterator[Collector]:
 @pytest.fixture(scope="session")
 def graph(graph_settings: Settings, collector: Collector) -> Iterator[RunningGraph]:
     """The graph over tests/corpus, traced and with logs for machines. Started by the first test that asks for it."""
-    from kserve_rag.indexing import index, wait_until_served
-    from kserve_rag.launcher import launch
+    from kserve_rag.local.indexing import index, wait_until_served
+    from kserve_rag.local.launcher import launch
 
     variables = {
         "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
@@ -124,3 +130,30 @@ def embedder_url(graph: RunningGraph) -> str:
 def predictor_url(graph: RunningGraph) -> str:
     """The shared graph's predictor."""
     return graph.predictor
+
+
+@pytest.fixture(scope="session")
+def llm_folder() -> Path:
+    """The model folder of SmolLM2."""
+    from kserve_rag.models.store import ModelStore
+    from kserve_rag.settings import Settings
+
+    return ModelStore(Settings().models).materialise("smollm2-135m", "llm").path
+
+
+@pytest.fixture(scope="session")
+def embedder_folder() -> Path:
+    """The model folder of minilm."""
+    from kserve_rag.models.store import ModelStore
+    from kserve_rag.settings import Settings
+
+    return ModelStore(Settings().models).materialise("minilm", "embedder").path
+
+
+@pytest.fixture(scope="session")
+def triton_environment() -> TritonEnvironment:
+    """Triton's own Python environment, built once per machine."""
+    from kserve_rag.local.triton import ensure_triton_environment
+    from kserve_rag.settings import Settings
+
+    return ensure_triton_environment(Settings().envs)

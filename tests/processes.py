@@ -14,7 +14,7 @@ from pathlib import Path
 
 import httpx
 
-from kserve_rag.triton import TritonEnvironment, TritonPorts, triton_command
+from kserve_rag.local.triton import TritonEnvironment, TritonPorts, triton_command
 
 STARTS_WITHIN_S = 90.0
 ENDS_WITHIN_S = 60.0

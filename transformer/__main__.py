@@ -6,7 +6,7 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator, Mapping
 
-from chassis.server import Room, kserve_args, serve
+from chassis.server import ModelService, kserve_args, serve
 from chassis.settings import SettingError, load_settings
 from chassis.telemetry import start_telemetry
 from predictor.client import PredictorClient, PromptFormat
@@ -89,14 +89,14 @@ def main() -> None:
     )
     start_telemetry("transformer", settings.log_level, settings.log_format)
     try:
-        served = room(settings)
+        served = model_service(settings)
     except SettingError as error:
         logger.error("%s", error)
         raise SystemExit(2) from None
     serve(served)
 
 
-def room(settings: TransformerSettings) -> Room:
+def model_service(settings: TransformerSettings) -> ModelService:
     """What is served with these settings. Raises SettingError as `build` does."""
     service = build(settings)
 
@@ -105,7 +105,7 @@ def room(settings: TransformerSettings) -> Room:
         yield
         await service.aclose()
 
-    return Room(
+    return ModelService(
         _MODELS[settings.response_shape](service, timeout_s=settings.timeout_s),
         settings,
         routers=[

@@ -361,8 +361,10 @@ class Aligner:
         words = self._analyzer.words(answer)
         return self._board([words], question, passages).closest(words)
 
-    def _board(self, answered: list[Words], question: str, passages: Sequence[tuple[str, str]]) -> _Board:
-        return _Board(answered, self._analyzer.words(question), [self._prepare(*passage) for passage in passages])
+    def _board(self, answered: list[Words], question: str, passages: Sequence[tuple[str, str]]) -> _SentenceMatrix:
+        return _SentenceMatrix(
+            answered, self._analyzer.words(question), [self._prepare(*passage) for passage in passages]
+        )
 
     def _prepare(self, text: str, heading: str) -> Prepared:
         key = (text, heading)
@@ -382,7 +384,7 @@ class Aligner:
         return made
 
 
-class _Board:
+class _SentenceMatrix:
     """The words of an answer and a question against the sentences of the passages ("units"), as matrices."""
 
     def __init__(self, answered: list[Words], question: Words, passages: list[Prepared]) -> None:

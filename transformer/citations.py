@@ -142,7 +142,7 @@ class Citer:
             rewritten = sentence.rewritten([quote.number for quote in quotes], markers)
             if not rewritten:
                 continue
-            span = Span.made(start=len(written), end=len(written) + len(rewritten))
+            span = Span.construct_unchecked(start=len(written), end=len(written) + len(rewritten))
             written += rewritten
             statements.append(_statement(span, None if evidence is None else quotes))
         verdicts = {statement.verdict for statement in statements}

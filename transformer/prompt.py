@@ -132,7 +132,7 @@ class PromptBuilder:
             return Prompt(self._render(system, turns, f"{fence}{lead}{asked}"), [], [])
         kept, cut = self._fit(passages, needed, min(room, self._max_prompt_tokens) - fixed)
         sources = [
-            Source.made(number=number, **passage.__dict__)
+            Source.construct_unchecked(number=number, **passage.__dict__)
             for number, passage in enumerate(sorted(kept, key=_reading_order), 1)
         ]
         documents = "\n".join(self._block(source, source.number) for source in sources)

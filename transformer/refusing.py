@@ -31,7 +31,7 @@ class Decision:
     threshold: float
 
 
-class Decisions:
+class RefusalPolicy:
     """The decision for an index version: its calibration, else the default. Safe for concurrent use in one event loop.
 
     A calibration holds for the version and the embedder that it was made with, and for no other.

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from chassis.context import CallContext
 from chassis.errors import InvalidRequestError
-from chassis.server import RoomModel
+from chassis.server import ServiceModel
 from chassis.tensors import metadata, per_row, read_columns, respond
 from chassis.validation import invalid_request
 from transformer.service import Question, RagService
@@ -25,7 +25,7 @@ _READY_TIMEOUT_S = 5.0
 ResultT = TypeVar("ResultT")
 
 
-class TransformerModel(RoomModel):
+class TransformerModel(ServiceModel):
     """Adapts KServe's payloads to `RagService`."""
 
     def __init__(self, service: RagService, *, timeout_s: float) -> None:

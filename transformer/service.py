@@ -22,7 +22,7 @@ from transformer.citations import Citer, Reading, StoredTexts
 from transformer.condense import Condenser
 from transformer.errors import PromptTooLongError
 from transformer.prompt import Prompt, PromptBuilder
-from transformer.refusing import Decisions
+from transformer.refusing import RefusalPolicy
 from transformer.telemetry import AnswerTelemetry, unsupported
 from transformer.wire import (
     Answer,
@@ -120,7 +120,7 @@ class RagService:
         self._num_docs = num_docs
         self._min_support = min_support
         self._refuse = refuse
-        self._decisions = Decisions(vectorstore, threshold=refusal_threshold)
+        self._decisions = RefusalPolicy(vectorstore, threshold=refusal_threshold)
         self._refusal = refusal
         self._frequency_penalty = frequency_penalty
         self._citer = citer
@@ -179,7 +179,7 @@ class RagService:
                 elif isinstance(event, SourcesEvent):
                     sources = event
                 elif sources is not None:
-                    return Answer.made(
+                    return Answer.construct_unchecked(
                         id=sources.id,
                         model_name=sources.model_name,
                         text_output="".join(texts) if event.citations is None else event.citations.text,
@@ -219,7 +219,7 @@ class RagService:
         with AnswerTelemetry(ctx, clock.timings, question_chars=length, turns=turns) as told:
             found = await self._retrieve(question, told.ctx, clock)
             told.found(found.index_version)
-            begun = SourcesEvent.made(
+            begun = SourcesEvent.construct_unchecked(
                 id=question.id,
                 model_name=self.model_name,
                 sources=found.prompt.sources,
@@ -233,7 +233,7 @@ class RagService:
                 clock.total()
                 yield begun
                 if found.refused:
-                    yield TextEvent.made(text_output=self._refusal)
+                    yield TextEvent.construct_unchecked(text_output=self._refusal)
                 reason: Literal["stop", "length"] = "stop" if found.refused else "length"
                 end = _end(clock, reason, found, Usage(), refused=found.refused)
                 told.ended(end)
@@ -271,7 +271,7 @@ class RagService:
             while chunk is not None:
                 if chunk.text:
                     texts.append(chunk.text)
-                    yield TextEvent.made(text_output=chunk.text)
+                    yield TextEvent.construct_unchecked(text_output=chunk.text)
                 if chunk.finish_reason is not None:
                     text = "".join(texts)
                     refused = bool(prompt.sources) and _DONT_KNOW.match(text) is not None
@@ -393,7 +393,9 @@ class RagService:
 
 def _usage(prompt_tokens: int | None, completion_tokens: int | None) -> Usage:
     prompt, completion = prompt_tokens or 0, completion_tokens or 0
-    return Usage.made(prompt_tokens=prompt, completion_tokens=completion, total_tokens=prompt + completion)
+    return Usage.construct_unchecked(
+        prompt_tokens=prompt, completion_tokens=completion, total_tokens=prompt + completion
+    )
 
 
 def _cut(passage: Passage, reason: Literal["no_support", "not_answered"]) -> CutPassage:
@@ -410,7 +412,7 @@ def _end(
     citations: Citations | None = None,
 ) -> EndEvent:
     nearest: list[Topic] = topics(found.passages) if refused else []
-    return EndEvent.made(
+    return EndEvent.construct_unchecked(
         text_output="",
         finish_reason=finish_reason,
         refused=refused,

@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from chassis.server import Room
+    from chassis.server import ModelService
     from vectorstore.settings import VectorstoreSettings
 
 
@@ -23,12 +23,12 @@ def main() -> None:
 
     settings = load_settings(VectorstoreSettings)
     start_telemetry("vectorstore", settings.log_level, settings.log_format)
-    serve(room(settings))
+    serve(model_service(settings))
 
 
-def room(settings: VectorstoreSettings) -> Room:
+def model_service(settings: VectorstoreSettings) -> ModelService:
     """What is served with these settings."""
-    from chassis.server import Room
+    from chassis.server import ModelService
     from embedder.client import EmbedderClient
     from vectorstore.description import DESCRIPTION
     from vectorstore.scoring import Weights
@@ -55,7 +55,7 @@ def room(settings: VectorstoreSettings) -> Room:
     )
     show_indexes(service.status)
     model = VectorstoreModel(service, response_shape=settings.response_shape, timeout_s=settings.timeout_s)
-    return Room(model, settings, routers=[routes(service)], description=DESCRIPTION, lifespan=service.running)
+    return ModelService(model, settings, routers=[routes(service)], description=DESCRIPTION, lifespan=service.running)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from vectorstore.sparse import SparseIndex
 
 
 @dataclass(frozen=True, slots=True)
-class Remains:
+class DeletionReport:
     """What was found of some sources in each part of a version. None: the version has no such part."""
 
     manifest: int
@@ -66,7 +66,7 @@ class _Gone:
         )
 
 
-def remains(version: IndexVersion, sources: Collection[str], before: IndexVersion | None = None) -> Remains:
+def remains(version: IndexVersion, sources: Collection[str], before: IndexVersion | None = None) -> DeletionReport:
     """What a version holds of sources that it should not hold.
 
     A row of a vector, of BM25 or of another part belongs to the chunk of that row: so a row is theirs where its chunk
@@ -90,7 +90,7 @@ def remains(version: IndexVersion, sources: Collection[str], before: IndexVersio
     groups = [gone.has(group) for group in metadata_groups(folder)]
     dense = sum(count for count, theirs in zip(rows_of_groups(folder), groups, strict=True) if theirs)
     sparse, multi_vectors = version.sparse(), version.multi_vectors()
-    return Remains(
+    return DeletionReport(
         manifest=sum((name in sources) + len(ids & gone.documents) for name, ids in named.items()),
         documents=sum(source in sources or document_id in gone.documents for source, document_id in stored)
         + sum(source in sources for (source,) in query(folder, "SELECT source FROM sources")),

@@ -11,7 +11,7 @@ ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
 
 
-class Gatherer(Generic[ItemT, ResultT]):
+class MicroBatcher(Generic[ItemT, ResultT]):
     """Runs a function over lists in one thread; what arrives while it runs becomes the next list.
 
     Nothing waits for a timer, and a single caller waits for nobody. Use it from one event loop.

@@ -20,7 +20,7 @@ import orjson
 from chassis.context import CallContext
 from chassis.errors import DeadlineExceededError
 from embedder.wire import SparseVector
-from vectorstore.batching import Gatherer
+from vectorstore.batching import MicroBatcher
 from vectorstore.errors import StoreFailedError
 from vectorstore.filters import Where, has_fractions
 from vectorstore.lexical import Terms, best
@@ -124,7 +124,7 @@ class LoadedIndex:
             raise
         self.tail = orjson.dumps({"collection": self.collection, "index_version": self.name})[1:]
         """End of the JSON of every passage."""
-        self._gatherer = Gatherer(self.rank_now, max_items=_MAX_BATCH, name=f"search-{version.name}")
+        self._gatherer = MicroBatcher(self.rank_now, max_items=_MAX_BATCH, name=f"search-{version.name}")
 
     @property
     def fingerprint(self) -> str:

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from chassis.context import CallContext
 from chassis.errors import InvalidRequestError
-from chassis.server import RoomModel
+from chassis.server import ServiceModel
 from chassis.tensors import metadata, per_row, read_columns, respond
 from chassis.validation import invalid_request
 from vectorstore.answering import Found
@@ -36,7 +36,7 @@ _INPUTS = {
 _JSON_INPUTS = ("filters", "collections")
 
 
-class VectorstoreModel(RoomModel):
+class VectorstoreModel(ServiceModel):
     """Answers v1, v2 and gRPC from one service."""
 
     def __init__(self, service: VectorstoreService, *, response_shape: ResponseShape, timeout_s: float) -> None:

@@ -32,7 +32,7 @@ from typing import Any
 
 import orjson
 
-from vectorstore.absence import Remains, remains
+from vectorstore.absence import DeletionReport, remains
 from vectorstore.building import VersionBuilder, sync
 from vectorstore.content import Chunk, ChunkVectors, Document, content_key
 from vectorstore.errors import DamagedIndexError, InvalidContentError, NoIndexError, UnknownVersionError
@@ -48,6 +48,7 @@ __all__ = [
     "Chunk",
     "ChunkVectors",
     "ContentVectors",
+    "DeletionReport",
     "Document",
     "EncodedVectors",
     "Holding",
@@ -56,7 +57,6 @@ __all__ = [
     "LexicalSettings",
     "Manifest",
     "Quantiser",
-    "Remains",
     "VersionBuilder",
     "content_key",
     "holdings",

@@ -15,7 +15,8 @@ import httpx
 import numpy as np
 import pytest
 import tritonclient.http
-from processes import free_ports, program
+
+from tests.processes import free_ports, program
 
 if TYPE_CHECKING:
     from tests.conftest import RunningGraph
@@ -70,7 +71,7 @@ def earlier(graph: RunningGraph) -> Iterator[Earlier]:
 
 
 def _tokenizer() -> str:
-    from kserve_rag.models import ModelStore
+    from kserve_rag.models.store import ModelStore
     from kserve_rag.settings import Settings
 
     return str(ModelStore(Settings().models).materialise("smollm2-135m", "llm").path)

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import promql_parser
 import pytest
-from processes import until
+
+from tests.processes import until
 
 if TYPE_CHECKING:
     from tests.conftest import RunningGraph

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
-from processes import until
 
-from kserve_rag.graph import log_file
+from kserve_rag.local.graph import log_file
+from tests.processes import until
 
 if TYPE_CHECKING:
     from tests.conftest import RunningGraph

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
-from processes import until
 from prometheus_client.parser import text_string_to_metric_families
 
 from chassis import signals
+from tests.processes import until
 
 if TYPE_CHECKING:
     from tests.conftest import RunningGraph
@@ -71,7 +71,7 @@ def test_every_declared_metric_is_there_as_it_is_declared(graph: RunningGraph, r
     generate(rag)
     services = {"transformer": ("transformer",), "vectorstore": ("vectorstore",)}
     services["chassis"] = ("transformer", "vectorstore")
-    services["ingest"] = ()  # what it counts are tasks: tests/ingest_room/test_ingest_service.py
+    services["ingest"] = ()  # what it counts are tasks: tests/ingest/test_ingest_service.py
     for metric in signals.METRICS:
         for service in services[metric.owner]:
             text = httpx.get(graph.state.services[service].metrics_url or "").text

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from test_traces import HOPS
-
 from chassis import signals
+from tests.telemetry.test_traces import HOPS
 
 PAGE = (Path(__file__).parents[2] / "docs" / "observability.md").read_text(encoding="utf-8")
 ON_EVERY_SPAN = ("error.type", "kserve_rag.cancelled")

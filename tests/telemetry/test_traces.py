@@ -11,16 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
-from processes import until
 
 from chassis import signals
+from tests.processes import until
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from otlp_collector import ReceivedSpan
-
     from tests.conftest import RunningGraph
+    from tests.fakes.otlp_collector import ReceivedSpan
 
 QUESTION = "How often are records sent by the device?"
 

@@ -17,12 +17,12 @@ import httpx
 import pytest
 
 if TYPE_CHECKING:
-    from chromium import Visitor
     from playwright.sync_api import Browser
-    from scripted_transformer import ScriptedTransformer
 
-    from kserve_rag.graph import GraphState
+    from kserve_rag.local.graph import GraphState
     from kserve_rag.settings import Settings
+    from tests.fakes.scripted_transformer import ScriptedTransformer
+    from tests.with_pages.chromium import Visitor
 
 if importlib.util.find_spec("playwright") is None:
     collect_ignore_glob = ["test_*.py"]  # run by `make test-pages`
@@ -60,9 +60,9 @@ def graph_settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
 @pytest.fixture(scope="session")
 def graph(graph_settings: Settings) -> Iterator[PeopleGraph]:
     """The graph over the bundled documents. Started by the first test that asks for it."""
-    from kserve_rag.corpus import bundled, remember
-    from kserve_rag.indexing import index, wait_until_served
-    from kserve_rag.launcher import launch
+    from kserve_rag.local.corpus import bundled, remember
+    from kserve_rag.local.indexing import index, wait_until_served
+    from kserve_rag.local.launcher import launch
 
     paths = bundled(graph_settings)
     with launch(graph_settings) as running:
@@ -89,7 +89,7 @@ def graph(graph_settings: Settings) -> Iterator[PeopleGraph]:
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """A browser. Not for longer than a module: while it is there, no asynchronous test runs."""
-    from chromium import chromium
+    from tests.with_pages.chromium import chromium
 
     with chromium() as browser:
         yield browser
@@ -106,7 +106,7 @@ def page_url(graph: PeopleGraph) -> str:
 @pytest.fixture
 def visitor(browser: Browser, page_url: str) -> Iterator[Visitor]:
     """A person at the page of the running graph. The browser has nothing to complain of."""
-    from chromium import Visitor
+    from tests.with_pages.chromium import Visitor
 
     visitor = Visitor(browser, page_url)
     yield visitor
@@ -117,8 +117,8 @@ def visitor(browser: Browser, page_url: str) -> Iterator[Visitor]:
 @pytest.fixture(scope="module")
 def script_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[ScriptedTransformer, str]]:
     """A transformer that does as it is told, and the address of a page before it."""
-    from processes import free_ports, program
-    from scripted_transformer import ScriptedTransformer
+    from tests.fakes.scripted_transformer import ScriptedTransformer
+    from tests.processes import free_ports, program
 
     transformer = ScriptedTransformer()
     url = f"http://127.0.0.1:{free_ports(1)[0]}/"
@@ -137,7 +137,7 @@ def script_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Scrip
 @pytest.fixture
 def script(script_url: tuple[ScriptedTransformer, str]) -> ScriptedTransformer:
     """That transformer, as it is at first."""
-    from scripted_transformer import answering
+    from tests.fakes.scripted_transformer import answering
 
     transformer, _ = script_url
     transformer.requests.clear()
@@ -152,7 +152,7 @@ def reader(
     browser: Browser, script: ScriptedTransformer, script_url: tuple[ScriptedTransformer, str]
 ) -> Iterator[Visitor]:
     """A person at the page before that transformer. The browser has nothing to complain of."""
-    from chromium import Visitor
+    from tests.with_pages.chromium import Visitor
 
     visitor = Visitor(browser, script_url[1])
     yield visitor

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
-from integrations_page import run_section
+
+from tests.with_pages.integrations_page import run_section
 
 if TYPE_CHECKING:
     from tests.with_pages.conftest import PeopleGraph

@@ -20,13 +20,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import httpx
 import httpx2
 import pytest
-from integrations_page import PAGE, settings
 from mcp import Client
 from mcp.client.stdio import StdioServerParameters
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.exceptions import MCPError
 from mcp_types import INVALID_PARAMS, CallToolResult, TextContent, TextResourceContents
-from processes import free_ports, program
+
+from tests.processes import free_ports, program
+from tests.with_pages.integrations_page import PAGE, settings
 
 if TYPE_CHECKING:
     from tests.with_pages.conftest import PeopleGraph
@@ -449,7 +450,7 @@ def test_the_server_ends_with_its_input_and_prints_nothing_else() -> None:
 
 
 def test_other_commands_do_without_the_library() -> None:
-    code = "import kserve_rag.cli, sys; sys.exit('mcp' in sys.modules)"
+    code = "import kserve_rag.cli.app, sys; sys.exit('mcp' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
 
 

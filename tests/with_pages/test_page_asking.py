@@ -6,9 +6,10 @@ import json
 from typing import TYPE_CHECKING
 
 import httpx
-from chromium import ANSWERS_WITHIN_MS, Visitor
 from playwright.sync_api import Browser, Request, expect
-from processes import until
+
+from tests.processes import until
+from tests.with_pages.chromium import ANSWERS_WITHIN_MS, Visitor
 
 if TYPE_CHECKING:
     from conftest import PeopleGraph

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
-from chromium import Visitor
 from playwright.sync_api import FilePayload, Locator, expect
 from pypdf import PdfWriter
+
+from tests.with_pages.chromium import Visitor
 
 if TYPE_CHECKING:
     from conftest import PeopleGraph

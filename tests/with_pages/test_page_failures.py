@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from chromium import Visitor
 from playwright.sync_api import Browser, expect
-from processes import free_ports, program
-from scripted_transformer import Exchange, ScriptedTransformer, answering, begun, document, source
+
+from tests.fakes.scripted_transformer import Exchange, ScriptedTransformer, answering, begun, document, source
+from tests.processes import free_ports, program
+from tests.with_pages.chromium import Visitor
 
 if TYPE_CHECKING:
     from conftest import PeopleGraph
@@ -28,7 +29,7 @@ def failing(status: int, code: str, message: str, **headers: str) -> Any:
 @pytest.fixture(scope="module")
 def page_without_model(graph: PeopleGraph, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A page before a real transformer whose predictor is not there."""
-    from kserve_rag.launcher import model_store
+    from kserve_rag.local.launcher import model_store
 
     transformer, grpc, predictor, page = free_ports(4)
     tokenizer = model_store(graph.settings).materialise(graph.state.llm, "llm").tokenizer

@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from chromium import ANSWERS_WITHIN_MS, Visitor
 from playwright.sync_api import Browser, expect
+
+from tests.with_pages.chromium import ANSWERS_WITHIN_MS, Visitor
 
 FOLDER = Path(__file__).parents[2] / "docs" / "screenshots"
 

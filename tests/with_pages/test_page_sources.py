@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
-from chromium import Visitor
 from playwright.sync_api import Locator, expect
-from scripted_transformer import ScriptedTransformer, answering, document, source
+
+from tests.fakes.scripted_transformer import ScriptedTransformer, answering, document, source
+from tests.with_pages.chromium import Visitor
 
 if TYPE_CHECKING:
     from conftest import PeopleGraph

@@ -79,7 +79,7 @@ def test_a_setting_is_told_with_type_bounds_unit_default_and_meaning(pages: dict
 
 
 def test_every_command_and_option_is_in_the_reference(pages: dict[str, Any]) -> None:
-    from kserve_rag.cli import app
+    from kserve_rag.cli.app import app
 
     page = pages["reference/cli/index.html"].text_content()
     names = [info.name or info.callback.__name__ for info in app.registered_commands if info.callback]
@@ -138,7 +138,7 @@ def test_the_repository_s_own_pages_are_in_it(pages: dict[str, Any]) -> None:
 
 def test_generated_pages_are_not_indexed_by_a_first_start() -> None:
     """They would fill the bundled corpus with tables."""
-    from kserve_rag.corpus import bundled
+    from kserve_rag.local.corpus import bundled
     from kserve_rag.settings import Settings
 
     found = [path for folder in bundled(Settings()) for path in folder.rglob("*.md")]

@@ -78,7 +78,7 @@ else:
     @pytest.fixture(scope="session")
     def tokenizer() -> Path:
         """MiniLM's."""
-        from kserve_rag.models import ModelStore
+        from kserve_rag.models.store import ModelStore
         from kserve_rag.settings import Settings
 
         return ModelStore(Settings().models).materialise("minilm", "embedder").tokenizer / "tokenizer.json"

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from loopback_embedder import LoopbackEmbedder
 
+from tests.fakes.embedder import LoopbackEmbedder
 from vectorstore.versions import IndexRoot
 
 if TYPE_CHECKING:
     from tests.with_ray.conftest import Cluster
 
-DOCUMENTS = Path(__file__).parents[1] / "ingest_room" / "files"
+DOCUMENTS = Path(__file__).parents[1] / "ingest" / "files"
 
 
 @pytest.fixture

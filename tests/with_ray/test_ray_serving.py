@@ -19,11 +19,11 @@ import httpx
 import psutil
 import pytest
 import yaml
-from gated_predictor import WORDS, GatedPredictor
-from loopback_embedder import LoopbackEmbedder
 from openai import OpenAI
-from processes import free_ports, program, until
 
+from tests.fakes.embedder import LoopbackEmbedder
+from tests.fakes.gated_predictor import WORDS, GatedPredictor
+from tests.processes import free_ports, program, until
 from transformer.settings import TransformerSettings
 from vectorstore.settings import VectorstoreSettings
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "scaleout" / "serve.yaml"
-DOCUMENTS = ROOT / "tests" / "ingest_room" / "files"
+DOCUMENTS = ROOT / "tests" / "ingest" / "files"
 QUESTION = "How often are pots glazed?"
 STARTS_WITHIN_S = 180.0
 REPLICA = "ray::ServeReplica:transformer:"
@@ -61,7 +61,7 @@ def variables(
     embedder: LoopbackEmbedder, predictor: GatedPredictor, tokenizer: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, str]:
     """Settings of both services but for their addresses, over an index of documents."""
-    from kserve_rag.models import ModelStore
+    from kserve_rag.models.store import ModelStore
     from kserve_rag.settings import Settings
 
     root = tmp_path_factory.mktemp("indexes")

@@ -8,7 +8,7 @@ import pytest
 if importlib.util.find_spec("FlagEmbedding") is None:
     collect_ignore_glob = ["test_*.py"]  # run by `make test-torch`
 else:
-    from tiny_bge_m3 import write_tokenizer, write_weights
+    from tests.with_torch.tiny_bge_m3 import write_tokenizer, write_weights
 
     @pytest.fixture(scope="session", params=["pytorch_model.bin", "model.safetensors"])
     def model_dir(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:

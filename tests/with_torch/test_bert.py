@@ -8,12 +8,12 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from tiny_bert import FAMILIES, TEXTS, TOKENS, write_folder
 from tokenizers import Tokenizer
 from transformers import AutoModel
 
 from embedder.encoders import load_encoder
 from embedder.settings import EncoderSettings
+from tests.tiny_bert import FAMILIES, TEXTS, TOKENS, write_folder
 
 pytestmark = pytest.mark.torch
 

@@ -11,7 +11,6 @@ import numpy.typing as npt
 import pytest
 import torch
 from FlagEmbedding import BGEM3FlagModel
-from tiny_bge_m3 import HIDDEN, MAX_TOKENS, write_tokenizer, write_weights
 
 from embedder.encoders import Encoder, load_encoder
 from embedder.encoders.flag_embedding import FlagEmbeddingEncoder
@@ -20,6 +19,7 @@ from embedder.errors import ModelFolderError
 from embedder.export import export
 from embedder.settings import EncoderSettings
 from embedder.wire import SparseVector
+from tests.with_torch.tiny_bge_m3 import HIDDEN, MAX_TOKENS, write_tokenizer, write_weights
 
 pytestmark = pytest.mark.torch
 

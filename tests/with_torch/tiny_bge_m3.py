@@ -1,7 +1,7 @@
 """Writes a folder in the Hugging Face layout of BAAI/bge-m3: the same architecture, small and with random weights.
 
 As a program it writes the folder that the tests of the embedder room read, with what FlagEmbedding makes of its texts:
-`python tests/with_torch/tiny_bge_m3.py tests/embedder_room/tiny_bge_m3`.
+`python tests/with_torch/tiny_bge_m3.py tests/embedder/tiny_bge_m3`.
 """
 
 from __future__ import annotations

@@ -1,0 +1,405 @@
+"""Services to be measured: the running graph's own, or a vectorstore and a transformer over a dataset's index.
+
+The index of a dataset is built by the running graph's embedder, in a place of its own (`<home>/evaluation`), and kept:
+ingestion embeds nothing twice. The services over it are processes of this program, for as long as they are measured;
+what the graph itself serves stays as it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+from rich.console import Console
+
+from evaluation import datasets as sets
+from evaluation import pairs, questions, report, results, retrieval
+from evaluation import run as evaluation
+from evaluation.asking import Services
+from evaluation.calibration import calibrate
+from evaluation.datasets import Dataset
+from evaluation.errors import DatasetError
+from ingest.events import OnProgress
+from kserve_rag.cli.console import Counts, ProgressDisplay
+from kserve_rag.errors import LaunchError, UsageError
+from kserve_rag.local.graph import GraphState, ServiceName, need_running, probe, running
+from kserve_rag.local.indexing import index
+from kserve_rag.local.launcher import (
+    any_port,
+    inherited_environment,
+    launch,
+    model_store,
+    transformer_variables,
+    vectorstore_variables,
+)
+from kserve_rag.progress import Progress
+from kserve_rag.settings import HOST, Settings
+from transformer.answerability import Calibration, Error
+from vectorstore.versions import IndexRoot
+
+_READY_WITHIN_S = 60.0
+_POLL_S = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What is to be measured, as the command line has it (`kserve-rag eval --help`)."""
+
+    settings: Settings
+    datasets: Sequence[str] = ()
+    every: bool = False
+    questions: Path | None = None
+    generate: int = 0
+    data: Path | None = None
+    modes: str = "served"
+    answers: int = 0
+    depth: int = 100
+    seed: int = 0
+    calibrate: float | None = None
+    error: Error = "answerable_refused"
+    baseline: Path | None = None
+    skip_bad: bool = False
+    start: bool = False
+    out: Path | None = None
+    page: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of a run."""
+
+    results: results.Results
+    folder: Path
+    dropped: list[str]
+    """What is significantly worse than the baseline, or than a part of the search alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Where to ask, and what is known of the index there."""
+
+    vectorstore_url: str
+    transformer_url: str | None
+    model: str
+    index: IndexRoot
+    index_settings: dict[str, Any]
+    """What the index was built with; empty where it is out of sight."""
+
+
+def evaluate(run: Run, console: Console) -> Outcome:
+    """Measures, writes the results and tells them. All that can be checked before is checked first.
+
+    Raises:
+        EvaluationError: a dataset or the baseline cannot be used.
+        UsageError: the arguments contradict each other, or a corpus cannot be indexed.
+        NotRunningError: no graph is running.
+        ServiceError: a service failed on the way. Nothing is written then.
+        CalibrationError: there are too few questions for the error rate that is wanted.
+    """
+    modes = _modes(run.modes)
+    baseline = results.read(run.baseline) if run.baseline is not None else None
+    todo = _datasets(run)
+    if baseline is not None and todo:
+        evaluation.check_baseline(baseline, todo)
+    with contextlib.ExitStack() as stack:
+        with ProgressDisplay(console) as display:
+            state = stack.enter_context(
+                graph(run.settings, start=run.start, predictor=bool(run.answers), progress=display)
+            )
+        if run.generate:
+            todo.append(pairs.make(indexed_documents(state), count=run.generate, seed=run.seed))
+            if baseline is not None:
+                evaluation.check_baseline(baseline, todo)
+        if baseline is not None and baseline.embedder != state.embedder:
+            console.print(f"[yellow]note[/] the baseline was made with embedder {baseline.embedder}", highlight=False)
+        _check_documents(state, todo)
+        found: dict[str, results.SetResult] = {}
+        for dataset in todo:
+            found[dataset.name] = _measure(run, state, dataset, modes, console)
+    told = evaluation.results(
+        found,
+        embedder=state.embedder,
+        llm=state.llm,
+        settings={"modes": ",".join(modes), "depth": run.depth, "answers": run.answers, "seed": run.seed},
+    )
+    folder = run.out or run.settings.home / "evaluation" / "results" / datetime.now().strftime("%Y%m%d-%H%M%S")
+    evaluation.keep(folder, told, baseline)
+    if run.page is not None:
+        evaluation.write_page(run.page, told, baseline)
+    console.print(f"[green]✓[/] {folder / 'report.md'}")
+    compared = [*report.against_parts(told), *(report.against_baseline(told, baseline) if baseline else ())]
+    if baseline is not None:
+        for one in compared:
+            console.print(f"  {one}", markup=False)
+    return Outcome(told, folder, [str(one) for one in compared if one.dropped])
+
+
+@contextlib.contextmanager
+def graph(settings: Settings, *, start: bool, predictor: bool, progress: Progress) -> Iterator[GraphState]:
+    """The running graph; where none runs and `start` is set, one that runs until the block ends.
+
+    Raises:
+        NotRunningError: none runs, and none is to be started.
+    """
+    if not start or running(settings) is not None:
+        yield need_running(settings)
+        return
+    # Nobody looks at its page, and the port of one may be taken.
+    with launch(settings.model_copy(update={"page_port": 0}), progress=progress) as started:
+        started.wait_ready(*(("embedder", "predictor") if predictor else ("embedder",)))
+        yield started.state
+
+
+@contextlib.contextmanager
+def over_dataset(
+    settings: Settings, state: GraphState, dataset: Dataset, *, transformer: bool, on_progress: OnProgress
+) -> Iterator[Measured]:
+    """Services over an index of the dataset, until the block ends.
+
+    Raises:
+        LaunchError: one of them does not start.
+        UsageError: the corpus cannot be indexed.
+    """
+    if dataset.corpus is None:
+        raise AssertionError(f"{dataset.name} has no corpus")
+    own = _own_state(settings, state, dataset, transformer=transformer)
+    index(own, [dataset.corpus], on_progress)
+    with contextlib.ExitStack() as stack:
+        logs = settings.home / "evaluation" / "logs"
+        logs.mkdir(parents=True, exist_ok=True)
+        names: list[ServiceName] = ["vectorstore"]
+        variables = {"vectorstore": vectorstore_variables(settings, own)}
+        if transformer:
+            names.append("transformer")
+            llm = model_store(settings).materialise(state.llm, "llm")
+            variables["transformer"] = transformer_variables(settings, own, llm)
+        for name in names:
+            stack.enter_context(_process(own, name, variables[name], logs / f"{name}.log"))
+        yield _measured(own, transformer=transformer)
+
+
+def over_graph(state: GraphState, *, transformer: bool) -> Measured:
+    """The graph's own services over its own index."""
+    return _measured(state, transformer=transformer)
+
+
+def indexed_documents(state: GraphState) -> list[tuple[str, str]]:
+    """Id and text of every document that the graph has indexed."""
+    with IndexRoot(state.index_root, state.index_name).open() as version:
+        return [(document.id, document.text) for document in version.documents()]
+
+
+def document_names(state: GraphState) -> set[str]:
+    """Every name by which a user's questions may mean a document of the graph's index, in lower case."""
+    names: set[str] = set()
+    with IndexRoot(state.index_root, state.index_name).open() as version:
+        for document in version.documents():
+            names.update((document.id, document.source, Path(document.source).name, document.title, document.url or ""))
+            names.add(str(document.metadata.get("_id", "")))
+    return {name.casefold() for name in names if name}
+
+
+def data_folders(settings: Settings, given: Path | None) -> list[Path]:
+    """Where datasets are looked for by name.
+
+    Raises:
+        UsageError: the folder does not exist.
+    """
+    if given is None:
+        return [settings.data] if settings.data is not None and settings.data.is_dir() else []
+    if not given.expanduser().is_dir():
+        raise UsageError(f"There is no folder {given} to look for datasets in.")
+    return [given.expanduser().resolve()]
+
+
+def _modes(given: str) -> list[retrieval.Mode]:
+    names = [name.strip() for name in given.split(",") if name.strip()]
+    if names == ["all"]:
+        return list(retrieval.MODES)
+    unknown = [name for name in names if name not in retrieval.MODES]
+    if unknown or not names:
+        told = ", ".join(map(repr, unknown)) or repr(given)
+        raise UsageError(f"There is no mode {told}. Choose from {', '.join(retrieval.MODES)}; or all.")
+    return [mode for mode in retrieval.MODES if mode in names]
+
+
+def _datasets(run: Run) -> list[Dataset]:
+    """Those that are known before there is a graph."""
+    folders = data_folders(run.settings, run.data)
+    names = [*(sets.available(folders) if run.every else ()), *run.datasets]
+    if not names and run.questions is None and not run.generate:
+        names = ["docs"]
+    loaded: list[Dataset] = []
+    for name in dict.fromkeys(names):
+        copy = run.settings.home / "evaluation" / "corpora" / Path(name).name
+        loaded.append(sets.load(sets.find(name, folders), skip_bad=copy if run.skip_bad else None))
+    if run.questions is not None:
+        loaded.append(questions.load(run.questions.expanduser()))
+    twice = {dataset.name for dataset in loaded if sum(dataset.name == other.name for other in loaded) > 1}
+    if twice:
+        raise UsageError(
+            f"Two datasets are named {', '.join(twice)}: rename the folder of one, or measure one at a time."
+        )
+    return loaded
+
+
+def _check_documents(state: GraphState, todo: Sequence[Dataset]) -> None:
+    """Whether the documents that questions about the graph's own index expect are there."""
+    own = [dataset for dataset in todo if dataset.corpus is None and dataset.name != "generated"]
+    if not own:
+        return
+    known = document_names(state)
+    for dataset in own:
+        missing = [
+            f"the question {question.text[:60]!r} expects {name!r}"
+            for question in dataset.questions
+            for name in question.relevant
+            if name != questions.ANSWER and name.casefold() not in known
+        ]
+        if missing:
+            raise DatasetError(
+                Path(dataset.name),
+                missing,
+                "The index has no document of that file, title, URL or id: index it first (`kserve-rag ingest`), or "
+                "mend the name.",
+            )
+
+
+def _measure(
+    run: Run, state: GraphState, dataset: Dataset, modes: Sequence[retrieval.Mode], console: Console
+) -> results.SetResult:
+    transformer = bool(run.answers) or dataset.conversational
+    began = time.monotonic()
+    with contextlib.ExitStack() as stack:
+        counts = stack.enter_context(Counts(console, dataset.name))
+        if dataset.corpus is None:
+            services = over_graph(state, transformer=transformer)
+        else:
+            services = stack.enter_context(
+                over_dataset(run.settings, state, dataset, transformer=transformer, on_progress=counts.ingest)
+            )
+        found = asyncio.run(
+            evaluation.measure(
+                dataset,
+                vectorstore_url=services.vectorstore_url,
+                transformer_url=services.transformer_url,
+                model=services.model,
+                index_settings=services.index_settings,
+                modes=modes,
+                depth=run.depth,
+                sample=run.answers,
+                seed=run.seed,
+                on_progress=counts.update,
+            )
+        )
+        calibration = _calibrate(run, services, dataset, counts.update) if run.calibrate is not None else None
+    console.print(f"[green]✓[/] {dataset.name}: {report.summary(found)} [dim]{time.monotonic() - began:.1f} s[/]")
+    if calibration is not None:
+        low, high = calibration.interval
+        console.print(
+            f"[green]✓[/] {dataset.name}: questions that score below {calibration.threshold:.3f} are refused: "
+            f"{1 - calibration.answerable_answered:.1%} of the {calibration.answerable} answerable ones, "
+            f"{calibration.unanswerable_refused:.1%} of the {calibration.unanswerable} others; "
+            f"{_ERRORS[calibration.error]}: {calibration.observed:.1%} ({low:.1%} to {high:.1%})",
+            highlight=False,
+        )
+    return found
+
+
+_ERRORS: dict[Error, str] = {
+    "answerable_refused": "refused of the answerable",
+    "unanswerable_answered": "answered of the others",
+    "risk": "unanswerable of the answered",
+}
+
+
+def _calibrate(
+    run: Run, services: Measured, dataset: Dataset, on_progress: Callable[[str, int, int], None]
+) -> Calibration:
+    """The calibration, kept beside the index version that was asked."""
+
+    async def made() -> Calibration:
+        async with Services(services.vectorstore_url, services.transformer_url, model=services.model) as asked:
+            return await calibrate(dataset, asked, error=run.error, rate=run.calibrate or 0.0, on_progress=on_progress)
+
+    calibration = asyncio.run(made())
+    calibration.save(services.index.calibration_file(calibration.index_version))
+    return calibration
+
+
+def _own_state(settings: Settings, state: GraphState, dataset: Dataset, *, transformer: bool) -> GraphState:
+    taken: set[int] = set()
+
+    def address() -> str:
+        return f"{HOST}:{any_port(0, taken)}"
+
+    services = {name: service.model_copy() for name, service in state.services.items()}
+    services["vectorstore"].url = f"http://{address()}"
+    if transformer:
+        services["transformer"].url = f"http://{address()}"
+        services["transformer"].grpc_url = address()
+    # One index per corpus and embedder, so that changing the embedder to and fro embeds nothing twice.
+    place = hashlib.sha256(f"{_home_of(dataset)}\0{state.embedder}".encode()).hexdigest()[:8]
+    name = re.sub(r"[^A-Za-z0-9_.-]", "-", dataset.name).lstrip("_.-")[:40] or "set"
+    return state.model_copy(
+        update={
+            "index_root": settings.home / "evaluation" / "indexes",
+            "index_name": f"{name}-{place}",
+            "services": services,
+        }
+    )
+
+
+def _home_of(dataset: Dataset) -> str:
+    return str(dataset.corpus.resolve().parent if dataset.corpus else dataset.name)
+
+
+def _measured(state: GraphState, *, transformer: bool) -> Measured:
+    root = IndexRoot(state.index_root, state.index_name)
+    with root.open() as version:
+        built_with = dict(version.manifest.settings)
+    service = state.services["transformer"]
+    return Measured(
+        vectorstore_url=state.services["vectorstore"].url,
+        transformer_url=service.url if transformer else None,
+        model=service.model,
+        index=root,
+        index_settings=built_with,
+    )
+
+
+@contextlib.contextmanager
+def _process(state: GraphState, name: ServiceName, variables: dict[str, str], log: Path) -> Iterator[None]:
+    """A service, from when it is ready until the block ends."""
+    command: Sequence[str] = [sys.executable, "-m", name]
+    with log.open("wb") as output:
+        process = subprocess.Popen(  # noqa: S603
+            command, env={**inherited_environment(), **variables}, stdout=output, stderr=subprocess.STDOUT
+        )
+    try:
+        deadline = time.monotonic() + _READY_WITHIN_S
+        with httpx.Client(timeout=5, trust_env=False) as client:
+            while not (answer := probe(client, state.services[name]))[0]:
+                if process.poll() is not None or time.monotonic() > deadline:
+                    said = "\n".join(log.read_text("utf-8", "replace").splitlines()[-15:])
+                    raise LaunchError(f"The {name} over the dataset is not ready ({answer[1]}). It said:\n{said}")
+                time.sleep(_POLL_S)
+        yield
+    finally:
+        process.terminate()
+        try:
+            process.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()

@@ -1,0 +1,51 @@
+"""Which documents the local index holds: the user's own, or else this project's documentation."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+
+from kserve_rag.errors import SetupError
+from kserve_rag.settings import Settings
+
+
+def bundled(settings: Settings) -> list[Path]:
+    """This project's documentation: of the checkout, or packaged with the distribution."""
+    package = Path(__file__).parents[1]
+    checkout = package.parent
+    if (checkout / "pyproject.toml").is_file() and (checkout / "docs").is_dir():
+        return [path for path in (checkout / "README.md", checkout / "docs") if path.exists()]
+    packaged = package / "corpus"
+    if not packaged.is_dir():
+        raise SetupError("This installation lacks its documentation. Install kserve-rag again, or give --docs.")
+    # The README travels as the distribution's description.
+    readme = settings.home / "README.md"
+    text = metadata.metadata("kserve-rag").json.get("description")
+    if isinstance(text, str) and text.strip():
+        readme.parent.mkdir(parents=True, exist_ok=True)
+        readme.write_text(text, encoding="utf-8")
+    return [*([readme] if readme.exists() else []), packaged]
+
+
+def remembered(settings: Settings) -> list[Path]:
+    """The paths that the index was last told to follow; empty where it never was."""
+    try:
+        paths = json.loads(_file(settings).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return []
+    return [Path(path) for path in paths]
+
+
+def remember(settings: Settings, paths: Sequence[Path]) -> None:
+    """Keeps the paths that the index follows from now on."""
+    file = _file(settings)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_suffix(".new")
+    temporary.write_text(json.dumps([str(path) for path in paths], indent=2) + "\n", encoding="utf-8")
+    temporary.replace(file)
+
+
+def _file(settings: Settings) -> Path:
+    return settings.indexes / f"{settings.index_name}.sources.json"

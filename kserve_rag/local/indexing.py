@@ -1,0 +1,77 @@
+"""Making the running graph's index follow documents, through its own embedder."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from ingest.errors import IngestError
+from ingest.events import OnProgress, Summary
+from ingest.pipeline import run
+from ingest.settings import IngestSettings
+from kserve_rag.errors import LaunchError, UsageError
+from kserve_rag.local.graph import GraphState
+
+_TAKEN_OVER_WITHIN_S = 60
+
+
+def index(state: GraphState, paths: Sequence[Path], on_progress: OnProgress | None = None) -> Summary:
+    """Brings the index up to what is under `paths` and what was uploaded to it. The embedder must be ready.
+
+    Raises:
+        UsageError: nothing usable is there, or it could not be read. The index stays as it is.
+    """
+    try:
+        return asyncio.run(run(IngestSettings(**_chosen(state)), paths, on_progress))
+    except IngestError as error:
+        raise UsageError(str(error)) from error
+
+
+def ingest_variables(state: GraphState) -> dict[str, str]:
+    """Settings of the ingest service of this graph: those of `index`, so that neither makes anew what the other has.
+
+    Raises:
+        LaunchError: the embedder's model is not there yet.
+    """
+    return {f"INGEST_{name.upper()}": str(value) for name, value in _chosen(state).items()}
+
+
+def _chosen(state: GraphState) -> dict[str, Any]:
+    if state.tokenizer is None:
+        raise LaunchError("The embedder's model is not there yet. Try again when `kserve-rag status` says it is ready.")
+    chosen: dict[str, Any] = {
+        "index_root": state.index_root,
+        "index_name": state.index_name,
+        "embedder_url": state.services["embedder"].url,
+        "embedder_model": state.services["embedder"].model,
+        "tokenizer": state.tokenizer,
+    }
+    if state.window_tokens is not None:
+        chosen["window_tokens"] = state.window_tokens
+    return chosen
+
+
+def wait_until_served(state: GraphState, version: str) -> None:
+    """Returns once the vectorstore answers from this version of the index.
+
+    Raises:
+        LaunchError: it does not take it over.
+    """
+    deadline = time.monotonic() + _TAKEN_OVER_WITHIN_S
+    reason = "it does not answer"
+    with httpx.Client(timeout=5, trust_env=False) as client:
+        while time.monotonic() < deadline:
+            try:
+                answer = client.get(f"{state.services['vectorstore'].url}/v1/indexes").json()
+                if answer["index"] and answer["index"]["version"] == version:
+                    return
+                reason = answer.get("reason") or "it serves another version"
+            except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
+                reason = f"it does not answer ({type(error).__name__})"
+            time.sleep(0.1)
+    raise LaunchError(f"The vectorstore does not serve the new version {version}: {reason}.")

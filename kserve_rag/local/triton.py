@@ -1,0 +1,385 @@
+"""Triton on one machine: a real `tritonserver` out of a wheel, in a Python environment of its own.
+
+It has its own environment as it has its own image in a cluster, and for the same reason: its Python stub crashes on
+string tensors under numpy 2, which the other services want.
+
+The environment is built once per lock and Python version, and never changed. What differs between runs (where this
+distribution's packages lie) is a thin environment on top of it, in the run's folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.util
+import json
+import os
+import platform
+import shutil
+import socket
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from kserve_rag.errors import SetupError
+from kserve_rag.local.locking import locked
+from kserve_rag.models.fetch import remove_tree
+from kserve_rag.progress import Progress, Silent
+from kserve_rag.settings import HOST
+
+PYTHONS = ("3.12", "3.11", "3.10")
+"""Versions that the environment can have. nvidia-pytriton has a stub for 3.13 too, but numpy 1 has no wheels for it."""
+
+_ROOMS = ("embedder", "predictor")
+"""Packages that Triton's models import."""
+
+NEVER = 1_000_000_000
+"""Triton's `rate`: one trace for so many requests of callers that have none."""
+
+_GLIBC = (2, 35)
+"""What the wheel is built against: its tag is manylinux_2_35."""
+
+_TASK = "Triton environment"
+_TOLD_EVERY_S = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class TritonEnvironment:
+    """An environment with tritonserver in it."""
+
+    path: Path
+    python: Path
+    """The interpreter that the environment was made with."""
+    version: str
+    """Of that Python: "3.11"."""
+    libdir: Path
+    """Where that Python's shared library lies."""
+
+    @property
+    def site_packages(self) -> Path:
+        """Where its packages are."""
+        return self.path / "lib" / f"python{self.version}" / "site-packages"
+
+    @property
+    def server(self) -> Path:
+        """The folder `tritonserver` of the wheel."""
+        return self.site_packages / "pytriton" / "tritonserver"
+
+    @property
+    def backends(self) -> Path:
+        """Triton's backend directory."""
+        return self.path / "backends"
+
+
+@dataclass(frozen=True, slots=True)
+class TritonPorts:
+    """Where one Triton server listens."""
+
+    http: int
+    grpc: int | None = None
+    metrics: int | None = None
+
+
+def ensure_triton_environment(
+    envs: Path, *, python: Path | None = None, offline: bool = False, progress: Progress | None = None
+) -> TritonEnvironment:
+    """The Triton environment, built first where it is not there yet.
+
+    Args:
+        envs: folder of environments.
+        python: interpreter to use, 3.10 to 3.12. By default the running one, or one on the PATH.
+        offline: do not build one.
+        progress: told what is being done.
+
+    Raises:
+        SetupError: this machine cannot run Triton, or the packages could not be installed. The message says what to do.
+    """
+    progress = progress or Silent()
+    check_platform()
+    chosen, version, libdir = _find_python(python)
+    lock = lock_file()
+    identity = [lock.read_text(encoding="utf-8"), version, platform.machine(), str(chosen)]
+    name = f"triton-{hashlib.sha256(chr(0).join(identity).encode()).hexdigest()[:16]}"
+    environment = TritonEnvironment(envs / name, chosen, version, libdir)
+    if environment.path.is_dir():
+        return environment
+    with locked(envs / f"{name}.lock", lambda: progress.note(_TASK, "another process builds it")):
+        if environment.path.is_dir():
+            return environment
+        if offline:
+            raise SetupError("The Triton environment is not built yet, and KSERVE_RAG_OFFLINE is set. Unset it once.")
+        try:
+            _build(environment, lock, progress)
+        finally:
+            progress.note(_TASK, "")
+    return environment
+
+
+def triton_command(
+    environment: TritonEnvironment,
+    repository: Path,
+    ports: TritonPorts,
+    run_dir: Path,
+    *,
+    model: str,
+    reuse_ports: bool = False,
+) -> tuple[list[str], dict[str, str]]:
+    """How to start a Triton server: arguments and environment variables.
+
+    Args:
+        environment: from `ensure_triton_environment`.
+        repository: folder of models.
+        ports: where it listens, on loopback. What has no port is switched off.
+        run_dir: folder for what belongs to this run alone; written anew.
+        model: the one model of the repository that is loaded.
+        reuse_ports: whether other replicas may listen where it does, but for metrics.
+    """
+    prefix = _thin_environment(environment, run_dir)
+    server = environment.server
+    arguments = [
+        str(server / "bin" / "tritonserver"),
+        f"--model-repository={repository}",
+        f"--backend-directory={environment.backends}",
+        "--model-control-mode=explicit",
+        f"--load-model={model}",
+        # Without these it looks in /opt/tritonserver.
+        f"--cache-directory={server / 'caches'}",
+        "--disable-auto-complete-config",
+        f"--http-address={HOST}",
+        f"--http-port={ports.http}",
+        "--exit-timeout-secs=8",
+        *(["--reuse-http-port=true", "--reuse-grpc-port=true"] if reuse_ports else []),
+    ]
+    if ports.grpc is not None:
+        arguments += ["--allow-grpc=true", f"--grpc-address={HOST}", f"--grpc-port={ports.grpc}"]
+    else:
+        arguments += ["--allow-grpc=false"]
+    if ports.metrics is not None:
+        arguments += ["--allow-metrics=true", f"--metrics-address={HOST}", f"--metrics-port={ports.metrics}"]
+    else:
+        arguments += ["--allow-metrics=false"]
+    libraries = [environment.site_packages / "nvidia_pytriton.libs", environment.libdir]
+    variables = {
+        "PATH": os.pathsep.join([str(prefix / "bin"), os.environ.get("PATH", os.defpath)]),
+        "VIRTUAL_ENV": str(prefix),
+        "LD_LIBRARY_PATH": os.pathsep.join(map(str, libraries)),
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+    return arguments, variables
+
+
+_METRICS_PORT = "--metrics-port="
+_SHARED_MEMORY = "--backend-config=python,shm-region-prefix-name="
+
+
+def shared_memory_argument(prefix: str, name: str) -> str:
+    """The argument that names a process's shared memory."""
+    return f"{_SHARED_MEMORY}{prefix}{name}-"
+
+
+def metrics_port(argv: Sequence[str]) -> int | None:
+    """The port of a Triton server's metrics; None where these arguments are none of such a server."""
+    return next((int(one.removeprefix(_METRICS_PORT)) for one in argv if one.startswith(_METRICS_PORT)), None)
+
+
+def moved(argv: Sequence[str], name: str, to: str) -> tuple[list[str], int]:
+    """Arguments for another server beside a running one, and the port of its metrics.
+
+    What several servers cannot share is its own: the port of metrics, and shared memory, which is called after it.
+    """
+    with socket.socket() as free:
+        free.bind((HOST, 0))
+        port = free.getsockname()[1]
+    changed = []
+    for one in argv:
+        if one.startswith(_METRICS_PORT):
+            changed.append(f"{_METRICS_PORT}{port}")
+        elif one.startswith(_SHARED_MEMORY):
+            changed.append(f"{one.removesuffix(f'{name}-')}{to}-")
+        else:
+            changed.append(one)
+    return changed, port
+
+
+def trace_arguments(service: str, environ: Mapping[str, str]) -> list[str]:
+    """Arguments with which Triton sends its spans where OpenTelemetry's variables say; none where they say nothing.
+
+    Source: https://docs.nvidia.com/deeplearning/triton-inference-server/user-guide/docs/user_guide/trace.html
+    """
+    url = environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "")
+    if not url and environ.get("OTEL_EXPORTER_OTLP_ENDPOINT"):
+        url = environ["OTEL_EXPORTER_OTLP_ENDPOINT"].rstrip("/") + "/v1/traces"
+    if (
+        not url
+        or environ.get("OTEL_SDK_DISABLED", "").lower() == "true"
+        or environ.get("OTEL_TRACES_EXPORTER") == "none"
+    ):
+        return []
+    settings = [
+        "mode=opentelemetry",
+        "level=TIMESTAMPS",
+        # Of what it is told of it traces everything, whatever the rate; of the rest nothing.
+        f"rate={NEVER}",
+        f"opentelemetry,url={url}",
+        f"opentelemetry,resource=service.name=kserve-rag-{service}",
+    ]
+    if "OTEL_BSP_SCHEDULE_DELAY" in environ:
+        settings.append(f"opentelemetry,bsp_schedule_delay={environ['OTEL_BSP_SCHEDULE_DELAY']}")
+    return [f"--trace-config={setting}" for setting in settings]
+
+
+def check_platform() -> None:
+    """Whether the wheel of tritonserver runs here.
+
+    Raises:
+        SetupError: it does not.
+    """
+    machine, (libc, release) = platform.machine(), platform.libc_ver()
+    remedy = "Use Linux with glibc 2.35 or later on x86_64 or aarch64 (Debian 12, Ubuntu 22.04), or a container of it."
+    if sys.platform != "linux" or machine not in ("x86_64", "aarch64"):
+        raise SetupError(f"tritonserver has no wheel for {sys.platform} on {machine}. {remedy}")
+    found = tuple(int(part) for part in release.split(".")[:2] if part.isdigit()) if libc == "glibc" else ()
+    if found < _GLIBC:
+        raise SetupError(
+            f"tritonserver needs glibc 2.35 or later; this is {libc or 'another libc'} {release}. {remedy}"
+        )
+
+
+def lock_file() -> Path:
+    """The pinned packages of the environment: in a checkout, or packaged with the distribution."""
+    package = Path(__file__).parents[1]
+    for path in (package.parent / "locks" / "triton.txt", package / "environments" / "triton.txt"):
+        if path.is_file():
+            return path
+    raise SetupError("This installation lacks environments/triton.txt. Install kserve-rag again.")
+
+
+def _find_python(python: Path | None) -> tuple[Path, str, Path]:
+    """Interpreter, its version, and the folder of its shared library."""
+    if python is not None:
+        found = _inspect(python)
+        if found is None or found[1] not in PYTHONS:
+            raise SetupError(
+                f"KSERVE_RAG_TRITON_PYTHON is {python}, which is not a Python {PYTHONS[-1]} to {PYTHONS[0]}."
+            )
+        return found
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    if version in PYTHONS:
+        base = Path(getattr(sys, "_base_executable", None) or sys.executable)
+        return base.resolve(), version, Path(str(sysconfig.get_config_var("LIBDIR")))
+    for candidate in PYTHONS:
+        path = shutil.which(f"python{candidate}")
+        found = _inspect(Path(path)) if path else None
+        if found is not None and found[1] == candidate:
+            return found
+    raise SetupError(
+        f"Triton's Python models need Python {PYTHONS[-1]} to {PYTHONS[0]} (numpy 1 has no wheels for {version}). "
+        "Install one, or set KSERVE_RAG_TRITON_PYTHON to its path."
+    )
+
+
+def _inspect(python: Path) -> tuple[Path, str, Path] | None:
+    asked = "import json,sys,sysconfig as s;" + (
+        "print(json.dumps([getattr(sys,'_base_executable',None) or sys.executable,"
+        "'%d.%d'%sys.version_info[:2],s.get_config_var('LIBDIR')]))"
+    )
+    try:
+        said = subprocess.run([python, "-c", asked], capture_output=True, text=True, check=True, timeout=30)  # noqa: S603
+        executable, version, libdir = json.loads(said.stdout)
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return None
+    return Path(executable).resolve(), str(version), Path(libdir)
+
+
+def _build(environment: TritonEnvironment, lock: Path, progress: Progress) -> None:
+    environment.path.parent.mkdir(parents=True, exist_ok=True)
+    prefix = f".building-{environment.path.name}-"
+    for left_over in environment.path.parent.glob(f"{prefix}*"):
+        remove_tree(left_over)
+    temporary = Path(tempfile.mkdtemp(dir=environment.path.parent, prefix=prefix))
+    built = TritonEnvironment(temporary, environment.python, environment.version, environment.libdir)
+    try:
+        uv = _uv()
+        if uv is not None:
+            make = [uv, "venv", "--quiet", "--clear", "--no-project", "--python", str(built.python), str(temporary)]
+            install = [uv, "pip", "install", "--quiet", "--no-config", "--python", str(temporary / "bin" / "python")]
+        else:
+            make = [str(built.python), "-m", "venv", "--clear", str(temporary)]
+            install = [str(temporary / "bin" / "python"), "-m", "pip", "--disable-pip-version-check", "--quiet"]
+            install += ["--no-input", "install"]
+        _run(make, progress)
+        _run([*install, "--no-deps", "--require-hashes", "--only-binary=:all:", "--requirement", str(lock)], progress)
+        _link_backend(built)
+        temporary.chmod(0o755)
+        temporary.rename(environment.path)
+    except BaseException:
+        remove_tree(temporary)
+        raise
+
+
+def _link_backend(environment: TritonEnvironment) -> None:
+    """The Python backend with the stub for this Python, as Triton looks for it."""
+    stub = environment.server / "python_backend_stubs" / environment.version / "triton_python_backend_stub"
+    if not stub.is_file():
+        raise SetupError(f"nvidia-pytriton holds no stub for Python {environment.version}.")
+    backend = environment.backends / "python"
+    backend.mkdir(parents=True)
+    for file in [*(environment.server / "backends" / "python").iterdir(), stub]:
+        if file.is_file() and not (backend / file.name).exists():
+            (backend / file.name).symlink_to(os.path.relpath(file, backend))
+
+
+def _thin_environment(environment: TritonEnvironment, run_dir: Path) -> Path:
+    """An environment that shows the built one's packages and this distribution's rooms.
+
+    Triton's stub heeds the environment whose `bin` is first on the PATH, and no PYTHONPATH.
+    """
+    prefix = run_dir / "python"
+    remove_tree(prefix)
+    site = prefix / "lib" / f"python{environment.version}" / "site-packages"
+    site.mkdir(parents=True)
+    (prefix / "bin").mkdir()
+    (prefix / "bin" / "python").symlink_to(environment.python)
+    (prefix / "bin" / "python3").symlink_to("python")
+    (prefix / "pyvenv.cfg").write_text(
+        f"home = {environment.python.parent}\ninclude-system-site-packages = false\nversion = {environment.version}\n"
+    )
+    (site / "environment.pth").write_text(f"{environment.site_packages}\n")
+    for room in _ROOMS:
+        (site / room).symlink_to(package_folder(room))
+    return prefix
+
+
+def package_folder(package: str) -> Path:
+    """Where a room of this distribution is installed."""
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise SetupError(f"The package {package} is not installed. Install kserve-rag[local] again.")
+    return Path(next(iter(spec.submodule_search_locations))).resolve()
+
+
+def _uv() -> str | None:
+    beside = Path(sys.executable).with_name("uv")
+    return str(beside) if beside.is_file() else shutil.which("uv")
+
+
+def _run(command: list[str], progress: Progress) -> None:
+    """Runs a program to its end, or until `progress` raises when it is told that it runs."""
+    stdout = stderr = ""
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as program:  # noqa: S603
+        try:
+            while program.returncode is None:
+                progress.note(_TASK, "installing tritonserver and OpenVINO")
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    stdout, stderr = program.communicate(timeout=_TOLD_EVERY_S)
+        except BaseException:
+            program.kill()
+            raise
+    if program.returncode != 0:
+        said = (stderr or stdout).strip().splitlines()
+        failed = f"The Triton environment could not be built: {' '.join(command[:3])} … failed"
+        raise SetupError("\n  ".join([failed, *said[-8:]]))

@@ -1,0 +1,88 @@
+"""Connections to an upstream are renewed: what joins behind its address is found, what leaves is left."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+import pytest
+
+from chassis.context import CallContext
+from chassis.http import HttpUpstream
+
+ANSWER = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}"
+STREAM = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+
+
+class Service:
+    """Answers on connections that it counts; a stream goes on when it is told to."""
+
+    def __init__(self) -> None:
+        self.opened = 0
+        self.open = 0
+        self.go_on = asyncio.Event()
+        self.all_closed = asyncio.Event()
+
+    async def connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.opened += 1
+        self.open += 1
+        self.all_closed.clear()
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                if head.startswith(b"GET"):
+                    writer.write(ANSWER)
+                    continue
+                await reader.readexactly(2)
+                writer.write(STREAM + b"9\r\ndata: 1\n\n\r\n")
+                await self.go_on.wait()
+                writer.write(b"9\r\ndata: 2\n\n\r\n0\r\n\r\n")
+        writer.close()
+        self.open -= 1
+        if not self.open:
+            self.all_closed.set()
+
+
+@pytest.fixture
+async def service() -> AsyncIterator[tuple[Service, str]]:
+    service = Service()
+    server = await asyncio.start_server(service.connected, "127.0.0.1", 0)
+    async with server:
+        yield service, f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+
+def context() -> CallContext:
+    return CallContext.start(30)
+
+
+async def test_a_connection_is_used_again(service: tuple[Service, str]) -> None:
+    counted, url = service
+    upstream = HttpUpstream(url, name="service")
+    for _ in range(5):
+        assert await upstream.get_json("/", context()) == {}
+    assert counted.opened == 1
+    await upstream.aclose()
+
+
+async def test_but_not_for_good(service: tuple[Service, str]) -> None:
+    counted, url = service
+    upstream = HttpUpstream(url, name="service", max_connection_age_s=0)
+    for _ in range(5):
+        await upstream.get_json("/", context())
+    assert counted.opened == 5
+    await upstream.aclose()
+    await asyncio.wait_for(counted.all_closed.wait(), 10)
+
+
+async def test_what_is_under_way_on_an_old_one_is_not_disturbed(service: tuple[Service, str]) -> None:
+    counted, url = service
+    upstream = HttpUpstream(url, name="service", max_connection_age_s=0)
+    stream = upstream.stream_events("/", {}, context())
+    assert await anext(stream) == "1"
+    await upstream.get_json("/", context())
+    assert counted.opened == 2
+    counted.go_on.set()
+    assert [event async for event in stream] == ["2"]
+    await upstream.aclose()
+    await asyncio.wait_for(counted.all_closed.wait(), 10)

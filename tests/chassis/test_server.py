@@ -1,0 +1,343 @@
+"""The edge that every KServe room stands behind, on a running service."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.processes import STARTS_WITHIN_S, free_ports, program, until
+
+ROOT = Path(__file__).parents[2]
+ECHO = ROOT / "tests" / "fakes" / "echo_service.py"
+
+
+@dataclass
+class Echo:
+    url: str
+    grpc_url: str
+    marks: Path
+    process: subprocess.Popen[bytes]
+
+
+@contextlib.contextmanager
+def running_echo(marks: Path, **variables: str) -> Iterator[Echo]:
+    http_port, grpc_port = free_ports(2)
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "ECHO_HOST": "127.0.0.1",
+        "ECHO_HTTP_PORT": str(http_port),
+        "ECHO_GRPC_PORT": str(grpc_port),
+        **variables,
+    }
+    command = [sys.executable, ECHO, marks]
+    url = f"http://127.0.0.1:{http_port}"
+    with program(command, f"{url}/v2/health/live", environment) as process:
+        yield Echo(url, f"127.0.0.1:{grpc_port}", marks, process)
+
+
+@pytest.fixture(scope="module")
+def echo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Echo]:
+    with running_echo(tmp_path_factory.mktemp("marks")) as service:
+        yield service
+
+
+@pytest.fixture
+def client(echo: Echo) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=echo.url, limits=httpx.Limits(max_connections=1)) as one_connection:
+        yield one_connection
+        # Whatever a test sent, the same connection still answers.
+        assert one_connection.post("/v1/models/echo:predict", json={"do": "echo"}).status_code == 200
+
+
+PREDICT = "/v1/models/echo:predict"
+
+
+def test_unforeseen_errors_hide_internals_and_keep_the_connection(client: httpx.Client) -> None:
+    for _ in range(3):
+        response = client.post(PREDICT, json={"do": "crash"})
+        assert response.status_code == 500
+        assert response.json()["code"] == "internal"
+        assert "secret" not in response.text
+        assert "KeyError" not in response.text
+        assert "connection" not in response.headers
+    port = client.get("/v2/health/live").extensions["network_stream"].get_extra_info("client_addr")[1]
+    client.post(PREDICT, json={"do": "crash"})
+    again = client.get("/v2/health/live").extensions["network_stream"].get_extra_info("client_addr")[1]
+    assert port == again
+
+
+@pytest.mark.parametrize(
+    ("do", "status", "body", "retry_after"),
+    [
+        ("invalid", 400, {"error": "count: is 9, at most 5.", "code": "invalid_request", "field": "count"}, None),
+        ("busy", 429, {"error": "queue is full", "code": "busy"}, "3"),
+        ("absent", 503, {"error": "nothing here yet", "code": "not_ready"}, "2"),
+    ],
+)
+def test_service_errors_have_status_shape_and_retry_after(
+    client: httpx.Client, do: str, status: int, body: dict[str, str], retry_after: str | None
+) -> None:
+    response = client.post(PREDICT, json={"do": do})
+    assert (response.status_code, response.json()) == (status, body)
+    assert response.headers.get("retry-after") == retry_after
+
+
+@pytest.mark.parametrize(
+    "content_type", ["application/json; charset=utf-8", "APPLICATION/JSON", "application/x-www-form-urlencoded", None]
+)
+@pytest.mark.parametrize("path", [PREDICT, "/v2/models/echo/infer"])
+def test_json_is_read_whatever_the_content_type_says_of_it(
+    client: httpx.Client, content_type: str | None, path: str
+) -> None:
+    body = {"inputs": [{"name": "text", "datatype": "BYTES", "shape": [1], "data": ["a"]}]}
+    headers = {"content-type": content_type} if content_type else {}
+    assert client.post(path, content=json.dumps(body), headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize("path", [PREDICT, "/v2/models/echo/infer"])
+@pytest.mark.parametrize(
+    "content",
+    [b"{", b"", b'"\xff\xfe"', b'{"instances": NaN}', b"[" * 100_000],
+    ids=["cut", "empty", "utf8", "nan", "deep"],
+)
+def test_bodies_that_are_not_json_are_the_callers_error(client: httpx.Client, path: str, content: bytes) -> None:
+    response = client.post(path, content=content, headers={"content-type": "application/json"})
+    assert response.status_code == 400
+    assert set(response.json()) <= {"error", "code", "field"}
+
+
+@pytest.mark.parametrize("path", [PREDICT, "/v2/models/echo/infer", "/nowhere"])
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_40_mb_body_is_refused_and_the_connection_lives(client: httpx.Client, path: str, chunked: bool) -> None:
+    block = b"x" * 1_000_000
+    content = (block for _ in range(40)) if chunked else block * 40
+    response = client.post(path, content=content, headers={"content-type": "application/json"})
+    if path != "/nowhere" or not chunked:
+        assert response.status_code == 413
+        assert "8388608 bytes" in response.json()["error"]
+
+
+def test_request_ids_are_kept_or_made(client: httpx.Client) -> None:
+    response = client.post(PREDICT, json={}, headers={"x-request-id": "mine"})
+    assert response.headers["x-request-id"] == "mine"
+    assert response.json()["predictions"][0]["headers"]["x-request-id"] == "mine"
+    assert len(client.post(PREDICT, json={}).headers["x-request-id"]) == 32
+
+
+def test_only_the_listed_headers_travel_and_the_deadline_shrinks(client: httpx.Client) -> None:
+    sent = {"authorization": "Bearer a", "traceparent": "00-1-2-01", "x-request-timeout-ms": "5000", "cookie": "c=1"}
+    seen = client.post(PREDICT, json={}, headers=sent).json()["predictions"][0]["headers"]
+    assert seen["authorization"] == "Bearer a"
+    assert seen["traceparent"] == "00-1-2-01"
+    assert 0 < int(seen["x-request-timeout-ms"]) <= 5000
+    assert "cookie" not in seen
+    assert "authorization" not in client.post(PREDICT, json={}).json()["predictions"][0]["headers"]
+
+
+@pytest.mark.parametrize("value", ["0", "-5", "soon", "1.5", "9" * 400])
+def test_a_bad_deadline_is_named(client: httpx.Client, value: str) -> None:
+    response = client.post(PREDICT, json={}, headers={"x-request-timeout-ms": value})
+    assert response.status_code == 400
+    assert response.json()["field"] == "x-request-timeout-ms"
+
+
+def test_unknown_models_routes_and_methods(client: httpx.Client) -> None:
+    for path in ("/v1/models/nope:predict", "/v2/models/nope/infer"):
+        response = client.post(path, json={"inputs": []})
+        assert response.status_code == 404
+        assert "'echo'" in response.json()["error"]
+    assert client.get("/nowhere").json()["code"] == "not_found"
+    assert client.put(PREDICT).status_code == 405
+    assert client.get("/other/crash").json() == {
+        "error": {"message": "The service failed on this request. Its log has the reason under the x-request-id."}
+    }
+
+
+def test_callers_cannot_unload_the_model(client: httpx.Client) -> None:
+    for verb in ("load", "unload"):
+        assert client.post(f"/v2/repository/models/echo/{verb}").status_code == 403
+
+
+def test_readiness_tells_its_reason(client: httpx.Client, echo: Echo) -> None:
+    paths = ("/v1/models/echo", "/v2/models/echo/ready", "/v2/health/ready")
+    assert [client.get(path).status_code for path in paths] == [200, 200, 200]
+    reason = echo.marks / "reason"
+    reason.write_text("The cupboard is bare.")
+    try:
+        for path in paths:
+            response = client.get(path)
+            assert response.status_code == 503
+            assert response.json()["error"] == "The cupboard is bare."
+            assert response.headers["retry-after"]
+    finally:
+        reason.unlink()
+
+
+def test_a_leaving_client_cancels_the_work(echo: Echo) -> None:
+    mark = echo.marks / "cancelled"
+    with contextlib.suppress(httpx.ReadTimeout):
+        httpx.post(echo.url + PREDICT, json={"do": "hang"}, timeout=0.5)
+    until(mark.exists)
+
+
+TENSOR = {"name": "text", "datatype": "BYTES", "shape": [2], "data": ["a", "b"]}
+
+
+@pytest.mark.parametrize(
+    ("inputs", "expected"),
+    [
+        ([{**TENSOR, "name": "nope"}], "unknown tensor 'nope'"),
+        ([TENSOR, TENSOR], "there twice"),
+        ([{**TENSOR, "shape": [3]}], "does not fit shape [3]"),
+        ([{**TENSOR, "shape": [-1]}], "negative"),
+        ([{**TENSOR, "datatype": "FP32"}], "does not fit"),
+        ([{**TENSOR, "datatype": "FP16", "data": [1.0, 2.0]}], "FP16"),
+        ([{**TENSOR, "datatype": "NOPE"}], "datatype 'NOPE'"),
+        ([{**TENSOR, "datatype": "INT32", "data": [1, 2]}], "expected BYTES"),
+        ([{**TENSOR, "data": [["a"], {}]}], "text"),
+        ([TENSOR, {"name": "weight", "datatype": "FP32", "shape": [1], "data": [float("nan")]}], "NaN"),
+        ([TENSOR, {"name": "count", "datatype": "INT32", "shape": [3], "data": [1, 2, 3]}], "Send 1 or 2"),
+    ],
+)
+def test_faulty_tensors_are_named(client: httpx.Client, inputs: list[dict[str, object]], expected: str) -> None:
+    content = json.dumps({"inputs": inputs})
+    response = client.post("/v2/models/echo/infer", content=content, headers={"content-type": "application/json"})
+    assert response.status_code == 400
+    assert expected in response.json()["error"]
+
+
+def test_tensors_travel_as_json_and_binary(client: httpx.Client) -> None:
+    count = {"name": "count", "datatype": "INT32", "shape": [1], "data": [7]}
+    answer = client.post("/v2/models/echo/infer", json={"id": "q", "inputs": [TENSOR, count]}).json()
+    assert answer["id"] == "q"
+    assert answer["outputs"][0]["data"] == ["a/7", "b/7"]
+    raw = b"\x01\x00\x00\x00c"
+    head = json.dumps(
+        {
+            "inputs": [
+                {"name": "text", "datatype": "BYTES", "shape": [1], "parameters": {"binary_data_size": len(raw)}}
+            ],
+            "outputs": [{"name": "text", "parameters": {"binary_data": True}}],
+        }
+    ).encode()
+    response = client.post(
+        "/v2/models/echo/infer",
+        content=head + raw,
+        headers={"inference-header-content-length": str(len(head)), "content-type": "application/octet-stream"},
+    )
+    assert response.content.endswith(b"c/0")
+    unknown = client.post("/v2/models/echo/infer", json={"inputs": [TENSOR], "outputs": [{"name": "nope"}]})
+    assert unknown.status_code == 400
+    assert "unknown tensor 'nope'" in unknown.json()["error"]
+
+
+@pytest.mark.parametrize(
+    ("raw", "change"),
+    [
+        (b"\x05\x00", {}),
+        (b"\xff\x00\x00\x00ab", {}),
+        (b"\x01\x00\x00\x00c", {"shape": [2]}),
+        (b"\x01\x00\x00\x00c", {"parameters": {"binary_data_size": "5"}}),
+        (b"abc", {"datatype": "INT32"}),
+    ],
+)
+def test_binary_tensors_that_are_none_are_the_callers_error(
+    client: httpx.Client, raw: bytes, change: dict[str, object]
+) -> None:
+    tensor = {"name": "text", "datatype": "BYTES", "shape": [1], "parameters": {"binary_data_size": len(raw)}, **change}
+    head = json.dumps({"inputs": [tensor]}).encode()
+    response = client.post(
+        "/v2/models/echo/infer",
+        content=head + raw,
+        headers={"inference-header-content-length": str(len(head)), "content-type": "application/octet-stream"},
+    )
+    assert response.status_code == 400
+    assert "binary_data_size" in response.json()["error"]
+
+
+GRPC_BROKEN_OFF = """
+import sys, tritonclient.grpc as t
+from tritonclient.utils import InferenceServerException
+i = t.InferInput("text", [1], "BYTES"); i._raw_content = bytes([255, 0, 0, 0, 97])
+try: t.InferenceServerClient(sys.argv[1]).infer("echo", [i])
+except InferenceServerException as e: print(e.status(), e.message())
+"""
+
+
+def test_a_text_that_breaks_off_is_the_callers_error_over_grpc(echo: Echo) -> None:
+    call = [sys.executable, "-c", GRPC_BROKEN_OFF, echo.grpc_url]
+    done = subprocess.run(call, capture_output=True, text=True, timeout=60)
+    assert done.stdout.startswith("StatusCode.INVALID_ARGUMENT text: the data does not fit shape [1]"), done.stderr
+
+
+GRPC_CALL = """
+import sys, numpy as np, tritonclient.grpc as t
+from tritonclient.utils import InferenceServerException
+c = t.InferenceServerClient(sys.argv[1])
+i = t.InferInput("text", [1, 1], "BYTES"); i.set_data_from_numpy(np.array([[b"hi"]], dtype=object))
+print(c.infer("echo", [i]).as_numpy("text").ravel()[0].decode(), c.is_model_ready("echo"))
+b = t.InferInput("nope", [1, 1], "BYTES"); b.set_data_from_numpy(np.array([[b"hi"]], dtype=object))
+for model, tensor in (("echo", b), ("nope", i)):
+    try: c.infer(model, [tensor])
+    except InferenceServerException as e: print(e.status(), e.message())
+try: c.unload_model("echo")
+except InferenceServerException as e: print(e.status())
+"""
+
+
+def test_grpc_answers_and_tells_faults_with_a_status(echo: Echo) -> None:
+    done = subprocess.run([sys.executable, "-c", GRPC_CALL, echo.grpc_url], capture_output=True, text=True, timeout=60)
+    lines = done.stdout.splitlines()
+    assert lines[0] == "hi/0 True", done.stderr
+    assert lines[1].startswith("StatusCode.INVALID_ARGUMENT inputs: unknown tensor 'nope'")
+    assert lines[2].startswith("StatusCode.NOT_FOUND")
+    assert lines[3] == "StatusCode.PERMISSION_DENIED"
+
+
+def test_shutdown_finishes_what_is_in_flight_and_frees_what_it_holds(tmp_path: Path) -> None:
+    with running_echo(tmp_path) as service:
+        assert (tmp_path / "opened").exists()
+        service.process.send_signal(signal.SIGTERM)
+        assert service.process.wait(timeout=30) == 0
+        assert (tmp_path / "closed").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_it_starts_ends_it(tmp_path: Path, number: signal.Signals) -> None:
+    (tmp_path / "slow").touch()
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "ECHO_HTTP_PORT": str(free_ports(1)[0])}
+    command = [sys.executable, ECHO, tmp_path]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        try:
+            until(lambda: (tmp_path / "opened").exists(), STARTS_WITHIN_S)
+            process.send_signal(number)
+            said, _ = process.communicate(timeout=30)
+        finally:
+            process.kill()
+    assert process.returncode == 0
+    assert f"{number.name} while starting" in said.decode()
+    assert "Traceback" not in said.decode()
+
+
+def test_a_bad_setting_stops_the_program_before_the_port_opens(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, str(ECHO), str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "ECHO_TIMEOUT_S": "soon"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("ECHO_TIMEOUT_S: ")
+    assert not (tmp_path / "opened").exists()

@@ -1,0 +1,340 @@
+"""Starting a graph that cannot start, and stopping one in every way there is."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import datetime, timezone
+from pathlib import Path
+
+import psutil
+import pytest
+
+from kserve_rag.errors import LaunchError, NotRunningError, PortTakenError, SetupError, UsageError
+from kserve_rag.local import supervisor
+from kserve_rag.local.control import Control
+from kserve_rag.local.graph import (
+    ANSWERING,
+    GraphState,
+    Replica,
+    default_services,
+    follow,
+    log_file,
+    need_running,
+    running,
+    status,
+    stop,
+    write_state,
+)
+from kserve_rag.local.launcher import launch
+from kserve_rag.local.locking import locked, try_lock
+from kserve_rag.local.replicas import replicas
+from kserve_rag.local.triton import _run, check_platform, ensure_triton_environment
+from kserve_rag.models.store import Catalogue
+from kserve_rag.progress import Silent
+from kserve_rag.settings import Settings
+from tests.processes import STARTS_WITHIN_S, until
+
+ENDS_WITHIN_S = 40
+
+
+@pytest.fixture
+def settings(graph_settings: Settings, tmp_path: Path) -> Settings:
+    """A home of its own, beside the shared graph's."""
+    return graph_settings.model_copy(update={"home": tmp_path / "home", "start_timeout_s": 120})
+
+
+def test_a_service_that_fails_shows_its_last_lines(
+    graph_settings: Settings, settings: Settings, tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "model.onnx").write_bytes(b"no model")
+    (broken / "tokenizer.json").write_text("{}")
+    settings = settings.model_copy(update={"embedder": str(broken)})
+    with launch(settings) as graph:
+        processes = [service.pid for service in graph.state.services.values() if service.pid]
+        with pytest.raises(LaunchError) as raised:
+            graph.wait_ready("embedder")
+        assert status(settings).services["embedder"].reason is not None
+        assert "ended" in str(status(settings).services["embedder"].reason)
+    assert "The embedder ended" in raised.value.message
+    last = [line for line in log_file(settings.run, "embedder").read_text().splitlines() if line.strip()][-1]
+    assert last in raised.value.message
+    assert not any(psutil.pid_exists(pid) for pid in processes)
+    assert running(settings) is None
+
+
+def test_a_taken_port_names_who_holds_it(settings: Settings) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        port = holder.getsockname()[1]
+        with pytest.raises(PortTakenError, match=rf"Port {port}.*process {os.getpid()}.*--port"):
+            launch(settings.model_copy(update={"port": port}))
+    assert running(settings) is None
+
+
+def test_the_pages_port_is_one_that_people_type(settings: Settings) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        port = holder.getsockname()[1]
+        with pytest.raises(PortTakenError, match=rf"Port {port}, where the web page .*--page-port"):
+            launch(settings.model_copy(update={"page_port": port}))
+
+
+def test_other_taken_ports_are_avoided(graph_settings: Settings, settings: Settings) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        taken = holder.getsockname()[1]
+        with launch(settings.model_copy(update={"vectorstore_port": taken})) as graph:
+            assert graph.url("vectorstore") != f"http://127.0.0.1:{taken}"
+
+
+def test_an_unknown_model_starts_nothing(settings: Settings) -> None:
+    with pytest.raises(UsageError, match="nonesuch"):
+        launch(settings.model_copy(update={"model": "nonesuch"}))
+    assert running(settings) is None
+
+
+def test_a_home_has_one_graph(graph: object, graph_settings: Settings) -> None:
+    with pytest.raises(LaunchError, match="runs already"):
+        launch(graph_settings)
+    state = need_running(graph_settings)
+    assert psutil.Process(state.supervisor_pid).is_running()
+
+
+def test_what_does_not_run(settings: Settings) -> None:
+    assert running(settings) is None
+    assert not stop(settings)
+    with pytest.raises(NotRunningError, match="kserve-rag up"):
+        need_running(settings)
+    found = status(settings)
+    assert {service.reason for service in found.services.values()} == {"not running"}
+    assert found.index is None
+
+
+def test_a_state_file_that_was_left_behind_is_not_believed(settings: Settings, graph_settings: Settings) -> None:
+    settings.run.mkdir(parents=True)
+    (settings.run / "graph.json").write_text("{}")
+    assert running(settings) is None
+
+
+def test_the_state_of_another_version_is_told_apart(settings: Settings) -> None:
+    with launch(settings) as graph:
+        path = settings.run / "graph.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "services": {"database": {}}}))
+        with pytest.raises(LaunchError, match="another version"):
+            running(settings)
+        assert stop(settings)
+        assert not psutil.pid_exists(graph.state.services["vectorstore"].pid)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_up_leaves_no_process_behind(settings: Settings, number: signal.Signals) -> None:
+    environment = {
+        **os.environ,
+        "KSERVE_RAG_HOME": str(settings.home),
+        "KSERVE_RAG_MODELS_DIR": str(settings.models),
+        "KSERVE_RAG_ENVS_DIR": str(settings.envs),
+        "KSERVE_RAG_PORT": "0",
+        "KSERVE_RAG_GRPC_PORT": "0",
+        "KSERVE_RAG_PAGE_PORT": "0",
+    }
+    up = subprocess.Popen(
+        [sys.executable, "-m", "kserve_rag", "up"], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    try:
+        state = _all_started(settings, up)
+        roots = [state.supervisor_pid, *(service.pid for service in state.services.values() if service.pid)]
+        everyone = [
+            member for pid in roots for member in (psutil.Process(pid), *psutil.Process(pid).children(recursive=True))
+        ]
+        up.send_signal(number)
+        output, _ = up.communicate(timeout=ENDS_WITHIN_S)
+        assert up.returncode == (-9 if number == signal.SIGKILL else 130), output.decode()
+        assert b"Traceback" not in output
+        _, alive = psutil.wait_procs(everyone, timeout=ENDS_WITHIN_S)
+        assert not alive
+        assert running(settings) is None
+    finally:
+        up.kill()
+        up.communicate()
+
+
+INTERRUPTED = """
+import sys
+from kserve_rag.cli.app import _stopped_by_signals
+
+try:
+    with _stopped_by_signals():
+        exec("import os, signal, time; os.kill(os.getpid(), signal.SIGTERM); time.sleep(5)")
+except KeyboardInterrupt:
+    sys.exit(130)
+"""
+
+
+def test_a_signal_that_meets_code_made_at_run_time(tmp_path: Path) -> None:
+    (tmp_path / "interrupted.py").write_text(INTERRUPTED)
+    ended = subprocess.run([sys.executable, "-m", "interrupted"], cwd=tmp_path, capture_output=True, check=False)
+    assert (ended.returncode, ended.stderr) == (130, b"")
+
+
+def _all_started(settings: Settings, up: subprocess.Popen[bytes]) -> GraphState:
+    """The state in which every service that questions pass through has a process."""
+
+    def started() -> GraphState | None:
+        state = running(settings) if (settings.run / "graph.json").exists() else None
+        return state if state is not None and all(state.services[name].pid for name in ANSWERING) else None
+
+    until(lambda: up.poll() is not None or started() is not None, STARTS_WITHIN_S)
+    state = started()
+    if state is None:
+        pytest.fail(f"up did not start every service: {up.communicate()[0].decode()}")
+    return state
+
+
+GIVEN_UP = """
+import _thread, os, signal, sys
+from kserve_rag.local.launcher import launch
+from kserve_rag.progress import Silent
+from kserve_rag.settings import Settings
+
+class Impatient(Silent):
+    told = False
+    def note(self, task, text):
+        if "another process" in text and not self.told:
+            self.told = True
+            _thread.interrupt_main()
+
+# A shell has it ignored in what it runs in the background.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+try:
+    launch(Settings(), progress=Impatient())
+except KeyboardInterrupt:
+    sys.exit(130)
+"""
+
+
+def test_waiting_for_another_process_that_fetches_can_be_given_up(settings: Settings, tmp_path: Path) -> None:
+    environment = {
+        **os.environ,
+        "KSERVE_RAG_HOME": str(settings.home),
+        "KSERVE_RAG_MODELS_DIR": str(tmp_path / "models"),
+        "KSERVE_RAG_ENVS_DIR": str(settings.envs),
+        "KSERVE_RAG_OFFLINE": "true",
+        **{f"KSERVE_RAG_{name}PORT": "0" for name in ("", "GRPC_", "PAGE_")},
+    }
+    with contextlib.ExitStack() as stack:
+        for name in Catalogue.load().defaults.values():
+            stack.enter_context(locked(tmp_path / "models" / "locks" / f"model-{name}.lock"))
+        command = [sys.executable, "-c", GIVEN_UP]
+        ended = subprocess.run(command, env=environment, capture_output=True, timeout=ENDS_WITHIN_S, check=False)
+    assert ended.returncode == 130, ended.stderr.decode()
+    assert running(settings) is None
+
+
+def test_lines_are_followed_whole(settings: Settings) -> None:
+    settings.run.mkdir(parents=True)
+    log = log_file(settings.run, "embedder")
+    log.write_text("one\ntw")
+    rest = ["", "o\nend"]
+
+    def ended() -> bool:
+        with log.open("a") as more:
+            more.write(rest.pop(0))
+        return not rest
+
+    lines = [line for _, line in follow(settings.run, ["embedder"], until=ended)]
+    assert lines == ["one", "two", "end"]
+
+
+@contextlib.contextmanager
+def supervised(settings: Settings) -> Iterator[GraphState]:
+    """A graph of a supervisor alone."""
+    lock = try_lock(settings.run / "graph.lock")
+    assert lock is not None
+    command = [sys.executable, "-I", supervisor.__file__, "--run-dir", str(settings.run), "--stop-timeout-s", "1"]
+    command += ["--state", str(settings.run / "graph.json"), "--shared-memory-prefix", "none-", "--lock", str(lock)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, pass_fds=[lock])
+    os.close(lock)
+    try:
+        state = GraphState(
+            supervisor_pid=process.pid,
+            supervisor_started=psutil.Process(process.pid).create_time(),
+            started_at=datetime.now(timezone.utc),
+            llm="",
+            embedder="",
+            index_root=settings.indexes,
+            index_name="default",
+            services=default_services(settings),
+        )
+        write_state(settings, state)
+        until((settings.run / supervisor.CONTROL).exists)
+        yield state
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_a_graph_is_stopped_after_the_clock_was_set(settings: Settings) -> None:
+    """Then its parent seems to have been started at another time."""
+    settings = settings.model_copy(update={"stop_timeout_s": 1})
+    with supervised(settings) as state:
+        state.supervisor_started += 3600
+        write_state(settings, state)
+        assert stop(settings)
+        assert running(settings) is None
+
+
+def test_what_another_has_changed_meanwhile_stays(settings: Settings) -> None:
+    with supervised(settings) as state:
+        mine = need_running(settings)
+        state.services["predictor"].replicas = [Replica(name="predictor-2", number=2, pid=os.getpid())]
+        write_state(settings, state)
+        with replicas(settings, mine):
+            assert mine == state
+
+
+def test_this_machine_can_run_triton() -> None:
+    check_platform()
+
+
+def test_a_python_that_triton_cannot_use(tmp_path: Path) -> None:
+    with pytest.raises(SetupError, match="KSERVE_RAG_TRITON_PYTHON"):
+        ensure_triton_environment(tmp_path, python=Path("/bin/false"))
+
+
+def test_building_the_environment_can_be_given_up() -> None:
+    class Impatient(Silent):
+        def note(self, task: str, text: str) -> None:
+            raise KeyboardInterrupt
+
+    command = [sys.executable, "-c", "import time; time.sleep(600)"]
+    with pytest.raises(KeyboardInterrupt):
+        _run(command, Impatient())
+    assert command not in [child.cmdline() for child in psutil.Process().children()]
+
+
+def test_what_runs_to_build_the_environment_is_told_where_it_fails() -> None:
+    program = "import sys; print('no'); sys.exit('such package')"
+    with pytest.raises(SetupError, match="such package"):
+        _run([sys.executable, "-c", program], Silent())
+
+
+def test_a_supervisor_that_says_something_else_is_not_waited_for(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener, contextlib.ExitStack() as stack:
+        listener.bind(str(tmp_path / supervisor.CONTROL))
+        listener.listen()
+        control = stack.enter_context(Control(tmp_path))
+        connection = stack.enter_context(listener.accept()[0])
+        connection.sendall(b'{"ended": "another", "code": 0}\n')
+        with pytest.raises(LaunchError, match="does not answer"):
+            control.end("this", drain_s=0, within_s=0)
+
+
+def test_offline_no_environment_is_built(tmp_path: Path) -> None:
+    with pytest.raises(SetupError, match="KSERVE_RAG_OFFLINE"):
+        ensure_triton_environment(tmp_path, offline=True)

@@ -1,0 +1,42 @@
+"""Answers with what it was asked: the prompt, then the other tensors as JSON."""
+
+import json
+
+import numpy as np
+import triton_python_backend_utils as pb
+
+
+class TritonPythonModel:
+    def initialize(self, args):
+        config = json.loads(args["model_config"])
+        self._names = [tensor["name"] for tensor in config["input"]]
+        self._outputs = {tensor["name"] for tensor in config["output"]}
+
+    def execute(self, requests):
+        return [self._answer(request) for request in requests]
+
+    def _answer(self, request):
+        sent = {}
+        for name in self._names:
+            tensor = pb.get_input_tensor_by_name(request, name)
+            if tensor is not None:
+                array = tensor.as_numpy()
+                values = [v.decode() if isinstance(v, bytes) else v for v in array.ravel().tolist()]
+                sent[name] = {"shape": list(array.shape), "data": values}
+        prompt = sent.pop("text_input")["data"][0]
+        if "exceeds" in prompt:
+            return pb.InferenceResponse(
+                error=pb.TritonError("Prompt length (9000) exceeds maximum input length (4096)")
+            )
+        text = " " + json.dumps(sent)
+        if not sent.get("exclude_input_in_output", {"data": [False]})["data"][0]:
+            text = prompt.replace("<s>", "") + text
+        if "<unused>" in prompt:
+            text = "an answer</s>and what follows"
+        outputs = [pb.Tensor("text_output", np.array([[text.encode()]], dtype=object))]
+        outputs.append(pb.Tensor("cum_log_probs", np.array([[-1.5]], dtype=np.float32)))
+        outputs.append(pb.Tensor("output_log_probs", np.array([[[-0.5, -1.0]]], dtype=np.float32)))
+        if "num_output_tokens" in self._outputs:
+            outputs.append(pb.Tensor("num_input_tokens", np.array([[7]], dtype=np.int32)))
+            outputs.append(pb.Tensor("num_output_tokens", np.array([[sent["max_tokens"]["data"][0]]], dtype=np.int32)))
+        return pb.InferenceResponse(output_tensors=outputs)

@@ -1,0 +1,236 @@
+"""The CPU model on a real Triton, through the client."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+import pytest
+
+from chassis.context import CallContext
+from chassis.errors import DeadlineExceededError, InvalidRequestError, NotReadyError
+from predictor.client import PredictorClient, PromptFormat
+from predictor.wire import GenerationChunk, GenerationRequest
+from tests.processes import Triton, until
+
+ENDLESS = GenerationRequest("1, 2, 3, 4, 5, 6,", max_tokens=1900)
+RUNNING = "predictor_running_requests"
+
+
+@pytest.fixture
+def question(prompts: PromptFormat) -> GenerationRequest:
+    prompt = prompts.render([{"role": "user", "content": "What is the capital of France? Answer in one sentence."}])
+    return GenerationRequest(prompt, max_tokens=40, temperature=0)
+
+
+async def collect(chunks: AsyncIterator[GenerationChunk]) -> list[GenerationChunk]:
+    return [chunk async for chunk in chunks]
+
+
+async def test_ready(client: PredictorClient, ctx: CallContext) -> None:
+    assert await client.not_ready_reason(ctx) is None
+
+
+async def test_deltas_join_to_the_whole_text(
+    client: PredictorClient, question: GenerationRequest, ctx: CallContext
+) -> None:
+    chunks = await collect(client.stream(question, ctx))
+    whole = await client.generate(question, ctx)
+    assert "Paris" in whole.text
+    assert "".join(chunk.text for chunk in chunks) == whole.text
+    # On a busy machine steps come together: a long answer has enough of them.
+    assert len(await collect(client.stream(replace(ENDLESS, max_tokens=50), ctx))) > 5
+    assert [chunk.finish_reason for chunk in chunks] == [None] * (len(chunks) - 1) + ["stop"]
+    assert replace(chunks[-1], text=whole.text) == whole
+
+
+async def test_log_probabilities_are_told_where_they_are_asked_for(
+    client: PredictorClient, question: GenerationRequest, ctx: CallContext
+) -> None:
+    *chunks, end = await collect(client.stream(replace(question, log_probs=True), ctx))
+    assert end.cumulative_log_prob is not None
+    assert -50 < end.cumulative_log_prob < 0
+    assert {chunk.cumulative_log_prob for chunk in chunks} == {None}
+    assert (await client.generate(question, ctx)).cumulative_log_prob is None
+
+
+async def test_counts_are_those_of_the_tokenizer(
+    client: PredictorClient, prompts: PromptFormat, question: GenerationRequest, ctx: CallContext
+) -> None:
+    answer = await client.generate(question, ctx)
+    assert answer.prompt_tokens == prompts.count(question.prompt)
+    assert answer.completion_tokens == prompts.count(answer.text)
+
+
+@pytest.mark.parametrize("max_tokens", [1, 7])
+async def test_max_tokens(
+    client: PredictorClient, question: GenerationRequest, ctx: CallContext, max_tokens: int
+) -> None:
+    answer = await client.generate(replace(question, max_tokens=max_tokens), ctx)
+    assert (answer.finish_reason, answer.completion_tokens) == ("length", max_tokens)
+
+
+async def test_the_answer_ends_where_the_window_does(client: PredictorClient, ctx: CallContext) -> None:
+    prompt = "word " * 2046
+    answer = await client.generate(GenerationRequest(prompt, max_tokens=1000), ctx)
+    assert (answer.finish_reason, answer.completion_tokens) == ("length", 2048 - (answer.prompt_tokens or 0))
+
+
+async def test_greedy_is_deterministic(client: PredictorClient, question: GenerationRequest, ctx: CallContext) -> None:
+    texts = {(await client.generate(question, ctx)).text for _ in range(3)}
+    texts.add((await client.generate(replace(question, temperature=None), ctx)).text)
+    texts.add((await client.generate(replace(question, temperature=1.0, top_k=1), ctx)).text)
+    texts.add((await client.generate(replace(question, temperature=1.0, top_p=0.0), ctx)).text)
+    assert len(texts) == 1
+
+
+async def test_a_seed_fixes_a_sampled_answer(client: PredictorClient, ctx: CallContext) -> None:
+    request = GenerationRequest("Once upon a time", max_tokens=12, temperature=1.5, top_k=0, top_p=1.0, seed=7)
+    first, again, other = [
+        (await client.generate(each, ctx)).text for each in (request, request, replace(request, seed=8))
+    ]
+    assert first == again
+    assert first != other
+
+
+async def test_answers_without_a_seed_differ(client: PredictorClient, ctx: CallContext) -> None:
+    request = GenerationRequest("Once upon a time", max_tokens=12, temperature=1.5)
+    assert len({(await client.generate(request, ctx)).text for _ in range(3)}) > 1
+
+
+async def test_penalties_change_a_repetitive_answer(client: PredictorClient, ctx: CallContext) -> None:
+    request = GenerationRequest("the cat sat, the cat sat, the cat sat,", max_tokens=30, temperature=0)
+    plain = (await client.generate(request, ctx)).text
+    assert plain.count("the cat sat") > 2
+    for penalty in ({"repetition_penalty": 1.8}, {"presence_penalty": 2.0}, {"frequency_penalty": 2.0}):
+        assert (await client.generate(replace(request, **penalty), ctx)).text.count("the cat sat") < 3
+
+
+async def test_nothing_of_a_stop_string_is_sent(
+    client: PredictorClient, question: GenerationRequest, ctx: CallContext
+) -> None:
+    text = (await client.generate(question, ctx)).text
+    stop = text[9:23]  # begins and ends inside words
+    chunks = await collect(client.stream(replace(question, stop=("never said", stop)), ctx))
+    assert "".join(chunk.text for chunk in chunks) == text[:9]
+    assert chunks[-1].finish_reason == "stop"
+
+
+async def test_what_only_begins_a_stop_string_is_sent_after_all(
+    client: PredictorClient, question: GenerationRequest, ctx: CallContext
+) -> None:
+    text = (await client.generate(question, ctx)).text
+    chunks = await collect(client.stream(replace(question, stop=(text[5:12] + "#", text[-6:] + "#")), ctx))
+    assert "".join(chunk.text for chunk in chunks) == text
+
+
+async def test_characters_of_several_tokens_are_never_cut(client: PredictorClient, ctx: CallContext) -> None:
+    prompt = "🙂🦊🙃🦉🙂🦊🙃🦉🙂🦊🙃🦉🙂🦊🙃🦉"
+    chunks = await collect(client.stream(GenerationRequest(prompt, max_tokens=60, temperature=0), ctx))
+    text = "".join(chunk.text for chunk in chunks)
+    assert not text.isascii()
+    assert "\ufffd" not in text
+    for max_tokens in range(1, 6):
+        assert "\ufffd" not in (await client.generate(GenerationRequest(prompt, max_tokens), ctx)).text
+
+
+async def test_control_tokens_of_the_prompt_are_read_as_such(
+    client: PredictorClient, prompts: PromptFormat, question: GenerationRequest, ctx: CallContext
+) -> None:
+    answer = await client.generate(question, ctx)
+    assert answer.prompt_tokens is not None
+    assert prompts.count(prompts.escape(question.prompt)) > answer.prompt_tokens
+
+
+async def test_eight_at_once(client: PredictorClient, predictor_server: Triton, ctx: CallContext) -> None:
+    requests = [replace(ENDLESS, prompt=f"{i}, " + ENDLESS.prompt, max_tokens=60) for i in range(8)]
+    answers = [asyncio.create_task(client.generate(request, ctx)) for request in requests]
+    await asyncio.to_thread(until, lambda: predictor_server.metric(RUNNING) == 8)
+    assert {(await answer).finish_reason for answer in answers} <= {"length", "stop"}
+    await asyncio.to_thread(until, lambda: predictor_server.metric(RUNNING) == 0)
+
+
+async def test_a_client_that_leaves_ends_its_generation(
+    client: PredictorClient, predictor_server: Triton, ctx: CallContext
+) -> None:
+    done = predictor_server.metric("predictor_completion_tokens_total")
+    async with contextlib.aclosing(client.stream(ENDLESS, ctx)) as chunks:
+        assert [(await anext(chunks)).finish_reason for _ in range(3)] == [None] * 3
+        await asyncio.to_thread(until, lambda: predictor_server.metric(RUNNING) == 1)
+    # What it held of the cache is free a step later.
+    cache = "predictor_kv_cache_usage_ratio"
+    await asyncio.to_thread(until, lambda: predictor_server.metric(RUNNING) == 0 == predictor_server.metric(cache))
+    assert predictor_server.metric("predictor_completion_tokens_total") - done < ENDLESS.max_tokens / 2
+
+
+async def test_a_cancelled_call_ends_its_generation(
+    client: PredictorClient, predictor_server: Triton, ctx: CallContext
+) -> None:
+    call = asyncio.create_task(client.generate(ENDLESS, ctx))
+    await asyncio.to_thread(until, lambda: predictor_server.metric(RUNNING) == 1)
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    await asyncio.to_thread(until, lambda: predictor_server.metric(RUNNING) == 0)
+
+
+async def test_a_deadline_ends_its_generation(client: PredictorClient, predictor_server: Triton) -> None:
+    with pytest.raises(DeadlineExceededError):
+        await client.generate(ENDLESS, CallContext.start(0.5))
+    await asyncio.to_thread(until, lambda: predictor_server.metric(RUNNING) == 0)
+
+
+async def test_a_full_queue_refuses_and_recovers(
+    client: PredictorClient, predictor_server: Triton, question: GenerationRequest, ctx: CallContext
+) -> None:
+    requests = [replace(ENDLESS, prompt=f"{i}, " + ENDLESS.prompt) for i in range(20)]
+    calls = [asyncio.create_task(client.generate(request, ctx)) for request in requests]
+    await asyncio.to_thread(until, lambda: sum(call.done() for call in calls) == 6)
+    refused = [call.exception() for call in calls if call.done()]
+    assert all(isinstance(error, NotReadyError) and "4 are waiting" in error.message for error in refused)
+    # The gauges are set step by step: until they show the load, their zero is that of before it.
+    await asyncio.to_thread(until, lambda: predictor_server.metric("predictor_waiting_requests") > 0)
+    for call in calls:
+        call.cancel()
+    await asyncio.gather(*calls, return_exceptions=True)
+    await asyncio.to_thread(
+        until, lambda: predictor_server.metric(RUNNING) == 0 == predictor_server.metric("predictor_waiting_requests")
+    )
+    assert "Paris" in (await client.generate(question, ctx)).text
+
+
+@pytest.mark.parametrize(
+    ("change", "field", "message"),
+    [
+        ({"max_tokens": 0}, "max_tokens", "from 1"),
+        ({"max_tokens": 2**31}, "max_tokens", "to 2147483647"),
+        ({"temperature": -0.1}, "temperature", "from 0"),
+        ({"temperature": float("nan")}, "temperature", "nan"),
+        ({"temperature": float("inf")}, "temperature", "inf"),
+        ({"top_k": -1}, "top_k", "from 0"),
+        ({"top_p": 1.1}, "top_p", "from 0 to 1"),
+        ({"seed": -1}, "seed", "from 0"),
+        ({"seed": 2**64}, "seed", "to 18446744073709551615"),
+        ({"repetition_penalty": 0.0}, "repetition_penalty", "from 0.01"),
+        ({"presence_penalty": 2.5}, "presence_penalty", "from -2 to 2"),
+        ({"frequency_penalty": -2.5}, "frequency_penalty", "from -2 to 2"),
+        ({"stop": ("a", "")}, "stop", "empty"),
+        ({"stop": ("a",) * 33}, "stop", "at most 32"),
+        ({"prompt": ""}, "prompt", "empty"),
+        ({"prompt": "\ud800"}, "prompt", "surrogate"),
+        ({"prompt": "hello " * 3000}, "prompt", "3001 tokens.*2048"),
+    ],
+)
+async def test_what_cannot_be_is_refused_by_name(
+    client: PredictorClient,
+    question: GenerationRequest,
+    ctx: CallContext,
+    change: dict[str, object],
+    field: str,
+    message: str,
+) -> None:
+    with pytest.raises(InvalidRequestError, match=message) as refused:
+        await client.generate(replace(question, **change), ctx)  # type: ignore[arg-type]
+    assert refused.value.field == field

@@ -1,0 +1,262 @@
+"""The layout `openai`: against trtllm-serve's wire, and against llama.cpp's server, which has the same routes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import sys
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import httpx
+import pytest
+import pytest_asyncio
+
+from chassis.context import CallContext
+from chassis.errors import BadUpstreamError, DeadlineExceededError, InvalidRequestError, NotReadyError
+from predictor.client import PredictorClient, PromptFormat
+from predictor.wire import GenerationChunk, GenerationRequest
+from tests.fakes.trtllm_serve import MODEL, PIECE, TrtllmServe
+from tests.predictor.llama_cpp import LlamaCpp
+from tests.processes import free_ports, program
+
+EVERYTHING = GenerationRequest(
+    "<s>[INST] a question [/INST]",
+    max_tokens=20,
+    temperature=0.5,
+    top_k=0,
+    top_p=0.25,
+    stop=("\n\n", "\t"),
+    seed=7,
+    repetition_penalty=1.5,
+    presence_penalty=-1.0,
+    frequency_penalty=0.5,
+)
+
+
+@pytest_asyncio.fixture
+async def server() -> AsyncIterator[TrtllmServe]:
+    async with TrtllmServe().running() as server:
+        yield server
+
+
+@pytest_asyncio.fixture
+async def openai(server: TrtllmServe) -> AsyncIterator[PredictorClient]:
+    client = PredictorClient(server.url, layout="openai")
+    yield client
+    await client.aclose()
+
+
+async def collect(client: PredictorClient, request: GenerationRequest, ctx: CallContext) -> list[GenerationChunk]:
+    return [chunk async for chunk in client.stream(request, ctx)]
+
+
+async def test_a_request_in_the_fields_of_trtllm_serve(openai: PredictorClient, ctx: CallContext) -> None:
+    """It refuses fields that it does not know."""
+    chunks = await collect(openai, EVERYTHING, ctx)
+    text = "".join(chunk.text for chunk in chunks)
+    assert json.loads(text) == {
+        "model": MODEL,
+        "prompt": EVERYTHING.prompt,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        "add_special_tokens": False,
+        "max_tokens": 20,
+        "temperature": 0.5,
+        "top_k": 0,
+        "top_p": 0.25,
+        "stop": ["\n\n", "\t"],
+        "seed": 7,
+        "repetition_penalty": 1.5,
+        "presence_penalty": -1.0,
+        "frequency_penalty": 0.5,
+    }
+    assert all(len(chunk.text) <= PIECE for chunk in chunks)
+    assert [chunk.finish_reason for chunk in chunks] == [None] * (len(chunks) - 1) + ["length"]
+    assert (chunks[-1].prompt_tokens, chunks[-1].completion_tokens) == (4, len(chunks) - 1)
+
+
+async def test_whole_equals_streamed(openai: PredictorClient, ctx: CallContext) -> None:
+    whole = await openai.generate(EVERYTHING, ctx)
+    chunks = await collect(openai, EVERYTHING, ctx)
+    assert whole == replace(chunks[-1], text="".join(chunk.text for chunk in chunks))
+
+
+async def test_what_is_not_said_is_not_sent(openai: PredictorClient, ctx: CallContext) -> None:
+    sent = json.loads((await openai.generate(GenerationRequest("q", 5), ctx)).text)
+    assert set(sent) == {"model", "prompt", "stream", "stream_options", "add_special_tokens", "max_tokens"}
+
+
+async def test_log_probabilities_are_told_where_they_are_asked_for(openai: PredictorClient, ctx: CallContext) -> None:
+    answer = await openai.generate(replace(EVERYTHING, log_probs=True), ctx)
+    assert json.loads(answer.text)["logprobs"] == 1
+    assert answer.output_log_probs == (-0.5,) * (answer.completion_tokens or 0)
+    assert answer.cumulative_log_prob == sum(answer.output_log_probs)
+    plain = await openai.generate(EVERYTHING, ctx)
+    assert (plain.cumulative_log_prob, plain.output_log_probs) == (None, ())
+
+
+async def test_greedy_in_words_that_every_version_understands(openai: PredictorClient, ctx: CallContext) -> None:
+    request = GenerationRequest("q", 5, temperature=0, top_k=40, top_p=0.9)
+    sent = json.loads((await openai.generate(request, ctx)).text)
+    assert (sent["temperature"], sent["top_k"]) == (0, 1)
+    assert "top_p" not in sent
+
+
+async def test_the_model_is_asked_for_once_unless_it_is_named(server: TrtllmServe, ctx: CallContext) -> None:
+    for model, times in ((None, 1), ("another", 0)):
+        server.listed = 0
+        client = PredictorClient(server.url, layout="openai", model=model)
+        for _ in range(3):
+            answer = json.loads((await client.generate(GenerationRequest("q", 5), ctx)).text)
+            assert answer["model"] == (model or MODEL)
+        assert server.listed == times
+        await client.aclose()
+
+
+async def test_ready_is_healthy_with_the_model_that_is_asked_for(server: TrtllmServe, ctx: CallContext) -> None:
+    for model, expected in ((None, None), (MODEL, None), ("another", f"has no model 'another': it has {MODEL}")):
+        client = PredictorClient(server.url, layout="openai", model=model)
+        reason = await client.not_ready_reason(ctx)
+        assert reason is expected is None or expected in (reason or "")
+        server.healthy = False
+        assert "not ready" in (await client.not_ready_reason(ctx) or "")
+        server.healthy = True
+        await client.aclose()
+
+
+async def test_leaving_and_cancelling_end_the_generation(
+    server: TrtllmServe, openai: PredictorClient, ctx: CallContext
+) -> None:
+    async with contextlib.aclosing(openai.stream(GenerationRequest("endless", 5), ctx)) as chunks:
+        assert (await anext(chunks)).text == "more "
+    await asyncio.wait_for(server.aborted.wait(), 10)
+    server.aborted.clear()
+    call = asyncio.create_task(openai.generate(GenerationRequest("endless", 5), CallContext.start(2)))
+    with pytest.raises(DeadlineExceededError):
+        await call
+    await asyncio.wait_for(server.aborted.wait(), 10)
+
+
+async def test_a_prompt_that_does_not_fit_is_the_callers_mistake(openai: PredictorClient, ctx: CallContext) -> None:
+    with pytest.raises(InvalidRequestError, match=r"8192") as refused:
+        await openai.generate(GenerationRequest("exceeds", 5), ctx)
+    assert refused.value.field == "prompt"
+
+
+@pytest.mark.parametrize("prompt", ["breaks", "fails"])
+async def test_a_failure_is_an_error_without_internals(openai: PredictorClient, ctx: CallContext, prompt: str) -> None:
+    """Before the first words it has the status of a bad request there."""
+    with pytest.raises(BadUpstreamError) as failed:
+        await openai.generate(GenerationRequest(prompt, 5), ctx)
+    assert "CUDA" not in failed.value.message
+    assert "CUDA" in failed.value.upstream_reason
+
+
+async def test_an_end_without_a_reason_is_an_error(openai: PredictorClient, ctx: CallContext) -> None:
+    with pytest.raises(BadUpstreamError, match="broke off"):
+        await openai.generate(GenerationRequest("silent", 5), ctx)
+
+
+async def test_an_aborted_answer_says_so(openai: PredictorClient, ctx: CallContext) -> None:
+    assert (await openai.generate(GenerationRequest("aborts", 5), ctx)).finish_reason == "cancelled"
+
+
+async def test_connections_are_used_again(server: TrtllmServe, openai: PredictorClient, ctx: CallContext) -> None:
+    for _ in range(3):
+        await openai.generate(GenerationRequest("q", 5), ctx)
+    assert len(server.connections) == 1
+
+
+# llama.cpp, with SmolLM2
+
+
+@pytest.fixture(scope="module")
+def llama_cpp(llm_folder: Path) -> Iterator[LlamaCpp]:
+    server = LlamaCpp(llm_folder / "model.gguf")
+    yield server
+    server.close()
+
+
+@pytest_asyncio.fixture
+async def real(llama_cpp: LlamaCpp) -> AsyncIterator[PredictorClient]:
+    client = PredictorClient(llama_cpp.url, layout="openai")
+    yield client
+    await client.aclose()
+
+
+@pytest.fixture
+def question(prompts: PromptFormat) -> GenerationRequest:
+    prompt = prompts.render([{"role": "user", "content": "What is the capital of France? Answer in one sentence."}])
+    return GenerationRequest(prompt, max_tokens=40, temperature=0)
+
+
+async def test_a_real_server_answers(
+    real: PredictorClient, prompts: PromptFormat, question: GenerationRequest, ctx: CallContext
+) -> None:
+    assert await real.not_ready_reason(ctx) is None
+    chunks = await collect(real, question, ctx)
+    text = "".join(chunk.text for chunk in chunks)
+    assert "Paris" in text
+    assert len(chunks) > 3
+    assert chunks[-1].finish_reason == "stop"
+    assert chunks[-1].prompt_tokens == prompts.count(question.prompt)
+    assert (await real.generate(question, ctx)).text == text
+    stopped = await real.generate(replace(question, stop=("never said", text[9:23])), ctx)
+    assert (stopped.text, stopped.finish_reason) == (text[:9], "stop")
+    cut = await real.generate(replace(question, max_tokens=3), ctx)
+    assert (cut.finish_reason, cut.completion_tokens) == ("length", 3)
+
+
+async def test_a_real_server_heeds_seeds_and_penalties(real: PredictorClient) -> None:
+    async def said(request: GenerationRequest, **change: float) -> str:
+        return (await real.generate(replace(request, **change), CallContext.start(60))).text  # type: ignore[arg-type]
+
+    drawn = GenerationRequest("Once upon a time", max_tokens=20, temperature=1.5, top_k=0, top_p=1.0, seed=7)
+    texts = [await said(drawn), await said(drawn), await said(drawn, seed=8)]
+    assert texts[0] == texts[1] != texts[2]
+    cats = GenerationRequest("the cat sat, the cat sat, the cat sat,", max_tokens=20, temperature=0)
+    assert (await said(cats)).count("the cat sat") > 2
+    for penalty in ("presence_penalty", "frequency_penalty"):
+        assert (await said(cats, **{penalty: 2.0})).count("the cat sat") < 3
+
+
+async def test_a_real_server_refuses_what_is_too_long(real: PredictorClient, ctx: CallContext) -> None:
+    with pytest.raises(InvalidRequestError) as refused:
+        await real.generate(GenerationRequest("hello " * 3000, max_tokens=5), ctx)
+    assert refused.value.field == "prompt"
+
+
+def test_the_transformer_answers_through_it(llama_cpp: LlamaCpp, llm_folder: Path) -> None:
+    (port,) = free_ports(1)
+    settings = {
+        "HOST": "127.0.0.1",
+        "HTTP_PORT": str(port),
+        "ENABLE_GRPC": "false",
+        "PREDICTOR_URL": llama_cpp.url,
+        "PREDICTOR_LAYOUT": "openai",
+        "PROMPT_FORMAT": str(llm_folder),
+        "CONTEXT_TOKENS": "1024",
+        "MAX_PROMPT_TOKENS": "900",
+    }
+    environment = {**os.environ, **{f"TRANSFORMER_{name}": value for name, value in settings.items()}}
+    url = f"http://127.0.0.1:{port}"
+    question = {"text_input": "What is the capital of France?", "context": "Paris is the capital of France."}
+    with program([sys.executable, "-m", "transformer"], f"{url}/v2/health/live", environment):
+        body = {**question, "temperature": 0, "max_tokens": 20}
+        answer = httpx.post(f"{url}/v2/models/rag/generate_stream", json=body, timeout=60)
+    events = [json.loads(line[6:]) for line in answer.text.splitlines() if line.startswith("data: ")]
+    assert "Paris" in "".join(event["text_output"] for event in events if "text_output" in event)
+    assert len(events) > 4
+    assert events[-1]["usage"]["completion_tokens"] > 0
+
+
+async def test_a_server_of_another_kind_is_not_ready(layouts_url: str, ctx: CallContext) -> None:
+    client = PredictorClient(layouts_url, layout="openai")
+    assert await client.not_ready_reason(ctx)
+    with pytest.raises((NotReadyError, BadUpstreamError)):
+        await client.generate(GenerationRequest("q", 5), ctx)
+    await client.aclose()

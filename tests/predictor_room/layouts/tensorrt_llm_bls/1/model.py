@@ -1,1 +1,0 @@
-../../ensemble/1/model.py

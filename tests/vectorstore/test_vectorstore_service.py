@@ -1,0 +1,500 @@
+"""The service without HTTP of its own: what is found, in which order, and which version answers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import shutil
+import threading
+import weakref
+from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import pytest
+
+from chassis.context import CallContext
+from chassis.errors import BadUpstreamError, DeadlineExceededError, NotReadyError, ServiceError
+from embedder.client import EmbedderClient
+from tests.fakes.embedder import DIMENSION, FINGERPRINT, MODEL, OTHER_FINGERPRINT, Fault, LoopbackEmbedder, embed
+from tests.processes import until
+from tests.vectorstore.sample_index import ANIMALS, animals, document, publish, sentences
+from vectorstore.answering import Found
+from vectorstore.errors import (
+    DamagedIndexError,
+    EmbedderMismatchError,
+    InvalidFilterError,
+    UnknownDocumentError,
+    UnknownVersionError,
+)
+from vectorstore.index import LoadedIndex, Query, Ranked, StoreName
+from vectorstore.scoring import Weights
+from vectorstore.service import VectorstoreService
+from vectorstore.versions import IndexRoot
+from vectorstore.wire import Prediction, SearchInstance
+
+
+@contextlib.asynccontextmanager
+async def serving(path: Path, embedder: LoopbackEmbedder, **more: Any) -> AsyncIterator[VectorstoreService]:
+    """A service that looks at the pointer only when the test says so."""
+    client = EmbedderClient(embedder.url, model=MODEL)
+    service = VectorstoreService([IndexRoot(path, "default")], client, reload_interval_s=3600, **more)
+    async with service.running():
+        yield service
+
+
+def within(seconds: float = 60) -> CallContext:
+    return CallContext.start(seconds)
+
+
+async def find(service: VectorstoreService, text: str, **more: Any) -> Prediction:
+    (found,) = await service.search([SearchInstance(input=text, **more)], within())
+    return prediction(found)
+
+
+def prediction(found: Found) -> Prediction:
+    return Prediction.model_validate_json(found.json())
+
+
+def nothing(version: str) -> Prediction:
+    return Prediction(passages=[], index_version=version, index_versions={"default": version})
+
+
+def ids(found: Prediction) -> list[str]:
+    return [passage.chunk_id for passage in found.passages]
+
+
+@pytest.mark.parametrize("store", ["exact", "chroma"])
+async def test_passages_are_whole_and_quote_their_document(
+    tmp_path: Path, embedder: LoopbackEmbedder, store: StoreName
+) -> None:
+    version = publish(tmp_path)
+    async with serving(tmp_path, embedder, store=store) as service:
+        found = await find(service, "do cats purr", num_docs=3)
+        assert found.index_version == version
+        assert found.query_tokens == 5
+        assert not found.query_truncated
+        assert len(found.passages) == 3
+        first = found.passages[0]
+        assert first.chunk_id == "cats-1"
+        assert (first.title, first.url) == ("Cats", "https://example.org/cats")
+        assert first.heading_path == ["Animals", "Cats"]
+        assert first.metadata == {"legs": 4, "kind": "mammal", "wild": False, "weight": 4.5}
+        assert first.index_version == version
+        expected = float(embed([first.text])[0] @ embed(["do cats purr"])[0])
+        assert first.similarity == pytest.approx(expected, abs=1e-6)
+        assert first.lexical_score is not None
+        assert first.lexical_score > 0
+        with IndexRoot(tmp_path, "default").open() as opened:
+            greatest = opened.lexical().greatest("do cats purr")
+        assert first.support == pytest.approx(first.similarity + first.lexical_score / greatest, abs=1e-6)
+        share = first.support - first.similarity
+        weights = Weights().of(("dense", "lexical"), "fused")
+        assert first.score == pytest.approx(weights["dense"] * first.similarity + weights["lexical"] * share)
+        for passage in found.passages:
+            doc, where = await service.document(passage.document_id)
+            assert where == version
+            assert doc.text[passage.span.start : passage.span.end] == passage.text
+        assert [p.score for p in found.passages] == sorted((p.score for p in found.passages), reverse=True)
+
+
+async def test_both_searches_find_the_same_with_either_store(tmp_path: Path, embedder: LoopbackEmbedder) -> None:
+    publish(tmp_path)
+    queries = ["cats", "birds that swim", "animals kept by people", "zebra"]
+    filters = [None, {"legs": {"$gte": 2}}, {"$or": [{"kind": "fish"}, {"wild": False}]}, {"weight": {"$lt": 4.25}}]
+    instances = [SearchInstance(input=q, num_docs=12, filters=f) for q in queries for f in filters]
+    answers = []
+    for store in ("exact", "chroma"):
+        async with serving(tmp_path, embedder, store=store) as service:
+            answers.append([ids(prediction(found)) for found in await service.search(instances, within())])
+    assert answers[0] == answers[1]
+
+
+async def test_a_batch_equals_single_queries_and_is_one_call(tmp_path: Path, embedder: LoopbackEmbedder) -> None:
+    publish(tmp_path)
+    async with serving(tmp_path, embedder) as service:
+        instances = [
+            SearchInstance(input="cats", num_docs=2),
+            SearchInstance(input="fish", num_docs=0),
+            SearchInstance(input="birds", num_docs=5, filters={"kind": "bird"}),
+            SearchInstance(input="dogs"),
+        ]
+        embedder.calls.clear()
+        together = await service.search(instances, within())
+        assert embedder.calls == [["cats", "birds", "dogs"]]
+        for instance, found in zip(instances, together, strict=True):
+            (alone,) = await service.search([instance], within())
+            assert (found.passages, found.query_tokens) == (alone.passages, alone.query_tokens)
+            assert set(found.timings_ms) == ({"embed", "search"} if instance.num_docs != 0 else set())
+        assert [len(found.passages) for found in together] == [2, 0, 3, 4]
+
+
+async def test_zero_documents_ask_nobody(tmp_path: Path, embedder: LoopbackEmbedder) -> None:
+    version = publish(tmp_path)
+    async with serving(tmp_path, embedder, num_docs=0) as service:
+        embedder.calls.clear()
+        embedder.fault = "failure"
+        assert await find(service, "cats") == nothing(version)
+        assert embedder.calls == []
+
+
+async def test_filters_with_fractions_let_the_same_through_with_either_store(
+    tmp_path: Path, embedder: LoopbackEmbedder
+) -> None:
+    years = [-3, -3.5, 0, 0.5, 2021, 2021.5, 2022.0]
+    publish(tmp_path, [document(str(year), "cats purr", year=year) for year in years])
+    filters: list[dict[str, Any]] = [{"year": {"$in": [2021, 2021.5]}}, {"year": {"$nin": [2021, 2021.5]}}]
+    filters += [{"year": {op: year}} for op in ("$lt", "$lte", "$gt", "$gte", "$ne", "$eq") for year in years]
+    instances = [SearchInstance(input="cats", num_docs=10, mode="dense", filters=where) for where in filters]
+    answers = []
+    for store in ("exact", "chroma"):
+        async with serving(tmp_path, embedder, store=store) as service:
+            answers.append([ids(prediction(found)) for found in await service.search(instances, within())])
+    assert answers[0] == answers[1]
+    assert answers[0][0] == ["2021-0", "2021.5-0"]
+
+
+async def test_ties_follow_chunk_ids_whatever_the_order_of_adding(tmp_path: Path, embedder: LoopbackEmbedder) -> None:
+    names = ["d", "a", "c", "b"]
+    expected = [f"{name}-0" for name in sorted(names)]
+    for number, order in enumerate((names, names[::-1])):
+        publish(tmp_path / str(number), [document(name, "the same text") for name in order])
+        async with serving(tmp_path / str(number), embedder) as service:
+            for depth in (4, 2):
+                found = await find(service, "the same text", num_docs=depth)
+                assert ids(found) == expected[:depth]
+
+
+async def test_filters_narrow_both_searches(tmp_path: Path, embedder: LoopbackEmbedder) -> None:
+    publish(tmp_path)
+    async with serving(tmp_path, embedder) as service:
+        found = await find(service, "cats", num_docs=100, filters={"legs": {"$lt": 4}})
+        assert {p.document_id for p in found.passages} == {"birds", "fish"}
+        found = await find(service, "cats", num_docs=100, filters={"document_id": "dogs"})
+        assert {p.document_id for p in found.passages} == {"dogs"}
+        assert ids(await find(service, "cats", filters={"legs": 99})) == []
+        with pytest.raises(InvalidFilterError) as error:
+            await find(service, "cats", filters={"$and": [{"legs": 4}, {"colour": "red"}]})
+        assert error.value.field == "instances[0].filters.$and[1].colour"
+
+
+async def test_no_index_and_empty_indexes(tmp_path: Path, embedder: LoopbackEmbedder) -> None:
+    async with serving(tmp_path, embedder) as service:
+        assert service.status()["index"] is None
+        assert "kserve-rag ingest" in service.status()["reason"]
+        assert service.not_ready_reason() == service.status()["reason"]
+        with pytest.raises(NotReadyError, match="kserve-rag ingest"):
+            await find(service, "cats")
+        with pytest.raises(NotReadyError):
+            await service.document("cats")
+        version = publish(tmp_path, [])
+        await service.refresh()
+        assert service.not_ready_reason() is None
+        assert service.status() == {
+            "default": "default",
+            "index": {
+                "name": "default",
+                "version": version,
+                "documents": 0,
+                "chunks": 0,
+                "embedder": FINGERPRINT,
+                "parts": ["dense", "lexical"],
+                "calibration": None,
+                "examples": [],
+            },
+            "reason": None,
+            "collections": {"default": {key: service.status()[key] for key in ("index", "reason")}},
+        }
+        assert await find(service, "cats") == nothing(version)
+        assert ids(await find(service, "cats", filters={"anything": 1})) == []
+        with pytest.raises(InvalidFilterError):
+            await find(service, "cats", filters={"anything": {"$near": 1}})
+
+
+async def test_a_new_version_takes_over_and_rollback_works(tmp_path: Path, embedder: LoopbackEmbedder) -> None:
+    old = publish(tmp_path, animals()[:2])
+    async with serving(tmp_path, embedder) as service:
+        assert ids(await find(service, "sharks", num_docs=1)) != ["fish-2"]
+        new = publish(tmp_path)
+        assert (await find(service, "sharks")).index_version == old
+        await service.refresh()
+        found = await find(service, "sharks", num_docs=1)
+        assert (found.index_version, ids(found)) == (new, ["fish-2"])
+        assert (await service.document("cats", old))[1] == old
+        with pytest.raises(UnknownDocumentError):
+            await service.document("fish", old)
+        with pytest.raises(UnknownVersionError):
+            await service.document("fish", "20000101T000000-000000")
+        IndexRoot(tmp_path, "default").set_current(old)
+        await service.refresh()
+        assert (await find(service, "sharks")).index_version == old
+
+
+async def test_the_watcher_follows_by_itself(tmp_path: Path, embedder: LoopbackEmbedder) -> None:
+    publish(tmp_path, animals()[:1])
+    client = EmbedderClient(embedder.url, model=MODEL)
+    service = VectorstoreService([IndexRoot(tmp_path, "default")], client, reload_interval_s=0.01)
+    async with service.running():
+        new = publish(tmp_path)
+
+        async def followed() -> None:
+            while (await find(service, "cats")).index_version != new:
+                pass
+
+        await asyncio.wait_for(followed(), 20)
+
+
+async def test_a_request_keeps_the_version_it_began_with(tmp_path: Path, embedder: LoopbackEmbedder) -> None:
+    """The old version is pruned while a request that began on it still waits for the embedder."""
+    old = publish(tmp_path, animals()[:2])
+    root = IndexRoot(tmp_path, "default")
+    async with serving(tmp_path, embedder, store="chroma") as service:
+        embedder.hold()
+        waiting = asyncio.create_task(find(service, "cats purr", num_docs=1, filters={"kind": "mammal"}))
+        await asyncio.to_thread(embedder.held.wait, 10)
+        new = publish(tmp_path)
+        embedder.pass_new()
+        await service.refresh()
+        assert root.prune(1) == [old]
+        assert (await find(service, "cats")).index_version == new
+        embedder.release()
+        found = await waiting
+        assert (found.index_version, ids(found)) == (old, ["cats-1"])
+
+
+async def test_bad_new_versions_are_refused_and_the_old_one_stays(tmp_path: Path, embedder: LoopbackEmbedder) -> None:
+    good = publish(tmp_path)
+    folder = tmp_path / "default"
+    async with serving(tmp_path, embedder) as service:
+        foreign = publish(tmp_path, fingerprint=OTHER_FINGERPRINT)
+        await service.refresh()
+        reason = service.status()["reason"]
+        assert foreign in reason
+        assert OTHER_FINGERPRINT in reason
+        assert FINGERPRINT in reason
+        assert service.not_ready_reason() is None
+        assert (await find(service, "cats")).index_version == good
+
+        damaged = publish(tmp_path)
+        (folder / damaged / "lexical" / "terms.txt").write_text("")
+        await service.refresh()
+        assert damaged in service.status()["reason"]
+        assert (await find(service, "cats")).index_version == good
+
+        (folder / "current").write_text("rubbish")
+        await service.refresh()
+        assert "rubbish" in service.status()["reason"]
+        (folder / "current").unlink()
+        await service.refresh()
+        assert (await find(service, "cats")).index_version == good
+
+        IndexRoot(tmp_path, "default").set_current(good)
+        await service.refresh()
+        assert service.status()["reason"] is None
+
+
+async def test_the_calibration_told_is_that_of_the_version_that_serves(
+    tmp_path: Path, embedder: LoopbackEmbedder
+) -> None:
+    root = IndexRoot(tmp_path, "default")
+    good = publish(tmp_path)
+    root.calibration_file(good).write_text('{"of": "good"}')
+    async with serving(tmp_path, embedder) as service:
+        assert service.status()["index"]["calibration"] == {"of": "good"}
+        foreign = publish(tmp_path, fingerprint=OTHER_FINGERPRINT)
+        root.calibration_file(foreign).write_text('{"of": "foreign"}')
+        await service.refresh()
+        assert service.status()["index"]["version"] == good
+        assert service.status()["index"]["calibration"] == {"of": "good"}
+        new = publish(tmp_path)
+        await service.refresh()
+        assert service.status()["index"]["version"] == new
+        assert service.status()["index"]["calibration"] is None
+        root.calibration_file(new).write_text('{"of": "new"}')
+        await service.refresh()
+        assert service.status()["index"]["calibration"] == {"of": "new"}
+
+
+async def test_a_version_that_cannot_be_opened_is_refused(tmp_path: Path, embedder: LoopbackEmbedder) -> None:
+    version = publish(tmp_path)
+    folder = tmp_path / "default" / version
+    manifest = orjson.loads((folder / "manifest.json").read_bytes())
+    # As when it is pruned between two steps of opening it.
+    del manifest["files"]["exact/vectors.f32"]
+    (folder / "manifest.json").write_bytes(orjson.dumps(manifest))
+    (folder / "exact" / "vectors.f32").unlink()
+    async with serving(tmp_path, embedder) as service:
+        assert version in (service.not_ready_reason() or "")
+        old, new = version, publish(tmp_path)
+        await service.refresh()
+        assert (await find(service, "cats")).index_version == new
+        with pytest.raises(DamagedIndexError, match=old):
+            await service.document("cats", old)
+
+
+async def test_a_version_whose_files_lie_is_refused(tmp_path: Path, embedder: LoopbackEmbedder) -> None:
+    version = publish(tmp_path)
+    sqlite = tmp_path / "default" / version / "documents.sqlite"
+    sqlite.write_bytes(b"x" * sqlite.stat().st_size)
+    async with serving(tmp_path, embedder) as service:
+        assert "documents" in (service.not_ready_reason() or "")
+    other = tmp_path / "other"
+    version = publish(other)
+    chroma = other / "default" / version / "chroma" / "chroma.sqlite3"
+    chroma.write_bytes(b"x" * chroma.stat().st_size)
+    async with serving(other, embedder, store="chroma") as service:
+        assert "Chroma" in (service.not_ready_reason() or "")
+    async with serving(other, embedder) as service:
+        assert service.not_ready_reason() is None  # Chroma is not needed at this size
+
+
+async def test_an_index_of_another_embedder_is_refused_until_it_fits(
+    tmp_path: Path, embedder: LoopbackEmbedder
+) -> None:
+    publish(tmp_path, fingerprint=OTHER_FINGERPRINT)
+    async with serving(tmp_path, embedder) as service:
+        assert OTHER_FINGERPRINT in (service.not_ready_reason() or "")
+        with pytest.raises(EmbedderMismatchError, match="kserve-rag ingest"):
+            await find(service, "cats")
+        embedder.fingerprint = OTHER_FINGERPRINT
+        await service.refresh()
+        assert service.not_ready_reason() is None
+        await find(service, "cats")
+
+
+async def test_an_embedder_exchanged_while_serving_is_noticed_by_its_answer(
+    tmp_path: Path, embedder: LoopbackEmbedder
+) -> None:
+    publish(tmp_path)
+    async with serving(tmp_path, embedder) as service:
+        await find(service, "cats")
+        embedder.fingerprint = OTHER_FINGERPRINT
+        with pytest.raises(EmbedderMismatchError):
+            await find(service, "cats")
+        assert OTHER_FINGERPRINT in (service.not_ready_reason() or "")
+        await service.refresh()
+        assert service.not_ready_reason() is not None
+        embedder.fingerprint = FINGERPRINT
+        await service.refresh()
+        assert service.not_ready_reason() is None
+        await find(service, "cats")
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind"),
+    [
+        ("failure", BadUpstreamError),
+        ("unavailable", NotReadyError),
+        ("garbage", BadUpstreamError),
+        ("nan", BadUpstreamError),
+        ("rows", BadUpstreamError),
+        ("dimension", BadUpstreamError),
+        ("slow", DeadlineExceededError),
+    ],
+)
+async def test_faults_of_the_embedder(
+    tmp_path: Path, embedder: LoopbackEmbedder, fault: Fault, kind: type[ServiceError]
+) -> None:
+    publish(tmp_path)
+    async with serving(tmp_path, embedder) as service:
+        embedder.fault = fault
+        with pytest.raises(kind) as error:
+            await service.search([SearchInstance(input="cats")], within(0.5 if fault == "slow" else 60))
+        assert "secret" not in error.value.message
+        embedder.fault = None
+        await find(service, "cats")
+
+
+async def test_an_embedder_that_comes_later(tmp_path: Path, embedder: LoopbackEmbedder) -> None:
+    publish(tmp_path)
+    embedder.fault = "unavailable"
+    async with serving(tmp_path, embedder) as service:
+        assert "embedder" in (service.not_ready_reason() or "")
+        embedder.fault = None
+        await service.refresh()
+        assert service.not_ready_reason() is None
+
+
+async def test_many_requests_at_once_share_searches_and_stay_apart(tmp_path: Path, embedder: LoopbackEmbedder) -> None:
+    publish(tmp_path)
+    async with serving(tmp_path, embedder, store="chroma") as service:
+        texts = [text.split(". ")[number % 3] for number in range(60) for _, text in [ANIMALS[number % 4]]]
+        found = await asyncio.gather(*(find(service, text, num_docs=1) for text in texts))
+        assert [f.passages[0].text.rstrip(".") for f in found] == [text.rstrip(".") for text in texts]
+
+
+async def test_large_searches_leave_the_event_loop(tmp_path: Path, embedder: LoopbackEmbedder) -> None:
+    """Above the inline limit the same answers come from the worker thread."""
+    texts = [f"word{number} and word{number + 1}" for number in range(1000)]
+    publish(tmp_path, [document(f"{number:04}", text) for number, text in enumerate(texts)])
+    async with serving(tmp_path, embedder) as service:
+        instances = [SearchInstance(input=text, num_docs=1) for text in texts[:64]]
+        assert 64 * 1000 * DIMENSION > 2_000_000
+        expected = [[f"{number:04}-0"] for number in range(64)]
+        for found in await asyncio.gather(*(service.search(instances, within()) for _ in range(3))):
+            assert [ids(prediction(one)) for one in found] == expected
+        single = [ids(await find(service, text, num_docs=1)) for text in texts[:64]]
+        assert single == expected
+
+
+async def test_long_queries_leave_the_event_loop(tmp_path: Path, embedder: LoopbackEmbedder) -> None:
+    """However small the index is: to stem the words of a full request takes seconds."""
+    threads: list[str] = []
+
+    class Told(LoadedIndex):
+        def rank_now(self, queries: Sequence[Query]) -> list[Ranked]:
+            threads.append(threading.current_thread().name)
+            return super().rank_now(queries)
+
+    publish(tmp_path)
+    with IndexRoot(tmp_path, "default").open() as version:
+        index = Told(version, store="exact", candidates=50)
+        short = Query("cats", 1, vector=embed(["cats"])[0])
+        await index.rank([short], within())
+        assert threads.pop() == threading.current_thread().name
+        await index.rank([replace(short, text="cats " * 6000)] * 64, within())
+        assert threads.pop() != threading.current_thread().name
+        index.close()
+
+
+async def test_a_closed_index_is_freed_without_a_garbage_collection(tmp_path: Path) -> None:
+    """Its files may be gone already: the disk has their space back when the mappings end."""
+    publish(tmp_path)
+    gc.disable()
+    try:
+        index = LoadedIndex(IndexRoot(tmp_path, "default").open(), store="chroma", candidates=50)
+        await index.rank([Query("cats", 1, vector=embed(["cats"])[0])], within())
+        index.close()
+        freed = weakref.ref(index)
+        del index
+        until(lambda: freed() is None)
+    finally:
+        gc.enable()
+
+
+def test_a_version_that_is_gone_answers_its_last_requests(tmp_path: Path) -> None:
+    """Also where Chroma opens its database once more, as it does for many at once."""
+    publish(tmp_path)
+    index = LoadedIndex(IndexRoot(tmp_path, "default").open(), store="chroma", candidates=50)
+    cats = np.asarray(embed(["cats"]), np.float32)
+    where = {"kind": {"$eq": "mammal"}}
+    (expected,) = index._search(cats, 2, where)
+    shutil.rmtree(index.version.folder)
+    with ThreadPoolExecutor(24) as pool:
+        for (found,) in pool.map(lambda _: index._search(cats, 2, where), range(200)):
+            assert found.rows.tolist() == expected.rows.tolist()
+    index.close()
+
+
+def test_the_json_of_an_answer_is_the_wire() -> None:
+    values: dict[str, Any] = {"query_tokens": 3, "query_truncated": True, "timings_ms": {"embed": 1.5}}
+    found = Found([], {"default": "v"}, **values)
+    expected = Prediction(passages=[], index_version="v", index_versions={"default": "v"}, **values)
+    assert orjson.loads(found.json()) == expected.model_dump()
+    assert found.texts() == []
+    assert sentences(animals()[0])[0].text == "Cats sleep for most of the day"
