@@ -178,6 +178,8 @@ class Prediction(Described):
     query_truncated: bool = False
     timings_ms: dict[str, float] = Field(default_factory=dict)
     """Milliseconds of `embed` (the embedder's hop) and `search`."""
+    calibration: dict[str, Any] | None = None
+    """Calibration of refusals for the version and embedder of the first collection; None if there is none."""
 
 
 class SearchResponse(Described):

@@ -1,0 +1,71 @@
+"""Implementations that are found by their entry points: one group per Protocol, one name per implementation."""
+
+from __future__ import annotations
+
+import functools
+from importlib.metadata import EntryPoint, entry_points
+from typing import Generic, TypeVar
+
+MemberT = TypeVar("MemberT")
+
+
+class RegistryError(ValueError):
+    """A name that no entry point has, or a member that cannot be imported. The message is written for users."""
+
+
+class Registry(Generic[MemberT]):
+    """The members of one entry-point group. A member is imported when it is first asked for.
+
+    An entry point's name is what settings and manifests write, its object is the member, and its extra is the one of
+    the distribution that brings the member's libraries: `milvus = "vectorstore.stores.milvus:STORE [milvus]"`.
+
+    Source: https://packaging.python.org/specifications/entry-points/.
+    """
+
+    def __init__(self, group: str, noun: str) -> None:
+        """Imports nothing yet.
+
+        Args:
+            group: of the entry points, such as `kserve_rag.stores`.
+            noun: what a member is called in messages.
+
+        """
+        self._group = group
+        self._noun = noun
+        self._members: dict[str, MemberT] = {}
+
+    @functools.cached_property
+    def _found(self) -> dict[str, EntryPoint]:
+        return {point.name: point for point in entry_points(group=self._group)}
+
+    def names(self) -> list[str]:
+        """Names of all members, sorted."""
+        return sorted(self._found)
+
+    def check(self, name: str) -> str:
+        """The name, if a member has it: for validators of settings.
+
+        Raises:
+            RegistryError: none has.
+        """
+        if name not in self._found:
+            known = ", ".join(self.names()) or "none is installed"
+            raise RegistryError(f"there is no {self._noun} {name[:80]!r}: choose one of {known}")
+        return name
+
+    def get(self, name: str) -> MemberT:
+        """The member of this name.
+
+        Raises:
+            RegistryError: there is none, or its libraries are not installed.
+        """
+        if name not in self._members:
+            point = self._found[self.check(name)]
+            try:
+                self._members[name] = point.load()
+            except ModuleNotFoundError as error:
+                extra = f": pip install 'kserve-rag[{','.join(point.extras)}]'" if point.extras else ""
+                raise RegistryError(
+                    f"the {self._noun} {name!r} needs the package {error.name}, which is not installed{extra}"
+                ) from error
+        return self._members[name]

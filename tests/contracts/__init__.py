@@ -1,0 +1,1 @@
+"""One suite per Protocol, which every registered member passes."""
