@@ -26,6 +26,8 @@ class Found:
     query_tokens: int = 0
     query_truncated: bool = False
     timings_ms: Mapping[str, float] = field(default_factory=dict)
+    calibration: Mapping[str, Any] | None = None
+    """That of the first collection, if it was made with the version and embedder that answered."""
 
     def json(self) -> bytes:
         """The JSON of a `wire.Prediction`."""
@@ -36,6 +38,7 @@ class Found:
             "query_tokens": self.query_tokens,
             "query_truncated": self.query_truncated,
             "timings_ms": self.timings_ms,
+            "calibration": self.calibration,
         }
         return b'{"passages":[%b],%b' % (b",".join(self.passages), orjson.dumps(rest)[1:])
 

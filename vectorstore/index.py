@@ -101,6 +101,8 @@ class LoadedIndex:
         self.version = version
         self.name = version.name
         self.collection = version.manifest.name
+        self.calibration: dict[str, Any] | None = None
+        """Content of the version's calibration file. It may appear or change while the version is served."""
         self.weights = weights or Weights()
         self.parts: Sequence[Signal] = version.manifest.parts
         """Signals that the version can be searched by."""
@@ -143,6 +145,11 @@ class LoadedIndex:
 
     def __len__(self) -> int:
         return len(self._lines)
+
+    def applicable_calibration(self) -> dict[str, Any] | None:
+        """The calibration, unless it was made with another version or embedder."""
+        made_for = None if self.calibration is None else [self.calibration.get(key) for key in _CALIBRATED_FOR]
+        return self.calibration if made_for == [self.name, self.fingerprint] else None
 
     def document(self, document_id: str) -> Document:
         """A stored document. Blocks."""
@@ -339,4 +346,5 @@ def _masked(hits: Hits, mask: npt.NDArray[np.bool_]) -> Hits:
     return Hits(hits.rows[kept], hits.similarities[kept])
 
 
+_CALIBRATED_FOR = ("index_version", "embedder")
 _NO_HITS = Hits(np.empty(0, np.int64), np.empty(0, np.float32))

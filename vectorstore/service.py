@@ -185,7 +185,14 @@ class VectorstoreService:
         return query, {index: replace(query, where=where) for index in indexes}
 
     async def _search(self, asked: Sequence[tuple[Query, dict[LoadedIndex, Query]]], ctx: CallContext) -> list[Found]:
-        found = [Found([], {index.collection: index.name for index in per_index}) for _, per_index in asked]
+        found = [
+            Found(
+                [],
+                {index.collection: index.name for index in per_index},
+                calibration=next(iter(per_index)).applicable_calibration(),
+            )
+            for _, per_index in asked
+        ]
         wanted = [
             number for number, (query, per_index) in enumerate(asked) if query.num_docs and any(map(len, per_index))
         ]
@@ -238,6 +245,7 @@ class VectorstoreService:
             found[number] = replace(
                 answered[i],
                 index_versions=found[number].index_versions,
+                calibration=found[number].calibration,
                 query_tokens=int(embeddings.token_counts[i]),
                 query_truncated=bool(embeddings.truncated[i]),
                 timings_ms=timings_ms,
@@ -285,7 +293,6 @@ class _Collection:
         self._lease: _Lease | None = None
         self._mismatch: EmbedderMismatchError | None = None
         self._refused: ServiceError | None = None
-        self._calibration: dict[str, Any] | None = None
 
     def use(self) -> contextlib.AbstractContextManager[LoadedIndex]:
         """The loaded index, kept open until the block ends. Raises NotReadyError where there is none."""
@@ -332,7 +339,7 @@ class _Collection:
                 "chunks": manifest.counts.chunks,
                 "embedder": manifest.embedder.fingerprint,
                 "parts": list(self._lease.index.parts),
-                "calibration": self._calibration,
+                "calibration": self._lease.index.calibration,
                 "examples": manifest.examples,
             }
         problem = self._mismatch or self._refused
@@ -352,7 +359,8 @@ class _Collection:
             raise NoIndexError(f"There is no index {self.name!r} yet: build one with `kserve-rag ingest{name}`.")
         # Of what is served, which is not `current` while that is being loaded or is refused.
         if self._lease is not None:
-            self._calibration = await asyncio.to_thread(self._root.calibration, self._lease.index.name)
+            served = self._lease.index
+            served.calibration = await asyncio.to_thread(self._root.calibration, served.name)
         if self._lease is not None and self._lease.index.name == current:
             if self._mismatch is not None:
                 await self._verify(current, self._lease.index.version.manifest.embedder)
@@ -366,7 +374,8 @@ class _Collection:
         except BaseException:
             version.close()
             raise
-        old, self._lease, self._calibration = self._lease, _Lease(index), calibration
+        index.calibration = calibration
+        old, self._lease = self._lease, _Lease(index)
         self._mismatch = None
         logger.info("serving version %s of %s: %d chunks", index.name, self.name, len(index))
         if old is not None:

@@ -320,6 +320,22 @@ async def test_the_calibration_told_is_that_of_the_version_that_serves(
         assert service.status()["index"]["calibration"] == {"of": "new"}
 
 
+async def test_a_prediction_carries_the_calibration_of_its_version_and_embedder(
+    tmp_path: Path, embedder: LoopbackEmbedder
+) -> None:
+    root = IndexRoot(tmp_path, "default")
+    version = publish(tmp_path)
+    valid = {"index_version": version, "embedder": FINGERPRINT, "threshold": 0.25}
+    async with serving(tmp_path, embedder) as service:
+        assert (await find(service, "cats")).calibration is None
+        for change in ({"index_version": "20000101T000000-000000"}, {"embedder": OTHER_FINGERPRINT}, {}):
+            root.calibration_file(version).write_bytes(orjson.dumps({**valid, **change}))
+            await service.refresh()
+            expected = None if change else valid
+            assert (await find(service, "cats")).calibration == expected
+            assert (await find(service, "cats", num_docs=0)).calibration == expected
+
+
 async def test_a_version_that_cannot_be_opened_is_refused(tmp_path: Path, embedder: LoopbackEmbedder) -> None:
     version = publish(tmp_path)
     folder = tmp_path / "default" / version
