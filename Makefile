@@ -31,7 +31,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.10 --gen
 .PHONY: help up down test check page notebooks docs docs-serve screenshots bench bench-embedder manifests chart images \
 	image-sizes eval eval-gate test-pages test-torch test-ray lock clean
 
-help:  ## What can be made
+help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
 
 up: $(INSTALLED) page  ## Install, start the whole graph on this machine, and print a first answer
@@ -43,7 +43,7 @@ down: $(INSTALLED)  ## Stop the graph
 test: $(INSTALLED) $(KUSTOMIZE) $(HELM)  ## Run the tests: a real graph on loopback, no network
 	$(BIN)/python -m pytest
 
-check: $(INSTALLED)  ## Lint, format, types, and the arrows between the rooms
+check: $(INSTALLED)  ## Lint, format, types, wording, and the imports between rooms
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -61,7 +61,7 @@ docs: $(PAGES_INSTALLED)  ## Build the documentation site into build/site
 docs-serve: $(PAGES_INSTALLED)  ## Show the documentation site while it is written
 	NO_MKDOCS_2_WARNING=1 $(PAGES)/bin/mkdocs serve
 
-screenshots: $(PAGES_INSTALLED) $(PAGE)  ## Take the pictures of docs/screenshots anew
+screenshots: $(PAGES_INSTALLED) $(PAGE)  ## Retake the pictures of docs/screenshots
 	$(PAGES)/bin/python -m pytest tests/with_pages/test_page_looks.py --screenshots
 
 bench: $(PAGES_INSTALLED) $(PAGE)  ## Measure the figures of docs/benchmarks.md
@@ -99,7 +99,7 @@ test-torch: $(TORCH_INSTALLED)  ## Compare the encoders with FlagEmbedding on to
 test-ray: $(RAY_INSTALLED)  ## Run the services and ingestion on a Ray cluster of this machine
 	$(RAY)/bin/python -m pytest tests/with_ray
 
-lock: $(INSTALLED)  ## Write the locks anew from pyproject.toml and locks/*.in
+lock: $(INSTALLED)  ## Update the locks from pyproject.toml and locks/*.in
 	$(COMPILE) --output-file locks/local.txt pyproject.toml --extra local
 	$(COMPILE) --output-file locks/dev.txt pyproject.toml --extra evaluation --group dev
 	$(COMPILE) --constraint locks/dev.txt --output-file locks/ray.txt pyproject.toml locks/ray.in --extra ray --extra local
