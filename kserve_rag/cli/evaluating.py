@@ -31,7 +31,7 @@ from evaluation.calibration import calibrate
 from evaluation.datasets import Dataset
 from evaluation.errors import DatasetError
 from ingest.events import OnProgress
-from kserve_rag.cli.console import Counts, ProgressDisplay
+from kserve_rag.cli.progress import Counts, ProgressDisplay
 from kserve_rag.errors import LaunchError, UsageError
 from kserve_rag.local.graph import GraphState, ServiceName, need_running, probe, running
 from kserve_rag.local.indexing import index
@@ -53,7 +53,7 @@ _POLL_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class Options:
     """What is to be measured, as the command line has it (`kserve-rag eval --help`)."""
 
     settings: Settings
@@ -81,7 +81,7 @@ class Outcome:
 
     results: results.Results
     folder: Path
-    dropped: list[str]
+    worse: list[str]
     """What is significantly worse than the baseline, or than a part of the search alone."""
 
 
@@ -97,7 +97,7 @@ class Measured:
     """What the index was built with; empty where it is out of sight."""
 
 
-def evaluate(run: Run, console: Console) -> Outcome:
+def evaluate(run: Options, console: Console) -> Outcome:
     """Measures, writes the results and tells them. All that can be checked before is checked first.
 
     Raises:
@@ -234,7 +234,7 @@ def _modes(given: str) -> list[retrieval.Mode]:
     return [mode for mode in retrieval.MODES if mode in names]
 
 
-def _datasets(run: Run) -> list[Dataset]:
+def _datasets(run: Options) -> list[Dataset]:
     """Those that are known before there is a graph."""
     folders = data_folders(run.settings, run.data)
     names = [*(sets.available(folders) if run.every else ()), *run.datasets]
@@ -277,7 +277,7 @@ def _check_documents(state: GraphState, todo: Sequence[Dataset]) -> None:
 
 
 def _measure(
-    run: Run, state: GraphState, dataset: Dataset, modes: Sequence[retrieval.Mode], console: Console
+    run: Options, state: GraphState, dataset: Dataset, modes: Sequence[retrieval.Mode], console: Console
 ) -> results.SetResult:
     transformer = bool(run.answers) or dataset.conversational
     began = time.monotonic()
@@ -325,7 +325,7 @@ _ERRORS: dict[Error, str] = {
 
 
 def _calibrate(
-    run: Run, services: Measured, dataset: Dataset, on_progress: Callable[[str, int, int], None]
+    run: Options, services: Measured, dataset: Dataset, on_progress: Callable[[str, int, int], None]
 ) -> Calibration:
     """The calibration, kept beside the index version that was asked."""
 

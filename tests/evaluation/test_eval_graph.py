@@ -18,7 +18,7 @@ from tests.kserve_rag.test_cli import environment
 from transformer.answerability import Calibration
 
 if TYPE_CHECKING:
-    from kserve_rag.cli.evaluating import Outcome, Run
+    from kserve_rag.cli.evaluating import Options, Outcome
     from kserve_rag.settings import Settings
     from tests.conftest import RunningGraph
 
@@ -37,7 +37,7 @@ QUERIES = [
 QRELS = "q1\theron\t1\nq2\tswift\t1\nq3\twader\t1\n"
 
 
-def evaluated(run: Run) -> tuple[Outcome, str]:
+def evaluated(run: Options) -> tuple[Outcome, str]:
     from kserve_rag.cli.evaluating import evaluate
 
     output = io.StringIO()
@@ -48,10 +48,10 @@ def evaluated(run: Run) -> tuple[Outcome, str]:
 def test_a_dataset_is_measured_beside_the_graphs_own_index(
     graph: RunningGraph, graph_settings: Settings, write_set: WriteSet, tmp_path: Path
 ) -> None:
-    from kserve_rag.cli.evaluating import Run
+    from kserve_rag.cli.evaluating import Options
 
     folder = write_set(corpus=CORPUS, queries=QUERIES, qrels=QRELS, name="birds")
-    run = Run(graph_settings, datasets=[str(folder)], modes="all", answers=2, out=tmp_path / "first")
+    run = Options(graph_settings, datasets=[str(folder)], modes="all", answers=2, out=tmp_path / "first")
     outcome, told = evaluated(run)
     found = outcome.results.sets["birds"]
     assert set(found.rows) == {"served", "dense", "lexical", "fused", "rescored", "served, last turn only"}
@@ -66,10 +66,10 @@ def test_a_dataset_is_measured_beside_the_graphs_own_index(
     assert found.index["documents"] == 3
     assert found.index["settings"]["chunker"]
     assert "birds: nDCG@10" in told
-    assert outcome.dropped == []
+    assert outcome.worse == []
 
     again, told = evaluated(
-        Run(
+        Options(
             graph_settings,
             datasets=[str(folder)],
             baseline=tmp_path / "first",
@@ -92,14 +92,14 @@ def test_a_dataset_is_measured_beside_the_graphs_own_index(
 def test_own_questions_are_measured_on_the_graphs_own_index(
     graph: RunningGraph, graph_settings: Settings, tmp_path: Path
 ) -> None:
-    from kserve_rag.cli.evaluating import Run
+    from kserve_rag.cli.evaluating import Options
 
     file = tmp_path / "mine.csv"
     file.write_text(
         "question,document,answer\nWhat does error code E08 mean?,troubleshooting.md,\n"
         "What does a calibration cost?,,140 euros\nWho built the pyramids?,,\n"
     )
-    outcome, _ = evaluated(Run(graph_settings, questions=file, out=tmp_path / "out"))
+    outcome, _ = evaluated(Options(graph_settings, questions=file, out=tmp_path / "out"))
     found = outcome.results.sets["mine"]
     assert found.index["version"] == graph.index_version
     assert found.rows["served"].per_question["R@5"] == [1, 1]
@@ -107,9 +107,9 @@ def test_own_questions_are_measured_on_the_graphs_own_index(
 
 
 def test_questions_can_be_made_of_the_documents(graph: RunningGraph, graph_settings: Settings, tmp_path: Path) -> None:
-    from kserve_rag.cli.evaluating import Run
+    from kserve_rag.cli.evaluating import Options
 
-    outcome, _ = evaluated(Run(graph_settings, generate=5, modes="served,lexical", out=tmp_path / "out"))
+    outcome, _ = evaluated(Options(graph_settings, generate=5, modes="served,lexical", out=tmp_path / "out"))
     found = outcome.results.sets["generated"]
     assert len(found.judged) == 5
     assert found.rows["served"].means["R@10"] == 1
@@ -117,11 +117,11 @@ def test_questions_can_be_made_of_the_documents(graph: RunningGraph, graph_setti
 
 def test_documents_that_the_index_lacks_are_told(graph: RunningGraph, graph_settings: Settings, tmp_path: Path) -> None:
     from evaluation.errors import DatasetError
-    from kserve_rag.cli.evaluating import Run
+    from kserve_rag.cli.evaluating import Options
 
     (tmp_path / "mine.csv").write_text("question,document\nWhat does error code E08 mean?,nowhere.md\n")
     with pytest.raises(DatasetError, match=r"expects 'nowhere.md'"):
-        evaluated(Run(graph_settings, questions=tmp_path / "mine.csv", out=tmp_path / "out"))
+        evaluated(Options(graph_settings, questions=tmp_path / "mine.csv", out=tmp_path / "out"))
     assert not (tmp_path / "out").exists()
 
 

@@ -203,7 +203,7 @@ def test_a_home_where_nothing_can_be_kept(own: Settings) -> None:
     own.home.write_bytes(b"a file")
     failed = runner(own)("status")
     assert failed.returncode == 3
-    assert failed.stderr.startswith(f"error: Not a directory: {own.run}. Make room or grant access there")
+    assert failed.stderr.startswith(f"error: Not a directory: {own.run}. Free some space, grant access,")
     assert "KSERVE_RAG_HOME" in failed.stderr
 
 

@@ -166,10 +166,10 @@ def test_up_leaves_no_process_behind(settings: Settings, number: signal.Signals)
 
 INTERRUPTED = """
 import sys
-from kserve_rag.cli.app import _stopped_by_signals
+from kserve_rag.cli.shared import exit_on_signals
 
 try:
-    with _stopped_by_signals():
+    with exit_on_signals():
         exec("import os, signal, time; os.kill(os.getpid(), signal.SIGTERM); time.sleep(5)")
 except KeyboardInterrupt:
     sys.exit(130)

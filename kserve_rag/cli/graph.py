@@ -1,0 +1,230 @@
+"""`kserve-rag up`, `status`, `logs`, `restart` and `down`: the graph on this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from kserve_rag.cli.documents import index_documents
+from kserve_rag.cli.questions import ask_first
+from kserve_rag.cli.shared import console, existing_paths, exit_on_signals, read_settings, service_names
+from kserve_rag.errors import LaunchError, UsageError
+from kserve_rag.local.graph import ANSWERING, SERVICES, GraphState, ServiceName, follow, need_running, no_page, running
+from kserve_rag.local.graph import logs as written_logs
+from kserve_rag.local.graph import status as graph_status
+from kserve_rag.local.graph import stop as stop_graph
+from kserve_rag.settings import Settings
+
+_MOST_REPLICAS = 16
+_SINGLE: ServiceName = "ingest"
+
+
+def up(
+    docs: Annotated[
+        list[Path] | None,
+        typer.Option("--docs", help="File or folder to index; may be repeated. By default those of the last time."),
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="LLM: a name of `kserve-rag models`, or a GGUF file.")] = None,
+    embedder: Annotated[str | None, typer.Option(help="Embedder: a name of `kserve-rag models`, or a folder.")] = None,
+    port: Annotated[int | None, typer.Option(help="HTTP port of the transformer. [default: 8080]")] = None,
+    grpc_port: Annotated[int | None, typer.Option(help="Its gRPC port. [default: 8081]")] = None,
+    page_port: Annotated[int | None, typer.Option(help="Port of the web page. [default: 8088]")] = None,
+    replicas: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[SERVICE=]N", help="Processes of a service, or of each but ingest; may be given several times."
+        ),
+    ] = None,
+    detach: Annotated[bool, typer.Option("--detach", "-d", help="Leave it running in the background.")] = False,
+    question: Annotated[str | None, typer.Option("--ask", metavar="QUESTION", help="Ask this once it is up.")] = None,
+) -> None:
+    """Start the whole graph: fetch the models, index the documents, run every service.
+
+    Without --docs it indexes what it indexed last, and the first time this project's own documentation.
+    Stays in the foreground, where Ctrl-C ends everything, unless --detach is given.
+
+    [bold]Examples[/]
+
+      kserve-rag up --docs ./handbook --docs ./faq.csv
+      kserve-rag up --detach --ask "What is the retention period?"
+      kserve-rag up --model qwen2.5-1.5b --embedder bge-m3
+      kserve-rag up --model ~/models/mine.gguf --port 9080
+      kserve-rag up --replicas transformer=2 --replicas vectorstore=2
+    """
+    settings = read_settings(model=model, embedder=embedder, port=port, grpc_port=grpc_port, page_port=page_port)
+    paths, counts = existing_paths(docs or []), _replica_counts(replicas or [])
+    state = running(settings)
+    if state is not None:
+        ports = {"port": port, "gRPC port": grpc_port, "page port": page_port}
+        _already_up(settings, state, paths, counts, ports, question)
+        return
+    _start(settings, paths, counts, detach=detach, question=question)
+
+
+def status(as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False) -> None:
+    """Show each service: where it is, whether it is ready, and if not, why; and the index that is served.
+
+    Exits with 0 if everything is ready, with 1 if not. The web page may be absent.
+    """
+    settings = read_settings()
+    found = graph_status(settings)
+    if as_json:
+        sys.stdout.write(found.model_dump_json(indent=2) + "\n")
+    else:
+        from kserve_rag.cli.output import print_status
+
+        state = running(settings)
+        print_status(console, found, llm=state.llm if state else None, embedder=state.embedder if state else None)
+    if not all(service.ready for name, service in found.services.items() if name != "frontend"):
+        raise typer.Exit(1)
+
+
+def logs(
+    service: Annotated[str | None, typer.Argument(help=f"One of {', '.join(SERVICES)}. By default all.")] = None,
+    follow_on: Annotated[bool, typer.Option("--follow", "-f", help="Go on as more is written, until Ctrl-C.")] = False,
+) -> None:
+    """Show what the services say. Questions, documents and prompts are not in their logs."""
+    settings = read_settings()
+    names = service_names([service] if service is not None else [])
+    processes = written_logs(settings.run, names)
+    if not processes:
+        raise UsageError(f"There are no logs in {settings.run}: the graph was never started there.")
+    width = max(map(len, processes))
+    with contextlib.suppress(KeyboardInterrupt):
+        for name, line in follow(settings.run, names, until=lambda: not follow_on):
+            sys.stdout.write(f"{name:<{width}} │ {line}\n" if len(processes) > 1 else f"{line}\n")
+            if follow_on:
+                sys.stdout.flush()
+
+
+def restart(
+    services: Annotated[
+        list[str] | None,
+        typer.Argument(help=f"Of {', '.join(SERVICES)}. By default all.", metavar="SERVICE…"),
+    ] = None,
+) -> None:
+    """Put a new process in the place of each of a service's, while it goes on answering.
+
+    The new one is started with the arguments and the environment of the one before, and gets the
+    connections when it is ready; the one before answers what it was asked, and ends. One that does not
+    become ready changes nothing. A service that has ended is started again.
+
+    [bold]Examples[/]
+
+      kserve-rag restart predictor
+      kserve-rag restart
+    """
+    settings = read_settings()
+    names = service_names(services or [])
+    state = need_running(settings)
+    from kserve_rag.cli.progress import ProgressDisplay
+    from kserve_rag.local.replicas import replicas
+
+    with exit_on_signals(), ProgressDisplay(console) as display, replicas(settings, state, display) as processes:
+        for name in names:
+            processes.restart(name)
+            console.print(f"The {name} is restarted.")
+
+
+def down() -> None:
+    """Stop the graph. Models, indexes and environments stay for the next time."""
+    if stop_graph(read_settings()):
+        console.print("The graph is stopped.")
+    else:
+        console.print("The graph was not running.")
+
+
+def _start(
+    settings: Settings, paths: list[Path], counts: dict[ServiceName, int], *, detach: bool, question: str | None
+) -> None:
+    from kserve_rag.cli.progress import ProgressDisplay
+    from kserve_rag.local.launcher import launch
+
+    with exit_on_signals(), contextlib.ExitStack() as stack:
+        with ProgressDisplay(console) as display:
+            graph = stack.enter_context(launch(settings, progress=display))
+            graph.wait_ready("embedder")
+            index_documents(settings, graph.state, paths, display)
+            graph.wait_ready(*ANSWERING)
+        address = graph.url("transformer")
+        console.print(f"[green]✓[/] the graph answers at {address}")
+        if question is not None:
+            ask_first(address, question)
+            console.print()
+        with ProgressDisplay(console) as display:
+            graph.progress = display
+            graph.wait_ready()
+            graph.scale(counts)
+        _tell_page(graph.state)
+        if detach:
+            graph.detach()
+            console.print("[dim]kserve-rag ask …, status, logs, ingest; `kserve-rag down` stops it.[/]")
+            return
+        console.print("[dim]Ask from another terminal: kserve-rag ask … · Ctrl-C stops everything.[/]")
+        try:
+            graph.watch()
+        except KeyboardInterrupt:
+            console.print("Stopping.")
+
+
+def _already_up(
+    settings: Settings,
+    state: GraphState,
+    paths: list[Path],
+    counts: dict[ServiceName, int],
+    ports: dict[str, int | None],
+    question: str | None,
+) -> None:
+    services = state.services
+    addresses = (services["transformer"].url, services["transformer"].grpc_url or "", services["frontend"].url)
+    given = {"model": (settings.model, state.llm), "embedder": (settings.embedder, state.embedder)}
+    for (what, port), where in zip(ports.items(), addresses, strict=True):
+        given[what] = (str(port) if port else None, where.rpartition(":")[2])
+    changed = [f"{what} {asked} instead of {has}" for what, (asked, has) in given.items() if asked not in (None, has)]
+    address = state.services["transformer"].url
+    if changed:
+        raise LaunchError(
+            f"The graph is running at {address}; you asked for {' and '.join(changed)}. "
+            "Stop it first: `kserve-rag down`, then `up` again."
+        )
+    console.print(f"The graph is running already at {address}", end=" ")
+    console.print(f"[dim]({escape(state.llm)}, {escape(state.embedder)})[/]")
+    _tell_page(state)
+    from kserve_rag.cli.progress import ProgressDisplay
+    from kserve_rag.local.replicas import scale
+
+    with ProgressDisplay(console) as display:
+        scale(settings, state, counts, display)
+        if paths:
+            index_documents(settings, state, paths, display)
+    if question is not None:
+        ask_first(address, question)
+
+
+def _tell_page(state: GraphState) -> None:
+    reason = no_page(state)
+    if reason is None:
+        console.print(f"[green]✓[/] the page is at {state.services['frontend'].url}")
+    else:
+        console.print(f"[yellow]note[/] there is no web page: {escape(reason)}")
+
+
+def _replica_counts(given: list[str]) -> dict[ServiceName, int]:
+    """What `--replicas` says: `2`, or `embedder=2`."""
+    counts: dict[ServiceName, int] = {}
+    for each in given:
+        service, _, count = each.rpartition("=")
+        if not count.isdigit() or not 1 <= int(count) <= _MOST_REPLICAS:
+            raise UsageError(
+                f"--replicas {each}: give a number of 1 to {_MOST_REPLICAS}, as in `--replicas embedder=2`."
+            )
+        if service == _SINGLE and int(count) > 1:
+            raise UsageError(f"--replicas {each}: {_SINGLE} has one process, which alone writes to the indexes.")
+        named = service_names([service]) if service else [name for name in SERVICES if name != _SINGLE]
+        counts.update(dict.fromkeys(named, int(count)))
+    return counts

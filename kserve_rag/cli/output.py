@@ -1,0 +1,121 @@
+"""Answers and the graph's status, printed for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from kserve_rag.client.client import Event
+from kserve_rag.local.graph import GraphStatus, IndexStatus
+from transformer.wire import Citations, EndEvent, Quote, Source, SourcesEvent, TextEvent
+from vectorstore.wire import Span
+
+_MAX_QUOTE_CHARS = 160
+"""Longer quotes are truncated."""
+
+
+def print_answer(console: Console, events: Iterable[Event]) -> None:
+    """The answer as it arrives, then its sources."""
+    index_version: str | None = None
+    end: EndEvent | None = None
+    for event in events:
+        if isinstance(event, SourcesEvent):
+            index_version = event.index_version
+        elif isinstance(event, TextEvent):
+            console.out(event.text_output, end="", highlight=False)
+        else:
+            end = event
+    console.print()
+    if end is None:
+        return
+    if end.citations is not None:
+        _print_check(console, end.citations)
+    if end.sources:
+        console.print()
+        console.print(f"Sources [dim](index {index_version})[/]")
+        for source in end.sources:
+            _print_source(console, source)
+            for quote in _quotes(end.citations, source.number):
+                console.print(f"      [green]“{escape(_shortened(quote.text))}”[/] [dim]{_where(quote.span)}[/]")
+    total, tokens = end.timings.get("total"), end.usage.completion_tokens
+    first = end.timings.get("first_token")
+    took = [f"{total / 1000:.2f} s"] if total is not None else []
+    if first is not None:
+        took.append(f"first token after {(end.timings.get('retrieval', 0) + first) / 1000:.2f} s")
+    took += [f"{tokens} tokens"] if tokens else []
+    took += ["cut off at max_tokens"] if end.finish_reason == "length" else []
+    console.print(f"[dim]{' · '.join(took)}[/]")
+
+
+def _print_check(console: Console, citations: Citations) -> None:
+    """What the answer's check has found that its reader should know."""
+    if citations.kind == "quote":
+        console.print()
+        console.print("[yellow]No sentence of this answer is supported by the documents.[/]")
+        console.print(escape(citations.text))
+        return
+    unsupported = [one for one in citations.statements if one.verdict == "unsupported"]
+    if unsupported:
+        console.print()
+        console.print("[yellow]Not supported by the sources:[/]")
+        for statement in unsupported:
+            text = citations.text[statement.span.start : statement.span.end]
+            console.print(f"  [dim]{escape(_shortened(text))}[/]")
+    if citations.kind == "mended":
+        console.print()
+        console.print("[yellow]With the numbers of sources put right:[/]")
+        console.print(f"  [dim]{escape(citations.text)}[/]")
+    for dropped in citations.dropped:
+        reason = "cannot be read" if dropped.reason == "unreadable" else "says something else there"
+        console.print(f"[yellow]\\[{dropped.number}] is not quoted: the stored document {reason}.[/]")
+
+
+def _quotes(citations: Citations | None, number: int) -> list[Quote]:
+    """The quotes from a source, in the order of the document, each once."""
+    statements = citations.statements if citations is not None else []
+    found = {
+        (quote.span.start, quote.span.end): quote
+        for statement in statements
+        for quote in statement.quotes
+        if quote.number == number
+    }
+    return [found[place] for place in sorted(found)]
+
+
+def _shortened(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= _MAX_QUOTE_CHARS else f"{text[:_MAX_QUOTE_CHARS].rstrip()} …"
+
+
+def _where(span: Span) -> str:
+    return f"characters {span.start}–{span.end}"
+
+
+def _print_source(console: Console, source: Source) -> None:
+    heading = " › ".join(dict.fromkeys(filter(None, [source.title, *source.heading_path]))) or source.document_id
+    console.print(f"  [bold]\\[{source.number}][/] {escape(heading)}")
+    where = source.url or source.source or source.document_id
+    console.print(f"      [dim]{escape(where)} · {_where(source.span)} · score {source.score:.4f}[/]")
+
+
+def print_status(console: Console, status: GraphStatus, *, llm: str | None, embedder: str | None) -> None:
+    """A table of services, and the index."""
+    models = {"embedder": embedder, "predictor": llm}
+    table = Table(box=None, pad_edge=False)
+    for column in ("service", "state", "url", "model"):
+        table.add_column(column, header_style="dim")
+    for name, service in status.services.items():
+        ready = f"[green]ready[/] ×{len(service.replicas)}" if len(service.replicas) > 1 else "[green]ready[/]"
+        state = ready if service.ready else f"[red]not ready[/] {escape(service.reason or '')}"
+        table.add_row(name, state, service.url, escape(models.get(name) or ""))
+    console.print(table, soft_wrap=False)
+    console.print(_index_line(status.index))
+
+
+def _index_line(index: IndexStatus | None) -> str:
+    if index is None:
+        return "no index yet: `kserve-rag ingest PATH` makes one"
+    return f"index {index.name}: {index.documents} documents, {index.chunks} chunks, version {index.version}"

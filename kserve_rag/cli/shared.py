@@ -1,0 +1,65 @@
+"""What several commands share: consoles, settings, checks of arguments, signals."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+from rich.console import Console
+
+from kserve_rag.errors import UsageError
+from kserve_rag.local.graph import SERVICES, ServiceName
+from kserve_rag.settings import Settings
+
+console = Console(highlight=False, soft_wrap=True)
+errors = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def read_settings(**options: Any) -> Settings:
+    """Settings from the environment, with the options of the command line on top. None: the option was not given."""
+    return Settings(**{name: value for name, value in options.items() if value is not None})
+
+
+def service_names(given: list[str]) -> list[ServiceName]:
+    """The named services in start order, or all services if none is named."""
+    for name in given:
+        if name not in SERVICES:
+            raise UsageError(f"There is no service {name!r}. Choose from: {', '.join(SERVICES)}.")
+    return [name for name in SERVICES if name in given or not given]
+
+
+def existing_paths(paths: list[Path]) -> list[Path]:
+    """Absolute paths of existing files and folders."""
+    for path in paths:
+        if not path.expanduser().exists():
+            raise UsageError(f"There is no file or folder {path}.")
+    return [path.expanduser().resolve() for path in paths]
+
+
+class _Interrupted(KeyboardInterrupt):
+    """A subclass, so that the exit status survives `python -m`.
+
+    If a plain KeyboardInterrupt passes through code compiled at run time, as dataclasses do on import, CPython
+    remembers it (`unhandled_keyboard_interrupt`) and kills the process by SIGINT whatever status it exits with.
+    """
+
+
+@contextlib.contextmanager
+def exit_on_signals() -> Iterator[None]:
+    """Raise KeyboardInterrupt on SIGTERM and SIGINT, so that everything started in the block is stopped.
+
+    SIGINT needs a handler too: shells ignore it in background jobs of scripts.
+    """
+
+    def interrupt(*_: Any) -> NoReturn:
+        raise _Interrupted
+
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
