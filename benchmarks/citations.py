@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
+from text_analysis.sentences import sentence_spans
 from transformer.alignment import Aligner
 from transformer.citations import Citer
-from transformer.sentences import split
 from transformer.wire import Source
 from vectorstore.wire import Span
 
@@ -58,7 +58,7 @@ def answer(sources: list[Source], others: list[Source], sentences: int, draw: ra
     told = []
     for number, pool in zip(range(sentences), cycle((sources, sources, others)), strict=False):
         text = draw.choice(pool).text
-        start, end = draw.choice(split(text))
+        start, end = draw.choice(sentence_spans(text))
         words = [word for place, word in enumerate(text[start:end].split(), 1) if place % 7]
         told.append(" ".join(words).rstrip(".") + (f" [{draw.randint(1, len(sources) + 1)}]." if number % 2 else "."))
     return " ".join(told)

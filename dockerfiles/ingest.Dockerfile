@@ -12,6 +12,7 @@ RUN /uv/bin/uv venv --python /usr/local/bin/python3.11 /opt/venv \
  && echo /opt/kserve-rag > /opt/venv/lib/python3.11/site-packages/kserve-rag.pth
 COPY chassis /opt/kserve-rag/chassis
 COPY embedder /opt/kserve-rag/embedder
+COPY text_analysis /opt/kserve-rag/text_analysis
 COPY vectorstore /opt/kserve-rag/vectorstore
 COPY ingest /opt/kserve-rag/ingest
 # Fails where something is missing, and leaves the bytecode of exactly what is imported: nothing writes it later.

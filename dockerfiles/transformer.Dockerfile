@@ -12,6 +12,7 @@ RUN /uv/bin/uv venv --python /usr/local/bin/python3.11 /opt/venv \
 COPY chassis /opt/kserve-rag/chassis
 COPY embedder /opt/kserve-rag/embedder
 COPY predictor /opt/kserve-rag/predictor
+COPY text_analysis /opt/kserve-rag/text_analysis
 COPY vectorstore /opt/kserve-rag/vectorstore
 COPY transformer /opt/kserve-rag/transformer
 # Fails where something is missing, and leaves the bytecode of exactly what is imported: nothing writes it later.

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 import threading
-import unicodedata
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -18,22 +17,15 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import snowballstemmer
 
-from transformer.sentences import split, trimmed
+from text_analysis.sentences import sentence_spans, trimmed
+from text_analysis.terms import SentenceAnalyzer, SentenceTerms
+from text_analysis.words import has_digit
 
 Matrix = npt.NDArray[np.float32]
 
-_TOKEN = re.compile(
-    r"\d+(?:[.,]\d+)*|[\u0e00-\u0eff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\U00020000-\U0003ffff]+"
-    r"|[^\W\d_]+(?:['’][^\W\d_]+|\d[^\W_]*)?|%"
-)
-"""A number; a run of a script without blanks; a word, or a name with a number in it, such as E08."""
-_UNSPACED = re.compile(r"[\u0e00-\u0eff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\U00020000-\U0003ffff]")
 _ITEM_NUMBER = re.compile(r"\s*(?:[-*+•‣◦·–>]\s+|\(?\d{1,3}[.)]\s+|#{1,6}\s+)*")
-_MAX_WORD_CHARS = 64
 _MAX_SENTENCES = 65_535
-_CACHED_WORDS = 100_000
 _KEPT_CHARS = 4_000_000
 """Text of passages that are kept prepared."""
 
@@ -82,148 +74,6 @@ _ELSEWHERE = 0.5
 """Factor of such a gain from another passage."""
 
 
-def _set(words: str) -> frozenset[str]:
-    return frozenset(words.split())
-
-
-# fmt: off
-_STOP = _set(
-    # English
-    "a an and are as at be been being but by can could did do does doing for from had has have having he her here hers "
-    "him his how i if in into is it its itself just me more most my of off on once only or other our ours out over own "
-    "she should so some such than that the their theirs them then there these they this those through to too under up "
-    "us very was we were what when where which while who whom whose why will with would you your yours also about "
-    "after before between both during each may might must shall upon via within per among "
-    "yes yeah sure ok okay based according provided above below following "
-    # German
-    "der das den dem des ein eine einer eines einem einen und oder aber ist sind waren wird werden wurde wurden "
-    "haben hatte hatten im in am an auf aus bei mit nach von vom zu zum zur für über unter durch als auch sich er "
-    "sie es wir ihr ich dass daß wie was wer wo wann warum welche welcher welches diese dieser dieses so nur noch "
-    # French
-    "le la les l un une des du de d et ou est sont était étaient a ont au aux en dans par sur avec ce cette ces il "
-    "elle ils elles on qui que qu se sa ses leur leurs plus "
-    # Spanish, Italian, Portuguese
-    "el las lo una uno unos y o es son era fue ser en con por para del al que se su sus como más il gli i della dei "
-    "delle di da che è un nel nella per os as um uma do dos das no na nos nas com não"
-)
-_FILLERS = _set(
-    # Words that answers like to add and documents leave out.
-    "able addition additionally aim aims allow allowing allows although become becomes case cases common commonly "
-    "consider considered considering create creates creating describe described different due ensure ensures ensuring "
-    "especially even example examples following furthermore general generally get getting give given gives go help "
-    "helping helps hence however if important include included includes including involve involved involves involving "
-    "it's key known lead leading leads less like likely main make makes making many mention mentioned moreover much "
-    "necessary need needed needs number offer offering offers often order overall part particular particularly parts "
-    "people person possible potential potentially primary process provide provided provides providing range refer "
-    "referred refers related require required requires result resulting results role several significant significantly "
-    "since someone something specific still support supports such take takes taking term terms there's therefore thing "
-    "things thus typically use used uses using usually variety various way ways well whether "
-    "allerdings außerdem beispielsweise daher jedoch verschiedene wichtig zudem également ainsi donc cependant "
-    "notamment además ejemplo importante inoltre embargo también tanto"
-)
-_NEGATIONS = _set(
-    "not no never none nobody nothing neither nor cannot without nicht kein keine keinen keiner keinem nie niemals "
-    "ohne ne pas jamais aucun aucune sans nunca ningún ninguna sin nessuno senza"
-)
-_NUMBERS = {
-    word: str(number) for number, word in enumerate((
-        "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
-        "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty",
-    ))
-} | {"thirty": "30", "forty": "40", "fifty": "50", "hundred": "100", "%": "percent"}
-# fmt: on
-_NEGATED_WORDS = 3
-"""Words after a negation that it is taken to speak of."""
-
-
-@dataclass(frozen=True, slots=True)
-class Words:
-    """The words of a text, in its order."""
-
-    terms: list[str]
-    """Stems; numbers without separators; of scripts without blanks, pairs of characters."""
-    content: list[bool]
-    """Whether each says more than grammar does."""
-    negated: frozenset[str]
-    """Terms that follow a negation closely."""
-    fillers: frozenset[str]
-    """Terms that join what is told more than they tell it."""
-
-    def content_terms(self) -> list[str]:
-        """Terms that say more than grammar does, with repetitions."""
-        return [term for term, tells in zip(self.terms, self.content, strict=True) if tells]
-
-
-class Analyzer:
-    """Text → words. Thread-safe."""
-
-    def __init__(self, language: str = "english") -> None:
-        self._stemmer = snowballstemmer.stemmer(language)
-        self._lock = threading.Lock()
-        self._stems: dict[str, str] = {}
-
-    def words(self, text: str) -> Words:
-        """The words of a sentence."""
-        if not text.isascii():
-            text = unicodedata.normalize("NFKC", text)
-        terms: list[str] = []
-        content: list[bool] = []
-        negated: list[str] = []
-        fillers: set[str] = set()
-        reach = 0
-        stems = self._stems
-        for token in _TOKEN.findall(text):
-            if token[0].isdigit():
-                term, tells = token.replace(",", "").replace(".", ""), True
-            elif _UNSPACED.match(token):
-                pairs = [token[i : i + 2] for i in range(len(token) - 1)] or [token]
-                terms += pairs
-                content += [True] * len(pairs)
-                continue
-            else:
-                lower = token.lower()
-                if _is_number(lower):
-                    terms.append(lower[:_MAX_WORD_CHARS])
-                    content.append(True)
-                    continue
-                if lower in _NEGATIONS or lower.endswith(("n't", "n’t")):
-                    reach = _NEGATED_WORDS
-                    continue
-                lower = lower[:-2] if lower.endswith(("'s", "’s")) else lower
-                tells = lower not in _STOP or (len(token) > 1 and token.isupper())
-                term = stems.get(lower) or self._stem(lower)
-                if lower in _FILLERS:
-                    fillers.add(term)
-            terms.append(term)
-            content.append(tells)
-            if tells and reach:
-                negated.append(term)
-                reach -= 1
-        return Words(terms, content, frozenset(negated), frozenset(fillers))
-
-    def _stem(self, word: str) -> str:
-        stem = _NUMBERS.get(word)
-        if stem is None:
-            with self._lock:
-                stem = str(self._stemmer.stemWord(_plain(word[:_MAX_WORD_CHARS]))) or word
-        if len(self._stems) >= _CACHED_WORDS:
-            self._stems.clear()
-        self._stems[word] = stem
-        return stem
-
-
-def _is_number(term: str) -> bool:
-    """Whether it is a number or a name with one: what cannot be said in other words."""
-    return any(map(str.isdigit, term))
-
-
-def _plain(word: str) -> str:
-    """Without accents: answers often leave them out."""
-    if word.isascii():
-        return word
-    return "".join(c for c in unicodedata.normalize("NFD", word) if not unicodedata.combining(c))
-
-
 @dataclass(frozen=True, slots=True)
 class Evidence:
     """A sentence of a passage that says what a sentence of an answer says."""
@@ -257,7 +107,7 @@ class Prepared:
     heading: frozenset[str]
 
 
-def prepare(text: str, heading: str, analyzer: Analyzer) -> Prepared:
+def prepare(text: str, heading: str, analyzer: SentenceAnalyzer) -> Prepared:
     """The first 65,535 sentences of a passage. `heading` is what stands above it: title and headings."""
     spans: list[int] = []
     lines: list[str] = []
@@ -265,8 +115,8 @@ def prepare(text: str, heading: str, analyzer: Analyzer) -> Prepared:
     postings: dict[str, list[int]] = {}
     prefixes: dict[str, list[int]] = {}
     negated: dict[str, list[int]] = {}
-    for start, end in split(text):
-        words = analyzer.words(text[start:end])
+    for start, end in sentence_spans(text):
+        words = analyzer.analyse(text[start:end])
         if not any(words.content):
             continue
         number = len(lines)
@@ -289,7 +139,7 @@ def prepare(text: str, heading: str, analyzer: Analyzer) -> Prepared:
         _packed(negated),
         tuple(sizes),
         tuple(lines),
-        frozenset(analyzer.words(heading).terms),
+        frozenset(analyzer.analyse(heading).terms),
     )
 
 
@@ -299,17 +149,6 @@ def _packed(numbers: dict[str, list[int]]) -> dict[str, bytes]:
 
 def _unpacked(found: bytes) -> memoryview:
     return memoryview(found).cast("H")
-
-
-def known_language(name: str) -> str:
-    """The name, if it is one that `Analyzer` takes.
-
-    Raises:
-        ValueError: it is none.
-    """
-    if name not in snowballstemmer.algorithms():
-        raise ValueError(f"there is no stemmer for {name!r}: use one of {', '.join(snowballstemmer.algorithms())}")
-    return name
 
 
 class Aligner:
@@ -322,7 +161,7 @@ class Aligner:
             language: Snowball stemmer.
             threshold: support from which a span is evidence, 0 … 1.
         """
-        self._analyzer = Analyzer(language)
+        self._analyzer = SentenceAnalyzer(language)
         self._threshold = threshold
         self._lock = threading.Lock()
         self._prepared: OrderedDict[tuple[str, str], Prepared] = OrderedDict()
@@ -344,13 +183,13 @@ class Aligner:
             named: places of the passages that a sentence itself names, for each. They too are evidence where they
                 support it, beside what supports it best.
         """
-        answered = [self._analyzer.words(_ITEM_NUMBER.sub("", sentence, count=1)) for sentence in sentences]
-        board = self._board(answered, question, passages)
-        found = [board.evidence(words, self._threshold) for words in answered]
+        answered = [self._analyzer.analyse(_ITEM_NUMBER.sub("", sentence, count=1)) for sentence in sentences]
+        matrix = self._matrix(answered, question, passages)
+        found = [matrix.evidence(words, self._threshold) for words in answered]
         for words, evidence, places in zip(answered, found, named, strict=False):
             for place in sorted(set(places) - {one.passage for one in evidence or []}):
                 if evidence is not None:
-                    evidence += board.evidence(words, self._threshold, only=place) or []
+                    evidence += matrix.evidence(words, self._threshold, only=place) or []
         return found
 
     def closest(self, answer: str, question: str, passages: Sequence[tuple[str, str]]) -> Evidence | None:
@@ -358,12 +197,14 @@ class Aligner:
 
         None where none holds enough of them. Its support is the share of the question's words there.
         """
-        words = self._analyzer.words(answer)
-        return self._board([words], question, passages).closest(words)
+        words = self._analyzer.analyse(answer)
+        return self._matrix([words], question, passages).closest(words)
 
-    def _board(self, answered: list[Words], question: str, passages: Sequence[tuple[str, str]]) -> _SentenceMatrix:
+    def _board(
+        self, answered: list[SentenceTerms], question: str, passages: Sequence[tuple[str, str]]
+    ) -> _SentenceMatrix:
         return _SentenceMatrix(
-            answered, self._analyzer.words(question), [self._prepare(*passage) for passage in passages]
+            answered, self._analyzer.analyse(question), [self._prepare(*passage) for passage in passages]
         )
 
     def _prepare(self, text: str, heading: str) -> Prepared:
@@ -387,7 +228,7 @@ class Aligner:
 class _SentenceMatrix:
     """The words of an answer and a question against the sentences of the passages ("units"), as matrices."""
 
-    def __init__(self, answered: list[Words], question: Words, passages: list[Prepared]) -> None:
+    def __init__(self, answered: list[SentenceTerms], question: SentenceTerms, passages: list[Prepared]) -> None:
         self._passages = passages
         counts = [len(passage.lines) for passage in passages]
         self._starts = [0, *accumulate(counts)]
@@ -406,7 +247,7 @@ class _SentenceMatrix:
         self._weights: Matrix = np.log1p((self._units + 1) / frequency).astype(np.float32)
         self._context = self._question_cover()
 
-    def evidence(self, words: Words, threshold: float, *, only: int | None = None) -> list[Evidence] | None:
+    def evidence(self, words: SentenceTerms, threshold: float, *, only: int | None = None) -> list[Evidence] | None:
         terms = list(dict.fromkeys(words.content_terms()))
         if not terms:
             return None
@@ -417,7 +258,7 @@ class _SentenceMatrix:
         held = self._held[rows]
         if not held.any():
             return []
-        new_numbers = [_is_number(term) and term not in self._asked for term in terms]
+        new_numbers = [has_digit(term) and term not in self._asked for term in terms]
         counts = [
             (_ASKED_WEIGHT if term in self._asked else _NUMBER_WEIGHT if new else 1.0)
             * (_FILLER_WEIGHT if term in words.fillers else 1.0)
@@ -456,7 +297,7 @@ class _SentenceMatrix:
             for place, unit in enumerate(chosen)
         ]
 
-    def closest(self, words: Words) -> Evidence | None:
+    def closest(self, words: SentenceTerms) -> Evidence | None:
         if not self._units or not self._asked:
             return None
         asked = self._held[: len(self._asked)]
@@ -516,7 +357,7 @@ class _SentenceMatrix:
         cover: Matrix = weights @ near / weights.sum()
         return cover
 
-    def _phrase(self, words: Words) -> npt.NDArray[np.bool_]:
+    def _phrase(self, words: SentenceTerms) -> npt.NDArray[np.bool_]:
         """bool[units]: whether the unit holds the whole sentence word for word."""
         phrase = f"{_GAP}{_GAP.join(words.terms)}{_GAP}"
         return np.array([phrase in line for passage in self._passages for line in passage.lines], np.bool_)

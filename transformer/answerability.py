@@ -13,9 +13,7 @@ from __future__ import annotations
 
 import math
 import os
-import re
 import tempfile
-import unicodedata
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass
@@ -25,6 +23,10 @@ from typing import Literal, get_args
 
 import orjson
 
+from text_analysis import english
+from text_analysis.english import singular
+from text_analysis.sentences import prose_sentences
+from text_analysis.words import normalise, words_with_contractions
 from transformer.wire import Topic
 from vectorstore.wire import Passage
 
@@ -36,12 +38,6 @@ _KEPT_PASSAGES = 1_000
 """Passages whose words are kept: users ask about the same ones again and again."""
 _TERMS = 32
 """Words of a question that are looked for, the first ones."""
-
-_WORD = re.compile(
-    r"[\u0e00-\u0eff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\U00020000-\U0003ffff]|[^\W_]+(?:['’][^\W\d_]+)?"
-)
-"""A word, or one character of a script that is written without spaces."""
-_SENTENCE_END = re.compile(r'(?<=[.!?…])["”’)\]]*\s+(?=["“‘(\[]*[^\W_a-z])|\n\s*\n|(?<=[。！？])')
 
 _NEAR = 0.45
 """Cosine below which a distance counts by itself."""
@@ -59,70 +55,6 @@ _PREFIX = 4
 """Inflected forms of a word share at least these first characters …"""
 _SHARED_PERCENT = 65
 """… and this part of the longer form."""
-
-
-def _listed(words: str) -> frozenset[str]:
-    return frozenset(words.split())
-
-
-# fmt: off
-_FUNCTION_WORDS = _listed(
-    "a an the of in on at to for from by with as and or but if than then that this these those it its is are was were "
-    "be been being do does did done have has had having can could will would shall should may might must i you he she "
-    "they we me him her them us my your his their our who whom whose what which when where why how there here into "
-    "about over such also so some any other another please tell give explain describe list s t"
-)
-_NEGATIONS = _listed(
-    "not no never without none nor cannot neither except unable fail fails failed lack lacks lacked dont doesnt didnt "
-    "isnt wasnt werent cant couldnt wont wouldnt shouldnt arent hasnt havent hadnt"
-)
-_OPPOSITES = (
-    "more-less most-least before-after increase-decrease increased-decreased increasing-decreasing high-low "
-    "higher-lower highest-lowest first-last large-small larger-smaller largest-smallest big-small bigger-smaller "
-    "biggest-smallest early-late earlier-later earliest-latest north-south northern-southern east-west "
-    "eastern-western positive-negative internal-external inside-outside minimum-maximum best-worst better-worse "
-    "win-lose won-lost rise-fall rose-fell begin-end began-ended beginning-end start-end started-ended start-stop "
-    "open-close opened-closed buy-sell bought-sold accept-reject accepted-rejected agree-disagree support-oppose "
-    "supported-opposed public-private rich-poor strong-weak stronger-weaker old-new older-newer oldest-newest "
-    "young-old younger-older male-female men-women man-woman light-dark hot-cold fast-slow faster-slower many-few "
-    "majority-minority always-never import-export allow-prohibit allowed-prohibited allow-forbid include-exclude "
-    "included-excluded common-rare add-remove added-removed upper-lower left-right above-below modern-ancient "
-    "domestic-foreign good-bad easy-difficult easy-hard simple-complex ally-enemy friend-enemy victory-defeat "
-    "success-failure succeed-fail gain-loss expand-shrink create-destroy created-destroyed build-destroy even-odd "
-    "constant-variable same-different similar-different outer-inner wet-dry life-death birth-death born-died "
-    "arrive-leave rural-urban attack-defend offensive-defensive raise-lower raised-lowered cause-prevent "
-    "caused-prevented longest-shortest longer-shorter long-short broad-narrow wide-narrow rejected-approved "
-    "approve-reject denied-granted entry-exit input-output upload-download horizontal-vertical enable-disable "
-    "enabled-disabled encourage-discourage encouraged-discouraged"
-)
-_NEGATING_PREFIXES = ("un", "in", "im", "il", "ir", "dis", "non", "mis")
-_AMOUNTS = _listed(
-    "one two three four five six seven eight nine ten eleven twelve twenty thirty forty fifty hundred thousand million "
-    "billion trillion dozen half third quarter twice once several"
-)
-_TIMES = _listed(
-    "january february march april may june july august september october november december monday tuesday wednesday "
-    "thursday friday saturday sunday century centuries decade decades year years day days month months week weeks "
-    "spring summer autumn winter today tomorrow ago bc ad hours minutes"
-)
-_ASK_TIME = _listed("year years date century decade month day time period era")
-_ASK_AMOUNT = _listed("percentage percent number amount rate size temperature age population proportion")
-_MEASURED = _listed("many much long large big old far often tall high fast deep wide few")
-# fmt: on
-
-
-def _pairs() -> dict[str, frozenset[str]]:
-    opposites: dict[str, set[str]] = {}
-    for pair in _OPPOSITES.split():
-        one, other = pair.split("-")
-        opposites.setdefault(one, set()).add(other)
-        opposites.setdefault(other, set()).add(one)
-    return {word: frozenset(others) for word, others in opposites.items()}
-
-
-_OPPOSITE = _pairs()
-
-Asked = Literal["person", "place", "time", "amount", "other"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,9 +133,9 @@ class _Words:
     __slots__ = ("_starts", "keys", "lows", "raw")
 
     def __init__(self, text: str) -> None:
-        self.raw: list[str] = _WORD.findall(text)
+        self.raw: list[str] = words_with_contractions(text)
         self.lows = [_fold(word) for word in self.raw]
-        self.keys = set(map(_singular, self.lows))
+        self.keys = set(map(singular, self.lows))
         self._starts: dict[str, list[str]] | None = None
 
     def has(self, key: str) -> bool:
@@ -239,18 +171,18 @@ class _Question:
     def __init__(self, text: str) -> None:
         # Of a query made of a conversation, the last line is the question.
         lines = text.strip().splitlines() or [""]
-        words = _Words(unicodedata.normalize("NFKC", lines[-1][-_QUESTION_CHARS:]))
+        words = _Words(normalise(lines[-1][-_QUESTION_CHARS:]))
         terms: dict[str, _Term] = {}
         for position, (raw, low) in enumerate(zip(words.raw, words.lows, strict=True)):
-            key = _singular(low)
-            if low and low not in _FUNCTION_WORDS and low not in _NEGATIONS and key not in terms:
+            key = singular(low)
+            if low and low not in english.FUNCTION_WORDS and low not in english.NEGATIONS and key not in terms:
                 number = raw[0].isdigit()
                 terms[key] = _Term(low, key, raw[0].isupper() and position > 0, number)
         self.terms = list(terms.values())[:_TERMS]
         self.bits = [(1 << place, term.key) for place, term in enumerate(self.terms)]
         self.keys = words.keys
-        self.negated = not _NEGATIONS.isdisjoint(words.lows)
-        self.asked = _asked(words.lows)
+        self.negated = not english.NEGATIONS.isdisjoint(words.lows)
+        self.asked = english.answer_kind(words.lows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,41 +208,12 @@ def _fold(word: str) -> str:
     return word
 
 
-def _singular(word: str) -> str:
-    return word[:-1] if len(word) > 3 and word[-1] == "s" and word[-2] != "s" else word
-
-
-def _asked(words: Sequence[str]) -> Asked:
-    """What kind of thing the question wants, by English question words; `other` where it does not say."""
-    for place, word in enumerate(words):
-        after = words[place + 1 : place + 4]
-        if word in ("who", "whom", "whose"):
-            return "person"
-        if word == "when":
-            return "time"
-        if word == "where":
-            return "place"
-        if word == "how" and after and after[0] in _MEASURED:
-            return "amount"
-        if word in ("what", "which"):
-            for noun in after:
-                if noun in _ASK_TIME:
-                    return "time"
-                if noun in _ASK_AMOUNT:
-                    return "amount"
-                if noun in _FUNCTION_WORDS:
-                    break
-            return "other"
-    return "other"
-
-
 @lru_cache(maxsize=_KEPT_PASSAGES)
 def _parse(heading: str, text: str) -> tuple[_Words, tuple[_Words, ...], frozenset[str]]:
     """Of a passage: the words of its headings, of each of its sentences, and the keys of all sentences."""
-    split = _SENTENCE_END.split(unicodedata.normalize("NFKC", text))
-    sentences = tuple(_Words(sentence) for sentence in split if sentence and not sentence.isspace())
+    sentences = tuple(map(_Words, prose_sentences(normalise(text))))
     keys = frozenset().union(*(sentence.keys for sentence in sentences))
-    return _Words(unicodedata.normalize("NFKC", heading)), sentences, keys
+    return _Words(normalise(heading)), sentences, keys
 
 
 def _read(passage: Passage, question: _Question) -> _Read:
@@ -330,12 +233,12 @@ def _bits(words: _Words, question: _Question) -> int:
 def _candidate(words: _Words, question: _Question) -> bool:
     """Whether a sentence holds something of the kind asked for that the question does not say itself."""
     for raw, low in zip(words.raw, words.lows, strict=True):
-        if low in _FUNCTION_WORDS or _singular(low) in question.keys:
+        if low in english.FUNCTION_WORDS or singular(low) in question.keys:
             continue
         if question.asked == "amount":
-            fits = raw[0].isnumeric() or low in _AMOUNTS
+            fits = raw[0].isnumeric() or low in english.AMOUNT_WORDS
         elif question.asked == "time":
-            fits = raw[0].isnumeric() or low in _TIMES
+            fits = raw[0].isnumeric() or low in english.TIME_WORDS
         elif question.asked in ("person", "place"):
             fits = raw[0].isupper()
         else:
@@ -349,13 +252,13 @@ def _opposed(term: _Term, words: Set[str]) -> bool:
     """Whether a text lacks the term and has an opposite of it."""
     if term.key in words:
         return False
-    if not words.isdisjoint(map(_singular, _OPPOSITE.get(term.low, ()))):
+    if not words.isdisjoint(map(singular, english.OPPOSITES.get(term.low, ()))):
         return True
     if len(term.key) <= 5:
         return False
     return any(
         prefix + term.key in words or (term.key.startswith(prefix) and term.key[len(prefix) :] in words)
-        for prefix in _NEGATING_PREFIXES
+        for prefix in english.NEGATING_PREFIXES
     )
 
 
@@ -405,7 +308,7 @@ def score(question: str, passages: Sequence[Passage], model: Model = DEFAULT_MOD
         "pairs": _share(pairs, len(terms) - 1) if len(terms) > 1 else 0.5,
         "names_missing": float(min(_MOST_MISSING, sum(term.name for term in missing))),
         "numbers_missing": float(min(_MOST_MISSING, sum(term.number for term in missing))),
-        "negation": float(asks.negated and _NEGATIONS.isdisjoint(sentence.words.lows)),
+        "negation": float(asks.negated and english.NEGATIONS.isdisjoint(sentence.words.lows)),
         "opposite": float(any(_opposed(term, sentence.words.keys) for term in terms)),
         "opposite_passage": float(any(_opposed(term, read.words) for term in terms)),
         "no_candidate": float(not _candidate(sentence.words, asks)),

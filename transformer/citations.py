@@ -12,8 +12,8 @@ from typing import Literal
 
 from chassis.context import CallContext
 from chassis.errors import ServiceError
+from text_analysis.sentences import REFERENCE, sentence_spans
 from transformer.alignment import Aligner, Evidence
-from transformer.sentences import MARKER, split
 from transformer.wire import CitationMode, Citations, DroppedQuote, Markers, Quote, Source, Statement
 from vectorstore.client import VectorstoreClient
 from vectorstore.wire import Span
@@ -24,7 +24,7 @@ DocumentKey = tuple[str, str, str]
 StoredText = Callable[[Source], str | None]
 """The text of a source's stored document; None where it cannot be read."""
 
-_MARKER = re.compile(MARKER)
+_MARKER = re.compile(REFERENCE)
 _NUMBERS = re.compile(r"\d+|[–-]")
 _CODE = re.compile(r"```.*?(?:```|\Z)|~~~.*?(?:~~~|\Z)|`[^`\n]*`", re.DOTALL)
 _UNCLOSED = re.compile(r"\[[\[\d \t,;–-]*\Z")
@@ -276,7 +276,7 @@ def _sentences(text: str) -> list[_Sentence]:
             found.append((*match.span(), _numbers(match.group())))
     sentences: list[_Sentence] = []
     begin = taken = 0
-    for _, end in split(text):
+    for _, end in sentence_spans(text):
         if end <= begin:
             continue
         first = taken

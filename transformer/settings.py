@@ -10,7 +10,8 @@ from pydantic_settings import SettingsConfigDict
 
 from chassis.settings import BaseUrl, ServerSettings
 from predictor.wire import LayoutName
-from transformer.alignment import THRESHOLD, known_language
+from text_analysis.stems import known_language
+from transformer.alignment import THRESHOLD
 from transformer.condense import CondenseMethod
 from transformer.wire import DEFAULT_CHAT_MAX_TOKENS, DEFAULT_NUM_DOCS, CitationMode
 

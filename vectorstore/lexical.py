@@ -9,60 +9,25 @@ document frequency, which is never negative; scores worked out when indexing as 
 from __future__ import annotations
 
 import math
-import re
-import threading
-import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import orjson
-import snowballstemmer
 
+from text_analysis import stems
+from text_analysis.stems import UNSTEMMED, language_of
+from text_analysis.terms import IndexAnalyzer
 from vectorstore.errors import DamagedIndexError
 from vectorstore.postings import Floats, Ints, Postings, PostingsWriter
 
-LANGUAGES: tuple[str, ...] = ("auto", "none", *sorted(snowballstemmer.algorithms()))
-"""What `LexicalSettings.language` may be. `none` leaves words as they are, `auto` goes by the words of the texts."""
+LANGUAGES = ("auto", UNSTEMMED, *stems.LANGUAGES)
+"""Values of `LexicalSettings.language`. `auto` is decided by the words of the first texts."""
 
-_SPACELESS = "\u0e00-\u0eff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\U00020000-\U0003ffff"
-"""Characters of scripts that are written without spaces between words: Thai, Lao, Japanese, Chinese."""
-
-_WORD = re.compile(r"[^\W_]+")
-_TOKEN = re.compile(rf"[{_SPACELESS}]+|[^\W_{_SPACELESS}]+")
-_RUN = re.compile(f"[{_SPACELESS}]")
-_FIRST_FORMAT_TOKEN = re.compile(rf"[{_SPACELESS}]|[^\W_]+")
-"""As versions of format 1 were built with: single characters, and no border after a word."""
-
-_COMMON_WORDS: Mapping[str, frozenset[str]] = {
-    language: frozenset(words.split())
-    for language, words in {
-        "english": "the of and to is that for with was are",
-        "german": "der die und das ist nicht mit von den ein",
-        "french": "le les des est dans que pour une sur pas",
-        "spanish": "el los las que una por con para del es",
-        "italian": "il che di della per una sono con nel gli",
-        "portuguese": "os das que uma para com não dos em ao",
-        "dutch": "de het een van en niet zijn dat voor met",
-        "swedish": "och att det som är en inte på för av",
-        "danish": "og det at er en ikke på af som til",
-        "norwegian": "og det er en ikke på av som til å",
-        "finnish": "ja on ei että se oli ovat mutta kun tai",
-        "hungarian": "a az és hogy nem egy is van ez volt",
-        "romanian": "și în de la cu care nu pe este din",
-        "turkish": "ve bir bu için ile da de olarak çok daha",
-        "russian": "и в не на что с по как это для",
-    }.items()
-}
-_LEAST_SHARE = 0.05
-"""Of all words, that the commonest words of a language make up: from a tenth to a third in prose."""
 _TEXTS_TO_DECIDE = 500
-
-_MAX_TOKEN_CHARS = 64
-_CACHED_STEMS = 200_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,50 +62,6 @@ class Terms:
     """What no chunk's score can exceed."""
 
 
-class Analyzer:
-    """Text → terms: Unicode compatibility form, lower case, words, stems. Thread-safe.
-
-    Of scripts without spaces, each character and each two neighbours are a term: characters alone say too little, and
-    pairs alone find no word of one character.
-    """
-
-    def __init__(self, language: str, *, pairs: bool = True) -> None:
-        """An analyzer of one of `LANGUAGES` but `auto`; `pairs` is false for versions of format 1."""
-        if language not in LANGUAGES[1:]:
-            raise ValueError(f"There is no stemmer for {language!r}: use one of {', '.join(LANGUAGES[1:])}.")
-        self._stemmer = None if language == "none" else snowballstemmer.stemmer(language)
-        self._pairs = pairs
-        self._stems: dict[str, str] = {}
-        self._lock = threading.Lock()
-
-    def terms(self, text: str) -> list[str]:
-        """Terms in the order of the text, with repetitions."""
-        stems = self._stems
-        if text.isascii():
-            return [stems.get(word) or self._stem(word) for word in _WORD.findall(text.lower())]
-        text = unicodedata.normalize("NFKC", text).casefold()
-        if not self._pairs:
-            return [stems.get(word) or self._stem(word) for word in _FIRST_FORMAT_TOKEN.findall(text)]
-        terms: list[str] = []
-        for token in _TOKEN.findall(text):
-            if _RUN.match(token):
-                terms.extend(token)
-                terms.extend(token[at : at + 2] for at in range(len(token) - 1))
-            else:
-                terms.append(stems.get(token) or self._stem(token))
-        return terms
-
-    def _stem(self, word: str) -> str:
-        if self._stemmer is None or len(word) > _MAX_TOKEN_CHARS:
-            return word[:_MAX_TOKEN_CHARS]
-        with self._lock:
-            if len(self._stems) >= _CACHED_STEMS:
-                self._stems.clear()
-            stem = str(self._stemmer.stemWord(word)) or word
-            self._stems[word] = stem
-        return stem
-
-
 class LexicalWriter:
     """Builds the index in a folder. Holds the vocabulary in memory; what grows with the corpus is on disk."""
 
@@ -149,7 +70,7 @@ class LexicalWriter:
         self._folder = folder
         self._settings = settings
         self._language = settings.language
-        self._analyzer: Analyzer | None = None
+        self._analyzer: IndexAnalyzer | None = None
         self._undecided: list[str] = []
         self._vocabulary: dict[str, int] = {}
         self._lengths = (folder / "lengths.tmp").open("w+b")
@@ -168,12 +89,12 @@ class LexicalWriter:
         """Settles the language, by the texts seen so far where the settings leave it open, and indexes those."""
         if self._language == "auto":
             self._language = language_of(self._undecided)
-        self._analyzer = Analyzer(self._language)
+        self._analyzer = IndexAnalyzer(self._language)
         for text in self._undecided:
             self._add(self._analyzer, text)
         self._undecided.clear()
 
-    def _add(self, analyzer: Analyzer, text: str) -> None:
+    def _add(self, analyzer: IndexAnalyzer, text: str) -> None:
         vocabulary = self._vocabulary
         counts = Counter(analyzer.terms(text))
         keys = [vocabulary.setdefault(term, len(vocabulary)) for term in counts]
@@ -222,7 +143,7 @@ class LexicalIndex:
             description = orjson.loads((folder / "lexical.json").read_bytes())
             terms = (folder / "terms.txt").read_text(encoding="utf-8")
             self._postings = Postings(folder)
-            self._analyzer = Analyzer(description["language"], pairs=description.get("pairs", False))
+            self._analyzer = IndexAnalyzer(description["language"])
             self._count = int(description["rows"])
             self._k1 = float(description["k1"])
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -273,14 +194,6 @@ class LexicalIndex:
 
     def _terms(self, query: str | Terms) -> Terms:
         return self.analyse(query) if isinstance(query, str) else query
-
-
-def language_of(texts: Iterable[str]) -> str:
-    """The stemmer for these texts, by their commonest words; English where those tell nothing."""
-    counts = Counter(word for text in texts for word in _WORD.findall(text.lower()))
-    shares = {language: sum(counts[word] for word in words) for language, words in _COMMON_WORDS.items()}
-    language = max(shares, key=lambda name: shares[name])
-    return language if shares[language] >= _LEAST_SHARE * counts.total() else "english"
 
 
 def best(

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from transformer.alignment import Aligner
 from transformer.citations import Citer
-from transformer.sentences import split
 from transformer.wire import CitationMode, Citations, Source
 from vectorstore.wire import Span
 
@@ -59,34 +58,6 @@ def quoted(citations: Citations) -> list[list[str]]:
 
 def verdicts(citations: Citations) -> list[str]:
     return [statement.verdict for statement in citations.statements]
-
-
-@pytest.mark.parametrize(
-    ("text", "sentences"),
-    [
-        ("Dr. Smith left. He came back.", ["Dr. Smith left. ", "He came back."]),
-        ("It has 3.5 MB. J. R. Hill, e.g. Ann, agreed.", ["It has 3.5 MB. ", "J. R. Hill, e.g. Ann, agreed."]),
-        ("He left at 5 p.m. The U.S. Army came.", ["He left at 5 p.m. ", "The U.S. Army came."]),
-        ("So it is.[1] And so. [2, 3] Yes!", ["So it is.[1] ", "And so. [2, 3] ", "Yes!"]),
-        ('He said "Go." They went.', ['He said "Go." ', "They went."]),
-        ("Steps:\n1. Open it.\n2. Close it.", ["Steps:\n", "1. Open it.\n", "2. Close it."]),
-        ("# Head\nA line that is wrapped because it is a long\none goes on.\n\nNext", None),
-        ("Run:\n```sh\na. B\nc. D\n```\nDone. Now.", ["Run:\n", "```sh\na. B\nc. D\n```\n", "Done. ", "Now."]),
-        ("| a. B | c |\n| d. E | f |", ["| a. B | c |\n", "| d. E | f |"]),
-        ("他走了。她来了！好吗？", ["他走了。", "她来了！", "好吗？"]),
-        ("Am 3. Oktober, z. B. heute, ging er. Das war es.", ["Am 3. Oktober, z. B. heute, ging er. ", "Das war es."]),
-        ("", []),
-        (" \n", [" \n"]),
-    ],
-)
-def test_sentences(text: str, sentences: list[str] | None) -> None:
-    found = [text[start:end] for start, end in split(text)]
-    assert "".join(found) == text
-    if sentences is None:
-        assert found[0] == "# Head\n"
-        assert found[1:] == ["A line that is wrapped because it is a long\none goes on.\n\n", "Next"]
-    else:
-        assert found == sentences
 
 
 def test_each_sentence_has_the_quote_that_says_so() -> None:
@@ -212,15 +183,6 @@ _PIECES = st.one_of(
 )
 _TEXTS = st.lists(_PIECES, max_size=12).map("".join)
 _MARKER = re.compile(r"\[(\d{1,3}(?:[ \t]*[,;–-][ \t]*\d{1,3})*)\](?!\])(?!\()")
-
-
-@settings(max_examples=300, deadline=None)
-@given(st.one_of(st.text(), _TEXTS))
-def test_sentences_leave_nothing_out(text: str) -> None:
-    spans = split(text)
-    assert [end for _, end in spans] == [start for start, _ in spans[1:]] + [len(text)] * bool(spans)
-    assert "".join(text[start:end] for start, end in spans) == text
-    assert all(start < end for start, end in spans)
 
 
 @settings(max_examples=300, deadline=None)

@@ -1,4 +1,4 @@
-"""BM25: the formula, word for word, and what becomes of text."""
+"""BM25: the formula, ties, languages, damaged files."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from text_analysis.terms import IndexAnalyzer
 from vectorstore import lexical, postings
 from vectorstore.errors import DamagedIndexError
-from vectorstore.lexical import Analyzer, LexicalIndex, LexicalSettings, LexicalWriter, best, language_of
+from vectorstore.lexical import LexicalIndex, LexicalSettings, LexicalWriter, best
 
 TEXTS = [
     "The quick brown fox jumps over the lazy dog",
@@ -31,7 +32,7 @@ def build(folder: Path, texts: list[str], **settings_of: object) -> LexicalIndex
     return LexicalIndex(folder)
 
 
-def by_the_book(texts: list[str], query: str, analyzer: Analyzer, k1: float = 1.5, b: float = 0.75) -> list[float]:
+def by_the_book(texts: list[str], query: str, analyzer: IndexAnalyzer, k1: float = 1.5, b: float = 0.75) -> list[float]:
     documents = [analyzer.terms(text) for text in texts]
     average = sum(map(len, documents)) / len(documents)
     scores = []
@@ -49,7 +50,7 @@ def by_the_book(texts: list[str], query: str, analyzer: Analyzer, k1: float = 1.
 @pytest.mark.parametrize("query", ["quick search", "search", "the the dog", "unknown words", ""])
 def test_scores_are_bm25(tmp_path: Path, query: str) -> None:
     index = build(tmp_path, TEXTS)
-    np.testing.assert_allclose(index.scores(query), by_the_book(TEXTS, query, Analyzer("english")), rtol=1e-5)
+    np.testing.assert_allclose(index.scores(query), by_the_book(TEXTS, query, IndexAnalyzer("english")), rtol=1e-5)
 
 
 @settings(max_examples=30, deadline=None)
@@ -57,7 +58,7 @@ def test_scores_are_bm25(tmp_path: Path, query: str) -> None:
 def test_scores_are_bm25_for_any_text(tmp_path_factory: pytest.TempPathFactory, texts: list[str], query: str) -> None:
     index = build(tmp_path_factory.mktemp("lexical"), texts, language="none", k1=1.2, b=0.5)
     if any(map(str.strip, texts)):
-        expected = by_the_book(texts, query, Analyzer("none"), 1.2, 0.5)
+        expected = by_the_book(texts, query, IndexAnalyzer("none"), 1.2, 0.5)
         np.testing.assert_allclose(index.scores(query), expected, rtol=1e-5)
     else:
         assert not index.scores(query).any()
@@ -94,71 +95,12 @@ def test_nothing_is_left_of_building(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*.tmp"))
 
 
-@pytest.mark.parametrize(
-    ("text", "terms"),
-    [
-        ("Running RUNS", ["run", "run"]),
-        ("VECTORSTORE_NUM_DOCS", ["vectorstor", "num", "doc"]),
-        ("ﬁle Ⅳ Straße", ["file", "iv", "strass"]),
-        ("東京タ2024年", ["東", "京", "タ", "東京", "京タ", "2024", "年"]),
-        ("naïve東", ["naïv", "東"]),
-        ("\x00 -- !", []),
-    ],
-)
-def test_terms(text: str, terms: list[str]) -> None:
-    assert Analyzer("english").terms(text) == terms
-
-
-def test_terms_of_the_first_format() -> None:
-    assert Analyzer("english", pairs=False).terms("東京2024年 runs") == ["東", "京", "2024年", "run"]
-
-
-def test_indexes_of_the_first_format_read_queries_as_they_did(tmp_path: Path) -> None:
-    build(tmp_path, ["東京"], language="none")
-    description = json.loads((tmp_path / "lexical.json").read_text())
-    assert description.pop("pairs") is True
-    (tmp_path / "lexical.json").write_text(json.dumps(description))
-    assert [term for term, _, _ in LexicalIndex(tmp_path).analyse("東京").known] == ["東", "京"]
-
-
-@pytest.mark.parametrize(
-    ("text", "language"),
-    [
-        ("The kiln is opened by the door and is not to be opened twice.", "english"),
-        ("Der Ofen ist mit der Tür verbunden und wird nicht von den Gästen geöffnet.", "german"),
-        ("Le four est dans la maison, les portes ne sont pas sur la rue.", "french"),
-        ("El horno es de los vecinos que viven en una casa con las puertas.", "spanish"),
-        ("И в доме не было печи, что по нему видно, как это для всех.", "russian"),
-        ("x = 1; y = 2; return x + y", "english"),
-        ("", "english"),
-    ],
-)
-def test_the_language_is_told_by_common_words(tmp_path: Path, text: str, language: str) -> None:
-    assert language_of([text]) == language
-    build(tmp_path, [text, text])
-    assert json.loads((tmp_path / "lexical.json").read_text())["language"] == language
-
-
 def test_a_language_is_decided_early_and_for_all_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lexical, "_TEXTS_TO_DECIDE", 2)
     texts = ["Das ist der Weg und die Häuser", "Ein Haus mit den Häusern", "the houses of the street", "Häuser"]
     auto, german = build(tmp_path / "auto", texts), build(tmp_path / "german", texts, language="german")
     np.testing.assert_array_equal(auto.scores("Haus the"), german.scores("Haus the"))
-
-
-@pytest.mark.parametrize(("corpus", "language"), [("xquad/en", "english"), ("xquad/de", "german")])
-def test_the_language_of_real_documents(corpus: str, language: str) -> None:
-    path = Path(__file__).parents[3] / "shared" / "data" / corpus / "corpus.jsonl"
-    if not path.is_file():
-        pytest.skip(f"{corpus} is not beside this checkout")
-    assert language_of(json.loads(line)["text"] for line in path.read_text(encoding="utf-8").splitlines()) == language
-
-
-def test_languages() -> None:
-    assert Analyzer("german").terms("Häuser") == Analyzer("german").terms("Häusern")
-    for unknown in ("klingon", "auto"):
-        with pytest.raises(ValueError, match=unknown):
-            Analyzer(unknown)
+    assert json.loads((tmp_path / "auto" / "lexical.json").read_text())["language"] == "german"
 
 
 def test_empty_and_damaged(tmp_path: Path) -> None:

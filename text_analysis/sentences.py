@@ -1,57 +1,56 @@
-"""Text cut into sentences, list items, table rows and code blocks: spans that leave no character out.
+"""Text cut into sentences, list items, table rows and code blocks.
 
-Written here because the libraries at hand change the text that they cut (spans of the original are then a guess) or
-take longer for one passage than an answer's whole check may.
+Not a library, because those that were tried change the text they cut, so that spans of the original are a guess, or
+take longer for one passage than the check of a whole answer may.
 """
 
 from __future__ import annotations
 
 import re
 
+from text_analysis.word_lists import word_set
+
 _MAX_CHARS = 1200
 """A longer span, such as a paragraph without a full stop, is cut at white space."""
 
-MARKER = r"\[+\d{1,3}(?:[ \t]*[,;–-][ \t]*\d{1,3})*\]+"
-"""Numbers of sources as models write them: `[2]`, `[1, 3]`, `[1-3]`, `[[2]]`."""
+REFERENCE = r"\[+\d{1,3}(?:[ \t]*[,;–-][ \t]*\d{1,3})*\]+"
+"""Pattern of reference numbers in brackets: `[2]`, `[1, 3]`, `[1-3]`, `[[2]]`."""
 
 _BREAK = re.compile(r"(?P<wide>[。！？｡।۔؟]+)|(?P<stop>[.!?…]+)|(?P<newline>\n)")
-_AFTER = re.compile(rf"[\"'”’»)\]）」』】*_`]*(?:[ \t]*{MARKER})*")
-"""What still belongs to a sentence after its full stop: closing quotes and brackets, and numbers of sources."""
+_AFTER = re.compile(rf"[\"'”’»)\]）」』】*_`]*(?:[ \t]*{REFERENCE})*")
+"""Closing quotes, brackets and reference numbers after a full stop belong to its sentence."""
 
 _FENCE = re.compile(r"^[ \t]*(```|~~~).*?(?:^[ \t]*\1[^\n]*$\n?|\Z)", re.MULTILINE | re.DOTALL)
 _ITEM = re.compile(r"[ \t]*(?:[-*+•‣◦·–][ \t]|\(?\d{1,3}[.)][ \t]|#{1,6}[ \t]|\||>)")
-"""How a line begins that starts something of its own."""
+"""Start of a line that begins a new span: list item, heading, table row, quotation."""
 _OWN_LINE = re.compile(r"[ \t]*(?:#{1,6}[ \t]|\|)")
-"""How a line begins that also ends with its newline: headings and table rows."""
+"""Start of a line that also ends with its newline: heading, table row."""
 _SPACE = re.compile(r"\s*")
 _WORD_BEFORE = re.compile(r"[^\s(\[\"'“‘«/–—-]*\Z")
 _WRAPPED_FROM = 50
-"""A line shorter than this that ends without punctuation is not one that was wrapped."""
+"""A shorter line that ends without punctuation ends its sentence; a longer one may be wrapped."""
 
+_PROSE_END = re.compile(r'(?<=[.!?…])["”’)\]]*\s+(?=["“‘(\[]*[^\W_a-z])|\n\s*\n|(?<=[。！？])')
 
-def _set(words: str) -> frozenset[str]:
-    return frozenset(words.split())
-
-
-# Words are those of English, German, French, Spanish, Italian and Portuguese.
-_ALWAYS = _set(
+# Abbreviations and words of English, German, French, Spanish, Italian and Portuguese.
+_ALWAYS = word_set(
     "mr mrs ms mx dr prof st messrs mme mlle sr sra srta dott sig hr fr gen col capt cpt lt sgt gov sen rev hon "
     "bzw vgl ggf evtl inkl exkl bspw sog vs cf ca approx resp"
 )
 """Abbreviations that end no sentence."""
-_BEFORE_NUMBER = _set(
+_BEFORE_NUMBER = word_set(
     "no nos nr fig figs abb eq vol bd p pp pág pag s ch chap sec art abs kap tab ver "
     "jan feb mar mär apr jun jul aug sep sept oct okt nov dec dez"
 )
 """Abbreviations that end no sentence where a number follows."""
 _MAY_END = frozenset(("a.m", "p.m"))
-"""Abbreviations with inner stops that end a sentence where a capital follows. Others, such as U.S., do not."""
-_BEFORE_ORDINAL = _set("am der den dem des die das vom zum im bis ab seit")
+"""Abbreviations with inner stops that end a sentence before a capital letter. Others, such as U.S., do not."""
+_BEFORE_ORDINAL = word_set("am der den dem des die das vom zum im bis ab seit")
 """Words before a German ordinal, whose stop ends no sentence."""
 
 
-def split(text: str) -> list[tuple[int, int]]:
-    """Spans of the sentences of a text, in its order, that together are the text; none for an empty one.
+def sentence_spans(text: str) -> list[tuple[int, int]]:
+    """Start and end of each sentence, in order. The spans cover the whole text; an empty text has none.
 
     White space belongs to the sentence before it.
     """
@@ -86,15 +85,20 @@ def split(text: str) -> list[tuple[int, int]]:
 
 
 def trimmed(text: str, start: int, end: int) -> tuple[int, int]:
-    """The span without white space at its ends; an empty one where it holds nothing else."""
+    """The span without white space at its ends; an empty span if it holds nothing else."""
     inner = text[start:end]
     stripped = inner.lstrip()
     start += len(inner) - len(stripped)
     return start, start + len(stripped.rstrip())
 
 
+def prose_sentences(text: str) -> list[str]:
+    """The sentences of prose: no layout, no abbreviations. Faster and coarser than `sentence_spans`."""
+    return [sentence for sentence in _PROSE_END.split(text) if sentence and not sentence.isspace()]
+
+
 def _breaks(text: str, begin: int, limit: int, ends: list[int]) -> None:
-    """Appends where sentences end in `text[begin:limit]`, that end itself left out."""
+    """Append to `ends` where sentences end inside `text[begin:limit]`, except at `limit`."""
     position = line = begin
     while (match := _BREAK.search(text, position, limit)) is not None:
         position = match.end()
@@ -119,7 +123,7 @@ def _breaks(text: str, begin: int, limit: int, ends: list[int]) -> None:
 
 
 def _ends_line(text: str, line: int, end: int, next_line: int, limit: int) -> bool:
-    """Whether the newline at `end` ends what the line says."""
+    """Whether the newline at `end` ends a sentence."""
     following = text[next_line : min(next_line + 200, limit)]
     stripped = following.lstrip(" \t")
     if not stripped or stripped.startswith("\n") or _ITEM.match(following) or _OWN_LINE.match(text, line):
@@ -132,7 +136,7 @@ def _ends_line(text: str, line: int, end: int, next_line: int, limit: int) -> bo
 
 
 def _ends_sentence(text: str, line: int, match: re.Match[str], after: int, gap: int) -> bool:
-    """Whether a full stop, followed by white space and more text, ends its sentence."""
+    """Whether a full stop before white space and more text ends its sentence."""
     if text[line : line + 1] == "|":
         return False
     if "\n" in text[after:gap] and _ITEM.match(text, text.rfind("\n", after, gap) + 1):
@@ -161,7 +165,7 @@ def _ends_sentence(text: str, line: int, match: re.Match[str], after: int, gap: 
 
 
 def _cut(text: str, begin: int, end: int) -> int:
-    """Where to cut a span that goes on past `end`: after its last newline or blank, or at `end`."""
+    """Where to cut a span that continues past `end`: after its last newline or space, else at `end`."""
     for blank in ("\n", " "):
         place = text.rfind(blank, begin + _MAX_CHARS // 2, end)
         if place >= 0:

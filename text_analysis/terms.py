@@ -1,0 +1,106 @@
+"""Text as the terms that an index stores, or by which two sentences are compared."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from text_analysis.stems import MAX_STEM_CHARS, Stemmer
+from text_analysis.word_lists import FILLERS, NEGATIONS, NUMBER_WORDS, STOP_WORDS
+from text_analysis.words import fold, has_digit, is_run, is_sentence_run, normalise, pairs, tokens, words
+
+_NEGATION_REACH = 3
+"""Content words that a negation is taken to cover, after it."""
+
+
+class IndexAnalyzer:
+    """Text → terms of a lexical index: folded, cut into words, stemmed. Thread-safe.
+
+    A run (see `text_analysis.words`) gives each character and each pair of neighbours: characters alone say too little,
+    and pairs alone miss words of one character.
+    """
+
+    def __init__(self, language: str) -> None:
+        """Create an analyzer for one of `stems.LANGUAGES`, or `stems.UNSTEMMED`.
+
+        Raises:
+            ValueError: there is no stemmer for the language.
+        """
+        self._stemmer = Stemmer(language)
+
+    def terms(self, text: str) -> list[str]:
+        """Terms in the order of the text, with repetitions."""
+        stem = self._stemmer.stem
+        folded = fold(text)
+        if folded.isascii():
+            return [stem(word) for word in words(folded)]
+        terms: list[str] = []
+        for token in words(folded):
+            if is_run(token):
+                terms += token
+                terms += pairs(token)
+            else:
+                terms.append(stem(token))
+        return terms
+
+
+@dataclass(frozen=True, slots=True)
+class SentenceTerms:
+    """The terms of a sentence, in its order."""
+
+    terms: list[str]
+    """Stems without accents; numbers without separators; the `pairs` of runs. Negations are left out."""
+    content: list[bool]
+    """Whether each is a content word, not a stop word."""
+    negated: frozenset[str]
+    """Terms that follow a negation closely."""
+    fillers: frozenset[str]
+    """Terms of `word_lists.FILLERS`."""
+
+    def content_terms(self) -> list[str]:
+        """Content words, with repetitions."""
+        return [term for term, is_content in zip(self.terms, self.content, strict=True) if is_content]
+
+
+class SentenceAnalyzer:
+    """Sentence → terms to compare it with others by. Thread-safe."""
+
+    def __init__(self, language: str = "english") -> None:
+        """Create an analyzer for one of `stems.LANGUAGES`.
+
+        Raises:
+            ValueError: there is no stemmer for the language.
+        """
+        self._stemmer = Stemmer(language, accents=False)
+
+    def analyse(self, sentence: str) -> SentenceTerms:
+        """The terms of a sentence; empty if it has no word."""
+        terms: list[str] = []
+        content: list[bool] = []
+        negated: list[str] = []
+        fillers: set[str] = set()
+        reach = 0
+        for token in tokens(normalise(sentence)):
+            lower = token.lower()
+            if is_sentence_run(token) or (has_digit(token) and not token[0].isdigit()):
+                # A negation is not taken to cover these.
+                uncovered = (pairs(token) or [token]) if is_sentence_run(token) else [lower[:MAX_STEM_CHARS]]
+                terms += uncovered
+                content += [True] * len(uncovered)
+                continue
+            if lower in NEGATIONS or lower.endswith(("n't", "n’t")):
+                reach = _NEGATION_REACH
+                continue
+            if has_digit(token):
+                term, is_content = token.replace(",", "").replace(".", ""), True
+            else:
+                lower = lower.removesuffix("'s").removesuffix("’s")
+                is_content = lower not in STOP_WORDS or (len(token) > 1 and token.isupper())
+                term = NUMBER_WORDS.get(lower) or self._stemmer.stem(lower)
+                if lower in FILLERS:
+                    fillers.add(term)
+            terms.append(term)
+            content.append(is_content)
+            if is_content and reach:
+                negated.append(term)
+                reach -= 1
+        return SentenceTerms(terms, content, frozenset(negated), frozenset(fillers))
