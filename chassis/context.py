@@ -10,7 +10,6 @@ from types import TracebackType
 
 from chassis import tracing
 from chassis.errors import DeadlineExceededError, InvalidRequestError
-from chassis.signals import SpanType
 
 TIMEOUT_HEADER = "x-request-timeout-ms"
 """Milliseconds that are left for the whole answer. Set by callers, lowered at every hop."""
@@ -84,7 +83,7 @@ class CallContext:
             raise DeadlineExceededError(f"The deadline passed before {doing}. Send a larger {TIMEOUT_HEADER}.")
         return left
 
-    def span(self, kind: SpanType, name: str | None = None) -> CallSpan:
+    def span(self, kind: tracing.SpanType, name: str | None = None) -> CallSpan:
         """A span around a part of the work, as a context manager that knows the context within it.
 
         Args:
@@ -106,7 +105,7 @@ class CallSpan:
 
     __slots__ = ("_kind", "_name", "_span", "ctx")
 
-    def __init__(self, ctx: CallContext, kind: SpanType, name: str | None) -> None:
+    def __init__(self, ctx: CallContext, kind: tracing.SpanType, name: str | None) -> None:
         self.ctx = ctx
         """For what is done within the span."""
         self._kind = kind

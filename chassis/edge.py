@@ -25,7 +25,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from chassis import metrics, signals, tracing
+from chassis import metrics, tracing
 from chassis.errors import (
     InternalError,
     InvalidRequestError,
@@ -143,9 +143,45 @@ def sentence(text: str) -> str:
     return text if text.endswith((".", "!", "?")) else text + "."
 
 
-_REQUESTS = metrics.counter(signals.REQUESTS)
-_REQUEST_DURATION = metrics.histogram(signals.REQUEST_DURATION)
-_IN_FLIGHT = metrics.gauge(signals.IN_FLIGHT)
+REQUEST = tracing.SpanType(
+    "{http.request.method} {http.route}",
+    "server",
+    "A request over HTTP, from its first byte to the last of its response. Readiness and metrics have none.",
+    (
+        "http.request.method",
+        "http.route",
+        "http.request.body.size",
+        "http.request.header.x-request-id",
+        "http.response.status_code",
+    ),
+)
+REQUESTS = metrics.Metric(
+    "kserve_rag_requests_total",
+    "counter",
+    "requests",
+    "Requests by the template of their path and the status. 499: the client disconnected. A gRPC call counts under the "
+    "equivalent HTTP status.",
+    ("model_name", "route", "status"),
+)
+REQUEST_DURATION = metrics.Metric(
+    "kserve_rag_request_duration_seconds",
+    "histogram",
+    "seconds",
+    "From a request's arrival to the last byte of its response, streams included.",
+    ("model_name", "route"),
+    (0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 60.0),
+)
+IN_FLIGHT = metrics.Metric(
+    "kserve_rag_requests_in_flight",
+    "gauge",
+    "requests",
+    "Requests in progress, streams included.",
+    ("model_name",),
+)
+
+_REQUESTS = metrics.counter(REQUESTS)
+_REQUEST_DURATION = metrics.histogram(REQUEST_DURATION)
+_IN_FLIGHT = metrics.gauge(IN_FLIGHT)
 
 _UNKNOWN_ROUTE = "none"
 """Of a path that no route has: what callers make up is no label."""
@@ -170,7 +206,7 @@ class Observed:
     """One request as operators see it: its metrics, its span, its ids in the log."""
 
     def __init__(
-        self, model_name: str, kind: signals.SpanType, request_id: str, headers: Mapping[str, str], *, traced: bool
+        self, model_name: str, kind: tracing.SpanType, request_id: str, headers: Mapping[str, str], *, traced: bool
     ) -> None:
         """Begins. `headers` are those that name a trace; where not `traced`, it has no span."""
         self._began = time.perf_counter()
@@ -221,7 +257,7 @@ class Edge:
         exchange = _Exchange(scope, receive, send, self._max_body_bytes, self._parting)
         # What only asks how the service is belongs to no trace, unless its caller has one.
         traced = scope["method"] == "POST" or "traceparent" in exchange.trace
-        observed = Observed(self._model_name, signals.REQUEST, exchange.request_id, exchange.trace, traced=traced)
+        observed = Observed(self._model_name, REQUEST, exchange.request_id, exchange.trace, traced=traced)
         if observed.span is not None:
             exchange.trace_within(observed.span.headers)
         try:

@@ -28,7 +28,21 @@ from chassis.errors import (
     ServiceError,
     UnauthorizedError,
 )
-from chassis.signals import UPSTREAM
+
+UPSTREAM = tracing.SpanType(
+    "{http.request.method} {peer.service}",
+    "client",
+    "A request to another service, until its response is complete.",
+    (
+        "http.request.method",
+        "http.request.body.size",
+        "http.request.resend_count",
+        "http.response.status_code",
+        "server.address",
+        "server.port",
+        "peer.service",
+    ),
+)
 
 _STALE = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, ConnectionResetError)
 """How a keep-alive connection that the server has closed in the meantime shows itself."""

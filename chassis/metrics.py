@@ -1,25 +1,48 @@
-"""Prometheus instruments out of their declarations, on the registry that /metrics shows."""
+"""Prometheus metrics: a declaration, which documentation and dashboards read, and the instrument made from it.
+
+Source: https://prometheus.io/docs/practices/naming/ for names.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Literal
+
 from prometheus_client import Counter, Gauge, Histogram
 
-from chassis.signals import Metric
+__all__ = ["Counter", "Gauge", "Histogram", "Metric", "counter", "gauge", "histogram"]
 
-__all__ = ["Counter", "Gauge", "Histogram", "counter", "gauge", "histogram"]
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """The declaration of a metric on /metrics. The room that records it declares it."""
+
+    name: str
+    """Without the suffixes of a histogram's series."""
+    kind: Literal["counter", "gauge", "histogram"]
+    unit: str
+    help: str
+    labels: tuple[str, ...] = ()
+    buckets: tuple[float, ...] = ()
+    """Upper bounds of a histogram."""
+
+    def series(self) -> tuple[str, ...]:
+        """Names of its series in Prometheus."""
+        if self.kind == "histogram":
+            return (f"{self.name}_bucket", f"{self.name}_sum", f"{self.name}_count")
+        return (self.name,)
 
 
 def counter(metric: Metric) -> Counter:
-    """The counter that is declared so. Once per process, by the room that owns it."""
-    # The library adds the suffix itself.
-    return Counter(metric.name.removesuffix("_total"), metric.help, metric.labels)
+    """Registers a counter. Call it once per process."""
+    return Counter(metric.name.removesuffix("_total"), metric.help, metric.labels)  # the library adds the suffix
 
 
 def gauge(metric: Metric) -> Gauge:
-    """The gauge that is declared so. Once per process, by the room that owns it."""
+    """Registers a gauge. Call it once per process."""
     return Gauge(metric.name, metric.help, metric.labels)
 
 
 def histogram(metric: Metric) -> Histogram:
-    """The histogram that is declared so. Once per process, by the room that owns it."""
+    """Registers a histogram. Call it once per process."""
     return Histogram(metric.name, metric.help, metric.labels, buckets=metric.buckets)

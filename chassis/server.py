@@ -39,7 +39,7 @@ from kserve.protocol.rest.server import RESTServer
 from kserve.protocol.rest.v1_endpoints import V1Endpoints
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from chassis import signals, tracing
+from chassis import tracing
 from chassis.edge import (
     CLIENT_LEFT,
     Edge,
@@ -337,6 +337,13 @@ class _ErrorMapper(ErrorMapper):
 
 # gRPC
 
+CALL = tracing.SpanType(
+    "{rpc.service}/{rpc.method}",
+    "server",
+    "A call over gRPC.",
+    ("rpc.system.name", "rpc.method", "http.request.header.x-request-id", "rpc.response.status_code"),
+)
+
 
 class _Servicer(InferenceServicer):
     """KServe's, with the true readiness of a model."""
@@ -412,7 +419,7 @@ class _StatusInterceptor(ExceptionToStatusInterceptor):
         request_id = call.headers.get("x-request-id", "")[:128] or secrets.token_hex(16)
         call.put({"x-request-id": request_id})
         traced = name.endswith("/ModelInfer") or "traceparent" in call.headers
-        observed = Observed(self._model_name, signals.CALL, request_id, call.headers, traced=traced)
+        observed = Observed(self._model_name, CALL, request_id, call.headers, traced=traced)
         if observed.span is not None:
             call.put({"traceparent": observed.span.headers["traceparent"]})
         try:

@@ -4,8 +4,12 @@ What is running is known by the W3C headers of the request alone (`traceparent`,
 one that the headers name, and gives the headers for what is done within it. No context variables: an answer is made by
 generators, which are resumed by several tasks.
 
-Source: https://www.w3.org/TR/trace-context/ and
-https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/
+Attributes have OpenTelemetry's names where it defines one; the others begin with `kserve_rag.`. No attribute holds text
+of a question, a document, a prompt or an answer: only sizes, counts, names and versions.
+
+Source: https://www.w3.org/TR/trace-context/,
+https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/ and
+https://opentelemetry.io/docs/specs/semconv/ (http, rpc and gen-ai) for names of spans and attributes.
 """
 
 from __future__ import annotations
@@ -17,11 +21,11 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
+from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from chassis.errors import ServiceError
-from chassis.signals import SpanType
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span as OtelSpan
@@ -35,6 +39,22 @@ _PROTOCOL = "http/protobuf"
 
 program_headers: ContextVar[Mapping[str, str]] = ContextVar("program_headers", default=MappingProxyType({}))
 """Headers for calls that no request has caused: those of the span of a Job's run."""
+
+
+@dataclass(frozen=True, slots=True)
+class SpanType:
+    """The declaration of a kind of span. The room that records it declares it."""
+
+    name: str
+    """As recorded, with placeholders in braces."""
+    kind: Literal["server", "client", "internal"]
+    help: str
+    attributes: tuple[str, ...] = ()
+    """All it may have, beside `COMMON_ATTRIBUTES`."""
+
+
+COMMON_ATTRIBUTES = ("error.type", "kserve_rag.cancelled")
+"""Attributes that any span may have."""
 
 
 class Span:

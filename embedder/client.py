@@ -14,12 +14,26 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from chassis import signals
+from chassis import tracing
 from chassis.context import CallContext
 from chassis.errors import BadUpstreamError
 from chassis.http import HttpUpstream
 from embedder.tokens import TokenCounter
 from embedder.wire import Embeddings, InputType, SparseVector
+
+EMBEDDINGS = tracing.SpanType(
+    "embeddings {gen_ai.request.model}",
+    "client",
+    "Texts sent to the embedder, by its client; many texts take several requests.",
+    (
+        "gen_ai.operation.name",
+        "gen_ai.request.model",
+        "gen_ai.usage.input_tokens",
+        "gen_ai.embeddings.dimension.count",
+        "kserve_rag.texts",
+        "kserve_rag.texts.truncated",
+    ),
+)
 
 __all__ = ["EmbedderClient", "TokenCounter"]
 
@@ -94,7 +108,7 @@ class EmbedderClient:
             DeadlineExceededError: it did not answer in time.
             BadUpstreamError: it failed, or answered something that is not embeddings of these texts.
         """
-        with ctx.span(signals.EMBEDDINGS, f"embeddings {self.model}") as span:
+        with ctx.span(EMBEDDINGS, f"embeddings {self.model}") as span:
             embeddings = await self._embed(
                 texts, span.ctx, input_type=input_type, sparse=sparse, multi_vectors=multi_vectors
             )

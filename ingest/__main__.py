@@ -19,11 +19,12 @@ from pathlib import Path
 from pydantic import ValidationError
 from rich.console import Console
 
-from chassis import signals, tracing
+from chassis import tracing
 from ingest import pipeline, progress
 from ingest.errors import IngestError
 from ingest.executor import Executor, LocalExecutor
 from ingest.settings import IngestSettings
+from ingest.telemetry import INGESTION
 
 Hire = Callable[[IngestSettings], contextlib.AbstractContextManager[Executor]]
 """Gives who parses and embeds, for as long as the run lasts."""
@@ -55,7 +56,7 @@ def main(arguments: list[str] | None = None, *, prog: str = "python -m ingest", 
         _say(console, str(error))
         return 2
     try:
-        with tracing.program(signals.INGESTION), hire(settings) as executor, progress.shown(console) as on_progress:
+        with tracing.program(INGESTION), hire(settings) as executor, progress.shown(console) as on_progress:
             summary = asyncio.run(pipeline.run(settings, options.paths, on_progress, executor=executor))
     except IngestError as error:
         _say(console, str(error))

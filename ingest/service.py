@@ -16,7 +16,7 @@ from datetime import datetime, timezone
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
-from chassis import signals, tracing
+from chassis import tracing
 from chassis.errors import BusyError, NotReadyError, ServiceError
 from ingest import pipeline
 from ingest.errors import (
@@ -37,7 +37,7 @@ from ingest.loaders import SUFFIXES, SourceFile
 from ingest.settings import IngestServerSettings
 from ingest.sources import followed, is_upload
 from ingest.tasks import Record, TaskStore, revision_after
-from ingest.telemetry import BYTES, DOCUMENTS, TASKS, WAITING
+from ingest.telemetry import BYTES, DOCUMENTS, INGESTION, TASKS, WAITING
 from ingest.uploads import UploadFolder, UploadLimits
 from ingest.wire import (
     FINAL,
@@ -632,7 +632,7 @@ class _Run:
         """The same, of a run that found nothing to use."""
 
     async def run(self) -> None:
-        span = tracing.begin(signals.INGESTION, {})
+        span = tracing.begin(INGESTION, {})
         if span is not None:
             tracing.program_headers.set(span.headers)
         try:

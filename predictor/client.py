@@ -11,12 +11,32 @@ from typing import Any
 
 import orjson
 
-from chassis import signals
+from chassis import tracing
 from chassis.context import CallContext, CallSpan
 from chassis.errors import BadUpstreamError, InvalidRequestError, NotReadyError, ServiceError
 from chassis.http import HttpUpstream
 from predictor.prompt import PromptFormat
 from predictor.wire import LAYOUTS, FinishReason, GenerationChunk, GenerationRequest, Layout, LayoutName
+
+GENERATION = tracing.SpanType(
+    "text_completion {gen_ai.request.model}",
+    "client",
+    "A prompt sent to the LLM, by its client. The event `first_token` marks the first token.",
+    (
+        "gen_ai.operation.name",
+        "gen_ai.request.model",
+        "gen_ai.request.max_tokens",
+        "gen_ai.request.temperature",
+        "gen_ai.request.top_k",
+        "gen_ai.request.top_p",
+        "gen_ai.request.seed",
+        "gen_ai.request.stream",
+        "gen_ai.response.finish_reasons",
+        "gen_ai.usage.input_tokens",
+        "gen_ai.usage.output_tokens",
+        "kserve_rag.prompt.chars",
+    ),
+)
 
 __all__ = ["PredictorClient", "PromptFormat"]
 
@@ -162,7 +182,7 @@ class PredictorClient:
         return whole
 
     def _span(self, ctx: CallContext) -> CallSpan:
-        return ctx.span(signals.GENERATION, f"text_completion {self._model}" if self._model else "text_completion")
+        return ctx.span(GENERATION, f"text_completion {self._model}" if self._model else "text_completion")
 
     def _tell(self, span: CallSpan, request: GenerationRequest, chunk: GenerationChunk, *, streamed: bool) -> None:
         if not span.recording:

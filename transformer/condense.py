@@ -6,10 +6,10 @@ import re
 from collections.abc import Sequence
 from typing import Literal
 
-from chassis import signals
 from chassis.context import CallContext
 from predictor.client import PredictorClient, PromptFormat
 from predictor.wire import GenerationRequest
+from transformer.telemetry import CONDENSE
 from transformer.wire import Message
 
 CondenseMethod = Literal["llm", "concatenate"]
@@ -46,7 +46,7 @@ class Condenser:
         Raises:
             ServiceError: the predictor cannot rewrite (method `llm`).
         """
-        with ctx.span(signals.CONDENSE) as span:
+        with ctx.span(CONDENSE) as span:
             query = await self._condense(question, history, span.ctx)
             span.set("kserve_rag.history.turns", len(history))
             span.set("kserve_rag.query.chars", len(query))

@@ -12,7 +12,6 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from chassis import signals
 from chassis.context import CallContext
 from chassis.errors import BadUpstreamError
 from predictor.client import PredictorClient
@@ -23,7 +22,7 @@ from transformer.condense import Condenser
 from transformer.errors import PromptTooLongError
 from transformer.prompt import Prompt, PromptBuilder
 from transformer.refusing import RefusalPolicy
-from transformer.telemetry import AnswerTelemetry, unsupported
+from transformer.telemetry import CITATIONS, AnswerTelemetry, unsupported
 from transformer.wire import (
     Answer,
     CitationMode,
@@ -296,7 +295,7 @@ class RagService:
         mode = self._mode(question)
         if mode == "off" or not sources:
             return None
-        with ctx.span(signals.CITATIONS) as span:
+        with ctx.span(CITATIONS) as span:
             stored = await reading.finish()
             if len(text) < _LONG_ANSWER_CHARS:
                 citations = self._citer.cite(text, question.text, sources, stored, mode)

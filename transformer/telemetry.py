@@ -1,4 +1,4 @@
-"""What operators are told of an answer: one span, and the metrics of `chassis.signals` that the transformer owns."""
+"""The spans and metrics of the transformer."""
 
 from __future__ import annotations
 
@@ -7,19 +7,91 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Literal
 
-from chassis import metrics, signals
+from chassis import metrics, tracing
 from chassis.context import CallContext
 from transformer.wire import Citations, EndEvent
 
+ANSWER = tracing.SpanType(
+    "answer",
+    "internal",
+    "One question, from retrieval to the checked answer.",
+    (
+        "kserve_rag.question.chars",
+        "kserve_rag.history.turns",
+        "kserve_rag.outcome",
+        "kserve_rag.sources",
+        "kserve_rag.index.version",
+        "gen_ai.usage.input_tokens",
+        "gen_ai.usage.output_tokens",
+        "gen_ai.response.finish_reasons",
+    ),
+)
+CONDENSE = tracing.SpanType(
+    "condense",
+    "internal",
+    "Condensing a conversation into one query.",
+    ("kserve_rag.history.turns", "kserve_rag.query.chars"),
+)
+CITATIONS = tracing.SpanType(
+    "citations",
+    "internal",
+    "Checking an answer against its sources.",
+    ("kserve_rag.statements", "kserve_rag.statements.unsupported", "kserve_rag.quotes.dropped"),
+)
+
+ANSWERS = metrics.Metric(
+    "kserve_rag_answers_total",
+    "counter",
+    "answers",
+    "Questions by outcome: answered; no_support: refused because no passage supports an answer; model_refused: the "
+    "model said it does not know; failed; left: the client disconnected.",
+    ("outcome",),
+)
+FIRST_TOKEN = metrics.Metric(
+    "kserve_rag_first_token_seconds",
+    "histogram",
+    "seconds",
+    "From a question's arrival to the first token of its answer, retrieval included.",
+    buckets=(0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 60.0),
+)
+OUTPUT_TOKEN = metrics.Metric(
+    "kserve_rag_output_token_seconds",
+    "histogram",
+    "seconds",
+    "Time per output token after the first: the mean of one answer.",
+    buckets=(0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0),
+)
+TOKENS = metrics.Metric(
+    "kserve_rag_tokens_total",
+    "counter",
+    "tokens",
+    "Tokens of the LLM, as its server counts them: input (prompts) and output (answers).",
+    ("type",),
+)
+RETRIEVAL_DURATION = metrics.Metric(
+    "kserve_rag_retrieval_seconds",
+    "histogram",
+    "seconds",
+    "Wait for the vectorstore's response to one question.",
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0),
+)
+STATEMENTS = metrics.Metric(
+    "kserve_rag_statements_total",
+    "counter",
+    "sentences",
+    "Sentences of answers by the result of the check against their sources: supported, unsupported, no_claim.",
+    ("verdict",),
+)
+
 Outcome = Literal["answered", "no_support", "model_refused", "failed", "left"]
 
-_ANSWERS = metrics.counter(signals.ANSWERS)
-_FIRST_TOKEN = metrics.histogram(signals.FIRST_TOKEN)
-_OUTPUT_TOKEN = metrics.histogram(signals.OUTPUT_TOKEN)
-_TOKENS = metrics.counter(signals.TOKENS)
+_ANSWERS = metrics.counter(ANSWERS)
+_FIRST_TOKEN = metrics.histogram(FIRST_TOKEN)
+_OUTPUT_TOKEN = metrics.histogram(OUTPUT_TOKEN)
+_TOKENS = metrics.counter(TOKENS)
 _INPUT_TOKENS, _OUTPUT_TOKENS = _TOKENS.labels("input"), _TOKENS.labels("output")
-_RETRIEVAL = metrics.histogram(signals.RETRIEVAL_DURATION)
-_STATEMENTS = metrics.counter(signals.STATEMENTS)
+_RETRIEVAL = metrics.histogram(RETRIEVAL_DURATION)
+_STATEMENTS = metrics.counter(STATEMENTS)
 
 _UNTIL_FIRST_TOKEN = ("condense", "retrieval", "prompt", "first_token")
 """Laps of an answer's clock that follow each other from the question to the first token."""
@@ -37,7 +109,7 @@ class AnswerTelemetry:
             question_chars: length of the question.
             turns: messages before it.
         """
-        self._span = ctx.span(signals.ANSWER)
+        self._span = ctx.span(ANSWER)
         self._timings = timings
         self._sizes = (question_chars, turns)
         self._end: EndEvent | None = None

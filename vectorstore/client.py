@@ -9,11 +9,18 @@ from urllib.parse import quote, urlencode
 
 from pydantic import ValidationError
 
-from chassis import signals
+from chassis import tracing
 from chassis.context import CallContext
 from chassis.errors import BadUpstreamError, InvalidRequestError, ServiceError
 from chassis.http import HttpUpstream
 from vectorstore.wire import Passage, Prediction, SearchInstance, SearchRequest, SearchResponse, ServedIndexes
+
+RETRIEVAL = tracing.SpanType(
+    "retrieval",
+    "client",
+    "Queries sent to the vectorstore, by its client.",
+    ("gen_ai.operation.name", "kserve_rag.queries", "kserve_rag.passages"),
+)
 
 __all__ = ["VectorstoreClient", "merged"]
 
@@ -33,7 +40,7 @@ class VectorstoreClient:
 
     async def search(self, instances: Sequence[SearchInstance], ctx: CallContext) -> list[Prediction]:
         """What each instance finds, in their order."""
-        with ctx.span(signals.RETRIEVAL) as span:
+        with ctx.span(RETRIEVAL) as span:
             predictions = await self._search(instances, span.ctx)
             span.set("gen_ai.operation.name", "retrieval")
             span.set("kserve_rag.queries", len(instances))

@@ -10,12 +10,11 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from chassis import signals
 from chassis.context import CallContext
 from chassis.errors import BadUpstreamError, NotReadyError, ServiceError
 from embedder.client import EmbedderClient
 from embedder.wire import Embeddings
-from vectorstore import filters
+from vectorstore import filters, telemetry
 from vectorstore.answering import Found, answer
 from vectorstore.errors import (
     DamagedIndexError,
@@ -27,7 +26,6 @@ from vectorstore.errors import (
 from vectorstore.index import LoadedIndex, Query, Ranked, StoreName
 from vectorstore.manifest import EmbedderInfo
 from vectorstore.scoring import Weights
-from vectorstore.telemetry import searched
 from vectorstore.versions import Document, IndexRoot, IndexVersion
 from vectorstore.wire import Mode, SearchInstance
 
@@ -112,7 +110,7 @@ class VectorstoreService:
             BadUpstreamError: the embedder or the store answered nonsense.
             DeadlineExceededError: the time was up.
         """
-        with contextlib.ExitStack() as leases, ctx.span(signals.SEARCH) as span:
+        with contextlib.ExitStack() as leases, ctx.span(telemetry.SEARCH) as span:
             used: dict[str, LoadedIndex] = {}
             asked: list[tuple[Query, dict[LoadedIndex, Query]]] = []
             for number, instance in enumerate(instances):
@@ -122,7 +120,7 @@ class VectorstoreService:
                         used[name] = leases.enter_context(self._collection(name, number).use())
                 asked.append(self._queries(instance, [used[name] for name in names], number))
             found = await self._search(asked, span.ctx)
-            searched(found)
+            telemetry.searched(found)
             span.set("kserve_rag.queries", len(found))
             span.set("kserve_rag.passages", sum(len(one.passages) for one in found))
             span.set("kserve_rag.index.version", tuple(index.name for index in used.values()))

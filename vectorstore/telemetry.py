@@ -1,4 +1,4 @@
-"""What operators are told of searches and indexes: the metrics of `chassis.signals` that the vectorstore owns."""
+"""The spans and metrics of the vectorstore."""
 
 from __future__ import annotations
 
@@ -9,19 +9,69 @@ from prometheus_client import REGISTRY
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from chassis import metrics, signals
+from chassis import metrics, tracing
 from vectorstore.answering import Found
 
-_EMBED = metrics.histogram(signals.EMBED_DURATION)
-_SEARCH = metrics.histogram(signals.SEARCH_DURATION)
-_PASSAGES = metrics.histogram(signals.PASSAGES)
+SEARCH = tracing.SpanType(
+    "search",
+    "internal",
+    "Embedding and searching all queries of one request.",
+    ("kserve_rag.queries", "kserve_rag.passages", "kserve_rag.index.version"),
+)
+
+_HOP_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+EMBED_DURATION = metrics.Metric(
+    "kserve_rag_embed_seconds",
+    "histogram",
+    "seconds",
+    "Wait for the embedder's response to the queries of one request.",
+    buckets=_HOP_S,
+)
+SEARCH_DURATION = metrics.Metric(
+    "kserve_rag_search_seconds",
+    "histogram",
+    "seconds",
+    "Search for the embedded queries of one request.",
+    buckets=_HOP_S,
+)
+PASSAGES = metrics.Metric(
+    "kserve_rag_passages_found",
+    "histogram",
+    "passages",
+    "Passages found for one query.",
+    buckets=(0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0),
+)
+INDEX_INFO = metrics.Metric(
+    "kserve_rag_index_info",
+    "gauge",
+    "1",
+    "1 for the index version that a collection serves.",
+    ("collection", "version", "embedder"),
+)
+INDEX_DOCUMENTS = metrics.Metric(
+    "kserve_rag_index_documents", "gauge", "documents", "Documents in the served version.", ("collection",)
+)
+INDEX_CHUNKS = metrics.Metric(
+    "kserve_rag_index_chunks", "gauge", "chunks", "Chunks in the served version.", ("collection",)
+)
+INDEX_TROUBLE = metrics.Metric(
+    "kserve_rag_index_trouble",
+    "gauge",
+    "1",
+    "1 if a collection serves no version, or its newest version is refused; /v1/indexes has the reason.",
+    ("collection",),
+)
+
+_EMBED = metrics.histogram(EMBED_DURATION)
+_SEARCH = metrics.histogram(SEARCH_DURATION)
+_PASSAGES = metrics.histogram(PASSAGES)
 
 
 def searched(found: Sequence[Found]) -> None:
-    """Counts what the queries of one request found, and how long that took."""
+    """Records the results and the times of one request's queries."""
     for one in found:
         _PASSAGES.observe(len(one.passages))
-    # They were embedded and searched for together: the times are those of all of them.
+    # All queries of a request are embedded and searched together and share their times.
     timings: Mapping[str, float] = next((one.timings_ms for one in found if one.timings_ms), {})
     if timings:
         _EMBED.observe(timings["embed"] / 1000)
@@ -29,12 +79,12 @@ def searched(found: Sequence[Found]) -> None:
 
 
 def show_indexes(status: Callable[[], Mapping[str, Any]]) -> None:
-    """Has /metrics tell which versions serve, as `VectorstoreService.status` knows it."""
+    """Shows the served versions on /metrics. `status` is `VectorstoreService.status`."""
     REGISTRY.register(_Indexes(status))
 
 
 class _Indexes(Collector):
-    """Read when it is asked for, so that a version that is gone is not told of."""
+    """Reads the status at each scrape, so that retired versions disappear."""
 
     def __init__(self, status: Callable[[], Mapping[str, Any]]) -> None:
         self._status = status
@@ -44,10 +94,10 @@ class _Indexes(Collector):
         info, documents, chunks, trouble = families = [
             GaugeMetricFamily(metric.name, metric.help, labels=metric.labels)
             for metric in (
-                signals.INDEX_INFO,
-                signals.INDEX_DOCUMENTS,
-                signals.INDEX_CHUNKS,
-                signals.INDEX_TROUBLE,
+                INDEX_INFO,
+                INDEX_DOCUMENTS,
+                INDEX_CHUNKS,
+                INDEX_TROUBLE,
             )
         ]
         for name, collection in self._status()["collections"].items():

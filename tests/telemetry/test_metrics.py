@@ -13,8 +13,8 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from chassis import signals
 from tests.processes import until
+from tests.telemetry.declarations import METRICS
 
 if TYPE_CHECKING:
     from tests.conftest import RunningGraph
@@ -72,8 +72,8 @@ def test_every_declared_metric_is_there_as_it_is_declared(graph: RunningGraph, r
     services = {"transformer": ("transformer",), "vectorstore": ("vectorstore",)}
     services["chassis"] = ("transformer", "vectorstore")
     services["ingest"] = ()  # what it counts are tasks: tests/ingest/test_ingest_service.py
-    for metric in signals.METRICS:
-        for service in services[metric.owner]:
+    for room, metric in METRICS:
+        for service in services[room]:
             text = httpx.get(graph.state.services[service].metrics_url or "").text
             families = {family.name: family for family in text_string_to_metric_families(text)}
             family = families[metric.name.removesuffix("_total")]
@@ -90,7 +90,7 @@ def test_no_metric_of_another_room_is_there(graph: RunningGraph) -> None:
     for service in ("transformer", "vectorstore"):
         names = {name for name, _ in samples(graph.state.services[service].metrics_url or "")}
         ours = {name for name in names if name.startswith("kserve_rag_") and not name.endswith("_created")}
-        assert ours <= {s for m in signals.METRICS if m.owner in ("chassis", service) for s in m.series()}
+        assert ours <= {s for room, m in METRICS if room in ("chassis", service) for s in m.series()}
 
 
 def test_an_answer_is_counted_once_everywhere(graph: RunningGraph, rag: httpx.Client) -> None:

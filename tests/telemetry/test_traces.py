@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
-from chassis import signals
+from chassis.tracing import COMMON_ATTRIBUTES, SpanType
 from tests.processes import until
+from tests.telemetry.declarations import SPANS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -111,9 +112,9 @@ def test_the_service_graph_has_these_edges_and_no_other(question: tuple[str, str
             assert (parent.kind, span.kind) == ("client", "server")
 
 
-def declared(span: ReceivedSpan) -> signals.SpanType:
+def declared(span: ReceivedSpan) -> SpanType:
     """The declaration of a span that one of our services has sent."""
-    for kind in sorted(signals.SPANS, key=lambda kind: kind.name.count("{")):
+    for kind in sorted((span for _, span in SPANS), key=lambda kind: kind.name.count("{")):
         pattern = re.sub(r"\\\{[^}]*\\\}", ".+", re.escape(kind.name))
         if kind.kind == span.kind and re.fullmatch(pattern, span.name):
             return kind
@@ -124,7 +125,7 @@ def test_spans_and_their_attributes_are_declared(question: tuple[str, str, list[
     _, _, spans, _ = question
     for span in spans:
         if span.service not in TRITON:
-            assert set(span.attributes) <= set(declared(span).attributes), span.name
+            assert set(span.attributes) <= {*declared(span).attributes, *COMMON_ATTRIBUTES}, span.name
 
 
 def test_no_attribute_holds_text(graph: RunningGraph, question: tuple[str, str, list[ReceivedSpan], str]) -> None:
