@@ -106,8 +106,9 @@ lock: $(INSTALLED)  ## Update the locks from pyproject.toml and locks/*.in
 	$(COMPILE) --output-file locks/uv.txt locks/uv.in
 	$(COMPILE) --output-file locks/triton.txt --no-deps locks/triton.in
 	$(COMPILE) --output-file locks/pages.txt pyproject.toml --extra evaluation --group pages
-	for service in transformer vectorstore ingest frontend; do $(COMPILE) --constraint locks/dev.txt --excludes locks/unused.in \
-		--output-file locks/$$service.txt pyproject.toml --extra $$service --extra otel; done
+	for service in transformer vectorstore,chroma ingest,chroma frontend; do \
+		$(COMPILE) --constraint locks/dev.txt --excludes locks/unused.in --output-file locks/$${service%%,*}.txt \
+		pyproject.toml $$(printf -- '--extra %s ' $$(echo $$service,otel | tr , ' ')); done
 	$(subst --python-version 3.10,--python-version 3.11,$(COMPILE)) --constraint locks/triton.txt \
 		--output-file locks/embedder-gpu.txt locks/embedder-gpu.in
 

@@ -735,7 +735,7 @@ class _Run:
             chunks=found.chunks,
             metadata=found.metadata,
             dense=found.dense,
-            chroma=found.chroma,
+            store=found.store,
             lexical=found.lexical,
             sparse=found.sparse,
             multi_vector=found.multi_vector,

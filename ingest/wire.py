@@ -76,7 +76,7 @@ class Absence(BaseModel):
     chunks: int = Field(description="Stored chunks.")
     metadata: int = Field(description="Metadata that filters compare.")
     dense: int = Field(description="Vectors.")
-    chroma: int = Field(description="The same vectors in Chroma.")
+    store: int = Field(description="The same vectors in the store.")
     lexical: int = Field(description="Terms and rows of BM25.")
     sparse: int | None = Field(description="Tokens and rows of the learned sparse vectors; null: the index has none.")
     multi_vector: int | None = Field(description="Rows with a vector per token; null: the index has none.")

@@ -31,7 +31,7 @@ def model_service(settings: VectorstoreSettings) -> ModelService:
     from chassis.server import ModelService
     from embedder.client import EmbedderClient
     from vectorstore.description import DESCRIPTION
-    from vectorstore.scoring import Weights
+    from vectorstore.search.scoring import Weights
     from vectorstore.server import VectorstoreModel, routes
     from vectorstore.service import VectorstoreService
     from vectorstore.telemetry import show_indexes

@@ -1,4 +1,4 @@
-"""What may go wrong with an index, a filter or a store, and the status that each kind is answered with."""
+"""Errors of indexes, filters and stores. Each base class sets the HTTP status."""
 
 from __future__ import annotations
 
@@ -6,37 +6,37 @@ from chassis.errors import BadUpstreamError, InternalError, InvalidRequestError,
 
 
 class NoIndexError(NotReadyError):
-    """Nothing has been published under this index name yet."""
+    """No version of the index has been published yet."""
 
     code = "no_index"
 
 
 class DamagedIndexError(NotReadyError):
-    """A version is incomplete or unreadable. Publishing again, or pointing `current` back, helps; waiting does not."""
+    """A version is incomplete or unreadable. Publish again or point `current` at an older version."""
 
     code = "damaged_index"
     retryable = False
 
 
 class UnsupportedFormatError(NotReadyError):
-    """A version was written by a newer release than this one reads."""
+    """A version has a file format that this release does not read."""
 
     code = "unsupported_index_format"
     retryable = False
 
 
 class EmbedderMismatchError(NotReadyError):
-    """The serving embedder is not the one that made the index's vectors."""
+    """The embedder that serves is not the one that the index was built with."""
 
     code = "embedder_mismatch"
 
 
 class UnknownVersionError(NotFoundError):
-    """No such version of the index is published."""
+    """The index has no such version."""
 
 
 class UnknownCollectionError(NotFoundError):
-    """A document is asked for from an index that the service does not serve."""
+    """A request for a document names an index that the service does not serve."""
 
 
 class InvalidCollectionError(InvalidRequestError):
@@ -44,24 +44,28 @@ class InvalidCollectionError(InvalidRequestError):
 
 
 class MissingPartError(InvalidRequestError):
-    """A mode, or the weights, need a part that the index version was built without."""
+    """A search mode needs a signal that the index version does not have."""
 
 
 class UnknownDocumentError(NotFoundError):
-    """No such document in this version of the index."""
+    """The index version has no such document."""
 
 
 class InvalidFilterError(InvalidRequestError):
-    """A filter uses an operator, value or field that the index does not know."""
+    """A filter has an operator, value or field that the index does not know."""
 
 
 class InvalidContentError(InvalidRequestError):
-    """A document, chunk or vector breaks a rule of the index; it cannot be stored as it is."""
+    """A document, chunk or vector breaks a rule of the index and cannot be stored."""
 
 
 class StoreFailedError(BadUpstreamError):
-    """The store of vectors failed or answered nonsense."""
+    """A store of vectors failed, or its answer makes no sense."""
+
+
+class UnsupportedFilterError(StoreFailedError):
+    """A store cannot evaluate a filter correctly. The exact vectors are searched instead."""
 
 
 class BuilderClosedError(InternalError):
-    """A builder was used after it had published or been abandoned."""
+    """A builder was used after it had published or was abandoned."""

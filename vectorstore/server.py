@@ -16,7 +16,7 @@ from chassis.errors import InvalidRequestError
 from chassis.server import ServiceModel
 from chassis.tensors import metadata, per_row, read_columns, respond
 from chassis.validation import invalid_request
-from vectorstore.answering import Found
+from vectorstore.search.passages import QueryResult
 from vectorstore.service import VectorstoreService
 from vectorstore.wire import ResponseShape, SearchInstance, SearchRequest
 
@@ -137,11 +137,11 @@ def _parsed(name: str, value: str) -> Any:
         raise InvalidRequestError(f"{name}: a row is not JSON: {error}.", field=name) from error
 
 
-def _predictions(found: Sequence[Found]) -> bytes:
+def _predictions(found: Sequence[QueryResult]) -> bytes:
     return b'{"predictions":[%b]}' % b",".join(answer.json() for answer in found)
 
 
-def _strings(found: Sequence[Found]) -> bytes:
+def _strings(found: Sequence[QueryResult]) -> bytes:
     """A flat list of texts for one instance, as earlier clients read it; for several a list of lists."""
     texts = [answer.texts() for answer in found]
     return orjson.dumps({"predictions": texts[0] if len(texts) == 1 else texts})

@@ -1,4 +1,4 @@
-"""Settings of the vectorstore, read from variables that begin with VECTORSTORE_."""
+"""Settings of the vectorstore: environment variables that begin with VECTORSTORE_."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import re
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_settings import NoDecode, SettingsConfigDict
 
 from chassis.settings import BaseUrl, ServerSettings
-from vectorstore.index import StoreName
+from vectorstore.stores import AUTO, STORES
 from vectorstore.wire import MAX_COLLECTIONS, MAX_NUM_DOCS, Mode, ResponseShape
 
 _INDEX_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
@@ -24,8 +24,12 @@ def _names(value: object) -> object:
     return names
 
 
+def _store(name: str) -> str:
+    return name if name == AUTO else STORES.check(name)
+
+
 class VectorstoreSettings(ServerSettings):
-    """What is served, from where, and how."""
+    """Settings of the service."""
 
     model_config = SettingsConfigDict(env_prefix="VECTORSTORE_")
 
@@ -35,24 +39,24 @@ class VectorstoreSettings(ServerSettings):
     index_name: str = Field(
         "default",
         pattern=_INDEX_NAME,
-        description="Index that is served: a folder under the root.",
+        description="Index to serve: a folder in the root.",
     )
     collections: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names)] = Field(
-        (), max_length=MAX_COLLECTIONS - 1, description="Further indexes that are served, by name, with commas between."
+        (), max_length=MAX_COLLECTIONS - 1, description="Names of further indexes to serve, separated by commas."
     )
     embedder_url: BaseUrl = Field("http://127.0.0.1:8084", description="Base URL of the embedder's HTTP port.")
     embedder_model: str = Field("minilm", min_length=1, description="Model of the embedder: minilm, bert or bge_m3.")
-    num_docs: int = Field(4, ge=0, le=MAX_NUM_DOCS, description="Passages for a query that does not say how many.")
+    num_docs: int = Field(4, ge=0, le=MAX_NUM_DOCS, description="Passages per query, unless the query sets num_docs.")
     candidates: int = Field(
-        50, ge=1, le=1000, description="How many of each first-stage search, such as dense and lexical, are scored."
+        50, ge=1, le=1000, description="Candidates of each first-stage search, such as dense and lexical."
     )
     rescore: int = Field(
-        32, ge=1, le=1000, description="How many of the best get late interaction, where the index has multi-vectors."
+        32, ge=1, le=1000, description="Best candidates that get late interaction, if the index has multi-vectors."
     )
     mode: Mode = Field(
         "rescored",
-        description="Signals of a query that does not say: dense, lexical, fused, or rescored (fused where the index "
-        "has no multi-vectors).",
+        description="Signals to use, unless the query sets mode: dense, lexical, fused, or rescored (the same as fused "
+        "if the index has no multi-vectors).",
     )
     dense_weight: float | None = Field(
         None,
@@ -67,22 +71,21 @@ class VectorstoreSettings(ServerSettings):
         description="Weight of BM25. By default 0.6; 1/3 beside late interaction; 0 beside learned sparse.",
     )
     sparse_weight: float | None = Field(
-        None, ge=0, le=1, description="Weight of learned sparse, where the index has it. By default 0.2."
+        None, ge=0, le=1, description="Weight of learned sparse vectors, if the index has them. By default 0.2."
     )
     multi_vector_weight: float | None = Field(
         None,
         ge=0,
         le=1,
-        description="Weight of late interaction, where the index has it. By default 0.4; 1/2 beside BM25.",
+        description="Weight of late interaction, if the index has multi-vectors. By default 0.4; 1/2 beside BM25.",
     )
-    store: StoreName = Field(
-        "auto",
-        description="What searches the vectors: exact (all), chroma (HNSW), or auto (exact while that is as fast).",
+    store: Annotated[str, AfterValidator(_store)] = Field(
+        AUTO,
+        description="Store that searches the vectors: exact compares with all of them; chroma uses HNSW; auto uses the "
+        "store that the index was built with if the index is large, else exact.",
     )
     response_shape: ResponseShape = Field(
         "passages",
-        description="v1 predictions: passages with their sources, or strings as clients of earlier graphs read them.",
+        description="v1 predictions: passages with their sources, or strings for clients of earlier graphs.",
     )
-    reload_interval_s: float = Field(
-        1.0, gt=0, le=3600, description="Seconds between two looks for a newly published version."
-    )
+    reload_interval_s: float = Field(1.0, gt=0, le=3600, description="Seconds between two checks for a new version.")

@@ -10,7 +10,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from chassis import metrics, tracing
-from vectorstore.answering import Found
+from vectorstore.search.passages import QueryResult
 
 SEARCH = tracing.SpanType(
     "search",
@@ -67,12 +67,12 @@ _SEARCH = metrics.histogram(SEARCH_DURATION)
 _PASSAGES = metrics.histogram(PASSAGES)
 
 
-def searched(found: Sequence[Found]) -> None:
-    """Records the results and the times of one request's queries."""
-    for one in found:
-        _PASSAGES.observe(len(one.passages))
-    # All queries of a request are embedded and searched together and share their times.
-    timings: Mapping[str, float] = next((one.timings_ms for one in found if one.timings_ms), {})
+def record_search(results: Sequence[QueryResult]) -> None:
+    """Records the number of passages and the durations of one request."""
+    for result in results:
+        _PASSAGES.observe(len(result.passages))
+    # The queries of a request are embedded and searched together, so their timings are equal.
+    timings: Mapping[str, float] = next((result.timings_ms for result in results if result.timings_ms), {})
     if timings:
         _EMBED.observe(timings["embed"] / 1000)
         _SEARCH.observe(timings["search"] / 1000)
@@ -90,7 +90,7 @@ class _Indexes(Collector):
         self._status = status
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        """One family for each declared metric."""
+        """One family per metric."""
         info, documents, chunks, trouble = families = [
             GaugeMetricFamily(metric.name, metric.help, labels=metric.labels)
             for metric in (

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from vectorstore.batching import MicroBatcher
+from vectorstore.search.batching import MicroBatcher
 
 
 async def test_what_arrives_meanwhile_runs_together() -> None:

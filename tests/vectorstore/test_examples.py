@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import orjson
 import pytest
 
 from tests.fakes.embedder import DIMENSION, FINGERPRINT, embed
 from tests.vectorstore.sample_index import document
-from vectorstore.examples import MAX_CHARS, MAX_EXAMPLES, Examples
 from vectorstore.versions import Chunk, Document, IndexRoot
+from vectorstore.versions.examples import MAX_CHARS, MAX_EXAMPLES, Examples
 
 
 def published(path: Path, *pages: tuple[str, str, str]) -> IndexRoot:
@@ -124,15 +123,3 @@ def test_a_question_that_finds_other_documents_only_is_none() -> None:
         found.add(page, [Chunk(thing, thing, page.text, 0, len(page.text))], row)
     assert found.pick(lambda question: [7, 1]) == ["How do I replace the antenna?"]
     assert found.pick(lambda question: []) == []
-
-
-def test_versions_of_before_have_none(tmp_path: Path) -> None:
-    root = published(tmp_path, ("Manual", "How do I replace the battery?", "Open the lid."))
-    current = root.current()
-    assert current is not None
-    file = root.folder / current / "manifest.json"
-    manifest = orjson.loads(file.read_bytes())
-    assert manifest.pop("examples") == ["How do I replace the battery?"]
-    file.write_bytes(orjson.dumps(manifest))
-    with root.open() as version:
-        assert version.manifest.examples == []

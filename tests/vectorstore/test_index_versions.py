@@ -60,7 +60,7 @@ def test_a_version_gives_back_what_was_added(tmp_path: Path) -> None:
                 opened.document(line["document_id"]).text[line["span"]["start"] : line["span"]["end"]] == line["text"]
             )
         manifest = opened.manifest
-    assert (manifest.version, manifest.name, manifest.format) == (version, "default", 2)
+    assert (manifest.version, manifest.name, manifest.format) == (version, "default", 3)
     assert (manifest.embedder.fingerprint, manifest.embedder.dimension) == (FINGERPRINT, DIMENSION)
     assert (manifest.counts.documents, manifest.counts.chunks) == (4, 12)
     assert manifest.sources["cats.md"].document_ids == ["cats"]
@@ -347,13 +347,14 @@ def test_damage_is_told(tmp_path: Path) -> None:
     (folder / "manifest.json").write_text(intact[: len(intact) // 2])
     with pytest.raises(DamagedIndexError, match="manifest"):
         root.open()
-    (folder / "manifest.json").write_text('{"format": 2}')
+    (folder / "manifest.json").write_text('{"format": 3}')
     with pytest.raises(DamagedIndexError, match="version"):
         root.open()
     (folder / "manifest.json").write_text(intact)
-    manifest_with(folder / "manifest.json", format=3)
-    with pytest.raises(UnsupportedFormatError, match="format 3"):
-        root.open()
+    for written, step in ((4, "upgrade"), (2, "kserve-rag ingest")):
+        manifest_with(folder / "manifest.json", format=written)
+        with pytest.raises(UnsupportedFormatError, match=f"format {written}.*{step}"):
+            root.open()
     (folder / "manifest.json").unlink()
     assert root.versions() == []
     with pytest.raises(DamagedIndexError, match="manifest"):
@@ -389,13 +390,3 @@ def test_a_copied_version_is_served_only_under_its_own_name(tmp_path: Path) -> N
 def test_index_names_stay_in_their_folder(tmp_path: Path, name: str) -> None:
     with pytest.raises(ServiceError):
         IndexRoot(tmp_path, name)
-
-
-def test_an_unwritten_chroma_batch_is_complete_after_publishing(tmp_path: Path) -> None:
-    publish(tmp_path)
-    with IndexRoot(tmp_path, "default").open() as version:
-        store = version.chroma()
-        try:
-            assert store.count() == 12
-        finally:
-            store.close()

@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from text_analysis.terms import IndexAnalyzer
-from vectorstore import lexical, postings
 from vectorstore.errors import DamagedIndexError
-from vectorstore.lexical import LexicalIndex, LexicalSettings, LexicalWriter, best
+from vectorstore.signals.dense import best
+from vectorstore.signals.lexical import LexicalIndex, LexicalSettings, LexicalWriter
+from vectorstore.signals.postings import PostingsWriter
 
 TEXTS = [
     "The quick brown fox jumps over the lazy dog",
@@ -82,12 +83,14 @@ def test_the_border_of_best_prefers_earlier_rows() -> None:
     assert hits.rows.tolist() == [1, 5, 0]
 
 
-def test_blocks_of_postings_join(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = build(tmp_path / "whole", TEXTS * 20)
-    monkeypatch.setattr(postings, "_BLOCK", 7)
-    parts = build(tmp_path / "parts", TEXTS * 20)
-    for query in ("quick search", "the dog"):
-        np.testing.assert_array_equal(whole.scores(query), parts.scores(query))
+def test_blocks_of_postings_join(tmp_path: Path) -> None:
+    for name, block in (("whole", 1000), ("parts", 7)):
+        writer = PostingsWriter(tmp_path / name)
+        for row in range(100):
+            writer.add([row % 3, 3 + row % 5], [row + 1, 0.5])
+        writer.finish(8, block=block)
+    for name in ("starts.i64", "rows.i32", "weights.f32"):
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "parts" / name).read_bytes()
 
 
 def test_nothing_is_left_of_building(tmp_path: Path) -> None:
@@ -95,9 +98,9 @@ def test_nothing_is_left_of_building(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*.tmp"))
 
 
-def test_a_language_is_decided_early_and_for_all_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lexical, "_TEXTS_TO_DECIDE", 2)
-    texts = ["Das ist der Weg und die Häuser", "Ein Haus mit den Häusern", "the houses of the street", "Häuser"]
+def test_a_language_is_decided_early_and_for_all_rows(tmp_path: Path) -> None:
+    texts = ["Das ist der Weg und die Häuser", "Ein Haus mit den Häusern"] * 250
+    texts += ["the houses of the street", "the house is that of the king"] * 500
     auto, german = build(tmp_path / "auto", texts), build(tmp_path / "german", texts, language="german")
     np.testing.assert_array_equal(auto.scores("Haus the"), german.scores("Haus the"))
     assert json.loads((tmp_path / "auto" / "lexical.json").read_text())["language"] == "german"

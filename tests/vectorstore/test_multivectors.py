@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pytest
 
 from vectorstore.errors import DamagedIndexError, InvalidContentError
-from vectorstore.multivectors import Bits, EncodedVectors, MultiVectorIndex, MultiVectorWriter, Quantiser
+from vectorstore.signals.multivectors import Bits, EncodedVectors, MultiVectorIndex, MultiVectorWriter, Quantiser
 
 DIM = 128
 TOLERANCE: dict[Bits, float] = {1: 0.12, 2: 0.05, 4: 0.012, 8: 0.002}

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from vectorstore.client import merged
 from vectorstore.errors import MissingPartError
-from vectorstore.scoring import Weights, weighted
+from vectorstore.search.scoring import Weights, weighted
 from vectorstore.wire import Mode, Passage, Prediction, Signal, Span
 
 SIGNALS: tuple[Signal, ...] = ("dense", "lexical", "sparse", "multi_vector")

@@ -24,7 +24,7 @@ from vectorstore.errors import (
     UnknownCollectionError,
     UnknownDocumentError,
 )
-from vectorstore.scoring import Weights
+from vectorstore.search.scoring import Weights
 from vectorstore.service import VectorstoreService
 from vectorstore.versions import Document, IndexRoot
 from vectorstore.wire import Passage, Prediction, SearchInstance

@@ -24,7 +24,6 @@ from embedder.client import EmbedderClient
 from tests.fakes.embedder import DIMENSION, FINGERPRINT, MODEL, OTHER_FINGERPRINT, Fault, LoopbackEmbedder, embed
 from tests.processes import until
 from tests.vectorstore.sample_index import ANIMALS, animals, document, publish, sentences
-from vectorstore.answering import Found
 from vectorstore.errors import (
     DamagedIndexError,
     EmbedderMismatchError,
@@ -32,8 +31,9 @@ from vectorstore.errors import (
     UnknownDocumentError,
     UnknownVersionError,
 )
-from vectorstore.index import LoadedIndex, Query, Ranked, StoreName
-from vectorstore.scoring import Weights
+from vectorstore.search.index import LoadedIndex, Query, Ranked
+from vectorstore.search.passages import QueryResult
+from vectorstore.search.scoring import Weights
 from vectorstore.service import VectorstoreService
 from vectorstore.versions import IndexRoot
 from vectorstore.wire import Prediction, SearchInstance
@@ -57,7 +57,7 @@ async def find(service: VectorstoreService, text: str, **more: Any) -> Predictio
     return prediction(found)
 
 
-def prediction(found: Found) -> Prediction:
+def prediction(found: QueryResult) -> Prediction:
     return Prediction.model_validate_json(found.json())
 
 
@@ -71,7 +71,7 @@ def ids(found: Prediction) -> list[str]:
 
 @pytest.mark.parametrize("store", ["exact", "chroma"])
 async def test_passages_are_whole_and_quote_their_document(
-    tmp_path: Path, embedder: LoopbackEmbedder, store: StoreName
+    tmp_path: Path, embedder: LoopbackEmbedder, store: str
 ) -> None:
     version = publish(tmp_path)
     async with serving(tmp_path, embedder, store=store) as service:
@@ -353,20 +353,32 @@ async def test_a_version_that_cannot_be_opened_is_refused(tmp_path: Path, embedd
             await service.document("cats", old)
 
 
-async def test_a_version_whose_files_lie_is_refused(tmp_path: Path, embedder: LoopbackEmbedder) -> None:
-    version = publish(tmp_path)
-    sqlite = tmp_path / "default" / version / "documents.sqlite"
-    sqlite.write_bytes(b"x" * sqlite.stat().st_size)
+@pytest.mark.parametrize("name", ["documents.sqlite", "chunks.jsonl", "chunks.i64"])
+async def test_a_version_whose_texts_have_changed_is_refused(
+    tmp_path: Path, embedder: LoopbackEmbedder, name: str
+) -> None:
+    good, bad = publish(tmp_path), publish(tmp_path)
+    path = tmp_path / "default" / bad / name
+    content = path.read_bytes()
+    path.write_bytes(content[:-20] + bytes([content[-20] ^ 1]) + content[-19:])  # of the same size
     async with serving(tmp_path, embedder) as service:
-        assert "documents" in (service.not_ready_reason() or "")
-    other = tmp_path / "other"
-    version = publish(other)
-    chroma = other / "default" / version / "chroma" / "chroma.sqlite3"
-    chroma.write_bytes(b"x" * chroma.stat().st_size)
-    async with serving(other, embedder, store="chroma") as service:
+        assert f"{name} has another SHA-256" in (service.not_ready_reason() or "")
+        IndexRoot(tmp_path, "default").set_current(good)
+        await service.refresh()
+        IndexRoot(tmp_path, "default").set_current(bad)
+        await service.refresh()
+        assert name in service.status()["reason"]
+        assert (await find(service, "cats")).index_version == good
+
+
+async def test_a_version_with_a_broken_store_is_served_without_it(tmp_path: Path, embedder: LoopbackEmbedder) -> None:
+    version = publish(tmp_path)
+    database = tmp_path / "default" / version / "store" / "chroma.sqlite3"
+    database.write_bytes(b"x" * database.stat().st_size)
+    async with serving(tmp_path, embedder, store="chroma") as service:
         assert "Chroma" in (service.not_ready_reason() or "")
-    async with serving(other, embedder) as service:
-        assert service.not_ready_reason() is None  # Chroma is not needed at this size
+    async with serving(tmp_path, embedder) as service:
+        assert service.not_ready_reason() is None  # at this size every vector is compared
 
 
 async def test_an_index_of_another_embedder_is_refused_until_it_fits(
@@ -494,22 +506,28 @@ async def test_a_closed_index_is_freed_without_a_garbage_collection(tmp_path: Pa
 
 
 def test_a_version_that_is_gone_answers_its_last_requests(tmp_path: Path) -> None:
-    """Also where Chroma opens its database once more, as it does for many at once."""
+    """Chroma opens its database once more when many search at once."""
     publish(tmp_path)
     index = LoadedIndex(IndexRoot(tmp_path, "default").open(), store="chroma", candidates=50)
     cats = np.asarray(embed(["cats"]), np.float32)
     where = {"kind": {"$eq": "mammal"}}
-    (expected,) = index._search(cats, 2, where)
+    query = Query("cats", 2, where, cats[0], mode="dense")
+    (expected,) = index.rank_now([query])
     shutil.rmtree(index.version.folder)
     with ThreadPoolExecutor(24) as pool:
-        for (found,) in pool.map(lambda _: index._search(cats, 2, where), range(200)):
+        for (found,) in pool.map(lambda _: index.rank_now([query]), range(200)):
             assert found.rows.tolist() == expected.rows.tolist()
     index.close()
 
 
 def test_the_json_of_an_answer_is_the_wire() -> None:
-    values: dict[str, Any] = {"query_tokens": 3, "query_truncated": True, "timings_ms": {"embed": 1.5}}
-    found = Found([], {"default": "v"}, **values)
+    values: dict[str, Any] = {
+        "query_tokens": 3,
+        "query_truncated": True,
+        "timings_ms": {"embed": 1.5},
+        "calibration": {"x": 1},
+    }
+    found = QueryResult([], {"default": "v"}, **values)
     expected = Prediction(passages=[], index_version="v", index_versions={"default": "v"}, **values)
     assert orjson.loads(found.json()) == expected.model_dump()
     assert found.texts() == []

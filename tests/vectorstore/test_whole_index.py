@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -17,10 +16,10 @@ from embedder.wire import SparseVector
 from tests.fakes.embedder import DIMENSION, FINGERPRINT, MODEL, LoopbackEmbedder, embed, embed_tokens
 from tests.vectorstore.sample_index import animals, document, publish, sentences, sparse
 from vectorstore.errors import DamagedIndexError, InvalidContentError, MissingPartError
-from vectorstore.multivectors import EncodedVectors
-from vectorstore.scoring import Weights
+from vectorstore.search.scoring import Weights
 from vectorstore.service import VectorstoreService
-from vectorstore.sparse import SparseIndex, SparseWriter
+from vectorstore.signals.multivectors import EncodedVectors
+from vectorstore.signals.sparse import SparseIndex, SparseWriter
 from vectorstore.versions import IndexRoot, content_key
 from vectorstore.wire import Prediction, SearchInstance
 
@@ -137,19 +136,6 @@ def test_all_parts_are_found_again_by_content(tmp_path: Path) -> None:
         np.testing.assert_array_equal(stored.sparse.weights, sparse(text).weights)
         assert isinstance(stored.multi_vectors, EncodedVectors)
         assert stored.multi_vectors.codes.shape == (len(text.split()), DIMENSION // 4)
-
-
-def test_a_version_of_the_first_format_still_opens(tmp_path: Path) -> None:
-    version = publish(tmp_path)
-    path = tmp_path / "default" / version / "manifest.json"
-    manifest = json.loads(path.read_text())
-    del manifest["parts"]
-    path.write_text(json.dumps({**manifest, "format": 1}))
-    with IndexRoot(tmp_path, "default").open() as opened:
-        assert opened.manifest.parts == ["dense", "lexical"]
-        assert opened.sparse() is None
-        assert opened.multi_vectors() is None
-        assert len(opened.lexical()) == 12
 
 
 def ids(*values: int) -> SparseVector:

@@ -1,99 +1,131 @@
-"""Where the vectors of an index version are kept and searched."""
+"""Stores of vectors: the protocol that each implements, and the registry that finds them.
+
+A version always holds its own exact vectors, texts and metadata. A store is an accelerator beside them: it can be
+dropped and filled again from the version (`IndexVersion.refill_store`).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
+from pydantic_settings import BaseSettings
 
-from vectorstore.errors import InvalidContentError
-from vectorstore.filters import FieldValue, Where
+from chassis.registry import Registry, RegistryError
+from vectorstore.errors import StoreFailedError
+from vectorstore.signals.dense import Hits, Vectors
+from vectorstore.stores.filters import FieldValue, Where
 
-Vectors = npt.NDArray[np.float32]
+Mask = npt.NDArray[np.bool_]
+"""bool[rows of the version]: true at the rows that may be found."""
 
-UNIT_TOLERANCE = 1e-3
-"""How far from 1 the length of a vector may be and still count as normalised."""
+AUTO = "auto"
+"""Setting of the service: search the version's store if the index is large, else compare with every vector."""
+
+DEFAULT_STORE = "chroma"
+"""The store of a version whose builder names none."""
 
 
 @dataclass(frozen=True, slots=True)
-class Hits:
-    """The nearest vectors of one query, nearest first; equal similarities in the order of rows."""
+class VersionRef:
+    """The index version whose vectors a store holds."""
 
-    rows: npt.NDArray[np.int64]
-    """int64[k]: rows of the index version."""
-    similarities: Vectors
-    """float32[k]: cosine with the query, -1 … 1."""
+    index: str
+    build_id: str
+    """16 hexadecimal digits, different for every version. A version gets its name only when it is published."""
+    folder: Path
+    """The version's folder. Publishing renames it."""
+
+    @property
+    def collection(self) -> str:
+        """Name of the version's collection on a store server."""
+        return f"{self.index}-{self.build_id}"
+
+    @property
+    def store_folder(self) -> Path:
+        """Where an embedded store keeps its files. It may change them at any time."""
+        return self.folder / "store"
+
+
+class Writer(Protocol):
+    """Fills the store of one version. Not thread-safe."""
+
+    def add(self, vectors: Vectors, metadata: Sequence[Mapping[str, FieldValue]]) -> None:
+        """Appends float32[n, dim], rows L2-normalised, as the next n rows; the first row of a version is 0."""
+        ...
+
+    def finish(self) -> None:
+        """Writes what is pending and releases the store. Nothing may be called afterwards."""
+        ...
+
+    def discard(self) -> None:
+        """Removes what was added and releases the store. Nothing may be called afterwards."""
+        ...
 
 
 class Store(Protocol):
-    """Vectors with metadata, addressed by the row of their chunk. Its calls block: keep them off the event loop."""
+    """The store of one version, open for reading. Thread-safe. All methods block."""
 
-    def add(self, vectors: Vectors, metadata: Sequence[Mapping[str, FieldValue]]) -> None:
-        """Appends float32[n, dim], rows L2-normalised (see `normalised`), under the next n rows."""
-        ...
-
-    def search(self, queries: Vectors, *, limit: int, where: Where | None = None) -> list[Hits]:
-        """At most `limit` hits for each row of float32[q, dim], in the order of the queries.
+    def search(self, queries: Vectors, *, limit: int, where: Where | None, mask: Mask | None) -> list[Hits]:
+        """At most `limit` nearest rows for each row of float32[q, dim], in the order of the queries.
 
         Args:
             queries: L2-normalised rows.
-            limit: most hits per query; fewer come back where fewer vectors pass the filter. 0 gives none.
-            where: a filter from `filters.check`.
+            limit: most hits per query; 0 gives none.
+            where: a filter that `filters.check` returned; None lets every row through.
+            mask: rows that the caller may see; None lets every row through.
 
         Raises:
+            UnsupportedFilterError: the store cannot evaluate this filter correctly.
             StoreFailedError: the store failed.
 
         """
         ...
 
-    def count(self) -> int:
-        """Vectors in the store."""
+    def count(self, where: Where | None = None) -> int:
+        """Number of rows that the filter lets through. Raises the errors of `search`."""
         ...
 
     def health(self) -> None:
-        """Returns if the store can answer.
-
-        Raises:
-            StoreFailedError: it cannot.
-        """
+        """Raises StoreFailedError if the store cannot answer."""
         ...
 
     def close(self) -> None:
-        """Writes what is pending and frees files and memory. Nothing may be called afterwards."""
+        """Releases files, memory and connections. Nothing may be called afterwards."""
         ...
 
 
-def cosines(vectors: Vectors, query: Vectors) -> Vectors:
-    """float32[n]: cosine of each row of float32[n, dim] with float32[dim], all of length 1.
+class StoreType(Protocol):
+    """One kind of store. The object behind an entry point of the group `kserve_rag.stores`."""
 
-    Row by row: equal rows give equal numbers wherever they stand, which a matrix product does not promise.
-    """
-    products: Vectors = (vectors * query).sum(axis=1)
-    return np.clip(products, -1, 1)
+    name: str
+    """The name of the entry point; manifests and settings hold it."""
+    settings: type[BaseSettings]
+    """Read from the environment by `create` and `open`."""
+
+    def create(self, version: VersionRef, dimension: int) -> Writer:
+        """An empty store for a version that is being built. Raises StoreFailedError."""
+        ...
+
+    def open(self, version: VersionRef) -> Store:
+        """The store of a version. Raises StoreFailedError if it was never finished, was dropped or cannot be read."""
+        ...
+
+    def drop(self, version: VersionRef) -> None:
+        """Removes the store of a version, if it is there. Raises StoreFailedError."""
+        ...
 
 
-def normalised(vectors: object, dimension: int) -> Vectors:
-    """The rows as float32[n, dim] of length 1; those within `UNIT_TOLERANCE` of it are kept bit for bit.
+STORES: Registry[StoreType] = Registry("kserve_rag.stores", "store")
 
-    Raises:
-        InvalidContentError: another shape, a value that is not finite, or a row of zeros, which has no direction.
-    """
-    given = np.asarray(vectors)
-    if given.ndim != 2 or given.shape[1] != dimension or given.dtype.kind not in "fiu":
-        raise InvalidContentError(
-            f"Vectors have shape {list(given.shape)} and type {given.dtype}: send numbers of shape [n, {dimension}].",
-            field="vectors",
-        )
-    rows = np.ascontiguousarray(given, dtype=np.float32)
-    lengths = np.linalg.norm(rows.astype(np.float64), axis=1)
-    bad = np.flatnonzero(~np.isfinite(rows).all(axis=1) | ~(lengths > 0))
-    if bad.size:
-        raise InvalidContentError(
-            f"Vector {int(bad[0])} of {len(rows)} is not finite or is all zeros: embed its text again.", field="vectors"
-        )
-    if (np.abs(lengths - 1) > UNIT_TOLERANCE).any():
-        rows = (rows / lengths[:, None]).astype(np.float32)
-    return rows
+
+def store_type(name: str) -> StoreType:
+    """The registered kind of store of this name. Raises StoreFailedError if it is not installed."""
+    try:
+        return STORES.get(name)
+    except RegistryError as error:
+        raise StoreFailedError(f"This version cannot be used: {error}.") from error

@@ -1,104 +1,108 @@
-"""Exact search over vectors in one memory-mapped file: the vector table of every index version."""
+"""The exact vectors of an index version in one memory-mapped file, and the store that compares a query with all."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from vectorstore.errors import DamagedIndexError, StoreFailedError
-from vectorstore.fields import FieldTable, FieldTableWriter
-from vectorstore.filters import FieldValue, Where
-from vectorstore.stores import Hits, Vectors, cosines
+from vectorstore.signals.dense import NO_HITS, Hits, Vectors, cosines
+from vectorstore.stores import Mask, VersionRef
+from vectorstore.stores.fields import FieldTable, FieldTableWriter
+from vectorstore.stores.filters import FieldValue, Where
+
+FOLDER = "exact"
+"""In the folder of a version."""
 
 _BLOCK_ROWS = 65_536
-"""Rows compared at a time: similarities of a block of queries stay within tens of megabytes at any size of index."""
+"""Rows compared at a time. Bounds the similarities of a block of queries to tens of megabytes."""
 
 _COPY_COST = 3
-"""How many rows are compared in the time that one is picked out and compared."""
+"""Comparing a row that has to be copied first takes about this many times as long."""
 
 _FILE = "vectors.f32"
 
 
-class ExactStore:
-    """Compares a query with every vector. Works on read-only volumes; pages of the file are shared and evictable.
+class VectorTableWriter:
+    """Appends the vectors and the metadata of rows to the files of a `VectorTable`."""
 
-    The folder holds `vectors.f32` (float32[n, dim], little-endian, row after row) and the metadata of the rows.
-    """
-
-    def __init__(self, folder: Path, dimension: int, *, writable: bool = False) -> None:
-        """Opens the folder to read, or makes it and opens it to append."""
-        self._folder = folder
-        self._dimension = dimension
-        self._file: BinaryIO | None = None
-        self._writer: FieldTableWriter | None = None
-        self._vectors: Vectors | None = None
-        self._fields: FieldTable | None = None
-        if writable:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._file = (folder / _FILE).open("ab")
-            self._writer = FieldTableWriter(folder)
-        else:
-            self._map()
-
-    @property
-    def vectors(self) -> Vectors:
-        """float32[n, dim], memory-mapped, read-only."""
-        return self._vectors if self._vectors is not None else self._map()[0]
-
-    @property
-    def fields(self) -> FieldTable:
-        """Metadata of the rows."""
-        return self._fields if self._fields is not None else self._map()[1]
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._file = (folder / _FILE).open("wb")
+        self._fields = FieldTableWriter(folder)
 
     def add(self, vectors: Vectors, metadata: Sequence[Mapping[str, FieldValue]]) -> None:
-        """Appends the rows to the files."""
-        if self._file is None or self._writer is None:
-            raise StoreFailedError("This index version is published: it takes no more vectors.")
+        """Appends float32[n, dim], rows L2-normalised, and a mapping per row."""
         self._file.write(np.ascontiguousarray(vectors, dtype="<f4").tobytes())
-        self._writer.add(metadata)
-        if self._fields is not None:
-            self._fields.close()
-        self._vectors = self._fields = None
-
-    def search(self, queries: Vectors, *, limit: int, where: Where | None = None) -> list[Hits]:
-        """The exact nearest neighbours."""
-        vectors = self.vectors
-        rows = None if where is None else np.flatnonzero(self.fields.mask(where))
-        total = len(vectors) if rows is None else len(rows)
-        limit = min(limit, total)
-        if not limit:
-            return [_NO_HITS for _ in queries]
-        blocks = [self._block(queries, rows, start, limit) for start in range(0, total, _BLOCK_ROWS)]
-        found = blocks[0] if len(blocks) == 1 else np.concatenate(blocks, axis=1)
-        return [_nearest(candidates, vectors, query, limit) for candidates, query in zip(found, queries, strict=True)]
-
-    def count(self) -> int:
-        """Vectors in the file."""
-        return len(self.vectors)
-
-    def health(self) -> None:
-        """A mapped file needs no connection."""
-        if self.vectors.shape[1] != self._dimension:
-            raise StoreFailedError("The vectors have another dimension than the index.")
+        self._fields.add(metadata)
 
     def close(self) -> None:
-        """Closes the files; the mapping goes with its last user."""
-        if self._file is not None and self._writer is not None:
-            self._file.close()
-            self._writer.close()
-            self._file = self._writer = None
-        if self._fields is not None:
-            self._fields.close()
-        self._vectors = self._fields = None
+        """Closes the files."""
+        self._file.close()
+        self._fields.close()
+
+
+class VectorTable:
+    """The vectors and the metadata of a version's rows. Works on read-only volumes; the files may be removed meanwhile.
+
+    The folder holds `vectors.f32` (float32[n, dim], little-endian, row after row) and the files of `FieldTable`.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        path = folder / _FILE
+        size_bytes = path.stat().st_size
+        self.fields = FieldTable(folder)
+        """Metadata of the rows."""
+        rows = len(self.fields)
+        row_bytes, rest = divmod(size_bytes, rows) if rows else (0, size_bytes)
+        if rest or row_bytes % 4:
+            self.fields.close()
+            raise DamagedIndexError("The vectors of the index are cut off: publish again.")
+        # An empty file cannot be mapped. A plain view: slicing an np.memmap object costs several times as much.
+        shape = (rows, row_bytes // 4)
+        mapped = np.memmap(path, "<f4", "r", shape=shape) if rows else np.empty(shape, np.float32)
+        self.vectors: Vectors = mapped.view(np.ndarray)
+        """float32[n, dim], memory-mapped, read-only."""
+
+    def search(
+        self, queries: Vectors, *, limit: int, where: Where | None = None, mask: Mask | None = None
+    ) -> list[Hits]:
+        """The exact nearest neighbours, as `Store.search`."""
+        rows = None
+        if where is not None:
+            allowed = self.fields.mask(where)
+            rows = np.flatnonzero(allowed if mask is None else allowed & mask)
+        elif mask is not None:
+            rows = np.flatnonzero(mask)
+        total = len(self.vectors) if rows is None else len(rows)
+        limit = min(limit, total)
+        if not limit:
+            return [NO_HITS for _ in queries]
+        blocks = [self._block(queries, rows, start, limit) for start in range(0, total, _BLOCK_ROWS)]
+        found = blocks[0] if len(blocks) == 1 else np.concatenate(blocks, axis=1)
+        return [
+            _nearest(candidates, self.vectors, query, limit) for candidates, query in zip(found, queries, strict=True)
+        ]
+
+    def count(self, where: Where | None = None) -> int:
+        """Number of rows that the filter lets through."""
+        return len(self.vectors) if where is None else int(self.fields.mask(where).sum())
+
+    def health(self) -> None:
+        """A mapped file can always answer."""
+
+    def close(self) -> None:
+        """Closes the files. The mapping ends with its last user."""
+        self.fields.close()
 
     def _block(
         self, queries: Vectors, rows: npt.NDArray[np.int64] | None, start: int, limit: int
     ) -> npt.NDArray[np.int64]:
-        """int64[q, k]: the rows of one block's best, in no order."""
+        """int64[q, k]: the best rows of one block, unordered."""
         if rows is None:
             block = self.vectors[start : start + _BLOCK_ROWS]
             similarities = queries @ block.T
@@ -116,26 +120,9 @@ class ExactStore:
             best = np.broadcast_to(np.arange(size, dtype=np.int64), similarities.shape)
         return best + start if rows is None else rows[best + start]
 
-    def _map(self) -> tuple[Vectors, FieldTable]:
-        """Maps what is in the files now. They may be removed afterwards: what is mapped stays."""
-        if self._file is not None and self._writer is not None:
-            self._file.flush()
-            self._writer.flush()
-        path = self._folder / _FILE
-        row_bytes = 4 * self._dimension
-        size_bytes = path.stat().st_size
-        if size_bytes % row_bytes:
-            raise DamagedIndexError(f"The vectors end in the middle of a row of {row_bytes} bytes: publish again.")
-        shape = (size_bytes // row_bytes, self._dimension)
-        # An empty file cannot be mapped.
-        mapped = np.memmap(path, "<f4", "r", shape=shape) if shape[0] else np.empty(shape, np.float32)
-        # A plain view: slicing an np.memmap object costs several times as much.
-        self._vectors, self._fields = mapped.view(np.ndarray), FieldTable(self._folder)
-        return self._vectors, self._fields
-
 
 def _best_columns(similarities: Vectors, limit: int) -> npt.NDArray[np.int64]:
-    """int64[q, limit]: columns of each row's `limit` greatest values; of equal ones at the border, the first."""
+    """int64[q, limit]: columns of the greatest values of each row; of equal values at the border, the first columns."""
     best = np.argpartition(similarities, -limit, axis=1)[:, -limit:]
     border = np.take_along_axis(similarities, best, axis=1).min(axis=1)
     for query in np.flatnonzero((similarities >= border[:, None]).sum(axis=1) > limit):
@@ -152,4 +139,42 @@ def _nearest(rows: npt.NDArray[np.int64], vectors: Vectors, query: Vectors, limi
     return Hits(rows[order], similarities[order])
 
 
-_NO_HITS = Hits(np.empty(0, np.int64), np.empty(0, np.float32))
+class ExactSettings(BaseSettings):
+    """The exact store has no settings."""
+
+    model_config = SettingsConfigDict(env_prefix="VECTORSTORE_EXACT_")
+
+
+class ExactStore:
+    """The store that keeps nothing of its own: it searches the vectors that every version has."""
+
+    name = "exact"
+    settings: type[BaseSettings] = ExactSettings
+
+    def create(self, version: VersionRef, dimension: int) -> _NothingToWrite:
+        """The version's builder writes the vectors."""
+        return _NothingToWrite()
+
+    def open(self, version: VersionRef) -> VectorTable:
+        """The vectors of the version, whichever store it was built with."""
+        try:
+            return VectorTable(version.folder / FOLDER)
+        except OSError as error:
+            raise StoreFailedError(f"Index {version.index!r} has no exact vectors: publish again.") from error
+
+    def drop(self, version: VersionRef) -> None:
+        """The vectors belong to the version and stay."""
+
+
+class _NothingToWrite:
+    def add(self, vectors: Vectors, metadata: Sequence[Mapping[str, FieldValue]]) -> None:
+        pass
+
+    def finish(self) -> None:
+        pass
+
+    def discard(self) -> None:
+        pass
+
+
+STORE = ExactStore()

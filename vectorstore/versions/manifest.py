@@ -1,4 +1,4 @@
-"""What an index version says of itself."""
+"""The manifest of an index version."""
 
 from __future__ import annotations
 
@@ -12,20 +12,19 @@ from pydantic import BaseModel, Field, ValidationError
 from vectorstore.errors import DamagedIndexError, UnsupportedFormatError
 from vectorstore.wire import Signal
 
-FORMAT = 2
-"""Of the files of a version. A reader refuses what is greater than its own. 2: versions may have learned sparse vectors
-and multi-vectors, and say which parts they have; 1 had vectors and BM25."""
+FORMAT = 3
+"""Format of the files of a version. Readers accept no other. 3 names the store and has digests of the texts."""
 
 
 class EmbedderInfo(BaseModel):
-    """What made the vectors of an index."""
+    """The embedder that made the vectors of an index."""
 
     fingerprint: str
     dimension: int = Field(ge=1)
 
 
 class SourceInfo(BaseModel):
-    """What one source became."""
+    """A source and the documents read from it."""
 
     sha256: str
     document_ids: list[str]
@@ -39,33 +38,40 @@ class Counts(BaseModel):
 
 
 class Manifest(BaseModel):
-    """What a version is. Written last, so a version without one is not a version."""
+    """Contents of `manifest.json`, the last file that is written: a folder without it is not a version."""
 
     format: int = FORMAT
     version: str
+    build_id: str
+    """See `stores.VersionRef`."""
     name: str
+    """Of the index."""
     created_at: datetime
     embedder: EmbedderInfo
+    store: str
+    """Kind of store that the version was built with: a name of the registry `kserve_rag.stores`."""
     settings: dict[str, Any]
-    """Of the chunker and whatever else the builder wants to remember."""
+    """Settings of the chunker and whatever else the builder adds."""
     sources: dict[str, SourceInfo]
     counts: Counts
-    parts: list[Signal] = ["dense", "lexical"]
-    """What the version can be searched by."""
+    parts: list[Signal]
+    """Signals that the version can be searched by."""
     metadata_fields: dict[str, list[str]]
-    """Fields that filters may name → kinds of their values (`str`, `int`, `float`, `bool`)."""
-    examples: list[str] = []
-    """Questions that the documents answer, for those who do not know yet what to ask."""
+    """Field that filters may name → types of its values (`str`, `int`, `float`, `bool`)."""
+    examples: list[str]
+    """Questions that the documents answer."""
     files: dict[str, int]
-    """Path → size in bytes of what must be complete. Chroma's files are left out: it rewrites them on opening."""
+    """Path → size in bytes. Without the store's files, which a store may change."""
+    sha256: dict[str, str]
+    """Path → SHA-256 of each file that texts are served from, in hexadecimal."""
 
 
 def read_manifest(folder: Path) -> Manifest:
     """The manifest of the version in `folder`.
 
     Raises:
-        DamagedIndexError: it is missing, cut off, or of another folder.
-        UnsupportedFormatError: a newer release wrote it.
+        DamagedIndexError: it is missing or cut off, or belongs to another folder.
+        UnsupportedFormatError: another release wrote it.
     """
     try:
         values = orjson.loads((folder / "manifest.json").read_bytes())
@@ -74,10 +80,11 @@ def read_manifest(folder: Path) -> Manifest:
         raise DamagedIndexError(
             f"Version {folder.name} has no readable manifest.json: copy it again completely, or publish again."
         ) from error
-    if not isinstance(written, int) or written > FORMAT:
+    if written != FORMAT:
+        newer = isinstance(written, int) and written > FORMAT
+        step = "upgrade, or point `current` at an older one" if newer else "build it again with `kserve-rag ingest`"
         raise UnsupportedFormatError(
-            f"Version {folder.name} has format {written}; this release reads up to {FORMAT}: upgrade it, or point "
-            "`current` at an older version."
+            f"Version {folder.name} has format {written}, this release reads format {FORMAT}: {step}."
         )
     try:
         manifest = Manifest.model_validate(values)

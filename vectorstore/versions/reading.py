@@ -3,35 +3,35 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import sqlite3
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import orjson
 
-from vectorstore.content import Chunk, ChunkVectors, Document
 from vectorstore.errors import DamagedIndexError, UnknownDocumentError
-from vectorstore.lexical import LexicalIndex
-from vectorstore.manifest import read_manifest
-from vectorstore.multivectors import MultiVectorIndex
-from vectorstore.sparse import SparseIndex
-from vectorstore.stores import Vectors
-from vectorstore.stores.exact import ExactStore
+from vectorstore.signals.dense import Vectors
+from vectorstore.signals.lexical import LexicalIndex
+from vectorstore.signals.multivectors import MultiVectorIndex
+from vectorstore.signals.sparse import SparseIndex
+from vectorstore.stores import Store, VersionRef, store_type
+from vectorstore.stores.exact import FOLDER, VectorTable
+from vectorstore.versions.content import Chunk, ChunkVectors, Document
+from vectorstore.versions.manifest import read_manifest
 
-if TYPE_CHECKING:
-    from vectorstore.stores.chroma import ChromaStore
-
+_REFILL_ROWS = 1_000
 
 _PartT = TypeVar("_PartT", SparseIndex, MultiVectorIndex)
 
 
 class ContentVectors(Mapping[str, ChunkVectors]):
-    """Content key → what the embedder made of that text, with every part the version has. Reads disk; thread-safe."""
+    """Content key → embeddings of the text, with every part that the version has. Reads from disk; thread-safe."""
 
     def __init__(
         self, database: _Database, vectors: Vectors, sparse: SparseIndex | None, multi_vectors: MultiVectorIndex | None
@@ -66,12 +66,12 @@ class ContentVectors(Mapping[str, ChunkVectors]):
 
 
 class IndexVersion:
-    """A published version, open for reading. Thread-safe. Close it, or use it as a context manager."""
+    """A published version, open for reading. Thread-safe. Close it or use it as a context manager."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.name = folder.name
-        """Of the version, such as `20261120T035012-3f9a1c`."""
+        """Of the version, for example `20261120T035012-3f9a1c`."""
         self.manifest = read_manifest(folder)
         for name, size_bytes in self.manifest.files.items():
             path = folder / name
@@ -79,11 +79,14 @@ class IndexVersion:
                 raise DamagedIndexError(
                     f"Version {self.name} is incomplete: {name} is missing or cut off. Copy or publish it again."
                 )
-        self.exact = ExactStore(folder / "exact", self.manifest.embedder.dimension)
+        self.ref = VersionRef(self.manifest.name, self.manifest.build_id, folder)
+        """For stores."""
+        self.exact = VectorTable(folder / FOLDER)
         """Vectors and metadata of the rows."""
-        if self.exact.count() != self.manifest.counts.chunks:
+        chunks = self.manifest.counts.chunks
+        if self.exact.vectors.shape != (chunks, self.manifest.embedder.dimension if chunks else 0):
             self.exact.close()
-            raise DamagedIndexError(f"Version {self.name} has another number of vectors than of chunks: publish again.")
+            raise DamagedIndexError(f"Version {self.name} does not have one vector per chunk: publish again.")
         try:
             self._database = _Database(folder / "documents.sqlite")
         except DamagedIndexError:
@@ -99,41 +102,79 @@ class IndexVersion:
         self.close()
 
     def close(self) -> None:
-        """Frees the files. Nothing may be read afterwards."""
+        """Releases the files. Nothing may be read afterwards."""
         self._database.close()
         self.exact.close()
 
-    def chroma(self) -> ChromaStore:
-        """The same vectors in Chroma. The caller closes it."""
-        # Here, because importing Chroma takes half a second that a service with a small index need not spend.
-        from vectorstore.stores.chroma import ChromaStore
+    def verify_texts(self) -> None:
+        """Compares the files that texts are served from with their digests in the manifest. Reads them whole.
 
-        store = ChromaStore(self.folder / "chroma")
-        if store.count() != self.manifest.counts.chunks:
+        Raises:
+            DamagedIndexError: a file has changed since the version was built.
+        """
+        for name, expected in self.manifest.sha256.items():
+            if sha256_of(self.folder / name) != expected:
+                raise DamagedIndexError(
+                    f"Version {self.name} has changed since it was built: {name} has another SHA-256. Copy the version "
+                    "again, or publish again."
+                )
+
+    def open_store(self, name: str | None = None) -> Store:
+        """The version's store; the caller closes it.
+
+        Args:
+            name: another kind of store to open, which must have been filled with this version.
+
+        Raises:
+            StoreFailedError: the store cannot be opened.
+            DamagedIndexError: it does not hold one vector per chunk.
+        """
+        name = name or self.manifest.store
+        store = store_type(name).open(self.ref)
+        rows = store.count()
+        if rows != self.manifest.counts.chunks:
             store.close()
-            raise DamagedIndexError(f"Version {self.name} has another number of vectors in Chroma than of chunks.")
+            raise DamagedIndexError(
+                f"The store {name} has {rows} vectors of version {self.name}, which has {self.manifest.counts.chunks} "
+                "chunks: publish again."
+            )
         return store
+
+    def refill_store(self) -> None:
+        """Drops the version's store and fills it again from the exact vectors. Nobody may have it open."""
+        store = store_type(self.manifest.store)
+        store.drop(self.ref)
+        writer = store.create(self.ref, self.manifest.embedder.dimension)
+        vectors, fields = self.exact.vectors, self.exact.fields
+        try:
+            for start in range(0, len(vectors), _REFILL_ROWS):
+                block = vectors[start : start + _REFILL_ROWS]
+                writer.add(block, fields.rows(start, start + len(block)))
+            writer.finish()
+        except BaseException:
+            writer.discard()
+            raise
 
     def lexical(self) -> LexicalIndex:
         """BM25 over the rows."""
         return LexicalIndex(self.folder / "lexical")
 
     def sparse(self) -> SparseIndex | None:
-        """Learned sparse vectors of the rows; None where the version was built without."""
+        """Learned sparse vectors of the rows; None if the version has none."""
         return self._of_all(SparseIndex(self.folder / "sparse")) if "sparse" in self.manifest.parts else None
 
     def multi_vectors(self) -> MultiVectorIndex | None:
-        """Multi-vectors of the rows; None where the version was built without."""
+        """Multi-vectors of the rows; None if the version has none."""
         if "multi_vector" not in self.manifest.parts:
             return None
         return self._of_all(MultiVectorIndex(self.folder / "multi_vectors"))
 
     def lines(self) -> ChunkLines:
-        """Chunks by row, as the JSON that passages are made of."""
+        """Chunks by row, as JSON with the fields of passages."""
         return ChunkLines(self.folder, self.manifest.counts.chunks)
 
     def documents(self) -> Iterator[Document]:
-        """All documents in the order of adding; one in memory at a time."""
+        """All documents in the order in which they were added, one in memory at a time."""
         for row in self._database.all(f"SELECT {_DOCUMENT} FROM documents ORDER BY row"):  # noqa: S608 - a constant
             yield _document(row)
 
@@ -141,7 +182,7 @@ class IndexVersion:
         """The stored document.
 
         Raises:
-            UnknownDocumentError: there is none of this id.
+            UnknownDocumentError: the version has no document with this id.
         """
         row = self._database.one(f"SELECT {_DOCUMENT} FROM documents WHERE id = ?", (document_id,))  # noqa: S608
         if row is None:
@@ -151,7 +192,7 @@ class IndexVersion:
         return _document(row)
 
     def chunks(self) -> Iterator[Chunk]:
-        """All chunks in the order of adding; one in memory at a time."""
+        """All chunks in the order in which they were added, one in memory at a time."""
         with (self.folder / "chunks.jsonl").open("rb") as lines:
             for line in lines:
                 values = orjson.loads(line)
@@ -164,8 +205,12 @@ class IndexVersion:
                     heading_path=tuple(values["heading_path"]),
                 )
 
+    def query(self, sql: str) -> Iterator[tuple[Any, ...]]:
+        """Rows of the documents' database."""
+        return self._database.all(sql)
+
     def vectors_by_content(self) -> ContentVectors:
-        """Vectors of this version by `content_key`, for those who would embed the same text again."""
+        """Embeddings of this version by `content_key`, so that the same text is not embedded again."""
         return ContentVectors(self._database, self.exact.vectors, self.sparse(), self.multi_vectors())
 
     def _of_all(self, part: _PartT) -> _PartT:
@@ -175,14 +220,14 @@ class IndexVersion:
 
 
 class ChunkLines:
-    """The JSON of each row's chunk, memory-mapped, and the order of chunk ids."""
+    """The JSON of each chunk by row, memory-mapped, and the order of chunk ids."""
 
     def __init__(self, folder: Path, count: int) -> None:
         self._starts = np.fromfile(folder / "chunks.i64", "<i8")
         self.order: npt.NDArray[np.int32] = np.fromfile(folder / "chunk_order.i32", "<i4")[:count]
-        """int32[rows]: place of the row's chunk in the order of chunk ids."""
+        """int32[rows]: rank of the row's chunk when chunks are sorted by id."""
         if len(self._starts) != count + 1 or len(self.order) != count:
-            raise DamagedIndexError(f"Version {folder.name} has another number of chunk lines than of chunks.")
+            raise DamagedIndexError(f"Version {folder.name} does not have one line per chunk: publish again.")
         path = folder / "chunks.jsonl"
         self._bytes = np.memmap(path, np.uint8, "r").view(np.ndarray) if count else np.empty(0, np.uint8)
 
@@ -195,14 +240,14 @@ class ChunkLines:
 
 
 class _Database:
-    """Reads `documents.sqlite` of a published version; one connection for single rows, one more per iteration."""
+    """Reads `documents.sqlite`: one connection for single rows, and another for each iteration."""
 
     def __init__(self, path: Path) -> None:
-        # Immutable: no lock, no journal, so it works on read-only volumes and on shared ones.
+        # Immutable: without locks and journal it works on read-only and on shared volumes.
         self._uri = f"{path.absolute().as_uri()}?mode=ro&immutable=1"
         self._lock = threading.Lock()
         self._connection = self._connect()
-        # SQLite opens files at the first statement; from then on removing the file takes nothing away.
+        # SQLite opens the file at the first statement. After that the file may be removed.
         self.one("SELECT row FROM documents LIMIT 1", ())
 
     def _connect(self) -> sqlite3.Connection:
@@ -230,6 +275,17 @@ class _Database:
         with self._lock:
             self._connection.close()
 
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal. Memory stays bounded."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_HASHED_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+_HASHED_BYTES = 1 << 20
 
 _DOCUMENT = "id, source, source_sha256, title, url, metadata, text"
 

@@ -22,7 +22,7 @@ import numpy.typing as npt
 import orjson
 
 from vectorstore.errors import DamagedIndexError, InvalidContentError
-from vectorstore.postings import open_array
+from vectorstore.signals.postings import open_array
 
 Bits = Literal[1, 2, 4, 8]
 """Per number of a vector."""

@@ -22,7 +22,8 @@ from text_analysis import stems
 from text_analysis.stems import UNSTEMMED, language_of
 from text_analysis.terms import IndexAnalyzer
 from vectorstore.errors import DamagedIndexError
-from vectorstore.postings import Floats, Ints, Postings, PostingsWriter
+from vectorstore.signals.dense import Hits, best
+from vectorstore.signals.postings import Floats, Ints, Postings, PostingsWriter
 
 LANGUAGES = ("auto", UNSTEMMED, *stems.LANGUAGES)
 """Values of `LexicalSettings.language`. `auto` is decided by the words of the first texts."""
@@ -40,16 +41,6 @@ class LexicalSettings:
     """How slowly repetitions of a term stop counting."""
     b: float = 0.75
     """How much a long chunk is held against it, 0 … 1."""
-
-
-@dataclass(frozen=True, slots=True)
-class LexicalHits:
-    """The best chunks of one query, best first; equal scores in the order of rows."""
-
-    rows: npt.NDArray[np.int64]
-    """int64[k]: rows of the index version."""
-    scores: npt.NDArray[np.float32]
-    """float32[k]: BM25, above 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,33 +179,9 @@ class LexicalIndex:
         """What no chunk's score for the query can exceed: every term there, again and again, unknown ones included."""
         return self._terms(query).greatest
 
-    def search(self, query: str, *, limit: int, mask: npt.NDArray[np.bool_] | None = None) -> LexicalHits:
+    def search(self, query: str, *, limit: int, mask: npt.NDArray[np.bool_] | None = None) -> Hits:
         """At most `limit` rows that share a term with the query; only those where `mask` (bool[rows]) is true."""
         return best(self.scores(query), limit, mask)
 
     def _terms(self, query: str | Terms) -> Terms:
         return self.analyse(query) if isinstance(query, str) else query
-
-
-def best(
-    scores: npt.NDArray[np.float32],
-    limit: int,
-    mask: npt.NDArray[np.bool_] | None = None,
-    order: npt.NDArray[np.int32] | None = None,
-) -> LexicalHits:
-    """The greatest of float32[rows] that are above 0, and where `mask` (bool[rows]) is true.
-
-    Of equal ones the lowest by `order` (int32[rows]) come first; by default, the earlier rows.
-    """
-    if mask is not None:
-        scores = np.where(mask, scores, np.float32(0))
-    if limit <= 0:
-        return LexicalHits(np.empty(0, np.int64), np.empty(0, np.float32))
-    rows = np.flatnonzero(scores)
-    values = scores[rows]
-    if len(rows) > limit:
-        border = np.partition(values, -limit)[-limit]
-        keep = values >= border
-        rows, values = rows[keep], values[keep]
-    sorted_ = np.lexsort((rows if order is None else order[rows], -values))[:limit]
-    return LexicalHits(rows[sorted_], values[sorted_])

@@ -100,7 +100,7 @@ def test_all_of_it_is_found_in_a_version_that_has_it(tmp_path: Path, versions: t
     before, _ = versions
     found = look(tmp_path, before.name, before.name)
     assert all(dataclasses.asdict(found).values())
-    assert (found.dense, found.chroma, found.multi_vector) == (3, 3, 3)
+    assert (found.dense, found.store, found.multi_vector) == (3, 3, 3)
     assert all(dataclasses.asdict(look(tmp_path, before.name)).values())
 
 
@@ -133,8 +133,8 @@ def in_dense(before: Path, after: Path) -> None:
     shutil.copy(before / "exact" / "metadata.jsonl", after / "exact" / "metadata.jsonl")
 
 
-def in_chroma(_: Path, after: Path) -> None:
-    client = chromadb.PersistentClient(str(after / "chroma"), Settings(anonymized_telemetry=False))
+def in_store(_: Path, after: Path) -> None:
+    client = chromadb.PersistentClient(str(after / "store"), Settings(anonymized_telemetry=False))
     client.get_collection(COLLECTION, embedding_function=None).update(ids=["4"], metadatas=[{"source": GONE}])
     client.close()
 
@@ -158,7 +158,7 @@ def in_sparse(before: Path, after: Path) -> None:
         (in_chunks, {"chunks", "dense", "lexical", "sparse", "multi_vector"}),
         (in_metadata, {"metadata"}),
         (in_dense, {"metadata", "dense"}),
-        (in_chroma, {"chroma"}),
+        (in_store, {"store"}),
         (in_lexical, {"lexical"}),
         (in_sparse, {"sparse"}),
     ],
@@ -173,7 +173,7 @@ def test_what_is_left_in_one_part_is_found_there(
     assert {part for part, count in found.items() if count} == parts
 
 
-@pytest.mark.parametrize("part", ["exact/vectors.f32", "multi_vectors", "chroma"])
+@pytest.mark.parametrize("part", ["exact/vectors.f32", "multi_vectors", "store"])
 def test_rows_that_are_nobodys_are_found(tmp_path: Path, part: str) -> None:
     before = tmp_path / "default" / publish(tmp_path, bits=2)
     after = tmp_path / "default" / publish(tmp_path, [each for each in animals() if each.source != GONE], bits=2)

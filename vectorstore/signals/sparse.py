@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from embedder.wire import SparseVector
 from vectorstore.errors import DamagedIndexError, InvalidContentError
-from vectorstore.postings import Postings, PostingsWriter, open_array
+from vectorstore.signals.postings import Postings, PostingsWriter, open_array
 
 _MAX_TOKEN_ID = 2**24
 """Of any vocabulary; a table of this length is held while building."""

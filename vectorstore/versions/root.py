@@ -1,26 +1,10 @@
-"""Immutable index versions on disk: built out of sight, published atomically, opened by name, pruned on request.
-
-    <root>/<name>/current                 one line: the version that is served
-    <root>/<name>/<version>.calibration.json
-                                          the threshold of refusals, where one was calibrated with the version
-    <root>/<name>/<version>/manifest.json what the version is and what it was made from
-                            documents.sqlite  documents, and the keys of chunks
-                            chunks.jsonl      per chunk the fixed part of `vectorstore.wire.Passage`, in row order
-                            chunks.i64        where each of those lines starts, and the end
-                            chunk_order.i32   per row its place in the order of chunk ids
-                            exact/            vectors and metadata of the rows
-                            chroma/           the same vectors in Chroma
-                            lexical/          BM25
-                            sparse/           learned sparse vectors, where the embedder makes them
-                            multi_vectors/    a vector per token, compressed, where the embedder makes them
-
-A chunk's row is its place in the order of adding, from 0.
-"""
+"""All versions of one index: the pointer to the current one, publishing, opening and pruning."""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import logging
 import os
 import re
 import secrets
@@ -32,36 +16,22 @@ from typing import Any
 
 import orjson
 
-from vectorstore.absence import DeletionReport, remains
-from vectorstore.building import VersionBuilder, sync
-from vectorstore.content import Chunk, ChunkVectors, Document, content_key
-from vectorstore.errors import DamagedIndexError, InvalidContentError, NoIndexError, UnknownVersionError
-from vectorstore.inventory import Holding, holdings
-from vectorstore.lexical import LANGUAGES, LexicalSettings
-from vectorstore.manifest import EmbedderInfo, Manifest
-from vectorstore.multivectors import Bits, EncodedVectors, Quantiser
-from vectorstore.reading import ContentVectors, IndexVersion
+from vectorstore.errors import (
+    DamagedIndexError,
+    InvalidContentError,
+    NoIndexError,
+    StoreFailedError,
+    UnknownVersionError,
+    UnsupportedFormatError,
+)
+from vectorstore.signals.lexical import LexicalSettings
+from vectorstore.signals.multivectors import Bits
+from vectorstore.stores import DEFAULT_STORE, VersionRef, store_type
+from vectorstore.versions.building import LOCK_FILE, VersionBuilder, sync
+from vectorstore.versions.manifest import EmbedderInfo, Manifest, read_manifest
+from vectorstore.versions.reading import IndexVersion
 
-__all__ = [
-    "LANGUAGES",
-    "Bits",
-    "Chunk",
-    "ChunkVectors",
-    "ContentVectors",
-    "DeletionReport",
-    "Document",
-    "EncodedVectors",
-    "Holding",
-    "IndexRoot",
-    "IndexVersion",
-    "LexicalSettings",
-    "Manifest",
-    "Quantiser",
-    "VersionBuilder",
-    "content_key",
-    "holdings",
-    "remains",
-]
+logger = logging.getLogger(__name__)
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _VERSION = re.compile(r"\d{8}T\d{6}-[0-9a-f]{6}")
@@ -71,7 +41,7 @@ _REMOVED = ".removed-"
 
 
 class IndexRoot:
-    """All versions of one index. Nothing is read or made until a method is called."""
+    """All versions of one index. The constructor reads and writes nothing."""
 
     def __init__(self, path: Path, name: str) -> None:
         if not _NAME.fullmatch(name):
@@ -83,10 +53,10 @@ class IndexRoot:
         self.folder = path / name
 
     def current(self) -> str | None:
-        """The version that is served; None where nothing was published.
+        """The version to serve; None if none was published.
 
         Raises:
-            DamagedIndexError: the pointer holds something that is no version's name.
+            DamagedIndexError: the pointer cannot be read, or does not hold the name of a version.
         """
         try:
             text = (self.folder / "current").read_text(encoding="ascii", errors="replace").strip()
@@ -115,10 +85,10 @@ class IndexRoot:
         """A version, or the current one.
 
         Raises:
-            NoIndexError: nothing was published.
+            NoIndexError: no version was published.
             UnknownVersionError: there is no such version.
-            DamagedIndexError: the pointer leads nowhere, or a file of the version is missing or cut off.
-            UnsupportedFormatError: a newer release wrote it.
+            DamagedIndexError: the pointer is wrong, or a file of the version is missing or cut off.
+            UnsupportedFormatError: another release wrote it.
         """
         if version is not None:
             if not _VERSION.fullmatch(version) or not (self.folder / version).is_dir():
@@ -135,20 +105,20 @@ class IndexRoot:
         return self._opened(version)
 
     def set_current(self, version: str) -> None:
-        """Points `current` at a version, atomically: to publish, and to roll back.
+        """Points `current` at a version, atomically. Use it to roll back.
 
         Raises:
             UnknownVersionError: there is no such version.
-            DamagedIndexError, UnsupportedFormatError: it could not be served.
+            DamagedIndexError, UnsupportedFormatError: the version cannot be served.
         """
         with self.open(version), self._locked():
             self._point(version)
 
     def prune(self, keep: int) -> list[str]:
-        """Removes all but the newest `keep` versions and the current one. Readers that have one open keep it.
+        """Removes all but the newest `keep` versions and the current one. Open readers are not disturbed.
 
         Returns:
-            The versions removed, oldest first.
+            The removed versions, oldest first.
 
         """
         if keep < 1:
@@ -157,19 +127,24 @@ class IndexRoot:
             current = self.current()
             removed = [version for version in self.versions()[:-keep] if version != current]
             for version in removed:
-                # A rename first: no reader ever finds half a version.
-                hidden = self.folder / f"{_REMOVED}{version}-{secrets.token_hex(4)}"
-                (self.folder / version).rename(hidden)
-                shutil.rmtree(hidden)
+                folder = self.folder / version
+                build_id = secrets.token_hex(8)
+                # A version that this release cannot read has no store that it could drop.
+                with contextlib.suppress(DamagedIndexError, UnsupportedFormatError):
+                    manifest = read_manifest(folder)
+                    build_id = manifest.build_id
+                    (folder / LOCK_FILE).write_text(manifest.store, encoding="utf-8")
+                # Renamed first, so that no reader finds half a version.
+                self._remove(folder.rename(self.folder / f"{_REMOVED}{build_id}"))
                 self.calibration_file(version).unlink(missing_ok=True)
         return removed
 
     def calibration_file(self, version: str) -> Path:
-        """Where the calibration of refusals is kept that was made with a version: beside it, as it cannot change."""
+        """Path of the calibration of refusals for a version. It lies beside the version, which is immutable."""
         return self.folder / f"{version}.calibration.json"
 
     def calibration(self, version: str) -> dict[str, Any] | None:
-        """What that file holds; None where there is none, or no JSON object in it."""
+        """Content of the calibration file; None if it does not exist or holds no JSON object."""
         try:
             held = orjson.loads(self.calibration_file(version).read_bytes())
         except (OSError, orjson.JSONDecodeError):
@@ -182,35 +157,43 @@ class IndexRoot:
         embedder_fingerprint: str,
         dimension: int,
         settings: Mapping[str, Any],
+        store: str = DEFAULT_STORE,
         lexical: LexicalSettings | None = None,
         sparse: bool = False,
         multi_vector_bits: Bits | None = None,
     ) -> VersionBuilder:
-        """A builder of the next version. Removes what builders that died have left behind.
+        """A builder of the next version. Removes the files of builders that were killed.
 
         Args:
-            embedder_fingerprint: of what makes the vectors.
+            embedder_fingerprint: of the embedder that makes the vectors.
             dimension: of the vectors.
-            settings: remembered in the manifest.
-            lexical: of BM25; English by default.
-            sparse: the version has learned sparse vectors.
-            multi_vector_bits: the version has multi-vectors, kept in so many bits per number; None: it has none.
+            settings: kept in the manifest.
+            store: kind of store to fill, a name of the registry `kserve_rag.stores`.
+            lexical: settings of BM25.
+            sparse: whether the version has learned sparse vectors.
+            multi_vector_bits: bits per number of multi-vectors; None: the version has none.
+
+        Raises:
+            StoreFailedError: the store is not installed, or cannot be created.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         with self._locked():
             self._remove_leftovers()
-            folder = self.folder / f"{_BUILDING}{secrets.token_hex(8)}"
-            folder.mkdir()
-            # Held until the builder ends, however it ends: the kernel drops it with the process.
-            alive = (folder / "lock").open("w")
-            fcntl.flock(alive, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            build_id = secrets.token_hex(8)
+            ref = VersionRef(self.name, build_id, self.folder / f"{_BUILDING}{build_id}")
+            ref.folder.mkdir()
+            # Held until the builder ends. If the process is killed, the kernel releases it.
+            lock = (ref.folder / LOCK_FILE).open("w", encoding="utf-8")
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock.write(store)
+            lock.flush()
         return VersionBuilder(
-            self.name,
-            folder,
-            alive,
+            ref,
+            lock,
             EmbedderInfo(fingerprint=embedder_fingerprint, dimension=dimension),
             dict(settings),
             lexical or LexicalSettings(),
+            store,
             self._publish,
             sparse=sparse,
             multi_vector_bits=multi_vector_bits,
@@ -226,9 +209,22 @@ class IndexRoot:
         for entry in self.folder.iterdir():
             dead = entry.name.startswith(_BUILDING) and not _is_alive(entry)
             if dead or entry.name.startswith(_REMOVED):
-                shutil.rmtree(entry)
+                self._remove(entry)
             elif entry.name.startswith(".current-"):
                 entry.unlink()
+
+    def _remove(self, hidden: Path) -> None:
+        """Removes a hidden folder and the store of its version. If the store fails, the folder stays for next time."""
+        ref = VersionRef(self.name, hidden.name.rpartition("-")[2], hidden)
+        try:
+            # Missing or empty: the builder was killed before it had a store.
+            with contextlib.suppress(FileNotFoundError):
+                if name := (hidden / LOCK_FILE).read_text(encoding="utf-8"):
+                    store_type(name).drop(ref)
+        except StoreFailedError as error:
+            logger.warning("cannot remove %s of index %s yet: %s", hidden.name, self.name, error.message)
+            return
+        shutil.rmtree(hidden)
 
     def _point(self, version: str) -> None:
         temporary = self.folder / f".current-{secrets.token_hex(8)}"
@@ -243,14 +239,14 @@ class IndexRoot:
         try:
             return IndexVersion(self.folder / version)
         except (OSError, ValueError) as error:
-            # Pruned meanwhile, not readable for this user, or a volume that fails.
+            # Pruned meanwhile, not readable for this user, or on a failing volume.
             raise DamagedIndexError(
                 f"Version {version} cannot be read: copy it again completely, or publish again."
             ) from error
 
     def _publish(self, folder: Path, manifest: Manifest, digest: str) -> str:
         with self._locked():
-            # One second apart at least, also when the clock was set back: names sort by creation.
+            # Names sort by creation: they are a second apart, even if the clock was set back.
             time = datetime.now(timezone.utc).replace(microsecond=0)
             for latest in self.versions()[-1:]:
                 after = datetime.strptime(latest.split("-")[0], _TIME).replace(tzinfo=timezone.utc)
@@ -258,7 +254,7 @@ class IndexRoot:
             manifest.version = f"{time.strftime(_TIME)}-{digest[:6]}"
             (folder / "manifest.json").write_bytes(orjson.dumps(manifest.model_dump(mode="json")))
             sync(folder / "manifest.json")
-            (folder / "lock").unlink()
+            (folder / LOCK_FILE).unlink()
             sync(folder)
             folder.rename(self.folder / manifest.version)
             sync(self.folder)
@@ -268,7 +264,7 @@ class IndexRoot:
 
 def _is_alive(folder: Path) -> bool:
     try:
-        with (folder / "lock").open("r") as lock:
+        with (folder / LOCK_FILE).open("r") as lock:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except FileNotFoundError:
         return False

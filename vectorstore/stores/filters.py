@@ -1,4 +1,4 @@
-"""Metadata filters: Chroma's `where` language, checked before any store sees it, and evaluated here too.
+"""Metadata filters in Chroma's `where` language: checked before a store sees them, and evaluated.
 
 Source of the language and its semantics: https://docs.trychroma.com/docs/querying-collections/metadata-filtering
 """
@@ -33,13 +33,16 @@ _LOGICAL = ("$and", "$or")
 
 
 def check(where: Any, known: Collection[str] | None, path: str = "filters") -> Where | None:
-    """The filter as stores take it: every field under one operator, one field or logical operator per level.
+    """The filter in the form that stores take: one field or logical operator per level, one operator per field.
 
-    `known` are the metadata fields of the index; None takes every name. An empty filter gives None: all is let through.
+    Args:
+        where: as a client sent it; an empty filter gives None, which lets everything through.
+        known: metadata fields of the index; None accepts every field.
+        path: of the filter in the request, for messages.
 
     Raises:
-        InvalidFilterError: an unknown operator or field, or a value that the operator cannot take; its `field` is the
-            path to the offending part, such as `filters.$and[1].year`, beginning with `path`.
+        InvalidFilterError: an unknown operator or field, or a value that the operator does not accept. Its `field` is
+            the path of the offending part, such as `filters.$and[1].year`.
     """
     if where is None or where == {}:
         return None
@@ -50,8 +53,8 @@ def check(where: Any, known: Collection[str] | None, path: str = "filters") -> W
 def matches(where: Where | None, metadata: Mapping[str, FieldValue]) -> bool:
     """Whether a checked filter lets this metadata through.
 
-    Comparison is within a kind, as in Chroma: text, number or truth value. A field that is absent, or of another kind,
-    fails every operator except `$ne` and `$nin`.
+    Values compare only with values of their kind: text, number or truth value. A field that is missing or of another
+    kind passes `$ne` and `$nin` and fails all other operators. Chroma does the same.
     """
     if where is None:
         return True
@@ -71,17 +74,6 @@ def matches(where: Where | None, metadata: Mapping[str, FieldValue]) -> bool:
     if operator == "$nin":
         return not any(_same(have, value) for value in want)
     return _kind(have) == "number" and _ORDERED[operator](have, want)
-
-
-def has_fractions(where: Any) -> bool:
-    """Whether a checked filter compares with a float.
-
-    Chroma takes 2021.5 for 2021 where a document has a whole number: it would leave out what is below 2021.5, or is
-    another number. A list of both kinds it refuses.
-    """
-    if isinstance(where, dict):
-        return any(has_fractions(part) for part in where.values())
-    return any(has_fractions(part) for part in where) if isinstance(where, list) else isinstance(where, float)
 
 
 def _check(where: Any, known: Collection[str] | None, path: str, depth: int, budget: list[int]) -> Where:
@@ -106,7 +98,7 @@ def _check_part(
         if not isinstance(value, list) or not value:
             raise InvalidFilterError(f"{here} is {_show(value)}: send a list of filters.", field=here)
         parts = [_check(part, known, f"{here}[{i}]", depth + 1, budget) for i, part in enumerate(value)]
-        # Chroma takes logical operators over two parts or more.
+        # Chroma requires two parts or more.
         return parts[0] if len(parts) == 1 else {name: parts}
     if name.startswith("$"):
         raise InvalidFilterError(

@@ -1,7 +1,7 @@
-"""Inverted lists on disk: key → the rows that have it, with weights. Built in bounded memory, memory-mapped to read.
+"""Inverted lists on disk: key → its rows with weights. Built in bounded memory, memory-mapped for reading.
 
-A folder holds `starts.i64` (where each key's list starts, and the end), `rows.i32` and `weights.f32`; within a list,
-rows ascend.
+A folder holds `starts.i64` (the start of each key's list, and the end), `rows.i32` and `weights.f32`. Rows ascend
+within a list.
 """
 
 from __future__ import annotations
@@ -15,9 +15,6 @@ import numpy.typing as npt
 
 from vectorstore.errors import DamagedIndexError
 
-_BLOCK = 1_000_000
-"""Postings sorted at a time while building: about 50 MB."""
-
 _POSTING = np.dtype([("key", "<i4"), ("row", "<i4"), ("value", "<f4")])
 
 Ints = npt.NDArray[np.signedinteger]
@@ -25,7 +22,7 @@ Floats = npt.NDArray[np.floating]
 
 
 class PostingsWriter:
-    """Streams postings to disk, row after row, and turns them round at the end."""
+    """Streams postings to disk row by row, and inverts them at the end."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -42,13 +39,20 @@ class PostingsWriter:
         self._file.write(postings.tobytes())
         self.rows += 1
 
-    def finish(self, keys: int, weigh: Callable[[Ints], Callable[[Ints, Ints, Floats], Floats]] | None = None) -> None:
-        """Writes the lists of keys 0 … `keys` - 1 and removes what was temporary.
+    def finish(
+        self,
+        keys: int,
+        weigh: Callable[[Ints], Callable[[Ints, Ints, Floats], Floats]] | None = None,
+        *,
+        block: int = 1_000_000,
+    ) -> None:
+        """Writes the lists of the keys 0 … `keys` - 1 and removes the temporary file.
 
         Args:
-            keys: how many there are.
-            weigh: of the number of rows that have each key, int64[keys], makes what turns the keys, rows and values of
-                postings into their weights. None: the values are the weights.
+            keys: number of keys.
+            weigh: given the number of rows with each key, int64[keys], returns a function from keys, rows and values of
+                postings to their weights. None: the values are the weights.
+            block: postings to sort at a time; a million take about 50 MB.
 
         """
         self.close()
@@ -56,8 +60,8 @@ class PostingsWriter:
         count = source.stat().st_size // _POSTING.itemsize
         postings = np.memmap(source, _POSTING, "r", shape=(count,)) if count else np.empty(0, _POSTING)
         frequencies = np.zeros(keys, np.int64)
-        for start in range(0, count, _BLOCK):
-            frequencies += np.bincount(postings[start : start + _BLOCK]["key"], minlength=keys)
+        for start in range(0, count, block):
+            frequencies += np.bincount(postings[start : start + block]["key"], minlength=keys)
         starts = np.zeros(keys + 1, "<i8")
         np.cumsum(frequencies, out=starts[1:])
         weight_of = weigh(frequencies) if weigh is not None else None
@@ -66,17 +70,15 @@ class PostingsWriter:
             _create(self._folder / "weights.f32", "<f4", count),
         )
         free = starts[:-1].copy()
-        for start in range(0, count, _BLOCK):
-            block = np.asarray(postings[start : start + _BLOCK])
-            # Stable: within a key, rows stay ascending, block after block.
-            block = block[np.argsort(block["key"], kind="stable")]
-            present, first, repeats = np.unique(block["key"], return_index=True, return_counts=True)
-            places = free[block["key"]] + np.arange(len(block)) - np.repeat(first, repeats)
+        for start in range(0, count, block):
+            part = np.asarray(postings[start : start + block])
+            # Stable: rows stay ascending within each key.
+            part = part[np.argsort(part["key"], kind="stable")]
+            present, first, repeats = np.unique(part["key"], return_index=True, return_counts=True)
+            places = free[part["key"]] + np.arange(len(part)) - np.repeat(first, repeats)
             free[present] += repeats
-            rows[places] = block["row"]
-            weights[places] = (
-                block["value"] if weight_of is None else weight_of(block["key"], block["row"], block["value"])
-            )
+            rows[places] = part["row"]
+            weights[places] = part["value"] if weight_of is None else weight_of(part["key"], part["row"], part["value"])
         for array in (rows, weights):
             if isinstance(array, np.memmap):
                 array.flush()
@@ -89,10 +91,10 @@ class PostingsWriter:
 
 
 class Postings:
-    """Reads what `PostingsWriter` wrote. Thread-safe; works on read-only volumes."""
+    """Reads the files of `PostingsWriter`. Thread-safe; works on read-only volumes."""
 
     def __init__(self, folder: Path) -> None:
-        """Raises OSError or ValueError where a file cannot be read, DamagedIndexError where they contradict."""
+        """Raises OSError or ValueError if a file cannot be read, DamagedIndexError if the files disagree."""
         self._starts = np.fromfile(folder / "starts.i64", "<i8")
         self._rows = open_array(folder / "rows.i32", "<i4")
         self._weights = open_array(folder / "weights.f32", "<f4")
@@ -100,22 +102,22 @@ class Postings:
             raise DamagedIndexError("Inverted lists of the index are incomplete: publish again.")
 
     def __len__(self) -> int:
-        """Keys."""
+        """Number of keys."""
         return len(self._starts) - 1
 
     def frequency(self, key: int) -> int:
-        """Rows that have the key."""
+        """Number of rows with the key."""
         return int(self._starts[key + 1] - self._starts[key])
 
     def add_to(self, scores: npt.NDArray[np.float32], key: int, factor: float) -> None:
         """Adds the key's weights, times `factor`, to float32[rows]."""
         span = slice(self._starts[key], self._starts[key + 1])
         weights = self._weights[span]
-        # Not `scores[rows] += weights`, which reads, adds and writes in three passes and takes twice as long.
+        # `scores[rows] += weights` takes twice as long: it reads, adds and writes in three passes.
         np.add.at(scores, self._rows[span], weights if factor == 1 else weights * np.float32(factor))
 
     def weight(self, key: int, row: int) -> float | None:
-        """Of the key in the row; None where the row does not have it."""
+        """Weight of the key in the row; None if the row does not have the key."""
         first, end = int(self._starts[key]), int(self._starts[key + 1])
         place = first + int(np.searchsorted(self._rows[first:end], row))
         return float(self._weights[place]) if place < end and self._rows[place] == row else None
@@ -129,6 +131,6 @@ def _create(path: Path, dtype: str, count: int) -> npt.NDArray[Any]:
 
 
 def open_array(path: Path, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
-    """A file of numbers, memory-mapped, read-only."""
+    """A file of numbers as a read-only memory map."""
     # A plain view: slicing an np.memmap object costs several times as much.
     return np.asarray(np.memmap(path, dtype, "r")).view(np.ndarray) if path.stat().st_size else np.empty(0, dtype)

@@ -1,4 +1,4 @@
-"""What an index holds: documents, the chunks quoted from them, and the rules both keep."""
+"""Documents and the chunks quoted from them, and the checks that both pass before they are stored."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from embedder.wire import SparseVector
 from vectorstore.errors import InvalidContentError
-from vectorstore.filters import MAX_INT, FieldValue
-from vectorstore.multivectors import EncodedVectors
+from vectorstore.signals.multivectors import EncodedVectors
+from vectorstore.stores.filters import MAX_INT, FieldValue
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,9 +24,9 @@ class Document:
     title: str
     url: str | None
     source: str
-    """Path relative to the root that was read, or the file's name."""
+    """Path of its file, relative to the ingested folder."""
     source_sha256: str
-    """Of the bytes of the source; the same for every document of one source."""
+    """SHA-256 of the bytes of the source; equal for all documents of one source."""
     metadata: dict[str, FieldValue] = field(default_factory=dict)
 
 
@@ -41,27 +41,27 @@ class Chunk:
     end: int
     heading_path: tuple[str, ...] = ()
     embedding_text: str | None = None
-    """What the vector was made from, where that is more than `text`; not stored, only its content key is."""
+    """Text that the vector was made from, if it differs from `text`. Only its content key is stored."""
 
 
 @dataclass(frozen=True, slots=True)
 class ChunkVectors:
-    """What an embedder makes of a chunk."""
+    """The embeddings of a chunk."""
 
     dense: npt.NDArray[np.float32]
     """float32[dim]"""
     sparse: SparseVector | None = None
     multi_vectors: npt.NDArray[np.float32] | EncodedVectors | None = None
-    """float32[tokens, dim], rows L2-normalised, or as a version has stored them."""
+    """float32[tokens, dim], rows L2-normalised, or their encoding in a version."""
 
 
 def content_key(embedder_fingerprint: str, text: str) -> str:
-    """Identity of an embedding: 64 hexadecimal digits over the embedder and the text it embeds."""
+    """Key of an embedding: SHA-256 over the embedder and the embedded text, in hexadecimal."""
     return hashlib.sha256(embedder_fingerprint.encode() + b"\0" + text.encode()).hexdigest()
 
 
 def check_document(document: Document) -> None:
-    """Raises InvalidContentError where the document cannot be stored as it is."""
+    """Raises InvalidContentError if the document cannot be stored."""
     if not document.id or not document.source:
         raise InvalidContentError("A document needs an id and a source.", field="document.id")
     for name in ("id", "text", "title", "url", "source", "source_sha256"):
@@ -90,7 +90,7 @@ def check_document(document: Document) -> None:
 
 
 def check_chunk(chunk: Chunk, document: Document) -> None:
-    """Raises InvalidContentError where the chunk is not the span of the document that it says."""
+    """Raises InvalidContentError if the chunk does not quote its span of the document, or cannot be stored."""
     if chunk.document_id != document.id:
         raise InvalidContentError(
             f"Chunk {chunk.id!r} names document {chunk.document_id!r}, not {document.id!r}.", field="chunk.document_id"
@@ -99,7 +99,8 @@ def check_chunk(chunk: Chunk, document: Document) -> None:
         raise InvalidContentError(f"A chunk of document {document.id!r} has no id.", field="chunk.id")
     if not 0 <= chunk.start < chunk.end or document.text[chunk.start : chunk.end] != chunk.text:
         raise InvalidContentError(
-            f"Chunk {chunk.id!r} is not what characters {chunk.start} to {chunk.end} of document {document.id!r} say.",
+            f"The text of chunk {chunk.id!r} is not the text of document {document.id!r} from character {chunk.start} "
+            f"to {chunk.end}: chunks quote their document.",
             field="chunk.start",
         )
     for name, text in (

@@ -1,7 +1,7 @@
-"""An index version loaded for serving: the candidates of a query, with every signal's exact value and their score.
+"""An index version that is loaded for searches: finds the candidates of a query and scores them.
 
-Stages: each first-stage signal (the vectors; BM25) gives its best rows; their union are the candidates; every one of
-them gets the value of every signal; the score is the weighted mean.
+Each first-stage signal (vectors, BM25, learned sparse) finds its best rows. Their union are the candidates. Each
+candidate gets the exact value of every signal, and the weighted mean of them as its score.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import logging
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,48 +19,49 @@ import orjson
 
 from chassis.context import CallContext
 from chassis.errors import DeadlineExceededError
+from chassis.settings import SettingError
 from embedder.wire import SparseVector
-from vectorstore.batching import MicroBatcher
-from vectorstore.errors import StoreFailedError
-from vectorstore.filters import Where, has_fractions
-from vectorstore.lexical import Terms, best
-from vectorstore.scoring import Scores, Weights, weighted
-from vectorstore.stores import Hits, Store, Vectors, cosines
+from vectorstore.errors import StoreFailedError, UnsupportedFilterError
+from vectorstore.search.batching import MicroBatcher
+from vectorstore.search.scoring import Scores, Weights, weighted
+from vectorstore.signals.dense import NO_HITS, Hits, Vectors, best, cosines
+from vectorstore.signals.lexical import Terms
+from vectorstore.stores import AUTO, Store
+from vectorstore.stores.exact import VectorTable
+from vectorstore.stores.filters import Where
 from vectorstore.versions import Document, IndexVersion
 from vectorstore.wire import CutReason, Mode, Signal
 
-logger = logging.getLogger("vectorstore.index")
-
-StoreName = Literal["auto", "exact", "chroma"]
+logger = logging.getLogger(__name__)
 
 _EXACT_NUMBERS = 20_000_000
-"""`auto` compares with every vector up to this many float32 in the index, and asks Chroma beyond: 52,000 chunks of 384
-dimensions. Below, the comparison is exact and takes no longer (measured: docs/decisions)."""
+"""Up to this many float32 in the index (52,000 chunks of 384 dimensions), `auto` compares with every vector. This is
+exact and not slower than a store (measured: docs/decisions/0005)."""
 
 _FILTERED_NUMBERS = 10_000_000
 """With a filter, `auto` compares with every vector that passes it, up to this many float32."""
 
 _SPARE = 1.5
-"""How many more neighbours Chroma is asked for than would do if the filter let the same share of all through."""
+"""Factor on the number of neighbours that a store is asked for when the filter is applied afterwards."""
 
 _INLINE_NUMBERS = 2_000_000
-"""Up to this many float32 compared, a search takes less time than handing it to a thread and back."""
+"""Up to this many float32 compared, a search takes less time than a switch of threads."""
 
 _INLINE_CHARS = 20_000
-"""The same of the characters of the queries, which are stemmed: about ten milliseconds per thousand words."""
+"""Up to this many characters of queries, a search runs in the event loop. Stemming takes 10 ms per 1,000 words."""
 
 _MAX_BATCH = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """What is searched for."""
+    """A query in the form that an index takes."""
 
     text: str
     num_docs: int
     where: Where | None = None
     vector: Vectors = field(default_factory=lambda: np.empty(0, np.float32))
-    """float32[dim], L2-normalised; none until the embedder has answered."""
+    """float32[dim], L2-normalised; empty until the embedder has answered."""
     sparse: SparseVector | None = None
     multi_vectors: Vectors | None = None
     """float32[tokens, dim], rows L2-normalised."""
@@ -73,27 +74,27 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Ranked:
-    """The candidates of one query in one index, best first; equal scores in the order of chunk ids."""
+    """The candidates of a query in one index, best first; equal scores in the order of chunk ids."""
 
     index: LoadedIndex
     rows: npt.NDArray[np.int64]
     scores: Scores
     weights: Mapping[Signal, float]
     signals: Mapping[Signal, npt.NDArray[np.floating[Any]]]
-    """Signal → its value for each candidate; `dense` and `lexical` always."""
+    """Signal → its value for each candidate. Always has `dense` and `lexical`."""
     terms: Terms
     left_out: tuple[tuple[int, CutReason], ...] = ()
-    """Rows that were looked at and are no candidates; only where the query asks to explain."""
+    """Rows that were found and are not candidates. Only if the query asks for an explanation."""
 
 
 class LoadedIndex:
-    """Everything that a search needs, in memory or mapped. Close it when its last search has ended."""
+    """An open index version with all its signals. Thread-safe. Close it after its last search."""
 
     def __init__(
         self,
         version: IndexVersion,
         *,
-        store: StoreName,
+        store: str,
         candidates: int,
         rescore: int = 32,
         weights: Weights | None = None,
@@ -105,7 +106,7 @@ class LoadedIndex:
         """Content of the version's calibration file. It may appear or change while the version is served."""
         self.weights = weights or Weights()
         self.parts: Sequence[Signal] = version.manifest.parts
-        """Signals that the version can be searched by."""
+        """Signals that the version has."""
         self._weights_of: dict[Mode, Mapping[Signal, float]] = {}
         self._rescore = rescore
         self._candidates = candidates
@@ -116,26 +117,21 @@ class LoadedIndex:
         self._multi_vectors = version.multi_vectors()
         self._lines = version.lines()
         self._order = self._lines.order
-        self._store: Store = self._choose(store)
-        self._may_choose = store == "auto"
-        # Chroma reads its files at the first search: now, while nobody waits and before they could be pruned.
-        try:
-            self._store.search(self._vectors[:1], limit=1)
-        except StoreFailedError:
-            self._store.close()
-            raise
+        self._filters_in_store = store != AUTO
+        self._store = self._open_store(store)
+        """None: every vector is compared."""
         self.tail = orjson.dumps({"collection": self.collection, "index_version": self.name})[1:]
         """End of the JSON of every passage."""
-        self._gatherer = MicroBatcher(self.rank_now, max_items=_MAX_BATCH, name=f"search-{version.name}")
+        self._batcher = MicroBatcher(self.rank_now, max_items=_MAX_BATCH, name=f"search-{version.name}")
 
     @property
     def fingerprint(self) -> str:
-        """Of the embedder that made the vectors."""
+        """Fingerprint of the embedder that made the vectors."""
         return self.version.manifest.embedder.fingerprint
 
     @property
     def dimension(self) -> int:
-        """Of the vectors."""
+        """Dimension of the vectors."""
         return self.version.manifest.embedder.dimension
 
     @property
@@ -156,43 +152,43 @@ class LoadedIndex:
         return self.version.document(document_id)
 
     def needs(self, mode: Mode) -> Collection[Signal]:
-        """Signals that a query in this mode is searched by.
+        """Signals that a query in this mode needs.
 
         Raises:
-            MissingPartError: one that the index was built without.
+            MissingPartError: the index does not have one of them.
         """
         return self._weights(mode)
 
     def is_quick(self, queries: int) -> bool:
-        """Whether so many queries are searched in less time than it takes to hand them to a thread."""
+        """Whether a search for this many queries takes less time than a switch of threads."""
         few = self._vectors.size * queries <= _INLINE_NUMBERS
-        return few and self._store is self._exact and self._multi_vectors is None
+        return few and self._store is None and self._multi_vectors is None
 
     async def rank(self, queries: Sequence[Query], ctx: CallContext) -> list[Ranked]:
-        """The candidates of each query, in their order.
+        """The candidates of each query, in the order of the queries.
 
         Raises:
-            DeadlineExceededError: they were not found in time.
+            DeadlineExceededError: the search did not end in time.
         """
         left_s = ctx.check("the index was searched")
         if self.is_quick(len(queries)) and sum(len(query.text) for query in queries) <= _INLINE_CHARS:
             return self.rank_now(queries)
         try:
-            return await asyncio.wait_for(self._gatherer.submit(queries), left_s)
+            return await asyncio.wait_for(self._batcher.submit(queries), left_s)
         except asyncio.TimeoutError as error:
             raise DeadlineExceededError("The index was not searched within the request's deadline.") from error
 
     def rank_now(self, queries: Sequence[Query]) -> list[Ranked]:
-        """As `rank`, in the calling thread."""
+        """Like `rank`, in the calling thread and without a deadline."""
         weights = [self._weights(query.mode) for query in queries]
         nearest = self._nearest([query for query, of in zip(queries, weights, strict=True) if "dense" in of])
         return [
-            self._rank(query, of, next(nearest) if "dense" in of else _NO_HITS)
+            self._rank(query, of, next(nearest) if "dense" in of else NO_HITS)
             for query, of in zip(queries, weights, strict=True)
         ]
 
     def line(self, row: int) -> bytes:
-        """The fixed part of the row's passage: a JSON object."""
+        """JSON object with the fields of the row's passage that do not depend on the query."""
         return self._lines[row]
 
     def vectors(self, rows: npt.NDArray[np.int64]) -> Vectors:
@@ -203,27 +199,33 @@ class LoadedIndex:
         """Terms of the query that the row has → their BM25 scores."""
         return self._lexical.matched(terms, row)
 
-    def health(self) -> None:
-        """Returns if the store can answer, raises `StoreFailedError` otherwise."""
-        self._store.health()
-
     def close(self) -> None:
-        """Frees files, memory and the thread."""
-        self._gatherer.close()
-        if self._store is not self._exact:
+        """Releases files, memory and the thread."""
+        self._batcher.close()
+        if self._store is not None:
             self._store.close()
         self.version.close()
 
-    def _choose(self, name: StoreName) -> Store:
-        if name == "exact" or (name == "auto" and self._vectors.size <= _EXACT_NUMBERS):
-            return self._exact
+    def _open_store(self, name: str) -> Store | None:
+        if name == AUTO and self._vectors.size <= _EXACT_NUMBERS:
+            return None
         try:
-            return self.version.chroma()
-        except StoreFailedError as error:
-            if name == "chroma":
+            store = self.version.open_store(None if name == AUTO else name)
+            if isinstance(store, VectorTable):  # the vectors that the version has open already
+                store.close()
+                return None
+            try:
+                # Some stores read their files at the first search: now, before they could be pruned.
+                store.search(self._vectors[:1], limit=1, where=None, mask=None)
+            except StoreFailedError:
+                store.close()
                 raise
-            logger.warning("searching every vector of %s instead: %s", self.name, error.message)
-            return self._exact
+        except (StoreFailedError, SettingError) as error:
+            if name != AUTO:
+                raise
+            logger.warning("comparing with every vector of %s, because its store failed: %s", self.name, error)
+            return None
+        return store
 
     def _nearest(self, queries: Sequence[Query]) -> Iterator[Hits]:
         """Each query's nearest rows with their exact cosines: one store call for each filter."""
@@ -239,22 +241,21 @@ class LoadedIndex:
             hits.update(zip(numbers, found, strict=True))
         for number, query in enumerate(queries):
             depth = self._depth(query)
-            rows, similarities = hits[number].rows[:depth], hits[number].similarities[:depth]
-            if self._store is not self._exact:
+            rows, similarities = hits[number].rows[:depth], hits[number].scores[:depth]
+            if self._store is not None:
+                # What a store returns is checked with the version's own metadata and vectors.
                 if query.where is not None:
-                    # Chroma compares 2021.5 as 2021 with whole numbers.
                     rows = rows[self._exact.fields.mask(query.where)[rows]]
                 similarities = cosines(self._vectors[rows], query.vector)
             yield Hits(rows, similarities)
 
     def _search(self, vectors: Vectors, limit: int, where: Where | None) -> list[Hits]:
-        """The nearest rows of each query; with a filter, in the way that takes least time."""
-        trusted = not self._may_choose and not has_fractions(where)
-        if where is None or trusted or self._store is self._exact:
+        """The nearest rows of each query; with a filter, in the fastest way."""
+        if where is None or self._store is None or self._filters_in_store:
             return self._ask_store(vectors, limit, where)
         mask = self._exact.fields.mask(where)
         passing = int(mask.sum())
-        # Chroma takes thirty times as long with a filter as without: it is asked for more, and the rest taken out here.
+        # Chroma takes 30 times as long with a filter. So the store is asked for more rows, and they are filtered here.
         if passing * self.dimension > _FILTERED_NUMBERS:
             asked = math.ceil(limit * len(mask) / passing * _SPARE)
             found = [_masked(hits, mask) for hits in self._ask_store(vectors, asked, None)]
@@ -263,14 +264,16 @@ class LoadedIndex:
         return self._exact.search(vectors, limit=limit, where=where)
 
     def _ask_store(self, vectors: Vectors, limit: int, where: Where | None) -> list[Hits]:
-        try:
-            return self._store.search(vectors, limit=limit, where=where)
-        except StoreFailedError:
-            # Chroma opens its database again when it likes, also that of a version which was pruned under its last
-            # requests. The exact vectors are mapped: they stay.
-            if self.version.folder.exists():
-                raise
-            return self._exact.search(vectors, limit=limit, where=where)
+        if self._store is not None:
+            try:
+                return self._store.search(vectors, limit=limit, where=where, mask=None)
+            except UnsupportedFilterError:
+                pass
+            except StoreFailedError:
+                # A version that was pruned under its last requests has lost its store, but its vectors are mapped.
+                if self.version.folder.exists():
+                    raise
+        return self._exact.search(vectors, limit=limit, where=where)
 
     def _depth(self, query: Query) -> int:
         return max(self._candidates, query.num_docs)
@@ -289,7 +292,7 @@ class LoadedIndex:
             found.append(best(sparse_scores, depth, mask, self._order).rows)
         new = np.ones(len(self), np.bool_)
         new[nearest.rows] = False
-        rows, similarities = nearest.rows, nearest.similarities
+        rows, similarities = nearest.rows, nearest.scores
         for other in found:
             fresh = other[new[other]]
             new[fresh] = False
@@ -329,8 +332,8 @@ class LoadedIndex:
         )
 
     def _filtered(self, query: Query, mask: npt.NDArray[np.bool_], scores: npt.NDArray[np.float32]) -> list[int]:
-        """Rows that the same search by vectors and words would have seen without its filter."""
-        (near,) = self._store.search(query.vector[None], limit=self._depth(query))
+        """Rows that the same search by vectors and words finds without its filter, and the filter excludes."""
+        (near,) = self._ask_store(query.vector[None], self._depth(query), None)
         seen = np.union1d(near.rows, best(scores, self._depth(query)).rows)
         return [int(row) for row in seen[~mask[seen]]]
 
@@ -343,8 +346,7 @@ class LoadedIndex:
 
 def _masked(hits: Hits, mask: npt.NDArray[np.bool_]) -> Hits:
     kept = mask[hits.rows]
-    return Hits(hits.rows[kept], hits.similarities[kept])
+    return Hits(hits.rows[kept], hits.scores[kept])
 
 
 _CALIBRATED_FOR = ("index_version", "embedder")
-_NO_HITS = Hits(np.empty(0, np.int64), np.empty(0, np.float32))

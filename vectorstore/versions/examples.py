@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from vectorstore.content import Chunk, Document
+from vectorstore.versions.content import Chunk, Document
 
 MAX_EXAMPLES = 8
 MAX_CHARS = 120

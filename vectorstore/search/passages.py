@@ -1,4 +1,4 @@
-"""Ranked candidates to passages: merged over collections, cut, made diverse, joined with their neighbours, as JSON."""
+"""From ranked candidates to passages as JSON: merges collections, cuts, diversifies, joins neighbours."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from typing import Any
 import numpy as np
 import orjson
 
-from vectorstore.index import LoadedIndex, Query, Ranked
+from vectorstore.search.index import LoadedIndex, Query, Ranked
 from vectorstore.wire import Cut, CutReason, Evidence, Explanation
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """What one query found, best first."""
+class QueryResult:
+    """Passages of one query, best first."""
 
     passages: list[bytes]
-    """Each the JSON of a `wire.Passage`."""
+    """The JSON of a `wire.Passage` each."""
     index_versions: Mapping[str, str]
-    """Collection → version, in the order asked."""
+    """Collection → version, in the order of the query."""
     cut: list[Cut] = field(default_factory=list)
     query_tokens: int = 0
     query_truncated: bool = False
     timings_ms: Mapping[str, float] = field(default_factory=dict)
     calibration: Mapping[str, Any] | None = None
-    """That of the first collection, if it was made with the version and embedder that answered."""
+    """Calibration of refusals for the first collection; see `wire.Prediction`."""
 
     def json(self) -> bytes:
         """The JSON of a `wire.Prediction`."""
@@ -43,7 +43,7 @@ class Found:
         return b'{"passages":[%b],%b' % (b",".join(self.passages), orjson.dumps(rest)[1:])
 
     def texts(self) -> list[str]:
-        """The texts of the passages alone."""
+        """Only the texts of the passages."""
         return [orjson.loads(passage)["text"] for passage in self.passages]
 
 
@@ -51,10 +51,10 @@ class Found:
 class _Candidate:
     ranked: Ranked
     place: int
-    """In `ranked`."""
+    """Its index in the arrays of `ranked`."""
     score: float
     document_id: str = ""
-    """With `start` and `end`: what the passage spans; known where neighbours are joined."""
+    """This, `start` and `end` are the span of the passage. Set only if neighbours are joined."""
     start: int = 0
     end: int = 0
 
@@ -67,37 +67,42 @@ class _Candidate:
         return int(self.ranked.rows[self.place])
 
 
-def answer(query: Query, ranked: Sequence[Ranked]) -> Found:
-    """The passages of one query over the candidates of one or several collections. Reads the indexes' files.
+def select_passages(query: Query, ranked: Sequence[Ranked]) -> tuple[list[bytes], list[Cut]]:
+    """Passages of a query as JSON, and the candidates that it cut if it asks to explain. Reads files of the indexes.
 
-    Highest score first; of equal scores, the earlier collection, then the order of chunk ids. `diversity` decides
-    which candidates become passages, never the order in which they are told.
+    Highest score first; of equal scores the earlier collection first, then the order of chunk ids. `diversity` decides
+    which candidates become passages, but not their order.
+
+    Args:
+        query: the query.
+        ranked: its candidates in each collection.
+
     """
-    found = Found([], {one.index.collection: one.index.name for one in ranked})
-    # The best alone will do where nothing but the score decides.
+    # If only the score decides, the best candidates are enough.
     best = None if query.explain or query.diversity or query.neighbours else query.num_docs
-    everyone = [
+    candidates = [
         _Candidate(one, place, score) for one in ranked for place, score in enumerate(one.scores[:best].tolist())
     ]
     if len(ranked) > 1:
-        everyone.sort(key=lambda candidate: -candidate.score)  # stable
-    enough = len(everyone)
+        candidates.sort(key=lambda candidate: -candidate.score)  # stable
+    enough = len(candidates)
     if query.min_score is not None:
-        enough = bisect.bisect_right(everyone, -query.min_score, key=lambda candidate: -candidate.score)
-    cut: list[tuple[_Candidate, CutReason]] = [(candidate, "min_score") for candidate in everyone[enough:]]
-    chosen = _choose(query, everyone[:enough], cut)
-    found.passages.extend(_passage(query, candidate) for candidate in chosen)
-    if query.explain:
-        cut.sort(key=lambda item: -item[0].score)
-        found.cut.extend(_cut(item.index, item.row, item.score, reason) for item, reason in cut)
-        found.cut.extend(_cut(one.index, row, None, reason) for one in ranked for row, reason in one.left_out)
-    return found
+        enough = bisect.bisect_right(candidates, -query.min_score, key=lambda candidate: -candidate.score)
+    cut: list[tuple[_Candidate, CutReason]] = [(candidate, "min_score") for candidate in candidates[enough:]]
+    chosen = _choose(query, candidates[:enough], cut)
+    passages = [_passage(query, candidate) for candidate in chosen]
+    if not query.explain:
+        return passages, []
+    cut.sort(key=lambda item: -item[0].score)
+    explained = [_cut(item.index, item.row, item.score, reason) for item, reason in cut]
+    explained.extend(_cut(one.index, row, None, reason) for one in ranked for row, reason in one.left_out)
+    return passages, explained
 
 
 def _choose(
     query: Query, candidates: Sequence[_Candidate], cut: list[tuple[_Candidate, CutReason]]
 ) -> list[_Candidate]:
-    """At most `num_docs` of the candidates, best first; appends what it leaves out."""
+    """At most `num_docs` of the candidates, best first. Appends the others to `cut`."""
     order = _most_different(candidates, query.diversity) if query.diversity > 0 else iter(range(len(candidates)))
     chosen: dict[int, _Candidate] = {}
     merged: set[int] = set()
@@ -109,7 +114,7 @@ def _choose(
             _widen(candidate, query.neighbours)
             overlapping = [other for other, one in chosen.items() if _overlap(one, candidate)]
             if overlapping:
-                # Into the best of all that touch: what joins two passages makes them one.
+                # All that overlap become one passage, at the place of the best.
                 group = sorted([*overlapping, number])
                 for other in group:
                     chosen.pop(other, None)
@@ -131,7 +136,7 @@ def _choose(
 
 
 def _most_different(candidates: Sequence[_Candidate], diversity: float) -> Iterator[int]:
-    """Candidates in the order in which maximal marginal relevance takes them.
+    """Numbers of the candidates in the order of maximal marginal relevance.
 
     Source: Carbonell and Goldstein, "The Use of MMR, Diversity-Based Reranking for Reordering Documents and Producing
     Summaries" (SIGIR 1998), with lambda = 1 - diversity, relevance the score, similarity the cosine of vectors.
@@ -142,7 +147,7 @@ def _most_different(candidates: Sequence[_Candidate], diversity: float) -> Itera
     scores = np.array([candidate.score for candidate in candidates])
     free = np.ones(len(candidates), np.bool_)
     nearest = np.full(len(candidates), -np.inf)
-    number = 0  # the best, whatever else counts
+    number = 0  # the best candidate comes first
     while True:
         yield number
         free[number] = False
@@ -153,7 +158,7 @@ def _most_different(candidates: Sequence[_Candidate], diversity: float) -> Itera
 
 
 def _widen(candidate: _Candidate, neighbours: int) -> None:
-    """Takes in the rows around that are of the same document, and what they span together."""
+    """Extends the span by the rows before and after that belong to the same document."""
     index, row = candidate.index, candidate.row
     own = orjson.loads(index.line(row))
     candidate.document_id = own["document_id"]
@@ -181,7 +186,7 @@ def _passage(query: Query, candidate: _Candidate) -> bytes:
     line = index.line(row)
     if query.neighbours:
         values = orjson.loads(line)
-        # Of the stored document, never pieced together: chunks overlap, or leave out the space between them.
+        # From the stored document: chunks may overlap, or skip the space between them.
         text = index.document(candidate.document_id).text[candidate.start : candidate.end]
         values.update(text=text, span={"start": candidate.start, "end": candidate.end})
         line = orjson.dumps(values)

@@ -1,4 +1,4 @@
-"""Blocking work for many callers, a batch at a time, off the event loop."""
+"""Runs blocking work for many callers in batches, off the event loop."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ ResultT = TypeVar("ResultT")
 
 
 class MicroBatcher(Generic[ItemT, ResultT]):
-    """Runs a function over lists in one thread; what arrives while it runs becomes the next list.
+    """Runs a function over lists in one thread. Items that arrive while it runs form the next list.
 
-    Nothing waits for a timer, and a single caller waits for nobody. Use it from one event loop.
+    There is no timer, so a single caller does not wait. For one event loop.
     """
 
     def __init__(self, function: Callable[[list[ItemT]], list[ResultT]], *, max_items: int, name: str) -> None:
@@ -25,7 +25,7 @@ class MicroBatcher(Generic[ItemT, ResultT]):
         self._worker: asyncio.Task[None] | None = None
 
     async def submit(self, items: Sequence[ItemT]) -> list[ResultT]:
-        """The results of `items`, in their order; an error of the function's reaches everyone in its list."""
+        """The results of `items`, in their order. An error of the function reaches all callers of its list."""
         future: asyncio.Future[list[ResultT]] = asyncio.get_running_loop().create_future()
         self._waiting.append((items, future))
         if self._worker is None or self._worker.done():
@@ -33,16 +33,16 @@ class MicroBatcher(Generic[ItemT, ResultT]):
         return await future
 
     def close(self) -> None:
-        """Ends the thread. Nothing may be submitted afterwards."""
+        """Stops the thread. Nothing may be submitted afterwards."""
         self._executor.shutdown(wait=False)
-        # The function's owner owns this too: without it they, and what they map, need no garbage collection to go.
+        # Breaks the reference cycle with the function's owner, so that mapped files are released at once.
         self._function = _ended
 
     async def _work(self) -> None:
         loop = asyncio.get_running_loop()
         while self._waiting:
             batch = self._take()
-            # Who has left meanwhile is not computed for.
+            # Skip callers that were cancelled meanwhile.
             batch = [(items, future) for items, future in batch if not future.done()]
             if not batch:
                 continue
@@ -61,7 +61,7 @@ class MicroBatcher(Generic[ItemT, ResultT]):
                 start += len(items)
 
     def _take(self) -> list[tuple[Sequence[ItemT], asyncio.Future[list[ResultT]]]]:
-        """From the front as many as fit, but at least one."""
+        """The first callers whose items fit into one list, at least one caller."""
         size = end = 0
         for items, _ in self._waiting:
             size += len(items)
@@ -73,4 +73,4 @@ class MicroBatcher(Generic[ItemT, ResultT]):
 
 
 def _ended(_items: list[Any]) -> list[Any]:
-    raise RuntimeError("The gatherer is closed.")
+    raise RuntimeError("The batcher is closed.")

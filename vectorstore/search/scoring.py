@@ -1,10 +1,10 @@
-"""What candidates score: the weighted mean of signals that mean the same for every query and every index.
+"""The score of a candidate: the weighted mean of its signals.
 
-A convex combination and not a fusion of ranks: how far the best is ahead of the next stays visible, and a score can be
-compared between queries, between indexes, and with a threshold. Evidence: `docs/decisions/`.
+Unlike a fusion of ranks, the score keeps the distance between candidates, and can be compared between queries, between
+indexes and with a threshold. Evidence: `docs/decisions/`.
 
-Source: Bruch, Gai and Ingber, "An Analysis of Fusion Functions for Hybrid Retrieval" (ACM TOIS 2023), who find convex
-combinations above reciprocal rank fusion in and out of domain.
+Source: Bruch, Gai and Ingber, "An Analysis of Fusion Functions for Hybrid Retrieval" (ACM TOIS 2023): convex
+combinations do better than reciprocal rank fusion in and out of domain.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Scores = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """How much each signal counts. None: by what the index has, see `of`."""
+    """Weights of the signals. None: a default that depends on the signals of the index."""
 
     dense: float | None = None
     lexical: float | None = None
@@ -31,10 +31,10 @@ class Weights:
     multi_vector: float | None = None
 
     def of(self, parts: Collection[Signal], mode: Mode) -> dict[Signal, float]:
-        """Signal → its share of the score, above 0, together 1, for an index that has `parts`.
+        """Signal → its share of the score for an index that has `parts`. Shares are above 0 and sum to 1.
 
         Raises:
-            MissingPartError: the mode needs a part that the index does not have.
+            MissingPartError: the mode needs a signal that the index does not have.
         """
         if mode in ("dense", "lexical"):
             needed: Signal = mode
@@ -57,13 +57,13 @@ class Weights:
 
 _FUSED: Mapping[Signal, float] = {"dense": 0.4, "lexical": 0.6}
 _RESCORED: Mapping[Signal, float] = {"dense": 1 / 6, "lexical": 1 / 3, "multi_vector": 1 / 2}
-"""Both: the best of one grid for all the sets of docs/evaluation.md; neighbouring weights do as well."""
+"""Both are the best of a grid over all sets of docs/evaluation.md; neighbouring weights are as good."""
 _LEARNED: Mapping[Signal, float] = {"dense": 0.4, "sparse": 0.2, "multi_vector": 0.4}
 """Source: the example for `compute_score` in the README of BAAI/bge-m3; not measured here."""
 
 
 def weighted(weights: Mapping[Signal, float], signals: Mapping[Signal, npt.NDArray[np.floating]]) -> Scores:
-    """float64[n]: the weighted mean of each candidate's signals, added in one order whatever the mapping's."""
+    """float64[n]: the weighted mean of each candidate's signals. Does not depend on the order of the mappings."""
     names = sorted(weights)
     total = signals[names[0]].astype(np.float64) * weights[names[0]]
     for name in names[1:]:

@@ -1,4 +1,4 @@
-"""Writing an index version, out of sight until it is complete."""
+"""Building an index version in a hidden folder."""
 
 from __future__ import annotations
 
@@ -18,63 +18,73 @@ import numpy.typing as npt
 import orjson
 
 from embedder.wire import SparseVector
-from vectorstore.content import Chunk, Document, check_chunk, check_document, content_key
 from vectorstore.errors import BuilderClosedError, InvalidContentError
-from vectorstore.examples import Examples
-from vectorstore.lexical import LexicalIndex, LexicalSettings, LexicalWriter
-from vectorstore.manifest import Counts, EmbedderInfo, Manifest, SourceInfo
-from vectorstore.multivectors import Bits, EncodedVectors, Matrix, MultiVectorWriter
-from vectorstore.sparse import SparseWriter
-from vectorstore.sparse import check as check_sparse
-from vectorstore.stores import normalised
-from vectorstore.stores.exact import ExactStore
+from vectorstore.signals.dense import normalised
+from vectorstore.signals.lexical import LexicalIndex, LexicalSettings, LexicalWriter
+from vectorstore.signals.multivectors import Bits, EncodedVectors, Matrix, MultiVectorWriter
+from vectorstore.signals.sparse import SparseWriter
+from vectorstore.signals.sparse import check as check_sparse
+from vectorstore.stores import VersionRef, Writer, store_type
+from vectorstore.stores.exact import FOLDER, VectorTableWriter
+from vectorstore.versions.content import Chunk, Document, check_chunk, check_document, content_key
+from vectorstore.versions.examples import Examples
+from vectorstore.versions.manifest import Counts, EmbedderInfo, Manifest, SourceInfo
+from vectorstore.versions.reading import sha256_of
 from vectorstore.wire import Signal
 
 _MAX_CHUNKS = 2**31 - 1
 
-_FIRST = 3
-"""Passages by words alone that one of an example's own document has to be among."""
+_TEXT_FILES = ("documents.sqlite", "chunks.jsonl", "chunks.i64")
+"""Files that texts are served from."""
+
+LOCK_FILE = "lock"
+"""In the folder of a builder. It holds the name of the store."""
+
+_BEST = 3
+"""An example must find its own document among so many chunks, by words alone."""
 
 
 class VersionBuilder:
-    """Writes a version out of sight. As a context manager it removes its work unless `publish` was reached.
+    """Builds a version. As a context manager it removes its files unless `publish` was called.
 
-    Memory stays bounded as the corpus grows: all but the vocabulary is streamed to disk. Not thread-safe.
+    Everything but the vocabulary is streamed to disk, so that memory does not grow with the corpus. Not thread-safe.
     """
 
     def __init__(
         self,
-        name: str,
-        folder: Path,
-        alive: IO[str],
+        ref: VersionRef,
+        lock: IO[str],
         embedder: EmbedderInfo,
         settings: dict[str, Any],
         lexical: LexicalSettings,
+        store: str,
         publish: Callable[[Path, Manifest, str], str],
         *,
         sparse: bool = False,
         multi_vector_bits: Bits | None = None,
     ) -> None:
-        """Made by `IndexRoot.begin`.
+        """Called by `IndexRoot.begin`.
 
         Args:
-            name: of the index.
-            folder: hidden, empty but for the lock.
-            alive: the lock, held.
-            embedder: what makes the vectors.
-            settings: remembered in the manifest.
-            lexical: of the lexical index.
-            publish: makes a complete folder with its manifest and the digest of its content visible; gives its name.
-            sparse: the version has learned sparse vectors.
-            multi_vector_bits: the version has multi-vectors, kept in so many bits per number.
+            ref: of the version; its folder is hidden, and empty but for the lock.
+            lock: held by the builder until it ends.
+            embedder: the embedder that makes the vectors.
+            settings: kept in the manifest.
+            lexical: settings of BM25.
+            store: kind of store to fill.
+            publish: makes a complete folder visible, given its manifest and the digest of its content; returns the
+                version's name.
+            sparse: whether the version has learned sparse vectors.
+            multi_vector_bits: bits per number of multi-vectors; None: the version has none.
 
         """
-        self._name = name
+        self._ref = ref
         self._publish = publish
-        self._folder = folder
-        self._alive = alive
+        self._folder = folder = ref.folder
+        self._lock = lock
         self._embedder = embedder
         self._settings = settings
+        self._store = store
         described = [embedder.fingerprint, settings, sparse, multi_vector_bits]
         self._digest = hashlib.sha256(orjson.dumps(described, option=orjson.OPT_SORT_KEYS))
         self._fields: dict[str, set[str]] = {}
@@ -82,17 +92,14 @@ class VersionBuilder:
         self._documents = 0
         self._chunks = 0
         self._open = True
-        # Here, because importing Chroma takes half a second that readers need not spend.
-        from vectorstore.stores.chroma import ChromaStore
-
+        self._writer: Writer | None = None
         with contextlib.ExitStack() as undo:
             undo.callback(self.abandon)
             self._database = sqlite3.connect(folder / "documents.sqlite", isolation_level=None, check_same_thread=False)
             self._database.executescript(_SCHEMA)
             self._lines = (folder / "chunks.jsonl").open("wb")
             self._starts = (folder / "chunks.i64").open("wb")
-            self._exact = ExactStore(folder / "exact", embedder.dimension, writable=True)
-            self._chroma = ChromaStore(folder / "chroma")
+            self._exact = VectorTableWriter(folder / FOLDER)
             self._lexical = LexicalWriter(folder / "lexical", lexical)
             self._sparse = SparseWriter(folder / "sparse") if sparse else None
             self._multi_vectors = (
@@ -100,6 +107,7 @@ class VersionBuilder:
                 if multi_vector_bits is not None
                 else None
             )
+            self._writer = store_type(store).create(ref, embedder.dimension)
             self._database.execute("BEGIN")
             undo.pop_all()
 
@@ -120,21 +128,21 @@ class VersionBuilder:
         sparse: Sequence[SparseVector] = (),
         multi_vectors: Sequence[Matrix | EncodedVectors] = (),
     ) -> None:
-        """Adds a document with its chunks and their vectors, float32[len(chunks), dim], all or nothing.
+        """Adds a document with its chunks and their vectors, or nothing if it raises.
 
-        Vectors that are not of length 1 are normalised. A document without chunks is remembered and never found.
+        A document without chunks is stored and never found.
 
         Args:
-            document: whose text the chunks quote.
+            document: the document that the chunks quote.
             chunks: in the order of the document.
-            vectors: one row per chunk.
-            sparse: one per chunk, in a version that has them.
-            multi_vectors: float32[tokens, dim] per chunk, rows L2-normalised, or what a version of the same embedder
-                and bits holds of the same text; in a version that has them.
+            vectors: float32[len(chunks), dim]; rows that do not have length 1 are normalised.
+            sparse: one per chunk if the version has sparse vectors.
+            multi_vectors: one per chunk if the version has multi-vectors: float32[tokens, dim], rows L2-normalised, or
+                the encoding of the same text from a version of the same embedder and bits.
 
         Raises:
-            InvalidContentError: a span that does not quote its chunk, an id that is taken, text that is not valid
-                Unicode, metadata of a wrong type, or vectors of a wrong number or shape or with NaN in them.
+            InvalidContentError: a chunk does not quote its span, an id is taken, a text is not valid Unicode, metadata
+                has a wrong type, or vectors have a wrong number or shape or contain NaN.
         """
         self._check_open()
         rows = normalised(
@@ -156,19 +164,20 @@ class VersionBuilder:
         for chunk in chunks:
             check_chunk(chunk, document)
         self._insert(document, chunks)
-        # A record may have a field `source` of its own: filters, lists and deletions mean the file.
+        # These replace fields of the same names that a document may have.
         metadata = {**document.metadata, "document_id": document.id, "source": document.source}
         try:
             self._write_lines(document, chunks)
             self._exact.add(rows, [metadata] * len(chunks))
-            self._chroma.add(rows, [metadata] * len(chunks))
+            if self._writer is not None:
+                self._writer.add(rows, [metadata] * len(chunks))
             self._lexical.add("\n".join((document.title, *chunk.heading_path, chunk.text)) for chunk in chunks)
             if self._sparse is not None:
                 self._sparse.add(sparse)
             if self._multi_vectors is not None:
                 self._multi_vectors.add(multi_vectors)
         except BaseException:
-            # A full disk, say: the parts no longer agree on their rows.
+            # For example a full disk. The parts no longer agree on their rows.
             self.abandon()
             raise
         for name, value in metadata.items():
@@ -178,10 +187,10 @@ class VersionBuilder:
         self._chunks += len(chunks)
 
     def publish(self) -> str:
-        """Completes the version, makes it visible and current, all at once.
+        """Completes the version, and makes it visible and current in one step.
 
         Returns:
-            Its name.
+            The version's name.
 
         """
         self._check_open()
@@ -205,22 +214,28 @@ class VersionBuilder:
             self._multi_vectors.finish()
             parts.append("multi_vector")
         self._close_files()
+        if self._writer is not None:
+            self._writer.finish()
+            self._writer = None
         manifest = Manifest(
             version="",
-            name=self._name,
+            build_id=self._ref.build_id,
+            name=self._ref.index,
             created_at=datetime.now(timezone.utc),
             embedder=self._embedder,
+            store=self._store,
             settings=self._settings,
             sources=sources,
             counts=Counts(documents=self._documents, chunks=self._chunks),
             parts=parts,
             metadata_fields={name: sorted(kinds) for name, kinds in sorted(self._fields.items())},
             examples=self._pick_examples(),
-            files=_sizes(self._folder),
+            files=self._sizes(),
+            sha256={name: sha256_of(self._folder / name) for name in _TEXT_FILES},
         )
         _sync_all(self._folder)
         version = self._publish(self._folder, manifest, self._digest.hexdigest())
-        self._alive.close()
+        self._lock.close()
         self._open = False
         return version
 
@@ -228,18 +243,20 @@ class VersionBuilder:
         if not self._examples:
             return []
         words = LexicalIndex(self._folder / "lexical")
-        return self._examples.pick(lambda question: words.search(question, limit=_FIRST).rows.tolist())
+        return self._examples.pick(lambda question: words.search(question, limit=_BEST).rows.tolist())
 
     def abandon(self) -> None:
-        """Removes everything. Does nothing after `publish`."""
+        """Removes the unpublished version. Does nothing after `publish`."""
         if not self._open:
             return
         self._open = False
         try:
             self._close_files()
+            if self._writer is not None:
+                self._writer.discard()
         finally:
             shutil.rmtree(self._folder, ignore_errors=True)
-            self._alive.close()
+            self._lock.close()
 
     def _check_open(self) -> None:
         if not self._open:
@@ -319,8 +336,16 @@ class VersionBuilder:
                 )
             )
 
+    def _sizes(self) -> dict[str, int]:
+        """Path → bytes of the files that stay as they are."""
+        return {
+            path.relative_to(self._folder).as_posix(): path.stat().st_size
+            for path in sorted(self._folder.rglob("*"))
+            if path.is_file() and path.name != LOCK_FILE and self._ref.store_folder not in path.parents
+        }
+
     def _close_files(self) -> None:
-        for name in ("_lines", "_starts", "_exact", "_chroma", "_lexical", "_sparse", "_multi_vectors", "_database"):
+        for name in ("_lines", "_starts", "_exact", "_lexical", "_sparse", "_multi_vectors", "_database"):
             part = getattr(self, name, None)
             if part is not None:
                 part.close()
@@ -345,14 +370,6 @@ CREATE INDEX chunks_by_content ON chunks (content_key);
 """
 
 
-def _sizes(folder: Path) -> dict[str, int]:
-    return {
-        path.relative_to(folder).as_posix(): path.stat().st_size
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.relative_to(folder).parts[0] not in ("chroma", "lock")
-    }
-
-
 def _sync_all(folder: Path) -> None:
     for path in folder.rglob("*"):
         sync(path)
@@ -360,7 +377,7 @@ def _sync_all(folder: Path) -> None:
 
 
 def sync(path: Path) -> None:
-    """Waits until a file, or the entries of a folder, are on disk."""
+    """Flushes a file or a folder to disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

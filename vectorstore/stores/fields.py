@@ -1,4 +1,4 @@
-"""Metadata of an index version's rows, as one file: which rows does a filter let through?"""
+"""Metadata of the rows of an index version, and the masks of filters over it."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ import numpy.typing as npt
 import orjson
 
 from vectorstore.errors import DamagedIndexError
-from vectorstore.filters import FieldValue, Where, matches
+from vectorstore.stores.filters import FieldValue, Where, matches
 
 _GROUPS = "metadata.jsonl"
 _ROWS = "metadata_of_row.i32"
 _CACHED_MASKS = 64
-"""A closed set of filters is the rule: a product, a language, a year."""
+"""Most applications use few different filters: a product, a language, a year."""
 
 
 class FieldTableWriter:
-    """Appends the metadata of rows. Neighbours with the same metadata, as a document's chunks have, share one line."""
+    """Appends the metadata of rows. Consecutive rows with equal metadata, such as a document's chunks, share a line."""
 
     def __init__(self, folder: Path) -> None:
-        self._groups = (folder / _GROUPS).open("ab")
-        self._rows = (folder / _ROWS).open("ab")
+        self._groups = (folder / _GROUPS).open("wb")
+        self._rows = (folder / _ROWS).open("wb")
         self._last: bytes | None = None
         self._count = 0
 
@@ -41,11 +41,6 @@ class FieldTableWriter:
             rows[i] = self._count - 1
         self._rows.write(rows.tobytes())
 
-    def flush(self) -> None:
-        """Makes what was added readable."""
-        self._groups.flush()
-        self._rows.flush()
-
     def close(self) -> None:
         """Closes the files."""
         self._groups.close()
@@ -53,18 +48,33 @@ class FieldTableWriter:
 
 
 class FieldTable:
-    """Reads what `FieldTableWriter` wrote. The metadata is loaded by the first filter, then kept. Thread-safe."""
+    """Reads the files of `FieldTableWriter`. The first use loads the metadata. Thread-safe."""
 
     def __init__(self, folder: Path) -> None:
         self._lock = threading.Lock()
-        # Open from now on, so that removing the files takes nothing away.
+        # Opened now, so that the metadata can still be loaded after the file was removed.
         self._lines = (folder / _GROUPS).open("rb")
         self._groups: list[dict[str, FieldValue]] | None = None
         self._group_of_row: npt.NDArray[np.int32] = np.fromfile(folder / _ROWS, "<i4")
         self._masks: OrderedDict[bytes, npt.NDArray[np.bool_]] = OrderedDict()
 
+    def __len__(self) -> int:
+        return len(self._group_of_row)
+
+    def rows(self, start: int, end: int) -> list[dict[str, FieldValue]]:
+        """The metadata of rows `start` to `end`."""
+        with self._lock:
+            groups = self._loaded()
+        return [groups[group] for group in self._group_of_row[start:end]]
+
+    def groups(self) -> list[tuple[dict[str, FieldValue], int]]:
+        """The lines of metadata, and how many rows share each."""
+        with self._lock:
+            groups = self._loaded()
+        return list(zip(groups, np.bincount(self._group_of_row, minlength=len(groups)).tolist(), strict=True))
+
     def mask(self, where: Where) -> npt.NDArray[np.bool_]:
-        """bool[n]: true at the rows whose metadata the checked filter lets through."""
+        """bool[rows]: true where the checked filter lets the row through."""
         key = orjson.dumps(where, option=orjson.OPT_SORT_KEYS)
         with self._lock:
             mask = self._masks.get(key)
@@ -82,12 +92,14 @@ class FieldTable:
         self._lines.close()
 
     def _evaluate(self, where: Where) -> npt.NDArray[np.bool_]:
+        groups = self._loaded()
+        chosen = np.fromiter((matches(where, group) for group in groups), np.bool_, len(groups))
+        return chosen[self._group_of_row] if len(groups) else np.zeros(0, np.bool_)
+
+    def _loaded(self) -> list[dict[str, FieldValue]]:
         if self._groups is None:
             try:
                 self._groups = [orjson.loads(line) for line in self._lines]
             except (OSError, orjson.JSONDecodeError) as error:
                 raise DamagedIndexError("The metadata of the index cannot be read: publish again.") from error
-        chosen = np.fromiter((matches(where, group) for group in self._groups), np.bool_, len(self._groups))
-        if not len(chosen):
-            return np.zeros(0, np.bool_)
-        return chosen[self._group_of_row]
+        return self._groups

@@ -1,0 +1,182 @@
+"""One served index: follows its pointer, and keeps a version open while requests use it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from chassis.context import CallContext
+from chassis.errors import NotReadyError, ServiceError
+from embedder.client import EmbedderClient
+from vectorstore.errors import DamagedIndexError, EmbedderMismatchError, NoIndexError
+from vectorstore.search.index import LoadedIndex
+from vectorstore.versions import Document, IndexRoot, IndexVersion
+from vectorstore.versions.manifest import EmbedderInfo
+
+logger = logging.getLogger(__name__)
+
+
+class ServedCollection:
+    """One index that is served: its loaded version, and any problem with that or with a newer version."""
+
+    def __init__(
+        self,
+        root: IndexRoot,
+        embedder: EmbedderClient,
+        load: Callable[[IndexVersion], LoadedIndex],
+        probe_timeout_s: float,
+    ) -> None:
+        self.name = root.name
+        self._root = root
+        self._embedder = embedder
+        self._load = load
+        self._probe_timeout_s = probe_timeout_s
+        self._lease: _Lease | None = None
+        self._mismatch: EmbedderMismatchError | None = None
+        self._refused: ServiceError | None = None
+
+    def use(self) -> contextlib.AbstractContextManager[LoadedIndex]:
+        """The loaded index; it stays open until the block ends. Raises NotReadyError if there is none."""
+        if self._lease is None:
+            raise self._refused or NotReadyError(_LOADING)
+        return self._lease.use()
+
+    def close(self) -> None:
+        """Closes the loaded index when its last user is done."""
+        lease, self._lease = self._lease, None
+        if lease is not None:
+            lease.retire()
+
+    async def refresh(self) -> None:
+        """Reads the pointer and loads the version it names, unless that cannot be served."""
+        try:
+            await self._follow()
+        except ServiceError as error:
+            if self._refused is None or self._refused.message != error.message:
+                logger.warning("%s", error.message)
+            self._refused = error
+        else:
+            self._refused = None
+
+    def report_mismatch(self, index: LoadedIndex, mismatch: EmbedderMismatchError) -> None:
+        """Records that a search of the index found another embedder serving."""
+        if self._lease is not None and self._lease.index is index:
+            self._mismatch = mismatch
+
+    def older_document(self, document_id: str, version: str) -> Document:
+        """A document of a published version that is not served. Blocks."""
+        with self._root.open(version) as older:
+            return older.document(document_id)
+
+    def status(self) -> dict[str, Any]:
+        """The content of a `wire.IndexStatus`."""
+        index = None
+        if self._lease is not None:
+            manifest = self._lease.index.version.manifest
+            index = {
+                "name": manifest.name,
+                "version": manifest.version,
+                "documents": manifest.counts.documents,
+                "chunks": manifest.counts.chunks,
+                "embedder": manifest.embedder.fingerprint,
+                "parts": list(self._lease.index.parts),
+                "calibration": self._lease.index.calibration,
+                "examples": manifest.examples,
+            }
+        problem = self._mismatch or self._refused
+        reason = problem.message if problem is not None else None if index else _LOADING
+        return {"index": index, "reason": reason}
+
+    def not_ready_reason(self) -> str | None:
+        """Why queries cannot be answered now, and what to do; None if they can."""
+        if self._lease is None:
+            return self._refused.message if self._refused is not None else _LOADING
+        return self._mismatch.message if self._mismatch is not None else None
+
+    async def _follow(self) -> None:
+        current = await asyncio.to_thread(self._root.current)
+        if current is None:
+            name = "" if self.name == "default" else f" --name {self.name}"
+            raise NoIndexError(f"There is no index {self.name!r} yet: build one with `kserve-rag ingest{name}`.")
+        # The served version is not the current one while that is loading or refused.
+        if self._lease is not None:
+            served = self._lease.index
+            served.calibration = await asyncio.to_thread(self._root.calibration, served.name)
+        if self._lease is not None and self._lease.index.name == current:
+            if self._mismatch is not None:
+                await self._verify(current, self._lease.index.version.manifest.embedder)
+                self._mismatch = None
+            return
+        version = await asyncio.to_thread(self._root.open)
+        try:
+            await self._verify(version.name, version.manifest.embedder)
+            calibration = await asyncio.to_thread(self._root.calibration, version.name)
+            index = await asyncio.to_thread(self._loaded, version)
+        except BaseException:
+            version.close()
+            raise
+        index.calibration = calibration
+        old, self._lease = self._lease, _Lease(index)
+        self._mismatch = None
+        logger.info("serving version %s of %s: %d chunks", index.name, self.name, len(index))
+        if old is not None:
+            old.retire()
+
+    async def _verify(self, version: str, built_by: EmbedderInfo) -> None:
+        serving = await self._embedder.fingerprint(CallContext.start(self._probe_timeout_s))
+        problem = mismatch(version, built_by, serving)
+        if problem is not None:
+            raise problem
+
+    def _loaded(self, version: IndexVersion) -> LoadedIndex:
+        try:
+            version.verify_texts()
+            return self._load(version)
+        except (OSError, ValueError) as error:
+            raise DamagedIndexError(
+                f"Version {version.name} cannot be read: copy it again completely, or publish again."
+            ) from error
+
+
+class _Lease:
+    """A loaded index and the number of requests that use it."""
+
+    def __init__(self, index: LoadedIndex) -> None:
+        self.index = index
+        self._users = 0
+        self._retired = False
+
+    @contextlib.contextmanager
+    def use(self) -> Iterator[LoadedIndex]:
+        """Keeps the index open until the block ends."""
+        self._users += 1
+        try:
+            yield self.index
+        finally:
+            self._users -= 1
+            self._close_if_done()
+
+    def retire(self) -> None:
+        """Closes the index as soon as nobody uses it."""
+        self._retired = True
+        self._close_if_done()
+
+    def _close_if_done(self) -> None:
+        if self._retired and not self._users:
+            self.index.close()
+
+
+def mismatch(version: str, built_by: EmbedderInfo, serving: str) -> EmbedderMismatchError | None:
+    """The error if the serving embedder is not the one that built a version; else None."""
+    if serving == built_by.fingerprint:
+        return None
+    return EmbedderMismatchError(
+        f"Version {version} was built with embedder {built_by.fingerprint}, but {serving} is serving: start the "
+        "embedder it was built with, or build the index again with `kserve-rag ingest`."
+    )
+
+
+_LOADING = "The index is being loaded. Try again shortly."

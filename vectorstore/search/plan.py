@@ -1,0 +1,63 @@
+"""The plan of a search: one query of a request, the indexes that it searches, and what they found."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from embedder.wire import Embeddings
+from vectorstore.search.index import LoadedIndex, Query, Ranked
+from vectorstore.search.passages import QueryResult, select_passages
+from vectorstore.wire import Signal
+
+
+@dataclass(slots=True)
+class SearchPlan:
+    """One query on its way through the stages of a search."""
+
+    query: Query
+    indexes: Sequence[LoadedIndex]
+    """Indexes that the query names, in its order."""
+    rankings: dict[LoadedIndex, Ranked] = field(default_factory=dict)
+    """Candidates by index; filled by the search."""
+    query_tokens: int = 0
+    query_truncated: bool = False
+
+    @property
+    def searched(self) -> list[LoadedIndex]:
+        """Indexes that have to be searched: those with documents, and none if no passages are wanted."""
+        return [index for index in self.indexes if len(index)] if self.query.num_docs else []
+
+    @property
+    def is_quick(self) -> bool:
+        """Whether selecting the passages takes less time than a switch of threads."""
+        return not (self.query.neighbours or self.query.diversity or self.query.explain)
+
+    def signals(self) -> set[Signal]:
+        """Signals that the search needs. Raises MissingPartError if an index does not have one of them."""
+        return {signal for index in self.indexes for signal in index.needs(self.query.mode)}
+
+    def embed(self, embeddings: Embeddings, row: int) -> None:
+        """Sets the vectors of the query from a row of the embedder's answer."""
+        self.query = replace(
+            self.query,
+            vector=embeddings.dense[row],
+            sparse=None if embeddings.sparse is None else embeddings.sparse[row],
+            multi_vectors=None if embeddings.multi_vectors is None else embeddings.multi_vectors[row],
+        )
+        self.query_tokens = int(embeddings.token_counts[row])
+        self.query_truncated = bool(embeddings.truncated[row])
+
+    def result(self) -> QueryResult:
+        """The passages among the candidates. Reads files of the indexes."""
+        passages, cut = select_passages(
+            self.query, [self.rankings[index] for index in self.indexes if index in self.rankings]
+        )
+        return QueryResult(
+            passages,
+            {index.collection: index.name for index in self.indexes},
+            cut,
+            self.query_tokens,
+            self.query_truncated,
+            calibration=self.indexes[0].applicable_calibration(),
+        )
