@@ -28,6 +28,7 @@ from reportlab.pdfgen.canvas import Canvas
 
 from ingest import pipeline
 from ingest.settings import IngestServerSettings, IngestSettings
+from ingest.telemetry import INGEST_BYTES, INGEST_DOCUMENTS, INGEST_TASKS, INGEST_WAITING
 from tests.fakes.embedder import OTHER_FINGERPRINT, LoopbackEmbedder
 from tests.ingest.running_ingest import ROOT, Files, RunningIngest, running_ingest
 from tests.processes import until
