@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import time
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import aiohttp
 import orjson
-from aiohttp.connector import Connection
 from yarl import URL
 
 from chassis import tracing
@@ -28,6 +27,7 @@ from chassis.errors import (
     ServiceError,
     UnauthorizedError,
 )
+from chassis.events import EventBuffer, EventStreamError, event_data
 
 UPSTREAM = tracing.SpanType(
     "{http.request.method} {peer.service}",
@@ -45,20 +45,27 @@ UPSTREAM = tracing.SpanType(
 )
 
 _STALE = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, ConnectionResetError)
-"""How a keep-alive connection that the server has closed in the meantime shows itself."""
-
-MAX_EVENT_BYTES = 8 * 1024 * 1024
-"""Largest server-sent event that is read."""
+"""Errors of a keep-alive connection that the server has closed in the meantime."""
 
 _MAX_REASON_BYTES = 64 * 1024
-"""What is read, at least, of the body of an error."""
+"""An error's body is read at least this far."""
+
+
+@dataclass
+class _Pool:
+    """Connections opened in one period."""
+
+    session: aiohttp.ClientSession
+    opened: float
+    busy_until: float = 0.0
+    """Latest deadline of its requests."""
 
 
 class HttpUpstream:
-    """The client base that every room's `client` is built on.
+    """Base of every room's `client`.
 
-    Create it anywhere; it opens its connections inside the running event loop at the first call. Safe for any number
-    of concurrent requests; nothing of one request is kept for another.
+    It opens connections in the running event loop at the first call, so create it anywhere. Safe for any number of
+    concurrent requests; requests share no state.
     """
 
     def __init__(
@@ -75,15 +82,14 @@ class HttpUpstream:
         """A client of the service at `base_url`.
 
         Args:
-            base_url: scheme, host and port, and a path if there is one before all others.
-            name: what callers and spans are told that it is.
-            connect_timeout_s: longest time for a connection to be made.
+            base_url: scheme, host, port, and the prefix of all paths if there is one.
+            name: the upstream's name in errors and spans.
+            connect_timeout_s: longest time to open a connection.
             connections: most at a time.
-            verify: whether a certificate has to be valid.
+            verify: whether to verify TLS certificates.
             honours_sampling: whether the upstream honours the sampled flag of a trace. Triton records every trace whose
-                header it gets, so it gets none for a trace that is not sampled.
-            max_connection_age_s: how long connections are kept for further requests. Behind one address may be several
-                processes: one that joins gets its share, and one that leaves is left, within this time.
+                header it gets, so it gets no header of a trace that is not sampled.
+            max_connection_age_s: maximum age of a connection, so that load rebalances when replicas change.
         """
         self.base_url = base_url.rstrip("/")
         self._root = str(URL(self.base_url)).rstrip("/")
@@ -95,26 +101,21 @@ class HttpUpstream:
         parts = urlsplit(self.base_url)
         self._host, self._port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
         self._max_connection_age_s = max_connection_age_s
-        self._session: aiohttp.ClientSession | None = None
-        self._session_until = 0.0
-        self._given_up: set[aiohttp.ClientSession] = set()
-        self._closing: set[asyncio.Task[None]] = set()
+        self._pools: list[_Pool] = []
 
     async def aclose(self) -> None:
-        """Closes the pooled connections. The next call opens new ones."""
-        sessions = [*self._given_up, *filter(None, [self._session])]
-        self._session = None
-        self._given_up.clear()
-        for session in sessions:
-            await session.close()
+        """Closes all connections. The next call opens new ones."""
+        pools, self._pools = self._pools, []
+        for pool in pools:
+            await pool.session.close()
 
     async def get_json(self, path: str, ctx: CallContext) -> Any:
-        """The parsed JSON body of a GET. The path, as everywhere here, is quoted already."""
+        """The parsed JSON body of a GET. Here and below, `path` is percent-encoded by the caller."""
         body, _ = await self._fetch("GET", path, None, {}, ctx)
         return self._parse(body)
 
     async def get_bytes(self, path: str, ctx: CallContext) -> bytes:
-        """The body of a GET, whatever it is."""
+        """The body of a GET, of any content type."""
         body, _ = await self._fetch("GET", path, None, {}, ctx)
         return body
 
@@ -126,37 +127,24 @@ class HttpUpstream:
     async def post_bytes(
         self, path: str, body: bytes, headers: Mapping[str, str], ctx: CallContext
     ) -> tuple[bytes, Mapping[str, str]]:
-        """Posts `body` as it is and returns the answer's bytes and headers (case-insensitive)."""
+        """Posts `body` unchanged and returns the response's body and headers (case-insensitive)."""
         return await self._fetch("POST", path, body, headers, ctx)
 
     async def stream_events(self, path: str, payload: Any, ctx: CallContext) -> AsyncGenerator[str, None]:
         """Posts JSON and yields the `data` of each server-sent event as it arrives.
 
-        Closing the iterator closes the connection, which is how an upstream learns that nobody listens any more.
+        Closing the iterator closes the connection, which tells the upstream that the client has left.
         """
         headers = {"content-type": "application/json", "accept": "text/event-stream"}
         with self._span("POST", ctx) as span:
             response = await self._send("POST", path, orjson.dumps(payload), headers, span)
-            buffer = b""
             try:
-                async for block in response.content.iter_any():
-                    buffer += block
-                    if len(buffer) > MAX_EVENT_BYTES:
-                        raise BadUpstreamError(f"The {self.name} sent an event larger than {MAX_EVENT_BYTES} bytes.")
-                    buffer = buffer.replace(b"\r\n", b"\n")
-                    *events, buffer = buffer.split(b"\n\n")
-                    for event in events:
-                        data = _event_data(event)
-                        if data is not None:
+                async with contextlib.aclosing(self._events(response)) as received:
+                    async for events in received:
+                        for data in event_data(events):
                             yield data
-            except (aiohttp.ClientError, ConnectionError) as error:
-                raise BadUpstreamError(f"The {self.name} broke off its answer.") from error
-            except asyncio.TimeoutError as error:
-                raise self._late() from error
             finally:
                 free(response)
-            if buffer.strip():
-                raise BadUpstreamError(f"The {self.name} broke off its answer.")
 
     async def _fetch(
         self, method: str, path: str, body: bytes | None, headers: Mapping[str, str], ctx: CallContext
@@ -164,13 +152,38 @@ class HttpUpstream:
         with self._span(method, ctx) as span:
             response = await self._send(method, path, body, headers, span)
             try:
-                return await response.read(), response.headers
-            except (aiohttp.ClientError, ConnectionError) as error:
-                raise BadUpstreamError(f"The {self.name} broke off its answer.") from error
-            except asyncio.TimeoutError as error:
-                raise self._late() from error
+                with self._read_errors():
+                    return await response.read(), response.headers
             finally:
                 free(response)
+
+    async def _blocks(self, response: aiohttp.ClientResponse) -> AsyncGenerator[bytes, None]:
+        """The body as it arrives."""
+        with self._read_errors():
+            async for block in response.content.iter_any():
+                yield block
+
+    async def _events(self, response: aiohttp.ClientResponse) -> AsyncGenerator[bytes, None]:
+        """The body as it arrives, in complete events."""
+        buffer = EventBuffer()
+        with self._read_errors():
+            async for block in response.content.iter_any():
+                events = buffer.feed(block)
+                if events:
+                    yield events
+            buffer.close()
+
+    @contextlib.contextmanager
+    def _read_errors(self) -> Iterator[None]:
+        """Maps the errors of reading a response."""
+        try:
+            yield
+        except EventStreamError as error:
+            raise BadUpstreamError(f"The {self.name} {error}.") from error
+        except (aiohttp.ClientError, ConnectionError) as error:
+            raise BadUpstreamError(f"The {self.name} broke off its answer.") from error
+        except asyncio.TimeoutError as error:
+            raise self._late() from error
 
     def _span(self, method: str, ctx: CallContext) -> CallSpan:
         return ctx.span(UPSTREAM, f"{method} {self.name}")
@@ -178,7 +191,7 @@ class HttpUpstream:
     async def _send(
         self, method: str, path: str, body: bytes | None, headers: Mapping[str, str], span: CallSpan
     ) -> aiohttp.ClientResponse:
-        """An answer that is no refusal; its body is still to be read, and `free` to be called."""
+        """A successful response. The caller reads its body and calls `free`."""
         response = await self._connect(method, path, body, headers, span)
         if response.status >= 400:
             try:
@@ -195,6 +208,7 @@ class HttpUpstream:
         headers: Mapping[str, str],
         span: CallSpan,
     ) -> aiohttp.ClientResponse:
+        """A response of any status."""
         ctx = span.ctx
         if span.recording:
             span.set("http.request.method", method)
@@ -204,10 +218,11 @@ class HttpUpstream:
             span.set("http.request.body.size", None if isinstance(body, AsyncIterable) else len(body or b""))
         for attempt in (1, 2):
             left = ctx.check(f"the {self.name} was asked")
+            session = await self._session(ctx.deadline)
             try:
-                response = await self._open_session().request(
+                response = await session.request(
                     method,
-                    # As it is: a segment that says ".." is somebody's name for something, not a way up.
+                    # Encoded by the caller: yarl would resolve a segment `..`, which may be part of a document's name.
                     URL(self._root + path, encoded=True),
                     data=body,
                     headers={**self._outgoing(ctx), **headers},
@@ -219,7 +234,7 @@ class HttpUpstream:
             except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
                 raise NotReadyError(f"The {self.name} cannot be reached. Try again shortly.") from error
             except _STALE as error:
-                if attempt == 2 or isinstance(body, AsyncIterable):  # what is streamed is read once
+                if attempt == 2 or isinstance(body, AsyncIterable):  # a streamed body can be read only once
                     raise BadUpstreamError(f"The {self.name} closed the connection without an answer.") from error
                 span.set("http.request.resend_count", attempt)
             except asyncio.TimeoutError as error:
@@ -227,6 +242,34 @@ class HttpUpstream:
             except aiohttp.ClientError as error:
                 raise BadUpstreamError(f"The {self.name} answered something that is not HTTP.") from error
         raise AssertionError("unreachable")
+
+    async def _session(self, deadline: float) -> aiohttp.ClientSession:
+        """The session for a request with this deadline; a new one once the connections have reached their age.
+
+        A retired session keeps its requests and is closed after the last of their deadlines.
+        """
+        now = time.monotonic()
+        if not self._pools or now > self._pools[-1].opened + self._max_connection_age_s:
+            finished = [pool for pool in self._pools if pool.busy_until < now]
+            self._pools = [*(pool for pool in self._pools if pool.busy_until >= now), _Pool(self._open_session(), now)]
+            for pool in finished:
+                await pool.session.close()
+        pool = self._pools[-1]
+        pool.busy_until = max(pool.busy_until, deadline)
+        return pool.session
+
+    def _open_session(self) -> aiohttp.ClientSession:
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(
+                limit=self._connections,
+                ssl=self._verify,
+                keepalive_timeout=self._max_connection_age_s,
+                ttl_dns_cache=30,
+            ),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=True,
+            skip_auto_headers=("accept-encoding",),
+        )
 
     def _outgoing(self, ctx: CallContext) -> dict[str, str]:
         headers = ctx.outgoing_headers()
@@ -236,17 +279,18 @@ class HttpUpstream:
         return headers
 
     async def _rejection(self, response: aiohttp.ClientResponse) -> ServiceError:
+        """The error for a response with a status of 400 or more."""
         body = b""
         with contextlib.suppress(aiohttp.ClientError, ConnectionError, asyncio.TimeoutError):
             async for block in response.content.iter_any():
                 body += block
                 if len(body) > _MAX_REASON_BYTES:
                     break
-        reason, field, code = _told(body)
+        reason, field, code = _error_body(body)
         status = response.status
         if status in (400, 413, 422):
-            told = f"The {self.name} refused the request: {reason or f'status {status}'}"
-            refusal = InvalidRequestError(told, field=field)
+            message = f"The {self.name} refused the request: {reason or f'status {status}'}"
+            refusal = InvalidRequestError(message, field=field)
             refusal.upstream_reason = reason
             return refusal
         if status == 401:
@@ -255,9 +299,10 @@ class HttpUpstream:
             return ForbiddenError(f"The {self.name} does not admit these credentials.")
         if status == 429:
             return BusyError(f"The {self.name} is busy. Try again shortly.", retry_after_s=_retry_after(response, 1))
-        if status == 404 and code == NotFoundError.code and field not in (None, _MODEL):
+        if status == 404 and code == NotFoundError.code and field not in (None, "model"):
             return NotFoundError(reason, field=field)
         if status in (404, 503):
+            # Model and route are the client's choice, not its caller's: without them the upstream is not ready.
             detail = f": {reason}" if reason else ""
             return NotReadyError(f"The {self.name} is not ready{detail}", retry_after_s=_retry_after(response, 2))
         if status == 504:
@@ -265,38 +310,6 @@ class HttpUpstream:
         failure = BadUpstreamError(f"The {self.name} failed with status {status}.")
         failure.upstream_reason = reason
         return failure
-
-    def _open_session(self) -> aiohttp.ClientSession:
-        now = time.monotonic()
-        if self._session is None or now > self._session_until:
-            if self._session is not None:
-                self._retire_session(self._session)
-            self._session = aiohttp.ClientSession(
-                connector=_Connector(
-                    limit=self._connections,
-                    ssl=self._verify,
-                    keepalive_timeout=self._max_connection_age_s,
-                    ttl_dns_cache=30,
-                ),
-                cookie_jar=aiohttp.DummyCookieJar(),
-                auto_decompress=True,
-                skip_auto_headers=("accept-encoding",),
-            )
-            self._session_until = now + self._max_connection_age_s
-        return self._session
-
-    def _retire_session(self, session: aiohttp.ClientSession) -> None:
-        """Closes a session when its requests have ended."""
-
-        def close() -> None:
-            self._given_up.discard(session)
-            task = asyncio.create_task(session.close())
-            self._closing.add(task)
-            task.add_done_callback(self._closing.discard)
-
-        self._given_up.add(session)
-        if isinstance(session.connector, _Connector):
-            session.connector.when_unused(close)
 
     def _parse(self, body: bytes) -> Any:
         try:
@@ -308,84 +321,39 @@ class HttpUpstream:
         return DeadlineExceededError(f"The {self.name} did not answer within the request's deadline.")
 
 
-class _Connector(aiohttp.TCPConnector):
-    """A pool of connections that tells when none is in use."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        self._in_use = 0
-        self._then: Callable[[], None] | None = None
-
-    async def connect(self, *arguments: Any, **options: Any) -> Connection:
-        """As its own."""
-        self._in_use += 1
-        try:
-            connection = await super().connect(*arguments, **options)
-        except BaseException:
-            self._freed()
-            raise
-        connection.add_callback(self._freed)
-        return connection
-
-    def when_unused(self, then: Callable[[], None]) -> None:
-        """Has `then` called once no connection is in use: at once, or when the last is freed."""
-        self._then = then
-        self._tell()
-
-    def _freed(self) -> None:
-        self._in_use -= 1
-        self._tell()
-
-    def _tell(self) -> None:
-        if not self._in_use and self._then is not None:
-            then, self._then = self._then, None
-            then()
-
-
 def free(response: aiohttp.ClientResponse) -> None:
-    """Gives the connection back if the body was read to its end, and closes it otherwise."""
+    """Returns the connection to the pool if the body was read completely, else closes it."""
     if response.content.at_eof():
         response.release()
     else:
         response.close()
 
 
-def _event_data(event: bytes) -> str | None:
-    lines = [line[5:].removeprefix(b" ") for line in event.split(b"\n") if line.startswith(b"data:")]
-    return b"\n".join(lines).decode("utf-8", "replace") if lines else None
-
-
-_MODEL = "model"
-"""Field of a 404 for want of a model. Which model and which route are asked is a client's own doing, never its
-caller's: where they are not there, they are not there yet. Every other field of a service's 404 is the caller's."""
-
-
-class _Told(NamedTuple):
+class _ErrorBody(NamedTuple):
     reason: str = ""
     field: str | None = None
     code: str | None = None
-    """The kind of error, as the services of this project tell it."""
+    """`ServiceError.code`, if one of our services responded."""
 
 
-def _told(body: bytes) -> _Told:
-    """What an error body in the shape of KServe, Triton, FastAPI or OpenAI says; nothing if it is none of these.
+def _error_body(body: bytes) -> _ErrorBody:
+    """Parses an error body in the shape of KServe, Triton, FastAPI or OpenAI; empty if it has none of these shapes.
 
-    OpenAI has an object under `error`; trtllm-serve and earlier vLLM have what would be in it at the top.
-
-    Triton sends it as an event where a stream was asked for.
+    OpenAI has an object under `error`. trtllm-serve and earlier vLLM have its content at the top. Triton sends the body
+    as an event if a stream was requested.
     """
     try:
-        parsed = json.loads(body.removeprefix(b"data:"))
+        parsed = orjson.loads(body.removeprefix(b"data:"))
     except ValueError:
-        return _Told()
+        return _ErrorBody()
     if not isinstance(parsed, dict):
-        return _Told()
+        return _ErrorBody()
     if parsed.get("object") == "error":
         parsed = {"error": parsed}
     reason, field, code = parsed.get("error", parsed.get("detail", "")), parsed.get("field"), parsed.get("code")
     if isinstance(reason, dict):
         reason, field, code = reason.get("message", ""), reason.get("param"), None
-    return _Told(
+    return _ErrorBody(
         reason[:500] if isinstance(reason, str) else "",
         field if isinstance(field, str) else None,
         code if isinstance(code, str) else None,
@@ -393,5 +361,5 @@ def _told(body: bytes) -> _Told:
 
 
 def _retry_after(response: aiohttp.ClientResponse, default_s: int) -> int:
-    sent = response.headers.get("retry-after", "")
-    return int(sent) if sent.isascii() and sent.isdigit() else default_s
+    value = response.headers.get("retry-after", "")
+    return int(value) if value.isascii() and value.isdigit() else default_s

@@ -1,36 +1,33 @@
-"""An upstream whose answers are passed on as they come, whatever they are."""
+"""An upstream whose responses are passed on as they arrive."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Mapping
 from dataclasses import dataclass
-
-import aiohttp
 
 from chassis.context import TIMEOUT_HEADER, CallContext
 from chassis.errors import BadUpstreamError
-from chassis.http import MAX_EVENT_BYTES, HttpUpstream, free
+from chassis.http import HttpUpstream, free
 
-_TOLD_WITHIN_S = 1.0
-"""Who heeds the deadline says itself that it has passed: that is waited for."""
+_GRACE_S = 1.0
+"""Time after the deadline for the upstream's own error, which says more than ours."""
 
 
 @dataclass(frozen=True)
-class Answer:
-    """An answer that is being received."""
+class RelayedResponse:
+    """A response that is being received."""
 
     status: int
     headers: Mapping[str, str]
     """Case-insensitive."""
     is_event_stream: bool
     blocks: AsyncIterator[bytes]
-    """The body as it arrives. Server-sent events are whole: one that breaks off is left out. Raises as `exchange`."""
+    """The body as it arrives; of server-sent events only complete ones. Raises the errors of `exchange`."""
 
 
 class Relay(HttpUpstream):
-    """Passes requests on, and gives the answers to be passed back."""
+    """Passes requests on and returns the responses."""
 
     @contextlib.asynccontextmanager
     async def exchange(
@@ -41,26 +38,26 @@ class Relay(HttpUpstream):
         *,
         headers: Mapping[str, str],
         body: bytes | AsyncIterable[bytes] | None = None,
-    ) -> AsyncIterator[Answer]:
-        """An answer of any status below 300, or of an error that is told in JSON; its body is read within the block.
+    ) -> AsyncIterator[RelayedResponse]:
+        """A response with a status below 300, or an error with a JSON body. Read its body within the block.
 
-        Leaving the block early closes the connection, which is how an upstream learns that nobody listens any more.
-        The upstream gets the context's deadline; it is given up a second later.
+        Leaving the block early closes the connection, which tells the upstream that the client has left. The upstream
+        gets the context's deadline; we wait for it a second longer.
 
         Args:
             method: of HTTP.
-            path: and query, quoted already.
+            path: and query, percent-encoded.
             ctx: deadline and forwarded headers.
-            headers: further ones.
-            body: bytes are sent again where a connection turns out to be stale; what is iterated is streamed.
+            headers: further headers.
+            body: bytes are sent again if the connection is stale; an iterable is streamed.
 
         Raises:
-            ServiceError: it cannot be reached, breaks off (also while the body is read), redirects, takes too long, or
-                tells an error otherwise.
+            ServiceError: the upstream cannot be reached, breaks off (also while the body is read), redirects, is too
+                slow, or responds with an error that is not JSON.
 
         """
         timeout = {TIMEOUT_HEADER: ctx.outgoing_headers()[TIMEOUT_HEADER]}
-        later = CallContext(ctx.deadline + _TOLD_WITHIN_S, ctx.headers)
+        later = CallContext(ctx.deadline + _GRACE_S, ctx.headers)
         with self._span(method, later) as span:
             response = await self._connect(method, path, body, {**headers, **timeout}, span)
             try:
@@ -70,28 +67,6 @@ class Relay(HttpUpstream):
                     raise await self._rejection(response)
                 is_event_stream = response.content_type == "text/event-stream"
                 blocks = self._events(response) if is_event_stream else self._blocks(response)
-                yield Answer(response.status, response.headers, is_event_stream, blocks)
+                yield RelayedResponse(response.status, response.headers, is_event_stream, blocks)
             finally:
                 free(response)
-
-    async def _blocks(self, response: aiohttp.ClientResponse) -> AsyncGenerator[bytes, None]:
-        try:
-            async for block in response.content.iter_any():
-                yield block
-        except (aiohttp.ClientError, ConnectionError) as error:
-            raise BadUpstreamError(f"The {self.name} broke off its answer.") from error
-        except asyncio.TimeoutError as error:
-            raise self._late() from error
-
-    async def _events(self, response: aiohttp.ClientResponse) -> AsyncGenerator[bytes, None]:
-        rest = b""
-        async for block in self._blocks(response):
-            rest += block
-            end = max((rest.rfind(line) + len(line) for line in (b"\n\n", b"\r\n\r\n") if line in rest), default=0)
-            if end:
-                yield rest[:end]
-                rest = rest[end:]
-            if len(rest) > MAX_EVENT_BYTES:
-                raise BadUpstreamError(f"The {self.name} sent an event larger than {MAX_EVENT_BYTES} bytes.")
-        if rest.strip():
-            raise BadUpstreamError(f"The {self.name} broke off its answer.")

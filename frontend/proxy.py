@@ -15,8 +15,9 @@ from starlette.types import Receive, Scope, Send
 from chassis.context import CallContext
 from chassis.edge import CLIENT_LEFT, oip_error
 from chassis.errors import DeadlineExceededError, NotFoundError, PayloadTooLargeError, ServiceError
+from chassis.events import encode_event
 from chassis.origin import check_origin
-from chassis.relay import Answer, Relay
+from chassis.relay import Relay, RelayedResponse
 
 _PASSED_ON = ("accept", "content-type", "last-event-id")
 """Of a request, beside what every service forwards (chassis/context.py): no cookie, no header of one connection."""
@@ -172,7 +173,7 @@ class _Passing(Response):
             if not isinstance(left, ClientDisconnect):
                 raise left from None
 
-    async def _pass_back(self, answer: Answer, send: Send) -> None:
+    async def _pass_back(self, answer: RelayedResponse, send: Send) -> None:
         headers = [
             (name.encode(), answer.headers[name].encode("latin-1")) for name in _PASSED_BACK if name in answer.headers
         ]
@@ -184,6 +185,6 @@ class _Passing(Response):
             if self._method == "GET" or not answer.is_event_stream:
                 # The connection is closed: a browser takes no half for the whole, and takes up events where it was.
                 raise
-            last = b"data: " + orjson.dumps(oip_error(error)) + b"\n\n"
+            last = encode_event(orjson.dumps(oip_error(error)))
             await send({"type": "http.response.body", "body": last, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})

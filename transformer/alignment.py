@@ -200,7 +200,7 @@ class Aligner:
         words = self._analyzer.analyse(answer)
         return self._matrix([words], question, passages).closest(words)
 
-    def _board(
+    def _matrix(
         self, answered: list[SentenceTerms], question: str, passages: Sequence[tuple[str, str]]
     ) -> _SentenceMatrix:
         return _SentenceMatrix(

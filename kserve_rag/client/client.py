@@ -26,6 +26,7 @@ import httpx
 from pydantic import BaseModel, ValidationError
 
 from chassis.errors import ServiceError
+from chassis.events import EventBuffer, EventStreamError, event_data
 from kserve_rag.errors import (
     ClientError,
     CredentialsError,
@@ -204,9 +205,9 @@ class Client:
                 if response.status_code >= 300:
                     response.read()
                     raise _rejection(response)
-                ended, events = False, _Events()
+                ended, buffer = False, EventBuffer()
                 for received in response.iter_bytes():
-                    for event in events.feed(received):
+                    for event in _events(buffer, received):
                         ended = isinstance(event, EndEvent)
                         yield event
                 if not ended:
@@ -294,9 +295,9 @@ class AsyncClient:
                 if response.status_code >= 300:
                     await response.aread()
                     raise _rejection(response)
-                ended, events = False, _Events()
+                ended, buffer = False, EventBuffer()
                 async for received in response.aiter_bytes():
-                    for event in events.feed(received):
+                    for event in _events(buffer, received):
                         ended = isinstance(event, EndEvent)
                         yield event
                 if not ended:
@@ -395,28 +396,15 @@ def _parsed(kind: type[ModelT], content: bytes) -> ModelT:
         raise ServiceFailedError(f"The service answered something that is no {kind.__name__}.") from error
 
 
-class _Events:
-    """The events in the bytes of a stream. Not httpx's lines: they end at characters that JSON may hold, as U+2028."""
-
-    def __init__(self) -> None:
-        self._begun = b""
-
-    def feed(self, received: bytes) -> Iterator[Event]:
-        """Those that are whole now. Every event of the services' ends with an empty line."""
-        *lines, self._begun = (self._begun + received).split(b"\n")
-        for line in lines:
-            event = _event(line)
-            if event is not None:
-                yield event
+def _events(buffer: EventBuffer, block: bytes) -> Iterator[Event]:
+    """The events that are complete with this block of the stream."""
+    try:
+        return map(_event, event_data(buffer.feed(block)))
+    except EventStreamError as error:
+        raise ServiceFailedError(f"The service {error}.") from error
 
 
-def _event(line: bytes) -> Event | None:
-    """The event in a line of the stream; None for lines that carry none."""
-    if not line.startswith(b"data:"):
-        return None
-    data = line[5:].strip()
-    if data == b"[DONE]":
-        return None
+def _event(data: str) -> Event:
     try:
         content = json.loads(data)
         if isinstance(content, dict) and "error" in content:

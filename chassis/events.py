@@ -1,0 +1,59 @@
+"""Server-sent events in bytes. Needs no web framework, so the public client can use it too.
+
+Text lines are no substitute: `str.splitlines` and httpx's `iter_lines` also split at U+2028, which JSON may contain.
+
+Source: https://html.spec.whatwg.org/multipage/server-sent-events.html
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+MAX_EVENT_BYTES = 8 * 1024 * 1024
+_ENDS = (b"\n\n", b"\r\n\r\n")
+
+
+class EventStreamError(ValueError):
+    """The stream ended inside an event, or an event is larger than `MAX_EVENT_BYTES`. Its text follows 'The server'."""
+
+
+class EventBuffer:
+    """Cuts the blocks of a stream at the ends of its events."""
+
+    def __init__(self) -> None:
+        self._incomplete = b""
+
+    def feed(self, block: bytes) -> bytes:
+        """The events that are complete now, unchanged.
+
+        Raises:
+            EventStreamError: the incomplete event is too large already.
+        """
+        received = self._incomplete + block
+        end = max((received.rfind(mark) + len(mark) for mark in _ENDS if mark in received), default=0)
+        self._incomplete = received[end:]
+        if len(self._incomplete) > MAX_EVENT_BYTES:
+            raise EventStreamError(f"sent an event larger than {MAX_EVENT_BYTES} bytes")
+        return received[:end]
+
+    def close(self) -> None:
+        """Call it at the end of the stream.
+
+        Raises:
+            EventStreamError: the stream ended inside an event.
+        """
+        if self._incomplete.strip():
+            raise EventStreamError("broke off its answer")
+
+
+def event_data(events: bytes) -> Iterator[str]:
+    """The `data` of each complete event. Comments and events without data are skipped."""
+    for event in events.replace(b"\r\n", b"\n").split(b"\n\n"):
+        lines = [line[5:].removeprefix(b" ") for line in event.split(b"\n") if line.startswith(b"data:")]
+        if lines:
+            yield b"\n".join(lines).decode("utf-8", "replace")
+
+
+def encode_event(data: bytes) -> bytes:
+    """An event with this `data`, which contains no line break."""
+    return b"data: " + data + b"\n\n"
