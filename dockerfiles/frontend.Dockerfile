@@ -1,5 +1,5 @@
-# The web page: built by Node, served by Python beside the way to the graph.
-# Build it in the root of the repository: docker build -f dockerfiles/frontend.Dockerfile .
+# The web page, built by Node, and its server: static files and a proxy to the graph.
+# Build in the root of the repository: docker build -f dockerfiles/frontend.Dockerfile .
 FROM node:24.19.0-bookworm-slim AS page
 ENV NPM_CONFIG_AUDIT=false NPM_CONFIG_FUND=false NPM_CONFIG_UPDATE_NOTIFIER=false
 WORKDIR /build/page
@@ -16,15 +16,17 @@ ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 UV_NO_CACHE=1
 WORKDIR /build
 COPY locks/uv.txt locks/frontend.txt locks/
 RUN python -m venv /uv && /uv/bin/pip install --require-hashes --only-binary :all: -r locks/uv.txt
-# sync and not install: what locks/unused.in leaves out stays out.
+# sync, not install: packages of locks/unused.in stay out.
 RUN /uv/bin/uv venv --python /usr/local/bin/python3.11 /opt/venv \
  && /uv/bin/uv pip sync --python /opt/venv --require-hashes --only-binary :all: locks/frontend.txt \
  && echo /opt/kserve-rag > /opt/venv/lib/python3.11/site-packages/kserve-rag.pth
+COPY pyproject.toml dockerfiles/metadata.py ./
+RUN /opt/venv/bin/python metadata.py /opt/venv/lib/python3.11/site-packages
 COPY chassis /opt/kserve-rag/chassis
 COPY frontend/__init__.py frontend/__main__.py frontend/assets.py frontend/proxy.py frontend/server.py frontend/settings.py \
      /opt/kserve-rag/frontend/
 COPY --from=page /build/dist /opt/kserve-rag/frontend/dist
-# Fails where something is missing, and leaves the bytecode of exactly what is imported: nothing writes it later.
+# Fails if a module is missing, and compiles the imported modules: nothing writes bytecode later.
 RUN /opt/venv/bin/python -c "import frontend.__main__, uvicorn.loops.uvloop, uvicorn.protocols.http.httptools_impl, \
     opentelemetry.exporter.otlp.proto.http.trace_exporter, opentelemetry.sdk.trace.export"
 
@@ -41,7 +43,6 @@ STOPSIGNAL SIGTERM
 ENTRYPOINT ["python", "-m", "frontend"]
 ARG VERSION=0.1.0
 ARG REVISION=unknown
-ENV FRONTEND_VERSION=$VERSION
 LABEL org.opencontainers.image.title="kserve-rag-frontend" \
       org.opencontainers.image.description="The web page of a KServe graph that answers from documents, and its server" \
       org.opencontainers.image.version="$VERSION" \

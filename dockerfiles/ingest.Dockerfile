@@ -1,21 +1,23 @@
-# Ingestion: documents, chunks, embeddings, and a new index version. A Job by itself; the service that takes uploads is
-# `python -m ingest.server`, on port 8086 unless INGEST_HTTP_PORT says otherwise.
-# Build it in the root of the repository: docker build -f dockerfiles/ingest.Dockerfile .
+# Ingestion: documents, chunks, embeddings, and a new index version. The image runs the Job; the service for uploads is
+# `python -m ingest.server`, on port 8086 (INGEST_HTTP_PORT).
+# Build in the root of the repository: docker build -f dockerfiles/ingest.Dockerfile .
 FROM python:3.11.14-slim-bookworm AS build
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 UV_NO_CACHE=1
 WORKDIR /build
 COPY locks/uv.txt locks/ingest.txt locks/
 RUN python -m venv /uv && /uv/bin/pip install --require-hashes --only-binary :all: -r locks/uv.txt
-# sync and not install: what locks/unused.in leaves out stays out.
+# sync, not install: packages of locks/unused.in stay out.
 RUN /uv/bin/uv venv --python /usr/local/bin/python3.11 /opt/venv \
  && /uv/bin/uv pip sync --python /opt/venv --require-hashes --only-binary :all: locks/ingest.txt \
  && echo /opt/kserve-rag > /opt/venv/lib/python3.11/site-packages/kserve-rag.pth
+COPY pyproject.toml dockerfiles/metadata.py ./
+RUN /opt/venv/bin/python metadata.py /opt/venv/lib/python3.11/site-packages
 COPY chassis /opt/kserve-rag/chassis
 COPY embedder /opt/kserve-rag/embedder
 COPY text_analysis /opt/kserve-rag/text_analysis
 COPY vectorstore /opt/kserve-rag/vectorstore
 COPY ingest /opt/kserve-rag/ingest
-# Fails where something is missing, and leaves the bytecode of exactly what is imported: nothing writes it later.
+# Fails if a module is missing, and compiles the imported modules: nothing writes bytecode later.
 RUN /opt/venv/bin/python -c "import ingest.__main__, ingest.pipeline, ingest.server, chassis.edge, vectorstore.stores.chroma, \
     uvicorn.loops.uvloop, uvicorn.protocols.http.httptools_impl, uvicorn.lifespan.on, \
     opentelemetry.exporter.otlp.proto.http.trace_exporter, opentelemetry.sdk.trace.export"

@@ -1,5 +1,5 @@
-# The LLM on CPUs: Triton out of its wheel, with TensorRT-LLM's tensors on OpenVINO GenAI.
-# Build it in the root of the repository: docker build -f dockerfiles/predictor-cpu.Dockerfile .
+# The LLM on CPUs: Triton from its wheel, with TensorRT-LLM's tensors on OpenVINO GenAI.
+# Build in the root of the repository: docker build -f dockerfiles/predictor-cpu.Dockerfile .
 FROM python:3.11.14-slim-bookworm AS build
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 UV_NO_CACHE=1
 WORKDIR /build
@@ -8,13 +8,13 @@ RUN python -m venv /uv && /uv/bin/pip install --require-hashes --only-binary :al
 RUN /uv/bin/uv venv --python /usr/local/bin/python3.11 /opt/venv \
  && /uv/bin/uv pip sync --python /opt/venv --require-hashes --only-binary :all: locks/triton.txt \
  && echo /opt/kserve-rag > /opt/venv/lib/python3.11/site-packages/kserve-rag.pth
-# Triton where it looks for its parts, with the stub of this Python alone.
+# Triton at its default path, with the stub of this Python only.
 RUN mv /opt/venv/lib/python3.11/site-packages/pytriton/tritonserver /opt/tritonserver \
  && mv /opt/tritonserver/python_backend_stubs/3.11/triton_python_backend_stub /opt/tritonserver/backends/python/ \
  && rm -r /opt/tritonserver/python_backend_stubs
 COPY predictor /opt/kserve-rag/predictor
-# Fails where something is missing, and leaves the bytecode of exactly what is imported: nothing writes it later. What runs
-# only inside Triton is compiled without being imported.
+# Fails if a module is missing, and compiles the imported modules: nothing writes bytecode later. Modules that run only
+# inside Triton are compiled without an import.
 RUN /opt/venv/bin/python -c "import predictor.engines.openvino, predictor.engines.llmapi, predictor.tokenizer, openvino_tokenizers" \
  && /opt/venv/bin/python -m compileall -q /opt/kserve-rag /opt/tritonserver/backends/python
 
@@ -22,7 +22,7 @@ FROM python:3.11.14-slim-bookworm
 RUN rm -rf /usr/local/lib/python3.11/site-packages/* /usr/local/lib/python3.11/ensurepip /usr/local/bin/pip* \
  && useradd --uid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin kserve-rag
 COPY --from=build /opt /opt
-# Triton's Python models run in the environment whose python is first on the PATH.
+# Triton's Python models use the environment whose python is first on the PATH.
 ENV PATH=/opt/venv/bin:/opt/tritonserver/bin:$PATH \
     LD_LIBRARY_PATH=/opt/venv/lib/python3.11/site-packages/nvidia_pytriton.libs:/usr/local/lib \
     HOME=/tmp USER=kserve-rag PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1

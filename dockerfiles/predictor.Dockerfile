@@ -1,8 +1,8 @@
-# The LLM on GPUs: NVIDIA's Triton with TensorRT-LLM, under a user that is not root. Nothing is built and nothing installed:
-# one stage. Not built or run on a GPU by this project.
-# Build it in the root of the repository: docker build -f dockerfiles/predictor.Dockerfile .
+# The LLM on GPUs: NVIDIA's Triton with TensorRT-LLM and a user that is not root. Nothing is built or installed, so there
+# is one stage. This project has not built it or run it on a GPU.
+# Build in the root of the repository: docker build -f dockerfiles/predictor.Dockerfile .
 FROM nvcr.io/nvidia/tritonserver:25.12-trtllm-python-py3
-# The model that the manifests serve. Where another version of the image has it elsewhere, this says so.
+# The model that the manifests serve. Fails if this version of the image has it elsewhere.
 RUN test -f /app/all_models/llmapi/tensorrt_llm/1/model.py \
  && useradd --uid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin kserve-rag
 ENV HOME=/tmp USER=kserve-rag PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1

@@ -31,13 +31,6 @@ def _hosts(value: str) -> str:
     return value
 
 
-def _installed_version() -> str:
-    try:
-        return importlib.metadata.version("kserve-rag")
-    except importlib.metadata.PackageNotFoundError:
-        return "unknown"
-
-
 class FrontendSettings(EdgeSettings):
     """Where the graph is, and who may see the page."""
 
@@ -50,7 +43,8 @@ class FrontendSettings(EdgeSettings):
     )
     title: str = Field("kserve-rag", max_length=100, description="What the page is called.")
     version: str = Field(
-        default_factory=_installed_version, description="What the page says it is; by default what is installed."
+        default_factory=lambda: importlib.metadata.version("kserve-rag"),
+        description="Version that the page shows; by default the installed one.",
     )
     page_dir: Path = Field(Path(__file__).parent / "dist", description="Folder of the built page.")
     frame_ancestors: Annotated[str, AfterValidator(_frame_ancestors)] = Field(

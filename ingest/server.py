@@ -226,7 +226,7 @@ def application(settings: IngestServerSettings | None = None) -> FastAPI:
     app = FastAPI(
         title="kserve-rag ingest",
         summary="Documents into an index, and out of it again, while everything runs.",
-        version=_version(),
+        version=metadata.version("kserve-rag"),
         lifespan=lifespan,
         # FastAPI's pages load their scripts from elsewhere.
         docs_url=None,
@@ -239,13 +239,6 @@ def application(settings: IngestServerSettings | None = None) -> FastAPI:
         app.state.service = IngestService(settings)
         app.state.token = settings.token
     return app
-
-
-def _version() -> str:
-    try:
-        return metadata.version("kserve-rag")
-    except metadata.PackageNotFoundError:  # an image has the packages, not the distribution
-        return "0"
 
 
 def main(arguments: list[str] | None = None) -> int:

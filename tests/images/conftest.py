@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from dockerfiles.recipes import Recipe
-from dockerfiles.staging import Staged, StagingError, UnavailableError, stage
+from tests.images.recipes import Recipe
+from tests.images.staging import Staged, StagingError, UnavailableError, stage
 
 
 @pytest.fixture(scope="session")

@@ -14,9 +14,9 @@ import yaml
 from docker.utils.build import PatternMatcher
 from packaging.requirements import Requirement
 
-from dockerfiles.build import version
-from dockerfiles.recipes import LIGHT, ON_GPUS, ROOT, SERVICES, WITH_TRITON, Recipe
-from dockerfiles.staging import PYTHON
+from dockerfiles.build import ROOT, SERVICES, version
+from tests.images.recipes import LIGHT, ON_GPUS, WITH_TRITON, Recipe
+from tests.images.staging import PYTHON
 
 BUILT = (*LIGHT, *WITH_TRITON, ON_GPUS)
 """The images that install something; `predictor` is NVIDIA's image under another user."""
@@ -262,7 +262,7 @@ def test_without_an_engine_it_says_what_it_looked_for(tmp_path: Path) -> None:
     engine(tmp_path, "docker", "echo 'Cannot connect to the Docker daemon.' >&2; exit 1")
     done = build(tmp_path)
     assert done.returncode == 1
-    assert "No container engine answers here, so no image was built" in done.stderr
+    assert "No container engine responds, so no image was built" in done.stderr
     assert "docker: `docker info` says: Cannot connect to the Docker daemon." in done.stderr
     for name in ("podman", "nerdctl", "buildah"):
         assert f"{name}: not on the PATH" in done.stderr
@@ -286,7 +286,7 @@ def test_a_failed_build_ends_it(tmp_path: Path) -> None:
     engine(tmp_path, "buildah", 'test "$1" = info || exit 3')
     done = build(tmp_path, "ingest", "transformer")
     assert done.returncode == 3
-    assert "ingest: the build ended with status 3." in done.stderr
+    assert "ingest: the build failed with status 3." in done.stderr
 
 
 def test_an_unknown_service_is_named(tmp_path: Path) -> None:

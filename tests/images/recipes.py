@@ -1,4 +1,4 @@
-"""What the Dockerfiles say, as data. Parsed with dockerfile-parse."""
+"""The Dockerfiles as data, parsed with dockerfile-parse."""
 
 from __future__ import annotations
 
@@ -10,33 +10,31 @@ from pathlib import Path
 
 from dockerfile_parse import DockerfileParser
 
-ROOT = Path(__file__).parents[1]
-FOLDER = Path(__file__).parent
+from dockerfiles.build import FOLDER
 
-SERVICES = tuple(sorted(path.name.removesuffix(".Dockerfile") for path in FOLDER.glob("*.Dockerfile")))
 LIGHT = ("transformer", "vectorstore", "ingest", "frontend")
-"""The services that hold no model."""
+"""Services without a model."""
 WITH_TRITON = ("embedder", "predictor-cpu")
-"""Triton out of its wheel, on CPUs."""
+"""Triton from its wheel, on CPUs."""
 ON_GPUS = "embedder-gpu"
-"""Triton out of its wheel, with torch and CUDA."""
+"""Triton from its wheel, with torch and CUDA."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """One instruction, its lines joined."""
+    """One instruction, with its lines joined."""
 
     instruction: str
     value: str
 
     @property
     def words(self) -> list[str]:
-        """Of a COPY, ENV, LABEL or EXPOSE, without their quotes."""
+        """The words of a COPY, ENV, LABEL or EXPOSE, without quotes."""
         return [word.replace('"', "") for word in re.findall(r'(?:[^\s"]|"[^"]*")+', self.value)]
 
     @property
     def arguments(self) -> list[str]:
-        """Of an ENTRYPOINT or CMD.
+        """The arguments of an ENTRYPOINT or CMD.
 
         Raises:
             ValueError: it is not in exec form.
@@ -49,19 +47,19 @@ class Step:
 
 @dataclass(frozen=True)
 class Stage:
-    """From one FROM to the next."""
+    """The steps after a FROM."""
 
     base: str
-    """Image, or the name of an earlier stage."""
+    """An image, or the name of an earlier stage."""
     name: str | None
     steps: tuple[Step, ...]
 
     def all(self, instruction: str) -> list[Step]:
-        """Every step of a kind."""
+        """All steps with this instruction."""
         return [step for step in self.steps if step.instruction == instruction]
 
     def only(self, instruction: str) -> Step:
-        """The one step of a kind.
+        """The only step with this instruction.
 
         Raises:
             LookupError: there is none, or more than one.
@@ -117,5 +115,5 @@ class Recipe:
 
     @property
     def final(self) -> Stage:
-        """What becomes the image."""
+        """The stage that becomes the image."""
         return self.stages[-1]

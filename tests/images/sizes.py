@@ -1,9 +1,8 @@
-"""Prints how much each image installs: `make image-sizes`, or `python -m dockerfiles.sizes [SERVICE…]`.
+"""Prints the size of each image: `make image-sizes`, or `python -m tests.images.sizes [SERVICE…]`.
 
-The table is in docs/images.md. What runs on GPUs takes gigabytes: it is looked up, and installed where it is named.
-
-The stage `build` of each Dockerfile is run in a fresh folder, as `dockerfiles.staging` does it. Counted are the files
-of `/opt`, bytecode included, in MB of 10⁶ bytes. The base image is not: neither its Debian nor its Python.
+The table of docs/images.md. It stages each Dockerfile in a fresh folder and counts the files of `/opt`, bytecode
+included, in MB of 10⁶ bytes; the base image (Debian and Python) is not counted. The GPU image has gigabytes: it is only
+resolved, and installed if you name it.
 """
 
 from __future__ import annotations
@@ -20,29 +19,29 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dockerfiles.recipes import LIGHT, ON_GPUS, WITH_TRITON, Recipe
-from dockerfiles.staging import Staged, StagingError, resolve, stage
+from tests.images.recipes import LIGHT, ON_GPUS, WITH_TRITON, Recipe
+from tests.images.staging import Staged, StagingError, resolve, stage
 
 LIMITS_MB = {**dict.fromkeys(LIGHT, 400.0), "frontend": 120.0}
-"""Of what a light service installs."""
+"""Limits of the services without a model."""
 
 _MB = 1e6
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """What one image installs."""
+    """The size of one image."""
 
     total_mb: float
     """All of /opt."""
     bytecode_mb: float
-    """Of that, compiled Python."""
+    """Compiled Python, included in the total."""
     packages: dict[str, float]
-    """Distribution → MB, the largest first. What belongs to none (the environment itself, our rooms) is left out."""
+    """Distribution → MB, largest first, without the environment itself and our own packages."""
 
 
 def measure(staged: Staged) -> Sizes:
-    """Sizes of a staged image. A file counts once; links count nothing."""
+    """The size of a staged image. Links do not count."""
     owners: dict[Path, str] = {}
     for distribution in importlib.metadata.distributions(path=[str(staged.site_packages)]):
         for file in distribution.files or []:
@@ -65,22 +64,22 @@ def measure(staged: Staged) -> Sizes:
 
 
 def row(service: str, sizes: Sizes) -> str:
-    """A line of the table."""
+    """One row of the table."""
     largest = ", ".join(f"{name} {size:.0f}" for name, size in list(sizes.packages.items())[:5])
     count = len(sizes.packages)
     return f"| {service} | {sizes.total_mb:.0f} | {sizes.bytecode_mb:.0f} | {count} | {largest} |"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status: 1 where a light service is above the limit, or a line of a Dockerfile failed."""
+    """Exit status: 1 if a service exceeds its limit or a line of a Dockerfile failed."""
     services = (*LIGHT, *WITH_TRITON, ON_GPUS)
-    parser = argparse.ArgumentParser(prog="python -m dockerfiles.sizes", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.images.sizes", description=__doc__)
     parser.add_argument("services", nargs="*", metavar="SERVICE", help=", ".join(services))
     named = parser.parse_args(arguments).services
     unknown = sorted(set(named) - set(services))
     if unknown:
         parser.error(f"there is no {', '.join(unknown)}: choose from {', '.join(services)}")
-    sys.stdout.write("| image | MB | of it bytecode | packages | the five largest, MB |\n|---|---|---|---|---|\n")
+    sys.stdout.write("| image | MB | bytecode | packages | the five largest, MB |\n|---|---|---|---|---|\n")
     status = 0
     for service in named or (*LIGHT, *WITH_TRITON):
         began = time.perf_counter()
@@ -94,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         sys.stderr.write(f"{service}: installed, imported and measured in {time.perf_counter() - began:.0f} s\n")
         if sizes.total_mb > LIMITS_MB.get(service, math.inf):
-            sys.stderr.write(f"{service}: {sizes.total_mb:.0f} MB, allowed are {LIMITS_MB[service]:.0f}\n")
+            sys.stderr.write(f"{service}: {sizes.total_mb:.0f} MB, the limit is {LIMITS_MB[service]:.0f}\n")
             status = 1
     if named:
         return status
@@ -104,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except StagingError as error:
             sys.stderr.write(f"{ON_GPUS}: {error}\n")
             return 1
-    sys.stderr.write(f"{ON_GPUS}: {count} packages can be had; they are gigabytes, and not installed here\n")
+    sys.stderr.write(f"{ON_GPUS}: {count} packages are available; not installed, because they are gigabytes\n")
     return status
 
 
