@@ -1,1 +1,1 @@
-"""The ground under every room: upstream HTTP, the error body, the serving adapter, logging. Knows no noun of RAG."""
+"""Plumbing that all rooms share: HTTP client and server, errors, telemetry, settings. Knows no noun of RAG."""

@@ -1,4 +1,4 @@
-"""What one request carries through every hop: its deadline and the headers that are passed on."""
+"""The context of a request that travels through every hop: its deadline and the forwarded headers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from chassis import tracing
 from chassis.errors import DeadlineExceededError, InvalidRequestError
 
 TIMEOUT_HEADER = "x-request-timeout-ms"
-"""Milliseconds that are left for the whole answer. Set by callers, lowered at every hop."""
+"""Milliseconds left for the whole response. Set by clients, lowered at every hop."""
 
 _MAX_TIMEOUT_DIGITS = 15
 
@@ -29,12 +29,12 @@ FORWARDED_HEADERS = (
     "x-b3-flags",
     "b3",
 )
-"""Passed to upstreams as they came, for this request only."""
+"""Forwarded to upstreams unchanged, for this request only."""
 
 
 @dataclass(frozen=True, slots=True)
 class CallContext:
-    """Deadline and forwarded headers of one request. Never stored beyond it."""
+    """Deadline and forwarded headers of one request. Never stored longer than the request."""
 
     deadline: float
     """In `time.monotonic()` seconds."""
@@ -43,10 +43,10 @@ class CallContext:
 
     @classmethod
     def start(cls, timeout_s: float, headers: Mapping[str, str] | None = None) -> CallContext:
-        """A context that ends `timeout_s` seconds from now, or sooner if the caller's own header says so.
+        """A context that ends in `timeout_s` seconds, or sooner if the client's header says so.
 
         Raises:
-            InvalidRequestError: the caller's `x-request-timeout-ms` is not a positive integer.
+            InvalidRequestError: the client's `x-request-timeout-ms` is not a positive integer.
 
         """
         headers = tracing.program_headers.get() if headers is None else headers
@@ -64,7 +64,7 @@ class CallContext:
 
     @property
     def request_id(self) -> str:
-        """The caller's `x-request-id`, or one made for this request."""
+        """The client's `x-request-id`, or a generated one."""
         return self.headers.get("x-request-id", "")
 
     def remaining_s(self) -> float:
@@ -84,36 +84,33 @@ class CallContext:
         return left
 
     def span(self, kind: tracing.SpanType, name: str | None = None) -> CallSpan:
-        """A span around a part of the work, as a context manager that knows the context within it.
+        """A context manager that records a span and holds the context within it.
 
         Args:
-            kind: its declaration.
-            name: where the declaration's has something to be filled in.
+            kind: the declaration.
+            name: of this span, if the declaration's name has placeholders.
         """
         return CallSpan(self, kind, name)
 
     def outgoing_headers(self) -> dict[str, str]:
-        """Headers for an upstream call: the forwarded ones and the time that is left."""
+        """Headers for an upstream call: the forwarded ones and the remaining time."""
         return {**self.headers, TIMEOUT_HEADER: str(max(1, int(self.remaining_s() * 1000)))}
 
 
 class CallSpan:
-    """A part of the work on a request, recorded while tracing is on and the request belongs to a trace that is kept.
-
-    Work that no request has caused, such as a readiness probe's, belongs to none.
-    """
+    """A span within a request, recorded if tracing is on and the request's trace is sampled."""
 
     __slots__ = ("_kind", "_name", "_span", "ctx")
 
     def __init__(self, ctx: CallContext, kind: tracing.SpanType, name: str | None) -> None:
         self.ctx = ctx
-        """For what is done within the span."""
+        """Context for calls within the span."""
         self._kind = kind
         self._name = name
         self._span: tracing.Span | None = None
 
     def __enter__(self) -> CallSpan:
-        # What the edge does not keep is not kept within it: so do all of OpenTelemetry's samplers decide.
+        # Follows the parent's sampling decision, as OpenTelemetry's samplers do.
         if tracing.on() and tracing.sampled(self.ctx.headers):
             self._span = tracing.begin(self._kind, self.ctx.headers, name=self._name)
             if self._span is not None:
@@ -128,15 +125,15 @@ class CallSpan:
 
     @property
     def recording(self) -> bool:
-        """Whether anything becomes of what is set."""
+        """Whether the span is recorded."""
         return self._span is not None
 
     def set(self, name: str, value: tracing.Value | None) -> None:
-        """Sets an attribute that the span's type declares; None sets nothing. No text, only what is known of it."""
+        """Sets an attribute that the span's type declares; None sets nothing. Never a question's or document's text."""
         if self._span is not None:
             self._span.set(name, value)
 
     def event(self, name: str) -> None:
-        """Something that happened now."""
+        """Records an event now."""
         if self._span is not None:
             self._span.event(name)

@@ -1,7 +1,7 @@
-"""What may go wrong at a service's edge, and the status that each kind is answered with.
+"""The errors of a service's API, with their HTTP and gRPC status.
 
-Every error that leaves a room is a `ServiceError`. Its message is written for the caller: it names the offending
-value, the limit and the next step, and never holds internal text.
+Every error that leaves a room is a `ServiceError`. Its message is written for the client: it names the offending value,
+the limit and the next step, and has no internal text.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import ClassVar
 
 
 class ServiceError(Exception):
-    """Base of all errors that a caller may see."""
+    """Base of all errors that a client may see."""
 
     status: ClassVar[int] = 500
     """HTTP status."""
@@ -27,35 +27,35 @@ class ServiceError(Exception):
         self.field = field
         self.retry_after_s = retry_after_s if retry_after_s is not None else (2 if self.status == 503 else None)
         self.upstream_reason = ""
-        """What a failing upstream said of itself: for logs and for the client of its room, never for callers."""
+        """The upstream's own message, for logs and for the room's client; never sent to callers."""
 
 
 class InvalidRequestError(ServiceError):
-    """The request can never succeed as it is: a missing, mistyped or out-of-range field."""
+    """The request cannot succeed: a field is missing, mistyped or out of range."""
 
     status, code, grpc_status = 400, "invalid_request", "INVALID_ARGUMENT"
 
 
 class UnauthorizedError(ServiceError):
-    """An upstream asks for credentials that the caller did not send, or that expired."""
+    """An upstream needs credentials that the client did not send, or that expired."""
 
     status, code, grpc_status = 401, "unauthorized", "UNAUTHENTICATED"
 
 
 class ForbiddenError(ServiceError):
-    """An upstream does not let this caller in."""
+    """An upstream does not admit this client."""
 
     status, code, grpc_status = 403, "forbidden", "PERMISSION_DENIED"
 
 
 class NotFoundError(ServiceError):
-    """No such model, index or route."""
+    """The model, index, document or route does not exist."""
 
     status, code, grpc_status = 404, "not_found", "NOT_FOUND"
 
 
 class PayloadTooLargeError(ServiceError):
-    """The body is larger than the server reads."""
+    """The body is larger than the limit."""
 
     status, code, grpc_status = 413, "payload_too_large", "INVALID_ARGUMENT"
 
@@ -67,22 +67,22 @@ class BusyError(ServiceError):
 
 
 class InternalError(ServiceError):
-    """A defect of ours. The log holds the trace under the request id; the caller gets no internals."""
+    """A bug. The log has the traceback under the request id; the client gets no internals."""
 
 
 class BadUpstreamError(ServiceError):
-    """An upstream answered something that its protocol does not allow, or failed."""
+    """An upstream failed, or violated its protocol."""
 
     status, code, grpc_status, retryable = 502, "bad_upstream", "UNAVAILABLE", True
 
 
 class NotReadyError(ServiceError):
-    """Something this service needs is not there yet, or is down. Sent with Retry-After."""
+    """Something that this service needs is not ready or is down. Sent with Retry-After."""
 
     status, code, grpc_status, retryable = 503, "not_ready", "UNAVAILABLE", True
 
 
 class DeadlineExceededError(ServiceError):
-    """An upstream did not answer before the request's deadline."""
+    """An upstream did not respond before the deadline."""
 
     status, code, grpc_status, retryable = 504, "deadline_exceeded", "DEADLINE_EXCEEDED", True

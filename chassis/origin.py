@@ -1,4 +1,4 @@
-"""Where a request comes from, as browsers tell it."""
+"""The origin of a browser's request."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from chassis.errors import ForbiddenError
 
 
 def check_origin(headers: Mapping[str, str], *, evidence: bool = False) -> None:
-    """Refuses what a page of another site has a browser send, with the credentials that are added on the way.
+    """Rejects cross-site requests, to which a browser or a proxy may add credentials.
 
     Args:
         headers: of the request, case-insensitive.
-        evidence: whether what does not say where it comes from is refused too: programs never do, browsers always.
+        evidence: whether to reject requests without an origin, too. Browsers send one, programs do not.
 
     Raises:
-        ForbiddenError: the request does not come from a page of this very address.
+        ForbiddenError: the request comes from a page of another origin.
 
-    Source: https://www.w3.org/TR/fetch-metadata/ and https://fetch.spec.whatwg.org/#origin-header; browsers send the
-    first over HTTPS and to loopback only.
+    Source: https://www.w3.org/TR/fetch-metadata/ (sent by browsers over HTTPS and to loopback only) and
+    https://fetch.spec.whatwg.org/#origin-header
     """
     site, origin = headers.get("sec-fetch-site"), headers.get("origin")
     if site is not None:
@@ -33,7 +33,7 @@ def check_origin(headers: Mapping[str, str], *, evidence: bool = False) -> None:
 
 
 def _netloc(origin: str) -> str | None:
-    """Host and port, lower case; None where it is no URL."""
+    """Host and port in lower case; None if it is not a URL."""
     try:
         return urlsplit(origin).netloc.lower()
     except ValueError:

@@ -1,4 +1,4 @@
-"""Implementations that are found by their entry points: one group per Protocol, one name per implementation."""
+"""Implementations found by entry points: one group per Protocol, one name per implementation."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ MemberT = TypeVar("MemberT")
 
 
 class RegistryError(ValueError):
-    """A name that no entry point has, or a member that cannot be imported. The message is written for users."""
+    """No entry point has this name, or the member cannot be imported. The message is written for users."""
 
 
 class Registry(Generic[MemberT]):
-    """The members of one entry-point group. A member is imported when it is first asked for.
+    """The members of one entry-point group. A member is imported when it is first requested.
 
-    An entry point's name is what settings and manifests write, its object is the member, and its extra is the one of
-    the distribution that brings the member's libraries: `milvus = "vectorstore.stores.milvus:STORE [milvus]"`.
+    The entry point's name is the name in settings and manifests, its object is the member, and its extra is the
+    distribution's extra with the member's libraries: `milvus = "vectorstore.stores.milvus:STORE [milvus]"`.
 
     Source: https://packaging.python.org/specifications/entry-points/.
     """
 
     def __init__(self, group: str, noun: str) -> None:
-        """Imports nothing yet.
+        """Imports no member yet.
 
         Args:
             group: of the entry points, such as `kserve_rag.stores`.
-            noun: what a member is called in messages.
+            noun: for a member, in messages.
 
         """
         self._group = group
@@ -43,10 +43,10 @@ class Registry(Generic[MemberT]):
         return sorted(self._found)
 
     def check(self, name: str) -> str:
-        """The name, if a member has it: for validators of settings.
+        """Returns the name if a member has it; for validators of settings.
 
         Raises:
-            RegistryError: none has.
+            RegistryError: no member has this name.
         """
         if name not in self._found:
             known = ", ".join(self.names()) or "none is installed"

@@ -18,11 +18,11 @@ def _is_url(value: str) -> str:
 
 
 BaseUrl = Annotated[str, AfterValidator(_is_url)]
-"""`http://` or `https://` and a host: where an upstream is."""
+"""Base URL of an upstream: `http://` or `https://`, and a host."""
 
 
 class EdgeSettings(BaseSettings):
-    """Where a service listens over HTTP, and its limits."""
+    """Address and limits of an HTTP service."""
 
     host: str = Field("0.0.0.0", description="Address to listen on. Use 127.0.0.1 outside a cluster.")  # noqa: S104 - a pod is reached on its own address
     http_port: int = Field(8080, ge=1, le=65535, description="Port of REST.")
@@ -30,28 +30,28 @@ class EdgeSettings(BaseSettings):
         False, description="Whether other replicas of the service may listen on the same ports of this machine."
     )
     timeout_s: float = Field(60, gt=0, le=3600, description="Longest time for one answer, in seconds.")
-    max_body_bytes: int = Field(8 * 1024 * 1024, ge=1024, description="Largest request body that is read, in bytes.")
+    max_body_bytes: int = Field(8 * 1024 * 1024, ge=1024, description="Largest request body, in bytes.")
     grace_period_s: int = Field(30, ge=0, le=3600, description="Time for requests in flight at shutdown, in seconds.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe level logged.")
     log_format: LogFormat = Field("text", description="Log lines as text or as JSON.")
 
 
 class ServerSettings(EdgeSettings):
-    """Those of a KServe room, which also serves gRPC."""
+    """Settings of a KServe service, which also serves gRPC."""
 
     grpc_port: int = Field(8081, ge=1, le=65535, description="Port of gRPC.")
     enable_grpc: bool = Field(True, description="Whether to serve gRPC.")
 
 
 class SettingError(ValueError):
-    """A setting is wrong, by itself or for what it is used for. The message begins with the variable."""
+    """A setting is wrong. The message begins with the variable."""
 
 
 SettingsT = TypeVar("SettingsT", bound=BaseSettings)
 
 
 def load_settings(kind: type[SettingsT], **overrides: object) -> SettingsT:
-    """Settings as of `read_settings`, or the end of the program with what is wrong on standard error."""
+    """Like `read_settings`, but prints what is wrong and exits with status 2."""
     try:
         return read_settings(kind, **overrides)
     except SettingError as error:
@@ -64,10 +64,10 @@ def read_settings(kind: type[SettingsT], **overrides: object) -> SettingsT:
 
     Args:
         kind: the room's settings class.
-        overrides: values that win over the environment (command line); None is no override.
+        overrides: values that take precedence over the environment, such as the command line's; None is no override.
 
     Raises:
-        SettingError: some are wrong; one line for each.
+        SettingError: some are wrong; the message has one line for each.
 
     """
     build: Callable[..., SettingsT] = kind

@@ -24,8 +24,8 @@ _RECORD_FIELDS = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "as
 
 
 request_ids: ContextVar[Mapping[str, str]] = ContextVar("request_ids", default=MappingProxyType({}))
-"""`request_id`, and where the request belongs to a trace `trace_id` and `span_id`: set by the server for each request,
-added to every line that is logged for it."""
+"""`request_id`, and `trace_id` and `span_id` if the request has a trace. Set by the server for each request; in
+every log line of the request."""
 
 
 class _JsonFormatter(logging.Formatter):
@@ -60,11 +60,11 @@ def _extra(record: logging.LogRecord) -> dict[str, object]:
 
 
 def start_telemetry(service: str, level: str, log_format: LogFormat) -> None:
-    """Begins to log, and to trace where OpenTelemetry's variables ask for it.
+    """Configures logging, and tracing if OpenTelemetry's variables ask for it.
 
     Args:
         service: the room's name.
-        level: least severe level logged. No question, document or prompt text is logged at INFO.
+        level: least severe level logged. INFO has no text of a question, document or prompt.
         log_format: text or JSON.
     """
     tracing.configure(service, os.environ)
@@ -76,7 +76,7 @@ def start_telemetry(service: str, level: str, log_format: LogFormat) -> None:
     )
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     logging.captureWarnings(capture=True)
-    # KServe and uvicorn write four lines per request; the chassis's access log has what is in them in one.
+    # KServe and uvicorn write four lines per request; our access log has the same in one.
     for name in ("kserve.trace", "uvicorn.access"):
         logging.getLogger(name).setLevel(logging.WARNING)
     kserve_logger = logging.getLogger("kserve")

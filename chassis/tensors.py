@@ -1,4 +1,4 @@
-"""v2 tensors in and out of KServe's types: a request's faults are told with the tensor's name and what is expected."""
+"""Conversion of v2 tensors between KServe's types and Python values."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from kserve.utils.utils import generate_uuid
 from chassis.errors import InvalidRequestError
 
 _KINDS = {"BYTES": "O", "BOOL": "b", "INT32": "iu", "INT64": "iu", "UINT64": "iu", "FP32": "fiu", "FP64": "fiu"}
-"""Datatype declared → kinds of numpy dtype taken for it: any width of integer, and integers for floats."""
+"""Declared datatype → accepted kinds of numpy dtype: integers of any width, and integers for floats."""
 
 
 def read_columns(request: InferRequest, declared: Mapping[str, str]) -> dict[str, list[Any]]:
@@ -26,8 +26,8 @@ def read_columns(request: InferRequest, declared: Mapping[str, str]) -> dict[str
         declared: tensor name → datatype.
 
     Raises:
-        InvalidRequestError: unknown or repeated tensor, other datatype, shape that does not fit the data, text that is
-            not UTF-8, NaN or infinity.
+        InvalidRequestError: a tensor is unknown or repeated, has another datatype, does not fit its shape, or has text
+            that is not UTF-8, NaN or infinity. The error names the tensor.
     """
     columns: dict[str, list[Any]] = {}
     for tensor in request.inputs:
@@ -75,10 +75,10 @@ def _text(value: Any, name: str) -> str:
 
 
 def per_row(columns: Mapping[str, list[Any]], name: str, rows: int) -> list[Any] | None:
-    """A parameter's values for `rows` rows: as sent, or one value for all; None where it was not sent.
+    """A parameter's value for each of `rows` rows; a single value applies to all. None if it was not sent.
 
     Raises:
-        InvalidRequestError: neither 1 nor `rows` values.
+        InvalidRequestError: there are neither 1 nor `rows` values.
     """
     values = columns.get(name)
     if values is None or len(values) == rows:
@@ -89,10 +89,10 @@ def per_row(columns: Mapping[str, list[Any]], name: str, rows: int) -> list[Any]
 
 
 def respond(request: InferRequest, model: str, outputs: Mapping[str, npt.NDArray[Any]]) -> InferResponse:
-    """The response with the outputs that were asked for (all where none is named), binary where that was asked.
+    """The response with the requested outputs (all by default), binary if requested.
 
     Args:
-        request: what is answered.
+        request: the request.
         model: name of the model.
         outputs: name → array; object arrays of str or bytes become BYTES.
     """
@@ -128,5 +128,5 @@ _DATATYPES = {np.dtype("float32"): "FP32", np.dtype("int32"): "INT32", np.dtype(
 
 
 def metadata(tensors: Mapping[str, tuple[str, list[int]]]) -> list[dict[str, Any]]:
-    """Tensor declarations in the shape of KServe's model metadata."""
+    """Tensor declarations in the format of KServe's model metadata."""
     return [{"name": name, "datatype": datatype, "shape": shape} for name, (datatype, shape) in tensors.items()]

@@ -1,8 +1,8 @@
-"""Spans by OpenTelemetry, off until `configure` finds where to send them.
+"""OpenTelemetry spans. Off until `configure` finds an endpoint.
 
-What is running is known by the W3C headers of the request alone (`traceparent`, `tracestate`): a span begins below the
-one that the headers name, and gives the headers for what is done within it. No context variables: an answer is made by
-generators, which are resumed by several tasks.
+The current span travels only in a request's W3C headers (`traceparent`, `tracestate`): a new span is a child of the
+span in the headers, and has the headers for calls within it. There are no context variables: answers come from
+generators that several tasks resume.
 
 Attributes have OpenTelemetry's names where it defines one; the others begin with `kserve_rag.`. No attribute holds text
 of a question, a document, a prompt or an answer: only sizes, counts, names and versions.
@@ -38,7 +38,7 @@ _PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL
 _PROTOCOL = "http/protobuf"
 
 program_headers: ContextVar[Mapping[str, str]] = ContextVar("program_headers", default=MappingProxyType({}))
-"""Headers for calls that no request has caused: those of the span of a Job's run."""
+"""Headers for calls outside a request: those of the span around a Job's run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +65,10 @@ class Span:
     def __init__(self, span: OtelSpan, headers: Mapping[str, str]) -> None:
         self._span = span
         self.headers = headers
-        """For what is done within it."""
+        """Headers for calls within it."""
 
     def rename(self, name: str) -> None:
-        """Gives it the name that was not known when it began."""
+        """Sets the name, if it was unknown at the start."""
         self._span.update_name(name)
 
     def set(self, name: str, value: Value | None) -> None:
@@ -77,18 +77,18 @@ class Span:
             self._span.set_attribute(name, value)
 
     def event(self, name: str) -> None:
-        """Something that happened now."""
+        """Records an event now."""
         self._span.add_event(name)
 
     def failed(self, kind: str) -> None:
-        """Marks it as failed. Never with the error's message, which may quote a question."""
+        """Marks it as failed. The error's message is left out, because it may quote a question."""
         from opentelemetry.trace import Status, StatusCode
 
         self._span.set_attribute("error.type", kind)
         self._span.set_status(Status(StatusCode.ERROR))
 
     def end(self, error: BaseException | None = None) -> None:
-        """Ends it, with whatever ended its work early."""
+        """Ends it, with the exception that ended its work early."""
         if isinstance(error, (GeneratorExit, asyncio.CancelledError)):
             self._span.set_attribute("kserve_rag.cancelled", True)
         elif error is not None:
@@ -97,7 +97,7 @@ class Span:
 
 
 class _Tracing:
-    """OpenTelemetry's SDK, sending spans by OTLP over HTTP."""
+    """OpenTelemetry's SDK, which exports spans by OTLP over HTTP."""
 
     def __init__(self, service: str, environ: Mapping[str, str]) -> None:
         from opentelemetry.context import Context
@@ -111,7 +111,7 @@ class _Tracing:
 
         named = environ.get("OTEL_SERVICE_NAME") or "service.name=" in environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
         resource = Resource.create({} if named else {"service.name": f"kserve-rag-{service}"})
-        # Sampler, limits, batches, endpoint and headers: from OpenTelemetry's own variables.
+        # OpenTelemetry's own variables set sampler, limits, batches, endpoint and headers.
         self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
         self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
         self._tracer = self._provider.get_tracer("kserve_rag")
@@ -120,7 +120,7 @@ class _Tracing:
         self._kinds = {"server": OtelKind.SERVER, "client": OtelKind.CLIENT, "internal": OtelKind.INTERNAL}
 
     def shutdown(self) -> None:
-        # The exporter waits ten seconds for a collector that does not answer, and then once more.
+        # The exporter waits ten seconds for a collector that does not respond, and retries once.
         last = threading.Thread(target=self._provider.shutdown, daemon=True)
         last.start()
         last.join(_LAST_SPANS_S)
@@ -135,16 +135,16 @@ class _Tracing:
 
 _tracing: _Tracing | None = None
 _LAST_SPANS_S = 3.0
-"""Longest time for the last spans at the end of a program."""
+"""Longest time to export the last spans when a program ends."""
 
 
 def configure(service: str, environ: Mapping[str, str]) -> None:
-    """Sends spans from now on, where `OTEL_EXPORTER_OTLP_ENDPOINT` says where to. Called once, by `__main__`.
+    """Starts exporting spans if `OTEL_EXPORTER_OTLP_ENDPOINT` is set. Called once, by `__main__`.
 
-    Ends the program with one line where a variable asks for what there is not.
+    Ends the program with one line if a variable asks for something unsupported.
 
     Args:
-        service: `service.name` is `kserve-rag-<service>`, unless `OTEL_SERVICE_NAME` names another.
+        service: `service.name` is `kserve-rag-<service>`, unless `OTEL_SERVICE_NAME` sets another.
         environ: the environment variables.
     """
     global _tracing
@@ -168,18 +168,18 @@ def configure(service: str, environ: Mapping[str, str]) -> None:
 
 
 def shutdown() -> None:
-    """Sends what has not been sent yet, if the collector takes it within three seconds."""
+    """Exports the remaining spans, for up to three seconds."""
     if _tracing is not None:
         _tracing.shutdown()
 
 
 def begin(kind: SpanType, headers: Mapping[str, str], *, name: str | None = None) -> Span | None:
-    """A span below the one that `headers` name, or the first of a trace where they name none. None while off.
+    """A child of the span in `headers`, or the root of a new trace. None while tracing is off.
 
     Args:
-        kind: its declaration.
+        kind: the declaration.
         headers: lower-case names.
-        name: where the declaration's has something to be filled in.
+        name: of this span, if the declaration's name has placeholders.
     """
     if _tracing is None:
         return None
@@ -188,7 +188,7 @@ def begin(kind: SpanType, headers: Mapping[str, str], *, name: str | None = None
 
 @contextlib.contextmanager
 def program(kind: SpanType) -> Iterator[None]:
-    """A span around all that a Job does: calls that no request has caused happen within it. It is sent at the end."""
+    """A span around the whole run of a Job, the parent of its calls. It is exported at the end."""
     span = begin(kind, {})
     if span is None:
         yield
@@ -212,19 +212,19 @@ def on() -> bool:
 
 
 def ids(headers: Mapping[str, str]) -> tuple[str, str] | None:
-    """Trace and span that a well-formed `traceparent` names, in hexadecimal digits."""
+    """Trace id and span id of a well-formed `traceparent`, in hexadecimal digits."""
     found = _TRACEPARENT.fullmatch(headers.get("traceparent", ""))
     return (found[1], found[2]) if found else None
 
 
 def sampled(headers: Mapping[str, str]) -> bool:
-    """Whether whoever sent these headers keeps the trace that they name."""
+    """Whether the trace in these headers is sampled."""
     found = _TRACEPARENT.fullmatch(headers.get("traceparent", ""))
     return found is not None and bool(int(found[3], 16) & 1)
 
 
 def _refuse(name: str, value: str, known: str) -> None:
-    _end(f"{name} is {value!r}: here it can be {known}.")
+    _end(f"{name} is {value!r}: choose {known}.")
 
 
 def _end(message: str) -> None:

@@ -1,4 +1,4 @@
-"""What pydantic says of a request, told to its caller: the field, what was sent, what is expected."""
+"""Pydantic's errors as messages for clients: the field, the value, and what is expected."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ _MESSAGES = {
     "model_attributes_type": "send an object",
     "literal_error": "send {expected}",
 }
-"""Kind of problem → what to do. Kinds that are not here keep pydantic's own words."""
+"""Type of error → what to do. Other types keep pydantic's message."""
 
 
 def invalid_request(error: ValidationError, kind: type[BaseModel]) -> InvalidRequestError:
-    """The first problem that was found in a request of this kind, and how many more there are."""
+    """The first error in a request of this type, and the number of others."""
     problems = error.errors(include_url=False)
     first = problems[0]
     field = _path(first["loc"])
@@ -54,20 +54,20 @@ def invalid_request(error: ValidationError, kind: type[BaseModel]) -> InvalidReq
 
 @functools.cache
 def _names(kind: type[BaseModel]) -> tuple[str, ...]:
-    """Of all fields that a request of this kind may have, at any depth."""
+    """Names of all fields of this type, at any depth."""
     schema = kind.model_json_schema()
     objects = [schema, *schema.get("$defs", {}).values()]
     return tuple({name: None for part in objects for name in part.get("properties", {})})
 
 
 def _path(location: tuple[int | str, ...]) -> str:
-    """`instances[0].num_docs`. What pydantic adds for unions and validators is left out."""
+    """Such as `instances[0].num_docs`, without pydantic's names of union members and validators."""
     named = [part for part in location if isinstance(part, int) or part.isidentifier()]
     return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in named).removeprefix(".")
 
 
 def _sent(problem: Any) -> str:
-    """The offending value, where it is short enough to help."""
+    """The offending value, if it is short."""
     value = problem["input"]
     if problem["type"] in ("missing", "extra_forbidden", "string_too_short"):
         return ""

@@ -1,1 +1,1 @@
-"""Scale out on Ray, where there is no KServe: the services on Ray Serve, ingestion as a Ray Data job."""
+"""The services and ingestion on a Ray cluster without KServe: Ray Serve and Ray Data."""

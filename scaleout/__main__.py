@@ -1,4 +1,4 @@
-"""Builds an index version on a Ray cluster: `python -m scaleout PATH…`, else as `python -m ingest`.
+"""Builds an index version on a Ray cluster: `python -m scaleout PATH…`, with the arguments of `python -m ingest`.
 
 Settings come from `INGEST_…` variables (ingest/README.md) and from `SCALEOUT_…`.
 """
@@ -17,13 +17,13 @@ from scaleout.settings import ScaleoutSettings
 def main(arguments: list[str] | None = None) -> int:
     """Runs once and returns the exit status."""
     scaleout = load_settings(ScaleoutSettings)
-    # Read when Ray is imported. A cluster made for this run reports nothing to Ray's makers, unless it is asked to; and
-    # none is made but by us, whatever still calls Ray when we have left it.
+    # Read when Ray is imported. A cluster started for this run sends no usage statistics unless asked to, and calls
+    # after our disconnect start no second cluster.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"
     from scaleout.workers import ray_executor
 
-    # The run tells its own progress; that Ray's is off is no news.
+    # The run reports its own progress instead of Ray's.
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
 

@@ -1,4 +1,4 @@
-"""What ends an ingestion on Ray besides what ends any."""
+"""Errors of ingestion on Ray, in addition to those of ingest."""
 
 from __future__ import annotations
 
@@ -6,4 +6,4 @@ from ingest.errors import IngestError
 
 
 class ClusterError(IngestError):
-    """The Ray cluster cannot be reached, or has lost more workers than it may. The index is left as it is."""
+    """The Ray cluster cannot be reached, or lost too many workers. The index is unchanged."""

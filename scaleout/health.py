@@ -1,4 +1,4 @@
-"""When a replica that cannot answer is worth replacing."""
+"""When to replace a replica that is not ready."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ REPLACED_AFTER_S = 300.0
 
 
 class UnreadyError(RuntimeError):
-    """A replica could not answer for too long. The message says why; Ray shows it with the deployment's status."""
+    """A replica was not ready for too long. The message has the reason; Ray shows it in the deployment's status."""
 
 
 class Health:
-    """Follows whether one replica is ready.
+    """Tracks the readiness of one replica.
 
-    It is not given up at once: a new one cannot mend an upstream that is away, or an index that is not there yet. Until
-    then requests are answered with 503 and the reason.
+    A replica is not replaced at once: a new one cannot fix an upstream that is down or an index that is not there yet.
+    Meanwhile it responds with 503 and the reason.
     """
 
     def __init__(self, replaced_after_s: float = REPLACED_AFTER_S) -> None:
         self.replaced_after_s = replaced_after_s
-        """Seconds for which it may be unable to answer."""
+        """Longest time without readiness, in seconds."""
         self._unready_since: float | None = None
 
     def check(self, reason: str | None, now_s: float) -> None:
-        """Takes note of how it is.
+        """Records the state.
 
         Args:
-            reason: why it cannot answer; None where it can.
-            now_s: of a clock that only goes forward.
+            reason: why it is not ready; None if it is ready.
+            now_s: time of a monotonic clock.
 
         Raises:
-            UnreadyError: it could not answer for as long as it may.
+            UnreadyError: it has been unready for too long.
         """
         if reason is None:
             self._unready_since = None

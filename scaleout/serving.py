@@ -1,8 +1,8 @@
 """The services as deployments of Ray Serve: `scaleout.serving:vectorstore` and `scaleout.serving:transformer`.
 
-A replica is the room's own REST application in a process of Ray's: routes, wire, limits and errors are those of
-`python -m vectorstore` and `python -m transformer`. Settings are the same variables, from the `runtime_env` of the
-application in the Serve config file (serve.yaml). Ray's proxy takes the place of addresses, and gRPC is not served.
+A replica runs the same REST application as `python -m vectorstore` or `python -m transformer`, with the same routes,
+limits, errors and settings; the variables come from `runtime_env` in the Serve config file (serve.yaml). Ray's proxy
+owns the address, and there is no gRPC.
 
 Source: https://docs.ray.io/en/latest/serve/api/doc/ray.serve.ingress.html
 """
@@ -30,7 +30,7 @@ SettingsT = TypeVar("SettingsT", bound=ServerSettings)
 
 
 def vectorstore(arguments: dict[str, Any]) -> Application:
-    """The vectorstore. Settings are read and checked here: bad ones fail the deployment before any replica starts.
+    """The vectorstore. A wrong setting fails the deployment here, before any replica starts.
 
     Raises:
         SettingError: a variable is wrong.
@@ -39,7 +39,7 @@ def vectorstore(arguments: dict[str, Any]) -> Application:
 
 
 def transformer(arguments: dict[str, Any]) -> Application:
-    """The transformer, as of `vectorstore`."""
+    """The transformer; like `vectorstore`."""
     return _deployed("Transformer", transformer_service, TransformerSettings, arguments)
 
 
@@ -67,20 +67,20 @@ class Replica:
         self._health = Health()
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
-        """Asked for by Ray once per replica; Ray runs its lifespan."""
+        """Called by Ray once per replica. Ray runs the lifespan."""
         return _without_prefix(application(self._service))
 
     def reconfigure(self, user_config: dict[str, float]) -> None:
-        """Takes over `replaced_after_s`: seconds for which a replica may be unable to answer before Ray replaces it."""
+        """Applies `replaced_after_s`, the seconds without readiness after which Ray replaces a replica."""
         self._health.replaced_after_s = float(user_config.get("replaced_after_s", REPLACED_AFTER_S))
 
     async def check_health(self) -> None:
-        """Asked by Ray every few seconds. Raises UnreadyError where this replica is better replaced."""
+        """Called by Ray every few seconds. Raises UnreadyError if this replica should be replaced."""
         self._health.check(await self._service.model.not_ready_reason(), time.monotonic())
 
 
 def _without_prefix(app: ASGIApp) -> ASGIApp:
-    """The application as if it stood at `/`, whatever the `route_prefix` of its deployment."""
+    """Removes the `route_prefix` of the deployment from the paths."""
 
     async def at_root(scope: Scope, receive: Receive, send: Send) -> None:
         prefix = scope.get("root_path", "")

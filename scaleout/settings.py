@@ -7,14 +7,14 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
 class ScaleoutSettings(BaseSettings):
-    """How many work, and what each of them takes."""
+    """Number and size of the workers."""
 
     model_config = SettingsConfigDict(env_prefix="SCALEOUT_")
 
-    workers: int = Field(4, ge=1, le=10_000, description="Workers that parse, and as many that embed.")
+    workers: int = Field(4, ge=1, le=10_000, description="Workers that parse, and the same number that embed.")
     parser_cpus: float = Field(
-        1, gt=0, le=64, description="CPUs that Ray sets aside for a worker that parses. Those that embed wait, mostly."
+        1, gt=0, le=64, description="CPUs that Ray reserves for each parser. Embedding workers mostly wait."
     )
     files_per_task: int = Field(
-        16, ge=1, le=100_000, description="Files that a worker is given at a time; fewer where there are few."
+        16, ge=1, le=100_000, description="Files that a worker gets at a time; fewer if there are few."
     )

@@ -1,9 +1,9 @@
-"""A run's parsing and embedding on the workers of a Ray cluster.
+"""Parsing and embedding on the workers of a Ray cluster.
 
-Files are the rows of a Ray dataset, which actors turn into documents; these come back in the order of the files. What
-they say twice, or what the index holds already, is found where the version is written, as in any run; the texts that
-are left go to actors that call the embedder. So every text is embedded once, and the version is the one that a run
-without Ray writes. Paths mean the same on every node: documents, tokenizer and index lie in a shared folder.
+Files are the rows of a Ray dataset. Actors parse them, and the documents come back in the order of the files. The
+driver drops repeated and known texts, as in any run, and sends the rest to actors that call the embedder. So every text
+is embedded once, and the version equals that of a run without Ray. Documents, tokenizer and index are in a folder that
+all nodes share at the same path.
 
 Source: https://docs.ray.io/en/latest/data/transforming-data.html (stateful transforms, order of rows)
 """
@@ -34,16 +34,16 @@ from scaleout.errors import ClusterError
 from scaleout.settings import ScaleoutSettings
 
 _BLOCK_BYTES = 8 * 1024**2
-"""Documents are sent on when there are so many bytes of them, or when a task is done."""
+"""Documents are sent to the driver when they reach this size, or when a task is done."""
 _TASKS_PER_WORKER = 4
-"""At least, where there are files for it: so that no worker is idle while another has much left."""
+"""Minimum if there are enough files, so that no worker is idle while another still has many."""
 _RESTARTS = 3
-"""Of each actor that embeds. Those that parse are replaced as often as it takes: bad files end a child of theirs."""
+"""Restarts of each embedding actor. Parsing actors restart without limit: a bad file kills only their child process."""
 
 
 @contextlib.contextmanager
 def ray_executor(settings: IngestSettings, scaleout: ScaleoutSettings) -> Iterator[RayExecutor]:
-    """Workers of the cluster that `RAY_ADDRESS` names, or that runs on this machine; else of one made for the run.
+    """Workers of the cluster at `RAY_ADDRESS`, or on this machine; without one, starts a cluster for the run.
 
     Raises:
         ClusterError: there is no cluster at that address.
@@ -52,25 +52,25 @@ def ray_executor(settings: IngestSettings, scaleout: ScaleoutSettings) -> Iterat
         ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
     except (ConnectionError, RayError, OSError, RuntimeError, ValueError) as error:
         where = os.environ.get("RAY_ADDRESS", "this machine")
-        raise ClusterError(f"No Ray cluster can be had at {where} (RAY_ADDRESS): {_first_line(error)}") from error
-    # Ray leaves the cluster when the process ends. Before, whatever still holds one of its objects, as an interrupted
-    # run does, would have it end the process at once, and nobody would be told why.
+        raise ClusterError(f"There is no Ray cluster at {where} (RAY_ADDRESS): {_first_line(error)}") from error
+    # No ray.shutdown(): it exits the process at once, without a message, if somebody still holds a Ray object, as an
+    # interrupted run does. Ray disconnects when the process ends.
     yield RayExecutor(settings, scaleout)
 
 
 class RayExecutor:
-    """Parses in a Ray dataset and embeds in actors. Ray is initialised."""
+    """Parses in a Ray dataset and embeds in actors. Needs an initialised Ray."""
 
     def __init__(self, settings: IngestSettings, scaleout: ScaleoutSettings) -> None:
         self._settings = settings
         self._scaleout = scaleout
 
     def parsing(self, files: Sequence[SourceFile]) -> _Parsing:
-        """Documents of the files, as far ahead as Ray's object store has room."""
+        """Documents of the files, read ahead as far as Ray's object store has room."""
         return _Parsing(files, self._settings, self._scaleout)
 
     def encoder(self) -> _Encoders:
-        """Calls of the embedder from every worker."""
+        """Calls to the embedder from every worker."""
         return _Encoders(self._settings, self._scaleout)
 
 
@@ -95,15 +95,15 @@ class _Parsing:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Ends the dataset's work. A row that is waited for comes first: a generator in use cannot be closed."""
+        """Stops the dataset. Waits for a pending row first: a running generator cannot be closed."""
         if self._awaited is not None:
             await asyncio.wait([self._awaited])
-            self._awaited.exception()  # seen, also where the run ends for another reason
+            self._awaited.exception()  # mark as retrieved
         if self._rows is not None:
             await asyncio.to_thread(self._rows.close)
 
     async def parse(self, file: SourceFile) -> AsyncGenerator[Cut | str, None]:
-        """As of `ingest.parser.Parser.parse`."""
+        """Like `ingest.parser.Parser.parse`."""
         while True:
             kind, content = orjson.loads(await self._next(file))
             match kind:
@@ -123,9 +123,9 @@ class _Parsing:
         try:
             row = await asyncio.shield(self._awaited)
         except RayError as error:
-            raise ClusterError(f"The workers that parse are lost: {_first_line(error)}") from error
+            raise ClusterError(f"The parsing workers are lost: {_first_line(error)}") from error
         if row is None:
-            raise ClusterError(f"The workers that parse ended before {file.source}.")
+            raise ClusterError(f"The parsing workers ended before {file.source}.")
         item: bytes = row["item"]
         return item
 
@@ -149,14 +149,14 @@ class _Parsing:
 
 
 class _ParseFiles:
-    """The dataset's step, in an actor with a parser process of its own."""
+    """The dataset's transform, in an actor with its own parser process."""
 
     def __init__(self, settings: IngestSettings) -> None:
         self._parser = Parser(settings)
         self._loop = asyncio.new_event_loop()
 
     def __call__(self, files: pa.Table) -> Iterator[pa.Table]:
-        """One row of JSON for each document and notice, and one for the end of each file."""
+        """One row of JSON for each document, notice and end of a file."""
         for file in files.to_pylist():
             items = self._items(SourceFile(Path(os.fsdecode(file["path"])), file["source"]))
             while (item := self._loop.run_until_complete(anext(items, None))) is not None:
@@ -179,7 +179,7 @@ class _ParseFiles:
 
 
 class _Encoders:
-    """Shares batches out among actors, each to whoever has least to do."""
+    """Sends each batch to the least busy actor."""
 
     def __init__(self, settings: IngestSettings, scaleout: ScaleoutSettings) -> None:
         self._settings = settings
@@ -190,11 +190,11 @@ class _Encoders:
 
     @property
     def concurrency(self) -> int:
-        """Of all workers together."""
+        """Concurrent calls of all workers together."""
         return self._scaleout.workers * self._settings.concurrency
 
     async def connect(self) -> Kind:
-        """Asks from here, then starts the actors."""
+        """Connects from the driver, then starts the actors."""
         calls = EmbedderCalls(self._settings)
         try:
             kind = await calls.connect()
@@ -207,21 +207,21 @@ class _Encoders:
             max_task_retries=_RESTARTS,
             scheduling_strategy="SPREAD",
         )
-        # The quantiser travels with it: made anew it could differ between two machines. It goes with every call, as an
-        # actor that is started again has nothing left.
+        # With the quantiser, which two machines might compute differently. Sent with every call, because a restarted
+        # actor has lost its state.
         self._kind = ray.put(kind)
         self._actors = [actor.remote(self._settings) for _ in range(self._scaleout.workers)]
         self._busy = [0] * len(self._actors)
         return kind
 
     async def encode(self, texts: Sequence[str]) -> Made:
-        """What one of the actors makes of them."""
+        """Embeds a batch in one of the actors."""
         chosen = self._busy.index(min(self._busy))
         self._busy[chosen] += 1
         try:
             made: Made | str = await self._actors[chosen].encode.remote(self._kind, texts)
         except RayError as error:
-            raise EmbeddingFailedError(f"A worker that embeds is lost: {_first_line(error)}") from error
+            raise EmbeddingFailedError(f"An embedding worker is lost: {_first_line(error)}") from error
         finally:
             self._busy[chosen] -= 1
         if isinstance(made, str):
@@ -229,21 +229,21 @@ class _Encoders:
         return made
 
     async def aclose(self) -> None:
-        """Ends the actors."""
+        """Stops the actors."""
         actors, self._actors = self._actors, []
         for actor in actors:
             ray.kill(actor)
 
 
 class _EmbedTexts:
-    """An actor with connections of its own to the embedder."""
+    """An actor with its own connections to the embedder."""
 
     def __init__(self, settings: IngestSettings) -> None:
         self._settings = settings
         self._calls: EmbedderCalls | None = None
 
     async def encode(self, kind: Kind, texts: Sequence[str]) -> Made | str:
-        """What the embedder makes of the texts, or why it failed for good."""
+        """The embeddings of the texts, or the reason why the embedder failed for good."""
         if self._calls is None:
             self._calls = EmbedderCalls(self._settings, kind)
         try:

@@ -1,4 +1,4 @@
-"""When a replica is given up."""
+"""When a replica is replaced."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from scaleout.health import Health, UnreadyError
 
 
-def test_a_replica_is_given_up_when_it_cannot_answer_for_too_long() -> None:
+def test_a_replica_is_replaced_when_it_is_unready_for_too_long() -> None:
     health = Health(replaced_after_s=60)
     health.check("The predictor is not ready.", 100)
     health.check("The predictor is not ready.", 159)
@@ -15,7 +15,7 @@ def test_a_replica_is_given_up_when_it_cannot_answer_for_too_long() -> None:
         health.check("The predictor cannot be reached.", 160)
 
 
-def test_a_moment_of_readiness_begins_the_time_anew() -> None:
+def test_readiness_restarts_the_clock() -> None:
     health = Health(replaced_after_s=60)
     health.check("No index.", 0)
     health.check(None, 59)
@@ -25,6 +25,6 @@ def test_a_moment_of_readiness_begins_the_time_anew() -> None:
         health.check("No index.", 121)
 
 
-def test_a_limit_of_zero_gives_up_at_once() -> None:
+def test_a_limit_of_zero_replaces_at_once() -> None:
     with pytest.raises(UnreadyError):
         Health(replaced_after_s=0).check("No index.", 0)
