@@ -1,4 +1,4 @@
-"""How long it takes to check an answer against its sources: sentences, evidence, quotes read again, markers.
+"""How long it takes to check an answer against its sources: sentences, evidence, quotes, markers.
 
 Sources are passages of this project's documentation. Answers are sentences of these passages with every seventh word
 left out and a source number, often a wrong one, behind every other; a third of the sentences are of other passages.
@@ -68,14 +68,13 @@ def measure() -> list[str]:
     """The table, as lines of Markdown."""
     draw = random.Random(0)  # the same answers each time
     found = passages()
-    documents = {file.name: file.read_text(encoding="utf-8") for file in DOCUMENTS.rglob("*.md")}
     lines = [
         "| sources | sentences | first: p50 ms | p99 ms | again: p50 ms | p99 ms |",
         "|---|---|---|---|---|---|",
     ]
     citer = Citer(Aligner(), quote_lead="")
     # A service knows the words of its documents after its first answers.
-    citer.cite("Ready.", "Ready?", found, lambda _: None)
+    citer.cite("Ready.", "Ready?", found)
     for shown, sentences in SHAPES:
         first: list[float] = []
         again: list[float] = []
@@ -88,7 +87,7 @@ def measure() -> list[str]:
             text = answer(sources, found, sentences, draw)
             for took in (first, again):
                 began = time.thread_time()
-                citer.cite(text, "What does the documentation say?", sources, lambda s: documents[s.document_id])
+                citer.cite(text, "What does the documentation say?", sources)
                 took.append((time.thread_time() - began) * 1000)
         figures = [np.percentile(took, share) for took in (first, again) for share in (50, 99)]
         lines.append(f"| {shown} | {sentences} | " + " | ".join(f"{figure:.1f}" for figure in figures) + " |")

@@ -154,6 +154,7 @@ def describe(app: FastAPI, description: Description, model_name: str) -> dict[st
             routes=app.routes,
             tags=[{"name": name, "description": text} for name, text in description.tags.items()],
         )
+    hoist_definitions(document)
     paths = {
         path: operations
         for path, operations in document["paths"].items()
@@ -185,6 +186,19 @@ def describe(app: FastAPI, description: Description, model_name: str) -> dict[st
     schemas = {**document.get("components", {}).get("schemas", {}), **definitions.get("$defs", {})}
     document["components"] = {"schemas": {name: schemas[name] for name in sorted(_used(document["paths"], schemas))}}
     return document
+
+
+def hoist_definitions(document: dict[str, Any]) -> None:
+    """Moves the `$defs` of all schemas in an OpenAPI document to its components."""
+    schemas = document.setdefault("components", {}).setdefault("schemas", {})
+    waiting: list[Any] = [document["paths"]]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, dict):
+            schemas.update(part.pop("$defs", {}))
+            waiting += part.values()
+        elif isinstance(part, list):
+            waiting += part
 
 
 def _used(content: Any, schemas: Mapping[str, Any]) -> set[str]:

@@ -166,7 +166,7 @@ def outcomes_of(
     for case in made:
         question = case.question
         began = time.perf_counter()
-        citations = citer.cite(question.answers[0], question.text, case.sources, stored)
+        citations = citer.cite(question.answers[0], question.text, case.sources)
         milliseconds = (time.perf_counter() - began) * 1000
         relevant = [s for s in case.sources if case.right(s.document_id, "", extractive=False)]
         extractive = any(metrics.contains(stored(source) or "", question.answers) for source in relevant)
@@ -190,9 +190,7 @@ def outcomes_of(
                 sentences=len(claims),
                 quoted=sum(statement.verdict == "supported" for statement in claims),
                 shares=[len(quote.text) / lengths[quote.chunk_id] for quote in quotes],
-                false_support=bool(
-                    other and quotes_of(citer.cite(other.answers[0], question.text, case.sources, stored))
-                ),
+                false_support=bool(other and quotes_of(citer.cite(other.answers[0], question.text, case.sources))),
                 milliseconds=milliseconds,
             )
         )

@@ -13,13 +13,17 @@ from predictor.client import PredictorClient, PromptFormat
 from predictor.errors import ModelFilesError
 from transformer.alignment import Aligner
 from transformer.browsing import browsing_routes
+from transformer.checking import Checker
 from transformer.citations import Citer
 from transformer.condense import Condenser
 from transformer.description import DESCRIPTION
 from transformer.ensemble import EnsembleModel
 from transformer.generate import generate_routes
+from transformer.generation import Generator
 from transformer.openai import PREFIXES, openai_error, openai_routes
 from transformer.prompt import PromptBuilder
+from transformer.refusal import RefusalPolicy
+from transformer.retrieval import Retriever
 from transformer.server import TransformerModel
 from transformer.service import RagService
 from transformer.settings import ResponseShape, TransformerSettings
@@ -31,61 +35,64 @@ _MODELS: Mapping[ResponseShape, type[TransformerModel]] = {"answers": Transforme
 
 
 def build(settings: TransformerSettings) -> RagService:
-    """The service of these settings.
+    """The service with these settings.
 
     Raises:
-        SettingError: the tokenizer cannot be used as it is, or the window is not known.
+        SettingError: the tokenizer is unusable, or the window is unknown.
     """
     try:
         prompt_format = PromptFormat.load(settings.prompt_format)
     except ModelFilesError as error:
-        told = " ".join(str(error).split())
-        raise SettingError(f"TRANSFORMER_PROMPT_FORMAT: name the folder of the LLM's tokenizer. {told}") from error
+        reason = " ".join(str(error).split())
+        raise SettingError(f"TRANSFORMER_PROMPT_FORMAT: name the folder of the LLM's tokenizer. {reason}") from error
     window = settings.context_tokens or prompt_format.context_tokens
     if window is None:
         raise SettingError(
             "TRANSFORMER_CONTEXT_TOKENS: the tokenizer's configuration names no window. Set it in tokens."
         )
+    vectorstore = VectorstoreClient(settings.vectorstore_url, model=settings.vectorstore_model)
     predictor = PredictorClient(
         settings.predictor_url, layout=settings.predictor_layout, model=settings.predictor_model
     )
+    prompts = PromptBuilder(
+        prompt_format,
+        window=window,
+        max_prompt_tokens=settings.max_prompt_tokens,
+        system_prompt=settings.system_prompt,
+        instruction=settings.instruction,
+        plain_system_prompt=settings.plain_system_prompt,
+    )
+    aligner = Aligner(settings.citation_language, threshold=settings.citation_support)
     return RagService(
         model_name=settings.model_name,
-        vectorstore=VectorstoreClient(settings.vectorstore_url, model=settings.vectorstore_model),
+        vectorstore=vectorstore,
         predictor=predictor,
-        prompts=PromptBuilder(
-            prompt_format,
-            window=window,
-            max_prompt_tokens=settings.max_prompt_tokens,
-            system_prompt=settings.system_prompt,
-            instruction=settings.instruction,
-            plain_system_prompt=settings.plain_system_prompt,
+        retriever=Retriever(
+            vectorstore,
+            prompts,
+            Condenser(settings.condense, predictor, prompt_format),
+            RefusalPolicy(threshold=settings.refusal_threshold),
+            num_docs=settings.num_docs,
+            min_support=settings.min_support,
+            refuse=settings.refuse,
         ),
-        condenser=Condenser(settings.condense, predictor, prompt_format),
-        num_docs=settings.num_docs,
-        min_support=settings.min_support,
-        refuse=settings.refuse,
-        refusal_threshold=settings.refusal_threshold,
+        generator=Generator(predictor, stop=prompts.stop, frequency_penalty=settings.frequency_penalty),
+        checker=Checker(Citer(aligner, quote_lead=settings.quote_lead), mode=settings.citations),
         refusal=settings.refusal,
-        frequency_penalty=settings.frequency_penalty,
-        citer=Citer(
-            Aligner(settings.citation_language, threshold=settings.citation_support), quote_lead=settings.quote_lead
-        ),
-        citations=settings.citations,
     )
 
 
 def main() -> None:
-    """Serves until SIGTERM. Arguments that KServe's controller adds win over the environment."""
-    sent = kserve_args
+    """Serves until SIGTERM. Arguments that KServe's controller adds override the environment."""
+    args = kserve_args
     settings = load_settings(
         TransformerSettings,
-        model_name=sent.model_name if sent.model_name != "model" else None,
-        predictor_url=f"http{'s' if sent.predictor_use_ssl else ''}://{sent.predictor_host}"
-        if sent.predictor_host
+        model_name=args.model_name if args.model_name != "model" else None,
+        predictor_url=f"http{'s' if args.predictor_use_ssl else ''}://{args.predictor_host}"
+        if args.predictor_host
         else None,
-        http_port=sent.http_port if sent.http_port != 8080 else None,
-        grpc_port=sent.grpc_port if sent.grpc_port != 8081 else None,
+        http_port=args.http_port if args.http_port != 8080 else None,
+        grpc_port=args.grpc_port if args.grpc_port != 8081 else None,
     )
     start_telemetry("transformer", settings.log_level, settings.log_format)
     try:
@@ -97,7 +104,7 @@ def main() -> None:
 
 
 def model_service(settings: TransformerSettings) -> ModelService:
-    """What is served with these settings. Raises SettingError as `build` does."""
+    """The service with its routes. Raises what `build` raises."""
     service = build(settings)
 
     @contextlib.asynccontextmanager

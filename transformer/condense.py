@@ -1,4 +1,4 @@
-"""A conversation's last question, made to stand alone so that it can be searched for."""
+"""Condenses a conversation into one query to search for."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from transformer.wire import Message
 CondenseMethod = Literal["llm", "concatenate"]
 
 _TURNS = 3
-"""Exchanges looked back at."""
+"""Exchanges of the history that count."""
 _MAX_QUERY_CHARS = 1000
 _MAX_TURN_CHARS = 600
 _REWRITE_TOKENS = 64
@@ -30,9 +30,9 @@ _WORD = re.compile(r"\w+")
 class Condenser:
     """Turns history and a question into one query.
 
-    `concatenate` puts the user's recent questions before the last one: no wait, and what the search needs is in it.
-    `llm` has the predictor rewrite the question, and falls back to `concatenate` where the rewriting brings in words
-    that nobody said, as small models do.
+    `concatenate` prepends the user's recent questions to the last one, without delay. `llm` has the predictor rewrite
+    the question, and falls back to `concatenate` if the result contains words that nobody said: small models invent
+    some.
     """
 
     def __init__(self, method: CondenseMethod, predictor: PredictorClient, prompt_format: PromptFormat) -> None:
@@ -41,10 +41,10 @@ class Condenser:
         self._format = prompt_format
 
     async def condense(self, question: str, history: Sequence[Message], ctx: CallContext) -> str:
-        """A query of at most 1,000 characters, or the question itself where it is longer.
+        """A query of at most 1,000 characters, or the question itself if it is longer.
 
         Raises:
-            ServiceError: the predictor cannot rewrite (method `llm`).
+            ServiceError: the predictor failed (method `llm`).
         """
         with ctx.span(CONDENSE) as span:
             query = await self._condense(question, history, span.ctx)
@@ -89,11 +89,11 @@ _FREE_WORDS = frozenset((
     "would", "you", "your", "about",
 ))
 # fmt: on
-"""Words that a rewriting may add without adding content."""
+"""Words that a rewrite may add: they carry no content."""
 
 
 def _join(asked: Sequence[str], question: str) -> str:
-    """Recent questions before the last, oldest left out first."""
+    """Recent questions, then the last one. The oldest are left out if they do not fit."""
     query = question
     for earlier in reversed(asked):
         if len(earlier) + 1 + len(query) > _MAX_QUERY_CHARS:

@@ -1,7 +1,7 @@
-"""The earlier graph's wire: its v1 answers in the shape of v2, and the `/infer` of its LLM, the model `ensemble`.
+"""The earlier graph's wire format: v1 answers in the shape of v2, and the `/infer` of its LLM, the model `ensemble`.
 
-There, the transformer gave its clients what the LLM had answered, so an answer to a question and an answer to a
-finished prompt are one shape: `OUTPUTS`, in this order, because clients read the text by its place.
+Its transformer passed on the LLM's response, so the answers to a question and to a finished prompt have one shape:
+`OUTPUTS`, in this order, because clients read the text by position.
 
 Source: TensorRT-LLM 0.7 `inflight_batcher_llm/ensemble/config.pbtxt`.
 """
@@ -18,12 +18,12 @@ from chassis.context import CallContext
 from chassis.errors import InvalidRequestError
 from chassis.tensors import metadata, per_row, read_columns, respond
 from predictor.wire import GenerationChunk, GenerationRequest
-from transformer.server import TransformerModel, together
+from transformer.server import TransformerModel, gather
 from transformer.wire import INPUT_TENSORS, MAX_INSTANCES, OUTPUT_TENSORS, Answer
 
 ECHO = "[INST][/INST] "
-"""Before every v1 answer. Its clients cut out what stands between the two marks, wherever it stands, and show nothing
-where there are none: so both are there, and nothing is between them."""
+"""Prefix of every v1 answer. Its clients cut out the text between the two marks, and show nothing if the marks are
+missing: so both marks are there, with nothing between them."""
 
 PROMPT = "text_input"
 INPUTS = {
@@ -46,18 +46,18 @@ OUTPUTS = {
     "text_output": ("BYTES", [-1, 1]),
 }
 _FIELDS = {"random_seed": "seed", "return_log_probs": "log_probs"}
-"""Tensor → field of `GenerationRequest`, where they are called differently."""
+"""Tensor → field of `GenerationRequest`, if the names differ."""
 
 
 class EnsembleModel(TransformerModel):
-    """The transformer, answering as the earlier graph did."""
+    """The transformer with the responses of the earlier graph."""
 
     def get_input_types(self) -> list[dict[str, Any]]:
-        """Tensors taken on v2: of a question, or of a finished prompt."""
+        """Input tensors of v2: of a question, or of a finished prompt."""
         return metadata({**INPUT_TENSORS, **INPUTS})
 
     def get_output_types(self) -> list[dict[str, Any]]:
-        """Tensors given on v2."""
+        """Output tensors of v2."""
         return metadata({**OUTPUT_TENSORS, **OUTPUTS})
 
     async def predict(
@@ -66,13 +66,13 @@ class EnsembleModel(TransformerModel):
         headers: dict[str, str] | None = None,
         response_headers: dict[str, str] | None = None,
     ) -> bytes | InferResponse:
-        """Answers every question, or every finished prompt, in their order."""
+        """Answers every question, or completes every finished prompt, in order."""
         if isinstance(payload, InferRequest) and any(tensor.name == PROMPT for tensor in payload.inputs):
             return await self._complete(payload, CallContext.start(self._timeout_s, headers))
         return await super().predict(payload, headers, response_headers)
 
-    def _v1_answer(self, answers: Sequence[Answer]) -> dict[str, Any]:
-        """Nobody asked for log-probabilities there, and the LLM answered with zeros."""
+    def _v1_response(self, answers: Sequence[Answer]) -> dict[str, Any]:
+        """Log-probabilities are zeros, as the earlier LLM returned them when no client asked."""
         rows = len(answers)
         return {
             "id": answers[0].id,
@@ -92,7 +92,7 @@ class EnsembleModel(TransformerModel):
 
     async def _complete(self, payload: InferRequest, ctx: CallContext) -> InferResponse:
         requests, with_prompt = _prompts(payload)
-        chunks = await together([self._service.complete(request, ctx) for request in requests])
+        chunks = await gather([self._service.complete(request, ctx) for request in requests])
         texts = [
             request.prompt + chunk.text if echoed else chunk.text
             for request, chunk, echoed in zip(requests, chunks, with_prompt, strict=True)
@@ -101,10 +101,10 @@ class EnsembleModel(TransformerModel):
 
 
 def _prompts(payload: InferRequest) -> tuple[list[GenerationRequest], list[bool]]:
-    """The prompts of a request, and whether each is wanted before its answer.
+    """The prompts of a request, and for each whether to repeat it before its answer.
 
     Raises:
-        InvalidRequestError: a tensor is missing, unknown, of another datatype, or does not fit the number of prompts.
+        InvalidRequestError: a tensor is missing, unknown, of another datatype, or does not match the number of prompts.
     """
     columns = read_columns(payload, {name: datatype for name, (datatype, _) in INPUTS.items()})
     prompts = columns.pop(PROMPT)
@@ -131,7 +131,7 @@ def _prompts(payload: InferRequest) -> tuple[list[GenerationRequest], list[bool]
 
 
 def _tensors(texts: Sequence[str], chunks: Sequence[GenerationChunk]) -> dict[str, np.ndarray[Any, Any]]:
-    """Zeros stand for what was not asked for, or is not told by the LLM, as they did there."""
+    """`OUTPUTS`. Log-probabilities that the LLM did not return are zeros, as in the earlier graph."""
     rows = len(texts)
     tokens = max(1, *(len(chunk.output_log_probs) for chunk in chunks))
     cumulative, each = np.zeros((rows, 1), np.float32), np.zeros((rows, 1, tokens), np.float32)

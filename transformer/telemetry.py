@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Literal
@@ -36,7 +37,7 @@ CITATIONS = tracing.SpanType(
     "citations",
     "internal",
     "Checking an answer against its sources.",
-    ("kserve_rag.statements", "kserve_rag.statements.unsupported", "kserve_rag.quotes.dropped"),
+    ("kserve_rag.statements", "kserve_rag.statements.unsupported"),
 )
 
 ANSWERS = metrics.Metric(
@@ -94,20 +95,38 @@ _RETRIEVAL = metrics.histogram(RETRIEVAL_DURATION)
 _STATEMENTS = metrics.counter(STATEMENTS)
 
 _UNTIL_FIRST_TOKEN = ("condense", "retrieval", "prompt", "first_token")
-"""Laps of an answer's clock that follow each other from the question to the first token."""
+"""Consecutive laps from the question to the first token."""
+
+
+class Stopwatch:
+    """Milliseconds of each step of one answer."""
+
+    def __init__(self) -> None:
+        self._start = self._last = time.perf_counter()
+        self.timings: dict[str, float] = {}
+
+    def lap(self, name: str) -> None:
+        """Records the time since the last lap."""
+        now = time.perf_counter()
+        self.timings[name] = round((now - self._last) * 1000, 2)
+        self._last = now
+
+    def total(self) -> None:
+        """Records the time since the start."""
+        self.timings["total"] = round((time.perf_counter() - self._start) * 1000, 2)
 
 
 class AnswerTelemetry:
-    """Around the making of one answer, however it ends."""
+    """The span and the metrics of one answer, however it ends: a context manager."""
 
     def __init__(self, ctx: CallContext, timings: Mapping[str, float], *, question_chars: int, turns: int) -> None:
-        """Begins.
+        """Starts the span.
 
         Args:
             ctx: of the request.
-            timings: the answer's own, in milliseconds; read at the end.
+            timings: of the answer, in milliseconds; read at the end.
             question_chars: length of the question.
-            turns: messages before it.
+            turns: earlier messages of the conversation.
         """
         self._span = ctx.span(ANSWER)
         self._timings = timings
@@ -117,7 +136,7 @@ class AnswerTelemetry:
 
     @property
     def ctx(self) -> CallContext:
-        """For what the answer is made of."""
+        """The context within the span."""
         return self._span.ctx
 
     def __enter__(self) -> AnswerTelemetry:
@@ -141,15 +160,15 @@ class AnswerTelemetry:
             self._span.set("gen_ai.response.finish_reasons", (self._end.finish_reason,))
             self._span.set("gen_ai.usage.input_tokens", self._end.usage.prompt_tokens)
             self._span.set("gen_ai.usage.output_tokens", self._end.usage.completion_tokens)
-            error = None  # whoever has the end needs no more
+            error = None  # the answer is complete: closing the generator early is no failure
         self._span.__exit__(kind if error is not None else None, error, trace)
 
     def found(self, index_version: str | None) -> None:
-        """Retrieval is done."""
+        """Call when retrieval is done."""
         self._index_version = index_version
 
     def ended(self, end: EndEvent) -> None:
-        """The answer has come to its end."""
+        """Call when the answer is complete."""
         self._end = end
 
     def _outcome(self, error: BaseException | None) -> Outcome:
@@ -176,5 +195,5 @@ class AnswerTelemetry:
 
 
 def unsupported(citations: Citations) -> int:
-    """Sentences that no source supports."""
+    """Number of sentences that no source supports."""
     return sum(statement.verdict == "unsupported" for statement in citations.statements)

@@ -1,21 +1,24 @@
-"""What the transformer is asked and what it answers, on every protocol.
+"""Requests and responses of the transformer, on every protocol.
 
-| route | request | answer |
+| route | request | response |
 |---|---|---|
 | `POST /v1/models/{m}:predict` | `PredictRequest` | `PredictResponse`, one prediction per instance |
 | `POST /v2/models/{m}/infer`, gRPC `ModelInfer` | tensors, see `INPUT_TENSORS` | tensors, see `OUTPUT_TENSORS` |
 | `POST /v2/models/{m}/generate` | `GenerateRequest` | `Answer` |
 | `POST /v2/models/{m}/generate_stream` | `GenerateRequest` | events: `SourcesEvent`, `TextEvent` …, `EndEvent` |
-| `POST /openai/v1/chat/completions`, `/v1/chat/completions` | `ChatRequest` | OpenAI's, and `sources` |
+| `POST /openai/v1/chat/completions`, `/v1/chat/completions` | `ChatRequest` | OpenAI's fields and those of an answer |
 | `GET /v1/indexes` | | `Indexes` |
 | `GET /v1/documents/{id}` | | `StoredDocument` |
+
+Three classes hold the fields of an answer: `SourceFields`, `RetrievalFields` and `OutcomeFields`. Every protocol
+derives its shape from them, so a new field is declared once, here, and set once, where it is computed.
 """
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 
 from vectorstore.wire import MAX_COLLECTIONS, MAX_NEIGHBOURS, MAX_NUM_DOCS, Described, Passage, Span
 
@@ -34,13 +37,21 @@ MAX_MESSAGES = 256
 
 
 def _integral(value: Any) -> Any:
-    """100.0 for 100: what number fields of web forms send."""
+    """100.0 → 100: number fields of web forms send floats."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 _WHOLE = BeforeValidator(_integral)
 _Question = Annotated[str, StringConstraints(min_length=1, max_length=MAX_QUESTION_CHARS)]
 _Stop = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+
+_MaxTokens = Annotated[int, Field(ge=0, le=131_072), _WHOLE]
+_Temperature = Annotated[float, Field(ge=0, le=2)]
+_TopK = Annotated[int, Field(ge=0, le=1000), _WHOLE]
+_TopP = Annotated[float, Field(ge=0, le=1)]
+_Stops = Annotated[list[_Stop], Field(max_length=8)]
+
+# Requests
 
 
 class Message(Described):
@@ -52,65 +63,71 @@ class Message(Described):
     content: Annotated[str, StringConstraints(max_length=MAX_TEXT_CHARS)]
 
 
-class Sampling(Described):
-    """How the answer is drawn. Zeros mean zero: they never stand for a default."""
+class OptionalSampling(Described):
+    """Sampling parameters that have no default of their own."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
-    max_tokens: Annotated[int, Field(ge=0, le=131_072), _WHOLE] = DEFAULT_MAX_TOKENS
-    """Most tokens of the answer. 0 retrieves and generates nothing."""
-    temperature: Annotated[float, Field(ge=0, le=2)] = DEFAULT_TEMPERATURE
-    """0 takes the likeliest token each time."""
-    top_k: Annotated[int, Field(ge=0, le=1000), _WHOLE] = DEFAULT_TOP_K
-    """0 considers every token."""
-    top_p: Annotated[float, Field(ge=0, le=1)] = DEFAULT_TOP_P
-    """0 takes the likeliest token each time."""
-    stop: Annotated[list[_Stop], Field(max_length=8)] = Field(default_factory=list)
-    """Texts that end the answer, and are not in it."""
     seed: Annotated[int, Field(ge=0, le=2**63 - 1), _WHOLE] | None = None
-    """Repeats a drawn answer."""
+    """Repeats a sampled answer."""
     repetition_penalty: Annotated[float, Field(gt=0, le=2)] | None = None
-    """Above 1, tokens that have been said or asked are less likely; where the predictor's model has it."""
+    """Above 1, tokens of the prompt and of the answer so far become less likely, if the predictor's model supports
+    it."""
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
-    """Taken from the logits of tokens that have been said."""
+    """Subtracted from the logits of tokens that the answer already has."""
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
-    """The same, for each time; the service's setting where absent."""
+    """Subtracted once per occurrence. The service's setting if absent."""
+
+
+class SamplingParameters(OptionalSampling):
+    """How the LLM samples the answer. Zeros mean zero: they never stand for a default."""
+
+    max_tokens: _MaxTokens = DEFAULT_MAX_TOKENS
+    """Most tokens of the answer. 0 retrieves and generates nothing."""
+    temperature: _Temperature = DEFAULT_TEMPERATURE
+    """0 takes the likeliest token each time."""
+    top_k: _TopK = DEFAULT_TOP_K
+    """0 considers every token."""
+    top_p: _TopP = DEFAULT_TOP_P
+    """0 takes the likeliest token each time."""
+    stop: _Stops = Field(default_factory=list)
+    """Texts that end the answer. They are not part of it."""
 
 
 CitationMode = Literal["off", "label", "quote"]
-"""What is done after generation: nothing; each sentence is given its quotes or labelled as unsupported; and, where no
-sentence is supported, a quote from the sources is the answer."""
+"""How an answer is checked: not at all; `label` gives each sentence its quotes or labels it unsupported; `quote` also
+answers with a quote from the sources if no sentence is supported."""
 
 
-class Grounding(Described):
-    """What the answer is drawn from."""
+class GroundingParameters(Described):
+    """Where the answer comes from: retrieval, refusal and citations."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
     num_docs: Annotated[int, Field(ge=0, le=MAX_NUM_DOCS), _WHOLE] | None = None
-    """Passages retrieved; the service's setting where absent. 0 retrieves none."""
+    """Passages to retrieve. The service's setting if absent; 0 retrieves none."""
     retrieval: bool = True
     """False answers without documents."""
     context: Annotated[str, StringConstraints(max_length=MAX_TEXT_CHARS)] | None = None
-    """Used in place of retrieved passages. Blanks alone mean no documents; empty means absent, as it always has."""
+    """Replaces retrieved passages. Only blanks mean no documents; empty counts as absent."""
     filters: dict[str, Any] | None = None
     """Chroma's `where` language over document metadata: `{"lang": "en"}`, `{"year": {"$gte": 2023}}`."""
     collections: Annotated[list[str], Field(min_length=1, max_length=MAX_COLLECTIONS)] | None = None
-    """Indexes that are searched; the vectorstore's own where absent."""
+    """Indexes to search. The vectorstore's default index if absent."""
     neighbours: Annotated[int, Field(ge=0, le=MAX_NEIGHBOURS), _WHOLE] = 0
-    """Chunks before and after that are joined to each passage."""
+    """Chunks before and after each passage to join to it."""
     diversity: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """How much passages are held against for saying what a better one says."""
+    """Penalty of a passage for repeating a better one."""
     refuse: bool | None = None
-    """Whether a question is refused that the passages seem not to answer; the service's setting where absent. False
-    has the model answer from whatever was found."""
+    """Whether to refuse a question that the passages seem not to answer. The service's setting if absent; False has the
+    model answer from whatever was found."""
     min_score: Annotated[float, Field(ge=0, le=1)] | None = None
-    """Answerability below which the question is refused; where absent the calibration of the index, or the default."""
+    """Answerability below which the question is refused. The calibration of the index, or the default, if absent."""
     citations: CitationMode | None = None
-    """How the answer is checked against its sources; the service's setting where absent."""
+    """How to check the answer against its sources. The service's setting if absent."""
 
 
-class Instance(Sampling, Grounding):
+class Instance(GroundingParameters, SamplingParameters):
     """One question of a v1 request."""
 
     input: _Question
@@ -124,7 +141,7 @@ class PredictRequest(Described):
     instances: Annotated[list[Instance], Field(min_length=1, max_length=MAX_INSTANCES)]
 
 
-class GenerateRequest(Sampling, Grounding):
+class GenerateRequest(GroundingParameters, SamplingParameters):
     """The body of `generate` and `generate_stream`."""
 
     id: str | None = None
@@ -141,11 +158,14 @@ class GenerateRequest(Sampling, Grounding):
         return body
 
 
+# Answers
+
+
 class Source(Passage):
     """A passage that the model was shown."""
 
     number: int
-    """Its number in the prompt, from 1: what `[number]` in an answer refers to."""
+    """Its number in the prompt, from 1: `[number]` in an answer refers to it."""
 
 
 class CutPassage(Described):
@@ -154,21 +174,21 @@ class CutPassage(Described):
     chunk_id: str
     document_id: str
     reason: Literal["token_budget", "no_support", "not_answered"]
-    """It did not fit; it says too little of what is asked; or all of them together seem not to answer the question."""
+    """It did not fit the prompt; it has too little to do with the question; or the question was refused."""
 
 
 class Topic(Described):
-    """Something that the documents do speak of."""
+    """A subject that the documents do cover."""
 
     title: str
     heading: str = ""
-    """The innermost heading, where it differs from the title."""
+    """The innermost heading, if it differs from the title."""
     url: str | None = None
     document_id: str
 
 
 class Quote(Described):
-    """A span of a source, read again from the stored document before it is returned."""
+    """A span of a source, verbatim."""
 
     number: int
     """Of the source."""
@@ -181,51 +201,43 @@ class Quote(Described):
     sha256: str
     """Of the text in UTF-8, in hexadecimal digits."""
     support: float
-    """How far it says what the sentence says, 0 … 1."""
+    """How far the quote states what the sentence states, 0 … 1."""
 
 
 class Statement(Described):
-    """A sentence of an answer, and what it rests on."""
+    """A sentence of an answer and the quotes that support it."""
 
     span: Span
-    """Of `Citations.text`. Together the statements are the whole of it."""
+    """Of `Citations.text`. The statements together cover all of it."""
     verdict: Literal["supported", "unsupported", "no_claim"]
-    """`no_claim`: it tells nothing that could be looked for, as "Yes." or "These are the steps:"."""
+    """`no_claim`: the sentence states nothing to verify, like "Yes." or "These are the steps:"."""
     support: float
-    """0 … 1; 0 where it is unsupported or claims nothing."""
+    """0 … 1; 0 if the sentence is unsupported or claims nothing."""
     quotes: list[Quote]
     """Best first. Every `[n]` in the sentence has one with that number."""
 
 
 class Markers(Described):
-    """What became of the numbers of sources that the model wrote, as in `[2]`."""
+    """Counts of the source numbers that the model wrote, like `[2]`, by what the check did with them."""
 
     kept: int = 0
     mended: int = 0
-    """Wrong, and replaced by the number of the source that does support the sentence."""
+    """Wrong, and replaced by the number of the source that supports the sentence."""
     dropped: int = 0
-
-
-class DroppedQuote(Described):
-    """A source that would have been quoted, had its stored document not spoken against it."""
-
-    number: int
-    document_id: str
-    reason: Literal["unreadable", "differs"]
-    """The stored document could not be read; or it says something else there."""
 
 
 class Citations(Described):
     """An answer checked against its sources, sentence by sentence."""
 
     text: str
-    """The answer after the check; what the model wrote, and a stream sent, unless `kind` says otherwise."""
+    """The answer after the check: the model's own words, as streamed, unless `kind` says otherwise."""
     kind: Literal["model", "mended", "quote"]
-    """Who wrote the text: the model; the model, with wrong numbers of sources put right or taken out; or the documents,
-    because they support nothing of what the model wrote."""
+    """The author of the text: the model; the model, with wrong source numbers corrected or removed; or the documents,
+    because they support nothing that the model wrote."""
     statements: list[Statement]
     markers: Markers
-    dropped: list[DroppedQuote]
+    dropped: list[Any] = Field(default_factory=list)
+    """Always empty: a source's text is the stored text. Kept for clients of earlier versions."""
 
 
 class Usage(Described):
@@ -236,50 +248,62 @@ class Usage(Described):
     total_tokens: int = 0
 
 
-class Answer(Described):
+FinishReason = Literal["stop", "length", "cancelled"]
+
+
+class SourceFields(Described):
+    """Fields of an answer that the first event of a stream has, and the last one again, final."""
+
+    sources: list[Source]
+    """In the order of their numbers. Empty if the answer is a refusal or used no documents."""
+    timings: dict[str, float]
+    """Milliseconds: `condense`, `embed`, `search`, `retrieval` (that hop), `first_token`, `generation`, `citations`,
+    `total`."""
+
+
+class RetrievalFields(Described):
+    """Fields of an answer that are known before the LLM starts."""
+
+    index_version: str | None
+    cut: list[CutPassage]
+    query: str | None
+    """The text that was searched for: the question, or in a conversation the standalone question condensed from it."""
+    answerability: float | None = None
+    """How likely the passages found answer the question, 0 … 1. None if nothing was searched for."""
+
+
+class OutcomeFields(Described):
+    """Fields of an answer that are known when it is complete."""
+
+    refused: bool
+    """The documents support no answer, and the text says so."""
+    topics: list[Topic] = Field(default_factory=list)
+    """Of a refusal: what the documents nearest to the question are about, nearest first."""
+    citations: Citations | None = None
+    """The check of the answer against its sources. None if there are no sources, or the check is off."""
+
+
+class Answer(SourceFields, RetrievalFields, OutcomeFields):
     """An attributed answer."""
 
     id: str
     model_name: str
     text_output: str
-    sources: list[Source]
-    """In the order of their numbers. Empty where the answer is a refusal or used no documents."""
-    finish_reason: Literal["stop", "length", "cancelled"]
-    refused: bool
-    """The documents support no answer, and `text_output` says so."""
+    finish_reason: FinishReason
     usage: Usage
-    index_version: str | None
-    cut: list[CutPassage]
-    query: str | None
-    """What was searched for: the question; in a conversation, beside it, the standalone question made of it."""
-    timings: dict[str, float]
-    """Milliseconds: `condense`, `embed`, `search`, `retrieval` (that hop), `first_token`, `generation`, `citations`,
-    `total`."""
-    answerability: float | None = None
-    """How likely it is that the passages found answer the question, 0 … 1. None where nothing was searched for."""
-    topics: list[Topic] = Field(default_factory=list)
-    """Of a refusal: what the documents nearest to the question are about, nearest first."""
-    citations: Citations | None = None
-    """The check of the answer against its sources. None where there are no sources, or nothing was to be checked."""
 
 
 class PredictResponse(Described):
-    """The v1 answer, in the order of the instances."""
+    """The v1 response, in the order of the instances."""
 
     predictions: list[Answer]
 
 
-class SourcesEvent(Described):
+class SourcesEvent(SourceFields, RetrievalFields):
     """The first event of a stream."""
 
     id: str
     model_name: str
-    sources: list[Source]
-    index_version: str | None
-    cut: list[CutPassage]
-    query: str | None
-    timings: dict[str, float]
-    answerability: float | None = None
 
 
 class TextEvent(Described):
@@ -288,84 +312,89 @@ class TextEvent(Described):
     text_output: str
 
 
-class EndEvent(Described):
-    """The last event of a stream. Its `sources` are the final ones: empty if the answer became a refusal.
+class EndEvent(SourceFields, OutcomeFields):
+    """The last event of a stream. Its `sources` are final: empty if the answer became a refusal.
 
-    `citations.text` is the final answer: the pieces before it may hold numbers of sources that the check has mended.
+    `citations.text` is the final answer: the check may have corrected source numbers in the pieces sent before.
     """
 
     text_output: str = ""
-    finish_reason: Literal["stop", "length", "cancelled"]
-    refused: bool
-    sources: list[Source]
+    finish_reason: FinishReason
     usage: Usage
-    timings: dict[str, float]
-    topics: list[Topic] = Field(default_factory=list)
-    citations: Citations | None = None
 
 
 class Index(Described):
     """An index that is being served."""
 
     name: str
-    """What `collections` names."""
+    """For `collections`."""
     version: str
     documents: int
     chunks: int
     embedder: str
-    """Fingerprint of what made its vectors."""
+    """Fingerprint of the embedder that made its vectors."""
     examples: list[str]
-    """Questions that its documents answer, at most 8; none where its documents suggest none."""
+    """Questions that its documents answer, at most 8; empty if the documents suggest none."""
     reason: str | None = None
-    """Why it cannot be searched now, or why a newer version was refused."""
+    """Why it cannot be searched now, or why a newer version was rejected."""
 
 
 class Indexes(Described):
-    """What can be asked."""
+    """The indexes that can be asked."""
 
     default: str
-    """Name of the index that is searched where a question names none."""
+    """Name of the index that is searched if a question names none."""
     indexes: list[Index]
     """The default one first."""
     reason: str | None
-    """Why the default one is not among them; None where it is."""
+    """Why the default one is missing; None if it is not."""
 
 
 # Tensors of v2 and gRPC: name → (datatype, shape; n questions). A parameter is [1] for all questions or [n, 1].
+
+_DATATYPES = {"integer": "INT32", "number": "FP32", "boolean": "BOOL"}
+
+
+def tensor_datatypes(kind: type[BaseModel]) -> dict[str, str]:
+    """Datatype of each field as a tensor. Texts are BYTES, and so are objects and lists, as JSON."""
+    datatypes = {}
+    for name, schema in kind.model_json_schema(mode="serialization")["properties"].items():
+        declared = next((one for one in schema.get("anyOf", ()) if one.get("type") != "null"), schema)
+        large = declared.get("maximum", 0) > 2**31
+        datatypes[name] = "UINT64" if large else _DATATYPES.get(declared.get("type"), "BYTES")
+    return datatypes
+
+
 INPUT_TENSORS = {
-    "input": ("BYTES", [-1, 1]),
-    "max_tokens": ("INT32", [-1, 1]),
-    "temperature": ("FP32", [-1, 1]),
-    "top_k": ("INT32", [-1, 1]),
-    "top_p": ("FP32", [-1, 1]),
-    "seed": ("UINT64", [-1, 1]),
-    "repetition_penalty": ("FP32", [-1, 1]),
-    "presence_penalty": ("FP32", [-1, 1]),
-    "frequency_penalty": ("FP32", [-1, 1]),
-    "num_docs": ("INT32", [-1, 1]),
-    "retrieval": ("BOOL", [-1, 1]),
-    "context": ("BYTES", [-1, 1]),
-    "filters": ("BYTES", [-1, 1]),
-    "collections": ("BYTES", [-1, 1]),
-    "neighbours": ("INT32", [-1, 1]),
-    "diversity": ("FP32", [-1, 1]),
-    "refuse": ("BOOL", [-1, 1]),
-    "min_score": ("FP32", [-1, 1]),
-    "citations": ("BYTES", [-1, 1]),
+    name: (datatype, [-1, 1])
+    for name, datatype in {"input": "BYTES", **tensor_datatypes(Instance)}.items()
+    if name != "stop"
 }
+"""Every field of `Instance` but `stop`. `filters` and `collections` are JSON."""
+
+_OUTPUT_ORDER = (
+    "text_output",
+    "sources",
+    "finish_reason",
+    "refused",
+    "prompt_tokens",
+    "completion_tokens",
+    "index_version",
+    "timings",
+    "answerability",
+    "topics",
+    "citations",
+)
+"""Clients may read outputs by position: new ones follow these."""
+
+NOT_TENSORS = frozenset({"id", "model_name", "usage", "total_tokens", "cut", "query"})
+"""Fields of an answer and of its usage that v2 does not return as tensors."""
+
+_OUTPUTS = {**tensor_datatypes(Usage), **tensor_datatypes(Answer)}
 OUTPUT_TENSORS = {
-    "text_output": ("BYTES", [-1, 1]),
-    "sources": ("BYTES", [-1, 1]),
-    "finish_reason": ("BYTES", [-1, 1]),
-    "refused": ("BOOL", [-1, 1]),
-    "prompt_tokens": ("INT32", [-1, 1]),
-    "completion_tokens": ("INT32", [-1, 1]),
-    "index_version": ("BYTES", [-1, 1]),
-    "timings": ("BYTES", [-1, 1]),
-    "answerability": ("FP32", [-1, 1]),  # -1 where nothing was searched for
-    "topics": ("BYTES", [-1, 1]),
-    "citations": ("BYTES", [-1, 1]),
+    name: (_OUTPUTS[name], [-1, 1]) for name in dict.fromkeys((*_OUTPUT_ORDER, *_OUTPUTS)) if name not in NOT_TENSORS
 }
+"""Every field of `Answer` but `NOT_TENSORS`. A number that is None, like `answerability` without a search, is -1."""
 
 
 # OpenAI chat completions
@@ -405,46 +434,26 @@ class StreamOptions(Described):
     include_obfuscation: bool = False
 
 
-class ChatRequest(Grounding):
-    """OpenAI's chat completion request, and beside it what grounds the answer (`num_docs`, `context`, `filters` …)."""
+class ChatRequest(GroundingParameters, OptionalSampling):
+    """OpenAI's chat completion request, with grounding parameters (`num_docs`, `context`, `filters` …) beside it."""
 
     model: str
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES)]
-    max_tokens: Annotated[int, Field(ge=0, le=131_072), _WHOLE] | None = None
-    max_completion_tokens: Annotated[int, Field(ge=0, le=131_072), _WHOLE] | None = None
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    top_k: Annotated[int, Field(ge=0, le=1000), _WHOLE] | None = None
-    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    stop: _Stop | Annotated[list[_Stop], Field(max_length=8)] | None = None
-    seed: Annotated[int, Field(ge=0, le=2**63 - 1), _WHOLE] | None = None
-    repetition_penalty: Annotated[float, Field(gt=0, le=2)] | None = None
-    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
-    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    max_tokens: _MaxTokens | None = None
+    max_completion_tokens: _MaxTokens | None = None
+    temperature: _Temperature | None = None
+    top_k: _TopK | None = None
+    top_p: _TopP | None = None
+    stop: _Stop | _Stops | None = None
     stream: bool | None = False
     stream_options: StreamOptions | None = None
     n: Annotated[int, Field(ge=1, le=1), _WHOLE] | None = None
     logprobs: Literal[False] | None = None
     response_format: dict[Literal["type"], Literal["text"]] | None = None
     user: str | None = None
-    """Taken and not used, as `store` and `metadata`: clients send them by habit."""
+    """Accepted and ignored, like `store` and `metadata`: clients send them by default."""
     store: Literal[False] | None = None
     metadata: dict[str, str] | None = None
-
-
-class Extras(Described):
-    """What stands beside OpenAI's own fields."""
-
-    sources: list[Source]
-    index_version: str | None
-    cut: list[CutPassage]
-    query: str | None
-    """What was searched for."""
-    timings: dict[str, float]
-    """Milliseconds, as of `Answer`."""
-    answerability: float | None
-    refused: bool
-    topics: list[Topic]
-    citations: Citations | None
 
 
 class ChatAnswer(Described):
@@ -453,7 +462,7 @@ class ChatAnswer(Described):
     role: Literal["assistant"]
     content: str
     refusal: None
-    """Of OpenAI's models. Where the documents support no answer, `refused` says so."""
+    """Always None. If the documents support no answer, `refused` is true."""
 
 
 class ChatChoice(Described):
@@ -461,11 +470,11 @@ class ChatChoice(Described):
 
     index: Literal[0]
     message: ChatAnswer
-    finish_reason: Literal["stop", "length", "cancelled"]
+    finish_reason: FinishReason
     logprobs: None
 
 
-class ChatCompletion(Extras):
+class ChatCompletion(SourceFields, RetrievalFields, OutcomeFields):
     """OpenAI's chat completion, attributed."""
 
     id: str
@@ -489,37 +498,33 @@ class ChatChunkChoice(Described):
 
     index: Literal[0]
     delta: ChatDelta
-    finish_reason: Literal["stop", "length", "cancelled"] | None
+    finish_reason: FinishReason | None
     logprobs: None
 
 
 class ChatCompletionChunk(Described):
-    """An event of a stream; the line `data: [DONE]` comes after the last.
-
-    The first has what `SourcesEvent` has, the one with a `finish_reason` what `EndEvent` has; of their fields the
-    others have none.
-    """
+    """An event of a stream; the line `data: [DONE]` follows the last one."""
 
     id: str
     object: Literal["chat.completion.chunk"]
     created: int
+    """Unix time in seconds."""
     model: str
     choices: list[ChatChunkChoice]
     """Empty in the chunk of `stream_options.include_usage`, which is the last."""
     usage: Usage | None = None
-    sources: list[Source] | None = None
-    index_version: str | None = None
-    cut: list[CutPassage] | None = None
-    query: str | None = None
-    timings: dict[str, float] | None = None
-    answerability: float | None = None
-    refused: bool | None = None
-    topics: list[Topic] | None = None
-    citations: Citations | None = None
+
+
+class ChatSourcesChunk(ChatCompletionChunk, SourceFields, RetrievalFields):
+    """The first event of a stream, with the fields of `SourcesEvent`."""
+
+
+class ChatEndChunk(ChatCompletionChunk, SourceFields, OutcomeFields):
+    """The event with the `finish_reason`, with the fields of `EndEvent`."""
 
 
 class ModelCard(Described):
-    """A model, as OpenAI tells it."""
+    """A model, as OpenAI describes it."""
 
     id: str
     object: Literal["model"]
@@ -536,18 +541,18 @@ class ModelList(Described):
 
 
 class ModelsOfBoth(ModelList):
-    """KServe's list of v1 and OpenAI's in one."""
+    """KServe's v1 list of models and OpenAI's, in one."""
 
     models: list[str]
 
 
 class ChatErrorDetail(Described):
-    """What is wrong."""
+    """What is wrong with the request, or with the service."""
 
     message: str
     type: Literal["invalid_request_error", "server_error"]
     param: str | None
-    """What of the request is meant, as `messages`."""
+    """The faulty field of the request, like `messages`."""
     code: str
 
 

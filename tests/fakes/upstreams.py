@@ -1,7 +1,4 @@
-"""Upstreams of the transformer under a test's control: they speak the vectorstore's and Triton's wire exactly.
-
-Each keeps what it was sent; `behave` says what it does next.
-"""
+"""Stand-ins for the vectorstore and Triton, with their exact wire formats and behaviour that a test sets."""
 
 from __future__ import annotations
 
@@ -55,7 +52,7 @@ class Upstreams:
         self.reason: str | None = None
         """Of the default index."""
         self.calibration: dict[str, Any] | None = None
-        """Of that version."""
+        """In predictions."""
         self.seen: list[tuple[str, dict[str, str], Any]] = []
         self.browsed: list[tuple[str, dict[str, str]]] = []
         """Path and headers of what was asked of indexes and documents."""
@@ -92,6 +89,7 @@ class Upstreams:
             "passages": passages,
             "index_version": self.version,
             "timings_ms": {"embed": 5.0, "search": 1.0},
+            "calibration": self.calibration,
         }
         return web.json_response({"predictions": [prediction] * len(body["instances"])})
 
@@ -106,7 +104,7 @@ class Upstreams:
             "chunks": 1,
             "embedder": EMBEDDER,
             "parts": ["dense", "lexical"],
-            "calibration": self.calibration,
+            "calibration": None,
             "examples": [Q],
         }
         status: dict[str, Any] = {"index": index if self.published else None, "reason": self.reason}

@@ -1,4 +1,4 @@
-"""What an answer's sentences rest on, and that no quote and no marker ever dangles."""
+"""Citations: the quotes of each sentence; no quote and no marker ever dangles."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ SOURCES = [source(WARRANTY, 1, score=0.9), source(RECORDS, 2, score=0.4)]
 def cite(
     answer: str, question: str = QUESTION, sources: list[Source] = SOURCES, mode: CitationMode = "label"
 ) -> Citations:
-    return CITER.cite(answer, question, sources, stored, mode)
+    return CITER.cite(answer, question, sources, mode)
 
 
 def quoted(citations: Citations) -> list[list[str]]:
@@ -152,16 +152,6 @@ def test_a_quote_in_place_of_an_answer_brings_no_markers_of_its_own() -> None:
     assert quoted(citations) == [["The warranty[3] lasts three years [12]."]]
 
 
-@pytest.mark.parametrize(("text", "reason"), [(None, "unreadable"), ("Preface. The warranty lasts four", "differs")])
-@pytest.mark.parametrize("mode", ["label", "quote"])
-def test_what_is_not_stored_so_is_not_quoted(text: str | None, reason: str, mode: CitationMode) -> None:
-    citations = CITER.cite("The warranty lasts three years [1].", QUESTION, SOURCES, lambda _: text, mode)
-    assert (citations.text, verdicts(citations)) == ("The warranty lasts three years.", ["unsupported"])
-    assert [(dropped.number, dropped.document_id, dropped.reason) for dropped in citations.dropped] == [
-        (1, "d1", reason)
-    ]
-
-
 _PIECES = st.one_of(
     st.text(st.characters(exclude_characters="`~"), max_size=25),
     st.sampled_from(
@@ -189,30 +179,21 @@ _MARKER = re.compile(r"\[(\d{1,3}(?:[ \t]*[,;–-][ \t]*\d{1,3})*)\](?!\])(?!\()
 @given(
     answer=_TEXTS,
     question=_TEXTS,
-    documents=st.lists(st.tuples(st.text(max_size=9), _TEXTS, st.text(max_size=9), st.booleans()), max_size=3),
+    documents=st.lists(st.tuples(st.text(max_size=9), _TEXTS, st.text(max_size=9)), max_size=3),
     mode=st.sampled_from(["label", "quote"]),
 )
-def test_nothing_dangles(
-    answer: str, question: str, documents: list[tuple[str, str, str, bool]], mode: CitationMode
-) -> None:
-    texts = {f"d{n}": before + text + after for n, (before, text, after, _) in enumerate(documents, 1)}
+def test_nothing_dangles(answer: str, question: str, documents: list[tuple[str, str, str]], mode: CitationMode) -> None:
+    texts = {f"d{n}": before + text + after for n, (before, text, after) in enumerate(documents, 1)}
     sources = [
-        source(text, n, before=before, score=1 / n, title=after)
-        for n, (before, text, after, _) in enumerate(documents, 1)
+        source(text, n, before=before, score=1 / n, title=after) for n, (before, text, after) in enumerate(documents, 1)
     ]
-    lost = {f"d{n}" for n, (*_, kept) in enumerate(documents, 1) if not kept}
-
-    def read(source: Source) -> str | None:
-        return None if source.document_id in lost else texts[source.document_id]
-
-    citations = CITER.cite(answer, question, sources, read, mode)
+    citations = CITER.cite(answer, question, sources, mode)
     ends = [statement.span.end for statement in citations.statements]
     assert [statement.span.start for statement in citations.statements] == [0, *ends][: len(ends)]
     assert (ends or [0])[-1] == len(citations.text)
     for statement in citations.statements:
         numbers = {quote.number for quote in statement.quotes}
         for quote in statement.quotes:
-            assert quote.document_id not in lost
             assert texts[quote.document_id][quote.span.start : quote.span.end] == quote.text
             assert quote.text
             assert quote.sha256 == hashlib.sha256(quote.text.encode()).hexdigest()
@@ -221,5 +202,5 @@ def test_nothing_dangles(
         for marker in _MARKER.findall(text):
             assert {int(number) for number in re.findall(r"\d+", marker)} <= numbers
         assert (statement.verdict == "supported") == bool(statement.quotes)
-    assert citations == Citer(Aligner(), quote_lead="The documents say: ").cite(answer, question, sources, read, mode)
+    assert citations == Citer(Aligner(), quote_lead="The documents say: ").cite(answer, question, sources, mode)
     assert (citations.kind == "model") == (citations.text == answer)

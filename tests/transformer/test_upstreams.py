@@ -8,7 +8,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -321,7 +321,7 @@ def events_of(response: httpx.Response) -> list[dict[str, Any]]:
 
 
 async def cited(upstreams: Upstreams, **variables: str) -> dict[str, Any]:
-    """The citations of one question, by a service that has kept no document yet."""
+    """The citations of one question."""
     async with transformer(upstreams.url, upstreams.url, **variables) as client:
         response = await client.post(GENERATE, json={"text_input": Q})
         assert response.status_code == 200
@@ -369,22 +369,11 @@ async def test_citations_on_every_route(service: Running) -> None:
     assert plain["citations"] is None
 
 
-@pytest.mark.parametrize("behaviour", ["fail", "garbage", "busy", "unfinished", "hang"])
-async def test_what_cannot_be_read_again_is_not_cited(behaviour: Any) -> None:
-    upstreams = Upstreams()
-    upstreams.documents_answer = behaviour
-    async with upstreams.running():
-        citations = await cited(upstreams)
-    assert [statement["verdict"] for statement in citations["statements"]] == ["unsupported"]
-    assert citations["dropped"] == [{"number": 1, "document_id": "d", "reason": "unreadable"}]
-
-
-async def test_a_document_that_says_something_else_is_not_cited() -> None:
-    upstreams = Upstreams()
-    upstreams.documents = {"d": "The warranty lasts eight years."}
-    async with upstreams.running():
-        citations = await cited(upstreams)
-    assert citations["dropped"] == [{"number": 1, "document_id": "d", "reason": "differs"}]
+async def test_an_answer_takes_one_call_to_the_vectorstore(service: Running) -> None:
+    service.upstreams.browsed.clear()
+    assert (await service.client.post(GENERATE, json={"text_input": Q})).json()["citations"]["statements"][0]["quotes"]
+    assert [name for name, _, _ in service.upstreams.seen] == ["vectorstore", "predictor"]
+    assert service.upstreams.browsed == []
 
 
 async def test_a_quote_in_place_of_an_answer_is_a_setting() -> None:
@@ -400,23 +389,13 @@ async def test_a_quote_in_place_of_an_answer_is_a_setting() -> None:
 # Refusals
 
 
-def calibration(version: str, threshold: float) -> dict[str, Any]:
-    """What `kserve-rag eval --calibrate` writes."""
+def calibration(threshold: float) -> dict[str, Any]:
+    """A calibration as `kserve-rag eval --calibrate` writes it."""
     made = Calibration.fit(
-        [threshold] * 40, [True] * 40, rate=0.1, model=DEFAULT_MODEL, index_version=version, embedder=EMBEDDER
+        [threshold] * 40, [True] * 40, rate=0.1, model=DEFAULT_MODEL, index_version="v1", embedder=EMBEDDER
     )
     held: dict[str, Any] = json.loads(made.json())
     return held
-
-
-@contextlib.contextmanager
-def served(upstreams: Upstreams, version: str, calibration: dict[str, Any] | None) -> Iterator[None]:
-    """Another version for a while: what is known of the first is kept for a minute."""
-    upstreams.version, upstreams.calibration = version, calibration
-    try:
-        yield
-    finally:
-        upstreams.version, upstreams.calibration = PASSAGE["index_version"], None
 
 
 async def test_a_refusal_has_no_sources_but_the_nearest_topics(service: Running) -> None:
@@ -454,31 +433,19 @@ async def test_refusing_is_switched_off_by_request(service: Running, parameters:
     assert (answer["refused"], answer["text_output"]) == (False, "".join(WORDS))
 
 
-async def test_a_calibration_decides_for_its_own_version_only(service: Running) -> None:
-    async def refused() -> bool:
-        return bool((await service.client.post(GENERATE, json={"text_input": Q})).json()["refused"])
-
-    with served(service.upstreams, "strict", calibration("strict", 0.999)):
-        assert await refused()
-    with served(service.upstreams, "lax", calibration("lax", 0.001)):
-        assert not await refused()
-    with served(service.upstreams, "another", calibration("strict", 0.999)):
-        assert not await refused()
-    with served(service.upstreams, "other-embedder", {**calibration("other-embedder", 0.999), "embedder": "e5"}):
-        assert not await refused()
-    with served(service.upstreams, "broken", {"format": 1}):
-        assert not await refused()
-
-
-async def test_a_calibration_that_one_request_could_not_ask_for_is_asked_for_again(service: Running) -> None:
-    async def refused() -> bool:
-        return bool((await service.client.post(GENERATE, json={"text_input": Q})).json()["refused"])
-
-    with served(service.upstreams, "strict-later", calibration("strict-later", 0.999)):
-        service.upstreams.indexes_answer = "unauthorized"
-        assert not await refused()
-        service.upstreams.indexes_answer = "answer"
-        assert await refused()
+@pytest.mark.parametrize(
+    ("held", "refused"),
+    [(None, False), (calibration(0.999), True), (calibration(0.001), False), ({"format": 1}, False)],
+)
+async def test_the_calibration_of_a_prediction_decides(
+    service: Running, held: dict[str, Any] | None, refused: bool
+) -> None:
+    service.upstreams.calibration = held
+    try:
+        answer = (await service.client.post(GENERATE, json={"text_input": Q})).json()
+    finally:
+        service.upstreams.calibration = None
+    assert answer["refused"] is refused
 
 
 async def test_parameters_of_a_grpc_request_are_those_of_rest(service: Running) -> None:

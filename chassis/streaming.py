@@ -1,0 +1,90 @@
+"""Responses that are a stream of server-sent events.
+
+Source: https://html.spec.whatwg.org/multipage/server-sent-events.html
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from fastapi.responses import StreamingResponse
+
+from chassis.edge import ErrorShape
+from chassis.errors import InternalError, ServiceError
+from chassis.routes import encode
+
+logger = logging.getLogger(__name__)
+
+EventT = TypeVar("EventT")
+
+_SECOND_EVENT_WAIT_S = 0.5
+
+_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+
+
+async def event_stream(
+    events: AsyncGenerator[EventT, None],
+    contents: Callable[[EventT], Sequence[Any]],
+    headers: Callable[[EventT], Mapping[str, str]],
+    error_shape: ErrorShape,
+    *,
+    end: bytes = b"",
+) -> StreamingResponse:
+    """Events as `text/event-stream`.
+
+    The status line waits for the first event, and up to half a second for the second: an error until then has its own
+    HTTP status. A later error is the last event.
+
+    Args:
+        events: closed in every case.
+        contents: JSON values to send for an event.
+        headers: further headers, from the first event.
+        error_shape: body of an error.
+        end: sent after the last event.
+    """
+    try:
+        first = await anext(events)
+        second = asyncio.ensure_future(anext(events, None))
+        try:
+            await asyncio.wait({second}, timeout=_SECOND_EVENT_WAIT_S)
+            if second.done():
+                second.result()
+        except BaseException:
+            await _cancel(second)
+            raise
+    except BaseException:
+        await events.aclose()
+        raise
+
+    async def lines() -> AsyncIterator[bytes]:
+        try:
+            yield _lines(contents(first))
+            event = await second
+            while event is not None:
+                yield _lines(contents(event))
+                event = await anext(events, None)
+        except ServiceError as error:
+            yield _lines([error_shape(error)])
+        except Exception:
+            logger.exception("unexpected error in a stream")
+            yield _lines([error_shape(InternalError("The service failed in the middle of this answer."))])
+        finally:
+            await _cancel(second)
+            await events.aclose()
+        if end:
+            yield end
+
+    return StreamingResponse(lines(), media_type="text/event-stream", headers={**_HEADERS, **headers(first)})
+
+
+async def _cancel(task: asyncio.Future[Any]) -> None:
+    """Ends a task that reads from a generator, which cannot be closed while it is being read."""
+    task.cancel()
+    await asyncio.wait({task})
+
+
+def _lines(contents: Sequence[Any]) -> bytes:
+    return b"".join(b"data: " + encode(content) + b"\n\n" for content in contents)

@@ -1,0 +1,22 @@
+"""One question with everything that decides how to answer it."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass, field
+
+from transformer.wire import GroundingParameters, Message, SamplingParameters
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A question, whatever protocol it came by."""
+
+    text: str
+    sampling: SamplingParameters
+    grounding: GroundingParameters
+    history: tuple[Message, ...] = ()
+    """Earlier turns, oldest first."""
+    instructions: str | None = None
+    """Of the caller, added to the service's own."""
+    id: str = field(default_factory=lambda: secrets.token_hex(16))

@@ -1,0 +1,156 @@
+"""From a question to its prompt: search, the decision to refuse, and the passages that the model is shown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from chassis.context import CallContext
+from transformer.answerability import PASSAGES, score
+from transformer.condense import Condenser
+from transformer.errors import PromptTooLongError
+from transformer.prompt import Prompt, PromptBuilder
+from transformer.question import Question
+from transformer.refusal import RefusalPolicy
+from transformer.telemetry import Stopwatch
+from transformer.wire import CutPassage
+from vectorstore.client import VectorstoreClient, merged
+from vectorstore.wire import Passage, Prediction, SearchInstance
+
+
+@dataclass(frozen=True, slots=True)
+class Retrieved:
+    """The prompt for a question, or the decision to refuse it."""
+
+    prompt: Prompt
+    """Empty if the question is refused."""
+    query: str | None = None
+    """The text that was searched for; None if nothing was."""
+    index_version: str | None = None
+    answerability: float | None = None
+    refused: bool = False
+    passages: Sequence[Passage] = ()
+    """All passages found, best first."""
+
+
+class Retriever:
+    """Retrieves for questions. Holds no state of a request."""
+
+    def __init__(
+        self,
+        vectorstore: VectorstoreClient,
+        prompts: PromptBuilder,
+        condenser: Condenser,
+        policy: RefusalPolicy,
+        *,
+        num_docs: int,
+        min_support: float,
+        refuse: bool,
+    ) -> None:
+        """A retriever with the service's defaults.
+
+        Args:
+            vectorstore: searched once per question.
+            prompts: builds the prompt.
+            condenser: turns a conversation into a query.
+            policy: decides which questions to refuse.
+            num_docs: passages of a question that asks for no number of its own.
+            min_support: passages below it are left out while there are better ones.
+            refuse: whether to refuse at all if a question does not say.
+        """
+        self._vectorstore = vectorstore
+        self._prompts = prompts
+        self._condenser = condenser
+        self._policy = policy
+        self._num_docs = num_docs
+        self._min_support = min_support
+        self._refuse = refuse
+
+    async def retrieve(self, question: Question, ctx: CallContext, stopwatch: Stopwatch) -> Retrieved:
+        """The prompt with the passages that support an answer, or a refusal if none do.
+
+        Raises:
+            PromptTooLongError: the question leaves no room for a passage.
+            ServiceError: the vectorstore, or the predictor that condenses, failed.
+        """
+        grounding = question.grounding
+        wanted = self._num_docs if grounding.num_docs is None else grounding.num_docs
+        if grounding.context:
+            context = grounding.context if grounding.context.strip() else None
+            return Retrieved(self._build(question, context=context))
+        if not grounding.retrieval or wanted == 0:
+            return Retrieved(self._build(question))
+        query = question.text
+        if question.history:
+            query = await self._condenser.condense(question.text, question.history, ctx)
+            stopwatch.lap("condense")
+        prediction = await self._search(question, query, wanted, ctx)
+        stopwatch.lap("retrieval")
+        stopwatch.timings.update(prediction.timings_ms)
+
+        passages, version = prediction.passages, prediction.index_version
+        shown = passages[:wanted]
+        refuse = self._refuse if grounding.refuse is None else grounding.refuse
+        rule = self._policy.rule(prediction.calibration)
+        # Of a conversation, only the last question counts: names of earlier turns are no part of it.
+        answerability = score(question.text, passages, rule.model).score
+        threshold = rule.threshold if grounding.min_score is None else grounding.min_score
+        if not passages or (refuse and answerability < threshold):
+            prompt = Prompt("", [], _cut(shown, "not_answered"))
+            return Retrieved(prompt, query, version, answerability, refused=True, passages=passages)
+        prompt = self._grounded(question, shown, refuse=refuse)
+        stopwatch.lap("prompt")
+        return Retrieved(prompt, query, version, answerability, passages=passages)
+
+    async def _search(self, question: Question, query: str, wanted: int, ctx: CallContext) -> Prediction:
+        # Answerability needs a few passages, even if the model is shown fewer.
+        num_docs = max(wanted, PASSAGES)
+        grounding = question.grounding
+        instances = [
+            SearchInstance.model_construct(
+                input=phrasing,
+                num_docs=num_docs,
+                filters=grounding.filters,
+                collections=grounding.collections,
+                neighbours=grounding.neighbours,
+                diversity=grounding.diversity,
+            )
+            # A follow-up may stand alone or not: both phrasings find more than either (docs/evaluation.md).
+            for phrasing in dict.fromkeys((query, question.text))
+        ]
+        return merged(await self._vectorstore.search(instances, ctx), num_docs)
+
+    def _grounded(self, question: Question, shown: Sequence[Passage], *, refuse: bool) -> Prompt:
+        """The prompt with those of the passages that have enough support, or with all if none does."""
+        supported = [passage for passage in shown if passage.support >= self._min_support]
+        if not supported or not refuse:
+            supported = list(shown)
+        prompt = self._build(question, passages=supported)
+        if not prompt.sources:
+            raise PromptTooLongError(
+                "No passage fits the prompt beside this question. Shorten the question or its history, or lower "
+                "max_tokens.",
+                field="input",
+            )
+        if len(supported) < len(shown):
+            weak = [passage for passage in shown if passage.support < self._min_support]
+            prompt.cut.extend(_cut(weak, "no_support"))
+        return prompt
+
+    def _build(self, question: Question, *, passages: Sequence[Passage] = (), context: str | None = None) -> Prompt:
+        return self._prompts.build(
+            question.text,
+            passages=passages,
+            context=context,
+            history=question.history,
+            instructions=question.instructions,
+            max_tokens=question.sampling.max_tokens,
+        )
+
+
+def _cut(passages: Sequence[Passage], reason: Literal["no_support", "not_answered"]) -> list[CutPassage]:
+    return [
+        CutPassage.construct_unchecked(chunk_id=passage.chunk_id, document_id=passage.document_id, reason=reason)
+        for passage in passages
+    ]
