@@ -77,7 +77,10 @@ class Citer:
 
     def _quoted(self, quote: Quote) -> Citations:
         # Numbers in brackets in the document would read as source numbers.
-        shown = " ".join(_MARKER.sub(" ", quote.text).split())
+        shown = quote.text
+        while _MARKER.search(shown):
+            shown = _MARKER.sub(" ", shown)
+        shown = " ".join(shown.split())
         text = f"{self._quote_lead}“{shown}” [{quote.number}]"
         statement = _statement(Span(start=0, end=len(text)), [quote])
         return Citations(text=text, kind="quote", statements=[statement], markers=Markers())
