@@ -36,7 +36,7 @@ def models(context: typer.Context) -> None:
         here = "[green]here[/]" if store.cached(name) else "    "
         default = ", the default" if name in defaults else ""
         console.print(f"[bold]{name:<{width}}[/]  {_size(model.size_bytes):>6}  {here}  {model.kind}{default}")
-        about = Padding(f"{model.what} [dim]({model.licence})[/]", (0, 0, 0, 4), expand=False)
+        about = Padding(f"{model.summary} [dim]({model.licence})[/]", (0, 0, 0, 4), expand=False)
         console.print(about, soft_wrap=False)
 
 

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from kserve_rag.client.client import Event
+from kserve_rag.client import Event
 from kserve_rag.local.graph import GraphStatus, IndexStatus
 from transformer.wire import Citations, EndEvent, Quote, Source, SourcesEvent, TextEvent
 from vectorstore.wire import Span

@@ -16,7 +16,7 @@ from kserve_rag.settings import HOST
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from kserve_rag.client.client import Parameters
+    from kserve_rag.client import Parameters
 
 UrlOption = Annotated[
     str | None, typer.Option(help="URL of a transformer, local or in a cluster. By default the local graph's.")

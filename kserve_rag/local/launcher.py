@@ -54,7 +54,8 @@ from kserve_rag.local.triton import (
     trace_arguments,
     triton_command,
 )
-from kserve_rag.models.store import Catalogue, Kind, ModelFolder, ModelStore
+from kserve_rag.models.catalogue import Catalogue, ModelKind
+from kserve_rag.models.store import LocalModel, ModelStore
 from kserve_rag.progress import Progress, Silent
 from kserve_rag.settings import HOST, Settings
 
@@ -193,7 +194,7 @@ def launch(settings: Settings, *, progress: Progress | None = None) -> Graph:
     return graph
 
 
-def chosen_models(settings: Settings) -> dict[Kind, str]:
+def chosen_models(settings: Settings) -> dict[ModelKind, str]:
     """Names or paths of the models that these settings choose."""
     defaults = Catalogue.load().defaults
     return {"embedder": settings.embedder or defaults["embedder"], "llm": settings.model or defaults["llm"]}
@@ -343,7 +344,7 @@ _FOR_SMALL_MODELS = {
 """What the transformer is told unless the environment says otherwise."""
 
 
-def transformer_variables(settings: Settings, state: GraphState, llm: ModelFolder) -> dict[str, str]:
+def transformer_variables(settings: Settings, state: GraphState, llm: LocalModel) -> dict[str, str]:
     """Settings of the transformer of this graph."""
     service = state.services["transformer"]
     return {
@@ -353,7 +354,7 @@ def transformer_variables(settings: Settings, state: GraphState, llm: ModelFolde
         "TRANSFORMER_VECTORSTORE_URL": state.services["vectorstore"].url,
         "TRANSFORMER_PREDICTOR_URL": state.services["predictor"].url,
         "TRANSFORMER_PREDICTOR_LAYOUT": "llmapi",
-        "TRANSFORMER_PROMPT_FORMAT": str(llm.tokenizer),
+        "TRANSFORMER_PROMPT_FORMAT": str(llm.path),
         **{name: os.environ.get(name, chosen) for name, chosen in _FOR_SMALL_MODELS.items()},
     }
 
@@ -386,14 +387,14 @@ def _edge_variables(prefix: str, settings: Settings, service: ServiceState) -> d
     return {f"{prefix}_{name}": value for name, value in variables.items()}
 
 
-def _start_vectorstore(settings: Settings, state: GraphState, channel: _Supervisor, embedder: ModelFolder) -> None:
+def _start_vectorstore(settings: Settings, state: GraphState, channel: _Supervisor, embedder: LocalModel) -> None:
     _note_embedder(state, embedder)
     state.index_root.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "vectorstore"]
     channel.start(state, "vectorstore", command, vectorstore_variables(settings, state), drains=True)
 
 
-def _start_transformer(settings: Settings, state: GraphState, channel: _Supervisor, llm: ModelFolder) -> None:
+def _start_transformer(settings: Settings, state: GraphState, channel: _Supervisor, llm: LocalModel) -> None:
     command, variables = [sys.executable, "-m", "transformer"], transformer_variables(settings, state, llm)
     channel.start(state, "transformer", command, variables, drains=True)
 
@@ -403,7 +404,7 @@ def _start_embedder(
     state: GraphState,
     channel: _Supervisor,
     environment: Future[TritonEnvironment],
-    model: Future[ModelFolder],
+    model: Future[LocalModel],
 ) -> None:
     folder = model.result()
     _note_embedder(state, folder)
@@ -411,10 +412,10 @@ def _start_embedder(
     _start_triton(settings, state, channel, "embedder", environment.result(), folder.triton_model, variables)
 
 
-def _note_embedder(state: GraphState, model: ModelFolder) -> None:
+def _note_embedder(state: GraphState, model: LocalModel) -> None:
     """What other services have to know of it."""
     state.services["embedder"].model = model.triton_model
-    state.tokenizer, state.window_tokens = model.tokenizer / "tokenizer.json", model.max_tokens
+    state.tokenizer, state.window_tokens = model.path / "tokenizer.json", model.max_tokens
 
 
 def _start_predictor(
@@ -422,7 +423,7 @@ def _start_predictor(
     state: GraphState,
     channel: _Supervisor,
     environment: Future[TritonEnvironment],
-    model: Future[ModelFolder],
+    model: Future[LocalModel],
 ) -> None:
     folder = model.result()
     state.services["predictor"].model = folder.triton_model

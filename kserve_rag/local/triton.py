@@ -27,7 +27,6 @@ from pathlib import Path
 
 from kserve_rag.errors import SetupError
 from kserve_rag.local.locking import locked
-from kserve_rag.models.fetch import remove_tree
 from kserve_rag.progress import Progress, Silent
 from kserve_rag.settings import HOST
 
@@ -299,7 +298,7 @@ def _build(environment: TritonEnvironment, lock: Path, progress: Progress) -> No
     environment.path.parent.mkdir(parents=True, exist_ok=True)
     prefix = f".building-{environment.path.name}-"
     for left_over in environment.path.parent.glob(f"{prefix}*"):
-        remove_tree(left_over)
+        shutil.rmtree(left_over, ignore_errors=True)
     temporary = Path(tempfile.mkdtemp(dir=environment.path.parent, prefix=prefix))
     built = TritonEnvironment(temporary, environment.python, environment.version, environment.libdir)
     try:
@@ -317,7 +316,7 @@ def _build(environment: TritonEnvironment, lock: Path, progress: Progress) -> No
         temporary.chmod(0o755)
         temporary.rename(environment.path)
     except BaseException:
-        remove_tree(temporary)
+        shutil.rmtree(temporary, ignore_errors=True)
         raise
 
 
@@ -339,7 +338,7 @@ def _thin_environment(environment: TritonEnvironment, run_dir: Path) -> Path:
     Triton's stub heeds the environment whose `bin` is first on the PATH, and no PYTHONPATH.
     """
     prefix = run_dir / "python"
-    remove_tree(prefix)
+    shutil.rmtree(prefix, ignore_errors=True)
     site = prefix / "lib" / f"python{environment.version}" / "site-packages"
     site.mkdir(parents=True)
     (prefix / "bin").mkdir()

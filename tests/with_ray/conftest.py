@@ -81,4 +81,4 @@ else:
         from kserve_rag.models.store import ModelStore
         from kserve_rag.settings import Settings
 
-        return ModelStore(Settings().models).materialise("minilm", "embedder").tokenizer / "tokenizer.json"
+        return ModelStore(Settings().models).materialise("minilm", "embedder").path / "tokenizer.json"

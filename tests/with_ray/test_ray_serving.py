@@ -72,7 +72,7 @@ def variables(
         "VECTORSTORE_EMBEDDER_URL": embedder.url,
         "VECTORSTORE_EMBEDDER_MODEL": "minilm",
         "TRANSFORMER_PREDICTOR_URL": predictor.url,
-        "TRANSFORMER_PROMPT_FORMAT": str(ModelStore(Settings().models).materialise("smollm2-135m", "llm").tokenizer),
+        "TRANSFORMER_PROMPT_FORMAT": str(ModelStore(Settings().models).materialise("smollm2-135m", "llm").path),
         "TRANSFORMER_REFUSE": "false",
     }
 
