@@ -18,7 +18,7 @@ COPY text_analysis /opt/kserve-rag/text_analysis
 COPY vectorstore /opt/kserve-rag/vectorstore
 COPY transformer /opt/kserve-rag/transformer
 # Fails if a module is missing, and compiles the imported modules: nothing writes bytecode later.
-RUN /opt/venv/bin/python -c "import transformer.__main__, \
+RUN /opt/venv/bin/python -c "import transformer.__main__, predictor.servers.openai, predictor.servers.triton, \
     opentelemetry.exporter.otlp.proto.http.trace_exporter, opentelemetry.sdk.trace.export"
 
 FROM python:3.11.14-slim-bookworm

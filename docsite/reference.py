@@ -579,7 +579,7 @@ _TENSOR = re.compile(
 
 def tensors_page() -> str:
     """What the Triton models take and give."""
-    from predictor.wire import LAYOUTS
+    from predictor.servers.triton import LAYOUTS
 
     lines = ["# Triton models", "", "Embedder and predictor are models on Triton servers. Their tensors, as their "
              "`config.pbtxt` declares them; `STRING` is `BYTES` on the wire."]  # fmt: skip
@@ -608,13 +608,11 @@ def tensors_page() -> str:
         "## Layouts",
         "",
         "What the transformer sends to each kind of LLM server (`TRANSFORMER_PREDICTOR_LAYOUT`): the name of each "
-        "parameter there. Where versions differ, the newest name is first.",
+        "parameter there. If versions differ, the newest is first. `openai` and `openai_chat` have OpenAI's names.",
         "",
         "| | " + " | ".join(f"`{name}`" for name in LAYOUTS) + " |",
         "|---|" + "---|" * len(LAYOUTS),
-        "| model | "
-        + " | ".join(f"`{each.model}`" if each.model else "first listed" for each in LAYOUTS.values())
-        + " |",
+        "| model | " + " | ".join(f"`{each.model}`" for each in LAYOUTS.values()) + " |",
         "| streams | " + " | ".join("yes" if each.decoupled else "no" for each in LAYOUTS.values()) + " |",
     ]
     for field in next(iter(LAYOUTS.values())).inputs:

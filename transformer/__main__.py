@@ -52,7 +52,7 @@ def build(settings: TransformerSettings) -> RagService:
         )
     vectorstore = VectorstoreClient(settings.vectorstore_url, model=settings.vectorstore_model)
     predictor = PredictorClient(
-        settings.predictor_url, layout=settings.predictor_layout, model=settings.predictor_model
+        settings.predictor_url, server=settings.predictor_layout, model=settings.predictor_model
     )
     prompts = PromptBuilder(
         prompt_format,

@@ -94,7 +94,7 @@ class EnsembleModel(TransformerModel):
         requests, with_prompt = _prompts(payload)
         chunks = await gather([self._service.complete(request, ctx) for request in requests])
         texts = [
-            request.prompt + chunk.text if echoed else chunk.text
+            f"{request.prompt}{chunk.text}" if echoed else chunk.text
             for request, chunk, echoed in zip(requests, chunks, with_prompt, strict=True)
         ]
         return respond(payload, self.name, _tensors(texts, chunks))

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field
 from pydantic_settings import SettingsConfigDict
 
 from chassis.settings import BaseUrl, ServerSettings
-from predictor.wire import LayoutName
+from predictor.client import LlmServerName
 from text_analysis.stems import known_language
 from transformer.alignment import THRESHOLD
 from transformer.condense import CondenseMethod
@@ -29,10 +29,11 @@ class TransformerSettings(ServerSettings):
     predictor_url: BaseUrl = Field(
         "http://predictor", description="Base URL of the LLM's server: Triton, or OpenAI-compatible, without /v1."
     )
-    predictor_layout: LayoutName = Field(
-        "llmapi", description="Layout of the LLM server (predictor/wire.py); openai for trtllm-serve, vLLM and TGI."
+    predictor_layout: LlmServerName = Field(
+        "llmapi",
+        description="LLM server, see predictor/README.md: `openai` for trtllm-serve, vLLM and TGI, else a Triton layout.",
     )
-    predictor_model: str | None = Field(None, description="Model that takes text; the layout's own by default.")
+    predictor_model: str | None = Field(None, description="Model that takes text; the server's own by default.")
     prompt_format: Path = Field(
         Path("/mnt/models/tokenizer"),
         description="Folder with the LLM's tokenizer.json and tokenizer_config.json (chat template).",

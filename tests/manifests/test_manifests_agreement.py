@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 
-from predictor.wire import LAYOUTS
+from predictor.servers.triton import LAYOUTS
 from tests.manifests.pods import COMPONENT, PART_OF, Pod, containers, matches, named, pods, quantity
 from tests.manifests.rendering import Document
 
@@ -333,9 +333,9 @@ def test_models_are_called_alike(graph_documents: list[Document]) -> None:
     for pod in pods(graph_documents):
         if "INGEST_EMBEDDER_MODEL" in pod.env:
             assert pod.env["INGEST_EMBEDDER_MODEL"] == of["embedder"].model
-    layout = LAYOUTS[of["transformer"].env["TRANSFORMER_PREDICTOR_LAYOUT"]]  # type: ignore[index]
-    # The name of an OpenAI server's model is asked for.
-    assert layout.protocol == "openai" if of["predictor"].speaks_openai else layout.model == of["predictor"].model
+    server = of["transformer"].env["TRANSFORMER_PREDICTOR_LAYOUT"]
+    # An OpenAI server lists its model.
+    assert server == "openai" if of["predictor"].speaks_openai else LAYOUTS[server].model == of["predictor"].model
 
 
 def test_the_index_is_where_it_is_looked_for(graph_documents: list[Document]) -> None:

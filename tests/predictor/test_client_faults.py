@@ -20,7 +20,7 @@ from chassis.errors import (
     UnauthorizedError,
 )
 from predictor.client import PredictorClient
-from predictor.wire import GenerationChunk, GenerationRequest, LayoutName
+from predictor.wire import GenerationChunk, GenerationRequest
 
 REQUEST = GenerationRequest("a question", max_tokens=5)
 
@@ -28,7 +28,7 @@ Answer = Callable[[asyncio.StreamWriter], Awaitable[None]]
 
 
 @contextlib.asynccontextmanager
-async def serving(answer: Answer, layout: LayoutName = "llmapi") -> AsyncIterator[PredictorClient]:
+async def serving(answer: Answer, layout: str = "llmapi") -> AsyncIterator[PredictorClient]:
     """A client of a server that reads each request whole and then does as `answer` says."""
 
     handlers = set()
@@ -45,7 +45,7 @@ async def serving(answer: Answer, layout: LayoutName = "llmapi") -> AsyncIterato
 
     server = await asyncio.start_server(connected, "127.0.0.1", 0)
     model = "m" if layout == "openai" else None  # else it asks for the list of models first
-    client = PredictorClient(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", layout=layout, model=model)
+    client = PredictorClient(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", server=layout, model=model)
     try:
         yield client
     finally:
@@ -66,7 +66,7 @@ def events(*responses: object, end: bytes = b"\n\n") -> bytes:
     return b"".join(b"data: " + json.dumps(response).encode() + end for response in responses)
 
 
-async def collect(answer: Answer, layout: LayoutName = "llmapi", timeout_s: float = 10) -> list[GenerationChunk]:
+async def collect(answer: Answer, layout: str = "llmapi", timeout_s: float = 10) -> list[GenerationChunk]:
     async with serving(answer, layout) as client:
         return [chunk async for chunk in client.stream(REQUEST, CallContext.start(timeout_s))]
 

@@ -10,8 +10,9 @@ import pytest_asyncio
 
 from chassis.context import CallContext
 from chassis.errors import BadUpstreamError, InvalidRequestError, NotReadyError
-from predictor.client import PredictorClient, without_echo
-from predictor.wire import LAYOUTS, GenerationChunk, GenerationRequest, LayoutName
+from predictor.client import PredictorClient
+from predictor.servers.triton import LAYOUTS, without_echo
+from predictor.wire import GenerationChunk, GenerationRequest
 
 EVERYTHING = GenerationRequest(
     "a question",
@@ -25,24 +26,20 @@ EVERYTHING = GenerationRequest(
     presence_penalty=-1.0,
 )
 
-MakeClient = Callable[[LayoutName], PredictorClient]
+MakeClient = Callable[[str], PredictorClient]
 
 
 @pytest_asyncio.fixture
 async def client_of(layouts_url: str) -> AsyncIterator[MakeClient]:
     made: list[PredictorClient] = []
 
-    def make(layout: LayoutName) -> PredictorClient:
-        made.append(PredictorClient(layouts_url, layout=layout))
+    def make(layout: str) -> PredictorClient:
+        made.append(PredictorClient(layouts_url, server=layout))
         return made[-1]
 
     yield make
     for client in made:
         await client.aclose()
-
-
-def test_every_layout_is_named_by_its_key() -> None:
-    assert {name: layout.name for name, layout in LAYOUTS.items()} == {name: name for name in LAYOUTS}
 
 
 async def test_ensemble_is_asked_in_its_own_tensors_and_its_echo_removed(
@@ -73,7 +70,7 @@ async def test_bls_of_a_later_version_is_asked_with_its_switches(client_of: Make
 
 @pytest.mark.parametrize("layout", ["ensemble", "tensorrt_llm_bls"])
 async def test_a_layout_that_cannot_stream_gives_one_chunk(
-    client_of: MakeClient, ctx: CallContext, layout: LayoutName
+    client_of: MakeClient, ctx: CallContext, layout: str
 ) -> None:
     chunks = [chunk async for chunk in client_of(layout).stream(GenerationRequest("q", 5), ctx)]
     assert len(chunks) == 1
@@ -142,7 +139,7 @@ async def test_vllm_whole_equals_streamed(client_of: MakeClient, ctx: CallContex
 
 @pytest.mark.parametrize("layout", ["ensemble", "tensorrt_llm_bls", "vllm"])
 async def test_a_prompt_that_does_not_fit_is_the_callers_mistake(
-    client_of: MakeClient, ctx: CallContext, layout: LayoutName
+    client_of: MakeClient, ctx: CallContext, layout: str
 ) -> None:
     """These servers answer it with an internal error."""
     with pytest.raises(InvalidRequestError, match=r"(?i)prompt .*(exceeds|longer)") as refused:
@@ -174,8 +171,8 @@ async def test_an_aborted_answer_says_so(client_of: MakeClient, ctx: CallContext
 
 
 async def test_a_model_that_is_not_there_is_not_ready(layouts_url: str, ctx: CallContext) -> None:
-    for layout in (name for name, row in LAYOUTS.items() if row.protocol == "triton"):
-        client = PredictorClient(layouts_url, layout=layout, model="nowhere")
+    for layout in LAYOUTS:
+        client = PredictorClient(layouts_url, server=layout, model="nowhere")
         assert await client.not_ready_reason(ctx)
         with pytest.raises(NotReadyError):
             await client.generate(GenerationRequest("q", 5), ctx)

@@ -45,7 +45,7 @@ async def server() -> AsyncIterator[TrtllmServe]:
 
 @pytest_asyncio.fixture
 async def openai(server: TrtllmServe) -> AsyncIterator[PredictorClient]:
-    client = PredictorClient(server.url, layout="openai")
+    client = PredictorClient(server.url, server="openai")
     yield client
     await client.aclose()
 
@@ -109,7 +109,7 @@ async def test_greedy_in_words_that_every_version_understands(openai: PredictorC
 async def test_the_model_is_asked_for_once_unless_it_is_named(server: TrtllmServe, ctx: CallContext) -> None:
     for model, times in ((None, 1), ("another", 0)):
         server.listed = 0
-        client = PredictorClient(server.url, layout="openai", model=model)
+        client = PredictorClient(server.url, server="openai", model=model)
         for _ in range(3):
             answer = json.loads((await client.generate(GenerationRequest("q", 5), ctx)).text)
             assert answer["model"] == (model or MODEL)
@@ -119,7 +119,7 @@ async def test_the_model_is_asked_for_once_unless_it_is_named(server: TrtllmServ
 
 async def test_ready_is_healthy_with_the_model_that_is_asked_for(server: TrtllmServe, ctx: CallContext) -> None:
     for model, expected in ((None, None), (MODEL, None), ("another", f"has no model 'another': it has {MODEL}")):
-        client = PredictorClient(server.url, layout="openai", model=model)
+        client = PredictorClient(server.url, server="openai", model=model)
         reason = await client.not_ready_reason(ctx)
         assert reason is expected is None or expected in (reason or "")
         server.healthy = False
@@ -183,7 +183,7 @@ def llama_cpp(llm_folder: Path) -> Iterator[LlamaCpp]:
 
 @pytest_asyncio.fixture
 async def real(llama_cpp: LlamaCpp) -> AsyncIterator[PredictorClient]:
-    client = PredictorClient(llama_cpp.url, layout="openai")
+    client = PredictorClient(llama_cpp.url, server="openai")
     yield client
     await client.aclose()
 
@@ -255,7 +255,7 @@ def test_the_transformer_answers_through_it(llama_cpp: LlamaCpp, llm_folder: Pat
 
 
 async def test_a_server_of_another_kind_is_not_ready(layouts_url: str, ctx: CallContext) -> None:
-    client = PredictorClient(layouts_url, layout="openai")
+    client = PredictorClient(layouts_url, server="openai")
     assert await client.not_ready_reason(ctx)
     with pytest.raises((NotReadyError, BadUpstreamError)):
         await client.generate(GenerationRequest("q", 5), ctx)

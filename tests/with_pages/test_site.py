@@ -119,7 +119,7 @@ def test_every_field_of_the_wire_is_in_the_reference(pages: dict[str, Any]) -> N
 
 
 def test_tensors_are_in_the_reference(pages: dict[str, Any]) -> None:
-    from predictor.wire import LAYOUTS
+    from predictor.servers.triton import LAYOUTS
     from transformer.wire import INPUT_TENSORS, OUTPUT_TENSORS
 
     shown = {code.text for code in pages["reference/transformer/index.html"].iter("code")}

@@ -1,0 +1,290 @@
+"""The seam between `PredictorClient` and LLM servers, and what their clients share.
+
+A server's client is a class or a function that takes a base URL and a model name and returns an `LlmServer`. To add
+one, write it in a file of its own and declare an entry point: see CONTRIBUTING.md, "Add an LLM server".
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Literal, Protocol
+
+import orjson
+
+from chassis.context import CallContext
+from chassis.errors import BadUpstreamError, InvalidRequestError, NotReadyError, ServiceError
+from predictor.wire import FinishReason, GenerationChunk, GenerationRequest
+
+PARAMETERS = (
+    "max_tokens",
+    "temperature",
+    "top_k",
+    "top_p",
+    "stop",
+    "seed",
+    "repetition_penalty",
+    "presence_penalty",
+    "frequency_penalty",
+)
+"""Fields of `GenerationRequest` that say how to continue the prompt."""
+
+NEUTRAL: Mapping[str, float] = {"repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
+"""Values that change nothing. They are dropped for a server that does not take the parameter."""
+
+_FLOATS = frozenset({"temperature", "top_p", *NEUTRAL})
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What an LLM server takes and returns. A request that needs more is refused before it is sent."""
+
+    prompt: Literal["text", "messages"]
+    """`text`: finished prompts. `messages`: the server applies the model's chat template itself."""
+    parameters: frozenset[str] = frozenset(PARAMETERS)
+    """Those of `PARAMETERS` that it takes."""
+    streams: bool = True
+    """Whether text arrives while it is generated. Otherwise there is one chunk."""
+    log_probs: Literal["none", "answer", "tokens"] = "none"
+    """`answer`: their sum over the whole answer. `tokens`: each token's, and their sum."""
+    counts_tokens: bool = True
+    """Whether the last chunk holds the numbers of tokens."""
+
+
+class LlmServer(Protocol):
+    """Client of one model on one LLM server. Safe for any number of concurrent requests."""
+
+    capabilities: Capabilities
+    model: str | None
+    """Name of the model, for traces. None: the server chooses."""
+
+    def stream(self, request: GenerationRequest, ctx: CallContext) -> AsyncGenerator[GenerationChunk, None]:
+        """Yields the answer as it grows. Only the last chunk has a finish reason; its text may be empty.
+
+        The request has been checked: values are in range, and `capabilities` covers them. Closing the generator must
+        close the connection, which ends the generation.
+
+        Raises:
+            InvalidRequestError: this server or model cannot take the request; `field` names the parameter.
+            NotReadyError: the model is not loaded, its queue is full, or the server cannot be reached.
+            BadUpstreamError: the server failed, sent something malformed, or broke off.
+            DeadlineExceededError: the deadline passed.
+        """
+        ...
+
+    async def health(self, ctx: CallContext) -> None:
+        """Returns if the model can answer now. Raises what `stream` raises if not."""
+        ...
+
+    async def aclose(self) -> None:
+        """Closes the pooled connections."""
+        ...
+
+
+Connect = Callable[[str, str | None], LlmServer]
+"""An entry point's object: base URL and model (None: the server's default) → client. Connects at the first call."""
+
+_FINISH_REASONS: Mapping[str, FinishReason | None] = {
+    "None": None,
+    "": None,
+    "length": "length",
+    "cancelled": "cancelled",
+    "timeout": "cancelled",
+    "abort": "cancelled",
+}
+"""Servers' words for how an answer ended. All other words are kinds of "stop"."""
+
+_TOO_LONG = re.compile(
+    r"\b(prompt|input|sequence)\b.*\b(exceed|longer|too long|larger|greater)"
+    r"|\bexceeds?\b.*\b(max_\w+|context|window)"
+    r"|\bmaximum (context|sequence|model) length"
+    r"|\btokens\b.*\bmust be <= \d",
+    re.IGNORECASE | re.DOTALL,
+)
+_NOT_READY = re.compile(r"unknown model|not ready|not healthy|try again|has stopped|maximum queue size", re.IGNORECASE)
+
+
+class AnswerState:
+    """Text, counts and log-probabilities of one answer, collected from a server's responses."""
+
+    def __init__(self, request: GenerationRequest) -> None:
+        self._max_tokens = request.max_tokens
+        self._log_probs_requested = request.log_probs
+        self._responses = 0
+        self._sends_reasons = False
+        self.text = ""
+        """All the text so far."""
+        self.finish_reason: FinishReason | None = None
+        self.prompt_tokens: int | None = None
+        self.completion_tokens: int | None = None
+        self.cumulative_log_prob: float | None = None
+        self.output_log_probs: list[float] = []
+
+    def add_text(self, text: Any) -> str:
+        """Appends the text of a response and returns it.
+
+        Raises:
+            BadUpstreamError: it is not text.
+        """
+        self._responses += 1
+        if not isinstance(text, str):
+            raise BadUpstreamError("The predictor's answer has no text.")
+        self.text += text
+        return text
+
+    def add_text_so_far(self, text: Any) -> str:
+        """Replaces the text by a response that repeats it from the beginning; returns the new part.
+
+        Raises:
+            BadUpstreamError: it is not text, or contradicts the text so far.
+        """
+        self._responses += 1
+        if not isinstance(text, str):
+            raise BadUpstreamError("The predictor's answer has no text.")
+        if self.finish_reason is None:
+            text = text.rstrip("\ufffd")  # half a character, which the next response completes
+        if self.text.startswith(text):
+            return ""
+        if not text.startswith(self.text):
+            raise BadUpstreamError("The predictor changed text that it had sent before.")
+        added: str = text[len(self.text) :]
+        self.text += added
+        return added
+
+    def set_finish_reason(self, word: Any) -> None:
+        """Takes a server's word for how the answer ended; null or "None" if it goes on.
+
+        Raises:
+            BadUpstreamError: the server reports a failure.
+        """
+        self._sends_reasons = True
+        if word == "error":
+            raise BadUpstreamError("The predictor failed while it answered.")
+        self.finish_reason = _FINISH_REASONS.get(word, "stop") if isinstance(word, str) else None
+
+    def add_log_probs(self, log_probs: Sequence[Any]) -> None:
+        """Appends those of a response's tokens. null, which OpenAI's protocol has for a first token, counts as 0.
+
+        Without effect unless the request asked for them.
+
+        Raises:
+            BadUpstreamError: they are not numbers.
+        """
+        if not self._log_probs_requested:
+            return
+        try:
+            self.output_log_probs += [float(each or 0) for each in log_probs]
+        except (TypeError, ValueError) as error:
+            raise BadUpstreamError("The predictor sent log-probabilities that are not numbers.") from error
+
+    def set_cumulative_log_prob(self, log_prob: Any) -> None:
+        """Takes that of all the text so far. Without effect unless the request asked for it.
+
+        Raises:
+            BadUpstreamError: it is not a number.
+        """
+        if not self._log_probs_requested:
+            return
+        try:
+            self.cumulative_log_prob = float(log_prob)
+        except (TypeError, ValueError) as error:
+            raise BadUpstreamError("The predictor sent a log-probability that is not a number.") from error
+
+    def last_chunk(self, text: str = "") -> GenerationChunk:
+        """The last chunk.
+
+        Raises:
+            BadUpstreamError: the server stopped before the answer ended.
+        """
+        reason, log_probs = self.finish_reason, tuple(self.output_log_probs)
+        if reason is None:
+            if self._responses == 0 or self._sends_reasons:
+                raise BadUpstreamError("The predictor broke off its answer.")
+            # This server never sends reasons.
+            reason = "length" if (self.completion_tokens or 0) >= self._max_tokens else "stop"
+        total = sum(log_probs) if self.cumulative_log_prob is None and log_probs else self.cumulative_log_prob
+        return GenerationChunk(text, reason, self.prompt_tokens, self.completion_tokens, total, log_probs)
+
+
+def sent_fields(
+    request: GenerationRequest, names: Collection[str], *, greedy: Mapping[str, float] = MappingProxyType({})
+) -> dict[str, Any]:
+    """The fields of a request that are set, with their values.
+
+    Args:
+        request: of the caller.
+        names: fields that the server takes.
+        greedy: what to send at temperature 0 instead of temperature, top_k and top_p; empty changes nothing.
+    """
+    values = {name: getattr(request, name) for name in names}
+    fields = {name: value for name, value in values.items() if value is not None and value != ()}
+    if greedy and fields.get("temperature") == 0:
+        fields = {name: fields[name] for name in fields if name not in ("temperature", "top_k", "top_p")} | dict(greedy)
+    return {name: float(value) if name in _FLOATS else value for name, value in fields.items()}
+
+
+def parse_event(event: str) -> dict[str, Any]:
+    """The JSON object in a server-sent event.
+
+    Raises:
+        BadUpstreamError: it holds something else.
+    """
+    try:
+        response = orjson.loads(event)
+    except orjson.JSONDecodeError as error:
+        raise BadUpstreamError("The predictor sent an event that is not JSON.") from error
+    if not isinstance(response, dict):
+        raise BadUpstreamError("The predictor sent an event that is not a JSON object.")
+    return response
+
+
+def token_count(value: Any) -> int:
+    """A number of tokens in a response.
+
+    Raises:
+        BadUpstreamError: it is not a number from 0.
+    """
+    if not isinstance(value, int) or value < 0:
+        raise BadUpstreamError(f"The predictor counted {str(value)[:40]} tokens.")
+    return value
+
+
+def failure(reason: str) -> BadUpstreamError:
+    """An error that a server reports in the middle of an answer. `reason` is for the log, not for the caller."""
+    error = BadUpstreamError("The predictor failed while it answered.")
+    error.upstream_reason = reason
+    return error
+
+
+def caller_error(error: ServiceError, names: Mapping[str, Sequence[str]]) -> ServiceError:
+    """The error as the caller should see it, judged by the server's message rather than by its status.
+
+    LLM servers answer a prompt that is too long with status 500 and a lack of GPU memory with 400. Values have been
+    checked before, so a message that is about neither the length, nor readiness, nor a parameter reports a failure of
+    the server.
+
+    Args:
+        error: what `HttpUpstream` raised.
+        names: field of `GenerationRequest` → what the server calls it.
+    """
+    reason = error.upstream_reason
+    if not reason or not isinstance(error, (InvalidRequestError, BadUpstreamError)):
+        return error
+    first_line = reason.splitlines()[0][:300]
+    if _NOT_READY.search(reason):
+        return NotReadyError(f"The predictor cannot answer now: {first_line}")
+    if _TOO_LONG.search(reason):
+        field: str | None = "prompt"
+    elif error.field in names:
+        field = error.field
+    else:
+        # "prompt" is also a common word, so a message that holds it is not about the parameter.
+        words = ((field, word) for field, words in names.items() for word in words if word != "prompt")
+        field = next((field for field, word in words if re.search(rf"\b{word}\b", reason)), None)
+    if field is not None:
+        return InvalidRequestError(f"The predictor refused the request: {first_line}", field=field)
+    translated = BadUpstreamError("The predictor failed. Try again; if that does not help, its log has the reason.")
+    translated.upstream_reason = reason
+    return translated

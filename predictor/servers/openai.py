@@ -1,0 +1,192 @@
+"""Servers with OpenAI's routes: trtllm-serve, vLLM, TGI, llama.cpp, and hosted ones.
+
+`openai` sends finished prompts to `/v1/completions`. `openai_chat` sends messages to `/v1/chat/completions`, where the
+server applies the model's chat template.
+
+Source: TensorRT-LLM `serve/openai_protocol.py`, vLLM `entrypoints/openai`, https://platform.openai.com/docs/api-reference.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from chassis.context import CallContext
+from chassis.errors import BadUpstreamError, NotReadyError, ServiceError
+from chassis.http import HttpUpstream
+from chassis.settings import load_settings
+from predictor.servers.base import (
+    PARAMETERS,
+    AnswerState,
+    Capabilities,
+    caller_error,
+    failure,
+    parse_event,
+    sent_fields,
+    token_count,
+)
+from predictor.wire import GenerationChunk, GenerationRequest
+
+_LAST_EVENT = "[DONE]"
+
+
+class OpenAiSettings(BaseSettings):
+    """How to reach an OpenAI-compatible server."""
+
+    model_config = SettingsConfigDict(env_prefix="PREDICTOR_OPENAI_", extra="ignore")
+
+    api_key: SecretStr | None = Field(
+        None,
+        description="Key of the server, sent as a bearer token. By default the caller's Authorization is passed on.",
+    )
+    health_path: str = Field("/health", description="Path of the server's health route. Empty: it has none.")
+
+
+@dataclass(frozen=True, slots=True)
+class OpenAiApi:
+    """One of the two routes that generate text."""
+
+    path: str
+    prompt_field: str
+    switches: Mapping[str, Any]
+    """Fields of every request."""
+    log_prob_switches: Mapping[str, Any]
+    """Fields of requests that ask for log-probabilities."""
+    greedy: Mapping[str, float]
+    """What is sent at temperature 0 instead of temperature, top_k and top_p."""
+    capabilities: Capabilities
+
+    def connect(self, base_url: str, model: str | None) -> OpenAiServer:
+        """A client of this route, with settings from `PREDICTOR_OPENAI_*`. The object of the entry points."""
+        return OpenAiServer(base_url, model, self, load_settings(OpenAiSettings))
+
+
+_STREAM = {"stream": True, "stream_options": {"include_usage": True}}
+
+COMPLETIONS = OpenAiApi(
+    path="/v1/completions",
+    prompt_field="prompt",
+    # The chat template has already written the token that begins a text.
+    switches=MappingProxyType({**_STREAM, "add_special_tokens": False}),
+    log_prob_switches=MappingProxyType({"logprobs": 1}),
+    # Early versions of TensorRT-LLM sample at temperature 0 unless top_k is 1.
+    greedy=MappingProxyType({"temperature": 0, "top_k": 1}),
+    capabilities=Capabilities(prompt="text", log_probs="tokens"),
+)
+CHAT = OpenAiApi(
+    path="/v1/chat/completions",
+    prompt_field="messages",
+    switches=MappingProxyType(_STREAM),
+    log_prob_switches=MappingProxyType({"logprobs": True}),
+    greedy=MappingProxyType({"temperature": 0}),  # hosted servers do not take top_k
+    capabilities=Capabilities(prompt="messages", log_probs="tokens"),
+)
+
+
+class OpenAiServer:
+    """Client of one model on an OpenAI-compatible server. `base_url` is without `/v1`."""
+
+    def __init__(self, base_url: str, model: str | None, api: OpenAiApi, settings: OpenAiSettings) -> None:
+        self.capabilities = api.capabilities
+        self.model = model
+        self._api = api
+        self._settings = settings
+        self._upstream = HttpUpstream(base_url, name="predictor", honours_sampling=False)
+        self._listed: str | None = None
+        """The first model in the server's list; asked for once if no model is set."""
+
+    async def stream(self, request: GenerationRequest, ctx: CallContext) -> AsyncGenerator[GenerationChunk, None]:
+        """See `LlmServer.stream`."""
+        api, answer, ctx = self._api, AnswerState(request), self._authorized(ctx)
+        body = {**api.switches, **sent_fields(request, PARAMETERS, greedy=api.greedy)}
+        body[api.prompt_field] = request.prompt
+        if request.log_probs:
+            body.update(api.log_prob_switches)
+        try:
+            body["model"] = self.model or self._listed or await self._list_models(ctx)
+            events = self._upstream.stream_events(api.path, body, ctx)
+            async with contextlib.aclosing(events):
+                async for event in events:
+                    # After the last event the stream is read to its end, so that the connection can be reused.
+                    text = "" if event == _LAST_EVENT else _take(answer, parse_event(event))
+                    if text:
+                        yield GenerationChunk(text)
+        except ServiceError as error:
+            self._listed = None  # the server may have been replaced by one with another model
+            names: dict[str, Sequence[str]] = {name: (name,) for name in PARAMETERS}
+            raise caller_error(error, {**names, "prompt": (api.prompt_field,)}) from error
+        yield answer.last_chunk()
+
+    async def health(self, ctx: CallContext) -> None:
+        """See `LlmServer.health`. The server must also list the model."""
+        ctx = self._authorized(ctx)
+        if self._settings.health_path:
+            await self._upstream.get_bytes(self._settings.health_path, ctx)
+        await self._list_models(ctx)
+
+    async def aclose(self) -> None:
+        """Closes the pooled connections."""
+        await self._upstream.aclose()
+
+    def _authorized(self, ctx: CallContext) -> CallContext:
+        key = self._settings.api_key
+        if key is None:
+            return ctx
+        return dataclasses.replace(ctx, headers={**ctx.headers, "authorization": f"Bearer {key.get_secret_value()}"})
+
+    async def _list_models(self, ctx: CallContext) -> str:
+        """The model of the setting if the server lists it; without a setting, the first in the list.
+
+        Raises:
+            NotReadyError: the list is empty or lacks the model.
+        """
+        answer = await self._upstream.get_json("/v1/models", ctx)
+        try:
+            names = [str(each["id"]) for each in answer["data"]]
+        except (KeyError, TypeError) as error:
+            raise BadUpstreamError("The predictor's list of models is not that of an OpenAI server.") from error
+        if not names:
+            raise NotReadyError("The predictor lists no model.")
+        if self.model is not None and self.model not in names:
+            raise NotReadyError(f"The predictor has no model {self.model!r}: it has {', '.join(names[:5])}.")
+        self._listed = names[0]
+        return self.model or names[0]
+
+
+def _take(answer: AnswerState, event: Mapping[str, Any]) -> str:
+    """Reads one event; returns the text that it adds.
+
+    Raises:
+        BadUpstreamError: it is an error, or not an event of OpenAI's protocol.
+    """
+    if "error" in event or event.get("object") == "error":
+        error = event.get("error", event)
+        raise failure(str(error.get("message", "") if isinstance(error, dict) else error))
+    try:
+        choices, usage = event["choices"], event.get("usage") or {}
+        if usage.get("prompt_tokens") is not None:
+            answer.prompt_tokens = token_count(usage["prompt_tokens"])
+        if usage.get("completion_tokens") is not None:
+            answer.completion_tokens = token_count(usage["completion_tokens"])
+        if choices == []:  # an event of its own for the token counts, after the last text
+            return ""
+        first = choices[0]
+        answer.set_finish_reason(first.get("finish_reason"))
+        answer.add_log_probs(_log_probs(first.get("logprobs") or {}))
+        # A chat event without content has a role or a tool call.
+        text = (first["delta"].get("content") or "") if "delta" in first else first["text"]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise BadUpstreamError("The predictor sent an event that is not one of OpenAI's protocol.") from error
+    return answer.add_text(text)
+
+
+def _log_probs(log_probs: Mapping[str, Any]) -> Sequence[Any]:
+    """Of an event's tokens, in the shape of either route."""
+    return log_probs.get("token_logprobs") or [each["logprob"] for each in log_probs.get("content") or ()]

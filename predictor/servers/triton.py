@@ -1,0 +1,348 @@
+"""LLM servers inside Triton. Their models differ in the names of tensors and in how they stream: a `Layout` says how.
+
+To serve another kind of Triton model, add a `Layout` and an entry point with its `connect`.
+
+Source: TensorRT-LLM `triton_backend/all_models/llmapi` (llmapi) and, up to 1.2, `inflight_batcher_llm` (ensemble,
+tensorrt_llm_bls); Triton's `vllm_backend` (vllm).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import re
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+import orjson
+
+from chassis.context import CallContext
+from chassis.errors import BadUpstreamError, InvalidRequestError, ServiceError
+from chassis.http import HttpUpstream
+from predictor.servers.base import (
+    NEUTRAL,
+    PARAMETERS,
+    AnswerState,
+    Capabilities,
+    caller_error,
+    failure,
+    parse_event,
+    sent_fields,
+    token_count,
+)
+from predictor.wire import GenerationChunk, GenerationRequest
+
+_CANCELLED = "cancelled by client"
+"""Triton's message for a request that was stopped. `generate_stream` sends it with status 200 or 400."""
+
+_CONTROL_TOKEN = re.compile(r"<[^<>\s]{1,40}>")
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Names and meaning of the tensors of one kind of Triton model.
+
+    Models of one layout differ by version and configuration. A layout names the tensors of all versions; the client
+    sends those that the model declares.
+    """
+
+    model: str
+    """The model that takes text, unless a setting names another."""
+    decoupled: bool
+    """True: `generate_stream`, a response per step. False: plain `/infer`, one response."""
+    cumulative: bool
+    """Whether each streamed response repeats all the text so far."""
+    inputs: Mapping[str, tuple[str, ...]]
+    """Field of `GenerationRequest` → its tensor; if versions name it differently, the newest name first."""
+    switches: Mapping[str, Any]
+    """Tensor → its value in every request, if the model declares the tensor."""
+    log_prob_switches: Mapping[str, Any]
+    """The same for requests that ask for log-probabilities."""
+    optional_inputs: frozenset[str] = frozenset()
+    """Fields of a decoupled layout that not every version takes. `generate_stream` ignores unknown inputs silently, so
+    the client checks the model's declaration before it sends one. Plain `/infer` needs the declaration in any case."""
+    greedy: Mapping[str, int] = field(default_factory=dict)
+    """Fields that mean "greedy" instead of temperature, top_k and top_p. Empty: temperature 0 does."""
+    all_tokens: int = 0
+    """The value of top_k that considers every token."""
+    sampling_json: str | None = None
+    """Tensor that takes all parameters as one JSON text; `inputs` then holds their names inside it."""
+    finish_reason: str | None = None
+    """Output that says why the answer ended. None: the model has none."""
+    prompt_tokens: str = "num_input_tokens"
+    """Output with the number of tokens in the prompt."""
+    completion_tokens: str = "num_output_tokens"
+    """Output with the number of tokens in the answer."""
+    counts_deltas: bool = False
+    """True: each response counts its own tokens. False: all tokens so far."""
+    cumulative_log_prob: str = "cumulative_logprob"
+    """Output with the log-probability of all the text so far."""
+    output_log_probs: str | None = None
+    """Output with the log-probabilities of the response's tokens. None: the model has none."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What models of this layout take and return."""
+        return Capabilities(
+            prompt="text",
+            streams=self.decoupled,
+            log_probs="answer" if self.output_log_probs is None else "tokens",
+        )
+
+    def connect(self, base_url: str, model: str | None) -> TritonServer:
+        """A client of a Triton model with this layout. The object of the entry points."""
+        return TritonServer(base_url, model or self.model, self)
+
+
+def _inputs(prefix: str = "", **others: tuple[str, ...]) -> Mapping[str, tuple[str, ...]]:
+    names = {name: (f"{prefix}{name}",) for name in PARAMETERS}
+    return MappingProxyType({"prompt": ("text_input",), **names, **others})
+
+
+LLMAPI = Layout(
+    model="tensorrt_llm",
+    decoupled=True,
+    cumulative=True,
+    inputs=_inputs("sampling_param_"),
+    switches=MappingProxyType(
+        {"streaming": True, "sampling_param_exclude_input_from_output": True, "return_finish_reason": True}
+    ),
+    log_prob_switches=MappingProxyType({"return_cumulative_logprob": True}),
+    # Our CPU model has this input, TensorRT-LLM's model does not.
+    optional_inputs=frozenset({"repetition_penalty"}),
+    finish_reason="finish_reason",
+)
+ENSEMBLE = Layout(
+    model="ensemble",
+    decoupled=False,
+    cumulative=True,
+    inputs=_inputs(stop=("stop_words",), seed=("seed", "random_seed")),
+    switches=MappingProxyType(
+        {"exclude_input_in_output": True, "return_num_input_tokens": True, "return_num_output_tokens": True}
+    ),
+    log_prob_switches=MappingProxyType({"return_log_probs": True}),
+    # Versions differ in what temperature 0 means; all agree on this.
+    greedy=MappingProxyType({"top_k": 1}),
+    cumulative_log_prob="cum_log_probs",
+    output_log_probs="output_log_probs",
+)
+BLS = dataclasses.replace(ENSEMBLE, model="tensorrt_llm_bls")
+VLLM = Layout(
+    model="vllm_model",
+    decoupled=True,
+    cumulative=False,
+    inputs=_inputs(),
+    switches=MappingProxyType(
+        {
+            "stream": True,
+            "exclude_input_in_output": True,
+            "return_finish_reason": True,
+            "return_num_input_tokens": True,
+            "return_num_output_tokens": True,
+        }
+    ),
+    log_prob_switches=MappingProxyType({"return_cumulative_logprob": True}),
+    all_tokens=-1,  # early versions refuse 0
+    sampling_json="sampling_parameters",
+    finish_reason="finish_reason",
+    counts_deltas=True,
+)
+
+LAYOUTS: Mapping[str, Layout] = MappingProxyType(
+    {"llmapi": LLMAPI, "ensemble": ENSEMBLE, "tensorrt_llm_bls": BLS, "vllm": VLLM}
+)
+"""By the names of their entry points."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Input:
+    datatype: str
+    rank: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Declaration:
+    """The tensors of a model, from its metadata."""
+
+    inputs: Mapping[str, _Input]
+    outputs: frozenset[str]
+
+
+class TritonServer:
+    """Client of one Triton model."""
+
+    def __init__(self, base_url: str, model: str, layout: Layout) -> None:
+        self.capabilities = layout.capabilities
+        self.model = model
+        self._layout = layout
+        self._path = f"/v2/models/{model}"
+        self._upstream = HttpUpstream(base_url, name="predictor", honours_sampling=False)
+        self._declaration: _Declaration | None = None
+
+    async def stream(self, request: GenerationRequest, ctx: CallContext) -> AsyncGenerator[GenerationChunk, None]:
+        """See `LlmServer.stream`. A layout that cannot stream gives one chunk."""
+        layout, answer = self._layout, AnswerState(request)
+        fields = sent_fields(request, layout.inputs, greedy=layout.greedy)
+        if fields.get("top_k") == 0:
+            fields["top_k"] = layout.all_tokens
+        switches = {**layout.switches, **layout.log_prob_switches} if request.log_probs else layout.switches
+        with self._translating():
+            if not layout.decoupled:
+                body = self._infer_body(fields, switches, await self._declared(ctx))
+                self._take(answer, _named_outputs(await self._upstream.post_json(f"{self._path}/infer", body, ctx)))
+                yield _without_echo_and_stop(answer, request)
+                return
+            if not layout.optional_inputs.isdisjoint(fields):
+                self._tensors(fields, await self._declared(ctx))
+            body = self._generate_body(fields, switches)
+            events = self._upstream.stream_events(f"{self._path}/generate_stream", body, ctx)
+            async with contextlib.aclosing(events):
+                async for event in events:
+                    text = self._take(answer, parse_event(event))
+                    if text:
+                        yield GenerationChunk(text)
+        yield answer.last_chunk()
+
+    async def health(self, ctx: CallContext) -> None:
+        """See `LlmServer.health`."""
+        self._declaration = await self._describe(ctx)
+
+    async def aclose(self) -> None:
+        """Closes the pooled connections."""
+        await self._upstream.aclose()
+
+    @contextlib.contextmanager
+    def _translating(self) -> Iterator[None]:
+        try:
+            yield
+        except ServiceError as error:
+            self._declaration = None  # the model may have been replaced by one with other inputs
+            raise caller_error(error, self._layout.inputs) from error
+
+    async def _declared(self, ctx: CallContext) -> _Declaration:
+        if self._declaration is None:
+            self._declaration = await self._describe(ctx)
+        return self._declaration
+
+    async def _describe(self, ctx: CallContext) -> _Declaration:
+        metadata = await self._upstream.get_json(self._path, ctx)
+        try:
+            return _Declaration(
+                {each["name"]: _Input(each["datatype"], len(each["shape"])) for each in metadata["inputs"]},
+                frozenset(each["name"] for each in metadata["outputs"]),
+            )
+        except (KeyError, TypeError) as error:
+            raise BadUpstreamError("The predictor's model metadata is not that of a Triton model.") from error
+
+    def _tensors(self, fields: Mapping[str, Any], declaration: _Declaration) -> dict[str, Any]:
+        """Tensor → value, for the names that the model declares.
+
+        Raises:
+            InvalidRequestError: the model has no input for a value that would change the answer.
+        """
+        tensors = {}
+        for name, value in fields.items():
+            tensor = next((tensor for tensor in self._layout.inputs[name] if tensor in declaration.inputs), None)
+            if tensor is not None:
+                tensors[tensor] = value
+            elif value != NEUTRAL.get(name):
+                raise InvalidRequestError(
+                    f"{name} is {value}, but this predictor's model has no input for it. Leave it out.", field=name
+                )
+        return tensors
+
+    def _generate_body(self, fields: Mapping[str, Any], switches: Mapping[str, Any]) -> dict[str, Any]:
+        layout = self._layout
+        named = {layout.inputs[name][0]: list(value) if name == "stop" else value for name, value in fields.items()}
+        if layout.sampling_json is None:
+            return {**switches, **named}
+        prompt = layout.inputs["prompt"][0]
+        return {**switches, prompt: named.pop(prompt), layout.sampling_json: orjson.dumps(named).decode()}
+
+    def _infer_body(
+        self, fields: Mapping[str, Any], switches: Mapping[str, Any], declaration: _Declaration
+    ) -> dict[str, Any]:
+        layout, inputs = self._layout, []
+        declared_switches = {tensor: value for tensor, value in switches.items() if tensor in declaration.inputs}
+        for tensor, value in (declared_switches | self._tensors(fields, declaration)).items():
+            declared = declaration.inputs[tensor]
+            data = list(value) if isinstance(value, tuple) else [value]
+            shape = [1] * (declared.rank - 1) + [len(data)]
+            inputs.append({"name": tensor, "datatype": declared.datatype, "shape": shape, "data": data})
+        outputs = ["text_output", layout.finish_reason, layout.prompt_tokens, layout.completion_tokens]
+        if layout.log_prob_switches.keys() & switches.keys():
+            outputs += [layout.cumulative_log_prob, layout.output_log_probs]
+        return {"inputs": inputs, "outputs": [{"name": name} for name in outputs if name in declaration.outputs]}
+
+    def _take(self, answer: AnswerState, response: Mapping[str, Any]) -> str:
+        """Reads one response; returns the text that it adds.
+
+        Raises:
+            BadUpstreamError: it is an error, or not a response of this layout.
+        """
+        layout = self._layout
+        if "error" in response:
+            reason = str(response["error"])
+            if _CANCELLED not in reason:
+                raise failure(reason)
+            answer.finish_reason = "cancelled"
+            return ""
+        if layout.finish_reason is not None and layout.finish_reason in response:
+            answer.set_finish_reason(_first(response[layout.finish_reason]))
+        if layout.prompt_tokens in response:
+            answer.prompt_tokens = token_count(_first(response[layout.prompt_tokens]))
+        if layout.completion_tokens in response:
+            tokens = token_count(_first(response[layout.completion_tokens]))
+            answer.completion_tokens = (answer.completion_tokens or 0) + tokens if layout.counts_deltas else tokens
+        if layout.output_log_probs is not None and layout.output_log_probs in response:
+            answer.add_log_probs(response[layout.output_log_probs] or ())
+        if layout.cumulative_log_prob in response:
+            answer.set_cumulative_log_prob(_first(response[layout.cumulative_log_prob]))
+        text = _first(response.get("text_output"))
+        return answer.add_text_so_far(text) if layout.cumulative else answer.add_text(text)
+
+
+def without_echo(text: str, prompt: str) -> str:
+    """`text` without `prompt` at its beginning, which some servers put there and cannot be told to leave out.
+
+    The prompt in the text has been tokenized and decoded again, which loses control tokens and changes spaces. Text
+    that does not begin with the prompt is returned unchanged.
+    """
+    if text.startswith(prompt):
+        return text[len(prompt) :]
+    at = there = 0
+    while there < len(prompt):
+        if prompt[there].isspace():
+            there += 1
+        elif at < len(text) and text[at].isspace():
+            at += 1
+        elif at < len(text) and text[at] == prompt[there]:
+            at, there = at + 1, there + 1
+        elif marker := _CONTROL_TOKEN.match(prompt, there):
+            there = marker.end()
+        else:
+            return text
+    return text[at:]
+
+
+def _without_echo_and_stop(answer: AnswerState, request: GenerationRequest) -> GenerationChunk:
+    """The only chunk of an answer that is not streamed, cut at the first stop string."""
+    text = without_echo(answer.text, str(request.prompt))
+    cuts = [at for stop in request.stop if (at := text.find(stop)) >= 0]
+    if not cuts:
+        return answer.last_chunk(text)
+    return dataclasses.replace(answer.last_chunk(text[: min(cuts)]), finish_reason="stop")
+
+
+def _named_outputs(response: Any) -> dict[str, Any]:
+    try:
+        return {output["name"]: output["data"] for output in response["outputs"]}
+    except (KeyError, TypeError) as error:
+        raise BadUpstreamError("The predictor's answer is not that of a Triton model.") from error
+
+
+def _first(value: Any) -> Any:
+    """Triton writes a tensor of one element as that element, and all others as a list."""
+    return value[0] if isinstance(value, list) and value else value
