@@ -41,7 +41,7 @@ def test_an_answer_comes_with_its_sources_and_its_times(visitor: Visitor) -> Non
     answer = visitor.answer(QUESTION)
     expect(answer.get_by_role("list", name="Sources").get_by_role("button")).to_have_count(3)
     assert len(answer.locator(".prose").inner_text()) > 20
-    answer.get_by_role("button", name="Hops and their times").click()
+    answer.get_by_role("button", name="Timing by step").click()
     for hop in ("embed", "search", "retrieval", "prompt", "first_token", "generation"):
         expect(answer.locator(f"[data-hop={hop}]")).to_be_visible()
     expect(page.get_by_role("status").first).to_contain_text("Answer:")
@@ -143,7 +143,7 @@ def test_with_and_without_documents_side_by_side(visitor: Visitor) -> None:
 def test_what_the_documents_do_not_answer_leads_to_what_they_do(visitor: Visitor) -> None:
     visitor.open()
     answer = visitor.answer("What is the capital of Peru?")
-    expect(answer).to_contain_text("The documents do not answer this.")
+    expect(answer).to_contain_text("The documents do not answer this question.")
     expect(answer.get_by_role("list", name="Sources")).to_have_count(0)
     topics = answer.get_by_role("list", name="Nearest topics").get_by_role("button")
     expect(topics).not_to_have_count(0)

@@ -87,7 +87,7 @@ def test_before_the_first_question(viewer: Visitor, look: Look) -> None:
 def test_an_answer_its_hops_and_its_source(viewer: Visitor, look: Look) -> None:
     viewer.open()
     answer = viewer.answer(QUESTION)
-    answer.get_by_role("button", name="Hops and their times").click()
+    answer.get_by_role("button", name="Timing by step").click()
     look("answer")
     answer.locator(".source-card").first.click()
     expect(viewer.page.get_by_test_id("document").locator("mark.active").first).to_be_in_viewport()

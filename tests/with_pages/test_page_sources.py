@@ -154,7 +154,7 @@ def test_what_no_source_says_is_marked(reader: Visitor, script: ScriptedTransfor
     )
     reader.open()
     answer = reader.answer("What do they do?")
-    expect(answer.locator(".prose .unsupported")).to_have_text("Cats fly. (no source says this)")
+    expect(answer.locator(".prose .unsupported")).to_have_text("Cats fly. (not backed by any source)")
     expect(answer.locator(".legend")).to_contain_text("no source says this")
 
 

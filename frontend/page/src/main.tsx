@@ -24,7 +24,7 @@ if (root) {
       </Boundary>
     </StrictMode>,
   );
-  // What the first answer is shown with is there before it comes, and after the page is.
+  // Preload the answer view after the page has rendered.
   const soon = "requestIdleCallback" in window ? requestIdleCallback : setTimeout;
   soon(() => void import("./chat/prose").catch(() => undefined));
 }

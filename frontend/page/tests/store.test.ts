@@ -58,7 +58,7 @@ function session(): Storage {
   } as Storage;
 }
 
-/** A page that is opened: in a tab of its own, or anew in the same one. */
+/** A page that is opened: in a tab of its own, or again in the same one. */
 async function page(hash = "", tab = session()) {
   vi.resetModules();
   const listeners: Record<string, () => void> = {};

@@ -1,4 +1,4 @@
-/** What there is to ask: models, indexes with their example questions, and whether documents can be uploaded. */
+/** The available models and indexes with example questions, and whether uploads are possible. */
 
 import { create } from "zustand";
 import { config } from "./config";
@@ -10,9 +10,9 @@ interface Catalog {
   config: PageConfig | null;
   models: string[];
   indexes: IndexInfo[];
-  /** Name of the index that is searched where none is chosen. */
+  /** Name of the default index. */
   defaultIndex: string | null;
-  /** Why nothing can be answered at the moment. */
+  /** The reason nothing can be answered now, or null. */
   reason: string | null;
   failure: Failure | null;
 }
@@ -26,7 +26,7 @@ export const useCatalog = create<Catalog>()(() => ({
   failure: null,
 }));
 
-/** Asks for everything again. What does not answer stays as it was. */
+/** Reloads everything. Keeps the previous value of requests that fail. */
 export async function refresh(): Promise<void> {
   const [page, served, known] = await Promise.allSettled([config(), indexes(), models()]);
   if (page.status === "fulfilled") useCatalog.setState({ config: page.value });

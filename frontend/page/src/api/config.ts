@@ -1,4 +1,4 @@
-/** What the page's server tells about itself. */
+/** Configuration from the page's server. */
 
 import { getJson } from "./http";
 import type { PageConfig } from "./wire";

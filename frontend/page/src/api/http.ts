@@ -1,10 +1,10 @@
-/** The one door to the page's server: addresses, the caller's token, errors that a person understands. */
+/** All requests to the page's server: addresses, the bearer token, readable errors. */
 
 import type { ErrorBody } from "./wire";
 
 const TOKEN_KEY = "kserve-rag.token";
 
-/** The bearer token of this tab; gone when the tab is closed. */
+/** The bearer token of this tab; lost when the tab closes. */
 export const token = {
   get: (): string => sessionStorage.getItem(TOKEN_KEY) ?? "",
   set: (value: string): void => {
@@ -13,7 +13,7 @@ export const token = {
   },
 };
 
-/** What went wrong, as it is kept with an answer. `status` 0: no answer came at all. */
+/** An error, as stored with an answer. `status` 0: no response. */
 export interface Failure {
   status: number;
   code: string;
@@ -30,7 +30,7 @@ export class ApiError extends Error {
   }
 }
 
-/** Address of a route, whatever path the page itself is served under. */
+/** URL of a route, relative to the path that the page is served under. */
 export function address(path: string): string {
   return new URL(`api/${path}`, document.baseURI).href;
 }
@@ -41,9 +41,9 @@ export function headers(more: Record<string, string> = {}): Record<string, strin
 }
 
 /**
- * A request whose answer is 2xx.
+ * Sends a request and returns a 2xx response.
  *
- * @throws ApiError for every other answer, and where none came. An AbortError stays what it is.
+ * @throws ApiError for every other response and for network errors. AbortError passes through.
  */
 export async function call(path: string, init: RequestInit = {}): Promise<Response> {
   let response: Response;
@@ -53,7 +53,7 @@ export async function call(path: string, init: RequestInit = {}): Promise<Respon
     if (error instanceof DOMException && error.name === "AbortError") throw error;
     throw new ApiError(unreachable());
   }
-  // A gateway that sends to its sign-in page: the session is over.
+  // A gateway redirected to its sign-in page: the session has expired.
   if (response.type === "opaqueredirect") throw new ApiError({ ...unreachable(), status: 401, code: "signed_out" });
   if (response.ok) return response;
   throw new ApiError(failureOf(response.status, response.headers, await response.text().catch(() => "")));
@@ -67,7 +67,7 @@ export async function getJson<T>(path: string, signal?: AbortSignal): Promise<T>
   return (await response.json()) as T;
 }
 
-/** Why an answer is no success, from its status, headers and body. */
+/** The error of a response, from its status, headers and body. */
 export function failureOf(status: number, from: { get(name: string): string | null }, text: string): Failure {
   const body = errorBody(text);
   const seconds = Number(from.get("retry-after"));
@@ -92,7 +92,7 @@ function errorBody(text: string): ErrorBody | null {
       return body as ErrorBody;
     }
   } catch {
-    // A gateway's page, or nothing: the status says enough.
+    // Not our JSON, probably a gateway's page: use the status.
   }
   return null;
 }

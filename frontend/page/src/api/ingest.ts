@@ -35,7 +35,7 @@ export async function cancel(id: string): Promise<void> {
   await call(`${ROOT}/tasks/${encodeURIComponent(id)}`, { method: "DELETE", headers: headers() });
 }
 
-/** Sends files; `onProgress` is told the share that has left this machine, 0 … 1. fetch cannot tell that. */
+/** Uploads files with XMLHttpRequest, because fetch reports no upload progress. `onProgress` gets the sent share, 0 … 1. */
 export function upload(
   index: string,
   files: readonly File[],
@@ -55,7 +55,7 @@ export function upload(
           resolve(JSON.parse(request.responseText) as Task);
           return;
         } catch {
-          // Told below: a success that is no task is none.
+          // Handled below: a success without a task is an error.
         }
       }
       const from = { get: (name: string) => request.getResponseHeader(name) };
@@ -68,10 +68,10 @@ export function upload(
   });
 }
 
-/** No answer, or none for the moment: the service is started anew, or its proxy does not reach it. */
+/** The service is unreachable for the moment: it restarts, or its proxy does not reach it. */
 const PASSING = [0, 429, 502, 503, 504];
 
-/** A task as it goes on, until it has ended. A connection that breaks is taken up again where it was. */
+/** Follows a task until it ends. Resumes after a broken connection. */
 export async function* follow(id: string, signal: AbortSignal): AsyncGenerator<Task> {
   let last: string | undefined;
   for (let attempt = 0; attempt < 5; attempt++) {

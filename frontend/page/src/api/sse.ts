@@ -1,4 +1,4 @@
-/** Server-sent events of a fetch, which EventSource cannot do: it knows neither POST nor Authorization. */
+/** Server-sent events over fetch; EventSource supports neither POST nor Authorization. */
 
 import { EventSourceParserStream, type EventSourceMessage } from "eventsource-parser/stream";
 

@@ -10,7 +10,7 @@ export const indexes = (signal?: AbortSignal) => getJson<Indexes>(`${ROOT}/v1/in
 
 export const models = (signal?: AbortSignal) => getJson<Models>(`${ROOT}/openai/v1/models`, signal);
 
-/** A stored document, whole. Without a version: of the one that is served. */
+/** A whole stored document; by default of the served version. */
 export function document(
   id: string,
   at: { collection?: string | undefined; version?: string | undefined },
@@ -23,7 +23,7 @@ export function document(
   return getJson<StoredDocument>(`${ROOT}/v1/documents/${path}?${query}`, signal);
 }
 
-/** An answer as it is written. `onOpen` is given the id of the request as soon as it is accepted. */
+/** Streams an answer. Calls `onOpen` with the request id once the request is accepted. */
 export async function* ask(
   model: string,
   request: GenerateRequest,

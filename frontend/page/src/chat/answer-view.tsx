@@ -1,4 +1,4 @@
-/** One answer: its sources, its text, how it was checked, how long it took, and what can be done with it. */
+/** One answer: sources, text, check, timing and actions. */
 
 import { Ban, BookOpenText, CircleSlash, Quote as QuoteSign, RotateCw, Sparkles } from "lucide-react";
 import { lazy, memo, Suspense, useCallback, useMemo } from "react";
@@ -18,7 +18,7 @@ export interface AnswerViewProps {
   turnId: string;
   answer: Answer;
   compared: boolean;
-  /** The last of the conversation: only this one is written anew without taking others away. */
+  /** The last answer of the conversation: only this one can be regenerated without dropping others. */
   last: boolean;
 }
 
@@ -134,12 +134,12 @@ function Ending({ answer, onAgain }: { answer: Answer; onAgain: (() => void) | u
     );
   }
   if (answer.finishReason === "length") {
-    return <p className="ending">Cut at the longest answer that the settings allow.</p>;
+    return <p className="ending">Stopped at the longest answer that the settings allow.</p>;
   }
   return null;
 }
 
-/** An answer as text, with its sources below. */
+/** The answer as plain text, followed by its sources. */
 export function withSources(answer: Answer): string {
   if (answer.sources.length === 0) return answer.text;
   const list = answer.sources.map(({ number, title, source, url }) => {

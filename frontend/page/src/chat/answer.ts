@@ -1,4 +1,4 @@
-/** From the events of a stream to the state of an answer. Pure: what is shown is a function of what was received. */
+/** Reduces the events of a stream to the state of an answer. Pure. */
 
 import type { Failure } from "../api/http";
 import type {
@@ -15,14 +15,14 @@ import type {
 } from "../api/wire";
 
 /**
- * `asked`: nothing has come yet. `writing`: sources are there, text comes. The others are final: `stopped` by the
- * person, `interrupted` by a reload or a lost connection, `failed` with an error.
+ * `asked`: nothing received yet. `writing`: sources received, text is streaming. The others are final: `stopped` by the
+ * user, `interrupted` by a reload or a lost connection, `failed` with an error.
  */
 export type AnswerStatus = "asked" | "writing" | "done" | "stopped" | "interrupted" | "failed";
 
 export interface Answer {
   status: AnswerStatus;
-  /** Answered from documents, or by the model alone. */
+  /** Answered from documents, or by the model only. */
   grounded: boolean;
   text: string;
   sources: Source[];
@@ -31,7 +31,7 @@ export interface Answer {
   refused: boolean;
   topics: Topic[];
   answerability: number | null;
-  /** What was searched for, where that is not the question itself. */
+  /** The search query, if it differs from the question. */
   query: string | null;
   finishReason: EndEvent["finish_reason"] | null;
   usage: Usage | null;
@@ -115,7 +115,7 @@ function begun(answer: Answer, event: SourcesEvent): Answer {
   };
 }
 
-/** The stream ended. Without its last event it was cut off, and what was written stays. */
+/** The stream ended. Without a final event it was cut off; the text so far stays. */
 export function ended(answer: Answer, now: number): Answer {
   return isRunning(answer) ? { ...answer, status: "interrupted", endedAt: now } : answer;
 }
@@ -124,7 +124,7 @@ export function stopped(answer: Answer, now: number): Answer {
   return isRunning(answer) ? { ...answer, status: "stopped", endedAt: now } : answer;
 }
 
-/** No answer, or no more of it. A connection that was lost in the middle is an interruption: what came stays. */
+/** The request failed. A connection lost midway is an interruption: the text so far stays. */
 export function failed(answer: Answer, failure: Failure, now: number): Answer {
   if (!isRunning(answer)) return answer;
   const lost = failure.status === 0 && (answer.status === "writing" || answer.text !== "");
@@ -137,7 +137,7 @@ function inStream(event: ErrorBody, requestId: string | null): Failure {
   return { status, code: event.code ?? "", message, field: event.field ?? null, requestId, retryAt: null };
 }
 
-/** HTTP statuses of the services' codes: an error within a stream has no status line of its own. */
+/** HTTP status by error code: an error inside a stream has no status line. */
 const STATUS: Record<string, number> = {
   invalid_request: 400,
   unauthorized: 401,

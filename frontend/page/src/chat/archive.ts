@@ -1,7 +1,7 @@
 /**
- * Conversations in this browser's IndexedDB; nothing of them is kept anywhere else.
+ * Conversations in this browser's IndexedDB, stored nowhere else.
  *
- * What is being written while the page is left goes to sessionStorage, which is written at once and is this tab's own.
+ * A streaming answer goes to sessionStorage when the page closes: writes are synchronous and belong to this tab.
  */
 
 import { createStore, del, get, update } from "idb-keyval";
@@ -14,20 +14,20 @@ const store = createStore("kserve-rag", "conversations");
 const key = (id: string) => `conversation:${id}`;
 const unfinishedKey = (id: string) => `kserve-rag.unfinished.${id}`;
 
-/** Ids of turns that this tab has read, and that it has written: all others are of other tabs. */
+/** Ids of turns that this tab has read or written: all others come from other tabs. */
 const read = new Set<string>();
 const written = new Set<string>();
 
-/** A conversation that the page left, its last turn alone, and which turns were taken away. */
+/** A conversation at page close: its last turn, and the removed turns. */
 type Unfinished = Conversation & { gone: string[] };
 
-/** All conversations, the latest first. */
+/** All conversations, newest first. */
 export async function list(): Promise<ConversationSummary[]> {
   const found = (await get<ConversationSummary[]>(LIST, store)) ?? [];
   return found.sort((a, b) => b.updatedAt - a.updatedAt);
 }
 
-/** A conversation as it was left: answers that were being written are interrupted. */
+/** Loads a conversation; answers that were streaming become interrupted. */
 export async function load(id: string): Promise<Conversation | null> {
   const kept = await get<Conversation>(key(id), store);
   const unfinished = takeUnfinished(id);
@@ -39,7 +39,7 @@ export async function load(id: string): Promise<Conversation | null> {
   return conversation;
 }
 
-/** Keeps a conversation. What another tab has asked in it meanwhile stays. */
+/** Saves a conversation, keeping turns that other tabs added. */
 export async function save(conversation: Conversation): Promise<void> {
   for (const { id } of conversation.turns) if (!read.has(id)) written.add(id);
   await put(conversation, (kept) => {
@@ -68,7 +68,7 @@ export async function remove(id: string): Promise<void> {
   await update<ConversationSummary[]>(LIST, (before = []) => before.filter((other) => other.id !== id), store);
 }
 
-/** Keeps what is not kept yet of a conversation that the page leaves: its last turn, the only one that is written. */
+/** Saves the last turn of a conversation when the page closes. */
 export function keepUnfinished(conversation: Conversation): void {
   const { id, turns } = conversation;
   const gone = [...read, ...written].filter((known) => !turns.some((turn) => turn.id === known));
@@ -76,7 +76,7 @@ export function keepUnfinished(conversation: Conversation): void {
   try {
     sessionStorage.setItem(unfinishedKey(id), JSON.stringify(unfinished));
   } catch {
-    // Full: what IndexedDB has, a moment older, is what remains.
+    // Quota exceeded: IndexedDB's slightly older copy remains.
   }
 }
 

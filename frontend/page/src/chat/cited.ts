@@ -1,7 +1,7 @@
 /**
  * A rehype plugin: numbers in brackets become links to their sources, and sentences that no source supports are marked.
  *
- * Works on the text of the tree alone, so that nothing an answer contains can become more than text.
+ * Changes only text nodes, so that an answer cannot inject elements.
  */
 
 import type { Element, ElementContent, Root, RootContent, Text } from "hast";
@@ -9,16 +9,16 @@ import type { Span } from "../api/wire";
 
 export interface CitedStatement extends Span {
   unsupported: boolean;
-  /** Number of the source that supports it best; null where none does, or where it names its sources itself. */
+  /** Number of the source with the best support; null if there is none or the sentence has markers already. */
   number: number | null;
 }
 
 export interface CitedOptions {
-  /** The Markdown text: positions in the tree are of it. */
+  /** The Markdown source that positions in the tree refer to. */
   source: string;
   /** In UTF-16 units of `source`, in order. */
   statements: readonly CitedStatement[];
-  /** Numbers that there are sources for. */
+  /** Valid source numbers. */
   numbers: ReadonlySet<number>;
 }
 
@@ -26,29 +26,29 @@ const MARKER = /\[(\d{1,3})\]/g;
 
 export function cited(options: CitedOptions) {
   return (tree: Root): void => {
-    const told = new Set<CitedStatement>();
-    // From the end, so that a statement's number stands after the last of its words.
-    tree.children = visit(tree.children, options, told);
+    const announced = new Set<CitedStatement>();
+    // Backwards, so that a statement's number follows its last word.
+    tree.children = visit(tree.children, options, announced);
   };
 }
 
 function visit(
   children: readonly (ElementContent | RootContent)[],
   options: CitedOptions,
-  told: Set<CitedStatement>,
+  announced: Set<CitedStatement>,
 ): (ElementContent | RootContent)[] {
   const result: (ElementContent | RootContent)[][] = [];
   for (const child of [...children].reverse()) {
-    if (child.type === "text") result.push(pieces(child, options, told));
+    if (child.type === "text") result.push(pieces(child, options, announced));
     else if (child.type === "element" && child.tagName !== "pre" && child.tagName !== "a") {
-      const within = visit(child.children, options, told) as ElementContent[];
+      const within = visit(child.children, options, announced) as ElementContent[];
       result.push([{ ...child, children: within }]);
     } else result.push([child]);
   }
   return result.reverse().flat();
 }
 
-function pieces(node: Text, options: CitedOptions, told: Set<CitedStatement>): ElementContent[] {
+function pieces(node: Text, options: CitedOptions, announced: Set<CitedStatement>): ElementContent[] {
   const start = node.position?.start.offset;
   const end = node.position?.end.offset;
   if (start === undefined || end === undefined || !node.value.trim()) return markers(node.value, options);
@@ -57,12 +57,12 @@ function pieces(node: Text, options: CitedOptions, told: Set<CitedStatement>): E
   let rest = node.value;
   for (const statement of [...options.statements].reverse()) {
     if (statement.end <= start || statement.start >= end) continue;
-    // Where escapes or line breaks make the text another than its source, a piece is marked whole or not at all.
+    // If escapes or line breaks make the text differ from its source, mark the whole node or nothing.
     if (!exact && (statement.start > start || statement.end < end)) continue;
     const from = exact ? Math.max(statement.start - start, 0) : 0;
     const to = exact ? Math.min(statement.end - start, rest.length) : rest.length;
     if (to < rest.length) found.push(markers(rest.slice(to), options));
-    found.push(stated(rest.slice(from, to), statement, options, told));
+    found.push(stated(rest.slice(from, to), statement, options, announced));
     rest = rest.slice(0, from);
   }
   if (rest) found.push(markers(rest, options));
@@ -73,11 +73,11 @@ function stated(
   text: string,
   statement: CitedStatement,
   options: CitedOptions,
-  told: Set<CitedStatement>,
+  announced: Set<CitedStatement>,
 ): ElementContent[] {
   if (!text.trim()) return [{ type: "text", value: text }];
-  const last = !told.has(statement);
-  told.add(statement);
+  const last = !announced.has(statement);
+  announced.add(statement);
   const inner = markers(text.trimEnd(), options);
   const space: ElementContent[] =
     text === text.trimEnd() ? [] : [{ type: "text", value: text.slice(text.trimEnd().length) }];

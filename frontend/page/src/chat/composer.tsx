@@ -1,4 +1,4 @@
-/** Where a question is written. */
+/** The input for questions. */
 
 import { ComposerPrimitive, useAui, useAuiState } from "@assistant-ui/react";
 import { ArrowUp, Columns2, BookOpenText, Paperclip, Square } from "lucide-react";
@@ -40,12 +40,12 @@ export function Composer() {
     if (files.length > 0 && !pasted) {
       event.preventDefault();
       if (uploads) openDocuments(files);
-      else setNote("Files cannot be asked. Paste their text instead.");
+      else setNote("You cannot ask a file. Paste its text instead.");
       return;
     }
     if (isBinary(pasted)) {
       event.preventDefault();
-      setNote("What was pasted is not text but the bytes of a file. It was left out.");
+      setNote("The clipboard holds a file, not text. Nothing was pasted.");
       return;
     }
     const cleaned = clean(pasted);
@@ -123,13 +123,13 @@ export function Composer() {
           (note ||
             (length > 0
               ? `${count(length)} of ${count(MAX_QUESTION_CHARS)} characters`
-              : "Answers can be wrong. Their sources are a click away."))}
+              : "Answers can be wrong. Check their sources."))}
       </p>
     </div>
   );
 }
 
-/** With documents or without, or both side by side: what is changed most often. */
+/** Toggles for documents and comparison, the most used settings. */
 function Modes() {
   const { retrieval, compare } = useSettings((state) => state.settings);
   const set = useSettings((state) => state.set);
@@ -160,7 +160,7 @@ function Modes() {
   );
 }
 
-/** Keeps what is written over a reload, in this tab. */
+/** Keeps the draft over a reload, in this tab. */
 function useDraft(text: string): void {
   const aui = useAui();
   useEffect(() => {
@@ -172,12 +172,12 @@ function useDraft(text: string): void {
       if (text) sessionStorage.setItem(DRAFT_KEY, text);
       else sessionStorage.removeItem(DRAFT_KEY);
     } catch {
-      // Longer than the browser keeps.
+      // Larger than the browser's quota.
     }
   }, [text]);
 }
 
-/** As if it were typed: with the browser's undo, and told to React. */
+/** Inserts text like typing, so that undo works and React notices. */
 function insert(input: HTMLTextAreaElement, text: string): void {
   input.setRangeText(text, input.selectionStart, input.selectionEnd, "end");
   input.dispatchEvent(new Event("input", { bubbles: true }));

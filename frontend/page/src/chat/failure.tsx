@@ -1,4 +1,4 @@
-/** What went wrong, in a person's words, with what an operator needs to find it. */
+/** An error in plain words, with the details that an operator needs. */
 
 import { CircleAlert, KeyRound, RotateCw } from "lucide-react";
 import { useEffect, useState } from "react";
@@ -10,39 +10,39 @@ interface Told {
   text: string;
 }
 
-/** What has happened and what helps. */
+/** A title and advice for an error. */
 export function explained(failure: Failure): Told {
   switch (failure.status) {
     case 0:
       return {
         title: "The page cannot reach its server",
-        text: "The connection was lost, or the server is not running. Nothing is lost here: ask again once it is back.",
+        text: "The connection was lost, or the server is not running. Nothing is lost: ask again when it is back.",
       };
     case 400:
     case 422:
       return {
-        title: "This could not be asked",
-        text: "The service did not accept the question or one of the settings.",
+        title: "The question was rejected",
+        text: "The service rejected the question or one of the settings.",
       };
     case 401:
       return {
-        title: "You are not signed in any more",
+        title: "You are signed out",
         text: "Sign in again, or enter an access token. Your question is kept.",
       };
     case 403:
       return {
-        title: "You may not ask here",
-        text: "Sign in as somebody who may, or enter an access token. Your question is kept.",
+        title: "You have no access",
+        text: "Sign in with an account that has access, or enter an access token. Your question is kept.",
       };
     case 404:
       return {
-        title: "There is no such thing any more",
-        text: "What was asked for is not there: it may have been removed or renamed.",
+        title: "Not found",
+        text: "It may have been removed or renamed.",
       };
     case 413:
       return { title: "This is too large", text: "Ask a shorter question, or begin a new conversation." };
     case 429:
-      return { title: "Too many questions at once", text: "The model is busy with others. Try again in a moment." };
+      return { title: "Too many questions at once", text: "The model is busy. Try again in a moment." };
     case 502:
       return {
         title: "A part of the service failed",
@@ -51,7 +51,7 @@ export function explained(failure: Failure): Told {
     case 503:
       return {
         title: "The service is not ready yet",
-        text: "It is starting, or something that it needs is. Try again in a moment.",
+        text: "It is starting. Try again in a moment.",
       };
     case 504:
       return {
@@ -133,7 +133,7 @@ export function FailureNote({
   );
 }
 
-/** Whole seconds until a moment; 0 when it has come. */
+/** Whole seconds until a time; 0 if it has passed. */
 function useWait(until: number | null): number {
   const [now, setNow] = useState(() => Date.now());
   const wait = until === null ? 0 : Math.max(0, Math.ceil((until - now) / 1000));

@@ -1,4 +1,4 @@
-/** Events are taken in once per frame, however many arrive: the page draws no more often anyway. */
+/** Batches events to one update per frame. */
 
 export interface Frames<T> {
   push: (event: T) => void;
@@ -25,7 +25,7 @@ export function everyFrame<T>(take: (events: readonly T[]) => void): Frames<T> {
   };
 }
 
-/** A page in the background has no frames. */
+/** Background pages get no animation frames. */
 function soon(then: () => void): () => void {
   if (document.hidden) {
     const timer = setTimeout(then, 100);

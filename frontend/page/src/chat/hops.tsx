@@ -1,4 +1,4 @@
-/** How long the answer took and where the time went: a line, and below it, where wanted, every hop. */
+/** The answer's total time, and on demand the time of each step. */
 
 import { ChevronDown } from "lucide-react";
 import { useEffect, useMemo, useState } from "react";
@@ -9,7 +9,7 @@ import { hops, type Hop } from "./waterfall";
 
 const KEY = "kserve-rag.hops";
 
-/** Whether the hops are shown, of all answers: who looks at one looks at the next. */
+/** Whether the steps are shown; shared by all answers. */
 const useShown = create<{ shown: boolean }>()(() => ({ shown: localStorage.getItem(KEY) === "shown" }));
 
 function toggle(): void {
@@ -38,7 +38,7 @@ export function Hops({ answer }: { answer: Answer }) {
           {tokens > 1 && writing > 0 && ` · ${Math.round((tokens / writing) * 1000)} per second`}
         </span>
         <ChevronDown aria-hidden className={shown ? "turned" : undefined} />
-        <span className="sr-only">Hops and their times</span>
+        <span className="sr-only">Timing by step</span>
       </button>
       {shown && <Waterfall hops={found} total={Math.max(total, 1)} />}
     </>
@@ -50,7 +50,7 @@ function Waterfall({ hops, total }: { hops: readonly Hop[]; total: number }) {
   return (
     <ol className="waterfall">
       {hops.map((hop) => (
-        <li key={hop.name} title={hop.told} className={hop.open ? "open" : undefined} data-hop={hop.name}>
+        <li key={hop.name} title={hop.hint} className={hop.open ? "open" : undefined} data-hop={hop.name}>
           <span className="hop-name">{hop.label}</span>
           <svg viewBox="0 0 1000 8" preserveAspectRatio="none" aria-hidden>
             <rect width="1000" height="8" rx="4" className="bar-ground" />
@@ -63,14 +63,14 @@ function Waterfall({ hops, total }: { hops: readonly Hop[]; total: number }) {
             />
           </svg>
           <span className="hop-time">{duration(hop.ms)}</span>
-          <span className="sr-only">{hop.told}</span>
+          <span className="sr-only">{hop.hint}</span>
         </li>
       ))}
     </ol>
   );
 }
 
-/** The time, ten times a second while it matters. */
+/** The current time, ten times a second while running. */
 function useNow(running: boolean): number {
   const [now, setNow] = useState(() => Date.now());
   useEffect(() => {

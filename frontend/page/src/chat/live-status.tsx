@@ -1,10 +1,10 @@
-/** What a screen reader is told: that an answer is being written, and the whole of it once it is there. */
+/** Announces progress and the complete answer to screen readers. */
 
 import { useChat, currentConversation } from "./store";
 import { isTurnRunning, type Turn } from "./turns";
 
 export function LiveStatus() {
-  const text = useChat((state) => told(currentConversation(state)?.turns.at(-1)));
+  const text = useChat((state) => announcement(currentConversation(state)?.turns.at(-1)));
   return (
     <div className="sr-only" role="status" aria-live="polite">
       {text}
@@ -12,7 +12,7 @@ export function LiveStatus() {
   );
 }
 
-function told(turn: Turn | undefined): string {
+function announcement(turn: Turn | undefined): string {
   if (!turn) return "";
   if (isTurnRunning(turn))
     return turn.answers.some(({ text }) => text !== "") ? "The answer is being written." : "Searching.";

@@ -1,4 +1,4 @@
-/** An answer's Markdown. HTML in it is text; links lead to the web and mail alone; pictures are named, not loaded. */
+/** An answer's Markdown. HTML is shown as text, only http(s) and mailto links work, images are not loaded. */
 
 import { memo, useMemo, type ComponentProps } from "react";
 import Markdown, { type Components } from "react-markdown";
@@ -13,7 +13,7 @@ export interface ProseProps {
   text: string;
   sources: readonly Source[];
   citations: Citations | null;
-  /** While it is written, its paragraphs are rendered one by one. */
+  /** While streaming, paragraphs are rendered separately. */
   running: boolean;
   onCite: (number: number) => void;
 }
@@ -87,7 +87,7 @@ function componentsFor(sources: readonly Source[], onCite: (number: number) => v
         <span>{name}</span>
       );
     },
-    // What is wider than the page is scrolled, with the keyboard too.
+    // Wide content scrolls, also with the keyboard.
     pre: ({ children }) => (
       // eslint-disable-next-line jsx-a11y/no-noninteractive-tabindex
       <pre tabIndex={0}>{children}</pre>
@@ -104,9 +104,9 @@ function componentsFor(sources: readonly Source[], onCite: (number: number) => v
       const unsupported = node?.properties["dataUnsupported"];
       if (!unsupported) return <span>{children}</span>;
       return (
-        <span className="unsupported" title="No source says this">
+        <span className="unsupported" title="Not backed by any source">
           {children}
-          {unsupported === "last" && <span className="sr-only"> (no source says this)</span>}
+          {unsupported === "last" && <span className="sr-only"> (not backed by any source)</span>}
         </span>
       );
     },

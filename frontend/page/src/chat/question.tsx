@@ -1,4 +1,4 @@
-/** A question as it was asked, and the place where it is edited. */
+/** A question and its editor. */
 
 import { ActionBarPrimitive, ComposerPrimitive, MessagePrimitive, useAuiState } from "@assistant-ui/react";
 import { Pencil } from "lucide-react";
@@ -33,11 +33,11 @@ export function EditQuestion() {
   });
   return (
     <ComposerPrimitive.Root className="edit-question">
-      {/* It takes the place of the button that was pressed: the focus goes on from there. */}
+      {/* It replaces the pressed button, so it takes the focus. */}
       {/* eslint-disable-next-line jsx-a11y/no-autofocus */}
       <ComposerPrimitive.Input className="edit-input" aria-label="Edit the question" autoFocus />
       <div className="edit-actions">
-        {followed > 0 && <p>What came after it is replaced.</p>}
+        {followed > 0 && <p>Later turns will be replaced.</p>}
         <ComposerPrimitive.Cancel className="button quiet">Cancel</ComposerPrimitive.Cancel>
         <ComposerPrimitive.Send className="button">Ask</ComposerPrimitive.Send>
       </div>

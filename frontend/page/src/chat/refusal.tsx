@@ -1,4 +1,4 @@
-/** That the documents do not answer: no answer is made up, and what they do speak of is at hand. */
+/** A refusal: says that the documents do not answer, and lists related topics. */
 
 import { FileSearch } from "lucide-react";
 import { openDocument } from "../ui/panels";
@@ -9,12 +9,8 @@ export function Refusal({ answer }: { answer: Answer }) {
     <div className="refusal">
       <FileSearch aria-hidden />
       <div>
-        <p className="refusal-title">The documents do not answer this.</p>
-        <p>
-          {answer.topics.length > 0
-            ? "Rather than guess, here is what they say nearest to it:"
-            : "Rather than guess, nothing is claimed."}
-        </p>
+        <p className="refusal-title">The documents do not answer this question.</p>
+        <p>{answer.topics.length > 0 ? "Related topics in the documents:" : "No answer is given, to avoid a guess."}</p>
         {answer.topics.length > 0 && (
           <ul className="topics" aria-label="Nearest topics">
             {answer.topics.map((topic) => (

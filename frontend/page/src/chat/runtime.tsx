@@ -1,8 +1,7 @@
 /**
- * The conversation as assistant-ui's thread: scrolling, composing, editing, copying and their keyboard are its own.
+ * Connects the store to assistant-ui, which handles scrolling, composing, editing, copying and their keyboard.
  *
- * It is told of turns and their ends, not of every token: what is being written is read from the store by the view of
- * that answer alone.
+ * It gets the start and end of each turn, not every token: the view of an answer reads streaming text from the store.
  */
 
 import { AssistantRuntimeProvider, useExternalStoreRuntime, type ThreadMessageLike } from "@assistant-ui/react";
@@ -13,7 +12,7 @@ import { isTurnRunning, type Turn } from "./turns";
 
 const NONE: ThreadMessageLike[] = [];
 
-/** Ids of messages: of a turn's question and its answer. */
+/** Message ids of a turn's question and answer. */
 export const questionId = (turnId: string) => `${turnId}.q`;
 export const answerId = (turnId: string) => `${turnId}.a`;
 export const turnOf = (messageId: string) => messageId.slice(0, -2);
@@ -38,7 +37,7 @@ export function ChatRuntime({ children }: { children: ReactNode }) {
   return <AssistantRuntimeProvider runtime={runtime}>{children}</AssistantRuntimeProvider>;
 }
 
-/** The store acts at once; assistant-ui waits for promises. */
+/** The store is synchronous; assistant-ui expects promises. */
 function done(act: () => unknown): Promise<void> {
   act();
   return Promise.resolve();

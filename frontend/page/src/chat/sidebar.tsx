@@ -1,4 +1,4 @@
-/** Earlier conversations, and the ways to everything else. */
+/** The sidebar: conversations, documents, settings. */
 
 import { FileText, Keyboard, Monitor, Moon, Settings2, SquarePen, Sun, Trash2, X } from "lucide-react";
 import { useCatalog } from "../api/catalog";
@@ -19,7 +19,7 @@ export function Sidebar() {
   return (
     <>
       {open && (
-        // For a finger or a mouse; keyboards have Escape.
+        // For pointers; the keyboard uses Escape.
         // eslint-disable-next-line jsx-a11y/click-events-have-key-events, jsx-a11y/no-static-element-interactions
         <div className="sidebar-shade" onClick={() => setSidebar(false)} />
       )}
@@ -78,7 +78,9 @@ function Conversations() {
   const forgetful = useChat((state) => state.forgetful);
   return (
     <div className="conversations">
-      {forgetful && <p className="sidebar-note">This browser keeps nothing: conversations end with the page.</p>}
+      {forgetful && (
+        <p className="sidebar-note">This browser stores nothing: conversations are lost when the page closes.</p>
+      )}
       {conversations.length > 0 && <h2 className="sidebar-heading">Earlier</h2>}
       <ul>
         {conversations.map((one) => (
@@ -118,7 +120,7 @@ function ConversationItem({ conversation, current }: { conversation: Conversatio
 }
 
 const THEMES: { theme: Theme; label: string; Icon: typeof Sun }[] = [
-  { theme: "system", label: "As the system", Icon: Monitor },
+  { theme: "system", label: "System", Icon: Monitor },
   { theme: "light", label: "Light", Icon: Sun },
   { theme: "dark", label: "Dark", Icon: Moon },
 ];

@@ -1,4 +1,4 @@
-/** What an answer rests on, as cards that open the passage in its document. */
+/** The sources of an answer as cards that open the passage in its document. */
 
 import { memo, useState } from "react";
 import type { Source } from "../api/wire";
@@ -11,7 +11,7 @@ export const Sources = memo(function Sources({
   onOpen,
 }: {
   sources: readonly Source[];
-  /** Names alone, where there is little room. */
+  /** Show only titles, for small spaces. */
   compact: boolean;
   onOpen: (number: number) => void;
 }) {

@@ -1,4 +1,4 @@
-/** The conversations of this page: what is open, what is being answered, and everything a person can do with them. */
+/** The store of conversations: the open one, running answers, and all actions. */
 
 import { create } from "zustand";
 import { ApiError, unreachable, type Failure } from "../api/http";
@@ -14,16 +14,16 @@ import { everyFrame } from "./frames";
 import { history, isTurnRunning, type Conversation, type ConversationSummary, type Turn } from "./turns";
 
 interface ChatState {
-  /** False until the browser's own store has been read. */
+  /** False until IndexedDB has been read. */
   ready: boolean;
   conversations: ConversationSummary[];
   /** Conversations that are open or being answered, by id. */
   loaded: Record<string, Conversation>;
-  /** Null: a new conversation that nothing has been asked in. */
+  /** Null: a new, empty conversation. */
   currentId: string | null;
-  /** A question that could not be asked: it goes back to where it was written, with the reason. */
+  /** A question that was not accepted: it returns to the composer with the reason. */
   returned: { question: string; failure: Failure } | null;
-  /** The browser keeps nothing: conversations end with the page. */
+  /** The browser stores nothing: conversations are lost when the page closes. */
   forgetful: boolean;
 }
 
@@ -50,7 +50,7 @@ export const isAnswering = (state: ChatState): boolean =>
 
 // ── conversations ───────────────────────────────────────────────────────────────────────────────────────────────────
 
-/** Reads what this browser has kept, and opens the conversation that the address names. */
+/** Loads stored conversations and opens the one in the URL. */
 export async function start(): Promise<void> {
   await followAddress();
   try {
@@ -70,11 +70,11 @@ export async function start(): Promise<void> {
 async function followAddress(): Promise<void> {
   const id = /^#\/c\/([\w-]+)$/.exec(location.hash)?.[1] ?? null;
   if (id === useChat.getState().currentId) return;
-  // What is not there any more is no place to go back to.
+  // Do not go back to a deleted conversation.
   await show(id, "replaceState");
 }
 
-/** How often something was opened: what takes long to read gives way to what was opened after it. */
+/** Counts openings, so that a slow load does not replace a conversation opened later. */
 let opened = 0;
 
 async function show(id: string | null, move: "pushState" | "replaceState" = "pushState"): Promise<void> {
@@ -107,7 +107,7 @@ function put(conversation: Conversation): void {
   useChat.setState(({ loaded }) => ({ loaded: { ...loaded, [conversation.id]: conversation } }));
 }
 
-/** Replaces a conversation that is loaded; one that was removed meanwhile stays removed. */
+/** Replaces a loaded conversation, unless it was removed meanwhile. */
 function change(id: string, how: (conversation: Conversation) => Conversation): void {
   const before = useChat.getState().loaded[id];
   if (before) put(how(before));
@@ -124,7 +124,7 @@ function changeAnswer(id: string, turnId: string, index: number, how: (answer: A
 
 const saving = new Map<string, ReturnType<typeof setTimeout>>();
 
-/** Keeps a conversation, soon: what changes until then is kept with it. */
+/** Saves a conversation soon, batching further changes. */
 function keep(id: string): void {
   if (saving.has(id)) return;
   const save = () => {
@@ -147,7 +147,7 @@ function touch(id: string): void {
 
 // ── questions ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
-/** Asks in the open conversation, or begins one. */
+/** Asks in the open conversation, or starts one. */
 export function ask(question: string): void {
   const text = question.trim();
   if (!text || isAnswering(useChat.getState())) return;
@@ -163,7 +163,7 @@ export function ask(question: string): void {
   begin(conversation.id, conversation.turns, text);
 }
 
-/** Asks a turn's question again, or another in its place. What came after it goes. */
+/** Asks a turn's question again, or an edited one. Drops the later turns. */
 export function askAgain(turnId: string, question?: string): void {
   const conversation = currentConversation(useChat.getState());
   const at = conversation?.turns.findIndex((turn) => turn.id === turnId) ?? -1;
@@ -172,7 +172,7 @@ export function askAgain(turnId: string, question?: string): void {
   begin(conversation.id, conversation.turns.slice(0, at), question?.trim() || turn.question);
 }
 
-/** Ends what is being answered in the open conversation. The services stop working on it. */
+/** Stops the running answers of the open conversation. The services cancel the generation. */
 export function stop(): void {
   for (const turn of currentConversation(useChat.getState())?.turns ?? []) running.get(turn.id)?.abort();
 }
@@ -231,9 +231,9 @@ async function answer(
 }
 
 /**
- * Who is not signed in any more has asked nothing: the question goes back, and what it was to replace is there again.
+ * After an expired session, returns the question to the composer and restores the turns that it would have replaced.
  *
- * Where another conversation is open by now there is no place for the question but its turn.
+ * If another conversation is open by now, the question stays in its turn.
  */
 function giveBack(id: string, turnId: string, replaced: Turn[]): void {
   if (useChat.getState().currentId !== id) return;

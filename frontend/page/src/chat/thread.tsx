@@ -1,4 +1,4 @@
-/** The open conversation: questions and answers, and where the next question is written. */
+/** The open conversation: questions, answers and the composer. */
 
 import { ThreadPrimitive } from "@assistant-ui/react";
 import { ArrowDown, Menu, SquarePen } from "lucide-react";

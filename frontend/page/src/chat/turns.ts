@@ -1,4 +1,4 @@
-/** Conversations, and what of them is sent with the next question. */
+/** Conversations, and the history sent with the next question. */
 
 import { MAX_MESSAGES, type Message } from "../api/wire";
 import type { Settings } from "../settings/settings";
@@ -20,12 +20,12 @@ export interface Conversation {
   turns: Turn[];
 }
 
-/** What the list of conversations shows. */
+/** Entry of the list of conversations. */
 export type ConversationSummary = Omit<Conversation, "turns">;
 
 const MOST_TURNS = 20;
 
-/** Earlier turns as the transformer wants them, oldest first. Questions without an answer are left out. */
+/** Earlier turns in the transformer's format, oldest first, without unanswered questions. */
 export function history(turns: readonly Turn[]): Message[] {
   const messages = turns.slice(-MOST_TURNS).flatMap((turn): Message[] => {
     const answer = turn.answers[0];

@@ -1,4 +1,4 @@
-/** The hops of an answer on one line of time, from the timings that the transformer tells. Pure. */
+/** The timeline of an answer's steps, from the transformer's timings. Pure. */
 
 import type { Timings } from "../api/wire";
 import { isRunning, type Answer } from "./answer";
@@ -6,34 +6,34 @@ import { isRunning, type Answer } from "./answer";
 export interface Hop {
   name: string;
   label: string;
-  told: string;
-  /** Milliseconds from when the question was asked. */
+  hint: string;
+  /** Milliseconds since the question. */
   start: number;
   ms: number;
-  /** Still going on: it ends now. */
+  /** Still running: ends now. */
   open: boolean;
 }
 
-const HOPS: { name: string; label: string; told: string }[] = [
-  { name: "condense", label: "Rephrase", told: "making the question stand alone, from the conversation" },
-  { name: "embed", label: "Embed", told: "turning the question into numbers that can be searched for" },
-  { name: "search", label: "Search", told: "comparing it with every passage" },
-  { name: "retrieval", label: "Fetch", told: "the rest of the way to the passages and back" },
-  { name: "prompt", label: "Prompt", told: "fitting the passages into what the model reads" },
-  { name: "first_token", label: "First word", told: "the model reads the passages until it writes its first word" },
-  { name: "generation", label: "Writing", told: "the rest of the answer" },
-  { name: "citations", label: "Check", told: "comparing each sentence with the sources" },
+const HOPS: { name: string; label: string; hint: string }[] = [
+  { name: "condense", label: "Rephrase", hint: "making the question stand alone, from the conversation" },
+  { name: "embed", label: "Embed", hint: "turning the question into numbers that can be searched for" },
+  { name: "search", label: "Search", hint: "comparing it with every passage" },
+  { name: "retrieval", label: "Fetch", hint: "the rest of the way to the passages and back" },
+  { name: "prompt", label: "Prompt", hint: "fitting the passages into what the model reads" },
+  { name: "first_token", label: "First word", hint: "time until the model writes its first word" },
+  { name: "generation", label: "Writing", hint: "the rest of the answer" },
+  { name: "citations", label: "Check", hint: "comparing each sentence with the sources" },
 ];
 
-/** Hops in the order in which they happen, one after another; while the answer is written the last one is open. */
+/** Steps in order; while the answer streams the last one is open. */
 export function hops(answer: Answer, now: number): Hop[] {
   const durations = apart(answer.timings);
   const found: Hop[] = [];
   let at = 0;
-  for (const { name, label, told } of HOPS) {
+  for (const { name, label, hint } of HOPS) {
     const ms = durations[name];
     if (ms === undefined) continue;
-    found.push({ name, label, told, start: at, ms, open: false });
+    found.push({ name, label, hint, start: at, ms, open: false });
     at += ms;
   }
   if (isRunning(answer)) {
@@ -49,13 +49,13 @@ export function hops(answer: Answer, now: number): Hop[] {
   return found;
 }
 
-/** Hops by themselves: `embed` and `search` are told beside `retrieval`, which they are part of. */
+/** Exclusive times: the timings report `embed` and `search` as part of `retrieval`. */
 function apart(timings: Timings): Timings {
   const { retrieval, total: _, ...others } = timings;
   if (retrieval === undefined) return others;
   return { ...others, retrieval: Math.max(retrieval - (timings["embed"] ?? 0) - (timings["search"] ?? 0), 0) };
 }
 
-function named(name: string): Pick<Hop, "name" | "label" | "told"> {
-  return HOPS.find((hop) => hop.name === name) ?? { name, label: name, told: "" };
+function named(name: string): Pick<Hop, "name" | "label" | "hint"> {
+  return HOPS.find((hop) => hop.name === name) ?? { name, label: name, hint: "" };
 }

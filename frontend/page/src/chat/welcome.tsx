@@ -1,4 +1,4 @@
-/** What there is before the first question: what can be asked of, and questions to begin with. */
+/** The empty conversation: a greeting and example questions. */
 
 import { ArrowUpRight, CircleAlert } from "lucide-react";
 import { useMemo } from "react";
@@ -27,10 +27,10 @@ export function Welcome() {
       <h2 className="welcome-title">
         Ask your <mark>documents</mark>
       </h2>
-      <p className="welcome-told">
+      <p className="welcome-hint">
         {documents > 0
-          ? `Answers from ${plural(documents, "document")}, each with the passages it rests on.`
-          : "Answers with the passages they rest on."}
+          ? `Answers from ${plural(documents, "document")}, each with its sources.`
+          : "Answers with their sources."}
       </p>
       {failure && <FailureNote failure={failure} onRetry={() => void refresh()} retryLabel="Try again" />}
       {!failure && reason && (

@@ -1,4 +1,4 @@
-/** Files that are dropped anywhere on the page are documents to add. */
+/** Accepts files dropped anywhere on the page. */
 
 import { FileUp } from "lucide-react";
 import { useEffect, useState } from "react";
@@ -44,7 +44,7 @@ export function DropArea() {
   return (
     <div className="drop-area" aria-hidden>
       <FileUp />
-      <p>Drop to add to the documents</p>
+      <p>Drop files to add them to the documents</p>
     </div>
   );
 }

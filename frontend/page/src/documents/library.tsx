@@ -1,4 +1,4 @@
-/** The documents of an index: what is in it, what is added, what is taken out. */
+/** The documents of an index: list, uploads and deletions. */
 
 import { Check, CircleAlert, CircleX, FileText, FileUp, RefreshCw, Trash2, X } from "lucide-react";
 import { useEffect, useId, useMemo, useRef, useState, type ReactNode } from "react";
@@ -35,9 +35,9 @@ export default function Library({ onClose }: { onClose: () => void }) {
           className="button quiet"
           disabled={busy || !listed}
           onClick={() => reindex(index)}
-          title="Read every document again, as after a change of settings"
+          title="Re-index every document, for example after a change of settings"
         >
-          <RefreshCw aria-hidden /> Read all again
+          <RefreshCw aria-hidden /> Re-index everything
         </button>
       }
       head={indexes.length > 1 ? <IndexChoice value={index} onChange={setChosen} /> : undefined}
@@ -51,7 +51,7 @@ export default function Library({ onClose }: { onClose: () => void }) {
         </div>
       )}
       {jobs.length > 0 && (
-        <ul className="jobs" aria-label="What is being done">
+        <ul className="jobs" aria-label="Tasks">
           {jobs.map((job) => (
             <JobView key={job.id} job={job} onClose={onClose} />
           ))}
@@ -62,7 +62,7 @@ export default function Library({ onClose }: { onClose: () => void }) {
   );
 }
 
-/** Files that were dropped on the page are sent once the limits are known. */
+/** Sends dropped files once the limits are known. */
 function useDropped(index: string, limits: Limits | null): void {
   const dropped = usePanels((state) => state.dropped);
   useEffect(() => {
@@ -91,7 +91,7 @@ function DropZone({ limits, onFiles }: { limits: Limits | null; onFiles: (files:
   const input = useRef<HTMLInputElement>(null);
   const [over, setOver] = useState(false);
   return (
-    // Dropping is for a mouse; keyboards have the button.
+    // For pointers; the keyboard uses the button.
     // eslint-disable-next-line jsx-a11y/no-noninteractive-element-interactions
     <section
       aria-label="Add documents"
@@ -164,8 +164,8 @@ function JobView({ job, onClose }: { job: Job; onClose: () => void }) {
             type="button"
             className="icon-button"
             onClick={() => dismiss(job.id)}
-            aria-label="Take this off the list"
-            title="Take this off the list"
+            aria-label="Dismiss"
+            title="Dismiss"
           >
             <X aria-hidden />
           </button>
@@ -175,7 +175,7 @@ function JobView({ job, onClose }: { job: Job; onClose: () => void }) {
       {!busy && task?.state === "succeeded" && task.result && (
         <Result task={task} result={task.result} onClose={onClose} />
       )}
-      {task?.error && <p className="job-told bad">{task.error.message}</p>}
+      {task?.error && <p className="job-hint bad">{task.error.message}</p>}
       {job.failure && <FailureNote failure={job.failure} />}
       {skipped.length > 0 && (
         <details className="skipped" open>
@@ -192,16 +192,16 @@ function Result(props: { task: Task; result: NonNullable<Task["result"]>; onClos
   if (task.kind === "delete") {
     const kept = result.absence?.kept_in.length ?? 0;
     return (
-      <p className="job-told">
-        {result.absence && "Checked: nothing of it is left in what is searched. "}
+      <p className="job-hint">
+        {result.absence && "Verified: no trace of it remains in the index. "}
         {kept > 0 &&
           `${plural(kept, "earlier version")} that ${kept === 1 ? "is" : "are"} kept still ${kept === 1 ? "has" : "have"} it.`}
       </p>
     );
   }
-  if (result.documents === 0) return <p className="job-told">Nothing was added.</p>;
+  if (result.documents === 0) return <p className="job-hint">Nothing was added.</p>;
   return (
-    <p className="job-told">
+    <p className="job-hint">
       {plural(result.documents, "document")}, {plural(result.chunks, "passage")}.{" "}
       <button type="button" className="link" onClick={onClose}>
         Ask about {result.documents === 1 ? "it" : "them"} now
@@ -240,23 +240,23 @@ function titleOf(job: Job): string {
       running: `Removing ${what}`,
     },
     reindex: {
-      succeeded: "All documents read again",
-      failed: "Reading again failed",
-      cancelled: "Reading again was cancelled",
-      running: "Reading all documents again",
+      succeeded: "All documents re-indexed",
+      failed: "Re-indexing failed",
+      cancelled: "Re-indexing was cancelled",
+      running: "Re-indexing all documents",
     },
   };
   return verbs[job.kind][state] ?? verbs[job.kind]["running"] ?? "";
 }
 
 const STAGES: Record<Task["progress"]["stage"], string> = {
-  queued: "Waiting for its turn",
+  queued: "Queued",
   waiting: "Waiting",
   reading: "Reading",
-  indexing: "Making searchable",
+  indexing: "Indexing",
   publishing: "Publishing",
-  checking: "Checking that nothing of it is left",
-  done: "Almost there",
+  checking: "Verifying the deletion",
+  done: "Finishing",
 };
 
 function Progress({ job }: { job: Job }) {

@@ -1,4 +1,4 @@
-/** A stored document, whole, at the passage that an answer rests on. */
+/** Shows a stored document at the passage of a source. */
 
 import { ChevronLeft, ChevronRight, ExternalLink } from "lucide-react";
 import { memo, useEffect, useLayoutEffect, useMemo, useRef, useState } from "react";
@@ -203,8 +203,7 @@ function PieceView({ piece, number }: { piece: Piece; number: number }) {
 const FRAMES_TO_SETTLE = 30;
 
 /**
- * Scrolls `frame` to an element below its upper edge, and again until it stays there: blocks on the way have their real
- * height only once they were near.
+ * Scrolls `frame` to an element, and repeats until it stays: lazily rendered blocks change their height on the way.
  */
 function settleAt(target: Element, frame: Element): () => void {
   let left = FRAMES_TO_SETTLE;
@@ -236,8 +235,8 @@ function blockOf(root: Element, found: readonly Block[], unit: number): Element 
 }
 
 /**
- * Passages of this document that the answer had, and quotes of them, in UTF-16 units. Another index may have a document
- * of the same id.
+ * The answer's passages and quotes in this document, in UTF-16 units. Compares the index too: another index may have a
+ * document of the same id.
  */
 function marksIn(document: StoredDocument, reading: Reading | null, collection: string | undefined): Mark[] {
   if (!reading) return [];
@@ -291,7 +290,7 @@ function useDocument(wanted: Wanted) {
 function Skeleton() {
   return (
     <div className="skeleton" role="status">
-      <span className="sr-only">The document is being fetched.</span>
+      <span className="sr-only">Loading the document.</span>
       <i />
       <i />
       <i />

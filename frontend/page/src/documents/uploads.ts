@@ -1,4 +1,4 @@
-/** Documents that are added, and tasks of the ingest service, from their first byte to their last event. */
+/** Uploads and tasks of the ingest service, from the first byte to the last event. */
 
 import { create } from "zustand";
 import { refresh as refreshCatalog, useCatalog } from "../api/catalog";
@@ -13,17 +13,17 @@ export interface Refused {
   reason: string;
 }
 
-/** Something that is being done to an index, or was. */
+/** A running or finished job on an index. */
 export interface Job {
   id: string;
   kind: Task["kind"];
   names: string[];
-  /** Share of the files that has left this machine; null where nothing is sent. */
+  /** Sent share of the files, 0 … 1; null if the job sends nothing. */
   sent: number | null;
   task: Task | null;
   failure: Failure | null;
   cancelled: boolean;
-  /** What it did can be asked about: the version that it made is searched. */
+  /** The published version is being served. */
   served: boolean;
 }
 
@@ -47,10 +47,10 @@ export const useUploads = create<Uploads>()(() => ({
 
 const controllers = new Map<string, AbortController>();
 
-/** The index whose documents are shown. */
+/** The shown index. */
 let shown: string | null = null;
 
-/** Reads limits, documents and what is being done to this index. */
+/** Loads the limits, documents and tasks of this index. */
 export async function open(index: string): Promise<void> {
   shown = index;
   try {
@@ -74,7 +74,7 @@ async function list(index: string): Promise<void> {
   if (index === shown) useUploads.setState({ documents, listed: true });
 }
 
-/** Sends what the limits allow; the rest is named with its reason. */
+/** Uploads the accepted files; lists the others with the reason. */
 export function add(index: string, files: readonly File[]): void {
   const { limits } = useUploads.getState();
   const { accepted, refused } = limits ? sifted(files, limits) : { accepted: [...files], refused: [] };
@@ -112,7 +112,7 @@ export function reindex(index: string): void {
 export function cancel(job: Job): void {
   if (job.task) {
     void ingest.cancel(job.task.id).catch((error: unknown) => {
-      // It has ended by itself in the meantime, as its events tell.
+      // It has ended meanwhile; its events say how.
       if (!(error instanceof ApiError && error.failure.code === "task_ended")) settle(job.id, error);
     });
   } else controllers.get(job.id)?.abort();
@@ -162,7 +162,7 @@ async function follow(index: string, id: string, first: Task): Promise<void> {
       update(id, { task });
     }
   }
-  // The task has ended as it has, whether or not the list can be read.
+  // The task's result stands even if the list cannot be reloaded.
   await list(index).catch((error: unknown) => {
     if (index === shown) useUploads.setState({ failure: failureOf(error) });
   });
@@ -172,13 +172,13 @@ async function follow(index: string, id: string, first: Task): Promise<void> {
 
 const TAKEN_OVER_WITHIN_MS = 30_000;
 
-/** Returns once this version, or a later one, is searched; or when that takes too long to wait for. */
+/** Returns when this version or a later one is served, or after a timeout. */
 async function untilServed(index: string, version: string | null): Promise<void> {
   const deadline = Date.now() + TAKEN_OVER_WITHIN_MS;
   for (;;) {
     await refreshCatalog();
     const served = useCatalog.getState().indexes.find(({ name }) => name === index)?.version ?? "";
-    // Names of versions begin with their time.
+    // Version names start with a timestamp.
     if (version === null || served >= version || Date.now() > deadline) return;
     await new Promise((resolve) => setTimeout(resolve, 300));
   }
@@ -188,7 +188,7 @@ function failureOf(error: unknown): Failure {
   return error instanceof ApiError ? error.failure : unreachable();
 }
 
-/** Which files the service would take, and why it would not take the others. */
+/** Splits files into accepted ones and rejected ones with the reason. */
 export function sifted(files: readonly File[], limits: Limits): { accepted: File[]; refused: Refused[] } {
   const accepted: File[] = [];
   const refused: Refused[] = [];

@@ -1,4 +1,4 @@
-/** How questions are asked, in plain words. */
+/** The settings panel. */
 
 import { useId, useState } from "react";
 import { refresh, useCatalog } from "../api/catalog";
@@ -25,13 +25,13 @@ export default function SettingsPanel({ onClose }: { onClose: () => void }) {
         <h3 id="settings-knowledge">Documents</h3>
         <Switch
           label="Answer from the documents"
-          told="Off: the model answers from what it has learnt, and nothing is searched."
+          hint="Off: the model answers from its training; nothing is searched."
           checked={settings.retrieval}
           onChange={(retrieval) => set({ retrieval })}
         />
         <Switch
           label="Compare"
-          told="Each question is answered twice, with and without documents, side by side."
+          hint="Answers each question twice, with and without documents, side by side."
           checked={settings.compare}
           onChange={(compare) => set({ compare })}
         />
@@ -53,13 +53,13 @@ export default function SettingsPanel({ onClose }: { onClose: () => void }) {
   );
 }
 
-function Switch(props: { label: string; told: string; checked: boolean; onChange: (checked: boolean) => void }) {
+function Switch(props: { label: string; hint: string; checked: boolean; onChange: (checked: boolean) => void }) {
   const id = useId();
   return (
     <div className="field switch-field">
       <div>
         <label htmlFor={id}>{props.label}</label>
-        <p id={`${id}-told`}>{props.told}</p>
+        <p id={`${id}-hint`}>{props.hint}</p>
       </div>
       <input
         id={id}
@@ -68,7 +68,7 @@ function Switch(props: { label: string; told: string; checked: boolean; onChange
         className="switch"
         checked={props.checked}
         onChange={(event) => props.onChange(event.target.checked)}
-        aria-describedby={`${id}-told`}
+        aria-describedby={`${id}-hint`}
       />
     </div>
   );
@@ -93,12 +93,12 @@ function NumberField({ name, value }: { name: NumberSetting; value: number }) {
         value={Math.min(value, range.slider)}
         onChange={(event) => set({ [name]: within(range, event.target.valueAsNumber) ?? DEFAULTS[name] })}
       />
-      <p id={`${id}-told`}>{range.told}</p>
+      <p id={`${id}-hint`}>{range.hint}</p>
     </div>
   );
 }
 
-/** A number as it is typed: what is out of range or no number at all is put right when the field is left. */
+/** A number field that corrects invalid values on blur. */
 function NumberInput(props: { id: string; range: Range; value: number; onChange: (value: number) => void }) {
   const { id, range, value, onChange } = props;
   const [typed, setTyped] = useState<string | null>(null);
@@ -111,7 +111,7 @@ function NumberInput(props: { id: string; range: Range; value: number; onChange:
       max={range.max}
       step={range.step}
       value={typed ?? value}
-      aria-describedby={`${id}-told`}
+      aria-describedby={`${id}-hint`}
       onChange={(event) => {
         setTyped(event.target.value);
         const next = event.target.value === "" ? null : within(range, event.target.valueAsNumber);
@@ -132,7 +132,7 @@ function Collections() {
     const isDefault = next.length === 0 || (next.length === 1 && next[0] === defaultIndex);
     set({ collections: isDefault ? null : next });
   };
-  // One that was chosen and is not served any more must remain visible, to be taken back.
+  // Keep showing a chosen index that is no longer served, so that it can be deselected.
   const gone = effective.filter((name) => !indexes.some((index) => index.name === name));
   if (indexes.length === 0) return null;
   return (
@@ -160,12 +160,12 @@ function Collections() {
             <label>
               <input type="checkbox" checked onChange={() => toggle(name)} />
               <span>{name}</span>
-              <small>not served any more</small>
+              <small>no longer served</small>
             </label>
           </li>
         ))}
       </ul>
-      <p>What is searched. Passages of several are put in one order.</p>
+      <p>The indexes to search. Passages of several are ranked together.</p>
     </fieldset>
   );
 }
@@ -186,7 +186,7 @@ function Model() {
           ))}
         </select>
       </div>
-      <p>Which of the served graphs answers.</p>
+      <p>The graph that answers.</p>
     </div>
   );
 }
@@ -209,9 +209,9 @@ function Token() {
           token.set(next);
         }}
         onBlur={() => void refresh()}
-        aria-describedby={`${id}-told`}
+        aria-describedby={`${id}-hint`}
       />
-      <p id={`${id}-told`}>
+      <p id={`${id}-hint`}>
         Sent with every question, for a cluster that asks for one. Kept in this tab, and gone when it is closed.
       </p>
     </div>

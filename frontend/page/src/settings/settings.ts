@@ -1,13 +1,13 @@
-/** How questions are asked: what a person can set, what it means, and how it is kept. */
+/** The user's settings: ranges, meaning and storage. */
 
 import { create } from "zustand";
 import { createJSONStorage, persist } from "zustand/middleware";
 import type { GenerateRequest } from "../api/wire";
 
 export interface Settings {
-  /** Null: the first that the transformer names. */
+  /** Null: the transformer's first model. */
   model: string | null;
-  /** Indexes that are searched; null: the transformer's own choice. */
+  /** Indexes to search; null: the transformer's default. */
   collections: string[] | null;
   retrieval: boolean;
   compare: boolean;
@@ -39,9 +39,9 @@ export interface Range {
   min: number;
   max: number;
   step: number;
-  /** Where the slider ends; the number beside it takes more. */
+  /** Maximum of the slider; the number field accepts more. */
   slider: number;
-  told: string;
+  hint: string;
 }
 
 /** The ranges of docs/api.md. */
@@ -53,7 +53,7 @@ export const RANGES: Record<NumberSetting, Range> = {
     max: 100,
     step: 1,
     slider: 20,
-    told: "How many passages of the documents the model is given to read. More cover more, and take longer. 0 gives none.",
+    hint: "Passages that the model reads. More passages cover more and take longer. 0: none.",
   },
   temperature: {
     label: "Temperature",
@@ -62,7 +62,7 @@ export const RANGES: Record<NumberSetting, Range> = {
     max: 2,
     step: 0.05,
     slider: 2,
-    told: "How freely words are chosen. 0 takes the likeliest word each time; above 1 it becomes fanciful.",
+    hint: "Randomness of the wording. 0 always takes the likeliest word; above 1 the text becomes erratic.",
   },
   topP: {
     label: "Top p",
@@ -71,7 +71,7 @@ export const RANGES: Record<NumberSetting, Range> = {
     max: 1,
     step: 0.05,
     slider: 1,
-    told: "Only the likeliest words that together have this probability are considered. 1 considers all, 0 the likeliest alone.",
+    hint: "Considers only the likeliest words that together have this probability. 1: all words; 0: only the likeliest.",
   },
   topK: {
     label: "Top k",
@@ -80,7 +80,7 @@ export const RANGES: Record<NumberSetting, Range> = {
     max: 1000,
     step: 1,
     slider: 100,
-    told: "Only this many of the likeliest words are considered. 0 considers all.",
+    hint: "Considers only this many of the likeliest words. 0: all words.",
   },
   maxTokens: {
     label: "Longest answer",
@@ -89,18 +89,18 @@ export const RANGES: Record<NumberSetting, Range> = {
     max: 131_072,
     step: 1,
     slider: 2048,
-    told: "Most tokens of an answer; a token is about three quarters of a word. 0 only searches and writes nothing.",
+    hint: "Maximum tokens of an answer; a token is about three quarters of a word. 0: search only.",
   },
 };
 
-/** The nearest value that a setting can have; null for what is no number. */
+/** The nearest valid value; null if it is not a number. */
 export function within(range: Range, value: number): number | null {
   if (!Number.isFinite(value)) return null;
   const stepped = Math.round(value / range.step) * range.step;
   return Math.min(Math.max(Number(stepped.toFixed(4)), range.min), range.max);
 }
 
-/** The parameters of a request. Zeros mean zero: everything is sent as it is set. */
+/** The parameters of a request. Every value is sent, zeros included. */
 export function parameters(settings: Settings, grounded: boolean): Omit<GenerateRequest, "text_input" | "history"> {
   return {
     max_tokens: settings.maxTokens,
@@ -113,7 +113,7 @@ export function parameters(settings: Settings, grounded: boolean): Omit<Generate
   };
 }
 
-/** How many settings are not as they were at first. */
+/** Number of settings that differ from the defaults. */
 export function changed(settings: Settings): number {
   return (Object.keys(DEFAULTS) as (keyof Settings)[]).filter(
     (name) => JSON.stringify(settings[name]) !== JSON.stringify(DEFAULTS[name]),
@@ -142,7 +142,7 @@ export const useSettings = create<SettingsState>()(
   ),
 );
 
-/** Settings as they were kept, without what an older page or a person's own editing left there. */
+/** Stored settings, without unknown or invalid values. */
 export function restored(kept: unknown): Settings {
   const from = (typeof kept === "object" && kept !== null && "settings" in kept ? kept.settings : null) as Partial<
     Record<keyof Settings, unknown>

@@ -1,10 +1,10 @@
-/** Code points, which the services count in, and UTF-16 units, which JavaScript counts in. */
+/** Converts code points (the services' unit) to UTF-16 units (JavaScript's unit). */
 
 import type { Span } from "../api/wire";
 
 const SURROGATE = /[\ud800-\udbff][\udc00-\udfff]/;
 
-/** How many code points a text has. */
+/** Number of code points of a text. */
 export function codePoints(text: string): number {
   if (!SURROGATE.test(text)) return text.length;
   let count = 0;
@@ -15,7 +15,7 @@ export function codePoints(text: string): number {
 /**
  * Spans in code points → spans in UTF-16 units of `text`, in the same order.
  *
- * One pass over the text, whatever their number. What lies beyond the text ends with it.
+ * One pass over the text for any number of spans. Spans beyond the end are clipped.
  */
 export function toUnits(text: string, spans: readonly Span[]): Span[] {
   const clamp = (units: number) => Math.min(Math.max(units, 0), text.length);

@@ -1,4 +1,4 @@
-/** A long text in blocks, and which stretches of each are marked. */
+/** Splits a long text into blocks with marked ranges. */
 
 import type { Span } from "../api/wire";
 import type { Layout, Run } from "./layout";
@@ -11,7 +11,7 @@ export interface Mark extends Span {
 
 export interface Piece {
   text: string;
-  /** Number of the source whose passage this is of; null outside of all. */
+  /** Number of the source whose passage contains this range; null outside of passages. */
   passage: number | null;
   quote: boolean;
   /** The passage begins here. */
@@ -27,9 +27,9 @@ export interface Block extends Span {
 const BLOCK_UNITS = 1500;
 
 /**
- * `text` in blocks of whole lines, about 1,500 units each, which a browser can leave out while they are out of sight.
+ * Splits `text` into blocks of whole lines, about 1,500 units each, so that the browser can skip blocks out of view.
  *
- * @param marks in UTF-16 units; quotes may lie in passages, and passages may overlap: the earlier has the stretch.
+ * @param marks in UTF-16 units; quotes may lie in passages, and passages may overlap: the earlier one wins.
  */
 export function blocks(text: string, marks: readonly Mark[], { runs, soft }: Layout): Block[] {
   const passages = apart(marks.filter((mark) => mark.kind === "passage"));
@@ -61,7 +61,7 @@ export function blocks(text: string, marks: readonly Mark[], { runs, soft }: Lay
   return found;
 }
 
-/** End of the line in which a block becomes long enough; in the middle of a line that is far longer. */
+/** End of the line at which a block is long enough; splits a line that is far too long. */
 function blockEnd(text: string, start: number): number {
   if (text.length - start <= BLOCK_UNITS) return text.length;
   const most = start + 4 * BLOCK_UNITS;
@@ -72,11 +72,11 @@ function blockEnd(text: string, start: number): number {
   const space = text.lastIndexOf(" ", most);
   if (space > start + BLOCK_UNITS) return space + 1;
   const end = Math.min(most, text.length);
-  // Not between the halves of a character.
+  // Never split a surrogate pair.
   return end < text.length && /[\udc00-\udfff]/.test(text.charAt(end)) ? end + 1 : end;
 }
 
-/** A stretch of the text, with spaces for the line breaks at these places. */
+/** A range of the text, with spaces instead of line breaks at these offsets. */
 function flowing(text: string, from: number, to: number, soft: readonly number[]): string {
   let result = "";
   let start = from;
@@ -96,7 +96,7 @@ function apart(marks: readonly Mark[]): Mark[] {
   return kept;
 }
 
-/** Of sorted spans that are apart, the one that has this unit. */
+/** The span that contains this unit, by binary search in sorted, disjoint spans. */
 function covering<T extends Span>(spans: readonly T[], unit: number): T | undefined {
   let low = 0;
   let high = spans.length;

@@ -1,6 +1,6 @@
 /**
- * How the lines of a stored Markdown or text document are shown: its characters stay what and where they are, so that
- * spans hold; only their looks change.
+ * Layout of the lines of a stored Markdown or text document. Characters and offsets stay unchanged, so that spans remain
+ * valid; only the appearance changes.
  */
 
 import type { Span } from "../api/wire";
@@ -10,13 +10,13 @@ export interface Run extends Span {
 }
 
 export interface Layout {
-  /** Stretches that look different, in order and apart. */
+  /** Ranges with a style of their own, sorted and disjoint. */
   runs: Run[];
-  /** Line breaks that only wrap a paragraph, and are shown as spaces; ascending. */
+  /** Offsets of line breaks that only wrap a paragraph and are shown as spaces; ascending. */
   soft: number[];
 }
 
-/** Lines shorter than this were ended on purpose. */
+/** A line shorter than this ends on purpose. */
 const WRAPPED_FROM = 60;
 
 const EMPTY: Layout = { runs: [], soft: [] };

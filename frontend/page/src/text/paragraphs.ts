@@ -1,7 +1,7 @@
 /**
- * A Markdown text in parts that can be rendered one by one: while an answer is written, only the last one changes.
+ * Splits Markdown into parts that can be rendered separately: while an answer streams, only the last part changes.
  *
- * Parts end at blank lines, but for fenced code and for what is indented, which belongs to what is above it.
+ * Parts end at blank lines, except in fenced code and before indented lines.
  */
 export function paragraphs(markdown: string): string[] {
   const parts: string[] = [];

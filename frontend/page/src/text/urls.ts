@@ -1,4 +1,4 @@
-/** The address if it is of the web or of mail; nothing otherwise: no script ever hides in a link. */
+/** The address if its scheme is http(s) or mailto, else undefined: links never run scripts. */
 export function safeUrl(url: string): string {
   return /^(https?:\/\/|mailto:)/i.test(url.trim()) ? url.trim() : "";
 }

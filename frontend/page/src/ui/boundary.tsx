@@ -1,8 +1,8 @@
 import { Component, type ReactNode } from "react";
 
 /**
- * Shows something else in place of what cannot be shown: a part of the page that did not load, as after a new version of
- * it was installed, or a fault in it. The rest stays.
+ * Error boundary: shows a fallback if a part of the page fails to load or to render, for example after an upgrade. The
+ * rest of the page keeps working.
  */
 export class Boundary extends Component<{ children: ReactNode; otherwise: ReactNode }, { failed: boolean }> {
   override state = { failed: false };

@@ -1,4 +1,4 @@
-/** The sign of the page: a passage in a text, marked. */
+/** The logo: a marked passage in a text. */
 
 export function Brand({ size = 28 }: { size?: number }) {
   return (

@@ -1,4 +1,4 @@
-/** What is left to say when a part of the page cannot be shown. */
+/** Shown when a part of the page fails to render. */
 export function Broken() {
   return (
     <div className="broken" role="alert">
@@ -8,7 +8,7 @@ export function Broken() {
       <button type="button" className="button" onClick={() => location.reload()}>
         Load the page again
       </button>
-      <p className="broken-note">Conversations are kept.</p>
+      <p className="broken-note">Your conversations are kept.</p>
     </div>
   );
 }

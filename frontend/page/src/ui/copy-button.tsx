@@ -1,7 +1,7 @@
 import { Copy, CopyCheck } from "lucide-react";
 import { useState } from "react";
 
-/** A button that copies a text, and says that it has. */
+/** A button that copies a text and confirms it. */
 export function CopyButton({ label, title, text }: { label: string; title: string; text: () => string }) {
   const [copied, setCopied] = useState(false);
   const copy = async () => {
@@ -27,7 +27,7 @@ async function toClipboard(text: string): Promise<void> {
     await navigator.clipboard.writeText(text);
     return;
   }
-  // Under plain http on another machine's address there is only the old way.
+  // The clipboard API needs https or localhost; otherwise use execCommand.
   const area = document.createElement("textarea");
   area.value = text;
   document.body.append(area);

@@ -1,20 +1,20 @@
-/** Which panel is open over the conversation. */
+/** The panel that is open over the conversation. */
 
 import { create } from "zustand";
 import type { Citations, Source } from "../api/wire";
 
-/** Sources of one answer, of which one is read. */
+/** The sources of one answer, and the one that is open. */
 export interface Reading {
   sources: readonly Source[];
   citations: Citations | null;
   number: number;
 }
 
-/** A document that no passage of is given, as of a topic. */
+/** A document without a passage, for example of a topic. */
 export interface Browsing {
   documentId: string;
   title: string;
-  /** Where in it a reader is taken to; empty for its beginning. */
+  /** Heading to scroll to; empty for the beginning. */
   heading: string;
 }
 
@@ -22,9 +22,9 @@ interface Panels {
   panel: "documents" | "settings" | "shortcuts" | null;
   reading: Reading | null;
   browsing: Browsing | null;
-  /** Of conversations, where the page is too narrow to show it always. */
+  /** The list of conversations, on narrow screens. */
   sidebar: boolean;
-  /** Files dropped anywhere on the page, to be uploaded. */
+  /** Files dropped on the page, waiting for upload. */
   dropped: readonly File[];
 }
 

@@ -1,13 +1,13 @@
-/** A panel over the page: the browser's own modal dialog, which keeps the focus, closes on Escape and is announced. */
+/** A panel over the page: the browser's own modal dialog, which traps the focus, closes on Escape and is announced. */
 
 import { X } from "lucide-react";
 import { useEffect, useRef, type ReactNode } from "react";
 
 export interface SheetProps {
   title: string;
-  /** Beside the title. */
+  /** Rendered beside the title. */
   aside?: ReactNode;
-  /** Stands below the title and does not scroll. */
+  /** Rendered below the title; does not scroll. */
   head?: ReactNode;
   wide?: boolean;
   centred?: boolean;
@@ -52,7 +52,7 @@ export function Sheet({ title, aside, head, wide, centred, className, onClose, c
           </div>
           {head}
         </header>
-        {/* What is longer than the panel is scrolled, with the keyboard too. */}
+        {/* Long content scrolls, also with the keyboard. */}
         {/* eslint-disable-next-line jsx-a11y/no-noninteractive-tabindex */}
         <div className="sheet-body" role="region" aria-labelledby="sheet-title" tabIndex={0}>
           {children}

@@ -8,20 +8,20 @@ import { openPanel, setSidebar, usePanels } from "./panels";
 export interface Shortcut {
   keys: string[];
   does: string;
-  /** Only where documents can be uploaded. */
+  /** Only if documents can be uploaded. */
   uploads?: true;
 }
 
 export const SHORTCUTS: Shortcut[] = [
   { keys: ["Enter"], does: "Ask" },
   { keys: ["Shift", "Enter"], does: "New line" },
-  { keys: ["Esc"], does: "Stop the answer, or close what is open" },
-  { keys: ["/"], does: "Go to the question" },
+  { keys: ["Esc"], does: "Stop the answer, or close the open panel" },
+  { keys: ["/"], does: "Focus the question" },
   { keys: ["Alt", "N"], does: "New conversation" },
   { keys: ["Alt", "S"], does: "Settings" },
   { keys: ["Alt", "D"], does: "Documents", uploads: true },
-  { keys: ["←", "→"], does: "Previous and next source, in a document" },
-  { keys: ["?"], does: "This list" },
+  { keys: ["←", "→"], does: "Previous and next source in a document" },
+  { keys: ["?"], does: "Show this list" },
 ];
 
 export function focusQuestion(): void {

@@ -1,6 +1,6 @@
 /**
- * Where the browser forbids a page to keep anything, as it may in a frame of another site, what would be kept is there
- * for as long as the page is. Comes before everything that keeps something.
+ * Falls back to memory if the browser forbids storage, for example in a frame of another site. Import it before every
+ * module that stores something.
  */
 
 for (const name of ["localStorage", "sessionStorage"] as const) {

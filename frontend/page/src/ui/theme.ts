@@ -1,4 +1,4 @@
-/** Light or dark: as the system has it, or as a person has chosen. */
+/** Light or dark theme: the system's or the user's choice. */
 
 import { create } from "zustand";
 
@@ -20,7 +20,7 @@ export function setTheme(theme: Theme): void {
   applyTheme();
 }
 
-/** The style sheets look at this attribute; without it, at what the system prefers. */
+/** The style sheets read this attribute; without it, they follow the system's preference. */
 export function applyTheme(): void {
   const { theme } = useTheme.getState();
   if (theme === "system") delete document.documentElement.dataset["theme"];
