@@ -153,7 +153,7 @@ def test_a_quote_in_place_of_an_answer_brings_no_markers_of_its_own() -> None:
 
 
 _PIECES = st.one_of(
-    st.text(st.characters(exclude_characters="`~"), max_size=25),
+    st.text(st.characters(codec="utf-8", exclude_characters="`~"), max_size=25),
     st.sampled_from(
         [
             "The warranty lasts three years. ",

@@ -114,7 +114,7 @@ def test_settings_are_sent_and_reset(visitor: Visitor) -> None:
     visitor.answer(QUESTION)
     wanted = {"num_docs": 2, "max_tokens": 8, "temperature": 0, "top_p": 0, "top_k": 0, "retrieval": True}
     assert {name: bodies[0][name] for name in wanted} == wanted
-    expect(visitor.answers.last).to_contain_text("Cut at the longest answer")
+    expect(visitor.answers.last).to_contain_text("Stopped at the longest answer")
     page.get_by_role("button", name="Settings").click()
     page.get_by_role("button", name="Reset to defaults").click()
     expect(page.get_by_label("Passages", exact=True)).to_have_value("3")

@@ -75,9 +75,9 @@ def test_a_model_that_is_not_there(browser: Browser, page_without_model: str) ->
 
 
 @pytest.mark.parametrize(
-    ("status", "code", "told"),
+    ("status", "code", "title"),
     [
-        (400, "invalid_request", "could not be asked"),
+        (400, "invalid_request", "question was rejected"),
         (413, "payload_too_large", "too large"),
         (429, "busy", "Too many questions"),
         (502, "bad_upstream", "A part of the service failed"),
@@ -85,14 +85,14 @@ def test_a_model_that_is_not_there(browser: Browser, page_without_model: str) ->
         (500, "internal", "went wrong"),
     ],
 )
-def test_failures_are_told_in_words(
-    reader: Visitor, script: ScriptedTransformer, status: int, code: str, told: str
+def test_failures_are_explained_in_words(
+    reader: Visitor, script: ScriptedTransformer, status: int, code: str, title: str
 ) -> None:
     script.respond = failing(status, code, "The predictor said <b>no</b>.")
     reader.open()
     answer = reader.ask("What swims?")
     alert = answer.get_by_role("alert")
-    expect(alert).to_contain_text(told)
+    expect(alert).to_contain_text(title)
     expect(alert.locator("code")).not_to_be_empty()
     alert.get_by_text("Details").click()
     expect(alert).to_contain_text("The predictor said <b>no</b>.")
@@ -224,7 +224,7 @@ PASTE = """(input, text) => {
 def test_pasted_bytes_are_refused_and_control_characters_left_out(reader: Visitor) -> None:
     page = reader.open()
     reader.question.evaluate(PASTE, "%PDF-1.7\u0000\u0001\u0002")
-    expect(page.locator("#question-note")).to_contain_text("not text but the bytes of a file")
+    expect(page.locator("#question-note")).to_contain_text("The clipboard holds a file, not text")
     expect(reader.question).to_have_value("")
     reader.question.evaluate(PASTE, "What\u0007 swims?\u001b")
     expect(reader.question).to_have_value("What swims?")
@@ -249,7 +249,7 @@ def test_a_browser_that_keeps_nothing(reader: Visitor, script: ScriptedTransform
     )
     page = reader.open()
     expect(reader.ask("What swims?")).to_contain_text("Yes.")
-    expect(page.get_by_text("This browser keeps nothing")).to_be_visible()
+    expect(page.get_by_text("This browser stores nothing")).to_be_visible()
 
 
 def test_a_token_is_entered_from_a_document(reader: Visitor, script: ScriptedTransformer) -> None:

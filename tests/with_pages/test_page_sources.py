@@ -174,7 +174,7 @@ def test_a_document_that_has_gone_leaves_its_passage(reader: Visitor, script: Sc
     reader.open()
     reader.answer("What do ducks do?").locator(".source-card").click()
     dialog = reader.page.get_by_role("dialog")
-    expect(dialog).to_contain_text("not there any more")
+    expect(dialog).to_contain_text("no longer exists")
     expect(dialog.locator("mark")).to_have_text("Ducks swim.")
 
 

@@ -128,7 +128,7 @@ function Ending({ answer, onAgain }: { answer: Answer; onAgain: (() => void) | u
   if (answer.status === "interrupted") {
     return (
       <p className="ending">
-        <Ban aria-hidden /> Interrupted: the connection was lost or the page was left.
+        <Ban aria-hidden /> Interrupted: the connection was lost or the page was closed.
         {answer.text !== "" && " What was written is kept."} {again}
       </p>
     );

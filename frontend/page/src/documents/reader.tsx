@@ -118,7 +118,7 @@ export default function Reader({ reading, browsing, onClose }: ReaderProps) {
           {source && (
             <>
               <p className="note">
-                The document is not there any more. This is the passage, as the answer was made from it:
+                The document no longer exists. This is the passage that the answer used:
               </p>
               <p className="document-text">
                 <mark>{source.text}</mark>
