@@ -127,7 +127,7 @@ def test_panels(viewer: Visitor, look: Look, width: str) -> None:
     viewer.press("Escape")
     if width == "phone":
         page.get_by_role("button", name="Conversations and settings").click()
-        expect(page.get_by_role("button", name="Settings")).to_be_visible()
+        expect(page.get_by_role("button", name="Settings", exact=True)).to_be_visible()
         look("conversations")
 
 
