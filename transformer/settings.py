@@ -31,7 +31,7 @@ class TransformerSettings(ServerSettings):
     )
     predictor_layout: LlmServerName = Field(
         "llmapi",
-        description="LLM server, see predictor/README.md: `openai` for trtllm-serve, vLLM and TGI, else a Triton layout.",
+        description="LLM server (predictor/README.md): `openai` for trtllm-serve, vLLM and TGI, else a Triton layout.",
     )
     predictor_model: str | None = Field(None, description="Model that takes text; the server's own by default.")
     prompt_format: Path = Field(
