@@ -1,4 +1,4 @@
-"""Question answering over private documentation: the command line, the launcher, and the public Client."""
+"""Question answering over private documentation: the public client, the command line, and the local graph."""
 
 from kserve_rag.client import AsyncClient, Client
 from kserve_rag.errors import ClientError, KserveRagError

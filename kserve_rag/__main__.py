@@ -1,4 +1,4 @@
-"""`python -m kserve_rag`: the same as `kserve-rag`."""
+"""`python -m kserve_rag` is `kserve-rag`."""
 
 from kserve_rag.cli import main
 

@@ -1,6 +1,6 @@
-"""What may go wrong at the face: asking through the Client, and setting up and running the graph on one machine.
+"""Errors of the client, the command line and the local graph.
 
-Every message says what to do next; the command line prints it alone.
+Each message says what to do next. The command line prints the message and exits with `exit_code`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ class KserveRagError(Exception):
     """Base of all errors of this package."""
 
     exit_code: ClassVar[int] = 1
-    """What the command line exits with."""
+    """Exit status of the command line."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
@@ -23,7 +23,7 @@ class KserveRagError(Exception):
 
 
 class ClientError(KserveRagError):
-    """Base of what `Client` and `AsyncClient` raise."""
+    """Base of the errors of `Client` and `AsyncClient`."""
 
     exit_code = 5
     retryable: ClassVar[bool] = False
@@ -41,82 +41,82 @@ class ClientError(KserveRagError):
     ) -> None:
         super().__init__(message)
         self.status = status
-        """HTTP status; None where no answer came."""
+        """HTTP status, or None if there was no response."""
         self.code = code
-        """The service's machine-readable kind, as in `chassis.errors`."""
+        """Machine-readable code of the service, as in `chassis.errors`."""
         self.field = field
-        """The request's field that is at fault, where there is one."""
+        """Invalid field of the request, if the service names one."""
         self.request_id = request_id
-        """Finds this request in the services' logs."""
+        """Id of this request in the services' logs."""
         self.retry_after_s = retry_after_s
 
 
 class UnreachableError(ClientError):
-    """Nothing listens at the URL, or the connection cannot be made. A retry helps once the service is up."""
+    """The URL refuses connections or cannot be resolved. A retry helps once the service is up."""
 
     retryable = True
 
 
 class RequestError(ClientError):
-    """The request can never succeed as it is: a missing, mistyped or out-of-range field (400, 404, 413, 422)."""
+    """The request is invalid, too large, or names something that does not exist (400, 404, 413, 422)."""
 
 
 class CredentialsError(ClientError):
-    """The service wants other credentials (401, 403)."""
+    """The service rejects the credentials (401, 403)."""
 
 
 class UnavailableError(ClientError):
-    """The service, or one behind it, is not ready or busy (429, 502, 503). A retry helps."""
+    """The service or one of its upstreams is busy or not ready (429, 502, 503). A retry helps."""
 
     retryable = True
 
 
 class TimedOutError(ClientError):
-    """No answer within the time allowed, on this side or the service's (504). A retry may help."""
+    """The client's timeout or the service's deadline expired (504). A retry may help."""
 
     retryable = True
 
 
 class ServiceFailedError(ClientError):
-    """The service failed for a reason of its own (500), or answered something that its protocol does not allow."""
+    """The service failed (500), or its response is invalid."""
 
 
 class InterruptedStreamError(ClientError):
-    """A streamed answer broke off. What was received is not the whole answer."""
+    """A stream ended early: the answer is incomplete. A retry may help."""
 
     retryable = True
 
 
-# ── One machine ───────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── Local graph ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 class UsageError(KserveRagError):
-    """A name, path or combination of options that does not exist."""
+    """An option is invalid, or names something that does not exist."""
 
     exit_code = 2
 
 
 class SetupError(KserveRagError):
-    """This machine cannot run the graph, or its Triton environment could not be built."""
+    """This machine cannot run the graph, a package is missing, or the Triton environment could not be built."""
 
     exit_code = 3
 
 
 class FetchError(KserveRagError):
-    """No source of a model's file delivered it. The message lists every source and why not."""
+    """No source delivered a model's file. The message lists the failure of each source."""
 
     exit_code = 3
 
 
 class LaunchError(KserveRagError):
-    """The graph could not be started, or a service of it ended."""
+    """The graph could not start, or one of its services exited."""
 
     exit_code = 4
 
 
 class PortTakenError(LaunchError):
-    """Another process listens on the transformer's port."""
+    """Another process listens on the port."""
 
 
 class NotRunningError(LaunchError):
-    """There is no running graph in this home."""
+    """No graph is running in this home folder."""

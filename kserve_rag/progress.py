@@ -1,4 +1,4 @@
-"""How long work tells how far it is."""
+"""Progress of long work: bytes done, or a text."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from typing import Protocol
 
 
 class Progress(Protocol):
-    """Told by work that takes time; called from any thread."""
+    """Receives the progress of long work, from any thread. Raising an exception cancels the work."""
 
     def update(self, task: str, done: int, total: int | None) -> None:
-        """`task` has done `done` of `total` bytes; None where the size is not known."""
+        """`task` has processed `done` of `total` bytes. None: the size is unknown."""
 
     def note(self, task: str, text: str) -> None:
-        """`task` does something that cannot be counted; an empty text ends it."""
+        """Describe the current step of `task`. An empty text ends the task."""
 
 
 class Silent:
-    """A progress that nobody watches."""
+    """Ignores all progress."""
 
     def update(self, task: str, done: int, total: int | None) -> None:
-        """Nothing."""
+        """Ignore it."""
 
     def note(self, task: str, text: str) -> None:
-        """Nothing."""
+        """Ignore it."""

@@ -1,4 +1,4 @@
-"""Settings of the command line and the launcher, from `KSERVE_RAG_*` variables. Options of a command come first."""
+"""Settings of the command line and the local graph: `KSERVE_RAG_*` variables. Options of a command override them."""
 
 from __future__ import annotations
 
@@ -11,98 +11,105 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from kserve_rag.errors import UsageError
 
 HOST = "127.0.0.1"
-"""All services of a graph on one machine listen here, and only here."""
+"""Address that all services of a local graph listen on."""
 
 
 def _own_home() -> Path:
     try:
         return Path.home() / ".kserve-rag"
     except RuntimeError:
-        # A container's user that nobody has named.
-        raise UsageError("This user has no home directory. Set KSERVE_RAG_HOME to a folder that is kept.") from None
+        # For example in a container with an arbitrary user id.
+        raise UsageError("This user has no home directory. Set KSERVE_RAG_HOME to a persistent folder.") from None
 
 
-def _whole(path: Path) -> Path:
-    """The services run in another folder: for them a relative path would be another one."""
+def _absolute(path: Path) -> Path:
+    """Make a path absolute: the services run in another folder."""
     try:
         return path.expanduser().absolute()
     except RuntimeError as error:
         raise ValueError(f"{path}: {error}") from None
 
 
-_Path = Annotated[Path, AfterValidator(_whole)]
+_Path = Annotated[Path, AfterValidator(_absolute)]
 
 
 class Settings(BaseSettings):
-    """Where things are kept, on which ports the graph listens, and how models are fetched."""
+    """Folders, ports, models and timeouts of a local graph."""
 
     model_config = SettingsConfigDict(env_prefix="KSERVE_RAG_", extra="ignore", populate_by_name=True)
 
     home: _Path = Field(
-        default_factory=_own_home, description="Folder for models, environments, indexes, logs and the running graph."
+        default_factory=_own_home,
+        description="Folder for models, environments, indexes, logs and the state of the running graph.",
     )
-    models_dir: _Path | None = Field(None, description="Folder of the model cache. By default <home>/models.")
-    envs_dir: _Path | None = Field(None, description="Folder of the Triton environments. By default <home>/envs.")
+    models_dir: _Path | None = Field(None, description="Folder of the model cache. By default `<home>/models`.")
+    envs_dir: _Path | None = Field(None, description="Folder of the Triton environments. By default `<home>/envs`.")
 
     port: int = Field(
-        8080, ge=0, le=65_535, description="HTTP port of the transformer. Taken: an error. 0: a free one."
+        8080, ge=0, le=65_535, description="HTTP port of the transformer. An error if it is in use. 0: any free port."
     )
     grpc_port: int = Field(
-        8081, ge=0, le=65_535, description="gRPC port of the transformer. Taken: an error. 0: a free one."
+        8081, ge=0, le=65_535, description="gRPC port of the transformer. An error if it is in use. 0: any free port."
     )
-    vectorstore_port: int = Field(8082, ge=0, le=65_535, description="Taken or 0: a free one is used.")
-    embedder_port: int = Field(8084, ge=0, le=65_535, description="Taken or 0: a free one is used.")
-    embedder_grpc_port: int = Field(8085, ge=0, le=65_535, description="Taken or 0: a free one is used.")
-    ingest_port: int = Field(8086, ge=0, le=65_535, description="Taken or 0: a free one is used.")
-    page_port: int = Field(8088, ge=0, le=65_535, description="Port of the web page. Taken: an error. 0: a free one.")
-    predictor_port: int = Field(8090, ge=0, le=65_535, description="Taken or 0: a free one is used.")
-    predictor_grpc_port: int = Field(8091, ge=0, le=65_535, description="Taken or 0: a free one is used.")
+    vectorstore_port: int = Field(8082, ge=0, le=65_535, description="Any free port if it is 0 or in use.")
+    embedder_port: int = Field(8084, ge=0, le=65_535, description="Any free port if it is 0 or in use.")
+    embedder_grpc_port: int = Field(8085, ge=0, le=65_535, description="Any free port if it is 0 or in use.")
+    ingest_port: int = Field(8086, ge=0, le=65_535, description="Any free port if it is 0 or in use.")
+    page_port: int = Field(
+        8088, ge=0, le=65_535, description="Port of the web page. An error if it is in use. 0: any free port."
+    )
+    predictor_port: int = Field(8090, ge=0, le=65_535, description="Any free port if it is 0 or in use.")
+    predictor_grpc_port: int = Field(8091, ge=0, le=65_535, description="Any free port if it is 0 or in use.")
 
-    embedder: str | None = Field(None, description="Name in the catalogue, or folder. By default the catalogue's own.")
-    model: str | None = Field(None, description="Name in the catalogue, or GGUF file. By default the catalogue's own.")
+    embedder: str | None = Field(None, description="Embedder: a name of the catalogue, or a folder.")
+    model: str | None = Field(None, description="LLM: a name of the catalogue, or a GGUF file.")
     index_name: str = Field("default", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$", description="Name of the index.")
 
-    start_timeout_s: float = Field(300, gt=0, description="Seconds until a service that is not ready is given up.")
-    stop_timeout_s: float = Field(15, gt=0, description="Seconds until a service that does not end is killed.")
+    start_timeout_s: float = Field(300, gt=0, description="Maximum time for a service to become ready.")
+    stop_timeout_s: float = Field(
+        15, gt=0, description="Time between SIGTERM and SIGKILL for a service that does not exit."
+    )
 
     token: SecretStr | None = Field(
         None,
-        description="Sent as `Authorization: Bearer …` by `ask` and `mcp`, to a graph that wants one. Never logged.",
+        description="Bearer token that `ask` and `mcp` send to the graph. Never logged.",
     )
 
     drain_timeout_s: float = Field(
         60, gt=0, description="Seconds that a process which is replaced has for the requests that it was sent."
     )
 
-    data: _Path | None = Field(None, description="Folder of datasets that `kserve-rag eval` finds by name.")
+    data: _Path | None = Field(None, description="Folder with the datasets of `kserve-rag eval`.")
 
-    offline: bool = Field(False, description="Use what is cached and fetch nothing.")
+    offline: bool = Field(False, description="Use cached models only; download nothing.")
     triton_python: Path | None = Field(
-        None, description="Python for the Triton environment, 3.10 to 3.12. By default this one, or one on the PATH."
+        None, description="Python of the Triton environment, 3.10 to 3.12. By default this one, or one on the PATH."
     )
     hub_url: str = Field(
-        "https://huggingface.co", validation_alias="HF_ENDPOINT", description="Base URL of the model hub."
+        "https://huggingface.co", validation_alias="HF_ENDPOINT", description="Base URL of the Hugging Face hub."
     )
     hub_token: SecretStr | None = Field(
-        None, validation_alias="HF_TOKEN", description="Token for gated models of the hub. Never logged."
+        None,
+        validation_alias="HF_TOKEN",
+        description="Token for gated models. By default that of `hf auth login`. Never logged.",
     )
 
     @property
     def models(self) -> Path:
-        """The model cache."""
+        """Folder of the model cache."""
         return self.models_dir or self.home / "models"
 
     @property
     def envs(self) -> Path:
-        """Where Triton environments are built."""
+        """Folder of the Triton environments."""
         return self.envs_dir or self.home / "envs"
 
     @property
     def run(self) -> Path:
-        """State and logs of the running graph."""
+        """Folder with the state and logs of the running graph."""
         return self.home / "run"
 
     @property
     def indexes(self) -> Path:
-        """All index versions."""
+        """Folder of the index versions."""
         return self.home / "indexes"

@@ -1,8 +1,7 @@
-"""Services to be measured: the running graph's own, or a vectorstore and a transformer over a dataset's index.
+"""Evaluate the running graph, on its own index or on datasets.
 
-The index of a dataset is built by the running graph's embedder, in a place of its own (`<home>/evaluation`), and kept:
-ingestion embeds nothing twice. The services over it are processes of this program, for as long as they are measured;
-what the graph itself serves stays as it is.
+The running graph's embedder indexes a dataset below `<home>/evaluation`; the index is kept and reused. During the
+measurement, a separate vectorstore and transformer serve it. The graph's own index and services are not touched.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from evaluation.calibration import calibrate
 from evaluation.datasets import Dataset
 from evaluation.errors import DatasetError
 from ingest.events import OnProgress
-from kserve_rag.cli.progress import Counts, ProgressDisplay
+from kserve_rag.cli.progress import EvaluationProgress, ProgressDisplay
 from kserve_rag.errors import LaunchError, UsageError
 from kserve_rag.local.graph import GraphState, ServiceName, need_running, probe, running
 from kserve_rag.local.indexing import index
@@ -54,7 +53,7 @@ _POLL_S = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What is to be measured, as the command line has it (`kserve-rag eval --help`)."""
+    """The options of `kserve-rag eval`; its help describes them."""
 
     settings: Settings
     datasets: Sequence[str] = ()
@@ -77,35 +76,35 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of a run."""
+    """Results of an evaluation."""
 
     results: results.Results
     folder: Path
     worse: list[str]
-    """What is significantly worse than the baseline, or than a part of the search alone."""
+    """Differences that are significantly worse: than the baseline, or than one search signal alone."""
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
-    """Where to ask, and what is known of the index there."""
+class Target:
+    """The services to measure, and their index."""
 
     vectorstore_url: str
     transformer_url: str | None
     model: str
     index: IndexRoot
     index_settings: dict[str, Any]
-    """What the index was built with; empty where it is out of sight."""
+    """Settings that the index was built with."""
 
 
 def evaluate(run: Options, console: Console) -> Outcome:
-    """Measures, writes the results and tells them. All that can be checked before is checked first.
+    """Measure, write the results and print a summary. Options are checked before anything is started.
 
     Raises:
         EvaluationError: a dataset or the baseline cannot be used.
-        UsageError: the arguments contradict each other, or a corpus cannot be indexed.
+        UsageError: the options contradict each other, or a corpus cannot be indexed.
         NotRunningError: no graph is running.
-        ServiceError: a service failed on the way. Nothing is written then.
-        CalibrationError: there are too few questions for the error rate that is wanted.
+        ServiceError: a service failed. Nothing is written then.
+        CalibrationError: there are too few questions for the requested error rate.
     """
     modes = _modes(run.modes)
     baseline = results.read(run.baseline) if run.baseline is not None else None
@@ -127,35 +126,35 @@ def evaluate(run: Options, console: Console) -> Outcome:
         found: dict[str, results.SetResult] = {}
         for dataset in todo:
             found[dataset.name] = _measure(run, state, dataset, modes, console)
-    told = evaluation.results(
+    measured = evaluation.results(
         found,
         embedder=state.embedder,
         llm=state.llm,
         settings={"modes": ",".join(modes), "depth": run.depth, "answers": run.answers, "seed": run.seed},
     )
     folder = run.out or run.settings.home / "evaluation" / "results" / datetime.now().strftime("%Y%m%d-%H%M%S")
-    evaluation.keep(folder, told, baseline)
+    evaluation.keep(folder, measured, baseline)
     if run.page is not None:
-        evaluation.write_page(run.page, told, baseline)
+        evaluation.write_page(run.page, measured, baseline)
     console.print(f"[green]✓[/] {folder / 'report.md'}")
-    compared = [*report.against_parts(told), *(report.against_baseline(told, baseline) if baseline else ())]
+    compared = [*report.against_parts(measured), *(report.against_baseline(measured, baseline) if baseline else ())]
     if baseline is not None:
         for one in compared:
             console.print(f"  {one}", markup=False)
-    return Outcome(told, folder, [str(one) for one in compared if one.dropped])
+    return Outcome(measured, folder, [str(one) for one in compared if one.dropped])
 
 
 @contextlib.contextmanager
 def graph(settings: Settings, *, start: bool, predictor: bool, progress: Progress) -> Iterator[GraphState]:
-    """The running graph; where none runs and `start` is set, one that runs until the block ends.
+    """The running graph. If none is running and `start` is set, start one until the block ends.
 
     Raises:
-        NotRunningError: none runs, and none is to be started.
+        NotRunningError: none is running, and `start` is not set.
     """
     if not start or running(settings) is not None:
         yield need_running(settings)
         return
-    # Nobody looks at its page, and the port of one may be taken.
+    # Any port: the page is not used.
     with launch(settings.model_copy(update={"page_port": 0}), progress=progress) as started:
         started.wait_ready(*(("embedder", "predictor") if predictor else ("embedder",)))
         yield started.state
@@ -164,16 +163,16 @@ def graph(settings: Settings, *, start: bool, predictor: bool, progress: Progres
 @contextlib.contextmanager
 def over_dataset(
     settings: Settings, state: GraphState, dataset: Dataset, *, transformer: bool, on_progress: OnProgress
-) -> Iterator[Measured]:
-    """Services over an index of the dataset, until the block ends.
+) -> Iterator[Target]:
+    """Index the dataset and serve the index until the block ends.
 
     Raises:
-        LaunchError: one of them does not start.
+        LaunchError: a service does not start.
         UsageError: the corpus cannot be indexed.
     """
     if dataset.corpus is None:
         raise AssertionError(f"{dataset.name} has no corpus")
-    own = _own_state(settings, state, dataset, transformer=transformer)
+    own = _dataset_state(settings, state, dataset, transformer=transformer)
     index(own, [dataset.corpus], on_progress)
     with contextlib.ExitStack() as stack:
         logs = settings.home / "evaluation" / "logs"
@@ -186,22 +185,22 @@ def over_dataset(
             variables["transformer"] = transformer_variables(settings, own, llm)
         for name in names:
             stack.enter_context(_process(own, name, variables[name], logs / f"{name}.log"))
-        yield _measured(own, transformer=transformer)
+        yield _target(own, transformer=transformer)
 
 
-def over_graph(state: GraphState, *, transformer: bool) -> Measured:
-    """The graph's own services over its own index."""
-    return _measured(state, transformer=transformer)
+def over_graph(state: GraphState, *, transformer: bool) -> Target:
+    """The graph's own services and index."""
+    return _target(state, transformer=transformer)
 
 
 def indexed_documents(state: GraphState) -> list[tuple[str, str]]:
-    """Id and text of every document that the graph has indexed."""
+    """Id and text of every document in the graph's index."""
     with IndexRoot(state.index_root, state.index_name).open() as version:
         return [(document.id, document.text) for document in version.documents()]
 
 
 def document_names(state: GraphState) -> set[str]:
-    """Every name by which a user's questions may mean a document of the graph's index, in lower case."""
+    """All names of the documents in the graph's index, case-folded: ids, paths, file names, titles and URLs."""
     names: set[str] = set()
     with IndexRoot(state.index_root, state.index_name).open() as version:
         for document in version.documents():
@@ -211,7 +210,7 @@ def document_names(state: GraphState) -> set[str]:
 
 
 def data_folders(settings: Settings, given: Path | None) -> list[Path]:
-    """Where datasets are looked for by name.
+    """Folders with named datasets.
 
     Raises:
         UsageError: the folder does not exist.
@@ -219,7 +218,7 @@ def data_folders(settings: Settings, given: Path | None) -> list[Path]:
     if given is None:
         return [settings.data] if settings.data is not None and settings.data.is_dir() else []
     if not given.expanduser().is_dir():
-        raise UsageError(f"There is no folder {given} to look for datasets in.")
+        raise UsageError(f"The dataset folder {given} does not exist.")
     return [given.expanduser().resolve()]
 
 
@@ -229,13 +228,13 @@ def _modes(given: str) -> list[retrieval.Mode]:
         return list(retrieval.MODES)
     unknown = [name for name in names if name not in retrieval.MODES]
     if unknown or not names:
-        told = ", ".join(map(repr, unknown)) or repr(given)
-        raise UsageError(f"There is no mode {told}. Choose from {', '.join(retrieval.MODES)}; or all.")
+        shown = ", ".join(map(repr, unknown)) or repr(given)
+        raise UsageError(f"There is no mode {shown}. Choose from {', '.join(retrieval.MODES)}; or all.")
     return [mode for mode in retrieval.MODES if mode in names]
 
 
 def _datasets(run: Options) -> list[Dataset]:
-    """Those that are known before there is a graph."""
+    """The datasets that need no running graph."""
     folders = data_folders(run.settings, run.data)
     names = [*(sets.available(folders) if run.every else ()), *run.datasets]
     if not names and run.questions is None and not run.generate:
@@ -249,13 +248,17 @@ def _datasets(run: Options) -> list[Dataset]:
     twice = {dataset.name for dataset in loaded if sum(dataset.name == other.name for other in loaded) > 1}
     if twice:
         raise UsageError(
-            f"Two datasets are named {', '.join(twice)}: rename the folder of one, or measure one at a time."
+            f"Two datasets are named {', '.join(twice)}: rename one folder, or measure them one at a time."
         )
     return loaded
 
 
 def _check_documents(state: GraphState, todo: Sequence[Dataset]) -> None:
-    """Whether the documents that questions about the graph's own index expect are there."""
+    """Check that the graph's index has the documents that the questions expect.
+
+    Raises:
+        DatasetError: it lacks one.
+    """
     own = [dataset for dataset in todo if dataset.corpus is None and dataset.name != "generated"]
     if not own:
         return
@@ -271,8 +274,8 @@ def _check_documents(state: GraphState, todo: Sequence[Dataset]) -> None:
             raise DatasetError(
                 Path(dataset.name),
                 missing,
-                "The index has no document of that file, title, URL or id: index it first (`kserve-rag ingest`), or "
-                "mend the name.",
+                "No indexed document has that file name, title, URL or id. Index it (`kserve-rag ingest`) or correct "
+                "the name.",
             )
 
 
@@ -282,7 +285,7 @@ def _measure(
     transformer = bool(run.answers) or dataset.conversational
     began = time.monotonic()
     with contextlib.ExitStack() as stack:
-        counts = stack.enter_context(Counts(console, dataset.name))
+        counts = stack.enter_context(EvaluationProgress(console, dataset.name))
         if dataset.corpus is None:
             services = over_graph(state, transformer=transformer)
         else:
@@ -325,20 +328,20 @@ _ERRORS: dict[Error, str] = {
 
 
 def _calibrate(
-    run: Options, services: Measured, dataset: Dataset, on_progress: Callable[[str, int, int], None]
+    run: Options, services: Target, dataset: Dataset, on_progress: Callable[[str, int, int], None]
 ) -> Calibration:
-    """The calibration, kept beside the index version that was asked."""
+    """Calibrate refusals, and save the calibration beside the index version."""
 
-    async def made() -> Calibration:
+    async def run_calibration() -> Calibration:
         async with Services(services.vectorstore_url, services.transformer_url, model=services.model) as asked:
             return await calibrate(dataset, asked, error=run.error, rate=run.calibrate or 0.0, on_progress=on_progress)
 
-    calibration = asyncio.run(made())
+    calibration = asyncio.run(run_calibration())
     calibration.save(services.index.calibration_file(calibration.index_version))
     return calibration
 
 
-def _own_state(settings: Settings, state: GraphState, dataset: Dataset, *, transformer: bool) -> GraphState:
+def _dataset_state(settings: Settings, state: GraphState, dataset: Dataset, *, transformer: bool) -> GraphState:
     taken: set[int] = set()
 
     def address() -> str:
@@ -349,8 +352,8 @@ def _own_state(settings: Settings, state: GraphState, dataset: Dataset, *, trans
     if transformer:
         services["transformer"].url = f"http://{address()}"
         services["transformer"].grpc_url = address()
-    # One index per corpus and embedder, so that changing the embedder to and fro embeds nothing twice.
-    place = hashlib.sha256(f"{_home_of(dataset)}\0{state.embedder}".encode()).hexdigest()[:8]
+    # One index per corpus and embedder, so that switching embedders back embeds nothing again.
+    place = hashlib.sha256(f"{_corpus_id(dataset)}\0{state.embedder}".encode()).hexdigest()[:8]
     name = re.sub(r"[^A-Za-z0-9_.-]", "-", dataset.name).lstrip("_.-")[:40] or "set"
     return state.model_copy(
         update={
@@ -361,16 +364,16 @@ def _own_state(settings: Settings, state: GraphState, dataset: Dataset, *, trans
     )
 
 
-def _home_of(dataset: Dataset) -> str:
+def _corpus_id(dataset: Dataset) -> str:
     return str(dataset.corpus.resolve().parent if dataset.corpus else dataset.name)
 
 
-def _measured(state: GraphState, *, transformer: bool) -> Measured:
+def _target(state: GraphState, *, transformer: bool) -> Target:
     root = IndexRoot(state.index_root, state.index_name)
     with root.open() as version:
         built_with = dict(version.manifest.settings)
     service = state.services["transformer"]
-    return Measured(
+    return Target(
         vectorstore_url=state.services["vectorstore"].url,
         transformer_url=service.url if transformer else None,
         model=service.model,
@@ -381,7 +384,7 @@ def _measured(state: GraphState, *, transformer: bool) -> Measured:
 
 @contextlib.contextmanager
 def _process(state: GraphState, name: ServiceName, variables: dict[str, str], log: Path) -> Iterator[None]:
-    """A service, from when it is ready until the block ends."""
+    """Run a service, ready, until the block ends."""
     command: Sequence[str] = [sys.executable, "-m", name]
     with log.open("wb") as output:
         process = subprocess.Popen(  # noqa: S603
@@ -392,8 +395,10 @@ def _process(state: GraphState, name: ServiceName, variables: dict[str, str], lo
         with httpx.Client(timeout=5, trust_env=False) as client:
             while not (answer := probe(client, state.services[name]))[0]:
                 if process.poll() is not None or time.monotonic() > deadline:
-                    said = "\n".join(log.read_text("utf-8", "replace").splitlines()[-15:])
-                    raise LaunchError(f"The {name} over the dataset is not ready ({answer[1]}). It said:\n{said}")
+                    tail = "\n".join(log.read_text("utf-8", "replace").splitlines()[-15:])
+                    raise LaunchError(
+                        f"The {name} for the dataset is not ready ({answer[1]}). Its log ends with:\n{tail}"
+                    )
                 time.sleep(_POLL_S)
         yield
     finally:

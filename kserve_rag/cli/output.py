@@ -1,4 +1,4 @@
-"""Answers and the graph's status, printed for people."""
+"""Print answers and the status of the graph."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _MAX_QUOTE_CHARS = 160
 
 
 def print_answer(console: Console, events: Iterable[Event]) -> None:
-    """The answer as it arrives, then its sources."""
+    """Print an answer as it is streamed, then its sources."""
     index_version: str | None = None
     end: EndEvent | None = None
     for event in events:
@@ -46,35 +46,35 @@ def print_answer(console: Console, events: Iterable[Event]) -> None:
     if first is not None:
         took.append(f"first token after {(end.timings.get('retrieval', 0) + first) / 1000:.2f} s")
     took += [f"{tokens} tokens"] if tokens else []
-    took += ["cut off at max_tokens"] if end.finish_reason == "length" else []
+    took += ["truncated at max_tokens"] if end.finish_reason == "length" else []
     console.print(f"[dim]{' · '.join(took)}[/]")
 
 
 def _print_check(console: Console, citations: Citations) -> None:
-    """What the answer's check has found that its reader should know."""
+    """Print the findings of the citation check."""
     if citations.kind == "quote":
         console.print()
-        console.print("[yellow]No sentence of this answer is supported by the documents.[/]")
+        console.print("[yellow]No sentence of this answer is supported by the documents. Instead, a quote:[/]")
         console.print(escape(citations.text))
         return
     unsupported = [one for one in citations.statements if one.verdict == "unsupported"]
     if unsupported:
         console.print()
-        console.print("[yellow]Not supported by the sources:[/]")
+        console.print("[yellow]Not backed by any source:[/]")
         for statement in unsupported:
             text = citations.text[statement.span.start : statement.span.end]
             console.print(f"  [dim]{escape(_shortened(text))}[/]")
     if citations.kind == "mended":
         console.print()
-        console.print("[yellow]With the numbers of sources put right:[/]")
+        console.print("[yellow]With corrected source numbers:[/]")
         console.print(f"  [dim]{escape(citations.text)}[/]")
     for dropped in citations.dropped:
-        reason = "cannot be read" if dropped.reason == "unreadable" else "says something else there"
-        console.print(f"[yellow]\\[{dropped.number}] is not quoted: the stored document {reason}.[/]")
+        reason = "cannot be read" if dropped.reason == "unreadable" else "has a different text there"
+        console.print(f"[yellow]No quote from \\[{dropped.number}]: the stored document {reason}.[/]")
 
 
 def _quotes(citations: Citations | None, number: int) -> list[Quote]:
-    """The quotes from a source, in the order of the document, each once."""
+    """The distinct quotes from a source, in document order."""
     statements = citations.statements if citations is not None else []
     found = {
         (quote.span.start, quote.span.end): quote
@@ -82,7 +82,7 @@ def _quotes(citations: Citations | None, number: int) -> list[Quote]:
         for quote in statement.quotes
         if quote.number == number
     }
-    return [found[place] for place in sorted(found)]
+    return [found[span] for span in sorted(found)]
 
 
 def _shortened(text: str) -> str:
@@ -102,7 +102,7 @@ def _print_source(console: Console, source: Source) -> None:
 
 
 def print_status(console: Console, status: GraphStatus, *, llm: str | None, embedder: str | None) -> None:
-    """A table of services, and the index."""
+    """Print the services as a table, and the index."""
     models = {"embedder": embedder, "predictor": llm}
     table = Table(box=None, pad_edge=False)
     for column in ("service", "state", "url", "model"):
@@ -117,5 +117,5 @@ def print_status(console: Console, status: GraphStatus, *, llm: str | None, embe
 
 def _index_line(index: IndexStatus | None) -> str:
     if index is None:
-        return "no index yet: `kserve-rag ingest PATH` makes one"
+        return "no index yet: build one with `kserve-rag ingest PATH`"
     return f"index {index.name}: {index.documents} documents, {index.chunks} chunks, version {index.version}"

@@ -1,4 +1,4 @@
-"""What several commands share: consoles, settings, checks of arguments, signals."""
+"""Shared by the commands: consoles, settings, checks of arguments, signals."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The catalogue of models, and how a model gets onto this machine."""
+"""Models: the catalogue, fetching, and the folders on this machine."""
