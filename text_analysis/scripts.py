@@ -1,9 +1,9 @@
-"""Scripts that matter to segmentation, as character classes for regular expressions."""
+"""Scripts that matter to segmentation, as parts of a character class for the `regex` module (version 1 syntax)."""
 
 from __future__ import annotations
 
-UNSPACED = "\u0e00-\u0eff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\U00020000-\U0003ffff"
-"""Scripts written without spaces between words: Thai, Lao, Hiragana, Katakana, Han."""
+UNSPACED = r"\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Hiragana}\p{Katakana}ー\p{Han}"
+"""Scripts written without spaces between words, their combining marks included. `ー` lengthens a Kana vowel."""
 
-HANGUL = "\uac00-\ud7af"
-"""Korean syllables. Korean has spaces, but particles are attached to words, so exact words rarely recur."""
+HANGUL = r"\p{Hangul}"
+"""Korean. It has spaces, but particles are attached to words, so exact words rarely recur."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from text_analysis.stems import MAX_STEM_CHARS, Stemmer
 from text_analysis.word_lists import FILLERS, NEGATIONS, NUMBER_WORDS, STOP_WORDS
@@ -18,6 +19,9 @@ class IndexAnalyzer:
     A run (see `text_analysis.words`) gives each character and each pair of neighbours: characters alone say too little,
     and pairs alone miss words of one character.
     """
+
+    version: ClassVar[int] = 2
+    """Number of these rules. An index whose terms have another number cannot be searched: build it again."""
 
     def __init__(self, language: str) -> None:
         """Create an analyzer for one of `stems.LANGUAGES`, or `stems.UNSTEMMED`.

@@ -1,7 +1,10 @@
 """Text cut into words.
 
-A *run* is a longest sequence of characters of scripts that are written without spaces (`scripts.UNSPACED`). No function
-here knows where its words begin; callers cut it into characters or `pairs`.
+A *letter* is a Unicode letter or number. A *word* is a letter and the letters, combining marks and joiners after it:
+vowel signs of Indic scripts are marks. A *run* is a longest sequence of characters of scripts that are written without
+spaces (`scripts.UNSPACED`). No function here knows where its words begin; callers cut it into characters or `pairs`.
+
+Source: Unicode Standard Annex 29, "Unicode Text Segmentation", rule WB4, for marks and joiners.
 """
 
 from __future__ import annotations
@@ -9,19 +12,27 @@ from __future__ import annotations
 import re
 import unicodedata
 
+import regex
+
 from text_analysis.scripts import HANGUL, UNSPACED
 
-_ASCII_WORD = re.compile(r"[^\W_]+")
-_WORD = re.compile(rf"[{UNSPACED}]+|[^\W_{UNSPACED}]+")
-_CONTRACTION = re.compile(rf"[{UNSPACED}]|[^\W_]+(?:['’][^\W\d_]+)?")
-_TOKEN = re.compile(
-    rf"\d+(?:[.,]\d+)*|[{UNSPACED}{HANGUL}]+"
-    r"|[^\W\d_]+(?:['’][^\W\d_]+|\d[^\W_]*)?|%"
-)
-_RUN = re.compile(f"[{UNSPACED}]")
-_SENTENCE_RUN = re.compile(f"[{UNSPACED}{HANGUL}]")
+_INNER = r"\p{L}\p{N}\p{M}\u200c\u200d"
+_WORD = rf"[\p{{L}}\p{{N}}--[{UNSPACED}]][{_INNER}--[{UNSPACED}]]*"
+_ANY_WORD = rf"[\p{{L}}\p{{N}}][{_INNER}]*"
+_LETTERS = r"\p{L}[\p{L}\p{M}\u200c\u200d]*"
 
-COMPOUND = re.compile(r"[^\W_]+(?:['’.-][^\W_]+)*")
+_ASCII_WORD = re.compile(r"[^\W_]+")
+_WORD_OR_RUN = regex.compile(rf"[{UNSPACED}]+|{_WORD}", regex.V1)
+_CONTRACTION = regex.compile(rf"[{UNSPACED}]|{_ANY_WORD}(?:['’]{_LETTERS})?", regex.V1)
+_TOKEN = regex.compile(
+    rf"\d+(?:[.,]\d+)*|[{UNSPACED}{HANGUL}]+|{_LETTERS}(?:['’]{_LETTERS}|\d[{_INNER}]*)?|%", regex.V1
+)
+_POINTS = regex.compile(r"[\p{Arabic}\p{Hebrew}\u064b-\u0655\u0670&&\p{M}]", regex.V1)
+"""Arabic and Hebrew vowel points, which most texts leave out."""
+_RUN = regex.compile(f"[{UNSPACED}]", regex.V1)
+_SENTENCE_RUN = regex.compile(f"[{UNSPACED}{HANGUL}]", regex.V1)
+
+COMPOUND = regex.compile(rf"{_ANY_WORD}(?:['’.-]{_ANY_WORD})*", regex.V1)
 """Words as a reader counts them: inner apostrophes, dots and hyphens join (`don't`, `3.5`, `e-mail`)."""
 
 
@@ -31,8 +42,11 @@ def normalise(text: str) -> str:
 
 
 def fold(text: str) -> str:
-    """NFKC and full case folding: `Straße` and `STRASSE` are equal."""
-    return text.lower() if text.isascii() else unicodedata.normalize("NFKC", text).casefold()
+    """NFKC and full case folding, without vowel points: `Straße` and `STRASSE` are equal, `كَتَبَ` and `كتب` too."""
+    if text.isascii():
+        return text.lower()
+    # Case folding decomposes a few letters, such as Greek ΐ.
+    return normalise(_POINTS.sub("", normalise(text).casefold()))
 
 
 def strip_accents(word: str) -> str:
@@ -43,8 +57,8 @@ def strip_accents(word: str) -> str:
 
 
 def words(text: str) -> list[str]:
-    """Longest sequences of letters and digits, and runs, in order. Underscores separate."""
-    return (_ASCII_WORD if text.isascii() else _WORD).findall(text)
+    """Words and runs, in order. Underscores separate."""
+    return (_ASCII_WORD if text.isascii() else _WORD_OR_RUN).findall(text)
 
 
 def words_with_contractions(text: str) -> list[str]:

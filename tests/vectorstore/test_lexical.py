@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from text_analysis.terms import IndexAnalyzer
-from vectorstore.errors import DamagedIndexError
+from vectorstore.errors import DamagedIndexError, UnsupportedFormatError
 from vectorstore.signals.dense import best
 from vectorstore.signals.lexical import LexicalIndex, LexicalSettings, LexicalWriter
 from vectorstore.signals.postings import PostingsWriter
@@ -104,6 +104,15 @@ def test_a_language_is_decided_early_and_for_all_rows(tmp_path: Path) -> None:
     auto, german = build(tmp_path / "auto", texts), build(tmp_path / "german", texts, language="german")
     np.testing.assert_array_equal(auto.scores("Haus the"), german.scores("Haus the"))
     assert json.loads((tmp_path / "auto" / "lexical.json").read_text())["language"] == "german"
+
+
+@pytest.mark.parametrize("analyzer", [1, None])
+def test_terms_of_another_analyzer_are_refused(tmp_path: Path, analyzer: int | None) -> None:
+    build(tmp_path, TEXTS)
+    path = tmp_path / "lexical.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "analyzer": analyzer}))
+    with pytest.raises(UnsupportedFormatError, match="kserve-rag ingest"):
+        LexicalIndex(tmp_path)
 
 
 def test_empty_and_damaged(tmp_path: Path) -> None:

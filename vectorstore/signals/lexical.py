@@ -21,7 +21,7 @@ import orjson
 from text_analysis import stems
 from text_analysis.stems import UNSTEMMED, language_of
 from text_analysis.terms import IndexAnalyzer
-from vectorstore.errors import DamagedIndexError
+from vectorstore.errors import DamagedIndexError, UnsupportedFormatError
 from vectorstore.signals.dense import Hits, best
 from vectorstore.signals.postings import Floats, Ints, Postings, PostingsWriter
 
@@ -116,7 +116,7 @@ class LexicalWriter:
 
         self._postings.finish(len(self._vocabulary), weigh)
         (folder / "terms.txt").write_text("\n".join(self._vocabulary), encoding="utf-8")
-        description = {"language": self._language, "pairs": True, "k1": k1, "b": b, "rows": rows}
+        description = {"analyzer": IndexAnalyzer.version, "language": self._language, "k1": k1, "b": b, "rows": rows}
         (folder / "lexical.json").write_bytes(orjson.dumps(description))
         (folder / "lengths.tmp").unlink()
 
@@ -130,14 +130,25 @@ class LexicalIndex:
     """Searches what `LexicalWriter` wrote. Thread-safe; works on read-only volumes."""
 
     def __init__(self, folder: Path) -> None:
+        """Open the index.
+
+        Raises:
+            DamagedIndexError: a file is missing or unreadable.
+            UnsupportedFormatError: its terms were made by another version of `IndexAnalyzer`.
+        """
         try:
             description = orjson.loads((folder / "lexical.json").read_bytes())
+            if description.get("analyzer") != IndexAnalyzer.version:
+                raise UnsupportedFormatError(
+                    f"The lexical index has terms of analyzer {description.get('analyzer')}, this release searches "
+                    f"those of analyzer {IndexAnalyzer.version}: build it again with `kserve-rag ingest`."
+                )
             terms = (folder / "terms.txt").read_text(encoding="utf-8")
             self._postings = Postings(folder)
             self._analyzer = IndexAnalyzer(description["language"])
             self._count = int(description["rows"])
             self._k1 = float(description["k1"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise DamagedIndexError("The lexical index cannot be read: publish again.") from error
         self._vocabulary = {term: i for i, term in enumerate(terms.split("\n"))} if terms else {}
         if len(self._postings) != len(self._vocabulary):
