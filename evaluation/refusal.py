@@ -24,7 +24,7 @@ import numpy.typing as npt
 import typer
 
 from chassis.errors import ServiceError
-from evaluation import datasets, metrics
+from evaluation import calibration, datasets, metrics
 from evaluation.asking import Services
 from evaluation.datasets import Question
 from evaluation.errors import EvaluationError
@@ -35,12 +35,10 @@ from transformer.answerability import (
     PASSAGES,
     SIGNALS,
     Answerability,
-    Calibration,
-    CalibrationError,
-    Error,
     Model,
     score,
 )
+from transformer.calibration import Calibration, CalibrationError, Error
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
@@ -141,9 +139,9 @@ def check(
         CalibrationError: there are too few questions.
     """
     scores, answerable = arrays(first, model)
-    calibration = Calibration.fit(scores.tolist(), answerable.tolist(), error=error, rate=rate, model=model)
+    made = calibration.fit(scores.tolist(), answerable.tolist(), error=error, rate=rate, model=model)
     scores, answerable = arrays(other, model)
-    return calibration, error_rate(scores, answerable, calibration.threshold, error)
+    return made, error_rate(scores, answerable, made.threshold, error)
 
 
 def error_rate(scores: Floats, answerable: Bools, threshold: float, error: Error) -> float:
@@ -297,10 +295,10 @@ def _checked(
 ) -> dict[str, Any]:
     told: dict[str, Any] = {"split": split, "error": error, "rate": rate}
     try:
-        calibration, found = check(first, other, model, error, rate)
+        made, found = check(first, other, model, error, rate)
     except CalibrationError as problem:
         return {**told, "impossible": str(problem)}
-    return {**told, "threshold": round(calibration.threshold, 4), "on_the_other_half": round(found, 4)}
+    return {**told, "threshold": round(made.threshold, 4), "on_the_other_half": round(found, 4)}
 
 
 def main(

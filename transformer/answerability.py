@@ -12,16 +12,10 @@ No model runs here, no network is asked: a question with four passages takes a f
 from __future__ import annotations
 
 import math
-import os
-import tempfile
-from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence, Set
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
-from typing import Literal, get_args
-
-import orjson
+from typing import Literal
 
 from text_analysis import english
 from text_analysis.english import singular
@@ -47,9 +41,6 @@ _COVERED = 0.4
 """As `_NEAR`, for the share of the question's words that the best sentence has."""
 _MOST_MISSING = 3
 """More missing words than these tell nothing more."""
-_FORMAT = 1
-_RISK_EVIDENCE = 10
-"""Errors that a threshold which just keeps the risk would be seen to make: fewer are luck."""
 
 _PREFIX = 4
 """Inflected forms of a word share at least these first characters …"""
@@ -333,210 +324,6 @@ def topics(passages: Iterable[Passage], limit: int = 3) -> list[Topic]:
                 document_id=passage.document_id,
             )
     return list(found.values())
-
-
-class CalibrationError(ValueError):
-    """A calibration cannot be made of these questions, or a file does not hold one."""
-
-
-Error = Literal["answerable_refused", "unanswerable_answered", "risk"]
-"""Which error a calibration bounds.
-
-`answerable_refused`: of questions that the documents answer, the share that is refused.
-`unanswerable_answered`: of questions that they do not answer, the share that is answered.
-`risk`: of questions that are answered, the share that the documents do not answer. It alone depends on how many of the
-users' questions are answerable: the calibration's questions must be mixed as theirs.
-"""
-
-
-@dataclass(frozen=True, slots=True)
-class Calibration:
-    """A threshold, and the evidence for it. Questions that score below `threshold` are refused.
-
-    The stated error rate holds on average over questions drawn as those of the calibration were, put to the same
-    index version: new documents, or another embedder, need a new calibration.
-    """
-
-    method: str
-    """Names the score: `Model.name` of what was calibrated."""
-    model: Model
-    threshold: float
-    error: Error
-    rate: float
-    """The error rate that was asked for, 0 … 1."""
-    observed: float
-    """The error rate on the calibration's own questions."""
-    interval: tuple[float, float]
-    """95 % confidence interval of `observed`, for questions that are independent of each other."""
-    answerable: int
-    """Questions of the calibration that the documents answer."""
-    unanswerable: int
-    answerable_answered: float
-    """Share of them that is answered at the threshold."""
-    unanswerable_refused: float
-    dataset: str
-    dataset_hash: str
-    index_version: str
-    embedder: str
-    """The embedder's fingerprint."""
-
-    @classmethod
-    def fit(
-        cls,
-        scores: Sequence[float],
-        answerable: Sequence[bool],
-        *,
-        error: Error = "answerable_refused",
-        rate: float,
-        model: Model,
-        dataset: str = "",
-        dataset_hash: str = "",
-        index_version: str = "",
-        embedder: str = "",
-    ) -> Calibration:
-        """The threshold that refuses most (for `risk`: least) while the error rate is kept.
-
-        For the first two errors an order statistic of n held-out questions with n + 1 in the denominator: the next
-        question's error is at most `rate` on average over calibrations, whatever the scores' distribution. For `risk`
-        the least threshold whose risk, one error added, is within the rate: an estimate, not a bound, and only where
-        enough questions are answered to see it.
-
-        Args:
-            scores: of held-out questions, 0 … 1.
-            answerable: whether the documents answer each.
-            error: which error is meant.
-            rate: its bound, between 0 and 1, both excluded.
-            model: made the scores.
-            dataset: name of the questions.
-            dataset_hash: hash of the questions and their labels.
-            index_version: that was searched.
-            embedder: fingerprint.
-
-        Raises:
-            CalibrationError: a score is not finite, the rate is out of bounds, or there are too few questions for it.
-
-        Source: Vovk, Gammerman and Shafer, "Algorithmic Learning in a Random World" (2005), split conformal prediction.
-        """
-        if len(scores) != len(answerable) or not all(map(math.isfinite, scores)):
-            raise CalibrationError("Every question needs a finite score and a label.")
-        if not 0 < rate < 1:
-            raise CalibrationError(f"An error rate of {rate} cannot be kept: choose one between 0 and 1.")
-        good = sorted(score for score, can in zip(scores, answerable, strict=True) if can)
-        bad = sorted(score for score, can in zip(scores, answerable, strict=True) if not can)
-        if error == "risk":
-            threshold = _risk_threshold(good, bad, rate)
-        else:
-            kind = good if error == "answerable_refused" else bad
-            rank = math.floor(rate * (len(kind) + 1) + 1e-9)
-            if rank < 1:
-                name = "answerable" if error == "answerable_refused" else "unanswerable"
-                raise CalibrationError(
-                    f"{len(kind)} {name} questions cannot show an error rate of {rate:g}: give at least "
-                    f"{math.ceil(1 / rate) - 1}."
-                )
-            rank = min(rank, len(kind))
-            threshold = kind[rank - 1] if kind is good else math.nextafter(kind[-rank], math.inf)
-        refused, kept_out = bisect_left(good, threshold), bisect_left(bad, threshold)
-        answered_bad = len(bad) - kept_out
-        wrong, of = {
-            "answerable_refused": (refused, len(good)),
-            "unanswerable_answered": (answered_bad, len(bad)),
-            "risk": (answered_bad, answered_bad + len(good) - refused),
-        }[error]
-        return cls(
-            method=model.name,
-            model=model,
-            threshold=threshold,
-            error=error,
-            rate=rate,
-            observed=wrong / of if of else 0.0,
-            interval=wilson(wrong, of),
-            answerable=len(good),
-            unanswerable=len(bad),
-            answerable_answered=1 - refused / len(good) if good else 0.0,
-            unanswerable_refused=kept_out / len(bad) if bad else 0.0,
-            dataset=dataset,
-            dataset_hash=dataset_hash,
-            index_version=index_version,
-            embedder=embedder,
-        )
-
-    def json(self) -> bytes:
-        """What `parse` reads."""
-        return orjson.dumps({"format": _FORMAT, **asdict(self)}, option=orjson.OPT_INDENT_2)
-
-    @classmethod
-    def parse(cls, data: bytes | str) -> Calibration:
-        """The calibration that `json` wrote.
-
-        Raises:
-            CalibrationError: the data is something else, or of another format.
-        """
-        try:
-            values = orjson.loads(data)
-            if values.pop("format") != _FORMAT:
-                raise CalibrationError("The calibration is of another format: calibrate again.")
-            model = Model(**values.pop("model"))
-            calibration = cls(**{**values, "model": model, "interval": tuple(values["interval"])})
-            numbers = (calibration.threshold, calibration.rate, *model.weights.values(), model.bias)
-            if not all(isinstance(number, (int, float)) and math.isfinite(number) for number in numbers):
-                raise ValueError("not finite")
-        except CalibrationError:
-            raise
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise CalibrationError("This is not a calibration: calibrate again.") from error
-        if calibration.error not in get_args(Error) or set(model.weights) != set(SIGNALS):
-            raise CalibrationError("The calibration is for another kind of score: calibrate again.")
-        return calibration
-
-    def save(self, path: Path) -> None:
-        """Writes the calibration; a reader sees the whole of the old file or of the new one."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(self.json())
-            Path(name).chmod(0o644)
-            Path(name).replace(path)
-        except OSError:
-            Path(name).unlink(missing_ok=True)
-            raise
-
-    @classmethod
-    def load(cls, path: Path) -> Calibration:
-        """What `save` wrote.
-
-        Raises:
-            CalibrationError: the file cannot be read, or holds something else.
-        """
-        try:
-            return cls.parse(path.read_bytes())
-        except OSError as error:
-            raise CalibrationError(f"{path} cannot be read.") from error
-
-
-def wilson(wrong: int, of: int) -> tuple[float, float]:
-    """95 % confidence interval of a share; (0, 1) of nothing.
-
-    Source: Wilson, "Probable Inference, the Law of Succession, and Statistical Inference" (JASA, 1927).
-    """
-    if not of:
-        return 0.0, 1.0
-    z, share = 1.959964, wrong / of
-    middle = share + z * z / (2 * of)
-    spread = z * math.sqrt(share * (1 - share) / of + z * z / (4 * of * of))
-    scale = 1 + z * z / of
-    return max(0.0, (middle - spread) / scale), min(1.0, (middle + spread) / scale)
-
-
-def _risk_threshold(good: Sequence[float], bad: Sequence[float], rate: float) -> float:
-    """The least threshold at which few enough of the answered are unanswerable. Both in ascending order."""
-    for threshold in sorted({0.0, *good, *bad}):
-        right = len(good) - bisect_left(good, threshold)
-        wrong = len(bad) - bisect_left(bad, threshold)
-        if wrong + right >= _RISK_EVIDENCE / rate and (wrong + 1) / (wrong + right + 1) <= rate:
-            return threshold
-    raise CalibrationError(f"No threshold keeps the risk at {rate:g} on these questions: allow more, or give more.")
 
 
 def _bounded(value: float) -> float:

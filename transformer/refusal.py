@@ -10,7 +10,8 @@ from typing import Any
 
 import orjson
 
-from transformer.answerability import DEFAULT_MODEL, DEFAULT_THRESHOLD, Calibration, CalibrationError, Model
+from transformer.answerability import DEFAULT_MODEL, DEFAULT_THRESHOLD, Model
+from transformer.calibration import Calibration, CalibrationError
 
 logger = logging.getLogger(__name__)
 

@@ -29,6 +29,7 @@ from evaluation.asking import Services
 from evaluation.calibration import calibrate
 from evaluation.datasets import Dataset
 from evaluation.errors import DatasetError
+from evaluation.results import write
 from ingest.events import OnProgress
 from kserve_rag.cli.progress import EvaluationProgress, ProgressDisplay
 from kserve_rag.errors import LaunchError, UsageError
@@ -44,7 +45,7 @@ from kserve_rag.local.launcher import (
 )
 from kserve_rag.progress import Progress
 from kserve_rag.settings import HOST, Settings
-from transformer.answerability import Calibration, Error
+from transformer.calibration import Calibration, Error
 from vectorstore.versions import IndexRoot
 
 _READY_WITHIN_S = 60.0
@@ -337,7 +338,7 @@ def _calibrate(
             return await calibrate(dataset, asked, error=run.error, rate=run.calibrate or 0.0, on_progress=on_progress)
 
     calibration = asyncio.run(run_calibration())
-    calibration.save(services.index.calibration_file(calibration.index_version))
+    write(services.index.calibration_file(calibration.index_version), calibration.json().decode())
     return calibration
 
 

@@ -14,7 +14,7 @@ from kserve_rag.cli.shared import console, errors, exit_on_signals, read_setting
 from kserve_rag.errors import LaunchError, UsageError
 
 if TYPE_CHECKING:
-    from transformer.answerability import Error
+    from transformer.calibration import Error
 
 
 def evaluate(
@@ -120,7 +120,7 @@ def _translated_errors() -> Iterator[None]:
     """Raise errors of other rooms as `KserveRagError`."""
     from chassis.errors import ServiceError
     from evaluation.errors import EvaluationError
-    from transformer.answerability import CalibrationError
+    from transformer.calibration import CalibrationError
 
     try:
         yield
@@ -133,7 +133,7 @@ def _translated_errors() -> Iterator[None]:
 
 
 def _error_kind(name: str) -> Error:
-    from transformer.answerability import Error
+    from transformer.calibration import Error
 
     for kind in get_args(Error):
         if kind == name:

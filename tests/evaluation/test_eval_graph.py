@@ -15,7 +15,7 @@ from rich.console import Console
 from evaluation import results
 from tests.evaluation.conftest import WriteSet
 from tests.kserve_rag.test_cli import environment
-from transformer.answerability import Calibration
+from transformer.calibration import Calibration
 
 if TYPE_CHECKING:
     from kserve_rag.cli.evaluating import Options, Outcome
@@ -79,7 +79,7 @@ def test_a_dataset_is_measured_beside_the_graphs_own_index(
     )
     version = found.index["version"]
     (kept,) = (graph_settings.home / "evaluation" / "indexes").glob(f"birds-*/{version}.calibration.json")
-    calibration = Calibration.load(kept)
+    calibration = Calibration.parse(kept.read_bytes())
     assert calibration.index_version == version
     assert calibration.embedder.startswith("all-MiniLM-L6-v2-int8@sha256:")
     assert (calibration.answerable, calibration.unanswerable, calibration.answerable_answered) == (3, 1, 1)

@@ -20,11 +20,12 @@ from grpc import aio
 from kserve.protocol.grpc.grpc_predict_v2_pb2 import ModelInferRequest
 from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub
 
+from evaluation.calibration import fit
 from kserve_rag.models.store import ModelStore
 from kserve_rag.settings import Settings
 from tests.fakes.upstreams import EMBEDDER, PASSAGE, WORDS, Upstreams
 from tests.processes import free_ports, program, until
-from transformer.answerability import DEFAULT_MODEL, Calibration
+from transformer.answerability import DEFAULT_MODEL
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -391,9 +392,7 @@ async def test_a_quote_in_place_of_an_answer_is_a_setting() -> None:
 
 def calibration(threshold: float) -> dict[str, Any]:
     """A calibration as `kserve-rag eval --calibrate` writes it."""
-    made = Calibration.fit(
-        [threshold] * 40, [True] * 40, rate=0.1, model=DEFAULT_MODEL, index_version="v1", embedder=EMBEDDER
-    )
+    made = fit([threshold] * 40, [True] * 40, rate=0.1, model=DEFAULT_MODEL, index_version="v1", embedder=EMBEDDER)
     held: dict[str, Any] = json.loads(made.json())
     return held
 
