@@ -74,7 +74,7 @@ def singular(word: str) -> str:
 
 
 def answer_kind(words: Sequence[str]) -> AnswerKind:
-    """What kind of answer a question wants, by its first question word; `other` if it does not say.
+    """The kind of answer that a question wants, by its first question word; `other` if that is not clear.
 
     Args:
         words: of the question, in lower case.

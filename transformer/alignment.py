@@ -1,8 +1,7 @@
-"""Which spans of the sources say what a sentence of an answer says: by words, numbers, names and negations.
+"""Finds the sentences of the sources that support a sentence of an answer, by words, numbers, names and negations.
 
-No model is asked. A sentence's words are compared with those of every sentence of the passages, weighted by how rarely
-the passages hold them (inverse document frequency); short answers, whose words may stand anywhere, also with the help
-of the question's.
+No model runs. The words of the answer's sentence are compared with those of every sentence of the passages, weighted by
+inverse document frequency. The words of a short answer occur in many places, so those of the question count as well.
 """
 
 from __future__ import annotations
@@ -27,88 +26,91 @@ Matrix = npt.NDArray[np.float32]
 _ITEM_NUMBER = re.compile(r"\s*(?:[-*+•‣◦·–>]\s+|\(?\d{1,3}[.)]\s+|#{1,6}\s+)*")
 _MAX_SENTENCES = 65_535
 _KEPT_CHARS = 4_000_000
-"""Text of passages that are kept prepared."""
+"""Total length of the passages in the cache."""
 
 # How matches count. Chosen on one half of the questions of two public sets, reported on the other: docs/evaluation.md.
 THRESHOLD = 0.35
-"""Support from which a span is evidence."""
+"""Least support of evidence."""
 _PREFIX_CHARS = 5
 _PREFIX_MATCH = 0.6
-"""A word of more than five letters that shares the first five with one of the unit."""
+"""Match of two words of more than five letters that share the first five."""
 _HEADING_MATCH = 0.5
-"""A word that stands in the headings above the passage."""
+"""Match of a word that occurs in the headings above the passage."""
 _ASKED_WEIGHT = 0.7
-"""A word of the question in the answer tells little of whether the answer is right."""
+"""Weight of an answer's word that the question has: it says little about whether the answer is right."""
 _NUMBER_WEIGHT = 1.5
 _FILLER_WEIGHT = 0.4
 _CONFLICT = 1.0
-"""What a word that is negated on one side only takes away."""
+"""Penalty for a word that is negated on one side only."""
 _WRONG_NUMBER = 0.5
-"""Factor of a sentence with a number that its evidence does not hold."""
+"""Factor on support if the evidence lacks a number of the sentence."""
 _CONTEXT_SHARE = 0.8
-"""How much of a one-word answer's support rests on the question's words around it."""
+"""Share of a one-word answer's support that comes from the question's words around it."""
 _CONTEXT_TERMS = 3.0
-"""So many words more halve that share."""
+"""Additional words of the answer that halve this share."""
 _CONTEXT_ENOUGH = 0.8
-"""Share of the question's words around an answer that is as good as all."""
+"""Share of the question's words around an answer that counts as all of them."""
 _CONTEXT_RANK = 1.0
 _BEFORE, _AFTER_IT, _ANYWHERE = 0.6, 0.4, 0.5
-"""What a word of the question counts in the unit before, in the one after, or anywhere in the passage."""
+"""Match of a question's word in the sentence before, in the one after, or anywhere in the passage."""
 _LATER = 0.03
-"""What a passage loses in the choice for each passage that is more relevant."""
+"""Penalty in the choice of evidence per more relevant passage."""
 _MAX_EVIDENCE = 3
 _PER_EVIDENCE = 3
-"""Words of a sentence for each piece of evidence."""
+"""Content words of a sentence per piece of evidence."""
 _ENOUGH = 0.75
-"""Support from which no further evidence is looked for."""
+"""Support that needs no further evidence."""
 _MIN_GAIN = 0.15
-"""Share of a sentence's words that further evidence must add."""
+"""Least share of a sentence's words that further evidence adds."""
 _SAID = 0.5
-"""What the answer's own words count beside the question's, in the choice of a quote."""
+"""Weight of the answer's words relative to the question's, in the choice of a quote."""
 _QUOTE_FROM = 0.3
-"""Share of the question's words that a quote must have about it."""
+"""Least share of the question's words in and around a quote."""
 _QUOTE_NEW_WORDS = 2
-"""Words that it must have beside the question's."""
+"""Least number of its words that are not the question's."""
 _GAP = "\x1f"
 _ELSEWHERE = 0.5
-"""Factor of such a gain from another passage."""
+"""Factor on the gain of further evidence from another passage."""
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """A sentence of a passage that says what a sentence of an answer says."""
+    """A sentence of a passage that supports a sentence of an answer."""
 
     passage: int
-    """Its place among the passages."""
+    """Index of the passage."""
     start: int
-    """Of the passage's text, white space at the ends left out."""
+    """Offset in the passage's text; the span has no white space at its ends."""
     end: int
     support: float
     """0 … 1."""
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
-    """A passage's sentences and where each word is in them. Made once per passage, not per answer.
+class PassageIndex:
+    """An inverted index of a passage's sentences, built once per passage.
 
-    Thousands are kept: what is in them is of types that the garbage collector does not walk through.
+    Thousands are cached, so its values have types that the garbage collector does not traverse.
     """
 
     spans: tuple[int, ...]
-    """Start and end of each sentence, one after the other."""
+    """Start and end of each sentence, flattened."""
     postings: dict[str, bytes]
-    """Content term → uint16: numbers of the sentences that hold it."""
+    """Content term → uint16[n]: sentences that contain it."""
     prefixes: dict[str, bytes]
+    """First five letters of a longer term → sentences, as in `postings`."""
     negated: dict[str, bytes]
+    """Negated term → sentences."""
     sizes: tuple[int, ...]
-    """Content terms of each sentence."""
+    """Number of distinct content terms per sentence."""
     lines: tuple[str, ...]
-    """Every term of each sentence, for phrases."""
+    """All terms of each sentence, joined, to find phrases."""
     heading: frozenset[str]
+    """Terms of the title and headings."""
 
 
-def prepare(text: str, heading: str, analyzer: SentenceAnalyzer) -> Prepared:
-    """The first 65,535 sentences of a passage. `heading` is what stands above it: title and headings."""
+def index_passage(text: str, heading: str, analyzer: SentenceAnalyzer) -> PassageIndex:
+    """Index the first 65,535 sentences of a passage. `heading`: its title and headings."""
     spans: list[int] = []
     lines: list[str] = []
     sizes: list[int] = []
@@ -132,40 +134,40 @@ def prepare(text: str, heading: str, analyzer: SentenceAnalyzer) -> Prepared:
                 prefixes.setdefault(term[:_PREFIX_CHARS], []).append(number)
         for term in words.negated:
             negated.setdefault(term, []).append(number)
-    return Prepared(
+    return PassageIndex(
         tuple(spans),
-        _packed(postings),
-        _packed(prefixes),
-        _packed(negated),
+        _pack(postings),
+        _pack(prefixes),
+        _pack(negated),
         tuple(sizes),
         tuple(lines),
         frozenset(analyzer.analyse(heading).terms),
     )
 
 
-def _packed(numbers: dict[str, list[int]]) -> dict[str, bytes]:
+def _pack(numbers: dict[str, list[int]]) -> dict[str, bytes]:
     return {term: np.array(found, np.uint16).tobytes() for term, found in numbers.items()}
 
 
-def _unpacked(found: bytes) -> memoryview:
+def _unpack(found: bytes) -> memoryview:
     return memoryview(found).cast("H")
 
 
 class Aligner:
-    """Finds evidence for sentences. Keeps passages that it has prepared; safe for use from several threads."""
+    """Finds evidence for sentences. Thread-safe; caches the indexes of passages."""
 
     def __init__(self, language: str = "english", *, threshold: float = THRESHOLD) -> None:
-        """An aligner.
+        """Create an aligner.
 
         Args:
-            language: Snowball stemmer.
-            threshold: support from which a span is evidence, 0 … 1.
+            language: one of `text_analysis.stems.LANGUAGES`.
+            threshold: least support of evidence, 0 … 1.
         """
         self._analyzer = SentenceAnalyzer(language)
         self._threshold = threshold
         self._lock = threading.Lock()
-        self._prepared: OrderedDict[tuple[str, str], Prepared] = OrderedDict()
-        self._prepared_chars = 0
+        self._cache: OrderedDict[tuple[str, str], PassageIndex] = OrderedDict()
+        self._cached_chars = 0
 
     def align(
         self,
@@ -174,14 +176,14 @@ class Aligner:
         passages: Sequence[tuple[str, str]],
         named: Sequence[Collection[int]] = (),
     ) -> list[list[Evidence] | None]:
-        """Evidence for each sentence, best first; empty where no passage says it, None where it says nothing to check.
+        """Evidence for each sentence, best first: empty if no passage supports it, None if it has no content word.
 
         Args:
-            sentences: of an answer.
-            question: what was asked. Its words tell apart the places that hold a short answer.
-            passages: text and headings of each, most relevant first: earlier ones win ties.
-            named: places of the passages that a sentence itself names, for each. They too are evidence where they
-                support it, beside what supports it best.
+            sentences: of the answer.
+            question: its words decide between places that contain a short answer.
+            passages: text and headings of each, most relevant first; earlier ones win ties.
+            named: per sentence, indexes of the passages that it cites. Each that supports the sentence is added to
+                the best evidence.
         """
         answered = [self._analyzer.analyse(_ITEM_NUMBER.sub("", sentence, count=1)) for sentence in sentences]
         matrix = self._matrix(answered, question, passages)
@@ -193,9 +195,9 @@ class Aligner:
         return found
 
     def closest(self, answer: str, question: str, passages: Sequence[tuple[str, str]]) -> Evidence | None:
-        """The unit that best answers the question: by the question's words, and less by those of an answer.
+        """The sentence that best answers the question, by the question's words and, with less weight, the answer's.
 
-        None where none holds enough of them. Its support is the share of the question's words there.
+        None if no sentence has enough of them. Its support is the share of the question's words in and around it.
         """
         words = self._analyzer.analyse(answer)
         return self._matrix([words], question, passages).closest(words)
@@ -204,31 +206,31 @@ class Aligner:
         self, answered: list[SentenceTerms], question: str, passages: Sequence[tuple[str, str]]
     ) -> _SentenceMatrix:
         return _SentenceMatrix(
-            answered, self._analyzer.analyse(question), [self._prepare(*passage) for passage in passages]
+            answered, self._analyzer.analyse(question), [self._indexed(*passage) for passage in passages]
         )
 
-    def _prepare(self, text: str, heading: str) -> Prepared:
+    def _indexed(self, text: str, heading: str) -> PassageIndex:
         key = (text, heading)
         with self._lock:
-            found = self._prepared.get(key)
+            found = self._cache.get(key)
             if found is not None:
-                self._prepared.move_to_end(key)
+                self._cache.move_to_end(key)
                 return found
-        made = prepare(text, heading, self._analyzer)
+        made = index_passage(text, heading, self._analyzer)
         with self._lock:
-            if key not in self._prepared:
-                self._prepared[key] = made
-                self._prepared_chars += len(text)
-                while self._prepared_chars > _KEPT_CHARS and len(self._prepared) > 1:
-                    (old, _), _ = self._prepared.popitem(last=False)
-                    self._prepared_chars -= len(old)
+            if key not in self._cache:
+                self._cache[key] = made
+                self._cached_chars += len(text)
+                while self._cached_chars > _KEPT_CHARS and len(self._cache) > 1:
+                    (old, _), _ = self._cache.popitem(last=False)
+                    self._cached_chars -= len(old)
         return made
 
 
 class _SentenceMatrix:
-    """The words of an answer and a question against the sentences of the passages ("units"), as matrices."""
+    """Terms of an answer and its question (rows) against the sentences of the passages ("units", columns)."""
 
-    def __init__(self, answered: list[SentenceTerms], question: SentenceTerms, passages: list[Prepared]) -> None:
+    def __init__(self, answered: list[SentenceTerms], question: SentenceTerms, passages: list[PassageIndex]) -> None:
         self._passages = passages
         counts = [len(passage.lines) for passage in passages]
         self._starts = [0, *accumulate(counts)]
@@ -242,12 +244,13 @@ class _SentenceMatrix:
         self._held, self._negated = self._presence(terms)
         self._negations = any(passage.negated for passage in passages)
         self._nowhere = np.zeros(self._units, np.bool_)
-        # In how many units: what the passages hold rarely tells most; what none holds counts as if one did.
+        # Document frequency over units. A term in no unit counts as if it were in one.
         frequency = np.maximum((self._held >= _PREFIX_MATCH).sum(axis=1), 1)
         self._weights: Matrix = np.log1p((self._units + 1) / frequency).astype(np.float32)
         self._context = self._question_cover()
 
     def evidence(self, words: SentenceTerms, threshold: float, *, only: int | None = None) -> list[Evidence] | None:
+        """As `Aligner.align`, for one sentence; `only`: index of the one passage to search."""
         terms = list(dict.fromkeys(words.content_terms()))
         if not terms:
             return None
@@ -302,7 +305,7 @@ class _SentenceMatrix:
             return None
         asked = self._held[: len(self._asked)]
         sizes = np.array([size for passage in self._passages for size in passage.sizes])
-        # What holds the question's words alone, as headings do, tells nothing.
+        # A unit of the question's words alone, such as a heading, does not answer.
         telling = sizes - (asked == 1).sum(axis=0) >= _QUOTE_NEW_WORDS
         weights = self._weights[: len(self._asked)]
         near = self._context + weights @ asked / weights.sum()
@@ -316,10 +319,10 @@ class _SentenceMatrix:
         return self._found(unit, float(self._context[unit]))
 
     def _presence(self, terms: Iterable[str]) -> tuple[Matrix, npt.NDArray[np.bool_]]:
-        """float32[terms, units]: how far each unit holds each term, 0 … 1; bool of that shape: negated there."""
+        """float32[terms, units]: match of each term, 0 … 1; bool[terms, units]: whether it is negated there."""
         held = np.zeros((len(self._rows), self._units), np.float32)
         negated = np.zeros(held.shape, np.bool_)
-        # Places in the flattened matrix: one assignment for all of a kind costs as much as one for each.
+        # Flat indexes: one assignment per kind is far faster than one per term.
         similar: list[int] = []
         same: list[int] = []
         denied: list[int] = []
@@ -330,18 +333,18 @@ class _SentenceMatrix:
                 if term in passage.heading:
                     held[row, start:end] = _HEADING_MATCH
                 if prefix in passage.prefixes:
-                    similar += [first + unit for unit in _unpacked(passage.prefixes[prefix])]
+                    similar += [first + unit for unit in _unpack(passage.prefixes[prefix])]
                 if term in passage.postings:
-                    same += [first + unit for unit in _unpacked(passage.postings[term])]
+                    same += [first + unit for unit in _unpack(passage.postings[term])]
                     if term in passage.negated:
-                        denied += [first + unit for unit in _unpacked(passage.negated[term])]
+                        denied += [first + unit for unit in _unpack(passage.negated[term])]
         held.reshape(-1)[similar] = _PREFIX_MATCH
         held.reshape(-1)[same] = 1
         negated.reshape(-1)[denied] = True
         return held, negated
 
     def _question_cover(self) -> Matrix:
-        """float32[units]: the share of the question's words in each unit, its neighbours and its passage, 0 … 1."""
+        """float32[units]: share of the question's words in each unit, its neighbours and its passage, 0 … 1."""
         rows = len(self._asked)
         if not rows or not self._units:
             return np.zeros(self._units, np.float32)
@@ -358,7 +361,7 @@ class _SentenceMatrix:
         return cover
 
     def _phrase(self, words: SentenceTerms) -> npt.NDArray[np.bool_]:
-        """bool[units]: whether the unit holds the whole sentence word for word."""
+        """bool[units]: whether the unit contains the whole sentence word for word."""
         phrase = f"{_GAP}{_GAP.join(words.terms)}{_GAP}"
         return np.array([phrase in line for passage in self._passages for line in passage.lines], np.bool_)
 

@@ -1,12 +1,12 @@
-"""Whether retrieved passages answer a question: a score, and the threshold below which an answer is refused.
+"""Scores how likely retrieved passages answer a question. Below a threshold the transformer refuses to answer.
 
-A passage that is near a question need not answer it: "When was the bridge closed?" finds the paragraph that tells when
-it was opened. Similarity sees the subject, not the difference. The score adds what differs: names, numbers and
-negations of the question that the best sentence lacks, words in whose place it has their opposites, and the absence of
-anything that could be the answer asked for (a date, an amount, a name). A logistic function weighs these signals; its
-few coefficients are numbers of this module, made and reprinted by `python -m evaluation.refusal`.
+A passage near a question need not answer it: "When was the bridge closed?" finds the paragraph about its opening.
+Similarity sees the common subject, not the difference. The score therefore looks for differences: names, numbers and
+negations of the question that the best sentence lacks, opposites of the question's words, and a candidate of the kind
+asked for (a date, an amount, a name). A logistic function weighs the signals; `python -m evaluation.refusal` fits its
+coefficients.
 
-No model runs here, no network is asked: a question with four passages takes a few milliseconds.
+No model and no network: a question with four passages takes a few milliseconds.
 """
 
 from __future__ import annotations
@@ -25,36 +25,36 @@ from transformer.wire import Topic
 from vectorstore.wire import Passage
 
 PASSAGES = 4
-"""Passages looked at, the first ones: more of them bring few answers and much that only resembles one."""
+"""Number of passages scored, best first. More add few answers and many lookalikes."""
 _QUESTION_CHARS = 2_000
 _PASSAGE_CHARS = 8_000
 _KEPT_PASSAGES = 1_000
-"""Passages whose words are kept: users ask about the same ones again and again."""
+"""Passages in the cache of parsed passages."""
 _TERMS = 32
-"""Words of a question that are looked for, the first ones."""
+"""Content words of a question that are searched for, the first ones."""
 
 _NEAR = 0.45
-"""Cosine below which a distance counts by itself."""
+"""Cosine similarity below which the signal `far` is above 0."""
 _SUPPORTED = 0.6
-"""As `_NEAR`, for a passage's support (vectorstore/wire.py)."""
+"""Like `_NEAR`, for a passage's `support` and the signal `unsupported`."""
 _COVERED = 0.4
-"""As `_NEAR`, for the share of the question's words that the best sentence has."""
+"""Like `_NEAR`, for the share of the question's words in the best sentence and the signal `uncovered`."""
 _MOST_MISSING = 3
-"""More missing words than these tell nothing more."""
+"""Cap of the counts of missing names and numbers."""
 
 _PREFIX = 4
-"""Inflected forms of a word share at least these first characters …"""
+"""Inflected forms of a word share at least this many first characters,"""
 _SHARED_PERCENT = 65
-"""… and this part of the longer form."""
+"""and this percentage of the longer form."""
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """Weighs the signals of a question into one score."""
+    """A logistic model of the signals."""
 
     name: str
     weights: Mapping[str, float]
-    """Per signal."""
+    """By name of the signal."""
     bias: float
 
     def score(self, signals: Mapping[str, float]) -> float:
@@ -77,7 +77,7 @@ SIGNALS: Mapping[str, Literal[1, -1]] = {
     "opposite_passage": -1,
     "no_candidate": -1,
 }
-"""The signals, and whether more of one speaks for an answer or against it: weights never have the other sign."""
+"""Signal → sign of its weight: 1 if a higher value speaks for an answer."""
 
 DEFAULT_MODEL = Model(
     "signals-1",
@@ -97,29 +97,29 @@ DEFAULT_MODEL = Model(
     },
     -1.6474,
 )
-"""Fitted on one half of squad2-dev's articles, and on questions of mtrag-un and cranfield put to its passages, by
-`python -m evaluation.refusal squad2-dev --off-topic mtrag-un --off-topic cranfield --skip-bad --fit`, with the local
-graph's embedder. Of the corpora that it serves it has seen nothing: calibrate on their own questions."""
+"""Fitted on one half of squad2-dev's articles, with mtrag-un and cranfield as off-topic questions, by `python -m
+evaluation.refusal squad2-dev --off-topic mtrag-un --off-topic cranfield --skip-bad --fit` and the local graph's
+embedder. It knows no other corpus: calibrate with questions of your own."""
 
 DEFAULT_THRESHOLD = 0.05
-"""Refuses what is off the topic, on every set of docs/evaluation.md, and hardly anything else: questions in other words
-than the documents' score low, and are not to be refused. Near misses are told apart by a calibration."""
+"""Refuses off-topic questions, on every set of docs/evaluation.md, and hardly any other: questions in other words than
+the documents' score low too. To refuse near misses, calibrate."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answerability:
-    """Whether passages answer a question."""
+    """How likely passages answer a question."""
 
     score: float
-    """0 … 1; higher where an answer is likelier."""
+    """0 … 1; higher: an answer is likelier."""
     signals: dict[str, float]
-    """What the score is made of; empty where no passage holds a word."""
+    """Values of `SIGNALS`; empty if no passage has a word."""
     passage: int | None
-    """Place of the passage that holds the best sentence."""
+    """Index of the passage with the best sentence; None if no passage has a word."""
 
 
 class _Words:
-    """The words of a text: as written, case-folded, and by the keys under which inflected forms are found again."""
+    """The words of a text: as written (`raw`), folded (`lows`), and in the singular (`keys`)."""
 
     __slots__ = ("_starts", "keys", "lows", "raw")
 
@@ -130,6 +130,7 @@ class _Words:
         self._starts: dict[str, list[str]] | None = None
 
     def has(self, key: str) -> bool:
+        """Whether the text has the word or an inflected form of it."""
         if key in self.keys:
             return True
         if len(key) <= _PREFIX or key[0].isdigit():
@@ -148,7 +149,7 @@ class _Words:
 
 @dataclass(frozen=True, slots=True)
 class _Term:
-    """A word of the question that an answer should speak of."""
+    """A content word of the question."""
 
     low: str
     key: str
@@ -157,10 +158,10 @@ class _Term:
 
 
 class _Question:
-    """What a question asks for, and with which words."""
+    """The content words of a question and the kind of answer it wants."""
 
     def __init__(self, text: str) -> None:
-        # Of a query made of a conversation, the last line is the question.
+        # In a query condensed from a conversation, the last line is the question.
         lines = text.strip().splitlines() or [""]
         words = _Words(normalise(lines[-1][-_QUESTION_CHARS:]))
         terms: dict[str, _Term] = {}
@@ -180,12 +181,12 @@ class _Question:
 class _Sentence:
     words: _Words
     found: int
-    """A bit per term of the question, the first lowest: whether the sentence, or a heading above it, has it."""
+    """Bit n is set if the sentence, or a heading above it, has term n of the question."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Read:
-    """A passage, read for a question."""
+class _ParsedPassage:
+    """A passage compared with a question."""
 
     sentences: list[_Sentence]
     words: frozenset[str]
@@ -201,16 +202,16 @@ def _fold(word: str) -> str:
 
 @lru_cache(maxsize=_KEPT_PASSAGES)
 def _parse(heading: str, text: str) -> tuple[_Words, tuple[_Words, ...], frozenset[str]]:
-    """Of a passage: the words of its headings, of each of its sentences, and the keys of all sentences."""
+    """Words of a passage's headings, words of each of its sentences, and the keys of all sentences."""
     sentences = tuple(map(_Words, prose_sentences(normalise(text))))
     keys = frozenset().union(*(sentence.keys for sentence in sentences))
     return _Words(normalise(heading)), sentences, keys
 
 
-def _read(passage: Passage, question: _Question) -> _Read:
+def _read(passage: Passage, question: _Question) -> _ParsedPassage:
     heading, sentences, keys = _parse(" ".join((passage.title, *passage.heading_path)), passage.text[:_PASSAGE_CHARS])
     above = _bits(heading, question)
-    return _Read([_Sentence(words, above | _bits(words, question)) for words in sentences], keys)
+    return _ParsedPassage([_Sentence(words, above | _bits(words, question)) for words in sentences], keys)
 
 
 def _bits(words: _Words, question: _Question) -> int:
@@ -222,7 +223,7 @@ def _bits(words: _Words, question: _Question) -> int:
 
 
 def _candidate(words: _Words, question: _Question) -> bool:
-    """Whether a sentence holds something of the kind asked for that the question does not say itself."""
+    """Whether a sentence has a word of the kind asked for that is not in the question."""
     for raw, low in zip(words.raw, words.lows, strict=True):
         if low in english.FUNCTION_WORDS or singular(low) in question.keys:
             continue
@@ -240,7 +241,7 @@ def _candidate(words: _Words, question: _Question) -> bool:
 
 
 def _opposed(term: _Term, words: Set[str]) -> bool:
-    """Whether a text lacks the term and has an opposite of it."""
+    """Whether a text lacks the term but has an opposite of it."""
     if term.key in words:
         return False
     if not words.isdisjoint(map(singular, english.OPPOSITES.get(term.low, ()))):
@@ -258,27 +259,27 @@ def _share(found: int, of: int) -> float:
 
 
 def score(question: str, passages: Sequence[Passage], model: Model = DEFAULT_MODEL) -> Answerability:
-    """How likely it is that the passages answer the question; 0 where none holds a word.
+    """How likely the passages answer the question; 0 if they have no word.
 
-    Takes a few milliseconds for four passages of ordinary length, and cuts what is far longer.
+    Takes a few milliseconds for passages of ordinary length; longer ones are cut.
 
     Args:
-        question: what was asked, of a conversation the last question: names in earlier turns are no part of it.
-        passages: best first. Those beyond `PASSAGES` are not looked at.
-        model: weighs the signals.
+        question: of a conversation, only the last question.
+        passages: best first; only the first `PASSAGES` count.
+        model: the weights of the signals.
     """
     asks = _Question(question)
     shown = passages[:PASSAGES]
     reads = [_read(passage, asks) for passage in shown]
     terms = asks.terms
-    best: tuple[tuple[float, float, float], int, _Read, _Sentence] | None = None
+    best: tuple[tuple[float, float, float], int, _ParsedPassage, _Sentence] | None = None
     for number, (passage, read) in enumerate(zip(passages, reads, strict=False)):
         support = _bounded(passage.support)
         found = [0, *(sentence.found for sentence in read.sentences), 0]
         for place, sentence in enumerate(read.sentences):
             around = found[place] | found[place + 1] | found[place + 2]
             if not around and best is not None and best[0][0]:
-                continue  # no better than what has a word
+                continue  # cannot be better than a sentence with a word of the question
             key = (_share(sentence.found, len(terms)) + 0.2 * _share(around, len(terms)), support, -place)
             if best is None or key > best[0]:
                 best = key, number, read, sentence
@@ -308,7 +309,7 @@ def score(question: str, passages: Sequence[Passage], model: Model = DEFAULT_MOD
 
 
 def topics(passages: Iterable[Passage], limit: int = 3) -> list[Topic]:
-    """What the nearest passages are about, nearest first: one topic per document and heading, at most `limit`."""
+    """Title and heading of the nearest passages, nearest first, without duplicates; at most `limit`."""
     found: dict[tuple[str, tuple[str, ...]], Topic] = {}
     for passage in passages:
         if len(found) >= limit:
