@@ -1,4 +1,4 @@
-"""Vectors for texts: each asked of the embedder once, in batches, a bounded number of them at a time."""
+"""Vectors for texts: requests go to the embedder in batches, several at a time, and each text only once."""
 
 from __future__ import annotations
 
@@ -19,95 +19,99 @@ from vectorstore.versions import Bits, ChunkVectors, EncodedVectors, Quantiser
 _Answer = TypeVar("_Answer")
 
 _PARTS = {"sparse": ("sparse_indices", "sparse_weights"), "multi_vectors": ("multi_vectors", "multi_vector_count")}
-"""What a model may give beside the one vector of a text → its tensors."""
+"""Optional output of a model → its tensors."""
 
 _MULTI_VECTOR_BATCH = 32
-"""Texts per call where each comes back as a vector per token: a megabyte and more."""
+"""Texts per call with multi-vectors: the response has a megabyte and more per text."""
 
 _REMEMBERED = 1_024
-"""Texts of this run whose vectors are kept for the next chunk that says the same."""
+"""Texts of this run whose vectors are kept for chunks with the same text."""
 _LONGEST_WAIT_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
-    """What is made of a text, and by whom."""
+class EmbedderCapabilities:
+    """What the embedder returns for a text, as far as the settings want it."""
 
     fingerprint: str
-    """Of the embedder."""
+    """Identifies the embedder and its weights."""
     dimension: int
+    """Of the dense vectors."""
     sparse: bool = False
-    """Whether learned sparse vectors are made too."""
+    """Whether learned sparse vectors are returned."""
     quantiser: Quantiser | None = None
-    """What encodes the multi-vectors that are made too; None: none are made."""
+    """Compresses the multi-vectors; None if there are none."""
 
     @property
     def multi_vector_bits(self) -> Bits | None:
-        """Of each number of the multi-vectors; None: none are made."""
+        """Bits per number of the stored multi-vectors; None if there are none."""
         return None if self.quantiser is None else self.quantiser.bits
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
-    """What was made of some texts."""
+class EmbeddedBatch:
+    """The vectors of one batch of texts."""
 
     vectors: list[ChunkVectors]
     """In the order of the texts."""
     truncated: int
-    """Texts of those that were longer than the embedder reads."""
+    """Number of texts that were longer than the embedder's window."""
 
 
-class Encoder(Protocol):
-    """Makes vectors of texts."""
+class Embedder(Protocol):
+    """Embeds batches of texts."""
 
     @property
     def concurrency(self) -> int:
-        """Batches that it takes at a time."""
+        """Batches that it embeds at the same time."""
 
-    async def connect(self) -> Kind:
-        """Finds out what it makes. Comes before all else.
+    async def connect(self) -> EmbedderCapabilities:
+        """Asks the embedder what it returns. Must be called first.
 
         Raises:
-            EmbeddingFailedError: the embedder does not answer, after all attempts, or lacks what the settings demand.
+            EmbeddingFailedError: the embedder does not answer, or lacks what the settings demand.
         """
 
-    async def encode(self, texts: Sequence[str]) -> Made:
-        """One batch.
+    async def embed(self, texts: Sequence[str]) -> EmbeddedBatch:
+        """Embeds one batch.
 
         Raises:
-            EmbeddingFailedError: the embedder failed for good.
+            EmbeddingFailedError: the embedder failed after all retries.
         """
 
     async def aclose(self) -> None:
-        """Ends its connections."""
+        """Closes its connections."""
 
 
-class EmbedderCalls:
-    """Asks the embedder over HTTP, and again where that helps."""
+class HttpEmbedder:
+    """Calls the embedder over HTTP, with retries."""
 
     def __init__(
-        self, settings: IngestSettings, kind: Kind | None = None, *, on_wait: Callable[[str], None] | None = None
+        self,
+        settings: IngestSettings,
+        capabilities: EmbedderCapabilities | None = None,
+        *,
+        on_wait: Callable[[str], None] | None = None,
     ) -> None:
-        """Asks nothing yet.
+        """Sends nothing yet.
 
         Args:
             settings: of the run.
-            kind: what `connect` has found out elsewhere; it need not be called then.
-            on_wait: told why a call is tried again, and when.
-
+            capabilities: what `connect` returned in another process; it need not be called then.
+            on_wait: called before each retry with the reason and the delay.
         """
         self._on_wait = on_wait
         self._settings = settings
         self._client = EmbedderClient(settings.embedder_url, model=settings.embedder_model)
-        self._kind = kind
+        self._capabilities = capabilities
 
     @property
     def concurrency(self) -> int:
         """As the settings say."""
         return self._settings.concurrency
 
-    async def connect(self) -> Kind:
-        """Asks the embedder who it is and what it gives. Embeds nothing."""
+    async def connect(self) -> EmbedderCapabilities:
+        """As `Embedder.connect`. Embeds nothing."""
         settings = self._settings
         answer = await self._try(lambda ctx: self._client.embed([], ctx, input_type="passage"))
         offered = await self._try(lambda ctx: self._client.outputs(ctx))
@@ -115,49 +119,41 @@ class EmbedderCalls:
         dimension, quantiser = answer.dense.shape[1], None
         if self._wanted("multi_vectors", settings.multi_vectors, offered):
             quantiser = await asyncio.to_thread(Quantiser, dimension, settings.multi_vector_bits)
-        self._kind = Kind(answer.fingerprint, dimension, sparse, quantiser)
-        return self._kind
+        capabilities = EmbedderCapabilities(answer.fingerprint, dimension, sparse, quantiser)
+        self._capabilities = capabilities
+        return capabilities
 
-    async def encode(self, texts: Sequence[str]) -> Made:
-        """One call of the embedder, tried again where that helps."""
-        kind = self._kind
-        if kind is None:
-            raise AssertionError("encode comes after connect")
+    async def embed(self, texts: Sequence[str]) -> EmbeddedBatch:
+        """As `Embedder.embed`."""
+        expected = self._capabilities
+        if expected is None:
+            raise AssertionError("embed comes after connect")
         answer = await self._try(
             lambda ctx: self._client.embed(
                 texts,
                 ctx,
                 input_type="passage",
-                sparse=kind.sparse,
-                multi_vectors=kind.quantiser is not None,
+                sparse=expected.sparse,
+                multi_vectors=expected.quantiser is not None,
             )
         )
-        if answer.fingerprint != kind.fingerprint or answer.dense.shape[1] != kind.dimension:
+        if answer.fingerprint != expected.fingerprint or answer.dense.shape[1] != expected.dimension:
             raise EmbeddingFailedError(
-                f"The embedder was exchanged during the run ({kind.fingerprint} became {answer.fingerprint}). "
+                f"The embedder was exchanged during the run ({expected.fingerprint} became {answer.fingerprint}). "
                 "Run again."
             )
-        return Made(await self._vectors(answer, kind.quantiser), int(answer.truncated.sum()))
+        return EmbeddedBatch(await _vectors(answer, expected.quantiser), int(answer.truncated.sum()))
 
     async def aclose(self) -> None:
         """Closes the connections."""
         await self._client.aclose()
 
-    async def _vectors(self, answer: Embeddings, quantiser: Quantiser | None) -> list[ChunkVectors]:
-        sparse = answer.sparse or [None] * len(answer.dense)
-        stored: Sequence[EncodedVectors | None] = [None] * len(answer.dense)
-        matrices = answer.multi_vectors
-        if quantiser is not None and matrices is not None:
-            # At once: as they came they would take ten times the memory while they wait to be written.
-            stored = await asyncio.to_thread(lambda: [quantiser.encode(matrix) for matrix in matrices])
-        return [ChunkVectors(*parts) for parts in zip(answer.dense, sparse, stored, strict=True)]
-
     def _wanted(self, part: str, setting: Choice, offered: frozenset[str]) -> bool:
         missing = set(_PARTS[part]) - offered
         if missing and setting == "on":
             raise EmbeddingFailedError(
-                f"The embedder's model {self._settings.embedder_model} does not give {', '.join(sorted(missing))}: set "
-                f"INGEST_{part.upper()} to auto, or use a model that does, such as bge_m3."
+                f"The embedder's model {self._settings.embedder_model} does not return {', '.join(sorted(missing))}: "
+                f"set INGEST_{part.upper()} to auto, or use a model that does, such as bge_m3."
             )
         return not missing and setting != "off"
 
@@ -175,40 +171,53 @@ class EmbedderCalls:
                 reason = error.message
             wait_s = min(wait_s, _LONGEST_WAIT_S)
             if self._on_wait is not None:
-                self._on_wait(f"{reason} It is asked again in {wait_s:g} s.")
+                self._on_wait(f"{reason} Retrying in {wait_s:g} s.")
             await asyncio.sleep(wait_s)
             wait_s *= 2
         raise AssertionError("unreachable")
 
 
-class Embedding:
-    """Gathers texts into batches and embeds them while the caller goes on: vectors, and what else the index holds."""
+async def _vectors(answer: Embeddings, quantiser: Quantiser | None) -> list[ChunkVectors]:
+    sparse = answer.sparse or [None] * len(answer.dense)
+    stored: Sequence[EncodedVectors | None] = [None] * len(answer.dense)
+    matrices = answer.multi_vectors
+    if quantiser is not None and matrices is not None:
+        # Compress them now: raw multi-vectors take ten times the memory while they wait to be written.
+        stored = await asyncio.to_thread(lambda: [quantiser.encode(matrix) for matrix in matrices])
+    return [ChunkVectors(*parts) for parts in zip(answer.dense, sparse, stored, strict=True)]
 
-    def __init__(self, encoder: Encoder, batch_size: int) -> None:
-        self._encoder = encoder
-        self._slots = asyncio.Semaphore(encoder.concurrency)
+
+class Batcher:
+    """Gathers texts into batches and embeds them in the background.
+
+    It sets no bound on the texts that wait: the caller bounds them (`ingest.build`).
+    """
+
+    def __init__(self, embedder: Embedder, batch_size: int) -> None:
+        self._embedder = embedder
+        self._slots = asyncio.Semaphore(embedder.concurrency)
         self._batch_size = batch_size
-        self.kind = Kind("", 0)
-        """What is made, once connected."""
+        self.capabilities = EmbedderCapabilities("", 0)
+        """Of the embedder, after `connect`."""
         self._waiting: list[tuple[str, asyncio.Future[ChunkVectors]]] = []
         self._known: OrderedDict[str, asyncio.Future[ChunkVectors]] = OrderedDict()
         self._tasks: set[asyncio.Task[None]] = set()
         self.embedded = 0
-        """Texts that the embedder has answered."""
+        """Texts embedded so far."""
         self.truncated = 0
-        """Texts of those that were longer than it reads."""
+        """How many of them were longer than the embedder's window."""
 
     async def connect(self) -> None:
-        """Finds out what is made. Embeds nothing. Raises EmbeddingFailedError as the encoder does."""
-        self.kind = await self._encoder.connect()
-        if self.kind.quantiser is not None:
+        """Asks the embedder for its capabilities. Raises EmbeddingFailedError as `Embedder.connect` does."""
+        self.capabilities = await self._embedder.connect()
+        if self.capabilities.quantiser is not None:
             self._batch_size = min(self._batch_size, _MULTI_VECTOR_BATCH)
 
-    async def request(self, key: str, text: str) -> asyncio.Future[ChunkVectors]:
-        """What the embedder makes of `text`, soon. Waits while the embedder has enough to do.
+    def request(self, key: str, text: str) -> asyncio.Future[ChunkVectors]:
+        """The vectors of `text`, once its batch is embedded.
 
         Args:
-            key: names the text; a text of the same key may be answered with what was made of an earlier one.
+            key: identifies the text. A repeated key may get the vectors of the earlier text.
             text: what to embed.
         """
         future = self._known.get(key)
@@ -221,20 +230,19 @@ class Embedding:
             self._known.popitem(last=False)
         self._waiting.append((text, future))
         if len(self._waiting) >= self._batch_size:
-            await self.flush()
+            self.flush()
         return future
 
-    async def flush(self) -> None:
-        """Sends what has been gathered, full batch or not."""
+    def flush(self) -> None:
+        """Sends the gathered texts even if they do not fill a batch."""
         batch, self._waiting = self._waiting, []
         if batch:
-            await self._slots.acquire()
-            task = asyncio.create_task(self._run(batch))
+            task = asyncio.create_task(self._embed(batch))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
     async def aclose(self) -> None:
-        """Ends what is under way, and the encoder's connections."""
+        """Cancels what is running and closes the embedder's connections."""
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
@@ -243,16 +251,17 @@ class Embedding:
             future.cancel()
         self._waiting.clear()
         self._known.clear()
-        await self._encoder.aclose()
+        await self._embedder.aclose()
 
-    async def _run(self, batch: Sequence[tuple[str, asyncio.Future[ChunkVectors]]]) -> None:
+    async def _embed(self, batch: Sequence[tuple[str, asyncio.Future[ChunkVectors]]]) -> None:
         try:
-            made = await self._encoder.encode([text for text, _ in batch])
+            async with self._slots:
+                answer = await self._embedder.embed([text for text, _ in batch])
         except EmbeddingFailedError as error:
             for _, future in batch:
                 if not future.done():
                     future.set_exception(error)
-                    # Read at once: only the first future of a failed run is waited for.
+                    # Mark it as retrieved: a failed run awaits only its first future.
                     future.exception()
         except BaseException:
             for _, future in batch:
@@ -260,9 +269,7 @@ class Embedding:
             raise
         else:
             self.embedded += len(batch)
-            self.truncated += made.truncated
-            for (_, future), vectors in zip(batch, made.vectors, strict=True):
+            self.truncated += answer.truncated
+            for (_, future), vectors in zip(batch, answer.vectors, strict=True):
                 if not future.done():
                     future.set_result(vectors)
-        finally:
-            self._slots.release()

@@ -1,4 +1,4 @@
-"""What a run tells while it goes on, and what it tells at the end."""
+"""Events during a run, and its summary at the end."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ class Planned:
     """The sources are listed and compared with the current version."""
 
     changed: int
-    """Files that are new or have changed: to be parsed."""
+    """Files to parse: new or changed."""
     unchanged: int
     deleted: int
     size_bytes: int
-    """Of the changed files."""
+    """Of the files to parse."""
 
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """A source cannot be used."""
+    """A file cannot be used."""
 
     source: str
     reason: str
@@ -29,7 +29,7 @@ class Skipped:
 
 @dataclass(frozen=True, slots=True)
 class Noticed:
-    """A source was used, but something about it should be known."""
+    """A file was used, but there is something to know about it."""
 
     source: str
     text: str
@@ -37,21 +37,21 @@ class Noticed:
 
 @dataclass(frozen=True, slots=True)
 class Advanced:
-    """A document is written, or a file is done with. All numbers count from the start of the run."""
+    """A document is written or a file is finished. All numbers count from the start of the run."""
 
     files: int
-    """Changed files done with."""
+    """Finished files."""
     size_bytes: int
-    """Of the changed files' bytes, about how many are done with."""
+    """Approximate number of bytes processed, out of those planned."""
     documents: int
     chunks: int
     embedded: int
-    """Chunks whose vectors the embedder has made."""
+    """Chunks that the embedder has embedded."""
 
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """The run cannot go on for now, and tries again by itself."""
+    """The run waits and will retry by itself."""
 
     reason: str
 
@@ -70,12 +70,12 @@ OnProgress = Callable[[Event], None]
 
 @dataclass(slots=True)
 class Summary:
-    """What a run did."""
+    """The result of a run."""
 
     version: str | None = None
-    """The version that is current now."""
+    """The current version after the run."""
     unchanged: bool = False
-    """Nothing had to be done: nothing was embedded and nothing published."""
+    """Nothing had changed: nothing was embedded or published."""
     files: int = 0
     """Files listed."""
     documents: int = 0
@@ -83,17 +83,17 @@ class Summary:
     chunks: int = 0
     """In the version."""
     embedded: int = 0
-    """Chunks embedded in this run."""
+    """Chunks embedded by this run."""
     reused: int = 0
-    """Chunks whose vectors were there already, from the version before or from the same text in this run."""
+    """Chunks whose vectors came from the previous version, or from the same text in this run."""
     deleted: int = 0
-    """Sources of the version before that are gone."""
+    """Files of the previous version that are gone."""
     duplicates: int = 0
-    """Documents left out because another one says the same."""
+    """Documents left out because another one has the same text."""
     truncated: int = 0
-    """Chunks that were longer than the embedder reads. Not 0 only where the settings do not fit the embedder."""
+    """Chunks longer than the embedder's window. Positive only if the settings do not fit the embedder."""
     skipped: dict[str, str] = field(default_factory=dict)
-    """Source to reason."""
+    """Name of a file → reason."""
     notices: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
@@ -105,3 +105,22 @@ class Summary:
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         return {**asdict(self), "chunks_per_s": round(self.chunks_per_s, 2)}
+
+
+class Reporter:
+    """Passes events on and collects the summary."""
+
+    def __init__(self, on_progress: OnProgress | None = None) -> None:
+        self.summary = Summary()
+        self.tell: OnProgress = on_progress or (lambda event: None)
+        """Passes an event on."""
+
+    def skip(self, source: str, reason: str) -> None:
+        """Records a file that cannot be used."""
+        self.summary.skipped[source] = reason
+        self.tell(Skipped(source, reason))
+
+    def notice(self, source: str, text: str) -> None:
+        """Records a remark about a file."""
+        self.summary.notices.append(f"{source}: {text}")
+        self.tell(Noticed(source, text))

@@ -1,4 +1,4 @@
-"""Who does the work of a run: whoever lists, plans and writes, parsing and embedding may be done elsewhere."""
+"""Executors: where a run parses and embeds. Planning and writing stay in the run's process."""
 
 from __future__ import annotations
 
@@ -6,41 +6,41 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
-from ingest.embedding import EmbedderCalls, Encoder
+from ingest.embedding import Embedder, HttpEmbedder
 from ingest.loaders import SourceFile
-from ingest.parser import Cut, Parser
+from ingest.parser import ChunkedDocument, Parser
 from ingest.settings import IngestSettings
 
 
 class FileParser(Protocol):
-    """Files to documents."""
+    """Turns files into chunked documents."""
 
-    def parse(self, file: SourceFile) -> AsyncGenerator[Cut | str, None]:
+    def parse(self, file: SourceFile) -> AsyncGenerator[ChunkedDocument | str, None]:
         """As `ingest.parser.Parser.parse`."""
 
 
 class Executor(Protocol):
-    """Who parses and who embeds."""
+    """Parses and embeds for a run."""
 
     def parsing(self, files: Sequence[SourceFile]) -> AbstractAsyncContextManager[FileParser]:
-        """A parser that is then given each of these files, in their order."""
+        """A parser for exactly these files, in this order."""
 
-    def encoder(self) -> Encoder:
-        """Whoever makes vectors of texts."""
+    def embedder(self) -> Embedder:
+        """An embedder that is not connected yet."""
 
 
 class LocalExecutor:
-    """This process and one child that parses."""
+    """Parses in one child process and calls the embedder from this one."""
 
     def __init__(self, settings: IngestSettings, on_wait: Callable[[str], None] | None = None) -> None:
-        """Starts nothing yet. `on_wait` is told why the embedder is asked again, and when."""
+        """Starts nothing yet. `on_wait` is called before each retry of the embedder, with the reason."""
         self._settings = settings
         self._on_wait = on_wait
 
     def parsing(self, files: Sequence[SourceFile]) -> Parser:
-        """One process, whatever the files."""
+        """The child process."""
         return Parser(self._settings)
 
-    def encoder(self) -> EmbedderCalls:
-        """Calls from this process."""
-        return EmbedderCalls(self._settings, on_wait=self._on_wait)
+    def embedder(self) -> HttpEmbedder:
+        """Calls over HTTP."""
+        return HttpEmbedder(self._settings, on_wait=self._on_wait)

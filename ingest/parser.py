@@ -1,4 +1,4 @@
-"""The parser process, seen from the run: a file in, documents with their spans out."""
+"""Client of the parser process: a file goes in, chunked documents come out."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ _Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True, slots=True)
-class Cut:
-    """A document and where it is cut into chunks."""
+class ChunkedDocument:
+    """A document with the spans of its chunks."""
 
     id: str
     text: str
@@ -37,13 +37,13 @@ class Cut:
     url: str | None
     metadata: dict[str, MetadataValue]
     spans: list[tuple[int, int, list[str], str]]
-    """Per chunk start, end, heading path, and the prefix of what is embedded."""
+    """Start, end, heading path and embedding prefix of each chunk."""
 
 
 class Parser:
-    """A worker process that parses one file at a time; started anew where a file has killed it.
+    """A child process that parses one file at a time. If a file kills it, the next file starts another.
 
-    Use it as an asynchronous context manager. It reads ahead no more than a pipe and a buffer hold.
+    Use it as an asynchronous context manager. It reads ahead only as much as the pipe and a buffer hold.
     """
 
     def __init__(self, settings: IngestSettings) -> None:
@@ -65,12 +65,12 @@ class Parser:
     async def __aexit__(self, *_: object) -> None:
         await self._stop()
 
-    async def parse(self, file: SourceFile) -> AsyncGenerator[Cut | str, None]:
-        """Documents of the file, and notices as strings.
+    async def parse(self, file: SourceFile) -> AsyncGenerator[ChunkedDocument | str, None]:
+        """The documents of the file, and notices as strings.
 
         Raises:
-            SkippedFileError: the file, or what is left of it, cannot be used.
-            ParserError: no process can be started.
+            SkippedFileError: the file, or the rest of it, cannot be used.
+            ParserError: the process cannot be started.
         """
         if self._process is None:
             await self._start()
@@ -85,7 +85,7 @@ class Parser:
                 if "notice" in answer:
                     yield str(answer["notice"])
                 else:
-                    yield Cut(**answer["document"], spans=[tuple(span) for span in answer["spans"]])
+                    yield ChunkedDocument(**answer["document"], spans=[tuple(span) for span in answer["spans"]])
         finally:
             if not done:
                 await self._stop()
@@ -93,7 +93,7 @@ class Parser:
             raise SkippedFileError(answer["end"])
 
     async def _start(self) -> None:
-        # A file, not a pipe: nobody has to read it.
+        # A file, so that nothing has to drain a pipe.
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed by _stop
         self._process = await asyncio.create_subprocess_exec(
             sys.executable,
@@ -106,7 +106,7 @@ class Parser:
             limit=_BUFFER_BYTES,
             env=_environment(),
             cwd="/",
-            # An interrupt from the keyboard is for the run to handle.
+            # The run handles an interrupt from the keyboard, not the child.
             start_new_session=True,
         )
         try:
@@ -123,7 +123,7 @@ class Parser:
             raise ParserError("The parser process is gone.")
         process.stdin.write(frame(message))
         with contextlib.suppress(ConnectionError):
-            # Where the process is gone, the answer says so.
+            # If the process is gone, reading the response reports it.
             await process.stdin.drain()
 
     async def _receive(self, timeout_s: float) -> dict[str, Any]:
@@ -137,12 +137,12 @@ class Parser:
             raise SkippedFileError(f"parsing took longer than {timeout_s:g} s (INGEST_PARSE_TIMEOUT_S)") from None
         except (asyncio.IncompleteReadError, ConnectionError):
             code = await process.wait()
-            last = self._last_words()
+            last = self._last_error_line()
             await self._stop()
             how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
             raise SkippedFileError(f"the parser {how} while reading it" + (f": {last}" if last else "")) from None
 
-    def _last_words(self) -> str:
+    def _last_error_line(self) -> str:
         if self._stderr is None:
             return ""
         size = self._stderr.seek(0, os.SEEK_END)
@@ -152,7 +152,7 @@ class Parser:
 
     async def _stop(self) -> None:
         process, self._process = self._process, None
-        # Ours first, before anything that a cancellation can end.
+        # First what needs no await, in case this is cancelled.
         if self._stderr is not None:
             self._stderr.close()
             self._stderr = None
@@ -163,7 +163,7 @@ class Parser:
             if process.stdin is not None:
                 process.stdin.close()
             if process.stdout is not None:
-                # What it had sent; with the pipe full and nobody reading, its end would never be noticed.
+                # Drain the pipe: asyncio does not notice the exit of a process while its output is paused.
                 with contextlib.suppress(ConnectionError):
                     while await process.stdout.read(_BUFFER_BYTES):
                         pass
@@ -171,7 +171,7 @@ class Parser:
 
 
 def _environment() -> dict[str, str]:
-    """Imports what this process imports, wherever that comes from; on one thread, the embedder needs the others."""
+    """The child imports what this process can, and uses one thread: the embedder needs the other cores."""
     return {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path),
@@ -188,10 +188,10 @@ async def _read(stream: asyncio.StreamReader) -> dict[str, Any]:
 
 
 async def _within(timeout_s: float, work: Coroutine[Any, Any, _Result]) -> _Result:
-    """The result of `work`. Raises `asyncio.TimeoutError` where it takes longer, when it has ended.
+    """The result of `work`. If it takes longer, cancels it and raises `asyncio.TimeoutError`.
 
-    `asyncio.wait_for` before Python 3.12 loses a cancellation that comes together with the result
-    (https://github.com/python/cpython/issues/86296); a run would then wait for ever.
+    `asyncio.wait_for` before Python 3.12 loses a cancellation that arrives together with the result
+    (https://github.com/python/cpython/issues/86296), and the run would then wait for ever.
     """
     task = asyncio.ensure_future(work)
     try:
@@ -201,7 +201,7 @@ async def _within(timeout_s: float, work: Coroutine[Any, Any, _Result]) -> _Resu
             task.cancel()
             await asyncio.wait({task})
         elif not task.cancelled():
-            task.exception()  # seen, also where a cancellation goes before it
+            task.exception()  # mark it as retrieved, in case this is cancelled
     if task.cancelled():
         raise asyncio.TimeoutError
     return task.result()

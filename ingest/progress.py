@@ -46,13 +46,13 @@ def report(summary: Summary, console: Console) -> None:
 
 def skipped_lines(summary: Summary) -> Iterator[str]:
     """Skipped sources: how many of each type that is not read; the others by their reason."""
-    from ingest.loaders import SUFFIXES, suffix_of
+    from ingest.loaders import LOADERS, suffix_of
 
     unread: Counter[str] = Counter()
     by_reason: dict[str, list[str]] = {}
     for source, reason in summary.skipped.items():
         suffix = suffix_of(source)
-        if suffix and suffix not in SUFFIXES:
+        if suffix and suffix not in LOADERS.suffixes:
             unread[suffix] += 1
         else:
             by_reason.setdefault(reason, []).append(source)

@@ -25,7 +25,7 @@ from ingest.errors import IngestError, UnreadableUploadError, WrongTokenError
 from ingest.service import MAX_PAGE, IngestService
 from ingest.settings import IngestServerSettings
 from ingest.uploads import FIELD
-from ingest.wire import ErrorBody, Limits, SourceListings, Task, TaskList
+from ingest.wire import ErrorBody, SourceListings, Task, TaskList, UploadLimits
 
 NAME = "ingest"
 
@@ -100,8 +100,8 @@ tasks = APIRouter(prefix="/v1", tags=["tasks"], dependencies=_GUARDS)
 
 
 @documents.get("/limits", summary="What one upload may bring", responses=_refusals())
-async def limits(service: Service) -> Limits:
-    """Limits of an upload, so that whoever sends one can tell people before they wait for it."""
+async def limits(service: Service) -> UploadLimits:
+    """UploadLimits of an upload, so that whoever sends one can tell people before they wait for it."""
     return service.limits()
 
 

@@ -16,7 +16,7 @@ from datetime import datetime, timezone
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
-from chassis import tracing
+from chassis import signals, tracing
 from chassis.errors import BusyError, NotReadyError, ServiceError
 from ingest import pipeline
 from ingest.errors import (
@@ -33,17 +33,15 @@ from ingest.errors import (
 )
 from ingest.events import Advanced, Event, Noticed, Planned, Published, Skipped, Summary, Waiting
 from ingest.executor import LocalExecutor
-from ingest.loaders import SUFFIXES, SourceFile
+from ingest.loaders import LOADERS, SourceFile
 from ingest.settings import IngestServerSettings
 from ingest.sources import followed, is_upload
 from ingest.tasks import Record, TaskStore, revision_after
-from ingest.telemetry import BYTES, DOCUMENTS, INGESTION, TASKS, WAITING
-from ingest.uploads import UploadFolder, UploadLimits
+from ingest.telemetry import BYTES, DOCUMENTS, TASKS, WAITING
+from ingest.uploads import UploadFolder, UploadQuota
 from ingest.wire import (
     FINAL,
     Absence,
-    Kind,
-    Limits,
     Progress,
     SkippedSource,
     SourceListing,
@@ -52,7 +50,9 @@ from ingest.wire import (
     State,
     Task,
     TaskError,
+    TaskKind,
     TaskResult,
+    UploadLimits,
 )
 from vectorstore.errors import DamagedIndexError, UnsupportedFormatError
 from vectorstore.versions import Holding, IndexRoot, IndexVersion, holdings, remains
@@ -76,7 +76,7 @@ class IngestService:
 
     def __init__(self, settings: IngestServerSettings) -> None:
         """Touches nothing until `check`."""
-        limits = UploadLimits(
+        limits = UploadQuota(
             max_file_bytes=settings.max_upload_file_bytes,
             max_files=settings.max_upload_files,
             max_uploads=settings.max_uploads,
@@ -202,13 +202,13 @@ class IngestService:
 
     # What is asked.
 
-    def limits(self) -> Limits:
+    def limits(self) -> UploadLimits:
         """What one request may bring."""
-        return Limits(
+        return UploadLimits(
             max_file_bytes=self._settings.max_upload_file_bytes,
             max_files=self._settings.max_upload_files,
             max_request_bytes=self._settings.max_body_bytes,
-            types=list(SUFFIXES),
+            types=list(LOADERS.suffixes),
         )
 
     async def documents(self, name: str, limit: int, after: str | None) -> SourceListings:
@@ -413,7 +413,7 @@ class IngestService:
             yield bytes(gathered)
 
     async def _add(
-        self, kind: Kind, name: str, sources: list[str], *, task_id: str | None = None, purge: bool = False
+        self, kind: TaskKind, name: str, sources: list[str], *, task_id: str | None = None, purge: bool = False
     ) -> Task:
         task = Task(
             id=task_id or uuid.uuid4().hex,
@@ -632,7 +632,7 @@ class _Run:
         """The same, of a run that found nothing to use."""
 
     async def run(self) -> None:
-        span = tracing.begin(INGESTION, {})
+        span = tracing.begin(signals.INGESTION, {})
         if span is not None:
             tracing.program_headers.set(span.headers)
         try:

@@ -11,7 +11,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from chassis.settings import BaseUrl, EdgeSettings
 from ingest.chunking import ChunkSettings
-from ingest.loaders import Limits
+from ingest.loaders import ParserLimits
 from vectorstore.versions import LANGUAGES, Bits
 
 _LARGEST_DEFAULT_CHUNK = 400
@@ -109,9 +109,9 @@ class IngestSettings(BaseSettings):
         default=5, ge=0, description="Versions to keep after publishing, the new one included; 0: all."
     )
 
-    def limits(self) -> Limits:
+    def limits(self) -> ParserLimits:
         """What the loaders refuse."""
-        return Limits(
+        return ParserLimits(
             max_file_bytes=self.max_file_bytes,
             max_rows_file_bytes=self.max_rows_file_bytes,
             max_text_chars=self.max_text_chars,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ingest.errors import NoSpaceError
-from ingest.wire import FINAL, Kind, Task
+from ingest.wire import FINAL, Task, TaskKind
 
 _KEPT = 1_000
 """Tasks that have ended, of which the latest are remembered."""
@@ -106,7 +106,7 @@ def _record(row: tuple[str, int, str | None, int]) -> Record:
     return Record(Task.model_validate_json(body), bool(purge), before, revision)
 
 
-def _marks(values: Sequence[str | Kind]) -> str:
+def _marks(values: Sequence[str | TaskKind]) -> str:
     return ", ".join("?" for _ in values)
 
 

@@ -36,16 +36,14 @@ from ingest.errors import (
     UnreadableUploadError,
     UnsupportedFileError,
 )
-from ingest.loaders import SUFFIXES
-from ingest.loaders.source import BOMS, refuse_binary
-from ingest.sources import UPLOADS, uploaded
+from ingest.loaders import LOADERS, suffix_of
+from ingest.loaders.file import BOMS, SNIFFED_BYTES, refuse_binary
+from ingest.sources import UPLOADS
+from ingest.sources.uploads import uploaded
 
 FIELD = "files"
 """Of the form."""
 
-_HEAD_BYTES = 8_192
-"""By which a file's content is told."""
-_PDF_MARK_WITHIN = 1_024
 _MAX_NAME_BYTES = 180
 _MAX_SUFFIX_BYTES = 16
 _STAGED = ".staged-"
@@ -57,7 +55,7 @@ _RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])", re.IG
 
 
 @dataclass(frozen=True, slots=True)
-class UploadLimits:
+class UploadQuota:
     """What is taken."""
 
     max_file_bytes: int
@@ -77,10 +75,10 @@ def safe_name(sent: str) -> str:
     name = " ".join(name.split()).strip(". ")
     path = PurePosixPath(name)
     suffix = path.suffix
-    if suffix.lower() not in SUFFIXES:
+    if suffix.lower() not in LOADERS.suffixes:
         what = f"files ending in {suffix[:_MAX_SUFFIX_BYTES]}" if suffix else "files without an ending"
         raise UnsupportedFileError(
-            f"{_shown(sent)}: {what} are not read here. Send one of {', '.join(SUFFIXES)}.", field=FIELD
+            f"{_shown(sent)}: {what} are not read here. Send one of {', '.join(LOADERS.suffixes)}.", field=FIELD
         )
     stem = path.stem.encode()[: _MAX_NAME_BYTES - len(suffix)].decode(errors="ignore").strip(". ")
     if _RESERVED.fullmatch(stem.partition(".")[0]):
@@ -96,7 +94,7 @@ def same_file(name: str) -> str:
 class UploadFolder:
     """The uploads of one index. Its calls block; thread-safe."""
 
-    def __init__(self, index: Path, limits: UploadLimits) -> None:
+    def __init__(self, index: Path, limits: UploadQuota) -> None:
         """Touches nothing. `index`: folder of the index."""
         self._index = index
         self._folder = index / UPLOADS
@@ -223,7 +221,7 @@ class UploadFolder:
 class Receiver:
     """Writes the files of a form to a folder while it arrives; holds no more of it than a piece."""
 
-    def __init__(self, folder: Path, boundary: bytes, limits: UploadLimits) -> None:
+    def __init__(self, folder: Path, boundary: bytes, limits: UploadQuota) -> None:
         self.folder = folder
         self._limits = limits
         self.names: dict[str, str] = {}
@@ -325,16 +323,16 @@ class Receiver:
                 "is taken of one file. Send it in parts.",
                 field=FIELD,
             )
-        if len(self._head) < _HEAD_BYTES:
-            self._head += data[start : min(end, start + _HEAD_BYTES - len(self._head))]
-            if len(self._head) == _HEAD_BYTES:
+        if len(self._head) < SNIFFED_BYTES:
+            self._head += data[start : min(end, start + SNIFFED_BYTES - len(self._head))]
+            if len(self._head) == SNIFFED_BYTES:
                 self._check_content()
         self._file.write(data[start:end])
 
     def _on_part_end(self) -> None:
         if self._file is None:
             return
-        if len(self._head) < _HEAD_BYTES:
+        if len(self._head) < SNIFFED_BYTES:
             self._check_content()
         self._file.flush()
         os.fsync(self._file.fileno())
@@ -344,17 +342,19 @@ class Receiver:
         self._ended = True
 
     def _check_content(self) -> None:
-        """What the first bytes tell. All else is found out when the file is parsed, in a process of its own."""
+        """Compares the first bytes with the suffix. Everything else is checked in the parser process."""
         shown = _shown(self.names[self._name])
-        if self._name.lower().endswith(".pdf"):
-            if self._head.strip() and b"%PDF-" not in self._head[:_PDF_MARK_WITHIN]:
-                raise UnsupportedFileError(f"{shown} is not a PDF: it does not begin as one.", field=FIELD)
+        loader = LOADERS.by_suffix(self._name)
+        if loader is not None and loader.binary:
+            if self._head.strip() and not loader.sniff(self._head):
+                kind = suffix_of(self._name)[1:].upper()
+                raise UnsupportedFileError(f"{shown} is not a {kind}: it does not begin as one.", field=FIELD)
         elif not self._head.startswith(BOMS):
             try:
                 refuse_binary(self._head)
             except SkippedFileError as error:
                 raise UnsupportedFileError(
-                    f"{shown} is {error}: send what its ending says, or save it as text.", field=FIELD
+                    f"{shown} is {error}: send what its suffix says, or save it as text.", field=FIELD
                 ) from error
 
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-Kind = Literal["upload", "delete", "reindex"]
+TaskKind = Literal["upload", "delete", "reindex"]
 State = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 Stage = Literal["queued", "waiting", "reading", "indexing", "publishing", "checking", "done"]
 Origin = Literal["upload", "folder"]
@@ -16,7 +16,7 @@ FINAL: tuple[State, ...] = ("succeeded", "failed", "cancelled")
 """States that a task does not leave."""
 
 
-class Limits(BaseModel):
+class UploadLimits(BaseModel):
     """What one request may bring."""
 
     max_file_bytes: int = Field(description="Bytes of one file.")
@@ -104,7 +104,7 @@ class Task(BaseModel):
     """Work on an index."""
 
     id: str
-    kind: Kind
+    kind: TaskKind
     index: str
     state: State
     created_at: datetime

@@ -1,12 +1,12 @@
-"""The process that parses and chunks files, so that a hostile file can cost neither the run nor the machine.
+"""The child process that parses and chunks files, so that a hostile file harms neither the run nor the machine.
 
     python -m ingest.worker <settings as JSON>
 
-Requests come on standard input, answers go to standard output, each a frame: 4 bytes of length, little-endian, and as
-many bytes of JSON. A request is `{"path", "source"}`, the path as the hexadecimal digits of its bytes. It is answered
-by any number of `{"document", "spans"}` and `{"notice"}` and then one `{"end": null}`, or `{"end": reason}` where the
-file, or the rest of it, was skipped. The first frame is `{"ready": true}`, or `{"error": …}` where the process cannot
-work at all.
+Requests arrive on standard input, responses leave on standard output. Each is a frame: its length in 4 bytes,
+little-endian, then JSON. A request is `{"path", "source"}`; the path is in hexadecimal, since it need not be UTF-8. The
+response is any number of `{"document", "spans"}` and `{"notice"}` frames, then one `{"end": null}`, or
+`{"end": reason}` if the file or the rest of it was skipped. The first frame of all is `{"ready": true}`, or
+`{"error": …}` if the process cannot start.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import orjson
 from embedder.client import TokenCounter
 from ingest.chunking import Chunker, ChunkSettings
 from ingest.errors import IngestError, SkippedFileError
-from ingest.loaders import Limits, Notice, SourceFile, load
+from ingest.loaders import Notice, ParserLimits, SourceFile, load
 
 LENGTH = struct.Struct("<I")
 
@@ -33,7 +33,7 @@ def main(arguments: list[str]) -> int:
     settings = orjson.loads(arguments[0])
     requests = os.fdopen(os.dup(0), "rb")
     answers = os.fdopen(os.dup(1), "wb")
-    # Whatever a library prints must not end up between the frames.
+    # Keep what libraries print out of the frames.
     os.dup2(2, 1)
     memory_bytes = settings["memory_bytes"]
     _, allowed = resource.getrlimit(resource.RLIMIT_AS)
@@ -46,7 +46,7 @@ def main(arguments: list[str]) -> int:
     except (ValueError, IngestError) as error:
         _send(answers, {"error": str(error)})
         return 1
-    limits = Limits(**settings["limits"])
+    limits = ParserLimits(**settings["limits"])
     _send(answers, {"ready": True})
     while (request := receive(requests)) is not None:
         file = SourceFile(Path(os.fsdecode(bytes.fromhex(request["path"]))), request["source"])
@@ -63,13 +63,13 @@ def receive(stream: IO[bytes]) -> Any:
 
 
 def frame(message: Any) -> bytes:
-    """A message with its length before it."""
+    """The message as a frame."""
     body = orjson.dumps(message)
     return LENGTH.pack(len(body)) + body
 
 
-def _answer(file: SourceFile, limits: Limits, chunker: Chunker, answers: IO[bytes]) -> str | None:
-    """Sends what one file holds. The reason where it is skipped."""
+def _answer(file: SourceFile, limits: ParserLimits, chunker: Chunker, answers: IO[bytes]) -> str | None:
+    """Sends the content of one file. Returns the reason if it was skipped."""
     try:
         for item in load(file, limits):
             if isinstance(item, Notice):

@@ -25,10 +25,10 @@ import ray
 import ray.data
 from ray.exceptions import RayError
 
-from ingest.embedding import EmbedderCalls, Kind, Made
+from ingest.embedding import EmbeddedBatch, EmbedderCapabilities, HttpEmbedder
 from ingest.errors import EmbeddingFailedError, ParserError, SkippedFileError
 from ingest.loaders import SourceFile
-from ingest.parser import Cut, Parser
+from ingest.parser import ChunkedDocument, Parser
 from ingest.settings import IngestSettings
 from scaleout.errors import ClusterError
 from scaleout.settings import ScaleoutSettings
@@ -69,9 +69,9 @@ class RayExecutor:
         """Documents of the files, read ahead as far as Ray's object store has room."""
         return _Parsing(files, self._settings, self._scaleout)
 
-    def encoder(self) -> _Encoders:
+    def embedder(self) -> _RayEmbedder:
         """Calls to the embedder from every worker."""
-        return _Encoders(self._settings, self._scaleout)
+        return _RayEmbedder(self._settings, self._scaleout)
 
 
 # Parsing
@@ -102,13 +102,13 @@ class _Parsing:
         if self._rows is not None:
             await asyncio.to_thread(self._rows.close)
 
-    async def parse(self, file: SourceFile) -> AsyncGenerator[Cut | str, None]:
+    async def parse(self, file: SourceFile) -> AsyncGenerator[ChunkedDocument | str, None]:
         """Like `ingest.parser.Parser.parse`."""
         while True:
             kind, content = orjson.loads(await self._next(file))
             match kind:
                 case "document":
-                    yield Cut(**{**content, "spans": [tuple(span) for span in content["spans"]]})
+                    yield ChunkedDocument(**{**content, "spans": [tuple(span) for span in content["spans"]]})
                 case "notice":
                     yield content
                 case "skipped":
@@ -178,13 +178,13 @@ class _ParseFiles:
 # Embedding
 
 
-class _Encoders:
+class _RayEmbedder:
     """Sends each batch to the least busy actor."""
 
     def __init__(self, settings: IngestSettings, scaleout: ScaleoutSettings) -> None:
         self._settings = settings
         self._scaleout = scaleout
-        self._kind: Any = None
+        self._capabilities: Any = None
         self._actors: list[Any] = []
         self._busy: list[int] = []
 
@@ -193,14 +193,14 @@ class _Encoders:
         """Concurrent calls of all workers together."""
         return self._scaleout.workers * self._settings.concurrency
 
-    async def connect(self) -> Kind:
+    async def connect(self) -> EmbedderCapabilities:
         """Connects from the driver, then starts the actors."""
-        calls = EmbedderCalls(self._settings)
+        calls = HttpEmbedder(self._settings)
         try:
-            kind = await calls.connect()
+            capabilities = await calls.connect()
         finally:
             await calls.aclose()
-        actor = ray.remote(_EmbedTexts).options(
+        actor = ray.remote(_EmbedActor).options(
             num_cpus=0,
             max_concurrency=self._settings.concurrency,
             max_restarts=_RESTARTS,
@@ -209,24 +209,24 @@ class _Encoders:
         )
         # With the quantiser, which two machines might compute differently. Sent with every call, because a restarted
         # actor has lost its state.
-        self._kind = ray.put(kind)
+        self._capabilities = ray.put(capabilities)
         self._actors = [actor.remote(self._settings) for _ in range(self._scaleout.workers)]
         self._busy = [0] * len(self._actors)
-        return kind
+        return capabilities
 
-    async def encode(self, texts: Sequence[str]) -> Made:
+    async def embed(self, texts: Sequence[str]) -> EmbeddedBatch:
         """Embeds a batch in one of the actors."""
         chosen = self._busy.index(min(self._busy))
         self._busy[chosen] += 1
         try:
-            made: Made | str = await self._actors[chosen].encode.remote(self._kind, texts)
+            batch: EmbeddedBatch | str = await self._actors[chosen].embed.remote(self._capabilities, texts)
         except RayError as error:
             raise EmbeddingFailedError(f"An embedding worker is lost: {_first_line(error)}") from error
         finally:
             self._busy[chosen] -= 1
-        if isinstance(made, str):
-            raise EmbeddingFailedError(made)
-        return made
+        if isinstance(batch, str):
+            raise EmbeddingFailedError(batch)
+        return batch
 
     async def aclose(self) -> None:
         """Stops the actors."""
@@ -235,19 +235,19 @@ class _Encoders:
             ray.kill(actor)
 
 
-class _EmbedTexts:
+class _EmbedActor:
     """An actor with its own connections to the embedder."""
 
     def __init__(self, settings: IngestSettings) -> None:
         self._settings = settings
-        self._calls: EmbedderCalls | None = None
+        self._calls: HttpEmbedder | None = None
 
-    async def encode(self, kind: Kind, texts: Sequence[str]) -> Made | str:
+    async def embed(self, capabilities: EmbedderCapabilities, texts: Sequence[str]) -> EmbeddedBatch | str:
         """The embeddings of the texts, or the reason why the embedder failed for good."""
         if self._calls is None:
-            self._calls = EmbedderCalls(self._settings, kind)
+            self._calls = HttpEmbedder(self._settings, capabilities)
         try:
-            return await self._calls.encode(texts)
+            return await self._calls.embed(texts)
         except EmbeddingFailedError as error:
             return str(error)
 

@@ -1,96 +1,149 @@
-"""Loaders: a file in, parsed documents out. Which loader reads a file is told by its name."""
+"""Loaders: one module per file format, found by entry points. A file goes in, parsed documents come out."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import PurePosixPath
+from typing import Protocol
 
-from ingest.errors import SkippedFileError
-from ingest.loaders.csv_rows import load_csv
+from chassis.registry import Registry, RegistryError
+from ingest.errors import IngestError, SkippedFileError
 from ingest.loaders.document import (
     Block,
     Heading,
-    Limits,
     MetadataValue,
     Notice,
     ParsedDocument,
+    ParserLimits,
     Section,
 )
-from ingest.loaders.html import load_html
-from ingest.loaders.jcr import load_jcr
-from ingest.loaders.json_records import load_json, load_jsonl
-from ingest.loaders.markdown import load_markdown
-from ingest.loaders.pdf import load_pdf
-from ingest.loaders.plain import load_text
-from ingest.loaders.source import SourceFile
+from ingest.loaders.file import SourceFile
 
 __all__ = [
-    "SUFFIXES",
+    "LOADERS",
     "Block",
     "Heading",
-    "Limits",
-    "Loader",
+    "LoaderType",
+    "Loaders",
     "MetadataValue",
     "Notice",
     "ParsedDocument",
+    "ParserLimits",
     "Section",
     "SourceFile",
     "load",
     "suffix_of",
 ]
 
-Loader = Callable[[SourceFile, Limits], Iterator[ParsedDocument | Notice]]
-"""Yields documents and notices; raises `SkippedFileError` with the reason where the file cannot be used."""
 
-_LOADERS: dict[str, Loader] = {
-    ".csv": load_csv,
-    ".htm": load_html,
-    ".html": load_html,
-    ".json": load_json,
-    ".jsonl": load_jsonl,
-    ".markdown": load_markdown,
-    ".md": load_markdown,
-    ".ndjson": load_jsonl,
-    ".pdf": load_pdf,
-    ".rst": load_text,
-    ".text": load_text,
-    ".tsv": load_csv,
-    ".txt": load_text,
-    ".xhtml": load_html,
-    ".xml": load_jcr,
-    "": load_text,
-}
+class LoaderType(Protocol):
+    """Reads one file format. It runs in the parser process, which limits its time and memory."""
 
-SUFFIXES = tuple(sorted(suffix for suffix in _LOADERS if suffix))
-"""Endings of the names of files that are read, lower case. A file without an ending is read as text."""
+    @property
+    def suffixes(self) -> Sequence[str]:
+        """Suffixes of the files it reads, lower case, with the dot; `""` for names without a suffix."""
+
+    @property
+    def binary(self) -> bool:
+        """Whether the format is not text. An upload of a binary format must pass `sniff`."""
+
+    def sniff(self, head: bytes) -> bool:
+        """Whether a file that begins like this certainly has this format.
+
+        Decides for files whose suffix no loader has. Always False where the format looks like plain text.
+        """
+
+    def load(self, file: SourceFile, limits: ParserLimits) -> Iterator[ParsedDocument | Notice]:
+        """The documents of the file, and notices about it.
+
+        Raises:
+            SkippedFileError: the file cannot be used. The message gives the reason.
+        """
+
+
+class Loaders:
+    """All registered loaders."""
+
+    def __init__(self) -> None:
+        """Imports nothing yet."""
+        self._registry: Registry[LoaderType] = Registry("kserve_rag.loaders", "loader")
+        self._missing: list[str] = []
+
+    @cached_property
+    def by_name(self) -> dict[str, LoaderType]:
+        """The loaders whose libraries are installed, sorted by name."""
+        members = {name: self._member(name) for name in self._registry.names()}
+        return {name: loader for name, loader in members.items() if loader is not None}
+
+    def _member(self, name: str) -> LoaderType | None:
+        try:
+            return self._registry.get(name)
+        except RegistryError as error:
+            self._missing.append(str(error))
+            return None
+
+    @cached_property
+    def _by_suffix(self) -> dict[str, LoaderType]:
+        by_suffix: dict[str, LoaderType] = {}
+        for name, loader in self.by_name.items():
+            for suffix in loader.suffixes:
+                if by_suffix.setdefault(suffix, loader) is not loader:
+                    raise IngestError(f"The loader {name!r} and another one both read {suffix} files: uninstall one.")
+        return by_suffix
+
+    @cached_property
+    def suffixes(self) -> tuple[str, ...]:
+        """Suffixes that some loader reads, sorted. Files without a suffix are read as well."""
+        return tuple(sorted(suffix for suffix in self._by_suffix if suffix))
+
+    def by_suffix(self, source: str) -> LoaderType | None:
+        """The loader for the suffix of a file's name."""
+        return self._by_suffix.get(suffix_of(source))
+
+    def choose(self, source: str, head: bytes) -> LoaderType:
+        """The loader for a file: by its suffix, else by its first bytes.
+
+        Raises:
+            SkippedFileError: no loader reads such a file.
+        """
+        suffix = suffix_of(source)
+        loader = self._by_suffix.get(suffix) if suffix else None
+        if loader is None:
+            sniffed = (candidate for candidate in self.by_name.values() if candidate.sniff(head))
+            loader = next(sniffed, self._by_suffix.get(suffix))
+        if loader is None:
+            missing = "".join(f"; {reason}" for reason in self._missing)
+            raise SkippedFileError(
+                f"files ending in {suffix} are not read (read are {', '.join(self.suffixes)}){missing}"
+            )
+        return loader
+
+    def load(self, file: SourceFile, limits: ParserLimits) -> Iterator[ParsedDocument | Notice]:
+        """The documents of one file.
+
+        Raises:
+            SkippedFileError: the file cannot be used. A bad file raises nothing else.
+        """
+        documents = 0
+        try:
+            for item in self.choose(file.source, file.head()).load(file, limits):
+                documents += isinstance(item, ParsedDocument)
+                yield item
+        except OSError as error:
+            raise SkippedFileError(f"cannot be read: {error.strerror or type(error).__name__}") from error
+        except MemoryError as error:
+            raise SkippedFileError("needs more memory than the parser may use (INGEST_PARSER_MEMORY_BYTES)") from error
+        except RecursionError as error:
+            raise SkippedFileError("nested too deep") from error
+        if not documents:
+            raise SkippedFileError("holds no text")
 
 
 def suffix_of(source: str) -> str:
-    """The ending of a file's name that tells who reads it, lower case; empty where it has none."""
-    name = PurePosixPath(source).name.lower()
-    return ".xml" if name == ".content.xml" else PurePosixPath(name).suffix
+    """The suffix of a file's name, lower case; empty if it has none."""
+    return PurePosixPath(source).suffix.lower()
 
 
-def load(file: SourceFile, limits: Limits) -> Iterator[ParsedDocument | Notice]:
-    """The documents of one file.
-
-    Raises:
-        SkippedFileError: the file cannot be used; the message says why. Nothing else is raised for a bad file.
-    """
-    suffix = suffix_of(file.source)
-    loader = _LOADERS.get(suffix)
-    if loader is None:
-        raise SkippedFileError(f"files ending in {suffix} are not read (read are {', '.join(SUFFIXES)})")
-    documents = 0
-    try:
-        for item in loader(file, limits):
-            documents += isinstance(item, ParsedDocument)
-            yield item
-    except OSError as error:
-        raise SkippedFileError(f"cannot be read: {error.strerror or type(error).__name__}") from error
-    except MemoryError as error:
-        raise SkippedFileError("needs more memory than the parser may use (INGEST_PARSER_MEMORY_BYTES)") from error
-    except RecursionError as error:
-        raise SkippedFileError("nested too deep") from error
-    if not documents:
-        raise SkippedFileError("holds no text")
+LOADERS = Loaders()
+load = LOADERS.load

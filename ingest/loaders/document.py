@@ -21,17 +21,17 @@ MAX_NUMBER = 2**63
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
-    """What a loader refuses to read. A file beyond a limit is skipped, with the limit in the reason."""
+class ParserLimits:
+    """How much of a file a loader reads. A file beyond a limit is skipped; the reason names the limit."""
 
     max_file_bytes: int = 64 * 1024 * 1024
-    """Of files that are parsed whole: everything but CSV and JSON Lines."""
+    """Size of a file that is parsed as a whole."""
     max_rows_file_bytes: int = 4 * 1024 * 1024 * 1024
-    """Of files that are read row by row: CSV and JSON Lines."""
+    """Size of a file that is read row by row, such as CSV and JSON Lines."""
     max_text_chars: int = 20_000_000
-    """Of the text of one document, and of one row."""
+    """Characters of one document's text, and of one row."""
     max_pages: int = 10_000
-    """Of one PDF."""
+    """Pages of one file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class Heading:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A range that is kept in one chunk where it fits: a code block or a table."""
+    """A code block or a table: stays in one chunk if it fits."""
 
     start: int
     end: int
@@ -55,7 +55,7 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """From one heading to the next, whatever the level of either. Sections cover the text without gap or overlap."""
+    """The text from one heading to the next, of any level. Sections cover the text without gap or overlap."""
 
     start: int
     body: int
@@ -67,21 +67,21 @@ class Section:
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """Something about a source that the person who started the run should read, though it was used."""
+    """A remark about a file that was used nevertheless, for the person who started the run."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class ParsedDocument:
-    """What a loader makes of a file, or of one record of it."""
+    """A document that a loader read from a file, or from one record of it."""
 
     source: str
-    """Name of the file, relative to the folder that was given."""
+    """Name of the file in the index."""
     key: str
-    """Names the record inside its source; empty where the source is one document."""
+    """Names the record inside its file; empty if the file is one document."""
     text: str
-    """NFC, newlines as `\\n`, no control characters but tab and newline, not blank."""
+    """NFC, newlines as `\\n`, no control characters except tab and newline, not blank."""
     title: str = ""
     url: str | None = None
     metadata: Mapping[str, MetadataValue] = field(default_factory=dict)
@@ -90,15 +90,15 @@ class ParsedDocument:
     blocks: tuple[Block, ...] = ()
     """In the order of the text, not overlapping."""
     page_starts: tuple[int, ...] = ()
-    """Where each page begins, the first page first; empty where the format has no pages."""
+    """Offset of each page, in order; empty if the format has no pages."""
 
     @property
     def id(self) -> str:
-        """Derived from source and key alone: the same however often the content changes."""
+        """Derived from source and key only, so that it stays the same when the content changes."""
         return hashlib.sha256(f"{self.source}\0{self.key}".encode("utf-8", "backslashreplace")).hexdigest()[:32]
 
     def sections(self) -> list[Section]:
-        """The text cut at its headings."""
+        """The text, split at its headings."""
         sections: list[Section] = []
         path: list[tuple[int, str]] = []
         start = body = 0
@@ -123,13 +123,13 @@ _INVISIBLE = re.compile(
     "\U000e0000-\U000e007f]"
 )
 _WIDE_GAP = re.compile(r"[ \t]{64,}")
-"""More than any layout means: padding, which would be stored and shown."""
+"""Padding: wider than any layout."""
 _BLANK_LINES = re.compile("\n{3,}")
 _WHITESPACE = re.compile(r"\s+")
 
 
 def normalise(text: str, *, collapse_blank_lines: bool = True) -> str:
-    """The text in Unicode NFC, one newline, no trailing spaces, nothing invisible, no blank line at an end."""
+    """The text in NFC, with one kind of newline, without trailing spaces, invisible characters and outer blank lines."""
     text = _NEWLINE.sub("\n", text)
     text = _INVISIBLE.sub("", _SPACE.sub(" ", text))
     text = unicodedata.normalize("NFC", text)
@@ -141,7 +141,7 @@ def normalise(text: str, *, collapse_blank_lines: bool = True) -> str:
 
 
 def one_line(text: str, limit: int = MAX_TITLE_CHARS) -> str:
-    """The text on one line, cut at a word where it is longer than `limit` characters."""
+    """The text on one line, cut between words if it is longer than `limit` characters."""
     text = _WHITESPACE.sub(" ", normalise(text[: limit * 8])).strip()
     if len(text) <= limit:
         return text
@@ -149,7 +149,7 @@ def one_line(text: str, limit: int = MAX_TITLE_CHARS) -> str:
 
 
 def first_line(text: str, limit: int = 100) -> str:
-    """The first line that says something, as a title for what has none."""
+    """The first line with a letter or digit: the title of a document that has no other."""
     for line in text[:4000].split("\n"):
         if any(character.isalnum() for character in line):
             return one_line(line.lstrip("#*->| "), limit)
@@ -157,14 +157,14 @@ def first_line(text: str, limit: int = 100) -> str:
 
 
 def web_address(text: str | None) -> str | None:
-    """A URL or path as it may be stored; None where there is none."""
+    """A URL or path, cleaned for storing; None if it is blank."""
     return one_line(text or "", MAX_URL_CHARS) or None
 
 
 def as_metadata(values: Mapping[str, object]) -> dict[str, MetadataValue]:
-    """Those of `values` that can be filtered on: present, scalar, and not a text in themselves.
+    """The values that can be filtered on: short strings and finite numbers.
 
-    Names that the filter language or the store keep for themselves are left out.
+    Drops names that the filter language or the store reserve.
     """
     metadata: dict[str, MetadataValue] = {}
     for field_name, value in values.items():
@@ -181,13 +181,12 @@ def as_metadata(values: Mapping[str, object]) -> dict[str, MetadataValue]:
 
 
 class TextBuilder:
-    """Puts a document's text together from blocks, one blank line between them, and keeps its structure.
+    """Builds a document's text from blocks, with one blank line between them, and records its structure.
 
-    Headings, code and tables are written as Markdown, as in documents that are Markdown, so that a passage reads the
-    same wherever it comes from.
+    Writes headings, code and tables as Markdown, so that passages of all formats read the same.
     """
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: ParserLimits) -> None:
         self._limits = limits
         self._pieces: list[str] = []
         self._length = 0
@@ -196,18 +195,18 @@ class TextBuilder:
         self._blocks: list[Block] = []
 
     def heading(self, level: int, title: str) -> None:
-        """A heading; nothing where the title is blank."""
+        """Appends a heading, unless the title is blank."""
         title = one_line(title)
         if title:
             start, end = self._append("#" * min(level, 6) + " " + title, "\n\n")
             self._headings.append(Heading(start, end, level, title))
 
     def paragraph(self, text: str) -> None:
-        """A block of prose; its own line breaks stay."""
+        """Appends prose; keeps its line breaks."""
         self._append(normalise(text), "\n\n")
 
     def list_item(self, text: str, depth: int, marker: str = "-") -> None:
-        """A line of a list, `depth` levels below the outermost."""
+        """Appends a list item, `depth` levels below the outermost."""
         in_list = self._in_list
         text = normalise(text).strip()
         if text:
@@ -216,7 +215,7 @@ class TextBuilder:
             self._in_list = True
 
     def code(self, text: str, language: str = "") -> None:
-        """A fenced block of code, its indentation and blank lines kept."""
+        """Appends a fenced code block; keeps indentation and blank lines."""
         text = normalise(text, collapse_blank_lines=False)
         if text.strip():
             fence = "```"
@@ -226,7 +225,7 @@ class TextBuilder:
             self._blocks.append(Block(start, end))
 
     def table(self, rows: Sequence[Sequence[str]]) -> None:
-        """A pipe table, its first row the head. Short rows are filled up; blank ones are left out."""
+        """Appends a pipe table whose first row is the head. Pads short rows and drops blank ones."""
         cells = [[one_line(cell, 4000).replace("|", "\\|") for cell in row] for row in rows]
         cells = [row for row in cells if any(row)]
         if not cells:
@@ -238,7 +237,7 @@ class TextBuilder:
         self._blocks.append(Block(start, end))
 
     def build(self) -> tuple[str, tuple[Heading, ...], tuple[Block, ...]]:
-        """The text with its headings and blocks. Headings that nothing follows are left out."""
+        """The text with its headings and blocks, without headings that nothing follows."""
         while self._headings and self._headings[-1].end == self._length:
             self._length = self._headings.pop().start
             del self._pieces[-1:]
@@ -260,8 +259,8 @@ class TextBuilder:
         return start, self._length
 
 
-def check_length(chars: int, limits: Limits) -> None:
-    """Raises `SkippedFileError` where a document's text is longer than the limit."""
+def check_length(chars: int, limits: ParserLimits) -> None:
+    """Raises `SkippedFileError` if a document's text is longer than the limit."""
     if chars > limits.max_text_chars:
         raise SkippedFileError(
             f"its text is longer than {limits.max_text_chars:,} characters (INGEST_MAX_TEXT_CHARS): split it"

@@ -12,10 +12,10 @@ from lxml import html as lxml_html
 from ingest.errors import SkippedFileError
 from ingest.loaders.dates import date_metadata
 from ingest.loaders.document import (
-    Limits,
     MetadataValue,
     Notice,
     ParsedDocument,
+    ParserLimits,
     TextBuilder,
     as_metadata,
     check_length,
@@ -23,7 +23,7 @@ from ingest.loaders.document import (
     one_line,
     web_address,
 )
-from ingest.loaders.source import SourceFile, decode
+from ingest.loaders.file import SourceFile, decode
 
 _META_CHARSET = re.compile(rb"""<meta[^>]{0,200}?charset\s*=\s*["']?\s*([A-Za-z0-9_.:-]{1,40})""", re.IGNORECASE)
 _XML_DECLARATION = re.compile(rb"""^\s*<\?xml[^>]{0,100}encoding\s*=\s*["']([A-Za-z0-9_.:-]{1,40})["']""")
@@ -31,6 +31,8 @@ _XML_DECLARATION_TEXT = re.compile(r"^\s*<\?xml[^>]{0,200}\?>")
 _LOOKS_LIKE_HTML = re.compile(
     r"<(?:p|br|div|span|ul|ol|li|h[1-6]|table|a|strong|em|b|i|pre|code)\b[^<>]*>", re.IGNORECASE
 )
+
+_BEGINS_PAGE = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:<\?xml[^>]{0,100}>\s*)?<(?:!doctype\s+html|html)\b", re.IGNORECASE)
 
 _NEVER_TEXT = frozenset(
     """
@@ -60,43 +62,53 @@ _LANGUAGE_CLASS = re.compile(r"(?:^|\s)(?:language|lang|highlight|highlight-sour
 _WHITESPACE = re.compile(r"[ \t\n\r\f\v]+")
 
 
-def load_html(file: SourceFile, limits: Limits) -> Iterator[ParsedDocument | Notice]:
-    """One document: the page's main content, its title, canonical URL, language, description and date.
+class HtmlLoader:
+    """HTML: the main content of a page."""
 
-    Raises:
-        SkippedFileError: the page holds no text, or is nested deeper than the parser reads.
-    """
-    data = file.read(limits)
-    declared = _META_CHARSET.search(data[:8192]) or _XML_DECLARATION.search(data[:200])
-    decoded = decode(data, declared[1].decode("ascii") if declared else None)
-    if decoded.notice is not None:
-        yield decoded.notice
-    check_length(len(decoded.text), limits)
-    page = parse_html(decoded.text)
-    if page is None:
-        raise SkippedFileError("holds no text")
-    head = _head(page)
-    title = head.pop("title")
-    url = web_address(head.pop("url"))
-    date = head.pop("date")
-    _remove_boilerplate(page)
-    builder = TextBuilder(limits)
-    render(_main_content(page), builder)
-    text, headings, blocks = builder.build()
-    if not text:
-        raise SkippedFileError("holds no text (is it filled in by a script?)")
-    first_heading = next((heading.title for heading in headings if heading.level == 1), "")
-    metadata: dict[str, MetadataValue] = as_metadata(head) | date_metadata(date)
-    yield ParsedDocument(
-        source=file.source,
-        key="",
-        text=text,
-        title=title or first_heading or file.stem,
-        url=url,
-        metadata=metadata,
-        headings=headings,
-        blocks=blocks,
-    )
+    suffixes = (".htm", ".html", ".xhtml")
+    binary = False
+
+    def sniff(self, head: bytes) -> bool:
+        """Whether the head begins like a page."""
+        return _BEGINS_PAGE.match(head) is not None
+
+    def load(self, file: SourceFile, limits: ParserLimits) -> Iterator[ParsedDocument | Notice]:
+        """One document: the page's main content, its title, canonical URL, language, description and date.
+
+        Raises:
+            SkippedFileError: the page holds no text, or is nested deeper than the parser reads.
+        """
+        data = file.read(limits)
+        declared = _META_CHARSET.search(data[:8192]) or _XML_DECLARATION.search(data[:200])
+        decoded = decode(data, declared[1].decode("ascii") if declared else None)
+        if decoded.notice is not None:
+            yield decoded.notice
+        check_length(len(decoded.text), limits)
+        page = parse_html(decoded.text)
+        if page is None:
+            raise SkippedFileError("holds no text")
+        head = _head(page)
+        title = head.pop("title")
+        url = web_address(head.pop("url"))
+        date = head.pop("date")
+        _remove_boilerplate(page)
+        builder = TextBuilder(limits)
+        render(_main_content(page), builder)
+        text, headings, blocks = builder.build()
+        if not text:
+            raise SkippedFileError("holds no text (is it filled in by a script?)")
+        first_heading = next((heading.title for heading in headings if heading.level == 1), "")
+        metadata: dict[str, MetadataValue] = as_metadata(head) | date_metadata(date)
+        yield ParsedDocument(
+            source=file.source,
+            key="",
+            text=text,
+            title=title or first_heading or file.stem,
+            url=url,
+            metadata=metadata,
+            headings=headings,
+            blocks=blocks,
+        )
 
 
 def looks_like_html(text: str) -> bool:
@@ -323,3 +335,6 @@ def _main_content(page: Any) -> Any:
 
 def _text_length(element: Any) -> int:
     return sum(len(text.strip()) for text in element.itertext())
+
+
+LOADER = HtmlLoader()

@@ -1,4 +1,4 @@
-"""Markdown: the source as it was written, less front matter and comments, with its headings, code and tables."""
+"""Markdown: the source as written, without front matter and comments, with its headings, code and tables."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from ingest.loaders.dates import date_metadata
 from ingest.loaders.document import (
     Block,
     Heading,
-    Limits,
     MetadataValue,
     Notice,
     ParsedDocument,
+    ParserLimits,
     as_metadata,
     check_length,
     normalise,
     one_line,
     web_address,
 )
-from ingest.loaders.source import SourceFile, decode
+from ingest.loaders.file import SourceFile, decode
 
 _FRONT_MATTER_LINES = 400
 _FRONT_MATTER_LINE = re.compile(r"([A-Za-z_][\w.-]*)\s*[:=]\s*(.*)$")
@@ -44,45 +44,57 @@ class Structure:
     """Lines [first, last) that hold only an HTML comment."""
 
 
-def load_markdown(file: SourceFile, limits: Limits) -> Iterator[ParsedDocument | Notice]:
-    """One document: title from the front matter, else the first heading of the first level, else the file's name."""
-    decoded = decode(file.read(limits))
-    if decoded.notice is not None:
-        yield decoded.notice
-    check_length(len(decoded.text), limits)
-    values, text = split_front_matter(normalise(decoded.text, collapse_blank_lines=False))
-    structure = markdown_structure(text)
-    if structure.comments:
-        lines = text.split("\n")
-        for first, last in reversed(structure.comments):
-            del lines[first:last]
-        text = normalise("\n".join(lines), collapse_blank_lines=False)
+class MarkdownLoader:
+    """Markdown: the source as written."""
+
+    suffixes = (".markdown", ".md")
+    binary = False
+
+    def sniff(self, head: bytes) -> bool:
+        """Never: Markdown looks like plain text, and that is how it is read."""
+        return False
+
+    def load(self, file: SourceFile, limits: ParserLimits) -> Iterator[ParsedDocument | Notice]:
+        """One document. Its title is in the front matter, else the first top-level heading, else the file's name."""
+        decoded = decode(file.read(limits))
+        if decoded.notice is not None:
+            yield decoded.notice
+        check_length(len(decoded.text), limits)
+        values, text = split_front_matter(normalise(decoded.text, collapse_blank_lines=False))
         structure = markdown_structure(text)
-    if not text.strip():
-        raise SkippedFileError("holds no text")
-    first_heading = next((heading.title for heading in structure.headings if heading.level == 1), "")
-    metadata: dict[str, MetadataValue] = as_metadata(
-        {name: value for name, value in values.items() if name not in _NOT_METADATA}
-    )
-    metadata |= date_metadata(values.get("date", ""))
-    yield ParsedDocument(
-        source=file.source,
-        key="",
-        text=text,
-        title=one_line(values.get("title", "")) or first_heading or file.stem,
-        url=web_address(
-            next((values[key] for key in _URL_KEYS if values.get(key, "").startswith(("http://", "https://"))), None)
-        ),
-        metadata=metadata,
-        headings=structure.headings,
-        blocks=structure.blocks,
-    )
+        if structure.comments:
+            lines = text.split("\n")
+            for first, last in reversed(structure.comments):
+                del lines[first:last]
+            text = normalise("\n".join(lines), collapse_blank_lines=False)
+            structure = markdown_structure(text)
+        if not text.strip():
+            raise SkippedFileError("holds no text")
+        first_heading = next((heading.title for heading in structure.headings if heading.level == 1), "")
+        metadata: dict[str, MetadataValue] = as_metadata(
+            {name: value for name, value in values.items() if name not in _NOT_METADATA}
+        )
+        metadata |= date_metadata(values.get("date", ""))
+        yield ParsedDocument(
+            source=file.source,
+            key="",
+            text=text,
+            title=one_line(values.get("title", "")) or first_heading or file.stem,
+            url=web_address(
+                next(
+                    (values[key] for key in _URL_KEYS if values.get(key, "").startswith(("http://", "https://"))), None
+                )
+            ),
+            metadata=metadata,
+            headings=structure.headings,
+            blocks=structure.blocks,
+        )
 
 
 def split_front_matter(text: str) -> tuple[dict[str, str], str]:
-    """The plain scalars of a YAML (`---`) or TOML (`+++`) front matter, and the text below it.
+    """The scalars of a YAML (`---`) or TOML (`+++`) front matter, and the text below it.
 
-    Lists and nested values are passed over. A text that only begins with a thematic break is given back whole.
+    Ignores lists and nested values. A text that merely begins with a thematic break is returned whole.
     """
     fence = text[:3]
     lines = text.split("\n", _FRONT_MATTER_LINES)
@@ -103,8 +115,8 @@ def split_front_matter(text: str) -> tuple[dict[str, str], str]:
 
 
 def markdown_structure(text: str) -> Structure:
-    """Headings, fenced or indented code and tables that stand at the outermost level of `text`."""
-    # Inline markup is parsed for headings only: of the rest just the lines are wanted.
+    """Headings, code and tables at the outermost level of `text`."""
+    # Only headings need their inline markup parsed; the rest needs only line numbers.
     blocks_only = MarkdownIt("commonmark").enable("table").disable("inline")
     lines = text.split("\n")
     starts = [0, *accumulate(len(line) + 1 for line in lines)]
@@ -133,10 +145,10 @@ def markdown_structure(text: str) -> Structure:
 
 
 def _plain(inline: Token) -> str:
-    """The words of a heading without their markup."""
+    """The words of a heading, without markup."""
     parsed = _INLINE.parseInline(inline.content[:2000])
     children = parsed[0].children or [] if parsed else []
-    # An attribute list (`{#anchor}`) names the heading; it is no part of its words.
+    # An attribute list (`{#anchor}`) is not part of the heading's words.
     words = "".join(
         " " if child.type in ("softbreak", "hardbreak") else "" if child.type == "html_inline" else child.content
         for child in children
@@ -148,3 +160,6 @@ def _unquoted(value: str) -> str:
     if len(value) >= 2 and value[0] == value[-1] and value[0] in "\"'":
         return value[1:-1].replace('\\"', '"').replace("''", "'")
     return value.split(" #", 1)[0].strip()
+
+
+LOADER = MarkdownLoader()

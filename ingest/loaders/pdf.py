@@ -16,16 +16,16 @@ from ingest.errors import SkippedFileError
 from ingest.loaders.dates import date_metadata
 from ingest.loaders.document import (
     Heading,
-    Limits,
     MetadataValue,
     Notice,
     ParsedDocument,
+    ParserLimits,
     as_metadata,
     check_length,
     normalise,
     one_line,
 )
-from ingest.loaders.source import SourceFile
+from ingest.loaders.file import SourceFile
 
 _BROKEN = (PyPdfError, ValueError, KeyError, IndexError, TypeError, AttributeError, AssertionError, OSError)
 """What pypdf raises on files that are not as the standard says; it keeps no list of its own."""
@@ -39,72 +39,83 @@ _DIGITS = re.compile(r"\d+")
 _USELESS_TITLE = re.compile(
     r"untitled|microsoft word|document\d*$|slide \d+$|powerpoint|.*\.(?:docx?|indd|tex|dvi|pptx?|qxd)$", re.IGNORECASE
 )
+_HEADER_WITHIN = 1_024
 _EDGE_LINES = 2
 _MAX_OUTLINE = 2_000
 
 
-def load_pdf(file: SourceFile, limits: Limits) -> Iterator[ParsedDocument | Notice]:
-    """One document; where each page begins is kept.
+class PdfLoader:
+    """PDF: the text layer."""
 
-    Raises:
-        SkippedFileError: encrypted with a password, broken, too many pages, or without a text layer.
-    """
-    data = file.read(limits)
-    if b"%PDF-" not in data[:1024]:
-        raise SkippedFileError("not a PDF: no %PDF- header")
-    # The parser warns of every oddity it works around.
-    logging.getLogger("pypdf").setLevel(logging.CRITICAL)
-    try:
-        reader = PdfReader(io.BytesIO(data), strict=False)
-        if reader.is_encrypted and not reader.decrypt(""):
-            raise SkippedFileError("encrypted: needs a password")
-        count = len(reader.pages)
-    except (FileNotDecryptedError, DependencyError, NotImplementedError) as error:
-        raise SkippedFileError(f"encrypted in a way that cannot be read: {_first(error)}") from error
-    except (*_BROKEN, RecursionError) as error:
-        raise SkippedFileError(f"broken PDF: {_first(error)}") from error
-    if count > limits.max_pages:
-        raise SkippedFileError(f"{count:,} pages, more than {limits.max_pages:,} (INGEST_MAX_PAGES)")
-    pages: list[list[str]] = []
-    broken: list[int] = []
-    chars = 0
-    for number in range(count):
+    suffixes = (".pdf",)
+    binary = True
+
+    def sniff(self, head: bytes) -> bool:
+        """Whether the header is within the first kilobyte, where readers look for it."""
+        return b"%PDF-" in head[:_HEADER_WITHIN]
+
+    def load(self, file: SourceFile, limits: ParserLimits) -> Iterator[ParsedDocument | Notice]:
+        """One document; where each page begins is kept.
+
+        Raises:
+            SkippedFileError: encrypted with a password, broken, too many pages, or without a text layer.
+        """
+        data = file.read(limits)
+        if not self.sniff(data):
+            raise SkippedFileError("not a PDF: no %PDF- header")
+        # The parser warns of every oddity it works around.
+        logging.getLogger("pypdf").setLevel(logging.CRITICAL)
         try:
-            text = reader.pages[number].extract_text()
-        except LimitReachedError as error:
-            raise SkippedFileError(f"page {number + 1} unpacks to more than is read: {_first(error)}") from error
-        except (*_BROKEN, RecursionError):
-            broken.append(number + 1)
-            text = ""
-        chars += len(text)
-        check_length(chars, limits)
-        pages.append(normalise(text).split("\n"))
-    if broken:
-        which = ", ".join(map(str, broken[:10])) + (", …" if len(broken) > 10 else "")
-        if len(broken) == count:
-            raise SkippedFileError("broken PDF: no page can be read")
-        yield Notice(f"{len(broken)} of {count} pages cannot be read (page {which})")
-    text, page_starts = join_pages(pages)
-    if not text:
-        raise SkippedFileError("holds no text: scanned pages? Run text recognition (OCR) on it first")
-    information = _information(reader)
-    title = one_line(information.pop("title", ""))
-    if _USELESS_TITLE.match(title):
-        title = ""
-    metadata: dict[str, MetadataValue] = {
-        **as_metadata({"author": information.get("author", ""), "subject": information.get("subject", "")}),
-        **date_metadata(information.get("date", "")),
-        "pages": count,
-    }
-    yield ParsedDocument(
-        source=file.source,
-        key="",
-        text=text,
-        title=title or file.stem,
-        metadata=metadata,
-        headings=_outline_headings(reader, text, page_starts),
-        page_starts=page_starts,
-    )
+            reader = PdfReader(io.BytesIO(data), strict=False)
+            if reader.is_encrypted and not reader.decrypt(""):
+                raise SkippedFileError("encrypted: needs a password")
+            count = len(reader.pages)
+        except (FileNotDecryptedError, DependencyError, NotImplementedError) as error:
+            raise SkippedFileError(f"encrypted in a way that cannot be read: {_first(error)}") from error
+        except (*_BROKEN, RecursionError) as error:
+            raise SkippedFileError(f"broken PDF: {_first(error)}") from error
+        if count > limits.max_pages:
+            raise SkippedFileError(f"{count:,} pages, more than {limits.max_pages:,} (INGEST_MAX_PAGES)")
+        pages: list[list[str]] = []
+        broken: list[int] = []
+        chars = 0
+        for number in range(count):
+            try:
+                text = reader.pages[number].extract_text()
+            except LimitReachedError as error:
+                raise SkippedFileError(f"page {number + 1} unpacks to more than is read: {_first(error)}") from error
+            except (*_BROKEN, RecursionError):
+                broken.append(number + 1)
+                text = ""
+            chars += len(text)
+            check_length(chars, limits)
+            pages.append(normalise(text).split("\n"))
+        if broken:
+            which = ", ".join(map(str, broken[:10])) + (", …" if len(broken) > 10 else "")
+            if len(broken) == count:
+                raise SkippedFileError("broken PDF: no page can be read")
+            yield Notice(f"{len(broken)} of {count} pages cannot be read (page {which})")
+        text, page_starts = join_pages(pages)
+        if not text:
+            raise SkippedFileError("holds no text: scanned pages? Run text recognition (OCR) on it first")
+        information = _information(reader)
+        title = one_line(information.pop("title", ""))
+        if _USELESS_TITLE.match(title):
+            title = ""
+        metadata: dict[str, MetadataValue] = {
+            **as_metadata({"author": information.get("author", ""), "subject": information.get("subject", "")}),
+            **date_metadata(information.get("date", "")),
+            "pages": count,
+        }
+        yield ParsedDocument(
+            source=file.source,
+            key="",
+            text=text,
+            title=title or file.stem,
+            metadata=metadata,
+            headings=_outline_headings(reader, text, page_starts),
+            page_starts=page_starts,
+        )
 
 
 def join_pages(pages: Sequence[Sequence[str]]) -> tuple[str, tuple[int, ...]]:
@@ -252,3 +263,6 @@ def _outline_headings(reader: PdfReader, text: str, page_starts: Sequence[int]) 
 
 def _first(error: BaseException) -> str:
     return one_line(str(error), 160) or type(error).__name__
+
+
+LOADER = PdfLoader()

@@ -22,7 +22,7 @@ from chassis.edge import serve
 from chassis.errors import BusyError, InvalidRequestError, NotFoundError, PayloadTooLargeError, UnauthorizedError
 from chassis.settings import EdgeSettings, load_settings
 from chassis.telemetry import start_telemetry
-from ingest.wire import Kind, Limits, SourceListings, State, Task, TaskList
+from ingest.wire import SourceListings, State, Task, TaskKind, TaskList, UploadLimits
 from transformer.wire import EndEvent, Index, Indexes, Source, SourcesEvent, TextEvent, Usage
 from vectorstore.wire import Span
 
@@ -69,7 +69,7 @@ def sources(question: str) -> SourcesEvent:
     )
 
 
-def as_task(task_id: str, kind: Kind, state: State, *sources: str) -> Task:
+def as_task(task_id: str, kind: TaskKind, state: State, *sources: str) -> Task:
     return Task(
         id=task_id,
         kind=kind,
@@ -214,8 +214,8 @@ async def _answer(question: str) -> AsyncIterator[bytes]:
 
 
 @app.get("/v1/limits")
-async def limits() -> Limits:
-    return Limits(max_file_bytes=LARGEST, max_files=10, max_request_bytes=LARGEST, types=[".md"])
+async def limits() -> UploadLimits:
+    return UploadLimits(max_file_bytes=LARGEST, max_files=10, max_request_bytes=LARGEST, types=[".md"])
 
 
 @app.get("/v1/indexes/{name}/documents")

@@ -13,13 +13,13 @@ from reportlab.lib.pdfencrypt import StandardEncryption
 from reportlab.pdfgen.canvas import Canvas
 
 from ingest.errors import SkippedFileError, SourceNotFoundError
-from ingest.loaders import Limits, ParsedDocument, SourceFile, load
+from ingest.loaders import ParsedDocument, ParserLimits, SourceFile, load
 from ingest.sources import list_sources
 
 
-def reason(path: Path, limits: Limits | None = None) -> str:
+def reason(path: Path, limits: ParserLimits | None = None) -> str:
     with pytest.raises(SkippedFileError) as caught:
-        list(load(SourceFile(path, path.name), limits or Limits()))
+        list(load(SourceFile(path, path.name), limits or ParserLimits()))
     return str(caught.value)
 
 
@@ -101,7 +101,7 @@ def test_pdf_without_text_layer(tmp_path: Path) -> None:
 def test_pdf_locked_against_changes_only_is_read(tmp_path: Path) -> None:
     path = tmp_path / "owner.pdf"
     path.write_bytes(blank_pdf(encrypt=StandardEncryption("", ownerPassword="secret", strength=128)))
-    (document,) = load(SourceFile(path, path.name), Limits())
+    (document,) = load(SourceFile(path, path.name), ParserLimits())
     assert isinstance(document, ParsedDocument)
     assert document.text == "Words behind a lock."
 
@@ -162,17 +162,19 @@ def test_a_text_beyond_the_limit_is_refused(tmp_path: Path, name: str) -> None:
     content = {"csv": f"title,text\nA,{text}\n", "json": f'[{{"text": "{text}"}}]'}.get(name.rsplit(".")[1], text)
     path = tmp_path / name
     path.write_text(content, "utf-8")
-    assert "INGEST_MAX_TEXT_CHARS" in reason(path, Limits(max_text_chars=1_000)) or name == "long.csv"
+    assert "INGEST_MAX_TEXT_CHARS" in reason(path, ParserLimits(max_text_chars=1_000)) or name == "long.csv"
 
 
 def test_a_file_beyond_the_limit_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "large.txt"
     path.write_text("word " * 300, "utf-8")
-    assert reason(path, Limits(max_file_bytes=1_000)) == "larger than 1,000 bytes (INGEST_MAX_FILE_BYTES)"
+    assert reason(path, ParserLimits(max_file_bytes=1_000)) == "larger than 1,000 bytes (INGEST_MAX_FILE_BYTES)"
     rows = tmp_path / "large.jsonl"
     rows.write_text('{"text": "word"}\n' * 100, "utf-8")
-    assert reason(rows, Limits(max_rows_file_bytes=1_000)) == "larger than 1,000 bytes (INGEST_MAX_ROWS_FILE_BYTES)"
-    assert "a line is longer than" in reason(rows, Limits(max_text_chars=5))
+    assert (
+        reason(rows, ParserLimits(max_rows_file_bytes=1_000)) == "larger than 1,000 bytes (INGEST_MAX_ROWS_FILE_BYTES)"
+    )
+    assert "a line is longer than" in reason(rows, ParserLimits(max_text_chars=5))
 
 
 def test_too_many_pages_are_refused(tmp_path: Path) -> None:
@@ -184,7 +186,7 @@ def test_too_many_pages_are_refused(tmp_path: Path) -> None:
     canvas.save()
     path = tmp_path / "pages.pdf"
     path.write_bytes(stream.getvalue())
-    assert reason(path, Limits(max_pages=2)) == "3 pages, more than 2 (INGEST_MAX_PAGES)"
+    assert reason(path, ParserLimits(max_pages=2)) == "3 pages, more than 2 (INGEST_MAX_PAGES)"
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")

@@ -1,4 +1,4 @@
-"""One file on disk: reading it within the limits, and telling its encoding."""
+"""One file on disk: reads it within the limits and detects its encoding."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ingest.errors import SkippedFileError
-from ingest.loaders.document import Limits, Notice
+from ingest.loaders.document import Notice, ParserLimits
 
 _BLOCK_BYTES = 1024 * 1024
-_SNIFFED_BYTES = 8192
+SNIFFED_BYTES = 8_192
+"""How much of a file's beginning decides on its format."""
 _BOMS = (
     # UTF-32's little-endian mark begins with UTF-16's.
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -22,32 +23,29 @@ _BOMS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 BOMS = tuple(mark for mark, _ in _BOMS)
-"""What text in a known encoding may begin with."""
+"""Byte order marks."""
 _TEXT_CONTROLS = frozenset(b"\t\n\r\f\x0b\x1b\x08")
 
 
 @dataclass(frozen=True, slots=True)
 class SourceFile:
-    """A file to be read."""
+    """A file to parse."""
 
     path: Path
     source: str
-    """Its name in the index: relative to the folder that was given, `/` between the parts."""
+    """Name of the file in the index, with `/` between its parts."""
 
     @property
     def stem(self) -> str:
-        """The file's name without its ending: the title of what has no other."""
+        """The file's name without its suffix: the title of a document that has no other."""
         return Path(self.source).stem or self.source
 
-    def sha256(self) -> str:
-        """Hash of the bytes, as hexadecimal digits."""
-        digest = hashlib.sha256()
+    def head(self) -> bytes:
+        """The first bytes, as many as `sniff` gets."""
         with self.path.open("rb") as stream:
-            while block := stream.read(_BLOCK_BYTES):
-                digest.update(block)
-        return digest.hexdigest()
+            return stream.read(SNIFFED_BYTES)
 
-    def read(self, limits: Limits) -> bytes:
+    def read(self, limits: ParserLimits) -> bytes:
         """All bytes of the file.
 
         Raises:
@@ -61,8 +59,8 @@ class SourceFile:
             raise SkippedFileError("empty")
         return data
 
-    def check_rows_file(self, limits: Limits) -> None:
-        """Raises `SkippedFileError` where a file that is read row by row is empty or too long."""
+    def check_rows_file(self, limits: ParserLimits) -> None:
+        """Raises `SkippedFileError` if a file that is read row by row is empty or too long."""
         size = self.path.stat().st_size
         if size == 0:
             raise SkippedFileError("empty")
@@ -70,15 +68,24 @@ class SourceFile:
             raise SkippedFileError(f"larger than {limits.max_rows_file_bytes:,} bytes (INGEST_MAX_ROWS_FILE_BYTES)")
 
     def blocks(self) -> Iterator[bytes]:
-        """The bytes of the file, some at a time."""
+        """The bytes of the file, one megabyte at a time."""
         with self.path.open("rb") as stream:
             while block := stream.read(_BLOCK_BYTES):
                 yield block
 
 
+def sha256_of(path: Path) -> str:
+    """SHA-256 of the file's bytes, in hexadecimal."""
+    with path.open("rb") as stream:
+        digest = hashlib.sha256()
+        while block := stream.read(_BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
+
+
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """Text of a file, and what there is to say about its encoding."""
+    """Text of a file, with a notice if its encoding was guessed."""
 
     text: str
     notice: Notice | None = None
@@ -88,7 +95,7 @@ def decode(data: bytes, declared: str | None = None) -> Decoded:
     """The text of `data`: by its byte order mark, as UTF-8, as the encoding it declares, or as Windows-1252.
 
     Raises:
-        SkippedFileError: the bytes are no text, or contradict their byte order mark.
+        SkippedFileError: the bytes are not text, or contradict their byte order mark.
     """
     for mark, encoding in _BOMS:
         if data.startswith(mark):
@@ -96,7 +103,7 @@ def decode(data: bytes, declared: str | None = None) -> Decoded:
                 return Decoded(data.decode(encoding))
             except UnicodeDecodeError as error:
                 raise SkippedFileError(f"begins as {encoding} but is not: {_position(error)}") from error
-    refuse_binary(data[:_SNIFFED_BYTES])
+    refuse_binary(data[:SNIFFED_BYTES])
     try:
         return Decoded(data.decode("utf-8"))
     except UnicodeDecodeError:
@@ -110,10 +117,10 @@ def decode(data: bytes, declared: str | None = None) -> Decoded:
 
 
 def rows_encoding(file: SourceFile) -> tuple[str, Notice | None]:
-    """The encoding to open a file with that is read row by row. Reads the file once, in blocks.
+    """The encoding of a file that is read row by row. Reads the whole file once, in blocks.
 
     Raises:
-        SkippedFileError: the bytes are no text.
+        SkippedFileError: the bytes are not text.
     """
     decoder = codecs.getincrementaldecoder("utf-8")()
     first = True
@@ -124,7 +131,7 @@ def rows_encoding(file: SourceFile) -> tuple[str, Notice | None]:
                 for mark, encoding in _BOMS:
                     if block.startswith(mark) and encoding != "utf-8-sig":
                         return encoding, None
-                refuse_binary(block[:_SNIFFED_BYTES])
+                refuse_binary(block[:SNIFFED_BYTES])
             decoder.decode(block)
         decoder.decode(b"", final=True)
     except UnicodeDecodeError:
@@ -133,7 +140,7 @@ def rows_encoding(file: SourceFile) -> tuple[str, Notice | None]:
 
 
 def known_codec(name: str) -> str | None:
-    """Python's name of a text encoding, or None where there is none of this name.
+    """Python's name of a text encoding; None if Python does not know it.
 
     Pages that declare Latin-1 are Windows-1252. Source: https://encoding.spec.whatwg.org/#names-and-labels
     """
@@ -148,7 +155,7 @@ def known_codec(name: str) -> str | None:
 
 
 def refuse_binary(data: bytes) -> None:
-    """Raises `SkippedFileError` where the first bytes of a file are no text."""
+    """Raises `SkippedFileError` if the first bytes of a file are not text."""
     controls = sum(1 for byte in data if byte < 32 and byte not in _TEXT_CONTROLS)
     if b"\0" in data or controls > len(data) // 50:
         raise SkippedFileError("binary, not text")

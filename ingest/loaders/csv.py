@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from ingest.errors import SkippedFileError
 from ingest.loaders.dates import date_metadata
 from ingest.loaders.document import (
-    Limits,
     MetadataValue,
     Notice,
     ParsedDocument,
+    ParserLimits,
     TextBuilder,
     as_metadata,
     check_length,
@@ -20,8 +20,8 @@ from ingest.loaders.document import (
     one_line,
     web_address,
 )
+from ingest.loaders.file import SourceFile, rows_encoding
 from ingest.loaders.html import looks_like_html, render_fragment
-from ingest.loaders.source import SourceFile, rows_encoding
 
 _TEXT = ("content", "text", "body", "article", "page_content", "passage", "document", "answer", "description")
 _TITLE = ("title", "headline", "name", "subject", "question", "heading")
@@ -29,11 +29,11 @@ _URL = ("url", "link", "uri", "href", "source_url")
 _DATE = ("date", "published", "published_at", "publish_date", "displaydate", "created", "created_at")
 _SUMMARY = ("summary", "abstract", "teaser")
 _EVALUATION = frozenset(("question", "questions", "answer", "answers"))
-"""Question sets made from a row's text. Indexed, they would answer their own evaluation."""
+"""Columns of questions made from a row's text. If they were indexed, an evaluation with them would find itself."""
 _DELIMITERS = ",;\t|"
 _SAMPLED_ROWS = 50
 _PROSE_CHARS = 20
-"""Mean length of the cells of a column that may be the text though it has no usual name."""
+"""Least mean length of the cells in a text column without a usual name."""
 _REPORTED_ROWS = 5
 
 
@@ -54,43 +54,55 @@ class _Columns:
         ]
 
 
-def load_csv(file: SourceFile, limits: Limits) -> Iterator[ParsedDocument | Notice]:
-    """One document per row with text: title, URL, date and short further columns as metadata.
+class CsvLoader:
+    """CSV and TSV: one document per row."""
 
-    The text column is the one with a usual name (`Content`, `text`, `body`, …), else the one with the longest cells;
-    a summary column stands before it as a section. Columns of questions and answers beside a text are left out.
+    suffixes = (".csv", ".tsv")
+    binary = False
 
-    Raises:
-        SkippedFileError: no header, no column of text, or not a CSV file at all.
-    """
-    file.check_rows_file(limits)
-    encoding, notice = rows_encoding(file)
-    if notice is not None:
-        yield notice
-    csv.field_size_limit(limits.max_text_chars)
-    with file.path.open(encoding=encoding, errors="replace", newline="") as stream:
-        header = stream.readline(1_000_000)
-        stream.seek(0)
-        reader = csv.reader(stream, delimiter=_delimiter(header), strict=False)
-        rows = _rows(reader)
-        try:
-            names = [one_line(name, 100).lower() for name in next(rows)]
-        except StopIteration:
-            raise SkippedFileError("empty") from None
-        sample = [row for _, row in zip(range(_SAMPLED_ROWS), rows, strict=False)]
-        columns = _columns(names, sample)
-        blank: list[int] = []
-        number = 0
-        for number, row in enumerate(_chain(sample, rows), start=1):
-            document = _document(file, number, row, columns, limits)
-            if document is None:
-                blank.append(number)
-            else:
-                yield document
-        if blank:
-            more = ", …" if len(blank) > _REPORTED_ROWS else ""
-            which = ", ".join(str(row) for row in blank[:_REPORTED_ROWS]) + more
-            yield Notice(f"{len(blank)} of {number} rows hold no text in column {names[columns.text]!r} (rows {which})")
+    def sniff(self, head: bytes) -> bool:
+        """Never: a line of text with a comma looks the same."""
+        return False
+
+    def load(self, file: SourceFile, limits: ParserLimits) -> Iterator[ParsedDocument | Notice]:
+        """One document per row with text. Title, URL, date and other short columns become its metadata.
+
+        The text is in the column with a usual name (`Content`, `text`, `body`, …), else in the one with the longest
+        cells. A summary column goes before it. Columns of questions and answers beside a text are left out.
+
+        Raises:
+            SkippedFileError: no header, no text column, or not a CSV file at all.
+        """
+        file.check_rows_file(limits)
+        encoding, notice = rows_encoding(file)
+        if notice is not None:
+            yield notice
+        csv.field_size_limit(limits.max_text_chars)
+        with file.path.open(encoding=encoding, errors="replace", newline="") as stream:
+            header = stream.readline(1_000_000)
+            stream.seek(0)
+            reader = csv.reader(stream, delimiter=_delimiter(header), strict=False)
+            rows = _rows(reader)
+            try:
+                names = [one_line(name, 100).lower() for name in next(rows)]
+            except StopIteration:
+                raise SkippedFileError("empty") from None
+            sample = [row for _, row in zip(range(_SAMPLED_ROWS), rows, strict=False)]
+            columns = _columns(names, sample)
+            blank: list[int] = []
+            number = 0
+            for number, row in enumerate(_chain(sample, rows), start=1):
+                document = _document(file, number, row, columns, limits)
+                if document is None:
+                    blank.append(number)
+                else:
+                    yield document
+            if blank:
+                more = ", …" if len(blank) > _REPORTED_ROWS else ""
+                which = ", ".join(str(row) for row in blank[:_REPORTED_ROWS]) + more
+                yield Notice(
+                    f"{len(blank)} of {number} rows hold no text in column {names[columns.text]!r} (rows {which})"
+                )
 
 
 def _chain(sample: list[list[str]], rows: Iterator[list[str]]) -> Iterator[list[str]]:
@@ -111,7 +123,7 @@ def _rows(reader: Iterator[list[str]]) -> Iterator[list[str]]:
 
 
 def _delimiter(header: str) -> str:
-    """The delimiter that cuts the header into most columns."""
+    """The delimiter that gives the header the most columns."""
     return max(_DELIMITERS, key=lambda delimiter: len(next(csv.reader([header], delimiter=delimiter), [])))
 
 
@@ -140,7 +152,7 @@ def _columns(names: list[str], sample: list[list[str]]) -> _Columns:
 
 
 def _document(
-    file: SourceFile, number: int, row: list[str], columns: _Columns, limits: Limits
+    file: SourceFile, number: int, row: list[str], columns: _Columns, limits: ParserLimits
 ) -> ParsedDocument | None:
     def cell(column: int | None) -> str:
         return row[column] if column is not None and column < len(row) else ""
@@ -173,3 +185,6 @@ def _write(text: str, builder: TextBuilder) -> None:
         render_fragment(text, builder)
     else:
         builder.paragraph(text)
+
+
+LOADER = CsvLoader()

@@ -1,0 +1,364 @@
+"""Carries out a plan: parses, chunks, embeds, writes a new index version and publishes it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import sqlite3
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from chassis.errors import ServiceError
+from embedder.client import TokenCounter
+from ingest.chunking import EmbeddingTexts
+from ingest.concurrency import finish_in_thread, shield_to_completion
+from ingest.embedding import Batcher
+from ingest.errors import IndexNotWrittenError, ParserError, SkippedFileError
+from ingest.events import Advanced, Published, Reporter
+from ingest.executor import Executor, FileParser
+from ingest.loaders import SourceFile
+from ingest.parser import ChunkedDocument
+from ingest.plan import Plan
+from ingest.previous import PreviousVersion
+from ingest.settings import IngestSettings
+from vectorstore.errors import InvalidContentError
+from vectorstore.versions import (
+    Chunk,
+    ChunkVectors,
+    Document,
+    IndexRoot,
+    LexicalSettings,
+    VersionBuilder,
+    content_key,
+)
+
+_SHORT_TEXT_CHARS = 200
+"""Shorter documents count as duplicates only if their titles are equal too: `N/A` is about its title."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedFile:
+    """A file to parse."""
+
+    file: SourceFile
+    token: str
+    """Its change token, to be stored with its documents."""
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class BuildContext:
+    """Everything that a build needs besides the plan."""
+
+    settings: IngestSettings
+    parameters: dict[str, Any]
+    """What the version depends on besides the files; stored in its manifest."""
+    executor: Executor
+    batcher: Batcher
+    previous: PreviousVersion | None
+    reporter: Reporter
+
+
+async def build(plan: Plan, files: Sequence[PlannedFile], context: BuildContext, *, may_be_empty: bool) -> str | None:
+    """Publishes a version with the documents of `files` and those of the plan's unchanged files.
+
+    Args:
+        plan: what to do.
+        files: the files to parse, in order.
+        context: the rest.
+        may_be_empty: publish a version without documents too.
+
+    Returns:
+        The version's name; None if no document was found and nothing was published.
+
+    Raises:
+        EmbeddingFailedError: the embedder failed for good.
+        IndexNotWrittenError: the disk is full or the folder is read-only.
+        ParserError: the parser process cannot be started.
+    """
+    with contextlib.ExitStack() as stack:
+        queue: asyncio.Queue[_Work | None] = asyncio.Queue()
+        budget = _ChunkBudget(context.settings.max_chunks_in_flight)
+        writer = _Writer(context, queue, budget, stack)
+        tasks = [
+            asyncio.create_task(_Producer(context, queue, budget).run(plan, files)),
+            asyncio.create_task(writer.run()),
+        ]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+            for task in done:
+                task.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        return await writer.publish(may_be_empty=may_be_empty)
+
+
+@contextlib.contextmanager
+def index_writes(index_root: Path) -> Iterator[None]:
+    """Raises IndexNotWrittenError if a write to the index fails."""
+    try:
+        yield
+    except InvalidContentError:
+        raise
+    except (OSError, sqlite3.Error, ServiceError) as error:
+        reason = error.message if isinstance(error, ServiceError) else str(error)
+        raise IndexNotWrittenError(f"The index in {index_root} cannot be written: {reason}") from error
+
+
+class _ChunkBudget:
+    """Bounds the chunks between parsing and writing: the back-pressure of a build.
+
+    Once exhausted, it stays closed until half of the chunks are written, so that batches fill up again.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._used = 0
+        self._open = asyncio.Event()
+        self._open.set()
+
+    @property
+    def exhausted(self) -> bool:
+        return not self._open.is_set()
+
+    async def acquire(self, chunks: int) -> None:
+        await self._open.wait()
+        self._used += chunks
+        if self._used >= self._limit:
+            self._open.clear()
+
+    def release(self, chunks: int) -> None:
+        self._used -= chunks
+        if self._used <= self._limit // 2:
+            self._open.set()
+
+
+@dataclass(slots=True)
+class _Work:
+    """A document to write, or the end of a file."""
+
+    document: Document | None = None
+    """None at the end of a file."""
+    chunks: Sequence[Chunk] = ()
+    vectors: Sequence[ChunkVectors | asyncio.Future[ChunkVectors]] = ()
+    file_bytes: int = 0
+    """Size of the file that ends."""
+
+    @property
+    def cost(self) -> int:
+        """Its share of the budget, in chunks."""
+        return max(len(self.chunks), 1)
+
+
+class _Producer:
+    """Parses files, copies unchanged documents, and requests the missing vectors."""
+
+    def __init__(self, context: BuildContext, queue: asyncio.Queue[_Work | None], budget: _ChunkBudget) -> None:
+        self._context = context
+        self._queue = queue
+        self._budget = budget
+        self._seen: dict[bytes, str] = {}
+        """Digest of a document's text → name of the file it was first found in."""
+
+    async def run(self, plan: Plan, files: Sequence[PlannedFile]) -> None:
+        previous = self._context.previous
+        if previous is not None and plan.unchanged:
+            await asyncio.to_thread(self._remember, previous, plan.unchanged)
+        found = 0
+        async with self._context.executor.parsing([planned.file for planned in files]) as parser:
+            for planned in files:
+                found += await self._parse(parser, planned)
+        if previous is not None and plan.unchanged and (found or plan.dropped):
+            await self._copy(previous, plan.unchanged)
+        self._context.batcher.flush()
+        self._queue.put_nowait(None)
+
+    def _remember(self, previous: PreviousVersion, names: frozenset[str]) -> None:
+        for document in previous.documents(names):
+            self._seen[_text_digest(document)] = document.source
+
+    async def _parse(self, parser: FileParser, planned: PlannedFile) -> int:
+        """Number of documents that were found in a file."""
+        reporter, name = self._context.reporter, planned.file.source
+        documents = repeated = 0
+        first = ""
+        try:
+            async with contextlib.aclosing(parser.parse(planned.file)) as items:
+                async for item in items:
+                    if isinstance(item, str):
+                        reporter.notice(name, item)
+                        continue
+                    document = Document(item.id, item.text, item.title, item.url, name, planned.token, item.metadata)
+                    digest = _text_digest(document)
+                    if digest in self._seen:
+                        repeated += 1
+                        first = first or self._seen[digest]
+                        continue
+                    self._seen[digest] = name
+                    documents += 1
+                    await self._enqueue(document, _chunks(item))
+        except SkippedFileError as error:
+            if documents:
+                reporter.notice(name, f"read only in part, {documents} documents: {error}")
+            else:
+                reporter.skip(name, str(error))
+        reporter.summary.duplicates += repeated
+        if repeated and not documents:
+            reporter.skip(name, f"says the same as {first}")
+        elif repeated:
+            reporter.notice(name, f"{repeated} of {documents + repeated} documents say the same as others")
+        self._queue.put_nowait(_Work(file_bytes=planned.size_bytes))
+        return documents
+
+    async def _copy(self, previous: PreviousVersion, names: frozenset[str]) -> None:
+        settings = self._context.settings
+        try:
+            tokens = await asyncio.to_thread(TokenCounter.load, settings.tokenizer)
+        except ValueError as error:
+            raise ParserError(str(error)) from error
+        copied = previous.documents_with_chunks(names, EmbeddingTexts(settings.chunks(), tokens))
+        while (item := await asyncio.to_thread(next, copied, None)) is not None:
+            await self._enqueue(*item)
+
+    async def _enqueue(self, document: Document, chunks: list[Chunk]) -> None:
+        """Requests missing vectors and passes the document on. Waits while the budget is exhausted."""
+        batcher, previous = self._context.batcher, self._context.previous
+        if self._budget.exhausted:
+            # The writer may be waiting for texts in the batch that is not full yet.
+            batcher.flush()
+        work = _Work(document, chunks)
+        await self._budget.acquire(work.cost)
+        texts = [chunk.embedding_text or chunk.text for chunk in chunks]
+        keys = [content_key(batcher.capabilities.fingerprint, text) for text in texts]
+        known = await asyncio.to_thread(previous.vectors, keys) if previous is not None else {}
+        work.vectors = [known.get(key) or batcher.request(key, text) for key, text in zip(keys, texts, strict=True)]
+        self._queue.put_nowait(work)
+
+
+class _Writer:
+    """Writes documents to the new version, in the order of the queue."""
+
+    def __init__(
+        self,
+        context: BuildContext,
+        queue: asyncio.Queue[_Work | None],
+        budget: _ChunkBudget,
+        stack: contextlib.ExitStack,
+    ) -> None:
+        self._context = context
+        self._queue = queue
+        self._budget = budget
+        self._stack = stack
+        self._index_root = context.settings.index_root
+        self._builder: VersionBuilder | None = None
+        """Created with the first document."""
+
+    async def run(self) -> None:
+        files = bytes_of_files = bytes_of_file = 0
+        reporter, batcher = self._context.reporter, self._context.batcher
+        while (work := await self._queue.get()) is not None:
+            if work.document is None:
+                files += 1
+                bytes_of_files += work.file_bytes
+                bytes_of_file = 0
+            else:
+                await self._write(work, work.document)
+                bytes_of_file += len(work.document.text)
+                self._budget.release(work.cost)
+            reporter.tell(
+                Advanced(
+                    files=files,
+                    size_bytes=bytes_of_files + bytes_of_file,
+                    documents=reporter.summary.documents,
+                    chunks=reporter.summary.chunks,
+                    embedded=batcher.embedded,
+                )
+            )
+
+    async def publish(self, *, may_be_empty: bool) -> str | None:
+        """As `build`."""
+        if self._builder is None and may_be_empty:
+            self._builder = await finish_in_thread(self._begin)
+        builder = self._builder
+        if builder is None:
+            return None
+
+        async def publish() -> str:
+            version = await asyncio.to_thread(builder.publish)
+            self._context.reporter.tell(Published(version))
+            return version
+
+        with index_writes(self._index_root):
+            return await shield_to_completion(publish())
+
+    async def _write(self, work: _Work, document: Document) -> None:
+        vectors = [await part if isinstance(part, asyncio.Future) else part for part in work.vectors]
+        summary = self._context.reporter.summary
+        try:
+            with index_writes(self._index_root):
+                # The builder must not be removed while a thread adds to it.
+                await finish_in_thread(lambda: self._add(document, work.chunks, vectors))
+        except InvalidContentError as error:
+            self._context.reporter.notice(document.source, f"a document cannot be stored: {error.message}")
+        else:
+            summary.documents += 1
+            summary.chunks += len(work.chunks)
+
+    def _add(self, document: Document, chunks: Sequence[Chunk], vectors: Sequence[ChunkVectors]) -> None:
+        if self._builder is None:
+            self._builder = self._begin()
+        capabilities = self._context.batcher.capabilities
+        multi_vectors = capabilities.multi_vector_bits is not None
+        self._builder.add(
+            document,
+            chunks,
+            np.stack([part.dense for part in vectors]) if vectors else np.empty((0, capabilities.dimension)),
+            sparse=[part.sparse for part in vectors if part.sparse is not None] if capabilities.sparse else (),
+            multi_vectors=[part.multi_vectors for part in vectors if part.multi_vectors is not None]
+            if multi_vectors
+            else (),
+        )
+
+    def _begin(self) -> VersionBuilder:
+        settings, capabilities = self._context.settings, self._context.batcher.capabilities
+        return self._stack.enter_context(
+            IndexRoot(settings.index_root, settings.index_name).begin(
+                embedder_fingerprint=capabilities.fingerprint,
+                dimension=capabilities.dimension,
+                settings=self._context.parameters,
+                lexical=LexicalSettings(language=settings.language),
+                sparse=capabilities.sparse,
+                multi_vector_bits=capabilities.multi_vector_bits,
+            )
+        )
+
+
+def _chunks(document: ChunkedDocument) -> list[Chunk]:
+    return [
+        Chunk(
+            id=_chunk_id(document.id, start, document.text[start:end]),
+            document_id=document.id,
+            text=document.text[start:end],
+            start=start,
+            end=end,
+            heading_path=tuple(heading_path),
+            embedding_text=prefix + document.text[start:end],
+        )
+        for start, end, heading_path, prefix in document.spans
+    ]
+
+
+def _chunk_id(document_id: str, start: int, text: str) -> str:
+    return hashlib.sha256(f"{document_id}\0{start}\0{text}".encode()).hexdigest()[:32]
+
+
+def _text_digest(document: Document) -> bytes:
+    title = document.title if len(document.text) < _SHORT_TEXT_CHARS else ""
+    return hashlib.sha256(f"{title}\0{document.text}".encode()).digest()

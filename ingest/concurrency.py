@@ -1,0 +1,68 @@
+"""File locks and work that must not be cancelled half-way."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import IO, TypeVar
+
+_Result = TypeVar("_Result")
+
+_RETRY_LOCK_S = 0.2
+
+
+def open_lock(path: Path) -> IO[str]:
+    """The file of a lock, created if needed together with its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.open("w")
+
+
+@contextlib.asynccontextmanager
+async def locked(lock: IO[str], on_wait: Callable[[], None]) -> AsyncIterator[None]:
+    """Holds a lock that other processes respect too, and closes its file. Calls `on_wait` once if it has to wait."""
+    with lock:
+        waits = False
+        while not _try_lock(lock):
+            if not waits:
+                on_wait()
+            waits = True
+            await asyncio.sleep(_RETRY_LOCK_S)
+        yield
+
+
+def _try_lock(lock: IO[str]) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+async def shield_to_completion(work: Awaitable[_Result]) -> _Result:
+    """The result of `work`. If the caller is cancelled, however often, raises only after `work` has finished."""
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        while not task.done():
+            with contextlib.suppress(asyncio.CancelledError):  # a further one: the first is raised below
+                await asyncio.wait([task])
+        raise
+
+
+async def finish_in_thread(work: Callable[[], _Result]) -> _Result:
+    """Runs blocking `work` in a thread. A cancelled caller waits until it has finished."""
+    return await shield_to_completion(asyncio.to_thread(work))
+
+
+async def first_of(*events: asyncio.Event) -> None:
+    """Waits until one of the events is set."""
+    waits = [asyncio.ensure_future(event.wait()) for event in events]
+    try:
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()

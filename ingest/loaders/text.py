@@ -1,0 +1,34 @@
+"""Plain text: the file as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ingest.errors import SkippedFileError
+from ingest.loaders.document import Notice, ParsedDocument, ParserLimits, check_length, normalise
+from ingest.loaders.file import SourceFile, decode
+
+
+class TextLoader:
+    """Plain text: the file as it is."""
+
+    suffixes = ("", ".rst", ".text", ".txt")
+    binary = False
+
+    def sniff(self, head: bytes) -> bool:
+        """Never: any other text format looks the same."""
+        return False
+
+    def load(self, file: SourceFile, limits: ParserLimits) -> Iterator[ParsedDocument | Notice]:
+        """One document: the text, titled by the file's name."""
+        decoded = decode(file.read(limits))
+        if decoded.notice is not None:
+            yield decoded.notice
+        text = normalise(decoded.text)
+        if not text.strip():
+            raise SkippedFileError("holds no text")
+        check_length(len(text), limits)
+        yield ParsedDocument(source=file.source, key="", text=text, title=file.stem)
+
+
+LOADER = TextLoader()

@@ -1,0 +1,60 @@
+"""What a run has to do for each file: compares the change tokens of now with those of the current version."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Names of files in the index, by what happens to them."""
+
+    added: tuple[str, ...] = ()
+    """Not in the current version. In the order of the listing, as all tuples here."""
+    changed: tuple[str, ...] = ()
+    """In the current version with another content, or to be parsed again for another reason."""
+    unchanged: frozenset[str] = frozenset()
+    """Their documents are copied from the current version."""
+    removed: frozenset[str] = frozenset()
+    """In the current version, but not readable any more."""
+    skipped: Mapping[str, str] = field(default_factory=dict)
+    """Cannot be read: name → reason."""
+
+    @property
+    def parsed(self) -> frozenset[str]:
+        """Files to parse."""
+        return frozenset((*self.added, *self.changed))
+
+    @property
+    def dropped(self) -> frozenset[str]:
+        """Files whose documents in the current version are not copied."""
+        return self.removed.union(self.changed)
+
+
+def plan(
+    tokens: Mapping[str, str],
+    skipped: Mapping[str, str],
+    current: Mapping[str, str],
+    *,
+    kept: frozenset[str] = frozenset(),
+    parse_all: bool = False,
+) -> Plan:
+    """Decides what happens to each file.
+
+    Args:
+        tokens: name → change token of the files that can be read, in the order of the listing.
+        skipped: name → reason of those that cannot.
+        current: name → change token of the files in the current version; empty if there is none.
+        kept: files of the current version that were not listed because they stay as they are.
+        parse_all: parse unchanged files too.
+    """
+    changed = tuple(name for name, token in tokens.items() if name in current and (parse_all or current[name] != token))
+    unchanged = kept.union(name for name in tokens if name in current).difference(changed)
+    return Plan(
+        added=tuple(name for name in tokens if name not in current),
+        changed=changed,
+        unchanged=unchanged,
+        removed=frozenset(current).difference(unchanged, changed),
+        skipped=dict(skipped),
+    )

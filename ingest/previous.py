@@ -1,0 +1,97 @@
+"""The current version of an index, as far as a run can reuse it: documents, chunks and vectors."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from ingest.chunking import EmbeddingTexts
+from ingest.embedding import EmbedderCapabilities
+from ingest.sources import is_upload
+from vectorstore.versions import Chunk, ChunkVectors, ContentVectors, Document, EncodedVectors, IndexRoot, IndexVersion
+
+
+class PreviousVersion:
+    """An open version. A run copies from it what has not changed."""
+
+    def __init__(self, version: IndexVersion, capabilities: EmbedderCapabilities) -> None:
+        """Loads the vectors if the version has the same embedder.
+
+        Raises:
+            DamagedIndexError: the version cannot be read.
+        """
+        self._version = version
+        self._capabilities = capabilities
+        self.manifest = version.manifest
+        self._vectors: ContentVectors | None = None
+        if self.manifest.embedder.fingerprint == capabilities.fingerprint:
+            self._vectors = version.vectors_by_content()
+
+    @classmethod
+    @contextlib.contextmanager
+    def opened(cls, root: IndexRoot, capabilities: EmbedderCapabilities) -> Iterator[PreviousVersion | None]:
+        """The current version until the block ends; None if there is none.
+
+        Raises:
+            DamagedIndexError, UnsupportedFormatError: it cannot be used.
+        """
+        if root.current() is None:
+            yield None
+            return
+        with root.open() as version:
+            yield cls(version, capabilities)
+
+    @property
+    def tokens(self) -> dict[str, str]:
+        """Name of each file in the version → its change token."""
+        return {name: info.sha256 for name, info in self.manifest.sources.items()}
+
+    @property
+    def from_sources(self) -> frozenset[str]:
+        """Names of the files that were not uploaded."""
+        return frozenset(name for name in self.manifest.sources if not is_upload(name))
+
+    def matches(self, parameters: dict[str, Any]) -> bool:
+        """Whether a run with these parameters would turn the same file into the same documents, chunks and vectors."""
+        return self._vectors is not None and self.manifest.settings == parameters
+
+    def documents(self, names: frozenset[str]) -> Iterator[Document]:
+        """The documents of these files."""
+        return (document for document in self._version.documents() if document.source in names)
+
+    def documents_with_chunks(
+        self, names: frozenset[str], texts: EmbeddingTexts
+    ) -> Iterator[tuple[Document, list[Chunk]]]:
+        """The documents of these files with their chunks, including the text to embed."""
+        chunks = self._version.chunks()
+        ahead = next(chunks, None)
+        for document in self._version.documents():
+            own: list[Chunk] = []
+            while ahead is not None and ahead.document_id == document.id:
+                own.append(ahead)
+                ahead = next(chunks, None)
+            if document.source in names:
+                yield document, [_with_embedding_text(chunk, document, texts) for chunk in own]
+
+    def vectors(self, keys: Sequence[str]) -> dict[str, ChunkVectors]:
+        """Content key → vectors, for texts of which the version has every vector that the run needs."""
+        known: dict[str, ChunkVectors] = {}
+        if self._vectors is None:
+            return known
+        for key in keys:
+            with contextlib.suppress(KeyError):
+                vectors = self._vectors[key]
+                stored = vectors.multi_vectors
+                bits = stored.bits if isinstance(stored, EncodedVectors) else None
+                if (not self._capabilities.sparse or vectors.sparse is not None) and (
+                    self._capabilities.multi_vector_bits in (None, bits)
+                ):
+                    known[key] = vectors
+        return known
+
+
+def _with_embedding_text(chunk: Chunk, document: Document, texts: EmbeddingTexts) -> Chunk:
+    prefix = texts.prefix(document.title, chunk.heading_path, chunk.text) or ""
+    return dataclasses.replace(chunk, embedding_text=prefix + chunk.text)

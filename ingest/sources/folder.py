@@ -1,0 +1,92 @@
+"""A file, or all files below a folder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from ingest.errors import SourceNotFoundError
+from ingest.loaders.file import sha256_of
+from ingest.sources import Entry
+
+
+class FolderSource:
+    """A file, or all files below a folder, named by their path below it.
+
+    Ignores names that begin with a dot, except JCR's `.content.xml`. Does not follow symbolic links to folders, and
+    follows a link to a file only if the file is in the same folder (as in mounted ConfigMaps).
+    """
+
+    def __init__(self, location: str) -> None:
+        """Reads nothing yet. `location` is the path."""
+        self._path = Path(location)
+
+    @property
+    def location(self) -> str:
+        """The absolute path."""
+        return str(self._path.resolve())
+
+    @property
+    def prefix(self) -> str:
+        """Name of the folder."""
+        resolved = self._path.resolve()
+        return resolved.name if resolved.is_dir() else resolved.parent.name
+
+    def list(self) -> Iterator[Entry]:
+        """The files, sorted by name in each folder.
+
+        Raises:
+            SourceNotFoundError: the path does not exist or cannot be listed.
+        """
+        try:
+            root = self._path.resolve(strict=True)
+        except (OSError, RuntimeError) as error:
+            raise SourceNotFoundError(f"{self._path}: no such file or folder") from error
+        if root.is_dir():
+            yield from _walk(root, root, "")
+        else:
+            yield Entry(self._path.name, str(root), None if root.is_file() else "not a regular file")
+
+    def token(self, entry: Entry) -> str:
+        """SHA-256 of the bytes."""
+        return sha256_of(Path(entry.key))
+
+    def fetch(self, entry: Entry) -> Path:
+        """The file itself."""
+        return Path(entry.key)
+
+
+def _walk(folder: Path, root: Path, below: str) -> Iterator[Entry]:
+    try:
+        with os.scandir(folder) as entries:
+            children = sorted(entries, key=lambda entry: entry.name)
+    except OSError as error:
+        if folder == root:
+            raise SourceNotFoundError(f"{root}: cannot be listed: {error.strerror}") from error
+        yield Entry(below, str(folder), f"folder cannot be listed: {error.strerror}")
+        return
+    for child in children:
+        if child.name.startswith(".") and child.name != ".content.xml":
+            continue
+        path = Path(child.path)
+        # The manifest needs UTF-8: replace what a name has of other bytes.
+        name = f"{below}/{child.name}".lstrip("/").encode("utf-8", "replace").decode()
+        if child.is_symlink():
+            yield _link(path, root, name)
+        elif child.is_dir(follow_symlinks=False):
+            yield from _walk(path, root, name)
+        else:
+            yield Entry(name, str(path), None if child.is_file(follow_symlinks=False) else "not a regular file")
+
+
+def _link(path: Path, root: Path, name: str) -> Entry:
+    try:
+        target = path.resolve(strict=True)
+    except (OSError, RuntimeError):
+        return Entry(name, str(path), "broken symbolic link")
+    if target.is_dir():
+        return Entry(name, str(path), "symbolic link to a folder: not followed")
+    if not target.is_relative_to(root):
+        return Entry(name, str(path), "symbolic link that leaves the folder: not followed")
+    return Entry(name, str(target), None if target.is_file() else "not a regular file")

@@ -1,0 +1,54 @@
+"""Uploaded files: `<index_root>/<name>/uploads/`, beside the versions of the index."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from ingest.loaders.file import sha256_of
+from ingest.sources import UPLOADS, Entry
+
+
+def uploaded(index: Path) -> dict[str, Path]:
+    """Name → file of what was uploaded to the index in this folder, sorted."""
+    folder = index / UPLOADS
+    if not folder.is_dir():
+        return {}
+    with os.scandir(folder) as entries:
+        found = {f"{UPLOADS}/{entry.name}": Path(entry.path) for entry in entries if not entry.name.startswith(".")}
+    return dict(sorted(found.items()))
+
+
+class UploadSource:
+    """The files that were uploaded to one index."""
+
+    prefix = UPLOADS
+
+    def __init__(self, location: str, files: Mapping[str, Path] | None = None) -> None:
+        """Reads nothing yet.
+
+        Args:
+            location: folder of the index.
+            files: name → file, instead of what the folder holds.
+        """
+        self._index = Path(location).absolute()
+        self._files = files
+
+    @property
+    def location(self) -> str:
+        """The folder of the index."""
+        return f"{UPLOADS}:{self._index}"
+
+    def list(self) -> Iterator[Entry]:
+        """The uploads, sorted by name."""
+        files = uploaded(self._index) if self._files is None else dict(sorted(self._files.items()))
+        yield from (Entry(name, str(path)) for name, path in files.items())
+
+    def token(self, entry: Entry) -> str:
+        """SHA-256 of the bytes."""
+        return sha256_of(Path(entry.key))
+
+    def fetch(self, entry: Entry) -> Path:
+        """The file itself."""
+        return Path(entry.key)
