@@ -19,8 +19,10 @@ COPY vectorstore /opt/kserve-rag/vectorstore
 COPY ingest /opt/kserve-rag/ingest
 # Fails if a module is missing, and compiles the imported modules: nothing writes bytecode later.
 RUN /opt/venv/bin/python -c "import ingest.__main__, ingest.pipeline, ingest.server, chassis.edge, vectorstore.stores.chroma, \
+    ingest.loaders, ingest.sources.folder, ingest.sources.uploads, \
     uvicorn.loops.uvloop, uvicorn.protocols.http.httptools_impl, uvicorn.lifespan.on, \
-    opentelemetry.exporter.otlp.proto.http.trace_exporter, opentelemetry.sdk.trace.export"
+    opentelemetry.exporter.otlp.proto.http.trace_exporter, opentelemetry.sdk.trace.export; \
+    assert '.pdf' in ingest.loaders.LOADERS.suffixes"
 
 FROM python:3.11.14-slim-bookworm
 RUN rm -rf /usr/local/lib/python3.11/site-packages/* /usr/local/lib/python3.11/ensurepip /usr/local/bin/pip* \

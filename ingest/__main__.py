@@ -1,7 +1,7 @@
 """Builds an index version from files and folders: `python -m ingest PATH…`, a Job in a cluster.
 
-Settings come from `INGEST_…` environment variables (see ingest/README.md). Exit status: 0 where a version was
-published or nothing had changed, 1 where the run failed or nothing was usable, 2 where arguments or settings are wrong.
+Settings come from `INGEST_…` environment variables (see ingest/README.md). Exit status: 0 if a version was published or
+nothing had changed, 1 if the run failed or nothing was usable, 2 if arguments or settings are wrong.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import logging
 import os
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 from pydantic import ValidationError
 from rich.console import Console
@@ -26,18 +25,25 @@ from ingest.executor import Executor, LocalExecutor
 from ingest.settings import IngestSettings
 from ingest.telemetry import INGESTION
 
-Hire = Callable[[IngestSettings], contextlib.AbstractContextManager[Executor]]
-"""Gives who parses and embeds, for as long as the run lasts."""
+OpenExecutor = Callable[[IngestSettings], contextlib.AbstractContextManager[Executor]]
 
 
 def _local(settings: IngestSettings) -> contextlib.AbstractContextManager[Executor]:
     return contextlib.nullcontext(LocalExecutor(settings))
 
 
-def main(arguments: list[str] | None = None, *, prog: str = "python -m ingest", hire: Hire = _local) -> int:
-    """Runs once and returns the exit status."""
+def main(
+    arguments: list[str] | None = None, *, prog: str = "python -m ingest", open_executor: OpenExecutor = _local
+) -> int:
+    """Runs once and returns the exit status.
+
+    Args:
+        arguments: of the command line; by default those of this process.
+        prog: name of the program in its help.
+        open_executor: provides the executor for the duration of the run.
+    """
     parser = argparse.ArgumentParser(prog=prog, description="Builds an index version from documents.")
-    parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="file or folder of documents")
+    parser.add_argument("paths", nargs="+", metavar="PATH", help="file, folder, or NAME:LOCATION of another source")
     parser.add_argument("--json", action="store_true", help="print the summary as JSON on standard output")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
@@ -56,13 +62,13 @@ def main(arguments: list[str] | None = None, *, prog: str = "python -m ingest", 
         _say(console, str(error))
         return 2
     try:
-        with tracing.program(INGESTION), hire(settings) as executor, progress.shown(console) as on_progress:
+        with tracing.program(INGESTION), open_executor(settings) as executor, progress.shown(console) as on_progress:
             summary = asyncio.run(pipeline.run(settings, options.paths, on_progress, executor=executor))
     except IngestError as error:
         _say(console, str(error))
         return 1
     except KeyboardInterrupt:
-        _say(console, "Interrupted. The index is left as it is.")
+        _say(console, "Interrupted. The index is unchanged.")
         return 1
     progress.report(summary, console)
     if options.json:

@@ -159,7 +159,7 @@ class IngestServerSettings(IngestSettings, EdgeSettings):
     collections: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names)] = Field(
         default=(), description="Further indexes that documents are taken for, by name, with commas between."
     )
-    sources: Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_names)] = Field(
+    sources: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names)] = Field(
         default=(),
         description="Files and folders that the indexes follow, with commas between; by default those that the last "
         "run of ingestion was given.",

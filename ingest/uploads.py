@@ -9,15 +9,17 @@ What begins with a dot is nobody's document.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
+import functools
 import os
 import re
 import secrets
 import shutil
 import threading
 import unicodedata
-from collections.abc import Collection, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -27,6 +29,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from chassis.errors import ServiceError
+from ingest.concurrency import finish_in_thread
 from ingest.errors import (
     FileTooLargeError,
     IndexFullError,
@@ -46,6 +49,7 @@ FIELD = "files"
 
 _MAX_NAME_BYTES = 180
 _MAX_SUFFIX_BYTES = 16
+_PIECE_BYTES = 1024 * 1024
 _STAGED = ".staged-"
 _INCOMING = ".incoming-"
 _INVISIBLE = frozenset(("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"))
@@ -250,6 +254,23 @@ class Receiver:
         except FormParserError as error:
             raise UnreadableUploadError(f"The form cannot be read: {error}.") from error
 
+    async def receive(self, body: AsyncIterator[bytes], timeout_s: float) -> int:
+        """Receives the whole body and returns the size of its files in bytes.
+
+        Args:
+            body: as it arrives.
+            timeout_s: longest wait for more of it.
+
+        Raises:
+            UnreadableUploadError, UnsupportedFileError, TooManyFilesError, FileTooLargeError, NoSpaceError: see there.
+        """
+        async with contextlib.aclosing(_pieces(body, timeout_s)) as pieces:
+            async for piece in pieces:
+                # The folder must not be removed while a thread writes to it.
+                await finish_in_thread(functools.partial(self.write, piece))
+        self.finish()
+        return await asyncio.to_thread(lambda: sum(path.stat().st_size for path in self.folder.iterdir()))
+
     def write(self, data: bytes) -> None:
         """Takes the next piece of the body.
 
@@ -356,6 +377,26 @@ class Receiver:
                 raise UnsupportedFileError(
                     f"{shown} is {error}: send what its suffix says, or save it as text.", field=FIELD
                 ) from error
+
+
+async def _pieces(body: AsyncIterator[bytes], timeout_s: float) -> AsyncGenerator[bytes, None]:
+    """The body in larger pieces."""
+    gathered = bytearray()
+    while True:
+        try:
+            arrived = await asyncio.wait_for(anext(body, None), timeout_s)
+        except asyncio.TimeoutError:
+            raise UnreadableUploadError(
+                f"Nothing more of the upload arrived within {timeout_s:g} s: send it again."
+            ) from None
+        if arrived is None:
+            break
+        gathered += arrived
+        if len(gathered) >= _PIECE_BYTES:
+            yield bytes(gathered)
+            gathered.clear()
+    if gathered:
+        yield bytes(gathered)
 
 
 def _shown(name: str) -> str:

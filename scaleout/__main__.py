@@ -27,7 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
 
-    return ingest(arguments, prog="python -m scaleout", hire=lambda settings: ray_executor(settings, scaleout))
+    return ingest(arguments, prog="python -m scaleout", open_executor=lambda settings: ray_executor(settings, scaleout))
 
 
 if __name__ == "__main__":

@@ -129,7 +129,7 @@ _WHITESPACE = re.compile(r"\s+")
 
 
 def normalise(text: str, *, collapse_blank_lines: bool = True) -> str:
-    """The text in NFC, with one kind of newline, without trailing spaces, invisible characters and outer blank lines."""
+    """The text in NFC, with one kind of newline and no trailing spaces, invisible characters or outer blank lines."""
     text = _NEWLINE.sub("\n", text)
     text = _INVISIBLE.sub("", _SPACE.sub(" ", text))
     text = unicodedata.normalize("NFC", text)

@@ -14,7 +14,7 @@ from reportlab.pdfgen.canvas import Canvas
 
 from ingest.errors import SkippedFileError, SourceNotFoundError
 from ingest.loaders import ParsedDocument, ParserLimits, SourceFile, load
-from ingest.sources import list_sources
+from ingest.sources import list_files, open_source
 
 
 def reason(path: Path, limits: ParserLimits | None = None) -> str:
@@ -212,8 +212,8 @@ def test_archives_are_not_unpacked(tmp_path: Path) -> None:
 
 
 def listed(*paths: Path) -> tuple[list[str], dict[str, str]]:
-    listing = list_sources(paths)
-    return [file.source for file in listing.files], listing.skipped
+    files, skipped = list_files(open_source(path) for path in paths)
+    return [file.name for file in files], skipped
 
 
 def test_folders_are_read_in_order_without_hidden_files(tmp_path: Path) -> None:
@@ -256,4 +256,4 @@ def test_several_folders_with_the_same_names_stay_apart(tmp_path: Path) -> None:
 
 def test_a_missing_path_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(SourceNotFoundError, match="no such file or folder"):
-        list_sources([tmp_path / "nowhere"])
+        list_files([open_source(tmp_path / "nowhere")])

@@ -63,7 +63,7 @@ def test_a_job_without_anything_usable_fails(tmp_path: Path, embedder: LoopbackE
     (tmp_path / "docs" / "bad.pdf").write_bytes(b"nothing")
     job = ingest(str(tmp_path / "docs"), embedder=embedder, tokenizer=tokenizer_path, root=tmp_path / "indexes")
     assert job.returncode == 1
-    assert "No file gave a document; the index is left as it is. Skipped were bad.pdf: not a PDF" in job.stderr
+    assert "No file gave a document; the index is unchanged. Skipped: bad.pdf: not a PDF" in job.stderr
     assert "Traceback" not in job.stderr
     assert not (tmp_path / "indexes" / "default" / "current").exists()
 

@@ -19,6 +19,7 @@ import psutil
 import pytest
 
 from ingest import pipeline
+from ingest.concurrency import shield_to_completion
 from ingest.errors import (
     EmbeddingFailedError,
     IndexNotWrittenError,
@@ -28,7 +29,8 @@ from ingest.errors import (
 )
 from ingest.events import Advanced, Event, Planned, Published, Skipped, Summary, Waiting
 from ingest.settings import IngestSettings
-from ingest.sources import followed, list_sources
+from ingest.sources import followed, list_files, open_source
+from ingest.sources.uploads import UploadSource
 from tests.fakes.embedder import FINGERPRINT, OTHER_FINGERPRINT, LoopbackEmbedder, embed, embed_sparse
 from tests.ingest.golden import FILES
 from vectorstore.versions import IndexRoot, IndexVersion
@@ -234,7 +236,7 @@ async def test_a_damaged_version_is_built_anew(docs: Path, make_settings: MakeSe
     (settings.index_root / settings.index_name / first.version / "manifest.json").write_text("{}", "utf-8")
     second = await run(settings, docs)
     assert (second.documents, second.embedded) == (first.documents, first.chunks)
-    assert any("It is built anew" in notice for notice in second.notices)
+    assert any("It is rebuilt from its sources" in notice for notice in second.notices)
 
 
 async def test_old_versions_are_pruned(docs: Path, make_settings: MakeSettings) -> None:
@@ -593,8 +595,8 @@ async def test_runs_of_one_index_wait_for_each_other(
     embedder.release()
     await first
     summary = await other
-    assert second[0] == Waiting("Another run of this index is under way.")
-    assert (summary.documents, summary.deleted) == (1, len(list_sources([docs]).files))
+    assert second[0] == Waiting("Another run of this index is active.")
+    assert (summary.documents, summary.deleted) == (1, len(list_files([open_source(docs)])[0]))
 
 
 async def test_what_a_run_was_given_is_followed_by_whoever_reads_all_anew(
@@ -605,11 +607,11 @@ async def test_what_a_run_was_given_is_followed_by_whoever_reads_all_anew(
     assert followed(folder) == []
     monkeypatch.chdir(tmp_path)
     await run(settings, Path("docs"))
-    assert followed(folder) == [docs]
+    assert followed(folder) == [str(docs)]
     with pytest.raises(SourceNotFoundError):
         await run(settings, Path("nowhere"))
     await pipeline.run(settings, [], scope="uploads")
-    assert followed(folder) == [docs]
+    assert followed(folder) == [str(docs)]
 
 
 async def test_an_emptied_folder_takes_nothing_away_though_there_are_uploads(
@@ -622,7 +624,7 @@ async def test_an_emptied_folder_takes_nothing_away_though_there_are_uploads(
     first = await run(settings, docs)
     assert first.documents == 15
     empty(docs)
-    for scope in ("all", "anew"):
+    for scope in ("all", "reindex"):
         with pytest.raises(NothingUsableError, match="No files to read in"):
             await pipeline.run(settings, [docs], scope=scope)
     summary = await pipeline.run(settings, [docs], scope="uploads")
@@ -635,7 +637,7 @@ async def test_a_damaged_version_is_made_anew_of_the_folders_too(docs: Path, mak
     (settings.index_root / "default" / str(first.version) / "documents.sqlite").unlink()
     summary = await pipeline.run(settings, followed(settings.index_root / "default"), scope="uploads")
     assert summary.documents == first.documents
-    assert any("It is built anew" in notice for notice in summary.notices)
+    assert any("It is rebuilt from its sources" in notice for notice in summary.notices)
 
 
 async def test_what_follows_a_run_is_done_to_its_end_before_the_next(docs: Path, make_settings: MakeSettings) -> None:
@@ -643,12 +645,12 @@ async def test_what_follows_a_run_is_done_to_its_end_before_the_next(docs: Path,
     begun, go_on = asyncio.Event(), asyncio.Event()
     done: list[str] = []
 
-    async def then(summary: Summary) -> None:
+    async def on_finished(summary: Summary) -> None:
         begun.set()
         await go_on.wait()
         done.append(f"after {summary.version}")
 
-    first = asyncio.create_task(pipeline.run(settings, [docs], then=then))
+    first = asyncio.create_task(pipeline.run(settings, [docs], on_finished=on_finished))
     await asyncio.wait_for(begun.wait(), 60)
     waits = asyncio.Event()
     second = asyncio.create_task(
@@ -670,9 +672,9 @@ async def test_the_last_document_can_be_deleted_though_another_upload_is_of_no_u
     good.write_text("The kiln opens at first light.")
     bad.write_bytes(b"%PDF-1.4 nothing")
     uploads = {"uploads/good.md": good, "uploads/bad.pdf": bad}
-    await pipeline.run(settings, [], uploads=uploads, scope="uploads")
+    await pipeline.run(settings, [], uploads=UploadSource(str(tmp_path), uploads), scope="uploads")
     del uploads["uploads/good.md"]
-    summary = await pipeline.run(settings, [], uploads=uploads, scope="uploads")
+    summary = await pipeline.run(settings, [], uploads=UploadSource(str(tmp_path), uploads), scope="uploads")
     assert (summary.documents, summary.deleted) == (0, 1)
     with index(settings).open() as version:
         assert version.name == summary.version
@@ -687,7 +689,7 @@ async def test_what_goes_to_its_end_does_so_however_often_it_is_cancelled() -> N
         await may_end.wait()
         ended.set()
 
-    waiting = asyncio.create_task(pipeline.shield_to_completion(work()))
+    waiting = asyncio.create_task(shield_to_completion(work()))
     await begun.wait()
     for _ in range(3):
         waiting.cancel()

@@ -194,7 +194,7 @@ def test_a_file_of_the_same_name_replaces_the_one_before(shared: RunningIngest) 
     task = shared.upload({"guide.md": "<!-- nothing -->", "other.txt": "A shelf for pots."})
     assert task["state"] == "succeeded"
     assert task["result"]["skipped"] == [
-        {"source": "uploads/Guide.md", "reason": "holds no text; the file of before is kept"}
+        {"source": "uploads/Guide.md", "reason": "holds no text; the previous file is kept"}
     ]
     assert shared.sources()["uploads/Guide.md"] == after["uploads/Guide.md"]
 
@@ -397,7 +397,7 @@ def test_without_the_embedder_a_task_waits_then_fails_and_nothing_is_lost(
         events = service.events(task_id, seen=go_on)
         waits = [task["progress"] for task in events if task["progress"]["stage"] == "waiting"]
         assert waits
-        assert "It is asked again in 0." in waits[0]["reason"]
+        assert "Retrying in 0." in waits[0]["reason"]
         assert (events[-1]["state"], events[-1]["error"]["code"]) == ("failed", "embedder_failed")
         assert "failed 4 times" in events[-1]["error"]["message"]
         assert events[-1]["progress"]["reason"] is None
@@ -715,7 +715,7 @@ def test_a_connection_that_falls_silent_is_given_up(start: Start) -> None:
             connection.sendall(PART % b"guide.md")
             answer = read(connection)
         assert answer.startswith("HTTP/1.1 400 ")
-        assert "Nothing more of the upload came within 0.5 s" in answer
+        assert "Nothing more of the upload arrived within 0.5 s" in answer
         assert service.leftovers() == []
 
 

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from ingest.errors import UnsupportedFileError
-from ingest.sources import list_sources, uploaded
-from ingest.tasks import Record, TaskStore, revision_after
+from ingest.sources import list_files, open_source
+from ingest.sources.uploads import uploaded
+from ingest.task_store import Record, TaskStore, revision_after
 from ingest.uploads import UploadFolder, UploadQuota, safe_name, same_file
 from ingest.wire import Task
 
@@ -82,8 +83,8 @@ def test_names_of_uploads_are_left_to_them(tmp_path: Path) -> None:
     for folder in ("docs/uploads", "uploads/uploads"):
         (tmp_path / folder).mkdir(parents=True)
         (tmp_path / folder / "a.md").touch()
-    listing = list_sources([tmp_path / "docs", tmp_path / "uploads"])
-    assert [file.source for file in listing.files] == ["docs/uploads/a.md", "uploads~2/uploads/a.md"]
+    files, _ = list_files([open_source(tmp_path / "docs"), open_source(tmp_path / "uploads")])
+    assert [file.name for file in files] == ["docs/uploads/a.md", "uploads~2/uploads/a.md"]
 
 
 def test_tasks_are_kept_and_ended_ones_forgotten_in_time(tmp_path: Path) -> None:

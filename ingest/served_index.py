@@ -1,0 +1,99 @@
+"""An index that the service takes documents for: its files, its uploads, its current version."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Collection
+from datetime import datetime, timezone
+from pathlib import Path, PurePosixPath
+
+from ingest.settings import IngestServerSettings
+from ingest.sources import is_upload
+from ingest.uploads import UploadFolder, UploadQuota
+from ingest.wire import SourceListing, SourceListings
+from vectorstore.errors import DamagedIndexError, UnsupportedFormatError
+from vectorstore.versions import Holding, IndexRoot, holdings
+
+
+class ServedIndex:
+    """One index. Its calls block."""
+
+    def __init__(self, settings: IngestServerSettings, name: str) -> None:
+        """Touches nothing yet."""
+        self.name = name
+        self.root = IndexRoot(settings.index_root, name)
+        self.folder = settings.index_root / name
+        quota = UploadQuota(
+            max_file_bytes=settings.max_upload_file_bytes,
+            max_files=settings.max_upload_files,
+            max_uploads=settings.max_uploads,
+            max_uploads_bytes=settings.max_uploads_bytes,
+        )
+        self.uploads = UploadFolder(self.folder, quota)
+        self.accepting = asyncio.Lock()
+        """Held while an upload is checked against the quota and becomes a task."""
+        self._cached: tuple[str, dict[str, Holding]] | None = None
+
+    def current(self) -> str | None:
+        """The current version; None if there is none, or if it is damaged and the next run rebuilds it."""
+        try:
+            return self.root.current()
+        except DamagedIndexError:
+            return None
+
+    def held_by(self) -> tuple[str | None, dict[str, Holding]]:
+        """The current version and what it holds of each file; None and nothing if there is no version."""
+        current = self.root.current()
+        if current is None:
+            return None, {}
+        if self._cached is None or self._cached[0] != current:
+            with self.root.open(current) as version:
+                self._cached = current, {holding.source: holding for holding in holdings(version)}
+        return self._cached
+
+    def has(self, source: str) -> bool:
+        """Whether the file was uploaded or is in the current version."""
+        return source in self.uploads.files() or source in self.held_by()[1]
+
+    def has_any(self, version: str, sources: Collection[str]) -> bool:
+        """Whether a version has documents of any of these files. True if the version cannot be read."""
+        try:
+            with self.root.open(version) as opened:
+                return any(source in opened.manifest.sources for source in sources)
+        except (DamagedIndexError, UnsupportedFormatError):
+            return True
+
+    def listing(self, limit: int, after: str | None) -> SourceListings:
+        """A page of the files that the current version holds or that were uploaded, sorted by name."""
+        version, held = self.held_by()
+        uploads = self.uploads.files()
+        names = sorted(held.keys() | uploads.keys())
+        page = [name for name in names if after is None or name > after][: limit + 1]
+        return SourceListings(
+            documents=[_listing(name, held.get(name), uploads.get(name)) for name in page[:limit]],
+            next=page[limit - 1] if len(page) > limit else None,
+            version=version,
+        )
+
+
+def _listing(name: str, holding: Holding | None, upload: Path | None) -> SourceListing:
+    stat = _stat(upload) if upload is not None else None
+    return SourceListing(
+        source=name,
+        title=(holding.title if holding is not None else None) or PurePosixPath(name).name,
+        documents=holding.documents if holding is not None else 0,
+        chunks=holding.chunks if holding is not None else 0,
+        size_bytes=stat.st_size if stat is not None else None,
+        sha256=holding.sha256 if holding is not None else None,
+        origin="upload" if is_upload(name) else "folder",
+        uploaded_at=datetime.fromtimestamp(stat.st_mtime, timezone.utc) if stat is not None else None,
+    )
+
+
+def _stat(file: Path) -> os.stat_result | None:
+    """None if the file was deleted in between."""
+    try:
+        return file.stat()
+    except FileNotFoundError:
+        return None

@@ -1,0 +1,234 @@
+"""The tasks of the service: accepted, ordered, cancelled, followed, and kept on disk until they end."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Sequence
+from datetime import datetime, timezone
+from typing import Any
+
+from chassis.errors import BusyError, ServiceError
+from ingest.concurrency import first_of, shield_to_completion
+from ingest.errors import TaskEndedError, UnknownTaskError
+from ingest.task_store import Record, TaskStore, revision_after
+from ingest.telemetry import TASKS, WAITING
+from ingest.wire import FINAL, Progress, State, Task
+
+logger = logging.getLogger("ingest")
+
+_MAX_UNFINISHED = 1_000
+
+
+class LiveTask:
+    """A task that has not ended."""
+
+    def __init__(self, record: Record) -> None:
+        self.record = record
+        self.changed = asyncio.Event()
+        """Set at the next change, and then replaced."""
+        self.cancelled = False
+        """Somebody asked to cancel it."""
+        self.published = False
+        """Its work is in a published version, so that it can no longer be cancelled."""
+        self.interrupt: Callable[[], object] = lambda: None
+        """Stops the run that works on it."""
+
+    @property
+    def task(self) -> Task:
+        """The task as clients see it."""
+        return self.record.task
+
+    def notify(self) -> None:
+        """Wakes those who follow the task."""
+        changed, self.changed = self.changed, asyncio.Event()
+        changed.set()
+
+    def advance(self, progress: Progress) -> None:
+        """Sets the progress, in memory only."""
+        self.record.task = self.task.model_copy(update={"progress": progress})
+        self.record.revision = revision_after(self.record.revision)
+        self.notify()
+
+
+class TaskQueue:
+    """Unfinished tasks in memory, with every change of state on disk; ended tasks on disk only."""
+
+    def __init__(self, store: TaskStore, discard: Callable[[Task], None], stopping: asyncio.Event) -> None:
+        """Creates an empty queue.
+
+        Args:
+            store: keeps the tasks.
+            discard: removes the files of an ended task; blocks.
+            stopping: once set, nobody waits for a task any more.
+        """
+        self._store = store
+        self._discard = discard
+        self._stopping = stopping
+        self._live: dict[str, LiveTask] = {}
+        self._queued: dict[str, list[LiveTask]] = defaultdict(list)
+        self._woken: dict[str, asyncio.Event] = defaultdict(asyncio.Event)
+
+    # For the service
+
+    def unfinished(self, index: str) -> list[str]:
+        """Ids of the tasks of an index that have not ended, oldest first."""
+        return [live.task.id for live in self._live.values() if live.task.index == index]
+
+    def check_room(self) -> None:
+        """Raises BusyError if the queue is full."""
+        if len(self._live) >= _MAX_UNFINISHED:
+            raise BusyError(f"{len(self._live):,} tasks are unfinished: wait until some have ended.", retry_after_s=10)
+
+    async def add(self, record: Record) -> Task:
+        """Queues a task, new or left by a service that has ended. On disk when this returns.
+
+        Raises:
+            NoSpaceError: the disk is full.
+        """
+
+        async def enter() -> Task:
+            live = LiveTask(record)
+            await self.update(live, state="queued", started_at=None, progress=Progress())
+            self._live[record.task.id] = live
+            WAITING.labels(record.task.kind).inc()
+            self._queued[record.task.index].append(live)
+            self._woken[record.task.index].set()
+            return live.task
+
+        # A client that disconnects must not leave a task on disk that is not queued.
+        return await shield_to_completion(enter())
+
+    async def get(self, task_id: str) -> Task:
+        """The task as it is now.
+
+        Raises:
+            UnknownTaskError: there is no such task.
+        """
+        live = self._live.get(task_id)
+        if live is not None:
+            return live.task
+        record = await asyncio.to_thread(self._store.get, task_id)
+        if record is None:
+            raise UnknownTaskError(f"There is no task {task_id[:80]!r}, or it ended long ago.", field="task_id")
+        return record.task
+
+    async def latest(self, index: str | None, limit: int) -> list[Task]:
+        """The newest tasks first; None: of all indexes."""
+        records = await asyncio.to_thread(self._store.latest, index, limit)
+        return [self._live[r.task.id].task if r.task.id in self._live else r.task for r in records]
+
+    async def follow(self, task_id: str, last: str | None) -> AsyncIterator[tuple[str, Task]]:
+        """The task now and after every change until it ends, each time with an event id.
+
+        Args:
+            task_id: an existing task.
+            last: event id that the client has received already: skipped.
+        """
+        live = self._live.get(task_id)
+        while live is not None and not self._stopping.is_set():
+            changed, event_id = live.changed, str(live.record.revision)
+            if event_id != last:
+                last = event_id
+                yield event_id, live.task
+            if live.task.state in FINAL:
+                return
+            await first_of(changed, self._stopping)
+        if live is None and (record := await asyncio.to_thread(self._store.get, task_id)) is not None:
+            yield str(record.revision), record.task
+
+    async def cancel(self, task_id: str) -> Task:
+        """Cancels a task.
+
+        Returns:
+            The cancelled task; or the ended one, if its work was published before it could be stopped.
+
+        Raises:
+            UnknownTaskError: there is no such task.
+            TaskEndedError: it has already ended.
+        """
+        live = self._live.get(task_id)
+        if live is None:
+            ended = await self.get(task_id)
+            raise TaskEndedError(f"Task {task_id} has {ended.state} already.", field="task_id")
+        if not live.published:
+            live.cancelled = True
+            queued = self._queued[live.task.index]
+            if live in queued:
+                queued.remove(live)
+                # Out of the queue, nothing else would end it if the client disconnected now.
+                await shield_to_completion(self._end_queued(live))
+            else:
+                live.interrupt()
+        while live.task.state not in FINAL and not self._stopping.is_set():
+            await first_of(live.changed, self._stopping)
+        return live.task
+
+    # For the workers
+
+    async def next_batch(self, index: str) -> list[LiveTask]:
+        """Waits for the oldest task of an index; returns it with those right behind it of the same kind."""
+        queued = self._queued[index]
+        while not queued:
+            self._woken[index].clear()
+            await self._woken[index].wait()
+        batch = [queued.pop(0)]
+        while queued and queued[0].task.kind == batch[0].task.kind:
+            batch.append(queued.pop(0))
+        return batch
+
+    async def requeue(self, batch: Sequence[LiveTask]) -> None:
+        """Puts tasks back at the head of the queue."""
+        for live in batch:
+            live.cancelled = live.cancelled and not live.published
+            await self.update(live, state="queued", progress=Progress())
+        if batch:
+            self._queued[batch[0].task.index][:0] = batch
+
+    async def update(self, live: LiveTask, *, keep: bool = True, **changes: Any) -> None:
+        """Changes a task. Clients see the change once it is on disk, so that a crash cannot undo what they saw."""
+        task = live.task.model_copy(update=changes)
+        changed = dataclasses.replace(live.record, task=task, revision=revision_after(live.record.revision))
+        if keep:
+            await asyncio.to_thread(self._store.put, changed)
+        live.record = changed
+        live.notify()
+
+    async def save(self, batch: Sequence[LiveTask]) -> None:
+        """Writes the progress of these tasks to disk."""
+        for live in batch:
+            await asyncio.to_thread(self._store.put, live.record)
+
+    async def end(self, live: LiveTask, state: State, **changes: Any) -> None:
+        """Ends a task and discards its files."""
+        await self._end(live, state, keep=True, **changes)
+        # Not earlier: if the service crashes before the end is on disk, the task runs again and needs its files.
+        await asyncio.to_thread(self._discard, live.task)
+
+    async def abandon(self, live: LiveTask, **changes: Any) -> None:
+        """Fails a task in memory only, if its state cannot be written. It runs again when the service restarts."""
+        if live.task.id in self._live:
+            await self._end(live, "failed", keep=False, **changes)
+
+    async def _end(self, live: LiveTask, state: State, *, keep: bool, **changes: Any) -> None:
+        progress = live.task.progress.model_copy(update={"stage": "done", "eta_s": None, "reason": None})
+        now = datetime.now(timezone.utc)
+        await self.update(live, keep=keep, state=state, ended_at=now, progress=progress, **changes)
+        del self._live[live.task.id]
+        WAITING.labels(live.task.kind).dec()
+        TASKS.labels(live.task.kind, state).inc()
+        logger.info("task %s: %s of index %s %s", live.task.id, live.task.kind, live.task.index, state)
+
+    async def _end_queued(self, live: LiveTask) -> None:
+        try:
+            await self.end(live, "cancelled")
+        except ServiceError:
+            # On disk it is still queued, so queue it again here too.
+            live.cancelled = False
+            queued = self._queued[live.task.index]
+            queued.append(live)
+            queued.sort(key=lambda each: each.task.created_at)
+            self._woken[live.task.index].set()
+            raise

@@ -1,0 +1,190 @@
+"""The contract of a source. Every registered source passes these tests, except for its declared gaps.
+
+The source `NAME` needs an origin in `ORIGINS`: how a test fills it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+
+from chassis.registry import Registry
+from ingest.errors import SourceNotFoundError
+from ingest.sources import Entry, Source, SourceType, open_source
+from tests.contracts.exercises import installed
+from tests.contracts.gaps import Gap, declare
+from tests.contracts.test_loaders import run_contract
+
+SOURCES: Registry[SourceType] = Registry("kserve_rag.sources", "source")
+
+GAPS = [
+    Gap(
+        "uploads",
+        "test_a_missing_origin_is_an_error",
+        pytest.fail.Exception,
+        "an index without uploads has no folder for them",
+    ),
+]
+
+
+class Origin(Protocol):
+    """What a source reads, as a test fills it."""
+
+    location: str
+
+    def put(self, name: str, content: bytes) -> None: ...
+    def remove(self, name: str) -> None: ...
+    def spoil(self, name: str) -> None:
+        """Makes an entry unreadable."""
+
+
+class FolderOrigin:
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir()
+        self.location, self.files = str(folder), folder
+
+    def put(self, name: str, content: bytes) -> None:
+        self.files.mkdir(exist_ok=True)
+        (self.files / name).write_bytes(content)
+
+    def remove(self, name: str) -> None:
+        (self.files / name).unlink()
+
+    def spoil(self, name: str) -> None:
+        self.remove(name)
+        (self.files / name).symlink_to("nothing")
+
+
+class UploadsOrigin(FolderOrigin):
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.location, self.files = f"uploads:{folder}", folder / "uploads"
+
+
+class ListOrigin(FolderOrigin):
+    """The exercise of CONTRIBUTING.md."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.location = f"list:{folder / 'list.txt'}"
+        self._write()
+
+    def put(self, name: str, content: bytes) -> None:
+        super().put(name, content)
+        self._write()
+
+    def remove(self, name: str) -> None:
+        super().remove(name)
+        self._write()
+
+    def spoil(self, name: str) -> None:
+        (self.files / name).unlink()
+
+    def _write(self) -> None:
+        names = [f"{path.name}\n" for path in self.files.iterdir() if path.name != "list.txt"]
+        (self.files / "list.txt").write_text("".join(names), encoding="utf-8")
+
+
+ORIGINS: dict[str, Callable[[Path], Origin]] = {"folder": FolderOrigin, "list": ListOrigin, "uploads": UploadsOrigin}
+
+
+@pytest.fixture(params=SOURCES.names())
+def name(request: pytest.FixtureRequest) -> str:
+    declare(request, request.param, GAPS)
+    return str(request.param)
+
+
+@pytest.fixture
+def origin(name: str, tmp_path: Path) -> Origin:
+    return ORIGINS[name](tmp_path / "origin")
+
+
+@pytest.fixture
+def source(origin: Origin) -> Source:
+    return open_source(origin.location)
+
+
+def entries(source: Source) -> dict[str, Entry]:
+    """By the last part of their names."""
+    return {entry.name.rsplit("/", 1)[-1]: entry for entry in source.list()}
+
+
+def test_all_files_are_listed_by_name(origin: Origin, source: Source) -> None:
+    assert entries(source) == {}
+    for name in ("c.md", "a.md", "b.txt"):
+        origin.put(name, name.encode())
+    listed = list(source.list())
+    assert [entry.name.rsplit("/", 1)[-1] for entry in listed] == ["a.md", "b.txt", "c.md"]
+    assert [entry.problem for entry in listed] == [None] * 3
+    assert len({entry.key for entry in listed}) == 3
+    assert not [entry.name for entry in listed if entry.name.startswith(("/", "."))]
+
+
+def test_the_content_is_fetched(origin: Origin, source: Source) -> None:
+    origin.put("a.md", b"The kiln opens.")
+    (entry,) = source.list()
+    assert source.fetch(entry).read_bytes() == b"The kiln opens."
+    assert source.fetch(entry).read_bytes() == b"The kiln opens."
+
+
+def test_the_token_changes_exactly_when_the_content_does(origin: Origin, source: Source) -> None:
+    def tokens() -> dict[str, str]:
+        return {name: source.token(entry) for name, entry in entries(source).items()}
+
+    origin.put("a.md", b"The kiln opens.")
+    origin.put("b.md", b"The shelf is for pots.")
+    before = tokens()
+    assert before["a.md"] != before["b.md"]
+    origin.put("a.md", b"The kiln opens.")
+    assert tokens() == before
+    origin.put("a.md", b"The kiln close.")  # as long as before
+    after = tokens()
+    assert after["a.md"] != before["a.md"]
+    assert after["b.md"] == before["b.md"]
+    origin.put("a.md", b"The kiln opens.")
+    assert tokens() == before
+
+
+def test_a_removed_file_disappears(origin: Origin, source: Source) -> None:
+    origin.put("a.md", b"The kiln opens.")
+    origin.put("b.md", b"The shelf is for pots.")
+    origin.remove("a.md")
+    assert list(entries(source)) == ["b.md"]
+
+
+def test_an_unreadable_file_is_reported(origin: Origin, source: Source) -> None:
+    origin.put("a.md", b"The kiln opens.")
+    origin.put("b.md", b"The shelf is for pots.")
+    origin.spoil("a.md")
+    listed = entries(source)
+    if listed["a.md"].problem is None:
+        with pytest.raises(OSError, match="No such file"):
+            source.token(listed["a.md"])
+        with pytest.raises(OSError, match="No such file"):
+            source.fetch(listed["a.md"]).read_bytes()
+    assert source.fetch(listed["b.md"]).read_bytes() == b"The shelf is for pots."
+
+
+def test_the_location_opens_it_again(origin: Origin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    source = open_source(origin.location.replace(f"{tmp_path}/", ""))
+    origin.put("a.md", b"The kiln opens.")
+    expected = list(source.list())
+    location, prefix = source.location, source.prefix
+    monkeypatch.chdir("/")
+    again = open_source(location)
+    assert list(again.list()) == expected
+    assert again.prefix == prefix != ""
+
+
+def test_a_missing_origin_is_an_error(origin: Origin) -> None:
+    with pytest.raises(SourceNotFoundError):
+        list(open_source(f"{origin.location}-none").list())
+
+
+def test_the_exercise_of_contributing(tmp_path: Path) -> None:
+    with installed("Add a source", tmp_path) as folder:
+        run_contract("test_sources.py", "list", folder)
