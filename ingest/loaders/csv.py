@@ -82,7 +82,7 @@ class CsvLoader:
             header = stream.readline(1_000_000)
             stream.seek(0)
             reader = csv.reader(stream, delimiter=_delimiter(header), strict=False)
-            rows = _rows(reader)
+            rows = _rows(reader, limits)
             try:
                 names = [one_line(name, 100).lower() for name in next(rows)]
             except StopIteration:
@@ -110,13 +110,15 @@ def _chain(sample: list[list[str]], rows: Iterator[list[str]]) -> Iterator[list[
     yield from rows
 
 
-def _rows(reader: Iterator[list[str]]) -> Iterator[list[str]]:
+def _rows(reader: Iterator[list[str]], limits: ParserLimits) -> Iterator[list[str]]:
     while True:
         try:
             row = next(reader)
         except StopIteration:
             return
         except csv.Error as error:
+            if "field limit" in str(error):
+                check_length(limits.max_text_chars + 1, limits)
             raise SkippedFileError(f"not readable as CSV: {error}") from error
         if any(cell.strip() for cell in row):
             yield row
