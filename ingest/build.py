@@ -333,6 +333,7 @@ class _Writer:
                 embedder_fingerprint=capabilities.fingerprint,
                 dimension=capabilities.dimension,
                 settings=self._context.parameters,
+                store=settings.store,
                 lexical=LexicalSettings(language=settings.language),
                 sparse=capabilities.sparse,
                 multi_vector_bits=capabilities.multi_vector_bits,

@@ -159,7 +159,7 @@ class _Update:
 
     def _needs_sources(self, previous: PreviousVersion | None, parameters: dict[str, Any]) -> bool:
         """Whether a run for uploads has to read the sources too, because their documents cannot be copied."""
-        if previous is not None and (previous.matches(parameters) or not previous.from_sources):
+        if previous is not None and (previous.matches(parameters, self._settings.store) or not previous.from_sources):
             return False
         if previous is not None and not self._sources:
             raise UnknownFoldersError(
@@ -190,7 +190,9 @@ class _Update:
             skipped,
             previous.tokens if previous is not None else {},
             kept=kept,
-            parse_all=self._scope == "reindex" or previous is None or not previous.matches(parameters),
+            parse_all=self._scope == "reindex"
+            or previous is None
+            or not previous.matches(parameters, self._settings.store),
         )
         parsed: list[PlannedFile] = []
         lost: dict[str, str] = {}

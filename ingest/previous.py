@@ -53,9 +53,9 @@ class PreviousVersion:
         """Names of the files that were not uploaded."""
         return frozenset(name for name in self.manifest.sources if not is_upload(name))
 
-    def matches(self, parameters: dict[str, Any]) -> bool:
+    def matches(self, parameters: dict[str, Any], store: str) -> bool:
         """Whether a run with these parameters would turn the same file into the same documents, chunks and vectors."""
-        return self._vectors is not None and self.manifest.settings == parameters
+        return self._vectors is not None and self.manifest.settings == parameters and self.manifest.store == store
 
     def documents(self, names: frozenset[str]) -> Iterator[Document]:
         """The documents of these files."""

@@ -12,7 +12,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from chassis.settings import BaseUrl, EdgeSettings
 from ingest.chunking import ChunkSettings
 from ingest.loaders import ParserLimits
-from vectorstore.versions import LANGUAGES, Bits
+from vectorstore.versions import DEFAULT_STORE, LANGUAGES, STORES, Bits
 
 _LARGEST_DEFAULT_CHUNK = 400
 """Tokens. A longer passage says several things, and its one vector none of them well."""
@@ -71,6 +71,9 @@ class IngestSettings(BaseSettings):
         default="auto",
         description="Language of the documents, whose word endings the lexical search takes off: english, german, …; "
         "none leaves words as they are, auto goes by the documents' commonest words.",
+    )
+    store: Annotated[str, AfterValidator(STORES.check)] = Field(
+        default=DEFAULT_STORE, description="Store that searches the dense vectors, by name."
     )
     sparse: Choice = Field(
         default="auto",

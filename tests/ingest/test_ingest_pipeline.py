@@ -563,6 +563,16 @@ async def test_parts_are_settings(docs: Path, make_settings: MakeSettings, embed
         assert version.manifest.parts == ["dense", "lexical", "sparse"]
 
 
+async def test_another_store_is_filled_without_embedding(docs: Path, make_settings: MakeSettings) -> None:
+    first = await run(make_settings(), docs)
+    second = await run(make_settings(store="exact"), docs)
+    assert (second.version != first.version, second.chunks, second.embedded) == (True, first.chunks, 0)
+    with index(make_settings()).open() as version:
+        assert version.manifest.store == "exact"
+    with pytest.raises(ValueError, match="there is no store 'none'"):
+        make_settings(store="none")
+
+
 def test_an_unknown_language_is_refused(make_settings: MakeSettings) -> None:
     with pytest.raises(ValueError, match="klingon"):
         make_settings(language="klingon")
