@@ -328,7 +328,7 @@ def test_what_is_deleted_is_gone_from_every_part(
     assert task["state"] == "succeeded"
     version = task["result"]["version"]
     assert version != before
-    parts = ("manifest", "documents", "chunks", "metadata", "dense", "chroma", "lexical", "sparse", "multi_vector")
+    parts = ("manifest", "documents", "chunks", "metadata", "dense", "store", "lexical", "sparse", "multi_vector")
     assert task["result"]["absence"] == {**dict.fromkeys(parts, 0), "version": version, "kept_in": [before]}
     assert list(service.sources()) == ["uploads/plain.txt"]
     for word in (b"xylophone", b"zanzibar", b"secret.md"):
