@@ -1,4 +1,4 @@
-"""Answers of the transformer, measured: whether they are right, refused when they should be, and rightly attributed."""
+"""Measures the transformer's answers: correctness, refusals, citations."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from transformer.wire import Answer, Quote, Source
 
 MAX_TOKENS = 100
 RIGHT_FROM_F1 = 0.5
-"""An answer is counted as right where it holds a gold one or shares this much with it."""
+"""An answer counts as right if it contains a gold answer or has at least this F1 with one."""
 
 
 async def measure(
     dataset: Dataset, services: Services, *, sample: int, seed: int, on_progress: OnProgress
 ) -> AnswersResult | None:
-    """The figures of a sample; None where no question has a known answer.
+    """Figures of a sample of the questions; None if no question has a known answer.
 
-    Asked as a user asks, with the transformer's own settings, but at temperature 0 so that a run can be repeated.
+    Uses the transformer's own settings, but temperature 0, so that runs can be compared.
 
     Raises:
-        ServiceError: the transformer or a service behind it fails.
+        ServiceError: the transformer or an upstream fails.
     """
     questions = dataset.sample(sample, seed)
     if not any(question.answers for question in questions):
@@ -74,12 +74,12 @@ async def measure(
 
 
 def final_text(answer: Answer) -> str:
-    """What the user is left with: the answer after the check of its citations."""
+    """The answer as the user sees it, after the check of its citations."""
     return answer.citations.text if answer.citations is not None else answer.text_output
 
 
 def quotes(answer: Answer) -> list[Quote]:
-    """All citations of an answer."""
+    """All quotes of an answer."""
     if answer.citations is None:
         return []
     return [quote for statement in answer.citations.statements for quote in statement.quotes]
@@ -124,7 +124,7 @@ async def _citations(
 
 
 async def _holds(services: Services, quote: Quote) -> bool:
-    """Whether the stored document says at that place what the quote says."""
+    """Whether the stored document has the quote at its span."""
     try:
         text = await services.text(quote.document_id, quote.index_version)
     except NotFoundError:
@@ -143,7 +143,7 @@ def _names(dataset: Dataset, question: Question, source: Source) -> tuple[str, .
 
 
 def _score(question: Question, answer: Answer) -> float:
-    """How sure the answer is: by what it was drawn from; a refusal comes last."""
+    """Confidence of an answer, by the answerability of its sources; -1 for a refusal."""
     return -1.0 if answer.refused else score(question.text, answer.sources).score
 
 

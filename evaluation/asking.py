@@ -1,4 +1,4 @@
-"""The services that are measured, asked over their own wire."""
+"""Requests to the services under evaluation, over their public wire."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from vectorstore.client import VectorstoreClient
 from vectorstore.wire import Prediction, SearchInstance
 
 OnProgress = Callable[[str, int, int], None]
-"""Told (what is being done, how many are done, of how many); called in the event loop, must not block."""
+"""Called with (task, done, total) in the event loop; must not block."""
 
 QUERIES_PER_REQUEST = 16
 CONCURRENCY = 4
-"""Requests at a time: enough to keep two cores busy, few enough that none waits for its turn till its deadline."""
+"""Concurrent requests: enough for two cores, too few to reach a deadline in the queue."""
 
 _TIMEOUT_S = 120
 
@@ -31,7 +31,7 @@ _Result = TypeVar("_Result")
 
 
 class Services:
-    """A vectorstore and, where answers are measured, a transformer. An asynchronous context manager."""
+    """A vectorstore and optionally a transformer. An asynchronous context manager."""
 
     def __init__(self, vectorstore_url: str, transformer_url: str | None = None, *, model: str = "rag") -> None:
         self._vectorstore = VectorstoreClient(vectorstore_url)
@@ -50,14 +50,14 @@ class Services:
 
     @property
     def answers(self) -> bool:
-        """Whether there is a transformer."""
+        """Whether there is a transformer to answer."""
         return self._transformer is not None
 
     async def index(self) -> dict[str, Any]:
-        """What the vectorstore says of the index that it serves: name, version, documents, chunks, embedder.
+        """Description of the served index: name, version, documents, chunks, embedder.
 
         Raises:
-            ServiceError: it cannot be reached, or serves none.
+            ServiceError: the vectorstore cannot be reached or serves no index.
         """
         status = await self._vectorstore.status(CallContext.start(_TIMEOUT_S))
         if not isinstance(status.get("index"), dict):
@@ -65,7 +65,7 @@ class Services:
         return dict(status["index"])
 
     async def search(self, instances: Sequence[SearchInstance], on_progress: OnProgress, task: str) -> list[Prediction]:
-        """What each finds, in their order."""
+        """Predictions for the instances, in order."""
         batches = [
             list(instances[begun : begun + QUERIES_PER_REQUEST])
             for begun in range(0, len(instances), QUERIES_PER_REQUEST)
@@ -74,27 +74,27 @@ class Services:
         async def ask(batch: list[SearchInstance]) -> list[Prediction]:
             return await self._vectorstore.search(batch, CallContext.start(_TIMEOUT_S))
 
-        def told(done: int) -> None:
+        def report(done: int) -> None:
             on_progress(task, min(done * QUERIES_PER_REQUEST, len(instances)), len(instances))
 
-        return [prediction for found in await _each(ask, batches, told) for prediction in found]
+        return [prediction for found in await _each(ask, batches, report) for prediction in found]
 
     async def generate(self, bodies: Sequence[dict[str, Any]], on_progress: OnProgress, task: str) -> list[Answer]:
-        """The transformer's answer to each, in their order. The bodies are `transformer.wire.GenerateRequest`s.
+        """Answers to the bodies, which are `transformer.wire.GenerateRequest`s, in order.
 
         Raises:
-            ServiceError: what the transformer or a service behind it failed at.
+            ServiceError: the transformer or an upstream fails.
         """
         transformer = self._transformer
         if transformer is None:
-            raise AssertionError("answers are asked of services without a transformer")
+            raise AssertionError("there is no transformer to answer")
 
         async def ask(body: dict[str, Any]) -> Answer:
             found = await transformer.post_json(self._path, body, CallContext.start(_TIMEOUT_S))
             try:
                 return Answer.model_validate(found)
             except ValidationError as error:
-                raise BadUpstreamError("The transformer answered something that is no answer.") from error
+                raise BadUpstreamError("The transformer sent something other than an answer.") from error
 
         return await _each(ask, bodies, lambda done: on_progress(task, done, len(bodies)))
 
@@ -102,23 +102,23 @@ class Services:
         """A stored document's text.
 
         Raises:
-            UnknownDocumentError: there is none.
+            UnknownDocumentError: the index has no such document.
         """
         found = await self._vectorstore.document(document_id, CallContext.start(_TIMEOUT_S), version=version)
         return str(found["text"])
 
 
 async def _each(
-    ask: Callable[[_Item], Awaitable[_Result]], items: Sequence[_Item], told: Callable[[int], None]
+    ask: Callable[[_Item], Awaitable[_Result]], items: Sequence[_Item], report: Callable[[int], None]
 ) -> list[_Result]:
-    """Asks for all of them, a few at a time; the first failure ends the others."""
+    """Results for all items, in order, `CONCURRENCY` at a time; the first failure cancels the rest."""
     results: dict[int, _Result] = {}
     waiting = iter(enumerate(items))
 
     async def work() -> None:
         for place, item in waiting:
             results[place] = await ask(item)
-            told(len(results))
+            report(len(results))
 
     workers = [asyncio.create_task(work()) for _ in range(min(CONCURRENCY, len(items)))]
     try:

@@ -1,23 +1,20 @@
-"""How well the spans that the transformer's check finds for known answers are chosen: precision, recall, false support.
+"""Measures the transformer's check of citations with known answers: precision, recall, false support.
 
-For every question with a known answer, the passages that the vectorstore finds are taken as the sources and the known
-answer as what a model wrote. So the check is measured by itself, whatever a model at hand writes.
+The known answer of each question is checked as if a model had written it, against the passages that the vectorstore
+finds. The figures do not depend on a model.
 
-- A quote is *right* if it is from a document that is judged to answer the question; and where such a document holds one
-  of the known answers word for word, if the quote, one sentence, holds one too.
-- *Precision* is the share of right ones among all quotes, those of questions included for which nothing right was found
-  by the search.
-- *Recall* is the share of answers with at least one right quote: of those with a right passage among the sources
-  (`recall_of_shown`), and of those that these right passages do support (`recall`), which a long answer written from
-  other passages, or from none, is not. They support it if they hold at least half of its words: its K-precision is at
-  least 0.5 (Adlakha et al., "Evaluating Correctness and Faithfulness of Instruction-Following Models for Question
-  Answering", 2024). This measure shares nothing with the check: no stems, no weights, no sentences.
-- *False support* is the share of answers, each taken from another question that no source answers, that are given any
-  quote.
-- *Dangling* quotes are those that the stored document, read again for this count, does not have at their place.
+- A quote is *right* if its document is judged to answer the question. If such a document contains a known answer word
+  for word, the quote has to contain one too.
+- *Precision*: right quotes among all quotes, also of questions for which the search found no right passage.
+- *Recall*: answers with at least one right quote, among those with a right passage in the sources (`recall_of_shown`),
+  and among those that these right passages support (`recall`). They support an answer if they contain at least half of
+  its words: K-precision ≥ 0.5 (Adlakha et al., "Evaluating Correctness and Faithfulness of Instruction-Following Models
+  for Question Answering", 2024). This measure shares no code with the check.
+- *False support*: answers of unrelated questions, which no source answers, that get a quote nevertheless.
+- *Dangling*: quotes that the stored document does not have at their span.
 
-Answers that ask back ("Which one do you mean?") are left out: no document supports a question. What the check's
-constants were chosen with is one half of the questions, by a hash of their ids; `held_out` is the other half.
+Answers that ask back ("Which one do you mean?") are left out: no document supports a question. The constants of the
+check were chosen with one half of the questions, by a hash of their ids; `held_out` is the other half.
 """
 
 from __future__ import annotations
@@ -37,21 +34,22 @@ from evaluation.datasets import Dataset, Question
 from evaluation.retrieval import search
 from transformer.alignment import Aligner
 from transformer.citations import Citer
+from transformer.condense import concatenate
 from transformer.wire import Citations, Quote, Source
 
 SHOWN = 4
-"""Passages that are taken as the sources."""
+"""Number of passages used as sources."""
 _SUPPORTED_FROM = 0.5
 
 
 class CitationFigures(BaseModel):
-    """Of one half of the questions, or of all; see above."""
+    """Figures of one half of the questions, or of all of them; the module defines them."""
 
     answers: int
     shown: int
     """Answers with a right passage among their sources."""
     supported: int
-    """Those of them that these passages support."""
+    """Answers that these passages support."""
     quotes: int
     precision: float
     recall: float
@@ -59,22 +57,22 @@ class CitationFigures(BaseModel):
     false_support: float
     dangling: int
     supported_sentences: float
-    """Share of the answers' sentences, those that claim nothing left out, that are given a quote."""
+    """Share of the answers' claims that get a quote."""
     quote_share: float
-    """Mean length of a quote as a share of its passage's: pointing at everything would be no art."""
+    """Mean length of a quote relative to its passage: low values mean precise quotes."""
     ms_p50: float
-    """Milliseconds of one check, passages that were not seen before included, stored documents at hand."""
+    """Milliseconds of one check, with passages new to the cache."""
     ms_p99: float
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A question with its known answer and what was found for it."""
+    """A question with its known answer and the sources found."""
 
     question: Question
     sources: list[Source]
     names: dict[str, tuple[str, ...]]
-    """Id of a source's document → the names, as in `Question.relevant`, of all that say the same."""
+    """Document id → names, as in `Question.relevant`, of all documents with the same text."""
 
     def right(self, document_id: str, text: str, *, extractive: bool) -> bool:
         """Whether a text from a document is right for this question."""
@@ -84,13 +82,13 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What the check made of one case."""
+    """Result of the check of one case."""
 
     held_out: bool
     shown: bool
     supported: bool
     right: list[bool]
-    """Of each quote."""
+    """Whether each quote is right."""
     dangling: int
     sentences: int
     quoted: int
@@ -100,19 +98,19 @@ class Outcome:
 
 
 def held_out(question: Question) -> bool:
-    """Whether the question is of the half that no constant was chosen with."""
+    """Whether the question is in the half that was not used to choose constants."""
     return bool(hashlib.sha256(question.id.encode()).digest()[-1] & 1)
 
 
 def cases(dataset: Dataset) -> list[Question]:
-    """The questions that are measured."""
+    """Questions whose known answer is a statement."""
     return [q for q in dataset.judged if q.answers and not q.answers[0].rstrip().endswith("?")]
 
 
 async def measure(
     dataset: Dataset, services: Services, *, seed: int, on_progress: OnProgress, citer: Citer | None = None
 ) -> dict[str, CitationFigures] | None:
-    """Figures of `all` and of the half `held_out`; None where no question has a known answer.
+    """Figures of `all` questions and of the half `held_out`; None if no question has a known answer.
 
     Raises:
         ServiceError: the vectorstore fails.
@@ -121,7 +119,7 @@ async def measure(
     questions = cases(dataset)
     if not questions:
         return None
-    queries = [_phrasings(question) for question in questions]
+    queries = [tuple(dict.fromkeys((concatenate(q.text, q.history), q.text))) for q in questions]
     predictions, _ = await search(
         dataset, questions, queries, services, mode="served", depth=SHOWN, on_progress=on_progress, task="citations"
     )
@@ -148,13 +146,13 @@ async def measure(
 def outcomes_of(
     made: Sequence[Case], texts: dict[tuple[str, str], str], *, seed: int, citer: Citer | None = None
 ) -> list[Outcome]:
-    """What the check makes of each case.
+    """Check each case.
 
     Args:
         made: the cases.
         texts: stored documents by id and version of the index.
-        seed: of the draw of other questions' answers.
-        citer: the check; by default one with the transformer's defaults.
+        seed: of the choice of unrelated questions.
+        citer: defaults to one with the transformer's defaults.
     """
     citer = citer or Citer(Aligner(), quote_lead="")
     draw = random.Random(seed)  # noqa: S311 - a sample, no secret
@@ -198,7 +196,7 @@ def outcomes_of(
 
 
 def k_precision(answer: str, texts: Sequence[str]) -> float:
-    """Share of the answer's words, normalised, that the texts hold. 0 where there is nothing of either."""
+    """Share of the answer's normalised words that the texts contain; 0 if either is empty."""
     words = metrics.normalised(answer).split()
     held = set(metrics.normalised(" ".join(texts)).split())
     return sum(word in held for word in words) / len(words) if words else 0.0
@@ -209,14 +207,8 @@ def quotes_of(citations: Citations) -> list[Quote]:
     return [quote for statement in citations.statements for quote in statement.quotes]
 
 
-def _phrasings(question: Question) -> tuple[str, ...]:
-    """What the transformer searches for where it concatenates: the user's last turns together, and the question."""
-    asked = [turn.content for turn in question.history if turn.role == "user"][-3:]
-    return tuple(dict.fromkeys(("\n".join([*asked, question.text]), question.text)))
-
-
 def _unrelated(case: Case, made: Sequence[Case], draw: random.Random) -> Question | None:
-    """Another question that no document among the sources answers."""
+    """Another question, which no document among the sources answers."""
     shown = {name for names in case.names.values() for name in names}
     for _ in range(20):
         other = draw.choice(made).question

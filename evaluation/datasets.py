@@ -1,4 +1,4 @@
-"""Questions, the documents that answer them, and which answers which: read from the layout of BEIR, and checked.
+"""Datasets in the BEIR layout: questions, documents, and relevance judgements, validated.
 
 A dataset is a folder with
 
@@ -26,49 +26,49 @@ from transformer.wire import Message
 from vectorstore.wire import Passage
 
 BUNDLED = Path(__file__).parent / "sets"
-"""Datasets that travel with the package."""
+"""Datasets bundled with the package."""
 
 QRELS = ("qrels.tsv", "qrels/test.tsv")
 
 _ROLES = {"user": "user", "human": "user", "assistant": "assistant", "agent": "assistant", "bot": "assistant"}
-_SKIP_ADVICE = "Mend the file, or leave these records out with --skip-bad: the results then say how many."
+_SKIP_ADVICE = "Fix the file, or leave these records out with --skip-bad: the results then say how many."
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One question and what is known of its answer."""
+    """A question with its known answers and judgements."""
 
     id: str
     text: str
     history: tuple[Message, ...] = ()
     """Earlier turns, oldest first."""
     answers: tuple[str, ...] = ()
-    """Any of them is right. Empty where none is known."""
+    """Gold answers, any of which is right; empty if none is known."""
     relevant: Mapping[str, int] = field(default_factory=dict)
-    """Document to grade; 0 was judged and is not relevant."""
+    """Document → grade; 0: judged as not relevant."""
     answerable: bool | None = None
-    """None where nobody has judged it."""
+    """None if not judged."""
 
 
 NameOf = Callable[[Passage, Question], str]
-"""The name, as in `Question.relevant`, of the document that a passage is of."""
+"""Passage → name of its document, as in `Question.relevant`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """Checked questions over a corpus."""
+    """Validated questions over a corpus."""
 
     name: str
     questions: tuple[Question, ...]
     sha256: str
-    """Of everything that decides a result: questions, judgements and documents."""
+    """Digest of questions, judgements and documents: results with equal digests are comparable."""
     name_of: NameOf
     corpus: Path | None = None
-    """File to build an index of; None where the questions are about an index that is there already."""
+    """File to index; None if the questions are about an existing index."""
     documents: frozenset[str] | None = None
     """Names of all documents of the corpus."""
     twins: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Document to all that say the same, itself included. An index keeps only the first of them."""
+    """Document → all documents with the same text, itself included. An index keeps only the first."""
     left_out: tuple[str, ...] = ()
     """Records that were skipped, each with its reason."""
 
@@ -83,9 +83,9 @@ class Dataset:
         return any(question.history for question in self.questions)
 
     def sample(self, count: int, seed: int) -> list[Question]:
-        """At most `count` questions, drawn with `seed`, half of them unanswerable ones as far as there are such.
+        """At most `count` questions, drawn with `seed`; up to half of them are unanswerable.
 
-        In the order of the dataset. Only questions with known answers, and those known to have none.
+        In the order of the dataset. Only questions with known answers, or known to be unanswerable.
         """
         with_answers = [question for question in self.judged if question.answers]
         without = [question for question in self.questions if question.answerable is False]
@@ -101,7 +101,7 @@ def find(name: str, data: Sequence[Path]) -> Path:
     """The folder of a dataset: one bundled with the package, one below the folders of data, or a path.
 
     Raises:
-        UnknownDatasetError: there is none; the message lists those that there are.
+        UnknownDatasetError: there is no such dataset; the message lists the known ones.
     """
     for parent in (BUNDLED, *data):
         if (parent / name / "queries.jsonl").is_file() and "/" not in name:
@@ -111,13 +111,13 @@ def find(name: str, data: Sequence[Path]) -> Path:
     known = available(data)
     where = ", ".join(str(folder) for folder in data)
     raise UnknownDatasetError(
-        f"There is no dataset {name!r}. Known are: {', '.join(known)}. Others are looked for in {where or 'no folder'} "
-        "(--data, or KSERVE_RAG_DATA); a path to a folder in the layout of BEIR will do as well."
+        f"There is no dataset {name!r}. Known: {', '.join(known)}. Searched: {where or 'no folder'} (--data or "
+        "KSERVE_RAG_DATA). You can also give the path of a folder in the BEIR layout."
     )
 
 
 def available(data: Sequence[Path]) -> list[str]:
-    """Names of the datasets that are bundled or lie in the folders of data, bundled ones first."""
+    """Names of all datasets: bundled ones, then those in the data folders."""
     names = [
         found.parent.name
         for parent in (BUNDLED, *data)
@@ -132,17 +132,17 @@ def load(folder: Path, *, skip_bad: Path | None = None) -> Dataset:
 
     Args:
         folder: with the files named above.
-        skip_bad: folder for a copy of the corpus without the records that cannot be used; None: they are errors.
+        skip_bad: folder for a copy of the corpus without invalid records; None: invalid records are errors.
 
     Raises:
-        DatasetError: files are missing; or there are ids given twice, empty texts, texts that are not UTF-8, lines that
-            are no records, or judgements of questions or documents that do not exist.
+        DatasetError: a file is missing, an id is duplicate, a text is empty or not UTF-8, a line is not a record, or a
+            judgement names an unknown question or document.
     """
     qrels_file = next((folder / name for name in QRELS if (folder / name).is_file()), folder / QRELS[0])
     files = [folder / "corpus.jsonl", folder / "queries.jsonl", qrels_file]
     missing = [f"{file.relative_to(folder)} is missing" for file in files if not file.is_file()]
     if missing:
-        raise DatasetError(folder, missing, "Wanted are corpus.jsonl, queries.jsonl and qrels.tsv (or qrels/test.tsv).")
+        raise DatasetError(folder, missing, "It needs corpus.jsonl, queries.jsonl and qrels.tsv (or qrels/test.tsv).")
     problems: list[str] = []
     documents = _records(files[0], problems, text=True)
     of_documents = len(problems)
@@ -172,7 +172,7 @@ def load(folder: Path, *, skip_bad: Path | None = None) -> Dataset:
 
 
 def lines_of(file: Path, problems: list[str]) -> Iterator[tuple[int, str]]:
-    """The lines of a UTF-8 file that are not blank, with their numbers; adds to `problems` what is not UTF-8."""
+    """Numbers and text of the non-blank lines of a UTF-8 file; undecodable lines are added to `problems`."""
     with file.open("rb") as stream:
         for number, raw in enumerate(stream, start=1):
             try:
@@ -274,17 +274,17 @@ def _question(
 
 
 def _by_record_id(passage: Passage, question: Question) -> str:
-    """The record's own id, which ingestion keeps among the metadata."""
+    """The record's id, which ingestion keeps in the metadata."""
     return str(passage.metadata.get("_id", passage.document_id))
 
 
 def _twins(documents: Mapping[str, Mapping[str, Any]]) -> dict[str, tuple[str, ...]]:
-    """Documents with the same text: ingestion indexes the first of them alone."""
+    """Documents with the same text, of which ingestion indexes only the first."""
     same: dict[tuple[str, str], list[str]] = {}
     for document, record in documents.items():
         text = " ".join(record["text"].split())
         title = record.get("title")
-        # As ingestion has it: a short text says something of its title.
+        # Like ingestion: the title of a short text is part of it.
         same.setdefault((str(title or "") if len(text) < 200 else "", text), []).append(document)
     return {document: tuple(group) for group in same.values() if len(group) > 1 for document in group}
 

@@ -1,4 +1,4 @@
-"""What may go wrong in an evaluation. Nothing is written where one of these is raised."""
+"""Errors of an evaluation. No results are written when one is raised."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class EvaluationError(Exception):
 
 
 class DatasetError(EvaluationError):
-    """A dataset contradicts itself or cannot be read. A retry never helps: the file has to be mended."""
+    """A dataset contradicts itself or cannot be read. Fix the file; a retry does not help."""
 
     def __init__(self, folder: Path, problems: Sequence[str], advice: str = "") -> None:
         listed = "\n".join(f"  {problem}" for problem in problems[:_SHOWN])
@@ -32,8 +32,8 @@ class UnknownDatasetError(EvaluationError):
 
 
 class BaselineError(EvaluationError):
-    """Results that were to be compared with cannot be read, or are of other questions."""
+    """The baseline cannot be read, or has other questions."""
 
 
 class WrongIndexError(EvaluationError):
-    """The index that answers is not the one of the dataset: passages come from documents that it does not have."""
+    """The served index is not the dataset's: its passages come from other documents."""

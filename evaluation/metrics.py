@@ -1,4 +1,4 @@
-"""How good rankings, answers, refusals and citations are."""
+"""Metrics of rankings, answers and refusals."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RANKING = {
     "R@10": ir_measures.R @ 10,
     "R@20": ir_measures.R @ 20,
 }
-"""Name to measure. They are trec_eval's own code: what published figures were made with."""
+"""Name → measure. They run trec_eval's code, like most published figures."""
 
 Floats = npt.NDArray[np.float64]
 
@@ -32,13 +32,13 @@ _PUNCTUATION = str.maketrans("", "", string.punctuation)
 def ranking(
     relevant: Mapping[str, Mapping[str, int]], rankings: Mapping[str, Sequence[str]]
 ) -> dict[str, dict[str, float]]:
-    """Measure to question to value.
+    """Measure → question → value.
 
     Args:
-        relevant: question to document to grade.
-        rankings: question to documents, best first. A question without any counts as zero.
+        relevant: question → document → grade.
+        rankings: question → documents, best first. A question without documents scores 0.
     """
-    # trec_eval sorts by score and breaks ties by name: the order is given as scores without ties.
+    # trec_eval breaks ties by name, so ranks become distinct scores.
     runs = {
         question: {document: float(-rank) for rank, document in enumerate(rankings.get(question, ()))}
         for question in relevant
@@ -52,7 +52,7 @@ def ranking(
 
 
 def normalised(text: str) -> str:
-    """Lower case, without punctuation, articles and superfluous blanks.
+    """Lower case, without punctuation, articles and repeated spaces.
 
     Source: https://rajpurkar.github.io/SQuAD-explorer/ (evaluate-v2.0.py, normalize_answer)
     """
@@ -60,12 +60,12 @@ def normalised(text: str) -> str:
 
 
 def exact_match(answer: str, gold: Sequence[str]) -> float:
-    """1 where the answer is one of the gold ones, normalised; else 0."""
+    """1 if the normalised answer equals a normalised gold answer, else 0."""
     return float(any(normalised(answer) == normalised(one) for one in gold))
 
 
 def f1(answer: str, gold: Sequence[str]) -> float:
-    """The best F1 of the answer's tokens with those of a gold one, normalised.
+    """The best F1 of the normalised answer's tokens with those of a gold answer.
 
     Source: https://rajpurkar.github.io/SQuAD-explorer/ (evaluate-v2.0.py, compute_f1)
     """
@@ -80,23 +80,23 @@ def _f1(answer: Sequence[str], gold: Sequence[str]) -> float:
 
 
 def contains(answer: str, gold: Sequence[str]) -> float:
-    """1 where the answer holds a gold one, normalised, word for word; else 0."""
+    """1 if the normalised answer contains a normalised gold answer word for word, else 0."""
     text = f" {normalised(answer)} "
     return float(any(f" {normalised(one)} " in text for one in gold if normalised(one)))
 
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """What would be risked if only the questions with the greatest scores were answered."""
+    """Risk if only the questions with the highest scores are answered."""
 
     coverage: Floats
-    """Share of the questions that are answered, rising to 1."""
+    """Share of questions answered, ascending to 1."""
     risk: Floats
-    """Mean loss over the questions that are answered."""
+    """Mean loss over the answered questions."""
     aurc: float
     """Mean risk over all coverages: lower is better."""
     best_aurc: float
-    """That of a score which knew the losses."""
+    """AURC of an ideal score, which knows the losses."""
 
 
 def risk_coverage(scores: Sequence[float], losses: Sequence[float]) -> Curve:
@@ -106,11 +106,11 @@ def risk_coverage(scores: Sequence[float], losses: Sequence[float]) -> Curve:
     and El-Yaniv, "Bias-reduced uncertainty estimation for deep neural classifiers" (2019).
 
     Args:
-        scores: one per question; the greater, the sooner it is answered.
-        losses: of answering each, 0 … 1.
+        scores: one per question; higher scores are answered first.
+        losses: loss of answering each question, 0 … 1.
 
     Raises:
-        ValueError: there are none, or not as many of one as of the other.
+        ValueError: there are no scores, or the lengths differ.
     """
     if not scores or len(scores) != len(losses):
         raise ValueError(f"{len(scores)} scores for {len(losses)} losses")
@@ -130,22 +130,22 @@ def _risks(scores: Floats, losses: Floats) -> Floats:
 
 @dataclass(frozen=True, slots=True)
 class Refusals:
-    """How well a score tells questions that have an answer from those that have none."""
+    """How well a score separates answerable from unanswerable questions."""
 
     auroc: float
     """Chance that an answerable question scores higher than an unanswerable one."""
     refused: dict[str, float]
-    """Share of the answerable that is answered (as "80%") to the share of the unanswerable that is then refused."""
+    """Share of the answerable answered (as "80%") → share of the unanswerable refused at that threshold."""
     held_out_answered: float
-    """Share of the answerable answered at the threshold of 80 %, where that was set on the other half."""
+    """Share of the answerable answered at the 80 % threshold of the other half of the questions."""
     held_out_refused: float
-    """Share of the unanswerable refused there."""
+    """Share of the unanswerable refused at that threshold."""
 
 
 def refusals(scores: Sequence[float], answerable: Sequence[bool], seed: int) -> Refusals:
-    """The figures of a score; both kinds of questions are needed.
+    """Figures of a score; needs questions of both kinds.
 
-    Each half of the questions, drawn with `seed`, takes its threshold from the other: the mean of both is given.
+    Held out: `seed` draws two halves; each uses the threshold of the other, and the mean of both is returned.
     """
     values, kinds = np.asarray(scores, np.float64), np.asarray(answerable, bool)
     good, bad = np.sort(values[kinds]), np.sort(values[~kinds])
@@ -174,5 +174,5 @@ def refusals(scores: Sequence[float], answerable: Sequence[bool], seed: int) -> 
 
 
 def _threshold(ascending: Floats, share: float) -> float:
-    """The greatest score at which at least `share` of these are answered."""
+    """The highest threshold that answers at least `share` of these scores."""
     return float(ascending[int(np.floor(len(ascending) * (1 - share) + 1e-9))])

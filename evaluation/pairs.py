@@ -1,9 +1,8 @@
-"""Questions made from the documents themselves, where nobody has written any.
+"""Questions generated from the documents, for an index without questions of its own.
 
-From each document one sentence is drawn; half of its telling words, in their order, are the question, and the document
-is its answer (an inverse cloze task). This measures whether what is in the index can be found again by a part of its
-own words: it compares settings, and shows a broken index at once. It does not tell how people's own questions fare:
-those use other words, which these never do. Its figures are too good by that much.
+Half of the content words of a random sentence, in order, are the question; its document is the answer (an inverse cloze
+task). This compares settings and shows a broken index at once. Figures are better than with real questions, which use
+other words than the documents.
 
 Source: the task of Lee, Chang and Toutanova, "Latent retrieval for weakly supervised open domain question answering"
 (2019), with words left out.
@@ -18,31 +17,31 @@ from collections.abc import Iterable
 
 from evaluation.datasets import Dataset, Question
 from evaluation.errors import EvaluationError
+from text_analysis.words import COMPOUND
 from vectorstore.wire import Passage
 
 _SENTENCE = re.compile(r"(?<=[.!?。！？])\s+|\n+")
-_WORD = re.compile(r"[^\W_]+(?:['’.-][^\W_]+)*")
 _FEWEST_WORDS = 6
 _TELLING_CHARS = 4
-"""Words of fewer characters, but numbers, are mostly function words in languages written with blanks."""
+"""Shorter words, except numbers, are mostly function words in languages written with spaces."""
 
 
 def make(documents: Iterable[tuple[str, str]], *, count: int, seed: int) -> Dataset:
     """At most `count` questions about documents, one each.
 
-    The same documents, count and seed give the same questions, in whatever order the documents come.
+    Deterministic for the same arguments; the order of the documents does not matter.
 
     Args:
         documents: (id, text).
-        count: how many documents to draw.
-        seed: of every choice.
+        count: most questions.
+        seed: of all random choices.
 
     Raises:
-        EvaluationError: no document has a sentence of six telling words.
+        EvaluationError: no document has a sentence with six content words.
     """
     made = {document: question for document, text in documents if (question := _question(document, text, seed))}
     if not made:
-        raise EvaluationError("No document holds a sentence long enough to make a question of. Give --questions.")
+        raise EvaluationError("No document has a sentence long enough for a question. Give --questions.")
     draw = random.Random(seed)  # noqa: S311 - a sample, no secret
     chosen = draw.sample(sorted(made), min(count, len(made)))
     questions = tuple(
@@ -63,7 +62,7 @@ def _question(document: str, text: str, seed: int) -> str | None:
     sentences = [
         words
         for sentence in _SENTENCE.split(text)
-        if len(words := [word for word in _WORD.findall(sentence) if _telling(word)]) >= _FEWEST_WORDS
+        if len(words := [word for word in COMPOUND.findall(sentence) if _telling(word)]) >= _FEWEST_WORDS
     ]
     if not sentences:
         return None

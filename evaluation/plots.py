@@ -1,4 +1,4 @@
-"""Results as pictures: static SVG, the same bytes for the same results."""
+"""Plots of results as SVG; the same results give the same bytes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _STYLE: Any = {
 
 
 def draw(results: Results) -> dict[str, str]:
-    """File name to SVG: nDCG@10 of every set and mode, and, where there are unanswerable questions, refusals."""
+    """File name → SVG: nDCG@10 per set and mode, and refusals if there are unanswerable questions."""
     pictures = {"ndcg.svg": _rankings(results)}
     if any(found.signals or found.answers for found in results.sets.values()):
         pictures["refusal.svg"] = _refusals(results)
@@ -79,5 +79,5 @@ def _svg(figure: Any) -> str:
     with rc_context(_STYLE):
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    # Trailing blanks would be all that a formatter finds to change.
+    # Formatters strip trailing spaces.
     return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines()) + "\n"

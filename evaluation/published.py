@@ -1,4 +1,4 @@
-"""Figures that others have published, to stand beside ours."""
+"""Published figures of other systems, for comparison."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ else:
 
 
 class Figure(BaseModel):
-    """One figure."""
+    """A published figure."""
 
     set: str
     metric: str
@@ -30,6 +30,6 @@ class _Figures(BaseModel):
 
 @cache
 def figures() -> tuple[Figure, ...]:
-    """All of published.toml, in its order."""
+    """All figures of published.toml, in order."""
     text = (Path(__file__).parent / "published.toml").read_text(encoding="utf-8")
     return tuple(_Figures.model_validate(tomllib.loads(text)).figure)

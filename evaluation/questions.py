@@ -1,4 +1,4 @@
-"""A user's own questions about the documents that are indexed: a CSV or JSON Lines file.
+"""A user's own questions about the indexed documents: a CSV or JSON Lines file.
 
 Each question names the document that answers it, or an answer, or both:
 
@@ -6,10 +6,9 @@ Each question names the document that answers it, or an answer, or both:
     Who approves travel?,travel.md,
     What is the retention period?,,90 days
 
-`document` may be a file as ingestion saw it (`handbook/travel.md`, or `travel.md` where that is clear), a title, a URL
-or a document id; several are separated by `|`. Where only an answer is given, a passage is right if it holds that
-answer. A question with neither has no answer in the documents: the graph should refuse it. The CSV's first line names
-the columns.
+`document` is a file path as ingestion saw it (`handbook/travel.md`, or just `travel.md`), a title, a URL or a document
+id; `|` separates several. If only an answer is given, a passage that contains it is right. A question with neither has
+no answer in the documents: the graph should refuse it. The first line of a CSV names the columns.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ def load(file: Path) -> Dataset:
     """The questions in a file.
 
     Raises:
-        DatasetError: it cannot be read, has no column of questions, or repeats or leaves out a question.
+        DatasetError: the file is unreadable, has no column of questions, or a question is missing or repeated.
     """
     problems: list[str] = []
     questions: dict[str, Question] = {}
@@ -63,7 +62,7 @@ def load(file: Path) -> Dataset:
             answerable=bool(documents or answers),
         )
     if problems:
-        raise DatasetError(file, problems, "Mend the file; `kserve-rag eval --help` shows what it looks like.")
+        raise DatasetError(file, problems, "Fix the file; `kserve-rag eval --help` shows the format.")
     if not any(question.relevant for question in questions.values()):
         raise DatasetError(file, ["no question names a document or an answer"])
     return Dataset(
@@ -75,7 +74,7 @@ def load(file: Path) -> Dataset:
 
 
 def _expected(passage: Passage, question: Question) -> str:
-    """The name by which the question expects the passage's document; the document's id where it does not."""
+    """The name that the question uses for the passage's document, else the document's id."""
     names = {
         passage.document_id,
         passage.source,
@@ -109,7 +108,7 @@ def _records(file: Path, problems: list[str]) -> Iterator[tuple[int, Mapping[str
         return
     content = "".join(line for _, line in lines_of(file, problems))
     first = content.partition("\n")[0]
-    # newline="": the reader tells the ends of rows itself, and what stands in a cell from them.
+    # newline="": the reader handles line breaks inside cells.
     rows = csv.DictReader(io.StringIO(content, newline=""), delimiter=max(",;\t", key=first.count))
     try:
         for row in rows:

@@ -1,10 +1,10 @@
-"""How well refusal works, and what it rests on: fits the model of `transformer.answerability`, calibrates, reports.
+"""Fits the model of `transformer.answerability` and reports how well refusal works.
 
     python -m evaluation.refusal ../shared/data/squad2-dev --off-topic ../shared/data/mtrag-un --vectorstore-url http://…
 
-The vectorstore serves the index of the dataset; questions of the other datasets are put to it as well, as questions
-that its documents cannot answer. Questions about one article are all in one half: a model is fitted on the first half
-(`--fit`), and figures are told of the other.
+The vectorstore serves the index of the dataset. Questions of the other datasets are off-topic for it: its documents
+cannot answer them. Questions about one article are in the same half; `--fit` uses the first half, the report
+the second.
 """
 
 from __future__ import annotations
@@ -44,34 +44,34 @@ Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
 RATES = (0.05, 0.1, 0.2)
-"""Error rates that calibration is checked at."""
+"""Error rates at which calibration is checked."""
 
 _RIDGE = 20.0
-"""Penalty on squared standardised weights: correlated signals share what they say."""
+"""Penalty on squared standardised weights, so that correlated signals share weight."""
 _STEPS = 12
 _OFF_TOPIC_WEIGHT = 0.5
-"""Of a question off the topic, beside one of the dataset's own: there are easily more of them than tell anything."""
+"""Weight of an off-topic question relative to one of the dataset: there are many more of them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """A question with what was found for it."""
+    """A question with its label and the scores of its passages."""
 
     id: str
     answerable: bool
     off_topic: bool
     article: str
     passage: str
-    """What it was asked about, whether or not that answers it; its own id where nobody has said."""
+    """The passage that the question is about, whether or not it answers; the question's id if unknown."""
     found: Answerability
     retrieval: Mapping[str, float]
-    """The single scores of retrieval, the greatest of the passages' each."""
+    """Retrieval score → its maximum over the passages."""
 
 
 def halves(judged: Sequence[Judged], by: Literal["article", "passage"]) -> tuple[list[Judged], list[Judged]]:
-    """Two halves of about the same size: questions of one article, or passage, are in the same one.
+    """Two halves of similar size; questions of one article, or passage, stay together.
 
-    The groups alternate in the order of their hashes: the same halves everywhere and always.
+    Deterministic: groups alternate in the order of their hashes.
     """
     groups = {getattr(one, by) for one in judged}
     ordered = sorted(groups, key=lambda group: hashlib.sha256(group.encode()).digest())
@@ -85,12 +85,12 @@ def halves(judged: Sequence[Judged], by: Literal["article", "passage"]) -> tuple
 def fit_model(signals: Sequence[Mapping[str, float]], answerable: Bools, weights: Floats, *, name: str) -> Model:
     """A logistic model of the signals by Newton's method, with a ridge penalty and the signs of `SIGNALS`.
 
-    A signal whose weight comes out with the other sign is left out, and the others are fitted again.
+    Signals whose weight gets the wrong sign are dropped, and the rest is fitted again.
 
     Args:
         signals: of n questions.
         answerable: bool[n].
-        weights: float64[n], how much each question counts.
+        weights: float64[n] of the questions.
         name: of the model.
 
     Source: Hastie, Tibshirani and Friedman, "The Elements of Statistical Learning" (2009), section 4.4.
@@ -133,7 +133,7 @@ def arrays(judged: Sequence[Judged], model: Model) -> tuple[Floats, Bools]:
 def check(
     first: Sequence[Judged], other: Sequence[Judged], model: Model, error: Error, rate: float
 ) -> tuple[Calibration, float]:
-    """A calibration on `first`, and the error rate that its threshold has on `other`.
+    """A calibration on `first`, and the error rate of its threshold on `other`.
 
     Raises:
         CalibrationError: there are too few questions.
@@ -145,7 +145,7 @@ def check(
 
 
 def error_rate(scores: Floats, answerable: Bools, threshold: float, error: Error) -> float:
-    """The error rate that a threshold has on these questions; nan where none can err so."""
+    """The error rate of a threshold on these questions; nan if the error cannot occur."""
     refused = scores < threshold
     of = {"answerable_refused": answerable, "unanswerable_answered": ~answerable, "risk": ~refused}[error]
     wrong = refused if error == "answerable_refused" else ~refused if error == "unanswerable_answered" else ~answerable
@@ -155,16 +155,16 @@ def error_rate(scores: Floats, answerable: Bools, threshold: float, error: Error
 async def gather(
     dataset: Path, off_topic: Sequence[Path], services: Services, *, skip_bad: Path | None = None
 ) -> list[Judged]:
-    """The judged questions of a dataset, then the off-topic ones, with what the vectorstore finds for each.
+    """The labelled questions of a dataset, then the off-topic ones, scored by the passages found.
 
     Args:
-        dataset: folder of the dataset whose index is served.
-        off_topic: folders of others.
-        services: the vectorstore, and the transformer where conversations are to be condensed.
+        dataset: folder of the dataset; the vectorstore serves its index.
+        off_topic: folders of other datasets.
+        services: the vectorstore, and the transformer if conversations are to be condensed.
         skip_bad: as in `datasets.load`.
 
     Raises:
-        DatasetError: a dataset cannot be used as it is.
+        DatasetError: a dataset is invalid.
         ServiceError: the vectorstore fails.
     """
     own = datasets.load(dataset, skip_bad=skip_bad)
@@ -197,7 +197,7 @@ def _quiet(task: str, done: int, of: int) -> None:
 
 
 def _subjects(folder: Path) -> dict[str, tuple[str, str]]:
-    """Question to the passage that it was asked about and that passage's title, where `metadata.passage` tells."""
+    """Question → the passage in `metadata.passage` and its title; questions without one are left out."""
     titles: dict[str, str] = {}
     for line in (folder / "corpus.jsonl").read_text(encoding="utf-8").splitlines():
         record = json.loads(line)
@@ -212,7 +212,7 @@ def _subjects(folder: Path) -> dict[str, tuple[str, str]]:
 
 
 def fitted(judged: Sequence[Judged], off_topic: Sequence[Judged]) -> Model:
-    """The model of these questions, those off the topic counting less."""
+    """The model fitted to these questions; off-topic ones have less weight."""
     every = [one for one in (*judged, *off_topic) if one.found.signals]
     weights = np.array([_OFF_TOPIC_WEIGHT if one.off_topic else 1.0 for one in every])
     answerable = np.array([one.answerable for one in every], bool)
@@ -220,9 +220,9 @@ def fitted(judged: Sequence[Judged], off_topic: Sequence[Judged]) -> Model:
 
 
 def report(judged: Sequence[Judged], model: Model, threshold: float = DEFAULT_THRESHOLD) -> dict[str, Any]:
-    """The figures of a model: what it and each single signal tell apart, calibrations checked, and refusals by default.
+    """Figures of a model: how well it and each retrieval score separate, checked calibrations, default refusals.
 
-    Without unanswerable questions in both halves of the articles, only refusals are counted.
+    If a half has no unanswerable questions, only refusals are counted.
     """
     own = [one for one in judged if not one.off_topic]
     off = [one for one in judged if one.off_topic]
@@ -244,7 +244,7 @@ def report(judged: Sequence[Judged], model: Model, threshold: float = DEFAULT_TH
     }
     if not all(len({one.answerable for one in part}) == 2 for part in (first, second)):
         return told
-    # Each half is scored by the model that was fitted on the other, whatever the model reported of was fitted on.
+    # Cross-fitting: each half is scored by a model fitted on the other.
     crossed = [arrays(first, fitted(second, off))[0], arrays(second, fitted(first, off))[0]]
     told["halves"] = {
         "second, this model": _figures(arrays(second, model)[0], second),
@@ -305,15 +305,15 @@ def main(
     dataset: Annotated[Path, typer.Argument(help="Folder of the dataset whose index the vectorstore serves.")],
     vectorstore_url: Annotated[str, typer.Option(help="Base URL of the vectorstore.")],
     transformer_url: Annotated[
-        str | None, typer.Option(help="Base URL of the transformer, which condenses conversations.")
+        str | None, typer.Option(help="Base URL of the transformer, to condense conversations.")
     ] = None,
-    off_topic: Annotated[list[Path] | None, typer.Option(help="Dataset whose questions are off the topic.")] = None,
+    off_topic: Annotated[list[Path] | None, typer.Option(help="Dataset with off-topic questions.")] = None,
     fit: Annotated[
-        bool, typer.Option("--fit", help="Fit a model on the first half, print it, and report of it.")
+        bool, typer.Option("--fit", help="Fit a model on the first half, print it, and report on it.")
     ] = False,
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave bad records of the datasets out.")] = False,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out invalid records of the datasets.")] = False,
 ) -> None:
-    """Report how well questions are refused that the documents cannot answer; fit a model."""
+    """Report how well unanswerable questions are refused; optionally fit a model."""
 
     async def ask(copies: Path) -> list[Judged]:
         async with Services(vectorstore_url, transformer_url) as services:

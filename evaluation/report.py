@@ -14,44 +14,42 @@ from evaluation.significance import Difference, compare
 
 MAIN = "nDCG@10"
 PARTS = ("dense", "lexical")
-"""Searches that the served one is made of: it must not be worse than either."""
+"""Signals of the served search, which must not be worse than either."""
 
 
 _RANKINGS = """\
-Chunks stand for their documents, each by its best chunk. In brackets the 95 % interval over questions (bootstrap).
-`served` is the search as it is set up by default."""
+A document ranks by its best chunk. In brackets: the 95 % interval over questions (bootstrap). `served` is the default
+search."""
 _PARTS = """
-The difference is to the better of dense and lexical search alone; p is that of a paired randomisation test, two-sided.
-A small p with a negative difference would say that searching both ways harms."""
+The difference is to the better of dense and lexical search alone; p: paired randomisation test, two-sided. A small p
+with a negative difference means that fusion harms."""
 _CONVERSATIONS = """\
-The transformer searches for the last question, and for a query made of it and what was said before; each passage keeps
-its better score. Beside it the last question alone."""
+The transformer searches for the last question and for a query condensed from the conversation; each passage keeps its
+better score. For comparison: the last question alone."""
 _REFUSALS = """\
-Share of the unanswerable questions that a threshold on the score refuses where it lets this share of the answerable
-pass; the same with the threshold of 80 % taken from one half of the questions and measured on the other ("refused at
-answered"); and the area under the risk–coverage curve, lower is better, with that of a score that knew the truth in
-brackets. The unanswerable questions of squad2-dev are near misses: the passage they are about is there. The weights of
-`answerability` were fitted on one half of squad2-dev's articles, with questions of mtrag-un and cranfield beside them;
-`python -m evaluation.refusal` tells the other half alone."""
+Share of the unanswerable questions refused by the threshold that answers this share of the answerable; held out: the
+80 % threshold of one half of the questions, measured on the other ("refused at answered"); AURC: area under the
+risk–coverage curve, lower is better, in brackets that of an ideal score. The unanswerable questions of squad2-dev are
+near misses: the index has the passage that they are about. `answerability` was fitted on one half of squad2-dev's
+articles, with off-topic questions of mtrag-un and cranfield; `python -m evaluation.refusal` reports the other half."""
 _ANSWERS = f"""\
-A sample of each set, asked of the transformer at temperature 0. EM, F1 (as SQuAD normalises) and "holds the answer" are
-over answerable questions, where a refusal scores 0. Right: an answer that holds a gold one or reaches F1
-{RIGHT_FROM_F1}; a refusal where there is no answer."""
+Answers to a sample of each set at temperature 0. EM, F1 (normalised like SQuAD) and "holds the answer" are over
+answerable questions; a refusal scores 0. Right: an answer that contains a gold answer or has F1 ≥ {RIGHT_FROM_F1}; for
+an unanswerable question, a refusal."""
 _CITATIONS = """\
-Precision: quotes from a document that is judged to answer the question, of all quotes. Recall: answers with at least
-one such quote, of all that were given to answerable questions, and of those whose sources held such a document.
-Dangling: quotes that the stored document does not have at that place, read again for this table."""
+Precision: quotes of a relevant document among all quotes. Recall: answers with at least one such quote, among all
+answers to answerable questions, and among those whose sources include a relevant document. Dangling: quotes that the
+stored document does not have at their span."""
 _KNOWN_ANSWERS = """\
-The known answers in place of what a model wrote, so that the check is measured and not the model. Precision: right
-quotes of all quotes. Recall: answers with a right quote, of those whose sources support them, and of all those whose
-sources hold a right passage. False support: answers to other questions that are given a quote. The check's constants
-were chosen with the other half of the questions than the one that is held out. evaluation/citations.py has the exact
-definitions."""
+The check runs on known answers instead of a model's. Precision: right quotes among all quotes. Recall: answers with a
+right quote, among those that their sources support, and among all with a right passage in the sources. False support:
+answers of unrelated questions that get a quote. Held out: the half of the questions that the check's constants were not
+chosen with. evaluation/citations.py has the exact definitions."""
 
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """A row of a set beside the same of a baseline, or beside another row of its own."""
+    """A row of a set compared with a baseline, or with another row of the set."""
 
     set: str
     row: str
@@ -61,11 +59,10 @@ class Compared:
 
     @property
     def dropped(self) -> bool:
-        """Whether it is worse by more than chance."""
+        """Whether the row is significantly worse."""
         return self.difference.significant and self.difference.mean < 0
 
     def __str__(self) -> str:
-        """In words."""
         found = self.difference
         return (
             f"{self.set}, {self.row}, {self.metric}: {found.mean:+.4f} against {self.against} "
@@ -74,7 +71,7 @@ class Compared:
 
 
 def against_parts(results: Results) -> list[Compared]:
-    """The served search beside the better of its parts, in each set where these were measured."""
+    """The served search against the better of its signals, per set."""
     compared = []
     for name, found in results.sets.items():
         parts = [part for part in PARTS if part in found.rows]
@@ -86,7 +83,7 @@ def against_parts(results: Results) -> list[Compared]:
 
 
 def against_baseline(results: Results, baseline: Results) -> list[Compared]:
-    """Every row that both have, in the sets whose questions are the same in both."""
+    """Rows that both runs have, in sets with the same questions."""
     compared = []
     for name, found in results.sets.items():
         before = baseline.sets.get(name)
@@ -116,11 +113,11 @@ def markdown(results: Results, *, baseline: Results | None = None, plots: Sequen
 
     Args:
         results: of this run.
-        baseline: of the run to compare with.
-        plots: addresses of pictures, relative to where the report will lie.
+        baseline: of the run to compare with, or None.
+        plots: paths of pictures, relative to the report.
     """
     sections = [
-        _told(results),
+        _setup(results),
         *_rankings(results),
         *(f"![{_caption(plot)}]({plot})" for plot in plots if "ndcg" in plot),
         *_all_measures(results),
@@ -140,7 +137,7 @@ def _caption(plot: str) -> str:
     return "nDCG@10 by set and stage" if "ndcg" in plot else "Share of unanswerable questions refused, and risk"
 
 
-def _told(results: Results) -> str:
+def _setup(results: Results) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in results.versions.items())
     sizes = "; ".join(
         f"{name} {found.documents or found.index.get('documents')} documents in {found.index.get('chunks')} chunks, "
@@ -321,7 +318,7 @@ def _with_interval(row: Row | None) -> str:
 
 
 def _stage(found: SetResult, mode: str) -> str:
-    """The row of a mode; in words where the index has nothing for the last stage to work with."""
+    """Cell of a mode; "as fused" if the index has nothing to rescore with."""
     rows = found.rows
     if mode == "rescored" and {"rescored", "fused"} <= rows.keys() and rows["rescored"] == rows["fused"]:
         return "as fused"

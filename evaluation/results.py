@@ -1,4 +1,4 @@
-"""What an evaluation found: the JSON that is kept, compared with later ones, and made tables and plots of."""
+"""Results of an evaluation, as stored in results.json."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FORMAT = 1
 
 
 class Row(BaseModel):
-    """One way of searching."""
+    """Measures of one search mode."""
 
     means: dict[str, float]
     per_question: dict[str, list[float]]
@@ -26,38 +26,38 @@ class Row(BaseModel):
 
 
 class Signal(BaseModel):
-    """How well one score says whether a question has an answer in the documents."""
+    """How well one score separates answerable from unanswerable questions."""
 
     auroc: float
     refused: dict[str, float]
-    """Share of the answerable that is answered to share of the unanswerable that is then refused."""
+    """Share of the answerable answered → share of the unanswerable refused at that threshold."""
     held_out_answered: float
     held_out_refused: float
     aurc: float
     best_aurc: float
     coverage: list[float]
     risk: list[float]
-    """The curve, thinned; a question that has no answer is risked where it is answered."""
+    """Risk–coverage curve, thinned; answering an unanswerable question has loss 1."""
 
 
 class Citations(BaseModel):
-    """What the answers rest on, against the documents that are known to answer."""
+    """Quotes of the answers compared with the documents judged relevant."""
 
     sentences: int
     cited: int
-    """Citations in all."""
+    """Number of quotes."""
     precision: float | None
-    """Share of the citations that quote a relevant document. None where there are none."""
+    """Share of the quotes from a relevant document; None without quotes."""
     recall: float | None
-    """Share of the answers to answerable questions whose citations quote a relevant document."""
+    """Share of the answers to answerable questions with a quote of a relevant document."""
     recall_of_retrieved: float | None
-    """The same, of those answers that were shown a relevant document."""
+    """The same, among answers with a relevant document in their sources."""
     dangling: int
-    """Citations whose quote is not what the stored document has at that place."""
+    """Quotes that the stored document does not have at their span."""
 
 
 class AnswersResult(BaseModel):
-    """What the transformer answered to a sample of questions."""
+    """The transformer's answers to a sample of questions."""
 
     questions: list[str]
     answerable: int
@@ -65,13 +65,13 @@ class AnswersResult(BaseModel):
     exact_match: float
     f1: float
     contains: float
-    """The answer holds a gold one. These three over the answerable; a refusal scores 0."""
+    """Share of answers that contain a gold one. These three are over the answerable; a refusal scores 0."""
     retrieved: float
-    """Share of the answerable whose sources held a relevant document."""
+    """Share of the answerable with a relevant document in their sources."""
     refused_unanswerable: float | None
     refused_answerable: float | None
     right: float
-    """Share of all that were right: a refusal where there is no answer, a gold answer where there is one."""
+    """Share of right results: a refusal of an unanswerable question, a gold answer to an answerable one."""
     aurc: float
     best_aurc: float
     coverage: list[float]
@@ -84,7 +84,7 @@ class AnswersResult(BaseModel):
 
 
 class SetResult(BaseModel):
-    """One dataset."""
+    """Results of one dataset."""
 
     sha256: str
     documents: int | None
@@ -93,7 +93,7 @@ class SetResult(BaseModel):
     """Questions with a relevant document, in the order of the values below."""
     left_out: list[str]
     index: dict[str, Any]
-    """Name, version, documents, chunks, embedder, and the settings that it was built with."""
+    """Name, version, documents, chunks, embedder, and build settings."""
     rows: dict[str, Row]
     signals: dict[str, Signal] = Field(default_factory=dict)
     answers: AnswersResult | None = None
@@ -103,7 +103,7 @@ class SetResult(BaseModel):
 
 
 class Results(BaseModel):
-    """A whole run."""
+    """Results of a run."""
 
     format: int = FORMAT
     created_at: datetime
@@ -112,15 +112,15 @@ class Results(BaseModel):
     embedder: str
     llm: str
     settings: dict[str, Any]
-    """Of the run: depth, seed, modes, size of the sample."""
+    """Settings of the run: depth, seed, modes, sample size."""
     sets: dict[str, SetResult]
 
 
 def read(path: Path) -> Results:
-    """Results of an earlier run: a results.json, or the folder that holds one.
+    """Read results.json, or the one in a folder.
 
     Raises:
-        BaselineError: there are none, or they were written by another release.
+        BaselineError: there is none, or another release wrote it.
     """
     file = path / "results.json" if path.is_dir() else path
     try:
@@ -139,7 +139,7 @@ def read(path: Path) -> Results:
 
 
 def write(path: Path, content: str) -> None:
-    """Writes a file whole or not at all."""
+    """Write a file atomically, and its folders."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
     try:

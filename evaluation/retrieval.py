@@ -1,4 +1,4 @@
-"""Rankings of the vectorstore, measured."""
+"""Measures the vectorstore's rankings."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ from vectorstore.client import merged
 from vectorstore.wire import Prediction, SearchInstance
 
 Mode = Literal["served", "dense", "lexical", "fused", "rescored"]
-"""`served` is the vectorstore as it is set up; the others are stages of its search (vectorstore/wire.py)."""
+"""`served` is the default search; the others are its stages (vectorstore/wire.py)."""
 MODES: tuple[Mode, ...] = get_args(Mode)
 
 LAST_TURN = "served, last turn only"
-"""Row of conversations searched for without what was said before."""
+"""Row of conversations searched without their history."""
 
 ANSWERABILITY = "answerability"
-"""The score of `transformer.answerability`, beside the search's own."""
+"""Name of the score of `transformer.answerability`."""
 
 _NEAREST = 10
-"""Passages in which a sign of an answer is looked for."""
+"""Passages that the scores of answerability are taken from."""
 
 _POINTS = 200
-"""Of a curve that is kept."""
+"""Stored points of a curve."""
 
 
 async def phrasings(
     questions: Sequence[Question], services: Services, on_progress: OnProgress
 ) -> list[tuple[str, ...]]:
-    """What the transformer searches for when it is asked these: the question; of a conversation also its query."""
+    """The queries that the transformer searches for: the question, and for a conversation also the condensed one."""
     asked = [question for question in questions if question.history]
     if not asked or not services.answers:
         return [(question.text,) for question in questions]
-    # Nothing is generated with max_tokens 0, and one passage is little to retrieve.
+    # max_tokens 0 generates nothing; the condensed query is all we need.
     answers = await services.generate(
         [body(question, max_tokens=0, num_docs=1) for question in asked], on_progress, "conversations"
     )
@@ -58,7 +58,7 @@ async def find(
     on_progress: OnProgress,
     task: str,
 ) -> list[Prediction]:
-    """What the phrasings of each query find together, merged as the transformer does.
+    """Passages for each query, merged over its phrasings like the transformer does.
 
     Raises:
         ServiceError: the vectorstore fails.
@@ -84,7 +84,7 @@ async def search(
     on_progress: OnProgress,
     task: str,
 ) -> tuple[list[Prediction], dict[str, list[str]]]:
-    """What each query finds, and per question the documents by their best passage.
+    """Passages for each query, and question → documents, ranked by their best passage.
 
     Raises:
         ServiceError: the vectorstore fails.
@@ -93,14 +93,14 @@ async def search(
     rankings: dict[str, list[str]] = {}
     for question, prediction in zip(questions, predictions, strict=True):
         names = (dataset.name_of(passage, question) for passage in prediction.passages)
-        # Documents that say the same stand where the one of them stands that is indexed.
+        # Documents with the same text rank together: only one of them is indexed.
         ranked = (twin for name in names for twin in dataset.twins.get(name, (name,)))
         rankings[question.id] = list(dict.fromkeys(ranked))
     return predictions, rankings
 
 
 def row(questions: Sequence[Question], rankings: Mapping[str, Sequence[str]], seed: int) -> Row:
-    """The measures of the rankings of judged questions."""
+    """Measures of the rankings of judged questions."""
     values = metrics.ranking({question.id: question.relevant for question in questions}, rankings)
     per_question = {name: [round(found[question.id], 5) for question in questions] for name, found in values.items()}
     low, high = significance.interval(per_question["nDCG@10"], seed)
@@ -121,10 +121,10 @@ async def measure(
     seed: int,
     on_progress: OnProgress,
 ) -> tuple[dict[str, Row], dict[str, Signal], dict[str, float]]:
-    """Rows by mode, what tells unanswerable questions by score, and seconds by step.
+    """Mode → row, score → how well it finds unanswerable questions, and step → seconds.
 
     Raises:
-        WrongIndexError: the vectorstore serves the index of something else.
+        WrongIndexError: the vectorstore serves another index.
         ServiceError: a service fails.
     """
     seconds: dict[str, float] = {}
@@ -151,7 +151,7 @@ async def measure(
             check_index(dataset, rankings)
         rows[mode] = row(judged, rankings, seed)
         if mode == "served" and hopeless:
-            # Of these only the nearest passages are of interest: whether they look like an answer.
+            # Only the nearest passages matter: do they look like an answer?
             others, _ = await found("unanswerable", mode, hopeless, queries[len(judged) :], _NEAREST)
             signals = _signals(questions, [*predictions, *others], seed)
     if dataset.conversational and "served" in modes:
@@ -161,13 +161,13 @@ async def measure(
 
 
 def body(question: Question, **parameters: object) -> dict[str, object]:
-    """The body of a `generate` request."""
+    """Body of a `generate` request."""
     history = [turn.model_dump() for turn in question.history]
     return {"text_input": question.text, **({"history": history} if history else {}), **parameters}
 
 
 def signal(scores: Sequence[float], answerable: Sequence[bool], seed: int) -> Signal:
-    """How well a score tells the answerable from the others."""
+    """How well a score separates answerable questions from the others."""
     refusals = metrics.refusals(scores, answerable, seed)
     curve = metrics.risk_coverage(scores, [float(not answered) for answered in answerable])
     coverage, risk = thinned(curve)
@@ -184,7 +184,7 @@ def signal(scores: Sequence[float], answerable: Sequence[bool], seed: int) -> Si
 
 
 def thinned(curve: metrics.Curve) -> tuple[list[float], list[float]]:
-    """Coverage and risk at no more than 200 points, the last included."""
+    """Coverage and risk at up to 200 points, including the last."""
     places = np.unique(np.linspace(0, len(curve.risk) - 1, min(_POINTS, len(curve.risk))).astype(int))
     return [round(float(x), 4) for x in curve.coverage[places]], [round(float(x), 4) for x in curve.risk[places]]
 
@@ -205,13 +205,13 @@ def _signals(questions: Sequence[Question], predictions: Sequence[Prediction], s
 
 
 def check_index(dataset: Dataset, rankings: Mapping[str, Sequence[str]]) -> None:
-    """Whether the passages come from the dataset's documents, where these are known.
+    """Check that passages come from the dataset's documents, if these are known.
 
     Raises:
-        WrongIndexError: none of them does.
+        WrongIndexError: none of them do.
     """
     found = {name for ranked in rankings.values() for name in ranked}
     if dataset.documents is not None and found and found.isdisjoint(dataset.documents):
         raise WrongIndexError(
-            f"Nothing that was found is a document of {dataset.name}: the vectorstore serves another index."
+            f"No passage found is from a document of {dataset.name}: the vectorstore serves another index."
         )

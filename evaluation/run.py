@@ -1,4 +1,4 @@
-"""A run over one dataset, and what is kept of it."""
+"""Evaluates a dataset and writes results, report and plots."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ async def measure(
     seed: int,
     on_progress: OnProgress,
 ) -> SetResult:
-    """Everything about one dataset.
+    """Evaluate one dataset.
 
     Raises:
-        ServiceError: a service fails. Nothing is kept.
-        WrongIndexError: the vectorstore serves the index of something else.
+        ServiceError: a service fails. Nothing is written.
+        WrongIndexError: the vectorstore serves another index.
     """
     async with Services(vectorstore_url, transformer_url, model=model) as services:
         index = await services.index()
@@ -68,7 +68,7 @@ async def measure(
 
 
 def results(sets: Mapping[str, SetResult], *, embedder: str, llm: str, settings: Mapping[str, Any]) -> Results:
-    """The results of a run, with what they were made by."""
+    """The results of a run, with machine and versions."""
     return Results(
         created_at=datetime.now(timezone.utc).replace(microsecond=0),
         machine=machine(),
@@ -81,23 +81,23 @@ def results(sets: Mapping[str, SetResult], *, embedder: str, llm: str, settings:
 
 
 def check_baseline(baseline: Results, datasets: Sequence[Dataset]) -> None:
-    """Whether a baseline has at least one of these datasets, with the same questions and documents.
+    """Check that a baseline has at least one of these datasets, with the same content.
 
     Raises:
-        BaselineError: it has none, or one of the same name with other content.
+        BaselineError: it has none of them, or one with other content.
     """
     for dataset in datasets:
         before = baseline.sets.get(dataset.name)
         if before is not None and before.sha256 != dataset.sha256:
             raise BaselineError(
-                f"The baseline's {dataset.name} had other questions, judgements or documents: make the baseline anew."
+                f"The baseline's {dataset.name} had other questions, judgements or documents: make a new baseline."
             )
     if not any(dataset.name in baseline.sets for dataset in datasets):
-        raise BaselineError(f"The baseline has only {', '.join(baseline.sets)}: nothing of this run is in it.")
+        raise BaselineError(f"The baseline has only {', '.join(baseline.sets)}, no dataset of this run.")
 
 
 def keep(folder: Path, found: Results, baseline: Results | None) -> None:
-    """Writes results.json, report.md and the plots, each whole or not at all."""
+    """Write results.json, report.md and the plots, each atomically."""
     pictures = plots.draw(found)
     told = report.markdown(found, baseline=baseline, plots=list(pictures))
     for name, picture in pictures.items():
@@ -110,14 +110,14 @@ BEGIN, END = "<!-- tables: make eval WRITE=1 -->", "<!-- end of the tables -->"
 
 
 def write_page(page: Path, found: Results, baseline: Results | None) -> None:
-    """Puts the tables between the marks of a page of documentation, and the plots beside it.
+    """Replace the tables between the marks of a documentation page, and the plots beside it.
 
     Raises:
-        BaselineError: the page has no such marks.
+        BaselineError: the page does not have the marks.
     """
     before = page.read_text(encoding="utf-8")
     if before.count(BEGIN) != 1 or before.count(END) != 1 or before.index(BEGIN) > before.index(END):
-        raise BaselineError(f"{page} does not have the lines {BEGIN} and {END}, between which the tables belong.")
+        raise BaselineError(f"{page} does not have the lines {BEGIN} and {END}, which enclose the tables.")
     pictures = plots.draw(found)
     addresses = [f"{page.stem}/{name}" for name in pictures]
     told = report.markdown(found, baseline=baseline, plots=addresses)
@@ -128,7 +128,7 @@ def write_page(page: Path, found: Results, baseline: Results | None) -> None:
 
 
 def machine() -> str:
-    """What was measured on."""
+    """CPU model, number of CPUs and Python version."""
     cpu = platform.machine()
     for line in (
         Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if Path("/proc/cpuinfo").exists() else ()

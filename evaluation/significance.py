@@ -1,4 +1,4 @@
-"""Whether two runs over the same questions differ by more than chance."""
+"""Significance of the difference between two runs over the same questions."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from scipy import stats
 
 RESAMPLES = 10_000
 LEVEL = 0.05
-"""A difference with a smaller p is called significant."""
+"""A difference with a smaller p is significant."""
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One run less another, question by question."""
+    """Paired difference of two runs: values minus baseline."""
 
     mean: float
     low: float
     high: float
     """95 % interval of the mean."""
     p: float
-    """Of a difference at least as great, in either direction, had the runs been the same."""
+    """Two-sided p-value under the hypothesis that the runs are equal."""
     questions: int
 
     @property
     def significant(self) -> bool:
-        """Whether it is more than chance."""
+        """Whether p is below `LEVEL`."""
         return self.p < LEVEL
 
 
@@ -39,7 +39,7 @@ def compare(values: Sequence[float], baseline: Sequence[float], seed: int) -> Di
     evaluation" (2007), which recommends the randomisation test over Wilcoxon's and the sign test.
 
     Raises:
-        ValueError: there are none, or not as many of one as of the other.
+        ValueError: there are no values, or the lengths differ.
     """
     if not values or len(values) != len(baseline):
         raise ValueError(f"{len(values)} values for {len(baseline)} of the baseline")
@@ -61,7 +61,7 @@ def compare(values: Sequence[float], baseline: Sequence[float], seed: int) -> Di
 
 
 def interval(values: Sequence[float] | npt.NDArray[np.float64], seed: int) -> tuple[float, float]:
-    """95 % interval of the mean of the values: percentile bootstrap over questions. Both are it where there is one."""
+    """95 % interval of the mean: percentile bootstrap over questions."""
     array = np.asarray(values, np.float64)
     generator = np.random.default_rng(seed)
     means = [

@@ -1,15 +1,13 @@
-"""Pairs of a question and a passage that answers it, made from documents, to train an embedder with.
+"""Training pairs for an embedder, generated from documents: a question and the passage that answers it.
 
-Nobody has to write questions. Two kinds are made of what is there:
+There are two kinds of questions:
 
-- the headings above a section ask for the section;
-- half of the telling words of a sentence, in their order, ask for the section without that sentence (an inverse cloze
-  task; see `evaluation.pairs`). The sentence is taken out so that the embedder learns what the section is about, and
-  not to find the same words again.
+- the headings above a section;
+- half of the content words of a sentence, in order; the passage is the section without that sentence (an inverse cloze
+  task, see `evaluation.pairs`). Without it the embedder learns the subject of the section, not its words.
 
-A pair is always a positive: its passage is the section that the question was made of. Negatives are other documents'
-passages. What is nearly as near as the right passage, or says the same as its document, may answer the question as well
-and is none: `hard_negatives` leaves it out.
+Negatives are passages of other documents. One that is nearly as near as the right passage, or has the same content, may
+answer as well: `hard_negatives` leaves it out.
 
 Source: Lee, Chang and Toutanova, "Latent retrieval for weakly supervised open domain question answering" (2019); the
 margin as in Moreira et al., "NV-Retriever: improving text embedding models with effective hard-negative mining" (2024),
@@ -26,12 +24,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from text_analysis.words import COMPOUND
+
 _SENTENCE = re.compile(r"(?<=[.!?。！？])\s+|\n{2,}")
-_WORD = re.compile(r"[^\W_]+(?:['’.-][^\W_]+)*")
 _FEWEST_WORDS = 6
 _TELLING_CHARS = 4
 _SHORTEST_PASSAGE_CHARS = 80
-"""What is left of a section must still say what it is about."""
+"""A shorter section does not say what it is about."""
 
 Vectors = npt.NDArray[np.float32]
 
@@ -43,25 +42,24 @@ class TrainingPair:
     question: str
     passage: str
     document: str
-    """Id of the section that both are of."""
+    """Id of the section."""
 
 
 def make(documents: Iterable[tuple[str, str, str]], *, sentences: int, seed: int) -> list[TrainingPair]:
-    """One pair of each section's headings, and one of each of some of its sentences.
+    """One pair from each section's headings, and one from each of some of its sentences.
 
-    The same documents, number and seed give the same pairs, in whatever order the documents come. A section of less
-    than a sentence or two gives none.
+    Deterministic for the same arguments; the order of the documents does not matter. Very short sections give none.
 
     Args:
         documents: (id, title with the headings, text) of each section.
-        sentences: how many sentences to draw of a section, at most.
-        seed: of every choice.
+        sentences: most sentences to draw per section.
+        seed: of all random choices.
     """
     pairs: list[TrainingPair] = []
     for document, title, text in sorted(documents):
         if len(text) < _SHORTEST_PASSAGE_CHARS:
             continue
-        headings = " ".join(_WORD.findall(title))
+        headings = " ".join(COMPOUND.findall(title))
         if headings:
             pairs.append(TrainingPair(headings, text, document))
         draw = random.Random(f"{seed}\0{document}")  # noqa: S311 - a sample, no secret
@@ -79,18 +77,18 @@ def hard_negatives(
     margin: float = 0.95,
     same: float = 0.8,
 ) -> npt.NDArray[np.int64]:
-    """Row of the nearest document that is certainly wrong, for each pair; -1 where there is none.
+    """Row of the nearest document that is certainly wrong, for each pair; -1 if there is none.
 
-    Left out are the pair's own document, documents that say about the same as that one, and documents that are nearly
-    as near to the question as the right passage: of these nobody knows whether they answer it.
+    Excluded are the pair's own document, documents similar to it, and documents nearly as near to the question as the
+    right passage: they may answer it.
 
     Args:
         questions: float32[n, dim], rows L2-normalised.
         passages: float32[n, dim], the right passage of each question.
         documents: float32[m, dim].
         own: row of each pair's document.
-        margin: share of the right passage's cosine that a negative stays below.
-        same: cosine from which on two documents say the same.
+        margin: a negative's cosine is below this share of the right passage's.
+        same: least cosine of two documents with the same content.
     """
     nearness = questions @ documents.T
     right = np.einsum("nd,nd->n", questions, passages)
@@ -102,14 +100,14 @@ def hard_negatives(
 
 
 def batches(touched: Sequence[tuple[int, ...]], *, size: int, seed: int) -> list[list[int]]:
-    """Rows in batches of at most `size`, drawn with `seed`; no document is touched by two rows of a batch.
+    """Rows in batches of at most `size`, shuffled with `seed`; no two rows of a batch share a document.
 
-    Within a batch the passages of all other rows are negatives too: a document of two rows would be one wrongly.
+    Within a batch the passages of all other rows are negatives: a shared document would be a false one.
 
     Args:
-        touched: of each row the documents that its passages are from, right and wrong, and those that say the same.
-        size: rows of a batch, at most.
-        seed: of the order.
+        touched: per row, the documents of its passages, right and wrong, and those with the same content.
+        size: most rows per batch.
+        seed: of the shuffle.
     """
     waiting = list(range(len(touched)))
     random.Random(seed).shuffle(waiting)  # noqa: S311
@@ -128,7 +126,7 @@ def batches(touched: Sequence[tuple[int, ...]], *, size: int, seed: int) -> list
 
 
 def _cloze(document: str, title: str, text: str, sentence: str, draw: random.Random) -> TrainingPair | None:
-    words = [word for word in _WORD.findall(sentence) if len(word) >= _TELLING_CHARS or word.isdigit()]
+    words = [word for word in COMPOUND.findall(sentence) if len(word) >= _TELLING_CHARS or word.isdigit()]
     rest = text.replace(sentence, " ", 1).strip()
     if len(words) < _FEWEST_WORDS or len(rest) < _SHORTEST_PASSAGE_CHARS:
         return None

@@ -53,8 +53,7 @@ class Condenser:
         return query
 
     async def _condense(self, question: str, history: Sequence[Message], ctx: CallContext) -> str:
-        asked = [turn.content for turn in history if turn.role == "user"][-_TURNS:]
-        if not asked:
+        if all(turn.role != "user" for turn in history):
             return question
         if self._method == "llm" and len(question) <= _MAX_QUERY_CHARS:
             rewritten = await self._rewrite(question, history, ctx)
@@ -63,7 +62,7 @@ class Condenser:
             }
             if rewritten and {word.lower() for word in _WORD.findall(rewritten)} - said <= _FREE_WORDS:
                 return rewritten
-        return _join(asked, question)
+        return concatenate(question, history)
 
     async def _rewrite(self, question: str, history: Sequence[Message], ctx: CallContext) -> str:
         escape = self._format.escape
@@ -92,10 +91,13 @@ _FREE_WORDS = frozenset((
 """Words that a rewrite may add: they carry no content."""
 
 
-def _join(asked: Sequence[str], question: str) -> str:
-    """Recent questions, then the last one. The oldest are left out if they do not fit."""
+def concatenate(question: str, history: Sequence[Message]) -> str:
+    """The user's last three questions before this one, then this one, a line each; at most 1,000 characters.
+
+    Older questions are left out first. A longer question is returned unchanged.
+    """
     query = question
-    for earlier in reversed(asked):
+    for earlier in reversed([turn.content for turn in history if turn.role == "user"][-_TURNS:]):
         if len(earlier) + 1 + len(query) > _MAX_QUERY_CHARS:
             break
         query = f"{earlier}\n{query}"

@@ -163,7 +163,7 @@ def test_names_are_found_bundled_in_the_data_and_as_paths(write_set: WriteSet, t
     assert datasets.find("ducks", [tmp_path]) == folder
     assert datasets.find(str(folder), []) == folder
     assert datasets.available([tmp_path]) == ["docs", "ducks"]
-    with pytest.raises(UnknownDatasetError, match="Known are: docs, ducks"):
+    with pytest.raises(UnknownDatasetError, match="Known: docs, ducks"):
         datasets.find("geese", [tmp_path])
 
 

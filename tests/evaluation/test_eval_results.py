@@ -167,6 +167,6 @@ def test_the_page_keeps_what_is_not_between_its_marks(tmp_path: Path) -> None:
 def test_a_page_without_marks_is_left_alone(tmp_path: Path) -> None:
     page = tmp_path / "evaluation.md"
     page.write_text("# Evaluation\n")
-    with pytest.raises(BaselineError, match="between which"):
+    with pytest.raises(BaselineError, match="enclose the tables"):
         run.write_page(page, made(), None)
     assert list(tmp_path.iterdir()) == [page]
