@@ -59,10 +59,10 @@ class Services:
         Raises:
             ServiceError: the vectorstore cannot be reached or serves no index.
         """
-        status = await self._vectorstore.status(CallContext.start(_TIMEOUT_S))
-        if not isinstance(status.get("index"), dict):
-            raise BadUpstreamError(f"The vectorstore serves no index: {status.get('reason')}")
-        return dict(status["index"])
+        status = await self._vectorstore.indexes(CallContext.start(_TIMEOUT_S))
+        if status.index is None:
+            raise BadUpstreamError(f"The vectorstore serves no index: {status.reason}")
+        return status.index.model_dump()
 
     async def search(self, instances: Sequence[SearchInstance], on_progress: OnProgress, task: str) -> list[Prediction]:
         """Predictions for the instances, in order."""

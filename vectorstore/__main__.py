@@ -1,4 +1,4 @@
-"""`python -m vectorstore`: settings, logging, then the server until it is told to stop."""
+"""`python -m vectorstore`: reads the settings, starts logging and runs the server."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 def main() -> None:
     """Runs the service."""
-    # Read once, when numpy is imported, so set before. OpenBLAS's threads spin while they wait for each other: with two
-    # of them a search of 20,000 vectors took 5.3 ms of CPU, with one 1.4.
+    # numpy reads this when it is imported. Threads of OpenBLAS spin while they wait for each other: a search of 20,000
+    # vectors takes 5.3 ms of CPU with two of them, 1.4 ms with one.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
     from chassis.server import serve
@@ -27,7 +27,7 @@ def main() -> None:
 
 
 def model_service(settings: VectorstoreSettings) -> ModelService:
-    """What is served with these settings."""
+    """The service with these settings."""
     from chassis.server import ModelService
     from embedder.client import EmbedderClient
     from vectorstore.description import DESCRIPTION

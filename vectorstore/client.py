@@ -1,4 +1,4 @@
-"""The only door into the vectorstore for other rooms."""
+"""Client of the vectorstore for other rooms."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ _INSTANCE = re.compile(r"^instances\[\d+\]\.")
 
 
 class VectorstoreClient:
-    """Asks a vectorstore over HTTP. One pool of connections; safe for any number of concurrent calls.
+    """A pool of HTTP connections to a vectorstore. Safe for concurrent calls.
 
-    Every call raises the `chassis.errors` of what went wrong: not reachable or no index (503), late (504), nonsense
-    (502), a refused request (400).
+    Calls raise errors of `chassis.errors`: unreachable or no index (503), deadline exceeded (504), invalid response
+    (502), invalid request (400).
     """
 
     def __init__(self, base_url: str, *, model: str = "vectorstore", verify: bool = True) -> None:
@@ -39,7 +39,7 @@ class VectorstoreClient:
         self._model = quote(model, safe="")
 
     async def search(self, instances: Sequence[SearchInstance], ctx: CallContext) -> list[Prediction]:
-        """What each instance finds, in their order."""
+        """The prediction for each instance, in their order."""
         with ctx.span(RETRIEVAL) as span:
             predictions = await self._search(instances, span.ctx)
             span.set("gen_ai.operation.name", "retrieval")
@@ -55,13 +55,13 @@ class VectorstoreClient:
                 f"/v1/models/{self._model}:predict", body, {"content-type": "application/json"}, ctx
             )
         except InvalidRequestError as error:
-            # Told as of the instance's own fields: the caller's request is not the one that this client has sent.
+            # The caller knows the fields of its instance, but not the request that this client sent.
             reason, field = (_INSTANCE.sub("", text or "") for text in (error.upstream_reason, error.field))
             raise InvalidRequestError(reason or error.message, field=field or None) from error
         try:
             predictions = SearchResponse.model_validate_json(answer).predictions
         except ValidationError as error:
-            raise BadUpstreamError("The vectorstore answered something that is no list of predictions.") from error
+            raise BadUpstreamError("The vectorstore's response is not a list of predictions.") from error
         if len(predictions) != len(instances):
             raise BadUpstreamError(
                 f"The vectorstore answered {len(predictions)} predictions for {len(instances)} queries."
@@ -71,26 +71,23 @@ class VectorstoreClient:
     async def document(
         self, document_id: str, ctx: CallContext, *, version: str | None = None, collection: str | None = None
     ) -> dict[str, Any]:
-        """The content of a `wire.StoredDocument`; NotFoundError (404) where there is none."""
+        """The fields of a `wire.StoredDocument`. Raises NotFoundError (404) if it does not exist."""
         asked = urlencode([(k, v) for k, v in (("version", version), ("collection", collection)) if v is not None])
         query = f"?{asked}" if asked else ""
-        return self._object(
-            await self._upstream.get_json(f"/v1/documents/{quote(document_id, safe='')}{query}", ctx), "text"
-        )
-
-    async def status(self, ctx: CallContext) -> dict[str, Any]:
-        """The content of a `wire.ServedIndexes`, as it was sent."""
-        return self._object(await self._upstream.get_json("/v1/indexes", ctx), "index")
+        stored = await self._upstream.get_json(f"/v1/documents/{quote(document_id, safe='')}{query}", ctx)
+        if not isinstance(stored, dict) or "text" not in stored:
+            raise BadUpstreamError("The vectorstore's response is not a document.")
+        return stored
 
     async def indexes(self, ctx: CallContext) -> ServedIndexes:
-        """The indexes that are served, and what is wrong with those that are not."""
+        """The served versions, and the problems if there are any."""
         try:
             return ServedIndexes.model_validate_json(await self._upstream.get_bytes("/v1/indexes", ctx))
         except ValidationError as error:
-            raise BadUpstreamError("The vectorstore answered something that is no list of indexes.") from error
+            raise BadUpstreamError("The vectorstore's response is not a list of indexes.") from error
 
     async def not_ready_reason(self, ctx: CallContext) -> str | None:
-        """Why no query can be answered now; None when one can."""
+        """Why the vectorstore cannot answer now; None if it can."""
         try:
             answer = await self._upstream.get_json(f"/v2/models/{self._model}/ready", ctx)
         except ServiceError as error:
@@ -102,19 +99,13 @@ class VectorstoreClient:
         """Closes the connections."""
         await self._upstream.aclose()
 
-    @staticmethod
-    def _object(answer: Any, key: str) -> dict[str, Any]:
-        if not isinstance(answer, dict) or key not in answer:
-            raise BadUpstreamError(f"The vectorstore answered something without {key!r}.")
-        return answer
-
 
 def merged(predictions: Sequence[Prediction], num_docs: int) -> Prediction:
-    """What several phrasings of one query found together: at most `num_docs` passages, each once, with its best score.
+    """The union of the results of several phrasings of one query: each passage once, with its best score.
 
     Args:
-        predictions: of one request: at least one.
-        num_docs: most passages to keep.
+        predictions: at least one.
+        num_docs: most passages in the result.
 
     """
     first = predictions[0]

@@ -1,11 +1,11 @@
-"""What `/openapi.json` tells of the vectorstore, beside its types."""
+"""Descriptions of KServe's routes of the vectorstore for `/openapi.json`."""
 
 from __future__ import annotations
 
 from kserve.protocol.rest.v2_datamodels import InferenceRequest, InferenceResponse
 
 from chassis.openapi import Description, Operation
-from vectorstore.wire import SearchRequest, SearchResponse, ServedIndexes, StoredDocument
+from vectorstore.wire import SearchRequest, SearchResponse
 
 _QUERY = "How long is the warranty?"
 
@@ -42,21 +42,6 @@ DESCRIPTION = Description(
             request=InferenceRequest,
             request_example={"inputs": [{"name": "input", "datatype": "BYTES", "shape": [1, 1], "data": [_QUERY]}]},
             answer=InferenceResponse,
-        ),
-        "GET /v1/indexes": Operation(
-            summary="The indexes",
-            text="What is served, and what is wrong with what is not.",
-            answer=ServedIndexes,
-        ),
-        "GET /v1/documents/{document_id}": Operation(
-            summary="A stored document, whole",
-            text="Spans of passages count the characters (Unicode code points) of its `text`.",
-            answer=StoredDocument,
-            parameters={
-                "document_id": "`document_id` of a passage.",
-                "version": "Version of the index, as `index_version` tells it; the one that is served where absent.",
-                "collection": "Index that it is from; the default one where absent.",
-            },
         ),
     },
 )

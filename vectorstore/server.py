@@ -1,13 +1,13 @@
-"""The KServe model `vectorstore` and its extra routes: requests in, the service's answers out, no decisions."""
+"""The KServe model `vectorstore` and its other routes: an adapter between HTTP or gRPC and the service."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import orjson
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Path, Query
 from kserve import InferRequest, InferResponse
 from pydantic import ValidationError
 
@@ -18,7 +18,7 @@ from chassis.tensors import metadata, per_row, read_columns, respond
 from chassis.validation import invalid_request
 from vectorstore.search.passages import QueryResult
 from vectorstore.service import VectorstoreService
-from vectorstore.wire import ResponseShape, SearchInstance, SearchRequest
+from vectorstore.wire import ResponseShape, SearchInstance, SearchRequest, ServedIndexes, StoredDocument
 
 NAME = "vectorstore"
 
@@ -37,7 +37,7 @@ _JSON_INPUTS = ("filters", "collections")
 
 
 class VectorstoreModel(ServiceModel):
-    """Answers v1, v2 and gRPC from one service."""
+    """Serves v1, v2 and gRPC."""
 
     def __init__(self, service: VectorstoreService, *, response_shape: ResponseShape, timeout_s: float) -> None:
         super().__init__(NAME)
@@ -46,15 +46,15 @@ class VectorstoreModel(ServiceModel):
         self._timeout_s = timeout_s
 
     async def not_ready_reason(self) -> str | None:
-        """Why no query can be answered now."""
+        """Why the default index cannot answer now; None if it can."""
         return self._service.not_ready_reason()
 
     async def get_input_types(self) -> list[dict[str, Any]]:
-        """Of the v2 protocol."""
+        """Input tensors of the v2 protocol."""
         return metadata({name: (datatype, [-1, 1]) for name, datatype in _INPUTS.items()})
 
     async def get_output_types(self) -> list[dict[str, Any]]:
-        """Of the v2 protocol."""
+        """Output tensors of the v2 protocol."""
         return metadata({"passages": ("BYTES", [-1, 1])})
 
     async def predict(
@@ -66,51 +66,43 @@ class VectorstoreModel(ServiceModel):
         """One prediction for each instance (v1) or row of `input` (v2)."""
         ctx = CallContext.start(self._timeout_s, headers)
         if isinstance(payload, InferRequest):
-            found = await self._service.search(_rows(payload), ctx)
-            passages = np.array([answer.json() for answer in found], object).reshape(-1, 1)
+            results = await self._service.search(_rows(payload), ctx)
+            passages = np.array([result.json() for result in results], object).reshape(-1, 1)
             return respond(payload, self.name, {"passages": passages})
-        asked = _asked(payload)
-        found = await self._service.search(asked.instances, ctx)
+        request = _request(payload)
+        results = await self._service.search(request.instances, ctx)
         if response_headers is not None:
             response_headers["content-type"] = "application/json"
-        shape = asked.response_shape or self._response_shape
-        return _strings(found) if shape == "strings" else _predictions(found)
+        shape = request.response_shape or self._response_shape
+        return _strings(results) if shape == "strings" else _predictions(results)
 
 
 def routes(service: VectorstoreService) -> APIRouter:
-    """What KServe's protocols have no route for."""
+    """The routes that KServe's protocols do not have."""
     router = APIRouter(tags=["documents"])
 
-    @router.get("/v1/indexes", response_model=None)
-    async def indexes() -> Response:
-        """The indexes that are served, and what is wrong with those that are not."""
-        return _json(service.status())
+    @router.get("/v1/indexes", summary="The indexes")
+    async def indexes() -> ServedIndexes:
+        """The served versions, and the reason if an index cannot be searched or its newest version was refused."""
+        return service.status()
 
-    @router.get("/v1/documents/{document_id:path}", response_model=None)
-    async def document(document_id: str, version: str | None = None, collection: str | None = None) -> Response:
-        """A stored document, whole."""
-        stored, index_version = await service.document(document_id, version, collection)
-        return _json(
-            {
-                "id": stored.id,
-                "title": stored.title,
-                "url": stored.url,
-                "text": stored.text,
-                "source": stored.source,
-                "metadata": stored.metadata,
-                "collection": service.default if collection is None else collection,
-                "index_version": index_version,
-            }
-        )
+    @router.get("/v1/documents/{document_id:path}", summary="A stored document")
+    async def document(
+        document_id: Annotated[str, Path(description="`document_id` of a passage.")],
+        version: Annotated[
+            str | None, Query(description="`index_version` of a passage. By default the served version.")
+        ] = None,
+        collection: Annotated[
+            str | None, Query(description="`collection` of a passage. By default the default index.")
+        ] = None,
+    ) -> StoredDocument:
+        """Spans of passages count the characters (Unicode code points) of its `text`."""
+        return await service.document(document_id, version, collection)
 
     return router
 
 
-def _json(content: Any) -> Response:
-    return Response(orjson.dumps(content), media_type="application/json")
-
-
-def _asked(payload: Any) -> SearchRequest:
+def _request(payload: Any) -> SearchRequest:
     try:
         return SearchRequest.model_validate(payload)
     except ValidationError as error:
@@ -124,10 +116,10 @@ def _rows(request: InferRequest) -> list[SearchInstance]:
     instances: list[dict[str, Any]] = [{"input": text} for text in columns["input"]]
     for name in columns.keys() - {"input"}:
         for instance, value in zip(instances, per_row(columns, name, len(instances)) or [], strict=True):
-            # An empty text stands for none: a tensor cannot leave a row out.
+            # A tensor cannot leave a row out, so an empty text means that the field is not set.
             if value != "":
                 instance[name] = _parsed(name, value) if name in _JSON_INPUTS else value
-    return _asked({"instances": instances}).instances
+    return _request({"instances": instances}).instances
 
 
 def _parsed(name: str, value: str) -> Any:
@@ -137,11 +129,11 @@ def _parsed(name: str, value: str) -> Any:
         raise InvalidRequestError(f"{name}: a row is not JSON: {error}.", field=name) from error
 
 
-def _predictions(found: Sequence[QueryResult]) -> bytes:
-    return b'{"predictions":[%b]}' % b",".join(answer.json() for answer in found)
+def _predictions(results: Sequence[QueryResult]) -> bytes:
+    return b'{"predictions":[%b]}' % b",".join(result.json() for result in results)
 
 
-def _strings(found: Sequence[QueryResult]) -> bytes:
-    """A flat list of texts for one instance, as earlier clients read it; for several a list of lists."""
-    texts = [answer.texts() for answer in found]
+def _strings(results: Sequence[QueryResult]) -> bytes:
+    """A flat list of texts for one instance, which earlier clients expect; a list of lists for several."""
+    texts = [result.texts() for result in results]
     return orjson.dumps({"predictions": texts[0] if len(texts) == 1 else texts})

@@ -8,7 +8,6 @@ import logging
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
-from typing import Any
 
 from chassis.context import CallContext
 from chassis.errors import BadUpstreamError
@@ -22,8 +21,8 @@ from vectorstore.search.passages import QueryResult
 from vectorstore.search.plan import SearchPlan
 from vectorstore.search.scoring import Weights
 from vectorstore.stores import AUTO, filters
-from vectorstore.versions import Document, IndexRoot, IndexVersion
-from vectorstore.wire import Mode, SearchInstance
+from vectorstore.versions import IndexRoot, IndexVersion
+from vectorstore.wire import Mode, SearchInstance, ServedIndexes, StoredDocument
 
 logger = logging.getLogger(__name__)
 
@@ -124,8 +123,8 @@ class VectorstoreService:
 
     async def document(
         self, document_id: str, version: str | None = None, collection: str | None = None
-    ) -> tuple[Document, str]:
-        """A stored document and its version: by default the served one.
+    ) -> StoredDocument:
+        """A stored document of a version, by default of the served one.
 
         Raises:
             UnknownDocumentError, UnknownVersionError, UnknownCollectionError: it does not exist.
@@ -134,18 +133,31 @@ class VectorstoreService:
         served = self._default if collection is None else self._collection(collection, None)
         with served.use() as index:
             if version is None or version == index.name:
-                return await asyncio.to_thread(index.version.document, document_id), index.name
-        return await asyncio.to_thread(served.older_document, document_id, version), version
+                version = index.name
+                stored = await asyncio.to_thread(index.version.document, document_id)
+            else:
+                stored = await asyncio.to_thread(served.older_document, document_id, version)
+        return StoredDocument(
+            id=stored.id,
+            title=stored.title,
+            url=stored.url,
+            text=stored.text,
+            source=stored.source,
+            metadata=stored.metadata,
+            collection=served.name,
+            index_version=version,
+        )
 
     @property
     def default(self) -> str:
         """Name of the index for queries that name none."""
         return self._default.name
 
-    def status(self) -> dict[str, Any]:
-        """The content of a `wire.ServedIndexes`."""
+    def status(self) -> ServedIndexes:
+        """The served versions, and the problems if there are any."""
         collections = {name: collection.status() for name, collection in self._collections.items()}
-        return {"default": self.default, **collections[self.default], "collections": collections}
+        default = collections[self.default]
+        return ServedIndexes(index=default.index, reason=default.reason, default=self.default, collections=collections)
 
     def not_ready_reason(self) -> str | None:
         """Why the default index cannot answer now, and what to do; None if it can."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
 
 from prometheus_client import REGISTRY
 from prometheus_client.core import GaugeMetricFamily
@@ -11,6 +10,7 @@ from prometheus_client.registry import Collector
 
 from chassis import metrics, tracing
 from vectorstore.search.passages import QueryResult
+from vectorstore.wire import ServedIndexes
 
 SEARCH = tracing.SpanType(
     "search",
@@ -78,7 +78,7 @@ def record_search(results: Sequence[QueryResult]) -> None:
         _SEARCH.observe(timings["search"] / 1000)
 
 
-def show_indexes(status: Callable[[], Mapping[str, Any]]) -> None:
+def show_indexes(status: Callable[[], ServedIndexes]) -> None:
     """Shows the served versions on /metrics. `status` is `VectorstoreService.status`."""
     REGISTRY.register(_Indexes(status))
 
@@ -86,7 +86,7 @@ def show_indexes(status: Callable[[], Mapping[str, Any]]) -> None:
 class _Indexes(Collector):
     """Reads the status at each scrape, so that retired versions disappear."""
 
-    def __init__(self, status: Callable[[], Mapping[str, Any]]) -> None:
+    def __init__(self, status: Callable[[], ServedIndexes]) -> None:
         self._status = status
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
@@ -100,11 +100,11 @@ class _Indexes(Collector):
                 INDEX_TROUBLE,
             )
         ]
-        for name, collection in self._status()["collections"].items():
-            trouble.add_metric([name], float(collection["reason"] is not None))
-            index = collection["index"]
+        for name, collection in self._status().collections.items():
+            trouble.add_metric([name], float(collection.reason is not None))
+            index = collection.index
             if index is not None:
-                info.add_metric([name, index["version"], index["embedder"]], 1)
-                documents.add_metric([name], index["documents"])
-                chunks.add_metric([name], index["chunks"])
+                info.add_metric([name, index.version, index.embedder], 1)
+                documents.add_metric([name], index.documents)
+                chunks.add_metric([name], index.chunks)
         yield from families

@@ -1,4 +1,4 @@
-"""What the vectorstore is asked and what it answers, on every protocol.
+"""Requests and responses of the vectorstore on every protocol.
 
 `GET /v1/indexes` gives `ServedIndexes`, `GET /v1/documents/{id}` gives `StoredDocument`.
 
@@ -6,7 +6,7 @@ v1: `POST /v1/models/vectorstore:predict` with `SearchRequest` gives `SearchResp
 v2: `POST /v2/models/vectorstore/infer` takes `input` BYTES [n, 1] and gives `passages` BYTES [n, 1]: per query the JSON
 of one `Prediction`. The other fields of an instance are optional tensors [1] or [n, 1]: `num_docs` and `neighbours`
 INT32, `min_score` and `diversity` FP32, `explain` BOOL, `mode` BYTES, `filters` and `collections` BYTES (JSON). An
-empty text stands for none.
+empty text means that the field is not set.
 """
 
 from __future__ import annotations
@@ -22,30 +22,30 @@ MAX_NEIGHBOURS = 5
 MAX_COLLECTIONS = 16
 
 Mode = Literal["dense", "lexical", "fused", "rescored"]
-"""Which signals a search uses: the vectors alone; BM25 alone; all that are searched for; these, and late interaction of
-multi-vectors for the best."""
+"""Signals of a search. `dense`: vectors only; `lexical`: BM25 only; `fused`: every signal that finds candidates;
+`rescored`: these, and late interaction of multi-vectors for the best candidates."""
 
 Signal = Literal["dense", "lexical", "sparse", "multi_vector"]
 
 CutReason = Literal["num_docs", "min_score", "diversity", "duplicate", "rescore", "filter"]
-"""Why a candidate is no passage: enough better ones were found; its score is below `min_score`; others, lower, say
-something more different; it overlaps another passage that is joined with neighbours; it was not among the best, which
-alone are rescored; `filters` keeps it out."""
+"""Why a candidate is not a passage. `num_docs`: enough others are better; `min_score`: its score is too low;
+`diversity`: candidates with lower scores are more different; `duplicate`: it overlaps a passage that was joined with
+its neighbours; `rescore`: it was not good enough to be rescored; `filter`: `filters` excludes it."""
 
 
 DescribedT = TypeVar("DescribedT", bound="Described")
 
 
 class Described(BaseModel):
-    """A type whose fields are described, in `/openapi.json` too, by what stands below them."""
+    """Base of types whose fields are described by their docstrings, also in `/openapi.json`."""
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 
     @classmethod
     def construct_unchecked(cls: type[DescribedT], **fields: Any) -> DescribedT:
-        """An object of all its fields, in their order, which were checked already.
+        """An object from all its fields, in their order and without validation.
 
-        As `model_construct`, which looks for aliases and defaults and takes four times as long.
+        Four times as fast as `model_construct`, which handles aliases and defaults.
         """
         made = cls.__new__(cls)
         put = object.__setattr__
@@ -57,73 +57,73 @@ class Described(BaseModel):
 
 
 class Span(Described):
-    """Half-open range of characters (Unicode code points) of the stored text of the document."""
+    """Half-open range of characters (Unicode code points) in the stored text of the document."""
 
     start: int
     end: int
 
 
 class Evidence(Described):
-    """What one signal says of a passage."""
+    """The value of one signal for a passage."""
 
     score: float
     """`dense`: cosine; `lexical`: BM25 as a share of the greatest possible; `sparse`: dot product of learned weights;
     `multi_vector`: mean over the query's tokens of the greatest dot product."""
     weight: float
-    """Share of the signal in the passage's score, 0 … 1. 0 where the signal is only shown."""
+    """Share of the signal in the passage's score, 0 … 1. 0 if the signal does not count."""
     rank: int | None
-    """Place among the candidates by this signal, from 1; None where it is not searched by."""
+    """Rank among the candidates by this signal, from 1; None if the signal does not count."""
 
 
 class Explanation(Described):
-    """Why a passage stands where it does."""
+    """The signals and terms behind a passage's score."""
 
     signals: dict[Signal, Evidence]
     terms: dict[str, float]
-    """Terms of the query that the chunk has → their BM25 scores, whose sum is `lexical_score`."""
+    """Terms of the query in the chunk → their BM25 scores, whose sum is `lexical_score`."""
 
 
 class Cut(Described):
-    """A candidate that became no passage."""
+    """A candidate that is not a passage."""
 
     collection: str
     chunk_id: str
     document_id: str
     score: float | None
-    """None where it was left out before it had the score of the others: `rescore` and `filter`."""
+    """None for `rescore` and `filter`: the candidate was left out before it had a comparable score."""
     reason: CutReason
 
 
 class Passage(Described):
-    """A chunk of a document that answers a query, with its neighbours where the query asks for them.
+    """A chunk that a search returned, joined with its neighbours if the query asks for that.
 
-    `document_text[span.start:span.end] == text`, always.
+    `text` is the stored text: `document.text[span.start:span.end] == text`.
     """
 
     text: str
     score: float
-    """Higher is nearer, about 0 … 1: the weighted mean of the search's signals. Comparable between queries."""
+    """Higher is nearer, about 0 … 1: the weighted mean of the signals. Comparable between queries."""
     chunk_id: str
-    """Of the chunk that was found."""
+    """Id of the chunk that the search found."""
     document_id: str
     title: str = ""
     url: str | None = None
     source: str = ""
-    """File that the document was read from, relative to the folder that was ingested."""
+    """File of the document, relative to the ingested folder."""
     heading_path: list[str] = Field(default_factory=list)
     """Headings above the passage, outermost first."""
     span: Span
     metadata: dict[str, str | int | float | bool] = Field(default_factory=dict)
     collection: str = ""
-    """Index that the passage is from."""
+    """Name of its index."""
     index_version: str
     similarity: float
     """Cosine of query and passage, -1 … 1."""
     lexical_score: float
-    """BM25 score; 0 where they share no term."""
+    """BM25 score; 0 if query and passage share no term."""
     support: float
-    """How far the passage speaks of what is asked: `similarity`, plus `lexical_score` as a share of the greatest that
-    any passage could have (0 … 1). Comparable between queries."""
+    """How far the passage is about the question: `similarity` plus `lexical_score` as a share (0 … 1) of the greatest
+    possible one. Comparable between queries."""
     explain: Explanation | None = None
 
 
@@ -134,21 +134,21 @@ class SearchInstance(Described):
 
     input: Annotated[str, StringConstraints(min_length=1, max_length=MAX_QUERY_CHARS)]
     num_docs: Annotated[int, Field(ge=0, le=MAX_NUM_DOCS)] | None = None
-    """Passages wanted; the service's setting where absent."""
+    """Number of passages. Default: the service's setting."""
     filters: dict[str, Any] | None = None
     """Chroma's `where` language over document metadata: {"lang": "en"}, {"$and": [...]}, {"year": {"$gte": 2023}}."""
     mode: Mode | None = None
-    """The service's setting where absent."""
+    """Default: the service's setting."""
     min_score: Annotated[float, Field(ge=0, le=1)] | None = None
-    """Passages of a lower `score` are left out."""
+    """Least `score` of a passage."""
     diversity: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """How much a passage is held against for saying what a better one says: 0 not at all, 1 nothing else counts."""
+    """Weight of the difference from better passages against the score. 0: only the score counts."""
     neighbours: Annotated[int, Field(ge=0, le=MAX_NEIGHBOURS)] = 0
-    """Chunks before and after, of the same document, that are joined to each passage."""
+    """Number of chunks before and after in the same document that are joined to each passage."""
     collections: Annotated[list[str], Field(min_length=1, max_length=MAX_COLLECTIONS)] | None = None
-    """Indexes to search; the service's own where absent. Passages of several are merged by score."""
+    """Indexes to search. Default: the service's default index. Passages of several are merged by score."""
     explain: bool = False
-    """Also tell why each passage is there, and what was cut."""
+    """Adds `explain` to passages and `cut` to the prediction."""
 
 
 ResponseShape = Literal["passages", "strings"]
@@ -161,79 +161,79 @@ class SearchRequest(Described):
 
     instances: Annotated[list[SearchInstance], Field(min_length=1, max_length=MAX_INSTANCES)]
     response_shape: ResponseShape | None = None
-    """What a prediction is: a `Prediction`, or a list of texts. The service's setting where absent."""
+    """`passages`: predictions are `Prediction`s; `strings`: lists of texts. Default: the service's setting."""
 
 
 class Prediction(Described):
-    """What one query found, highest score first; ties keep the order of chunk ids."""
+    """The result of one query, highest score first; equal scores in the order of chunk ids."""
 
     passages: list[Passage]
     index_version: str
-    """Of the first collection searched."""
+    """Version of the first collection."""
     index_versions: dict[str, str] = Field(default_factory=dict)
-    """Collection → its version, of all that were searched."""
+    """Collection → version, for every searched collection."""
     cut: list[Cut] = Field(default_factory=list)
-    """Where the query asks to explain: candidates that became no passage, best first."""
+    """Candidates that are not passages, best first. Empty unless the query sets `explain`."""
     query_tokens: int = 0
     query_truncated: bool = False
     timings_ms: dict[str, float] = Field(default_factory=dict)
-    """Milliseconds of `embed` (the embedder's hop) and `search`."""
+    """Milliseconds of `embed` (the call of the embedder) and `search`."""
     calibration: dict[str, Any] | None = None
     """Calibration of refusals for the version and embedder of the first collection; None if there is none."""
 
 
 class SearchResponse(Described):
-    """The v1 answer, in the order of the instances."""
+    """The v1 response, in the order of the instances."""
 
     predictions: list[Prediction]
 
 
 class StoredDocument(Described):
-    """A document as its index holds it."""
+    """A document in its index."""
 
     id: str
     title: str
     url: str | None
     text: str
-    """Spans of passages and of quotes count its characters (Unicode code points)."""
+    """Spans of passages and quotes count its characters (Unicode code points)."""
     source: str
-    """File that the document was read from, relative to the folder that was ingested."""
+    """File of the document, relative to the ingested folder."""
     metadata: dict[str, str | int | float | bool]
     collection: str
-    """Index that it is from."""
+    """Name of its index."""
     index_version: str
 
 
 class IndexInfo(Described):
-    """The version of an index that is being served."""
+    """The served version of an index."""
 
     name: str
     version: str
     documents: int
     chunks: int
     embedder: str
-    """Fingerprint of what made its vectors."""
+    """Fingerprint of the embedder that made its vectors."""
     parts: list[Signal]
-    """What it can be searched by."""
+    """Signals that it can be searched by."""
     calibration: dict[str, Any] | None
-    """Content of the version's calibration file."""
+    """Content of the version's calibration file; None if there is none."""
     examples: list[str]
     """Questions that its documents answer."""
 
 
 class IndexStatus(Described):
-    """An index, and what is wrong with it."""
+    """An index, and its problem if it has one."""
 
     index: IndexInfo | None
-    """None where no version of it is being served."""
+    """None if no version is served."""
     reason: str | None
-    """Why none is, why it cannot be searched now, or why a newer version was refused."""
+    """Why no version is served, why it cannot be searched now, or why a newer version was refused; else None."""
 
 
 class ServedIndexes(IndexStatus):
-    """All indexes of a service; `index` and `reason` are those of the default one."""
+    """All indexes of a service. `index` and `reason` describe the default index."""
 
     default: str
-    """Name of the index that is searched where a query names none."""
+    """Name of the index for queries that name none."""
     collections: dict[str, IndexStatus]
-    """By name, the default one first."""
+    """By name, the default index first."""

@@ -1,4 +1,4 @@
-"""An embedder for tests: Triton's v2 protocol with binary tensors, byte for byte, over vectors made of hashed words.
+"""A fake embedder: Triton's v2 protocol with binary tensors, and vectors made from hashed words.
 
 Source of the wire: https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_binary_data.md
 """
@@ -30,7 +30,7 @@ Fault = Literal["failure", "unavailable", "garbage", "slow", "rows", "nan", "dim
 
 _SIZE_HEADER = "Inference-Header-Content-Length"
 _WHO_ARE_YOU = [""]
-"""The texts with which the client asks for the fingerprint."""
+"""Texts of the client's request for the fingerprint."""
 
 
 def embed(texts: Sequence[str]) -> npt.NDArray[np.float32]:
@@ -50,7 +50,7 @@ def embed_tokens(text: str) -> npt.NDArray[np.float32]:
 
 
 def embed_sparse(text: str) -> tuple[list[int], list[float]]:
-    """Ids of the text's words, ascending, and their weights: how often each is there, halved."""
+    """Ids of the words of the text, ascending, and their weights: half their count."""
     counts = Counter(int.from_bytes(word.encode()[:2], "big") for word in re.findall(r"\w+", text.lower()))
     return sorted(counts), [counts[token] / 2 for token in sorted(counts)]
 
@@ -73,22 +73,22 @@ def _whole(texts: Sequence[str]) -> dict[str, tuple[str, list[int], bytes]]:
 
 
 class LoopbackEmbedder:
-    """Serves on loopback from a thread of its own. Its attributes may be changed at any time by the test."""
+    """Serves on loopback from its own thread. Tests may change its attributes at any time."""
 
     def __init__(self) -> None:
         self.fingerprint = FINGERPRINT
         self.fault: Fault | None = None
-        """What is wrong with every answer."""
+        """Fault of every response."""
         self.whole = False
         """Whether the model also gives learned sparse vectors and multi-vectors."""
         self.next_statuses: list[int] = []
-        """HTTP statuses that the next requests with texts in them are answered with, one each."""
+        """HTTP statuses of the next responses to requests with texts."""
         self.fails_after: int | None = None
-        """Texts after which every request with texts in it is answered with status 503."""
+        """Number of texts after which requests with texts get status 503."""
         self.exchanged_after: int | None = None
-        """Texts after which another model answers."""
+        """Number of texts after which another model answers."""
         self.waits_for = 0
-        """Requests are held back until so many are under way at once."""
+        """Requests wait until this many are in flight."""
         self.held = threading.Event()
         """Set when a request waits because of `hold`."""
         self.calls: list[list[str]] = []
@@ -96,7 +96,7 @@ class LoopbackEmbedder:
         self.remembers = True
         """Whether `calls` is kept."""
         self.headers: dict[str, str] = {}
-        """Of the latest request; names in small letters."""
+        """Headers of the latest request; names in lower case."""
         self.input_types: set[str] = set()
         self.embedded = 0
         """Texts embedded so far."""
@@ -117,7 +117,7 @@ class LoopbackEmbedder:
 
     @property
     def texts(self) -> Counter[str]:
-        """How often each text was sent, by what `calls` holds."""
+        """Text → how often it was sent, from `calls`."""
         return Counter(text for call in self.calls if call != _WHO_ARE_YOU for text in call)
 
     def __enter__(self) -> LoopbackEmbedder:
@@ -131,15 +131,15 @@ class LoopbackEmbedder:
         self._loop.close()
 
     def hold(self) -> None:
-        """Requests from now on wait; `held` is set when the first one does."""
+        """Makes new requests wait; `held` is set when the first one waits."""
         self._hold = asyncio.Event()
 
     def pass_new(self) -> None:
-        """Requests from now on no longer wait; those that do go on waiting."""
+        """Lets new requests pass; waiting ones keep waiting."""
         self._waiting, self._hold = self._hold, None
 
     def release(self) -> None:
-        """Lets those go that wait."""
+        """Releases the waiting requests."""
         assert self._waiting is not None
         self._loop.call_soon_threadsafe(self._waiting.set)
 

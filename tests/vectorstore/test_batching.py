@@ -1,4 +1,4 @@
-"""Gathering: what arrives while a batch runs becomes the next one."""
+"""Micro-batches: items that arrive while a batch runs form the next one."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ async def test_what_arrives_meanwhile_runs_together() -> None:
         assert go_on.wait(10)
         return [item * 10 for item in items]
 
-    gatherer = MicroBatcher(work, max_items=5, name="test")
-    first = asyncio.create_task(gatherer.submit([1]))
+    batcher = MicroBatcher(work, max_items=5, name="test")
+    first = asyncio.create_task(batcher.submit([1]))
     await asyncio.to_thread(running.wait)
-    others = [asyncio.create_task(gatherer.submit(items)) for items in ([2, 3], [4], [5, 6, 7])]
-    left = asyncio.create_task(gatherer.submit([8]))
+    others = [asyncio.create_task(batcher.submit(items)) for items in ([2, 3], [4], [5, 6, 7])]
+    left = asyncio.create_task(batcher.submit([8]))
     await asyncio.sleep(0)
     left.cancel()
     go_on.set()
     assert await first == [10]
     assert [await other for other in others] == [[20, 30], [40], [50, 60, 70]]
     assert batches == [[1], [2, 3, 4], [5, 6, 7]]
-    assert await gatherer.submit([9] * 20) == [90] * 20  # one caller's list is never split
-    gatherer.close()
+    assert await batcher.submit([9] * 20) == [90] * 20  # one caller's list is never split
+    batcher.close()
 
 
 async def test_an_error_reaches_everyone_in_the_batch_and_nobody_else() -> None:
@@ -41,8 +41,8 @@ async def test_an_error_reaches_everyone_in_the_batch_and_nobody_else() -> None:
             raise ValueError("no zeros")
         return items
 
-    gatherer = MicroBatcher(work, max_items=100, name="test")
+    batcher = MicroBatcher(work, max_items=100, name="test")
     with pytest.raises(ValueError, match="no zeros"):
-        await gatherer.submit([0])
-    assert await gatherer.submit([1, 2]) == [1, 2]
-    gatherer.close()
+        await batcher.submit([0])
+    assert await batcher.submit([1, 2]) == [1, 2]
+    batcher.close()

@@ -1,4 +1,4 @@
-"""What a version holds of each source, and that what is left of a deleted one is found wherever it is."""
+"""The holdings of a version, and the search for remains of deleted sources in each of its parts."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def without_dogs() -> list[Document]:
 
 @pytest.fixture
 def versions(tmp_path: Path) -> tuple[Path, Path]:
-    """Folders of a version with the dogs, and of one that has horses in their place: as many rows in every part."""
+    """Folders of a version with dogs, and of one with horses instead. Both have as many rows in every part."""
     before = publish(tmp_path, bits=2)
     after = publish(tmp_path, without_dogs(), bits=2)
     return tmp_path / "default" / before, tmp_path / "default" / after
@@ -50,7 +50,7 @@ def look(root: Path, version: str, before: str | None = None) -> DeletionReport:
 
 
 def complete(folder: Path) -> None:
-    """Has the manifest say the sizes that the files have now."""
+    """Writes the current sizes of the files into the manifest."""
     path = folder / "manifest.json"
     manifest = orjson.loads(path.read_bytes())
     manifest["files"] = {name: (folder / name).stat().st_size for name in manifest["files"]}
@@ -58,7 +58,7 @@ def complete(folder: Path) -> None:
 
 
 def test_a_field_named_source_is_not_taken_for_the_file(tmp_path: Path) -> None:
-    """As records have that tell where they were copied from."""
+    """Records have one to name the place that they were copied from."""
     docs = [document("cats", "Cats sleep. Cats purr", source=GONE, document_id="dogs"), horses()]
     publish(tmp_path, docs)
     with IndexRoot(tmp_path, "default").open() as opened:

@@ -1,4 +1,4 @@
-"""Questions to begin with: which headings make one, which do not, and what a version has of them."""
+"""Example questions: the headings that give one, the headings that do not, and the choice for a version."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_they_are_spread_over_documents_and_differ(tmp_path: Path) -> None:
 
 
 def test_their_choice_does_not_depend_on_the_order_of_documents(tmp_path: Path) -> None:
-    texts = {f"d{number}": f"How do I mend part {number:02}?\nTurn screw {number:02}." for number in range(200)}
+    texts = {f"d{number}": f"How do I repair part {number:02}?\nTurn screw {number:02}." for number in range(200)}
 
     def chosen(names: list[str], folder: Path) -> list[str]:
         root = IndexRoot(folder, "default")

@@ -1,4 +1,4 @@
-"""Index versions: what is stored is quoted exactly, nothing half-made is ever seen, publishing is one step."""
+"""Index versions: exact quotes, publishing in one step, and no unfinished version visible."""
 
 from __future__ import annotations
 

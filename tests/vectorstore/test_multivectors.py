@@ -1,4 +1,4 @@
-"""Compressed multi-vectors: how near late interaction with them comes to the exact one, and bad input."""
+"""Compressed multi-vectors: the error of late interaction, and bad input."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from vectorstore.signals.multivectors import Bits, EncodedVectors, MultiVectorIn
 
 DIM = 128
 TOLERANCE: dict[Bits, float] = {1: 0.12, 2: 0.05, 4: 0.012, 8: 0.002}
-"""Of a row's score, for random vectors of 128 dimensions; it falls with the root of the dimensions."""
+"""Bits → tolerance of a score for random vectors of 128 dimensions. It falls with the root of the dimensions."""
 
 
 def unit(count: int, seed: int, dim: int = DIM) -> npt.NDArray[np.float32]:
-    """Vectors with a few dimensions far larger than the rest, as those of transformers have."""
+    """Vectors with a few dimensions far larger than the rest, like those of transformers."""
     rng = np.random.default_rng(seed)
     vectors = rng.standard_normal((count, dim)) * np.where(np.arange(dim) % 40, 1, 5)
     return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""The score of candidates, and what several phrasings of a query find together: the same whatever the order."""
+"""The score of candidates, and the union over phrasings of a query. Neither depends on the order."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a search may ask for beside its text: modes, thresholds, diversity, neighbours, collections, reasons."""
+"""The options of a search: modes, thresholds, diversity, neighbours, collections, reasons."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def ids(found: Prediction) -> list[str]:
 
 
 def pages(seed: int, count: int) -> list[Document]:
-    """Documents of a few sentences over few words: many share some, some repeat each other."""
+    """Documents of a few sentences from few words. Many share words, and some repeat each other."""
     chosen = random.Random(seed)  # noqa: S311 - repeatable, not secret
     return [
         document(
@@ -146,7 +146,7 @@ async def test_diversity(service: VectorstoreService) -> None:
 
 
 async def quotes(service: VectorstoreService, passage: Passage) -> bool:
-    stored, _ = await service.document(passage.document_id, collection=passage.collection)
+    stored = await service.document(passage.document_id, collection=passage.collection)
     return stored.text[passage.span.start : passage.span.end] == passage.text
 
 
@@ -214,7 +214,7 @@ async def test_equal_scores_keep_the_order_of_collections_in_a_batch(tmp_path: P
 async def test_two_collections_are_searched_as_one_that_holds_both(
     tmp_path: Path, hashed: LoopbackEmbedder, diversity: float
 ) -> None:
-    """By vectors, whose cosines do not depend on what else an index holds."""
+    """By vectors: a cosine does not depend on the rest of the index."""
     publish(tmp_path, pages(1, 12), name="one")
     publish(tmp_path, pages(2, 12), name="two")
     publish(tmp_path, [*pages(1, 12), *pages(2, 12)], name="both")
@@ -234,14 +234,14 @@ async def test_collections_that_are_not_served(service: VectorstoreService, tmp_
         await service.document("1-0", collection="three")
     with pytest.raises(UnknownDocumentError):
         await service.document("1-0", collection="two")
-    assert set(service.status()["collections"]) == {"one", "two"}
-    assert service.status()["index"]["name"] == "one"
+    assert set(service.status().collections) == {"one", "two"}
+    assert service.status().index.name == "one"
 
 
 async def test_a_collection_that_is_missing_harms_no_other(path: Path, hashed: LoopbackEmbedder) -> None:
     async with serving(path, hashed.url, "one", "absent") as service:
         assert service.not_ready_reason() is None
-        assert "absent" in service.status()["collections"]["absent"]["reason"]
+        assert "absent" in service.status().collections["absent"].reason
         assert (await find(service, "red")).passages
         with pytest.raises(NotReadyError, match="absent"):
             await find(service, "red", collections=["one", "absent"])

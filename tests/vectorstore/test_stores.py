@@ -1,4 +1,4 @@
-"""Stores by themselves; tests/contracts/test_stores.py has what all of them do."""
+"""Properties of single stores; tests/contracts/test_stores.py tests what all stores have in common."""
 
 from __future__ import annotations
 

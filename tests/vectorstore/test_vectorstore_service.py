@@ -1,4 +1,4 @@
-"""The service without HTTP of its own: what is found, in which order, and which version answers."""
+"""The service without HTTP: results, their order, and the version that answers."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from vectorstore.wire import Prediction, SearchInstance
 
 @contextlib.asynccontextmanager
 async def serving(path: Path, embedder: LoopbackEmbedder, **more: Any) -> AsyncIterator[VectorstoreService]:
-    """A service that looks at the pointer only when the test says so."""
+    """A service that reads the pointer only on `refresh`."""
     client = EmbedderClient(embedder.url, model=MODEL)
     service = VectorstoreService([IndexRoot(path, "default")], client, reload_interval_s=3600, **more)
     async with service.running():
@@ -97,8 +97,8 @@ async def test_passages_are_whole_and_quote_their_document(
         weights = Weights().of(("dense", "lexical"), "fused")
         assert first.score == pytest.approx(weights["dense"] * first.similarity + weights["lexical"] * share)
         for passage in found.passages:
-            doc, where = await service.document(passage.document_id)
-            assert where == version
+            doc = await service.document(passage.document_id)
+            assert doc.index_version == version
             assert doc.text[passage.span.start : passage.span.end] == passage.text
         assert [p.score for p in found.passages] == sorted((p.score for p in found.passages), reverse=True)
 
@@ -185,9 +185,9 @@ async def test_filters_narrow_both_searches(tmp_path: Path, embedder: LoopbackEm
 
 async def test_no_index_and_empty_indexes(tmp_path: Path, embedder: LoopbackEmbedder) -> None:
     async with serving(tmp_path, embedder) as service:
-        assert service.status()["index"] is None
-        assert "kserve-rag ingest" in service.status()["reason"]
-        assert service.not_ready_reason() == service.status()["reason"]
+        assert service.status().index is None
+        assert "kserve-rag ingest" in service.status().reason
+        assert service.not_ready_reason() == service.status().reason
         with pytest.raises(NotReadyError, match="kserve-rag ingest"):
             await find(service, "cats")
         with pytest.raises(NotReadyError):
@@ -195,7 +195,7 @@ async def test_no_index_and_empty_indexes(tmp_path: Path, embedder: LoopbackEmbe
         version = publish(tmp_path, [])
         await service.refresh()
         assert service.not_ready_reason() is None
-        assert service.status() == {
+        assert service.status().model_dump() == {
             "default": "default",
             "index": {
                 "name": "default",
@@ -208,7 +208,7 @@ async def test_no_index_and_empty_indexes(tmp_path: Path, embedder: LoopbackEmbe
                 "examples": [],
             },
             "reason": None,
-            "collections": {"default": {key: service.status()[key] for key in ("index", "reason")}},
+            "collections": {"default": service.status().model_dump(include={"index", "reason"})},
         }
         assert await find(service, "cats") == nothing(version)
         assert ids(await find(service, "cats", filters={"anything": 1})) == []
@@ -225,7 +225,7 @@ async def test_a_new_version_takes_over_and_rollback_works(tmp_path: Path, embed
         await service.refresh()
         found = await find(service, "sharks", num_docs=1)
         assert (found.index_version, ids(found)) == (new, ["fish-2"])
-        assert (await service.document("cats", old))[1] == old
+        assert (await service.document("cats", old)).index_version == old
         with pytest.raises(UnknownDocumentError):
             await service.document("fish", old)
         with pytest.raises(UnknownVersionError):
@@ -273,7 +273,7 @@ async def test_bad_new_versions_are_refused_and_the_old_one_stays(tmp_path: Path
     async with serving(tmp_path, embedder) as service:
         foreign = publish(tmp_path, fingerprint=OTHER_FINGERPRINT)
         await service.refresh()
-        reason = service.status()["reason"]
+        reason = service.status().reason
         assert foreign in reason
         assert OTHER_FINGERPRINT in reason
         assert FINGERPRINT in reason
@@ -283,19 +283,19 @@ async def test_bad_new_versions_are_refused_and_the_old_one_stays(tmp_path: Path
         damaged = publish(tmp_path)
         (folder / damaged / "lexical" / "terms.txt").write_text("")
         await service.refresh()
-        assert damaged in service.status()["reason"]
+        assert damaged in service.status().reason
         assert (await find(service, "cats")).index_version == good
 
         (folder / "current").write_text("rubbish")
         await service.refresh()
-        assert "rubbish" in service.status()["reason"]
+        assert "rubbish" in service.status().reason
         (folder / "current").unlink()
         await service.refresh()
         assert (await find(service, "cats")).index_version == good
 
         IndexRoot(tmp_path, "default").set_current(good)
         await service.refresh()
-        assert service.status()["reason"] is None
+        assert service.status().reason is None
 
 
 async def test_the_calibration_told_is_that_of_the_version_that_serves(
@@ -305,19 +305,19 @@ async def test_the_calibration_told_is_that_of_the_version_that_serves(
     good = publish(tmp_path)
     root.calibration_file(good).write_text('{"of": "good"}')
     async with serving(tmp_path, embedder) as service:
-        assert service.status()["index"]["calibration"] == {"of": "good"}
+        assert service.status().index.calibration == {"of": "good"}
         foreign = publish(tmp_path, fingerprint=OTHER_FINGERPRINT)
         root.calibration_file(foreign).write_text('{"of": "foreign"}')
         await service.refresh()
-        assert service.status()["index"]["version"] == good
-        assert service.status()["index"]["calibration"] == {"of": "good"}
+        assert service.status().index.version == good
+        assert service.status().index.calibration == {"of": "good"}
         new = publish(tmp_path)
         await service.refresh()
-        assert service.status()["index"]["version"] == new
-        assert service.status()["index"]["calibration"] is None
+        assert service.status().index.version == new
+        assert service.status().index.calibration is None
         root.calibration_file(new).write_text('{"of": "new"}')
         await service.refresh()
-        assert service.status()["index"]["calibration"] == {"of": "new"}
+        assert service.status().index.calibration == {"of": "new"}
 
 
 async def test_a_prediction_carries_the_calibration_of_its_version_and_embedder(
@@ -367,7 +367,7 @@ async def test_a_version_whose_texts_have_changed_is_refused(
         await service.refresh()
         IndexRoot(tmp_path, "default").set_current(bad)
         await service.refresh()
-        assert name in service.status()["reason"]
+        assert name in service.status().reason
         assert (await find(service, "cats")).index_version == good
 
 
@@ -457,7 +457,7 @@ async def test_many_requests_at_once_share_searches_and_stay_apart(tmp_path: Pat
 
 
 async def test_large_searches_leave_the_event_loop(tmp_path: Path, embedder: LoopbackEmbedder) -> None:
-    """Above the inline limit the same answers come from the worker thread."""
+    """Above the inline limit, the worker thread gives the same answers."""
     texts = [f"word{number} and word{number + 1}" for number in range(1000)]
     publish(tmp_path, [document(f"{number:04}", text) for number, text in enumerate(texts)])
     async with serving(tmp_path, embedder) as service:
@@ -471,7 +471,7 @@ async def test_large_searches_leave_the_event_loop(tmp_path: Path, embedder: Loo
 
 
 async def test_long_queries_leave_the_event_loop(tmp_path: Path, embedder: LoopbackEmbedder) -> None:
-    """However small the index is: to stem the words of a full request takes seconds."""
+    """Stemming the words of a full request takes seconds, even with a small index."""
     threads: list[str] = []
 
     class Told(LoadedIndex):
@@ -491,7 +491,7 @@ async def test_long_queries_leave_the_event_loop(tmp_path: Path, embedder: Loopb
 
 
 async def test_a_closed_index_is_freed_without_a_garbage_collection(tmp_path: Path) -> None:
-    """Its files may be gone already: the disk has their space back when the mappings end."""
+    """The disk space of removed files is free only when their mappings end."""
     publish(tmp_path)
     gc.disable()
     try:

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Iterator
-from typing import Any
 
 from chassis.context import CallContext
 from chassis.errors import NotReadyError, ServiceError
@@ -15,6 +14,7 @@ from vectorstore.errors import DamagedIndexError, EmbedderMismatchError, NoIndex
 from vectorstore.search.index import LoadedIndex
 from vectorstore.versions import Document, IndexRoot, IndexVersion
 from vectorstore.versions.manifest import EmbedderInfo
+from vectorstore.wire import IndexInfo, IndexStatus
 
 logger = logging.getLogger(__name__)
 
@@ -71,24 +71,24 @@ class ServedCollection:
         with self._root.open(version) as older:
             return older.document(document_id)
 
-    def status(self) -> dict[str, Any]:
-        """The content of a `wire.IndexStatus`."""
-        index = None
-        if self._lease is not None:
-            manifest = self._lease.index.version.manifest
-            index = {
-                "name": manifest.name,
-                "version": manifest.version,
-                "documents": manifest.counts.documents,
-                "chunks": manifest.counts.chunks,
-                "embedder": manifest.embedder.fingerprint,
-                "parts": list(self._lease.index.parts),
-                "calibration": self._lease.index.calibration,
-                "examples": manifest.examples,
-            }
+    def status(self) -> IndexStatus:
+        """The served version, and the problem if there is one."""
         problem = self._mismatch or self._refused
-        reason = problem.message if problem is not None else None if index else _LOADING
-        return {"index": index, "reason": reason}
+        reason = None if problem is None else problem.message
+        if self._lease is None:
+            return IndexStatus(index=None, reason=reason or _LOADING)
+        manifest = self._lease.index.version.manifest
+        index = IndexInfo(
+            name=manifest.name,
+            version=manifest.version,
+            documents=manifest.counts.documents,
+            chunks=manifest.counts.chunks,
+            embedder=manifest.embedder.fingerprint,
+            parts=manifest.parts,
+            calibration=self._lease.index.calibration,
+            examples=manifest.examples,
+        )
+        return IndexStatus(index=index, reason=reason)
 
     def not_ready_reason(self) -> str | None:
         """Why queries cannot be answered now, and what to do; None if they can."""

@@ -1,9 +1,9 @@
-"""BM25 over the chunks of an index version: an inverted index with ready weights, built once, memory-mapped to search.
+"""BM25 over the chunks of an index version: an inverted index with precomputed weights, memory-mapped for searches.
 
-Why not a library: see `docs/decisions/`; the known ones hold every token of the corpus in memory while they build.
+docs/decisions/0006 says why this is not a library.
 
 Source: Robertson and Zaragoza, "The Probabilistic Relevance Framework: BM25 and Beyond" (2009), with Lucene's inverse
-document frequency, which is never negative; scores worked out when indexing as in Lù, "BM25S" (arXiv:2407.03618).
+document frequency, which is never negative. Scores are computed when indexing, as in Lù, "BM25S" (arXiv:2407.03618).
 """
 
 from __future__ import annotations
@@ -33,28 +33,28 @@ _TEXTS_TO_DECIDE = 500
 
 @dataclass(frozen=True, slots=True)
 class LexicalSettings:
-    """How text becomes terms, and BM25's constants."""
+    """The language of the texts, and BM25's constants."""
 
     language: str = "auto"
     """One of `LANGUAGES`."""
     k1: float = 1.5
-    """How slowly repetitions of a term stop counting."""
+    """Saturation: the higher, the more repetitions of a term count."""
     b: float = 0.75
-    """How much a long chunk is held against it, 0 … 1."""
+    """Length normalisation, 0 (none) … 1 (full)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """A query as terms of an index."""
+    """The terms of a query in an index."""
 
     known: tuple[tuple[str, int, int], ...]
-    """Term, its number in the index, how often the query has it."""
+    """Term, its number in the index, its count in the query."""
     greatest: float
-    """What no chunk's score can exceed."""
+    """Upper bound of a chunk's score."""
 
 
 class LexicalWriter:
-    """Builds the index in a folder. Holds the vocabulary in memory; what grows with the corpus is on disk."""
+    """Builds the index in a folder. Only the vocabulary is in memory; everything else is streamed to disk."""
 
     def __init__(self, folder: Path, settings: LexicalSettings) -> None:
         self._postings = PostingsWriter(folder)
@@ -77,7 +77,7 @@ class LexicalWriter:
                 self._add(self._analyzer, text)
 
     def _decide(self) -> None:
-        """Settles the language, by the texts seen so far where the settings leave it open, and indexes those."""
+        """Chooses the language, if it is `auto` by the texts so far, and indexes these texts."""
         if self._language == "auto":
             self._language = language_of(self._undecided)
         self._analyzer = IndexAnalyzer(self._language)
@@ -104,7 +104,7 @@ class LexicalWriter:
         length_factor = k1 * (1 - b + b * lengths / average)
 
         def weigh(frequencies: Ints) -> Callable[[Ints, Ints, Floats], Floats]:
-            # Lucene's form: positive even for a term that every chunk has.
+            # Lucene's form: positive even for a term in every chunk.
             idf = np.log1p((rows - frequencies + 0.5) / (frequencies + 0.5))
 
             def bm25(terms: Ints, chunks: Ints, counts: Floats) -> Floats:
@@ -127,10 +127,10 @@ class LexicalWriter:
 
 
 class LexicalIndex:
-    """Searches what `LexicalWriter` wrote. Thread-safe; works on read-only volumes."""
+    """Searches the files of `LexicalWriter`. Thread-safe; works on read-only volumes."""
 
     def __init__(self, folder: Path) -> None:
-        """Open the index.
+        """Opens the index.
 
         Raises:
             DamagedIndexError: a file is missing or unreadable.
@@ -158,7 +158,7 @@ class LexicalIndex:
         return self._count
 
     def analyse(self, query: str) -> Terms:
-        """The query's terms as the index knows them."""
+        """The terms of the query in the index."""
         known: list[tuple[str, int, int]] = []
         greatest = 0.0
         for term, times in Counter(self._analyzer.terms(query)).items():
@@ -171,14 +171,14 @@ class LexicalIndex:
         return Terms(tuple(known), greatest * (self._k1 + 1))
 
     def scores(self, query: str | Terms) -> npt.NDArray[np.float32]:
-        """float32[rows]: BM25 of every row; 0 where it has no term of the query."""
+        """float32[rows]: BM25 score of every row; 0 if it has no term of the query."""
         scores = np.zeros(self._count, np.float32)
         for _, number, times in self._terms(query).known:
             self._postings.add_to(scores, number, times)
         return scores
 
     def matched(self, query: str | Terms, row: int) -> dict[str, float]:
-        """Terms of the query that the row has → their part of its score, greatest first."""
+        """Terms of the query in the row → their part of its score, greatest first."""
         found: dict[str, float] = {}
         for term, number, times in self._terms(query).known:
             weight = self._postings.weight(number, row)
@@ -187,11 +187,11 @@ class LexicalIndex:
         return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
 
     def greatest(self, query: str | Terms) -> float:
-        """What no chunk's score for the query can exceed: every term there, again and again, unknown ones included."""
+        """Upper bound of a chunk's score: every term of the query, also unknown ones, repeated without end."""
         return self._terms(query).greatest
 
     def search(self, query: str, *, limit: int, mask: npt.NDArray[np.bool_] | None = None) -> Hits:
-        """At most `limit` rows that share a term with the query; only those where `mask` (bool[rows]) is true."""
+        """At most `limit` rows that share a term with the query and where `mask` (bool[rows]) is true."""
         return best(self.scores(query), limit, mask)
 
     def _terms(self, query: str | Terms) -> Terms:

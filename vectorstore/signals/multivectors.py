@@ -1,12 +1,13 @@
-"""Multi-vectors of the chunks of an index version, a few bits per number, and late interaction with them.
+"""Multi-vectors of the chunks of an index version, with a few bits per number, and late interaction with them.
 
-Each vector is turned by one random rotation, which makes its numbers alike in size, and each number is rounded to one
-of 2^bits evenly spaced steps around zero. A factor per vector makes the product of the rounded vector with the true one
-right. Queries stay float32. Why so and how many bits: `docs/decisions/`.
+A random rotation makes the numbers of each vector similar in size. Then each number is rounded to one of 2^bits evenly
+spaced steps around zero, and a factor per vector corrects its product with the exact vector. Queries stay float32.
+docs/decisions/0008 compares numbers of bits.
 
-Source: the score is ColBERT's (Khattab and Zaharia, arXiv:2004.12832), as a mean over the query's tokens, as in
-BGE M3-Embedding (arXiv:2402.03216, section 3.2). Rotation and factor as in RaBitQ (Gao and Long, arXiv:2405.12497).
-Widths of the steps: Max, "Quantizing for Minimum Distortion" (1960), table II, for numbers of a normal distribution.
+Source: the score is ColBERT's (Khattab and Zaharia, arXiv:2004.12832), as a mean over the query's tokens like in
+BGE M3-Embedding (arXiv:2402.03216, section 3.2). Rotation and factor are those of RaBitQ (Gao and Long,
+arXiv:2405.12497). Widths of the steps: Max, "Quantizing for Minimum Distortion" (1960), table II, for a normal
+distribution.
 """
 
 from __future__ import annotations
@@ -25,13 +26,13 @@ from vectorstore.errors import DamagedIndexError, InvalidContentError
 from vectorstore.signals.postings import open_array
 
 Bits = Literal[1, 2, 4, 8]
-"""Per number of a vector."""
+"""Bits per number of a vector."""
 
 _STEP: Mapping[int, float] = {1: 1.596, 2: 0.9957, 4: 0.3352, 8: 0.0308}
-"""Width of a step in standard deviations."""
+"""Bits → width of a step in standard deviations."""
 
 _TOKENS_AT_A_TIME = 512
-"""Decoded together: they stay in the processor's cache."""
+"""Tokens decoded together, so that they stay in the processor's cache."""
 
 _SEED = 20_251_031
 
@@ -40,18 +41,17 @@ Matrix = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class EncodedVectors:
-    """The multi-vectors of one text as they are stored."""
+    """The stored multi-vectors of one text."""
 
     codes: npt.NDArray[np.uint8]
-    """uint8[tokens, dim * bits / 8]: byte j holds the numbers j, j + w, j + 2w …, w the bytes of a row, lowest bits
-    first."""
+    """uint8[tokens, w] with w = dim * bits / 8. Byte j holds the numbers j, j + w, j + 2w, …, lowest bits first."""
     factors: npt.NDArray[np.float16]
     """float16[tokens]"""
     bits: int
 
 
 class Quantiser:
-    """float32 ↔ codes, for one dimension and number of bits. Equal arguments make equal quantisers on one machine."""
+    """Encodes vectors of one dimension. On one machine, equal arguments give equal quantisers."""
 
     def __init__(self, dimension: int, bits: Bits, rotation: Matrix | None = None) -> None:
         if bits not in _STEP or dimension * bits % 8:
@@ -66,7 +66,7 @@ class Quantiser:
         self._middle = ((1 << bits) - 1) / 2
 
     def encode(self, vectors: Matrix) -> EncodedVectors:
-        """Of float32[tokens, dim], rows L2-normalised."""
+        """Encodes float32[tokens, dim], rows L2-normalised."""
         turned = vectors @ self.rotation
         steps = _STEP[self.bits] * np.sqrt(np.mean(turned * turned, axis=1, keepdims=True))
         levels = np.clip(np.floor(turned / np.maximum(steps, 1e-30)) + self._middle + 0.5, 0, (1 << self.bits) - 1)
@@ -80,14 +80,14 @@ class Quantiser:
         return EncodedVectors(codes, factors, self.bits)
 
     def query(self, vectors: Matrix) -> tuple[Matrix, Matrix]:
-        """float32[dim, tokens] and float32[tokens]: what `products` takes, of a query's float32[tokens, dim]."""
+        """Prepares a query, float32[tokens, dim], for `products`: float32[dim, tokens] and float32[tokens]."""
         turned = np.ascontiguousarray((vectors @ self.rotation).T)
         return turned, turned.sum(axis=0) * np.float32(self._middle)
 
     def products(
         self, codes: npt.NDArray[np.uint8], factors: npt.NDArray[np.float16], query: tuple[Matrix, Matrix]
     ) -> Matrix:
-        """float32[tokens, query tokens]: dot products of stored vectors with the query's."""
+        """float32[tokens, query tokens]: dot products of stored vectors with those of the query."""
         turned, offsets = query
         width = codes.shape[1]
         levels = np.empty((len(codes), self.dimension), np.float32)
@@ -120,7 +120,7 @@ class MultiVectorWriter:
         self._end = 0
 
     def add(self, rows: Sequence[Matrix | EncodedVectors]) -> None:
-        """Appends one row each, of which `check` has seen each: vectors, or what a version holds of the same text."""
+        """Appends rows, as vectors or as stored by another version. `check` must have accepted them."""
         for row in rows:
             stored = row if isinstance(row, EncodedVectors) else self._quantiser.encode(row)
             self._codes.write(stored.codes.tobytes())
@@ -129,7 +129,7 @@ class MultiVectorWriter:
             self._ends.write(self._end.to_bytes(8, "little"))
 
     def check(self, rows: Sequence[Matrix | EncodedVectors]) -> None:
-        """Raises InvalidContentError: another dimension, other bits, or numbers that are not finite."""
+        """Raises InvalidContentError if the dimension, the bits or a number is wrong."""
         dimension, bits = self._quantiser.dimension, self._quantiser.bits
         for number, row in enumerate(rows):
             if isinstance(row, EncodedVectors):
@@ -156,7 +156,7 @@ class MultiVectorWriter:
 
 
 class MultiVectorIndex:
-    """Scores rows that `MultiVectorWriter` wrote. Reads only the rows asked for; thread-safe."""
+    """Scores rows from the files of `MultiVectorWriter`. Reads only the rows that it scores; thread-safe."""
 
     def __init__(self, folder: Path) -> None:
         try:
@@ -175,26 +175,16 @@ class MultiVectorIndex:
     def __len__(self) -> int:
         return len(self._starts) - 1
 
-    @property
-    def dimension(self) -> int:
-        """Of a vector."""
-        return self._quantiser.dimension
-
-    @property
-    def bits(self) -> int:
-        """Per number."""
-        return self._quantiser.bits
-
     def __getitem__(self, row: int) -> EncodedVectors:
-        """The row's vectors as they are stored."""
+        """The stored vectors of the row."""
         span = slice(self._starts[row], self._starts[row + 1])
-        return EncodedVectors(self._codes[span].copy(), self._factors[span].copy(), self.bits)
+        return EncodedVectors(self._codes[span].copy(), self._factors[span].copy(), self._quantiser.bits)
 
     def scores(self, query: Matrix, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-        """float32[n]: late interaction of float32[tokens, dim] with each of the rows, about -1 … 1.
+        """float32[n]: late interaction of a query, float32[tokens, dim], with each of the rows, about -1 … 1.
 
-        The mean over the query's tokens of the greatest dot product with any of the row's. 0 for a row, or a query,
-        without vectors. A row's score does not depend on the rows beside it beyond float32's last digits.
+        The score is the mean over the query's tokens of the greatest dot product with a token of the row; 0 if the row
+        or the query has no vectors. Other rows change a row's score only in the last digits of float32.
         """
         scores = np.zeros(len(rows), np.float32)
         if not len(query):

@@ -1,7 +1,7 @@
-"""Learned sparse vectors of the chunks of an index version: an inverted index to search, and each row's own vector.
+"""Learned sparse vectors of the chunks of an index version: an inverted index, and the vector of each row.
 
-Source: Chen et al., "BGE M3-Embedding" (arXiv:2402.03216), section 3.2: the score of a query and a passage is the sum,
-over the tokens that both have, of the products of their weights.
+Source: Chen et al., "BGE M3-Embedding" (arXiv:2402.03216), section 3.2: the score of a query and a passage is the sum
+of the products of their weights over the tokens that both have.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from vectorstore.errors import DamagedIndexError, InvalidContentError
 from vectorstore.signals.postings import Postings, PostingsWriter, open_array
 
 _MAX_TOKEN_ID = 2**24
-"""Of any vocabulary; a table of this length is held while building."""
+"""Greatest token id of any vocabulary. Building needs a table of this length."""
 
 _ENTRY = np.dtype([("token", "<i4"), ("weight", "<f4")])
 
 
 class SparseWriter:
-    """Builds the index in a folder; in memory is what the vocabulary needs, not the corpus."""
+    """Builds the index in a folder. Memory depends on the vocabulary, not on the corpus."""
 
     def __init__(self, folder: Path) -> None:
         self._postings = PostingsWriter(folder)
@@ -33,7 +33,7 @@ class SparseWriter:
         self._end = 0
 
     def add(self, vectors: Sequence[SparseVector]) -> None:
-        """Appends one row per vector, of which `check` has seen each."""
+        """Appends one row per vector. `check` must have accepted the vectors."""
         for vector in vectors:
             entries = np.empty(len(vector.indices), _ENTRY)
             entries["token"], entries["weight"] = vector.indices, vector.weights
@@ -56,7 +56,7 @@ class SparseWriter:
 
 
 class SparseIndex:
-    """Searches what `SparseWriter` wrote. Thread-safe; works on read-only volumes."""
+    """Searches the files of `SparseWriter`. Thread-safe; works on read-only volumes."""
 
     def __init__(self, folder: Path) -> None:
         try:
@@ -72,12 +72,12 @@ class SparseIndex:
         return len(self._starts) - 1
 
     def __getitem__(self, row: int) -> SparseVector:
-        """The row's vector."""
+        """Vector of the row."""
         entries = self._entries[self._starts[row] : self._starts[row + 1]]
         return SparseVector(entries["token"].copy(), entries["weight"].copy())
 
     def scores(self, query: SparseVector) -> npt.NDArray[np.float32]:
-        """float32[rows]: the dot product of every row with the query."""
+        """float32[rows]: dot product of every row with the query."""
         scores = np.zeros(len(self), np.float32)
         for token, weight in zip(query.indices.tolist(), query.weights.tolist(), strict=True):
             if 0 <= token < len(self._postings):
@@ -86,7 +86,7 @@ class SparseIndex:
 
 
 def check(vectors: Sequence[SparseVector]) -> None:
-    """Raises InvalidContentError: ids that repeat or are no ids, or weights that are not positive and finite."""
+    """Raises InvalidContentError if ids do not ascend from 0, or weights are not positive and finite."""
     for number, vector in enumerate(vectors):
         ids, weights = vector.indices, vector.weights
         if ids.shape != weights.shape or ids.ndim != 1 or not np.isfinite(weights).all() or (weights <= 0).any():

@@ -12,10 +12,10 @@ from typing import Any
 from vectorstore.errors import InvalidFilterError
 
 FieldValue = str | int | float | bool
-"""What a metadata field may hold."""
+"""Value of a metadata field."""
 
 Where = dict[str, Any]
-"""A checked filter, in the language of Chroma's `where`."""
+"""A filter that `check` returned."""
 
 MAX_CONDITIONS = 100
 MAX_DEPTH = 8

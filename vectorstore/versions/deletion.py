@@ -45,7 +45,7 @@ class DeletionReport:
 
 @dataclass(slots=True)
 class _Deleted:
-    """What must not be found."""
+    """The content that must not be found."""
 
     sources: Collection[str]
     documents: set[str] = field(default_factory=set)
@@ -65,7 +65,7 @@ class _Deleted:
 
 
 def remains(version: IndexVersion, sources: Collection[str], before: IndexVersion | None = None) -> DeletionReport:
-    """What a version still holds of sources that were deleted.
+    """Counts the content of deleted sources in a version.
 
     A row of any part belongs to the chunk with the same row; a row beyond the last chunk belongs to none and counts
     too. Lists of terms and tokens are followed to the text or vector that they point to.

@@ -1,8 +1,8 @@
-"""Questions that an index can answer, for those who do not know yet what to ask: from its documents, without a model.
+"""Example questions that an index can answer, made from its documents without a model.
 
-In the order of preference: questions that the documents ask themselves, in headings, titles and lines of their own;
-headings that say how something is done, and terms that are defined below them, made into questions. What would not
-read as a person's question is none: no example is better than an odd one.
+In order of preference: questions in headings, titles and lines of the documents; headings that say how to do something,
+and headings whose term the text below defines, rephrased as questions. A heading that would not read like a question
+of a person is skipped: no example is better than an odd one.
 """
 
 from __future__ import annotations
@@ -22,11 +22,12 @@ MAX_EXAMPLES = 8
 MAX_CHARS = 120
 
 _POOL = 64
-"""Candidates kept while documents are added: enough to choose from after those that find something else are dropped."""
+"""Candidates kept while documents are added. Some are dropped later, because they find other documents."""
 _PER_DOCUMENT = 3
 
-Kind = Literal["asked", "line", "how", "term"]
-_PREFERENCE: dict[Kind, int] = {"asked": 0, "line": 1, "how": 1, "term": 2}
+QuestionOrigin = Literal["asked", "line", "how", "term"]
+"""A heading that is a question; a line that is one; a heading about doing something; a heading with a defined term."""
+_PREFERENCE: dict[QuestionOrigin, int] = {"asked": 0, "line": 1, "how": 1, "term": 2}
 
 _ENGLISH = (
     "how what when where which who whom whose why can could do does did is are was were should will would may must has "
@@ -39,22 +40,22 @@ _OTHERS = (
     "come cosa dove quale chi perché quanto hoe wat wanneer waar welke waarom"
 )
 _OPENERS = frozenset(f"{_ENGLISH} {_OTHERS}".split())
-"""First words of questions, in languages of Latin letters. Of others, the question mark has to do."""
+"""First words of questions in languages with Latin letters. In others, the question mark is enough."""
 _POINTERS = re.compile(
     r"\b(its?|this|that|these|those|they|them|their|he|she|his|her|him|here|there|above|below|following|we|us|our|else|"
     r"next|so|something)\b",
     re.IGNORECASE,
 )
-"""Words that mean something only where they stand: alone, the question is about nothing."""
+"""Words that refer to their context. Without it the question is not clear."""
 _HOW_YOU = re.compile(r"(?:how|where|when) (?:do|can|should) you ", re.IGNORECASE)
 _YOU = re.compile(r"\byou\b", re.IGNORECASE)
-"""Else asked of a person, in an interview."""
+"""Unless `_HOW_YOU` matches, the question is to a person, as in an interview."""
 _ORDINAL = re.compile(r"^(?:q(?:uestion)?\s*\d*\s*[:.)]|faq\s*[:.)]|[-*•–]|\(?\d+(?:\.\d+)*[.):]?)\s+", re.IGNORECASE)
 _MARKUP = re.compile(r"[*_`#]+(?=\S)|(?<=\S)[*_`#]+")
 _FOREIGN = re.compile(r"[<>{}\[\]|\\=^~@]|https?:|www\.|&\w+;|\.\.\.|…")
-"""Of code, mark-up and addresses."""
+"""Characters of code, markup and addresses."""
 _WITHIN = re.compile(r"[?？؟!;]|[.:]\s| [–—-] ")
-"""Where one question ends and more is said, or was."""
+"""Inside a text: it is more than one question."""
 _LINE = re.compile(r"^[^\S\n]*(\S[^\n]{6,130}[?？؟])[^\S\n]*$", re.MULTILINE)
 _WORD = re.compile(r"[^\W_]+(?:['’.-][^\W_]+)*")
 
@@ -64,7 +65,7 @@ _WHEN_TO = re.compile(r"(when|where) to (\S.*)", re.IGNORECASE)
 _WHEN = re.compile(r"when ((?:an?|the) .*\b(?:is|are|does|do|has|have|cannot|fails?|stops?|goes)\b.*)", re.IGNORECASE)
 _HAPPENS = re.compile(r"what happens (\S.*)", re.IGNORECASE)
 _DO = re.compile(r"(\w+)( (?:up|back|out|in|off|on))? ((?:an?|the|your) \S.*)", re.IGNORECASE)
-"""With an article: without one, "Running costs" and "Test results" are no work."""
+"""An article is required: "Running costs" and "Test results" are not about doing something."""
 
 _WORK = (
     "activate add adjust apply ask assemble attach back bring build calibrate cancel change charge check choose "
@@ -83,55 +84,54 @@ _SMALL = frozenset(("a", "an", "the", "and", "or", "of", "to", "in", "on", "at",
 
 @dataclass(frozen=True, slots=True)
 class _Candidate:
-    kind: Kind
     question: str
     rows: range
-    """Of the document that it is from."""
+    """Rows of its document."""
 
 
 class Examples:
-    """Gathers candidates while a version is built. What is picked does not depend on the order of the documents."""
+    """Collects candidates while a version is built. The result does not depend on the order of the documents."""
 
     def __init__(self) -> None:
         self._pool: list[tuple[tuple[int, int, bytes], int, _Candidate]] = []
-        """A heap, the worst first. Preference, how many of its document are better, and chance; all of them negated."""
+        """A heap, the worst first. Keys: place among its document's questions, preference, and chance; all negated."""
         self._count = 0
 
     def __len__(self) -> int:
-        """Candidates so far."""
+        """Number of candidates."""
         return len(self._pool)
 
     def add(self, document: Document, chunks: Sequence[Chunk], first_row: int) -> None:
-        """Looks for questions in a document.
+        """Collects the questions of a document.
 
         Args:
-            document: as it is stored.
-            chunks: of the document, in order.
-            first_row: of the chunks.
+            document: a stored document.
+            chunks: its chunks, in order.
+            first_row: row of the first chunk.
         """
         if not chunks:
             return
-        found: dict[str, Kind] = {}
-        for kind, question in _candidates(document, chunks):
-            found.setdefault(question, kind)
+        found: dict[str, QuestionOrigin] = {}
+        for origin, question in _candidates(document, chunks):
+            found.setdefault(question, origin)
             if len(found) >= 4 * _PER_DOCUMENT:
                 break
         chance = hashlib.sha256(document.id.encode()).digest()[:8]
         chosen = sorted(found.items(), key=lambda item: _PREFERENCE[item[1]])[:_PER_DOCUMENT]
-        for place, (question, kind) in enumerate(chosen):
+        for place, (question, origin) in enumerate(chosen):
             self._count += 1
-            worth = (-place, -_PREFERENCE[kind], bytes(255 - byte for byte in chance))
-            entry = (worth, -self._count, _Candidate(kind, question, range(first_row, first_row + len(chunks))))
+            worth = (-place, -_PREFERENCE[origin], bytes(255 - byte for byte in chance))
+            entry = (worth, -self._count, _Candidate(question, range(first_row, first_row + len(chunks))))
             if len(self._pool) < _POOL:
                 heapq.heappush(self._pool, entry)
             elif worth > self._pool[0][0]:
                 heapq.heapreplace(self._pool, entry)
 
     def pick(self, best_rows: Callable[[str], Iterable[int]]) -> list[str]:
-        """At most `MAX_EXAMPLES` questions, of as many documents as there are.
+        """At most `MAX_EXAMPLES` questions from as many documents as possible.
 
         Args:
-            best_rows: rows that a question finds first; one that finds only other documents is left out.
+            best_rows: returns the best rows for a question. A question that finds only other documents is left out.
         """
         best_first = sorted(self._pool, reverse=True)
         times = Counter(_key(entry[2].question) for entry in best_first)
@@ -139,7 +139,7 @@ class Examples:
         said: list[frozenset[str]] = []
         for *_, candidate in best_first:
             words = _key(candidate.question)
-            # What several documents ask is a question of their kind, as "What is new?", and of none of them.
+            # A question in several documents, such as "What is new?", is specific to none of them.
             if times[words] > 1 or any(_alike(words, other) for other in said):
                 continue
             if not any(row in candidate.rows for row in best_rows(candidate.question)):
@@ -151,7 +151,7 @@ class Examples:
         return picked
 
 
-def _candidates(document: Document, chunks: Sequence[Chunk]) -> Iterator[tuple[Kind, str]]:
+def _candidates(document: Document, chunks: Sequence[Chunk]) -> Iterator[tuple[QuestionOrigin, str]]:
     sections: dict[str, str] = {}
     for chunk in chunks:
         for heading in (document.title, *chunk.heading_path[-1:]):
@@ -162,7 +162,7 @@ def _candidates(document: Document, chunks: Sequence[Chunk]) -> Iterator[tuple[K
         if clean is None:
             continue
         if not clean.endswith(("?", "？", "؟")):
-            made = _made(clean, text)
+            made = _rephrased(clean, text)
             if made is not None and len(made[1]) <= MAX_CHARS:
                 yield made
         elif _is_question(clean):
@@ -174,7 +174,7 @@ def _candidates(document: Document, chunks: Sequence[Chunk]) -> Iterator[tuple[K
 
 
 def _clean(text: str) -> str | None:
-    """A heading without numbering and mark-up; None where it cannot be shown as a person's words."""
+    """A heading without numbering and markup; None if it does not read like a person's words."""
     if len(text) > 3 * MAX_CHARS:
         return None
     plain = " ".join(_MARKUP.sub("", text).split())
@@ -182,14 +182,14 @@ def _clean(text: str) -> str | None:
         plain = stripped
     if not 6 <= len(plain) <= MAX_CHARS or _FOREIGN.search(plain) or (plain.isupper() and plain.isascii()):
         return None
-    # Marks that turn the direction of writing, and characters without a shape, are how a text pretends.
+    # Direction marks and invisible characters can disguise a text.
     if any(unicodedata.category(character)[0] == "C" for character in plain):
         return None
     return plain
 
 
 def _is_question(text: str) -> bool:
-    """Whether it is one question, which says by itself what it is about."""
+    """Whether the text is a single question that is clear without its context."""
     words = [word.lower() for word in _WORD.findall(text)]
     if _WITHIN.search(text, 0, len(text) - 1):
         return False
@@ -204,8 +204,8 @@ def _is_question(text: str) -> bool:
     )
 
 
-def _made(heading: str, text: str) -> tuple[Kind, str] | None:
-    """A question made of a heading in English, where that reads as one."""
+def _rephrased(heading: str, text: str) -> tuple[QuestionOrigin, str] | None:
+    """A question made from an English heading; None if there is no natural one."""
     if _POINTERS.search(heading) or _YOU.search(heading) or re.search(r"[:;!,()“”\"/]|\. |\.$", heading):
         return None
     said = set(_WORD.findall(text.replace(heading, " ")))
@@ -226,7 +226,7 @@ def _made(heading: str, text: str) -> tuple[Kind, str] | None:
 
 
 def _verb(word: str) -> str | None:
-    """The verb that begins a heading, as in "Install the sensor" and "Installing the sensor"."""
+    """The verb of a heading such as "Install the sensor" or "Installing the sensor"."""
     forms = (word[:-3], word[:-3] + "e", word[:-4]) if word.endswith("ing") else (word,)
     return next((form for form in forms if form in _VERBS), None)
 
@@ -235,8 +235,8 @@ def _mine(text: str) -> str:
     return re.sub(r"\byour\b", "my", text, flags=re.IGNORECASE)
 
 
-def _defined(heading: str, text: str) -> tuple[Kind, str] | None:
-    """A question for what a term is, where the text below a heading begins a sentence with what it is."""
+def _defined(heading: str, text: str) -> tuple[QuestionOrigin, str] | None:
+    """A question for the meaning of a term, if a sentence below the heading begins with its definition."""
     term = re.sub(r"^(?:an?|the) ", "", heading.lower())
     lowered = text.lower()
     if term.count(" ") > 5 or not (f"{term} is " in lowered or f"{term} are " in lowered):
@@ -246,7 +246,7 @@ def _defined(heading: str, text: str) -> tuple[Kind, str] | None:
     if match is None:
         return None
     shown = match[2]
-    # A name keeps its great letter: of a single word nothing tells; of several, that it has one within a sentence too.
+    # A name keeps its capital letter: always if it is a single word, else if it has one within a sentence too.
     if (
         not match[1]
         and " " in shown
@@ -258,7 +258,7 @@ def _defined(heading: str, text: str) -> tuple[Kind, str] | None:
 
 
 def _lowered(text: str, said: set[str], *, first: bool = False) -> str:
-    """A heading's words as they are written within a sentence: as the text below it does."""
+    """The words of a heading in the case that they have within a sentence of the text below it."""
 
     def plain(match: re.Match[str]) -> str:
         word = match[0]

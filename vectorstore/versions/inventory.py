@@ -1,4 +1,4 @@
-"""What an index version holds of each source."""
+"""The documents and chunks of each source in an index version."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Holding:
     source: str
     sha256: str
     title: str | None
-    """Of its document; None if it has several."""
+    """Title of its document; None if it has several."""
     documents: int
     chunks: int
 

@@ -45,7 +45,7 @@ class Manifest(BaseModel):
     build_id: str
     """See `stores.VersionRef`."""
     name: str
-    """Of the index."""
+    """Name of the index."""
     created_at: datetime
     embedder: EmbedderInfo
     store: str

@@ -71,7 +71,7 @@ class IndexVersion:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.name = folder.name
-        """Of the version, for example `20261120T035012-3f9a1c`."""
+        """Name of the version, for example `20261120T035012-3f9a1c`."""
         self.manifest = read_manifest(folder)
         for name, size_bytes in self.manifest.files.items():
             path = folder / name
