@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from kserve_rag.local.graph import GraphState
     from kserve_rag.local.triton import TritonEnvironment
     from kserve_rag.settings import Settings
+    from predictor.client import PromptFormat
+    from tests.fakes.llama_cpp import LlamaCpp
     from tests.fakes.otlp_collector import Collector
+    from tests.processes import Triton
 
 CORPUS = Path(__file__).parent / "corpus"
 """Documents about a product that does not exist, so that no model knows the answers by heart."""
@@ -157,3 +160,48 @@ def triton_environment() -> TritonEnvironment:
     from kserve_rag.settings import Settings
 
     return ensure_triton_environment(Settings().envs)
+
+
+@pytest.fixture(scope="session")
+def predictor_server(
+    triton_environment: TritonEnvironment, llm_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Triton]:
+    """The CPU model with SmolLM2, with a queue and a window that tests can fill."""
+    from kserve_rag.local.triton import package_folder
+    from tests.processes import triton
+
+    repository = package_folder("predictor") / "model_repository"
+    sizes = {"PREDICTOR_MAX_RUNNING": "10", "PREDICTOR_MAX_WAITING": "4", "PREDICTOR_CONTEXT_TOKENS": "2048"}
+    run_dir = tmp_path_factory.mktemp("predictor")
+    with triton(
+        triton_environment, repository, "tensorrt_llm", run_dir, PREDICTOR_MODEL_DIR=str(llm_folder), **sizes
+    ) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def layouts_url(triton_environment: TritonEnvironment, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Models with the exact tensors of the other Triton layouts. They answer with their inputs, or from a script."""
+    from tests.processes import triton
+
+    repository = Path(__file__).parent / "predictor" / "layouts"
+    with triton(triton_environment, repository, "*", tmp_path_factory.mktemp("layouts")) as server:
+        yield server.url
+
+
+@pytest.fixture(scope="session")
+def llama_cpp(llm_folder: Path) -> Iterator[LlamaCpp]:
+    """llama.cpp's server with SmolLM2."""
+    from tests.fakes.llama_cpp import LlamaCpp
+
+    server = LlamaCpp(llm_folder / "model.gguf")
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def prompts(llm_folder: Path) -> PromptFormat:
+    """SmolLM2's prompt format."""
+    from predictor.client import PromptFormat
+
+    return PromptFormat.load(llm_folder)

@@ -16,7 +16,7 @@ from kserve_rag.local.triton import TritonEnvironment
 from kserve_rag.models.gguf import extract_tokenizer, requantise
 from predictor.errors import ModelFilesError
 from predictor.tokenizer import TextTokenizer
-from tests.predictor.llama_cpp import LlamaCpp
+from tests.fakes.llama_cpp import LlamaCpp
 
 TEXTS = [
     "",

@@ -9,7 +9,7 @@ from chassis.context import CallContext
 from predictor.client import PredictorClient, PromptFormat
 from predictor.tokenizer import TextTokenizer
 from predictor.wire import GenerationRequest
-from tests.predictor.llama_cpp import LlamaCpp
+from tests.fakes.llama_cpp import LlamaCpp
 
 PASSAGE = (
     "The Norman dynasty had a major political, cultural and military impact on medieval Europe. In 1066 William, "

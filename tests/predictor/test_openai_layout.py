@@ -7,7 +7,7 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,8 +19,8 @@ from chassis.context import CallContext
 from chassis.errors import BadUpstreamError, DeadlineExceededError, InvalidRequestError, NotReadyError
 from predictor.client import PredictorClient, PromptFormat
 from predictor.wire import GenerationChunk, GenerationRequest
+from tests.fakes.llama_cpp import LlamaCpp
 from tests.fakes.trtllm_serve import MODEL, PIECE, TrtllmServe
-from tests.predictor.llama_cpp import LlamaCpp
 from tests.processes import free_ports, program
 
 EVERYTHING = GenerationRequest(
@@ -172,13 +172,6 @@ async def test_connections_are_used_again(server: TrtllmServe, openai: Predictor
 
 
 # llama.cpp, with SmolLM2
-
-
-@pytest.fixture(scope="module")
-def llama_cpp(llm_folder: Path) -> Iterator[LlamaCpp]:
-    server = LlamaCpp(llm_folder / "model.gguf")
-    yield server
-    server.close()
 
 
 @pytest_asyncio.fixture

@@ -1,0 +1,103 @@
+"""A proxy in front of a real server that spoils its answers, whatever protocol they have on top of HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Literal
+from urllib.parse import urlsplit
+
+Fault = Literal["none", "status", "silent", "not_http", "html", "garbage", "reset", "stall", "bytewise"]
+"""Of answers to POST requests. `reset` and `stall` begin in the middle of the body."""
+
+
+class FaultyProxy:
+    """Passes requests to `url`. GET requests, which ask for health and metadata, are never spoilt."""
+
+    def __init__(self, url: str) -> None:
+        self._upstream = urlsplit(url)
+        self.url = ""
+        self.fault: Fault = "none"
+        self.status = 500
+        self.reason = "CUDA out of memory"
+        """Message in the body of a `status`."""
+        self.left = asyncio.Event()
+        """Set when a client closes its connection before the answer ends."""
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[FaultyProxy]:
+        server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
+        self.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        tasks: set[asyncio.Task[None] | None] = set()
+        self._tasks = tasks
+        try:
+            yield self
+        finally:
+            server.close()
+            for task in filter(None, tasks):
+                task.cancel()
+            await asyncio.gather(*filter(None, tasks), return_exceptions=True)
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._tasks.add(asyncio.current_task())
+        with contextlib.closing(writer), contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            head = await reader.readuntil(b"\r\n\r\n")
+            lines = head.split(b"\r\n")
+            lengths = [line.split(b":")[1] for line in lines if line.lower().startswith(b"content-length:")]
+            body = await reader.readexactly(int(lengths[0]) if lengths else 0)
+            fault = self.fault if head.startswith(b"POST") else "none"
+            if fault == "status":
+                await self._send(writer, str(self.status), b'{"error": "%b"}' % self.reason.encode())
+            elif fault == "html":
+                await self._send(writer, "200", b"<html>Please log in</html>")
+            elif fault == "garbage":
+                await self._send(writer, "200", b"data: {not json\n\n")
+            elif fault == "not_http":
+                writer.write(b"220 mail ready\r\n")
+                await writer.drain()
+            elif fault == "silent":
+                await reader.read()
+            else:
+                kept = [line for line in lines[:-2] if not line.lower().startswith((b"connection:", b"host:"))]
+                request = b"\r\n".join([*kept, b"Host: localhost", b"Connection: close", b"", b""]) + body
+                await self._relay(request, fault, reader, writer)
+
+    async def _send(self, writer: asyncio.StreamWriter, status: str, body: bytes) -> None:
+        writer.write(f"HTTP/1.1 {status} -\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
+        await writer.drain()
+
+    async def _relay(
+        self, request: bytes, fault: Fault, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        answers, upstream = await asyncio.open_connection(self._upstream.hostname, self._upstream.port)
+        left = asyncio.create_task(reader.read())
+        with contextlib.closing(upstream):
+            upstream.write(request)
+            head = await answers.readuntil(b"\r\n\r\n")
+            writer.write(head)
+            while True:
+                block = asyncio.create_task(answers.read(65536))
+                await asyncio.wait({block, left}, return_when=asyncio.FIRST_COMPLETED)
+                if left.done() and not block.done():
+                    block.cancel()
+                    self.left.set()
+                    return
+                content = await block
+                if not content:
+                    break
+                if fault in ("reset", "stall"):
+                    # One event, or half of an answer that is not streamed.
+                    end = content.find(b"\n\n") + 2
+                    writer.write(content[: end if end > 1 else len(content) // 2])
+                    await writer.drain()
+                    if fault == "reset":
+                        writer.transport.abort()
+                    await left
+                    self.left.set()
+                    return
+                for piece in [content[i : i + 1] for i in range(len(content))] if fault == "bytewise" else [content]:
+                    writer.write(piece)
+                    await writer.drain()
+                    await asyncio.sleep(0)
+            left.cancel()
