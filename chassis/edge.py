@@ -7,8 +7,10 @@ application.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import logging
+import os
 import secrets
 import signal
 import socket
@@ -428,60 +430,74 @@ class _Exchange:
 
 
 _SILENT_S = 5.0
-"""How long a connection has to have been silent to be closed while the service drains. One that says something is
-closed with the answer, which tells so: no request is on its way then."""
+"""How long a connection must have been idle to be closed while the service drains. A connection in use is closed with
+its response, which announces it: no request is on its way then."""
+_DRAIN_POLL_S = 0.1
 
 
-def drain_on_signal(edge: Edge, server: uvicorn.Server, also: Callable[[], object] = lambda: None) -> None:
-    """Has SIGUSR1 end all connections, each between two requests. For whoever has sent new ones elsewhere already.
+def drain_on_signal(edge: Edge, server: uvicorn.Server, also: Callable[[], Awaitable[object]]) -> None:
+    """On SIGUSR1, drains and then exits, so that no request is lost while another process takes over.
 
-    SIGTERM alone closes silent connections at once; a request that is on its way then is lost for a client that does
-    not try again. Call it in the event loop, before the server listens.
+    The listening socket is closed here (a supervisor and other processes may still hold it), responses close their
+    connections, and idle connections are closed after a while. SIGTERM closes idle connections at once: a request that
+    is on its way then is lost for a client that does not retry. Call it in the event loop, before the server listens.
 
     Args:
-        edge: its answers close their connections from then on.
-        server: of uvicorn; connections that stay silent are closed.
-        also: called at once.
+        edge: its responses close their connections from then on.
+        server: exits when its last connection has ended.
+        also: awaited before that: other work to finish.
     """
     loop = asyncio.get_running_loop()
+    tasks: list[asyncio.Task[None]] = []
 
-    def close_silent(before: Mapping[Any, Any]) -> None:
-        """Closes those that were silent before, and have said nothing since."""
+    def close_idle(before: Mapping[Any, Any]) -> None:
+        """Closes connections that were idle before and have sent nothing since."""
         connections: set[Any] = set(server.server_state.connections)
-        silent = {one: one.cycle for one in connections if one.cycle is None or one.cycle.response_complete}
-        for connection, last in silent.items():
+        idle = {one: one.cycle for one in connections if one.cycle is None or one.cycle.response_complete}
+        for connection, last in idle.items():
             if connection in before and before[connection] is last:
                 connection.shutdown()
-        loop.call_later(_SILENT_S, close_silent, silent)
+        loop.call_later(_SILENT_S, close_idle, idle)
 
-    def drain() -> None:
-        logger.info("draining: every answer closes its connection")
+    async def drain() -> None:
+        logger.info("draining: every response closes its connection")
         edge.start_draining()
-        close_silent({})
-        also()
+        for listener in server.servers:
+            listener.close()
+        close_idle({})
+        await also()
+        while server.server_state.connections:  # noqa: ASYNC110 - uvicorn has no event for it
+            await asyncio.sleep(_DRAIN_POLL_S)
+        server.should_exit = True
 
-    loop.add_signal_handler(signal.SIGUSR1, drain)
+    loop.add_signal_handler(signal.SIGUSR1, lambda: tasks.append(loop.create_task(drain())))
 
 
-def listeners(settings: EdgeSettings) -> list[socket.socket] | None:
-    """The sockets that uvicorn is to serve on, where it cannot open them as they are wanted.
+def inherited_listeners(settings: EdgeSettings) -> list[socket.socket] | None:
+    """The listening socket that a supervisor passed to this process; None: uvicorn opens one.
 
     Raises:
-        SettingError: nothing can listen there.
+        SettingError: the descriptor is not a socket.
     """
-    if not settings.reuse_port:
+    if settings.http_fd is None:
         return None
-    listener = socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET)
     try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        listener.bind((settings.host, settings.http_port))
+        listener = socket.socket(fileno=settings.http_fd)
     except OSError as error:
-        listener.close()
-        address = f"{settings.host}:{settings.http_port}"
-        raise SettingError(f"HTTP_PORT: nothing can listen on {address}. Is another program there?") from error
-    logger.info("listening on http://%s:%s with other replicas", settings.host, settings.http_port)
+        raise SettingError(f"HTTP_FD: descriptor {settings.http_fd} is not an inherited socket.") from error
+    logger.info("listening on %s, passed by the parent process", listener.getsockname())
     return [listener]
+
+
+async def notify_ready() -> None:
+    """Reports to a supervisor that connections are accepted. Without NOTIFY_SOCKET in the environment: nothing.
+
+    Source: sd_notify(3)
+    """
+    address = os.environ.get("NOTIFY_SOCKET")
+    if address:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as supervisor, contextlib.suppress(OSError):
+            supervisor.sendto(b"READY=1", address.replace("@", "\0", 1))
 
 
 class _Server(uvicorn.Server):
@@ -491,7 +507,10 @@ class _Server(uvicorn.Server):
         self._stopping = stopping
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        drain_on_signal(self._edge, self)
+        async def end_streams() -> None:
+            self._stopping()
+
+        drain_on_signal(self._edge, self, end_streams)
         await super().startup(sockets)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -530,6 +549,7 @@ def serve(
         timeout_graceful_shutdown=settings.grace_period_s,
         timeout_keep_alive=_KEEP_ALIVE_S,
         server_header=False,
+        callback_notify=notify_ready,
     )
     server = _Server(config, edge, stopping)
 
@@ -541,7 +561,7 @@ def serve(
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, told)
     try:
-        server.run(listeners(settings))
+        server.run(inherited_listeners(settings))
     except SettingError as error:
         logger.error("%s", error)
         raise SystemExit(2) from None

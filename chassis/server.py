@@ -48,7 +48,8 @@ from chassis.edge import (
     Observed,
     access_logger,
     drain_on_signal,
-    listeners,
+    inherited_listeners,
+    notify_ready,
     sentence,
 )
 from chassis.errors import ForbiddenError, InvalidRequestError, NotFoundError, NotReadyError, ServiceError
@@ -168,13 +169,12 @@ class _Server(kserve.ModelServer):
                 grpc_server = await _start_grpc(
                     _Servicer(self.dataplane, self.model_repository_extension), self._settings, self._model
                 )
-            draining: list[asyncio.Task[None]] = []
 
-            def drain_calls() -> None:
+            async def finish_calls() -> None:
                 if grpc_server is not None:
-                    draining.append(asyncio.create_task(grpc_server.stop(self._settings.timeout_s)))
+                    await grpc_server.stop(self._settings.timeout_s)
 
-            drain_on_signal(rest.edge, rest.uvicorn, also=drain_calls)
+            drain_on_signal(rest.edge, rest.uvicorn, also=finish_calls)
             try:
                 await rest.start()
             finally:
@@ -263,6 +263,7 @@ class _RestServer(RESTServer):
         self._errors = errors
         self._settings = settings
         self.config.host = settings.host
+        self.config.callback_notify = notify_ready
         direct = _PredictRoute(app, V1Endpoints(dataplane, repository), model_name)
         self.edge = Edge(direct, errors, settings.max_body_bytes, model_name)
         self.config.app = self.edge
@@ -278,9 +279,9 @@ class _RestServer(RESTServer):
         return server
 
     async def start(self) -> None:
-        """As its own, where it has to share the port too."""
+        """Like KServe's, and serves on an inherited listening socket if there is one."""
         self.create_application()
-        await self.uvicorn.serve(listeners(self._settings))
+        await self.uvicorn.serve(inherited_listeners(self._settings))
 
     def _add_middlewares(self, app: FastAPI) -> None:
         """None of KServe's: its timing middleware matches every route again to write two log lines per request."""
@@ -359,7 +360,7 @@ async def _start_grpc(servicer: InferenceServicer, settings: ServerSettings, mod
         options=[
             ("grpc.max_send_message_length", -1),
             ("grpc.max_receive_message_length", settings.max_body_bytes),
-            ("grpc.so_reuseport", int(settings.reuse_port)),
+            ("grpc.so_reuseport", int(settings.http_fd is not None)),
         ],
     )
     grpc_predict_v2_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, server)

@@ -26,8 +26,11 @@ class EdgeSettings(BaseSettings):
 
     host: str = Field("0.0.0.0", description="Address to listen on. Use 127.0.0.1 outside a cluster.")  # noqa: S104 - a pod is reached on its own address
     http_port: int = Field(8080, ge=1, le=65535, description="Port of REST.")
-    reuse_port: bool = Field(
-        False, description="Whether other replicas of the service may listen on the same ports of this machine."
+    http_fd: int | None = Field(
+        None,
+        ge=3,
+        description="Descriptor of an inherited listening socket, served instead of HOST and HTTP_PORT. Other "
+        "processes of the service may then listen on its gRPC port.",
     )
     timeout_s: float = Field(60, gt=0, le=3600, description="Longest time for one answer, in seconds.")
     max_body_bytes: int = Field(8 * 1024 * 1024, ge=1024, description="Largest request body, in bytes.")
