@@ -35,14 +35,8 @@ from kserve_rag.cli.progress import EvaluationProgress, ProgressDisplay
 from kserve_rag.errors import LaunchError, UsageError
 from kserve_rag.local.graph import GraphState, ServiceName, need_running, probe, running
 from kserve_rag.local.indexing import index
-from kserve_rag.local.launcher import (
-    any_port,
-    inherited_environment,
-    launch,
-    model_store,
-    transformer_variables,
-    vectorstore_variables,
-)
+from kserve_rag.local.launcher import launch, model_store
+from kserve_rag.local.services import any_port, inherited_environment, transformer_variables, vectorstore_variables
 from kserve_rag.progress import Progress
 from kserve_rag.settings import HOST, Settings
 from transformer.calibration import Calibration, Error

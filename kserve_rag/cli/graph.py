@@ -14,14 +14,12 @@ from kserve_rag.cli.documents import index_documents
 from kserve_rag.cli.questions import ask_first
 from kserve_rag.cli.shared import console, existing_paths, exit_on_signals, read_settings, service_names
 from kserve_rag.errors import LaunchError, UsageError
-from kserve_rag.local.graph import ANSWERING, SERVICES, GraphState, ServiceName, follow, need_running, no_page, running
+from kserve_rag.local.graph import ANSWERING, SERVICES, GraphState, follow, need_running, no_page, running
 from kserve_rag.local.graph import logs as written_logs
+from kserve_rag.local.graph import restart as restart_service
 from kserve_rag.local.graph import status as graph_status
 from kserve_rag.local.graph import stop as stop_graph
 from kserve_rag.settings import Settings
-
-_MOST_REPLICAS = 16
-_SINGLE: ServiceName = "ingest"
 
 
 def up(
@@ -34,12 +32,6 @@ def up(
     port: Annotated[int | None, typer.Option(help="HTTP port of the transformer. [default: 8080]")] = None,
     grpc_port: Annotated[int | None, typer.Option(help="Its gRPC port. [default: 8081]")] = None,
     page_port: Annotated[int | None, typer.Option(help="Port of the web page. [default: 8088]")] = None,
-    replicas: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="[SERVICE=]N", help="Processes of a service, or of each but ingest; may be given several times."
-        ),
-    ] = None,
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Leave it running in the background.")] = False,
     question: Annotated[str | None, typer.Option("--ask", metavar="QUESTION", help="Ask this once it is up.")] = None,
 ) -> None:
@@ -54,16 +46,15 @@ def up(
       kserve-rag up --detach --ask "What is the retention period?"
       kserve-rag up --model qwen2.5-1.5b --embedder bge-m3
       kserve-rag up --model ~/models/mine.gguf --port 9080
-      kserve-rag up --replicas transformer=2 --replicas vectorstore=2
     """
     settings = read_settings(model=model, embedder=embedder, port=port, grpc_port=grpc_port, page_port=page_port)
-    paths, counts = existing_paths(docs or []), _replica_counts(replicas or [])
+    paths = existing_paths(docs or [])
     state = running(settings)
     if state is not None:
         ports = {"port": port, "gRPC port": grpc_port, "page port": page_port}
-        _already_up(settings, state, paths, counts, ports, question)
+        _already_up(settings, state, paths, ports, question)
         return
-    _start(settings, paths, counts, detach=detach, question=question)
+    _start(settings, paths, detach=detach, question=question)
 
 
 def status(as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False) -> None:
@@ -108,11 +99,12 @@ def restart(
         typer.Argument(help=f"Of {', '.join(SERVICES)}. By default all.", metavar="SERVICE…"),
     ] = None,
 ) -> None:
-    """Put a new process in the place of each of a service's, while it goes on answering.
+    """Replace the processes of these services while the graph goes on answering.
 
-    The new one is started with the arguments and the environment of the one before, and gets the
-    connections when it is ready; the one before answers what it was asked, and ends. One that does not
-    become ready changes nothing. A service that has ended is started again.
+    The transformer, the vectorstore, ingest and the page lose no request: the new process takes over when it is ready,
+    and the old one finishes its requests. If the new one does not become ready, the old one goes on. The embedder and
+    the predictor are stopped first: for some seconds requests get 503 with Retry-After. A service that is not restarted
+    any more is started again.
 
     [bold]Examples[/]
 
@@ -123,11 +115,10 @@ def restart(
     names = service_names(services or [])
     state = need_running(settings)
     from kserve_rag.cli.progress import ProgressDisplay
-    from kserve_rag.local.replicas import replicas
 
-    with exit_on_signals(), ProgressDisplay(console) as display, replicas(settings, state, display) as processes:
+    with exit_on_signals(), ProgressDisplay(console) as display:
         for name in names:
-            processes.restart(name)
+            restart_service(settings, state, name, display)
             console.print(f"The {name} is restarted.")
 
 
@@ -139,9 +130,7 @@ def down() -> None:
         console.print("The graph was not running.")
 
 
-def _start(
-    settings: Settings, paths: list[Path], counts: dict[ServiceName, int], *, detach: bool, question: str | None
-) -> None:
+def _start(settings: Settings, paths: list[Path], *, detach: bool, question: str | None) -> None:
     from kserve_rag.cli.progress import ProgressDisplay
     from kserve_rag.local.launcher import launch
 
@@ -159,7 +148,6 @@ def _start(
         with ProgressDisplay(console) as display:
             graph.progress = display
             graph.wait_ready()
-            graph.scale(counts)
         _tell_page(graph.state)
         if detach:
             graph.detach()
@@ -176,7 +164,6 @@ def _already_up(
     settings: Settings,
     state: GraphState,
     paths: list[Path],
-    counts: dict[ServiceName, int],
     ports: dict[str, int | None],
     question: str | None,
 ) -> None:
@@ -195,12 +182,10 @@ def _already_up(
     console.print(f"The graph is running already at {address}", end=" ")
     console.print(f"[dim]({escape(state.llm)}, {escape(state.embedder)})[/]")
     _tell_page(state)
-    from kserve_rag.cli.progress import ProgressDisplay
-    from kserve_rag.local.replicas import scale
+    if paths:
+        from kserve_rag.cli.progress import ProgressDisplay
 
-    with ProgressDisplay(console) as display:
-        scale(settings, state, counts, display)
-        if paths:
+        with ProgressDisplay(console) as display:
             index_documents(settings, state, paths, display)
     if question is not None:
         ask_first(address, question)
@@ -212,19 +197,3 @@ def _tell_page(state: GraphState) -> None:
         console.print(f"[green]✓[/] the page is at {state.services['frontend'].url}")
     else:
         console.print(f"[yellow]note[/] there is no web page: {escape(reason)}")
-
-
-def _replica_counts(given: list[str]) -> dict[ServiceName, int]:
-    """What `--replicas` says: `2`, or `embedder=2`."""
-    counts: dict[ServiceName, int] = {}
-    for each in given:
-        service, _, count = each.rpartition("=")
-        if not count.isdigit() or not 1 <= int(count) <= _MOST_REPLICAS:
-            raise UsageError(
-                f"--replicas {each}: give a number of 1 to {_MOST_REPLICAS}, as in `--replicas embedder=2`."
-            )
-        if service == _SINGLE and int(count) > 1:
-            raise UsageError(f"--replicas {each}: {_SINGLE} has one process, which alone writes to the indexes.")
-        named = service_names([service]) if service else [name for name in SERVICES if name != _SINGLE]
-        counts.update(dict.fromkeys(named, int(count)))
-    return counts

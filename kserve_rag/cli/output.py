@@ -108,8 +108,8 @@ def print_status(console: Console, status: GraphStatus, *, llm: str | None, embe
     for column in ("service", "state", "url", "model"):
         table.add_column(column, header_style="dim")
     for name, service in status.services.items():
-        ready = f"[green]ready[/] ×{len(service.replicas)}" if len(service.replicas) > 1 else "[green]ready[/]"
-        state = ready if service.ready else f"[red]not ready[/] {escape(service.reason or '')}"
+        restarts = f" [dim](restarted {service.restarts}×)[/]" if service.restarts else ""
+        state = f"[green]ready[/]{restarts}" if service.ready else f"[red]not ready[/] {escape(service.reason or '')}"
         table.add_row(name, state, service.url, escape(models.get(name) or ""))
     console.print(table, soft_wrap=False)
     console.print(_index_line(status.index))

@@ -1,25 +1,39 @@
-"""Commands to the supervisor of a running graph, from any program of the same user."""
+"""Commands to the supervisor of a graph, from any program of the same user."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
-import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from pydantic import BaseModel
+
 from kserve_rag.errors import LaunchError
-from kserve_rag.local.graph import how, last_lines
-from kserve_rag.local.supervisor import CONTROL
 
-_ANSWERS_WITHIN_S = 30
-_NO_ANSWER = "The supervisor does not answer."
+_SOCKET = "control.sock"
+_TIMEOUT_S = 30.0
 
 
-class Control:
-    """A connection to the supervisor. What it starts, and is not told to serve, ends with it."""
+class ProcessStatus(BaseModel):
+    """A service as its supervisor sees it."""
+
+    state: str
+    """running, waiting (to be restarted), failed or stopping."""
+    pid: int
+    """0: no process runs."""
+    restarts: int
+    """How often it was restarted because its process ended."""
+    code: int | None
+    """Exit status of the process that ended last, or the negative number of the signal."""
+
+
+class SupervisorClient:
+    """A connection to the supervisor."""
 
     def __init__(self, run_dir: Path) -> None:
         """Connects.
@@ -27,101 +41,107 @@ class Control:
         Raises:
             LaunchError: no supervisor listens there.
         """
-        self._run_dir = run_dir
-        self._buffer = b""
-        self._ended: dict[str, int] = {}
         self._connection = socket.socket(socket.AF_UNIX)
-        folder = os.open(run_dir, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            # By its folder's descriptor: the path of a socket may have 107 characters.
-            self._connection.connect(f"/proc/self/fd/{folder}/{CONTROL}")
+            with _short_path(run_dir) as path:
+                self._connection.connect(path)
         except OSError as error:
             self._connection.close()
-            raise LaunchError("The graph takes no commands: it is just starting or stopping. Try again shortly.") from (
-                error
-            )
-        finally:
-            os.close(folder)
+            raise LaunchError("The graph is starting or stopping. Try again shortly.") from error
+        self._responses = self._connection.makefile("rb")
 
-    def __enter__(self) -> Control:
+    def __enter__(self) -> SupervisorClient:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the connection. The graph goes on."""
+        self._responses.close()
         self._connection.close()
 
-    def specification(self, name: str) -> dict[str, Any]:
-        """With what a process was started, running or not."""
-        answer: dict[str, Any] = self._ask({"do": "specification", "name": name}, "specification")["specification"]
-        return answer
+    def start(
+        self,
+        name: str,
+        argv: list[str],
+        environ: dict[str, str],
+        *,
+        fd_variable: str = "",
+        check: dict[str, Any] | None = None,
+    ) -> None:
+        """Starts a service and keeps it running.
 
-    def start(self, specification: dict[str, Any]) -> int:
-        """Starts a process that gets no connections yet, and gives its pid."""
-        return int(self._ask({**specification, "do": "start"}, "started")["pid"])
+        Args:
+            name: of the service.
+            argv: program and arguments.
+            environ: all of its environment variables.
+            fd_variable: variable that gets the descriptor of its listening socket.
+            check: `url` and `body` of a POST that its model must answer.
+        """
+        self._call(do="start", name=name, argv=argv, env=environ, fd_variable=fd_variable, check=check)
 
-    def serve(self, name: str) -> None:
-        """Gives a process its share of its service's connections."""
-        self._ask({"do": "serve", "name": name}, "serves")
+    def restart(self, name: str, *, start_timeout_s: float, drain_timeout_s: float, stop_timeout_s: float) -> None:
+        """Replaces the process of a service. Returns when the old one is gone.
 
-    def end(self, name: str, *, drain_s: float, within_s: float) -> None:
-        """Ends a process: no new connections, then those that it has get `drain_s` to end. Returns when it is gone."""
-        self._tell({"do": "end", "name": name, "drain_s": drain_s})
-        deadline = time.monotonic() + within_s
-        while name not in self._ended:
-            if not self._read(deadline):
-                raise LaunchError(_NO_ANSWER)
+        Raises:
+            LaunchError: the new process is not ready. The old one goes on.
+        """
+        timeout_s = start_timeout_s + drain_timeout_s + stop_timeout_s + _TIMEOUT_S
+        timeouts = {"start_timeout_s": start_timeout_s, "drain_timeout_s": drain_timeout_s}
+        self._call(timeout_s, do="restart", name=name, **timeouts)
+
+    def status(self) -> dict[str, ProcessStatus]:
+        """Every service that was started."""
+        services = self._call(do="status")["services"]
+        return {name: ProcessStatus.model_validate(service) for name, service in services.items()}
+
+    def detach(self) -> None:
+        """Lets the graph outlive the process that started it."""
+        self._call(do="detach")
 
     def stop(self) -> None:
-        """Has the whole graph stopped. Returns at once."""
-        self._tell({"do": "stop"})
+        """Begins to stop the graph."""
+        self._call(do="stop")
 
-    def check(self, name: str) -> None:
-        """Raises LaunchError if a process that was started here has ended."""
-        while self._read(time.monotonic()):
-            continue
-        if name in self._ended:
-            raise LaunchError(
-                f"The {name} ended {how(self._ended[name])}. Its last lines:\n{last_lines(self._run_dir, name)}"
-            )
-
-    def _ask(self, command: dict[str, Any], answer: str) -> dict[str, Any]:
-        self._tell(command)
-        deadline = time.monotonic() + _ANSWERS_WITHIN_S
-        while True:
-            event = self._read(deadline)
-            if not event:
-                raise LaunchError(_NO_ANSWER)
-            if "failed" in event:
-                raise LaunchError(f"The {event['failed']} could not be started: {event['why']}.")
-            if answer in event:
-                return event
-
-    def _tell(self, command: dict[str, Any]) -> None:
+    def _call(self, timeout_s: float = _TIMEOUT_S, **command: Any) -> dict[str, Any]:
         try:
-            self._connection.settimeout(_ANSWERS_WITHIN_S)
+            self._connection.settimeout(timeout_s)
             self._connection.sendall(json.dumps(command).encode() + b"\n")
-        except OSError as error:
-            raise LaunchError("The graph was stopped.") from error
+            line = self._responses.readline()
+        except TimeoutError:
+            raise LaunchError("The supervisor does not answer.") from None
+        except OSError:
+            line = b""
+        if not line:
+            raise LaunchError("The graph was stopped.")
+        response: dict[str, Any] = json.loads(line)
+        if "error" in response:
+            raise LaunchError(response["error"])
+        return response
 
-    def _read(self, deadline: float) -> dict[str, Any]:
-        """The next event; an empty one where there is none, and the deadline was past before."""
-        while b"\n" not in self._buffer:
-            left = deadline - time.monotonic()
-            try:
-                self._connection.settimeout(max(left, 0))
-                received = self._connection.recv(65_536)
-            except BlockingIOError:
-                return {}
-            except TimeoutError:
-                raise LaunchError(_NO_ANSWER) from None
-            except OSError:
-                received = b""
-            if not received:
-                raise LaunchError("The graph was stopped.")
-            self._buffer += received
-        line, _, self._buffer = self._buffer.partition(b"\n")
-        event: dict[str, Any] = json.loads(line)
-        if "ended" in event:
-            self._ended[event["ended"]] = event["code"] if event["code"] is not None else 0
-        return event
+
+def listen(run_dir: Path) -> socket.socket:
+    """The socket on which a supervisor takes commands, for programs of this user only."""
+    (run_dir / _SOCKET).unlink(missing_ok=True)
+    control = socket.socket(socket.AF_UNIX)
+    mask = os.umask(0o177)
+    try:
+        with _short_path(run_dir) as path:
+            control.bind(path)
+        control.listen()
+    finally:
+        os.umask(mask)
+    return control
+
+
+@contextlib.contextmanager
+def _short_path(run_dir: Path) -> Iterator[str]:
+    """A path of the socket that is short wherever the folder is: a socket's path has at most 107 characters."""
+    folder = os.open(run_dir, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield f"/proc/self/fd/{folder}/{_SOCKET}"
+    finally:
+        os.close(folder)

@@ -1,438 +1,426 @@
-"""The parent of a graph's processes. Starts what it is told, and sees to it that nothing outlives it.
+"""The parent of a graph's processes: holds their listening sockets, restarts what ends, lets nothing outlive it.
 
-Run as a program, with the standard library alone. Who started it commands it on its standard input, and any program of
-the same user on a socket in the run's folder (`kserve_rag.local.control`). Commands and events are lines of JSON:
+Runs as a program, `python -I supervisor.py`, and imports nothing of this project. Programs of the same user send it
+commands on a Unix socket (`kserve_rag.local.client`). One JSON object per line, one response per command:
 
-| command | event |
+| command | response |
 |---|---|
-| `{"do": "open", "service", "port", "refusals"}` | `{"opened": service}`: the port has a door (`local.doors`) |
-| `{"do": "start", "name", "service", "number", "ports", "drains", "argv", "env", "log"}` | `{"started": name, "pid"}` |
-| `{"do": "specification", "name"}` | `{"specification": {…}}`: with what it was started |
-| `{"do": "serve", "name"}` | `{"serves": name}`: it gets its share of the service's connections |
-| `{"do": "end", "name", "drain_s"}` | `{"ended": name, "code"}`: when its connections have ended, and then it has |
-| – | `{"ended": name, "code"}` when a process ends that was not told to |
-| `{"do": "detach"}` | – (from now on it lives without whoever started it) |
-| `{"do": "stop"}`, SIGTERM, SIGINT, or the end of its input before `detach` | all are stopped, then it ends |
+| `{"do": "start", "name", "argv", "env", "fd_variable", "check"}` | `{}` |
+| `{"do": "restart", "name", "start_timeout_s", "drain_timeout_s"}` | `{}` once the new process is ready |
+| `{"do": "status"}` | `{"services": {name: {"state", "pid", "restarts", "code"}}}` |
+| `{"do": "detach"}` | `{}`: from now on the graph outlives the process that started it |
+| `{"do": "stop"}` | `{}`; the same as SIGTERM and SIGINT |
 
-What cannot be done is answered with `{"failed": name or service, "why"}`. What is started on standard input serves from
-when it listens. What is started on the socket belongs to that connection until it is told to serve: it ends with it,
-and its end is told to nobody else.
+A command that fails is answered with `{"error": text}`. Until `detach`, the end of standard input stops the graph.
 
-A watchdog that it forks kills what is left should it be killed itself. (A death signal to each process would not do:
-Triton's Python stubs are grandchildren and live on when tritonserver is killed.)
+A service whose listening socket was passed with `--listener` gets its descriptor in the variable `fd_variable`, so
+callers wait in the backlog while a process is replaced. It reports readiness as in sd_notify(3) and drains on SIGUSR1.
+A service with a `check` (a request that its model must answer) is restarted when the model does not.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import contextlib
 import ctypes
+import http.client
 import json
 import os
-import selectors
 import signal
 import socket
-import subprocess
+import struct
 import sys
 import time
-import types
-from collections.abc import Iterator
-from dataclasses import dataclass
+import urllib.error
+import urllib.request
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-if __name__ == "__main__":
-    # As a program it does without what the package brings along: the client and its libraries.
-    for _name, _folder in (("kserve_rag", Path(__file__).parents[1]), ("kserve_rag.local", Path(__file__).parent)):
-        sys.modules[_name] = types.ModuleType(_name)
-        sys.modules[_name].__path__ = [str(_folder)]
-
-from kserve_rag.local.doors import Door, UnsupportedError
-
-PR_SET_CHILD_SUBREAPER = 36
-"""Source: prctl(2), linux/prctl.h."""
-
+BACKLOG = 1024
+"""Connections of a service that may wait to be accepted."""
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where Linux keeps POSIX shared memory
 
-CONTROL = "control.sock"
-"""Name of the socket in the run's folder."""
+FIRST_BACKOFF_S, LONGEST_BACKOFF_S = 0.5, 10.0
+MAX_ENDS = 5
+"""A service that ends this often in a row has failed: it is not restarted any more."""
+STABLE_S = 60.0
+"""How long a process must run so that the ends before it do not count any more."""
+CHECK_INTERVAL_S = 2.0
+CHECK_TIMEOUT_S = 30.0
+MAX_CHECK_TIMEOUTS = 3
+"""Checks in a row without a response before the model counts as hung. A busy machine may be slow."""
+CHECK_LOAD = 0.02
+"""Most of a model's time that checks take: the interval grows with their duration."""
+DEAD_MODEL = b"Stub process"
+"""In Triton's error once a Python model's process is gone. `/v2/models/<model>/ready` still says 200 then."""
 
-_REMIND_S = 2.0
-_LOOK_S = 0.05
-_PEER_TIMEOUT_S = 5.0
-
-
-class Watchdog:
-    """Kills registered process groups when the supervisor is gone without having said that they ended."""
-
-    def __init__(self, shared_memory_prefix: str, inherited: int | None) -> None:
-        self._told, write = os.pipe()
-        pid = os.fork()
-        if pid == 0:
-            os.close(write)
-            with contextlib.suppress(OSError):
-                for descriptor in (0, 1, *([inherited] if inherited is not None else [])):
-                    os.close(descriptor)
-            self._watch(shared_memory_prefix)
-            os._exit(0)
-        os.close(self._told)
-        self._pipe = os.fdopen(write, "w", buffering=1)
-        self.pid = pid
-
-    def add(self, group: int) -> None:
-        """Watches a process group."""
-        self._tell(f"+{group}\n")
-
-    def remove(self, group: int) -> None:
-        """It has ended, with all its members."""
-        self._tell(f"-{group}\n")
-
-    def _tell(self, line: str) -> None:
-        # Where somebody has killed it, the supervisor has to see to the processes all the more.
-        with contextlib.suppress(BrokenPipeError):
-            self._pipe.write(line)
-
-    def _watch(self, shared_memory_prefix: str) -> None:
-        os.setsid()
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, signal.SIG_IGN)
-        groups: set[int] = set()
-        with os.fdopen(self._told) as told:
-            for line in told:
-                (groups.add if line[0] == "+" else groups.discard)(int(line[1:]))
-        for group in groups:
-            kill_group(group, signal.SIGKILL)
-        for region in SHARED_MEMORY.glob(f"{shared_memory_prefix}*"):
-            region.unlink(missing_ok=True)
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
+"""Source: prctl(2), linux/prctl.h."""
 
 
-class _Peer:
-    """Somebody who commands: who started this, or a program on the control socket."""
+class CommandError(Exception):
+    """A command cannot be carried out. The message is for the caller."""
 
-    def __init__(self, read: int, write: int, connection: socket.socket | None = None) -> None:
-        self.read = read
-        self._write = write
-        self._connection = connection
-        self._buffer = b""
 
-    def lines(self) -> list[bytes] | None:
-        """What has arrived; None at its end."""
+@dataclass(eq=False)
+class Run:
+    """One process of a service, with the process group that it leads."""
+
+    process: asyncio.subprocess.Process
+    started: float = field(default_factory=time.monotonic)
+    ready: asyncio.Event = field(default_factory=asyncio.Event)
+    """The process accepts connections."""
+
+    def send(self, number: signal.Signals) -> None:
+        """Signals the process and its descendants, unless the process is gone."""
+        if self.process.returncode is None:
+            self.send_to_group(number)
+
+    def send_to_group(self, number: signal.Signals) -> None:
+        """Signals what is left of the group. Not long after its leader's end: the number may be another's then."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, number)
+
+    async def end(self, timeout_s: float) -> None:
+        """Sends SIGTERM, and SIGKILL after `timeout_s`. Returns when the process is gone."""
+        self.send(signal.SIGTERM)
         try:
-            received = os.read(self.read, 65_536)
-        except ConnectionError:
-            received = b""
-        *lines, self._buffer = (self._buffer + received).split(b"\n")
-        return lines if received else None
+            await asyncio.wait_for(self.process.wait(), timeout_s)
+        except asyncio.TimeoutError:
+            self.send(signal.SIGKILL)
+            await self.process.wait()
 
-    def tell(self, event: dict[str, Any]) -> None:
-        """One that has left is told nothing."""
-        line = json.dumps(event).encode() + b"\n"
+
+class Service:
+    """Keeps one process of a service running."""
+
+    def __init__(
+        self,
+        command: dict[str, Any],
+        listener: socket.socket | None,
+        *,
+        run_dir: Path,
+        notify_address: str,
+        stop_timeout_s: float,
+    ) -> None:
+        self.name = str(command["name"])
+        self._argv: list[str] = command["argv"]
+        self._environ: dict[str, str] = {**command["env"], "NOTIFY_SOCKET": notify_address}
+        self._fd_variable = str(command["fd_variable"])
+        self._check: dict[str, Any] | None = command["check"]
+        self._listener = listener
+        self._address = None if listener is None else listener.getsockname()
+        self._run_dir = run_dir
+        self._stop_timeout_s = stop_timeout_s
+        self._ends = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._changing = asyncio.Lock()
+        self.runs: set[Run] = set()
+        self.current: Run | None = None
+        self.state = "running"
+        """running, waiting (to be restarted), failed or stopping."""
+        self.restarts = 0
+        """How often the service was restarted because a process ended."""
+        self.code: int | None = None
+        """Exit status of the process that ended last, or the negative signal."""
+
+    def status(self) -> dict[str, Any]:
+        """As in the response to `status`."""
+        pid = self.current.process.pid if self.current else 0
+        return {"state": self.state, "pid": pid, "restarts": self.restarts, "code": self.code}
+
+    async def start(self) -> None:
+        """Starts the service and restarts it from now on.
+
+        Raises:
+            OSError: the program cannot be started, or its port is taken.
+        """
+        async with self._changing:
+            await self._start()
+
+    async def _start(self) -> None:
+        run = await self._spawn()
+        self._keep(self._supervise(run))
+
+    def _keep(self, work: Any) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _spawn(self) -> Run:
+        environ, passed = self._environ, []
+        if self._address is not None:
+            if self._listener is None:
+                self._listener = socket.create_server(self._address, backlog=BACKLOG)
+            passed = [self._listener.fileno()]
+            environ = {**environ, self._fd_variable: str(passed[0])}
+        with (self._run_dir / f"{self.name}.log").open("ab") as log:
+            process = await asyncio.create_subprocess_exec(
+                *self._argv,
+                env=environ,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=self._run_dir,
+                pass_fds=passed,
+                start_new_session=True,
+            )
+        run = Run(process)
+        self.runs.add(run)
+        self.current, self.state = run, "running"
+        return run
+
+    async def _supervise(self, run: Run) -> None:
+        """Waits for the end of a process, and starts the next one unless another process has taken over."""
+        checking = asyncio.create_task(self._watch_model(run)) if self._check else None
+        code = await run.process.wait()
+        # Descendants that outlived it.
+        run.send_to_group(signal.SIGKILL)
+        if checking is not None:
+            checking.cancel()
+        self.runs.discard(run)
+        if run is not self.current:
+            return
+        self.current, self.code, self.state = None, code, "waiting"
+        self._ends = 1 if time.monotonic() - run.started > STABLE_S else self._ends + 1
+        print(f"{self.name} ended ({code})", file=sys.stderr, flush=True)  # noqa: T201 - supervisor.log
+        if self._ends == MAX_ENDS:
+            self._fail()
+            return
+        await asyncio.sleep(min(FIRST_BACKOFF_S * 2 ** (self._ends - 1), LONGEST_BACKOFF_S))
+        async with self._changing:
+            if self.state == "waiting":
+                self.restarts += 1
+                try:
+                    await self._start()
+                except OSError as error:
+                    print(f"{self.name}: {error}", file=sys.stderr, flush=True)  # noqa: T201
+                    self._fail()
+
+    def _fail(self) -> None:
+        """Gives up. Callers are refused at once: nobody would ever take them from the backlog."""
+        self.state = "failed"
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
+
+    async def restart(self, start_timeout_s: float, drain_timeout_s: float) -> None:
+        """Replaces the process. With a listening socket: starts the new one, then drains the old one.
+
+        Raises:
+            CommandError: the new process ended or was not ready in time. The old one goes on.
+            OSError: it could not be started.
+        """
+        async with self._changing:
+            old, self._ends = self.current, 0
+            if old is None or self._address is None:
+                self.current = None
+                if old is not None:
+                    await old.end(self._stop_timeout_s)
+                await self._start()
+                return
+            new = await self._spawn()
+            self.current = old
+            ended, ready = asyncio.create_task(new.process.wait()), asyncio.create_task(new.ready.wait())
+            await asyncio.wait({ended, ready}, timeout=start_timeout_s, return_when=asyncio.FIRST_COMPLETED)
+            ready.cancel()
+            if not new.ready.is_set():
+                why = f"ended with {new.process.returncode}" if ended.done() else "was not ready in time"
+                await new.end(0)
+                self.runs.discard(new)
+                new.send_to_group(signal.SIGKILL)
+                raise CommandError(f"The new process of the {self.name} {why}. The old one goes on.")
+            self.current, self.state = new, "running"
+            self._keep(self._supervise(new))
+            with contextlib.suppress(ProcessLookupError):
+                old.process.send_signal(signal.SIGUSR1)
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(old.process.wait(), drain_timeout_s)
+            await old.end(self._stop_timeout_s)
+
+    async def _watch_model(self, run: Run) -> None:
+        """Kills a process whose model was ready and does not answer any more."""
+        was_ready, timeouts = False, 0
+        while timeouts < MAX_CHECK_TIMEOUTS:
+            began = time.monotonic()
+            outcome = await asyncio.to_thread(_ask, self._check or {})
+            if outcome == "dead":
+                break
+            was_ready |= outcome == "alive"
+            timeouts = timeouts + 1 if outcome == "silent" and was_ready else 0
+            await asyncio.sleep(max(CHECK_INTERVAL_S, (time.monotonic() - began) / CHECK_LOAD))
+        print(f"{self.name}: its model does not answer", file=sys.stderr, flush=True)  # noqa: T201
+        run.send(signal.SIGKILL)
+
+
+def _ask(check: dict[str, Any]) -> str:
+    """Sends the request of a check. "alive": the model answered, even with a refusal; "silent": not in time."""
+    request = urllib.request.Request(check["url"], json.dumps(check["body"]).encode(), method="POST")  # noqa: S310
+    try:
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=CHECK_TIMEOUT_S):
+            return "alive"
+    except urllib.error.HTTPError as error:
         with contextlib.suppress(OSError):
-            if self._connection is not None:
-                self._connection.sendall(line)
-            else:
-                os.write(self._write, line)
-
-    def close(self) -> None:
-        """Of one that has left."""
-        if self._connection is not None:
-            self._connection.close()
-
-
-@dataclass
-class _Process:
-    specification: dict[str, Any]
-    popen: subprocess.Popen[bytes]
-    owner: _Peer
-    """Is told of its end."""
-    ending: _Ending | None = None
-
-    @property
-    def name(self) -> str:
-        return str(self.specification["name"])
-
-    @property
-    def service(self) -> str:
-        return str(self.specification["service"])
-
-
-@dataclass
-class _Ending:
-    """A process that was told to end, by somebody who is told when it has."""
-
-    peer: _Peer
-    signalled: bool
-    """Whether it was sent SIGTERM. Until then its connections are waited for."""
-    deadline: float
+            return "dead" if DEAD_MODEL in error.read() else "alive"
+    except TimeoutError:
+        return "silent"
+    except (OSError, http.client.HTTPException):
+        # Refused: Triton is starting or gone. If it is gone, its process has ended.
+        return "starting"
+    return "starting"
 
 
 class Supervisor:
-    """Starts, watches and stops processes."""
+    """Carries out commands until it is told to stop."""
 
-    def __init__(self, *, run_dir: Path, stop_timeout_s: float, watchdog: Watchdog) -> None:
+    def __init__(
+        self, run_dir: Path, control: socket.socket, listeners: dict[str, socket.socket], stop_timeout_s: float
+    ) -> None:
         self._run_dir = run_dir
+        self._control = control
+        self._listeners = listeners
         self._stop_timeout_s = stop_timeout_s
-        self._watchdog = watchdog
-        self._starter = _Peer(0, 1)
-        self._processes: dict[str, _Process] = {}
-        self._names: dict[int, str] = {}
-        """Of running processes, by their pid."""
-        self._doors: dict[str, Door] = {}
-        self._unheard: set[str] = set()
-        """Services of which a replica does not listen yet."""
+        self._services: dict[str, Service] = {}
+        self._stopping = asyncio.Event()
         self._detached = False
-        self._asked_to_stop = False
+        self._notified = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
 
-    def run(self) -> None:
-        """Serves commands until all is stopped."""
-        selector = selectors.DefaultSelector()
-        wake_read, wake_write = os.pipe()
-        for descriptor in (wake_read, wake_write):
-            os.set_blocking(descriptor, False)
-        signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
-        signal.signal(signal.SIGCHLD, lambda *_: None)
+    async def run(self) -> None:
+        """Serves commands, then stops every service."""
+        loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: setattr(self, "_asked_to_stop", True))
+            loop.add_signal_handler(number, self._stopping.set)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        with _control_socket(self._run_dir) as control:
-            selector.register(wake_read, selectors.EVENT_READ)
-            selector.register(control, selectors.EVENT_READ)
-            selector.register(0, selectors.EVENT_READ, self._starter)
-            while not self._asked_to_stop:
-                for key, _ in selector.select(self._until_next_look()):
-                    if key.fd == wake_read:
-                        os.read(wake_read, 4096)
-                        self._reap()
-                    elif key.fileobj is control:
-                        connection, _address = control.accept()
-                        connection.settimeout(_PEER_TIMEOUT_S)
-                        peer = _Peer(connection.fileno(), connection.fileno(), connection)
-                        selector.register(connection, selectors.EVENT_READ, peer)
-                    else:
-                        self._hear(key.data, selector)
-                self._look()
-        self._stop()
+        self._notified.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        self._notified.setblocking(False)
+        self._notified.bind("")  # Linux chooses an abstract address.
+        loop.add_reader(self._notified, self._on_notification)
+        loop.add_reader(0, self._on_input)
+        server = await asyncio.start_unix_server(self._serve, sock=self._control)
+        await self._stopping.wait()
+        server.close()
+        await self._stop()
 
-    def _hear(self, peer: _Peer, selector: selectors.BaseSelector) -> None:
-        lines = peer.lines()
-        for line in lines or ():
-            self._try(line, peer)
-        if lines is None:
-            selector.unregister(peer.read)
-            if peer is self._starter:
-                self._asked_to_stop |= not self._detached
-                return
-            peer.close()
-            for process in list(self._processes.values()):
-                if process.owner is peer and process.ending is None:
-                    self._end(process, peer, drain_s=0)
+    def _on_input(self) -> None:
+        if not os.read(0, 4096):
+            asyncio.get_running_loop().remove_reader(0)
+            if not self._detached:
+                self._stopping.set()
 
-    def _try(self, line: bytes, peer: _Peer) -> None:
-        command: dict[str, Any] = {}
-        try:
-            command = json.loads(line)
-            self._obey(command, peer)
-        except OSError as error:
-            peer.tell({"failed": command.get("name") or command["service"], "why": str(error)})
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            peer.tell({"failed": "command", "why": f"it is none: {error!r}"})
+    def _on_notification(self) -> None:
+        text, ancillary, _, _ = self._notified.recvmsg(4096, socket.CMSG_SPACE(struct.calcsize("3i")))
+        pid = struct.unpack("3i", ancillary[0][2])[0] if ancillary else 0
+        for service in self._services.values():
+            for run in service.runs:
+                if run.process.pid == pid and b"READY=1" in text.splitlines():
+                    run.ready.set()
 
-    def _obey(self, command: dict[str, Any], peer: _Peer) -> None:
-        does = command["do"]
-        if does == "open":
-            self._open(command["service"], command["port"], command["refusals"], peer)
-        elif does == "start":
-            self._start(command, peer)
-        elif does == "specification":
-            peer.tell({"specification": self._process(command["name"]).specification})
-        elif does == "serve":
-            process = self._process(command["name"])
-            if process.service in self._doors:
-                self._doors[process.service].serve(process.name)
-            process.owner = self._starter
-            peer.tell({"serves": process.name})
-        elif does == "end":
-            self._end(self._process(command["name"]), peer, drain_s=command["drain_s"])
-        elif does == "detach":
-            self._detached = True
-        elif does == "stop":
-            self._asked_to_stop = True
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError), contextlib.closing(writer):
+            while line := await reader.readline():
+                try:
+                    response = await self._carry_out(json.loads(line))
+                except (CommandError, OSError) as error:
+                    response = {"error": str(error)}
+                except (KeyError, TypeError, ValueError) as error:
+                    response = {"error": f"This is not a command: {error!r}"}
+                writer.write(json.dumps(response).encode() + b"\n")
+                await writer.drain()
 
-    def _process(self, name: str) -> _Process:
-        if name not in self._processes:
-            raise ProcessLookupError(f"there is no process {name}")
-        return self._processes[name]
-
-    def _open(self, service: str, port: int, refusals: dict[str, str], peer: _Peer) -> None:
-        # Without a door its one replica listens alone, and cannot be replaced while it runs.
-        with contextlib.suppress(UnsupportedError):
-            self._doors[service] = Door(port, refusals)
-        peer.tell({"opened": service})
-
-    def _start(self, specification: dict[str, Any], peer: _Peer) -> None:
-        name, service = specification["name"], specification["service"]
-        door = self._doors.get(service)
-        if door is None and any(self._processes[one].service == service for one in self._names.values()):
-            raise OSError("this kernel does not let several processes share a port as is needed here (Linux 4.6)")
-        exit_file(self._run_dir, name).unlink(missing_ok=True)
-        with Path(specification["log"]).open("wb") as output:
-            process = subprocess.Popen(  # noqa: S603
-                specification["argv"],
-                env=specification["env"],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                cwd=self._run_dir,
-                start_new_session=True,
+    async def _carry_out(self, command: dict[str, Any]) -> dict[str, Any]:
+        do = command["do"]
+        if do == "start":
+            service = Service(
+                command,
+                self._listeners.get(command["name"]),
+                run_dir=self._run_dir,
+                notify_address="@" + self._notified.getsockname()[1:].decode(),
+                stop_timeout_s=self._stop_timeout_s,
             )
-        self._watchdog.add(process.pid)
-        self._processes[name] = _Process(specification, process, peer)
-        self._names[process.pid] = name
-        if door is not None:
-            door.expect(name, specification["number"], process.pid)
-            self._unheard.add(service)
-            if peer is self._starter:
-                door.serve(name)
-        peer.tell({"started": name, "pid": process.pid})
+            self._services[service.name] = service
+            await service.start()
+        elif do == "restart":
+            if command["name"] not in self._services:
+                raise CommandError(f"The {command['name']} is not started yet.")
+            await self._services[command["name"]].restart(command["start_timeout_s"], command["drain_timeout_s"])
+        elif do == "status":
+            return {"services": {name: service.status() for name, service in self._services.items()}}
+        elif do == "detach":
+            self._detached = True
+        elif do == "stop":
+            self._stopping.set()
+        else:
+            raise CommandError(f"There is no command {do!r}.")
+        return {}
 
-    def _end(self, process: _Process, peer: _Peer, *, drain_s: float) -> None:
-        """Takes a process out of its service, and tells it to end: at once, or when its connections have ended."""
-        if self._names.get(process.popen.pid) != process.name:
-            self._forget(process)
-            peer.tell({"ended": process.name, "code": None})
-            return
-        door = self._doors.get(process.service)
-        drained = door is not None and door.listens(process.name) and drain_s > 0
-        if door is not None:
-            door.retire(process.name)
-        if drained and process.specification["drains"]:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(process.popen.pid, signal.SIGUSR1)
-        process.ending = _Ending(peer, False, time.monotonic() + (drain_s if drained else 0))
-
-    def _until_next_look(self) -> float | None:
-        """Seconds until there may be something that nobody tells."""
-        waits = self._unheard or any(process.ending for process in self._processes.values())
-        return _LOOK_S if waits else None
-
-    def _look(self) -> None:
-        """Goes on with what takes its time: replicas that begin to listen, connections that end, processes that do."""
-        self._unheard = {service for service in self._unheard if not self._doors[service].look()}
-        now = time.monotonic()
-        for process in self._processes.values():
-            ending = process.ending
-            if ending is None:
-                continue
-            if not ending.signalled:
-                door = self._doors.get(process.service)
-                ports = process.specification["ports"]
-                if now < ending.deadline and door is not None and door.connections(process.name, ports):
-                    continue
-                ending.signalled, ending.deadline = True, now + self._stop_timeout_s
-                kill_group(process.popen.pid, signal.SIGTERM)
-            elif now > ending.deadline:
-                kill_group(process.popen.pid, signal.SIGKILL)
-
-    def _reap(self) -> None:
-        """Takes note of every child that has ended, orphans of children included."""
-        with contextlib.suppress(ChildProcessError):
-            while True:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-                if pid == 0:
-                    return
-                name = self._names.pop(pid, None)
-                if name is None:
-                    continue
-                # What is left of its group is killed now: later the number may be another's.
-                kill_group(pid, signal.SIGKILL)
-                self._watchdog.remove(pid)
-                if self._asked_to_stop:
-                    continue
-                code = os.waitstatus_to_exitcode(status)
-                process = self._processes[name]
-                if process.ending is not None:
-                    self._forget(process)
-                    process.ending.peer.tell({"ended": name, "code": code})
-                    continue
-                if process.service in self._doors:
-                    self._doors[process.service].forget(name)
-                # A full disk may be what it ended of.
-                with contextlib.suppress(OSError):
-                    exit_file(self._run_dir, name).write_text(json.dumps({"code": code, "at": time.time()}))
-                process.owner.tell({"ended": name, "code": code})
-
-    def _forget(self, process: _Process) -> None:
-        """Of a process that has ended as it was told: as if it had never been."""
-        exit_file(self._run_dir, process.name).unlink(missing_ok=True)
-        if process.service in self._doors:
-            self._doors[process.service].forget(process.name)
-        del self._processes[process.name]
-
-    def _stop(self) -> None:
-        """Asks every process to end, the last started first, and kills what does not in time."""
-        for group in reversed(self._names):
-            kill_group(group, signal.SIGTERM)
-        began = told = time.monotonic()
-        while self._names and time.monotonic() < began + self._stop_timeout_s:
-            self._reap()
-            time.sleep(0.05)
-            if time.monotonic() > told + _REMIND_S:
-                # One that was just starting may not have listened yet.
-                told = time.monotonic()
-                for group in self._names:
-                    kill_group(group, signal.SIGTERM)
-        for group in self._names:
-            kill_group(group, signal.SIGKILL)
-        while self._names:
-            self._reap()
-            time.sleep(0.02)
+    async def _stop(self) -> None:
+        """Stops everything at once: SIGTERM, and SIGKILL after the stop timeout."""
+        runs = [run for service in self._services.values() for run in service.runs]
+        for service in self._services.values():
+            service.current, service.state = None, "stopping"
+        await asyncio.gather(*(run.end(self._stop_timeout_s) for run in runs))
 
 
-@contextlib.contextmanager
-def _control_socket(run_dir: Path) -> Iterator[socket.socket]:
-    """Where programs of this user, and no other, may command."""
-    path = run_dir / CONTROL
-    path.unlink(missing_ok=True)
-    folder = os.open(run_dir, os.O_RDONLY | os.O_DIRECTORY)
-    mask = os.umask(0o177)
-    try:
-        with socket.socket(socket.AF_UNIX) as control:
-            # A socket's path may have 107 characters; this one is short wherever the folder is.
-            control.bind(f"/proc/self/fd/{folder}/{CONTROL}")
-            os.umask(mask)
-            control.listen()
-            yield control
-    finally:
-        os.umask(mask)
-        os.close(folder)
-        path.unlink(missing_ok=True)
+def guard(shared_memory_prefix: str, descriptors: list[int]) -> None:
+    """Forks. Returns in the child, which is the supervisor; the parent cleans up after it, however it ends.
+
+    The descendants of a killed supervisor become children of the parent (a subreaper), which kills them. A death signal
+    for each process would not do: it does not reach Triton's Python stubs, which are grandchildren. If the parent is
+    killed, the supervisor stops in order. Only the supervisor keeps `descriptors`.
+    """
+    prctl = ctypes.CDLL(None, use_errno=True).prctl
+    prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    parent, child = os.getpid(), os.fork()
+    if child == 0:
+        prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+        if os.getppid() != parent:
+            sys.exit(1)
+        return
+    for descriptor in descriptors:
+        os.close(descriptor)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: os.kill(child, signal.SIGTERM))
+    pid, status = os.wait()
+    while pid != child:
+        pid, status = os.wait()
+    _kill_children()
+    for region in SHARED_MEMORY.glob(f"{shared_memory_prefix}*"):
+        region.unlink(missing_ok=True)
+    os._exit(max(os.waitstatus_to_exitcode(status), 0))
 
 
-def kill_group(group: int, number: signal.Signals) -> None:
-    """Signals a process group; one that is gone is no error."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(group, number)
-
-
-def exit_file(run_dir: Path, name: str) -> Path:
-    """Where it is written how a process ended that was not told to: `{"code", "at"}`."""
-    return run_dir / f"{name}.exit"
+def _kill_children() -> None:
+    """Kills all descendants: those of a killed child become children."""
+    children = Path(f"/proc/self/task/{os.getpid()}/children")
+    with contextlib.suppress(ChildProcessError):
+        while True:
+            for pid in children.read_text(encoding="ascii").split():
+                os.kill(int(pid), signal.SIGKILL)
+            os.wait()
 
 
 def main() -> None:
-    """Runs a supervisor on standard input and output."""
+    """Runs a supervisor."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--run-dir", type=Path, required=True)
+    parser.add_argument("--run-dir", type=Path, required=True, help="Folder of logs, and working directory.")
+    parser.add_argument("--control-fd", type=int, required=True, help="Listening Unix socket for commands.")
+    parser.add_argument("--listener", action="append", default=[], metavar="SERVICE=FD", help="May be repeated.")
+    parser.add_argument("--lock-fd", type=int, required=True, help="Descriptor to hold open until nothing is left.")
     parser.add_argument("--stop-timeout-s", type=float, required=True)
-    parser.add_argument("--shared-memory-prefix", required=True)
-    parser.add_argument("--lock", type=int, help="Descriptor that is held open for as long as this runs.")
-    parser.add_argument("--state", type=Path, required=True, help="File that is removed at the end.")
+    parser.add_argument("--shared-memory-prefix", required=True, help="Names regions to remove at the end.")
     arguments = parser.parse_args()
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    watchdog = Watchdog(arguments.shared_memory_prefix, arguments.lock)
-    supervisor = Supervisor(run_dir=arguments.run_dir, stop_timeout_s=arguments.stop_timeout_s, watchdog=watchdog)
-    supervisor.run()
-    arguments.state.unlink(missing_ok=True)
+    descriptors = {name: int(number) for name, _, number in (text.partition("=") for text in arguments.listener)}
+    guard(arguments.shared_memory_prefix, [0, arguments.control_fd, *descriptors.values()])
+
+    async def run() -> None:
+        control = socket.socket(fileno=arguments.control_fd)
+        listeners = {name: socket.socket(fileno=number) for name, number in descriptors.items()}
+        await Supervisor(arguments.run_dir, control, listeners, arguments.stop_timeout_s).run()
+
+    asyncio.run(run())
 
 
 if __name__ == "__main__":

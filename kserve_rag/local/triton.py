@@ -16,12 +16,11 @@ import json
 import os
 import platform
 import shutil
-import socket
 import subprocess
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -125,7 +124,6 @@ def triton_command(
     run_dir: Path,
     *,
     model: str,
-    reuse_ports: bool = False,
 ) -> tuple[list[str], dict[str, str]]:
     """How to start a Triton server: arguments and environment variables.
 
@@ -135,7 +133,6 @@ def triton_command(
         ports: where it listens, on loopback. What has no port is switched off.
         run_dir: folder for what belongs to this run alone; written anew.
         model: the one model of the repository that is loaded.
-        reuse_ports: whether other replicas may listen where it does, but for metrics.
     """
     prefix = _thin_environment(environment, run_dir)
     server = environment.server
@@ -151,7 +148,6 @@ def triton_command(
         f"--http-address={HOST}",
         f"--http-port={ports.http}",
         "--exit-timeout-secs=8",
-        *(["--reuse-http-port=true", "--reuse-grpc-port=true"] if reuse_ports else []),
     ]
     if ports.grpc is not None:
         arguments += ["--allow-grpc=true", f"--grpc-address={HOST}", f"--grpc-port={ports.grpc}"]
@@ -171,37 +167,9 @@ def triton_command(
     return arguments, variables
 
 
-_METRICS_PORT = "--metrics-port="
-_SHARED_MEMORY = "--backend-config=python,shm-region-prefix-name="
-
-
 def shared_memory_argument(prefix: str, name: str) -> str:
-    """The argument that names a process's shared memory."""
-    return f"{_SHARED_MEMORY}{prefix}{name}-"
-
-
-def metrics_port(argv: Sequence[str]) -> int | None:
-    """The port of a Triton server's metrics; None where these arguments are none of such a server."""
-    return next((int(one.removeprefix(_METRICS_PORT)) for one in argv if one.startswith(_METRICS_PORT)), None)
-
-
-def moved(argv: Sequence[str], name: str, to: str) -> tuple[list[str], int]:
-    """Arguments for another server beside a running one, and the port of its metrics.
-
-    What several servers cannot share is its own: the port of metrics, and shared memory, which is called after it.
-    """
-    with socket.socket() as free:
-        free.bind((HOST, 0))
-        port = free.getsockname()[1]
-    changed = []
-    for one in argv:
-        if one.startswith(_METRICS_PORT):
-            changed.append(f"{_METRICS_PORT}{port}")
-        elif one.startswith(_SHARED_MEMORY):
-            changed.append(f"{one.removesuffix(f'{name}-')}{to}-")
-        else:
-            changed.append(one)
-    return changed, port
+    """The argument that names a server's shared memory regions."""
+    return f"--backend-config=python,shm-region-prefix-name={prefix}{name}-"
 
 
 def trace_arguments(service: str, environ: Mapping[str, str]) -> list[str]:

@@ -1,11 +1,11 @@
-"""The parent of all services: nothing outlives it, however it ends."""
+"""The parent of all services: it restarts what ends, keeps their sockets, and nothing outlives it."""
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
 import signal
+import socket
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,70 +15,86 @@ from typing import Any
 import psutil
 import pytest
 
+from kserve_rag.errors import LaunchError
 from kserve_rag.local import supervisor
+from kserve_rag.local.control import ProcessStatus, SupervisorClient, listen
+from kserve_rag.local.locking import try_lock
 from tests.processes import until
 
 ENDS_WITHIN_S = 20
+REGION = f"test-{os.getpid()}-"
 
 SLEEPER = "import time; print('up', flush=True); time.sleep(600)"
 STUBBORN = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); {SLEEPER}"
 PARENT = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {STUBBORN!r}])"
+SERVER = """
+import os, signal, socket
+listener = socket.socket(fileno=int(os.environ["LISTENER"]))
+notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+signal.signal(signal.SIGUSR1, lambda *_: os._exit(0))
+if os.path.exists("broken"):
+    raise SystemExit("broken")
+notify.sendto(b"READY=1", os.environ["NOTIFY_SOCKET"].replace("@", "\\0", 1))
+while True:
+    connection, _ = listener.accept()
+    connection.sendall(str(os.getpid()).encode())
+    connection.close()
+"""
 
 
-def specification(name: str, argv: list[str], log: Path, **more: Any) -> dict[str, Any]:
-    """The command that starts a process."""
-    what = {"name": name, "service": name, "number": 1, "ports": [], "drains": False, **more}
-    return {"do": "start", "argv": argv, "env": dict(os.environ), "log": str(log), **what}
-
-
-class Channel:
-    """A supervisor and what it says."""
+class Supervised:
+    """A supervisor with one listening socket, for the service `server`."""
 
     def __init__(self, run_dir: Path) -> None:
         self.run_dir = run_dir
-        self.state = run_dir / "graph.json"
-        self.state.write_text("{}")
-        command = [sys.executable, "-I", supervisor.__file__, "--run-dir", str(run_dir), "--stop-timeout-s", "1"]
-        command += ["--state", str(self.state), "--shared-memory-prefix", f"test-{os.getpid()}-"]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.address = self.listener.getsockname()
+        lock = try_lock(run_dir / "lock")
+        assert lock is not None
+        with listen(run_dir) as control:
+            descriptors = [lock, control.fileno(), self.listener.fileno()]
+            command = [sys.executable, "-I", supervisor.__file__, "--run-dir", str(run_dir), "--stop-timeout-s", "1"]
+            command += ["--lock-fd", str(lock), "--control-fd", str(control.fileno())]
+            command += ["--listener", f"server={self.listener.fileno()}", "--shared-memory-prefix", REGION]
+            self.process = subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=descriptors)
+        os.close(lock)
+        self.listener.close()
+        self.client = SupervisorClient(run_dir)
 
-    def tell(self, **command: Any) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps(command) + "\n")
-        self.process.stdin.flush()
+    def start(self, name: str, code: str, **more: Any) -> None:
+        self.client.start(name, [sys.executable, "-c", code], dict(os.environ), **more)
 
-    def hear(self) -> dict[str, Any]:
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        return json.loads(line) if line else {}
-
-    def start(self, name: str, code: str) -> psutil.Process:
+    def start_up(self, name: str, code: str) -> psutil.Process:
         """Starts Python code and waits until it, or its child, says that it is up."""
+        self.start(name, code)
         log = self.run_dir / f"{name}.log"
-        self.tell(**specification(name, [sys.executable, "-c", code], log))
-        event = self.hear()
-        assert event["started"] == name
-        process = psutil.Process(event["pid"])
-        until(lambda: "up" in log.read_text() or not process.is_running())
-        assert "up" in log.read_text()
-        return process
+        until(lambda: log.exists() and "up" in log.read_text())
+        return psutil.Process(self.status(name).pid)
+
+    def status(self, name: str) -> ProcessStatus:
+        return self.client.status()[name]
+
+    def answer(self) -> int:
+        """The pid of the server that accepts a connection, which may wait for it in the backlog."""
+        with socket.create_connection(self.address, timeout=ENDS_WITHIN_S) as connection:
+            return int(connection.recv(100))
+
+    def supervisor(self) -> psutil.Process:
+        """The child of the guard that supervises."""
+        return psutil.Process(self.process.pid).children()[0]
 
     def close(self) -> None:
-        for pipe in (self.process.stdin, self.process.stdout):
-            assert pipe is not None
-            try:
-                pipe.close()
-            except BrokenPipeError:
-                continue
+        self.client.close()
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.process.wait(ENDS_WITHIN_S)
 
 
 @pytest.fixture
-def channel(tmp_path: Path) -> Iterator[Channel]:
-    channel = Channel(tmp_path)
-    yield channel
-    channel.process.kill()
-    channel.process.wait()
-    channel.close()
+def supervised(tmp_path: Path) -> Iterator[Supervised]:
+    supervised = Supervised(tmp_path)
+    yield supervised
+    supervised.close()
 
 
 def family(*processes: psutil.Process) -> list[psutil.Process]:
@@ -90,126 +106,113 @@ def gone(processes: list[psutil.Process]) -> bool:
     return all(process.status() == psutil.STATUS_ZOMBIE for process in alive)
 
 
-@contextlib.contextmanager
-def numbered(number: int) -> Iterator[subprocess.Popen[bytes]]:
-    """A process with this number, which is free, in a group of its own."""
-    process = None
-    try:
-        while process is None or process.pid != number:
-            if process is not None:
-                process.kill()
-                process.wait()
-            try:
-                # Source: proc_sys_kernel(5).
-                Path("/proc/sys/kernel/ns_last_pid").write_text(str(number - 1))
-            except OSError:
-                pytest.skip("may not choose the number of a process")
-            process = subprocess.Popen([sys.executable, "-c", SLEEPER], start_new_session=True)
-        yield process
-    finally:
-        if process is not None:
-            process.kill()
-            process.wait()
-
-
-@pytest.mark.parametrize("how", ["stop", "SIGTERM", "SIGINT", "end of input", "SIGKILL"])
-def test_nothing_outlives_it(channel: Channel, how: str) -> None:
-    """Neither a process that ignores SIGTERM, nor the child of one that has ended."""
-    everyone = family(channel.start("plain", SLEEPER), channel.start("parent", PARENT))
+@pytest.mark.parametrize(
+    "how", ["stop", "SIGTERM", "SIGINT", "end of input", "SIGKILL of the supervisor", "SIGKILL of its guard"]
+)
+def test_nothing_outlives_it(supervised: Supervised, how: str) -> None:
+    """Neither a process that ignores SIGTERM, nor its parent, nor shared memory."""
+    everyone = family(supervised.start_up("plain", SLEEPER), supervised.start_up("parent", PARENT))
     assert len(everyone) == 3
-    if how == "stop":
-        channel.tell(do="stop")
-    elif how == "end of input":
-        assert channel.process.stdin is not None
-        channel.process.stdin.close()
-    else:
-        channel.process.send_signal(signal.Signals[how])
-    assert gone(everyone)
-    channel.process.wait(ENDS_WITHIN_S)
-    assert channel.state.exists() == (how == "SIGKILL")
-
-
-def test_detached_it_lives_on_without_its_starter(channel: Channel) -> None:
-    sleeper = channel.start("plain", SLEEPER)
-    channel.tell(do="detach")
-    channel.close()
-    with pytest.raises(subprocess.TimeoutExpired):
-        channel.process.wait(0.5)
-    assert sleeper.is_running()
-    channel.process.terminate()
-    assert gone([sleeper])
-    assert channel.process.wait(ENDS_WITHIN_S) == 0
-
-
-def test_the_end_of_a_process_is_told_and_written_down(channel: Channel) -> None:
-    channel.tell(**specification("brief", [sys.executable, "-c", "raise SystemExit(3)"], channel.run_dir / "brief.log"))
-    assert channel.hear()["started"] == "brief"
-    assert channel.hear() == {"ended": "brief", "code": 3}
-    assert json.loads(supervisor.exit_file(channel.run_dir, "brief").read_text())["code"] == 3
-
-
-def test_a_full_disk_ends_nothing_else(channel: Channel) -> None:
-    other, brief = channel.start("other", SLEEPER), channel.start("brief", SLEEPER)
-    supervisor.exit_file(channel.run_dir, "brief").symlink_to("/dev/full")
-    brief.kill()
-    assert channel.hear() == {"ended": "brief", "code": -9}
-    channel.tell(do="specification", name="other")
-    assert channel.hear()["specification"]["name"] == "other"
-    assert other.is_running()
-
-
-def test_it_goes_on_without_its_watchdog(channel: Channel) -> None:
-    other, brief = channel.start("other", SLEEPER), channel.start("brief", SLEEPER)
-    (watchdog,) = set(psutil.Process(channel.process.pid).children()) - {other, brief}
-    watchdog.kill()
-    assert gone([watchdog])
-    brief.kill()
-    assert channel.hear() == {"ended": "brief", "code": -9}
-    third = channel.start("third", SLEEPER)
-    channel.tell(do="stop")
-    assert gone([other, third])
-    channel.process.wait(ENDS_WITHIN_S)
-    assert not channel.state.exists()
-
-
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
-def test_whoever_gets_the_number_of_a_process_that_has_ended_is_left_alone(
-    channel: Channel, how: signal.Signals
-) -> None:
-    brief, sleeper = channel.start("brief", SLEEPER), channel.start("plain", SLEEPER)
-    brief.kill()
-    assert channel.hear() == {"ended": "brief", "code": -9}
-    # What the watchdog does last.
-    region = supervisor.SHARED_MEMORY / f"test-{os.getpid()}-region"
+    everyone.append(supervised.supervisor())
+    region = supervisor.SHARED_MEMORY / f"{REGION}region"
     region.write_bytes(b"left over")
-    with numbered(brief.pid) as another:
-        channel.process.send_signal(how)
-        assert gone([sleeper])
-        until(lambda: not region.exists())
-        assert another.poll() is None
+    if how == "stop":
+        supervised.client.stop()
+    elif how == "end of input":
+        assert supervised.process.stdin is not None
+        supervised.process.stdin.close()
+    elif how == "SIGKILL of the supervisor":
+        supervised.supervisor().kill()
+    elif how == "SIGKILL of its guard":
+        supervised.process.kill()
+    else:
+        supervised.process.send_signal(signal.Signals[how])
+    assert gone(everyone)
+    supervised.process.wait(ENDS_WITHIN_S)
+    if how == "SIGKILL of its guard":
+        region.unlink()
+    assert not region.exists()
+    lock = try_lock(supervised.run_dir / "lock")
+    assert lock is not None
+    os.close(lock)
 
 
-def test_a_process_that_ends_takes_its_children_along(channel: Channel) -> None:
-    parent = channel.start("parent", PARENT)
+def test_detached_it_outlives_the_process_that_started_it(supervised: Supervised) -> None:
+    sleeper = supervised.start_up("plain", SLEEPER)
+    supervised.client.detach()
+    assert supervised.process.stdin is not None
+    supervised.process.stdin.close()
+    with pytest.raises(subprocess.TimeoutExpired):
+        supervised.process.wait(0.5)
+    assert sleeper.is_running()
+    supervised.client.stop()
+    assert gone([sleeper])
+    assert supervised.process.wait(ENDS_WITHIN_S) == 0
+
+
+def test_what_ends_is_restarted_and_callers_wait(supervised: Supervised) -> None:
+    supervised.start("server", SERVER, fd_variable="LISTENER")
+    first = supervised.answer()
+    os.kill(first, signal.SIGKILL)
+    psutil.wait_procs([psutil.Process(first)] if psutil.pid_exists(first) else [], timeout=ENDS_WITHIN_S)
+    assert supervised.answer() != first
+    status = supervised.status("server")
+    assert (status.state, status.restarts, status.code) == ("running", 1, -signal.SIGKILL)
+
+
+def test_its_descendants_end_with_a_process(supervised: Supervised) -> None:
+    parent = supervised.start_up("parent", PARENT)
     children = parent.children()
     parent.kill()
-    assert channel.hear() == {"ended": "parent", "code": -9}
     assert gone(children)
 
 
-def test_a_program_that_does_not_exist(channel: Channel) -> None:
-    channel.tell(**specification("x", ["/nowhere/program"], channel.run_dir / "x.log"))
-    event = channel.hear()
-    assert event["failed"] == "x"
-    assert "/nowhere/program" in event["why"]
+def test_a_crash_loop_ends_and_callers_are_refused(supervised: Supervised) -> None:
+    broken = supervised.run_dir / "broken"
+    broken.touch()
+    supervised.start("server", SERVER, fd_variable="LISTENER")
+    until(lambda: supervised.status("server").state == "failed")
+    status = supervised.status("server")
+    assert (status.restarts, status.code, status.pid) == (supervisor.MAX_ENDS - 1, 1, 0)
+    with pytest.raises(ConnectionRefusedError):
+        supervised.answer()
+    broken.unlink()
+    supervised.client.restart("server", start_timeout_s=20, drain_timeout_s=5, stop_timeout_s=1)
+    assert supervised.answer() == supervised.status("server").pid
 
 
-def test_shared_memory_of_a_killed_triton_is_removed(channel: Channel) -> None:
-    region = supervisor.SHARED_MEMORY / f"test-{os.getpid()}-region"
-    region.write_bytes(b"left over")
-    sleeper = channel.start("plain", SLEEPER)
-    channel.tell(do="stop")
-    channel.process.wait(ENDS_WITHIN_S)
-    assert gone([sleeper])
-    # The watchdog removes it just after the supervisor's end.
-    until(lambda: not region.exists())
+def test_a_restart_waits_for_the_new_process_and_drains_the_old_one(supervised: Supervised) -> None:
+    supervised.start("server", SERVER, fd_variable="LISTENER")
+    first = psutil.Process(supervised.answer())
+    supervised.client.restart("server", start_timeout_s=20, drain_timeout_s=20, stop_timeout_s=1)
+    assert not first.is_running()
+    assert supervised.answer() == supervised.status("server").pid
+    assert supervised.status("server").restarts == 0
+
+
+def test_a_new_process_that_does_not_become_ready_changes_nothing(supervised: Supervised) -> None:
+    supervised.start("server", SERVER, fd_variable="LISTENER")
+    first = supervised.answer()
+    (supervised.run_dir / "broken").touch()
+    with pytest.raises(LaunchError, match="new process of the server ended with 1"):
+        supervised.client.restart("server", start_timeout_s=20, drain_timeout_s=5, stop_timeout_s=1)
+    (supervised.run_dir / "broken").unlink()
+    with pytest.raises(LaunchError, match="not ready in time"):
+        supervised.client.restart("server", start_timeout_s=0, drain_timeout_s=5, stop_timeout_s=1)
+    assert supervised.answer() == first == supervised.status("server").pid
+
+
+def test_commands_that_cannot_be_carried_out(supervised: Supervised) -> None:
+    with pytest.raises(LaunchError, match="/nowhere/program"):
+        supervised.client.start("x", ["/nowhere/program"], {})
+    with pytest.raises(LaunchError, match="not started yet"):
+        supervised.client.restart("y", start_timeout_s=1, drain_timeout_s=1, stop_timeout_s=1)
+
+
+def test_only_this_user_may_send_commands(supervised: Supervised) -> None:
+    assert stat.S_IMODE((supervised.run_dir / "control.sock").stat().st_mode) == 0o600
+
+
+def test_without_a_supervisor_there_is_no_client(tmp_path: Path) -> None:
+    with pytest.raises(LaunchError, match="starting or stopping"):
+        SupervisorClient(tmp_path)

@@ -1,0 +1,161 @@
+"""What each service of a local graph is started with: environment variables, listening sockets, ports."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from pathlib import Path
+
+import psutil
+
+from kserve_rag.errors import PortTakenError
+from kserve_rag.local.graph import GraphState, ServiceState
+from kserve_rag.models.store import LocalModel
+from kserve_rag.settings import HOST, Settings
+
+_NOT_INHERITED = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "OTEL_SERVICE_NAME")
+"""The hub's secrets, and the telemetry name: each service has its own."""
+
+
+def inherited_environment() -> dict[str, str]:
+    """This process's variables without those in `_NOT_INHERITED`, and defaults for one machine."""
+    cpus = str(len(os.sched_getaffinity(0)))
+    return {
+        **{name: value for name, value in os.environ.items() if name not in _NOT_INHERITED},
+        # The packages of this installation or checkout, whatever folder a service runs in.
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])),
+        "PYTHONUNBUFFERED": "1",
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", cpus),
+        "TOKENIZERS_PARALLELISM": "false",
+        "ANONYMIZED_TELEMETRY": "false",
+    }
+
+
+def vectorstore_variables(settings: Settings, state: GraphState) -> dict[str, str]:
+    """Settings of the vectorstore of this graph."""
+    return {
+        **_edge_variables("VECTORSTORE", settings, state.services["vectorstore"]),
+        "VECTORSTORE_ENABLE_GRPC": "false",
+        "VECTORSTORE_INDEX_ROOT": str(state.index_root),
+        "VECTORSTORE_INDEX_NAME": state.index_name,
+        "VECTORSTORE_EMBEDDER_URL": state.services["embedder"].url,
+        "VECTORSTORE_EMBEDDER_MODEL": state.services["embedder"].model,
+    }
+
+
+_FOR_SMALL_MODELS = {
+    # Without it SmolLM2 loops in 3 of 100 answers, with it in none; as many answers are right.
+    "TRANSFORMER_FREQUENCY_PENALTY": "0.2",
+    # If the documents do not support the answer of such a small model, a quote from them is the better answer.
+    "TRANSFORMER_CITATIONS": "quote",
+}
+"""Defaults of the transformer with a small model; the environment overrides them."""
+
+
+def transformer_variables(settings: Settings, state: GraphState, llm: LocalModel) -> dict[str, str]:
+    """Settings of the transformer of this graph."""
+    service = state.services["transformer"]
+    return {
+        **_edge_variables("TRANSFORMER", settings, service),
+        "TRANSFORMER_GRPC_PORT": port_of(service.grpc_url or ""),
+        "TRANSFORMER_MODEL_NAME": service.model,
+        "TRANSFORMER_VECTORSTORE_URL": state.services["vectorstore"].url,
+        "TRANSFORMER_PREDICTOR_URL": state.services["predictor"].url,
+        "TRANSFORMER_PREDICTOR_LAYOUT": "llmapi",
+        "TRANSFORMER_PROMPT_FORMAT": str(llm.path),
+        **{name: os.environ.get(name, chosen) for name, chosen in _FOR_SMALL_MODELS.items()},
+    }
+
+
+def ingest_service_variables(settings: Settings, state: GraphState) -> dict[str, str]:
+    """Settings of the ingest service of this graph."""
+    # Imported late: it imports ingestion, which takes a second, and no service that starts first needs it.
+    from kserve_rag.local.indexing import ingest_variables
+
+    return {**ingest_variables(state), **_edge_variables("INGEST", settings, state.services["ingest"])}
+
+
+def frontend_variables(settings: Settings, state: GraphState) -> dict[str, str]:
+    """Settings of the web page's server of this graph."""
+    return {
+        **_edge_variables("FRONTEND", settings, state.services["frontend"]),
+        "FRONTEND_TRANSFORMER_URL": state.services["transformer"].url,
+        "FRONTEND_INGEST_URL": state.services["ingest"].url,
+    }
+
+
+def _edge_variables(prefix: str, settings: Settings, service: ServiceState) -> dict[str, str]:
+    """Settings that every service behind `chassis.edge` has."""
+    variables = {
+        "HOST": HOST,
+        "HTTP_PORT": port_of(service.url),
+        "GRACE_PERIOD_S": str(max(1, int(settings.stop_timeout_s / 3))),
+    }
+    return {f"{prefix}_{name}": value for name, value in variables.items()}
+
+
+def listen(port: int, what: str, option: str = "") -> socket.socket:
+    """A listening socket on loopback.
+
+    Args:
+        port: 0 takes a free one.
+        what: of the service, for the message.
+        option: command-line option that sets the port. Empty: if the port is taken, another one is used.
+
+    Raises:
+        PortTakenError: the port is taken. The message names the process that listens there.
+    """
+    try:
+        return socket.create_server((HOST, port), backlog=1024)
+    except OSError:
+        if not option:
+            return listen(0, what)
+    raise PortTakenError(
+        f"Port {port}, where {what} would listen, is taken by {_holder(port)}. "
+        f"Stop it, or choose another port with {option}."
+    )
+
+
+def any_port(port: int, taken: set[int]) -> int:
+    """`port` if it is free, else a free port of the system's choice. Adds it to `taken`."""
+    while not port or port in taken or not _free(port):
+        port = _free_port()
+    taken.add(port)
+    return port
+
+
+def fixed_port(port: int, what: str, option: str, taken: set[int]) -> int:
+    """`port`, or a free one for 0. Raises PortTakenError as `listen` does."""
+    if port:
+        listen(port, what, option).close()
+    return any_port(port, taken)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
+
+
+def _free(port: int) -> bool:
+    try:
+        socket.create_server((HOST, port)).close()
+    except OSError:
+        return False
+    return True
+
+
+def _holder(port: int) -> str:
+    with contextlib.suppress(psutil.Error):
+        for connection in psutil.net_connections("tcp"):
+            listens = connection.status == psutil.CONN_LISTEN and connection.laddr and connection.laddr.port == port
+            if listens and connection.pid:
+                process = psutil.Process(connection.pid)
+                return f"process {connection.pid} ({' '.join(process.cmdline())[:80] or process.name()})"
+    return "another user's process"
+
+
+def port_of(url: str) -> str:
+    """The port at the end of a URL or of host:port."""
+    return url.rpartition(":")[2]
