@@ -1,9 +1,10 @@
-"""Requests lost when each service is restarted in turn, with one replica and with two.
+"""Requests lost when each service is restarted or killed, in turn.
 
-32 clients ask the transformer without a pause, each on a connection of its own, half of them for a stream, and none of
-them tries again. Meanwhile `kserve-rag restart` puts a new process in the place of each of a service's. Lost is what is
-not answered with 200 to its end; a 503 with Retry-After is counted apart. A restart takes as long as the command does;
-the pause is the longest time without an answer to anybody.
+32 clients ask the transformer without a pause, each on its own connection, half of them for a stream, and none of
+them retries. Meanwhile `kserve-rag restart` replaces the process of a service, or SIGKILL ends it and the supervisor
+restarts it. A request is lost if it does not get a complete response with status 200; a 503 with Retry-After is
+counted apart. A killed process loses the requests that it was working on. Seconds are until the command returns, or
+until `kserve-rag status` calls the service ready again; the pause is the longest time in which nobody got an answer.
 """
 
 from __future__ import annotations
@@ -11,50 +12,52 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import functools
 import itertools
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import aiohttp
 
-from kserve_rag.local.graph import SERVICES, ServiceName, need_running
+from kserve_rag.local.graph import SERVICES, GraphState, ServiceName, ServiceStatus, need_running, restart, status
 from kserve_rag.settings import Settings
 
 CLIENTS = 32
-REPLICAS = (1, 2)
+POLL_S = 0.1
 MAX_TOKENS = 4
 MARGIN_S = 3.0
-"""Load before a restart and after it."""
+"""Seconds of load before and after."""
 
 
 @dataclass
 class Load:
-    """What clients saw."""
+    """What the clients saw."""
 
     answered_at: list[float] = field(default_factory=list)
     refused: int = 0
     """503 with Retry-After."""
     lost: list[str] = field(default_factory=list)
-    """Why, for each."""
+    """The reason for each."""
 
     @property
     def requests(self) -> int:
-        """All that were sent."""
+        """All requests."""
         return len(self.answered_at) + self.refused + len(self.lost)
 
     @property
     def longest_pause_s(self) -> float:
-        """Without an answer to anybody."""
+        """Longest time in which nobody got an answer."""
         return max((later - earlier for earlier, later in itertools.pairwise(self.answered_at)), default=0.0)
 
 
 async def ask_until(url: str, ended: asyncio.Event, clients: int) -> Load:
-    """Has clients ask until `ended` is set; what is under way then is waited for."""
+    """Sends requests until `ended` is set, then waits for those in flight."""
     load, numbers = Load(), itertools.count()
 
     async def client(path: str) -> None:
@@ -81,42 +84,45 @@ async def ask_until(url: str, ended: asyncio.Event, clients: int) -> Load:
     return load
 
 
-async def restart_under_load(url: str, service: ServiceName, environ: Mapping[str, str]) -> tuple[Load, float]:
-    """What clients saw of a restart, and the seconds that it took."""
+async def under_load(url: str, change: Callable[[], None]) -> tuple[Load, float]:
+    """What the clients saw of a change, and the seconds that it took."""
     ended = asyncio.Event()
     load = asyncio.create_task(ask_until(url, ended, CLIENTS))
     await asyncio.sleep(MARGIN_S)
     began = time.perf_counter()
-    process = await asyncio.create_subprocess_exec(
-        *[sys.executable, "-m", "kserve_rag", "restart", service], env=environ, stdout=subprocess.DEVNULL
-    )
-    status = await process.wait()
+    await asyncio.to_thread(change)
     seconds = time.perf_counter() - began
     await asyncio.sleep(MARGIN_S)
     ended.set()
-    seen = await load
-    if status:
-        raise SystemExit(f"kserve-rag restart {service} failed.")
-    return seen, seconds
+    return await load, seconds
+
+
+def kill(settings: Settings, service: ServiceName) -> None:
+    """Kills the process of a service and waits until the service is ready again."""
+    pid = status(settings).services[service].pid
+    os.kill(pid, signal.SIGKILL)
+    while (found := status(settings).services[service]).pid in (0, pid) or not is_up(found):
+        time.sleep(POLL_S)
+
+
+def is_up(found: ServiceStatus) -> bool:
+    """Ready, or a page's server without a page."""
+    return found.ready or "not built" in str(found.reason)
 
 
 @contextlib.contextmanager
-def graph(replicas: int) -> Iterator[tuple[str, dict[str, str]]]:
-    """URL of the transformer of a graph with so many replicas of each service, and the variables that name it."""
+def graph() -> Iterator[tuple[Settings, GraphState]]:
+    """A graph in a home of its own."""
     shared = Settings()
     with tempfile.TemporaryDirectory() as folder:
         chosen = {name: "0" for name in Settings.model_fields if name.endswith("port")}
         chosen |= {"home": folder, "models_dir": str(shared.models), "envs_dir": str(shared.envs)}
         environ = {**os.environ, **{f"KSERVE_RAG_{name.upper()}": value for name, value in chosen.items()}}
         command = [sys.executable, "-m", "kserve_rag"]
-        subprocess.run(
-            [*command, "up", "--detach", "--replicas", str(replicas)],
-            env=environ,
-            check=True,
-            stdout=subprocess.DEVNULL,
-        )
+        subprocess.run([*command, "up", "--detach"], env=environ, check=True, stdout=subprocess.DEVNULL)
+        settings = Settings.model_validate(chosen)
         try:
-            yield need_running(Settings.model_validate(chosen)).services["transformer"].url, environ
+            yield settings, need_running(settings)
         finally:
             subprocess.run([*command, "down"], env=environ, check=False, stdout=subprocess.DEVNULL)
 
@@ -124,15 +130,20 @@ def graph(replicas: int) -> Iterator[tuple[str, dict[str, str]]]:
 def measure(services: tuple[ServiceName, ...] = SERVICES) -> list[str]:
     """The table, as lines of Markdown."""
     lines = [
-        "| restarted | replicas | requests | lost | 503 with Retry-After | longest pause s | restart s |",
+        "| service | | requests | lost | 503 with Retry-After | longest pause s | seconds |",
         "|---|---|---|---|---|---|---|",
     ]
-    for replicas in REPLICAS:
-        with graph(replicas) as (url, environ):
+    with graph() as (settings, state):
+        changes: dict[str, Callable[[ServiceName], None]] = {
+            "restart": lambda service: restart(settings, state, service),
+            "SIGKILL": lambda service: kill(settings, service),
+        }
+        for how, change in changes.items():
             for service in services:
-                load, seconds = asyncio.run(restart_under_load(url, service, environ))
+                url = state.services["transformer"].url
+                load, seconds = asyncio.run(under_load(url, functools.partial(change, service)))
                 lines.append(
-                    f"| {service} | {replicas} | {load.requests} | {len(load.lost)} | {load.refused} | "
+                    f"| {service} | {how} | {load.requests} | {len(load.lost)} | {load.refused} | "
                     f"{load.longest_pause_s:.1f} | {seconds:.1f} |"
                 )
                 print(lines[-1], *load.lost[:5], sep="\n  lost: ", file=sys.stderr, flush=True)

@@ -76,7 +76,7 @@ class Settings(BaseSettings):
     )
 
     drain_timeout_s: float = Field(
-        60, gt=0, description="Seconds that a process which is replaced has for the requests that it was sent."
+        60, gt=0, description="Time for a replaced process to finish its requests before it gets SIGTERM."
     )
 
     data: _Path | None = Field(None, description="Folder with the datasets of `kserve-rag eval`.")

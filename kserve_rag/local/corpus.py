@@ -1,4 +1,4 @@
-"""Which documents the local index holds: the user's own, or else this project's documentation."""
+"""The documents of the local index: the user's own, or this project's documentation."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from kserve_rag.settings import Settings
 
 
 def bundled(settings: Settings) -> list[Path]:
-    """This project's documentation: of the checkout, or packaged with the distribution."""
+    """This project's documentation, from the checkout or from the installed distribution."""
     package = Path(__file__).parents[1]
     checkout = package.parent
     if (checkout / "pyproject.toml").is_file() and (checkout / "docs").is_dir():
         return [path for path in (checkout / "README.md", checkout / "docs") if path.exists()]
     packaged = package / "corpus"
     if not packaged.is_dir():
-        raise SetupError("This installation lacks its documentation. Install kserve-rag again, or give --docs.")
-    # The README travels as the distribution's description.
+        raise SetupError("This installation lacks its documentation. Reinstall kserve-rag, or give --docs.")
+    # The distribution carries the README as its description.
     readme = settings.home / "README.md"
     text = metadata.metadata("kserve-rag").json.get("description")
     if isinstance(text, str) and text.strip():
@@ -30,7 +30,7 @@ def bundled(settings: Settings) -> list[Path]:
 
 
 def remembered(settings: Settings) -> list[Path]:
-    """The paths that the index was last told to follow; empty where it never was."""
+    """The paths that the index follows; empty if none were ever given."""
     try:
         paths = json.loads(_file(settings).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -39,7 +39,7 @@ def remembered(settings: Settings) -> list[Path]:
 
 
 def remember(settings: Settings, paths: Sequence[Path]) -> None:
-    """Keeps the paths that the index follows from now on."""
+    """Stores the paths that the index follows from now on."""
     file = _file(settings)
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_suffix(".new")

@@ -1,4 +1,4 @@
-"""Making the running graph's index follow documents, through its own embedder."""
+"""Indexes documents with the running graph's embedder."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _TAKEN_OVER_WITHIN_S = 60
 
 
 def index(state: GraphState, paths: Sequence[Path], on_progress: OnProgress | None = None) -> Summary:
-    """Brings the index up to what is under `paths` and what was uploaded to it. The embedder must be ready.
+    """Updates the index from `paths` and from the uploads. The embedder must be ready.
 
     Raises:
-        UsageError: nothing usable is there, or it could not be read. The index stays as it is.
+        UsageError: there is nothing usable, or it cannot be read. The index stays as it is.
     """
     try:
         return asyncio.run(run(IngestSettings(**_chosen(state)), paths, on_progress))
@@ -33,7 +33,7 @@ def index(state: GraphState, paths: Sequence[Path], on_progress: OnProgress | No
 
 
 def ingest_variables(state: GraphState) -> dict[str, str]:
-    """Settings of the ingest service of this graph: those of `index`, so that neither makes anew what the other has.
+    """Settings of this graph's ingest service. The same as in `index`, so that neither embeds again what the other has.
 
     Raises:
         LaunchError: the embedder's model is not there yet.
@@ -57,10 +57,10 @@ def _chosen(state: GraphState) -> dict[str, Any]:
 
 
 def wait_until_served(state: GraphState, version: str) -> None:
-    """Returns once the vectorstore answers from this version of the index.
+    """Returns once the vectorstore serves this version of the index.
 
     Raises:
-        LaunchError: it does not take it over.
+        LaunchError: it does not switch to the version in time.
     """
     deadline = time.monotonic() + _TAKEN_OVER_WITHIN_S
     reason = "it does not answer"

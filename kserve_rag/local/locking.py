@@ -13,7 +13,7 @@ _POLL_S = 0.1
 
 
 def try_lock(path: Path) -> int | None:
-    """The descriptor that holds the lock on `path` until it is closed; None if another process holds it."""
+    """A descriptor that holds the lock on `path` until it is closed; None if another process holds the lock."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
@@ -28,7 +28,7 @@ def try_lock(path: Path) -> int | None:
 def locked(path: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
     """Holds the lock on `path`.
 
-    `waiting` is called again and again while another process or thread holds it; what it raises ends the waiting.
+    Calls `waiting` repeatedly while another process or thread holds it. An exception that it raises ends the wait.
     """
     while (descriptor := try_lock(path)) is None:
         waiting()

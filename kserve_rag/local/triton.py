@@ -1,10 +1,10 @@
-"""Triton on one machine: a real `tritonserver` out of a wheel, in a Python environment of its own.
+"""Triton on one machine: a real `tritonserver` from a wheel, in a Python environment of its own.
 
-It has its own environment as it has its own image in a cluster, and for the same reason: its Python stub crashes on
-string tensors under numpy 2, which the other services want.
+Its Python stub crashes on string tensors under numpy 2, which the other services need. In a cluster it has its own
+image for the same reason.
 
-The environment is built once per lock and Python version, and never changed. What differs between runs (where this
-distribution's packages lie) is a thin environment on top of it, in the run's folder.
+The environment is built once per lock file and Python version, and never changed. A thin environment in the run's
+folder adds what differs between runs: the paths of this distribution's packages.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ from kserve_rag.progress import Progress, Silent
 from kserve_rag.settings import HOST
 
 PYTHONS = ("3.12", "3.11", "3.10")
-"""Versions that the environment can have. nvidia-pytriton has a stub for 3.13 too, but numpy 1 has no wheels for it."""
+"""Supported Python versions. nvidia-pytriton has a stub for 3.13 too, but numpy 1 has no wheels for it."""
 
 _ROOMS = ("embedder", "predictor")
 """Packages that Triton's models import."""
 
 NEVER = 1_000_000_000
-"""Triton's `rate`: one trace for so many requests of callers that have none."""
+"""Triton's trace `rate`: it samples one of this many requests without a trace header."""
 
 _GLIBC = (2, 35)
-"""What the wheel is built against: its tag is manylinux_2_35."""
+"""The wheel's minimum: its tag is manylinux_2_35."""
 
 _TASK = "Triton environment"
-_TOLD_EVERY_S = 0.2
+_NOTE_INTERVAL_S = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,15 +51,15 @@ class TritonEnvironment:
 
     path: Path
     python: Path
-    """The interpreter that the environment was made with."""
+    """The interpreter of the environment."""
     version: str
-    """Of that Python: "3.11"."""
+    """Version of that Python, as "3.11"."""
     libdir: Path
-    """Where that Python's shared library lies."""
+    """Folder of that Python's shared library."""
 
     @property
     def site_packages(self) -> Path:
-        """Where its packages are."""
+        """Folder of its packages."""
         return self.path / "lib" / f"python{self.version}" / "site-packages"
 
     @property
@@ -75,7 +75,7 @@ class TritonEnvironment:
 
 @dataclass(frozen=True, slots=True)
 class TritonPorts:
-    """Where one Triton server listens."""
+    """Ports of one Triton server."""
 
     http: int
     grpc: int | None = None
@@ -85,13 +85,13 @@ class TritonPorts:
 def ensure_triton_environment(
     envs: Path, *, python: Path | None = None, offline: bool = False, progress: Progress | None = None
 ) -> TritonEnvironment:
-    """The Triton environment, built first where it is not there yet.
+    """The Triton environment. Builds it if it does not exist yet.
 
     Args:
         envs: folder of environments.
         python: interpreter to use, 3.10 to 3.12. By default the running one, or one on the PATH.
-        offline: do not build one.
-        progress: told what is being done.
+        offline: do not build it.
+        progress: reports the steps.
 
     Raises:
         SetupError: this machine cannot run Triton, or the packages could not be installed. The message says what to do.
@@ -125,13 +125,13 @@ def triton_command(
     *,
     model: str,
 ) -> tuple[list[str], dict[str, str]]:
-    """How to start a Triton server: arguments and environment variables.
+    """Arguments and environment variables that start a Triton server.
 
     Args:
         environment: from `ensure_triton_environment`.
         repository: folder of models.
-        ports: where it listens, on loopback. What has no port is switched off.
-        run_dir: folder for what belongs to this run alone; written anew.
+        ports: on loopback. A protocol without a port is switched off.
+        run_dir: folder of the thin environment, which is replaced.
         model: the one model of the repository that is loaded.
     """
     prefix = _thin_environment(environment, run_dir)
@@ -142,7 +142,7 @@ def triton_command(
         f"--backend-directory={environment.backends}",
         "--model-control-mode=explicit",
         f"--load-model={model}",
-        # Without these it looks in /opt/tritonserver.
+        # The default is in /opt/tritonserver.
         f"--cache-directory={server / 'caches'}",
         "--disable-auto-complete-config",
         f"--http-address={HOST}",
@@ -173,7 +173,7 @@ def shared_memory_argument(prefix: str, name: str) -> str:
 
 
 def trace_arguments(service: str, environ: Mapping[str, str]) -> list[str]:
-    """Arguments with which Triton sends its spans where OpenTelemetry's variables say; none where they say nothing.
+    """Arguments that make Triton export its spans as OpenTelemetry's variables say; none if they are not set.
 
     Source: https://docs.nvidia.com/deeplearning/triton-inference-server/user-guide/docs/user_guide/trace.html
     """
@@ -189,7 +189,7 @@ def trace_arguments(service: str, environ: Mapping[str, str]) -> list[str]:
     settings = [
         "mode=opentelemetry",
         "level=TIMESTAMPS",
-        # Of what it is told of it traces everything, whatever the rate; of the rest nothing.
+        # Requests with a trace header are always traced, whatever the rate; others never.
         f"rate={NEVER}",
         f"opentelemetry,url={url}",
         f"opentelemetry,resource=service.name=kserve-rag-{service}",
@@ -200,7 +200,7 @@ def trace_arguments(service: str, environ: Mapping[str, str]) -> list[str]:
 
 
 def check_platform() -> None:
-    """Whether the wheel of tritonserver runs here.
+    """Checks that the wheel of tritonserver runs on this machine.
 
     Raises:
         SetupError: it does not.
@@ -217,16 +217,16 @@ def check_platform() -> None:
 
 
 def lock_file() -> Path:
-    """The pinned packages of the environment: in a checkout, or packaged with the distribution."""
+    """The environment's pinned packages, from the checkout or from the installed distribution."""
     package = Path(__file__).parents[1]
     for path in (package.parent / "locks" / "triton.txt", package / "environments" / "triton.txt"):
         if path.is_file():
             return path
-    raise SetupError("This installation lacks environments/triton.txt. Install kserve-rag again.")
+    raise SetupError("This installation lacks environments/triton.txt. Reinstall kserve-rag.")
 
 
 def _find_python(python: Path | None) -> tuple[Path, str, Path]:
-    """Interpreter, its version, and the folder of its shared library."""
+    """An interpreter, its version, and the folder of its shared library."""
     if python is not None:
         found = _inspect(python)
         if found is None or found[1] not in PYTHONS:
@@ -278,8 +278,10 @@ def _build(environment: TritonEnvironment, lock: Path, progress: Progress) -> No
             make = [str(built.python), "-m", "venv", "--clear", str(temporary)]
             install = [str(temporary / "bin" / "python"), "-m", "pip", "--disable-pip-version-check", "--quiet"]
             install += ["--no-input", "install"]
-        _run(make, progress)
-        _run([*install, "--no-deps", "--require-hashes", "--only-binary=:all:", "--requirement", str(lock)], progress)
+        run_program(make, progress)
+        run_program(
+            [*install, "--no-deps", "--require-hashes", "--only-binary=:all:", "--requirement", str(lock)], progress
+        )
         _link_backend(built)
         temporary.chmod(0o755)
         temporary.rename(environment.path)
@@ -289,10 +291,10 @@ def _build(environment: TritonEnvironment, lock: Path, progress: Progress) -> No
 
 
 def _link_backend(environment: TritonEnvironment) -> None:
-    """The Python backend with the stub for this Python, as Triton looks for it."""
+    """Links the Python backend and the stub for this Python where Triton looks for them."""
     stub = environment.server / "python_backend_stubs" / environment.version / "triton_python_backend_stub"
     if not stub.is_file():
-        raise SetupError(f"nvidia-pytriton holds no stub for Python {environment.version}.")
+        raise SetupError(f"nvidia-pytriton has no stub for Python {environment.version}.")
     backend = environment.backends / "python"
     backend.mkdir(parents=True)
     for file in [*(environment.server / "backends" / "python").iterdir(), stub]:
@@ -301,9 +303,9 @@ def _link_backend(environment: TritonEnvironment) -> None:
 
 
 def _thin_environment(environment: TritonEnvironment, run_dir: Path) -> Path:
-    """An environment that shows the built one's packages and this distribution's rooms.
+    """A virtual environment with the built one's packages and this distribution's rooms.
 
-    Triton's stub heeds the environment whose `bin` is first on the PATH, and no PYTHONPATH.
+    Triton's stub uses the environment whose `bin` is first on the PATH; it ignores PYTHONPATH.
     """
     prefix = run_dir / "python"
     shutil.rmtree(prefix, ignore_errors=True)
@@ -322,10 +324,10 @@ def _thin_environment(environment: TritonEnvironment, run_dir: Path) -> Path:
 
 
 def package_folder(package: str) -> Path:
-    """Where a room of this distribution is installed."""
+    """The folder of an installed package."""
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        raise SetupError(f"The package {package} is not installed. Install kserve-rag[local] again.")
+        raise SetupError(f"The package {package} is not installed. Reinstall kserve-rag[local].")
     return Path(next(iter(spec.submodule_search_locations))).resolve()
 
 
@@ -334,15 +336,19 @@ def _uv() -> str | None:
     return str(beside) if beside.is_file() else shutil.which("uv")
 
 
-def _run(command: list[str], progress: Progress) -> None:
-    """Runs a program to its end, or until `progress` raises when it is told that it runs."""
+def run_program(command: list[str], progress: Progress) -> None:
+    """Runs a program to completion; kills it if `progress` raises.
+
+    Raises:
+        SetupError: it failed. The message has its last lines.
+    """
     stdout = stderr = ""
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as program:  # noqa: S603
         try:
             while program.returncode is None:
                 progress.note(_TASK, "installing tritonserver and OpenVINO")
                 with contextlib.suppress(subprocess.TimeoutExpired):
-                    stdout, stderr = program.communicate(timeout=_TOLD_EVERY_S)
+                    stdout, stderr = program.communicate(timeout=_NOTE_INTERVAL_S)
         except BaseException:
             program.kill()
             raise

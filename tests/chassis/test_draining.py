@@ -126,6 +126,11 @@ def test_an_idle_connection_is_closed(echo: Echo) -> None:
         assert stream.read(1) == b""
 
 
+async def ask_until_refused(stub: GRPCInferenceServiceStub) -> None:
+    while True:
+        await stub.ModelReady(ModelReadyRequest(name="echo"), timeout=30)
+
+
 async def test_grpc_callers_get_a_status_that_they_can_retry(echo: Echo) -> None:
     request = ModelReadyRequest(name="echo")
     process = echo.start()
@@ -134,8 +139,7 @@ async def test_grpc_callers_get_a_status_that_they_can_retry(echo: Echo) -> None
         assert (await stub.ModelReady(request)).ready
         process.send_signal(signal.SIGUSR1)
         with pytest.raises(aio.AioRpcError) as refused:
-            while True:
-                await stub.ModelReady(request, timeout=30)
+            await ask_until_refused(stub)
         # CANCELLED: the call arrived in the moment in which the server began to drain.
         assert refused.value.code() in (StatusCode.UNAVAILABLE, StatusCode.CANCELLED)
 
