@@ -1,4 +1,4 @@
-"""A bare async KServe handler that passes the request on to other servers and returns: the least that a hop costs.
+"""A bare async KServe handler that forwards the request to other servers: the minimum cost of a hop.
 
 python -m benchmarks.bare_hop NAME PORT {httpx|aiohttp} URL [URL]
 """
@@ -43,7 +43,7 @@ class Hop(kserve.Model):  # type: ignore[misc]
 
 
 class LoopbackServer(kserve.ModelServer):  # type: ignore[misc]
-    """KServe's own server, on loopback only."""
+    """KServe's server, on loopback only."""
 
     async def _serve(self) -> None:
         self._rest_server.config.host = "127.0.0.1"

@@ -1,10 +1,9 @@
 """Throughput of the chain with stub models behind the real services, beside bare KServe handlers, in one run.
 
-transformer → vectorstore → embedder and transformer → predictor: once as the product runs them, once as bare handlers
-that only pass the request on, joined by aiohttp and by httpx. Embedder and predictor are the same stub for all.
+transformer → vectorstore → embedder and transformer → predictor: once with the real services, once with bare handlers
+that only forward, over aiohttp and over httpx. Embedder and predictor are the same stub for all.
 
-`unchecked` is the product without the check of citations, which the bare handlers have no counterpart of: what the
-hops, the search and the prompt cost.
+`unchecked` is the product without the check of citations, which the bare handlers do not have: hops, search and prompt.
 """
 
 from __future__ import annotations
@@ -60,7 +59,7 @@ def build_index(root: Path, documents: int = 100) -> None:
 
 @contextlib.contextmanager
 def chain(name: str, index: Path, prompt_format: Path, latencies: tuple[float, float]) -> Iterator[tuple[str, bytes]]:
-    """URL and body of a chain that runs until the block ends."""
+    """Run a chain; yields its URL and a request body."""
     stub, vectorstore, transformer = free_port(), free_port(), free_port()
     stub_url = f"http://127.0.0.1:{stub}"
     with contextlib.ExitStack() as stack:
@@ -118,7 +117,7 @@ def chain(name: str, index: Path, prompt_format: Path, latencies: tuple[float, f
 
 
 def load(url: str, body: bytes, clients: int, seconds: float) -> dict[str, float]:
-    """One measurement, by a process of its own."""
+    """One measurement, from a separate process."""
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.load", url, str(clients), str(seconds)],
         input=body,

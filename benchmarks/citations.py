@@ -1,9 +1,8 @@
-"""How long it takes to check an answer against its sources: sentences, evidence, quotes, markers.
+"""Processor time of the check of an answer against its sources: sentences, evidence, quotes, markers.
 
-Sources are passages of this project's documentation. Answers are sentences of these passages with every seventh word
-left out and a source number, often a wrong one, behind every other; a third of the sentences are of other passages.
-First: passages that the service has not met before; again: the same ones, as with a second question about them.
-Milliseconds of processor time, which other programs on the machine do not lengthen; one check runs on one core.
+Sources are passages of this project's documentation. Answers are sentences of these passages without every seventh
+word; every other sentence has a source number, often a wrong one, and a third come from other passages. First: passages
+new to the cache; again: cached passages. Processor time does not depend on other programs; one check runs on one core.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ ROUNDS = 60
 
 
 def passages() -> list[Source]:
-    """The documentation, cut into spans."""
+    """Passages of the documentation."""
     found = []
     for number, file in enumerate(sorted(DOCUMENTS.rglob("*.md"))):
         text = file.read_text(encoding="utf-8")
@@ -54,7 +53,7 @@ def passages() -> list[Source]:
 
 
 def answer(sources: list[Source], others: list[Source], sentences: int, draw: random.Random) -> str:
-    """Sentences of the sources, and some of others, changed."""
+    """An answer of altered sentences, most of them from the sources."""
     told = []
     for number, pool in zip(range(sentences), cycle((sources, sources, others)), strict=False):
         text = draw.choice(pool).text
@@ -73,13 +72,13 @@ def measure() -> list[str]:
         "|---|---|---|---|---|---|",
     ]
     citer = Citer(Aligner(), quote_lead="")
-    # A service knows the words of its documents after its first answers.
+    # Warm the cache of stems.
     citer.cite("Ready.", "Ready?", found)
     for shown, sentences in SHAPES:
         first: list[float] = []
         again: list[float] = []
         for turn in range(ROUNDS):
-            # Under another title a passage is one that was not seen before.
+            # Another title makes the passage new to the cache.
             sources = [
                 source.model_copy(update={"number": number, "title": f"Turn {turn} of {shown}"})
                 for number, source in enumerate(draw.sample(found, shown), 1)

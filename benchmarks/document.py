@@ -1,4 +1,4 @@
-"""docs/benchmarks.md: a section per benchmark, each replaced only by what measured it anew."""
+"""Writes docs/benchmarks.md: one section per benchmark, replaced when that benchmark runs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SECTION = re.compile(r"^## (.+)\n(?s:(.*?))(?=^## |\Z)", re.MULTILINE)
 
 
 def machine(libraries: Sequence[str]) -> str:
-    """What was measured on, with the versions of these libraries."""
+    """The machine, and the versions of these libraries."""
     cpu = next(
         (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
         platform.machine(),
@@ -35,7 +35,7 @@ def machine(libraries: Sequence[str]) -> str:
 
 
 def record(sections: Mapping[str, str], document: Path = DOCUMENT) -> None:
-    """Writes sections, by their titles: each in its old one's place, or at the end."""
+    """Replace the sections with these titles; new ones go to the end."""
     old = document.read_text("utf-8") if document.is_file() else ""
     kept = {title: content.strip() for title, content in _SECTION.findall(old)}
     kept.update({title: content.strip() for title, content in sections.items()})

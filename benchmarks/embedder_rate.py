@@ -1,18 +1,16 @@
 """BGE-M3 on the CPU, all three heads: tokens per second of each precision against FlagEmbedding, on the same weights.
 
-The weights are random and of full size (XLM-RoBERTa large: 24 layers, 1,024 dimensions, 250,002 tokens), always the
-same, in a folder of Hugging Face's layout that is removed afterwards. 48 texts of 8 to 432 tokens. FlagEmbedding is
-BGEM3FlagModel in fp32, which sorts texts by length; it is given the better of two batch sizes, because its default of
-256 would pad every text here to the longest. It and each precision take turns in one run; of several turns the fastest
-counts. Tokens are those of the texts, without padding. A processor second is a second of one core: where neighbours
-take turns on the cores, it tells more than the clock does, though FlagEmbedding's threads spend some on waiting.
+Random weights of full size (XLM-RoBERTa large: 24 layers, 1,024 dimensions, 250,002 tokens) with a fixed seed. 48 texts
+of 8 to 432 tokens. FlagEmbedding is BGEM3FlagModel in fp32, which sorts texts by length, with the better of two batch
+sizes: its default of 256 would pad all texts to the longest. FlagEmbedding and each precision alternate in one run, and
+the fastest turn counts. Tokens exclude padding. Processor seconds vary less than wall time on a shared machine, though
+FlagEmbedding's threads spend some of them waiting.
 
-The share of the GEMM rate is what of a big matrix product's operations per processor second, measured in the same turns
-and in the same arithmetic, the whole pass reaches: linear maps and attention, without padding, over all of its time.
-int8 is compared with products of numbers that have fixed scales. Agreement is the least cosine to FlagEmbedding's
-embeddings; sparse weights of random heads lie around zero, so that for them the largest difference says more. Random
-weights tell how exact the arithmetic is. What 8 bits cost with trained weights, whose activations have outliers,
-`python -m embedder.export` prints for the weights that it is given.
+Share of the GEMM rate: operations of linear maps and attention per processor second, without padding, relative to a big
+matrix product in the same arithmetic and turn; int8 products have fixed scales. Agreement: the lowest cosine to
+FlagEmbedding's embeddings, and for sparse weights, which are near zero with random heads, the largest difference.
+Random weights show the accuracy of the arithmetic; `python -m embedder.export` reports the loss of 8 bits with trained
+weights.
 """
 
 from __future__ import annotations
@@ -57,7 +55,7 @@ GEMM_S = 2.0
 
 @dataclass(slots=True)
 class Rate:
-    """The fastest of several turns."""
+    """Figures of the fastest turn."""
 
     seconds: float = float("inf")
     processor_s: float = float("inf")
@@ -72,7 +70,7 @@ class Rate:
 
 @dataclass(slots=True)
 class Side:
-    """One precision, beside FlagEmbedding's turns with it."""
+    """One precision and FlagEmbedding's turns beside it."""
 
     ours: Rate = field(default_factory=Rate)
     theirs: Rate = field(default_factory=Rate)
@@ -83,7 +81,7 @@ class Side:
 
 
 def write_folder(folder: Path, layers: int = LAYERS) -> None:
-    """Hugging Face's layout of BAAI/bge-m3, with random weights that are the same every time."""
+    """Write random weights with a fixed seed in the Hugging Face layout of BAAI/bge-m3."""
     special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
     pieces = [(token, 0.0) for token in special]
     pieces += [(f"▁w{number}", -5.0) for number in range(VOCABULARY - len(special))]
@@ -124,14 +122,14 @@ def write_folder(folder: Path, layers: int = LAYERS) -> None:
 
 
 def make_texts() -> tuple[list[str], list[int]]:
-    """Texts of words that are one token each, and their lengths in tokens, special tokens included."""
+    """Texts of one-token words, and their lengths in tokens with special tokens."""
     chance = random.Random(3)
     lengths = [chance.randint(SHORTEST, LONGEST) for _ in range(TEXTS)]
     return [" ".join(f"w{chance.randrange(VOCABULARY - 5)}" for _ in range(length - 2)) for length in lengths], lengths
 
 
 def operations(lengths: Sequence[int], layers: int = LAYERS) -> float:
-    """Multiplications and additions that encoding texts of these lengths needs, in linear maps and attention."""
+    """Multiplications and additions of linear maps and attention for texts of these lengths."""
     tokens, pairs = sum(lengths), sum(length * length for length in lengths)
     linear_maps = 4 * HIDDEN * HIDDEN + 2 * HIDDEN * INNER
     return 2.0 * (layers * (tokens * linear_maps + 2 * pairs * HIDDEN) + tokens * HIDDEN * (HIDDEN + 1))
@@ -188,7 +186,7 @@ def measure(rounds: int = 2, layers: int = LAYERS) -> list[str]:
         flag = BGEM3FlagModel(str(source), use_fp16=False, devices="cpu")
 
         def encode(batch_size: int) -> Embeddings:
-            with redirect_stderr(io.StringIO()):  # its bars would be all that is seen
+            with redirect_stderr(io.StringIO()):  # hide its progress bars
                 made = flag.encode(
                     texts,
                     batch_size=batch_size,
@@ -261,7 +259,7 @@ def _take_turns(
     encode: Callable[[], Embeddings],
     rounds: int,
 ) -> Embeddings:
-    """Measures one precision, loaded from an export, in turns with FlagEmbedding. Returns its embeddings."""
+    """Measure one exported precision, alternating with FlagEmbedding; return its embeddings."""
     settings = EncoderSettings(architecture="bge_m3", precision=precision)
     began = time.perf_counter()
     encoder = BgeM3Encoder(source, settings)
@@ -320,7 +318,7 @@ def _size_mb(folder: Path) -> float:
 
 
 def main() -> None:
-    """Prints the tables, or records them in docs/benchmarks.md too."""
+    """Print the tables; optionally write them to docs/benchmarks.md."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.embedder_rate",
         description=__doc__,

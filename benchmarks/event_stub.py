@@ -1,4 +1,4 @@
-"""A transformer whose answers are events at set times, each with the moment at which it was sent.
+"""A stub transformer that sends events at fixed intervals, each with its time of sending.
 
     python -m benchmarks.event_stub PORT EVERY_MS
 
@@ -24,7 +24,7 @@ def application(every_s: float) -> FastAPI:
         for number in range(count):
             if number:
                 await asyncio.sleep(every_s)
-            # The machine's clock: who reads it is another process.
+            # Wall clock: another process reads it.
             yield b'data: {"text_output": "token", "sent_ns": %d}\n\n' % time.clock_gettime_ns(time.CLOCK_MONOTONIC)
 
     @app.get("/ready")

@@ -1,6 +1,6 @@
 """Seconds from a fresh clone to the end of the first answer: `git clone`, `make up`, in an empty home.
 
-Package caches are left as they are; models, environments and indexes are made anew.
+Package caches are warm; models, environments and indexes are built from scratch.
 """
 
 from __future__ import annotations

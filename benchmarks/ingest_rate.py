@@ -1,9 +1,8 @@
-"""How much of the embedder's own rate ingestion reaches, and how its memory grows, on a running graph.
+"""Ingestion's rate relative to the embedder's own, and its memory, on a running graph.
 
-A corpus is made of this project's documentation, repeated with edits so that every chunk is new. It is ingested into a
-temporary index; then the same texts are sent straight to the embedder, as many at a time as it takes. Both twice, in
-turn, so that a drift of the machine's speed shows. Then ten times the corpus is ingested with a stub in the embedder's
-place, and with it once the corpus, for the memory.
+The corpus is this project's documentation, repeated with edits so that every chunk is new. It is ingested into a
+temporary index; then the same texts are sent directly to the embedder, in full batches. Both run twice, alternating, to
+show drift of the machine's speed. For memory, the corpus and ten times the corpus are ingested with a stub embedder.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def make_corpus(folder: Path, copies: int) -> None:
-    """The documentation, `copies` times, each copy with other words in each line."""
+    """The documentation, `copies` times, with different words in each line of each copy."""
     pages = sorted([*ROOT.glob("*.md"), *ROOT.glob("*/README.md"), *ROOT.glob("docs/**/*.md")])
     words = ("red", "green", "blue", "north", "south", "alpha", "beta", "gamma", "delta", "stone", "river", "field")
     for copy in range(copies):
@@ -52,7 +51,7 @@ def settings_for(root: Path, url: str, tokenizer: Path) -> IngestSettings:
 
 
 async def embed_directly(settings: IngestSettings, root: Path) -> tuple[int, float]:
-    """Chunks, and seconds that the embedder takes for what the index has of their texts."""
+    """Number of chunks, and seconds that the embedder takes for their texts."""
     texts_of = EmbeddingTexts(settings.chunks(), TokenCounter.load(settings.tokenizer))
     with IndexRoot(root, settings.index_name).open() as version:
         titles = {document.id: document.title for document in version.documents()}
@@ -63,7 +62,7 @@ async def embed_directly(settings: IngestSettings, root: Path) -> tuple[int, flo
         multi_vectors = "multi_vector" in version.manifest.parts
     client = EmbedderClient(settings.embedder_url, model=settings.embedder_model)
     await client.embed(texts[:64], CallContext.start(60), input_type="passage", multi_vectors=multi_vectors)
-    # In pieces, as multi-vectors of all texts at once would fill the memory; two at a time, so that none waits.
+    # In batches, because multi-vectors of all texts would fill the memory; two at a time keep the embedder busy.
     pieces = iter([texts[start : start + _PIECE] for start in range(0, len(texts), _PIECE)])
 
     async def embed() -> None:
@@ -78,7 +77,7 @@ async def embed_directly(settings: IngestSettings, root: Path) -> tuple[int, flo
 
 
 def peak_mb(corpus: Path, url: str, tokenizer: Path) -> tuple[int, float]:
-    """Chunks, and the peak of resident memory in MB of a process that ingests the corpus."""
+    """Number of chunks, and peak resident memory in MB of a process that ingests the corpus."""
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.ingest_rate", "--peak-of", str(corpus), url, str(tokenizer)],
         capture_output=True,

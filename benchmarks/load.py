@@ -16,7 +16,7 @@ import uvloop
 
 
 async def run(url: str, body: bytes, clients: int, seconds: float) -> dict[str, float]:
-    """Requests per second, and milliseconds per request, after a warm-up of a fifth of the time."""
+    """Requests per second and milliseconds per request, after a warm-up of a fifth of the time."""
     times: list[float] = []
     errors = 0
     begin = time.perf_counter() + seconds / 5

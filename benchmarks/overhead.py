@@ -1,8 +1,8 @@
-"""What the transformer adds to the time to first token, and how long retrieval takes, on a running graph.
+"""The transformer's overhead on the time to first token, and the time of retrieval, on a running graph.
 
-Per question, one after the other and all with a warm prefix cache: the time to first token through the transformer; the
-same passages asked from the vectorstore directly; the same prompt sent straight to the predictor. The overhead is the
-first minus the sum of the others.
+Per question, sequentially and with a warm prefix cache: time to first token through the transformer, time of the same
+search on the vectorstore, time to first token of the same prompt on the predictor. Overhead: the first minus the
+others.
 """
 
 from __future__ import annotations

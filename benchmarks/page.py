@@ -1,10 +1,9 @@
-"""The page in headless Chromium: its first paint, how soon a token is seen, and its longest tasks while it streams.
+"""The page in headless Chromium: first paint, delay until a token is visible, longest tasks while streaming.
 
-A transformer that sends what it is told, 100 tokens a second, behind the page's own server. First paint is that of a
-fresh profile. A token is seen in the frame after it is in the document: the time is that from its sending to the start
-of the next frame. Long tasks are those above 50 ms, as the browser tells them: while the hundredth answer of a
-conversation streams and the conversation is scrolled; and while a document of 500 passages, 100 of them marked, is
-opened and scrolled as an answer streams behind it.
+A stub transformer sends 100 tokens per second, behind the page's own server. First paint is with a fresh profile. A
+token is visible in the frame after it is in the document: the delay is from its sending to the start of that frame.
+Long tasks are those above 50 ms that the browser reports while the hundredth answer of a conversation streams and is
+scrolled, and while a document of 500 passages, 100 of them marked, is opened and scrolled during an answer.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ SOURCES = 100
 TOKENS_PER_S = 100
 
 PAINT_MS, TOKEN_MS, TASK_MS = 1000, 150, 200
-"""What is to be reached."""
+"""Targets."""
 
 _FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking")
 
@@ -64,13 +63,13 @@ _SCROLL = """async (selector) => {
 
 
 class _Transformer:
-    """Streams answers in a thread of its own, and keeps when it sent the first token of each."""
+    """Streams answers from a thread, and records when it sent the first token of each."""
 
     def __init__(self) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.tokens = 0
-        """Of the next answer; 0: the whole answer at once."""
+        """Interval of the next answer's tokens; 0: the whole answer at once."""
         self.sources: list[dict[str, Any]] = []
         self.document: dict[str, Any] = {}
         self.first_sent: list[float] = []
@@ -189,7 +188,7 @@ def _first_paint(browser: Any, url: str) -> float:
 
 
 def _conversation(browser: Any, url: str, transformer: _Transformer) -> tuple[list[float], list[float]]:
-    """Times of all first tokens, and the longest task of the last turn."""
+    """Delays of all first tokens, and the longest task of the last turn."""
     context = browser.new_context()
     page = context.new_page()
     page.goto(url)
@@ -208,7 +207,7 @@ def _conversation(browser: Any, url: str, transformer: _Transformer) -> tuple[li
 
 
 def _document(browser: Any, url: str, transformer: _Transformer) -> list[float]:
-    """The longest task while a document is opened and scrolled, and an answer streams."""
+    """The longest task while a document is opened and scrolled during an answer."""
     passage = "".join(_token(number) for number in range(220)) + " 🦆\n\n"
     text = "".join(f"## Passage {number}\n\n{passage}" for number in range(PASSAGES))
     points = len(text) // PASSAGES
@@ -249,7 +248,7 @@ def _document(browser: Any, url: str, transformer: _Transformer) -> list[float]:
 
 
 def _ask(page: Any, transformer: _Transformer, question: str) -> float:
-    """Asks; gives the milliseconds from the sending of the first token until it was seen."""
+    """Ask; return the milliseconds from sending the first token until it is visible."""
     page.evaluate(_FIRST_SEEN)
     page.locator("#question").fill(question)
     page.locator("#question").press("Enter")

@@ -1,8 +1,8 @@
-"""What the page's server adds to a streamed answer, and 32 users at once on it.
+"""Overhead of the page's server on streamed answers, for one user and for 32 concurrent users.
 
-The transformer is a stub whose events say when they were sent. One user asks it directly and through the page's server,
-in turn, for answers of one event. Then 32 users ask both for answers of 30 events, one every 20 ms; before every
-question through the page's server each of them fetches the page, a script of 500 kB with it.
+The transformer is a stub whose events have the time of sending. One user asks it directly and through the page's
+server, in turn, for answers of one event. Then 32 users ask both for answers of 30 events, one every 20 ms; before each
+question through the page's server they fetch the page with its 500 kB script.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from benchmarks.processes import free_port, running
 
 USERS = 32
 QUESTIONS = 300
-"""Of the one user, each way."""
+"""Questions of the single user, per route."""
 EVENTS, EVERY_MS = 30, 20
 STREAM = "/v2/models/rag/generate_stream"
 SCRIPT = "/assets/index-1.js"
@@ -33,7 +33,7 @@ SCRIPT = "/assets/index-1.js"
 
 @dataclass
 class Seen:
-    """What clients saw, in milliseconds."""
+    """Client-side latencies in milliseconds."""
 
     first: list[float] = field(default_factory=list)
     """From a question to the first event of its answer."""
@@ -43,7 +43,7 @@ class Seen:
 
 
 async def in_turn(*urls: str) -> list[Seen]:
-    """One user, who asks one after the other."""
+    """One user, sequential questions."""
     seen = [Seen() for _ in urls]
     async with aiohttp.ClientSession() as session:
         for number in range(QUESTIONS + 20):
@@ -53,7 +53,7 @@ async def in_turn(*urls: str) -> list[Seen]:
 
 
 async def at_once(url: str, seconds: float, pages: Sequence[str] = ()) -> Seen:
-    """Many users, each of whom fetches the pages and asks, again and again."""
+    """Concurrent users, who each fetch the page and ask, repeatedly."""
     seen, end = Seen(), time.perf_counter() + seconds
 
     async def user(session: aiohttp.ClientSession) -> None:

@@ -1,4 +1,4 @@
-"""Processes of a benchmark: free ports, start, wait until they answer, stop."""
+"""Starts and stops the processes of a benchmark."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 
 
 def free_port() -> int:
-    """A port of loopback that nobody listens on."""
+    """A free port on loopback."""
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         return int(one.getsockname()[1])
@@ -24,7 +24,7 @@ def free_port() -> int:
 def running(
     arguments: list[str], ready_url: str, variables: Mapping[str, str] | None = None, within_s: float = 60
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A Python program, from when `ready_url` answers 200 until the block ends."""
+    """Run a Python program; the block starts when `ready_url` answers 200."""
     process = subprocess.Popen(
         [sys.executable, *arguments],
         env={**os.environ, **(variables or {})},

@@ -1,12 +1,11 @@
-"""How long a hybrid search of 100,000 chunks takes beyond the encoding of its query, and what such an index weighs.
+"""Latency of a hybrid search over 100,000 chunks without the encoding of the query, and the size of the index.
 
-Chunks are made of this project's documentation, repeated with edits until there are enough. Their vectors are drawn
-around one direction per original chunk, so that neighbours are as near each other as those of real texts: encoding a
-hundred thousand texts would take an hour. A query is a sentence of the documentation; what answers in the embedder's
-place takes no time. One query at a time, on one core.
+Chunks are paragraphs of this project's documentation, repeated with edits. Encoding them would take an hour, so their
+vectors are random, around one direction per original paragraph: neighbours are as near as those of real texts. A query
+is a sentence of the documentation. One query at a time, on one core.
 
-`dense` is as MiniLM fills an index: vectors of 384 dimensions and BM25. `whole` is as BGE-M3 does: vectors of 1,024,
-learned sparse vectors, and 300 vectors per chunk of 2 bits a number, of which the best 32 chunks' are read.
+`dense` is an index like MiniLM's: vectors of 384 dimensions and BM25. `whole` is like BGE-M3's: vectors of 1,024
+dimensions, learned sparse vectors, and 300 token vectors per chunk in 2 bits per number, read for the best 32 chunks.
 """
 
 from __future__ import annotations
@@ -39,13 +38,13 @@ from vectorstore.wire import SearchInstance
 ROOT = Path(__file__).parent.parent
 FINGERPRINT = "benchmark@sha256:0"
 TOKENS = 300
-"""Of a chunk in the multi-vectors of `whole`."""
+"""Token vectors per chunk in `whole`."""
 QUERY_TOKENS = 16
 WORDS = ("red", "green", "blue", "north", "south", "alpha", "beta", "gamma", "delta", "stone", "river", "field")
 
 
-class Encoder:
-    """In the embedder's place: vectors around a direction per sentence, known before the clock starts."""
+class SyntheticEmbedder:
+    """Replaces the embedder: random vectors around one direction per topic, computed before the clock starts."""
 
     def __init__(self, dimension: int, *, whole: bool) -> None:
         self.dimension, self.whole = dimension, whole
@@ -90,7 +89,7 @@ def hash_of(word: str) -> int:
 
 
 def passages() -> list[str]:
-    """Paragraphs of the documentation, joined to about 900 characters."""
+    """Paragraphs of the documentation, joined to about 900 characters each."""
     pages = sorted([*ROOT.glob("*.md"), *ROOT.glob("*/README.md"), *ROOT.glob("docs/**/*.md")])
     joined: list[str] = []
     for page in pages:
@@ -103,7 +102,7 @@ def passages() -> list[str]:
 
 
 def chunks(count: int) -> Iterator[tuple[int, str]]:
-    """Number of the original and its text with edits, `count` times."""
+    """`count` pairs of (number of the original, edited text)."""
     originals = passages()
     chosen = random.Random(0)
     for number in range(count):
@@ -114,7 +113,7 @@ def chunks(count: int) -> Iterator[tuple[int, str]]:
         yield topic, " ".join(words)
 
 
-def build(root: Path, count: int, encoder: Encoder) -> None:
+def build(root: Path, count: int, encoder: SyntheticEmbedder) -> None:
     rng = np.random.default_rng(1)
     with IndexRoot(root, "default").begin(
         embedder_fingerprint=FINGERPRINT,
@@ -123,7 +122,7 @@ def build(root: Path, count: int, encoder: Encoder) -> None:
         sparse=encoder.whole,
         multi_vector_bits=2 if encoder.whole else None,
     ) as builder:
-        # One rotation serves: what a multi-vector says does not change how long it takes.
+        # One rotation is enough: the values of a multi-vector do not affect the time.
         stored = None
         for number, (topic, text) in enumerate(chunks(count)):
             name = f"{number:08}"
@@ -140,9 +139,9 @@ def build(root: Path, count: int, encoder: Encoder) -> None:
         builder.publish()
 
 
-async def ask(root: Path, encoder: Encoder, queries: int, **fields: Any) -> list[float]:
-    """Milliseconds of the search of each query, one after the other."""
-    # What the service needs of an embedder's client: `embed`, `fingerprint` and `aclose`.
+async def ask(root: Path, encoder: SyntheticEmbedder, queries: int, **fields: Any) -> list[float]:
+    """Milliseconds per query, sequentially."""
+    # The part of the embedder's client that the service uses.
     service = VectorstoreService([IndexRoot(root, "default")], cast("EmbedderClient", encoder))
     sentences = [line for text in passages() for line in text.split(". ") if 30 < len(line) < 120]
     chosen = random.Random(5).sample(sentences, min(queries + 10, len(sentences)))
@@ -212,7 +211,7 @@ def main() -> None:
         print("\n".join(measure(arguments.count)))
         return
     whole = arguments.kind == "whole"
-    encoder = Encoder(1024 if whole else 384, whole=whole)
+    encoder = SyntheticEmbedder(1024 if whole else 384, whole=whole)
     answer: dict[str, Any] = {}
     if arguments.step == "build":
         build(arguments.folder, arguments.count, encoder)

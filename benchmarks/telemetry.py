@@ -1,7 +1,7 @@
-"""What tracing costs the chain of `chain.py` with instant stub models: processor time of transformer and vectorstore.
+"""Cost of tracing: processor time of transformer and vectorstore in the chain of `chain.py` with instant models.
 
-Off, one question in ten, and every question, at 16 clients. Spans go to a collector that takes and forgets them, in
-a process of its own. Processor time and not the rate: it changes less with what else the machine does.
+Off, 10 % and 100 % of the questions sampled, at 16 clients. Spans go to a stub collector in its own process. Processor
+time depends less on other load than the rate does.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ CASES: dict[str, dict[str, str]] = {
 }
 
 
-class Forgetting(BaseHTTPRequestHandler):
-    """Answers as a collector does."""
+class DiscardingCollector(BaseHTTPRequestHandler):
+    """A collector that discards spans."""
 
     protocol_version = "HTTP/1.1"
 
@@ -72,7 +72,7 @@ def measure(prompt_format: Path, seconds: float) -> list[str]:
                             spent.setdefault((case, service), []).append(ms)
                     progress.advance(task)
     lines = [f"| processor ms per question | {' | '.join(CASES)} |", "|---|---|---|---|"]
-    # The least of the rounds: whatever disturbs adds to it.
+    # The minimum over rounds: disturbances only add.
     table = {service: [min(spent[case, service]) for case in CASES] for service in SERVICES}
     table["both"] = [sum(column) for column in zip(*table.values(), strict=True)]
     for name, row in table.items():
@@ -81,7 +81,7 @@ def measure(prompt_format: Path, seconds: float) -> list[str]:
 
 
 def _processor_ms(question: str, body: bytes, seconds: float) -> dict[str, float]:
-    """Of each service, per question of a load."""
+    """Processor time of each service per question."""
     processes = {
         service: process
         for process in psutil.Process().children()
@@ -106,4 +106,4 @@ def _answered(question: str) -> float:
 
 
 if __name__ == "__main__":
-    ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Forgetting).serve_forever()
+    ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), DiscardingCollector).serve_forever()

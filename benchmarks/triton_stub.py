@@ -1,7 +1,7 @@
-"""A server that speaks Triton's HTTP wire for the embedder and the predictor, and answers after a set time.
+"""A stub of Triton's HTTP API for embedder and predictor, with fixed latencies.
 
-It stands for models of known speed, so that only what joins the services is measured. It is as thin as Python allows
-(an asyncio protocol on httptools), because it shares two cores with what is measured.
+Models of known speed leave the services and hops to be measured. It is as thin as Python allows (an asyncio protocol on
+httptools) because it shares the cores with them.
 
     python -m benchmarks.triton_stub PORT EMBEDDER_MS PREDICTOR_MS
 """
@@ -26,13 +26,13 @@ ANSWER = "The stub has answered."
 
 
 def embed(text: str) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """float32[384], L2-normalised: the same for the same text."""
+    """float32[384], L2-normalised; deterministic per text."""
     vector = np.random.default_rng(zlib.crc32(text.encode())).standard_normal(DIMENSION, dtype=np.float32)
     return vector / np.linalg.norm(vector)
 
 
 class StubProtocol(asyncio.Protocol):
-    """HTTP/1.1 with keep-alive; requests of one connection are answered one after the other."""
+    """HTTP/1.1 with keep-alive, without concurrency within a connection."""
 
     embedder_s = 0.0
     predictor_s = 0.0

@@ -80,7 +80,7 @@ def test_a_baseline_of_other_questions_is_refused() -> None:
         run.check_baseline(made(), [docs])
     run.check_baseline(made(sha256=docs.sha256), [docs])
     other = made(sha256=docs.sha256)
-    with pytest.raises(BaselineError, match="nothing of this run"):
+    with pytest.raises(BaselineError, match="no dataset of this run"):
         run.check_baseline(other.model_copy(update={"sets": {"x": other.sets["docs"]}}), [docs])
 
 
