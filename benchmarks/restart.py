@@ -63,7 +63,7 @@ async def ask_until(url: str, ended: asyncio.Event, clients: int) -> Load:
     async def client(path: str) -> None:
         async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=1)) as session:
             while not ended.is_set():
-                # No two alike, so that no cache answers.
+                # Every question differs, so that no cache answers.
                 question = f"What is index version {next(numbers)}?"
                 try:
                     async with session.post(path, json={"text_input": question, "max_tokens": MAX_TOKENS}) as response:
