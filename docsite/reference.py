@@ -48,6 +48,12 @@ ROOMS = (
     Room("transformer", "transformer.settings:TransformerSettings", "TRANSFORMER_", "`python -m transformer`"),
     Room("vectorstore", "vectorstore.settings:VectorstoreSettings", "VECTORSTORE_", "`python -m vectorstore`"),
     Room(
+        "Chroma store",
+        "vectorstore.stores.chroma:ChromaSettings",
+        "VECTORSTORE_CHROMA_",
+        "The store `chroma`, when a version is built.",
+    ),
+    Room(
         "ingest",
         "ingest.settings:IngestSettings",
         "INGEST_",

@@ -20,8 +20,11 @@ def main() -> None:
     from chassis.settings import load_settings
     from chassis.telemetry import start_telemetry
     from vectorstore.settings import VectorstoreSettings
+    from vectorstore.stores import AUTO, STORES
 
     settings = load_settings(VectorstoreSettings)
+    if settings.store != AUTO:
+        load_settings(STORES.get(settings.store).settings)  # a wrong one stops the program before the port opens
     start_telemetry("vectorstore", settings.log_level, settings.log_format)
     serve(model_service(settings))
 
