@@ -57,7 +57,7 @@ class BuildContext:
 
     settings: IngestSettings
     parameters: dict[str, Any]
-    """What the version depends on besides the files; stored in its manifest."""
+    """Settings that the version depends on besides its files; stored in its manifest."""
     executor: Executor
     batcher: Batcher
     previous: PreviousVersion | None

@@ -1,4 +1,4 @@
-"""Documents to chunks: spans that follow the structure of the text, measured in tokens of the embedder."""
+"""Cuts documents into chunks: spans along the structure of the text, measured in the embedder's tokens."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from ingest.errors import IngestError
 from ingest.loaders.document import ParsedDocument, Section
 
 ALGORITHM = 1
-"""Of the cuts and of the text that is embedded. Raised when either changes, so that indexes are cut anew."""
+"""Version of the algorithm. Raise it when cuts or embedded texts change, so that indexes are rebuilt."""
 
 _PIECE_CHARS = 8_192
-"""Tokens are counted in pieces of the text: one encoding of a whole book takes hundreds of megabytes."""
+"""Characters per tokenizer call: a whole book at once takes hundreds of megabytes."""
 
 _UNREADABLE_CHARS = 24
-"""A token longer than this is a word that the tokenizer gave up on. Its parts would be tokens of their own."""
+"""A longer token is a word that the tokenizer does not know. Its parts count as tokens."""
 
 _CHARS_PER_TOKEN = 32
-"""A chunk with more is of characters that the tokenizer passes over: white space, or accents without letters."""
+"""A chunk with more characters per token consists of characters that the tokenizer ignores, such as white space."""
 
 _LOOK_BACK_CHARS = 16
 _INDENTATION_CHARS = 64
 
 _CODE, _PARAGRAPH, _LINE, _SENTENCE, _WORD = 4, 3, 2, 1, 0
-"""What a unit begins with: how good a place it is to cut."""
+"""How a unit begins. The higher, the better to cut before it."""
 
 _BLANK_LINE = re.compile(r"\n[ \t]*\n+")
 _SENTENCE_END = re.compile(r"(?<![.!?…؟।])[.!?…؟।]+[\"'”’»)\]]*(?=\s)|[。！？]+[\"'”’」』）]*")
 _ENDS_LINE = re.compile(r"[.!?:;…。！？|][\"'”’»)\]*_`]*\s*$")
 _GOES_ON = re.compile(r"(?!\d{1,3}[.)]\s)[^\s\-*+•#>|~]")
 _FULL_LINE_CHARS = 60
-"""A line shorter than this ends where its author wanted."""
+"""A shorter line was not wrapped: its author ended it there."""
 _ABBREVIATIONS = frozenset(
     """
     al approx art ca cf ch co corp dept dr ed eds eq est etc fig figs gen inc jr ltd mr mrs ms no nos nr p pp prof rev
@@ -48,7 +48,7 @@ _PAGE_LABEL = re.compile(r"Pages? \d+(?:–\d+)?")
 
 
 class Tokens(Protocol):
-    """What chunking asks of the embedder's tokenizer: `embedder.client.TokenCounter`."""
+    """The embedder's tokenizer, as chunking uses it (`embedder.client.TokenCounter`)."""
 
     def offsets(self, text: str) -> list[tuple[int, int]]:
         """Half-open character ranges of the tokens of `text`, in order, without special tokens."""
@@ -66,15 +66,15 @@ class ChunkSettings:
     """
 
     window_tokens: int = 256
-    """What the embedder reads of a text; the rest would not be in the embedding."""
+    """Window of the embedder. It ignores the rest of a longer text."""
     reserved_tokens: int = 8
-    """Of the window, for special tokens and the embedder's own prefix (`passage: `)."""
+    """Part of the window for special tokens and the embedder's own prefix (`passage: `)."""
     max_tokens: int = 200
-    """Of a chunk, overlap included. What the window has left takes title and headings."""
+    """Largest chunk, including its overlap. Title and headings use the rest of the window."""
     overlap_tokens: int = 30
-    """Whole sentences that a chunk repeats from the one before, at most."""
+    """Largest overlap: whole sentences repeated from the previous chunk."""
     min_tokens: int = 48
-    """A section with fewer is put together with its neighbour under the same heading."""
+    """A smaller section joins its neighbour under the same heading."""
 
     def __post_init__(self) -> None:
         readable = self.window_tokens - self.reserved_tokens
@@ -97,13 +97,13 @@ class Span:
     start: int
     end: int
     heading_path: tuple[str, ...]
-    """Headings above, outermost first; last the page or pages, where there are pages."""
+    """Headings above, outermost first, then the page or pages if there are any."""
     prefix: str
-    """Stands before the chunk's text in what is embedded."""
+    """Precedes the chunk's text in the embedded text."""
 
 
 class EmbeddingTexts:
-    """Makes the text that is embedded: title and headings, a blank line, the chunk; never more than the window."""
+    """Builds the text to embed: title and headings, a blank line, the chunk. Never exceeds the window."""
 
     def __init__(self, settings: ChunkSettings, tokens: Tokens) -> None:
         self._readable = settings.window_tokens - settings.reserved_tokens
@@ -111,15 +111,15 @@ class EmbeddingTexts:
         self._prefixes = lru_cache(maxsize=256)(self._candidates)
 
     def prefix(self, title: str, heading_path: Sequence[str], text: str) -> str | None:
-        """What to put before `text`: as much of title and headings as fits; None where not even the text does."""
+        """As much of title and headings as fits before `text`; None if not even the text fits."""
         for prefix, tokens in self._prefixes(title, tuple(heading_path)):
-            # Tokens of the parts may add up to slightly more or less than those of the whole: the whole decides.
+            # The parts may have slightly more or fewer tokens than the whole, so count the whole.
             if tokens < self._readable and self._tokens.count(prefix + text) <= self._readable:
                 return prefix
         return None
 
     def _candidates(self, title: str, heading_path: tuple[str, ...]) -> list[tuple[str, int]]:
-        """Prefixes, the fullest first, with their tokens; the last one is empty."""
+        """Prefixes and their number of tokens, longest first; the last one is empty."""
         headings = [heading for heading in heading_path if _PAGE_LABEL.fullmatch(heading) is None]
         if headings and headings[0] == title:
             headings = headings[1:]
@@ -140,11 +140,11 @@ class EmbeddingTexts:
 
 
 class Chunker:
-    """Cuts documents into chunks.
+    """Cuts documents into chunks of at most `max_tokens`.
 
-    Every character that is not white space is in a chunk; a chunk begins and ends with none; `max_tokens` holds for
-    each. Cuts are made at sections first, then between paragraphs, lines, sentences, words. Code and tables stay whole
-    where they fit. Time and memory grow linearly with the text.
+    Every character except white space is in a chunk, and chunks begin and end without white space. Cuts follow
+    sections, then paragraphs, lines, sentences and words. Code and tables stay whole if they fit. Takes linear time and
+    memory.
     """
 
     def __init__(self, settings: ChunkSettings, tokens: Tokens) -> None:
@@ -153,22 +153,22 @@ class Chunker:
         self._texts = EmbeddingTexts(settings, tokens)
 
     def spans(self, document: ParsedDocument) -> list[Span]:
-        """The chunks of a document in the order of its text; they overlap by whole sentences within a section."""
+        """The chunks of a document, in order. Within a section they overlap by whole sentences."""
         return list(self.iterate(document))
 
     def iterate(self, document: ParsedDocument) -> Iterator[Span]:
-        """As `spans`, one at a time."""
+        """Like `spans`, one at a time."""
         cut = _Cut(document, self._settings, _TokenMap(document.text, self._tokens))
         covered = 0
         for start, end, sections in cut.ranges():
             for span in self._fitted(document, start, end, sections):
-                # An overlap with nothing but white space behind it says nothing new.
+                # Drop a chunk that is only overlap.
                 if span.end > covered:
                     covered = span.end
                     yield span
 
     def _fitted(self, document: ParsedDocument, start: int, end: int, sections: Sequence[Section]) -> Iterator[Span]:
-        """The range as a span, or as several where its tokens are more than its offsets foretold."""
+        """The range as one span, or as several if its text has more tokens than its offsets promised."""
         trimmed = _trim(document.text, start, end)
         if trimmed is None:
             return
@@ -187,7 +187,7 @@ class Chunker:
 
 @dataclass(slots=True)
 class _Unit:
-    """A range that is not cut further. Units follow each other without gap."""
+    """A range that is not cut further. Units follow each other without gaps."""
 
     start: int
     end: int
@@ -195,11 +195,11 @@ class _Unit:
     begins: int
     """One of `_CODE` … `_WORD`."""
     heading: bool = False
-    """Holds only a heading: belongs to what follows."""
+    """Holds only a heading, so that it stays with the next unit."""
 
 
 class _TokenMap:
-    """Where the tokens of a text begin."""
+    """The offset of each token of a text."""
 
     def __init__(self, text: str, tokens: Tokens) -> None:
         self._starts = array("L")
@@ -213,22 +213,22 @@ class _TokenMap:
             begin = end
 
     def count(self, start: int, end: int) -> int:
-        """Tokens that begin in the range."""
+        """Number of tokens that begin in the range."""
         return bisect_left(self._starts, end) - bisect_left(self._starts, start)
 
     def after(self, start: int, tokens: int, end: int) -> int:
-        """Where the range from `start` has had `tokens` tokens; at most `end`."""
+        """Offset after `tokens` tokens from `start`; at most `end`."""
         place = bisect_left(self._starts, start) + tokens
         return min(self._starts[place], end) if place < len(self._starts) else end
 
     def before(self, end: int, tokens: int, start: int) -> int:
-        """Where the last `tokens` tokens before `end` begin; at least `start`."""
+        """Offset of the last `tokens` tokens before `end`; at least `start`."""
         place = bisect_left(self._starts, end) - tokens
         return max(self._starts[place], start) if place >= 0 else start
 
 
 class _Cut:
-    """One document's cuts."""
+    """Cuts one document."""
 
     def __init__(self, document: ParsedDocument, settings: ChunkSettings, tokens: _TokenMap) -> None:
         self._document = document
@@ -239,7 +239,7 @@ class _Cut:
         self._block_starts = [block.start for block in document.blocks]
 
     def ranges(self) -> Iterator[tuple[int, int, list[Section]]]:
-        """Ranges of at most `max_tokens`, untrimmed, with the sections they lie in."""
+        """Ranges of at most `max_tokens`, untrimmed, with the sections they are in."""
         for sections in self._groups():
             units = [unit for section in sections for unit in self._section_units(section)]
             for start, end in self._pack(units, sections):
@@ -247,7 +247,7 @@ class _Cut:
                 yield start, end, inside
 
     def _groups(self) -> Iterator[list[Section]]:
-        """Neighbouring sections that belong together: headings with what they stand above, and tiny siblings."""
+        """Groups of neighbouring sections: headings with their text, and tiny siblings."""
         group: list[Section] = []
         size = 0
         only_headings = False
@@ -307,7 +307,7 @@ class _Cut:
             yield from self._halved(start, end, _CODE)
 
     def _halved(self, start: int, end: int, begins: int) -> Iterator[_Unit]:
-        """The range as one unit where it fits beside an overlap, else cut at the next finer kind of place."""
+        """The range as one unit if it fits beside an overlap, else cut at finer places."""
         if self._tokens.count(start, end) <= self._body_tokens:
             yield self._unit(start, end, begins)
         elif begins > _LINE:
@@ -331,20 +331,20 @@ class _Cut:
                 begins = others
 
     def _words(self, start: int, end: int) -> Iterator[int]:
-        """Cuts at white space, each as late as fits; within a word where it alone is too long."""
+        """Offsets of cuts at white space, as late as possible; within a word if it alone is too long."""
         while self._tokens.count(start, end) > self._body_tokens:
             latest = self._tokens.after(start, self._body_tokens, end)
             cut = latest
             while cut > start and not self._text[cut - 1].isspace():
                 cut -= 1
-            # A chunk of a few words before a very long one would be worth little.
+            # Avoid a tiny chunk before a very long word.
             if self._tokens.count(start, cut) < self._body_tokens // 2:
                 cut = latest
             yield cut
             start = cut
 
     def _pack(self, units: Sequence[_Unit], sections: Sequence[Section]) -> Iterator[tuple[int, int]]:
-        """Fills chunks with units, evenly, and closes them at good places."""
+        """Fills chunks evenly with units and ends them at good places."""
         maximum = self._settings.max_tokens
         if not units:
             return
@@ -366,7 +366,7 @@ class _Cut:
                     goal = self._goal(begin, end, units[-1].end)
             size += unit.tokens
             if size > maximum:
-                # An overlap, or a heading, that leaves too little room for a block that fits alone.
+                # The overlap or heading leaves too little room for a block that fits alone.
                 if units[first].start < unit.start and size - unit.tokens > 0 and first < place:
                     yield begin, unit.start
                 begin, first, size = unit.start, place, unit.tokens
@@ -374,9 +374,9 @@ class _Cut:
         yield begin, units[-1].end
 
     def _goal(self, begin: int, fresh: int, end: int) -> float:
-        """Tokens for the chunk from `begin`, new from `fresh` on, so that what is left falls into equal shares.
+        """Target size of the chunk from `begin`, whose new text begins at `fresh`.
 
-        Better than full chunks and a small rest.
+        Shares the remaining text equally, instead of filling chunks and leaving a small last one.
         """
         overlap = self._tokens.count(begin, fresh)
         left = self._tokens.count(fresh, end)
@@ -391,7 +391,7 @@ class _Cut:
         return following.begins >= _SENTENCE and size + following.tokens / 2 >= goal
 
     def _overlap(self, begin: int, following: _Unit, sections: Sequence[Section]) -> int:
-        """Where the next chunk begins: some whole sentences before `following`, within its section and after code."""
+        """Start of the next chunk: some whole sentences before `following`, in its section and after any code."""
         end = following.start
         if following.heading or following.begins in (_CODE, _WORD) or not self._settings.overlap_tokens:
             return end
@@ -403,26 +403,26 @@ class _Cut:
         if blocks_before:
             floor = max(floor, self._document.blocks[blocks_before - 1].end)
         earliest = self._tokens.before(end, room, floor)
-        # What ends the sentence before stands before `earliest`.
+        # The end of the previous sentence is before `earliest`.
         look = max(earliest - _LOOK_BACK_CHARS, begin)
         starts = chain(_lines(self._text, look, end), _sentences(self._text, look, end))
         return min((start for start in starts if earliest <= start < end), default=end)
 
     @property
     def _body_tokens(self) -> int:
-        """What fits into a chunk beside an overlap."""
+        """Size of a chunk without its overlap."""
         return self._settings.max_tokens - self._settings.overlap_tokens
 
     def _unit(self, start: int, end: int, begins: int, *, heading: bool = False) -> _Unit:
         return _Unit(start, end, self._tokens.count(start, end), begins, heading)
 
     def _line_start(self, place: int, floor: int) -> int:
-        """The beginning of the line of `place`, where only white space lies between."""
+        """Start of the line of `place`."""
         return max(self._text.rfind("\n", floor, place) + 1, floor)
 
 
 def _lines(text: str, start: int, end: int, *, every: bool = False) -> Iterator[int]:
-    """Where lines begin in the range, but for the first; unless `every`, not those that only go on with a sentence."""
+    """Start of each line in the range except the first; wrapped lines only if `every`."""
     place = text.find("\n", start, end)
     while place != -1:
         if place + 1 < end and (every or not _is_wrapped(text, place)):
@@ -431,7 +431,7 @@ def _lines(text: str, start: int, end: int, *, every: bool = False) -> Iterator[
 
 
 def _is_wrapped(text: str, newline: int) -> bool:
-    """Whether a line break parts words of one sentence only because the line was full."""
+    """Whether a line break is in the middle of a sentence because the line was full."""
     if _ENDS_LINE.search(text, max(newline - 8, 0), newline) is not None:
         return False
     if text.rfind("\n", max(newline - _FULL_LINE_CHARS, 0), newline) != -1:
@@ -440,7 +440,7 @@ def _is_wrapped(text: str, newline: int) -> bool:
 
 
 def _sentences(text: str, start: int, end: int) -> Iterator[int]:
-    """Where sentences begin in the range, but for the first."""
+    """Start of each sentence in the range except the first."""
     for match in _SENTENCE_END.finditer(text, start, end):
         place = match.end()
         while place < end and text[place].isspace():
@@ -450,7 +450,7 @@ def _sentences(text: str, start: int, end: int) -> Iterator[int]:
 
 
 def _is_abbreviation(text: str, stop: int, floor: int) -> bool:
-    """Whether the full stop at `stop` ends `Dr`, an initial, or the like, rather than a sentence."""
+    """Whether the full stop at `stop` belongs to an abbreviation or an initial."""
     if text[stop] != ".":
         return False
     begin = stop
@@ -472,7 +472,7 @@ def _piece_end(text: str, begin: int) -> int:
 
 
 def _trim(text: str, start: int, end: int) -> tuple[int, int] | None:
-    """The range without white space at its ends, but for the indentation of its first line; None where it is blank."""
+    """The range without outer white space, except the indentation of its first line; None if it is blank."""
     while end > start and text[end - 1].isspace():
         end -= 1
     first = start
@@ -487,7 +487,7 @@ def _trim(text: str, start: int, end: int) -> tuple[int, int] | None:
 
 
 def _middle(text: str, start: int, end: int) -> int:
-    """A place to cut near the middle: at white space where there is some in the middle half."""
+    """Offset near the middle to cut at, after white space if possible."""
     middle, reach = (start + end) // 2, (end - start) // 4
     for place in range(middle, middle + reach):
         if text[place].isspace():
@@ -499,7 +499,7 @@ def _middle(text: str, start: int, end: int) -> int:
 
 
 def _heading_path(document: ParsedDocument, start: int, end: int, sections: Sequence[Section]) -> tuple[str, ...]:
-    """The headings that stand above all text of the range; those of sections without text count only if all are."""
+    """Headings above all text of the range. Sections without text count only if all are."""
     inside = [section for section in sections if section.start < end and start < section.end]
     with_text = [s for s in inside if document.text[max(s.body, start) : min(s.end, end)].strip()]
     paths = [section.path for section in with_text or inside[-1:]]

@@ -31,12 +31,12 @@ _LONGEST_WAIT_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class EmbedderCapabilities:
-    """What the embedder returns for a text, as far as the settings want it."""
+    """Outputs of the embedder that the settings ask for."""
 
     fingerprint: str
     """Identifies the embedder and its weights."""
     dimension: int
-    """Of the dense vectors."""
+    """Length of the dense vectors."""
     sparse: bool = False
     """Whether learned sparse vectors are returned."""
     quantiser: Quantiser | None = None
@@ -198,7 +198,7 @@ class Batcher:
         self._slots = asyncio.Semaphore(embedder.concurrency)
         self._batch_size = batch_size
         self.capabilities = EmbedderCapabilities("", 0)
-        """Of the embedder, after `connect`."""
+        """The embedder's capabilities, after `connect`."""
         self._waiting: list[tuple[str, asyncio.Future[ChunkVectors]]] = []
         self._known: OrderedDict[str, asyncio.Future[ChunkVectors]] = OrderedDict()
         self._tasks: set[asyncio.Task[None]] = set()

@@ -16,7 +16,7 @@ class Planned:
     unchanged: int
     deleted: int
     size_bytes: int
-    """Of the files to parse."""
+    """Size of the files to parse."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""What a run has to do for each file: compares the change tokens of now with those of the current version."""
+"""Plans a run: compares the change tokens of all files with those in the current version."""
 
 from __future__ import annotations
 

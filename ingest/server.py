@@ -1,6 +1,6 @@
-"""Ingestion over HTTP: `python -m ingest.server`. Requests in, the service's answers out, no decisions.
+"""Ingestion over HTTP: `python -m ingest.server`. Translates between requests and the service.
 
-`python -m ingest.server --openapi` prints the description of the routes and ends.
+`python -m ingest.server --openapi` prints the OpenAPI description.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def _let_in(
 
 
 def _not_across_sites(request: Request) -> None:
-    """A page of another site could upload or delete with whatever lets this browser in."""
+    """Keeps pages of other sites from using this browser's credentials."""
     if request.method != "GET":
         check_origin(request.headers)
 
@@ -72,12 +72,12 @@ KnownTask = Annotated[str, Depends(_known)]
 
 
 def _refusals(**reasons: str) -> dict[int | str, dict[str, Any]]:
-    """For the description of a route: `s404="there is none"`."""
+    """Error responses of a route, for its description: `s404="There is none."`."""
     told = {"s401": "The token is missing or wrong, where one is wanted.", "s503": "Not ready; try again.", **reasons}
     return {int(status[1:]): {"model": ErrorBody, "description": reason} for status, reason in sorted(told.items())}
 
 
-_NO_INDEX = "Documents are not taken for an index of this name."
+_NO_INDEX = "The service does not serve an index of this name."
 _FORM: dict[str, Any] = {
     "requestBody": {
         "required": True,
@@ -99,9 +99,9 @@ documents = APIRouter(prefix="/v1", tags=["documents"], dependencies=_GUARDS)
 tasks = APIRouter(prefix="/v1", tags=["tasks"], dependencies=_GUARDS)
 
 
-@documents.get("/limits", summary="What one upload may bring", responses=_refusals())
+@documents.get("/limits", summary="Limits of one upload", responses=_refusals())
 async def limits(service: Service) -> UploadLimits:
-    """UploadLimits of an upload, so that whoever sends one can tell people before they wait for it."""
+    """Limits of an upload, for clients that check files before they send them."""
     return service.limits()
 
 
@@ -114,7 +114,7 @@ async def listed(
     limit: Annotated[int, Query(ge=1, le=MAX_PAGE, description="Most files of the answer.")] = 100,
     after: Annotated[str | None, Query(description="`next` of the page before.")] = None,
 ) -> SourceListings:
-    """Files that the current version holds documents of, and uploads that are not in it yet, by name."""
+    """Files in the current version and uploads that are not in it yet, sorted by name."""
     return await service.documents(name, limit, after)
 
 
@@ -133,10 +133,10 @@ async def listed(
     ),
 )
 async def upload(service: Service, name: Index, request: Request) -> Task:
-    """Takes one or more files in the field `files` and queues the run that indexes them.
+    """Receives one or more files in the field `files` and queues the task that indexes them.
 
-    A file of the same name as an earlier upload replaces it. Files are refused all together, before anything is queued;
-    a file that turns out to be unusable when it is read is among the `skipped` of the task's result.
+    A file with the name of an earlier upload replaces it. If one file is refused, all are. A file
+    that turns out to be unusable when it is parsed is listed in `skipped` of the task's result.
     """
     try:
         return await service.upload(name, request.headers.get("content-type", ""), request.stream())
@@ -161,15 +161,15 @@ async def delete(
         Query(description="Remove earlier versions too, which still hold it. By default as INGEST_PURGE_DELETED says."),
     ] = None,
 ) -> Task:
-    """Queues the run that makes a version without the file, and looks through every part of it for what is left."""
+    """Queues the task that publishes a version without the file and searches every part of it for remains."""
     return await service.delete(name, source, purge=purge)
 
 
 @documents.post(
-    "/indexes/{name}/reindex", status_code=202, summary="Read everything anew", responses=_refusals(s404=_NO_INDEX)
+    "/indexes/{name}/reindex", status_code=202, summary="Re-index everything", responses=_refusals(s404=_NO_INDEX)
 )
 async def reindex(service: Service, name: Index) -> Task:
-    """Queues a run over the folders that the index follows and the uploads. Unchanged text is not embedded again."""
+    """Queues a task that reads all folders and uploads again. Unchanged text is not embedded again."""
     return await service.reindex(name)
 
 
@@ -185,7 +185,7 @@ async def latest(
 
 @tasks.get("/tasks/{task_id}", summary="A task", responses=_refusals(s404="No such task."))
 async def task(service: Service, task_id: TaskId) -> Task:
-    """How far a task is, and what it did."""
+    """State, progress and result of a task."""
     return await service.task(task_id)
 
 
@@ -200,7 +200,7 @@ async def events(
     task_id: KnownTask,
     last_event_id: Annotated[str | None, Header(description="Id of the last event that was received.")] = None,
 ) -> AsyncIterator[ServerSentEvent]:
-    """Server-sent events `task`, each with the whole task; the stream ends when the task has."""
+    """Server-sent events named `task`, each with the whole task. The stream ends with the task."""
     async for event_id, changed in service.follow(task_id, last_event_id):
         yield ServerSentEvent(event="task", id=event_id, data=changed)
 
@@ -211,12 +211,12 @@ async def events(
     responses=_refusals(s404="No such task.", s409="The task has ended already."),
 )
 async def cancel(service: Service, task_id: TaskId) -> Task:
-    """Ends a task that is queued or running: its files are not kept, and the index stays as it is."""
+    """Cancels a queued or running task. Its files are discarded and the index is unchanged."""
     return await service.cancel(task_id)
 
 
 def application(settings: IngestServerSettings | None = None) -> FastAPI:
-    """The service as an application. Without settings it can only be described."""
+    """The FastAPI application. Without settings it can only be described."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -225,7 +225,7 @@ def application(settings: IngestServerSettings | None = None) -> FastAPI:
 
     app = FastAPI(
         title="kserve-rag ingest",
-        summary="Documents into an index, and out of it again, while everything runs.",
+        summary="Adds and deletes documents of an index while the graph runs.",
         version=metadata.version("kserve-rag"),
         lifespan=lifespan,
         # FastAPI's pages load their scripts from elsewhere.
@@ -242,7 +242,7 @@ def application(settings: IngestServerSettings | None = None) -> FastAPI:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the service until it is told to stop, or prints its description. Gives the exit status."""
+    """Runs the service, or prints its OpenAPI description. Returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m ingest.server", description="Ingestion as a service.")
     parser.add_argument("--openapi", action="store_true", help="print the description of the routes as JSON, and end")
     if parser.parse_args(arguments).openapi:

@@ -15,7 +15,7 @@ from ingest.loaders import ParserLimits
 from vectorstore.versions import DEFAULT_STORE, LANGUAGES, STORES, Bits
 
 _LARGEST_DEFAULT_CHUNK = 400
-"""Tokens. A longer passage says several things, and its one vector none of them well."""
+"""Tokens. A single vector represents a longer passage badly."""
 
 
 _INDEX_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
@@ -30,7 +30,7 @@ def _language(value: str) -> str:
 
 
 class IngestSettings(BaseSettings):
-    """Where documents become an index, and within which bounds."""
+    """Settings of a run."""
 
     model_config = SettingsConfigDict(env_prefix="INGEST_", extra="forbid")
 
@@ -64,26 +64,26 @@ class IngestSettings(BaseSettings):
     min_chunk_tokens: int = Field(
         default=48,
         ge=0,
-        description="A section of fewer tokens is put together with its neighbour under the same heading.",
+        description="A section with fewer tokens joins its neighbour under the same heading.",
     )
 
     language: Annotated[str, AfterValidator(_language)] = Field(
         default="auto",
-        description="Language of the documents, whose word endings the lexical search takes off: english, german, …; "
-        "none leaves words as they are, auto goes by the documents' commonest words.",
+        description="Language of the documents, for stemming in lexical search: english, german, …; none disables "
+        "stemming, auto detects the language by the commonest words.",
     )
     store: Annotated[str, AfterValidator(STORES.check)] = Field(
         default=DEFAULT_STORE, description="Store that searches the dense vectors, by name."
     )
     sparse: Choice = Field(
         default="auto",
-        description="Whether the index holds learned sparse vectors: on, off, or auto: where the embedder's model "
-        "gives them.",
+        description="Whether the index holds learned sparse vectors: on, off, or auto (if the embedder's model "
+        "returns them).",
     )
     multi_vectors: Choice = Field(
         default="auto",
-        description="Whether the index holds a vector per token, for late interaction: on, off, or auto: where the "
-        "embedder's model gives them.",
+        description="Whether the index holds a vector per token, for late interaction: on, off, or auto (if the "
+        "embedder's model returns them).",
     )
     multi_vector_bits: Bits = Field(
         default=2, description="Bits that each number of these is rounded to, 1, 2, 4 or 8: the index grows with them."
@@ -92,7 +92,7 @@ class IngestSettings(BaseSettings):
     batch_size: int = Field(default=256, ge=1, le=4_096, description="Texts per call of the embedder.")
     concurrency: int = Field(default=4, ge=1, le=64, description="Calls of the embedder at a time.")
     embed_timeout_s: float = Field(default=300, gt=0, description="Seconds that one call of the embedder may take.")
-    embed_attempts: int = Field(default=6, ge=1, le=100, description="Times that a failed call is tried in all.")
+    embed_attempts: int = Field(default=6, ge=1, le=100, description="Attempts per call, including the first.")
     retry_wait_s: float = Field(
         default=0.5, ge=0, description="Seconds before the second attempt; doubled for each further."
     )
@@ -104,7 +104,7 @@ class IngestSettings(BaseSettings):
     max_rows_file_bytes: int = Field(default=4 * 1024**3, ge=1, description="Bytes of a CSV or JSON Lines file.")
     max_text_chars: int = Field(default=20_000_000, ge=1, description="Characters of one document's text.")
     max_pages: int = Field(default=10_000, ge=1, description="Pages of one PDF.")
-    parse_timeout_s: float = Field(default=120, gt=0, description="Seconds that a file may take to its next document.")
+    parse_timeout_s: float = Field(default=120, gt=0, description="Seconds that a file may take per document.")
     parser_memory_bytes: int = Field(
         default=4 * 1024**3, ge=512 * 1024**2, description="Address space of the process that parses files."
     )
@@ -113,7 +113,7 @@ class IngestSettings(BaseSettings):
     )
 
     def limits(self) -> ParserLimits:
-        """What the loaders refuse."""
+        """Limits of the loaders."""
         return ParserLimits(
             max_file_bytes=self.max_file_bytes,
             max_rows_file_bytes=self.max_rows_file_bytes,
@@ -125,7 +125,7 @@ class IngestSettings(BaseSettings):
         """Sizes of chunks.
 
         Raises:
-            IngestError: they contradict each other.
+            IngestError: the sizes contradict each other.
         """
         chunk = self.chunk_tokens
         if chunk is None:
@@ -144,14 +144,14 @@ def _names(value: object) -> object:
 
 
 class IngestServerSettings(IngestSettings, EdgeSettings):
-    """Of the service: all that a run has, where it listens, and what it takes in."""
+    """Settings of the service: those of a run, its address, and its limits."""
 
     model_config = SettingsConfigDict(env_prefix="INGEST_", extra="forbid")
 
     http_port: int = Field(default=8086, ge=1, le=65535, description="Port of REST.")
     timeout_s: float = Field(default=60, gt=0, le=3600, description="Longest wait for more of an upload, in seconds.")
     max_body_bytes: int = Field(
-        default=128 * 1024**2, ge=1024, description="Bytes of one upload request: its files and what stands between."
+        default=128 * 1024**2, ge=1024, description="Bytes of one upload request, including the form around its files."
     )
     embed_attempts: int = Field(
         default=9,
@@ -160,12 +160,12 @@ class IngestServerSettings(IngestSettings, EdgeSettings):
         description="Times that a failed call is tried in all; 9 take a minute and a half.",
     )
     collections: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names)] = Field(
-        default=(), description="Further indexes that documents are taken for, by name, with commas between."
+        default=(), description="Names of further indexes to serve, separated by commas."
     )
     sources: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names)] = Field(
         default=(),
-        description="Files and folders that the indexes follow, with commas between; by default those that the last "
-        "run of ingestion was given.",
+        description="Files and folders that the indexes follow, separated by commas; by default those of the last "
+        "ingestion run.",
     )
     state_dir: Path | None = Field(
         default=None, description="Folder of the tasks, on a local disk; by default `.ingest` below the index root."
@@ -176,11 +176,11 @@ class IngestServerSettings(IngestSettings, EdgeSettings):
     max_uploads_bytes: int = Field(default=8 * 1024**3, ge=1, description="Bytes of all uploaded files of one index.")
     purge_deleted: bool = Field(
         default=False,
-        description="Whether a deletion removes the earlier versions too, which still hold what is deleted; a rollback "
-        "is not possible then.",
+        description="Whether a deletion removes the earlier versions too, which still hold the deleted file; "
+        "this makes a rollback impossible.",
     )
     token: SecretStr | None = Field(
-        default=None, min_length=1, description="Bearer token that every request must carry. By default none."
+        default=None, min_length=1, description="Bearer token that every request must send; by default none."
     )
 
     @field_validator("collections")
@@ -192,9 +192,9 @@ class IngestServerSettings(IngestSettings, EdgeSettings):
         return names
 
     def indexes(self) -> tuple[str, ...]:
-        """Names of the indexes that documents are taken for."""
+        """Names of the served indexes."""
         return tuple(dict.fromkeys((self.index_name, *self.collections)))
 
     def state(self) -> Path:
-        """Folder of the tasks."""
+        """Folder for the tasks."""
         return self.state_dir or self.index_root / ".ingest"

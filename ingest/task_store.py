@@ -1,4 +1,4 @@
-"""Tasks on disk, so that none is forgotten when the service ends: one row each, in SQLite."""
+"""Tasks on disk, so that they survive a restart of the service: one row each, in SQLite."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from ingest.errors import NoSpaceError
 from ingest.wire import FINAL, Task, TaskKind
 
 _KEPT = 1_000
-"""Tasks that have ended, of which the latest are remembered."""
+"""Ended tasks to keep."""
 
 
 @dataclass(slots=True)
 class Record:
-    """A task, and what the service needs to do it that nobody else is told."""
+    """A task with fields that clients do not see."""
 
     task: Task
     purge: bool = False
-    """Whether earlier versions go that still hold what is deleted."""
+    """Whether to remove earlier versions, which still hold the deleted files."""
     before: str | None = None
-    """The version that was current when the work began."""
+    """The current version when the work began."""
     revision: int = 0
-    """Grows with every change, also over a restart."""
+    """Grows with every change, across restarts too."""
 
 
 class TaskStore:
-    """All tasks of a service. Its calls block, for as long as a disk needs to make a write last; thread-safe."""
+    """All tasks of a service. Thread-safe; calls block until the disk has written."""
 
     def __init__(self, path: Path) -> None:
-        """Opens the file, or makes it."""
+        """Opens the file, or creates it."""
         self._lock = threading.Lock()
         self._database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         self._database.executescript(_SCHEMA)
@@ -44,7 +44,7 @@ class TaskStore:
             self._database.close()
 
     def put(self, record: Record) -> None:
-        """Keeps a task as it is now. On disk when this returns.
+        """Writes a task. On disk when this returns.
 
         Raises:
             NoSpaceError: the disk is full.
@@ -73,7 +73,7 @@ class TaskStore:
         return None if row is None else _record(row)
 
     def latest(self, index: str | None, limit: int) -> list[Record]:
-        """The newest tasks first; of all indexes where none is named."""
+        """The newest tasks first; None: of all indexes."""
         where, values = ("", ()) if index is None else ("WHERE index_name = ?", (index,))
         return self._many(f"{where} ORDER BY number DESC LIMIT {limit:d}", values)
 
@@ -97,7 +97,7 @@ class TaskStore:
 
 
 def revision_after(revision: int) -> int:
-    """One that is greater than all that were given before, also by a service that has ended."""
+    """A revision greater than all earlier ones, including those of a previous process."""
     return max(revision + 1, int(time.time() * 1000))
 
 

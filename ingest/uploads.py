@@ -1,10 +1,10 @@
-"""Uploaded files on disk: received bit by bit, given names that do no harm, kept beside the versions of their index.
+"""Uploaded files on disk: received in pieces, safely named, stored beside the versions of their index.
 
     <index_root>/<name>/uploads/<file>             what the index follows
     <index_root>/<name>/uploads/.staged-<task>/    files of a task whose run has not ended
     <index_root>/<name>/uploads/.incoming-…/       a request that is being received
 
-What begins with a dot is nobody's document.
+Names that begin with a dot are not documents.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from ingest.sources import UPLOADS
 from ingest.sources.uploads import uploaded
 
 FIELD = "files"
-"""Of the form."""
+"""Name of the form field."""
 
 _MAX_NAME_BYTES = 180
 _MAX_SUFFIX_BYTES = 16
@@ -60,7 +60,7 @@ _RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])", re.IG
 
 @dataclass(frozen=True, slots=True)
 class UploadQuota:
-    """What is taken."""
+    """Limits of one request and of all uploads of an index."""
 
     max_file_bytes: int
     max_files: int
@@ -69,10 +69,10 @@ class UploadQuota:
 
 
 def safe_name(sent: str) -> str:
-    """The name that a file is kept under: what was sent, less its folders and what no name should hold.
+    """The name of a file on disk: the sent name without folders and unsafe characters.
 
     Raises:
-        UnsupportedFileError: nothing is left, or files with this ending are not read.
+        UnsupportedFileError: nothing is left, or no loader reads files with this suffix.
     """
     name = unicodedata.normalize("NFC", sent).replace("\\", "/").rpartition("/")[2]
     name = "".join(char for char in name if unicodedata.category(char) not in _INVISIBLE)
@@ -91,7 +91,7 @@ def safe_name(sent: str) -> str:
 
 
 def same_file(name: str) -> str:
-    """Equal for names that people, and file systems that do not tell cases apart, take for one."""
+    """A key that is equal for names that people or case-insensitive file systems consider the same."""
     return unicodedata.normalize("NFKC", name).casefold()
 
 
@@ -117,7 +117,7 @@ class UploadFolder:
         return {f"{UPLOADS}/{path.name}": path for path in sorted(folder.iterdir())}
 
     def clean(self, task_ids: Collection[str]) -> None:
-        """Removes what requests and tasks have left that are not among these."""
+        """Removes files left by requests, and by tasks other than these."""
         if not self._folder.is_dir():
             return
         kept = {f"{_STAGED}{task_id}" for task_id in task_ids}
@@ -127,7 +127,7 @@ class UploadFolder:
 
     @contextmanager
     def incoming(self, content_type: str) -> Iterator[Receiver]:
-        """A receiver of one request. What it has received is removed at the end, unless it was staged.
+        """A receiver for one request. Its files are removed at the end unless they were staged.
 
         Raises:
             UnreadableUploadError: the request is no form with files.
@@ -151,7 +151,7 @@ class UploadFolder:
             shutil.rmtree(folder, ignore_errors=True)
 
     def stage(self, receiver: Receiver, task_id: str, waiting: Collection[str]) -> list[str]:
-        """Hands what was received to a task, all at once.
+        """Moves the received files to a task, atomically.
 
         Args:
             receiver: that has finished.
@@ -184,7 +184,7 @@ class UploadFolder:
         return sorted(renamed.values())
 
     def keep(self, task_id: str, sources: Collection[str]) -> None:
-        """Makes these files of a task uploads of the index, in place of those of the same names."""
+        """Makes these files of a task uploads of the index, replacing those of the same names."""
         with self._moving:
             staged = self.staged(task_id)
             for source in sources:
@@ -194,7 +194,7 @@ class UploadFolder:
                 _sync(self._folder)
 
     def discard(self, task_id: str) -> None:
-        """Removes what is left of a task's files."""
+        """Removes the remaining files of a task."""
         with self._moving:
             shutil.rmtree(self._folder / f"{_STAGED}{task_id}", ignore_errors=True)
 
@@ -223,13 +223,13 @@ class UploadFolder:
 
 
 class Receiver:
-    """Writes the files of a form to a folder while it arrives; holds no more of it than a piece."""
+    """Writes the files of a form to a folder while it arrives, without holding them in memory."""
 
     def __init__(self, folder: Path, boundary: bytes, limits: UploadQuota) -> None:
         self.folder = folder
         self._limits = limits
         self.names: dict[str, str] = {}
-        """Of the files received, as they are kept → as they were sent."""
+        """Name on disk → name as sent, of the received files."""
         self._header = (bytearray(), bytearray())
         self._disposition = b""
         self._file: IO[bytes] | None = None
@@ -296,7 +296,7 @@ class Receiver:
             raise UnreadableUploadError(f"No file was sent: put one or more in the field {FIELD!r}.", field=FIELD)
 
     def close(self) -> None:
-        """Closes a file that was not received to its end."""
+        """Closes a file that was received only in part."""
         if self._file is not None:
             self._file.close()
             self._file = None
@@ -414,7 +414,7 @@ def _space() -> Iterator[None]:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        raise NoSpaceError("The disk for uploads is full: delete documents, or ask whoever runs this.") from error
+        raise NoSpaceError("The disk for uploads is full: delete documents, or ask the operator.") from error
 
 
 def _sync(folder: Path) -> None:

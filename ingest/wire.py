@@ -1,4 +1,4 @@
-"""What the service takes and gives over HTTP. Every time is ISO 8601 in UTC."""
+"""Requests and responses of the service. Every time is ISO 8601 in UTC."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FINAL: tuple[State, ...] = ("succeeded", "failed", "cancelled")
 
 
 class UploadLimits(BaseModel):
-    """What one request may bring."""
+    """Limits of one upload request."""
 
     max_file_bytes: int = Field(description="Bytes of one file.")
     max_files: int = Field(description="Files of one request.")
@@ -47,7 +47,7 @@ class SourceListings(BaseModel):
 
 
 class Progress(BaseModel):
-    """How far the run is that a task belongs to."""
+    """Progress of the run that a task belongs to."""
 
     stage: Stage = "queued"
     files_done: int = 0
@@ -68,7 +68,7 @@ class SkippedSource(BaseModel):
 
 
 class Absence(BaseModel):
-    """What was found of deleted documents in each part of the version made without them: 0 everywhere."""
+    """Remains of deleted documents in each part of the new version: 0 everywhere."""
 
     version: str | None = Field(description="The version that was looked through.")
     manifest: int
@@ -84,7 +84,7 @@ class Absence(BaseModel):
 
 
 class TaskResult(BaseModel):
-    """What a task did."""
+    """The result of a task."""
 
     version: str | None = Field(description="Of the index, with the task's work in it.")
     documents: int = Field(description="That the task's files became; of the whole index after a re-index.")
@@ -123,7 +123,7 @@ class TaskList(BaseModel):
 
 
 class ErrorBody(BaseModel):
-    """What a request is refused with."""
+    """An error response."""
 
     error: str = Field(description="For people: the offending value, the limit, and what to do.")
     code: str = Field(description="For programs.")

@@ -117,7 +117,7 @@ def looks_like_html(text: str) -> bool:
 
 
 def render_fragment(text: str, builder: TextBuilder) -> None:
-    """Appends the text of an HTML fragment; scripts and the like are left out."""
+    """Appends the text of an HTML fragment; without scripts and other elements that are not text."""
     if not text.strip():
         return
     fragment = parse_html(text)
@@ -262,7 +262,7 @@ def _data_table(table: Any) -> list[list[str]] | None:
 
 
 def _head(page: Any) -> dict[str, str]:
-    """What a page says about itself: title, url, date, lang, description, author; empty where it does not."""
+    """Metadata of a page: title, url, date, lang, description, author; empty if missing."""
     metas: dict[str, str] = {}
     for meta in page.iter("meta"):
         name = (meta.get("property") or meta.get("name") or "").lower()

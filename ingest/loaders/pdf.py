@@ -28,7 +28,7 @@ from ingest.loaders.document import (
 from ingest.loaders.file import SourceFile
 
 _BROKEN = (PyPdfError, ValueError, KeyError, IndexError, TypeError, AttributeError, AssertionError, OSError)
-"""What pypdf raises on files that are not as the standard says; it keeps no list of its own."""
+"""Exceptions that pypdf raises on malformed files; it documents no list."""
 
 _HYPHENATED = re.compile(r"(?<![\w-])([^\W\d_]+(?:-[^\W\d_]+)*)-\n[ ]{0,8}([^\W\d_]+)")
 _WORD = re.compile(r"[^\W\d_]+(?:-[^\W\d_]+)*")
@@ -55,7 +55,7 @@ class PdfLoader:
         return b"%PDF-" in head[:_HEADER_WITHIN]
 
     def load(self, file: SourceFile, limits: ParserLimits) -> Iterator[ParsedDocument | Notice]:
-        """One document; where each page begins is kept.
+        """One document, with the offset of each page.
 
         Raises:
             SkippedFileError: encrypted with a password, broken, too many pages, or without a text layer.
@@ -119,10 +119,10 @@ class PdfLoader:
 
 
 def join_pages(pages: Sequence[Sequence[str]]) -> tuple[str, tuple[int, ...]]:
-    """The text of all pages and where each begins in it.
+    """The text of all pages, and the offset of each.
 
-    Lines that repeat at the edge of most pages (running heads, page numbers) are left out, words cut at a line's end
-    are mended, lines are joined to paragraphs. A page without text begins where the next one does.
+    Drops running heads and page numbers, repairs hyphenated words and joins lines to paragraphs. An empty page has the
+    offset of the next one.
     """
     repeated = _running_lines(pages)
     bodies = [_without_edges(page, repeated) for page in pages]

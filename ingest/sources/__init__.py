@@ -25,7 +25,7 @@ class Entry:
     name: str
     """Its name in the index: relative, with `/` between the parts."""
     key: str
-    """What `fetch` needs: an absolute path, a URL. Of several entries with the same key only the first is read."""
+    """Input of `fetch`: an absolute path, a URL. Of several entries with the same key only the first is read."""
     problem: str | None = None
     """Why it cannot be read; None if it can."""
 
@@ -64,7 +64,7 @@ class Source(Protocol):
 
 
 class SourceType(Protocol):
-    """What an entry point names, such as a class: opens sources of one kind."""
+    """The object of an entry point, such as a class: opens sources of one kind."""
 
     def __call__(self, location: str) -> Source:
         """Opens a source. Reads nothing yet."""

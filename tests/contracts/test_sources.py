@@ -31,7 +31,7 @@ GAPS = [
 
 
 class Origin(Protocol):
-    """What a source reads, as a test fills it."""
+    """The origin of a source, filled by a test."""
 
     location: str
 

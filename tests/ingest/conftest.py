@@ -35,7 +35,7 @@ def tokenizer_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    # As in the published file; whoever counts tokens has to switch it off.
+    # As in the published file; callers that count tokens must switch it off.
     tokenizer.enable_truncation(128)
     path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
     tokenizer.save(str(path))

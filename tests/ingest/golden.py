@@ -1,4 +1,4 @@
-"""Documents as JSON, to be compared with the files in `files/golden`. `python golden.py` writes those anew."""
+"""Documents as JSON, to be compared with the files in `files/golden`. `python golden.py` rewrites those."""
 
 from __future__ import annotations
 

@@ -35,12 +35,12 @@ class RunningIngest:
 
     @property
     def path(self) -> str:
-        """Of the index, in URLs."""
+        """URL path of the index."""
         return f"/v1/indexes/{self.index}"
 
     @property
     def documents(self) -> str:
-        """Of its documents, in URLs."""
+        """URL path of its documents."""
         return f"{self.path}/documents"
 
     def post(self, files: Files) -> httpx.Response:
@@ -66,7 +66,7 @@ class RunningIngest:
         return task
 
     def events(self, task_id: str, last: str | None = None, seen: Seen = lambda _: False) -> list[dict[str, Any]]:
-        """What is told of a task, to its end or until something is seen."""
+        """The events of a task until it ends or `seen` returns true."""
         return [task for _, task in self.numbered_events(task_id, last, seen)]
 
     def numbered_events(
@@ -93,7 +93,7 @@ class RunningIngest:
         return self.http.get(f"/v1/tasks/{task_id}").raise_for_status().json()
 
     def leftovers(self) -> list[str]:
-        """What is on disk of uploads beside those that the index follows."""
+        """Files of uploads on disk that do not belong to the index."""
         return sorted(path.name for path in self.root.glob(f"{self.index}/uploads/.*"))
 
     def memory_bytes(self) -> int:
@@ -110,9 +110,9 @@ class RunningIngest:
 def running_ingest(
     root: Path, embedder_url: str, tokenizer: Path, *, broken: bool = False, **settings: object
 ) -> Iterator[RunningIngest]:
-    """A service until the block ends. Unless the test has killed it, it is told to end then, and has to, in peace.
+    """A service until the block ends. Unless the test has killed it, it must then end without errors.
 
-    One that is `broken` is not waited for until it is ready, and may complain.
+    A `broken` one need not become ready and may log errors.
     """
     (port,) = free_ports(1)
     url = f"http://127.0.0.1:{port}"

@@ -37,7 +37,7 @@ def texts(document: ParsedDocument, spans: Sequence[Span]) -> list[str]:
 
 
 def check(document: ParsedDocument, spans: Sequence[Span], sizes: ChunkSettings, tokens: TokenCounter) -> None:
-    """What holds for every document whatever is in it."""
+    """Invariants of every document."""
     covered = bytearray(len(document.text))
     for span in spans:
         text = document.text[span.start : span.end]

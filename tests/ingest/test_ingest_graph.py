@@ -41,7 +41,7 @@ class Vectorstore:
         return index and index["version"]
 
     def sources(self, question: str) -> list[str]:
-        """Of the passages found, the best first."""
+        """Passages found, best first."""
         asked = {"instances": [{"input": question, "num_docs": 4}]}
         (found,) = (
             self._http.post("/v1/models/vectorstore:predict", json=asked).raise_for_status().json()["predictions"]

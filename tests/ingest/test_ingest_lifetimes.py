@@ -88,7 +88,7 @@ async def held(service: IngestService, embedder: LoopbackEmbedder) -> Task:
 
 @contextlib.contextmanager
 def unwritable(root: Path) -> Iterator[None]:
-    """Tasks cannot be written until the block ends: whoever tries waits."""
+    """Tasks cannot be written until the block ends: writers wait."""
     with contextlib.closing(sqlite3.connect(root / ".ingest" / "tasks.sqlite", isolation_level=None)) as database:
         database.execute("BEGIN IMMEDIATE")
         yield

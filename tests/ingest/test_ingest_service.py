@@ -90,7 +90,7 @@ def held(service: RunningIngest, embedder: LoopbackEmbedder, files: Files) -> st
     return str(task_id)
 
 
-# Bringing documents, and what is told meanwhile
+# Uploads and their events
 
 
 def test_an_upload_becomes_an_index(shared: RunningIngest) -> None:
@@ -215,7 +215,7 @@ def test_a_file_twice_in_one_run(service: RunningIngest, embedder: LoopbackEmbed
     assert service.reindex()["result"]["documents"] == 2
 
 
-def test_reading_everything_anew_embeds_nothing_twice(service: RunningIngest, embedder: LoopbackEmbedder) -> None:
+def test_reindexing_embeds_nothing_twice(service: RunningIngest, embedder: LoopbackEmbedder) -> None:
     first = service.upload({"guide.md": GUIDE, "glaze.txt": GLAZE})
     embedded = embedder.embedded
     task = service.reindex()
@@ -269,7 +269,7 @@ def test_uploads_and_followed_folders_leave_each_other_alone(
         assert {s: listed["title"] for s, listed in service.sources().items()} == everything | {
             "guide.md": "Kilns of today"
         }
-        # An upload does not look at the folder, which may be gone; reading everything anew does.
+        # An upload does not look at the folder, which may be gone; re-indexing does.
         (docs / "guide.md").rename(tmp_path / "guide.md")
         assert service.upload({"more.txt": "A door for the kiln."})["state"] == "succeeded"
         assert "guide.md" in service.sources()

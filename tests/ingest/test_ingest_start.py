@@ -1,4 +1,4 @@
-"""What ingestion says of settings with which it cannot start."""
+"""Messages about settings with which ingestion cannot start."""
 
 from __future__ import annotations
 
