@@ -30,15 +30,17 @@ def up(
     model: Annotated[str | None, typer.Option(help="LLM: a name of `kserve-rag models`, or a GGUF file.")] = None,
     embedder: Annotated[str | None, typer.Option(help="Embedder: a name of `kserve-rag models`, or a folder.")] = None,
     port: Annotated[int | None, typer.Option(help="HTTP port of the transformer. [default: 8080]")] = None,
-    grpc_port: Annotated[int | None, typer.Option(help="Its gRPC port. [default: 8081]")] = None,
+    grpc_port: Annotated[int | None, typer.Option(help="gRPC port of the transformer. [default: 8081]")] = None,
     page_port: Annotated[int | None, typer.Option(help="Port of the web page. [default: 8088]")] = None,
-    detach: Annotated[bool, typer.Option("--detach", "-d", help="Leave it running in the background.")] = False,
-    question: Annotated[str | None, typer.Option("--ask", metavar="QUESTION", help="Ask this once it is up.")] = None,
+    detach: Annotated[bool, typer.Option("--detach", "-d", help="Run in the background.")] = False,
+    question: Annotated[
+        str | None, typer.Option("--ask", metavar="QUESTION", help="Ask this question once the graph is ready.")
+    ] = None,
 ) -> None:
     """Start the whole graph: fetch the models, index the documents, run every service.
 
-    Without --docs it indexes what it indexed last, and the first time this project's own documentation.
-    Stays in the foreground, where Ctrl-C ends everything, unless --detach is given.
+    Without --docs, it indexes the paths of the last time; the first time, this project's own documentation. It runs in
+    the foreground, where Ctrl-C stops everything, unless --detach is given.
 
     [bold]Examples[/]
 
@@ -57,10 +59,15 @@ def up(
     _start(settings, paths, detach=detach, question=question)
 
 
-def status(as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False) -> None:
-    """Show each service: where it is, whether it is ready, and if not, why; and the index that is served.
+def status(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """Show the services, with URL and readiness, and the serving index version.
 
-    Exits with 0 if everything is ready, with 1 if not. The web page may be absent.
+    Exits with 0 if every service is ready, else with 1. The web page does not count.
+
+    [bold]Examples[/]
+
+      kserve-rag status
+      kserve-rag status --json
     """
     settings = read_settings()
     found = graph_status(settings)
@@ -77,9 +84,15 @@ def status(as_json: Annotated[bool, typer.Option("--json", help="For programs.")
 
 def logs(
     service: Annotated[str | None, typer.Argument(help=f"One of {', '.join(SERVICES)}. By default all.")] = None,
-    follow_on: Annotated[bool, typer.Option("--follow", "-f", help="Go on as more is written, until Ctrl-C.")] = False,
+    follow_on: Annotated[bool, typer.Option("--follow", "-f", help="Follow the logs until Ctrl-C.")] = False,
 ) -> None:
-    """Show what the services say. Questions, documents and prompts are not in their logs."""
+    """Show the logs of the services. They contain no questions, documents or prompts.
+
+    [bold]Examples[/]
+
+      kserve-rag logs
+      kserve-rag logs --follow transformer
+    """
     settings = read_settings()
     names = service_names([service] if service is not None else [])
     processes = written_logs(settings.run, names)
@@ -96,10 +109,10 @@ def logs(
 def restart(
     services: Annotated[
         list[str] | None,
-        typer.Argument(help=f"Of {', '.join(SERVICES)}. By default all.", metavar="SERVICE…"),
+        typer.Argument(help=f"Any of {', '.join(SERVICES)}. By default all.", metavar="SERVICE…"),
     ] = None,
 ) -> None:
-    """Replace the processes of these services while the graph goes on answering.
+    """Replace the processes of these services while the graph keeps answering.
 
     The transformer, the vectorstore, ingest and the page lose no request: the new process takes over when it is ready,
     and the old one finishes its requests. If the new one does not become ready, the old one goes on. The embedder and
@@ -123,7 +136,12 @@ def restart(
 
 
 def down() -> None:
-    """Stop the graph. Models, indexes and environments stay for the next time."""
+    """Stop the graph. Models, indexes and environments are kept.
+
+    [bold]Example[/]
+
+      kserve-rag down
+    """
     if stop_graph(read_settings()):
         console.print("The graph is stopped.")
     else:

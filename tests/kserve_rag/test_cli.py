@@ -76,9 +76,7 @@ def test_help_teaches_with_examples(cli: Run) -> None:
     assert "kserve-rag up --docs" in shown.stdout
     for command in ("up", "ask", "ingest", "status", "models", "logs", "restart", "down"):
         assert command in shown.stdout
-        told = CliRunner().invoke(app, [command, "--help"]).output
-        assert told.strip()
-        assert command in ("status", "logs", "down") or f"kserve-rag {command}" in told
+        assert f"kserve-rag {command}" in CliRunner().invoke(app, [command, "--help"]).output
 
 
 def test_ask_streams_the_answer_and_then_its_sources(graph: Any, cli: Run) -> None:

@@ -60,7 +60,7 @@ TINY = {
 
 
 KEPT_TOKENS = 6_000
-"""Of 49,152: reading all takes a while. Later tokens are merged from earlier ones, so a prefix is consistent."""
+"""The first of 49,152: reading all takes a while. Later tokens are merged from earlier ones, so a prefix works."""
 
 
 @pytest.fixture(scope="module")
