@@ -213,7 +213,7 @@ def data_folders(settings: Settings, given: Path | None) -> list[Path]:
     if given is None:
         return [settings.data] if settings.data is not None and settings.data.is_dir() else []
     if not given.expanduser().is_dir():
-        raise UsageError(f"The dataset folder {given} does not exist.")
+        raise UsageError(f"There is no folder {given} with datasets.")
     return [given.expanduser().resolve()]
 
 
