@@ -32,7 +32,7 @@ from starlette.responses import PlainTextResponse
 
 from kserve_rag.client import AsyncClient
 from kserve_rag.errors import ClientError, CredentialsError, InterruptedStreamError, PortTakenError
-from transformer.wire import DEFAULT_CHAT_MAX_TOKENS, MAX_QUESTION_CHARS, Citations, EndEvent, TextEvent
+from transformer.wire import DEFAULT_CHAT_MAX_TOKENS, MAX_QUESTION_CHARS, Citations, EndEvent, OutcomeFields, TextEvent
 from vectorstore.wire import MAX_COLLECTIONS, MAX_NUM_DOCS, Span
 from vectorstore.wire import Passage as WirePassage
 
@@ -95,15 +95,6 @@ class SearchResult(BaseModel):
     left_out: int = Field(description="Number of further passages that exceed the graph's context limit.")
 
 
-class Topic(BaseModel):
-    """A topic that the documents cover."""
-
-    document_id: str
-    title: str
-    heading: str
-    url: str | None
-
-
 class Quote(BaseModel):
     """A quote of a source that supports a sentence."""
 
@@ -122,14 +113,14 @@ class Citation(BaseModel):
     quotes: list[Quote] = Field(description="Best first. Empty if nothing supports the sentence.")
 
 
-class AskResult(BaseModel):
-    """Result of `ask`."""
+class AskResult(OutcomeFields):
+    """Result of `ask`: an answer, with its fields as on every protocol."""
 
     answer: str = Field(description="Numbers in brackets refer to sources.")
-    refused: bool = Field(description="Whether the documents do not answer the question. The answer only says so then.")
-    topics: list[Topic] = Field(description="For a refusal: topics of the most similar documents, best first.")
     sources: list[Source] = Field(description="Sorted by number. Empty for a refusal.")
-    citations: list[Citation] = Field(description="The answer, sentence by sentence. Empty if nothing was checked.")
+    citations: list[Citation] = Field(  # type: ignore[assignment] # sentences, so that no spans need to be cut
+        description="The answer, sentence by sentence. Empty if nothing was checked."
+    )
     complete: bool = Field(description="False if the answer was truncated at max_tokens.")
 
 
@@ -221,13 +212,15 @@ class GraphTools:
                     await context.report_progress(len(texts))
             if end is None:
                 raise InterruptedStreamError("The stream ended before the answer was complete. Ask again.")
-        return AskResult(
-            answer="".join(texts) if end.citations is None else end.citations.text,
-            refused=end.refused,
-            topics=[Topic(**topic.model_dump()) for topic in end.topics],
-            sources=[Source(number=source.number, **_passage(source)) for source in end.sources],
-            citations=_citations(end.citations),
-            complete=end.finish_reason == "stop",
+        outcome = {name: getattr(end, name) for name in OutcomeFields.model_fields}
+        return AskResult.model_validate(
+            {
+                **outcome,
+                "answer": "".join(texts) if end.citations is None else end.citations.text,
+                "sources": [Source(number=source.number, **_passage(source)) for source in end.sources],
+                "citations": _citations(end.citations),
+                "complete": end.finish_reason == "stop",
+            }
         )
 
     async def indexes(self, context: Context[Any, Any]) -> IndexesResult:

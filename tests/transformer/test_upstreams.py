@@ -26,6 +26,7 @@ from kserve_rag.settings import Settings
 from tests.fakes.upstreams import EMBEDDER, PASSAGE, WORDS, Upstreams
 from tests.processes import free_ports, program, until
 from transformer.answerability import DEFAULT_MODEL
+from transformer.wire import NOT_TENSORS, OUTPUT_TENSORS, OutcomeFields, RetrievalFields, SourceFields
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -368,6 +369,27 @@ async def test_citations_on_every_route(service: Running) -> None:
     assert tensors["text_output"].endswith("yellow [1].")
     assert (refused.status_code, refused.json()["field"]) == (400, "citations")
     assert plain["citations"] is None
+
+
+async def test_every_protocol_carries_every_field_of_an_answer(service: Running) -> None:
+    start, end = SourceFields.model_fields | RetrievalFields.model_fields, OutcomeFields.model_fields
+    fields = start | end
+    client = service.client
+    assert fields.keys() <= (await client.post(GENERATE, json=BODIES[GENERATE])).json().keys()
+    assert fields.keys() <= (await client.post(V1, json=BODIES[V1])).json()["predictions"][0].keys()
+    assert fields.keys() <= (await client.post(CHAT, json=BODIES[CHAT])).json().keys()
+    for stream in (
+        await client.post(STREAM, json=BODIES[STREAM]),
+        await client.post(CHAT, json={**BODIES[CHAT], "stream": True}),
+    ):
+        first, *_, last = events_of(stream)
+        assert start.keys() <= first.keys()
+        assert end.keys() <= last.keys()
+        assert {"sources", "timings"} <= last.keys()
+    inputs = [{"name": "input", "datatype": "BYTES", "shape": [1, 1], "data": [Q]}]
+    v2 = (await client.post("/v2/models/rag/infer", json={"inputs": inputs})).json()["outputs"]
+    assert [tensor["name"] for tensor in v2] == list(OUTPUT_TENSORS)
+    assert fields.keys() <= OUTPUT_TENSORS.keys() | NOT_TENSORS
 
 
 async def test_an_answer_takes_one_call_to_the_vectorstore(service: Running) -> None:

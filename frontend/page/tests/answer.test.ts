@@ -14,6 +14,7 @@ const source: Source = {
   heading_path: [],
   span: { start: 0, end: 11 },
   metadata: {},
+  explain: null,
   index_version: "v",
   collection: "default",
   score: 0.5,

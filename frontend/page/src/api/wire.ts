@@ -1,114 +1,36 @@
 /**
- * What the page's server is asked and what it answers: docs/api.md, in TypeScript.
+ * Requests and responses of the page's server: docs/api.md, in TypeScript.
  *
- * Spans count Unicode code points, not UTF-16 units: see text/codepoints.ts.
+ * The transformer's types are generated (schema.ts). Spans count Unicode code points, not UTF-16 units: see
+ * text/codepoints.ts.
  */
 
-// ── the transformer ─────────────────────────────────────────────────────────────────────────────────────────────────
+import type { EndEvent, SourcesEvent, TextEvent } from "./schema";
 
-export interface Span {
-  start: number;
-  end: number;
-}
+export type {
+  Citations,
+  CutPassage,
+  EndEvent,
+  GenerateRequest,
+  Index as IndexInfo,
+  Indexes,
+  Message,
+  ModelList as Models,
+  Quote,
+  Source,
+  SourcesEvent,
+  Span,
+  Statement,
+  StoredDocument,
+  TextEvent,
+  Topic,
+  Usage,
+} from "./schema";
 
-export interface Source {
-  number: number;
-  text: string;
-  document_id: string;
-  chunk_id: string;
-  title: string;
-  url: string | null;
-  source: string;
-  heading_path: string[];
-  span: Span;
-  metadata: Record<string, string | number | boolean>;
-  index_version: string;
-  collection: string;
-  score: number;
-  similarity: number;
-  lexical_score: number;
-  support: number;
-}
+/** Milliseconds by step: `condense`, `embed`, `search`, `retrieval`, `prompt`, `first_token`, `generation`, … */
+export type Timings = SourcesEvent["timings"];
 
-export interface Topic {
-  title: string;
-  heading: string;
-  url: string | null;
-  document_id: string;
-}
-
-export interface Quote {
-  number: number;
-  document_id: string;
-  chunk_id: string;
-  index_version: string;
-  span: Span;
-  text: string;
-  sha256: string;
-  support: number;
-}
-
-export interface Statement {
-  /** Of `Citations.text`. */
-  span: Span;
-  verdict: "supported" | "unsupported" | "no_claim";
-  support: number;
-  quotes: Quote[];
-}
-
-export interface Citations {
-  text: string;
-  kind: "model" | "mended" | "quote";
-  statements: Statement[];
-  markers: { kept: number; mended: number; dropped: number };
-  dropped: { number: number; document_id: string; reason: "unreadable" | "differs" }[];
-}
-
-export interface Usage {
-  prompt_tokens: number;
-  completion_tokens: number;
-  total_tokens: number;
-}
-
-export interface CutPassage {
-  chunk_id: string;
-  document_id: string;
-  reason: "token_budget" | "no_support" | "not_answered";
-}
-
-/** Milliseconds by hop: `condense`, `embed`, `search`, `retrieval`, `prompt`, `first_token`, `generation`, … */
-export type Timings = Record<string, number>;
-
-/** The first event of a stream. */
-export interface SourcesEvent {
-  id: string;
-  model_name: string;
-  sources: Source[];
-  index_version: string | null;
-  cut: CutPassage[];
-  query: string | null;
-  timings: Timings;
-  answerability: number | null;
-}
-
-/** A piece of the answer. */
-export interface TextEvent {
-  text_output: string;
-}
-
-/** The last event of a stream. */
-export interface EndEvent {
-  text_output: string;
-  finish_reason: "stop" | "length" | "cancelled";
-  refused: boolean;
-  sources: Source[];
-  usage: Usage;
-  timings: Timings;
-  topics: Topic[];
-  citations: Citations | null;
-}
-
-/** An error in the middle of a stream, and the body of every answer that is not 2xx. */
+/** An error in the middle of a stream, and the body of every response that is not 2xx. */
 export interface ErrorBody {
   error: string;
   code?: string;
@@ -116,55 +38,6 @@ export interface ErrorBody {
 }
 
 export type StreamEvent = SourcesEvent | TextEvent | EndEvent | ErrorBody;
-
-export interface Message {
-  role: "user" | "assistant";
-  content: string;
-}
-
-/** The body of `generate_stream`; absent fields have the service's defaults. */
-export interface GenerateRequest {
-  text_input: string;
-  history: Message[];
-  max_tokens?: number;
-  temperature?: number;
-  top_p?: number;
-  top_k?: number;
-  num_docs?: number;
-  retrieval?: boolean;
-  collections?: string[];
-}
-
-export interface Models {
-  data: { id: string }[];
-}
-
-export interface IndexInfo {
-  name: string;
-  version: string;
-  documents: number;
-  chunks: number;
-  embedder: string;
-  examples: string[];
-  reason?: string | null;
-}
-
-export interface Indexes {
-  default: string;
-  indexes: IndexInfo[];
-  reason: string | null;
-}
-
-export interface StoredDocument {
-  id: string;
-  title: string;
-  url: string | null;
-  text: string;
-  source: string;
-  metadata: Record<string, string | number | boolean>;
-  collection?: string;
-  index_version?: string;
-}
 
 // ── ingest ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
