@@ -1,4 +1,4 @@
-"""What `/openapi.json` tells of the transformer, beside its types."""
+"""Documentation of the transformer's KServe routes for `/openapi.json`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What may go wrong in making an answer, beyond what the upstreams report."""
+"""Errors of an answer beyond those of the upstreams."""
 
 from __future__ import annotations
 

@@ -16,19 +16,18 @@ from vectorstore.wire import Passage
 ResultT = TypeVar("ResultT")
 
 _QUESTION = "\nQuestion:"
-"""Before the question. Small models go on with another one when they have answered."""
+"""Precedes the question. Small models go on with another question when they have answered."""
 
 _MARGIN_TOKENS = 8
-"""Tokens that parts of a prompt may differ by when they are counted apart instead of together."""
+"""Tolerance, in tokens, for counting the parts of a prompt separately."""
 
 _KEPT_CHARS = 8_000
-"""Longest text that is kept with what was found of it. Passages come again; what callers send may be far longer, and
-hardly does."""
+"""Longest text whose results are cached. Passages recur; the far longer texts that callers may send hardly do."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A prompt as the model reads it, and what of the retrieved passages is in it."""
+    """A prompt as the model reads it, and the passages in it."""
 
     text: str
     sources: list[Source]
@@ -60,9 +59,9 @@ class PromptBuilder:
             prompt_format: the model's own chat template and tokenizer.
             window: tokens that the model reads and writes together.
             max_prompt_tokens: most tokens of a prompt that holds passages.
-            system_prompt: what the model is told before documents.
-            instruction: what it is told after them, before the question.
-            plain_system_prompt: what it is told where there are none.
+            system_prompt: instructions before the documents.
+            instruction: instructions after them, before the question.
+            plain_system_prompt: instructions if there are no documents.
         """
         self._format = prompt_format
         self._window = window
@@ -97,7 +96,7 @@ class PromptBuilder:
         Args:
             question: the user's own words.
             passages: most relevant first.
-            context: a text of the caller's in place of passages.
+            context: a text of the caller's that replaces passages.
             history: earlier turns, oldest first.
             instructions: of the caller, added to the service's own.
             max_tokens: room that the answer needs.
@@ -148,7 +147,7 @@ class PromptBuilder:
     def _first_turn(self, system: str, turns: Sequence[Mapping[str, str]], left: int) -> int:
         """The first turn that stays, so that a prompt takes at most `left` tokens beside its last message.
 
-        Found by halves: a prompt is read anew for each beginning that is tried.
+        Found by bisection: each beginning that is tried renders a prompt.
         """
         if not turns or self._frame(system, turns) <= left:
             return 0
@@ -176,7 +175,7 @@ class PromptBuilder:
 
 
 def _keeping(found: Callable[[str], ResultT], size: int) -> Callable[[str], ResultT]:
-    """`found`, which is asked once only for each of so many short texts."""
+    """`found` with a cache of `size` short texts."""
     kept = lru_cache(maxsize=size)(found)
     return lambda text: kept(text) if len(text) <= _KEPT_CHARS else found(text)
 
@@ -186,7 +185,7 @@ def _reading_order(passage: Passage) -> tuple[str, int, str]:
 
 
 def _document(number: int | None, title: str, text: str) -> str:
-    """Text in quotes, as data. What looks like such quotes inside it is broken up."""
+    """Text in quotes, as data. Such quotes inside it are replaced."""
     label = f"[{number}] " if number is not None else ""
     head = _unquoted(f"{label}{' '.join(title.split())}".strip())
     quoted = f'"""\n{_unquoted(text)}\n"""'

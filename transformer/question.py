@@ -18,5 +18,5 @@ class Question:
     history: tuple[Message, ...] = ()
     """Earlier turns, oldest first."""
     instructions: str | None = None
-    """Of the caller, added to the service's own."""
+    """The caller's instructions, added to the service's own."""
     id: str = field(default_factory=lambda: secrets.token_hex(16))

@@ -19,7 +19,7 @@ ResponseShape = Literal["answers", "ensemble"]
 
 
 class TransformerSettings(ServerSettings):
-    """Where the upstreams are, and how answers are made."""
+    """Addresses of the upstreams, and how to answer."""
 
     model_config = SettingsConfigDict(env_prefix="TRANSFORMER_", extra="ignore")
 
@@ -82,15 +82,15 @@ class TransformerSettings(ServerSettings):
     )
     system_prompt: str = Field(
         "You answer questions from documents. Answer in one short sentence.",
-        description="What the model is told before the documents.",
+        description="Instructions to the model before the documents.",
     )
     instruction: str = Field(
         'Answer from the documents above, in one short sentence. If they do not answer it, say "I don\'t know".',
-        description="What the model is told after the documents: small models heed it better there than before them.",
+        description="Instructions to the model after the documents: small models follow them better there.",
     )
     plain_system_prompt: str = Field(
         "You are a helpful assistant. Be brief and exact.",
-        description="What the model is told where no documents are used.",
+        description="Instructions to the model if no documents are used.",
     )
     refusal: str = Field(
         "I don't know: the documents hold nothing that answers this question.",
@@ -108,4 +108,4 @@ class TransformerSettings(ServerSettings):
     citation_language: Annotated[str, AfterValidator(known_language)] = Field(
         "english", description="Snowball stemmer with which words are compared."
     )
-    quote_lead: str = Field("The documents say: ", description="Before a quote that is given in place of an answer.")
+    quote_lead: str = Field("The documents say: ", description="Text before a quote that replaces an answer.")

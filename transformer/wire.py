@@ -191,7 +191,7 @@ class Quote(Described):
     """A span of a source, verbatim."""
 
     number: int
-    """Of the source."""
+    """Number of the source."""
     document_id: str
     chunk_id: str
     index_version: str
@@ -199,7 +199,7 @@ class Quote(Described):
     """`document_text[span.start:span.end] == text`, always."""
     text: str
     sha256: str
-    """Of the text in UTF-8, in hexadecimal digits."""
+    """SHA-256 of the text in UTF-8, in hexadecimal digits."""
     support: float
     """How far the quote states what the sentence states, 0 … 1."""
 
@@ -208,7 +208,7 @@ class Statement(Described):
     """A sentence of an answer and the quotes that support it."""
 
     span: Span
-    """Of `Citations.text`. The statements together cover all of it."""
+    """In `Citations.text`. The statements together cover all of it."""
     verdict: Literal["supported", "unsupported", "no_claim"]
     """`no_claim`: the sentence states nothing to verify, like "Yes." or "These are the steps:"."""
     support: float
@@ -278,7 +278,7 @@ class OutcomeFields(Described):
     refused: bool
     """The documents support no answer, and the text says so."""
     topics: list[Topic] = Field(default_factory=list)
-    """Of a refusal: what the documents nearest to the question are about, nearest first."""
+    """For a refusal: subjects of the documents nearest to the question, nearest first."""
     citations: Citations | None = None
     """The check of the answer against its sources. None if there are no sources, or the check is off."""
 
@@ -547,7 +547,7 @@ class ModelsOfBoth(ModelList):
 
 
 class ChatErrorDetail(Described):
-    """What is wrong with the request, or with the service."""
+    """The fault of the request or of the service."""
 
     message: str
     type: Literal["invalid_request_error", "server_error"]
