@@ -37,7 +37,7 @@ MARGIN_S = 3.0
 
 @dataclass
 class Load:
-    """What the clients saw."""
+    """Responses that the clients got."""
 
     answered_at: list[float] = field(default_factory=list)
     refused: int = 0
@@ -85,7 +85,7 @@ async def ask_until(url: str, ended: asyncio.Event, clients: int) -> Load:
 
 
 async def under_load(url: str, change: Callable[[], None]) -> tuple[Load, float]:
-    """What the clients saw of a change, and the seconds that it took."""
+    """Runs a change under load. Returns the load and the seconds that the change took."""
     ended = asyncio.Event()
     load = asyncio.create_task(ask_until(url, ended, CLIENTS))
     await asyncio.sleep(MARGIN_S)

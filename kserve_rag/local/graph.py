@@ -360,7 +360,7 @@ def exit_description(code: int | None) -> str:
 
 
 def logs(run_dir: Path, services: Sequence[ServiceName]) -> list[ServiceName]:
-    """Those of these services that have logs."""
+    """The given services that have logs."""
     return [name for name in services if log_file(run_dir, name).exists()]
 
 

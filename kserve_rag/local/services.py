@@ -1,4 +1,4 @@
-"""What each service of a local graph is started with: environment variables, listening sockets, ports."""
+"""Environment variables, listening sockets and ports of the services of a local graph."""
 
 from __future__ import annotations
 

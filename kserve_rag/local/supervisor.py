@@ -79,7 +79,7 @@ class Run:
             self.send_to_group(number)
 
     def send_to_group(self, number: signal.Signals) -> None:
-        """Signals what is left of the group. Not long after its leader's end: the number may be another's then."""
+        """Signals the rest of the group. Not long after its leader's end: the number may be another's then."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, number)
 
@@ -273,7 +273,7 @@ def _ask(check: dict[str, Any]) -> str:
 
 
 class Supervisor:
-    """Carries out commands until it is told to stop."""
+    """Carries out commands until one says stop, or a signal does."""
 
     def __init__(
         self, run_dir: Path, control: socket.socket, listeners: dict[str, socket.socket], stop_timeout_s: float
