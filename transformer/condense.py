@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Literal
 
 from chassis.context import CallContext
 from predictor.client import PredictorClient, PromptFormat
 from predictor.wire import GenerationRequest
+from text_analysis.words import fold, words
 from transformer.telemetry import CONDENSE
 from transformer.wire import Message
 
@@ -24,7 +24,6 @@ _SYSTEM = (
     "Rewrite the user's last message as one question that can be understood without the conversation. "
     "Replace words like it, they or there by what they stand for. Reply with the question only."
 )
-_WORD = re.compile(r"\w+")
 
 
 class Condenser:
@@ -57,10 +56,8 @@ class Condenser:
             return question
         if self._method == "llm" and len(question) <= _MAX_QUERY_CHARS:
             rewritten = await self._rewrite(question, history, ctx)
-            said = {
-                word.lower() for text in (question, *(turn.content for turn in history)) for word in _WORD.findall(text)
-            }
-            if rewritten and {word.lower() for word in _WORD.findall(rewritten)} - said <= _FREE_WORDS:
+            said = {word for text in (question, *(turn.content for turn in history)) for word in words(fold(text))}
+            if rewritten and set(words(fold(rewritten))) - said <= _FREE_WORDS:
                 return rewritten
         return concatenate(question, history)
 
