@@ -1,4 +1,4 @@
-"""What the services tell of themselves at /openapi.json, held against what they take and answer."""
+"""The OpenAPI documents of the services, compared with their real requests and responses."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ class Told:
         }
 
     def check(self, value: Any, schema: dict[str, Any]) -> None:
-        """Raises where the value is not of the schema, or has fields that nobody is told of."""
+        """Raises if the value does not match the schema, or has undocumented fields."""
         whole = {**schema, "components": {"schemas": self.closed}}
         Draft202012Validator(whole).validate(value)
 
     def response(self, response: httpx.Response, method: str, path: str) -> None:
-        """Checks an answer against what is told of its status."""
+        """Checks a response against the documentation of its status."""
         told = self.document["paths"][path][method]["responses"][str(response.status_code)]
         kind = response.headers["content-type"].split(";")[0]
         schema = told["content"][kind]["schema"]

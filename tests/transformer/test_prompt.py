@@ -1,4 +1,4 @@
-"""What is in a prompt, in which order, and what is left out."""
+"""The parts of a prompt, their order, and the cuts that make it fit."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def test_a_long_conversation_is_read_a_few_times_only(
 
 def test_long_texts_are_not_kept(prompt_format: PromptFormat) -> None:
     class Text(str):
-        """One that can be waited for to be freed."""
+        """A string that supports weak references."""
 
     long = builder(prompt_format)
     for field in ("question", "context", "instructions"):

@@ -1,4 +1,4 @@
-"""What the transformer says of settings with which it cannot start: one line, with the variable and what to do."""
+"""Settings with which the transformer cannot start: one line, with the variable and what to do."""
 
 from __future__ import annotations
 
