@@ -78,7 +78,7 @@ def _tokenizer() -> str:
 
 
 def shown(answer: dict[str, Any]) -> str:
-    """What the earlier page shows of an answer."""
+    """The text of an answer as the earlier page shows it."""
     text = str(answer["outputs"][2]["data"][0])
     marked = "[INST]" in text and "[/INST]" in text
     cut = text.split("[INST]", 1)[1].split("[/INST]", 1)[0] if marked else text
@@ -120,7 +120,7 @@ def test_v1_vectorstore(earlier: Earlier) -> None:
 
 
 def tensors(prompt: str, **more: Any) -> dict[str, Any]:
-    """What the earlier transformer sends to its LLM."""
+    """The tensors that the earlier transformer sends to its LLM."""
     datatypes = {"max_tokens": "INT32", "top_k": "INT32", "top_p": "FP32", "temperature": "FP32"}
     values = {"max_tokens": 12, "top_k": 4, "top_p": 0.4, "temperature": 0.1}
     inputs = [{"name": "text_input", "datatype": "BYTES", "shape": [1, 1], "data": [prompt]}]

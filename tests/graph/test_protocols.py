@@ -205,7 +205,7 @@ def test_curl_with_its_defaults(graph: RunningGraph) -> None:
 
 
 def curl(url: str) -> Any:
-    """What curl makes of a GET."""
+    """The JSON that curl gets."""
     done = subprocess.run(["curl", "-sf", url], capture_output=True, text=True, timeout=60, check=True)
     return json.loads(done.stdout)
 

@@ -21,7 +21,7 @@ BLOCKS = [
     for match in re.finditer(r"```(?P<language>bash|python)\n(?P<code>.*?)```", (ROOT / page).read_text(), re.DOTALL)
 ]
 OWN_TESTS = {"make up\n", "make test\n"}
-"""Run by benchmarks/first_answer.py, and by whoever runs this."""
+"""Run by benchmarks/first_answer.py, and by the run of this test itself."""
 
 
 def test_the_readme_begins_with_its_two_commands() -> None:

@@ -12,10 +12,10 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Locator, Page, expect, sync_playwright
 
 ANSWERS_WITHIN_MS = 120_000
-"""Of the small model on a busy machine; nothing is asserted about its speed."""
+"""Deadline for the small model on a busy machine; no test asserts its speed."""
 
 expect.set_options(timeout=30_000)
-"""Of what the page itself does. Playwright's own 5 s are not enough on a busy machine."""
+"""Deadline for the page itself. Playwright's default of 5 s is too short on a busy machine."""
 
 _FLAGS = (
     "--no-sandbox",
@@ -28,7 +28,7 @@ _FLAGS = (
 )
 
 _HARMLESS = ("Failed to load resource", "Password field is not contained in a form")
-"""What Chromium itself says of answers that are no success, and of the field for a token."""
+"""Messages of Chromium itself about failed requests and about the token field."""
 
 
 @contextlib.contextmanager

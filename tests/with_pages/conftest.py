@@ -29,7 +29,7 @@ if importlib.util.find_spec("playwright") is None:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--screenshots", action="store_true", help="write docs/screenshots anew (test_page_looks.py)")
+    parser.addoption("--screenshots", action="store_true", help="retake docs/screenshots (test_page_looks.py)")
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def visitor(browser: Browser, page_url: str) -> Iterator[Visitor]:
 
 @pytest.fixture(scope="module")
 def script_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[ScriptedTransformer, str]]:
-    """A transformer that does as it is told, and the address of a page before it."""
+    """A scripted transformer, and the URL of a page in front of it."""
     from tests.fakes.scripted_transformer import ScriptedTransformer
     from tests.processes import free_ports, program
 

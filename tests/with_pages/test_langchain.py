@@ -19,7 +19,7 @@ QUESTION = "What is an index version?"
 
 @pytest.fixture(scope="module")
 def shown(graph: PeopleGraph, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
-    """What the page's blocks leave."""
+    """The variables that the page's code blocks define."""
     with run_section("LangChain", graph.transformer_url, tmp_path_factory.mktemp("langchain")) as defined:
         yield defined
 
@@ -35,7 +35,7 @@ def test_the_chat_model_answers_from_the_documents(shown: dict[str, Any]) -> Non
 def test_a_stream_is_the_same_answer(shown: dict[str, Any]) -> None:
     chunks = list(shown["model"].stream(QUESTION))
     assert len([chunk for chunk in chunks if chunk.content]) > 3
-    # Before the check of citations, which may mend the numbers of sources in an answer that comes whole.
+    # A stream shows the text before the check of citations, which may correct source numbers in a whole answer.
     assert "".join(chunk.content for chunk in chunks)[:20] == shown["answer"].content[:20]
     assert chunks[-1].chunk_position == "last"
 

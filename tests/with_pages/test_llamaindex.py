@@ -19,7 +19,7 @@ QUESTION = "What is an index version?"
 
 @pytest.fixture(scope="module")
 def shown(graph: PeopleGraph, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
-    """What the page's blocks leave."""
+    """The variables that the page's code blocks define."""
     with run_section("LlamaIndex", graph.transformer_url, tmp_path_factory.mktemp("llamaindex")) as defined:
         yield defined
 

@@ -41,7 +41,7 @@ def kernel(graph: PeopleGraph, tmp_path_factory: pytest.TempPathFactory) -> dict
 
 @pytest.fixture(scope="module")
 def executed() -> dict[str, Any]:
-    """What was run already, by name: 02 and 03 serve the index that 01 makes."""
+    """Notebooks that have run, by name: 02 and 03 serve the index that 01 builds."""
     return {}
 
 

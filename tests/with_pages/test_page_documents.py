@@ -32,7 +32,7 @@ def payload(name: str, content: str | bytes) -> FilePayload:
 
 
 def add(visitor: Visitor, files: Sequence[FilePayload]) -> Locator:
-    """Opens the documents, sends files, and gives what is told of it, once it is over."""
+    """Opens the documents, uploads files, and returns the finished job's entry."""
     page = visitor.page
     page.locator(".sidebar").get_by_role("button", name="Documents", exact=True).click()
     expect(page.get_by_role("button", name="choose them")).to_be_enabled()

@@ -1,4 +1,4 @@
-"""What goes wrong, as a person sees it: clearly, with the request's id, and with nothing lost."""
+"""Failures on the page: a clear message with the request id, and nothing lost."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """How the page looks: accessible in both colours and at both widths, and on the screenshots of docs/screenshots.
 
-`pytest tests/with_pages/test_page_looks.py --screenshots` writes those anew.
+`pytest tests/with_pages/test_page_looks.py --screenshots` retakes the screenshots.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ WIDTHS: dict[str, dict[str, Any]] = {
 }
 
 SHOWN = {"welcome", "answer", "source", "refusal", "compare", "documents"}
-"""What there are screenshots of."""
+"""Views with a screenshot in the documentation."""
 
 QUESTION = "What is a chunk?"
 

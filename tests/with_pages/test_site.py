@@ -95,7 +95,7 @@ def test_every_command_and_option_is_in_the_reference(pages: dict[str, Any]) -> 
 
 @pytest.mark.parametrize("service", ["transformer", "vectorstore"])
 def test_every_route_is_in_the_reference(service: str, pages: dict[str, Any], graph: PeopleGraph) -> None:
-    """Of the services that run, not of what the pages are made from."""
+    """Compares with the running services, not with the sources of the pages."""
     import httpx
 
     url = {"transformer": graph.transformer_url, "vectorstore": graph.vectorstore_url}[service]
