@@ -1,28 +1,18 @@
-"""The edge of every HTTP service: body limit, request ids, error bodies, metrics, traces, and a server around it.
-
-Knows nothing of KServe: `chassis.server` puts it in front of KServe's model server, `serve` in front of another
-application.
-"""
+"""The outermost layer of every HTTP service: body limit, request ids, error bodies, metrics, traces, cancellation."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import logging
-import os
 import secrets
-import signal
-import socket
 import time
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
 import orjson
-import prometheus_client
-import uvicorn
-from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -32,25 +22,19 @@ from chassis.errors import (
     InternalError,
     InvalidRequestError,
     NotFoundError,
-    NotReadyError,
     PayloadTooLargeError,
     ServiceError,
 )
-from chassis.settings import EdgeSettings, SettingError
 from chassis.telemetry import request_ids
 
 logger = logging.getLogger("chassis.edge")
 access_logger = logging.getLogger("chassis.access")
 
 ErrorShape = Callable[[ServiceError], Mapping[str, Any]]
-NotReadyReason = Callable[[], Awaitable["str | None"]]
-
-_KEEP_ALIVE_S = 65
-"""How long a connection may be idle. Longer than proxies' 60 s: who closes first decides whose request is lost."""
 
 
 def oip_error(error: ServiceError) -> dict[str, Any]:
-    """The error body of KServe's v1 and v2 protocols: `{"error": text}`, with the kind and the field beside it."""
+    """The error body of KServe's v1 and v2 protocols, `{"error": text}`, with our `code` and `field`."""
     body: dict[str, Any] = {"error": error.message, "code": error.code}
     if error.field is not None:
         body["field"] = error.field
@@ -58,7 +42,7 @@ def oip_error(error: ServiceError) -> dict[str, Any]:
 
 
 class ErrorMapper:
-    """Whatever is raised in a route → a `ServiceError` → the protocol's error body."""
+    """Maps exceptions to a `ServiceError`, and that to the error body of the path's protocol."""
 
     kinds: tuple[type[Exception], ...] = (
         ServiceError,
@@ -67,14 +51,14 @@ class ErrorMapper:
         NotImplementedError,
         Exception,
     )
-    """What a framework has to hand over."""
+    """Exceptions to handle."""
 
     def __init__(self, shapes: Mapping[str, ErrorShape] = MappingProxyType({})) -> None:
-        """`shapes`: path prefix → error body, for routes that speak another protocol than the house's."""
+        """`shapes`: path prefix → error body, for routes of another protocol than KServe's."""
         self._shapes = shapes
 
     def register(self, app: FastAPI) -> None:
-        """Has the application answer with these bodies."""
+        """Registers the handlers with an application."""
         for kind in self.kinds:
             app.add_exception_handler(kind, self._respond)
 
@@ -87,7 +71,7 @@ class ErrorMapper:
         return next((shape for prefix, shape in self._shapes.items() if path.startswith(prefix)), oip_error)
 
     async def map(self, error: Exception, where: str) -> ServiceError:
-        """What a caller is told of it. What nobody foresaw is logged."""
+        """The error for the client. Unexpected exceptions are logged."""
         if isinstance(error, ServiceError):
             return error
         if isinstance(error, RequestValidationError):
@@ -96,12 +80,12 @@ class ErrorMapper:
             return NotFoundError(sentence(str(error) or "Not supported by this service."))
         if isinstance(error, HTTPException):
             return _http_error(error, where)
-        logger.error("unforeseen error in %s", where, exc_info=error)
+        logger.error("unexpected error in %s", where, exc_info=error)
         return InternalError("The service failed on this request. Its log has the reason under the x-request-id.")
 
 
 def error_response(error: ServiceError, shape: ErrorShape = oip_error) -> Response:
-    """The HTTP answer for an error, in the protocol's shape."""
+    """The HTTP response for an error, in the protocol's shape."""
     headers = {"retry-after": str(error.retry_after_s)} if error.retry_after_s is not None else {}
     if error.status == 401:
         headers["www-authenticate"] = "Bearer"
@@ -109,7 +93,7 @@ def error_response(error: ServiceError, shape: ErrorShape = oip_error) -> Respon
 
 
 def _validation_error(error: RequestValidationError) -> InvalidRequestError:
-    # KServe declares the v2 body as "a request or bytes": what pydantic says of the bytes helps nobody.
+    # KServe declares the v2 body as "a request or bytes"; the errors about bytes help nobody.
     problems = [p for p in error.errors() if "bytes" not in p["loc"]] or list(error.errors())
     first = problems[0]
     if first["type"] == "json_invalid":
@@ -122,7 +106,7 @@ def _validation_error(error: RequestValidationError) -> InvalidRequestError:
 
 
 class _HttpStatusError(ServiceError):
-    """A status that the framework chose: 404 of a route, 405 of a method, 400 of an unreadable body."""
+    """A status chosen by the framework, such as 405 for a method."""
 
     def __init__(self, status: int, code: str, message: str) -> None:
         super().__init__(message)
@@ -141,7 +125,7 @@ def _http_error(error: HTTPException, where: str) -> ServiceError:
 
 
 def sentence(text: str) -> str:
-    """The text with a full stop, where it has none."""
+    """The text with a full stop."""
     return text if text.endswith((".", "!", "?")) else text + "."
 
 
@@ -186,12 +170,12 @@ _REQUEST_DURATION = metrics.histogram(REQUEST_DURATION)
 _IN_FLIGHT = metrics.gauge(IN_FLIGHT)
 
 _UNKNOWN_ROUTE = "none"
-"""Of a path that no route has: what callers make up is no label."""
+"""Label of all paths without a route: clients must not create series."""
 CLIENT_LEFT = 499
-"""nginx's status for it: there is no standard one."""
+"""nginx's status for a client that disconnected; there is no standard one."""
 
 
-# The library's own way from labels to a series takes longer than all else that is done for them here.
+# Cached, because the library's lookup of a series by its labels is the slowest part of recording.
 
 
 @functools.cache
@@ -205,12 +189,12 @@ def _of_route(model_name: str, route: str, status: int) -> tuple[metrics.Counter
 
 
 class Observed:
-    """One request as operators see it: its metrics, its span, its ids in the log."""
+    """The telemetry of one request: metrics, span, and ids for the log."""
 
     def __init__(
         self, model_name: str, kind: tracing.SpanType, request_id: str, headers: Mapping[str, str], *, traced: bool
     ) -> None:
-        """Begins. `headers` are those that name a trace; where not `traced`, it has no span."""
+        """Starts. `headers` may have a trace; without `traced` there is no span."""
         self._began = time.perf_counter()
         self._model_name = model_name
         self.span = tracing.begin(kind, headers) if traced else None
@@ -224,7 +208,7 @@ class Observed:
         _in_flight(model_name).inc()
 
     def end(self, route: str, status: int) -> float:
-        """Tells of the request, and gives the seconds that it took."""
+        """Records the request and returns its duration in seconds."""
         seconds = time.perf_counter() - self._began
         _in_flight(self._model_name).dec()
         count, duration = _of_route(self._model_name, route, status)
@@ -238,30 +222,30 @@ class Observed:
 
 
 class Edge:
-    """The outermost layer of ASGI: body limit, content type, request id, access log, and no connection ever dropped."""
+    """ASGI middleware around everything else. It answers every request: no connection is dropped without a response."""
 
     def __init__(self, inner: ASGIApp, errors: ErrorMapper, max_body_bytes: int, model_name: str) -> None:
         self._inner = inner
         self._errors = errors
         self._max_body_bytes = max_body_bytes
         self._model_name = model_name
-        self._parting: list[tuple[bytes, bytes]] = []
+        self._extra_headers: list[tuple[bytes, bytes]] = []
 
     def start_draining(self) -> None:
-        """From now on every answer is its connection's last."""
-        self._parting[:] = [(b"connection", b"close")]
+        """From now on, every response closes its connection."""
+        self._extra_headers[:] = [(b"connection", b"close")]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI's call."""
         if scope["type"] != "http":
             await self._inner(scope, receive, send)
             return
-        exchange = _Exchange(scope, receive, send, self._max_body_bytes, self._parting)
-        # What only asks how the service is belongs to no trace, unless its caller has one.
+        exchange = _Exchange(scope, receive, send, self._max_body_bytes, self._extra_headers)
+        # Probes start no trace.
         traced = scope["method"] == "POST" or "traceparent" in exchange.trace
         observed = Observed(self._model_name, REQUEST, exchange.request_id, exchange.trace, traced=traced)
         if observed.span is not None:
-            exchange.trace_within(observed.span.headers)
+            exchange.replace_trace(observed.span.headers)
         try:
             await self._answer(scope, exchange)
         finally:
@@ -289,7 +273,7 @@ class Edge:
             if not exchange.client_left:
                 raise
         except Exception as error:
-            # The framework has answered 500 already and raises for a server that would close the connection.
+            # The framework re-raises after its 500 response, for servers that would close the connection.
             if exchange.status is None and not exchange.too_large:
                 await exchange.refuse(await self._errors.map(error, scope["path"]), self._errors)
         finally:
@@ -299,23 +283,28 @@ class Edge:
 
     def _too_large(self) -> PayloadTooLargeError:
         return PayloadTooLargeError(
-            f"The body is larger than {self._max_body_bytes} bytes, the most that is read here. Send less at a time."
+            f"The body is larger than {self._max_body_bytes} bytes, the limit of this service. Send less at a time."
         )
 
 
 _TRACE_HEADERS = (b"traceparent", b"tracestate")
 
 _WATCH_AFTER_S = 0.2
-"""How long a request runs before anybody looks whether its client is still there."""
+"""A request must run this long before we watch for a disconnect: most finish earlier and need no watcher."""
 
 
 class _Exchange:
-    """One request and its answer, as seen from the edge."""
+    """One request and its response."""
 
     def __init__(
-        self, scope: Scope, receive: Receive, send: Send, max_body_bytes: int, parting: Sequence[tuple[bytes, bytes]]
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        max_body_bytes: int,
+        extra_headers: Sequence[tuple[bytes, bytes]],
     ) -> None:
-        """Begins. `parting`: headers that every answer has when it begins."""
+        """`extra_headers`: added to the response; read when it starts."""
         self.status: int | None = None
         self.too_large = False
         self.client_left = False
@@ -325,17 +314,17 @@ class _Exchange:
         self._scope = scope
         self._receive = receive
         self._send = send
-        self._parting = parting
+        self._extra_headers = extra_headers
         self._left = max_body_bytes
         self._length = 0
         self.received = 0
-        """Bytes of the body."""
+        """Size of the body so far, in bytes."""
         self.trace: dict[str, str] = {}
-        """The headers that name the caller's trace."""
+        """The trace headers of the client."""
         self.request_id = self._prepare(scope)
 
     def _prepare(self, scope: MutableMapping[str, Any]) -> str:
-        """Normalises the headers in place: JSON's content type without parameters; an x-request-id always."""
+        """Removes parameters of a JSON content type and adds an x-request-id if there is none. Returns the id."""
         headers: list[tuple[bytes, bytes]] = []
         request_id = b""
         content_type: bytes | None = None
@@ -359,7 +348,7 @@ class _Exchange:
         if content_type is not None and b"json" in content_type:
             headers.append((b"content-type", content_type))
         elif scope["method"] == "POST" and not binary and content_type in (None, b"application/x-www-form-urlencoded"):
-            # What curl -d and bare clients send. No route here reads forms.
+            # Sent by `curl -d` and minimal clients. No route reads forms.
             headers = [h for h in headers if h[0] != b"content-type"]
             headers.append((b"content-type", b"application/json"))
         request_id = request_id or secrets.token_hex(16).encode()
@@ -367,8 +356,8 @@ class _Exchange:
         scope["headers"] = headers
         return request_id.decode("latin-1")
 
-    def trace_within(self, headers: Mapping[str, str]) -> None:
-        """Replaces the headers that name the caller's trace: what follows happens within the span they name."""
+    def replace_trace(self, headers: Mapping[str, str]) -> None:
+        """Replaces the trace headers, so that inner spans become children of ours."""
         kept = [header for header in self._scope["headers"] if header[0] not in _TRACE_HEADERS]
         self._scope["headers"] = kept + [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
 
@@ -376,7 +365,7 @@ class _Exchange:
         return self._length > self._left
 
     async def receive(self) -> Message:
-        if self._timer is not None and self._watcher is None:  # the framework watches itself, and ends its own work
+        if self._timer is not None and self._watcher is None:  # the framework watches for a disconnect itself
             self._timer.cancel()
             self._start_watching(None)
         if self._watcher is not None:
@@ -390,7 +379,7 @@ class _Exchange:
                 self.too_large = True
                 raise PayloadTooLargeError("The body is too large.")
             if not message.get("more_body", False):
-                # What is answered at once needs no watching.
+                # Watch only if the response takes a while.
                 loop, task = asyncio.get_running_loop(), asyncio.current_task()
                 self._timer = loop.call_later(_WATCH_AFTER_S, self._start_watching, task)
         return message
@@ -399,7 +388,7 @@ class _Exchange:
         self._watcher = asyncio.create_task(self._watch(task))
 
     async def _watch(self, task: asyncio.Task[Any] | None) -> Message:
-        """Waits for the client to leave; then nobody wants the answer, and what makes it is cancelled."""
+        """Waits for the client to disconnect, and then cancels the request's task."""
         message = await self._receive()
         if not self._answered:
             self.client_left = True
@@ -415,11 +404,11 @@ class _Exchange:
 
     async def send(self, message: Message) -> None:
         if self.too_large and self.status is None:
-            return  # whatever the framework makes of the broken-off body; `refuse` answers instead
+            return  # the framework's response to the truncated body; `refuse` sends ours
         if message["type"] == "http.response.start":
             self.status = message["status"]
             request_id = (b"x-request-id", self.request_id.encode("latin-1"))
-            message["headers"] = [*message.get("headers", ()), request_id, *self._parting]
+            message["headers"] = [*message.get("headers", ()), request_id, *self._extra_headers]
         elif not message.get("more_body", False):
             self._answered = True
         await self._send(message)
@@ -427,164 +416,3 @@ class _Exchange:
     async def refuse(self, error: ServiceError, errors: ErrorMapper) -> None:
         self.too_large = False
         await error_response(error, errors.shape(self._scope["path"]))(self._scope, self._receive, self.send)
-
-
-_SILENT_S = 5.0
-"""How long a connection must have been idle to be closed while the service drains. A connection in use is closed with
-its response, which announces it: no request is on its way then."""
-_DRAIN_POLL_S = 0.1
-
-
-def drain_on_signal(edge: Edge, server: uvicorn.Server, also: Callable[[], Awaitable[object]]) -> None:
-    """On SIGUSR1, drains and then exits, so that no request is lost while another process takes over.
-
-    The listening socket is closed here (a supervisor and other processes may still hold it), responses close their
-    connections, and idle connections are closed after a while. SIGTERM closes idle connections at once: a request that
-    is on its way then is lost for a client that does not retry. Call it in the event loop, before the server listens.
-
-    Args:
-        edge: its responses close their connections from then on.
-        server: exits when its last connection has ended.
-        also: awaited before that: other work to finish.
-    """
-    loop = asyncio.get_running_loop()
-    tasks: list[asyncio.Task[None]] = []
-
-    def close_idle(before: Mapping[Any, Any]) -> None:
-        """Closes connections that were idle before and have sent nothing since."""
-        connections: set[Any] = set(server.server_state.connections)
-        idle = {one: one.cycle for one in connections if one.cycle is None or one.cycle.response_complete}
-        for connection, last in idle.items():
-            if connection in before and before[connection] is last:
-                connection.shutdown()
-        loop.call_later(_SILENT_S, close_idle, idle)
-
-    async def drain() -> None:
-        logger.info("draining: every response closes its connection")
-        edge.start_draining()
-        for listener in server.servers:
-            listener.close()
-        close_idle({})
-        await also()
-        while server.server_state.connections:  # noqa: ASYNC110 - uvicorn has no event for it
-            await asyncio.sleep(_DRAIN_POLL_S)
-        server.should_exit = True
-
-    loop.add_signal_handler(signal.SIGUSR1, lambda: tasks.append(loop.create_task(drain())))
-
-
-def inherited_listeners(settings: EdgeSettings) -> list[socket.socket] | None:
-    """The listening socket that a supervisor passed to this process; None: uvicorn opens one.
-
-    Raises:
-        SettingError: the descriptor is not a socket.
-    """
-    if settings.http_fd is None:
-        return None
-    try:
-        listener = socket.socket(fileno=settings.http_fd)
-    except OSError as error:
-        raise SettingError(f"HTTP_FD: descriptor {settings.http_fd} is not an inherited socket.") from error
-    logger.info("listening on %s, passed by the parent process", listener.getsockname())
-    return [listener]
-
-
-async def notify_ready() -> None:
-    """Reports to a supervisor that connections are accepted. Without NOTIFY_SOCKET in the environment: nothing.
-
-    Source: sd_notify(3)
-    """
-    address = os.environ.get("NOTIFY_SOCKET")
-    if address:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as supervisor, contextlib.suppress(OSError):
-            supervisor.sendto(b"READY=1", address.replace("@", "\0", 1))
-
-
-class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, edge: Edge, stopping: Callable[[], object]) -> None:
-        super().__init__(config)
-        self._edge = edge
-        self._stopping = stopping
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        async def end_streams() -> None:
-            self._stopping()
-
-        drain_on_signal(self._edge, self, end_streams)
-        await super().startup(sockets)
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self._stopping()
-        await super().shutdown(sockets)
-
-
-def serve(
-    app: FastAPI,
-    settings: EdgeSettings,
-    *,
-    name: str,
-    not_ready_reason: NotReadyReason | None = None,
-    stopping: Callable[[], object] = lambda: None,
-) -> None:
-    """Serves an application behind the edge until SIGTERM or SIGINT, then lets requests in flight finish.
-
-    Adds `GET /ready` (200, or 503 with the reason), `GET /live` and `GET /metrics`.
-
-    Args:
-        app: with its own lifespan.
-        settings: address and limits.
-        name: of the service, in metrics and readiness.
-        not_ready_reason: why nothing can be answered now and what to do about it; None when it can.
-        stopping: called before requests in flight are waited for: ends streams that would not end by themselves.
-    """
-    errors = ErrorMapper()
-    errors.register(app)
-    app.include_router(_health_routes(name, not_ready_reason))
-    edge = Edge(app, errors, settings.max_body_bytes, name)
-    config = uvicorn.Config(
-        edge,
-        host=settings.host,
-        port=settings.http_port,
-        log_config=None,
-        timeout_graceful_shutdown=settings.grace_period_s,
-        timeout_keep_alive=_KEEP_ALIVE_S,
-        server_header=False,
-        callback_notify=notify_ready,
-    )
-    server = _Server(config, edge, stopping)
-
-    def told(number: int, _: object) -> None:
-        # uvicorn drains on these signals, and raises them again when it has: by then they end nothing else.
-        if not server.should_exit:
-            raise SystemExit(128 + number)
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, told)
-    try:
-        server.run(inherited_listeners(settings))
-    except SettingError as error:
-        logger.error("%s", error)
-        raise SystemExit(2) from None
-    finally:
-        tracing.shutdown()
-
-
-def _health_routes(name: str, not_ready_reason: NotReadyReason | None) -> APIRouter:
-    router = APIRouter(tags=["health"])
-
-    @router.get("/ready", summary="Ready, or 503 with the reason")
-    async def ready() -> dict[str, Any]:
-        reason = None if not_ready_reason is None else await not_ready_reason()
-        if reason is not None:
-            raise NotReadyError(reason)
-        return {"name": name, "ready": True}
-
-    @router.get("/live", summary="The process runs")
-    async def live() -> dict[str, Any]:
-        return {"name": name, "live": True}
-
-    @router.get("/metrics", summary="Prometheus metrics")
-    async def shown() -> Response:
-        return Response(prometheus_client.generate_latest(), media_type=prometheus_client.CONTENT_TYPE_LATEST)
-
-    return router

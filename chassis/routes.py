@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import orjson
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from chassis.errors import (
     BadUpstreamError,
@@ -23,7 +23,6 @@ from chassis.errors import (
     ServiceError,
     UnauthorizedError,
 )
-from chassis.openapi import ErrorBody
 from chassis.validation import invalid_request
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
@@ -40,6 +39,19 @@ UPSTREAM_ERRORS = (
 """Errors of a route that calls another service."""
 BODY_ERRORS = (PayloadTooLargeError, BusyError)
 """Errors of a route that reads a body."""
+
+
+class ErrorBody(BaseModel):
+    """An error in KServe's protocols, with its kind and field."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    error: str
+    """The offending value, the limit and the next step."""
+    code: str
+    """Stable kind of error, such as `invalid_request`."""
+    field: str | None = None
+    """Field of the request, such as `instances[0].top_p`."""
 
 
 class JsonRoute(APIRoute):

@@ -14,6 +14,7 @@ from fastapi.responses import StreamingResponse
 
 from chassis.edge import ErrorShape
 from chassis.errors import InternalError, ServiceError
+from chassis.events import encode_event
 from chassis.routes import encode
 
 logger = logging.getLogger(__name__)
@@ -87,4 +88,4 @@ async def _cancel(task: asyncio.Future[Any]) -> None:
 
 
 def _lines(contents: Sequence[Any]) -> bytes:
-    return b"".join(b"data: " + encode(content) + b"\n\n" for content in contents)
+    return b"".join(encode_event(encode(content)) for content in contents)

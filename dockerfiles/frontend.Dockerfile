@@ -27,7 +27,7 @@ COPY frontend/__init__.py frontend/__main__.py frontend/assets.py frontend/proxy
      /opt/kserve-rag/frontend/
 COPY --from=page /build/dist /opt/kserve-rag/frontend/dist
 # Fails if a module is missing, and compiles the imported modules: nothing writes bytecode later.
-RUN /opt/venv/bin/python -c "import frontend.__main__, uvicorn.loops.uvloop, uvicorn.protocols.http.httptools_impl, \
+RUN /opt/venv/bin/python -c "import frontend.__main__, uvicorn.lifespan.off, uvicorn.protocols.http.httptools_impl, \
     opentelemetry.exporter.otlp.proto.http.trace_exporter, opentelemetry.sdk.trace.export"
 
 FROM python:3.11.14-slim-bookworm

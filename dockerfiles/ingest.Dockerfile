@@ -18,9 +18,9 @@ COPY text_analysis /opt/kserve-rag/text_analysis
 COPY vectorstore /opt/kserve-rag/vectorstore
 COPY ingest /opt/kserve-rag/ingest
 # Fails if a module is missing, and compiles the imported modules: nothing writes bytecode later.
-RUN /opt/venv/bin/python -c "import ingest.__main__, ingest.pipeline, ingest.server, chassis.edge, vectorstore.stores.chroma, \
+RUN /opt/venv/bin/python -c "import ingest.__main__, ingest.pipeline, ingest.server, chassis.serving, vectorstore.stores.chroma, \
     ingest.loaders, ingest.sources.folder, ingest.sources.uploads, \
-    uvicorn.loops.uvloop, uvicorn.protocols.http.httptools_impl, uvicorn.lifespan.on, \
+    uvicorn.protocols.http.httptools_impl, uvicorn.lifespan.off, \
     opentelemetry.exporter.otlp.proto.http.trace_exporter, opentelemetry.sdk.trace.export; \
     assert '.pdf' in ingest.loaders.LOADERS.suffixes"
 

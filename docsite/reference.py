@@ -1,18 +1,16 @@
-"""The reference of the documentation site, made from the programs: settings, commands, HTTP, tensors.
+"""The reference of the documentation site, generated from the programs: settings, commands, HTTP, tensors.
 
-Its pages exist in the site alone. The text under `docs/` is also what `kserve-rag up` indexes by itself, and tables of
-settings would answer no question there.
-
-    python docsite/reference.py PAGE      prints one page, or the OpenAPI description of a service
+Its pages are only in the site, not under `docs/`: `kserve-rag up` indexes that folder by default, and tables of
+settings answer no question.
 """
 
 from __future__ import annotations
 
-import argparse
 import ast
 import dataclasses
 import enum
 import functools
+import html
 import importlib
 import inspect
 import itertools
@@ -24,7 +22,6 @@ import tempfile
 import textwrap
 import types
 import typing
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,7 +30,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 class Room(NamedTuple):
-    """Settings of a program."""
+    """The settings of a program."""
 
     title: str
     module: str
@@ -41,7 +38,7 @@ class Room(NamedTuple):
     prefix: str
     what: str
     beside: str = ""
-    """Settings that have a table already: what is the same there is left out."""
+    """Other settings, whose variables are left out here."""
 
 
 ROOMS = (
@@ -57,13 +54,13 @@ ROOMS = (
         "ingest",
         "ingest.settings:IngestSettings",
         "INGEST_",
-        "`python -m ingest`, the job. What has no default must be set.",
+        "`python -m ingest`, the job. Settings without a default are required.",
     ),
     Room(
         "ingest service",
         "ingest.settings:IngestServerSettings",
         "INGEST_",
-        "`python -m ingest.server`. It has all settings of the job, and these.",
+        "`python -m ingest.server`. In addition to all settings of the job:",
         "ingest.settings:IngestSettings",
     ),
     Room(
@@ -71,28 +68,33 @@ ROOMS = (
         "embedder.settings:EncoderSettings",
         "EMBEDDER_",
         "The Triton models `minilm`, `bert` and `bge_m3`. Also parameters of `config.pbtxt`, in lower case and without "
-        "the prefix; a parameter that is not empty comes first. `EMBEDDER_MODEL_DIR` (`/mnt/models`) is the folder of "
-        "the model.",
+        "the prefix; a parameter that is not empty takes precedence. `EMBEDDER_MODEL_DIR` (`/mnt/models`) is the "
+        "folder of the model.",
     ),
     Room(
         "predictor",
         "predictor.engines.settings:EngineSettings",
         "PREDICTOR_",
         "The CPU model. Also parameters of its `config.pbtxt`, in lower case and without the prefix; a parameter that "
-        "is not empty comes first.",
+        "is not empty takes precedence.",
     ),
     Room(
         "kserve-rag",
         "kserve_rag.settings:Settings",
         "KSERVE_RAG_",
-        "The command line and the launcher. An option of a command comes first.",
+        "The command line and the launcher. Options of a command take precedence.",
     ),
     Room("web page", "frontend.settings:FrontendSettings", "FRONTEND_", "`python -m frontend`."),
-    Room("scaleout", "scaleout.settings:ScaleoutSettings", "SCALEOUT_", "`python -m scaleout`, beside `INGEST_…`."),
+    Room(
+        "scaleout",
+        "scaleout.settings:ScaleoutSettings",
+        "SCALEOUT_",
+        "`python -m scaleout`, with `INGEST_…`.",
+    ),
 )
 
 SERVICES = ("transformer", "vectorstore", "ingest")
-"""Those with an OpenAPI description."""
+"""Services with an OpenAPI description."""
 
 _UNITS = {"_s": "seconds", "_bytes": "bytes", "_tokens": "tokens", "_chars": "characters", "_gb": "GiB"}
 
@@ -100,7 +102,7 @@ _UNITS = {"_s": "seconds", "_bytes": "bytes", "_tokens": "tokens", "_chars": "ch
 
 
 class Setting(NamedTuple):
-    """One variable."""
+    """A variable."""
 
     variable: str
     type: str
@@ -111,7 +113,7 @@ class Setting(NamedTuple):
 
 
 def settings(room: Room) -> list[Setting]:
-    """Every field of a room's settings, in their order."""
+    """The settings of a program, in the order of their fields."""
     module, name = room.module.split(":")
     kind = getattr(importlib.import_module(module), name)
     if dataclasses.is_dataclass(kind):
@@ -173,15 +175,13 @@ def _unit(field: str) -> str:
 
 
 def settings_page() -> str:
-    """Every variable of every program."""
+    """The variables of all programs."""
     lines = [
         "# Settings",
         "",
-        "Every program reads its settings from the environment, once, when it starts. A value that is wrong ends the "
-        "program with status 2 before a port opens, and names the variable. `kserve-rag up` sets what joins its "
-        "services; further variables of its environment reach them too.",
-        "",
-        "Where a setting is not set by default, its description says what follows.",
+        "Every program reads its settings from the environment when it starts. A wrong value ends the program with "
+        "status 2 before a port opens, and the message names the variable. `kserve-rag up` sets the addresses of its "
+        "services and passes on the other variables of its environment.",
     ]
     for room in ROOMS:
         lines += ["", f"## {room.title}", "", room.what, "", *_settings_table(room)]
@@ -189,7 +189,7 @@ def settings_page() -> str:
         "",
         "## Traces",
         "",
-        "All services take OpenTelemetry's own variables: [observability](../observability.md#traces).",
+        "All services honour OpenTelemetry's variables: [observability](../observability.md#traces).",
     ]
     return "\n".join(lines) + "\n"
 
@@ -214,7 +214,7 @@ def _defaults(default: str) -> str:
 
 
 class Entry(NamedTuple):
-    """A row of a table of names: two columns, one above the other on a phone."""
+    """A row of a table with two columns, which a phone shows below each other."""
 
     name: str
     kind: str
@@ -239,102 +239,24 @@ def _small(text: str) -> str:
 # ── commands ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-class Parameter(NamedTuple):
-    """An option or argument of a command."""
-
-    names: str
-    default: str
-    help: str
-
-
-class Command(NamedTuple):
-    """A command of `kserve-rag`."""
-
-    name: str
-    help: str
-    parameters: list[Parameter]
-
-
-def commands() -> list[Command]:
-    """All commands of `kserve-rag`, subcommands after their group."""
-    from kserve_rag.cli.app import app
-
-    return list(_commands(app, "kserve-rag"))
-
-
-def _commands(app: Any, path: str) -> Iterator[Command]:
-    if app.registered_callback is not None and path != "kserve-rag":
-        yield _command(path, app.registered_callback.callback)
-    for info in app.registered_commands:
-        yield _command(f"{path} {info.name or info.callback.__name__.replace('_', '-')}", info.callback)
-    for group in app.registered_groups:
-        yield from _commands(group.typer_instance, f"{path} {group.name}")
-
-
-def _command(name: str, callback: Callable[..., Any]) -> Command:
-    from typer.models import OptionInfo, ParameterInfo
-
-    hints = typing.get_type_hints(callback, include_extras=True)
-    parameters = []
-    for parameter in inspect.signature(callback).parameters.values():
-        hint = hints[parameter.name]
-        told = next((each for each in getattr(hint, "__metadata__", ()) if isinstance(each, ParameterInfo)), None)
-        if told is None or told.hidden:
-            continue
-        kind = typing.get_args(hint)[0]
-        default = "" if parameter.default in (parameter.empty, None, False) else f"default `{parameter.default}`"
-        if isinstance(told, OptionInfo):
-            long = f"--{parameter.name.replace('_', '-')}"
-            # Of a declaration in `Annotated`, typer keeps the first name where a default would be.
-            declared = [each for each in (told.default, *(told.param_decls or ())) if isinstance(each, str)]
-            names = declared or [long]
-            if kind is bool and not declared:
-                names.append(f"--no-{long[2:]}")
-            value = "" if kind is bool else f" {told.metavar or _metavar(kind)}"
-            shown = ", ".join(f"{each}{value}" for each in names)
-            if kind is bool and parameter.default is True:
-                default = f"default `{long}`"
-        else:
-            shown = told.metavar or parameter.name.upper()
-            default = "required" if parameter.default is parameter.empty else default
-        parameters.append(Parameter(shown, default, told.help or ""))
-    return Command(name, inspect.getdoc(callback) or "", parameters)
-
-
-def _metavar(kind: Any) -> str:
-    inner = [each for each in typing.get_args(kind) if each is not type(None)] or [kind]
-    if typing.get_origin(inner[0]) is list:
-        inner = list(typing.get_args(inner[0]))
-    return {int: "N", float: "NUMBER", Path: "PATH"}.get(inner[0], "TEXT")
-
-
 def cli_page() -> str:
-    """Every command, and the other programs."""
-    from kserve_rag.cli.app import app
-
-    lines = [
-        "# Command line",
-        "",
-        *_help(app.info.help or ""),
-        "",
-        "Errors are one line on standard error. The exit status tells their kind: "
-        "[kserve_rag](../rooms/kserve_rag/README.md#exit-status).",
-    ]
-    for command in commands():
-        lines += ["", f"## {command.name}", "", *_help(command.help)]
-        if command.parameters:
-            lines += ["", *_entries(Entry(each.names, "", each.help, each.default) for each in command.parameters)]
+    """Every command as typer documents it, and the other programs."""
+    documented = _output([sys.executable, "-m", "typer", "kserve_rag.cli.app", "utils", "docs", "--name", "kserve-rag"])
+    documented = re.sub(r'<span style="font-weight: bold">(.*?)</span>', r"**\1**", documented)
+    lines = ["# Command line", *_examples_as_code(html.unescape(documented).split("\n")[1:])]
     lines += [
+        "Errors are one line on standard error. The exit status gives their kind: "
+        "[kserve_rag](../rooms/kserve_rag/README.md#exit-status).",
         "",
         "## Programs of the services",
         "",
         "`python -m transformer` and `python -m vectorstore` take their [settings](settings.md) from the environment; "
-        "the transformer also the arguments that KServe's controller gives it. `python -m scaleout` is `python -m "
-        "ingest` [on Ray](../ray.md). `python -m embedder.export` is told on "
-        "[the embedder's page](../rooms/embedder/README.md#bge-m3-on-cpus).",
+        "the transformer also takes the arguments that KServe's controller passes. `python -m scaleout` is `python -m "
+        "ingest` [on Ray](../ray.md). [The embedder's page](../rooms/embedder/README.md#bge-m3-on-cpus) documents "
+        "`python -m embedder.export`.",
         "",
         "```text",
-        usage("ingest"),
+        _output([sys.executable, "-m", "ingest", "--help"]),
         "```",
         "",
         "## make",
@@ -349,81 +271,62 @@ def cli_page() -> str:
     return "\n".join(lines) + "\n"
 
 
-def usage(module: str) -> str:
-    """What `python -m MODULE --help` prints."""
+def _output(command: Sequence[str]) -> str:
+    """The standard output of one of our programs."""
     environment = {"COLUMNS": "100", "NO_COLOR": "1", "PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(  # noqa: S603 - our own program
-        [sys.executable, "-m", module, "--help"], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
-    )
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)  # noqa: S603
     return done.stdout.strip()
 
 
-def _help(text: str) -> list[str]:
-    """A docstring with rich's marks as Markdown: indented lines are commands."""
-    lines: list[str] = []
-    for is_code, group in itertools.groupby(inspect.cleandoc(text).split("\n"), key=lambda line: line.startswith("  ")):
-        block = list(group)
-        if is_code:
-            lines += ["```text", *textwrap.dedent("\n".join(block)).split("\n"), "```"]
-        else:
-            lines += [re.sub(r"\[bold\](.*?)\[/\]", r"**\1**", line) for line in block]
-    return lines
+def _examples_as_code(lines: Iterable[str]) -> Iterator[str]:
+    """Fences the indented lines of help texts."""
+    for is_code, block in itertools.groupby(lines, key=lambda line: line.startswith("  ")):
+        text = "\n".join(block)
+        yield f"```text\n{textwrap.dedent(text)}\n```" if is_code else text
 
 
 # ── HTTP ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def openapi(service: str) -> dict[str, Any]:
-    """The OpenAPI description of a service, as its `/openapi.json` gives it. One per process: KServe has one app."""
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # operation ids of KServe's routes that ours stand before
-        described: dict[str, Any] = _application(service, Path(folder)).openapi()
-    return described
-
-
-def _application(service: str, folder: Path) -> Any:
-    from chassis.server import app, application
-    from chassis.settings import read_settings
-
-    if service == "ingest":
-        from ingest.server import application as ingest
-
-        return ingest()
-    if service == "vectorstore":
-        from vectorstore.__main__ import model_service as vectorstore
-        from vectorstore.settings import VectorstoreSettings
-
-        application(vectorstore(read_settings(VectorstoreSettings, index_root=folder)))
-    else:
-        from transformer.__main__ import model_service as transformer
-        from transformer.settings import TransformerSettings
-
-        # The routes depend on no model; the service wants one to begin with.
-        model = {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"}
-        (folder / "tokenizer.json").write_text(json.dumps({"version": "1.0", "added_tokens": [], "model": model}))
-        config = {"eos_token": "a", "chat_template": "{{ messages[0].content }}"}
-        (folder / "tokenizer_config.json").write_text(json.dumps(config))
-        application(transformer(read_settings(TransformerSettings, prompt_format=folder, context_tokens=128)))
-    return app
-
-
 @functools.cache
 def described(service: str) -> dict[str, Any]:
-    """`openapi` of a service, in a process of its own."""
-    done = subprocess.run(  # noqa: S603 - this file
-        [sys.executable, __file__, f"openapi:{service}"], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    answer: dict[str, Any] = json.loads(done.stdout)
-    return answer
+    """The `/openapi.json` of a service."""
+    if service == "ingest":
+        from ingest.server import application
+
+        return application().openapi()
+    from chassis.openapi import describe
+    from chassis.settings import read_settings
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        if service == "vectorstore":
+            from vectorstore.__main__ import model_service as vectorstore
+            from vectorstore.settings import VectorstoreSettings
+
+            served = vectorstore(read_settings(VectorstoreSettings, index_root=folder))
+        else:
+            from transformer.__main__ import model_service as transformer
+            from transformer.settings import TransformerSettings
+
+            # The service needs a tokenizer; its routes do not depend on it.
+            model = {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"}
+            (folder / "tokenizer.json").write_text(json.dumps({"version": "1.0", "added_tokens": [], "model": model}))
+            config = {"eos_token": "a", "chat_template": "{{ messages[0].content }}"}
+            (folder / "tokenizer_config.json").write_text(json.dumps(config))
+            served = transformer(read_settings(TransformerSettings, prompt_format=folder, context_tokens=128))
+    if served.api is None:
+        raise LookupError(f"{service} has no description")
+    return describe(served.api, served.routers, served.model.name)
 
 
 class ApiPage(NamedTuple):
-    """What a page has beside the OpenAPI description."""
+    """Texts of a page in addition to the OpenAPI description."""
 
     title: str
     intro: str
     wire: str
-    """Module of the types."""
+    """Module with the types."""
     tensors: tuple[str, str] | None = None
     """Names of the tables of tensors in that module."""
 
@@ -431,28 +334,28 @@ class ApiPage(NamedTuple):
 API = {
     "transformer": ApiPage(
         "Transformer",
-        "The service that users talk to, port 8080. [API](../api.md) tells how the parts go together; this page is "
-        "made from its [OpenAPI description](transformer.openapi.json) and has every field.",
+        "The service for users, port 8080. [API](../api.md) explains how to use it; this page lists every field and is "
+        "generated from the [OpenAPI description](transformer.openapi.json).",
         "transformer.wire",
         ("INPUT_TENSORS", "OUTPUT_TENSORS"),
     ),
     "vectorstore": ApiPage(
         "Vectorstore",
-        "Search alone, port 8082 of a graph on one machine. [API](../api.md#search-alone) tells how the parts go "
-        "together; this page is made from its [OpenAPI description](vectorstore.openapi.json) and has every field.",
+        "Search without answers, port 8082 of a graph on one machine. [API](../api.md#search-alone) explains how to "
+        "use it; this page lists all fields and is generated from the [OpenAPI description](vectorstore.openapi.json).",
         "vectorstore.wire",
     ),
     "ingest": ApiPage(
         "Ingest",
-        "Documents into an index and out of it again, while everything runs: `python -m ingest.server`, port 8086 of a "
-        "graph on one machine. This page is made from its [OpenAPI description](ingest.openapi.json).",
+        "Adds documents to a running index and removes them: `python -m ingest.server`, port 8086 of a graph on one "
+        "machine. This page is generated from the [OpenAPI description](ingest.openapi.json).",
         "ingest.wire",
     ),
 }
 
 
 def api_page(service: str) -> str:
-    """Routes and types of a service."""
+    """The routes and types of a service."""
     page, description = API[service], described(service)
     module = importlib.import_module(page.wire)
     schemas = _schemas(module, description)
@@ -462,7 +365,7 @@ def api_page(service: str) -> str:
         for path, methods in description["paths"].items()
         for method, operation in methods.items()
     }
-    own = {name for name, each in operations.items() if each.get("tags", [""])[0].islower()}
+    own = {name for name, each in operations.items() if each["tags"] != ["readiness"]}
     for title, chosen in (("Routes", own), ("Routes of every KServe model", operations.keys() - own)):
         if chosen:
             lines += ["", f"## {title}", ""]
@@ -471,9 +374,9 @@ def api_page(service: str) -> str:
                 for name, each in operations.items()
                 if name in chosen
             )
-    lines += ["", "What errors look like is told under [API](../api.md#errors)."]
+    lines += ["", "Errors: [API](../api.md#errors)."]
     if page.tensors:
-        lines += ["", "## Tensors", "", "Of `infer` and gRPC. A parameter is [1] for all questions or [n, 1]."]
+        lines += ["", "## Tensors", "", "Of `infer` and gRPC. Parameters are [1] for all questions, or [n, 1]."]
         for title, name in zip(("in", "out"), page.tensors, strict=True):
             lines += ["", f"| {title} | datatype | shape |", "|---|---|---|"]
             lines += [
@@ -521,11 +424,11 @@ def _reference(content: Mapping[str, Any]) -> str | None:
 
 
 _FOREIGN = re.compile(r"HTTPValidationError|ValidationError|Infer.*|List.*|Metadata.*|Model.*|Request.*|Server.*")
-"""KServe's own types, told in its documentation."""
+"""KServe's types, which its documentation describes."""
 
 
 def _schemas(module: types.ModuleType, description: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Every type of the wire by its name: those of the module, and those that only the description has."""
+    """Name → type: those of the module, then those that only the description has."""
     from pydantic import BaseModel
     from pydantic.json_schema import models_json_schema
 
@@ -584,17 +487,17 @@ _TENSOR = re.compile(
 
 
 def tensors_page() -> str:
-    """What the Triton models take and give."""
+    """The tensors of the Triton models."""
     from predictor.servers.triton import LAYOUTS
 
-    lines = ["# Triton models", "", "Embedder and predictor are models on Triton servers. Their tensors, as their "
-             "`config.pbtxt` declares them; `STRING` is `BYTES` on the wire."]  # fmt: skip
+    lines = ["# Triton models", "", "Embedder and predictor are models on Triton servers, with the tensors of their "
+             "`config.pbtxt`; `STRING` is `BYTES` on the wire."]  # fmt: skip
     for room, what in (
-        ("embedder", "One text per row. [The embedder's page](../rooms/embedder/README.md) tells what each means."),
+        ("embedder", "One text per row. [The embedder's page](../rooms/embedder/README.md) explains them."),
         (
             "predictor",
             "The CPU model has the tensors of TensorRT-LLM's `llmapi` model. It is decoupled: it answers "
-            "`generate_stream` and gRPC streams. [The predictor's page](../rooms/predictor/README.md) tells more.",
+            "`generate_stream` and gRPC streams. More: [the predictor's page](../rooms/predictor/README.md).",
         ),
     ):
         lines += ["", f"## {room}", "", what]
@@ -613,8 +516,8 @@ def tensors_page() -> str:
         "",
         "## Layouts",
         "",
-        "What the transformer sends to each kind of LLM server (`TRANSFORMER_PREDICTOR_LAYOUT`): the name of each "
-        "parameter there. If versions differ, the newest is first. `openai` and `openai_chat` have OpenAI's names.",
+        "The parameters that the transformer sends to each kind of LLM server (`TRANSFORMER_PREDICTOR_LAYOUT`), by "
+        "their names there. If versions differ, the newest is first. `openai` and `openai_chat` have OpenAI's names.",
         "",
         "| | " + " | ".join(f"`{name}`" for name in LAYOUTS) + " |",
         "|---|" + "---|" * len(LAYOUTS),
@@ -701,7 +604,7 @@ def _annotated(hint: Any) -> str:
 
 
 def attribute_docs(kind: type) -> dict[str, str]:
-    """Docstrings below the fields of a class and of what it inherits from, on one line each."""
+    """The docstrings of a class's fields, inherited ones included, each on one line."""
     told: dict[str, str] = {}
     for base in reversed(kind.__mro__):
         if base.__module__.split(".", 1)[0] in ("builtins", "pydantic", "pydantic_settings"):
@@ -734,22 +637,4 @@ PAGES: Mapping[str, Callable[[], str]] = {
         for service in SERVICES
     },
 }
-"""Where in the site → what makes it."""
-
-
-def main() -> None:
-    """Prints what is asked for."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("page", help=f"{', '.join(PAGES)}, or openapi:SERVICE")
-    page = parser.parse_args().page
-    if page.startswith("openapi:"):
-        service = page.partition(":")[2]
-        sys.argv = sys.argv[:1]  # KServe reads it
-        sys.stdout.write(json.dumps(openapi(service)))
-    else:
-        sys.stdout.write(PAGES[page]())
-
-
-if __name__ == "__main__":
-    sys.path.insert(0, str(ROOT))
-    main()
+"""Path in the site → its generator."""

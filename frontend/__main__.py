@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from chassis.edge import serve
+from chassis.serving import serve
 from chassis.settings import load_settings
 from chassis.telemetry import start_telemetry
 from frontend.assets import NOT_BUILT, Page

@@ -26,7 +26,7 @@ _METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 
 
 def application(settings: FrontendSettings, page: Page) -> FastAPI:
-    """The application of these settings, for `chassis.edge.serve`."""
+    """The application of these settings, for `chassis.serving.serve`."""
     transformer = Relay(settings.transformer_url, name="transformer")
     ingest = Relay(settings.ingest_url, name="ingest service") if settings.ingest_url else None
 

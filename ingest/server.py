@@ -249,7 +249,7 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stdout.write(json.dumps(application().openapi(), indent=2) + "\n")
         return 0
 
-    from chassis.edge import serve
+    from chassis.serving import serve
     from chassis.settings import load_settings
     from chassis.telemetry import start_telemetry
 

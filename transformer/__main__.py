@@ -16,7 +16,6 @@ from transformer.browsing import browsing_routes
 from transformer.checking import Checker
 from transformer.citations import Citer
 from transformer.condense import Condenser
-from transformer.description import DESCRIPTION
 from transformer.ensemble import EnsembleModel
 from transformer.generate import generate_routes
 from transformer.generation import Generator
@@ -24,7 +23,7 @@ from transformer.openai import PREFIXES, openai_error, openai_routes
 from transformer.prompt import PromptBuilder
 from transformer.refusal import RefusalPolicy
 from transformer.retrieval import Retriever
-from transformer.server import TransformerModel
+from transformer.server import API, TransformerModel
 from transformer.service import RagService
 from transformer.settings import ResponseShape, TransformerSettings
 from vectorstore.client import VectorstoreClient
@@ -121,7 +120,7 @@ def model_service(settings: TransformerSettings) -> ModelService:
             openai_routes(service, timeout_s=settings.timeout_s, default_max_tokens=settings.chat_max_tokens),
         ],
         error_shapes=dict.fromkeys(PREFIXES, openai_error),
-        description=DESCRIPTION,
+        api=API,
         lifespan=lifespan,
     )
 

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from chassis.context import CallContext
 from chassis.errors import InvalidRequestError
+from chassis.openapi import Exchange, ServiceApi
 from chassis.routes import encode
 from chassis.server import ServiceModel
 from chassis.tensors import metadata, respond
@@ -18,9 +19,53 @@ from chassis.validation import invalid_request
 from transformer.question import Question
 from transformer.service import Event, RagService
 from transformer.tensors import answer_tensors, read_instances
-from transformer.wire import INPUT_TENSORS, OUTPUT_TENSORS, Answer, Instance, PredictRequest, SourcesEvent
+from transformer.wire import (
+    INPUT_TENSORS,
+    OUTPUT_TENSORS,
+    Answer,
+    Instance,
+    PredictRequest,
+    PredictResponse,
+    SourcesEvent,
+)
 
 _READY_TIMEOUT_S = 5.0
+
+API = ServiceApi(
+    title="kserve-rag: the transformer",
+    text=(
+        "Answers questions from private documents, with sources, over KServe's v1 and v2 protocols, Triton's generate "
+        "extension and OpenAI's chat completions.\n\n"
+        "Every route takes `Authorization`, which is forwarded to the services behind this one, `x-request-id`, which "
+        "every response repeats, `traceparent`, and `x-request-timeout-ms`, the milliseconds that the client waits. A "
+        "503 has `Retry-After`. gRPC, the same as v2, has its own port."
+    ),
+    tags={
+        "ask": "Questions, one or many, in any of the protocols.",
+        "openai": "For OpenAI's clients.",
+        "documents": "The indexes, and the documents that answers quote.",
+    },
+    predict=Exchange(
+        summary="Ask, KServe's v1",
+        text="Answers all questions concurrently. The answers keep the order of the questions.",
+        request=PredictRequest,
+        response=PredictResponse,
+        example={"instances": [{"input": "How long is the warranty?", "max_tokens": 100, "num_docs": 3}]},
+    ),
+    infer=Exchange(
+        summary="Ask with tensors, KServe's v2",
+        text=(
+            "The tensor `input`, BYTES [n, 1], has the questions. Parameters are tensors of [1] for all questions, or "
+            "[n, 1]. `GET /v2/models/{model_name}` lists the tensors. Tensors may be JSON or binary."
+        ),
+        example={
+            "inputs": [
+                {"name": "input", "datatype": "BYTES", "shape": [1, 1], "data": ["How long is the warranty?"]},
+                {"name": "max_tokens", "datatype": "INT32", "shape": [1], "data": [100]},
+            ]
+        },
+    ),
+)
 
 ResultT = TypeVar("ResultT")
 

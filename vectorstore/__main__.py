@@ -33,9 +33,8 @@ def model_service(settings: VectorstoreSettings) -> ModelService:
     """The service with these settings."""
     from chassis.server import ModelService
     from embedder.client import EmbedderClient
-    from vectorstore.description import DESCRIPTION
     from vectorstore.search.scoring import Weights
-    from vectorstore.server import VectorstoreModel, routes
+    from vectorstore.server import API, VectorstoreModel, routes
     from vectorstore.service import VectorstoreService
     from vectorstore.telemetry import show_indexes
     from vectorstore.versions import IndexRoot
@@ -58,7 +57,7 @@ def model_service(settings: VectorstoreSettings) -> ModelService:
     )
     show_indexes(service.status)
     model = VectorstoreModel(service, response_shape=settings.response_shape, timeout_s=settings.timeout_s)
-    return ModelService(model, settings, routers=[routes(service)], description=DESCRIPTION, lifespan=service.running)
+    return ModelService(model, settings, routers=[routes(service)], api=API, lifespan=service.running)
 
 
 if __name__ == "__main__":

@@ -12,13 +12,22 @@ from kserve import InferRequest, InferResponse
 from pydantic import ValidationError
 
 from chassis.context import CallContext
-from chassis.errors import InvalidRequestError
+from chassis.errors import InvalidRequestError, NotFoundError
+from chassis.openapi import Exchange, ServiceApi
+from chassis.routes import UPSTREAM_ERRORS, error_responses
 from chassis.server import ServiceModel
 from chassis.tensors import metadata, per_row, read_columns, respond
 from chassis.validation import invalid_request
 from vectorstore.search.passages import QueryResult
 from vectorstore.service import VectorstoreService
-from vectorstore.wire import ResponseShape, SearchInstance, SearchRequest, ServedIndexes, StoredDocument
+from vectorstore.wire import (
+    ResponseShape,
+    SearchInstance,
+    SearchRequest,
+    SearchResponse,
+    ServedIndexes,
+    StoredDocument,
+)
 
 NAME = "vectorstore"
 
@@ -34,6 +43,35 @@ _INPUTS = {
     "explain": "BOOL",
 }
 _JSON_INPUTS = ("filters", "collections")
+
+API = ServiceApi(
+    title="kserve-rag: the vectorstore",
+    text=(
+        "Finds passages of documents for queries: by vectors, by words, and, if the index has them, by learned sparse "
+        "vectors and late interaction.\n\n"
+        "Every route takes `Authorization`, which is forwarded to the embedder, `x-request-id`, which every response "
+        "repeats, `traceparent`, and `x-request-timeout-ms`, the milliseconds that the client waits. A 503 has "
+        "`Retry-After`. gRPC, the same as v2, has its own port."
+    ),
+    tags={"search": "Queries, one or many.", "documents": "The served indexes, and their documents."},
+    predict=Exchange(
+        summary="Search, KServe's v1",
+        text="One prediction for each query, in their order.",
+        request=SearchRequest,
+        response=SearchResponse,
+        example={"instances": [{"input": "How long is the warranty?", "num_docs": 3, "explain": True}]},
+    ),
+    infer=Exchange(
+        summary="Search with tensors, KServe's v2",
+        text=(
+            "The tensor `input`, BYTES [n, 1], has the queries. Other fields are tensors of [1] for all queries, or "
+            "[n, 1]. The tensor `passages`, BYTES [n, 1], has the JSON of a `Prediction` for each query."
+        ),
+        example={
+            "inputs": [{"name": "input", "datatype": "BYTES", "shape": [1, 1], "data": ["How long is the warranty?"]}]
+        },
+    ),
+)
 
 
 class VectorstoreModel(ServiceModel):
@@ -79,14 +117,16 @@ class VectorstoreModel(ServiceModel):
 
 def routes(service: VectorstoreService) -> APIRouter:
     """The routes that KServe's protocols do not have."""
-    router = APIRouter(tags=["documents"])
+    router = APIRouter(tags=["documents"], responses=error_responses(*UPSTREAM_ERRORS))
 
     @router.get("/v1/indexes", summary="The indexes")
     async def indexes() -> ServedIndexes:
         """The served versions, and the reason if an index cannot be searched or its newest version was refused."""
         return service.status()
 
-    @router.get("/v1/documents/{document_id:path}", summary="A stored document")
+    @router.get(
+        "/v1/documents/{document_id:path}", summary="A stored document", responses=error_responses(NotFoundError)
+    )
     async def document(
         document_id: Annotated[str, Path(description="`document_id` of a passage.")],
         version: Annotated[

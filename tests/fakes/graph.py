@@ -18,8 +18,8 @@ from pydantic import BaseModel
 from pydantic_settings import SettingsConfigDict
 from starlette.requests import ClientDisconnect
 
-from chassis.edge import serve
 from chassis.errors import BusyError, InvalidRequestError, NotFoundError, PayloadTooLargeError, UnauthorizedError
+from chassis.serving import serve
 from chassis.settings import EdgeSettings, load_settings
 from chassis.telemetry import start_telemetry
 from ingest.wire import SourceListings, State, Task, TaskKind, TaskList, UploadLimits
