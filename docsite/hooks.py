@@ -1,10 +1,10 @@
-"""What the documentation site has beside the pages under `docs/`.
+"""Adds pages to the documentation site that are not under `docs/`.
 
-- the reference, made from the programs (reference.py);
-- pages of the site alone (`pages/`), and the quick start, which is the README's;
-- whatever else of the repository a page links to: Markdown as a page, other files as they are.
+- the reference, generated from the programs (reference.py);
+- pages that only the site has (`pages/`), and the quick start, a part of the README;
+- every file of the repository that a page links to: Markdown as a page, other files unchanged.
 
-So a link that leads somewhere on GitHub leads to the same text in the site, and the site needs no other host.
+So a link leads to the same text in the site as on GitHub, and the site needs no other host.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 
 ELSEWHERE = {"README.md": "quick-start.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
-"""Files of the repository that are pages under another name."""
+"""Files of the repository → their page."""
 
 _LINK = re.compile(r"(?P<before>\]\()(?P<target>[^)#\s:]+)(?P<anchor>#[^)\s]*)?(?P<after>\))")
 _FENCE = re.compile(r"(^```.*?^```$)", re.MULTILINE | re.DOTALL)
@@ -34,14 +34,14 @@ _DRAWING = re.compile(r'<p><img alt="(?P<alt>[^"]*)" src="[^"]*?(?P<file>[\w-]+)
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """The site is made anew where what it is made of has changed (`make docs-serve`)."""
+    """Watches the sources for `make docs-serve`."""
     sys.path[:0] = [str(HERE), str(ROOT)]
     config.watch.extend(str(ROOT / each) for each in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "docsite"))
     return config
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Adds the pages that do not lie under `docs/`."""
+    """Adds the pages that are not under `docs/`."""
     import reference
 
     for path in sorted((HERE / "pages").rglob("*.md")):
@@ -60,7 +60,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Links into the repository become links into the site."""
+    """Rewrites links into the repository as links into the site."""
     here = page.file.src_uri
 
     def rewritten(found: re.Match[str]) -> str:
@@ -76,31 +76,31 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: 
 
 
 def on_page_content(html: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Drawings stand in the page itself, so that they are as dark or light as it is; cells are as GitHub shows them."""
+    """Inlines drawings, so that they follow the colour scheme, and renders cells as GitHub does."""
 
     def drawn(found: re.Match[str]) -> str:
         text = (ROOT / "docs" / f"{found['file']}.drawing.svg").read_text(encoding="utf-8")
         return f'<figure class="drawing-frame">{text[text.index("<svg") :]}</figure>'
 
-    # GitHub takes `\\|` in the code of a cell for `|`, Python-Markdown leaves it as it is.
+    # GitHub renders `\\|` in the code of a cell as `|`, Python-Markdown keeps the backslash.
     html = _CELL.sub(lambda cell: cell.group().replace("\\|", "|"), html)
     return _DRAWING.sub(drawn, html)
 
 
 def on_post_page(output: str, *, page: Page, config: MkDocsConfig) -> str:
-    """The theme's search is a dialog without a name."""
+    """Names the dialog of the theme's search, for screen readers."""
     return output.replace(
         'data-md-component="search" role="dialog"', 'data-md-component="search" role="dialog" aria-label="Search"'
     )
 
 
 def quick_start() -> str:
-    """What the README tells from its first command on."""
+    """The README's section on starting."""
     return f"# Quick start\n\n{_of_readme('Linux (glibc', '## Start')}{_of_readme('## Start', '## Where things are')}"
 
 
 def rooms() -> str:
-    """What the README tells of the folders."""
+    """The README's table of folders."""
     return f"# Rooms\n\n{_of_readme('| folder |', '[CONTRIBUTING.md]')}"
 
 
@@ -116,7 +116,7 @@ def _of_readme(first: str, last: str) -> str:
 
 
 def _add_linked(files: Files, config: MkDocsConfig) -> None:
-    """Adds every file of the repository that a page links to, and those that these link to."""
+    """Adds every file of the repository that a page links to, directly or through other pages."""
     waiting = [file for file in files if file.is_documentation_page()]
     while waiting:
         page = waiting.pop()
@@ -135,7 +135,7 @@ def _add_linked(files: Files, config: MkDocsConfig) -> None:
 
 
 def _in_repository(here: str, target: str) -> str:
-    """Where a link of the page `here` leads, as a path in the repository; with `..` in front if out of it."""
+    """The target of a link in the page `here`, as a path in the repository; begins with `..` if outside."""
     back = {uri: name for name, uri in ELSEWHERE.items()}
     if here in back:
         folder = ""
@@ -143,14 +143,14 @@ def _in_repository(here: str, target: str) -> str:
         folder = posixpath.dirname(here.removeprefix("rooms/"))
     else:
         folder = posixpath.dirname(f"docs/{here}")
-        if target.startswith("../rooms/"):  # of a page that exists in the site alone
+        if target.startswith("../rooms/"):  # in a generated page
             return target.removeprefix("../rooms/")
     path = posixpath.normpath(posixpath.join(folder, target))
     return f"{path}/README.md" if (ROOT / path / "README.md").is_file() else path
 
 
 def _uri(path: str) -> str | None:
-    """The page of the site that a path of the repository is; None where it is none."""
+    """The page for a path of the repository; None if there is none."""
     if path.startswith(".."):
         return None
     if path.startswith("docs/"):
@@ -159,7 +159,7 @@ def _uri(path: str) -> str | None:
 
 
 def _expanded(nav: Any, uris: list[str], named: set[str]) -> Any:
-    """Patterns of the navigation as the pages that they stand for, less those that have a place of their own."""
+    """Replaces the patterns of the navigation by their pages, except pages with their own entry."""
     if isinstance(nav, dict):
         return {title: _expanded(entry, uris, named) for title, entry in nav.items()}
     if not isinstance(nav, list):

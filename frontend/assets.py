@@ -1,4 +1,4 @@
-"""The files of the built page: read once, kept compressed, sent with what browsers need in order to keep them."""
+"""The files of the built page: read once, kept compressed, served with caching headers."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ def helm() -> str | None:
 
 
 def environment(scratch: Path) -> dict[str, str]:
-    """What Helm gets of this machine: no cluster, no plugins and no settings of the user.
+    """Helm's environment: no cluster, no plugins and no settings of the user.
 
     Args:
         scratch: a folder for what Helm writes.

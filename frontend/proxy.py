@@ -1,4 +1,4 @@
-"""The way from a browser to the graph: the routes that are passed on, and nothing else."""
+"""The proxy from a browser to the graph: a fixed list of routes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from chassis.origin import check_origin
 from chassis.relay import Relay, RelayedResponse
 
 _PASSED_ON = ("accept", "content-type", "last-event-id")
-"""Of a request, beside what every service forwards (chassis/context.py): no cookie, no header of one connection."""
+"""Request headers that are forwarded, in addition to those of chassis/context.py. Cookies are not."""
 _PASSED_BACK = (
     "cache-control",
     "content-type",
@@ -31,24 +31,24 @@ _PASSED_BACK = (
 )
 
 _MAX_JSON_BYTES = 8 * 1024 * 1024
-"""Largest body that is held in memory, so that it can be sent again. What the transformer reads at most by default."""
+"""Largest body that is kept in memory for a retry; the transformer's default limit."""
 
 _STALLS_S = 60.0
-"""How long a browser may send nothing in the middle of an upload."""
+"""Longest pause in an upload."""
 
 
 class Route(NamedTuple):
-    """What may be asked of an upstream."""
+    """A route that the proxy forwards."""
 
     method: Literal["GET", "POST", "DELETE"]
     path: str
-    """Its template, the same here and there."""
+    """Template of the path, the same here and at the upstream."""
     changes: bool = False
-    """Whether it changes what others see."""
+    """Whether it changes data."""
     streams: bool = False
-    """Whether its body is passed on while it is read."""
+    """Whether the body is streamed."""
     long: bool = False
-    """Whether it takes as long as a transfer may, and not as long as an answer may."""
+    """Whether it has the timeout of a transfer instead of an answer's."""
 
 
 TRANSFORMER = (
@@ -76,7 +76,7 @@ INGEST = (
 def proxy_routes(
     prefix: str, upstream: Relay, routes: Sequence[Route], *, timeout_s: float, transfer_timeout_s: float
 ) -> APIRouter:
-    """The routes under `prefix`, each passed on to the upstream's route of the same name."""
+    """The routes under `prefix`, forwarded to the same paths of the upstream."""
     router = APIRouter(prefix=prefix)
 
     def add(route: Route) -> None:
@@ -84,7 +84,7 @@ def proxy_routes(
             if route.method != "GET":
                 check_origin(request.headers, evidence=route.changes)
             path: str = request.scope["path"]
-            ways_up = not {".", ".."}.isdisjoint(path.split("/"))  # for which proxies behind this one might take them
+            ways_up = not {".", ".."}.isdisjoint(path.split("/"))  # which another proxy might resolve
             if ways_up or not request.scope["raw_path"].startswith(prefix.encode()):
                 raise NotFoundError(f"There is no {request.method} {path} here.")
             ctx = CallContext.start(transfer_timeout_s if route.long else timeout_s, request.headers)
@@ -102,26 +102,26 @@ def proxy_routes(
 
 
 def _target(scope: Scope, prefix: str) -> str:
-    """Path and query as they were sent, quoted as they were."""
+    """Path and query with the client's percent-encoding."""
     path: bytes = scope["raw_path"]
     query: bytes = scope["query_string"]
     return path.decode("latin-1").removeprefix(prefix) + (f"?{query.decode('latin-1')}" if query else "")
 
 
 async def _whole(request: Request) -> bytes | None:
-    """The body. Read for a GET too: from its end on it is watched whether the browser is still there."""
+    """The body. Also read for a GET: the edge watches for a disconnect after the body."""
     body = bytearray()
     async for block in request.stream():
         body += block
         if len(body) > _MAX_JSON_BYTES:
             raise PayloadTooLargeError(
-                f"The body is larger than {_MAX_JSON_BYTES} bytes, the most that is read here. Send less at a time."
+                f"The body is larger than {_MAX_JSON_BYTES} bytes, the limit of this service. Send less at a time."
             )
     return bytes(body) if request.method == "POST" else None
 
 
 class _Upload:
-    """A body that is passed on while it is read. What goes wrong with the browser is kept: no upstream is to blame."""
+    """A streamed body. Keeps the browser's error, so that the upstream is not blamed."""
 
     def __init__(self, request: Request) -> None:
         self._request = request
@@ -144,7 +144,7 @@ class _Upload:
 
 
 class _Passing(Response):
-    """The upstream's answer, passed back as it comes."""
+    """The upstream's response, streamed to the browser."""
 
     def __init__(
         self, upstream: Relay, request: Request, target: str, ctx: CallContext, body: bytes | _Upload | None
@@ -160,7 +160,7 @@ class _Passing(Response):
             self._passed_on["content-length"] = request.headers["content-length"]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """ASGI's call. Cancelled where the browser leaves, which closes the call to the upstream."""
+        """ASGI's call. If the browser disconnects, the cancellation closes the call to the upstream."""
         try:
             async with self._upstream.exchange(
                 self._method, self._target, self._ctx, headers=self._passed_on, body=self._body
@@ -183,7 +183,7 @@ class _Passing(Response):
                 await send({"type": "http.response.body", "body": block, "more_body": True})
         except ServiceError as error:
             if self._method == "GET" or not answer.is_event_stream:
-                # The connection is closed: a browser takes no half for the whole, and takes up events where it was.
+                # Closes the connection, so that the browser notices; it resumes events with Last-Event-ID.
                 raise
             last = encode_event(orjson.dumps(oip_error(error)))
             await send({"type": "http.response.body", "body": last, "more_body": True})

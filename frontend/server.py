@@ -1,4 +1,4 @@
-"""The HTTP of the web page: its files, its configuration, and the graph behind it, all under one origin."""
+"""The web page's server: its files, its configuration, and a proxy to the graph, on one origin."""
 
 from __future__ import annotations
 
@@ -52,16 +52,16 @@ def application(settings: FrontendSettings, page: Page) -> FastAPI:
     @app.api_route("/api/{path:path}", methods=_METHODS)
     async def nothing(request: Request, path: str) -> None:
         if ingest is None and path.startswith("ingest/"):
-            raise NotFoundError("No ingest service is configured here, so that no documents can be taken.")
+            raise NotFoundError("No ingest service is configured here, so documents cannot be uploaded.")
         raise NotFoundError(f"There is no {request.method} {request.url.path} here.")
 
-    # Not as a route: the edge adds its own after these, and no file may hide them.
+    # Not a route: `serve` adds routes later, and no file may hide them.
     app.router.default = _files(page, app.router.default)
     return app
 
 
 def _files(page: Page, absent: ASGIApp) -> ASGIApp:
-    """Answers a GET of one of the page's files, and leaves everything else to `absent`."""
+    """Serves the page's files; other requests go to `absent`."""
 
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["method"] in ("GET", "HEAD"):
@@ -80,7 +80,7 @@ def _files(page: Page, absent: ASGIApp) -> ASGIApp:
 
 
 def _is_navigation(path: str, headers: Headers) -> bool:
-    """Whether somebody opens a view of the page: its root, or one name that is no file's."""
+    """Whether a browser opens a view of the page: the root, or a name without a suffix."""
     return not path or ("/" not in path and "." not in path and "text/html" in headers.get("accept", ""))
 
 
@@ -90,10 +90,10 @@ _NOT_BUILT_PAGE = (
 
 
 class Guard:
-    """Answers only under the page's own names, and tells browsers what the page may do."""
+    """Checks the Host header and adds the security headers."""
 
     def __init__(self, inner: ASGIApp, *, hosts: frozenset[str] | None, frame_ancestors: str) -> None:
-        """`hosts`: names under which the page may be asked for; None: every name."""
+        """`hosts`: allowed names; None allows all."""
         self._inner = inner
         self._hosts = hosts
         self._for_page = _headers(
@@ -122,7 +122,7 @@ class Guard:
         await self._admitted(scope)(scope, receive, send_with_headers)
 
     def _admitted(self, scope: Scope) -> ASGIApp:
-        """What answers: probes may use the pod's address, everybody else has to know a name of the page."""
+        """The application for an allowed host, else an error. Probes may use the pod's address."""
         if self._hosts is None or scope["path"] in ("/ready", "/live", "/metrics"):
             return self._inner
         host = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"host"), "").lower()
@@ -130,7 +130,7 @@ class Guard:
         if name in self._hosts:
             return self._inner
         return error_response(
-            ForbiddenError(f"The page is not asked for as {name[:100]!r}: its names are in FRONTEND_ALLOWED_HOSTS.")
+            ForbiddenError(f"The page is not available under {name[:100]!r}: FRONTEND_ALLOWED_HOSTS lists its names.")
         )
 
 

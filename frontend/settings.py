@@ -32,28 +32,28 @@ def _hosts(value: str) -> str:
 
 
 class FrontendSettings(EdgeSettings):
-    """Where the graph is, and who may see the page."""
+    """Addresses of the graph, and access to the page."""
 
-    # The chart and the launcher may set a variable to nothing: that is its default.
+    # The chart and the launcher may set a variable to an empty string: the default applies.
     model_config = SettingsConfigDict(env_prefix="FRONTEND_", extra="ignore", env_ignore_empty=True)
 
     transformer_url: BaseUrl = Field("http://kserve-rag-transformer", description="Base URL of the transformer.")
     ingest_url: BaseUrl | None = Field(
-        None, description="Base URL of the ingest service. Without one the page takes no documents."
+        None, description="Base URL of the ingest service. Without it the page takes no uploads."
     )
-    title: str = Field("kserve-rag", max_length=100, description="What the page is called.")
+    title: str = Field("kserve-rag", max_length=100, description="Title of the page.")
     version: str = Field(
         default_factory=lambda: importlib.metadata.version("kserve-rag"),
         description="Version that the page shows; by default the installed one.",
     )
     page_dir: Path = Field(Path(__file__).parent / "dist", description="Folder of the built page.")
     frame_ancestors: Annotated[str, AfterValidator(_frame_ancestors)] = Field(
-        "'self'", description="Sites that may show the page in a frame, as in a Content-Security-Policy."
+        "'self'", description="Sites that may embed the page, as in a Content-Security-Policy."
     )
     allowed_hosts: Annotated[str, AfterValidator(_hosts)] = Field(
         "",
-        description="Names under which the page may be asked for, with commas between them. Empty: on a loopback "
-        "address its own names alone, otherwise every name.",
+        description="Host names of the page, separated by commas. Empty: only the loopback names on a loopback "
+        "address, otherwise all.",
     )
     transfer_timeout_s: float = Field(
         3600, gt=0, le=24 * 3600, description="Longest time for an upload, or to follow a task, in seconds."
@@ -61,14 +61,14 @@ class FrontendSettings(EdgeSettings):
     max_body_bytes: int = Field(
         1024 * 1024 * 1024,
         ge=1024,
-        description="Largest upload that is passed on, in bytes. Ingest has its own, smaller limits.",
+        description="Largest upload, in bytes. Ingest has its own, smaller limits.",
     )
 
     def known_hosts(self) -> frozenset[str] | None:
-        """Lower-case names under which the page answers; None: every name."""
+        """Allowed host names in lower case; None allows all."""
         if self.allowed_hosts:
             return frozenset(host.strip().lower() for host in self.allowed_hosts.split(","))
         if self.host in ("localhost", "::1") or self.host.startswith("127."):
-            # A site of somebody else's whose name leads to this machine would otherwise read the documents here.
+            # Prevents DNS rebinding: another site's name that resolves to this machine could read the documents.
             return frozenset({"localhost", "127.0.0.1", "[::1]", self.host})
         return None

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 GIB = 2**30
 RUNTIME_GIB = 4.0
-"""Of each GPU for CUDA, its libraries, NCCL and activations of 8,192 tokens in a step: an estimate."""
+"""Memory of each GPU for CUDA, its libraries, NCCL and activations of 8,192 tokens in a step: an estimate."""
 CACHE_SHARE = 0.85
 """free_gpu_memory_fraction of components/gpu-trtllm."""
 REQUEST_TOKENS = 4096
-"""Of one long question: the transformer's prompt of at most 3,072 tokens, and its answer."""
+"""Tokens of a long question: the transformer's prompt of at most 3,072, and its answer."""
 
 
 @dataclass(frozen=True)
@@ -31,12 +31,12 @@ class Llama:
 
     @property
     def head_size(self) -> int:
-        """Of a query, key or value."""
+        """Size of a query, key or value."""
         return self.hidden // self.heads
 
     @property
     def parameters(self) -> int:
-        """Of the whole model; embedding and output head are not shared."""
+        """Parameters of the whole model; embedding and output head are not shared."""
         attention = 2 * self.hidden * self.hidden + 2 * self.hidden * self.kv_heads * self.head_size
         mlp = 3 * self.hidden * self.intermediate
         norms = 2 * self.hidden
@@ -44,7 +44,7 @@ class Llama:
 
     @property
     def outer_parameters(self) -> int:
-        """Of embedding and output head, which quantisers leave at 16 bits."""
+        """Parameters of embedding and output head, which quantisers keep at 16 bits."""
         return 2 * self.vocabulary * self.hidden
 
     def cache_bytes(self, bytes_per_value: int) -> int:

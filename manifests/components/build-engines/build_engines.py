@@ -46,7 +46,7 @@ class BuildError(Exception):
 
 @dataclass(frozen=True)
 class Plan:
-    """What is built."""
+    """Parameters of an engine."""
 
     checkpoint: Path
     """Hugging Face folder."""
@@ -60,7 +60,7 @@ class Plan:
     max_batch_size: int
     max_input_tokens: int
     max_tokens: int
-    """Of prompt and answer together."""
+    """Prompt and answer together."""
     calibration: str
     """Dataset of the quantiser: a name at Hugging Face, or a folder."""
     app: Path
@@ -197,7 +197,7 @@ def copy_tokenizer(plan: Plan) -> None:
 
 
 def run(command: Sequence[str]) -> None:
-    """Runs a program to its end, its output to ours.
+    """Runs a program with our standard output.
 
     Raises:
         BuildError: it failed.

@@ -35,7 +35,7 @@ _SUMS = "SHA256SUMS"
 
 
 class BadCheckpointError(Exception):
-    """What was fetched is not a model that can be served."""
+    """The fetched files are not a model that can be served."""
 
 
 class BusyError(Exception):
@@ -43,7 +43,7 @@ class BusyError(Exception):
 
 
 def check(folder: Path, *, architectures: list[str], required: list[str]) -> str:
-    """What the folder holds, in a line.
+    """The content of the folder, in a line.
 
     Args:
         folder: of a model in Hugging Face's layout.
