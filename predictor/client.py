@@ -54,7 +54,7 @@ _RANGES: Mapping[str, tuple[float, float]] = {
     "presence_penalty": (-2, 2),
     "frequency_penalty": (-2, 2),
 }
-"""What all servers take. Other values do not fit their tensors, or cause internal errors."""
+"""Values that all servers take. Others do not fit their tensors, or cause internal errors."""
 
 
 class PredictorClient:
@@ -84,7 +84,7 @@ class PredictorClient:
 
     @property
     def capabilities(self) -> Capabilities:
-        """What the server takes and returns."""
+        """Prompts and parameters that the server takes, and what it returns."""
         return self._server.capabilities
 
     async def aclose(self) -> None:

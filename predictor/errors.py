@@ -1,6 +1,6 @@
-"""What may go wrong inside the predictor: with one generation, or with the files of a model.
+"""Errors inside the predictor: of one generation, or of the files of a model.
 
-These run inside Triton, where nothing of the other rooms is installed; `client` gives callers the errors of chassis.
+They are raised inside Triton, where no other room is installed. `client` raises the errors of chassis.
 """
 
 from __future__ import annotations

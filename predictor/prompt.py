@@ -23,13 +23,13 @@ _BREAK = "​"
 """Zero-width space: readers see no difference, tokenizers do."""
 
 _MARKER = re.compile(r"<\|[^|<>\s]{1,60}\|>|<<?/?[A-Za-z][\w-]{0,60}>>?|\[/?[A-Z_]{2,40}\]")
-"""What looks like a control token where a template writes it as plain text, as Llama 2's [INST]."""
+"""Text that looks like a control token where a template writes it as plain text, as Llama 2's [INST]."""
 
 _LIKELY_MARKER = re.compile(f"{_MARKER.pattern}|</?s>")
-"""What looks like a control token of a model that is not known."""
+"""Text that looks like a control token of a model that is not known."""
 
 _TEMPLATE_TOKENS, _TURN_TOKENS = 64, 8
-"""What a chat template adds to a prompt and to each turn, at most, for `EstimatedPromptFormat`.
+"""Tokens that a chat template adds to a prompt and to each turn, at most, for `EstimatedPromptFormat`.
 
 Source: Llama 3.1's template adds a system turn with two dates, 36 tokens, and 5 to each turn.
 """
@@ -38,7 +38,7 @@ _PROBE = "probe"
 
 
 CHARS_PER_TOKEN = 2.5
-"""Of ASCII letters and spaces in `estimate_tokens`."""
+"""Characters per token of ASCII letters and spaces in `estimate_tokens`."""
 
 
 def estimate_tokens(text: str) -> int:
@@ -108,7 +108,7 @@ class PromptFormat:
         self.context_tokens = tokenizer.context_tokens
         """Tokens that the model reads and writes together; None where its files do not say."""
         self.stop = tuple(sorted(text for i, text in tokenizer.added.items() if i in tokenizer.end_ids))
-        """Control tokens that end an answer, for servers that were not told of them."""
+        """Control tokens that end an answer, for servers that do not know them."""
 
     @classmethod
     def load(cls, path: Path) -> PromptFormat:
@@ -205,7 +205,7 @@ def _without_system(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, 
 
 
 def _control_texts(tokenizer: TextTokenizer, environment: jinja2.Environment, template: str) -> list[str]:
-    """What must not stand in a text: longest first, so that each is found whole."""
+    """Texts that `escape` breaks up. Longest first, so that each is found whole."""
     parsed = environment.parse(template)
     literals = [node.data for node in parsed.find_all(jinja2.nodes.TemplateData)]
     literals += [node.value for node in parsed.find_all(jinja2.nodes.Const) if isinstance(node.value, str)]

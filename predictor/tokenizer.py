@@ -1,4 +1,4 @@
-"""A model's tokenizer, read from a Hugging Face folder. Used by the engine and by whoever counts or writes prompts."""
+"""A model's tokenizer, read from a Hugging Face folder. Used by the engine and by `PromptFormat`."""
 
 from __future__ import annotations
 

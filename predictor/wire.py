@@ -1,4 +1,4 @@
-"""What a generation is: one prompt, how to continue it, and the chunks of its answer."""
+"""Requests to an LLM server and the chunks of its answers."""
 
 from __future__ import annotations
 

@@ -23,12 +23,12 @@ from predictor.wire import FinishReason
 logger = logging.getLogger(__name__)
 
 POLL_S = 0.05
-"""How often callers are asked whether they are still there."""
+"""Interval at which listeners are asked whether their client is still connected."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How the next token is chosen, and when to end. Whoever makes one has checked the ranges."""
+    """How the next token is chosen, and when to end. Values are in range."""
 
     max_tokens: int
     greedy: bool
@@ -46,7 +46,7 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """What the steps since the last read gave one generation."""
+    """New tokens of one generation since the last read."""
 
     ids: Sequence[int]
     """Without the token that ends an answer."""
@@ -59,15 +59,15 @@ class Generation(Protocol):
     """One prompt being continued inside a pipeline."""
 
     def read(self) -> Output | None:
-        """What is new since the last call; None where nothing is.
+        """The new tokens since the last call; None if there are none.
 
         Raises:
-            GenerationError: the pipeline has given this generation up.
+            GenerationError: the pipeline has dropped this generation.
         """
         ...
 
     def cancel(self) -> None:
-        """Lets the next step free everything that this generation holds."""
+        """Marks the generation; the next step frees its memory."""
         ...
 
 
@@ -118,18 +118,18 @@ class Update:
 
 
 class Listener(Protocol):
-    """Whoever asked for a generation. Called from one thread, which is not the engine's."""
+    """Receives the updates of one generation. Called from one thread, which is not the engine's."""
 
     def update(self, update: Update) -> None:
-        """More text, or the end. A slow listener hears of some steps together."""
+        """More text, or the end. A slow listener gets several steps in one update."""
         ...
 
     def fail(self, error: GenerationError) -> None:
-        """The end, in place of an update."""
+        """The generation failed. No update follows."""
         ...
 
     def gone(self) -> bool:
-        """Whether nobody waits for this any more."""
+        """Whether the client has disconnected."""
         ...
 
 
@@ -146,7 +146,7 @@ class Load:
 
 @dataclass(eq=False, slots=True)
 class Job:
-    """One generation from its arrival to its end. `cancelled` may be set by anyone; the rest is the engine's."""
+    """One generation, from arrival to completion. Any thread may set `cancelled`; only the engine sets the rest."""
 
     ids: Sequence[int]
     sampling: Sampling
@@ -212,7 +212,7 @@ class BatchEngine:
             thread.start()
 
     def submit(self, ids: Sequence[int], sampling: Sampling, listener: Listener, *, streaming: bool) -> Job:
-        """Queues a prompt. The listener hears of everything else; without `streaming` only of the end.
+        """Queues a prompt. The listener gets its updates; without `streaming` only the last.
 
         Raises:
             OverloadedError: the queue is full, or the engine has stopped.
@@ -264,7 +264,7 @@ class BatchEngine:
         self._fail_all(self._closed or "", self._running, self._waiting)
 
     def _step_until_broken(self) -> bool:
-        """Whether that was all: closed, or broken beyond repair. False: a new pipeline may do better."""
+        """True if the engine is closed or cannot recover. False: a new pipeline may work."""
         self._proven = False
         try:
             while self._wait_for_work():
@@ -336,7 +336,7 @@ class BatchEngine:
                 self._running = [job for job in self._running if job not in ended]
 
     def _advance(self, job: Job) -> bool:
-        """Passes on what is new of a job; whether that was the end."""
+        """Delivers the new text of a job. True if the job has ended."""
         generation = job.generation
         assert generation is not None, "a running job has been started"  # noqa: S101
         try:
@@ -385,7 +385,7 @@ class BatchEngine:
             job.listener.fail(error)
 
     def _tell(self, job: Job, update: Update) -> None:
-        """Has the update delivered, in place of one that still waits to be: each holds all the text so far."""
+        """Queues the update for delivery. It replaces one that is still queued: each holds all the text so far."""
         with self._changed:
             waits, job.undelivered = job.undelivered is not None, update
         if not waits:

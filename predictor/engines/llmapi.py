@@ -180,7 +180,7 @@ def _number(inputs: Mapping[str, Tensor], name: str, low: float, high: float) ->
     sent = _scalar(inputs, name)
     if sent is None:
         return None
-    value = round(sent, 6)  # FP32 does not hold 0.01 and its like exactly
+    value = round(sent, 6)  # FP32 does not hold 0.01 exactly
     if not (math.isfinite(value) and low <= value <= high):
         raise InvalidInputError(f"{name} is {value:g}; it must be from {low:g} to {high:g}.")
     return float(value)

@@ -10,7 +10,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class EngineSettings:
-    """What an operator may set."""
+    """Settings of the CPU model, with their defaults."""
 
     model_dir: Path = Path("/mnt/models")
     """Folder with model.gguf (or an OpenVINO model), tokenizer.json and tokenizer_config.json."""

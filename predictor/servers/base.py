@@ -39,12 +39,12 @@ _FLOATS = frozenset({"temperature", "top_p", *NEUTRAL})
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What an LLM server takes and returns. A request that needs more is refused before it is sent."""
+    """Prompts and parameters that an LLM server takes, and what it returns. Requests that need more are refused."""
 
     prompt: Literal["text", "messages"]
     """`text`: finished prompts. `messages`: the server applies the model's chat template itself."""
     parameters: frozenset[str] = frozenset(PARAMETERS)
-    """Those of `PARAMETERS` that it takes."""
+    """The names in `PARAMETERS` that it takes."""
     streams: bool = True
     """Whether text arrives while it is generated. Otherwise there is one chunk."""
     log_probs: Literal["none", "answer", "tokens"] = "none"

@@ -60,7 +60,7 @@ class OpenAiApi:
     log_prob_switches: Mapping[str, Any]
     """Fields of requests that ask for log-probabilities."""
     greedy: Mapping[str, float]
-    """What is sent at temperature 0 instead of temperature, top_k and top_p."""
+    """Fields sent at temperature 0 instead of temperature, top_k and top_p."""
     capabilities: Capabilities
 
     def connect(self, base_url: str, model: str | None) -> OpenAiServer:
@@ -114,7 +114,7 @@ class OpenAiServer:
             events = self._upstream.stream_events(api.path, body, ctx)
             async with contextlib.aclosing(events):
                 async for event in events:
-                    # After the last event the stream is read to its end, so that the connection can be reused.
+                    # After the last event the stream is read until it closes, so that the connection can be reused.
                     text = "" if event == _LAST_EVENT else _take(answer, parse_event(event))
                     if text:
                         yield GenerationChunk(text)
@@ -188,5 +188,5 @@ def _take(answer: AnswerState, event: Mapping[str, Any]) -> str:
 
 
 def _log_probs(log_probs: Mapping[str, Any]) -> Sequence[Any]:
-    """Of an event's tokens, in the shape of either route."""
+    """The log-probabilities of an event's tokens, in the shape of either route."""
     return log_probs.get("token_logprobs") or [each["logprob"] for each in log_probs.get("content") or ()]

@@ -84,7 +84,7 @@ class Layout:
 
     @property
     def capabilities(self) -> Capabilities:
-        """What models of this layout take and return."""
+        """Capabilities of all models of this layout."""
         return Capabilities(
             prompt="text",
             streams=self.decoupled,
@@ -305,7 +305,7 @@ class TritonServer:
 
 
 def without_echo(text: str, prompt: str) -> str:
-    """`text` without `prompt` at its beginning, which some servers put there and cannot be told to leave out.
+    """`text` without `prompt` at its beginning, which some servers put there and have no switch for.
 
     The prompt in the text has been tokenized and decoded again, which loses control tokens and changes spaces. Text
     that does not begin with the prompt is returned unchanged.
