@@ -41,7 +41,7 @@ class RunningGraph:
     embedder: str
     predictor: str
     transformer_grpc: str
-    """host:port, as of the two below."""
+    """host:port, like the other gRPC addresses."""
     embedder_grpc: str
     predictor_grpc: str
     settings: Settings

@@ -53,13 +53,13 @@ def until(condition: Callable[[], bool], within_s: float = 30.0) -> None:
 def program(
     command: Sequence[str | Path], url: str, environ: Mapping[str, str], *, log: Path | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A running program, from when a GET of `url` is answered with status 200. It has to end when it is told to.
+    """A running program. Waits until a GET of `url` returns 200; stops the program afterwards.
 
     Args:
         command: the program and its arguments.
-        url: of its liveness or readiness.
-        environ: all of its environment variables.
-        log: file for its output, which is told if it does not start. By default the output is the test's.
+        url: its liveness or readiness endpoint.
+        environ: its whole environment.
+        log: file for its output, which is reported if it does not start. By default the output goes to the test's.
     """
     with contextlib.ExitStack() as stack:
         output = None if log is None else stack.enter_context(log.open("wb"))

@@ -221,7 +221,7 @@ def _forward(family: str, w: Mapping[str, npt.NDArray[np.float64]], ids: list[in
 
 
 def _bucket(apart: int) -> int:
-    """Of 32 buckets: 16 for each direction, 8 of them for one distance each, the others growing up to 128."""
+    """One of 32 buckets: 16 per direction. The first 8 hold one distance each; the others widen up to 128."""
     half = 16 if apart > 0 else 0
     apart = abs(apart)
     return half + (apart if apart < 8 else min(15, 8 + int(math.log(apart / 8) / math.log(128 / 8) * 8)))

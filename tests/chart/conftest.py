@@ -23,5 +23,5 @@ def name(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="session")
 def documents(program: str, name: str) -> list[Document]:
-    """What the chart makes of a values file."""
+    """The chart rendered with a values file."""
     return render(program, *values_of(name))

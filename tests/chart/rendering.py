@@ -58,7 +58,7 @@ def render(
 
 
 def notes(program: str, *options: str, scratch: Path) -> str:
-    """What people read after an installation. `helm template` leaves it out: here it is rendered as a document."""
+    """The notes that Helm prints after an installation, rendered as a document: `helm template` omits them."""
     chart = scratch / "chart"
     shutil.copytree(CHART, chart)
     (chart / "templates" / "NOTES.txt").rename(chart / "notes.tpl")

@@ -63,7 +63,7 @@ _METADATA = _object(["name", "namespace", "labels"], name=_NAME, namespace=_HOST
 
 
 def problems(document: Document) -> list[str]:
-    """What is wrong with a document, by the schema of its kind."""
+    """Violations of the schema of the document's kind."""
     spec = _SPECS.get((document["apiVersion"], document["kind"]))
     if spec is None:
         return list(kubernetes_problems(document))

@@ -1,4 +1,4 @@
-"""What the chart renders: against the schemas of its kinds, and document against document."""
+"""The rendered chart: valid against the schemas, and consistent between documents."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What can be set: by the schema, by the chart's own checks, and by the values of the chart that was there before."""
+"""The chart's values: the schema, the chart's own checks, and values of the previous chart."""
 
 from __future__ import annotations
 

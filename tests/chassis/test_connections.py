@@ -16,7 +16,7 @@ STREAM = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encodi
 
 
 class Service:
-    """Answers on connections that it counts; a stream goes on when it is told to."""
+    """Counts its connections and answers on them. A stream continues once `go_on` is set."""
 
     def __init__(self) -> None:
         self.opened = 0

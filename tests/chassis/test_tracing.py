@@ -99,7 +99,7 @@ def test_what_there_is_not_ends_the_program_with_one_line(name: str, value: str,
 
 
 def test_without_the_library_it_says_which_extra_has_it(tmp_path: Path) -> None:
-    # In place of the installed one: a package with nothing in it.
+    # An empty package shadows the installed exporter.
     exporter = tmp_path / "opentelemetry" / "exporter" / "otlp" / "proto" / "http"
     exporter.mkdir(parents=True)
     exporter.joinpath("__init__.py").touch()

@@ -9,11 +9,11 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 Fault = Literal["none", "status", "silent", "not_http", "html", "garbage", "reset", "stall", "bytewise"]
-"""Of answers to POST requests. `reset` and `stall` begin in the middle of the body."""
+"""Faults of responses to POST requests. `reset` and `stall` begin in the middle of the body."""
 
 
 class FaultyProxy:
-    """Passes requests to `url`. GET requests, which ask for health and metadata, are never spoilt."""
+    """Forwards requests to `url`. GET requests, for health and metadata, always pass unchanged."""
 
     def __init__(self, url: str) -> None:
         self._upstream = urlsplit(url)

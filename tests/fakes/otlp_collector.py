@@ -79,7 +79,7 @@ class Collector:
         self._thread.join()
 
     def spans(self) -> list[ReceivedSpan]:
-        """All that has arrived."""
+        """All spans received so far."""
         with self._news:
             return list(self._spans)
 
@@ -98,7 +98,7 @@ class Collector:
         return span
 
     def trace(self, trace_id: str) -> list[ReceivedSpan]:
-        """What has arrived of a trace, in the order in which it began."""
+        """The spans received of a trace, ordered by start time."""
         with self._news:
             return sorted((s for s in self._spans if s.trace_id == trace_id), key=lambda span: span.began_ns)
 

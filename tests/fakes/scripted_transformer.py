@@ -45,7 +45,7 @@ class ScriptedTransformer:
 
     def __init__(self) -> None:
         self.requests: list[Exchange] = []
-        """What was asked, oldest first."""
+        """Requests and their answers, oldest first."""
         self.documents: dict[str, dict[str, Any]] = {}
         self.examples: list[str] = []
         self.respond: Respond = answering("Yes.")

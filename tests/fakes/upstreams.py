@@ -50,14 +50,14 @@ class Upstreams:
         self.version = PASSAGE["index_version"]
         self.published = True
         self.reason: str | None = None
-        """Of the default index."""
+        """Why the default index is not ready."""
         self.calibration: dict[str, Any] | None = None
-        """In predictions."""
+        """Calibration that predictions report."""
         self.seen: list[tuple[str, dict[str, str], Any]] = []
         self.browsed: list[tuple[str, dict[str, str]]] = []
-        """Path and headers of what was asked of indexes and documents."""
+        """Path and headers of requests for indexes and documents."""
         self.left = asyncio.Event()
-        """Set when a client has broken off an answer."""
+        """Set when a client disconnects during an answer."""
         self.url = ""
 
     @contextlib.asynccontextmanager

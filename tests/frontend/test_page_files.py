@@ -176,7 +176,7 @@ def test_a_page_that_is_not_built_says_so_until_it_is(run_frontend: RunFrontend,
         assert client.get("/ready").status_code == 200
         assert client.get("/").status_code == client.get(JS).status_code == 200
 
-        (folder / "index.html").write_text("<!doctype html>built anew")
-        assert "built anew" in client.get("/").text
+        (folder / "index.html").write_text("<!doctype html>second build")
+        assert "second build" in client.get("/").text
         (folder / "index.html").unlink()  # in the middle of the next build
-        assert "built anew" in client.get("/").text
+        assert "second build" in client.get("/").text

@@ -34,11 +34,11 @@ def events(lines: Iterator[str]) -> Iterator[dict[str, object]]:
 
 @pytest.fixture
 def name() -> str:
-    """Of an event that no other test has."""
+    """An event name that no other test uses."""
     return uuid.uuid4().hex
 
 
-# What is passed on
+# Forwarded requests
 
 
 @pytest.mark.parametrize(

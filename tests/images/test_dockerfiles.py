@@ -1,4 +1,4 @@
-"""What the Dockerfiles say, without building anything."""
+"""The Dockerfiles' instructions, without building an image."""
 
 from __future__ import annotations
 
@@ -206,8 +206,7 @@ def containers() -> Iterator[dict[str, Any]]:
 
 def test_every_image_of_the_manifests_is_one_of_these() -> None:
     named = {container["image"].removeprefix("kserve-rag-") for container in containers()}
-    # What runs embeddings on GPUs is put in the embedder's place by whoever wants it: `images:` of a kustomization. The
-    # page has a chart.
+    # Operators select the GPU image of the embedder with `images:` in a kustomization. The page has a chart.
     assert named == set(SERVICES) - {ON_GPUS, "frontend"}
     values = yaml.safe_load((ROOT / "frontend" / "chart" / "values.yaml").read_text(encoding="utf-8"))
     assert values["image"]["repository"] == "kserve-rag-frontend"

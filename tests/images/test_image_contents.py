@@ -1,4 +1,4 @@
-"""What the images hold, installed from their own lines: their sizes, and the whole graph run out of them."""
+"""Image contents, installed as the Dockerfiles do: their sizes, and the whole graph run from them."""
 
 from __future__ import annotations
 

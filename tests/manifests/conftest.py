@@ -18,7 +18,7 @@ class Rendered:
 
     documents: dict[str, list[Document]] = field(default_factory=dict)
     problems: dict[str, list[str]] = field(default_factory=dict)
-    """What no schema takes."""
+    """Schema violations of each combination."""
     render_s: dict[str, float] = field(default_factory=dict)
     validate_s: dict[str, float] = field(default_factory=dict)
 

@@ -20,15 +20,15 @@ def named(documents: list[Document], kind: str) -> dict[str, Document]:
 
 @dataclass
 class Pod:
-    """What is known of a pod before it runs."""
+    """A pod as the manifests declare it."""
 
     owner: str
-    """Kind, name and component of what makes it."""
+    """Kind, name and component of the object that creates the pod."""
     labels: Mapping[str, str]
     spec: Document
     """volumes, initContainers, containers, …"""
     env: dict[str, str] = field(default_factory=dict)
-    """Of the first container, as far as ConfigMaps and plain values say."""
+    """Variables of the first container, from ConfigMaps and plain values."""
     knative: bool = False
     serves: bool = False
     replicas: int = 1
@@ -43,7 +43,7 @@ class Pod:
 
     @property
     def args(self) -> list[str]:
-        """Of the first container, with its variables put in."""
+        """Arguments of the first container, with its variables substituted."""
         return [expand(argument, self.env) for argument in self.main.get("args", [])]
 
     @property

@@ -117,7 +117,7 @@ class RenderError(Exception):
 
 
 def kustomize() -> Callable[[Path], str] | None:
-    """What renders a folder: the library, else a program on the PATH; None where there is none of them."""
+    """A function that renders a folder: the library, else a program on the PATH. None if neither is installed."""
     if LIBRARY.is_file():
         return _build_with_library
     return next(iter(programs()), None)

@@ -43,7 +43,7 @@ _OTHER_NAMES = {"K8sIoApiAppsV1DeploymentStrategy": "V1DeploymentStrategy"}
 
 
 def problems(document: Document) -> list[str]:
-    """What is wrong with a document, by every schema that there is for its kind. CRDs count where they are at hand."""
+    """Violations of every schema of the document's kind; of CRDs only if they are on this machine."""
     if is_kserve(document):
         found = list(python_model_problems(document))
         if CRDS.is_dir():
@@ -59,7 +59,7 @@ def is_kserve(document: Document) -> bool:
 
 
 def kubernetes_problems(document: Document) -> Iterator[str]:
-    """What Kubernetes' own schema says, unknown fields included."""
+    """Violations of Kubernetes' own schema, including unknown fields."""
     try:
         kubernetes_validate.validate(document, KUBERNETES_VERSION, strict=True)
     except kubernetes_validate.ValidationError as error:
@@ -67,7 +67,7 @@ def kubernetes_problems(document: Document) -> Iterator[str]:
 
 
 def crd_problems(document: Document) -> Iterator[str]:
-    """What the CRD's schema says, unknown fields included."""
+    """Violations of the CRD's schema, including unknown fields."""
     group_version = document["apiVersion"].split("/")[1]
     validator = _crd_validator(document["kind"], group_version)
     for error in validator.iter_errors(document):
@@ -131,7 +131,7 @@ def _closed(schema: Any) -> Any:
 
 
 def python_model_problems(document: Document) -> Iterator[str]:
-    """What KServe's Python API knows of: every field, down to Kubernetes' own."""
+    """Fields that KServe's Python API does not know, down to Kubernetes' own types."""
     yield from _unknown(document, _KSERVE_MODELS[document["kind"]], document["kind"])
 
 

@@ -352,7 +352,7 @@ def test_the_index_is_where_it_is_looked_for(graph_documents: list[Document]) ->
 
 
 def test_windows_are_the_same_number(graph_documents: list[Document]) -> None:
-    """Of the engine and of the transformer, which fills it."""
+    """The engine and the transformer agree on the context window."""
     window = by_component(graph_documents)["transformer"].env.get("TRANSFORMER_CONTEXT_TOKENS")
     gpus = by_component(graph_documents)["predictor"].main["resources"]["limits"].get("nvidia.com/gpu")
     for name, document in named(graph_documents, "ConfigMap").items():

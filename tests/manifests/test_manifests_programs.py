@@ -1,4 +1,4 @@
-"""What the pods are given, read by the programs that read it there: settings classes, parsers, real binaries."""
+"""Pods' variables, arguments and files, read by the real settings classes, parsers and binaries."""
 
 from __future__ import annotations
 
@@ -257,7 +257,7 @@ def config_map_volume(pod: Pod, documents: list[Document], folder: Path, **inste
         pod: with one volume of a ConfigMap with items.
         documents: with the ConfigMap.
         folder: the mount.
-        instead: key, with _ for what no name may have, → file to take in the place of the key's text.
+        instead: key, with _ for characters that no Python name may have, → file that replaces the key's text.
     """
     (volume,) = (v["configMap"] for v in pod.spec["volumes"] if "configMap" in v)
     data = named(documents, "ConfigMap")[volume["name"]]["data"]
@@ -306,7 +306,7 @@ def test_a_repository_can_be_a_config_map(rendered: Any, triton_environment: Tri
     (pod,) = (p for p in pods(documents) if p.owner == "InferenceService rag predictor")
     (mount,) = (m["mountPath"] for m in pod.main["volumeMounts"] if m["name"] == "repository")
     assert mount == f"{pod.option('model-repository')}/{pod.model}"
-    # A Python model in the place of vLLM's, which wants a GPU.
+    # A Python model replaces vLLM's, which needs a GPU.
     standing_in = ROOT / "tests" / "predictor" / "layouts" / "vllm_model"
     config_map_volume(
         pod,

@@ -84,7 +84,7 @@ class Storage:
             raise RuntimeError("connection reset")
         return out_dir
 """
-"""In place of KServe's library: a folder is the hub. Source of the signature: kserve-storage 0.21.0."""
+"""Replaces KServe's library: downloads from a folder. Source of the signature: kserve-storage 0.21.0."""
 
 
 def fetch(hub: Path, volume: Path, *options: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -100,7 +100,7 @@ LLAMA = "--architecture=LlamaForCausalLM"
 
 
 def models(volume: Path) -> list[str]:
-    """What is on a volume, beside the lock that runs take."""
+    """Names on a volume, without the downloader's lock."""
     return sorted(path.name for path in volume.iterdir() if path.name != ".incoming-llm.lock")
 
 
@@ -395,7 +395,7 @@ values = dict(pair.split(":", 1) for pair in options.substitutions.split(","))
 assert all(key in text for key in values), values
 open(options.file_path, "w").write(string.Template(text).safe_substitute(values))
 """
-"""What TensorRT-LLM's tools/fill_template.py does, by its command line."""
+"""Replaces TensorRT-LLM's tools/fill_template.py, with the same command line."""
 
 TEMPLATES = {
     "preprocessing": """

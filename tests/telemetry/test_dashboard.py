@@ -72,14 +72,14 @@ def grouped_by(expression: Any) -> Iterator[str]:
 
 @dataclass
 class Series:
-    """What a service offers under one name."""
+    """Type and labels of a metric that a service exports."""
 
     kind: str
     labels: set[str] = field(default_factory=set)
 
 
 def offered(graph: RunningGraph) -> dict[str, Series]:
-    """By the names as Prometheus reads them: the library's own parser gives some of Triton's counters another."""
+    """Series by their Prometheus name. The library's own parser renames some of Triton's counters."""
     found: dict[str, Series] = {}
     for service in graph.state.services.values():
         kind = ""

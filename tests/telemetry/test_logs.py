@@ -23,7 +23,7 @@ ASK_BY_GRPC = Path(__file__).with_name("grpc_question.py")
 
 
 def lines(run_dir: Path, service: str, request_id: str) -> list[dict[str, Any]]:
-    """What a service has logged for a request. Each line has to be JSON."""
+    """The log lines of a service about a request. Every line of the log must be JSON."""
     every = [json.loads(line) for line in log_file(run_dir, service).read_text().splitlines()]
     return [line for line in every if line.get("request_id") == request_id]
 

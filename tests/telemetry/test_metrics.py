@@ -1,4 +1,4 @@
-"""What /metrics of the running graph tells, and how it moves."""
+"""/metrics of the running graph: which series it has, and how requests change them."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Moved:
 
 @contextmanager
 def moving(graph: RunningGraph) -> Iterator[tuple[Moved, Moved]]:
-    """Of the transformer and the vectorstore, while the block runs."""
+    """Changes of the transformer's and the vectorstore's metrics while the block runs."""
     readings = [Moved(graph.state.services[name].metrics_url or "") for name in ("transformer", "vectorstore")]
     yield readings[0], readings[1]
     for reading in readings:

@@ -185,7 +185,7 @@ def test_a_refused_request_is_an_error_of_its_span_without_its_message(graph: Ru
 
 
 def test_a_trace_that_the_caller_does_not_keep_is_not_recorded(graph: RunningGraph) -> None:
-    """Nor by Triton, which records whatever trace it is told of."""
+    """Triton ignores the sampled flag, so it gets no header of such a trace."""
     dropped, kept = new_trace(), new_trace()
     for (trace_id, span_id), flags in ((dropped, "00"), (kept, "01")):
         headers = {"traceparent": f"00-{trace_id}-{span_id}-{flags}"}

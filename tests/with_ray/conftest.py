@@ -41,7 +41,7 @@ else:
 
     @pytest.fixture(scope="session")
     def cluster() -> Iterator[Cluster]:
-        """On loopback alone, with a token of its own; nobody is told of it, and it leaves nothing behind."""
+        """A private cluster on loopback, with its own token. It sends no usage report and leaves no files behind."""
         # Not pytest's folder: paths of Unix sockets are short.
         with tempfile.TemporaryDirectory(prefix="ray-") as folder:
             token = Path(folder, "token")

@@ -109,7 +109,7 @@ def test_many_workers_write_the_version_that_one_process_writes(
     summary, said = on_ray.run(docs)
     assert summary == expected
     assert "published version" in said
-    # Each text once, whoever sent it: also those that two documents have.
+    # Each text is embedded once, by any actor, even if two documents contain it.
     assert embedder.texts == sent
     same(alone.index, on_ray.index)
 

@@ -161,7 +161,7 @@ REQUESTS: dict[str, tuple[str, str, str, Any]] = {
 
 
 def lasting(content: Any) -> Any:
-    """What of an answer does not differ from request to request."""
+    """An answer without the parts that differ between requests."""
     if isinstance(content, list):
         return [lasting(item) for item in content]
     if not isinstance(content, dict):
@@ -268,7 +268,7 @@ def test_a_replica_that_is_killed_takes_only_its_own_answers(
     assert {answer.status_code for answer in answers} <= {200, 500}
     whole += [answer.status_code == 200 and answer.json()["text_output"] == "".join(WORDS) for answer in answers]
     assert whole.count(False) == lost
-    # Whoever asks now asks the other one, until there are two again.
+    # New requests go to the other replica until there are two again.
     for _ in range(10):
         answer = http.post(url, json=body)
         assert (answer.status_code, answer.json()["text_output"]) == (200, "".join(WORDS))
@@ -280,14 +280,14 @@ def ports(process: psutil.Process) -> set[int]:
 
 
 def is_whole(answer: Iterator[dict[str, Any]]) -> bool:
-    """Whether a streamed answer came to its end; one that did not must not look as if it had."""
+    """Whether a streamed answer is complete. An incomplete one must not look complete."""
     try:
         return "finish_reason" in list(answer)[-1]
     except httpx.RemoteProtocolError:
         return False
 
 
-def test_an_upstream_that_is_away_is_told_and_costs_no_replica(
+def test_an_unreachable_upstream_is_reported_and_no_replica_restarts(
     cluster: Cluster, plain: Services, on_ray: Services, predictor: GatedPredictor, http: httpx.Client
 ) -> None:
     before = {replica.pid for replica in cluster.processes(REPLICA)}

@@ -28,7 +28,7 @@ SECTIONS = [
     (
         "alarms",
         "Manual › Alarms",
-        "People are told in the order of their list, the first at once and the next after eight minutes. "
+        "People are called in the order of their list, the first at once and the next after eight minutes. "
         "An alarm ends when the water has stayed below its limit for half an hour without a break.",
     ),
     ("stub", "Manual › Stub", "Too short."),

@@ -94,7 +94,7 @@ def write_weights(
 
 
 def _write_expected(folder: Path) -> None:
-    """What BGEM3FlagModel gives in fp32, with the versions that gave it."""
+    """Write the outputs of BGEM3FlagModel in fp32, with the library versions."""
     texts = [*_CORPUS, "", "☃ <mask> </s>", _CORPUS[0] * 4]
     model = BGEM3FlagModel(str(folder), use_fp16=False, devices="cpu")
     made = model.encode(texts, max_length=MAX_TOKENS, return_dense=True, return_sparse=True, return_colbert_vecs=True)
