@@ -55,7 +55,8 @@ async def measure(urls: dict[str, str], prompt_format: Path, rounds: int) -> lis
         instruction=settings.instruction,
         plain_system_prompt=settings.plain_system_prompt,
     )
-    vectorstore, predictor = VectorstoreClient(urls["vectorstore"]), PredictorClient(urls["predictor"])
+    vectorstore = VectorstoreClient(urls["vectorstore"])
+    predictor = PredictorClient(urls["predictor"], prompt_format=template)
     whole, retrieval, direct = [], [], []
     async with httpx.AsyncClient(base_url=urls["transformer"], timeout=60) as client:
         for round_number in track(range(rounds + 1), description="overhead"):
@@ -65,7 +66,7 @@ async def measure(urls: dict[str, str], prompt_format: Path, rounds: int) -> lis
                 (prediction,) = await vectorstore.search([SearchInstance(input=question, num_docs=NUM_DOCS)], ctx)
                 found = time.perf_counter()
                 prompt = prompts.build(question, passages=prediction.passages, max_tokens=MAX_TOKENS)
-                request = GenerationRequest(prompt.text, MAX_TOKENS, temperature=0.0, stop=prompts.stop)
+                request = GenerationRequest(prompt.messages, MAX_TOKENS, temperature=0.0, stop=prompts.stop)
                 sent = time.perf_counter()
                 async for _ in predictor.stream(request, ctx):
                     first = time.perf_counter()

@@ -309,12 +309,9 @@ def described(service: str) -> dict[str, Any]:
             from transformer.__main__ import model_service as transformer
             from transformer.settings import TransformerSettings
 
-            # The service needs a tokenizer; its routes do not depend on it.
-            model = {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"}
-            (folder / "tokenizer.json").write_text(json.dumps({"version": "1.0", "added_tokens": [], "model": model}))
-            config = {"eos_token": "a", "chat_template": "{{ messages[0].content }}"}
-            (folder / "tokenizer_config.json").write_text(json.dumps(config))
-            served = transformer(read_settings(TransformerSettings, prompt_format=folder, context_tokens=128))
+            # This LLM server needs no tokenizer; the routes do not depend on it.
+            settings = read_settings(TransformerSettings, predictor_layout="openai_chat", context_tokens=128)
+            served = transformer(settings)
     if served.api is None:
         raise LookupError(f"{service} has no description")
     return describe(served.api, served.routers, served.model.name)

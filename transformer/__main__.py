@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
 
 from chassis.server import ModelService, kserve_args, serve
 from chassis.settings import SettingError, load_settings
 from chassis.telemetry import start_telemetry
-from predictor.client import PredictorClient, PromptFormat
+from predictor.client import EstimatedPromptFormat, PredictorClient, PromptFormat
 from predictor.errors import ModelFilesError
 from transformer.alignment import Aligner
 from transformer.browsing import browsing_routes
@@ -37,22 +38,30 @@ def build(settings: TransformerSettings) -> RagService:
     """The service with these settings.
 
     Raises:
-        SettingError: the tokenizer is unusable, or the window is unknown.
+        SettingError: the tokenizer is unusable, or the LLM server needs one; or the window is unknown.
     """
-    try:
-        prompt_format = PromptFormat.load(settings.prompt_format)
-    except ModelFilesError as error:
-        reason = " ".join(str(error).split())
-        raise SettingError(f"TRANSFORMER_PROMPT_FORMAT: name the folder of the LLM's tokenizer. {reason}") from error
+    tokenizer = _tokenizer(settings.prompt_format) if settings.prompt_format else None
+    predictor = PredictorClient(
+        settings.predictor_url,
+        server=settings.predictor_layout,
+        model=settings.predictor_model,
+        prompt_format=tokenizer,
+    )
+    if tokenizer is None and predictor.capabilities.prompt == "text":
+        raise SettingError(
+            f"TRANSFORMER_PROMPT_FORMAT: the LLM server {settings.predictor_layout!r} takes finished prompts. Name the "
+            "folder of the LLM's tokenizer, or set TRANSFORMER_PREDICTOR_LAYOUT=openai_chat if the server has "
+            "/v1/chat/completions."
+        )
+    prompt_format = tokenizer or EstimatedPromptFormat()
     window = settings.context_tokens or prompt_format.context_tokens
     if window is None:
         raise SettingError(
-            "TRANSFORMER_CONTEXT_TOKENS: the tokenizer's configuration names no window. Set it in tokens."
+            "TRANSFORMER_CONTEXT_TOKENS: "
+            + ("the tokenizer's configuration names no window." if tokenizer else "no tokenizer names the window.")
+            + " Set it in tokens."
         )
     vectorstore = VectorstoreClient(settings.vectorstore_url, model=settings.vectorstore_model)
-    predictor = PredictorClient(
-        settings.predictor_url, server=settings.predictor_layout, model=settings.predictor_model
-    )
     prompts = PromptBuilder(
         prompt_format,
         window=window,
@@ -79,6 +88,14 @@ def build(settings: TransformerSettings) -> RagService:
         checker=Checker(Citer(aligner, quote_lead=settings.quote_lead), mode=settings.citations),
         refusal=settings.refusal,
     )
+
+
+def _tokenizer(folder: Path) -> PromptFormat:
+    try:
+        return PromptFormat.load(folder)
+    except ModelFilesError as error:
+        reason = " ".join(str(error).split())
+        raise SettingError(f"TRANSFORMER_PROMPT_FORMAT: name the folder of the LLM's tokenizer. {reason}") from error
 
 
 def main() -> None:

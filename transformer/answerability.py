@@ -12,7 +12,7 @@ No model and no network: a question with four passages takes a few milliseconds.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
@@ -21,7 +21,6 @@ from text_analysis import english
 from text_analysis.english import singular
 from text_analysis.sentences import prose_sentences
 from text_analysis.words import normalise, words_with_contractions
-from transformer.wire import Topic
 from vectorstore.wire import Passage
 
 PASSAGES = 4
@@ -306,25 +305,6 @@ def score(question: str, passages: Sequence[Passage], model: Model = DEFAULT_MOD
         "no_candidate": float(not _candidate(sentence.words, asks)),
     }
     return Answerability(model.score(signals), signals, number)
-
-
-def topics(passages: Iterable[Passage], limit: int = 3) -> list[Topic]:
-    """Title and heading of the nearest passages, nearest first, without duplicates; at most `limit`."""
-    found: dict[tuple[str, tuple[str, ...]], Topic] = {}
-    for passage in passages:
-        if len(found) >= limit:
-            break
-        title = passage.title or (passage.heading_path[0] if passage.heading_path else passage.source)
-        heading = passage.heading_path[-1] if passage.heading_path else ""
-        key = (passage.url or passage.document_id, tuple(passage.heading_path))
-        if title and key not in found:
-            found[key] = Topic(
-                title=title,
-                heading="" if heading == title else heading,
-                url=passage.url,
-                document_id=passage.document_id,
-            )
-    return list(found.values())
 
 
 def _bounded(value: float) -> float:

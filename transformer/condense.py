@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from chassis.context import CallContext
-from predictor.client import PredictorClient, PromptFormat
+from predictor.client import EstimatedPromptFormat, PredictorClient, PromptFormat
 from predictor.wire import GenerationRequest
 from text_analysis.words import fold, words
 from transformer.telemetry import CONDENSE
@@ -34,7 +34,12 @@ class Condenser:
     some.
     """
 
-    def __init__(self, method: CondenseMethod, predictor: PredictorClient, prompt_format: PromptFormat) -> None:
+    def __init__(
+        self,
+        method: CondenseMethod,
+        predictor: PredictorClient,
+        prompt_format: PromptFormat | EstimatedPromptFormat,
+    ) -> None:
         self._method = method
         self._predictor = predictor
         self._format = prompt_format
@@ -62,16 +67,13 @@ class Condenser:
         return concatenate(question, history)
 
     async def _rewrite(self, question: str, history: Sequence[Message], ctx: CallContext) -> str:
-        escape = self._format.escape
         turns = "\n".join(f"{turn.role}: {turn.content[:_MAX_TURN_CHARS]}" for turn in history[-2 * _TURNS :])
-        prompt = self._format.render(
-            [
-                {"role": "system", "content": _SYSTEM},
-                {"role": "user", "content": escape(f"{turns}\nuser: {question}\n\nThe last message as one question:")},
-            ]
-        )
+        asked = self._format.escape(f"{turns}\nuser: {question}\n\nThe last message as one question:")
         request = GenerationRequest(
-            prompt=prompt, max_tokens=_REWRITE_TOKENS, temperature=0.0, stop=(*self._format.stop, "\n")
+            prompt=[{"role": "system", "content": _SYSTEM}, {"role": "user", "content": asked}],
+            max_tokens=_REWRITE_TOKENS,
+            temperature=0.0,
+            stop=(*self._format.stop, "\n"),
         )
         rewritten = (await self._predictor.generate(request, ctx)).text.strip().strip('"')
         return rewritten if len(rewritten) <= _MAX_QUERY_CHARS else ""

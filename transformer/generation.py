@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 
 from chassis.context import CallContext
 from predictor.client import PredictorClient
-from predictor.wire import GenerationChunk, GenerationRequest
+from predictor.wire import GenerationChunk, GenerationRequest, Message
 from transformer.wire import SamplingParameters
 
 
@@ -27,7 +27,7 @@ class Generator:
         self._frequency_penalty = frequency_penalty
 
     def stream(
-        self, prompt: str, sampling: SamplingParameters, ctx: CallContext
+        self, prompt: Sequence[Message], sampling: SamplingParameters, ctx: CallContext
     ) -> AsyncGenerator[GenerationChunk, None]:
         """The answer to a prompt, chunk by chunk. Closing the iterator cancels the generation.
 

@@ -1,14 +1,15 @@
-"""The prompt: documents fenced as data, in a stable order, within a measured token budget."""
+"""The prompt: documents quoted as data, in a stable order, within a token budget."""
 
 from __future__ import annotations
 
 import bisect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TypeVar
 
-from predictor.client import PromptFormat
+from predictor.client import EstimatedPromptFormat, PromptFormat
+from predictor.wire import Message as LlmMessage
 from transformer.errors import PromptTooLongError
 from transformer.wire import CutPassage, Message, Source
 from vectorstore.wire import Passage
@@ -16,20 +17,20 @@ from vectorstore.wire import Passage
 ResultT = TypeVar("ResultT")
 
 _QUESTION = "\nQuestion:"
-"""Precedes the question. Small models go on with another question when they have answered."""
+"""Precedes the question, and ends an answer: small models go on with another question."""
 
 _MARGIN_TOKENS = 8
-"""Tolerance, in tokens, for counting the parts of a prompt separately."""
+"""Tolerance, in tokens, because the parts of a prompt are counted separately."""
 
-_KEPT_CHARS = 8_000
-"""Longest text whose results are cached. Passages recur; the far longer texts that callers may send hardly do."""
+_CACHED_CHARS = 8_000
+"""Longest text whose results are cached. Passages recur; long texts from callers hardly do."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A prompt as the model reads it, and the passages in it."""
+    """Messages to the LLM, and the passages in them."""
 
-    text: str
+    messages: Sequence[LlmMessage]
     sources: list[Source]
     """Passages shown, in the order of their numbers."""
     cut: list[CutPassage]
@@ -45,7 +46,7 @@ class PromptBuilder:
 
     def __init__(
         self,
-        prompt_format: PromptFormat,
+        prompt_format: PromptFormat | EstimatedPromptFormat,
         *,
         window: int,
         max_prompt_tokens: int,
@@ -56,7 +57,7 @@ class PromptBuilder:
         """A builder for one model.
 
         Args:
-            prompt_format: the model's own chat template and tokenizer.
+            prompt_format: counts tokens and breaks up control tokens: with the model's tokenizer, or estimated.
             window: tokens that the model reads and writes together.
             max_prompt_tokens: most tokens of a prompt that holds passages.
             system_prompt: instructions before the documents.
@@ -69,13 +70,13 @@ class PromptBuilder:
         self._system_prompt = system_prompt
         self._instruction = instruction
         self._plain_system_prompt = plain_system_prompt
-        self._count = _keeping(prompt_format.count, 8192)
-        self._bare_frame = _keeping(lambda system: prompt_format.count(self._render(system, (), "?")), 64)
-        self._escape = _keeping(prompt_format.escape, 8192)
+        self._count = _cached(prompt_format.count, 8192)
+        self._bare_frame = _cached(lambda system: prompt_format.count_messages(_messages(system, (), "?")), 64)
+        self._escape = _cached(prompt_format.escape, 8192)
 
     @property
     def stop(self) -> tuple[str, ...]:
-        """Strings that end an answer: those of the model's template, and a further question of its own making."""
+        """Strings that end an answer: those of the model's template, and the beginning of another question."""
         return (*self._format.stop, _QUESTION)
 
     def build(
@@ -90,16 +91,15 @@ class PromptBuilder:
     ) -> Prompt:
         """The prompt for a question.
 
-        What does not fit is left out whole: first the oldest turns of the conversation, then the least relevant
-        passages.
+        If it does not fit, the oldest turns of the conversation are left out first, then the least relevant passages.
 
         Args:
             question: the user's own words.
             passages: most relevant first.
-            context: a text of the caller's that replaces passages.
+            context: the caller's own text, instead of passages.
             history: earlier turns, oldest first.
-            instructions: of the caller, added to the service's own.
-            max_tokens: room that the answer needs.
+            instructions: the caller's own, added to the service's.
+            max_tokens: tokens reserved for the answer.
 
         Raises:
             PromptTooLongError: the question (with the context) and the answer do not fit the window.
@@ -108,7 +108,7 @@ class PromptBuilder:
         system = self._system_prompt if grounded else self._plain_system_prompt
         if instructions:
             system = f"{system}\n\n{self._escape(instructions)}"
-        turns = [{"role": turn.role, "content": self._escape(turn.content)} for turn in history]
+        turns = [LlmMessage(role=turn.role, content=self._escape(turn.content)) for turn in history]
         asked = self._escape(question)
         fence = _document(None, "", self._escape(context)) if context is not None else ""
 
@@ -124,30 +124,27 @@ class PromptBuilder:
             raise PromptTooLongError(
                 f"The question{' and its context' if context is not None else ''} take {fixed} tokens of the prompt "
                 f"and max_tokens reserves {max_tokens}: together more than the model's window of {self._window} "
-                "tokens. Shorten the one or lower the other.",
+                "tokens. Shorten the text or lower max_tokens.",
                 field="context" if context is not None else "input",
             )
         if not passages:
-            return Prompt(self._render(system, turns, f"{fence}{lead}{asked}"), [], [])
+            return Prompt(_messages(system, turns, f"{fence}{lead}{asked}"), [], [])
         kept, cut = self._fit(passages, needed, min(room, self._max_prompt_tokens) - fixed)
         sources = [
             Source.construct_unchecked(number=number, **passage.__dict__)
             for number, passage in enumerate(sorted(kept, key=_reading_order), 1)
         ]
         documents = "\n".join(self._block(source, source.number) for source in sources)
-        return Prompt(self._render(system, turns, f"{documents}{lead}{asked}"), sources, cut)
+        return Prompt(_messages(system, turns, f"{documents}{lead}{asked}"), sources, cut)
 
-    def _render(self, system: str, turns: Sequence[Mapping[str, str]], last: str) -> str:
-        return self._format.render([{"role": "system", "content": system}, *turns, {"role": "user", "content": last}])
+    def _frame(self, system: str, turns: Sequence[LlmMessage]) -> int:
+        """Tokens of a prompt without its last message. Cached if there is no history."""
+        return self._format.count_messages(_messages(system, turns, "?")) if turns else self._bare_frame(system)
 
-    def _frame(self, system: str, turns: Sequence[Mapping[str, str]]) -> int:
-        """Tokens of a prompt beside its last message. Of a question without history they are counted once and kept."""
-        return self._count(self._render(system, turns, "?")) if turns else self._bare_frame(system)
+    def _first_turn(self, system: str, turns: Sequence[LlmMessage], left: int) -> int:
+        """The first turn to keep, so that a prompt without its last message takes at most `left` tokens.
 
-    def _first_turn(self, system: str, turns: Sequence[Mapping[str, str]], left: int) -> int:
-        """The first turn that stays, so that a prompt takes at most `left` tokens beside its last message.
-
-        Found by bisection: each beginning that is tried renders a prompt.
+        By bisection, because each attempt counts a whole prompt.
         """
         if not turns or self._frame(system, turns) <= left:
             return 0
@@ -174,10 +171,14 @@ class PromptBuilder:
         return _document(number, self._escape(title), self._escape(passage.text))
 
 
-def _keeping(found: Callable[[str], ResultT], size: int) -> Callable[[str], ResultT]:
-    """`found` with a cache of `size` short texts."""
-    kept = lru_cache(maxsize=size)(found)
-    return lambda text: kept(text) if len(text) <= _KEPT_CHARS else found(text)
+def _messages(system: str, turns: Sequence[LlmMessage], last: str) -> list[LlmMessage]:
+    return [LlmMessage(role="system", content=system), *turns, LlmMessage(role="user", content=last)]
+
+
+def _cached(function: Callable[[str], ResultT], size: int) -> Callable[[str], ResultT]:
+    """`function` with a cache of `size` short texts."""
+    cached = lru_cache(maxsize=size)(function)
+    return lambda text: cached(text) if len(text) <= _CACHED_CHARS else function(text)
 
 
 def _reading_order(passage: Passage) -> tuple[str, int, str]:
@@ -185,7 +186,7 @@ def _reading_order(passage: Passage) -> tuple[str, int, str]:
 
 
 def _document(number: int | None, title: str, text: str) -> str:
-    """Text in quotes, as data. Such quotes inside it are replaced."""
+    """Text in triple quotes, as data. Triple quotes inside it are replaced."""
     label = f"[{number}] " if number is not None else ""
     head = _unquoted(f"{label}{' '.join(title.split())}".strip())
     quoted = f'"""\n{_unquoted(text)}\n"""'

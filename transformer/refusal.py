@@ -1,10 +1,10 @@
-"""The score and the threshold that decide whether to refuse a question."""
+"""When to refuse a question, and the subjects that a refusal names."""
 
 from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,8 @@ import orjson
 
 from transformer.answerability import DEFAULT_MODEL, DEFAULT_THRESHOLD, Model
 from transformer.calibration import Calibration, CalibrationError
+from transformer.wire import Topic
+from vectorstore.wire import Passage
 
 logger = logging.getLogger(__name__)
 
@@ -48,3 +50,22 @@ def _calibrated(content: bytes) -> RefusalRule:
         logger.warning("using the default refusal threshold: %s", error)
         return _DEFAULT
     return RefusalRule(calibration.model, calibration.threshold)
+
+
+def topics(passages: Iterable[Passage], limit: int = 3) -> list[Topic]:
+    """Title and heading of the nearest passages, nearest first, without duplicates; at most `limit`."""
+    found: dict[tuple[str, tuple[str, ...]], Topic] = {}
+    for passage in passages:
+        if len(found) >= limit:
+            break
+        title = passage.title or (passage.heading_path[0] if passage.heading_path else passage.source)
+        heading = passage.heading_path[-1] if passage.heading_path else ""
+        key = (passage.url or passage.document_id, tuple(passage.heading_path))
+        if title and key not in found:
+            found[key] = Topic(
+                title=title,
+                heading="" if heading == title else heading,
+                url=passage.url,
+                document_id=passage.document_id,
+            )
+    return list(found.values())

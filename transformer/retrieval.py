@@ -97,7 +97,7 @@ class Retriever:
         answerability = score(question.text, passages, rule.model).score
         threshold = rule.threshold if grounding.min_score is None else grounding.min_score
         if not passages or (refuse and answerability < threshold):
-            prompt = Prompt("", [], _cut(shown, "not_answered"))
+            prompt = Prompt([], [], _cut(shown, "not_answered"))
             return Retrieved(prompt, query, version, answerability, refused=True, passages=passages)
         prompt = self._grounded(question, shown, refuse=refuse)
         stopwatch.lap("prompt")

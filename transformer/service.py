@@ -12,10 +12,10 @@ from chassis.context import CallContext
 from chassis.errors import BadUpstreamError
 from predictor.client import PredictorClient
 from predictor.wire import GenerationChunk, GenerationRequest
-from transformer.answerability import topics
 from transformer.checking import Checker
 from transformer.generation import Generator
 from transformer.question import Question
+from transformer.refusal import topics
 from transformer.retrieval import Retrieved, Retriever
 from transformer.telemetry import AnswerTelemetry, Stopwatch
 from transformer.wire import (
@@ -163,7 +163,7 @@ class RagService:
                 telemetry.ended(end)
                 yield end
                 return
-            chunks = self._generator.stream(prompt.text, question.sampling, telemetry.ctx)
+            chunks = self._generator.stream(prompt.messages, question.sampling, telemetry.ctx)
             async with contextlib.aclosing(chunks):
                 yield start
                 chunk = await anext(chunks, None)

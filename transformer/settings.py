@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_settings import SettingsConfigDict
 
 from chassis.settings import BaseUrl, ServerSettings
@@ -31,12 +31,14 @@ class TransformerSettings(ServerSettings):
     )
     predictor_layout: LlmServerName = Field(
         "llmapi",
-        description="LLM server (predictor/README.md): `openai` for trtllm-serve, vLLM and TGI, else a Triton layout.",
+        description="LLM server (predictor/README.md): a Triton layout; or `openai`, or `openai_chat`, which needs no "
+        "tokenizer, for trtllm-serve, vLLM, TGI and hosted servers.",
     )
     predictor_model: str | None = Field(None, description="Model that takes text; the server's own by default.")
-    prompt_format: Path = Field(
-        Path("/mnt/models/tokenizer"),
-        description="Folder with the LLM's tokenizer.json and tokenizer_config.json (chat template).",
+    prompt_format: Annotated[Path | None, BeforeValidator(lambda value: value or None)] = Field(
+        None,
+        description="Folder with the LLM's tokenizer.json and tokenizer_config.json (chat template). Empty: tokens are "
+        "estimated, which needs CONTEXT_TOKENS and a server that takes messages (`openai_chat`).",
     )
     context_tokens: int | None = Field(
         None, ge=128, description="The LLM's window in tokens. By default what its tokenizer_config.json says."

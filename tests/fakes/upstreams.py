@@ -1,4 +1,4 @@
-"""Stand-ins for the vectorstore and Triton, with their exact wire formats and behaviour that a test sets."""
+"""Stand-ins for the vectorstore, Triton and an OpenAI server: their wire formats, and behaviour that a test sets."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ WORDS = ("The", " warranty", " lasts", " three", " years.")
 
 
 class Upstreams:
-    """One server for both, on loopback."""
+    """One server for all, on loopback."""
 
     def __init__(self) -> None:
         self.vectorstore: Behaviour = "answer"
@@ -67,6 +67,8 @@ class Upstreams:
         app.router.add_get("/v1/documents/{id}", self._document)
         app.router.add_get("/v1/indexes", self._indexes)
         app.router.add_post("/v2/models/tensorrt_llm/generate_stream", self._generate)
+        app.router.add_post("/v1/chat/completions", self._chat)
+        app.router.add_get("/v1/models", self._models)
         app.router.add_get("/v2/models/vectorstore/ready", self._ready)
         app.router.add_get("/v2/models/tensorrt_llm", self._describe)
         runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
@@ -166,6 +168,23 @@ class Upstreams:
         }
         await self._send(response, end)
         return response
+
+    async def _chat(self, request: web.Request) -> web.StreamResponse:
+        self.seen.append(("predictor", dict(request.headers), await request.json()))
+        response = web.StreamResponse(headers={"content-type": "text/event-stream; charset=utf-8"})
+        await response.prepare(request)
+        deltas = [{"role": "assistant", "content": ""}, *({"content": word} for word in self.words)]
+        for delta in deltas:
+            await self._send(response, {"choices": [{"index": 0, "delta": delta, "finish_reason": None}]})
+        await self._send(response, {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
+        await self._send(
+            response, {"choices": [], "usage": {"prompt_tokens": 50, "completion_tokens": len(self.words)}}
+        )
+        await response.write(b"data: [DONE]\n\n")
+        return response
+
+    async def _models(self, _: web.Request) -> web.StreamResponse:
+        return web.json_response({"object": "list", "data": [{"id": "gpt", "object": "model"}]})
 
     async def _misbehave(self, behaviour: Behaviour, request: web.Request) -> web.StreamResponse:
         if behaviour == "hang":

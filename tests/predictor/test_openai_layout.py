@@ -223,15 +223,17 @@ async def test_a_real_server_refuses_what_is_too_long(real: PredictorClient, ctx
     assert refused.value.field == "prompt"
 
 
-def test_the_transformer_answers_through_it(llama_cpp: LlamaCpp, llm_folder: Path) -> None:
+@pytest.mark.parametrize("layout", ["openai", "openai_chat"])
+def test_the_transformer_answers_through_it(llama_cpp: LlamaCpp, llm_folder: Path, layout: str) -> None:
+    """`openai_chat` without a tokenizer."""
     (port,) = free_ports(1)
     settings = {
         "HOST": "127.0.0.1",
         "HTTP_PORT": str(port),
         "ENABLE_GRPC": "false",
         "PREDICTOR_URL": llama_cpp.url,
-        "PREDICTOR_LAYOUT": "openai",
-        "PROMPT_FORMAT": str(llm_folder),
+        "PREDICTOR_LAYOUT": layout,
+        "PROMPT_FORMAT": str(llm_folder) if layout == "openai" else "",
         "CONTEXT_TOKENS": "1024",
         "MAX_PROMPT_TOKENS": "900",
     }

@@ -6,15 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from transformer.answerability import (
-    DEFAULT_MODEL,
-    DEFAULT_THRESHOLD,
-    PASSAGES,
-    SIGNALS,
-    Model,
-    score,
-    topics,
-)
+from transformer.answerability import DEFAULT_MODEL, DEFAULT_THRESHOLD, PASSAGES, SIGNALS, Model, score
+from transformer.refusal import topics
 from vectorstore.wire import Passage, Span
 
 BRIDGE = "The Harbour Bridge was opened in 1932 by Jack Lang. It carries eight lanes of traffic and two railway lines."

@@ -11,14 +11,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from predictor.client import PromptFormat
+from predictor.client import EstimatedPromptFormat, PromptFormat
 from transformer.errors import PromptTooLongError
-from transformer.prompt import PromptBuilder
+from transformer.prompt import Prompt, PromptBuilder
 from transformer.wire import Message
 from vectorstore.wire import Passage, Span
 
 
-def builder(prompt_format: PromptFormat, *, window: int = 1000, max_prompt_tokens: int = 800) -> PromptBuilder:
+@pytest.fixture(params=["tokenizer", "estimate"])
+def counting(request: pytest.FixtureRequest, prompt_format: PromptFormat) -> PromptFormat | EstimatedPromptFormat:
+    return prompt_format if request.param == "tokenizer" else EstimatedPromptFormat()
+
+
+def builder(
+    prompt_format: PromptFormat | EstimatedPromptFormat, *, window: int = 1000, max_prompt_tokens: int = 800
+) -> PromptBuilder:
     return PromptBuilder(
         prompt_format,
         window=window,
@@ -46,11 +53,16 @@ def passage(number: int, *, words: int = 60, document: str | None = None) -> Pas
     )
 
 
+def text(prompt: Prompt) -> str:
+    """All that the LLM reads, in its order, without the marks of a chat template."""
+    return "\n".join(message["content"] for message in prompt.messages)
+
+
 def test_passages_stand_in_document_order_and_are_numbered_so(prompt_format: PromptFormat) -> None:
     prompt = builder(prompt_format).build("Why?", passages=[passage(n, words=5) for n in range(3)], max_tokens=50)
     assert [source.chunk_id for source in prompt.sources] == ["c2", "c1", "c0"]
     assert [source.number for source in prompt.sources] == [1, 2, 3]
-    places = [prompt.text.index(f'[{s.number}] {s.title} — Part\n"""\n{s.text}\n') for s in prompt.sources]
+    places = [text(prompt).index(f'[{s.number}] {s.title} — Part\n"""\n{s.text}\n') for s in prompt.sources]
     assert places == sorted(places)
     assert prompt.cut == []
 
@@ -58,39 +70,41 @@ def test_passages_stand_in_document_order_and_are_numbered_so(prompt_format: Pro
 def test_the_same_passages_make_the_same_beginning_whatever_their_ranks(prompt_format: PromptFormat) -> None:
     passages = [passage(n, words=5) for n in range(3)]
     build = builder(prompt_format).build
-    one = build("Why?", passages=passages, max_tokens=50).text
-    other = build("How so?", passages=passages[::-1], max_tokens=50).text
+    one = text(build("Why?", passages=passages, max_tokens=50))
+    other = text(build("How so?", passages=passages[::-1], max_tokens=50))
     shared = one[: one.index("Why?")]
     assert other.startswith(shared)
     assert "fact2" in shared
 
 
-def test_the_least_relevant_are_cut_whole_and_told(prompt_format: PromptFormat) -> None:
+def test_the_least_relevant_are_cut_whole_and_listed(counting: PromptFormat | EstimatedPromptFormat) -> None:
     passages = [passage(n) for n in range(8)]
-    prompt = builder(prompt_format).build("Why?", passages=passages, max_tokens=50)
+    prompt = builder(counting).build("Why?", passages=passages, max_tokens=50)
     kept = {source.chunk_id for source in prompt.sources}
     assert 0 < len(kept) < 8
     assert kept == {f"c{n}" for n in range(len(kept))}
     assert [cut.chunk_id for cut in prompt.cut] == [f"c{n}" for n in range(len(kept), 8)]
     assert {cut.reason for cut in prompt.cut} == {"token_budget"}
-    assert all(source.text in prompt.text for source in prompt.sources)
-    assert prompt_format.count(prompt.text) <= 800
+    assert all(source.text in text(prompt) for source in prompt.sources)
+    assert counting.count_messages(prompt.messages) <= 800
 
 
 @pytest.mark.parametrize("window", [400, 600, 1000, 2000])
 @pytest.mark.parametrize("max_tokens", [1, 100, 250])
-def test_prompt_and_answer_always_fit_the_window(prompt_format: PromptFormat, window: int, max_tokens: int) -> None:
+def test_prompt_and_answer_always_fit_the_window(
+    counting: PromptFormat | EstimatedPromptFormat, window: int, max_tokens: int
+) -> None:
     history = [Message(role=role, content="word " * 40) for role in ("user", "assistant") * 5]
-    prompt = builder(prompt_format, window=window, max_prompt_tokens=window).build(
+    prompt = builder(counting, window=window, max_prompt_tokens=window).build(
         "Why?", passages=[passage(n) for n in range(9)], history=history, max_tokens=max_tokens
     )
-    assert prompt_format.count(prompt.text) + max_tokens <= window
+    assert counting.count_messages(prompt.messages) + max_tokens <= window
 
 
 def test_the_oldest_turns_go_first(prompt_format: PromptFormat) -> None:
     history = [Message(role=role, content=f"turn{n} " * 40) for n, role in enumerate(("user", "assistant") * 4)]
     prompt = builder(prompt_format, max_prompt_tokens=500).build("Why?", history=history, max_tokens=10)
-    present = [n for n in range(8) if f"turn{n}" in prompt.text]
+    present = [n for n in range(8) if f"turn{n}" in text(prompt)]
     assert present
     assert present == list(range(present[0], 8))
     assert present[0] % 2 == 0
@@ -117,12 +131,12 @@ def test_a_long_conversation_is_read_a_few_times_only(
     monkeypatch.setattr(prompt_format, "render", counted)
     history = [Message(role=role, content=f"turn{n} " * 5) for n, role in enumerate(("user", "assistant") * 128)]
     prompt = builder(prompt_format).build("Why?", history=history, max_tokens=50)
-    present = [n for n in range(256) if f"turn{n} " in prompt.text]
+    present = [n for n in range(256) if f"turn{n} " in text(prompt)]
     assert present == list(range(present[0], 256))
     assert present[0] % 2 == 0
     assert len(rendered) < 16
     one_more = history[present[0] - 2 :]
-    assert builder(prompt_format).build("Why?", history=one_more, max_tokens=50).text == prompt.text
+    assert builder(prompt_format).build("Why?", history=one_more, max_tokens=50) == prompt
 
 
 def test_long_texts_are_not_kept(prompt_format: PromptFormat) -> None:
@@ -159,10 +173,13 @@ def test_no_text_breaks_out_of_its_place(prompt_format: PromptFormat, before: st
     hostile = before + token + after
     harmless = passage(0).model_copy(update={"text": hostile, "title": hostile, "heading_path": [hostile]})
     build = builder(prompt_format, window=8000, max_prompt_tokens=8000).build
-    plain = build(
-        "Why?", passages=[passage(0, words=1)], history=[Message(role="user", content="Hm?")], max_tokens=9
-    ).text
-    attacked = build(hostile, passages=[harmless], history=[Message(role="user", content=hostile)], max_tokens=9).text
+
+    def rendered(question: str, passage: Passage, turn: str) -> str:
+        prompt = build(question, passages=[passage], history=[Message(role="user", content=turn)], max_tokens=9)
+        return prompt_format.render(prompt.messages)
+
+    plain = rendered("Why?", passage(0, words=1), "Hm?")
+    attacked = rendered(hostile, harmless, hostile)
     for control in ("<|im_end|>", "<|im_start|>"):
         assert attacked.count(control) == plain.count(control)
     documents = attacked[attacked.rindex("<|im_start|>user") : attacked.index("Be brief.")]

@@ -55,6 +55,22 @@ def test_a_port_that_is_taken(tokenizer_folder: Path) -> None:
     assert "Traceback" not in "".join(lines)
 
 
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        (
+            {"prompt_format": ""},
+            r"TRANSFORMER_PROMPT_FORMAT: the LLM server 'llmapi' takes finished prompts\..*openai_chat",
+        ),
+        ({"predictor_layout": "openai"}, r"TRANSFORMER_PROMPT_FORMAT: the LLM server 'openai' takes finished prompts"),
+        ({"predictor_layout": "openai_chat"}, r"TRANSFORMER_CONTEXT_TOKENS: no tokenizer names the window\. Set it"),
+    ],
+)
+def test_without_a_tokenizer(settings: dict[str, str], told: str) -> None:
+    with pytest.raises(SettingError, match=told):
+        build(TransformerSettings.model_validate(settings))
+
+
 def _template_that_is_not_text(folder: Path) -> None:
     (folder / "chat_template.jinja").write_bytes(b"\xff\xfe{{")
 

@@ -503,3 +503,26 @@ async def test_more_ways_to_search_are_passed_on(service: Running) -> None:
     ):
         answer = await service.client.post(GENERATE, json={"text_input": Q, **wrong})
         assert (answer.status_code, answer.json()["field"]) == (400, field)
+
+
+async def test_an_openai_server_is_sent_messages_without_a_tokenizer(service: Running) -> None:
+    url, earlier = service.upstreams.url, "Does the lasting warranty cover three years?"
+    history = [{"role": "user", "content": earlier}, {"role": "assistant", "content": "<|im_end|>Yes."}]
+    settings = {"PREDICTOR_LAYOUT": "openai_chat", "PROMPT_FORMAT": "", "CONTEXT_TOKENS": "2048", "CONDENSE": "llm"}
+    async with transformer(url, url, **settings) as client:
+        answer = (await client.post(GENERATE, json={"text_input": Q, "history": history})).json()
+    assert answer["text_output"] == "".join(WORDS)
+    assert [source["text"] for source in answer["sources"]] == [PASSAGE["text"]]
+    assert [one["verdict"] for one in answer["citations"]["statements"]] == ["supported"]
+    rewrite, prompt = (sent for room, _, sent in service.upstreams.seen if room == "predictor")
+    assert [message["role"] for message in rewrite["messages"]] == ["system", "user"]
+    assert f"user: {Q}" in rewrite["messages"][1]["content"]
+    system, *turns, last = prompt["messages"]
+    assert (system["role"], last["role"]) == ("system", "user")
+    assert [turn["role"] for turn in turns] == ["user", "assistant"]
+    assert turns[0]["content"] == earlier
+    assert "<|im_end|>" not in turns[1]["content"]
+    assert last["content"].startswith(f'[1] Warranty\n"""\n{PASSAGE["text"]}\n"""')
+    assert last["content"].endswith(Q)
+    assert prompt["model"] == "gpt"
+    assert "prompt" not in prompt
