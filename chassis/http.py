@@ -181,7 +181,7 @@ class HttpUpstream:
         except EventStreamError as error:
             raise BadUpstreamError(f"The {self.name} {error}.") from error
         except (aiohttp.ClientError, ConnectionError) as error:
-            raise BadUpstreamError(f"The {self.name} broke off its answer.") from error
+            raise NotReadyError(f"The {self.name} broke off its answer.") from error
         except asyncio.TimeoutError as error:
             raise self._late() from error
 
@@ -235,7 +235,8 @@ class HttpUpstream:
                 raise NotReadyError(f"The {self.name} cannot be reached. Try again shortly.") from error
             except _STALE as error:
                 if attempt == 2 or isinstance(body, AsyncIterable):  # a streamed body can be read only once
-                    raise BadUpstreamError(f"The {self.name} closed the connection without an answer.") from error
+                    # Triton does so for seconds while it exits, a killed server once.
+                    raise NotReadyError(f"The {self.name} closed the connection without an answer.") from error
                 span.set("http.request.resend_count", attempt)
             except asyncio.TimeoutError as error:
                 raise self._late() from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import re
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ import orjson
 
 from chassis import tracing
 from chassis.context import CallContext
-from chassis.errors import BadUpstreamError
+from chassis.errors import BadUpstreamError, InvalidRequestError, NotReadyError
 from chassis.http import HttpUpstream
 from embedder.tokens import TokenCounter
 from embedder.wire import Embeddings, InputType, SparseVector
@@ -57,6 +58,9 @@ _DTYPES: dict[str, tuple[str, str | None]] = {
     "multi_vectors": ("FP32", "<f4"),
     "multi_vector_count": ("INT32", "<i4"),
 }
+
+_RESTARTING = re.compile("Stub process|Server is stopping|unknown model", re.IGNORECASE)
+"""In Triton's error while it exits, loads its model, or is about to be restarted because the model's process ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,12 +202,17 @@ class EmbedderClient:
                 "outputs": [{"name": name, "parameters": {"binary_data": True}} for name in names],
             }
         )
-        body, headers = await self._upstream.post_bytes(
-            f"{self._path}/infer",
-            header + text_input + input_types,
-            {_HEADER: str(len(header)), "content-type": "application/octet-stream"},
-            ctx,
-        )
+        try:
+            body, headers = await self._upstream.post_bytes(
+                f"{self._path}/infer",
+                header + text_input + input_types,
+                {_HEADER: str(len(header)), "content-type": "application/octet-stream"},
+                ctx,
+            )
+        except (InvalidRequestError, BadUpstreamError) as error:
+            if _RESTARTING.search(error.upstream_reason):
+                raise NotReadyError(f"The embedder is not ready: {error.upstream_reason}") from error
+            raise
         try:
             return _decode(body, headers.get(_HEADER), names, len(texts))
         except (LookupError, TypeError, ValueError) as error:

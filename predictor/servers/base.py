@@ -103,7 +103,9 @@ _TOO_LONG = re.compile(
     r"|\btokens\b.*\bmust be <= \d",
     re.IGNORECASE | re.DOTALL,
 )
-_NOT_READY = re.compile(r"unknown model|not ready|not healthy|try again|has stopped|maximum queue size", re.IGNORECASE)
+_NOT_READY = re.compile(
+    r"unknown model|not ready|not healthy|try again|is stopping|has stopped|maximum queue size", re.IGNORECASE
+)
 
 
 class AnswerState:

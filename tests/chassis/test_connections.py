@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from chassis.context import CallContext
+from chassis.errors import NotReadyError
 from chassis.http import HttpUpstream
 
 ANSWER = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}"
@@ -50,6 +51,33 @@ async def service() -> AsyncIterator[tuple[Service, str]]:
     server = await asyncio.start_server(service.connected, "127.0.0.1", 0)
     async with server:
         yield service, f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+
+@contextlib.asynccontextmanager
+async def serving(response: bytes) -> AsyncIterator[HttpUpstream]:
+    """A service that sends this to each request and closes the connection."""
+
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(response)
+        writer.close()
+
+    server = await asyncio.start_server(connected, "127.0.0.1", 0)
+    async with server:
+        upstream = HttpUpstream(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", name="service")
+        yield upstream
+        await upstream.aclose()
+
+
+@pytest.mark.parametrize(
+    ("response", "message"), [(b"", "closed the connection without an answer"), (ANSWER[:-1], "broke off its answer")]
+)
+async def test_a_service_that_exits_is_not_ready(response: bytes, message: str) -> None:
+    """Triton closes connections without a response while it exits. Callers get 503 and can retry."""
+    async with serving(response) as upstream:
+        with pytest.raises(NotReadyError, match=message) as lost:
+            await upstream.get_json("/", context())
+    assert lost.value.retry_after_s
 
 
 def context() -> CallContext:

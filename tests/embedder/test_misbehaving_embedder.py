@@ -142,13 +142,20 @@ async def test_an_answer_that_is_not_embeddings(
 
 
 @pytest.mark.parametrize(
-    ("status", "error"),
-    [(400, InvalidRequestError), (404, NotReadyError), (500, BadUpstreamError), (503, NotReadyError)],
+    ("status", "reason", "error"),
+    [
+        (400, "why", InvalidRequestError),
+        (400, "Request for unknown model: 'm' is not found", NotReadyError),
+        (404, "why", NotReadyError),
+        (500, "why", BadUpstreamError),
+        (500, "Stub process 'minilm_0_0' is not healthy.", NotReadyError),
+        (503, "why", NotReadyError),
+    ],
 )
 async def test_an_error_status(
-    server: Server, client: EmbedderClient, ctx: CallContext, status: int, error: type[ServiceError]
+    server: Server, client: EmbedderClient, ctx: CallContext, status: int, reason: str, error: type[ServiceError]
 ) -> None:
-    server.answer = always(lambda: web.json_response({"error": "why"}, status=status))
+    server.answer = always(lambda: web.json_response({"error": reason}, status=status))
     with pytest.raises(error, match="embedder"):
         await client.embed(["a"], ctx)
 

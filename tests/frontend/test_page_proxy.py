@@ -203,7 +203,7 @@ def test_a_stream_that_breaks_off_ends_with_an_error_event(client: httpx.Client)
     response = client.post(STREAM, json=ask("break"))
     *before, last = events(iter(response.text.splitlines()))
     assert [event.get("text_output") for event in before] == [None, "Records ", "are sent ", "at 06:00 UTC."]
-    assert last == {"error": "The transformer broke off its answer.", "code": "bad_upstream"}
+    assert last == {"error": "The transformer broke off its answer.", "code": "not_ready"}
 
 
 def test_half_a_document_is_never_taken_for_the_whole(client: httpx.Client) -> None:

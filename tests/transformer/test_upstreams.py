@@ -192,20 +192,20 @@ async def test_upstream_faults_have_their_status_within_the_deadline(
 
 
 async def test_what_breaks_in_the_middle_of_a_stream_is_its_last_event(service: Running) -> None:
-    for behaviour in ("break", "unfinished"):
+    for behaviour, status in (("break", 502), ("unfinished", 503)):
         service.upstreams.predictor = behaviour  # type: ignore[assignment]
         response = await service.client.post(STREAM, json=BODIES[STREAM])
         events = [json.loads(line[6:]) for line in response.text.splitlines() if line.startswith("data: ")]
         assert response.status_code == 200
         assert "".join(event.get("text_output", "") for event in events).startswith("The warranty")
-        assert events[-1]["code"] == "bad_upstream"
+        assert events[-1]["code"] == CODES[status]
         assert "0xdeadbeef" not in response.text
         chat = await service.client.post(CHAT, json={**BODIES[CHAT], "stream": True})
         *_, error, done = [line for line in chat.text.splitlines() if line]
-        assert json.loads(error[6:])["error"]["code"] == "bad_upstream"
+        assert json.loads(error[6:])["error"]["code"] == CODES[status]
         assert done == "data: [DONE]"
         whole = await service.client.post(GENERATE, json=BODIES[GENERATE])
-        assert whole.status_code == 502
+        assert whole.status_code == status
 
 
 async def test_headers_travel_with_their_own_request_only(patient: Running) -> None:
