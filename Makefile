@@ -75,7 +75,7 @@ eval: $(INSTALLED)  ## Measure every dataset that is here: retrieval, refusal, a
 		$(if $(WRITE),--page docs/evaluation.md)
 
 eval-gate: $(INSTALLED)  ## Fail if the bundled questions are answered significantly worse than they were
-	$(BIN)/kserve-rag eval docs --up --gate --baseline evaluation/sets/docs/baseline.json
+	KSERVE_RAG_MODEL=smollm2-135m $(BIN)/kserve-rag eval docs --up --gate --baseline evaluation/sets/docs/baseline.json
 
 manifests: $(INSTALLED) $(KUSTOMIZE)  ## Render and validate every combination of the manifests
 	$(BIN)/python -m pytest tests/manifests

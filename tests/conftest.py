@@ -6,6 +6,7 @@ What starts it is imported by the fixtures: tests/with_torch runs in an environm
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,8 +29,12 @@ CORPUS = Path(__file__).parent / "corpus"
 
 
 def pytest_configure() -> None:
-    """KServe parses the command line when it is imported, and knows none of pytest's options."""
+    """KServe parses the command line when it is imported, and knows none of pytest's options.
+
+    The tiny LLM keeps the tests fast; none of them needs good answers.
+    """
     del sys.argv[1:]
+    os.environ.setdefault("KSERVE_RAG_MODEL", "smollm2-135m")
 
 
 @dataclass(frozen=True)

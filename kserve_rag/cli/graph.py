@@ -159,7 +159,10 @@ def _start(settings: Settings, paths: list[Path], *, detach: bool, question: str
             index_documents(settings, graph.state, paths, display)
             graph.wait_ready(*ANSWERING)
         address = graph.url("transformer")
-        console.print(f"[green]✓[/] the graph answers at {address}")
+        console.print(f"[green]✓[/] the graph answers at {address}", end=" ")
+        console.print(f"[dim]({escape(graph.state.llm)}, {escape(graph.state.embedder)})[/]")
+        if graph.state.llm_notice:
+            console.print(f"[yellow]note[/] {escape(graph.state.llm_notice)}")
         if question is not None:
             ask_first(address, question)
             console.print()

@@ -55,6 +55,8 @@ class GraphState(BaseModel):
     supervisor_pid: int = 0
     started_at: datetime
     llm: str
+    llm_notice: str = ""
+    """Why `llm` is not the default LLM, if nobody chose it."""
     embedder: str
     tokenizer: Path | None = None
     """tokenizer.json of the embedder; None until its model is there."""

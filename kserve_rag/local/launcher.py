@@ -19,7 +19,9 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from datetime import datetime, timezone
 from typing import Any
 
-from kserve_rag.errors import LaunchError
+import psutil
+
+from kserve_rag.errors import FetchError, LaunchError
 from kserve_rag.local import control, supervisor
 from kserve_rag.local.control import SupervisorClient
 from kserve_rag.local.graph import (
@@ -53,7 +55,7 @@ from kserve_rag.local.triton import (
     trace_arguments,
     triton_command,
 )
-from kserve_rag.models.catalogue import Catalogue, ModelKind
+from kserve_rag.models.catalogue import Catalogue, LlmModel
 from kserve_rag.models.store import LocalModel, ModelStore
 from kserve_rag.progress import Progress, Silent
 from kserve_rag.settings import HOST, Settings
@@ -189,10 +191,33 @@ def launch(settings: Settings, *, progress: Progress | None = None) -> Graph:
     return graph
 
 
-def chosen_models(settings: Settings) -> dict[ModelKind, str]:
-    """Names or paths of the models that these settings choose."""
-    defaults = Catalogue.load().defaults
-    return {"embedder": settings.embedder or defaults["embedder"], "llm": settings.model or defaults["llm"]}
+def choose_llm(settings: Settings, available_bytes: int) -> tuple[str, str]:
+    """Name or path of the LLM, and the reason if it is the fallback.
+
+    Args:
+        settings: an explicit `model` wins; offline, only models of the cache count.
+        available_bytes: memory that new processes can use.
+    """
+    if settings.model:
+        return settings.model, ""
+    store = model_store(settings)
+    default, fallback = store.catalogue.defaults["llm"], store.catalogue.fallback_llm
+    model = store.catalogue.models[default]
+    needed = model.memory_bytes if isinstance(model, LlmModel) else None
+    if needed is not None and available_bytes < needed:
+        reason = f"it needs {needed / 1e9:.1f} GB of memory and {available_bytes / 1e9:.1f} GB are free"
+    elif settings.offline and not store.cached(default) and store.cached(fallback):
+        reason = "KSERVE_RAG_OFFLINE is set and it is not on this machine"
+    else:
+        return default, ""
+    return fallback, _fallback_notice(default, fallback, reason)
+
+
+def _fallback_notice(default: str, fallback: str, reason: str) -> str:
+    return (
+        f"The LLM is {fallback}, a tiny demo model, instead of {default}: {reason}. Expect poor answers; "
+        "`kserve-rag up --model NAME` chooses another one."
+    )
 
 
 def model_store(settings: Settings, progress: Progress | None = None) -> ModelStore:
@@ -219,7 +244,7 @@ def _lock(settings: Settings) -> int:
 
 def _plan(settings: Settings, stack: contextlib.ExitStack) -> tuple[GraphState, dict[ServiceName, socket.socket]]:
     """The state of a graph that is about to start, and the listening sockets of our own services."""
-    models = chosen_models(settings)
+    llm, llm_notice = choose_llm(settings, psutil.virtual_memory().available)
     services = default_services(settings)
     listeners: dict[ServiceName, socket.socket] = {}
     taken: set[int] = set()
@@ -245,8 +270,9 @@ def _plan(settings: Settings, stack: contextlib.ExitStack) -> tuple[GraphState, 
         services[name].metrics_url = f"http://{HOST}:{any_port(0, taken)}/metrics"
     state = GraphState(
         started_at=datetime.now(timezone.utc),
-        llm=models["llm"],
-        embedder=models["embedder"],
+        llm=llm,
+        llm_notice=llm_notice,
+        embedder=settings.embedder or Catalogue.load().defaults["embedder"],
         index_root=settings.indexes,
         index_name=settings.index_name,
         services=services,
@@ -293,7 +319,7 @@ def _start_services(settings: Settings, state: GraphState, client: SupervisorCli
                 progress=cancellable,
             )
             embedder = pool.submit(store.materialise, state.embedder, "embedder")
-            llm = pool.submit(store.materialise, state.llm, "llm")
+            llm = pool.submit(_materialise_llm, settings, state, store)
 
             def start_vectorstore() -> None:
                 _note_embedder(state, embedder.result())
@@ -336,6 +362,19 @@ def _start_services(settings: Settings, state: GraphState, client: SupervisorCli
         except BaseException:
             cancellable.cancelled = True
             raise
+
+
+def _materialise_llm(settings: Settings, state: GraphState, store: ModelStore) -> LocalModel:
+    """The LLM of the plan, or the fallback if the default one cannot be fetched."""
+    try:
+        return store.materialise(state.llm, "llm")
+    except FetchError as error:
+        fallback = store.catalogue.fallback_llm
+        if settings.model or state.llm == fallback:
+            raise
+        reason = str(error).split("\n", 1)[0].rstrip(".:")
+        state.llm, state.llm_notice = fallback, _fallback_notice(state.llm, fallback, reason)
+        return store.materialise(fallback, "llm")
 
 
 def _start(client: SupervisorClient, name: ServiceName, module: str, variables: dict[str, str]) -> None:

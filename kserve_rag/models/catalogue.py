@@ -122,11 +122,15 @@ class LlmModel(_Model):
 
     kind: Literal["llm"]
     context_tokens: int
+    memory_bytes: int | None = None
+    """Memory that the predictor needs with this model and its default KV cache; None if nobody measured it."""
 
 
 class Catalogue(_Entry):
     """The content of `catalogue.toml`."""
 
+    fallback_llm: str
+    """LLM for machines that cannot run or fetch the default one."""
     defaults: dict[ModelKind, str]
     models: dict[str, EmbedderModel | LlmModel]
 

@@ -26,7 +26,7 @@ from kserve_rag.local.graph import (
     status,
     stop,
 )
-from kserve_rag.local.launcher import launch
+from kserve_rag.local.launcher import choose_llm, launch, model_store
 from kserve_rag.local.locking import locked
 from kserve_rag.local.triton import check_platform, ensure_triton_environment, run_program
 from kserve_rag.models.catalogue import Catalogue
@@ -274,3 +274,32 @@ def test_what_runs_to_build_the_environment_is_told_where_it_fails() -> None:
 def test_offline_no_environment_is_built(tmp_path: Path) -> None:
     with pytest.raises(SetupError, match="KSERVE_RAG_OFFLINE"):
         ensure_triton_environment(tmp_path, offline=True)
+
+
+GB = 1_000_000_000
+
+
+def test_without_a_choice_the_default_llm_is_taken_if_it_fits(settings: Settings) -> None:
+    chosen = settings.model_copy(update={"model": None})
+    assert choose_llm(chosen, 16 * GB) == (Catalogue.load().defaults["llm"], "")
+
+
+def test_with_little_memory_the_fallback_llm_is_taken_and_explained(settings: Settings) -> None:
+    name, notice = choose_llm(settings.model_copy(update={"model": None}), 1 * GB)
+    assert name == Catalogue.load().fallback_llm
+    assert "needs 2.5 GB of memory and 1.0 GB are free" in notice
+    assert "--model NAME" in notice
+
+
+def test_an_explicit_model_is_taken_whatever_the_memory(settings: Settings) -> None:
+    assert choose_llm(settings.model_copy(update={"model": "llama-3.1-8b"}), 1 * GB) == ("llama-3.1-8b", "")
+
+
+def test_offline_the_default_llm_has_to_be_on_this_machine(settings: Settings, llm_folder: Path) -> None:
+    """The fallback is in the cache; a catalogue's default that is not is no choice without a network."""
+    offline = settings.model_copy(update={"model": None, "offline": True})
+    if model_store(offline).cached(Catalogue.load().defaults["llm"]):
+        pytest.skip("the default LLM is on this machine")
+    name, notice = choose_llm(offline, 16 * GB)
+    assert name == Catalogue.load().fallback_llm
+    assert "KSERVE_RAG_OFFLINE" in notice
