@@ -1,4 +1,4 @@
-"""The documentation site, built strictly and looked at in a browser."""
+"""The documentation site, built with --strict and opened in a browser."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def pages(site: Path) -> dict[str, Any]:
     }
 
 
-# ── what is in it ─────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── contents ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_every_setting_is_in_the_reference(pages: dict[str, Any]) -> None:
@@ -69,12 +69,12 @@ def test_every_setting_is_in_the_reference(pages: dict[str, Any]) -> None:
     assert not missing
 
 
-def test_a_setting_is_told_with_type_bounds_unit_default_and_meaning(pages: dict[str, Any]) -> None:
+def test_a_setting_has_its_type_bounds_unit_default_and_meaning(pages: dict[str, Any]) -> None:
     page = pages["reference/settings/index.html"]
     (row,) = page.xpath("//tr[.//code[text()='VECTORSTORE_RELOAD_INTERVAL_S']]")
     assert [cell.text_content().strip() for cell in row] == [
         "VECTORSTORE_RELOAD_INTERVAL_Snumber, above 0 … 3600, seconds",
-        "Seconds between two looks for a newly published version.default 1.0",
+        "Seconds between two checks for a new version.default 1.0",
     ]
 
 
@@ -88,8 +88,8 @@ def test_every_command_and_option_is_in_the_reference(pages: dict[str, Any]) -> 
     for name in [*names, "models fetch"]:
         assert f"kserve-rag {name}" in page
         command = [str(Path(sys.executable).with_name("kserve-rag")), *name.split(), "--help"]
-        told = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, "COLUMNS": "200"})
-        options = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", told.stdout)) - {"--help"}
+        done = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, "COLUMNS": "200"})
+        options = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", done.stdout)) - {"--help"}
         assert not {option for option in options if option not in page}, name
 
 

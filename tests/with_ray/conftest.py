@@ -51,19 +51,22 @@ else:
                 **{name: value for name, value in os.environ.items() if not name.startswith("RAY_")},
                 "RAY_AUTH_MODE": "token",
                 "RAY_AUTH_TOKEN_PATH": str(token),
-                # Whatever the system: a node without it has the address of its network and listens on all of them.
+                # Ray then listens on loopback on every system; by default, on all interfaces.
                 "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
                 "RAY_USAGE_STATS_ENABLED": "0",
             }
             command = [sys.executable, str(Path(__file__).with_name("ray_cluster.py")), f"{folder}/ray"]
-            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-            started = subprocess.Popen(command, env=environ, text=True, **pipes)
+            log = Path(folder, "cluster.log")
+            with log.open("wb") as stderr:
+                started = subprocess.Popen(
+                    command, env=environ, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr
+                )
             assert started.stdin is not None
             assert started.stdout is not None
             process = psutil.Process(started.pid)
             try:
                 address = started.stdout.readline().strip()
-                assert address.startswith("127.0.0.1:"), address or f"ended with status {started.wait()}"
+                assert address.startswith("127.0.0.1:"), address or log.read_text("utf-8")
                 yield Cluster(process, {**environ, "RAY_ADDRESS": address})
             finally:
                 descendants = process.children(recursive=True) if started.poll() is None else []
