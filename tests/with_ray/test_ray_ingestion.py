@@ -84,10 +84,10 @@ def ingestions(
 
 
 def same(one: IndexRoot, other: IndexRoot) -> None:
-    """The current versions of both hold the same, byte for byte: documents, chunk ids, vectors and all the rest."""
+    """Asserts that the current versions of both are equal, byte for byte."""
     with one.open() as first, other.open() as second:
         assert first.name.rpartition("-")[2] == second.name.rpartition("-")[2]
-        own = {"version": "", "created_at": ""}
+        own = {"version": "", "build_id": "", "created_at": ""}
         manifests = [{**version.manifest.model_dump(mode="json"), **own} for version in (first, second)]
         assert manifests[0] == manifests[1]
         assert first.manifest.parts == ["dense", "lexical", "sparse", "multi_vector"]
