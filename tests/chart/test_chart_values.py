@@ -83,7 +83,7 @@ def test_wrong_values_are_refused(program: str, values: str, told: list[str]) ->
     assert [part for part in told if part not in str(caught.value)] == [], str(caught.value)
 
 
-def test_everything_wrong_is_told_at_once(program: str) -> None:
+def test_all_errors_are_reported_at_once(program: str) -> None:
     with pytest.raises(RenderError) as caught:
         render(program, DOMAIN, "--set=transformer.url=x,ingest.url=y,ezua.virtualService.endpoint=")
     assert len(re.findall(r"^- ", str(caught.value), re.MULTILINE)) == 3

@@ -1,4 +1,4 @@
-"""Settings of the page's server: what is refused before its port opens, and that they are told."""
+"""Settings of the page's server: values refused before the port opens, and their documentation."""
 
 from __future__ import annotations
 
@@ -80,6 +80,6 @@ def test_the_program_ends_with_what_is_wrong() -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_every_setting_is_told() -> None:
+def test_every_setting_is_documented() -> None:
     told = re.findall(r"^\| `FRONTEND_(\w+)` \|", README.read_text(encoding="utf-8"), re.MULTILINE)
     assert sorted(told) == sorted(name.upper() for name in FrontendSettings.model_fields)

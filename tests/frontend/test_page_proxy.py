@@ -319,7 +319,7 @@ def test_an_upload_keeps_its_length(client: httpx.Client) -> None:
     assert "transfer-encoding" not in sent.json()["headers"]
 
 
-def test_what_ingest_finds_too_large_is_told(client: httpx.Client) -> None:
+def test_a_file_that_ingest_refuses_as_too_large_gets_413(client: httpx.Client) -> None:
     """Ingest answers before it has read anything; the connection goes on to serve."""
     response = client.post(UPLOAD, files={"files": ("a.md", bytes(200_000_000))})
     assert response.status_code == 413
@@ -432,7 +432,7 @@ def test_behind_a_gateway_the_origin_is_its_name(run_frontend: RunFrontend, wire
         assert httpx.get(f"{running.url}/ready", trust_env=False).status_code == 200
 
 
-def test_changes_want_to_be_told_where_they_come_from(frontend: Frontend) -> None:
+def test_changes_need_an_origin_header(frontend: Frontend) -> None:
     url = f"{frontend.url}/api/ingest/v1/indexes/default/reindex"
     assert httpx.post(url, trust_env=False).status_code == 403
     assert httpx.post(f"{frontend.url}{GENERATE}", json=ask("What?"), trust_env=False).status_code == 200

@@ -114,7 +114,7 @@ def test_the_user_is_a_number_and_not_root(recipe: Recipe) -> None:
     assert any(f"useradd --uid {user} " in step.value for step in recipe.final.all("RUN"))
 
 
-def test_the_program_is_in_exec_form_and_is_told_to_end(recipe: Recipe) -> None:
+def test_the_program_is_in_exec_form_and_gets_signals(recipe: Recipe) -> None:
     final = recipe.final
     assert final.only("ENTRYPOINT").arguments
     for step in final.all("CMD"):

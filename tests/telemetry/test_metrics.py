@@ -171,7 +171,7 @@ def test_grpc_calls_are_counted_as_requests_are(graph: RunningGraph) -> None:
         assert transformer("kserve_rag_requests_total", model_name="rag", route=route, status=status) == 1
 
 
-def test_the_index_that_serves_is_told(graph: RunningGraph) -> None:
+def test_the_served_index_is_in_the_metrics(graph: RunningGraph) -> None:
     there = samples(graph.state.services["vectorstore"].metrics_url or "")
     index = httpx.get(f"{graph.vectorstore}/v1/indexes").json()["index"]
     (info,) = [dict(labels) for name, labels in there if name == "kserve_rag_index_info"]

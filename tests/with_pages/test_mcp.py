@@ -109,7 +109,7 @@ def failure(result: CallToolResult) -> str:
 # ── What the tools give ───────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_the_tools_are_told_apart(connect: Any) -> None:
+async def test_tools_are_described(connect: Any) -> None:
     async with connect() as client:
         tools = {tool.name: tool for tool in (await client.list_tools()).tools}
     assert tools.keys() == {"search", "ask", "indexes"}
@@ -156,7 +156,7 @@ async def test_ask_gives_an_answer_with_sources_and_citations(connect: Any) -> N
             assert by_number[quote["number"]]["text"][start : start + len(quote["text"])] == quote["text"]
 
 
-async def test_a_refusal_says_what_the_documents_speak_of(connect: Any) -> None:
+async def test_a_refusal_lists_topics_of_the_documents(connect: Any) -> None:
     async with connect() as client:
         answered = content(await client.call_tool("ask", {"question": OFF_TOPIC}))
     assert answered["refused"]
@@ -165,7 +165,7 @@ async def test_a_refusal_says_what_the_documents_speak_of(connect: Any) -> None:
     assert all(topic["title"] for topic in answered["topics"])
 
 
-async def test_the_indexes_are_told_with_questions(connect: Any) -> None:
+async def test_indexes_are_listed_with_example_questions(connect: Any) -> None:
     async with connect() as client:
         served = content(await client.call_tool("indexes", {}))
         assert [index["name"] for index in served["indexes"]] == [served["default"]]
@@ -195,7 +195,7 @@ async def test_a_passage_names_its_document(connect: Any) -> None:
         ("file:///etc/passwd", INVALID_PARAMS, "Unknown resource"),
     ],
 )
-async def test_a_document_that_is_not_there_is_told(address: str, uri: str, code: int, told: str) -> None:
+async def test_a_missing_document_is_reported(address: str, uri: str, code: int, told: str) -> None:
     async with over_http(address) as client:
         with pytest.raises(MCPError, match=told) as raised:
             await client.read_resource(uri)
@@ -224,7 +224,7 @@ async def test_an_answer_that_is_cut_off_says_so(address: str) -> None:
     assert not answered["complete"]
 
 
-async def test_progress_is_told_while_the_answer_is_made(connect: Any) -> None:
+async def test_progress_is_reported_during_generation(connect: Any) -> None:
     told: list[float] = []
 
     async def progress(done: float, total: float | None, message: str | None) -> None:
@@ -250,7 +250,7 @@ async def test_progress_is_told_while_the_answer_is_made(connect: Any) -> None:
         ("ask", {"question": QUESTION, "max_tokens": 1_000_000}, "max_tokens"),
     ],
 )
-async def test_bad_input_is_told(address: str, tool: str, arguments: dict[str, Any], told: str) -> None:
+async def test_bad_input_is_reported(address: str, tool: str, arguments: dict[str, Any], told: str) -> None:
     async with over_http(address) as client:
         assert told in failure(await client.call_tool(tool, arguments))
         # And the next call is as good as any.
@@ -428,7 +428,7 @@ def test_a_public_address_wants_a_name() -> None:
     assert "--allow-host" in done.stderr
 
 
-def test_a_port_that_is_taken_is_told() -> None:
+def test_a_port_in_use_is_reported() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         command = [KSERVE_RAG, "mcp", "--http", "--port", str(taken.getsockname()[1])]
         done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=60)
