@@ -31,8 +31,8 @@ class TransformerSettings(ServerSettings):
     )
     predictor_layout: LlmServerName = Field(
         "llmapi",
-        description="LLM server (predictor/README.md): a Triton layout; or `openai`, or `openai_chat`, which needs no "
-        "tokenizer, for trtllm-serve, vLLM, TGI and hosted servers.",
+        description="LLM server (predictor/README.md): a Triton layout; for trtllm-serve, vLLM and TGI `openai`, or "
+        "`openai_chat`, which needs no tokenizer.",
     )
     predictor_model: str | None = Field(None, description="Model that takes text; the server's own by default.")
     prompt_format: Annotated[Path | None, BeforeValidator(lambda value: value or None)] = Field(

@@ -68,9 +68,6 @@ def _print_check(console: Console, citations: Citations) -> None:
         console.print()
         console.print("[yellow]With corrected source numbers:[/]")
         console.print(f"  [dim]{escape(citations.text)}[/]")
-    for dropped in citations.dropped:
-        reason = "cannot be read" if dropped.reason == "unreadable" else "has a different text there"
-        console.print(f"[yellow]No quote from \\[{dropped.number}]: the stored document {reason}.[/]")
 
 
 def _quotes(citations: Citations | None, number: int) -> list[Quote]:
