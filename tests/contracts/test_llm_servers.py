@@ -33,7 +33,7 @@ from tests.fakes.faulty_proxy import FaultyProxy
 BACKENDS = dict.fromkeys(("ensemble", "tensorrt_llm_bls", "vllm"), "layouts_url") | {"llmapi": "predictor_server"}
 """Server → fixture of the real server that it is tested with. Any other is tested with llama.cpp."""
 
-NO_COUNTS = "TensorRT-LLM up to 0.10 returns neither a finish reason nor token counts"
+NO_COUNTS = "the ensemble of TensorRT-LLM 0.7 returns neither a finish reason nor token counts"
 GAPS = [
     Gap("ensemble", "test_max_tokens_end_an_answer", AssertionError, NO_COUNTS),
     Gap("ensemble", "test_tokens_are_counted", AssertionError, NO_COUNTS),

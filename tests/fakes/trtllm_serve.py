@@ -17,6 +17,7 @@ from collections.abc import AsyncIterator
 from typing import Any, Literal
 
 from aiohttp import web
+from aiohttp.typedefs import Handler
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 MODEL = "Llama-3.1-8B-Instruct"
@@ -83,9 +84,14 @@ class CompletionRequest(BaseModel):
 class TrtllmServe:
     """One server on loopback."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, health_path: str = "/health") -> None:
         self.url = ""
         self.healthy = True
+        self.api_key: str | None = None
+        """The only key that is accepted. None: any, and none."""
+        self.health_path = health_path
+        self.authorizations: list[tuple[str, str | None]] = []
+        """Path and Authorization of every request."""
         self.listed = 0
         """Times that the list of models was asked for."""
         self.connections: set[object] = set()
@@ -95,8 +101,8 @@ class TrtllmServe:
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[TrtllmServe]:
-        app = web.Application()
-        app.router.add_get("/health", self._health)
+        app = web.Application(middlewares=[self._authorize])
+        app.router.add_get(self.health_path, self._health)
         app.router.add_get("/v1/models", self._models)
         app.router.add_post("/v1/completions", self._completions)
         runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
@@ -108,6 +114,14 @@ class TrtllmServe:
             yield self
         finally:
             await runner.cleanup()
+
+    @web.middleware
+    async def _authorize(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        sent = request.headers.get("authorization")
+        self.authorizations.append((request.path, sent))
+        if self.api_key is not None and sent != f"Bearer {self.api_key}":
+            return web.json_response({"error": {"message": f"Incorrect API key provided: {sent}"}}, status=401)
+        return await handler(request)
 
     async def _health(self, _: web.Request) -> web.StreamResponse:
         return web.Response(status=200 if self.healthy else 503)

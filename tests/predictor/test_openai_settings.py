@@ -1,0 +1,91 @@
+"""Settings of the OpenAI servers, by what arrives at trtllm-serve's routes."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+
+from chassis.context import CallContext
+from chassis.errors import NotReadyError, UnauthorizedError
+from predictor.client import LLM_SERVERS, PredictorClient
+from predictor.servers.openai import OpenAiSettings
+from predictor.wire import GenerationRequest
+from tests.fakes.trtllm_serve import TrtllmServe
+
+KEY = "sk-of-the-server"
+REQUEST = GenerationRequest("q", max_tokens=5)
+
+
+@pytest_asyncio.fixture
+async def server() -> AsyncIterator[TrtllmServe]:
+    async with TrtllmServe().running() as server:
+        yield server
+
+
+@pytest.fixture
+def from_caller(ctx: CallContext) -> CallContext:
+    return dataclasses.replace(ctx, headers={"authorization": "Bearer of-the-caller"})
+
+
+async def ask(server: TrtllmServe, ctx: CallContext) -> None:
+    client = PredictorClient(server.url, server="openai")
+    try:
+        await client.generate(REQUEST, ctx)
+        assert await client.not_ready_reason(ctx) is None
+    finally:
+        await client.aclose()
+
+
+@pytest.mark.parametrize(("key", "sent"), [(KEY, KEY), (None, "of-the-caller")])
+async def test_the_key_replaces_the_callers_authorization(
+    server: TrtllmServe, from_caller: CallContext, monkeypatch: pytest.MonkeyPatch, key: str | None, sent: str
+) -> None:
+    if key is not None:
+        monkeypatch.setenv("PREDICTOR_OPENAI_API_KEY", key)
+    await ask(server, from_caller)
+    assert set(server.authorizations) == {
+        (path, f"Bearer {sent}") for path in ("/v1/models", "/v1/completions", "/health")
+    }
+
+
+async def test_without_key_and_caller_nothing_is_sent(server: TrtllmServe, ctx: CallContext) -> None:
+    await ask(server, ctx)
+    assert {authorization for _, authorization in server.authorizations} == {None}
+
+
+async def test_the_key_is_in_no_error_and_no_log(
+    server: TrtllmServe, ctx: CallContext, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The server's own message repeats the key that it refuses."""
+    caplog.set_level(logging.DEBUG)
+    monkeypatch.setenv("PREDICTOR_OPENAI_API_KEY", KEY)
+    server.api_key = "another"
+    client = PredictorClient(server.url, server="openai")
+    with pytest.raises(UnauthorizedError) as refused:
+        await client.generate(REQUEST, ctx)
+    shown = [refused.value.message, refused.value.upstream_reason, str(await client.not_ready_reason(ctx)), caplog.text]
+    await client.aclose()
+    assert server.authorizations == [("/v1/models", f"Bearer {KEY}"), ("/health", f"Bearer {KEY}")]
+    assert not [text for text in [*shown, repr(OpenAiSettings())] if KEY in text]
+
+
+@pytest.mark.parametrize("path", ["/ready", ""])
+async def test_the_health_path_is_requested_unless_it_is_empty(
+    path: str, ctx: CallContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREDICTOR_OPENAI_HEALTH_PATH", path)
+    async with TrtllmServe(health_path="/ready").running() as server:
+        client = LLM_SERVERS.get("openai")(server.url, None)
+        await client.health(ctx)
+        assert [path for path, _ in server.authorizations] == [*filter(None, [path]), "/v1/models"]
+        server.healthy = False
+        if path:
+            with pytest.raises(NotReadyError):
+                await client.health(ctx)
+        else:
+            await client.health(ctx)
+        await client.aclose()
