@@ -9,7 +9,8 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 Fault = Literal["none", "status", "silent", "not_http", "html", "garbage", "reset", "stall", "bytewise"]
-"""Faults of responses to POST requests. `reset` and `stall` begin in the middle of the body."""
+"""Faults of responses to POST requests. `reset` and `stall` begin in the middle of the body: after two events of a
+stream."""
 
 
 class FaultyProxy:
@@ -76,6 +77,7 @@ class FaultyProxy:
             upstream.write(request)
             head = await answers.readuntil(b"\r\n\r\n")
             writer.write(head)
+            events = 2 if b"text/event-stream" in head.lower() else 0  # the first of OpenAI's chat has no text
             while True:
                 block = asyncio.create_task(answers.read(65536))
                 await asyncio.wait({block, left}, return_when=asyncio.FIRST_COMPLETED)
@@ -87,9 +89,13 @@ class FaultyProxy:
                 if not content:
                     break
                 if fault in ("reset", "stall"):
-                    # One event, or half of an answer that is not streamed.
-                    end = content.find(b"\n\n") + 2
-                    writer.write(content[: end if end > 1 else len(content) // 2])
+                    *complete, rest = content.split(b"\n\n", events) if events else [content]
+                    events -= len(complete)
+                    if events:
+                        writer.write(content)
+                        await writer.drain()
+                        continue
+                    writer.write(content[: len(content) - len(rest) if complete else len(content) // 2])
                     await writer.drain()
                     if fault == "reset":
                         writer.transport.abort()

@@ -29,33 +29,6 @@ async def collect(chunks: AsyncIterator[GenerationChunk]) -> list[GenerationChun
     return [chunk async for chunk in chunks]
 
 
-async def test_ready(client: PredictorClient, ctx: CallContext) -> None:
-    assert await client.not_ready_reason(ctx) is None
-
-
-async def test_deltas_join_to_the_whole_text(
-    client: PredictorClient, question: GenerationRequest, ctx: CallContext
-) -> None:
-    chunks = await collect(client.stream(question, ctx))
-    whole = await client.generate(question, ctx)
-    assert "Paris" in whole.text
-    assert "".join(chunk.text for chunk in chunks) == whole.text
-    # On a busy machine steps come together: a long answer has enough of them.
-    assert len(await collect(client.stream(replace(ENDLESS, max_tokens=50), ctx))) > 5
-    assert [chunk.finish_reason for chunk in chunks] == [None] * (len(chunks) - 1) + ["stop"]
-    assert replace(chunks[-1], text=whole.text) == whole
-
-
-async def test_log_probabilities_are_told_where_they_are_asked_for(
-    client: PredictorClient, question: GenerationRequest, ctx: CallContext
-) -> None:
-    *chunks, end = await collect(client.stream(replace(question, log_probs=True), ctx))
-    assert end.cumulative_log_prob is not None
-    assert -50 < end.cumulative_log_prob < 0
-    assert {chunk.cumulative_log_prob for chunk in chunks} == {None}
-    assert (await client.generate(question, ctx)).cumulative_log_prob is None
-
-
 async def test_counts_are_those_of_the_tokenizer(
     client: PredictorClient, prompts: PromptFormat, question: GenerationRequest, ctx: CallContext
 ) -> None:
@@ -86,15 +59,6 @@ async def test_greedy_is_deterministic(client: PredictorClient, question: Genera
     assert len(texts) == 1
 
 
-async def test_a_seed_fixes_a_sampled_answer(client: PredictorClient, ctx: CallContext) -> None:
-    request = GenerationRequest("Once upon a time", max_tokens=12, temperature=1.5, top_k=0, top_p=1.0, seed=7)
-    first, again, other = [
-        (await client.generate(each, ctx)).text for each in (request, request, replace(request, seed=8))
-    ]
-    assert first == again
-    assert first != other
-
-
 async def test_answers_without_a_seed_differ(client: PredictorClient, ctx: CallContext) -> None:
     request = GenerationRequest("Once upon a time", max_tokens=12, temperature=1.5)
     assert len({(await client.generate(request, ctx)).text for _ in range(3)}) > 1
@@ -106,16 +70,6 @@ async def test_penalties_change_a_repetitive_answer(client: PredictorClient, ctx
     assert plain.count("the cat sat") > 2
     for penalty in ({"repetition_penalty": 1.8}, {"presence_penalty": 2.0}, {"frequency_penalty": 2.0}):
         assert (await client.generate(replace(request, **penalty), ctx)).text.count("the cat sat") < 3
-
-
-async def test_nothing_of_a_stop_string_is_sent(
-    client: PredictorClient, question: GenerationRequest, ctx: CallContext
-) -> None:
-    text = (await client.generate(question, ctx)).text
-    stop = text[9:23]  # begins and ends inside words
-    chunks = await collect(client.stream(replace(question, stop=("never said", stop)), ctx))
-    assert "".join(chunk.text for chunk in chunks) == text[:9]
-    assert chunks[-1].finish_reason == "stop"
 
 
 async def test_what_only_begins_a_stop_string_is_sent_after_all(

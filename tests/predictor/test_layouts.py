@@ -129,14 +129,6 @@ async def test_vllm_streams_deltas_and_takes_its_sampling_as_json(client_of: Mak
     assert chunks[-1].completion_tokens == len(chunks) - 1
 
 
-async def test_vllm_whole_equals_streamed(client_of: MakeClient, ctx: CallContext) -> None:
-    client = client_of("vllm")
-    whole = await client.generate(EVERYTHING, ctx)
-    streamed = [chunk async for chunk in client.stream(EVERYTHING, ctx)]
-    assert whole.text == "".join(chunk.text for chunk in streamed)
-    assert whole.completion_tokens == streamed[-1].completion_tokens
-
-
 @pytest.mark.parametrize("layout", ["ensemble", "tensorrt_llm_bls", "vllm"])
 async def test_a_prompt_that_does_not_fit_is_the_callers_mistake(
     client_of: MakeClient, ctx: CallContext, layout: str
