@@ -27,7 +27,7 @@ POLL_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)
-class Sampling:
+class SamplingParams:
     """How the next token is chosen, and when to end. Values are in range."""
 
     max_tokens: int
@@ -74,7 +74,7 @@ class Generation(Protocol):
 class Pipeline(Protocol):
     """An engine with continuous batching. Not thread-safe; after an exception from `step` it is unusable."""
 
-    def start(self, ids: Sequence[int], sampling: Sampling) -> Generation:
+    def start(self, ids: Sequence[int], sampling: SamplingParams) -> Generation:
         """Queues a prompt. An exception concerns this prompt only."""
         ...
 
@@ -149,7 +149,7 @@ class Job:
     """One generation, from arrival to completion. Any thread may set `cancelled`; only the engine sets the rest."""
 
     ids: Sequence[int]
-    sampling: Sampling
+    sampling: SamplingParams
     listener: Listener
     streaming: bool
     text: TextAssembler
@@ -211,7 +211,7 @@ class BatchEngine:
         for thread in self._threads:
             thread.start()
 
-    def submit(self, ids: Sequence[int], sampling: Sampling, listener: Listener, *, streaming: bool) -> Job:
+    def submit(self, ids: Sequence[int], sampling: SamplingParams, listener: Listener, *, streaming: bool) -> Job:
         """Queues a prompt. The listener gets its updates; without `streaming` only the last.
 
         Raises:

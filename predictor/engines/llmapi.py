@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from predictor.engines.batch import Sampling, Update
+from predictor.engines.batch import SamplingParams, Update
 from predictor.errors import InvalidInputError
 from predictor.tokenizer import TextTokenizer
 
@@ -34,7 +34,7 @@ class LlmapiRequest:
 
     prompt: str
     ids: list[int]
-    sampling: Sampling
+    sampling: SamplingParams
     streaming: bool
     echo: bool
     """The prompt is put before the text of every response."""
@@ -107,12 +107,12 @@ def respond(request: LlmapiRequest, update: Update) -> dict[str, Tensor]:
     return outputs
 
 
-def _sampling(inputs: Mapping[str, Tensor], max_tokens: int, log_probs: bool) -> Sampling:
+def _sampling(inputs: Mapping[str, Tensor], max_tokens: int, log_probs: bool) -> SamplingParams:
     temperature = _number(inputs, "sampling_param_temperature", 0, 100)
     top_k = _integer(inputs, "sampling_param_top_k", 0, 2**31 - 1)
     top_p = _number(inputs, "sampling_param_top_p", 0, 1)
     seed = _integer(inputs, "sampling_param_seed", 0, 2**64 - 1)
-    return Sampling(
+    return SamplingParams(
         max_tokens=max_tokens,
         # As TensorRT-LLM: greedy where nothing is said about sampling, and where only one token could be drawn.
         greedy=(temperature is None and top_k is None and top_p is None)

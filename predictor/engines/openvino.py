@@ -15,7 +15,7 @@ import numpy as np
 import openvino as ov
 import openvino_genai as genai
 
-from predictor.engines.batch import Output, Sampling
+from predictor.engines.batch import Output, SamplingParams
 from predictor.errors import ModelFilesError, OverloadedError
 from predictor.wire import FinishReason
 
@@ -72,12 +72,12 @@ class OpenVinoPipeline:
 
     def _warm_up(self) -> int:
         """Computes one token, which compiles the kernels, and measures by it how much of the KV cache a block takes."""
-        first = self.start([0], Sampling(max_tokens=1, greedy=True))
+        first = self.start([0], SamplingParams(max_tokens=1, greedy=True))
         while first.read() is None:
             self.step()
         return int(_BLOCK_TOKENS / self.cache_usage())
 
-    def start(self, ids: Sequence[int], sampling: Sampling) -> OpenVinoGeneration:
+    def start(self, ids: Sequence[int], sampling: SamplingParams) -> OpenVinoGeneration:
         """Queues a prompt."""
         config = genai.GenerationConfig(
             max_new_tokens=sampling.max_tokens,

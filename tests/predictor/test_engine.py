@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from predictor.engines.batch import BatchEngine, Load, Output, Sampling, Update
+from predictor.engines.batch import BatchEngine, Load, Output, SamplingParams, Update
 from predictor.errors import CancelledError, GenerationError, OverloadedError
 from tests.processes import until
 
-GREEDY = Sampling(max_tokens=5, greedy=True)
-ENDLESS = Sampling(max_tokens=10**9, greedy=True)
+GREEDY = SamplingParams(max_tokens=5, greedy=True)
+ENDLESS = SamplingParams(max_tokens=10**9, greedy=True)
 POISON = 666
 
 
@@ -46,7 +46,7 @@ class CountingPipeline:
     poisoned: bool = False
     kind: type[Countdown] = Countdown
 
-    def start(self, ids: Sequence[int], sampling: Sampling) -> Countdown:
+    def start(self, ids: Sequence[int], sampling: SamplingParams) -> Countdown:
         if not ids:
             raise ValueError("no prompt")
         self.poisoned = self.poisoned or POISON in ids
@@ -115,7 +115,7 @@ class Bench:
         self.pipelines.append(CountingPipeline(self.gate))
         return self.pipelines[-1]
 
-    def ask(self, ids: Sequence[int] = (1, 2), sampling: Sampling = GREEDY, *, streaming: bool = True) -> Caller:
+    def ask(self, ids: Sequence[int] = (1, 2), sampling: SamplingParams = GREEDY, *, streaming: bool = True) -> Caller:
         caller = Caller()
         self.engine.submit(ids, sampling, caller, streaming=streaming)
         return caller
@@ -154,7 +154,7 @@ def test_without_streaming_only_the_end_is_told(bench: Bench) -> None:
 
 def test_a_stop_string_ends_and_frees_the_generation(bench: Bench) -> None:
     bench.gate.set()
-    end = bench.ask(sampling=Sampling(max_tokens=50, greedy=True, stop=("TSR",))).end()
+    end = bench.ask(sampling=SamplingParams(max_tokens=50, greedy=True, stop=("TSR",))).end()
     assert isinstance(end, Update)
     assert (end.text, end.finish_reason, end.stop_reason) == ("XWVU", "stop", "TSR")
     assert text_of(bench.ask().end()) == "EDCBA"
