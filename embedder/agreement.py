@@ -1,4 +1,4 @@
-"""How near embeddings of one model in two precisions, or on two engines, are to each other."""
+"""Compares embeddings of one model in two precisions, or on two engines."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from embedder.wire import Embeddings, SparseVector
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """The least cosine of the same texts' embeddings, for each head; 1 where there is nothing to compare."""
+    """The lowest cosine between two embeddings of the same text, per head; 1 if a head has nothing to compare."""
 
     dense: float
     sparse: float
     multi_vectors: float
-    """Of any token's vector."""
+    """The lowest over all tokens of all texts."""
 
 
 def agreement(ours: Embeddings, reference: Embeddings) -> Agreement:
-    """Compares embeddings of the same texts by the same tokenizer."""
+    """Compares embeddings of the same texts. Both models must have the same tokenizer."""
     tokens = zip(ours.multi_vectors or (), reference.multi_vectors or (), strict=True)
     weights = zip(ours.sparse or (), reference.sparse or (), strict=True)
     return Agreement(
@@ -31,7 +31,7 @@ def agreement(ours: Embeddings, reference: Embeddings) -> Agreement:
 
 
 def sparse_cosine(one: SparseVector, other: SparseVector) -> float:
-    """The cosine of two sparse vectors; 1 of two empty ones."""
+    """The cosine of two sparse vectors; 1 if both are empty."""
     _, places, others = np.intersect1d(one.indices, other.indices, assume_unique=True, return_indices=True)
     norms = float(np.linalg.norm(one.weights) * np.linalg.norm(other.weights))
     if norms == 0:

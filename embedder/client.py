@@ -1,4 +1,4 @@
-"""The door to the embedder for other rooms: texts in, embeddings out, over Triton's binary tensors."""
+"""Client of the embedder: texts in, embeddings out, over Triton's binary tensors. Other rooms use only this."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _HEADER = "Inference-Header-Content-Length"
 """Source: Triton's binary tensor data extension of the KServe v2 protocol."""
 
 _PRIORITY = {"query": 1, "passage": 2}
-"""A query overtakes the passages of an ingestion in the embedder's queue: somebody is waiting for it."""
+"""Triton's queue priorities. Queries overtake the passages of an ingestion, because a user waits for them."""
 
 _OUTPUTS = ("embeddings", "token_count", "truncated", "fingerprint")
 _SPARSE_OUTPUTS = ("sparse_indices", "sparse_weights")
@@ -65,7 +65,7 @@ _RESTARTING = re.compile("Stub process|Server is stopping|unknown model", re.IGN
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """The texts of one request, by their positions in the caller's list."""
+    """The texts of one request, with their positions in the caller's list."""
 
     positions: Sequence[int]
     texts: Sequence[bytes]
@@ -74,12 +74,12 @@ class _Part:
 class EmbedderClient:
     """Embeds texts with one model of an embedder. Safe for any number of concurrent calls.
 
-    Long lists are split into requests of `rows_per_request` texts of neighbouring length, of which
-    `requests_in_flight` are on their way at a time, so that the embedder always has the next one at hand.
+    A long list is split into requests of `rows_per_request` texts of similar length. `requests_in_flight` of them run
+    at a time, so that the embedder never waits for the next one.
     """
 
     def __init__(self, base_url: str, *, model: str, rows_per_request: int = 16, requests_in_flight: int = 4) -> None:
-        """A client of `model` at `base_url`. `rows_per_request` may not pass the model's max_batch_size."""
+        """A client of `model` at `base_url`. `rows_per_request` must not exceed the model's max_batch_size."""
         self.model = model
         self._upstream = HttpUpstream(base_url, name="embedder", honours_sampling=False)
         self._path = f"/v2/models/{quote(model, safe='')}"
@@ -95,22 +95,22 @@ class EmbedderClient:
         sparse: bool = False,
         multi_vectors: bool = False,
     ) -> Embeddings:
-        """Embeddings of any number of texts, in their order; arrays of no rows for no texts.
+        """Embeddings of any number of texts, in the same order. No texts give arrays with no rows.
 
-        A lone surrogate, which no UTF-8 can carry, is sent as a question mark.
+        A lone surrogate is sent as a question mark, because UTF-8 cannot encode it.
 
         Args:
-            texts: n texts of any length; `Embeddings.truncated` tells which were too long for the model.
-            ctx: deadline and headers of the request that this is done for.
-            input_type: which of the model's prefixes is put before the texts.
-            sparse: also give learned weights of tokens (bge_m3).
-            multi_vectors: also give one vector per token.
+            texts: n texts of any length; `Embeddings.truncated` marks those that were too long for the model.
+            ctx: deadline and headers of the caller's request.
+            input_type: chooses the prefix that the model puts before the texts.
+            sparse: also return learned token weights (bge_m3).
+            multi_vectors: also return one vector per token.
 
         Raises:
-            InvalidRequestError: the embedder refuses the request, for instance an output that the model does not have.
-            NotReadyError: the embedder or its model is not there.
+            InvalidRequestError: the embedder refuses the request, for example an output that the model does not have.
+            NotReadyError: the embedder cannot be reached, or the model is not loaded.
             DeadlineExceededError: it did not answer in time.
-            BadUpstreamError: it failed, or answered something that is not embeddings of these texts.
+            BadUpstreamError: it failed, or its response does not hold embeddings of these texts.
         """
         with ctx.span(EMBEDDINGS, f"embeddings {self.model}") as span:
             embeddings = await self._embed(
@@ -131,7 +131,7 @@ class EmbedderClient:
         encoded = [text.encode("utf-8", "replace") for text in texts]
         names = _OUTPUTS + (_SPARSE_OUTPUTS if sparse else ()) + (_MULTI_VECTOR_OUTPUTS if multi_vectors else ())
         if len(encoded) <= self._rows_per_request:
-            # An empty list asks for one empty text: only the answer tells dimension and fingerprint.
+            # For an empty list, one empty text is embedded: only a response has the dimension and the fingerprint.
             answer = await self._infer(encoded or [b""], names, input_type, ctx)
             return _embeddings([(range(len(encoded)), answer)], len(encoded), names)
         order = sorted(range(len(encoded)), key=lambda position: -len(encoded[position]))
@@ -143,16 +143,16 @@ class EmbedderClient:
         return _embeddings(await self._infer_parts(parts, names, input_type, ctx), len(encoded), names)
 
     async def fingerprint(self, ctx: CallContext) -> str:
-        """`<model id>@sha256:<hash>` of the weights being served. Raises as `embed` does."""
+        """`<model id>@sha256:<hash>` of the weights being served. Raises what `embed` raises."""
         return (await self.embed([], ctx)).fingerprint
 
     async def outputs(self, ctx: CallContext) -> frozenset[str]:
-        """Names of the tensors that the model gives: what `embed` can be asked for. Raises as `embed` does."""
+        """Names of the model's output tensors. Raises what `embed` raises."""
         answer = await self._upstream.get_json(self._path, ctx)
         try:
             return frozenset(str(output["name"]) for output in answer["outputs"])
         except (LookupError, TypeError) as error:
-            raise BadUpstreamError("The embedder answered something that is not a model's metadata.") from error
+            raise BadUpstreamError("The embedder's response is not the metadata of a model.") from error
 
     async def aclose(self) -> None:
         """Closes the pooled connections."""
@@ -161,7 +161,7 @@ class EmbedderClient:
     async def _infer_parts(
         self, parts: Sequence[_Part], names: Sequence[str], input_type: InputType, ctx: CallContext
     ) -> list[tuple[Sequence[int], dict[str, npt.NDArray[Any]]]]:
-        """The answers of all parts, a bounded number of them asked for at a time. The first error ends all."""
+        """Responses of all parts. At most `requests_in_flight` run at a time; the first error cancels the others."""
         waiting = iter(parts)
         answers: list[tuple[Sequence[int], dict[str, npt.NDArray[Any]]]] = []
 
@@ -188,7 +188,7 @@ class EmbedderClient:
         header = orjson.dumps(
             {
                 "id": ctx.request_id,
-                # A request that is still queued when nobody waits for it any more is not encoded.
+                # Triton drops a request that is still queued when its caller's deadline has passed.
                 "parameters": {"priority": _PRIORITY[input_type], "timeout": max(1, int(left_s * 1e6))},
                 "inputs": [
                     {
@@ -216,11 +216,11 @@ class EmbedderClient:
         try:
             return _decode(body, headers.get(_HEADER), names, len(texts))
         except (LookupError, TypeError, ValueError) as error:
-            raise BadUpstreamError(f"The embedder answered something that is not embeddings: {error}") from error
+            raise BadUpstreamError(f"The embedder's response does not hold embeddings: {error}") from error
 
 
 def _pack(values: Sequence[bytes]) -> bytes:
-    """BYTES elements: each its length, 4 bytes little-endian, and its content."""
+    """BYTES elements: for each its length (4 bytes, little-endian) and its content."""
     return b"".join(itertools.chain.from_iterable((struct.pack("<I", len(value)), value) for value in values))
 
 
@@ -239,7 +239,7 @@ def _unpack(data: memoryview, count: int) -> list[bytes]:
 
 
 def _decode(body: bytes, header_length: str | None, names: Sequence[str], rows: int) -> dict[str, npt.NDArray[Any]]:
-    """The output tensors of a binary answer, without copying. Raises LookupError, TypeError or ValueError."""
+    """The output tensors of a binary response, without copying. Raises LookupError, TypeError or ValueError."""
     if header_length is None or not header_length.isdigit() or int(header_length) > len(body):
         raise ValueError("the binary header is missing")
     view = memoryview(body)
@@ -270,7 +270,7 @@ def _decode(body: bytes, header_length: str | None, names: Sequence[str], rows: 
 
 
 def _check(tensors: dict[str, npt.NDArray[Any]]) -> None:
-    """Raises ValueError: numbers that no embedder gives."""
+    """Raises ValueError: the tensors contradict each other, or hold numbers that no embedder returns."""
     if tensors["embeddings"].shape[1] == 0:
         raise ValueError("embeddings have no dimensions")
     for name in ("token_count", "truncated", "fingerprint", "multi_vector_count"):
@@ -286,17 +286,17 @@ def _check(tensors: dict[str, npt.NDArray[Any]]) -> None:
     if "multi_vectors" in tensors:
         counts = tensors["multi_vector_count"]
         if counts.min() < 0 or counts.max() > tensors["multi_vectors"].shape[1]:
-            raise ValueError("multi_vector_count passes the rows of multi_vectors")
+            raise ValueError("multi_vector_count exceeds the rows of multi_vectors")
 
 
 def _embeddings(
     answers: Sequence[tuple[Sequence[int], dict[str, npt.NDArray[Any]]]], count: int, names: Sequence[str]
 ) -> Embeddings:
-    """Puts the answers of all requests into the caller's order."""
+    """Puts the responses of all requests into the caller's order."""
     first = answers[0][1]
     fingerprint, dimension = first["fingerprint"][0, 0], first["embeddings"].shape[1]
     if any(a["fingerprint"][0, 0] != fingerprint or a["embeddings"].shape[1] != dimension for _, a in answers):
-        raise BadUpstreamError("The embedder was exchanged while it encoded these texts. Send them again.")
+        raise BadUpstreamError("The embedder's model changed while it encoded these texts. Send them again.")
     dense = np.empty((count, dimension), np.float32)
     token_counts = np.empty(count, np.int32)
     truncated = np.empty(count, np.bool_)

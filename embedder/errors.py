@@ -1,8 +1,8 @@
-"""What may go wrong while a model is loaded or texts are encoded.
+"""Errors of loading a model and of encoding texts.
 
-These are raised inside the embedder's own process, where the chassis is not installed: the Triton adapter turns a
-`TextError` into an error answer of that request, and the others into a model that does not load. What callers of the
-service see is raised by `embedder.client` and is a `chassis.errors.ServiceError`.
+They are raised in the embedder's own process, where the chassis is not installed. The Triton model answers a request
+with a `TextError`; the others keep the model from loading. `embedder.client` raises `chassis.errors.ServiceError`
+instead.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ class EmbedderError(Exception):
 
 
 class SettingsError(EmbedderError):
-    """A setting has a value that is not allowed. The model does not load; the message names the setting."""
+    """A setting has an invalid value. The model does not load; the message names the setting."""
 
 
 class ModelFolderError(EmbedderError):
@@ -21,8 +21,8 @@ class ModelFolderError(EmbedderError):
 
 
 class TextError(EmbedderError):
-    """Texts that can never be encoded as they were sent. Answered with status 400; sending them again does not help."""
+    """Texts that cannot be encoded. The response has status 400, and a retry does not help."""
 
 
 class ExportError(EmbedderError):
-    """A model cannot be exported as it was asked: what to write exists already or cannot be written."""
+    """An export failed: its target exists already, or cannot be written."""

@@ -1,16 +1,16 @@
-"""Makes a folder that serves BGE-M3 on CPUs out of the Hugging Face layout of BAAI/bge-m3.
+"""Exports BAAI/bge-m3 from the Hugging Face layout into a folder that serves it on CPUs.
 
-The result holds the encoder and its three heads (dense, learned sparse, multi-vector) as one OpenVINO model, the
-tokenizer, and an embedder.json that tells what it was made of. It starts faster than the checkpoint, which is built
-into a network anew at every start, and is smaller:
+The folder holds one OpenVINO model with the encoder and its three heads (dense, learned sparse, multi-vector), the
+tokenizer, and an embedder.json that names the source. It starts faster than the checkpoint, from which the network is
+rebuilt at every start, and it is smaller:
 
-  fp32   2.3 GB   the weights as they are
-  bf16   1.1 GB   the weights in bfloat16; for CPUs that compute in it (AVX-512 BF16, AMX), and a little faster to read
-                  elsewhere. An index built with fp32 or on a GPU may be searched with it: their fingerprints are equal
-  int8   0.6 GB   weights and what is multiplied with them in 8 bits; for CPUs with VNNI. The fastest; its fingerprint
-                  is its own, so that an index is searched with what it was built with
+  fp32   2.3 GB   the original weights
+  bf16   1.1 GB   weights in bfloat16, for CPUs that compute in it (AVX-512 BF16, AMX); a little faster to read on
+                  others. The fingerprint is that of fp32 and of the GPU: an index of one can be searched with another
+  int8   0.6 GB   weights and activations in 8 bits, for CPUs with VNNI. The fastest. It has a fingerprint of its own:
+                  an index must be searched with the precision that built it
 
-What a precision costs is printed at the end: the cosines of sample texts' embeddings to those of the source in fp32.
+At the end it compares embeddings of sample texts with those of the source in fp32, and prints the lowest cosines.
 """
 
 from __future__ import annotations
@@ -56,14 +56,13 @@ SAMPLE_TEXTS = (
     "error 0x80070005: access denied (E_ACCESSDENIED)",
     "A retriever gives passages to a language model. " * 12,
 )
-"""What precisions are compared on, unless the user has texts that are more like their own."""
+"""Texts that precisions are compared on by default."""
 
 _SPARE_BYTES = 30_000_000
-"""Beside the weights: the network's description and the tokenizer."""
-
+"""Space for the network's description and the tokenizer, beside the weights."""
 
 STEPS = ("Reading weights", "Writing the model", "Hashing", "Comparing with the source")
-"""What `export` does, in order."""
+"""The steps of `export`, in order."""
 
 
 def export(
@@ -75,29 +74,29 @@ def export(
     texts: Sequence[str] = SAMPLE_TEXTS,
     step: Callable[[str], None] = lambda _name: None,
 ) -> Agreement | None:
-    """Writes `target`, or nothing at all.
+    """Writes `target` completely, or not at all.
 
     Args:
         source: the Hugging Face layout of BAAI/bge-m3.
         target: a folder that does not exist yet; its parent does.
-        precision: how the weights are held.
-        model_id: name in the fingerprint; without it what the source has.
-        texts: what the result is compared with the source on; none: it is not compared.
-        step: told what is being done, as it begins; see `STEPS`.
+        precision: data type of the weights.
+        model_id: name in the fingerprint; the source's if None.
+        texts: compared in both models; without any, nothing is compared.
+        step: called with the name of each step of `STEPS` when it begins.
 
     Returns:
-        How near the result is to the source in fp32.
+        The lowest cosines between the result and the source in fp32; None if nothing was compared.
 
     Raises:
         ModelFolderError: the source lacks a file, or has one that is damaged or of another architecture.
-        ExportError: the target exists, cannot be written, or does not give back what was written.
+        ExportError: the target exists, cannot be written, or cannot be read back.
     """
     if target.exists():
-        raise ExportError(f"{target} exists: name a folder that does not, or remove it first.")
+        raise ExportError(f"{target} exists: choose another folder, or remove it first.")
     if is_exported(source):
-        raise ExportError(f"{source} was exported already: export from the Hugging Face folder.")
+        raise ExportError(f"{source} is itself an export: export from the Hugging Face folder.")
     if not target.absolute().parent.is_dir():
-        raise ExportError(f"There is no folder {target.absolute().parent} to make {target.name} in.")
+        raise ExportError(f"There is no folder {target.absolute().parent} to write {target.name} into.")
     files = BgeM3Folder.open(source)
     special_ids(files.tokenizer(EncoderSettings()))
     step(STEPS[0])
@@ -117,7 +116,7 @@ def export(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; its exit status."""
+    """Runs the command and returns its exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m embedder.export",
         description=__doc__,
@@ -133,7 +132,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="the Hugging Face folder of BAAI/bge-m3",
     )
     parser.add_argument(
-        "--to", dest="target", type=Path, required=True, metavar="FOLDER", help="what to make; must not exist yet"
+        "--to",
+        dest="target",
+        type=Path,
+        required=True,
+        metavar="FOLDER",
+        help="the folder to write; it must not exist yet",
     )
     parser.add_argument(
         "--precision",
@@ -145,13 +149,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--id", metavar="NAME", help="name in the fingerprint (default: the source's)")
     parser.add_argument(
-        "--texts", type=Path, metavar="FILE", help="compare on these, one per line (default: eight of our own)"
+        "--texts", type=Path, metavar="FILE", help="texts to compare, one per line (default: eight built-in texts)"
     )
     parser.add_argument(
-        "--no-compare", action="store_true", help="do not compare: it holds both models in memory, one after the other"
+        "--no-compare", action="store_true", help="do not compare; a comparison loads both models, one after the other"
     )
     chosen = parser.parse_args(arguments)
-    signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(143))  # so that what is half-written is removed
+    signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(143))  # so that a partial folder is removed
     try:
         texts = [] if chosen.no_compare else _texts(chosen.texts)
         with _shown() as step:
@@ -169,7 +173,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sys.stdout.write(f"{chosen.target}: {exported.fingerprint(None)}, {chosen.precision}, {size_mb:,.0f} MB\n")
     if compared is not None:
         sys.stdout.write(
-            f"Least cosine to the source in fp32, over {len(texts)} texts: dense {compared.dense:.5f}, "
+            f"Lowest cosine to the source in fp32, over {len(texts)} texts: dense {compared.dense:.5f}, "
             f"sparse {compared.sparse:.5f}, multi-vectors {compared.multi_vectors:.5f}\n"
         )
     return 0
@@ -177,7 +181,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 @contextmanager
 def _shown() -> Iterator[Callable[[str], None]]:
-    """A bar of the steps, or a line for each where nobody watches or `rich` is not installed, as in Triton's image."""
+    """A progress bar of the steps; without a terminal, or without `rich` as in Triton's image, a line per step."""
     if not sys.stderr.isatty() or importlib.util.find_spec("rich") is None:
         yield lambda name: _say(f"{name} …")
         return
@@ -216,7 +220,7 @@ def _need_space(model: ov.Model, folder: Path) -> None:
 
 @contextmanager
 def _appearing(target: Path) -> Iterator[Path]:
-    """A folder beside `target` that takes its name when the block ends well, and else is removed.
+    """A folder beside `target`, renamed to it if the block succeeds and removed if it fails.
 
     Raises:
         ExportError: something cannot be written.
@@ -225,7 +229,7 @@ def _appearing(target: Path) -> Iterator[Path]:
     try:
         folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.absolute().parent))
         yield folder
-        folder.chmod(0o755)  # mkdtemp's is its user's alone; Triton may be another
+        folder.chmod(0o755)  # mkdtemp allows only the owner; Triton may run as another user
         folder.rename(target)  # fails on a folder with content that appeared meanwhile
     except OSError as error:
         raise ExportError(f"{target} cannot be written: {error.strerror or error}.") from error
@@ -237,7 +241,7 @@ def _appearing(target: Path) -> Iterator[Path]:
 def _save(model: ov.Model, folder: Path) -> None:
     try:
         ov.save_model(model, folder / EXPORTED_MODEL_NAME, compress_to_fp16=False)
-        ov.Core().read_model(folder / EXPORTED_MODEL_NAME)  # a full disk is not always told of
+        ov.Core().read_model(folder / EXPORTED_MODEL_NAME)  # OpenVINO does not always report a full disk
     except RuntimeError as error:
         raise ExportError(f"The model cannot be written to {folder.parent}: is there space left?") from error
 

@@ -1,4 +1,4 @@
-"""A model folder: what its `embedder.json` says, and the fingerprint of its weights."""
+"""A model folder: its files, its `embedder.json`, and the fingerprint of its weights."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ Pooling = Literal["mean", "cls"]
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """What is known about a model beyond its weights. Every field may be absent.
+    """Facts about a model that its weights do not contain. All are optional.
 
-    It is the content of `embedder.json`; without that file, what sentence-transformers' files say.
+    They come from `embedder.json`, or from sentence-transformers' files if there is none.
     """
 
     id: str | None = None
@@ -34,18 +34,18 @@ class Card:
 
 
 @dataclass(frozen=True, slots=True)
-class ModelFolder:
-    """A folder with `tokenizer.json`, weights and perhaps `embedder.json`."""
+class EmbedderFolder:
+    """A model folder of the embedder: `tokenizer.json`, weights, and optionally `embedder.json`."""
 
     path: Path
     card: Card
 
     @classmethod
-    def open(cls, path: Path) -> ModelFolder:
+    def open(cls, path: Path) -> EmbedderFolder:
         """Reads the card.
 
         Raises:
-            ModelFolderError: no such folder, no `tokenizer.json`, or a card that cannot be used.
+            ModelFolderError: there is no such folder, no `tokenizer.json`, or the card is invalid.
         """
         if not path.is_dir():
             raise ModelFolderError(f"There is no model folder {path}. Set EMBEDDER_MODEL_DIR.")
@@ -54,10 +54,10 @@ class ModelFolder:
         return folder
 
     def file(self, name: str) -> Path:
-        """The path of a file that must be there.
+        """The path of a required file.
 
         Raises:
-            ModelFolderError: it is not.
+            ModelFolderError: the file is missing.
         """
         path = self.path / name
         if not path.is_file():
@@ -66,26 +66,29 @@ class ModelFolder:
 
     @property
     def name(self) -> str:
-        """The model's id, where nobody chose another: the card's, else the folder's name."""
+        """The model's default id: the card's, else the folder's name."""
         return self.card.id or self.path.resolve().name
 
     def fingerprint(self, weights: Sequence[Path], model_id: str | None) -> str:
-        """`<model id>@sha256:<hash>`: equal for equal weights, wherever they lie. See `digest`."""
+        """`<model id>@sha256:<hash>`. Equal weights have equal hashes, in any folder. See `digest`."""
         return f"{model_id or self.name}@sha256:{digest(file_hashes(weights))}"
 
 
 def is_exported(path: Path) -> bool:
-    """Whether `python -m embedder.export` wrote this folder, however little of that is left."""
+    """Whether `python -m embedder.export` wrote this folder, even if some of its files are missing."""
     return (path / EXPORTED_MODEL_NAME).is_file() or (path / EXPORTED_WEIGHTS_NAME).is_file()
 
 
 def file_hashes(paths: Iterable[Path]) -> dict[str, str]:
-    """SHA-256 of each file's content, by the file's name, in hexadecimal digits."""
+    """File name → SHA-256 of its content, in hexadecimal."""
     return {path.name: _sha256(path) for path in paths}
 
 
 def digest(hashes: Mapping[str, str]) -> str:
-    """One hash of weights: of one file its SHA-256; of several that of their `sha256sum` listing in order of name."""
+    """One hash for all files of weights.
+
+    For one file, its SHA-256. For several, the SHA-256 of their `sha256sum` listing, sorted by name.
+    """
     if len(hashes) == 1:
         (only,) = hashes.values()
         return only
@@ -102,10 +105,10 @@ def _sha256(path: Path) -> str:
 
 
 def read_card(folder: Path) -> Card:
-    """What `embedder.json` says, or sentence-transformers' files where there is none; an empty card without either.
+    """The card in `embedder.json`, else from sentence-transformers' files, else an empty one.
 
     Raises:
-        ModelFolderError: a card that cannot be used.
+        ModelFolderError: the card is invalid.
     """
     path = folder / CARD_NAME
     if not path.exists():
@@ -120,7 +123,7 @@ def read_card(folder: Path) -> Card:
 
 
 def _card(content: Mapping[str, Any], path: Path) -> Card:
-    """The card with this content, which `path` holds."""
+    """Validates a card's content. `path` is where it was found, for error messages."""
     if content.get("normalize", True) is not True:
         raise ModelFolderError(f"{path}: normalize is {content['normalize']!r}; embeddings are always L2-normalised.")
     pooling, max_tokens = content.get("pooling"), content.get("max_tokens")

@@ -1,4 +1,4 @@
-"""What the files of sentence-transformers beside a model's weights tell about it."""
+"""Reads pooling, window and prefixes from the files that sentence-transformers puts beside a model's weights."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from typing import Any
 from embedder.errors import ModelFolderError
 
 _POOLINGS = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
-"""How versions before 5 write what is now `pooling_mode`."""
+"""Flags of versions before 5 → value of `pooling_mode`."""
 _NO_WINDOW = 1e9
-"""Tokenizers without a bound say 1e30."""
+"""Values from here on mean "no limit": tokenizers without one write 1e30."""
 _MODULES = {"Transformer", "Pooling", "Normalize"}
 _PROMPTS = {"query_prefix": ("query",), "passage_prefix": ("passage", "document")}
 
 
 def described(folder: Path) -> dict[str, Any]:
-    """The fields of `embedder.json` that a folder in the layout of sentence-transformers gives; none for another.
+    """Fields of `embedder.json` from a folder in sentence-transformers' layout; empty for another layout.
 
     Source: sentence-transformers, models/{Transformer,Pooling}.py and SentenceTransformer.py.
 
     Raises:
-        ModelFolderError: a file is damaged, or the model does more than pooling and normalising.
+        ModelFolderError: a file is damaged, or the model has modules beyond pooling and normalising.
     """
     modules = _load(folder, "modules.json", list)
     for module in modules:
@@ -33,15 +33,17 @@ def described(folder: Path) -> dict[str, Any]:
     pooling = _load(folder, "1_Pooling/config.json", dict)
     if pooling:
         flags = [name for name, on in pooling.items() if name.startswith("pooling_mode_") and on is True]
-        told = [pooling["pooling_mode"]] if "pooling_mode" in pooling else [_POOLINGS.get(name, name) for name in flags]
-        if told not in (["mean"], ["cls"]) or pooling.get("include_prompt", True) is not True:
+        modes = (
+            [pooling["pooling_mode"]] if "pooling_mode" in pooling else [_POOLINGS.get(name, name) for name in flags]
+        )
+        if modes not in (["mean"], ["cls"]) or pooling.get("include_prompt", True) is not True:
             raise ModelFolderError(
-                f"{folder / '1_Pooling/config.json'}: known are the pooling modes mean and cls, prefix included; "
-                f"this is {pooling}."
+                f"{folder / '1_Pooling/config.json'}: supported are the pooling modes mean and cls, with the "
+                f"prefix included; this is {pooling}."
             )
-        card["pooling"] = told[0]
+        card["pooling"] = modes[0]
     window = _load(folder, "sentence_bert_config.json", dict).get("max_seq_length")
-    if window is None and modules:  # from version 6 on it is the tokenizer's
+    if window is None and modules:  # from version 6 on, the tokenizer has it
         window = _load(folder, "tokenizer_config.json", dict).get("model_max_length")
         if isinstance(window, (int, float)) and window >= _NO_WINDOW:
             window = None
@@ -55,7 +57,7 @@ def described(folder: Path) -> dict[str, Any]:
 
 
 def _load(folder: Path, name: str, kind: type) -> Any:
-    """The content of a JSON file; an empty one where there is no such file."""
+    """The content of a JSON file; empty if there is no such file."""
     path = folder / name
     if not path.is_file():
         return kind()

@@ -1,4 +1,4 @@
-"""How an encoder is set up: from the parameters of a Triton model configuration, or from the environment."""
+"""Settings of an encoder, from the parameters of a Triton model configuration or from the environment."""
 
 from __future__ import annotations
 
@@ -21,39 +21,40 @@ DEFAULT_MODEL_DIR = "/mnt/models"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncoderSettings:
-    """What is chosen when a model is served. `None` leaves the choice to the model folder's `embedder.json`."""
+    """Settings of a served model. `None`: use the value in the model folder's `embedder.json`."""
 
     architecture: Architecture = "minilm"
-    """`minilm`: a sentence encoder as an ONNX file. `bert`: the Hugging Face layout of a BERT, RoBERTa, XLM-RoBERTa,
-    CamemBERT or MPNet, dense only. `bge_m3`: that of BAAI/bge-m3."""
+    """`minilm`: a sentence encoder in one ONNX file. `bert`: a BERT, RoBERTa, XLM-RoBERTa, CamemBERT or MPNet in the
+    Hugging Face layout, dense only. `bge_m3`: BAAI/bge-m3 in the Hugging Face layout, or exported."""
     backend: Backend = "auto"
-    """Engine of bge_m3. `auto`: flagembedding where torch finds a CUDA device, else openvino. The others: openvino."""
+    """Engine of bge_m3. `auto`: flagembedding if torch finds a CUDA device, else openvino. Others use openvino."""
     precision: Precision = "auto"
     """Arithmetic of the openvino backend.
 
-    `f32`: a text's embedding does not depend on what it is encoded with (differences around 1e-7). `bf16`: on CPUs that
-    have it, all-MiniLM-L6-v2 takes 0.6 of the time, at a cosine of 0.99998 to f32. `int8`: minilm and bert quantise
-    activations in front of int8 weights; the same model takes 0.6 of the time, at a cosine of 0.9998 (0.9988 for an
-    empty text). bge_m3 quantises its weights too, which makes other weights, with another fingerprint. `auto`: for
-    bge_m3 what its folder was exported as, else bf16 on CPUs that have it, else f32; for the others f32."""
+    `f32`: a text's embedding does not depend on the other texts in its batch (differences around 1e-7). `bf16`: on CPUs
+    that support it, all-MiniLM-L6-v2 takes 0.6 times as long, at a cosine of 0.99998 to f32. `int8`: minilm and bert
+    quantise activations in front of int8 weights; the same model takes 0.6 times as long, at a cosine of 0.9998 (0.9988
+    for an empty text). bge_m3 quantises its weights too, which gives it another fingerprint. `auto`: for bge_m3 the
+    precision of its export, else bf16 on CPUs that support it, else f32; for the others f32."""
     threads: int = 0
-    """CPU threads. 0: as many as the process may use."""
+    """Number of CPU threads. 0: all that the process may use."""
     streams: int = 0
-    """Batches encoded at the same time, each by threads/streams threads. 0: what was measured to be best."""
+    """Batches encoded at the same time, each on threads/streams threads. 0: one for bge_m3, else one per thread."""
     max_tokens: int | None = None
-    """Longest text that is read whole, in tokens, special tokens included. What is beyond is cut off."""
+    """Longest text in tokens, including special tokens. Longer texts are truncated."""
     batch_texts: int = 16
-    """Most texts encoded in one pass of the openvino backend."""
+    """Maximum number of texts in one batch of the openvino backend."""
     batch_tokens: int = 512
-    """Most tokens, padding included, encoded in one pass; a longer text gets a pass of its own.
+    """Maximum number of tokens in one batch, including padding. A longer text gets a batch of its own.
 
-    More is slower on CPUs, where activations then leave the cache: MiniLM's time per token rose by 4 % at 1,024."""
+    Larger batches are slower on CPUs, because activations leave the cache: MiniLM takes 4 % longer per token at
+    1,024."""
     model_id: str | None = None
     """Name in the fingerprint."""
     query_prefix: str | None = None
-    """Put before each text of input type `query`."""
+    """Text that is put before each text of input type `query`."""
     passage_prefix: str | None = None
-    """Put before each text of input type `passage`."""
+    """Text that is put before each text of input type `passage`."""
 
     def __post_init__(self) -> None:
         for name, allowed in (("architecture", Architecture), ("backend", Backend), ("precision", Precision)):
@@ -67,12 +68,12 @@ class EncoderSettings:
 
     @classmethod
     def read(cls, parameters: Mapping[str, str], environ: Mapping[str, str]) -> EncoderSettings:
-        """The settings named in `parameters`, else in `environ` as EMBEDDER_<NAME>, else the defaults.
+        """Settings from `parameters`, else from `environ` as EMBEDDER_<NAME>, else defaults.
 
         Empty strings count as absent, so that a model configuration can list every parameter.
 
         Raises:
-            SettingsError: a value is not allowed or not a whole number.
+            SettingsError: a value is invalid.
         """
         values: dict[str, str | int] = {}
         for field in fields(cls):
@@ -94,7 +95,7 @@ def model_dir(parameters: Mapping[str, str], environ: Mapping[str, str]) -> Path
 
 
 def _lookup(name: str, parameters: Mapping[str, str], environ: Mapping[str, str]) -> tuple[str, str]:
-    """Where a setting was found, as its user wrote it, and its value."""
+    """The name of a setting's source, for error messages, and its value; empty if it is not set."""
     if parameters.get(name):
         return f"Parameter {name}", parameters[name]
     variable = ENVIRONMENT_PREFIX + name.upper()

@@ -1,4 +1,4 @@
-"""Tokens of the embedder's own tokenizer, for chunking: where they lie in a text, and how many there are."""
+"""Counts and locates tokens with the embedder's own tokenizer, for chunking."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tokenizers import Tokenizer
 
 
 class TokenCounter:
-    """Counts and places tokens as the embedder will see them, without special tokens. Safe for concurrent use."""
+    """Counts and locates a text's tokens as the embedder sees them, without special tokens. Safe for concurrent use."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
@@ -17,7 +17,7 @@ class TokenCounter:
 
     @classmethod
     def load(cls, path: Path) -> TokenCounter:
-        """From a `tokenizer.json`.
+        """Reads a `tokenizer.json`.
 
         Raises:
             ValueError: the file is missing or is not a tokenizer.
@@ -29,14 +29,16 @@ class TokenCounter:
 
     def offsets(self, text: str) -> list[tuple[int, int]]:
         """Start and end of each token, in characters of `text`; no tokens for an empty text."""
-        offsets: list[tuple[int, int]] = self._tokenizer.encode(_carried(text), add_special_tokens=False).offsets
+        offsets: list[tuple[int, int]] = self._tokenizer.encode(
+            _without_surrogates(text), add_special_tokens=False
+        ).offsets
         return offsets
 
     def count(self, text: str) -> int:
-        """Number of tokens."""
-        return len(self._tokenizer.encode(_carried(text), add_special_tokens=False).ids)
+        """Number of tokens in `text`."""
+        return len(self._tokenizer.encode(_without_surrogates(text), add_special_tokens=False).ids)
 
 
-def _carried(text: str) -> str:
-    """The text with a question mark for each lone surrogate, as the embedder reads it. Positions stay."""
+def _without_surrogates(text: str) -> str:
+    """`text` with each lone surrogate replaced by a question mark, as the embedder reads it. Offsets do not change."""
     return text.encode("utf-8", "replace").decode()

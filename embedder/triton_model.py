@@ -1,6 +1,6 @@
 """The embedder as a Python model of Triton: tensors in, tensors out. Importable only inside Triton.
 
-All models of `model_repository` are this class; what differs is in their `config.pbtxt`.
+All models of `model_repository` are this class. They differ only in their `config.pbtxt`.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from embedder.wire import Embeddings, InputType
 _SPARSE = {"sparse_indices", "sparse_weights"}
 _MULTI_VECTORS = {"multi_vectors", "multi_vector_count"}
 _MAX_MULTI_VECTOR_BYTES = 1 << 30
-"""Largest `multi_vectors` of one answer. It crosses shared memory and then HTTP in one piece."""
+"""Largest `multi_vectors` tensor of one response. It travels through shared memory and HTTP in one piece."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """What one request asks for."""
+    """One request of a batch."""
 
     position: int
     texts: list[str]
@@ -37,10 +37,10 @@ class _Job:
 
 
 class EmbedderModel:
-    """Triton's `TritonPythonModel`: one encoder, which encodes all requests of a batch together."""
+    """Triton's `TritonPythonModel`. One encoder encodes all requests of a batch together."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Loads the encoder that the model configuration or the environment names.
+        """Loads the encoder, with settings from the model configuration and the environment.
 
         Raises:
             TritonModelException: it cannot be loaded; the message says what to change.
@@ -52,7 +52,9 @@ class EmbedderModel:
             self._encoder = load_encoder(
                 model_dir(parameters, os.environ), EncoderSettings.read(parameters, os.environ)
             )
-            self._encoder.encode(["The first passage through a network allocates; callers should not wait for that."])
+            self._encoder.encode(
+                ["The first pass through a network allocates memory; callers should not wait for that."]
+            )
         except EmbedderError as error:
             raise pb_utils.TritonModelException(str(error)) from error
         pb_utils.Logger.log_info(
@@ -60,7 +62,7 @@ class EmbedderModel:
         )
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
-        """One response per request, in their order. A request that cannot be answered does not harm its neighbours."""
+        """One response per request, in the same order. A failing request does not affect the others."""
         responses: list[Any] = [None] * len(requests)
         jobs: list[_Job] = []
         for position, request in enumerate(requests):
@@ -74,11 +76,11 @@ class EmbedderModel:
         if jobs:
             try:
                 self._answer(jobs, responses)
-            except Exception as error:  # whatever it is, no request may go unanswered
+            except Exception as error:  # every request must get a response
                 pb_utils.Logger.log_error(f"Encoding failed: {type(error).__name__}: {error}")
                 for job in jobs:
                     responses[job.position] = _failure(
-                        "The encoder failed; the log of the embedder tells why.", pb_utils.TritonError.INTERNAL
+                        "The encoder failed; see the embedder's log.", pb_utils.TritonError.INTERNAL
                     )
         return responses
 
@@ -119,7 +121,7 @@ def _read(position: int, request: Any) -> _Job:
 
 
 def _strings(request: Any, name: str) -> list[str]:
-    """The strings of an input [n, 1]; empty if the request does not have it."""
+    """The strings of an input tensor [n, 1]; empty if the request does not have it."""
     tensor = pb_utils.get_input_tensor_by_name(request, name)
     if tensor is None:
         return []
@@ -134,10 +136,10 @@ def _decode(name: str, row: int, value: bytes) -> str:
 
 
 def _tensors(embeddings: Embeddings, rows: slice, names: frozenset[str]) -> dict[str, npt.NDArray[Any]]:
-    """The tensors of one request, cut out of a batch's embeddings.
+    """Output tensors of one request, from its rows of a batch's embeddings.
 
     Raises:
-        TextError: its multi-vectors are too large for one answer.
+        TextError: its multi-vectors are too large for one response.
     """
     tensors: dict[str, npt.NDArray[Any]] = {
         "embeddings": embeddings.dense[rows],

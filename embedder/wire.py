@@ -1,17 +1,17 @@
-"""Tensors of the embedder models, as served by Triton, and what its client hands out.
+"""Tensors of the embedder models on Triton, and the types that the client returns.
 
 | tensor | datatype, shape | when |
 |---|---|---|
 | `text_input` | BYTES [n, 1] | required; UTF-8 texts |
-| `input_type` | BYTES [n, 1] | optional; `query` (default) or `passage`: picks the model's prefix |
+| `input_type` | BYTES [n, 1] | optional; `query` (default) or `passage`: chooses the model's prefix |
 | `embeddings` | FP32 [n, dim] | output; rows L2-normalised |
 | `token_count` | INT32 [n, 1] | output, by name; tokens encoded, special tokens included, after truncation |
-| `truncated` | BOOL [n, 1] | output, by name; true where the text was longer than the model reads |
+| `truncated` | BOOL [n, 1] | output, by name; true if the text was longer than the model's window |
 | `fingerprint` | BYTES [n, 1] | output, by name; `<model id>@sha256:<hash of the weights>` |
 | `sparse_indices` | INT32 [n, k] | output, by name, bge_m3; token ids, padded with -1 |
 | `sparse_weights` | FP32 [n, k] | output, by name, bge_m3; weights of those tokens, padded with 0 |
 | `multi_vectors` | FP32 [n, t, dim] | output, by name; one per token, rows L2-normalised, padded with 0 |
-| `multi_vector_count` | INT32 [n, 1] | output, by name; rows of `multi_vectors` that count |
+| `multi_vector_count` | INT32 [n, 1] | output, by name; number of rows of `multi_vectors` before the padding |
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ InputType = Literal["query", "passage"]
 
 @dataclass(frozen=True, slots=True)
 class SparseVector:
-    """Learned weights of one text's tokens."""
+    """Learned token weights of one text."""
 
     indices: npt.NDArray[np.int32]
     """int32[k]: token ids, ascending, unique."""
@@ -38,16 +38,16 @@ class SparseVector:
 
 @dataclass(frozen=True, slots=True)
 class Embeddings:
-    """What the embedder makes of n texts, in the order they were sent."""
+    """Embeddings of n texts, in the order of the texts."""
 
     dense: npt.NDArray[np.float32]
     """float32[n, dim], rows L2-normalised."""
     token_counts: npt.NDArray[np.int32]
-    """int32[n]: tokens encoded, special tokens included."""
+    """int32[n]: tokens encoded, including special tokens, after truncation."""
     truncated: npt.NDArray[np.bool_]
-    """bool[n]: the text was longer than the model reads; its end is not in the embedding."""
+    """bool[n]: the text was longer than the model's window, and its end is not in the embedding."""
     fingerprint: str
-    """`<model id>@sha256:<hash>` of the weights that made these."""
+    """`<model id>@sha256:<hash>` of the model's weights."""
     sparse: tuple[SparseVector, ...] | None = None
     multi_vectors: tuple[npt.NDArray[np.float32], ...] | None = None
     """Per text float32[tokens, dim], rows L2-normalised."""

@@ -14,13 +14,13 @@ __all__ = ["Encoder", "load_encoder"]
 
 
 def load_encoder(model_dir: Path, settings: EncoderSettings) -> Encoder:
-    """The encoder of a model folder, loaded and ready.
+    """Loads the encoder of a model folder.
 
-    An engine is imported only when it is chosen: an image needs no other.
+    An engine is imported only if it is used, so that an image needs only one.
 
     Raises:
-        ModelFolderError: the folder lacks a file, or holds one that is damaged or of another architecture.
-        SettingsError: the settings ask for a backend that is not there, or that does not know the architecture.
+        ModelFolderError: the folder lacks a file, or has one that is damaged or of another architecture.
+        SettingsError: the backend is not installed, or does not support the architecture.
     """
     if settings.architecture != "bge_m3" and settings.backend == "flagembedding":
         raise SettingsError(

@@ -1,4 +1,4 @@
-"""What every encoder is, and what all of them do alike."""
+"""The protocol of encoders, and the functions that they share."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from embedder.encoders.texts import TextTokenizer
-from embedder.folder import ModelFolder
+from embedder.encoders.texts import EncoderTokenizer
+from embedder.folder import EmbedderFolder
 from embedder.settings import EncoderSettings
 from embedder.wire import Embeddings, InputType
 
 
 class Encoder(Protocol):
-    """Texts in, embeddings out. Safe for concurrent use; never changes its arguments."""
+    """Texts in, embeddings out. Safe for concurrent use. Arguments are never modified."""
 
     fingerprint: str
     """`<model id>@sha256:<hash of the weights>`."""
     dimension: int
     """Length of a dense embedding."""
     max_tokens: int
-    """Longest text that is read whole, in tokens, special tokens included."""
+    """Longest text in tokens, including special tokens. Longer texts are truncated."""
 
     def encode(
         self,
@@ -32,32 +32,32 @@ class Encoder(Protocol):
         sparse: bool = False,
         multi_vectors: bool = False,
     ) -> Embeddings:
-        """Encodes texts of any length and number, in any mixture; the result is in the order of `texts`.
+        """Encodes any number of texts of any length. The result has the order of `texts`.
 
-        A text's embedding does not depend on the texts beside it. Of a text longer than `max_tokens` the end is cut
-        off, which `Embeddings.truncated` tells. No texts give arrays of no rows.
+        A text's embedding does not depend on the other texts. Texts longer than `max_tokens` are truncated and marked
+        in `Embeddings.truncated`. No texts give arrays with no rows.
 
         Args:
             texts: n texts; an empty text is encoded like any other.
-            input_type: which of the model's prefixes is put before the texts: one for all, or n.
-            sparse: also give learned weights of tokens.
-            multi_vectors: also give one vector per token.
+            input_type: chooses the prefix of the texts: one value for all, or n values.
+            sparse: also return learned token weights.
+            multi_vectors: also return one vector per token.
 
         Raises:
-            TextError: an unknown input type, or an output that this model does not have.
+            TextError: an input type is unknown, or the model does not have a requested output.
         """
         ...
 
 
 def open_tokenizer(
-    folder: ModelFolder, settings: EncoderSettings, *, default_tokens: int, most_tokens: int
-) -> TextTokenizer:
-    """The folder's tokenizer, cutting where the settings, else the card, else the model's default say.
+    folder: EmbedderFolder, settings: EncoderSettings, *, default_tokens: int, most_tokens: int
+) -> EncoderTokenizer:
+    """The folder's tokenizer. It truncates at the settings' `max_tokens`, else the card's, else `default_tokens`.
 
-    `most_tokens`, what the model has positions for, is never passed.
+    The limit never exceeds `most_tokens`, the number of the model's positions.
     """
     card = folder.card
-    return TextTokenizer(
+    return EncoderTokenizer(
         folder.file("tokenizer.json"),
         max_tokens=min(settings.max_tokens or card.max_tokens or default_tokens, most_tokens),
         query_prefix=card.query_prefix if settings.query_prefix is None else settings.query_prefix,
@@ -66,9 +66,9 @@ def open_tokenizer(
 
 
 def normalize_rows(rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """float32 of the same shape, L2-normalised along the last axis; rows of zeros stay zero.
+    """float32 of the same shape, L2-normalised along the last axis. Rows of zeros stay zero.
 
-    Source: torch.nn.functional.normalize, whose smallest divisor is 1e-12.
+    Source: torch.nn.functional.normalize, with its smallest divisor of 1e-12.
     """
     norms = np.linalg.norm(rows, axis=-1, keepdims=True).astype(np.float32, copy=False)
     unit: npt.NDArray[np.float32] = rows / np.maximum(norms, np.float32(1e-12))

@@ -1,4 +1,4 @@
-"""Which texts are encoded together: neighbours in length, so that little is computed for padding."""
+"""Groups texts of similar length into batches, so that little padding is computed."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ import numpy as np
 import numpy.typing as npt
 
 _MAX_PADDING = 0.25
-"""Largest share of padding in a batch. Texts of about one length fill a batch long before this binds."""
+"""Largest share of padding in a batch. Texts of similar length fill a batch before they reach it."""
 
 
 def plan_batches(lengths: Sequence[int], *, max_texts: int, max_tokens: int) -> list[list[int]]:
-    """Splits texts into batches of neighbouring length, longest first.
+    """Splits texts into batches of similar length, longest first.
 
     Args:
-        lengths: tokens of each text.
-        max_texts: most texts in a batch.
-        max_tokens: most tokens in a batch, padding included; a longer text makes a batch of its own.
+        lengths: number of tokens of each text.
+        max_texts: maximum number of texts in a batch.
+        max_tokens: maximum number of tokens in a batch, including padding; a longer text gets a batch of its own.
 
     Returns:
-        Positions in `lengths`; each is in exactly one batch. No batches for no texts.
+        Batches of positions in `lengths`. Each position is in exactly one; no texts give no batches.
     """
     batches: list[list[int]] = []
     batch: list[int] = []
@@ -40,10 +40,11 @@ def plan_batches(lengths: Sequence[int], *, max_texts: int, max_tokens: int) -> 
 
 
 def padded_length(longest: int, most: int) -> int:
-    """Tokens that a batch is padded to: at most an eighth more than its longest text, and never more than `most`.
+    """Number of tokens that a batch is padded to: a multiple of 4; above 32, at most 1/8 more than its longest text.
 
-    An engine keeps kernels and memory for every shape that it has met. So there are a few lengths per octave: all
-    lengths of MiniLM's batches of eight took 1,270 MB after 800 texts and grew on, these 700 MB.
+    It never exceeds `most`. OpenVINO keeps kernels and memory for every shape that it has run, so lengths are rounded
+    to a few per power of two. With MiniLM, batches of eight and 800 texts this takes 700 MB; all lengths took 1,270 MB
+    and kept growing.
     """
     step = max(4, 1 << (longest.bit_length() - 4)) if longest > 16 else 4
     return min(most, -(-longest // step) * step)
@@ -52,7 +53,7 @@ def padded_length(longest: int, most: int) -> int:
 def pad(
     sequences: Sequence[npt.NDArray[np.int64]], padding_id: int, length: int
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """int64[n, length] token ids padded on the right, and int64[n, length] with 1 where a token is."""
+    """int64[n, length] token ids, padded on the right, and the int64[n, length] attention mask: 1 for tokens."""
     ids = np.full((len(sequences), length), padding_id, np.int64)
     mask = np.zeros_like(ids)
     for row, sequence in enumerate(sequences):

@@ -1,4 +1,4 @@
-"""Encoders of BERT's family as an OpenVINO graph, built from a checkpoint's weights."""
+"""Builds a BERT-family encoder as an OpenVINO graph, from a checkpoint's weights."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from embedder.encoders.linear import Storage, constant, linear, rows
 from embedder.errors import ModelFolderError
 
 _MASKED = np.finfo(np.float32).min
-"""Added to the score of a token that is padding."""
+"""Added to the attention score of a padding token."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Family:
-    """How the checkpoints of one `model_type` differ from the others'."""
+    """Names and conventions of the checkpoints of one `model_type`."""
 
     prefix: str
-    """Before every weight's name where the checkpoint is of a model with a task's head."""
+    """Prefix of every weight's name in a checkpoint of a model with a task head."""
     padding_id: int
-    """Where config.json does not say."""
+    """Default if config.json has none."""
     positions_behind_padding: bool = True
-    """Positions count from `padding_id` + 1, not from 0."""
+    """Whether positions start at `padding_id` + 1 instead of 0."""
     token_types: bool = True
     query: str = "attention.self.query."
     key: str = "attention.self.key."
@@ -58,7 +58,7 @@ FAMILIES: dict[str, _Family] = {
         output_norm="attention.LayerNorm.",
     ),
 }
-"""`model_type` of config.json → what is particular to it.
+"""By `model_type` of config.json.
 
 Source: transformers, models/{bert,roberta,xlm_roberta,camembert,mpnet}/modeling_*.py.
 """
@@ -66,34 +66,34 @@ Source: transformers, models/{bert,roberta,xlm_roberta,camembert,mpnet}/modeling
 
 @dataclass(frozen=True, slots=True)
 class BertConfig:
-    """What `config.json` of a Hugging Face checkpoint says of the network."""
+    """Dimensions of the network, from `config.json` of a Hugging Face checkpoint."""
 
     family: _Family
     layers: int
     hidden: int
     heads: int
     inner: int
-    """Width between the two linear maps behind the attention."""
+    """Width of the feed-forward layer."""
     positions: int
     """Rows of the position embedding."""
     padding_id: int
     epsilon: float
-    """Of the layer normalisations."""
+    """Epsilon of the layer normalisations."""
     relative_buckets: int
-    """Rows of MPNet's table of relative positions; 0: the attention has none."""
+    """Rows of MPNet's table of relative positions. 0: no relative positions."""
 
     @classmethod
     def load(cls, path: Path, families: Collection[str] = FAMILIES) -> BertConfig:
         """Reads `config.json`.
 
         Raises:
-            ModelFolderError: it is not of an encoder of `families` with the exact GELU and absolute positions.
+            ModelFolderError: it does not describe an encoder of `families` with exact GELU and absolute positions.
         """
         try:
             content: Any = json.loads(path.read_text("utf-8"))
             model_type = content["model_type"]
             if model_type not in families:
-                raise ModelFolderError(f"{path} is of a {model_type}; known are {', '.join(families)}.")
+                raise ModelFolderError(f"{path} is of a {model_type}; supported are {', '.join(families)}.")
             family = FAMILIES[model_type]
             config = cls(
                 family=family,
@@ -111,19 +111,21 @@ class BertConfig:
         except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
             raise ModelFolderError(f"{path} does not describe an encoder: {error!r}") from error
         if activation != "gelu" or placing != "absolute":
-            raise ModelFolderError(f"{path}: known are gelu and absolute positions, not {activation} and {placing}.")
+            raise ModelFolderError(
+                f"{path}: supported are gelu and absolute positions, not {activation} and {placing}."
+            )
         if config.heads < 1 or config.hidden % config.heads:
             raise ModelFolderError(f"{path}: {config.hidden} dimensions cannot be split into {config.heads} heads.")
         return config
 
     @property
     def max_tokens(self) -> int:
-        """Tokens that have a position."""
+        """Number of tokens that have a position."""
         return self.positions - (self.padding_id + 1 if self.family.positions_behind_padding else 0)
 
 
 class BertGraph:
-    """Builds the network; every method adds to one graph."""
+    """Builds the network. Each method adds nodes to the same graph."""
 
     def __init__(self, config: BertConfig, weights: Weights, storage: Storage = "f32") -> None:
         self._config, self._family, self._storage = config, config.family, storage
@@ -133,7 +135,7 @@ class BertGraph:
 
     @property
     def vocabulary(self) -> int:
-        """Tokens that have an embedding."""
+        """Number of tokens that have an embedding."""
         return len(self._tensor("embeddings.word_embeddings.weight"))
 
     def hidden_states(self) -> ov.Node:
@@ -173,7 +175,7 @@ class BertGraph:
         return ops.range(np.int64(0), tokens, np.int64(1), "i64")
 
     def _scores(self) -> ov.Node:
-        """What is added to the attention's scores: float32[n, 1, 1, tokens], or [n, heads, tokens, tokens]."""
+        """Mask and biases added to attention scores: float32[n, 1, 1, tokens], or [n, heads, tokens, tokens]."""
         mask = ops.convert(self.attention_mask, np.float32)
         scores = ops.multiply(ops.subtract(np.float32(1), mask), _MASKED)
         scores = ops.unsqueeze(scores, np.array([1, 2], np.int64))
@@ -225,13 +227,13 @@ class BertGraph:
 
 
 def weight_of(weights: Weights, name: str, shape: tuple[int, ...] | None) -> npt.NDArray[np.float32]:
-    """The tensor of that name.
+    """The tensor with this name.
 
     Raises:
-        ModelFolderError: there is none, or it has another shape than `shape`.
+        ModelFolderError: there is none, or its shape is not `shape`.
     """
     if name not in weights:
-        raise ModelFolderError(f"The weights have no {name}: they are not of this architecture.")
+        raise ModelFolderError(f"The weights have no {name}: they belong to another architecture.")
     tensor = weights[name]
     if shape is not None and tensor.shape != shape:
         raise ModelFolderError(
@@ -241,7 +243,7 @@ def weight_of(weights: Weights, name: str, shape: tuple[int, ...] | None) -> npt
 
 
 def _buckets(distances: npt.NDArray[np.int64], buckets: int, furthest: int = 128) -> npt.NDArray[np.int64]:
-    """Which row of the table holds for a key that is so many tokens behind its query (negative: before it).
+    """The row of the bias table for each distance, in tokens, from a query to its key.
 
     Source: transformers, models/mpnet/modeling_mpnet.py, `relative_position_bucket`.
     """

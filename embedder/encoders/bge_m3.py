@@ -1,4 +1,4 @@
-"""BGE-M3 on the CPU without torch: dense, learned sparse and multi-vector embeddings out of one pass.
+"""BGE-M3 on the CPU without torch: dense, learned sparse and multi-vector embeddings from one pass.
 
 Source: Chen et al., "M3-Embedding", arXiv:2402.03216; FlagEmbedding 1.4.2, inference/embedder/encoder_only/m3.py.
 """
@@ -22,24 +22,24 @@ from embedder.encoders.checkpoint import read_weights
 from embedder.encoders.engine import PROPERTIES, Engine, computes_bfloat16
 from embedder.encoders.exported import ExportedFolder, fingerprint_of
 from embedder.encoders.linear import Storage, linear
-from embedder.encoders.texts import TextTokenizer
+from embedder.encoders.texts import EncoderTokenizer
 from embedder.errors import ModelFolderError, SettingsError
-from embedder.folder import ModelFolder, file_hashes, is_exported
+from embedder.folder import EmbedderFolder, file_hashes, is_exported
 from embedder.settings import Arithmetic, EncoderSettings
 from embedder.wire import Embeddings, InputType, SparseVector
 
 _SPECIAL_TOKENS = ("<s>", "</s>", "<pad>", "<unk>")
-"""They carry no meaning of a text: no learned weights are given for them."""
+"""Special tokens carry no meaning, so they get no learned weights."""
 
 _INT8_GROUP = 64
-"""Numbers of a vector that share a scale in front of weights in 8 bits. docs/decisions/ tells what others give."""
+"""Activations that share a scale in front of int8 weights. docs/decisions/0013 compares other sizes."""
 
 
 @dataclass(frozen=True, slots=True)
 class BgeM3Folder:
-    """A folder in the Hugging Face layout of BAAI/bge-m3, with everything that this model needs."""
+    """A folder with all files of BAAI/bge-m3 in the Hugging Face layout."""
 
-    folder: ModelFolder
+    folder: EmbedderFolder
     config: BertConfig
     encoder_weights: Path
     sparse_head: Path
@@ -50,9 +50,9 @@ class BgeM3Folder:
         """Finds the files.
 
         Raises:
-            ModelFolderError: one is missing. Heads are never made up: FlagEmbedding would take random ones.
+            ModelFolderError: one is missing. FlagEmbedding would replace a missing head by a random one.
         """
-        folder = ModelFolder.open(path)
+        folder = EmbedderFolder.open(path)
         config = BertConfig.load(folder.file("config.json"), ["xlm-roberta"])
         candidates = [path / "model.safetensors", path / "pytorch_model.bin"]
         found = [candidate for candidate in candidates if candidate.is_file()]
@@ -61,15 +61,15 @@ class BgeM3Folder:
         return cls(folder, config, found[0], folder.file("sparse_linear.pt"), folder.file("colbert_linear.pt"))
 
     def hashes(self) -> dict[str, str]:
-        """SHA-256 of each file of weights."""
+        """File name → SHA-256, for each file of weights."""
         return file_hashes([self.encoder_weights, self.sparse_head, self.multi_vector_head])
 
     def fingerprint(self, model_id: str | None, precision: Arithmetic = "f32") -> str:
-        """Of the model served in that precision; see `fingerprint_of`."""
+        """The fingerprint of the model in this precision; see `fingerprint_of`."""
         return fingerprint_of(self.folder, model_id, self.hashes(), precision)
 
-    def tokenizer(self, settings: EncoderSettings) -> TextTokenizer:
-        """The tokenizer, cutting at the model's last position unless something says less."""
+    def tokenizer(self, settings: EncoderSettings) -> EncoderTokenizer:
+        """The tokenizer. It truncates at the model's last position, or at a lower limit of settings or card."""
         most = self.config.max_tokens
         return open_tokenizer(self.folder, settings, default_tokens=most, most_tokens=most)
 
@@ -78,11 +78,11 @@ class BgeM3Encoder:
     """BGE-M3 on OpenVINO. See `Encoder`."""
 
     def __init__(self, model_dir: Path, settings: EncoderSettings) -> None:
-        """Loads the encoder and both heads, out of the Hugging Face layout or of what `embedder.export` made of it.
+        """Loads the encoder and both heads from the Hugging Face layout, or from an export of `embedder.export`.
 
         Raises:
-            ModelFolderError: a file is missing, damaged or not of such a model.
-            SettingsError: the folder was exported in another precision than the one that is asked for.
+            ModelFolderError: a file is missing, damaged, or belongs to another model.
+            SettingsError: the folder was exported in another precision than the settings name.
         """
         if is_exported(model_dir):
             self._open_exported(ExportedFolder.open(model_dir), settings)
@@ -118,9 +118,9 @@ class BgeM3Encoder:
         self.dimension: int = model.output("dense").partial_shape[-1].get_length()
         properties = PROPERTIES[precision]
         if precision == "int8":
-            between = "bf16" if computes_bfloat16() else "f32"  # for what lies between the linear maps
+            between = "bf16" if computes_bfloat16() else "f32"  # for the operations between the linear maps
             properties = {"INFERENCE_PRECISION_HINT": between, "DYNAMIC_QUANTIZATION_GROUP_SIZE": _INT8_GROUP}
-        # One pass has work for all threads.
+        # One pass keeps all threads busy.
         self._engine = Engine(model, settings, properties=properties, default_streams=1)
 
     def encode(
@@ -162,22 +162,22 @@ class BgeM3Encoder:
         return {"input_ids": padded, "attention_mask": mask}
 
 
-def special_ids(tokenizer: TextTokenizer) -> npt.NDArray[np.int64]:
+def special_ids(tokenizer: EncoderTokenizer) -> npt.NDArray[np.int64]:
     """Ids of the tokens that get no learned weights.
 
     Raises:
-        ModelFolderError: the tokenizer is not of this model.
+        ModelFolderError: the tokenizer belongs to another model.
     """
     ids = [tokenizer.token_id(token) for token in _SPECIAL_TOKENS]
     if None in ids:
-        raise ModelFolderError(f"tokenizer.json lacks one of {' '.join(_SPECIAL_TOKENS)}: it is not of BGE-M3.")
+        raise ModelFolderError(f"tokenizer.json lacks one of {' '.join(_SPECIAL_TOKENS)}: it is not BGE-M3's.")
     return np.array(ids, np.int64)
 
 
 def sparse_vector(
     ids: npt.NDArray[np.int64], weights: npt.NDArray[np.float32], dropped: npt.NDArray[np.int64]
 ) -> SparseVector:
-    """The largest weight of each token of one text; `dropped` ids and weights that are not positive are left out."""
+    """The largest weight of each distinct token of one text, without `dropped` ids and without weights <= 0."""
     counted = (weights > 0) & ~np.isin(ids, dropped)
     unique, places = np.unique(ids[counted], return_inverse=True)
     largest = np.zeros(len(unique), np.float32)
@@ -186,11 +186,11 @@ def sparse_vector(
 
 
 def build_graph(files: BgeM3Folder, storage: Storage) -> ov.Model:
-    """The encoder with all three heads, its weights held as `storage` says.
+    """The encoder with all three heads, with its weights in the type `storage`.
 
     Inputs: int64[n, tokens] `input_ids` and `attention_mask`.
-    Outputs: `dense` [n, hidden], `sparse` [n, tokens], `multi_vectors` [n, tokens - 1, hidden]; nothing is normalised.
-    The two heads are a three-hundredth of the work: they are computed whether they are asked for or not.
+    Outputs: `dense` [n, hidden], `sparse` [n, tokens], `multi_vectors` [n, tokens - 1, hidden]; none is normalised.
+    Both heads are always computed: they are 1/300 of the work.
 
     Raises:
         ModelFolderError: a weight is missing or has another shape.

@@ -1,4 +1,4 @@
-"""Weights from the files that torch and Hugging Face write, without torch: mapped, not read, and never executed."""
+"""Reads weights from files of torch and Hugging Face, without torch and without running code in them."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ _TORCH_DTYPES = {
 _SAFETENSORS_DTYPES = {"F32": "<f4", "F16": "<f2", "BF16": "bf16", "F64": "<f8", "I64": "<i8", "I32": "<i4"}
 
 _DAMAGE = (OSError, LookupError, TypeError, ValueError, AttributeError, EOFError, struct.error, pickle.UnpicklingError)
-"""What reading a file raises that is not what its name says."""
+"""Exceptions that a damaged file causes."""
 
 _MAX_HEADER_BYTES = 100 << 20
-"""Source: the limit of the safetensors library."""
+"""Source: the safetensors library's limit."""
 
 
 def read_weights(path: Path) -> Weights:
-    """The tensors of a checkpoint by their names, as float32; those stored as float32 are views of the mapped file.
+    """The tensors of a checkpoint by name, as float32. Tensors stored as float32 are views of the mapped file.
 
     Args:
-        path: `*.safetensors`, or what `torch.save` makes of a state dict (torch 1.6 or later).
+        path: `*.safetensors`, or a state dict written by `torch.save` (torch 1.6 or later).
 
     Raises:
-        ModelFolderError: the file is damaged, or holds anything but tensors.
+        ModelFolderError: the file is damaged, or holds something other than tensors.
     """
     try:
         with path.open("rb") as file:
@@ -100,19 +100,19 @@ def _read_torch(file: IO[bytes], content: mmap.mmap) -> Weights:
     with archive.open(pickled) as stream:
         state = _TensorUnpickler(stream, storage).load()
     if not isinstance(state, dict) or not all(isinstance(tensor, np.ndarray) for tensor in state.values()):
-        raise ModelFolderError("does not hold a state dict, that is names and tensors.")
+        raise ModelFolderError("does not hold a state dict (names and tensors).")
     return state
 
 
 class _Storage:
-    """Stands for torch's storage class of one data type."""
+    """Replaces torch's storage class of one data type."""
 
     def __init__(self, dtype: str) -> None:
         self.dtype = dtype
 
 
 class _TensorUnpickler(pickle.Unpickler):
-    """Builds arrays out of a state dict, and refuses every name but those that a state dict needs."""
+    """Builds arrays from a state dict. Refuses every global name that a state dict does not need."""
 
     def __init__(self, file: IO[bytes], storage: Callable[[Sequence[Any]], npt.NDArray[np.float32]]) -> None:
         super().__init__(file)
@@ -128,7 +128,7 @@ class _TensorUnpickler(pickle.Unpickler):
             return _rebuild_tensor
         if module == "torch" and name in _TORCH_DTYPES:
             return _Storage(_TORCH_DTYPES[name])
-        raise ModelFolderError(f"asks for {module}.{name}, which no state dict needs: it is not loaded.")
+        raise ModelFolderError(f"refers to {module}.{name}, which no state dict needs: it is not loaded.")
 
 
 def _rebuild_tensor(
@@ -148,7 +148,7 @@ def _rebuild_tensor(
 
 
 def _data_start(content: mmap.mmap, entry: zipfile.ZipInfo) -> int:
-    """Where an entry's data lie in the archive: behind its local header, whose size only the header itself tells."""
+    """Offset of an entry's data in the archive: after its local header, whose size is only in that header."""
     signature, name_length, extra_length = struct.unpack_from("<4s22xHH", content, entry.header_offset)
     if signature != b"PK\x03\x04":
         raise ValueError("the archive's directory does not fit its content")
@@ -156,7 +156,7 @@ def _data_start(content: mmap.mmap, entry: zipfile.ZipInfo) -> int:
 
 
 def _flat(content: mmap.mmap, dtype: str, start: int, size_bytes: int) -> npt.NDArray[np.float32]:
-    """Raises ValueError: the data pass the end of the file."""
+    """A flat tensor at `start`, as float32. Raises ValueError: the data exceed the file."""
     if start < 0 or size_bytes < 0 or start + size_bytes > len(content):
         raise ValueError("a tensor passes the end of the file")
     if dtype == "bf16":  # the upper half of a float32

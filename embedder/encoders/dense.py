@@ -1,7 +1,7 @@
-"""What encoders without heads of their own have in common: a network's token vectors, and their pooling.
+"""Encoders that pool a network's token vectors into one embedding.
 
-The token vectors are multi-vectors as they are: nobody trained them to be compared one by one, yet late interaction
-over them finds more than the pooled vector does (docs/evaluation.md).
+The token vectors also serve as multi-vectors. They were not trained for it, but late interaction over them finds more
+than the pooled vector alone (docs/evaluation.md).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from openvino import opset13 as ops
 from embedder.encoders.base import normalize_rows
 from embedder.encoders.batches import pad, padded_length
 from embedder.encoders.engine import Engine
-from embedder.encoders.texts import TextTokenizer
+from embedder.encoders.texts import EncoderTokenizer
 from embedder.errors import TextError
 from embedder.folder import Pooling
 from embedder.settings import EncoderSettings
@@ -25,12 +25,12 @@ from embedder.wire import Embeddings, InputType
 
 
 class DenseEncoder:
-    """A pooled network on the CPU. See `Encoder`."""
+    """A network with pooling, on the CPU. See `Encoder`."""
 
     def __init__(
         self,
         model: ov.Model,
-        tokenizer: TextTokenizer,
+        tokenizer: EncoderTokenizer,
         settings: EncoderSettings,
         *,
         fingerprint: str,
@@ -39,12 +39,12 @@ class DenseEncoder:
         """Compiles a network.
 
         Args:
-            model: int64[n, tokens] `input_ids`, `attention_mask` and perhaps `token_type_ids` in; what `with_pooling`
-                gives out.
-            tokenizer: of this network.
-            settings: of the engine.
+            model: inputs int64[n, tokens] `input_ids`, `attention_mask` and optionally `token_type_ids`; outputs as in
+                `with_pooling`.
+            tokenizer: the network's tokenizer.
+            settings: settings of the engine.
             fingerprint: see `Encoder`.
-            padding_id: the token that shorter texts of a batch are filled up with.
+            padding_id: id of the padding token.
         """
         self._tokenizer, self._padding_id = tokenizer, padding_id
         self._inputs = {port.any_name for port in model.inputs}
@@ -63,7 +63,7 @@ class DenseEncoder:
     ) -> Embeddings:
         """See `Encoder.encode`."""
         if sparse:
-            raise TextError(f"The model {self.fingerprint.partition('@')[0]} has no learned weights of tokens.")
+            raise TextError(f"The model {self.fingerprint.partition('@')[0]} has no learned token weights.")
         tokenized = self._tokenizer(texts, input_type)
         plan = self._engine.plan(tokenized.counts.tolist())
         dense = np.empty((len(texts), self.dimension), np.float32)
@@ -73,7 +73,9 @@ class DenseEncoder:
             dense[plan[position]] = normalize_rows(outputs["embedding"])
             if multi_vectors:
                 for row, text in enumerate(plan[position]):
-                    matrices[text] = normalize_rows(_without_frame(outputs["tokens"][row, : len(tokenized.ids[text])]))
+                    matrices[text] = normalize_rows(
+                        _without_special_tokens(outputs["tokens"][row, : len(tokenized.ids[text])])
+                    )
 
         self._engine.run([self._feed([tokenized.ids[text] for text in batch]) for batch in plan], collect)
         return Embeddings(
@@ -95,9 +97,9 @@ class DenseEncoder:
 def with_pooling(
     hidden: ov.Node, attention_mask: ov.Node, pooling: Pooling, parameters: Sequence[ov.Node], name: str
 ) -> ov.Model:
-    """A model of `parameters` whose outputs are `embedding` [n, dim] and `tokens` [n, tokens, dim], not normalised.
+    """A model with the inputs `parameters` and the outputs `embedding` [n, dim] and `tokens` [n, tokens, dim].
 
-    The embedding is the first token's vector, or the mean over the tokens that are not padding.
+    The embedding is the first token's vector, or the mean over all tokens except padding. Nothing is normalised.
 
     Source: sentence-transformers, models/Pooling.py.
     """
@@ -116,6 +118,6 @@ def with_pooling(
     return ov.Model(results, parameters, name)
 
 
-def _without_frame(tokens: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Without the first and last token, which stand around every text; of an empty text the first stays."""
+def _without_special_tokens(tokens: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """`tokens` without the special tokens at both ends. An empty text keeps the first."""
     return tokens[1:-1] if len(tokens) > 2 else tokens[:1]

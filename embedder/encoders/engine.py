@@ -1,4 +1,4 @@
-"""OpenVINO on CPUs: a compiled model that encodes several batches at the same time."""
+"""Runs an OpenVINO model on the CPU, several batches at a time."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from embedder.settings import Arithmetic, EncoderSettings
 _CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 _INT8_GROUP = 32
-"""Activations that share a scale when they are quantised. OpenVINO's own default on CPUs with VNNI."""
+"""Number of activations that share a scale when they are quantised. OpenVINO's default on CPUs with VNNI."""
 
 PROPERTIES: Mapping[Arithmetic, Mapping[str, Any]] = {
-    # Both must be said: on CPUs with bfloat16 OpenVINO would choose it, and it would quantise activations by itself.
+    # Both must be set: OpenVINO's defaults use bfloat16 on CPUs that have it, and quantise activations.
     "f32": {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0},
     "bf16": {"INFERENCE_PRECISION_HINT": "bf16", "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0},
     "int8": {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": _INT8_GROUP},
@@ -44,9 +44,10 @@ class Engine:
 
         Args:
             model: the network.
-            settings: of the engine.
-            properties: what to compute in; without it those of the settings' precision, where `auto` is f32.
-            default_streams: where the settings do not say; one per thread if None.
+            settings: settings of the engine.
+            properties: OpenVINO's properties for the precision; by default those of the settings' precision, with
+                `auto` as f32.
+            default_streams: number of streams if the settings have none; one per thread if None.
         """
         self._settings = settings
         if properties is None:
@@ -60,7 +61,7 @@ class Engine:
                 **properties,
                 "INFERENCE_NUM_THREADS": threads,
                 "NUM_STREAMS": self.streams,
-                # Triton may run several models on these cores: threads that are bound to one would pile up there.
+                # Triton may run several models on these cores: pinned threads of all models would share the same few.
                 "ENABLE_CPU_PINNING": False,
             },
         )
@@ -82,9 +83,9 @@ class Engine:
         batches: Sequence[Mapping[str, npt.NDArray[np.int64]]],
         collect: Callable[[int, Mapping[Any, npt.NDArray[np.float32]]], None],
     ) -> None:
-        """Runs every batch, and hands the outputs of each to `collect` with its position in `batches`.
+        """Runs all batches. Calls `collect` with each batch's position in `batches` and its outputs.
 
-        `collect` is called from several threads; the arrays are the engine's own and are overwritten afterwards.
+        `collect` is called from several threads. It must copy what it keeps: the engine reuses the arrays.
         """
 
         def run_one(position: int) -> None:
@@ -107,10 +108,10 @@ def computes_bfloat16() -> bool:
 
 
 def usable_cpus() -> int:
-    """CPUs that this process may use: its affinity, and the quota of its container."""
+    """Number of CPUs that this process may use, by its affinity and its container's quota."""
     cpus = len(os.sched_getaffinity(0))
     try:
         quota, period = _CPU_QUOTA.read_text("ascii").split()
         return max(1, min(cpus, int(quota) // int(period)))
-    except (OSError, ValueError):  # no control groups, or quota "max"
+    except (OSError, ValueError):  # no cgroup, or quota "max"
         return cpus

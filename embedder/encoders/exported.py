@@ -1,4 +1,4 @@
-"""A BGE-M3 as `python -m embedder.export` writes it: one OpenVINO model with three heads, and what it was made of."""
+"""Reads and describes an exported BGE-M3: the folder that `python -m embedder.export` writes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from embedder.folder import (
     EXPORTED_MODEL_NAME,
     EXPORTED_WEIGHTS_NAME,
     TOKENIZER_NAME,
-    ModelFolder,
+    EmbedderFolder,
     digest,
     file_hashes,
 )
@@ -30,30 +30,32 @@ _FORMAT = 1
 
 @dataclass(frozen=True, slots=True)
 class ExportedFolder:
-    """A folder with `FILES`, whose `embedder.json` tells under `export` how they came about."""
+    """A folder with `FILES`, and an `embedder.json` that describes the export under `export`."""
 
-    folder: ModelFolder
+    folder: EmbedderFolder
     precision: Storage
     padding_id: int
     max_tokens: int
-    """Tokens that have a position."""
+    """Number of tokens that have a position."""
     source: Mapping[str, str]
-    """SHA-256 of each file of weights that this was made of."""
+    """File name → SHA-256, for each file of weights that was exported."""
 
     @classmethod
     def open(cls, path: Path) -> ExportedFolder:
-        """Reads the card and compares every file with the hash that was recorded for it.
+        """Reads the card and verifies every file against its recorded hash.
 
         Raises:
-            ModelFolderError: a file is missing, or is not the one that was exported.
+            ModelFolderError: a file is missing, or its hash differs.
         """
-        folder = ModelFolder.open(path)
+        folder = EmbedderFolder.open(path)
         card = folder.file(CARD_NAME)
         files = [folder.file(name) for name in FILES]
         try:
             export = json.loads(card.read_text("utf-8"))["export"]
             if export["format"] != _FORMAT or export["precision"] not in get_args(Storage):
-                raise ModelFolderError(f"{card} is of another version of this program: export the model again.")
+                raise ModelFolderError(
+                    f"{card} was written by another version of this program: export the model again."
+                )
             exported = cls(
                 folder,
                 export["precision"],
@@ -63,7 +65,7 @@ class ExportedFolder:
             )
             recorded = {str(name): str(value) for name, value in export["files"].items()}
         except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-            raise ModelFolderError(f"{card} does not tell how the model was exported: {error!r}") from error
+            raise ModelFolderError(f"{card} does not describe the export: {error!r}") from error
         for name, value in file_hashes(files).items():
             if recorded.get(name) != value:
                 raise ModelFolderError(f"{path / name} is damaged: it is not the file that was exported.")
@@ -77,7 +79,7 @@ class ExportedFolder:
         """The network.
 
         Raises:
-            ModelFolderError: OpenVINO does not read it.
+            ModelFolderError: OpenVINO cannot read it.
         """
         path = self.folder.path / EXPORTED_MODEL_NAME
         try:
@@ -87,7 +89,7 @@ class ExportedFolder:
 
 
 def write_card(folder: Path, exported: ExportedFolder, model_id: str | None) -> None:
-    """Writes the card of files that lie in `folder`; `exported.folder` is what they were made of.
+    """Writes the `embedder.json` of an export in `folder`. `exported.folder` is the source.
 
     Raises:
         OSError: it cannot be written.
@@ -113,11 +115,13 @@ def write_card(folder: Path, exported: ExportedFolder, model_id: str | None) -> 
     (folder / CARD_NAME).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def fingerprint_of(folder: ModelFolder, model_id: str | None, source: Mapping[str, str], precision: Arithmetic) -> str:
-    """`<model id>@sha256:<hash>` of a BGE-M3 that is served in that precision.
+def fingerprint_of(
+    folder: EmbedderFolder, model_id: str | None, source: Mapping[str, str], precision: Arithmetic
+) -> str:
+    """`<model id>@sha256:<hash>` of a BGE-M3 in this precision.
 
-    Weights in 8 bits are other weights and have another hash; f32 and bf16 share the source's, as a GPU's fp16 does: an
-    index built with one may be searched with another.
+    f32, bf16 and a GPU's fp16 share the source's hash: an index built with one can be searched with another. int8
+    weights have a hash of their own.
     """
     hashes = dict(source) if precision != "int8" else {**source, "precision": "int8"}
     return f"{model_id or folder.name}@sha256:{digest(hashes)}"

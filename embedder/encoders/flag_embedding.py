@@ -18,7 +18,7 @@ from embedder.wire import Embeddings, InputType, SparseVector
 
 _BATCH_TEXTS = 64
 _BATCH_TOKENS = 65_536
-"""A GPU wants larger batches than a CPU. Eight texts of full length fill one."""
+"""Eight texts of full length. A GPU needs larger batches than a CPU."""
 
 
 class FlagEmbeddingEncoder:
@@ -28,14 +28,14 @@ class FlagEmbeddingEncoder:
         """Loads the model onto `device`.
 
         Raises:
-            ModelFolderError: a file is missing; FlagEmbedding itself would go on with random heads.
+            ModelFolderError: a file is missing. FlagEmbedding would replace a missing head by a random one.
         """
         files = BgeM3Folder.open(model_dir)
         self._tokenizer = files.tokenizer(settings)
         self._padding_id, self._special_ids = files.config.padding_id, special_ids(self._tokenizer)
         self._device = torch.device(device)
-        # Its network is called, not its `encode`: that encodes the first batch twice to find a batch size, shrinks it
-        # without end upon any RuntimeError, and cuts texts at 512 tokens unless told otherwise.
+        # We call the network instead of `encode`, which encodes the first batch twice to find a batch size, shrinks the
+        # batch forever on any RuntimeError, and truncates texts at 512 tokens by default.
         self._network = BGEM3FlagModel(
             str(model_dir), use_fp16=self._device.type == "cuda", devices=device, normalize_embeddings=True
         ).model
@@ -72,7 +72,7 @@ class FlagEmbeddingEncoder:
                     return_colbert_vecs=multi_vectors,
                 )
             arrays = {name: tensor.float().cpu().numpy() for name, tensor in outputs.items()}
-            dense[batch] = normalize_rows(arrays["dense_vecs"])  # again: fp16 leaves an error of 1e-3
+            dense[batch] = normalize_rows(arrays["dense_vecs"])  # normalised again: fp16 leaves an error of 1e-3
             for row, text in enumerate(batch):
                 count = len(tokenized.ids[text])
                 if sparse:

@@ -10,18 +10,18 @@ import openvino as ov
 from openvino import opset13 as ops
 
 Storage = Literal["f32", "bf16", "int8"]
-"""How weights are held. `int8`: with a scale per row. Which arithmetic is done with them is the engine's affair."""
+"""Data type of weights in the graph. `int8`: with a scale per row. The engine decides the type of computations."""
 
 _LARGEST = np.float32(127)
 _LEAST = np.float32(1e-30)
 _ROWS_AT_A_TIME = 4096
-"""Of a table that is converted: a copy of all of it would be a gigabyte."""
+"""Rows that are converted at a time. A whole table would need a copy of a gigabyte."""
 
 
 def linear(
     hidden: ov.Node, weight: npt.NDArray[np.float32], bias: npt.NDArray[np.float32], storage: Storage
 ) -> ov.Node:
-    """Hidden @ weight.T + bias, for float32[outputs, inputs] and float32[outputs]."""
+    """Hidden @ weight.T + bias, with weight float32[outputs, inputs] and bias float32[outputs]."""
     if storage == "int8":
         values, scales = quantized(weight)
         factor = ops.multiply(ops.convert(ops.constant(values), np.float32), ops.constant(scales))
@@ -33,7 +33,7 @@ def linear(
 
 
 def rows(table: npt.NDArray[np.float32], indices: ov.Node, storage: Storage) -> ov.Node:
-    """float32[..., dim]: the rows of float32[n, dim] that `indices` name."""
+    """float32[..., dim]: the rows of `table`, float32[n, dim], at `indices`."""
     axis = np.int64(0)
     if storage == "f32":
         return ops.gather(constant(table), indices, axis)
@@ -45,12 +45,12 @@ def rows(table: npt.NDArray[np.float32], indices: ov.Node, storage: Storage) -> 
 
 
 def constant(tensor: npt.NDArray[np.float32]) -> ov.Node:
-    """A constant on the tensor's own memory, which the graph keeps alive."""
+    """A constant that shares the tensor's memory. The graph keeps it alive."""
     return ov.op.Constant(np.ascontiguousarray(tensor), shared_memory=True)
 
 
 def quantized(weight: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
-    """int8[n, m] and float32[n, 1], whose product is nearest to float32[n, m]; rows of zeros stay zeros."""
+    """int8[n, m] values and float32[n, 1] scales; their product approximates `weight`. Rows of zeros stay zeros."""
     values = np.empty(weight.shape, np.int8)
     scales = np.empty((len(weight), 1), np.float32)
     for start in range(0, len(weight), _ROWS_AT_A_TIME):

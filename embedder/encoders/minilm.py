@@ -1,4 +1,4 @@
-"""Sentence encoders as one ONNX file, such as all-MiniLM-L6-v2: pooled token embeddings, L2-normalised."""
+"""Sentence encoders in one ONNX file, for example all-MiniLM-L6-v2."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import openvino as ov
 from embedder.encoders.base import open_tokenizer
 from embedder.encoders.dense import DenseEncoder, with_pooling
 from embedder.errors import ModelFolderError
-from embedder.folder import ModelFolder, Pooling
+from embedder.folder import EmbedderFolder, Pooling
 from embedder.settings import EncoderSettings
 
 WEIGHTS_NAME = "model.onnx"
@@ -17,7 +17,7 @@ WEIGHTS_NAME = "model.onnx"
 _DEFAULT_TOKENS = 256
 """Source: sentence_bert_config.json of sentence-transformers/all-MiniLM-L6-v2."""
 _POSITIONS = 512
-"""Positions that BERT encoders of this kind have."""
+"""Number of positions of BERT encoders of this kind."""
 
 _INPUTS = {"input_ids", "attention_mask", "token_type_ids"}
 
@@ -29,9 +29,9 @@ class MiniLmEncoder(DenseEncoder):
         """Loads `model.onnx` and `tokenizer.json`.
 
         Raises:
-            ModelFolderError: a file is missing, or is not such a model.
+            ModelFolderError: a file is missing, or is not a sentence encoder.
         """
-        folder = ModelFolder.open(model_dir)
+        folder = EmbedderFolder.open(model_dir)
         weights = folder.file(WEIGHTS_NAME)
         tokenizer = open_tokenizer(folder, settings, default_tokens=_DEFAULT_TOKENS, most_tokens=_POSITIONS)
         model = _read(weights, folder.card.pooling or "mean")
@@ -39,7 +39,7 @@ class MiniLmEncoder(DenseEncoder):
 
 
 def _read(path: Path, pooling: Pooling) -> ov.Model:
-    """The network of an ONNX file with its pooling: token ids in, what `with_pooling` gives out."""
+    """The network of an ONNX file, with pooling and the outputs of `with_pooling`."""
     try:
         network = ov.Core().read_model(path)
     except RuntimeError as error:

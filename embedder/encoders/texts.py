@@ -1,4 +1,4 @@
-"""Texts to token ids: prefixes, truncation and how much of each text was read."""
+"""Texts to token ids, with prefixes and truncation."""
 
 from __future__ import annotations
 
@@ -14,20 +14,19 @@ from embedder.errors import ModelFolderError, TextError
 from embedder.wire import InputType
 
 _CHARACTERS_PER_TOKEN = 100
-"""More characters than this times `max_tokens` are not tokenised at all.
+"""A text is cut at this number times `max_tokens` before it is tokenised, which bounds its cost.
 
-Only text that is nearly all white space reads that far with the tokens that a model has. It bounds what one text can
-cost.
+Only text that is nearly all white space has so few tokens per character.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class TokenizedTexts:
-    """Token ids of n texts, special tokens included."""
+    """Token ids of n texts, including special tokens."""
 
     ids: tuple[npt.NDArray[np.int64], ...]
     truncated: npt.NDArray[np.bool_]
-    """bool[n]: the end of the text was cut off."""
+    """bool[n]: the text was truncated."""
 
     @property
     def counts(self) -> npt.NDArray[np.int32]:
@@ -35,8 +34,8 @@ class TokenizedTexts:
         return np.fromiter((len(ids) for ids in self.ids), np.int32, len(self.ids))
 
 
-class TextTokenizer:
-    """A model's own tokenizer, with truncation at `max_tokens` and without padding. Safe for concurrent use."""
+class EncoderTokenizer:
+    """An encoder's tokenizer. Truncates at `max_tokens` and does not pad. Safe for concurrent use."""
 
     def __init__(self, path: Path, *, max_tokens: int, query_prefix: str = "", passage_prefix: str = "") -> None:
         try:
@@ -50,22 +49,22 @@ class TextTokenizer:
         self.max_tokens = max_tokens
 
     def token_id(self, token: str) -> int | None:
-        """The id of a token, if there is one."""
+        """The id of a token; None if there is no such token."""
         number: int | None = self._tokenizer.token_to_id(token)
         return number
 
     @property
     def largest_id(self) -> int:
-        """The largest id that a token has."""
+        """The largest token id."""
         return max(self._tokenizer.get_vocab().values())
 
     def __call__(self, texts: Sequence[str], input_type: InputType | Sequence[InputType]) -> TokenizedTexts:
-        """Tokenises texts, in their order. `input_type` holds for all of them or is given for each.
+        """Tokenises texts, in their order. `input_type` is one value for all texts, or one per text.
 
-        A lone surrogate, which no UTF-8 can carry, is read as a question mark.
+        A lone surrogate is read as a question mark, because UTF-8 cannot encode it.
 
         Raises:
-            TextError: an unknown input type, or not one per text.
+            TextError: an input type is unknown, or their number differs from that of the texts.
         """
         types = [input_type] * len(texts) if isinstance(input_type, str) else input_type
         if len(types) != len(texts):

@@ -135,7 +135,7 @@ async def test_an_answer_that_is_not_embeddings(
     server: Server, client: EmbedderClient, ctx: CallContext, response: Callable[[], web.Response]
 ) -> None:
     server.answer = always(response)
-    with pytest.raises(BadUpstreamError, match="embedder answered something that is not embeddings"):
+    with pytest.raises(BadUpstreamError, match="embedder's response does not hold embeddings"):
         await client.embed(["a"], ctx)
     server.answer = always(lambda: respond(good(1)))
     assert (await client.embed(["a"], ctx)).dense.tolist() == [[0.5] * 4]
@@ -211,7 +211,7 @@ async def test_an_embedder_that_is_exchanged_in_the_middle(
     server: Server, client: EmbedderClient, ctx: CallContext
 ) -> None:
     server.answer = always(lambda: respond(good(2, f"m@sha256:{len(server.requests) > 1}".encode())))
-    with pytest.raises(BadUpstreamError, match="exchanged"):
+    with pytest.raises(BadUpstreamError, match="model changed"):
         await client.embed(["a"] * 6, ctx)
 
 

@@ -1,4 +1,4 @@
-"""What the files of sentence-transformers say stands in for embedder.json, and is never guessed at."""
+"""Model cards: `embedder.json` and, without it, the files of sentence-transformers."""
 
 from __future__ import annotations
 
@@ -73,10 +73,10 @@ def test_embedder_json_comes_first_and_alone(tmp_path: Path) -> None:
         ({"modules": [*MODULES, {"type": "sentence_transformers.models.Dense"}]}, "a module Dense"),
         ({"modules": ["Dense"]}, "a module Dense"),
         ({"modules": {}}, r"modules\.json must hold a JSON array"),
-        ({"pooling": {"pooling_mode_max_tokens": True}}, "known are the pooling modes mean and cls"),
-        ({"pooling": {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": True}}, "known are"),
-        ({"pooling": {"pooling_mode": "lasttoken"}}, "known are"),
-        ({"pooling": {"pooling_mode": ["mean", "cls"]}}, "known are"),
+        ({"pooling": {"pooling_mode_max_tokens": True}}, "supported are the pooling modes mean and cls"),
+        ({"pooling": {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": True}}, "supported are"),
+        ({"pooling": {"pooling_mode": "lasttoken"}}, "supported are"),
+        ({"pooling": {"pooling_mode": ["mean", "cls"]}}, "supported are"),
         ({"pooling": {"pooling_mode": "mean", "include_prompt": False}}, "prefix included"),
         ({"pooling": "{"}, "cannot be read as JSON"),
         ({"sentence_bert_config": {"max_seq_length": 1}}, "max_tokens is 1"),

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from embedder.encoders.batches import pad, padded_length, plan_batches
 from embedder.errors import ModelFolderError, SettingsError
-from embedder.folder import ModelFolder
+from embedder.folder import EmbedderFolder
 from embedder.settings import EncoderSettings, model_dir
 from embedder.tokens import TokenCounter
 
@@ -49,11 +49,11 @@ def test_a_value_that_is_not_allowed_names_its_setting(name: str, value: str) ->
         EncoderSettings.read({}, {f"EMBEDDER_{name}": value})
 
 
-def _folder(path: Path, card: Any = None) -> ModelFolder:
+def _folder(path: Path, card: Any = None) -> EmbedderFolder:
     (path / "tokenizer.json").write_text("{}")
     if card is not None:
         (path / "embedder.json").write_text(card if isinstance(card, str) else json.dumps(card))
-    return ModelFolder.open(path)
+    return EmbedderFolder.open(path)
 
 
 def test_a_card_may_be_absent_and_may_hold_more_than_is_known(tmp_path: Path) -> None:
@@ -73,7 +73,7 @@ def test_a_card_that_cannot_be_used(tmp_path: Path, card: Any) -> None:
 
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(ModelFolderError, match="EMBEDDER_MODEL_DIR"):
-        ModelFolder.open(tmp_path / "nowhere")
+        EmbedderFolder.open(tmp_path / "nowhere")
 
 
 def test_fingerprints(tmp_path: Path) -> None:

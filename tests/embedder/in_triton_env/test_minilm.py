@@ -142,7 +142,7 @@ def test_prefixes_are_put_before_texts(encoder: Encoder) -> None:
 
 
 def test_what_the_model_does_not_have(encoder: Encoder) -> None:
-    with pytest.raises(TextError, match="no learned weights of tokens"):
+    with pytest.raises(TextError, match="no learned token weights"):
         encoder.encode(["a"], sparse=True)
     with pytest.raises(TextError, match="'question'"):
         encoder.encode(["a"], input_type="question")  # type: ignore[arg-type]
