@@ -107,8 +107,8 @@ class PredictorClient:
 
         Raises:
             InvalidRequestError: a parameter is out of range or unknown to this server, or the prompt is too long.
-            NotReadyError: the model is not loaded, its queue is full, or the server cannot be reached.
-            BadUpstreamError: the server failed, sent something malformed, or broke off.
+            NotReadyError: the model is not loaded, its queue is full, or the connection to the server fails or breaks.
+            BadUpstreamError: the server failed, sent something malformed, or ended the answer without a finish reason.
             DeadlineExceededError: the deadline passed.
         """
         request = self._checked(request)

@@ -68,8 +68,8 @@ class LlmServer(Protocol):
 
         Raises:
             InvalidRequestError: this server or model cannot take the request; `field` names the parameter.
-            NotReadyError: the model is not loaded, its queue is full, or the server cannot be reached.
-            BadUpstreamError: the server failed, sent something malformed, or broke off.
+            NotReadyError: the model is not loaded, its queue is full, or the connection to the server fails or breaks.
+            BadUpstreamError: the server failed, sent something malformed, or ended the answer without a finish reason.
             DeadlineExceededError: the deadline passed.
         """
         ...

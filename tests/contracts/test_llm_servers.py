@@ -267,12 +267,20 @@ async def test_a_status_becomes_an_error_without_internals(
     assert failed.value.field == ("prompt" if error is InvalidRequestError else None)
 
 
-@pytest.mark.parametrize("fault", ["html", "garbage", "not_http", "reset"])
-async def test_nonsense_is_a_bad_upstream(
-    proxied: PredictorClient, proxy: FaultyProxy, ctx: CallContext, fault: Any
+@pytest.mark.parametrize(
+    ("fault", "error"),
+    [
+        ("html", BadUpstreamError),
+        ("garbage", BadUpstreamError),
+        ("not_http", BadUpstreamError),
+        ("reset", NotReadyError),
+    ],
+)
+async def test_a_fault_on_the_wire_becomes_an_error(
+    proxied: PredictorClient, proxy: FaultyProxy, ctx: CallContext, fault: Any, error: type[ServiceError]
 ) -> None:
     proxy.fault = fault
-    with pytest.raises(BadUpstreamError):
+    with pytest.raises(error):
         await collect(proxied, LONG, ctx)
 
 
