@@ -184,7 +184,8 @@ def restart(settings: Settings, state: GraphState, name: ServiceName, progress: 
     again, requests that need it get 503 with Retry-After.
 
     Raises:
-        LaunchError: the new process is not ready. Of the four services, the old process goes on.
+        LaunchError: the new process is not ready. The message has its last log lines. Of the four services, the old
+            process goes on; Triton is started again until it has failed too often.
     """
     progress = progress or Silent()
     progress.note(name, "restarting")
@@ -196,7 +197,7 @@ def restart(settings: Settings, state: GraphState, name: ServiceName, progress: 
                 drain_timeout_s=settings.drain_timeout_s,
                 stop_timeout_s=settings.stop_timeout_s,
             )
-            wait_ready(settings, client, state, [name], progress)
+            wait_ready(settings, client, state, [name], progress, watched=[name])
     finally:
         progress.note(name, "")
 
@@ -207,17 +208,25 @@ def wait_ready(
     state: GraphState,
     names: Sequence[ServiceName],
     progress: Progress,
+    *,
+    watched: Sequence[ServiceName] = SERVICES,
 ) -> None:
     """Returns once these services are ready. A page's server without a page counts as ready.
 
     Raises:
-        LaunchError: a service ended or took longer than `start_timeout_s`. The message has its last log lines.
+        LaunchError: one of them took longer than `start_timeout_s`, or one of `watched` ended meanwhile. The message
+            has its last log lines.
     """
     missing = list(names)
+    restarts = {name: process.restarts for name, process in client.status().items()}
     deadline = time.monotonic() + settings.start_timeout_s
     with httpx.Client(timeout=5, trust_env=False) as http:
         while missing:
-            check_services(settings, client.status())
+            processes = {name: process for name, process in client.status().items() if name in watched}
+            for name, process in processes.items():
+                if process.restarts > restarts.get(name, 0):
+                    process.state = "waiting"  # it was between two polls
+            check_services(settings, processes)
             for name in list(missing):
                 ready, reason = probe(http, state.services[name])
                 if ready or (name == "frontend" and _is_live(http, state.services[name])):

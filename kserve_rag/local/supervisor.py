@@ -15,7 +15,8 @@ A command that fails is answered with `{"error": text}`. Until `detach`, the end
 
 A service whose listening socket was passed with `--listener` gets its descriptor in the variable `fd_variable`, so
 callers wait in the backlog while a process is replaced. It reports readiness as in sd_notify(3) and drains on SIGUSR1.
-A service with a `check` (a request that its model must answer) is restarted when the model does not.
+A service with a `check` (a request that its model must answer) is restarted when the model does not, or when a child
+process ends.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -241,18 +243,54 @@ class Service:
             await old.end(self._stop_timeout_s)
 
     async def _watch_model(self, run: Run) -> None:
-        """Kills a process whose model was ready and does not answer any more."""
+        """Kills a process whose model was ready and does not answer any more, or has lost a child process."""
         was_ready, timeouts = False, 0
-        while timeouts < MAX_CHECK_TIMEOUTS:
-            began = time.monotonic()
-            outcome = await asyncio.to_thread(_ask, self._check or {})
-            if outcome == "dead":
-                break
-            was_ready |= outcome == "alive"
-            timeouts = timeouts + 1 if outcome == "silent" and was_ready else 0
-            await asyncio.sleep(max(CHECK_INTERVAL_S, (time.monotonic() - began) / CHECK_LOAD))
-        print(f"{self.name}: its model does not answer", file=sys.stderr, flush=True)  # noqa: T201
+        with contextlib.ExitStack() as watched:
+            while timeouts < MAX_CHECK_TIMEOUTS:
+                began = time.monotonic()
+                outcome = await asyncio.to_thread(_ask, self._check or {})
+                if outcome == "dead":
+                    break
+                if outcome == "alive" and not was_ready:
+                    was_ready = True
+                    for pid in _group(run.process.pid) - {run.process.pid}:
+                        _on_end(pid, lambda: self._kill(run, "a child process ended"), watched)
+                timeouts = timeouts + 1 if outcome == "silent" and was_ready else 0
+                await asyncio.sleep(max(CHECK_INTERVAL_S, (time.monotonic() - began) / CHECK_LOAD if was_ready else 0))
+            self._kill(run, "its model does not answer")
+
+    def _kill(self, run: Run, reason: str) -> None:
+        print(f"{self.name}: {reason}", file=sys.stderr, flush=True)  # noqa: T201
         run.send(signal.SIGKILL)
+
+
+def _group(leader: int) -> set[int]:
+    """The processes of a process group."""
+    members = set()
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has ended
+            # After the name in parentheses: state, parent, group.
+            if int((folder / "stat").read_text().rpartition(")")[2].split()[2]) == leader:
+                members.add(int(folder.name))
+    return members
+
+
+def _on_end(pid: int, callback: Callable[[], None], watched: contextlib.ExitStack) -> None:
+    """Calls `callback` once when a process ends, until `watched` is closed."""
+    loop = asyncio.get_running_loop()
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        callback()
+        return
+
+    def ended() -> None:
+        loop.remove_reader(descriptor)
+        callback()
+
+    watched.callback(os.close, descriptor)
+    watched.callback(loop.remove_reader, descriptor)
+    loop.add_reader(descriptor, ended)
 
 
 def _ask(check: dict[str, Any]) -> str:

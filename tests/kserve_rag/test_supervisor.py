@@ -19,7 +19,7 @@ from kserve_rag.errors import LaunchError
 from kserve_rag.local import supervisor
 from kserve_rag.local.control import ProcessStatus, SupervisorClient, listen
 from kserve_rag.local.locking import try_lock
-from tests.processes import until
+from tests.processes import free_ports, until
 
 ENDS_WITHIN_S = 20
 REGION = f"test-{os.getpid()}-"
@@ -39,6 +39,17 @@ while True:
     connection, _ = listener.accept()
     connection.sendall(str(os.getpid()).encode())
     connection.close()
+"""
+
+MODEL = f"""
+import http.server, subprocess, sys
+subprocess.Popen([sys.executable, "-c", {STUBBORN!r}])
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_POST(self):
+        print("checked", flush=True)
+        self.send_response(200)
+        self.end_headers()
+http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
 """
 
 
@@ -165,6 +176,20 @@ def test_its_descendants_end_with_a_process(supervised: Supervised) -> None:
     children = parent.children()
     parent.kill()
     assert gone(children)
+
+
+def test_a_model_that_loses_a_child_process_is_restarted(supervised: Supervised) -> None:
+    (port,) = free_ports(1)
+    check = {"url": f"http://127.0.0.1:{port}/", "body": {}}
+    supervised.client.start("model", [sys.executable, "-c", MODEL, str(port)], dict(os.environ), check=check)
+    log = supervised.run_dir / "model.log"
+    # The children are known after the first check.
+    until(lambda: log.exists() and log.read_text().count("checked") == 2)
+    model = psutil.Process(supervised.status("model").pid)
+    (child,) = model.children()
+    child.kill()
+    assert gone([model])
+    until(lambda: supervised.status("model").restarts == 1)
 
 
 def test_a_crash_loop_ends_and_callers_are_refused(supervised: Supervised) -> None:
