@@ -52,9 +52,7 @@ class EmbedderModel:
             self._encoder = load_encoder(
                 model_dir(parameters, os.environ), EncoderSettings.read(parameters, os.environ)
             )
-            self._encoder.encode(
-                ["The first pass through a network allocates memory; callers should not wait for that."]
-            )
+            self._encoder.encode(["A warm-up: the first pass through a network allocates memory."])
         except EmbedderError as error:
             raise pb_utils.TritonModelException(str(error)) from error
         pb_utils.Logger.log_info(
