@@ -16,7 +16,7 @@ import httpx
 
 from kserve_rag.local.triton import TritonEnvironment, TritonPorts, triton_command
 
-STARTS_WITHIN_S = 90.0
+STARTS_WITHIN_S = 150.0
 ENDS_WITHIN_S = 60.0
 
 
