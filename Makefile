@@ -48,6 +48,7 @@ check: $(INSTALLED)  ## Lint, format, types, wording, and the imports between ro
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m docsite.wording
 
 page: | $(INSTALLED)  ## Build the web page (frontend/dist)
 	@$(MAKE) --no-print-directory --silent $(PAGE) || echo "The web page could not be built; everything else works without it."
