@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -77,8 +78,10 @@ class CsvLoader:
         encoding, notice = rows_encoding(file)
         if notice is not None:
             yield notice
-        csv.field_size_limit(limits.max_text_chars)
-        with file.path.open(encoding=encoding, errors="replace", newline="") as stream:
+        with (
+            _field_size_limit(limits.max_text_chars),
+            file.path.open(encoding=encoding, errors="replace", newline="") as stream,
+        ):
             header = stream.readline(1_000_000)
             stream.seek(0)
             reader = csv.reader(stream, delimiter=_delimiter(header), strict=False)
@@ -103,6 +106,16 @@ class CsvLoader:
                 yield Notice(
                     f"{len(blank)} of {number} rows hold no text in column {names[columns.text]!r} (rows {which})"
                 )
+
+
+@contextlib.contextmanager
+def _field_size_limit(characters: int) -> Iterator[None]:
+    """Sets the csv module's limit, which is global to the process, while a file is read."""
+    previous = csv.field_size_limit(characters)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(previous)
 
 
 def _chain(sample: list[list[str]], rows: Iterator[list[str]]) -> Iterator[list[str]]:
