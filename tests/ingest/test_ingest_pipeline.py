@@ -524,7 +524,7 @@ async def test_an_embedder_that_gives_more_fills_more(
         learned, multi = version.sparse(), version.multi_vectors()
         assert learned is not None
         assert multi is not None
-        assert multi.bits == 2
+        assert multi[0].bits == 2
         assert len(learned) == len(multi) == first.chunks
         texts = {text: embed_sparse(text)[0] for text in embedder.texts}
         for row, chunk in enumerate(version.chunks()):

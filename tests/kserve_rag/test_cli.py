@@ -211,8 +211,9 @@ def test_characters_that_the_terminal_cannot_show_end_nothing(own: Settings) -> 
     assert shown.stdout.count("Gr??e") == len(ANSWERING)
 
 
-def test_up_tells_which_models_run(own: Settings) -> None:
+def test_up_shows_the_models_that_run(own: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not those that it would choose by default."""
+    monkeypatch.delenv("KSERVE_RAG_MODEL")
     services = default_services(own.model_copy(update=dict.fromkeys(("port", "page_port"), 9)))
     lock = try_lock(own.run / "graph.lock")
     assert lock is not None

@@ -58,8 +58,11 @@ def test_a_service_that_fails_shows_its_last_lines(
         # The supervisor tries again.
         until(lambda: "ended with status" in str(status(settings).services["embedder"].reason))
     assert "The embedder ended" in raised.value.message
-    last = [line for line in log_file(settings.run, "embedder").read_text().splitlines() if line.strip()][-1]
-    assert last in raised.value.message
+    # Further attempts append to the log.
+    log = log_file(settings.run, "embedder").read_text()
+    shown = [line.strip() for line in raised.value.message.splitlines()[1:]]
+    assert "triton_model.py" in " ".join(shown)
+    assert [line for line in shown if line not in log] == []
     assert not any(process.is_running() for process in processes)
     assert running(settings) is None
 

@@ -142,7 +142,7 @@ def packed(pack: Path) -> ModelStore:
         "passage_prefix": "passage: ",
         "normalize": True,
     }
-    catalogue = Catalogue.model_validate({"defaults": {}, "models": {"tiny": described}})
+    catalogue = Catalogue.model_validate({"fallback_llm": "", "defaults": {}, "models": {"tiny": described}})
     return ModelStore(pack.parent / "models", catalogue=catalogue)
 
 

@@ -307,13 +307,14 @@ def test_a_repository_can_be_a_config_map(rendered: Any, triton_environment: Tri
     (mount,) = (m["mountPath"] for m in pod.main["volumeMounts"] if m["name"] == "repository")
     assert mount == f"{pod.option('model-repository')}/{pod.model}"
     # A Python model replaces vLLM's, which needs a GPU.
-    standing_in = ROOT / "tests" / "predictor" / "layouts" / "vllm_model"
+    model = tmp_path / "model.py"
+    model.write_text("class TritonPythonModel:\n    def execute(self, requests):\n        return []\n")
     config_map_volume(
         pod,
         documents,
         tmp_path / "repository" / pod.model,
-        config_pbtxt=standing_in / "config.pbtxt",
-        model_json=standing_in / "1" / "model.py",
+        config_pbtxt=ROOT / "tests" / "predictor" / "layouts" / "vllm_model" / "config.pbtxt",
+        model_json=model,
     )
     run_dir = tmp_path / "run"
     run_dir.mkdir()

@@ -117,9 +117,7 @@ export default function Reader({ reading, browsing, onClose }: ReaderProps) {
           <FailureNote failure={failure} onRetry={retry} retryLabel="Try again" />
           {source && (
             <>
-              <p className="note">
-                The document no longer exists. This is the passage that the answer used:
-              </p>
+              <p className="note">The document no longer exists. This is the passage that the answer used:</p>
               <p className="document-text">
                 <mark>{source.text}</mark>
               </p>
