@@ -62,7 +62,10 @@ class FaultyProxy:
             else:
                 kept = [line for line in lines[:-2] if not line.lower().startswith((b"connection:", b"host:"))]
                 request = b"\r\n".join([*kept, b"Host: localhost", b"Connection: close", b"", b""]) + body
-                await self._relay(request, fault, reader, writer)
+                try:
+                    await self._relay(request, fault, reader, writer)
+                except ConnectionError:  # a write to a client that has closed
+                    self.left.set()
 
     async def _send(self, writer: asyncio.StreamWriter, status: str, body: bytes) -> None:
         writer.write(f"HTTP/1.1 {status} -\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
@@ -72,7 +75,7 @@ class FaultyProxy:
         self, request: bytes, fault: Fault, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
         answers, upstream = await asyncio.open_connection(self._upstream.hostname, self._upstream.port)
-        left = asyncio.create_task(reader.read())
+        left = asyncio.create_task(_closed(reader))
         with contextlib.closing(upstream):
             upstream.write(request)
             head = await answers.readuntil(b"\r\n\r\n")
@@ -107,3 +110,8 @@ class FaultyProxy:
                     await writer.drain()
                     await asyncio.sleep(0)
             left.cancel()
+
+
+async def _closed(reader: asyncio.StreamReader) -> None:
+    with contextlib.suppress(ConnectionError):  # a client that closes with unread bytes resets the connection
+        await reader.read()
