@@ -23,6 +23,9 @@ from text_analysis.words import has_digit
 
 Matrix = npt.NDArray[np.float32]
 
+_HEADING = re.compile(r"[ \t]*#{1,6}[ \t]")
+_UNDERLINE = re.compile(r"[ \t]*(?:=+|-{2,})[ \t]*(?:\n|\Z)")
+"""A line below a heading."""
 _ITEM_NUMBER = re.compile(r"\s*(?:[-*+•‣◦·–>]\s+|\(?\d{1,3}[.)]\s+|#{1,6}\s+)*")
 _MAX_SENTENCES = 65_535
 _KEPT_CHARS = 4_000_000
@@ -88,7 +91,7 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class PassageIndex:
-    """An inverted index of a passage's sentences, built once per passage.
+    """An inverted index of a passage's sentences without its headings, built once per passage.
 
     Thousands are cached, so its values have types that the garbage collector does not traverse.
     """
@@ -106,11 +109,15 @@ class PassageIndex:
     lines: tuple[str, ...]
     """All terms of each sentence, joined, to find phrases."""
     heading: frozenset[str]
-    """Terms of the title and headings."""
+    """Terms of the title and headings, including those in the text."""
 
 
 def index_passage(text: str, heading: str, analyzer: SentenceAnalyzer) -> PassageIndex:
-    """Index the first 65,535 sentences of a passage. `heading`: its title and headings."""
+    """Index the first 65,535 sentences of a passage. `heading`: its title and the headings above it.
+
+    Headings in the text support nothing and answer nothing, so they are no sentences.
+    """
+    headings = [heading]
     spans: list[int] = []
     lines: list[str] = []
     sizes: list[int] = []
@@ -118,6 +125,9 @@ def index_passage(text: str, heading: str, analyzer: SentenceAnalyzer) -> Passag
     prefixes: dict[str, list[int]] = {}
     negated: dict[str, list[int]] = {}
     for start, end in sentence_spans(text):
+        if _HEADING.match(text, start) or _UNDERLINE.match(text, end):
+            headings.append(text[start:end])
+            continue
         words = analyzer.analyse(text[start:end])
         if not any(words.content):
             continue
@@ -141,7 +151,7 @@ def index_passage(text: str, heading: str, analyzer: SentenceAnalyzer) -> Passag
         _pack(negated),
         tuple(sizes),
         tuple(lines),
-        frozenset(analyzer.analyse(heading).terms),
+        frozenset(analyzer.analyse("\n".join(headings)).terms),
     )
 
 
@@ -153,8 +163,37 @@ def _unpack(found: bytes) -> memoryview:
     return memoryview(found).cast("H")
 
 
+class PassageIndexes:
+    """Indexes of passages, cached. Thread-safe."""
+
+    def __init__(self, language: str = "english") -> None:
+        """Create an empty cache. `language`: one of `text_analysis.stems.LANGUAGES`."""
+        self.analyzer = SentenceAnalyzer(language)
+        self._lock = threading.Lock()
+        self._cache: OrderedDict[tuple[str, str], PassageIndex] = OrderedDict()
+        self._cached_chars = 0
+
+    def get(self, text: str, heading: str) -> PassageIndex:
+        """The index of a passage. `heading`: as for `index_passage`."""
+        key = (text, heading)
+        with self._lock:
+            found = self._cache.get(key)
+            if found is not None:
+                self._cache.move_to_end(key)
+                return found
+        made = index_passage(text, heading, self.analyzer)
+        with self._lock:
+            if key not in self._cache:
+                self._cache[key] = made
+                self._cached_chars += len(text)
+                while self._cached_chars > _KEPT_CHARS and len(self._cache) > 1:
+                    (old, _), _ = self._cache.popitem(last=False)
+                    self._cached_chars -= len(old)
+        return made
+
+
 class Aligner:
-    """Finds evidence for sentences. Thread-safe; caches the indexes of passages."""
+    """Finds evidence for sentences. Thread-safe."""
 
     def __init__(self, language: str = "english", *, threshold: float = THRESHOLD) -> None:
         """Create an aligner.
@@ -163,11 +202,9 @@ class Aligner:
             language: one of `text_analysis.stems.LANGUAGES`.
             threshold: least support of evidence, 0 … 1.
         """
-        self._analyzer = SentenceAnalyzer(language)
+        self.passages = PassageIndexes(language)
+        """Shared with a `transformer.reader.Reader`."""
         self._threshold = threshold
-        self._lock = threading.Lock()
-        self._cache: OrderedDict[tuple[str, str], PassageIndex] = OrderedDict()
-        self._cached_chars = 0
 
     def align(
         self,
@@ -185,7 +222,7 @@ class Aligner:
             named: per sentence, indexes of the passages that it cites. Each that supports the sentence is added to
                 the best evidence.
         """
-        answered = [self._analyzer.analyse(_ITEM_NUMBER.sub("", sentence, count=1)) for sentence in sentences]
+        answered = [self.passages.analyzer.analyse(_ITEM_NUMBER.sub("", sentence, count=1)) for sentence in sentences]
         matrix = self._matrix(answered, question, passages)
         found = [matrix.evidence(words, self._threshold) for words in answered]
         for words, evidence, places in zip(answered, found, named, strict=False):
@@ -199,75 +236,58 @@ class Aligner:
 
         None if no sentence has enough of them. Its support is the share of the question's words in and around it.
         """
-        words = self._analyzer.analyse(answer)
+        words = self.passages.analyzer.analyse(answer)
         return self._matrix([words], question, passages).closest(words)
 
     def _matrix(
         self, answered: list[SentenceTerms], question: str, passages: Sequence[tuple[str, str]]
-    ) -> _SentenceMatrix:
-        return _SentenceMatrix(
-            answered, self._analyzer.analyse(question), [self._indexed(*passage) for passage in passages]
+    ) -> SentenceMatrix:
+        return SentenceMatrix(
+            answered, self.passages.analyzer.analyse(question), [self.passages.get(*passage) for passage in passages]
         )
 
-    def _indexed(self, text: str, heading: str) -> PassageIndex:
-        key = (text, heading)
-        with self._lock:
-            found = self._cache.get(key)
-            if found is not None:
-                self._cache.move_to_end(key)
-                return found
-        made = index_passage(text, heading, self._analyzer)
-        with self._lock:
-            if key not in self._cache:
-                self._cache[key] = made
-                self._cached_chars += len(text)
-                while self._cached_chars > _KEPT_CHARS and len(self._cache) > 1:
-                    (old, _), _ = self._cache.popitem(last=False)
-                    self._cached_chars -= len(old)
-        return made
 
-
-class _SentenceMatrix:
+class SentenceMatrix:
     """Terms of an answer and its question (rows) against the sentences of the passages ("units", columns)."""
 
     def __init__(self, answered: list[SentenceTerms], question: SentenceTerms, passages: list[PassageIndex]) -> None:
-        self._passages = passages
+        self.passages = passages
         counts = [len(passage.lines) for passage in passages]
         self._starts = [0, *accumulate(counts)]
-        self._owner = np.repeat(np.arange(len(passages)), counts)
-        self._units = self._starts[-1]
-        self._asked = dict.fromkeys(question.content_terms())
-        terms = dict(self._asked)
+        self.owner = np.repeat(np.arange(len(passages)), counts)
+        self.units = self._starts[-1]
+        self.asked = dict.fromkeys(question.content_terms())
+        terms = dict(self.asked)
         for words in answered:
             terms.update(dict.fromkeys(words.content_terms()))
         self._rows = {term: row for row, term in enumerate(terms)}
-        self._held, self._negated = self._presence(terms)
+        self.held, self._negated = self._presence(terms)
         self._negations = any(passage.negated for passage in passages)
-        self._nowhere = np.zeros(self._units, np.bool_)
+        self._nowhere = np.zeros(self.units, np.bool_)
         # Document frequency over units. A term in no unit counts as if it were in one.
-        frequency = np.maximum((self._held >= _PREFIX_MATCH).sum(axis=1), 1)
-        self._weights: Matrix = np.log1p((self._units + 1) / frequency).astype(np.float32)
-        self._context = self._question_cover()
+        frequency = np.maximum((self.held >= _PREFIX_MATCH).sum(axis=1), 1)
+        self.weights: Matrix = np.log1p((self.units + 1) / frequency).astype(np.float32)
+        self.context = self._question_cover()
 
     def evidence(self, words: SentenceTerms, threshold: float, *, only: int | None = None) -> list[Evidence] | None:
         """As `Aligner.align`, for one sentence; `only`: index of the one passage to search."""
         terms = list(dict.fromkeys(words.content_terms()))
         if not terms:
             return None
-        out = self._nowhere if only is None else self._owner != only
+        out = self._nowhere if only is None else self.owner != only
         if out.all():
             return []
         rows = [self._rows[term] for term in terms]
-        held = self._held[rows]
+        held = self.held[rows]
         if not held.any():
             return []
-        new_numbers = [has_digit(term) and term not in self._asked for term in terms]
+        new_numbers = [has_digit(term) and term not in self.asked for term in terms]
         counts = [
-            (_ASKED_WEIGHT if term in self._asked else _NUMBER_WEIGHT if new else 1.0)
+            (_ASKED_WEIGHT if term in self.asked else _NUMBER_WEIGHT if new else 1.0)
             * (_FILLER_WEIGHT if term in words.fillers else 1.0)
             for term, new in zip(terms, new_numbers, strict=True)
         ]
-        weights = self._weights[rows] * counts
+        weights = self.weights[rows] * counts
         weights /= weights.sum()
         agreed = held
         cover: npt.NDArray[np.floating[Any]] = weights @ held
@@ -277,14 +297,14 @@ class _SentenceMatrix:
             cover = weights @ np.where(opposed, -_CONFLICT * held, held)
         match = np.maximum(np.clip(cover, 0, 1), self._phrase(words))
         share = _CONTEXT_SHARE / (1 + (len(terms) - 1) / _CONTEXT_TERMS)
-        support = match * (1 - share + share * np.minimum(1, self._context / _CONTEXT_ENOUGH))
-        later = _LATER * self._owner + 9 * out
-        chosen = [int(np.argmax(support + _CONTEXT_RANK * share * match * self._context - later))]
+        support = match * (1 - share + share * np.minimum(1, self.context / _CONTEXT_ENOUGH))
+        later = _LATER * self.owner + 9 * out
+        chosen = [int(np.argmax(support + _CONTEXT_RANK * share * match * self.context - later))]
         reached = float(support[chosen[0]])
         best = agreed[:, chosen[0]]
         while len(chosen) < min(_MAX_EVIDENCE, len(terms) // _PER_EVIDENCE) and reached < _ENOUGH:
             gain = weights @ np.clip(agreed - best[:, None], 0, 1)
-            gain *= np.where(self._owner == self._owner[chosen[0]], 1, _ELSEWHERE)
+            gain *= np.where(self.owner == self.owner[chosen[0]], 1, _ELSEWHERE)
             unit = int(np.argmax(gain - later))
             if gain[unit] < _MIN_GAIN:
                 break
@@ -296,31 +316,32 @@ class _SentenceMatrix:
         if reached < threshold:
             return []
         return [
-            self._found(unit, reached if place == 0 else float(weights @ agreed[:, unit]))
+            self.found(unit, reached if place == 0 else float(weights @ agreed[:, unit]))
             for place, unit in enumerate(chosen)
         ]
 
     def closest(self, words: SentenceTerms) -> Evidence | None:
-        if not self._units or not self._asked:
+        """As `Aligner.closest`, for an analysed answer."""
+        if not self.units or not self.asked:
             return None
-        asked = self._held[: len(self._asked)]
-        sizes = np.array([size for passage in self._passages for size in passage.sizes])
+        asked = self.held[: len(self.asked)]
+        sizes = np.array([size for passage in self.passages for size in passage.sizes])
         # A unit of the question's words alone, such as a heading, does not answer.
         telling = sizes - (asked == 1).sum(axis=0) >= _QUOTE_NEW_WORDS
-        weights = self._weights[: len(self._asked)]
-        near = self._context + weights @ asked / weights.sum()
-        rows = [self._rows[term] for term in dict.fromkeys(words.content_terms()) if term not in self._asked]
+        weights = self.weights[: len(self.asked)]
+        near = self.context + weights @ asked / weights.sum()
+        rows = [self._rows[term] for term in dict.fromkeys(words.content_terms()) if term not in self.asked]
         if rows:
-            said = self._weights[rows]
-            near += _SAID * (said @ self._held[rows] / said.sum())
-        unit = int(np.argmax(np.where(telling, near - _LATER * self._owner, -1)))
-        if not telling[unit] or self._context[unit] < _QUOTE_FROM:
+            said = self.weights[rows]
+            near += _SAID * (said @ self.held[rows] / said.sum())
+        unit = int(np.argmax(np.where(telling, near - _LATER * self.owner, -1)))
+        if not telling[unit] or self.context[unit] < _QUOTE_FROM:
             return None
-        return self._found(unit, float(self._context[unit]))
+        return self.found(unit, float(self.context[unit]))
 
     def _presence(self, terms: Iterable[str]) -> tuple[Matrix, npt.NDArray[np.bool_]]:
         """float32[terms, units]: match of each term, 0 … 1; bool[terms, units]: whether it is negated there."""
-        held = np.zeros((len(self._rows), self._units), np.float32)
+        held = np.zeros((len(self._rows), self.units), np.float32)
         negated = np.zeros(held.shape, np.bool_)
         # Flat indexes: one assignment per kind is far faster than one per term.
         similar: list[int] = []
@@ -328,8 +349,8 @@ class _SentenceMatrix:
         denied: list[int] = []
         for row, term in enumerate(terms):
             prefix = term[:_PREFIX_CHARS] if len(term) > _PREFIX_CHARS and term.isalpha() else None
-            for start, end, passage in zip(self._starts, self._starts[1:], self._passages, strict=False):
-                first = row * self._units + start
+            for start, end, passage in zip(self._starts, self._starts[1:], self.passages, strict=False):
+                first = row * self.units + start
                 if term in passage.heading:
                     held[row, start:end] = _HEADING_MATCH
                 if prefix in passage.prefixes:
@@ -345,12 +366,12 @@ class _SentenceMatrix:
 
     def _question_cover(self) -> Matrix:
         """float32[units]: share of the question's words in each unit, its neighbours and its passage, 0 … 1."""
-        rows = len(self._asked)
-        if not rows or not self._units:
-            return np.zeros(self._units, np.float32)
-        held, weights = self._held[:rows], self._weights[:rows]
+        rows = len(self.asked)
+        if not rows or not self.units:
+            return np.zeros(self.units, np.float32)
+        held, weights = self.held[:rows], self.weights[:rows]
         near = held.copy()
-        same = self._owner[1:] == self._owner[:-1]
+        same = self.owner[1:] == self.owner[:-1]
         near[:, 1:] = np.maximum(near[:, 1:], _BEFORE * held[:, :-1] * same)
         near[:, :-1] = np.maximum(near[:, :-1], _AFTER_IT * held[:, 1:] * same)
         for start, end in zip(self._starts, self._starts[1:], strict=False):
@@ -363,10 +384,11 @@ class _SentenceMatrix:
     def _phrase(self, words: SentenceTerms) -> npt.NDArray[np.bool_]:
         """bool[units]: whether the unit contains the whole sentence word for word."""
         phrase = f"{_GAP}{_GAP.join(words.terms)}{_GAP}"
-        return np.array([phrase in line for passage in self._passages for line in passage.lines], np.bool_)
+        return np.array([phrase in line for passage in self.passages for line in passage.lines], np.bool_)
 
-    def _found(self, unit: int, support: float) -> Evidence:
-        passage = int(self._owner[unit])
+    def found(self, unit: int, support: float) -> Evidence:
+        """The span of a unit."""
+        passage = int(self.owner[unit])
         place = 2 * (unit - self._starts[passage])
-        start, end = self._passages[passage].spans[place : place + 2]
+        start, end = self.passages[passage].spans[place : place + 2]
         return Evidence(passage, start, end, round(min(1.0, support), 3))
