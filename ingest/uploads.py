@@ -34,13 +34,12 @@ from ingest.errors import (
     FileTooLargeError,
     IndexFullError,
     NoSpaceError,
-    SkippedFileError,
     TooManyFilesError,
     UnreadableUploadError,
     UnsupportedFileError,
 )
 from ingest.loaders import LOADERS, suffix_of
-from ingest.loaders.file import BOMS, SNIFFED_BYTES, refuse_binary
+from ingest.loaders.file import SNIFFED_BYTES, is_binary
 from ingest.sources import UPLOADS
 from ingest.sources.uploads import uploaded
 
@@ -370,13 +369,10 @@ class Receiver:
             if self._head.strip() and not loader.sniff(self._head):
                 kind = suffix_of(self._name)[1:].upper()
                 raise UnsupportedFileError(f"{shown} is not a {kind}: it does not begin as one.", field=FIELD)
-        elif not self._head.startswith(BOMS):
-            try:
-                refuse_binary(self._head)
-            except SkippedFileError as error:
-                raise UnsupportedFileError(
-                    f"{shown} is {error}: send what its suffix says, or save it as text.", field=FIELD
-                ) from error
+        elif is_binary(self._head):
+            raise UnsupportedFileError(
+                f"{shown} is binary, not text: send what its suffix says, or save it as text.", field=FIELD
+            )
 
 
 async def _pieces(body: AsyncIterator[bytes], timeout_s: float) -> AsyncGenerator[bytes, None]:

@@ -4,24 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from ingest.errors import SkippedFileError
-from ingest.loaders.dates import date_metadata
-from ingest.loaders.document import (
-    MetadataValue,
-    Notice,
-    ParsedDocument,
-    ParserLimits,
-    TextBuilder,
-    as_metadata,
-    check_length,
-    first_line,
-    one_line,
-    web_address,
-)
-from ingest.loaders.file import SourceFile, rows_encoding
+from ingest.loaders.builder import TextBuilder
+from ingest.loaders.document import Notice, ParsedDocument, ParserLimits, check_length, one_line
+from ingest.loaders.file import SourceFile
 from ingest.loaders.html import looks_like_html, render_fragment
 
 _TEXT = ("content", "text", "body", "article", "page_content", "passage", "document", "answer", "description")
@@ -74,14 +64,7 @@ class CsvLoader:
         Raises:
             SkippedFileError: no header, no text column, or not a CSV file at all.
         """
-        file.check_rows_file(limits)
-        encoding, notice = rows_encoding(file)
-        if notice is not None:
-            yield notice
-        with (
-            _field_size_limit(limits.max_text_chars),
-            file.path.open(encoding=encoding, errors="replace", newline="") as stream,
-        ):
+        with _field_size_limit(limits.max_text_chars), (yield from file.rows(limits, newline="")) as stream:
             header = stream.readline(1_000_000)
             stream.seek(0)
             reader = csv.reader(stream, delimiter=_delimiter(header), strict=False)
@@ -90,11 +73,11 @@ class CsvLoader:
                 names = [one_line(name, 100).lower() for name in next(rows)]
             except StopIteration:
                 raise SkippedFileError("empty") from None
-            sample = [row for _, row in zip(range(_SAMPLED_ROWS), rows, strict=False)]
+            sample = list(itertools.islice(rows, _SAMPLED_ROWS))
             columns = _columns(names, sample)
             blank: list[int] = []
             number = 0
-            for number, row in enumerate(_chain(sample, rows), start=1):
+            for number, row in enumerate(itertools.chain(sample, rows), start=1):
                 document = _document(file, number, row, columns, limits)
                 if document is None:
                     blank.append(number)
@@ -116,11 +99,6 @@ def _field_size_limit(characters: int) -> Iterator[None]:
         yield
     finally:
         csv.field_size_limit(previous)
-
-
-def _chain(sample: list[list[str]], rows: Iterator[list[str]]) -> Iterator[list[str]]:
-    yield from sample
-    yield from rows
 
 
 def _rows(reader: Iterator[list[str]], limits: ParserLimits) -> Iterator[list[str]]:
@@ -179,19 +157,13 @@ def _document(
     if summary.strip() and summary.strip() not in content:
         _write(summary, builder)
     _write(content, builder)
-    text, headings, blocks = builder.build()
-    if not text:
-        return None
-    metadata: dict[str, MetadataValue] = as_metadata({columns.names[extra]: cell(extra) for extra in columns.extra})
-    return ParsedDocument(
-        source=file.source,
-        key=str(number),
-        text=text,
-        title=one_line(cell(columns.title)) or first_line(text),
-        url=web_address(cell(columns.url)),
-        metadata=metadata | date_metadata(cell(columns.date)) | {"row": number},
-        headings=headings,
-        blocks=blocks,
+    return builder.document(
+        file.source,
+        str(number),
+        cell(columns.title),
+        url=cell(columns.url),
+        values={columns.names[extra]: cell(extra) for extra in columns.extra} | {"row": number},
+        date=cell(columns.date),
     )
 
 

@@ -7,60 +7,52 @@ from datetime import date
 
 from ingest.loaders.document import MetadataValue, one_line
 
-_MONTHS = {
-    name: number
-    for number, names in enumerate(
+_MONTHS = (
+    *("january", "february", "march", "april", "may", "june"),
+    *("july", "august", "september", "october", "november", "december"),
+)
+_PATTERNS = tuple(
+    map(
+        re.compile,
         (
-            ("january", "jan"),
-            ("february", "feb"),
-            ("march", "mar"),
-            ("april", "apr"),
-            ("may",),
-            ("june", "jun"),
-            ("july", "jul"),
-            ("august", "aug"),
-            ("september", "sept", "sep"),
-            ("october", "oct"),
-            ("november", "nov"),
-            ("december", "dec"),
+            r"(?P<year>\d{4})-(?P<month>\d{1,2})-(?P<day>\d{1,2})(?!\d)",
+            r"(?P<year>\d{4})[/.](?P<month>\d{1,2})[/.](?P<day>\d{1,2})(?!\d)",
+            r"D:(?P<year>\d{4})(?P<month>\d{2})(?P<day>\d{2})",
+            r"(?P<month>[A-Za-z]{3,9})\.?\s+(?P<day>\d{1,2})(?:st|nd|rd|th)?,?\s+(?P<year>\d{4})(?!\d)",
+            r"(?P<day>\d{1,2})(?:st|nd|rd|th)?\.?\s+(?P<month>[A-Za-z]{3,9})\.?,?\s+(?P<year>\d{4})(?!\d)",
         ),
-        start=1,
     )
-    for name in names
-}
-_ISO = re.compile(r"(\d{4})-(\d{1,2})-(\d{1,2})(?!\d)")
-_ISO_SLASHES = re.compile(r"(\d{4})[/.](\d{1,2})[/.](\d{1,2})(?!\d)")
-_PDF = re.compile(r"D:(\d{4})(\d{2})(\d{2})")
-_MONTH_FIRST = re.compile(r"([A-Za-z]{3,9})\.?\s+(\d{1,2})(?:st|nd|rd|th)?,?\s+(\d{4})(?!\d)")
-_DAY_FIRST = re.compile(r"(\d{1,2})(?:st|nd|rd|th)?\.?\s+([A-Za-z]{3,9})\.?,?\s+(\d{4})(?!\d)")
+)
 _WEEKDAY = re.compile(r"(?:mon|tues?|wed(?:nes)?|thu(?:rs)?|fri|sat(?:ur)?|sun)(?:day)?,?\s+", re.IGNORECASE)
 
 
 def parse_date(text: str) -> date | None:
-    """The day that `text` begins with, as written, whatever its time zone; None where it cannot be told.
+    """The day that `text` begins with, as written, whatever its time zone; None if it cannot be read.
 
     Reads `June 20, 2023`, `20 June 2023`, ISO 8601 with or without a time, JCR's `{Date}…` and PDF's `D:…`. Dates such
     as `06/07/2023`, which mean different days in different countries, are not guessed.
     """
     text = _WEEKDAY.sub("", text.strip()[:64].removeprefix("{Date}"), count=1)
-    if (match := _ISO.match(text) or _ISO_SLASHES.match(text) or _PDF.match(text)) is not None:
-        year, month, day = (int(part) for part in match.groups())
-    elif (match := _MONTH_FIRST.match(text)) is not None:
-        year, month, day = int(match[3]), _MONTHS.get(match[1].lower(), 0), int(match[2])
-    elif (match := _DAY_FIRST.match(text)) is not None:
-        year, month, day = int(match[3]), _MONTHS.get(match[2].lower(), 0), int(match[1])
-    else:
+    match = next((match for pattern in _PATTERNS if (match := pattern.match(text))), None)
+    if match is None:
         return None
     try:
-        return date(year, month, day)
+        return date(int(match["year"]), _month(match["month"]), int(match["day"]))
     except ValueError:
         return None
+
+
+def _month(text: str) -> int:
+    """The number of a month, written as digits, as a name or as its beginning; 0 if it is none."""
+    if text.isdigit():
+        return int(text)
+    return next((number for number, name in enumerate(_MONTHS, start=1) if name.startswith(text.lower())), 0)
 
 
 def date_metadata(text: str) -> dict[str, MetadataValue]:
     """Filterable metadata: `date` (ISO 8601), `year` and `date_number` (20230620, comparable).
 
-    Only `date`, as written, where it cannot be read; nothing where there is none.
+    A date that cannot be read gives only `date`, as written; blank text gives nothing.
     """
     day = parse_date(text)
     if day is not None:

@@ -6,7 +6,7 @@ import hashlib
 import math
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ingest.errors import SkippedFileError
@@ -178,85 +178,6 @@ def as_metadata(values: Mapping[str, object]) -> dict[str, MetadataValue]:
         elif isinstance(value, bool | int | float) and math.isfinite(value) and abs(value) < MAX_NUMBER:
             metadata[name] = value
     return metadata
-
-
-class TextBuilder:
-    """Builds a document's text from blocks, with one blank line between them, and records its structure.
-
-    Writes headings, code and tables as Markdown, so that passages of all formats read the same.
-    """
-
-    def __init__(self, limits: ParserLimits) -> None:
-        self._limits = limits
-        self._pieces: list[str] = []
-        self._length = 0
-        self._in_list = False
-        self._headings: list[Heading] = []
-        self._blocks: list[Block] = []
-
-    def heading(self, level: int, title: str) -> None:
-        """Appends a heading, unless the title is blank."""
-        title = one_line(title)
-        if title:
-            start, end = self._append("#" * min(level, 6) + " " + title, "\n\n")
-            self._headings.append(Heading(start, end, level, title))
-
-    def paragraph(self, text: str) -> None:
-        """Appends prose; keeps its line breaks."""
-        self._append(normalise(text), "\n\n")
-
-    def list_item(self, text: str, depth: int, marker: str = "-") -> None:
-        """Appends a list item, `depth` levels below the outermost."""
-        in_list = self._in_list
-        text = normalise(text).strip()
-        if text:
-            indent = "  " * depth
-            self._append(f"{indent}{marker} " + text.replace("\n", "\n  " + indent), "\n" if in_list else "\n\n")
-            self._in_list = True
-
-    def code(self, text: str, language: str = "") -> None:
-        """Appends a fenced code block; keeps indentation and blank lines."""
-        text = normalise(text, collapse_blank_lines=False)
-        if text.strip():
-            fence = "```"
-            while fence in text:
-                fence += "`"
-            start, end = self._append(f"{fence}{language}\n{text}\n{fence}", "\n\n")
-            self._blocks.append(Block(start, end))
-
-    def table(self, rows: Sequence[Sequence[str]]) -> None:
-        """Appends a pipe table whose first row is the head. Pads short rows and drops blank ones."""
-        cells = [[one_line(cell, 4000).replace("|", "\\|") for cell in row] for row in rows]
-        cells = [row for row in cells if any(row)]
-        if not cells:
-            return
-        width = max(len(row) for row in cells)
-        lines = ["| " + " | ".join(row + [""] * (width - len(row))) + " |" for row in cells]
-        lines.insert(1, "|" + " --- |" * width)
-        start, end = self._append("\n".join(lines), "\n\n")
-        self._blocks.append(Block(start, end))
-
-    def build(self) -> tuple[str, tuple[Heading, ...], tuple[Block, ...]]:
-        """The text with its headings and blocks, without headings that nothing follows."""
-        while self._headings and self._headings[-1].end == self._length:
-            self._length = self._headings.pop().start
-            del self._pieces[-1:]
-            if self._pieces:
-                self._length -= len(self._pieces.pop())
-        return "".join(self._pieces), tuple(self._headings), tuple(self._blocks)
-
-    def _append(self, text: str, separator: str) -> tuple[int, int]:
-        if not text.strip():
-            return self._length, self._length
-        if self._pieces:
-            self._pieces.append(separator)
-            self._length += len(separator)
-        start = self._length
-        self._pieces.append(text)
-        self._length += len(text)
-        self._in_list = False
-        check_length(self._length, self._limits)
-        return start, self._length
 
 
 def check_length(chars: int, limits: ParserLimits) -> None:

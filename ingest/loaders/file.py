@@ -3,28 +3,32 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import hashlib
-from collections.abc import Iterator
+import re
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 from ingest.errors import SkippedFileError
 from ingest.loaders.document import Notice, ParserLimits
 
 _BLOCK_BYTES = 1024 * 1024
 SNIFFED_BYTES = 8_192
-"""How much of a file's beginning decides on its format."""
-_BOMS = (
+"""Bytes at the beginning of a file that decide on its format and encoding."""
+XML_ENCODING = re.compile(rb"""^\s*<\?xml[^>]{0,200}?encoding\s*=\s*["']([A-Za-z0-9_.:-]{1,40})["']""")
+XML_DECLARATION = re.compile(r"^\s*<\?xml[^>]{0,300}\?>")
+_BOMS = {
     # UTF-32's little-endian mark begins with UTF-16's.
-    (codecs.BOM_UTF32_LE, "utf-32"),
-    (codecs.BOM_UTF32_BE, "utf-32"),
-    (codecs.BOM_UTF8, "utf-8-sig"),
-    (codecs.BOM_UTF16_LE, "utf-16"),
-    (codecs.BOM_UTF16_BE, "utf-16"),
-)
-BOMS = tuple(mark for mark, _ in _BOMS)
-"""Byte order marks."""
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
 _TEXT_CONTROLS = frozenset(b"\t\n\r\f\x0b\x1b\x08")
+_NOT_UTF8 = Notice("not UTF-8: read as Windows-1252 (cp1252)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +45,7 @@ class SourceFile:
         return Path(self.source).stem or self.source
 
     def head(self) -> bytes:
-        """The first bytes, as many as `sniff` gets."""
+        """The first `SNIFFED_BYTES`."""
         with self.path.open("rb") as stream:
             return stream.read(SNIFFED_BYTES)
 
@@ -59,19 +63,70 @@ class SourceFile:
             raise SkippedFileError("empty")
         return data
 
-    def check_rows_file(self, limits: ParserLimits) -> None:
-        """Raises `SkippedFileError` if a file that is read row by row is empty or too long."""
+    def text(self, limits: ParserLimits, *charsets: re.Pattern[bytes]) -> Generator[Notice, None, str]:
+        """Yields a notice if the encoding is a guess, and returns the file's text: `text = yield from file.text(…)`.
+
+        Decodes by byte order mark, else as UTF-8, else as declared, else as Windows-1252.
+
+        Args:
+            limits: of the file's size.
+            charsets: patterns of a declared encoding, its name in the first group. The first match counts.
+
+        Raises:
+            SkippedFileError: the bytes are not text, contradict their byte order mark, or exceed the limits.
+        """
+        data = self.read(limits)
+        encoding = _marked_encoding(data)
+        if encoding is not None:
+            try:
+                return data.decode(encoding)
+            except UnicodeDecodeError as error:
+                byte = data[error.start : error.start + 1].hex() or "missing"
+                raise SkippedFileError(f"begins as {encoding} but is not: byte {error.start} is {byte}") from error
+        _refuse_binary(data[:SNIFFED_BYTES])
+        with contextlib.suppress(UnicodeDecodeError):
+            return data.decode("utf-8")
+        declared = next((match[1] for charset in charsets if (match := charset.search(data[:SNIFFED_BYTES]))), b"")
+        with contextlib.suppress(UnicodeDecodeError):
+            return data.decode(_known_codec(declared.decode("ascii")))
+        yield _NOT_UTF8
+        return data.decode("cp1252", "replace")
+
+    def rows(self, limits: ParserLimits, newline: str) -> Generator[Notice, None, TextIO]:
+        """Like `text`, for a file that is read row by row: returns an open stream.
+
+        Args:
+            limits: of the file's size, as `max_rows_file_bytes`.
+            newline: as in `open`.
+
+        Raises:
+            SkippedFileError: the file is empty or too long, or its bytes are not text.
+        """
         size = self.path.stat().st_size
         if size == 0:
             raise SkippedFileError("empty")
         if size > limits.max_rows_file_bytes:
             raise SkippedFileError(f"larger than {limits.max_rows_file_bytes:,} bytes (INGEST_MAX_ROWS_FILE_BYTES)")
+        head = self.head()
+        encoding = _marked_encoding(head)
+        if encoding in (None, "utf-8-sig"):
+            _refuse_binary(head)
+            encoding = "utf-8-sig" if self._is_utf8() else "cp1252"
+        if encoding == "cp1252":
+            yield _NOT_UTF8
+        return self.path.open(encoding=encoding, errors="replace", newline=newline)
 
-    def blocks(self) -> Iterator[bytes]:
-        """The bytes of the file, one megabyte at a time."""
-        with self.path.open("rb") as stream:
-            while block := stream.read(_BLOCK_BYTES):
-                yield block
+    def _is_utf8(self) -> bool:
+        """Reads the whole file once, in blocks."""
+        decoder = codecs.getincrementaldecoder("utf-8")()
+        try:
+            with self.path.open("rb") as stream:
+                while block := stream.read(_BLOCK_BYTES):
+                    decoder.decode(block)
+            decoder.decode(b"", final=True)
+        except UnicodeDecodeError:
+            return False
+        return True
 
 
 def sha256_of(path: Path) -> str:
@@ -83,83 +138,32 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-@dataclass(frozen=True, slots=True)
-class Decoded:
-    """Text of a file, with a notice if its encoding was guessed."""
-
-    text: str
-    notice: Notice | None = None
+def is_binary(head: bytes) -> bool:
+    """Whether a file that begins like this is not text. A byte order mark marks text."""
+    controls = sum(1 for byte in head if byte < 32 and byte not in _TEXT_CONTROLS)
+    return _marked_encoding(head) is None and (b"\0" in head or controls > len(head) // 50)
 
 
-def decode(data: bytes, declared: str | None = None) -> Decoded:
-    """The text of `data`: by its byte order mark, as UTF-8, as the encoding it declares, or as Windows-1252.
-
-    Raises:
-        SkippedFileError: the bytes are not text, or contradict their byte order mark.
-    """
-    for mark, encoding in _BOMS:
-        if data.startswith(mark):
-            try:
-                return Decoded(data.decode(encoding))
-            except UnicodeDecodeError as error:
-                raise SkippedFileError(f"begins as {encoding} but is not: {_position(error)}") from error
-    refuse_binary(data[:SNIFFED_BYTES])
-    try:
-        return Decoded(data.decode("utf-8"))
-    except UnicodeDecodeError:
-        pass
-    if declared is not None and (codec := known_codec(declared)) not in (None, "utf-8"):
-        try:
-            return Decoded(data.decode(codec or "utf-8"))
-        except UnicodeDecodeError:
-            pass
-    return Decoded(data.decode("cp1252", "replace"), Notice("not UTF-8: read as Windows-1252 (cp1252)"))
+def _refuse_binary(head: bytes) -> None:
+    if is_binary(head):
+        raise SkippedFileError("binary, not text")
 
 
-def rows_encoding(file: SourceFile) -> tuple[str, Notice | None]:
-    """The encoding of a file that is read row by row. Reads the whole file once, in blocks.
-
-    Raises:
-        SkippedFileError: the bytes are not text.
-    """
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    first = True
-    try:
-        for block in file.blocks():
-            if first:
-                first = False
-                for mark, encoding in _BOMS:
-                    if block.startswith(mark) and encoding != "utf-8-sig":
-                        return encoding, None
-                refuse_binary(block[:SNIFFED_BYTES])
-            decoder.decode(block)
-        decoder.decode(b"", final=True)
-    except UnicodeDecodeError:
-        return "cp1252", Notice("not UTF-8: read as Windows-1252 (cp1252)")
-    return "utf-8-sig", None
+def _marked_encoding(data: bytes) -> str | None:
+    """The encoding of the byte order mark; None if there is none."""
+    return next((encoding for mark, encoding in _BOMS.items() if data.startswith(mark)), None)
 
 
-def known_codec(name: str) -> str | None:
-    """Python's name of a text encoding; None if Python does not know it.
+def _known_codec(name: str) -> str:
+    """Python's name of a text encoding; UTF-8 if Python does not know it.
 
     Pages that declare Latin-1 are Windows-1252. Source: https://encoding.spec.whatwg.org/#names-and-labels
     """
     try:
-        info = codecs.lookup(name.strip().strip("\"'").lower())
-    except (LookupError, ValueError):
-        return None
+        info = codecs.lookup(name.lower())
+    except LookupError:
+        return "utf-8"
     # A codec such as `zlib` or `rot13` turns bytes into bytes, not into text.
     if not getattr(info, "_is_text_encoding", True):
-        return None
+        return "utf-8"
     return "cp1252" if info.name in ("iso8859-1", "ascii") else info.name
-
-
-def refuse_binary(data: bytes) -> None:
-    """Raises `SkippedFileError` if the first bytes of a file are not text."""
-    controls = sum(1 for byte in data if byte < 32 and byte not in _TEXT_CONTROLS)
-    if b"\0" in data or controls > len(data) // 50:
-        raise SkippedFileError("binary, not text")
-
-
-def _position(error: UnicodeDecodeError) -> str:
-    return f"byte {error.start} is {error.object[error.start : error.start + 1].hex() or 'missing'}"

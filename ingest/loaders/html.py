@@ -10,24 +10,11 @@ from lxml import etree
 from lxml import html as lxml_html
 
 from ingest.errors import SkippedFileError
-from ingest.loaders.dates import date_metadata
-from ingest.loaders.document import (
-    MetadataValue,
-    Notice,
-    ParsedDocument,
-    ParserLimits,
-    TextBuilder,
-    as_metadata,
-    check_length,
-    normalise,
-    one_line,
-    web_address,
-)
-from ingest.loaders.file import SourceFile, decode
+from ingest.loaders.builder import TextBuilder
+from ingest.loaders.document import Notice, ParsedDocument, ParserLimits, check_length, normalise, one_line
+from ingest.loaders.file import XML_DECLARATION, XML_ENCODING, SourceFile
 
 _META_CHARSET = re.compile(rb"""<meta[^>]{0,200}?charset\s*=\s*["']?\s*([A-Za-z0-9_.:-]{1,40})""", re.IGNORECASE)
-_XML_DECLARATION = re.compile(rb"""^\s*<\?xml[^>]{0,100}encoding\s*=\s*["']([A-Za-z0-9_.:-]{1,40})["']""")
-_XML_DECLARATION_TEXT = re.compile(r"^\s*<\?xml[^>]{0,200}\?>")
 _LOOKS_LIKE_HTML = re.compile(
     r"<(?:p|br|div|span|ul|ol|li|h[1-6]|table|a|strong|em|b|i|pre|code)\b[^<>]*>", re.IGNORECASE
 )
@@ -78,37 +65,20 @@ class HtmlLoader:
         Raises:
             SkippedFileError: the page holds no text, or is nested deeper than the parser reads.
         """
-        data = file.read(limits)
-        declared = _META_CHARSET.search(data[:8192]) or _XML_DECLARATION.search(data[:200])
-        decoded = decode(data, declared[1].decode("ascii") if declared else None)
-        if decoded.notice is not None:
-            yield decoded.notice
-        check_length(len(decoded.text), limits)
-        page = parse_html(decoded.text)
+        text = yield from file.text(limits, _META_CHARSET, XML_ENCODING)
+        check_length(len(text), limits)
+        page = parse_html(text)
         if page is None:
             raise SkippedFileError("holds no text")
         head = _head(page)
-        title = head.pop("title")
-        url = web_address(head.pop("url"))
-        date = head.pop("date")
         _remove_boilerplate(page)
         builder = TextBuilder(limits)
         render(_main_content(page), builder)
-        text, headings, blocks = builder.build()
-        if not text:
+        title = head.pop("title") or builder.first_heading or file.stem
+        document = builder.document(file.source, "", title, url=head.pop("url"), date=head.pop("date"), values=head)
+        if document is None:
             raise SkippedFileError("holds no text (is it filled in by a script?)")
-        first_heading = next((heading.title for heading in headings if heading.level == 1), "")
-        metadata: dict[str, MetadataValue] = as_metadata(head) | date_metadata(date)
-        yield ParsedDocument(
-            source=file.source,
-            key="",
-            text=text,
-            title=title or first_heading or file.stem,
-            url=url,
-            metadata=metadata,
-            headings=headings,
-            blocks=blocks,
-        )
+        yield document
 
 
 def looks_like_html(text: str) -> bool:
@@ -132,7 +102,7 @@ def parse_html(text: str) -> Any:
     Raises:
         SkippedFileError: it is nested deeper than the parser reads.
     """
-    text = normalise(_XML_DECLARATION_TEXT.sub("", text, count=1), collapse_blank_lines=False)
+    text = normalise(XML_DECLARATION.sub("", text, count=1), collapse_blank_lines=False)
     parser = lxml_html.HTMLParser(encoding="utf-8", huge_tree=True, remove_comments=True, remove_pis=True)
     try:
         root = lxml_html.document_fromstring(text.encode(), parser=parser)

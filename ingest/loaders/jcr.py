@@ -9,24 +9,14 @@ from typing import Any
 from lxml import etree
 
 from ingest.errors import SkippedFileError
-from ingest.loaders.dates import date_metadata
-from ingest.loaders.document import (
-    MetadataValue,
-    Notice,
-    ParsedDocument,
-    ParserLimits,
-    TextBuilder,
-    as_metadata,
-    one_line,
-)
-from ingest.loaders.file import SourceFile, decode
+from ingest.loaders.builder import TextBuilder
+from ingest.loaders.document import Notice, ParsedDocument, ParserLimits, one_line
+from ingest.loaders.file import XML_DECLARATION, XML_ENCODING, SourceFile
 from ingest.loaders.html import render_fragment
 
 _JCR = "{http://www.jcp.org/jcr/1.0}"
 _CQ = "{http://www.day.com/jcr/cq/1.0}"
 _TEXT_ELEMENTS = ("textonlycomponent", "subtitle")
-_DECLARATION = re.compile(rb"""^\s*<\?xml[^>]{0,200}?encoding\s*=\s*["']([A-Za-z0-9_.:-]{1,40})["']""")
-_DECLARATION_TEXT = re.compile(r"^\s*<\?xml[^>]{0,300}\?>")
 _BEGINS_JCR = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:<\?xml[^>]{0,200}>\s*)?<jcr:root\b")
 _TYPE_PREFIX = re.compile(r"^\{[A-Za-z]{1,20}\}")
 
@@ -48,12 +38,7 @@ class JcrLoader:
             SkippedFileError: the file is no well-formed XML, defines entities, is no page, or is a page without a title
                 or without text.
         """
-        data = file.read(limits)
-        declared = _DECLARATION.search(data[:400])
-        decoded = decode(data, declared[1].decode("ascii") if declared else None)
-        if decoded.notice is not None:
-            yield decoded.notice
-        content = _page_content(parse_xml(decoded.text))
+        content = _page_content(parse_xml((yield from file.text(limits, XML_ENCODING))))
         title = one_line(content.get("pageTitle") or "")
         if not title:
             raise SkippedFileError("JCR page without a pageTitle")
@@ -62,26 +47,17 @@ class JcrLoader:
         for element in content.iter():
             if isinstance(element.tag, str) and etree.QName(element).localname.startswith(_TEXT_ELEMENTS):
                 render_fragment(_TYPE_PREFIX.sub("", element.get("textOnly") or ""), builder)
-        text, headings, blocks = builder.build()
-        if not text:
+        values = {
+            "content_type": content.get("contentType"),
+            "description": content.get("metaDescription"),
+            "tags": (content.get(f"{_CQ}tags") or "").strip("[]").replace(",", ", "),
+            "lang": content.get(f"{_JCR}language"),
+        }
+        date = content.get("displayDate") or ""
+        document = builder.document(file.source, "", title, url=None, values=values, date=date)
+        if document is None:
             raise SkippedFileError("JCR page without text")
-        metadata: dict[str, MetadataValue] = as_metadata(
-            {
-                "content_type": content.get("contentType") or "",
-                "description": content.get("metaDescription") or "",
-                "tags": (content.get(f"{_CQ}tags") or "").strip("[]").replace(",", ", "),
-                "lang": content.get(f"{_JCR}language") or "",
-            }
-        )
-        yield ParsedDocument(
-            source=file.source,
-            key="",
-            text=text,
-            title=title,
-            metadata=metadata | date_metadata(content.get("displayDate") or ""),
-            headings=headings,
-            blocks=blocks,
-        )
+        yield document
 
 
 def parse_xml(text: str) -> Any:
@@ -90,7 +66,7 @@ def parse_xml(text: str) -> Any:
     Raises:
         SkippedFileError: the text declares a document type, or is no well-formed XML.
     """
-    text = _DECLARATION_TEXT.sub("", text, count=1)
+    text = XML_DECLARATION.sub("", text, count=1)
     if "<!DOCTYPE" in text or "<!ENTITY" in text:
         raise SkippedFileError("XML with a document type declaration: refused, it may define entities")
     parser = etree.XMLParser(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import itertools
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -10,18 +11,10 @@ from typing import Any
 from urllib.parse import urldefrag
 
 from ingest.errors import SkippedFileError
-from ingest.loaders.document import (
-    Notice,
-    ParsedDocument,
-    ParserLimits,
-    TextBuilder,
-    as_metadata,
-    first_line,
-    one_line,
-    web_address,
-)
-from ingest.loaders.file import SourceFile, decode
-from ingest.loaders.records import RecordKeys, as_string, document_of, write_text
+from ingest.loaders.builder import TextBuilder
+from ingest.loaders.document import Notice, ParsedDocument, ParserLimits, one_line
+from ingest.loaders.file import SourceFile
+from ingest.loaders.records import Records, as_string, write_text
 
 _BEGINS_RECORDS = re.compile(rb"(?:\xef\xbb\xbf)?\s*\[\s*\{")
 _LISTS = ("documents", "records", "hits", "items", "pages", "docs", "data", "results")
@@ -47,41 +40,32 @@ class JsonLoader:
         Raises:
             SkippedFileError: not JSON, or no record has text.
         """
-        decoded = decode(file.read(limits))
-        if decoded.notice is not None:
-            yield decoded.notice
+        text = yield from file.text(limits)
         try:
-            parsed = json.loads(decoded.text)
+            found = _records(json.loads(text))
         except json.JSONDecodeError as error:
             raise SkippedFileError(f"invalid JSON: {error.msg} in line {error.lineno}, column {error.colno}") from error
         except RecursionError as error:
             raise SkippedFileError("invalid JSON: nested too deep") from error
-        records = _records(parsed)
+        records = Records(file, limits)
         pages: dict[str, list[Mapping[str, Any]]] = {}
         others: list[tuple[int, Mapping[str, Any]]] = []
-        for number, record in enumerate(records, start=1):
+        for number, record in enumerate(found, start=1):
             if not isinstance(record, dict):
-                continue
-            if isinstance(record.get("hierarchy"), dict):
+                records.blank += 1
+            elif isinstance(record.get("hierarchy"), dict):
                 pages.setdefault(urldefrag(as_string(record.get("url"))).url, []).append(record)
             else:
                 others.append((number, record))
-        blank = len(records) - len(others) - sum(len(page) for page in pages.values())
         for url, page in pages.items():
             document = _docsearch_page(file, url, page, limits)
-            if document is not None:
-                yield document
+            if document is None:
+                records.blank += len(page)
             else:
-                blank += len(page)
-        keys = RecordKeys()
+                yield document
         for number, record in others:
-            document = document_of(file, keys.take(record, number), record, limits)
-            if document is not None:
-                yield document
-            else:
-                blank += 1
-        if blank:
-            yield Notice(f"{blank} of {len(records)} records hold no text")
+            yield from records.document(number, record)
+        yield from records.blank_notice(len(found))
 
 
 def _records(parsed: Any) -> list[Any]:
@@ -103,36 +87,23 @@ def _docsearch_page(
     builder = TextBuilder(limits)
     above: list[str] = []
     title = ""
-    texts = 0
+    has_text = False
     for record in records:
         hierarchy = record["hierarchy"]
         path = [one_line(html.unescape(as_string(hierarchy.get(level)))) for level in _DOCSEARCH_LEVELS]
         title = title or path[1] or path[0]
-        shared = 0
-        while shared < len(path) and shared < len(above) and path[shared] == above[shared]:
-            shared += 1
+        shared = len(list(itertools.takewhile(lambda pair: pair[0] == pair[1], zip(path, above, strict=False))))
         for level, heading in enumerate(path[shared:], start=shared):
             builder.heading(level + 1, heading)
         above = path
         content = as_string(record.get("content"))
         if content.strip():
-            texts += 1
+            has_text = True
             write_text(content, builder)
-    if not texts:
+    if not has_text:
         return None
-    text, headings, blocks = builder.build()
-    first = records[0]
-    metadata = as_metadata({"lang": first.get("lang") or first.get("language") or "", "section": above[0]})
-    return ParsedDocument(
-        source=file.source,
-        key=url or "#docsearch",
-        text=text,
-        title=title or first_line(text),
-        url=web_address(url),
-        metadata=metadata,
-        headings=headings,
-        blocks=blocks,
-    )
+    values = {"lang": records[0].get("lang") or records[0].get("language") or "", "section": above[0]}
+    return builder.document(file.source, url or "#docsearch", title, url=url, values=values, date="")
 
 
 LOADER = JsonLoader()

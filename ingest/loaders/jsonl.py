@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Any
+from typing import TextIO
 
 from ingest.errors import SkippedFileError
 from ingest.loaders.document import Notice, ParsedDocument, ParserLimits
-from ingest.loaders.file import SourceFile, rows_encoding
-from ingest.loaders.records import RecordKeys, document_of
+from ingest.loaders.file import SourceFile
+from ingest.loaders.records import Records
 
 
 class JsonLinesLoader:
@@ -21,47 +21,39 @@ class JsonLinesLoader:
     def sniff(self, head: bytes) -> bool:
         """Whether the first of several lines is a JSON object."""
         first, _, more = head.partition(b"\n")
-        try:
-            return bool(more.strip()) and isinstance(json.loads(first), dict)
-        except (ValueError, RecursionError):
-            return False
+        return bool(more.strip()) and _record(first) is not None
 
     def load(self, file: SourceFile, limits: ParserLimits) -> Iterator[ParsedDocument | Notice]:
         """One document per line, each a record as in JSON. Notices report lines that are not records."""
-        file.check_rows_file(limits)
-        encoding, notice = rows_encoding(file)
-        if notice is not None:
-            yield notice
-        keys = RecordKeys()
-        blank = bad = total = 0
-        first_bad = 0
-        with file.path.open(encoding=encoding, errors="replace", newline="\n") as stream:
+        records = Records(file, limits)
+        total = 0
+        bad: list[int] = []
+        with (yield from file.rows(limits, newline="\n")) as stream:
             for number, line in enumerate(_lines(stream, limits), start=1):
                 if not line.strip():
                     continue
                 total += 1
-                try:
-                    record = json.loads(line)
-                except (ValueError, RecursionError):
-                    record = None
-                if not isinstance(record, dict):
-                    bad += 1
-                    first_bad = first_bad or number
-                    continue
-                document = document_of(file, keys.take(record, number), record, limits)
-                if document is not None:
-                    yield document
+                record = _record(line)
+                if record is None:
+                    bad.append(number)
                 else:
-                    blank += 1
-        if bad and bad == total:
-            raise SkippedFileError(f"no line is a JSON object (line {first_bad} first)")
+                    yield from records.document(number, record)
+        if bad and len(bad) == total:
+            raise SkippedFileError(f"no line is a JSON object (line {bad[0]} first)")
         if bad:
-            yield Notice(f"{bad} of {total} lines are no JSON object (line {first_bad} first)")
-        if blank:
-            yield Notice(f"{blank} of {total} records hold no text")
+            yield Notice(f"{len(bad)} of {total} lines are no JSON object (line {bad[0]} first)")
+        yield from records.blank_notice(total)
 
 
-def _lines(stream: Any, limits: ParserLimits) -> Iterator[str]:
+def _record(line: str | bytes) -> dict[str, object] | None:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def _lines(stream: TextIO, limits: ParserLimits) -> Iterator[str]:
     longest = limits.max_text_chars * 2
     while line := stream.readline(longest):
         if len(line) == longest and not line.endswith("\n"):

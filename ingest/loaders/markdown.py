@@ -15,7 +15,6 @@ from ingest.loaders.dates import date_metadata
 from ingest.loaders.document import (
     Block,
     Heading,
-    MetadataValue,
     Notice,
     ParsedDocument,
     ParserLimits,
@@ -25,7 +24,7 @@ from ingest.loaders.document import (
     one_line,
     web_address,
 )
-from ingest.loaders.file import SourceFile, decode
+from ingest.loaders.file import SourceFile
 
 _FRONT_MATTER_LINES = 400
 _FRONT_MATTER_LINE = re.compile(r"([A-Za-z_][\w.-]*)\s*[:=]\s*(.*)$")
@@ -56,11 +55,9 @@ class MarkdownLoader:
 
     def load(self, file: SourceFile, limits: ParserLimits) -> Iterator[ParsedDocument | Notice]:
         """One document. Its title is in the front matter, else the first top-level heading, else the file's name."""
-        decoded = decode(file.read(limits))
-        if decoded.notice is not None:
-            yield decoded.notice
-        check_length(len(decoded.text), limits)
-        values, text = split_front_matter(normalise(decoded.text, collapse_blank_lines=False))
+        raw = yield from file.text(limits)
+        check_length(len(raw), limits)
+        values, text = split_front_matter(normalise(raw, collapse_blank_lines=False))
         structure = markdown_structure(text)
         if structure.comments:
             lines = text.split("\n")
@@ -71,21 +68,15 @@ class MarkdownLoader:
         if not text.strip():
             raise SkippedFileError("holds no text")
         first_heading = next((heading.title for heading in structure.headings if heading.level == 1), "")
-        metadata: dict[str, MetadataValue] = as_metadata(
-            {name: value for name, value in values.items() if name not in _NOT_METADATA}
-        )
-        metadata |= date_metadata(values.get("date", ""))
+        urls = (values[key] for key in _URL_KEYS if values.get(key, "").startswith(("http://", "https://")))
+        extra = {name: value for name, value in values.items() if name not in _NOT_METADATA}
         yield ParsedDocument(
             source=file.source,
             key="",
             text=text,
             title=one_line(values.get("title", "")) or first_heading or file.stem,
-            url=web_address(
-                next(
-                    (values[key] for key in _URL_KEYS if values.get(key, "").startswith(("http://", "https://"))), None
-                )
-            ),
-            metadata=metadata,
+            url=web_address(next(urls, None)),
+            metadata=as_metadata(extra) | date_metadata(values.get("date", "")),
             headings=structure.headings,
             blocks=structure.blocks,
         )

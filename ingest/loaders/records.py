@@ -3,20 +3,11 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ingest.loaders.dates import date_metadata
-from ingest.loaders.document import (
-    MetadataValue,
-    ParsedDocument,
-    ParserLimits,
-    TextBuilder,
-    as_metadata,
-    first_line,
-    one_line,
-    web_address,
-)
+from ingest.loaders.builder import TextBuilder
+from ingest.loaders.document import Notice, ParsedDocument, ParserLimits
 from ingest.loaders.file import SourceFile
 from ingest.loaders.html import looks_like_html, render_fragment
 
@@ -25,50 +16,49 @@ _TITLE = ("title", "headline", "name")
 _URL = ("url", "uri", "permalink", "link", "relURI", "href")
 _DATE = ("date", "published", "published_at", "displayDate", "created", "lastmod")
 _KEY = ("_id", "id", "objectID", "doc_id")
+_USED = frozenset((*_TEXT, *_TITLE, *_URL, *_DATE))
 
 
-class RecordKeys:
-    """Names records by their own id, so that a moved record stays the same document; else by their number."""
+class Records:
+    """Turns the records of one file into documents.
 
-    def __init__(self) -> None:
-        self._taken: set[str] = set()
+    A record is named by its own id, so that a moved record stays the same document; else by its number.
+    """
 
-    def take(self, record: Mapping[str, Any], number: int) -> str:
-        """The key of the record at this position, counted from 1. No key is given twice."""
+    def __init__(self, file: SourceFile, limits: ParserLimits) -> None:
+        self._file = file
+        self._limits = limits
+        self._keys: set[str] = set()
+        self.blank = 0
+        """Records without text so far."""
+
+    def document(self, number: int, record: Mapping[str, Any]) -> Iterator[ParsedDocument]:
+        """The document of the record at this position, counted from 1; nothing if it has no text."""
         own = next((record[name] for name in _KEY if isinstance(record.get(name), str | int)), None)
-        key = f"#{number}" if own is None or f"{own}" in self._taken else f"{own}"
-        self._taken.add(key)
-        return key
+        key = f"#{number}" if own is None or f"{own}" in self._keys else f"{own}"
+        self._keys.add(key)
+        builder = TextBuilder(self._limits)
+        write_text(_first_string(record, _TEXT), builder)
+        extra = {name: value for name, value in record.items() if name not in _USED}
+        if isinstance(nested := extra.pop("metadata", None), dict):
+            extra = nested | extra
+        document = builder.document(
+            self._file.source,
+            key,
+            html.unescape(_first_string(record, _TITLE)),
+            url=next((record[name] for name in _URL if as_string(record.get(name)).strip()), None),
+            values=extra,
+            date=_first_string(record, _DATE),
+        )
+        if document is None:
+            self.blank += 1
+        else:
+            yield document
 
-
-def document_of(file: SourceFile, key: str, record: Mapping[str, Any], limits: ParserLimits) -> ParsedDocument | None:
-    """The document of one record; None if it has no text."""
-    builder = TextBuilder(limits)
-    for name in _TEXT:
-        if isinstance(record.get(name), str):
-            write_text(record[name], builder)
-            break
-    text, headings, blocks = builder.build()
-    if not text:
-        return None
-    title = next((record[name] for name in _TITLE if isinstance(record.get(name), str)), "")
-    url = next((record[name] for name in _URL if isinstance(record.get(name), str) and record[name].strip()), None)
-    date = next((record[name] for name in _DATE if isinstance(record.get(name), str)), "")
-    used = {*_TEXT, *_TITLE, *_URL, *_DATE}
-    extra = {name: value for name, value in record.items() if name not in used}
-    if isinstance(nested := extra.pop("metadata", None), dict):
-        extra = nested | extra
-    metadata: dict[str, MetadataValue] = as_metadata(extra) | date_metadata(date)
-    return ParsedDocument(
-        source=file.source,
-        key=key,
-        text=text,
-        title=one_line(html.unescape(title)) or first_line(text),
-        url=web_address(url),
-        metadata=metadata,
-        headings=headings,
-        blocks=blocks,
-    )
+    def blank_notice(self, total: int) -> Iterator[Notice]:
+        """A notice if some of `total` records have no text."""
+        if self.blank:
+            yield Notice(f"{self.blank} of {total} records hold no text")
 
 
 def write_text(text: str, builder: TextBuilder) -> None:
@@ -79,6 +69,10 @@ def write_text(text: str, builder: TextBuilder) -> None:
         builder.paragraph(html.unescape(text))
 
 
-def as_string(value: Any) -> str:
+def as_string(value: object) -> str:
     """The value if it is a string, else an empty one."""
     return value if isinstance(value, str) else ""
+
+
+def _first_string(record: Mapping[str, Any], names: tuple[str, ...]) -> str:
+    return next((record[name] for name in names if isinstance(record.get(name), str)), "")

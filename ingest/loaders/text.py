@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from ingest.errors import SkippedFileError
 from ingest.loaders.document import Notice, ParsedDocument, ParserLimits, check_length, normalise
-from ingest.loaders.file import SourceFile, decode
+from ingest.loaders.file import SourceFile
 
 
 class TextLoader:
@@ -21,10 +21,7 @@ class TextLoader:
 
     def load(self, file: SourceFile, limits: ParserLimits) -> Iterator[ParsedDocument | Notice]:
         """One document: the text, titled by the file's name."""
-        decoded = decode(file.read(limits))
-        if decoded.notice is not None:
-            yield decoded.notice
-        text = normalise(decoded.text)
+        text = normalise((yield from file.text(limits)))
         if not text.strip():
             raise SkippedFileError("holds no text")
         check_length(len(text), limits)
