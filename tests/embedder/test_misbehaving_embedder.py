@@ -15,6 +15,7 @@ from aiohttp import web
 from chassis.context import CallContext
 from chassis.errors import BadUpstreamError, DeadlineExceededError, InvalidRequestError, NotReadyError, ServiceError
 from embedder.client import EmbedderClient
+from tests.fakes.loopback import serving
 
 HEADER = "Inference-Header-Content-Length"
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -45,14 +46,8 @@ async def server() -> AsyncIterator[Server]:
     server = Server()
     application = web.Application()
     application.router.add_post("/v2/models/m/infer", server.infer)
-    runner = web.AppRunner(application, handler_cancellation=True)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    host, port = runner.addresses[0][:2]
-    server.url = f"http://{host}:{port}"
-    yield server
-    await runner.cleanup()
+    async with serving(application) as server.url:
+        yield server
 
 
 @pytest_asyncio.fixture

@@ -19,6 +19,8 @@ import numpy as np
 import numpy.typing as npt
 from aiohttp import web
 
+from tests.fakes.loopback import ThreadedServer
+
 DIMENSION = 64
 FINGERPRINT = "hash@sha256:" + "1" * 64
 OTHER_FINGERPRINT = "other@sha256:" + "2" * 64
@@ -72,10 +74,11 @@ def _whole(texts: Sequence[str]) -> dict[str, tuple[str, list[int], bytes]]:
     }
 
 
-class LoopbackEmbedder:
+class LoopbackEmbedder(ThreadedServer):
     """Serves on loopback from its own thread. Tests may change its attributes at any time."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.fingerprint = FINGERPRINT
         self.fault: Fault | None = None
         """Fault of every response."""
@@ -101,34 +104,15 @@ class LoopbackEmbedder:
         self.embedded = 0
         """Texts embedded so far."""
         self.most_at_once = 0
-        self.port = 0
         self._at_once = 0
         self._arrived = asyncio.Event()
         self._hold: asyncio.Event | None = None
         self._waiting: asyncio.Event | None = None
-        self._loop = asyncio.new_event_loop()
-        self._stop = asyncio.Event()
-        self._started = threading.Event()
-        self._thread = threading.Thread(target=lambda: self._loop.run_until_complete(self._serve()))
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
 
     @property
     def texts(self) -> Counter[str]:
         """Text → how often it was sent, from `calls`."""
         return Counter(text for call in self.calls if call != _WHO_ARE_YOU for text in call)
-
-    def __enter__(self) -> LoopbackEmbedder:
-        self._thread.start()
-        assert self._started.wait(10)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join()
-        self._loop.close()
 
     def hold(self) -> None:
         """Makes new requests wait; `held` is set when the first one waits."""
@@ -141,20 +125,13 @@ class LoopbackEmbedder:
     def release(self) -> None:
         """Releases the waiting requests."""
         assert self._waiting is not None
-        self._loop.call_soon_threadsafe(self._waiting.set)
+        self.call(self._waiting.set)
 
-    async def _serve(self) -> None:
+    def application(self) -> web.Application:
         app = web.Application(client_max_size=64 * 1024**2)
         app.router.add_get(f"/v2/models/{MODEL}", self._metadata)
         app.router.add_post(f"/v2/models/{MODEL}/infer", self._infer)
-        runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.1)
-        await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        self.port = runner.addresses[0][1]
-        self._started.set()
-        await self._stop.wait()
-        await runner.cleanup()
+        return app
 
     async def _metadata(self, _: web.Request) -> web.Response:
         names = ["embeddings", "token_count", "truncated", "fingerprint", *(WHOLE_OUTPUTS if self.whole else ())]

@@ -6,73 +6,43 @@ import asyncio
 import contextlib
 import json
 import threading
-from collections.abc import Callable
 
 from aiohttp import web
+
+from tests.fakes.loopback import ThreadedServer
 
 WORDS = ("Pots", " are", " glazed", " twice.")
 MODEL = "tensorrt_llm"
 
 
-class GatedPredictor:
-    """Serves on loopback from a thread of its own."""
+class GatedPredictor(ThreadedServer):
+    """Serves on loopback from its own thread."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.waiting: set[int] = set()
         """Client ports of the answers that wait at the gate."""
         self.loaded = True
         """Whether it says that its model is there."""
         self.left = threading.Event()
         """Set when a client has broken off an answer."""
-        self.port = 0
         self._open = asyncio.Event()
         self._open.set()
-        self._stop = asyncio.Event()
-        self._loop = asyncio.new_event_loop()
-        self._started = threading.Event()
-        self._thread = threading.Thread(target=lambda: self._loop.run_until_complete(self._serve()))
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    def __enter__(self) -> GatedPredictor:
-        self._thread.start()
-        assert self._started.wait(10)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join()
-        self._loop.close()
 
     def shut(self) -> None:
         """Answers begun from now on wait after their first word."""
         self.left.clear()
-        self._now(self._open.clear)
+        self.call(self._open.clear)
 
     def open(self) -> None:
         """Lets all go."""
-        self._now(self._open.set)
+        self.call(self._open.set)
 
-    def _now(self, change: Callable[[], None]) -> None:
-        """Changes something in the thread of the loop, and returns when it is done."""
-        done = threading.Event()
-        self._loop.call_soon_threadsafe(lambda: (change(), done.set()))
-        assert done.wait(10)
-
-    async def _serve(self) -> None:
+    def application(self) -> web.Application:
         app = web.Application()
         app.router.add_get(f"/v2/models/{MODEL}", self._describe)
         app.router.add_post(f"/v2/models/{MODEL}/generate_stream", self._generate)
-        runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.1)
-        await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        self.port = runner.addresses[0][1]
-        self._started.set()
-        await self._stop.wait()
-        await runner.cleanup()
+        return app
 
     async def _describe(self, _: web.Request) -> web.StreamResponse:
         if not self.loaded:

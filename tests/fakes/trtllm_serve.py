@@ -1,7 +1,6 @@
 """trtllm-serve's `/v1/completions`, `/v1/models` and `/health`, field by field, without a GPU and without a model.
 
-It answers with what it was asked, as JSON. The prompt says what else it does: "exceeds", "breaks", "silent", "endless",
-"aborts", "fails".
+It answers with the request as JSON. An answer to a prompt with "aborts" ends as cancelled.
 
 Source: TensorRT-LLM 1.2 `tensorrt_llm/serve/openai_protocol.py` (fields and their types; nothing else is taken),
 `openai_server.py` (routes, errors) and `postprocess_handlers.py` (what a stream's events hold).
@@ -9,7 +8,6 @@ Source: TensorRT-LLM 1.2 `tensorrt_llm/serve/openai_protocol.py` (fields and the
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import time
@@ -19,6 +17,8 @@ from typing import Any, Literal
 from aiohttp import web
 from aiohttp.typedefs import Handler
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+from tests.fakes.loopback import serving
 
 MODEL = "Llama-3.1-8B-Instruct"
 PIECE = 7
@@ -94,10 +94,6 @@ class TrtllmServe:
         """Path and Authorization of every request."""
         self.listed = 0
         """Times that the list of models was asked for."""
-        self.connections: set[object] = set()
-        """Over which completions were asked for."""
-        self.aborted = asyncio.Event()
-        """Set when a client has left an answer."""
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[TrtllmServe]:
@@ -105,15 +101,8 @@ class TrtllmServe:
         app.router.add_get(self.health_path, self._health)
         app.router.add_get("/v1/models", self._models)
         app.router.add_post("/v1/completions", self._completions)
-        runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
-        await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        self.url = f"http://127.0.0.1:{site._server.sockets[0].getsockname()[1]}"  # type: ignore[union-attr]
-        try:
+        async with serving(app) as self.url:
             yield self
-        finally:
-            await runner.cleanup()
 
     @web.middleware
     async def _authorize(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -132,44 +121,23 @@ class TrtllmServe:
         return web.json_response({"object": "list", "data": [card]})
 
     async def _completions(self, request: web.Request) -> web.StreamResponse:
-        self.connections.add(request.transport)
         sent = await request.json()
         try:
             asked = CompletionRequest.model_validate(sent)
         except ValidationError as error:
             return web.json_response({"error": str(error)}, status=400)
         assert isinstance(asked.prompt, str)
-        if "exceeds" in asked.prompt:
-            return refusal(
-                "The sum of prompt length (9000.0) and query length (0.0) should not exceed max_num_tokens (8192)"
-            )
-        if "fails" in asked.prompt:
-            return refusal("CUDA out of memory")
         assert asked.stream, "only streams are asked for"
         response = web.StreamResponse(headers={"content-type": "text/event-stream; charset=utf-8"})
         await response.prepare(request)
-        try:
-            await self._stream(response, asked, json.dumps(sent))
-        except (ConnectionError, asyncio.CancelledError):
-            self.aborted.set()
-            raise
+        await self._stream(response, asked, json.dumps(sent))
         return response
 
     async def _stream(self, response: web.StreamResponse, asked: CompletionRequest, text: str) -> None:
         prompt = str(asked.prompt)
         reason: Literal["stop", "length", "cancelled"] = "cancelled" if "aborts" in prompt else "length"
         pieces = [text[i : i + PIECE] for i in range(0, len(text), PIECE)]
-        while "endless" in prompt:
-            await send(response, event("more "))
-            await asyncio.sleep(0.001)
         for number, piece in enumerate(pieces):
-            if number == 1 and "breaks" in prompt:
-                error = {"message": "CUDA error: 0xdeadbeef", "type": "server_error", "code": None, "param": None}
-                await send(response, {"error": error})
-                await response.write(b"data: [DONE]\n\n")
-                return
-            if number == 1 and "silent" in prompt:
-                return
             log_probs = {
                 "text_offset": [0],
                 "token_logprobs": [-0.5],
@@ -215,12 +183,6 @@ def event(
         "choices": [] if text is None else [choice],
         "usage": usage,
     }
-
-
-def refusal(message: str) -> web.StreamResponse:
-    """How it answers whatever goes wrong before the first token."""
-    body = {"object": "error", "message": message, "type": "BadRequestError", "param": None, "code": 400}
-    return web.json_response(body, status=400)
 
 
 async def send(response: web.StreamResponse, content: dict[str, Any]) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
-from collections.abc import AsyncIterator
+import threading
 from typing import Any, Literal
 
 from aiohttp import web
+
+from tests.fakes.loopback import ThreadedServer
 
 Behaviour = Literal[
     "answer", "fail", "garbage", "hang", "busy", "refuse", "break", "endless", "unauthorized", "unfinished"
@@ -35,10 +36,21 @@ EMBEDDER = "minilm@sha256:0"
 WORDS = ("The", " warranty", " lasts", " three", " years.")
 
 
-class Upstreams:
+class Upstreams(ThreadedServer):
     """One server for all, on loopback."""
 
     def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[str, dict[str, str], Any]] = []
+        """Service, headers and body of each request for passages or text."""
+        self.browsed: list[tuple[str, dict[str, str]]] = []
+        """Path and headers of each request for indexes or documents."""
+        self.left = threading.Event()
+        """Set when a client disconnects during an answer."""
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets the requests and behaves well from now on."""
         self.vectorstore: Behaviour = "answer"
         self.predictor: Behaviour = "answer"
         self.words: tuple[str, ...] = WORDS
@@ -53,15 +65,11 @@ class Upstreams:
         """Why the default index is not ready."""
         self.calibration: dict[str, Any] | None = None
         """Calibration that predictions report."""
-        self.seen: list[tuple[str, dict[str, str], Any]] = []
-        self.browsed: list[tuple[str, dict[str, str]]] = []
-        """Path and headers of requests for indexes and documents."""
-        self.left = asyncio.Event()
-        """Set when a client disconnects during an answer."""
-        self.url = ""
+        self.seen.clear()
+        self.browsed.clear()
+        self.left.clear()
 
-    @contextlib.asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
+    def application(self) -> web.Application:
         app = web.Application()
         app.router.add_post("/v1/models/vectorstore:predict", self._search)
         app.router.add_get("/v1/documents/{id}", self._document)
@@ -71,15 +79,7 @@ class Upstreams:
         app.router.add_get("/v1/models", self._models)
         app.router.add_get("/v2/models/vectorstore/ready", self._ready)
         app.router.add_get("/v2/models/tensorrt_llm", self._describe)
-        runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
-        await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        self.url = f"http://127.0.0.1:{site._server.sockets[0].getsockname()[1]}"  # type: ignore[union-attr]
-        try:
-            yield
-        finally:
-            await runner.cleanup()
+        return app
 
     async def _search(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
