@@ -6,6 +6,7 @@ and llama.cpp for every other protocol. Faults come from a proxy in front of the
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
@@ -228,7 +229,7 @@ async def test_leaving_frees_the_server(proxied: PredictorClient, proxy: FaultyP
         proxy.fault = "stall"
         async with contextlib.aclosing(proxied.stream(LONG, ctx)) as chunks:
             assert (await anext(chunks)).finish_reason is None
-        await proxy.left.wait()
+        await asyncio.wait_for(proxy.left.wait(), 60)
     else:
         proxy.fault = "silent"
         with pytest.raises(DeadlineExceededError):
@@ -291,7 +292,7 @@ async def test_a_slow_server_costs_no_more_than_the_deadline(
     await proxied.not_ready_reason(ctx)
     proxy.fault = fault
     with pytest.raises(DeadlineExceededError):
-        await collect(proxied, LONG, CallContext.start(1))
+        await collect(proxied, LONG, CallContext.start(0.3))
 
 
 async def test_nobody_there(name: str, prompts: PromptFormat, ctx: CallContext) -> None:

@@ -35,19 +35,17 @@ often has two continuations of nearly equal probability.
 
 
 async def test_both_choose_the_same_next_token(
-    client: PredictorClient, prompts: PromptFormat, llm_folder: Path
+    client: PredictorClient, prompts: PromptFormat, llm_folder: Path, llama_cpp: LlamaCpp
 ) -> None:
     tokenizer = TextTokenizer.load(llm_folder)
-    reference = LlamaCpp(llm_folder / "model.gguf")
     same = asked = 0
     for question in QUESTIONS:
         prompt = prompts.render([{"role": "user", "content": question}])
-        answer = await asyncio.to_thread(reference.greedy, prompt, POSITIONS)
+        answer = await asyncio.to_thread(llama_cpp.greedy, prompt, POSITIONS)
         for n, expected in enumerate(answer):
             request = GenerationRequest(prompt + tokenizer.decode(answer[:n]), max_tokens=1, temperature=0)
             chosen = await client.generate(request, CallContext.start(60))
             same += chosen.text == tokenizer.decode([expected])
             asked += 1
-    reference.close()
     assert asked > 60
     assert same / asked >= AGREEMENT, f"{same} of {asked}"

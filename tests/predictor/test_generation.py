@@ -37,14 +37,6 @@ async def test_counts_are_those_of_the_tokenizer(
     assert answer.completion_tokens == prompts.count(answer.text)
 
 
-@pytest.mark.parametrize("max_tokens", [1, 7])
-async def test_max_tokens(
-    client: PredictorClient, question: GenerationRequest, ctx: CallContext, max_tokens: int
-) -> None:
-    answer = await client.generate(replace(question, max_tokens=max_tokens), ctx)
-    assert (answer.finish_reason, answer.completion_tokens) == ("length", max_tokens)
-
-
 async def test_the_answer_ends_where_the_window_does(client: PredictorClient, ctx: CallContext) -> None:
     prompt = "word " * 2046
     answer = await client.generate(GenerationRequest(prompt, max_tokens=1000), ctx)

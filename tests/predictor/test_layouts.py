@@ -9,10 +9,10 @@ import pytest
 import pytest_asyncio
 
 from chassis.context import CallContext
-from chassis.errors import BadUpstreamError, InvalidRequestError, NotReadyError
+from chassis.errors import BadUpstreamError, InvalidRequestError
 from predictor.client import PredictorClient
-from predictor.servers.triton import LAYOUTS, without_echo
-from predictor.wire import GenerationChunk, GenerationRequest
+from predictor.servers.triton import without_echo
+from predictor.wire import GenerationRequest
 
 EVERYTHING = GenerationRequest(
     "a question",
@@ -68,26 +68,11 @@ async def test_bls_of_a_later_version_is_asked_with_its_switches(client_of: Make
     assert (answer.finish_reason, answer.prompt_tokens, answer.completion_tokens) == ("length", 7, 20)
 
 
-@pytest.mark.parametrize("layout", ["ensemble", "tensorrt_llm_bls"])
-async def test_a_layout_that_cannot_stream_gives_one_chunk(
-    client_of: MakeClient, ctx: CallContext, layout: str
-) -> None:
-    chunks = [chunk async for chunk in client_of(layout).stream(GenerationRequest("q", 5), ctx)]
-    assert len(chunks) == 1
-    assert chunks[0].finish_reason is not None
-
-
 async def test_greedy_is_said_in_words_that_every_version_understands(client_of: MakeClient, ctx: CallContext) -> None:
     request = GenerationRequest("q", 5, temperature=0, top_k=40, top_p=0.9)
     sent = json.loads((await client_of("ensemble").generate(request, ctx)).text)
     assert set(sent) == {"max_tokens", "top_k"}
     assert sent["top_k"]["data"] == [1]
-
-
-async def test_text_after_a_stop_string_is_cut(client_of: MakeClient, ctx: CallContext) -> None:
-    request = GenerationRequest("<unused>", 5, stop=("what follows", "</s>"))
-    answer = await client_of("ensemble").generate(request, ctx)
-    assert answer == GenerationChunk("an answer", "stop")
 
 
 async def test_log_probabilities_are_told_where_they_are_asked_for(client_of: MakeClient, ctx: CallContext) -> None:
@@ -129,27 +114,6 @@ async def test_vllm_streams_deltas_and_takes_its_sampling_as_json(client_of: Mak
     assert chunks[-1].completion_tokens == len(chunks) - 1
 
 
-@pytest.mark.parametrize("layout", ["ensemble", "tensorrt_llm_bls", "vllm"])
-async def test_a_prompt_that_does_not_fit_is_the_callers_mistake(
-    client_of: MakeClient, ctx: CallContext, layout: str
-) -> None:
-    """These servers answer it with an internal error."""
-    with pytest.raises(InvalidRequestError, match=r"(?i)prompt .*(exceeds|longer)") as refused:
-        await client_of(layout).generate(GenerationRequest("exceeds", 5), ctx)
-    assert refused.value.field == "prompt"
-
-
-async def test_a_failure_after_the_first_words_is_an_error_without_internals(
-    client_of: MakeClient, ctx: CallContext
-) -> None:
-    chunks = client_of("vllm").stream(GenerationRequest("breaks", 5), ctx)
-    assert (await anext(chunks)).text
-    with pytest.raises(BadUpstreamError) as failed:
-        await anext(chunks)
-    assert "CUDA" not in failed.value.message
-    assert "CUDA" in failed.value.upstream_reason
-
-
 async def test_a_stream_that_ends_without_the_reason_it_promised_is_an_error(
     client_of: MakeClient, ctx: CallContext
 ) -> None:
@@ -160,15 +124,6 @@ async def test_a_stream_that_ends_without_the_reason_it_promised_is_an_error(
 
 async def test_an_aborted_answer_says_so(client_of: MakeClient, ctx: CallContext) -> None:
     assert (await client_of("vllm").generate(GenerationRequest("aborts", 5), ctx)).finish_reason == "cancelled"
-
-
-async def test_a_model_that_is_not_there_is_not_ready(layouts_url: str, ctx: CallContext) -> None:
-    for layout in LAYOUTS:
-        client = PredictorClient(layouts_url, server=layout, model="nowhere")
-        assert await client.not_ready_reason(ctx)
-        with pytest.raises(NotReadyError):
-            await client.generate(GenerationRequest("q", 5), ctx)
-        await client.aclose()
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import sys
@@ -15,7 +14,7 @@ import pytest
 import pytest_asyncio
 
 from chassis.context import CallContext
-from chassis.errors import BadUpstreamError, DeadlineExceededError, InvalidRequestError, NotReadyError
+from chassis.errors import BadUpstreamError, NotReadyError
 from predictor.client import PredictorClient, PromptFormat
 from predictor.wire import GenerationChunk, GenerationRequest
 from tests.fakes.llama_cpp import LlamaCpp
@@ -121,40 +120,8 @@ async def test_ready_is_healthy_with_the_model_that_is_asked_for(server: TrtllmS
         await client.aclose()
 
 
-async def test_a_deadline_ends_the_generation(server: TrtllmServe, openai: PredictorClient) -> None:
-    with pytest.raises(DeadlineExceededError):
-        await openai.generate(GenerationRequest("endless", 5), CallContext.start(2))
-    await asyncio.wait_for(server.aborted.wait(), 10)
-
-
-async def test_a_prompt_that_does_not_fit_is_the_callers_mistake(openai: PredictorClient, ctx: CallContext) -> None:
-    with pytest.raises(InvalidRequestError, match=r"8192") as refused:
-        await openai.generate(GenerationRequest("exceeds", 5), ctx)
-    assert refused.value.field == "prompt"
-
-
-@pytest.mark.parametrize("prompt", ["breaks", "fails"])
-async def test_a_failure_is_an_error_without_internals(openai: PredictorClient, ctx: CallContext, prompt: str) -> None:
-    """Before the first words it has the status of a bad request there."""
-    with pytest.raises(BadUpstreamError) as failed:
-        await openai.generate(GenerationRequest(prompt, 5), ctx)
-    assert "CUDA" not in failed.value.message
-    assert "CUDA" in failed.value.upstream_reason
-
-
-async def test_an_end_without_a_reason_is_an_error(openai: PredictorClient, ctx: CallContext) -> None:
-    with pytest.raises(BadUpstreamError, match="broke off"):
-        await openai.generate(GenerationRequest("silent", 5), ctx)
-
-
 async def test_an_aborted_answer_says_so(openai: PredictorClient, ctx: CallContext) -> None:
     assert (await openai.generate(GenerationRequest("aborts", 5), ctx)).finish_reason == "cancelled"
-
-
-async def test_connections_are_used_again(server: TrtllmServe, openai: PredictorClient, ctx: CallContext) -> None:
-    for _ in range(3):
-        await openai.generate(GenerationRequest("q", 5), ctx)
-    assert len(server.connections) == 1
 
 
 # llama.cpp, with SmolLM2

@@ -29,7 +29,7 @@ class TritonPythonModel:
                 values = [v.decode() if isinstance(v, bytes) else v for v in array.ravel().tolist()]
                 sent[name] = {"shape": list(array.shape), "data": values}
         prompt = sent.pop("text_input")["data"][0]
-        if "exceeds" in prompt or len(prompt) > 10_000:
+        if len(prompt) > 10_000:
             return pb.InferenceResponse(
                 error=pb.TritonError("Prompt length (9000) exceeds maximum input length (4096)")
             )

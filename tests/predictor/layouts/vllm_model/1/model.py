@@ -20,7 +20,7 @@ class TritonPythonModel:
         prompt = self._value(request, "text_input").decode()
         streaming = bool(self._value(request, "stream"))
         exclude = self._value(request, "exclude_input_in_output")
-        if "exceeds" in prompt or len(prompt) > 10_000:
+        if len(prompt) > 10_000:
             error = pb.TritonError(
                 "Error generating stream: The prompt is longer than the maximum model length of 2048."
             )
@@ -41,13 +41,6 @@ class TritonPythonModel:
             pieces[0] = prompt + pieces[0]
         for number, piece in enumerate(pieces, 1):
             last = number == len(pieces)
-            if "breaks" in prompt and last:
-                error = pb.TritonError("Error generating stream: CUDA error")
-                sender.send(pb.InferenceResponse(error=error), flags=pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
-                return
-            if "silent" in prompt and last:
-                sender.send(flags=pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
-                return
             outputs = [pb.Tensor("text_output", np.array([piece.encode()], dtype=object))]
             if self._value(request, "return_finish_reason"):
                 reason = ("abort" if "aborts" in prompt else end) if last else "None"
