@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import random
 from collections.abc import AsyncIterator, Iterator
@@ -12,11 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from chassis.context import CallContext
-from chassis.errors import InvalidRequestError, NotReadyError
-from embedder.client import EmbedderClient
-from tests.fakes.embedder import MODEL, LoopbackEmbedder, embed
+from chassis.errors import NotReadyError
+from tests.fakes.embedder import LoopbackEmbedder, embed
 from tests.vectorstore.sample_index import animals, document, publish
+from tests.vectorstore.searching import find, ids, serving, within
 from vectorstore.errors import (
     InvalidCollectionError,
     InvalidFilterError,
@@ -26,27 +24,10 @@ from vectorstore.errors import (
 )
 from vectorstore.search.scoring import Weights
 from vectorstore.service import VectorstoreService
-from vectorstore.versions import Document, IndexRoot
-from vectorstore.wire import Passage, Prediction, SearchInstance
+from vectorstore.versions import Document
+from vectorstore.wire import Passage, SearchInstance
 
 WORDS = ["red", "green", "blue", "stone", "river", "field", "north", "south", "cat", "dog", "bird", "fish"]
-
-
-@contextlib.asynccontextmanager
-async def serving(path: Path, url: str, *names: str, **more: Any) -> AsyncIterator[VectorstoreService]:
-    roots = [IndexRoot(path, name) for name in names or ("default",)]
-    service = VectorstoreService(roots, EmbedderClient(url, model=MODEL), reload_interval_s=3600, **more)
-    async with service.running():
-        yield service
-
-
-async def find(service: VectorstoreService, text: str, **more: Any) -> Prediction:
-    (found,) = await service.search([SearchInstance(input=text, **more)], CallContext.start(20))
-    return Prediction.model_validate_json(found.json())
-
-
-def ids(found: Prediction) -> list[str]:
-    return [passage.chunk_id for passage in found.passages]
 
 
 def pages(seed: int, count: int) -> list[Document]:
@@ -79,7 +60,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 async def service(path: Path, hashed: LoopbackEmbedder) -> AsyncIterator[VectorstoreService]:
-    async with serving(path, hashed.url, "one", "two") as running:
+    async with serving(path, hashed, "one", "two") as running:
         yield running
 
 
@@ -88,7 +69,7 @@ QUERIES = ["red stone", "cat dog bird", "the river north of the field", "zebra"]
 
 @pytest.mark.parametrize("query", QUERIES)
 async def test_scores_are_the_weighted_mean_and_fall(path: Path, hashed: LoopbackEmbedder, query: str) -> None:
-    async with serving(path, hashed.url, "one", weights=Weights(dense=0.3, lexical=0.9)) as service:
+    async with serving(path, hashed, "one", weights=Weights(dense=0.3, lexical=0.9)) as service:
         found = await find(service, query, num_docs=100)
         scores = [passage.score for passage in found.passages]
         assert scores == sorted(scores, reverse=True)
@@ -112,10 +93,10 @@ async def test_modes(service: VectorstoreService) -> None:
 
 
 async def test_weights_decide_what_is_searched(path: Path, hashed: LoopbackEmbedder) -> None:
-    async with serving(path, hashed.url, "one", weights=Weights(lexical=0)) as service:
+    async with serving(path, hashed, "one", weights=Weights(lexical=0)) as service:
         without = await find(service, "red stone", num_docs=20)
         assert ids(without) == ids(await find(service, "red stone", num_docs=20, mode="dense"))
-    async with serving(path, hashed.url, "one", weights=Weights(dense=0, lexical=0)) as service:
+    async with serving(path, hashed, "one", weights=Weights(dense=0, lexical=0)) as service:
         with pytest.raises(MissingPartError, match="weight"):
             await find(service, "red stone")
 
@@ -170,7 +151,7 @@ async def test_neighbours_are_joined_and_quoted(service: VectorstoreService, que
 
 async def test_neighbours_that_overlap_become_one(tmp_path: Path, hashed: LoopbackEmbedder) -> None:
     publish(tmp_path)
-    async with serving(tmp_path, hashed.url) as service:
+    async with serving(tmp_path, hashed) as service:
         found = await find(service, "cats sleep. cats purr", num_docs=12, neighbours=1, explain=True)
         cats = [passage for passage in found.passages if passage.document_id == "cats"]
         assert [passage.text for passage in cats] == [animals()[0].text]
@@ -198,14 +179,14 @@ async def test_several_collections_are_the_merge_of_each(
 async def test_equal_scores_keep_the_order_of_collections_in_a_batch(tmp_path: Path, hashed: LoopbackEmbedder) -> None:
     for name in ("one", "two"):
         publish(tmp_path, pages(1, 3), name=name)
-    async with serving(tmp_path, hashed.url, "one", "two") as service:
+    async with serving(tmp_path, hashed, "one", "two") as service:
         instances = [
             SearchInstance(input="red stone", num_docs=100, collections=order)
             for order in (["two"], ["one", "two"], ["two", "one"])
         ]
-        found = await service.search(instances, CallContext.start(10))
+        found = await service.search(instances, within())
         for instance, batched in zip(instances, found, strict=True):
-            (alone,) = await service.search([instance], CallContext.start(10))
+            (alone,) = await service.search([instance], within())
             assert batched.passages == alone.passages
             assert list(batched.index_versions) == instance.collections
 
@@ -218,7 +199,7 @@ async def test_two_collections_are_searched_as_one_that_holds_both(
     publish(tmp_path, pages(1, 12), name="one")
     publish(tmp_path, pages(2, 12), name="two")
     publish(tmp_path, [*pages(1, 12), *pages(2, 12)], name="both")
-    async with serving(tmp_path, hashed.url, "one", "two", "both", candidates=200) as service:
+    async with serving(tmp_path, hashed, "one", "two", "both", candidates=200) as service:
         fields: dict[str, Any] = {"num_docs": 10, "mode": "dense", "diversity": diversity}
         for query in QUERIES:
             apart = await find(service, query, collections=["one", "two"], **fields)
@@ -239,7 +220,7 @@ async def test_collections_that_are_not_served(service: VectorstoreService, tmp_
 
 
 async def test_a_collection_that_is_missing_harms_no_other(path: Path, hashed: LoopbackEmbedder) -> None:
-    async with serving(path, hashed.url, "one", "absent") as service:
+    async with serving(path, hashed, "one", "absent") as service:
         assert service.not_ready_reason() is None
         assert "absent" in service.status().collections["absent"].reason
         assert (await find(service, "red")).passages
@@ -306,28 +287,10 @@ async def test_the_order_of_adding_changes_nothing(tmp_path: Path, hashed: Loopb
     for number in range(3):
         random.Random(number).shuffle(docs)  # noqa: S311
         publish(tmp_path / str(number), docs)
-        async with serving(tmp_path / str(number), hashed.url, store=store, candidates=200) as service:
+        async with serving(tmp_path / str(number), hashed, store=store, candidates=200) as service:
             found = [await find(service, query, num_docs=50, diversity=0.0) for query in QUERIES]
             answers.append([[(p.chunk_id, p.score, p.text) for p in one.passages] for one in found])
     assert answers[0] == answers[1] == answers[2]
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"mode": "fast"},
-        {"min_score": -0.1},
-        {"min_score": float("nan")},
-        {"diversity": 1.5},
-        {"neighbours": 6},
-        {"collections": []},
-        {"explain": "yes"},
-    ],
-    ids=str,
-)
-def test_values_out_of_range(wrong: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=next(iter(wrong))):
-        SearchInstance(input="x", **wrong)
 
 
 async def test_a_batch_mixes_all_of_it(service: VectorstoreService, hashed: LoopbackEmbedder) -> None:
@@ -338,15 +301,8 @@ async def test_a_batch_mixes_all_of_it(service: VectorstoreService, hashed: Loop
         SearchInstance(input="river", collections=["two"], mode="lexical", min_score=0.1),
     ]
     hashed.calls.clear()
-    together = await service.search(instances, CallContext.start(10))
+    together = await service.search(instances, within())
     assert hashed.calls == [["red stone", "dog bird", "river"]]
     for instance, found in zip(instances, together, strict=True):
-        (alone,) = await service.search([instance], CallContext.start(10))
+        (alone,) = await service.search([instance], within())
         assert (alone.passages, alone.cut) == (found.passages, found.cut)
-
-
-async def test_a_mode_that_needs_what_is_not_there_is_a_bad_request() -> None:
-    assert issubclass(MissingPartError, InvalidRequestError)
-    assert Weights(dense=1, lexical=3).of(("dense", "lexical"), "rescored") == {"dense": 0.25, "lexical": 0.75}
-    with pytest.raises(MissingPartError, match="lexical"):
-        Weights().of(("dense",), "lexical")

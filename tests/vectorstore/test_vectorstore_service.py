@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import shutil
 import threading
 import weakref
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -18,12 +17,12 @@ import numpy as np
 import orjson
 import pytest
 
-from chassis.context import CallContext
-from chassis.errors import BadUpstreamError, DeadlineExceededError, NotReadyError, ServiceError
+from chassis.errors import NotReadyError
 from embedder.client import EmbedderClient
-from tests.fakes.embedder import DIMENSION, FINGERPRINT, MODEL, OTHER_FINGERPRINT, Fault, LoopbackEmbedder, embed
+from tests.fakes.embedder import DIMENSION, FINGERPRINT, MODEL, OTHER_FINGERPRINT, LoopbackEmbedder, embed
 from tests.processes import until
 from tests.vectorstore.sample_index import ANIMALS, animals, document, publish, sentences
+from tests.vectorstore.searching import find, ids, serving, within
 from vectorstore.errors import (
     DamagedIndexError,
     EmbedderMismatchError,
@@ -39,34 +38,12 @@ from vectorstore.versions import IndexRoot
 from vectorstore.wire import Prediction, SearchInstance
 
 
-@contextlib.asynccontextmanager
-async def serving(path: Path, embedder: LoopbackEmbedder, **more: Any) -> AsyncIterator[VectorstoreService]:
-    """A service that reads the pointer only on `refresh`."""
-    client = EmbedderClient(embedder.url, model=MODEL)
-    service = VectorstoreService([IndexRoot(path, "default")], client, reload_interval_s=3600, **more)
-    async with service.running():
-        yield service
-
-
-def within(seconds: float = 60) -> CallContext:
-    return CallContext.start(seconds)
-
-
-async def find(service: VectorstoreService, text: str, **more: Any) -> Prediction:
-    (found,) = await service.search([SearchInstance(input=text, **more)], within())
-    return prediction(found)
-
-
 def prediction(found: QueryResult) -> Prediction:
     return Prediction.model_validate_json(found.json())
 
 
 def nothing(version: str) -> Prediction:
     return Prediction(passages=[], index_version=version, index_versions={"default": version})
-
-
-def ids(found: Prediction) -> list[str]:
-    return [passage.chunk_id for passage in found.passages]
 
 
 @pytest.mark.parametrize("store", ["exact", "chroma"])
@@ -141,22 +118,6 @@ async def test_zero_documents_ask_nobody(tmp_path: Path, embedder: LoopbackEmbed
         embedder.fault = "failure"
         assert await find(service, "cats") == nothing(version)
         assert embedder.calls == []
-
-
-async def test_filters_with_fractions_let_the_same_through_with_either_store(
-    tmp_path: Path, embedder: LoopbackEmbedder
-) -> None:
-    years = [-3, -3.5, 0, 0.5, 2021, 2021.5, 2022.0]
-    publish(tmp_path, [document(str(year), "cats purr", year=year) for year in years])
-    filters: list[dict[str, Any]] = [{"year": {"$in": [2021, 2021.5]}}, {"year": {"$nin": [2021, 2021.5]}}]
-    filters += [{"year": {op: year}} for op in ("$lt", "$lte", "$gt", "$gte", "$ne", "$eq") for year in years]
-    instances = [SearchInstance(input="cats", num_docs=10, mode="dense", filters=where) for where in filters]
-    answers = []
-    for store in ("exact", "chroma"):
-        async with serving(tmp_path, embedder, store=store) as service:
-            answers.append([ids(prediction(found)) for found in await service.search(instances, within())])
-    assert answers[0] == answers[1]
-    assert answers[0][0] == ["2021-0", "2021.5-0"]
 
 
 async def test_ties_follow_chunk_ids_whatever_the_order_of_adding(tmp_path: Path, embedder: LoopbackEmbedder) -> None:
@@ -410,31 +371,6 @@ async def test_an_embedder_exchanged_while_serving_is_noticed_by_its_answer(
         embedder.fingerprint = FINGERPRINT
         await service.refresh()
         assert service.not_ready_reason() is None
-        await find(service, "cats")
-
-
-@pytest.mark.parametrize(
-    ("fault", "kind"),
-    [
-        ("failure", BadUpstreamError),
-        ("unavailable", NotReadyError),
-        ("garbage", BadUpstreamError),
-        ("nan", BadUpstreamError),
-        ("rows", BadUpstreamError),
-        ("dimension", BadUpstreamError),
-        ("slow", DeadlineExceededError),
-    ],
-)
-async def test_faults_of_the_embedder(
-    tmp_path: Path, embedder: LoopbackEmbedder, fault: Fault, kind: type[ServiceError]
-) -> None:
-    publish(tmp_path)
-    async with serving(tmp_path, embedder) as service:
-        embedder.fault = fault
-        with pytest.raises(kind) as error:
-            await service.search([SearchInstance(input="cats")], within(0.5 if fault == "slow" else 60))
-        assert "secret" not in error.value.message
-        embedder.fault = None
         await find(service, "cats")
 
 

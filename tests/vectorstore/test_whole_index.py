@@ -2,42 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from chassis.context import CallContext
-from embedder.client import EmbedderClient
 from embedder.wire import SparseVector
-from tests.fakes.embedder import DIMENSION, FINGERPRINT, MODEL, LoopbackEmbedder, embed, embed_tokens
+from tests.fakes.embedder import DIMENSION, FINGERPRINT, LoopbackEmbedder, embed, embed_tokens
 from tests.vectorstore.sample_index import animals, document, publish, sentences, sparse
-from vectorstore.errors import DamagedIndexError, InvalidContentError, MissingPartError
+from tests.vectorstore.searching import find, serving
+from vectorstore.errors import DamagedIndexError, InvalidContentError
 from vectorstore.search.scoring import Weights
-from vectorstore.service import VectorstoreService
 from vectorstore.signals.multivectors import EncodedVectors
 from vectorstore.signals.sparse import SparseIndex, SparseWriter
 from vectorstore.versions import IndexRoot, content_key
-from vectorstore.wire import Prediction, SearchInstance
 
 
-@contextlib.asynccontextmanager
-async def serving(
-    path: Path, embedder: LoopbackEmbedder, *names: str, **more: Any
-) -> AsyncIterator[VectorstoreService]:
+@pytest.fixture(autouse=True)
+def whole(embedder: LoopbackEmbedder) -> None:
     embedder.whole = True
-    roots = [IndexRoot(path, name) for name in names or ("default",)]
-    service = VectorstoreService(roots, EmbedderClient(embedder.url, model=MODEL), reload_interval_s=3600, **more)
-    async with service.running():
-        yield service
-
-
-async def find(service: VectorstoreService, text: str, **more: Any) -> Prediction:
-    (found,) = await service.search([SearchInstance(input=text, **more)], CallContext.start(20))
-    return Prediction.model_validate_json(found.json())
 
 
 def by_the_book(query: str, text: str) -> dict[str, float]:
@@ -112,8 +96,6 @@ async def test_weights_are_settings(tmp_path: Path, embedder: LoopbackEmbedder) 
             assert passage.explain is not None
             signals = passage.explain.signals
             assert passage.score == pytest.approx((signals["lexical"].score + signals["multi_vector"].score) / 2)
-    with pytest.raises(MissingPartError):
-        Weights(dense=0, lexical=0, sparse=0).of(("dense", "lexical", "sparse", "multi_vector"), "rescored")
 
 
 async def test_filters_narrow_the_learned_part_too(tmp_path: Path, embedder: LoopbackEmbedder) -> None:
