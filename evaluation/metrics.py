@@ -11,6 +11,9 @@ from dataclasses import dataclass
 import ir_measures
 import numpy as np
 import numpy.typing as npt
+import regex
+
+from text_analysis.scripts import UNSPACED
 
 RANKING = {
     "nDCG@10": ir_measures.nDCG @ 10,
@@ -27,6 +30,7 @@ Floats = npt.NDArray[np.float64]
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
+_CHARACTER = regex.compile(rf"([{UNSPACED}])", regex.V1)
 
 
 def ranking(
@@ -54,9 +58,12 @@ def ranking(
 def normalised(text: str) -> str:
     """Lower case, without punctuation, articles and repeated spaces.
 
-    Source: https://rajpurkar.github.io/SQuAD-explorer/ (evaluate-v2.0.py, normalize_answer)
+    Each character of a script without spaces is a word.
+
+    Sources: https://rajpurkar.github.io/SQuAD-explorer/ (evaluate-v2.0.py, normalize_answer); for scripts without
+    spaces https://github.com/facebookresearch/MLQA (mlqa_evaluation_v1.py).
     """
-    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
+    return " ".join(_ARTICLES.sub(" ", _CHARACTER.sub(r" \1 ", text.lower().translate(_PUNCTUATION))).split())
 
 
 def exact_match(answer: str, gold: Sequence[str]) -> float:

@@ -24,8 +24,8 @@ from text_analysis.words import has_digit
 Matrix = npt.NDArray[np.float32]
 
 _HEADING = re.compile(r"[ \t]*#{1,6}[ \t]")
-_UNDERLINE = re.compile(r"[ \t]*(?:=+|-{2,})[ \t]*(?:\n|\Z)")
-"""A line below a heading."""
+_UNDERLINE = re.compile(r"[ \t]*(?:=+|[|:\t -]*--[|:\t -]*)(?:\n|\Z)")
+"""A line below a heading, or below the header of a table."""
 _ITEM_NUMBER = re.compile(r"\s*(?:[-*+•‣◦·–>]\s+|\(?\d{1,3}[.)]\s+|#{1,6}\s+)*")
 _MAX_SENTENCES = 65_535
 _KEPT_CHARS = 4_000_000
@@ -115,7 +115,7 @@ class PassageIndex:
 def index_passage(text: str, heading: str, analyzer: SentenceAnalyzer) -> PassageIndex:
     """Index the first 65,535 sentences of a passage. `heading`: its title and the headings above it.
 
-    Headings in the text support nothing and answer nothing, so they are no sentences.
+    Headings in the text, table headers included, support nothing and answer nothing, so they are no sentences.
     """
     headings = [heading]
     spans: list[int] = []
@@ -268,6 +268,8 @@ class SentenceMatrix:
         frequency = np.maximum((self.held >= _PREFIX_MATCH).sum(axis=1), 1)
         self.weights: Matrix = np.log1p((self.units + 1) / frequency).astype(np.float32)
         self.context = self._question_cover()
+        self.sizes = np.array([size for passage in passages for size in passage.sizes], np.int64)
+        """int64[units]: number of distinct content terms."""
 
     def evidence(self, words: SentenceTerms, threshold: float, *, only: int | None = None) -> list[Evidence] | None:
         """As `Aligner.align`, for one sentence; `only`: index of the one passage to search."""
@@ -325,9 +327,8 @@ class SentenceMatrix:
         if not self.units or not self.asked:
             return None
         asked = self.held[: len(self.asked)]
-        sizes = np.array([size for passage in self.passages for size in passage.sizes])
         # A unit of the question's words alone, such as a heading, does not answer.
-        telling = sizes - (asked == 1).sum(axis=0) >= _QUOTE_NEW_WORDS
+        telling = self.sizes - (asked == 1).sum(axis=0) >= _QUOTE_NEW_WORDS
         weights = self.weights[: len(self.asked)]
         near = self.context + weights @ asked / weights.sum()
         rows = [self._rows[term] for term in dict.fromkeys(words.content_terms()) if term not in self.asked]
@@ -385,6 +386,11 @@ class SentenceMatrix:
         """bool[units]: whether the unit contains the whole sentence word for word."""
         phrase = f"{_GAP}{_GAP.join(words.terms)}{_GAP}"
         return np.array([phrase in line for passage in self.passages for line in passage.lines], np.bool_)
+
+    def spans(self, passage: int) -> list[tuple[int, int]]:
+        """Start and end of each unit of a passage."""
+        flat = self.passages[passage].spans
+        return list(zip(flat[::2], flat[1::2], strict=True))
 
     def found(self, unit: int, support: float) -> Evidence:
         """The span of a unit."""
