@@ -11,8 +11,10 @@ from chassis.errors import NotFoundError
 from evaluation import metrics
 from evaluation.asking import OnProgress, Services
 from evaluation.datasets import Dataset, Question
+from evaluation.metrics import mean
 from evaluation.results import AnswersResult, Citations
-from evaluation.retrieval import body, thinned
+from evaluation.retrieval import body
+from transformer import wire
 from transformer.answerability import score
 from transformer.wire import Answer, Quote, Source
 
@@ -32,44 +34,41 @@ async def measure(
         ServiceError: the transformer or an upstream fails.
     """
     questions = dataset.sample(sample, seed)
-    if not any(question.answers for question in questions):
+    answerable = np.array([bool(question.answers) for question in questions], bool)
+    if not answerable.any():
         return None
     bodies = [body(question, max_tokens=MAX_TOKENS, temperature=0.0, seed=seed) for question in questions]
     answers = await services.generate(bodies, on_progress, "answers")
-    easy = [place for place, question in enumerate(questions) if question.answers]
-    hard = [place for place, question in enumerate(questions) if not question.answers]
-    texts = ["" if answer.refused else final_text(answer) for answer in answers]
-    exact = [metrics.exact_match(text, question.answers) for text, question in zip(texts, questions, strict=True)]
-    f1 = [metrics.f1(text, question.answers) for text, question in zip(texts, questions, strict=True)]
-    held = [metrics.contains(text, question.answers) for text, question in zip(texts, questions, strict=True)]
-    right = [
-        bool(held[place] or f1[place] >= RIGHT_FROM_F1) if question.answers else answers[place].refused
-        for place, question in enumerate(questions)
-    ]
-    answered_wrong = [float(not (held[place] or f1[place] >= RIGHT_FROM_F1)) for place in range(len(questions))]
-    scores = [_score(question, answer) for question, answer in zip(questions, answers, strict=True)]
-    curve = metrics.risk_coverage(scores, answered_wrong)
-    coverage, risk = thinned(curve)
-    shown = [_relevant_shown(dataset, question, answer) for question, answer in zip(questions, answers, strict=True)]
+    pairs = list(zip(questions, answers, strict=True))
+    refused = np.array([answer.refused for answer in answers], bool)
+    exact, f1, held = (
+        np.array(
+            [0.0 if answer.refused else metric(final_text(answer), question.answers) for question, answer in pairs]
+        )
+        for metric in (metrics.exact_match, metrics.f1, metrics.contains)
+    )
+    holds_gold = (held > 0) | (f1 >= RIGHT_FROM_F1)
+    # A refusal has the lowest confidence.
+    scores = [-1.0 if one.refused else score(question.text, one.sources).score for question, one in pairs]
+    shown = np.array(
+        [any(_is_relevant(dataset, question, one) for one in answer.sources) for question, answer in pairs]
+    )
     return AnswersResult(
         questions=[question.id for question in questions],
-        answerable=len(easy),
-        unanswerable=len(hard),
-        exact_match=_mean([exact[place] for place in easy]),
-        f1=_mean([f1[place] for place in easy]),
-        contains=_mean([held[place] for place in easy]),
-        retrieved=_mean([float(shown[place]) for place in easy]),
-        refused_unanswerable=_mean([float(answers[place].refused) for place in hard]) if hard else None,
-        refused_answerable=_mean([float(answers[place].refused) for place in easy]) if easy else None,
-        right=_mean([float(one) for one in right]),
-        aurc=round(curve.aurc, 5),
-        best_aurc=round(curve.best_aurc, 5),
-        coverage=coverage,
-        risk=risk,
-        citations=await _citations(dataset, questions, answers, shown, services),
-        seconds_p50=round(float(np.median([answer.timings.get("total", 0.0) for answer in answers])) / 1000, 3),
+        answerable=int(answerable.sum()),
+        unanswerable=int((~answerable).sum()),
+        exact_match=mean(exact[answerable]),
+        f1=mean(f1[answerable]),
+        contains=mean(held[answerable]),
+        retrieved=mean(shown[answerable]),
+        refused_unanswerable=None if answerable.all() else mean(refused[~answerable]),
+        refused_answerable=mean(refused[answerable]),
+        right=mean(np.where(answerable, holds_gold, refused)),
+        citations=await _citations(dataset, pairs, services),
+        seconds_p50=float(np.median([answer.timings.get("total", 0.0) for answer in answers])) / 1000,
         texts=[final_text(answer) for answer in answers],
-        f1_per_question=[round(one, 5) for one in f1],
+        f1_per_question=f1.tolist(),
+        **metrics.risk_coverage(scores, ~holds_gold).thinned(),
     )
 
 
@@ -78,74 +77,54 @@ def final_text(answer: Answer) -> str:
     return answer.citations.text if answer.citations is not None else answer.text_output
 
 
-def quotes(answer: Answer) -> list[Quote]:
+def quotes_of(citations: wire.Citations | None) -> list[Quote]:
     """All quotes of an answer."""
-    if answer.citations is None:
-        return []
-    return [quote for statement in answer.citations.statements for quote in statement.quotes]
+    return [quote for statement in citations.statements for quote in statement.quotes] if citations else []
+
+
+def is_dangling(quote: Quote, text: str) -> bool:
+    """Whether the stored document, `text`, does not have the quote at its span."""
+    stored = text[quote.span.start : quote.span.end]
+    return stored != quote.text or hashlib.sha256(stored.encode()).hexdigest() != quote.sha256
 
 
 async def _citations(
-    dataset: Dataset,
-    questions: Sequence[Question],
-    answers: Sequence[Answer],
-    shown: Sequence[bool],
-    services: Services,
+    dataset: Dataset, pairs: Sequence[tuple[Question, Answer]], services: Services
 ) -> Citations | None:
-    if all(answer.citations is None for answer in answers):
+    if all(answer.citations is None for _, answer in pairs):
         return None
-    cited = relevant_cited = dangling = sentences = 0
-    hits: list[float] = []
-    hits_of_shown: list[float] = []
-    for question, answer, had_one in zip(questions, answers, shown, strict=True):
-        if answer.citations is not None:
-            sentences += len(answer.citations.statements)
-        names = {source.document_id: _names(dataset, question, source) for source in answer.sources}
-        found = False
-        for quote in quotes(answer):
-            dangling += not await _holds(services, quote)
-            if question.answers:
-                good = any(question.relevant.get(name) for name in names.get(quote.document_id, ()))
-                cited += 1
-                relevant_cited += good
-                found = found or good
-        if question.answers and not answer.refused:
-            hits.append(float(found))
-            if had_one:
-                hits_of_shown.append(float(found))
+    relevant: list[bool] = []
+    dangling = 0
+    hits: list[bool] = []
+    hits_of_shown: list[bool] = []
+    for question, answer in pairs:
+        quotes = quotes_of(answer.citations)
+        dangling += sum([is_dangling(quote, await _stored(services, quote)) for quote in quotes])
+        if not question.answers:
+            continue
+        right = {one.document_id for one in answer.sources if _is_relevant(dataset, question, one)}
+        found = [quote.document_id in right for quote in quotes]
+        relevant += found
+        if not answer.refused:
+            hits.append(any(found))
+            if right:
+                hits_of_shown.append(any(found))
     return Citations(
-        sentences=sentences,
-        cited=cited,
-        precision=round(relevant_cited / cited, 5) if cited else None,
-        recall=_mean(hits) if hits else None,
-        recall_of_retrieved=_mean(hits_of_shown) if hits_of_shown else None,
+        sentences=sum(len(answer.citations.statements) for _, answer in pairs if answer.citations),
+        cited=len(relevant),
+        precision=mean(relevant) if relevant else None,
+        recall=mean(hits) if hits else None,
+        recall_of_retrieved=mean(hits_of_shown) if hits_of_shown else None,
         dangling=dangling,
     )
 
 
-async def _holds(services: Services, quote: Quote) -> bool:
-    """Whether the stored document has the quote at its span."""
+async def _stored(services: Services, quote: Quote) -> str:
     try:
-        text = await services.text(quote.document_id, quote.index_version)
+        return await services.text(quote.document_id, quote.index_version)
     except NotFoundError:
-        return False
-    stored = text[quote.span.start : quote.span.end]
-    return stored == quote.text and hashlib.sha256(stored.encode()).hexdigest() == quote.sha256
+        return ""
 
 
-def _relevant_shown(dataset: Dataset, question: Question, answer: Answer) -> bool:
-    return any(question.relevant.get(name) for source in answer.sources for name in _names(dataset, question, source))
-
-
-def _names(dataset: Dataset, question: Question, source: Source) -> tuple[str, ...]:
-    name = dataset.name_of(source, question)
-    return dataset.twins.get(name, (name,))
-
-
-def _score(question: Question, answer: Answer) -> float:
-    """Confidence of an answer, by the answerability of its sources; -1 for a refusal."""
-    return -1.0 if answer.refused else score(question.text, answer.sources).score
-
-
-def _mean(values: Sequence[float]) -> float:
-    return round(float(np.mean(values)), 5) if values else 0.0
+def _is_relevant(dataset: Dataset, question: Question, source: Source) -> bool:
+    return any(question.relevant.get(name) for name in dataset.names_of(source, question))

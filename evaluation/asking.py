@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Awaitable, Callable, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
@@ -50,7 +51,7 @@ class Services:
 
     @property
     def answers(self) -> bool:
-        """Whether there is a transformer to answer."""
+        """Whether there is a transformer."""
         return self._transformer is not None
 
     async def index(self) -> dict[str, Any]:
@@ -66,18 +67,13 @@ class Services:
 
     async def search(self, instances: Sequence[SearchInstance], on_progress: OnProgress, task: str) -> list[Prediction]:
         """Predictions for the instances, in order."""
-        batches = [
-            list(instances[begun : begun + QUERIES_PER_REQUEST])
-            for begun in range(0, len(instances), QUERIES_PER_REQUEST)
-        ]
+        step, count = QUERIES_PER_REQUEST, len(instances)
 
-        async def ask(batch: list[SearchInstance]) -> list[Prediction]:
-            return await self._vectorstore.search(batch, CallContext.start(_TIMEOUT_S))
+        async def ask(start: int) -> list[Prediction]:
+            return await self._vectorstore.search(list(instances[start : start + step]), CallContext.start(_TIMEOUT_S))
 
-        def report(done: int) -> None:
-            on_progress(task, min(done * QUERIES_PER_REQUEST, len(instances)), len(instances))
-
-        return [prediction for found in await _each(ask, batches, report) for prediction in found]
+        found = await _each(ask, range(0, count, step), lambda done: on_progress(task, min(done * step, count), count))
+        return [prediction for batch in found for prediction in batch]
 
     async def generate(self, bodies: Sequence[dict[str, Any]], on_progress: OnProgress, task: str) -> list[Answer]:
         """Answers to the bodies, which are `transformer.wire.GenerateRequest`s, in order.
@@ -112,19 +108,18 @@ async def _each(
     ask: Callable[[_Item], Awaitable[_Result]], items: Sequence[_Item], report: Callable[[int], None]
 ) -> list[_Result]:
     """Results for all items, in order, `CONCURRENCY` at a time; the first failure cancels the rest."""
-    results: dict[int, _Result] = {}
-    waiting = iter(enumerate(items))
+    free, done = asyncio.Semaphore(CONCURRENCY), itertools.count(1)
 
-    async def work() -> None:
-        for place, item in waiting:
-            results[place] = await ask(item)
-            report(len(results))
+    async def work(item: _Item) -> _Result:
+        async with free:
+            result = await ask(item)
+        report(next(done))
+        return result
 
-    workers = [asyncio.create_task(work()) for _ in range(min(CONCURRENCY, len(items)))]
+    tasks = [asyncio.create_task(work(item)) for item in items]
     try:
-        await asyncio.gather(*workers)
+        return await asyncio.gather(*tasks)
     finally:
-        for worker in workers:
-            worker.cancel()
-        await asyncio.gather(*workers, return_exceptions=True)
-    return [results[place] for place in range(len(items))]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+
+from scipy import stats
 
 from evaluation.asking import OnProgress, Services
 from evaluation.datasets import Dataset
@@ -19,14 +21,7 @@ _MIN_RISK_ERRORS = 10
 async def calibrate(
     dataset: Dataset, services: Services, *, error: Error, rate: float, on_progress: OnProgress
 ) -> Calibration:
-    """Calibrate with what the services find for the dataset's questions.
-
-    Args:
-        dataset: only questions labelled as answerable or not are used.
-        services: serve the index version to calibrate.
-        error: the error to bound.
-        rate: its bound, 0 … 1.
-        on_progress: called after each search.
+    """Calibrate with the passages that the services find for the dataset's labelled questions.
 
     Raises:
         CalibrationError: there are too few questions for this rate.
@@ -37,17 +32,10 @@ async def calibrate(
     queries = await phrasings(asked, services, on_progress)
     found = await find(queries, services, num_docs=PASSAGES, on_progress=on_progress, task="calibration")
     scores = [score(one.text, prediction.passages).score for one, prediction in zip(asked, found, strict=True)]
-    return fit(
-        scores,
-        [bool(question.answerable) for question in asked],
-        error=error,
-        rate=rate,
-        model=DEFAULT_MODEL,
-        dataset=dataset.name,
-        dataset_hash=dataset.sha256,
-        index_version=str(index["version"]),
-        embedder=str(index["embedder"]),
-    )
+    origin = {"dataset": dataset.name, "dataset_hash": dataset.sha256}
+    origin |= {"index_version": str(index["version"]), "embedder": str(index["embedder"])}
+    labels = [bool(question.answerable) for question in asked]
+    return fit(scores, labels, error=error, rate=rate, model=DEFAULT_MODEL, origin=origin)
 
 
 def fit(
@@ -57,10 +45,7 @@ def fit(
     error: Error = "answerable_refused",
     rate: float,
     model: Model,
-    dataset: str = "",
-    dataset_hash: str = "",
-    index_version: str = "",
-    embedder: str = "",
+    origin: Mapping[str, str] | None = None,
 ) -> Calibration:
     """The threshold that refuses most (for `risk`: least) within the error rate.
 
@@ -69,15 +54,12 @@ def fit(
     the lowest threshold whose risk, with one more error, is within the rate: an estimate, not a bound.
 
     Args:
-        scores: of held-out questions, 0 … 1.
+        scores: of held-out questions, by `model`, 0 … 1.
         answerable: whether the documents answer each question.
         error: the error to bound.
         rate: its bound, between 0 and 1, both excluded.
         model: the model that scored.
-        dataset: name of the questions.
-        dataset_hash: hash of the questions and their labels.
-        index_version: the version searched.
-        embedder: its fingerprint.
+        origin: the fields `dataset`, `dataset_hash`, `index_version` and `embedder` of the calibration.
 
     Raises:
         CalibrationError: a score is not finite, the rate is not between 0 and 1, or there are too few questions.
@@ -97,9 +79,9 @@ def fit(
         rank = math.floor(rate * (len(kind) + 1) + 1e-9)
         if rank < 1:
             name = "answerable" if error == "answerable_refused" else "unanswerable"
+            least = math.ceil(1 / rate) - 1
             raise CalibrationError(
-                f"{len(kind)} {name} questions cannot show an error rate of {rate:g}: give at least "
-                f"{math.ceil(1 / rate) - 1}."
+                f"{len(kind)} {name} questions cannot show an error rate of {rate:g}: give at least {least}."
             )
         rank = min(rank, len(kind))
         threshold = kind[rank - 1] if kind is good else math.nextafter(kind[-rank], math.inf)
@@ -110,6 +92,7 @@ def fit(
         "unanswerable_answered": (answered_bad, len(bad)),
         "risk": (answered_bad, answered_bad + len(good) - refused),
     }[error]
+    low, high = stats.binomtest(wrong, of).proportion_ci(method="wilson") if of else (0, 1)
     return Calibration(
         method=model.name,
         model=model,
@@ -117,30 +100,13 @@ def fit(
         error=error,
         rate=rate,
         observed=wrong / of if of else 0.0,
-        interval=wilson(wrong, of),
+        interval=(float(low), float(high)),
         answerable=len(good),
         unanswerable=len(bad),
         answerable_answered=1 - refused / len(good) if good else 0.0,
         unanswerable_refused=kept_out / len(bad) if bad else 0.0,
-        dataset=dataset,
-        dataset_hash=dataset_hash,
-        index_version=index_version,
-        embedder=embedder,
+        **(origin or dict.fromkeys(("dataset", "dataset_hash", "index_version", "embedder"), "")),
     )
-
-
-def wilson(wrong: int, of: int) -> tuple[float, float]:
-    """95 % confidence interval of the share `wrong / of`; (0, 1) if `of` is 0.
-
-    Source: Wilson, "Probable Inference, the Law of Succession, and Statistical Inference" (JASA, 1927).
-    """
-    if not of:
-        return 0.0, 1.0
-    z, share = 1.959964, wrong / of
-    middle = share + z * z / (2 * of)
-    spread = z * math.sqrt(share * (1 - share) / of + z * z / (4 * of * of))
-    scale = 1 + z * z / of
-    return max(0.0, (middle - spread) / scale), min(1.0, (middle + spread) / scale)
 
 
 def _risk_threshold(good: Sequence[float], bad: Sequence[float], rate: float) -> float:

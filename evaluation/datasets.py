@@ -3,8 +3,9 @@
 A dataset is a folder with
 
 - `corpus.jsonl`: {"_id", "title", "text"}, one document per line;
-- `queries.jsonl`: {"_id", "text", "metadata"}; of the metadata are read `answers` (list of texts), `history` (earlier
-  turns, [role, text] or {"role", "content"}), `unanswerable` (true: no document answers it);
+- `queries.jsonl`: {"_id", "text", "metadata"}; the metadata may have `answers` (list of texts), `history` (earlier
+  turns, [role, text] or {"role", "content"}), `unanswerable` (true: no document answers it), `passage` (the document
+  that the question is about, whether or not it answers);
 - `qrels.tsv` or `qrels/test.tsv`: query, document, grade; three columns with or without a header, or TREC's four.
 
 Source of the layout: https://github.com/beir-cellar/beir/wiki/Load-your-custom-dataset
@@ -19,9 +20,10 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from evaluation.errors import DatasetError, UnknownDatasetError
+from evaluation.markdown import write
 from transformer.wire import Message
 from vectorstore.wire import Passage
 
@@ -31,6 +33,7 @@ BUNDLED = Path(__file__).parent / "sets"
 QRELS = ("qrels.tsv", "qrels/test.tsv")
 
 _ROLES = {"user": "user", "human": "user", "assistant": "assistant", "agent": "assistant", "bot": "assistant"}
+_Item = TypeVar("_Item")
 _SKIP_ADVICE = "Fix the file, or leave these records out with --skip-bad: the results then say how many."
 
 
@@ -48,6 +51,8 @@ class Question:
     """Document → grade; 0: judged as not relevant."""
     answerable: bool | None = None
     """None if not judged."""
+    passage: str | None = None
+    """The document that the question is about, whether or not it answers."""
 
 
 NameOf = Callable[[Passage, Question], str]
@@ -65,8 +70,8 @@ class Dataset:
     name_of: NameOf
     corpus: Path | None = None
     """File to index; None if the questions are about an existing index."""
-    documents: frozenset[str] | None = None
-    """Names of all documents of the corpus."""
+    documents: Mapping[str, str] | None = None
+    """Document → title, for all documents of the corpus; a document without a title has its id."""
     twins: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Document → all documents with the same text, itself included. An index keeps only the first."""
     left_out: tuple[str, ...] = ()
@@ -82,6 +87,11 @@ class Dataset:
         """Whether any question has a history."""
         return any(question.history for question in self.questions)
 
+    def names_of(self, passage: Passage, question: Question) -> tuple[str, ...]:
+        """Names of the passage's document and of all documents with the same text."""
+        name = self.name_of(passage, question)
+        return self.twins.get(name, (name,))
+
     def sample(self, count: int, seed: int) -> list[Question]:
         """At most `count` questions, drawn with `seed`; up to half of them are unanswerable.
 
@@ -95,6 +105,21 @@ class Dataset:
         hard = min(len(without), count - easy)
         chosen = {question.id for question in draw.sample(with_answers, easy) + draw.sample(without, hard)}
         return [question for question in self.questions if question.id in chosen]
+
+
+def held_out(question: Question) -> bool:
+    """Whether the question is in the half that no constant is chosen with."""
+    return bool(hashlib.sha256(question.id.encode()).digest()[-1] & 1)
+
+
+def halves(items: Sequence[_Item], group: Callable[[_Item], str]) -> tuple[list[_Item], list[_Item]]:
+    """Two halves of similar size; items of one group stay together.
+
+    Deterministic: groups alternate in the order of their hashes.
+    """
+    groups = sorted({group(item) for item in items}, key=lambda name: hashlib.sha256(name.encode()).digest())
+    first = set(groups[::2])
+    return [item for item in items if group(item) in first], [item for item in items if group(item) not in first]
 
 
 def find(name: str, data: Sequence[Path]) -> Path:
@@ -144,28 +169,30 @@ def load(folder: Path, *, skip_bad: Path | None = None) -> Dataset:
     if missing:
         raise DatasetError(folder, missing, "It needs corpus.jsonl, queries.jsonl and qrels.tsv (or qrels/test.tsv).")
     problems: list[str] = []
-    documents = _records(files[0], problems, text=True)
+    documents = _records(files[0], problems)
     of_documents = len(problems)
-    queries = _records(files[1], problems, text=True)
-    histories = {query: _history(files[1], line, record, problems) for query, (line, record) in queries.items()}
+    queries = _records(files[1], problems)
     relevant = _qrels(files[2], queries, documents, problems)
+    questions = tuple(
+        _question(query, record, _history(record, f"{files[1].name}, line {line}", problems), relevant.get(query, {}))
+        for query, (line, record) in queries.items()
+    )
     if problems and skip_bad is None:
         raise DatasetError(folder, problems, _SKIP_ADVICE)
-    questions = tuple(
-        _question(query, record, histories[query], relevant.get(query, {})) for query, (_, record) in queries.items()
-    )
     if not any(any(question.relevant.values()) for question in questions):
         raise DatasetError(folder, [f"{qrels_file.name} judges no document of any question as relevant"])
     corpus = files[0]
     if of_documents and skip_bad is not None:
-        corpus = _write_corpus(skip_bad, documents)
+        corpus = skip_bad / "corpus.jsonl"
+        lines = (json.dumps(record, ensure_ascii=False) + "\n" for _, record in documents.values())
+        write(corpus, "".join(lines))
     return Dataset(
         name=folder.name,
         questions=questions,
-        sha256=_sha256(files),
+        sha256=hashlib.sha256(b"".join(hashlib.sha256(file.read_bytes()).digest() for file in files)).hexdigest(),
         name_of=_by_record_id,
         corpus=corpus,
-        documents=frozenset(documents),
+        documents={document: str(record.get("title") or document) for document, (_, record) in documents.items()},
         twins=_twins({document: record for document, (_, record) in documents.items()}),
         left_out=tuple(problems),
     )
@@ -187,23 +214,31 @@ def lines_of(file: Path, problems: list[str]) -> Iterator[tuple[int, str]]:
                 yield number, line
 
 
-def _records(file: Path, problems: list[str], *, text: bool) -> dict[str, tuple[int, dict[str, Any]]]:
-    """Id to line number and record."""
-    records: dict[str, tuple[int, dict[str, Any]]] = {}
+def json_lines(file: Path, problems: list[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Numbers and JSON objects of the lines of a file; other lines are added to `problems`."""
     for number, line in lines_of(file, problems):
-        where = f"{file.name}, line {number}"
         try:
             record = json.loads(line)
         except ValueError as error:
-            problems.append(f"{where}: no JSON ({error})")
+            problems.append(f"{file.name}, line {number}: not JSON ({error})")
             continue
-        if not isinstance(record, dict) or not isinstance(record.get("_id"), str | int) or record["_id"] == "":
-            problems.append(f'{where}: wanted is an object with an "_id"')
-            continue
-        key = str(record["_id"])
-        if key in records:
-            problems.append(f"{where}: the id {key!r} was given in line {records[key][0]} already")
-        elif text and not (isinstance(record.get("text"), str) and record["text"].strip()):
+        if isinstance(record, dict):
+            yield number, record
+        else:
+            problems.append(f"{file.name}, line {number}: not a JSON object")
+
+
+def _records(file: Path, problems: list[str]) -> dict[str, tuple[int, dict[str, Any]]]:
+    """Id to line number and record."""
+    records: dict[str, tuple[int, dict[str, Any]]] = {}
+    for number, record in json_lines(file, problems):
+        where = f"{file.name}, line {number}"
+        key = str(record["_id"]) if isinstance(record.get("_id"), str | int) else ""
+        if not key:
+            problems.append(f'{where}: the object has no "_id"')
+        elif key in records:
+            problems.append(f"{where}: line {records[key][0]} has the id {key!r} too")
+        elif not (isinstance(record.get("text"), str) and record["text"].strip()):
             problems.append(f"{where}: the text of {key!r} is empty")
         else:
             records[key] = (number, record)
@@ -222,34 +257,36 @@ def _qrels(
         if len(cells) == 4:
             del cells[1]  # TREC's iteration
         if len(cells) != 3:
-            problems.append(f"{where}: {len(cells)} columns; wanted are query, document and grade, tab separated")
+            problems.append(f"{where}: {len(cells)} columns instead of query, document and grade, separated by tabs")
             continue
         query, document, grade = (cell.strip() for cell in cells)
         if not re.fullmatch(r"[+-]?\d+", grade):
             if number > 1:
-                problems.append(f"{where}: the grade {grade!r} is no whole number")
+                problems.append(f"{where}: the grade {grade!r} is not a whole number")
             continue  # the header
         if query not in queries:
             problems.append(f"{where}: there is no query {query!r} in queries.jsonl")
         elif document not in documents:
             problems.append(f"{where}: there is no document {document!r} in corpus.jsonl")
         elif grades.get(query, {}).get(document, int(grade)) != int(grade):
-            problems.append(f"{where}: {query!r} and {document!r} were judged otherwise before")
+            problems.append(f"{where}: an earlier line has another grade for {query!r} and {document!r}")
         else:
             grades.setdefault(query, {})[document] = max(0, int(grade))
     return grades
 
 
-def _history(file: Path, line: int, record: Mapping[str, Any], problems: list[str]) -> tuple[Message, ...]:
-    metadata = record.get("metadata")
-    turns = metadata.get("history") if isinstance(metadata, dict) else None
+def _metadata(record: Mapping[str, Any]) -> dict[str, Any]:
+    return record["metadata"] if isinstance(record.get("metadata"), dict) else {}
+
+
+def _history(record: Mapping[str, Any], where: str, problems: list[str]) -> tuple[Message, ...]:
     history: list[Message] = []
-    for turn in turns or ():
+    for turn in _metadata(record).get("history") or ():
         role, content = turn if isinstance(turn, list) and len(turn) == 2 else (None, None)
         if isinstance(turn, dict):
             role, content = turn.get("role", turn.get("speaker")), turn.get("content", turn.get("text"))
         if not isinstance(content, str) or role not in _ROLES:
-            problems.append(f"{file.name}, line {line}: a turn of the history is not [role, text]")
+            problems.append(f"{where}: a turn of the history is not [role, text]")
             return ()
         history.append(Message.model_validate({"role": _ROLES[role], "content": content}))
     return tuple(history)
@@ -258,8 +295,8 @@ def _history(file: Path, line: int, record: Mapping[str, Any], problems: list[st
 def _question(
     query: str, record: Mapping[str, Any], history: tuple[Message, ...], relevant: Mapping[str, int]
 ) -> Question:
-    metadata = record["metadata"] if isinstance(record.get("metadata"), dict) else {}
-    answers = metadata.get("answers")
+    metadata = _metadata(record)
+    answers, passage = metadata.get("answers"), metadata.get("passage")
     unanswerable = metadata.get("unanswerable") is True
     return Question(
         id=query,
@@ -270,6 +307,7 @@ def _question(
         else (),
         relevant={} if unanswerable else relevant,
         answerable=False if unanswerable else True if any(relevant.values()) else None,
+        passage=passage if isinstance(passage, str) else None,
     )
 
 
@@ -287,19 +325,3 @@ def _twins(documents: Mapping[str, Mapping[str, Any]]) -> dict[str, tuple[str, .
         # Like ingestion: the title of a short text is part of it.
         same.setdefault((str(title or "") if len(text) < 200 else "", text), []).append(document)
     return {document: tuple(group) for group in same.values() if len(group) > 1 for document in group}
-
-
-def _write_corpus(folder: Path, documents: Mapping[str, tuple[int, dict[str, Any]]]) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / "corpus.jsonl.new"
-    with temporary.open("w", encoding="utf-8") as stream:
-        for _, record in documents.values():
-            stream.write(json.dumps(record, ensure_ascii=False) + "\n")
-    return temporary.replace(folder / "corpus.jsonl")
-
-
-def _sha256(files: Sequence[Path]) -> str:
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(hashlib.sha256(file.read_bytes()).digest())
-    return digest.hexdigest()

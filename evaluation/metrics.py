@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import re
 import string
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import ir_measures
 import numpy as np
@@ -27,6 +29,9 @@ RANKING = {
 """Name → measure. They run trec_eval's code, like most published figures."""
 
 Floats = npt.NDArray[np.float64]
+
+CURVE_POINTS = 200
+"""Most points of a curve that are stored."""
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -53,6 +58,11 @@ def ranking(
     for found in ir_measures.iter_calc(list(RANKING.values()), grades, {q: run for q, run in runs.items() if run}):
         values[names[found.measure]][found.query_id] = float(found.value)
     return values
+
+
+def mean(values: Sequence[float] | npt.NDArray[Any]) -> float:
+    """The mean; 0 without values."""
+    return float(np.mean(values)) if len(values) else 0.0
 
 
 def normalised(text: str) -> str:
@@ -105,8 +115,14 @@ class Curve:
     best_aurc: float
     """AURC of an ideal score, which knows the losses."""
 
+    def thinned(self) -> dict[str, Any]:
+        """The fields of `results.RiskCurve`: at most `CURVE_POINTS` points, the last included."""
+        places = np.unique(np.linspace(0, len(self.risk) - 1, min(CURVE_POINTS, len(self.risk))).astype(int))
+        points = {"coverage": self.coverage[places].tolist(), "risk": self.risk[places].tolist()}
+        return {"aurc": self.aurc, "best_aurc": self.best_aurc, **points}
 
-def risk_coverage(scores: Sequence[float], losses: Sequence[float]) -> Curve:
+
+def risk_coverage(scores: Sequence[float], losses: Sequence[float] | npt.NDArray[Any]) -> Curve:
     """The curve of a score; equal scores share their losses.
 
     Source: Geifman and El-Yaniv, "Selective classification for deep neural networks" (2017); AURC as in Geifman, Uziel
@@ -119,10 +135,10 @@ def risk_coverage(scores: Sequence[float], losses: Sequence[float]) -> Curve:
     Raises:
         ValueError: there are no scores, or the lengths differ.
     """
-    if not scores or len(scores) != len(losses):
+    if not len(scores) or len(scores) != len(losses):
         raise ValueError(f"{len(scores)} scores for {len(losses)} losses")
-    risk = _risks(np.asarray(scores, np.float64), np.asarray(losses, np.float64))
-    best = _risks(-np.asarray(losses, np.float64), np.asarray(losses, np.float64))
+    values, costs = np.asarray(scores, np.float64), np.asarray(losses, np.float64)
+    risk, best = _risks(values, costs), _risks(-costs, costs)
     coverage = np.arange(1, len(scores) + 1) / len(scores)
     return Curve(coverage, risk, float(risk.mean()), float(best.mean()))
 
@@ -167,17 +183,13 @@ def refusals(scores: Sequence[float], answerable: Sequence[bool], seed: int) -> 
         halves[members[: len(members) // 2]] = True
     answered_held, refused_held = [], []
     for half in (halves, ~halves):
-        if not (half & kinds).any() or not (~half & kinds).any() or not (~half & ~kinds).any():
-            continue
-        threshold = _threshold(np.sort(values[half & kinds]), 0.8)
-        answered_held.append(float((values[~half & kinds] >= threshold).mean()))
-        refused_held.append(float((values[~half & ~kinds] < threshold).mean()))
-    return Refusals(
-        auroc=float(below.sum() / 2 / len(good) / len(bad)),
-        refused=refused,
-        held_out_answered=float(np.mean(answered_held)) if answered_held else float("nan"),
-        held_out_refused=float(np.mean(refused_held)) if refused_held else float("nan"),
-    )
+        own, others, unanswerable = values[half & kinds], values[~half & kinds], values[~half & ~kinds]
+        if len(own) and len(others) and len(unanswerable):
+            threshold = _threshold(np.sort(own), 0.8)
+            answered_held.append((others >= threshold).mean())
+            refused_held.append((unanswerable < threshold).mean())
+    held_out = [float(np.mean(shares)) if shares else math.nan for shares in (answered_held, refused_held)]
+    return Refusals(float(below.sum() / 2 / len(good) / len(bad)), refused, *held_out)
 
 
 def _threshold(ascending: Floats, share: float) -> float:

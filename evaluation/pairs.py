@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import random
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from evaluation.datasets import Dataset, Question
 from evaluation.errors import EvaluationError
@@ -22,19 +22,14 @@ from vectorstore.wire import Passage
 
 _SENTENCE = re.compile(r"(?<=[.!?。！？])\s+|\n+")
 _FEWEST_WORDS = 6
-_TELLING_CHARS = 4
+_CONTENT_WORD_CHARS = 4
 """Shorter words, except numbers, are mostly function words in languages written with spaces."""
 
 
 def make(documents: Iterable[tuple[str, str]], *, count: int, seed: int) -> Dataset:
-    """At most `count` questions about documents, one each.
+    """At most `count` questions about `documents` (id, text), one each.
 
     Deterministic for the same arguments; the order of the documents does not matter.
-
-    Args:
-        documents: (id, text).
-        count: most questions.
-        seed: of all random choices.
 
     Raises:
         EvaluationError: no document has a sentence with six content words.
@@ -48,31 +43,35 @@ def make(documents: Iterable[tuple[str, str]], *, count: int, seed: int) -> Data
         Question(id=document, text=made[document], relevant={document: 1}, answerable=True)
         for document in sorted(chosen)
     )
-    told = "\0".join(f"{question.id}\0{question.text}" for question in questions)
+    content = "\0".join(f"{question.id}\0{question.text}" for question in questions)
     return Dataset(
         name="generated",
         questions=questions,
-        sha256=hashlib.sha256(told.encode()).hexdigest(),
+        sha256=hashlib.sha256(content.encode()).hexdigest(),
         name_of=_by_document_id,
     )
 
 
-def _question(document: str, text: str, seed: int) -> str | None:
-    draw = random.Random(f"{seed}\0{document}")  # noqa: S311
-    sentences = [
-        words
-        for sentence in _SENTENCE.split(text)
-        if len(words := [word for word in COMPOUND.findall(sentence) if _telling(word)]) >= _FEWEST_WORDS
+def content_words(sentence: str) -> list[str]:
+    """The content words of a sentence that is long enough for a question; empty for a shorter one."""
+    words = [
+        word
+        for word in COMPOUND.findall(sentence)
+        if len(word) >= _CONTENT_WORD_CHARS or word.isdigit() or not word.isascii()
     ]
-    if not sentences:
-        return None
-    words = draw.choice(sentences)
+    return words if len(words) >= _FEWEST_WORDS else []
+
+
+def half_of(words: Sequence[str], draw: random.Random) -> str:
+    """A random half of the words, in order."""
     kept = sorted(draw.sample(range(len(words)), (len(words) + 1) // 2))
     return " ".join(words[place] for place in kept)
 
 
-def _telling(word: str) -> bool:
-    return len(word) >= _TELLING_CHARS or word.isdigit() or not word.isascii()
+def _question(document: str, text: str, seed: int) -> str | None:
+    draw = random.Random(f"{seed}\0{document}")  # noqa: S311
+    sentences = [words for sentence in _SENTENCE.split(text) if (words := content_words(sentence))]
+    return half_of(draw.choice(sentences), draw) if sentences else None
 
 
 def _by_document_id(passage: Passage, question: Question) -> str:

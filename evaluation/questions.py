@@ -1,4 +1,4 @@
-"""A user's own questions about the indexed documents: a CSV or JSON Lines file.
+"""A user's own questions about the indexed documents, in a CSV or JSON Lines file.
 
 Each question names the document that answers it, or an answer, or both:
 
@@ -16,14 +16,13 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from evaluation.datasets import Dataset, Question, lines_of
+from evaluation.datasets import Dataset, Question, json_lines, lines_of
 from evaluation.errors import DatasetError
-from evaluation.metrics import normalised
+from evaluation.metrics import contains
 from vectorstore.wire import Passage
 
 ANSWER = "(a passage with the answer)"
@@ -51,7 +50,7 @@ def load(file: Path) -> Dataset:
             problems.append(f"{where}: no question (a column {', '.join(_QUESTION[:-1])} or {_QUESTION[-1]})")
             continue
         if text in questions:
-            problems.append(f"{where}: the question was asked before: {text[:60]!r}")
+            problems.append(f"{where}: an earlier line has the same question: {text[:60]!r}")
             continue
         documents, answers = _several(record, _DOCUMENT), _several(record, _ANSWER)
         questions[text] = Question(
@@ -75,36 +74,19 @@ def load(file: Path) -> Dataset:
 
 def _expected(passage: Passage, question: Question) -> str:
     """The name that the question uses for the passage's document, else the document's id."""
-    names = {
-        passage.document_id,
-        passage.source,
-        passage.title,
-        passage.url or "",
-        str(passage.metadata.get("_id", "")),
-    }
-    lowered = {name.casefold() for name in names if name} | {Path(passage.source).name.casefold()}
+    known = (passage.document_id, passage.source, Path(passage.source).name, passage.title, passage.url)
+    lowered = {name.casefold() for name in (*known, str(passage.metadata.get("_id", ""))) if name}
     for name in question.relevant:
         if name.casefold() in lowered:
             return name
-    if ANSWER in question.relevant:
-        text = f" {normalised(passage.text)} "
-        if any(f" {normalised(answer)} " in text for answer in question.answers):
-            return ANSWER
+    if ANSWER in question.relevant and contains(passage.text, question.answers):
+        return ANSWER
     return passage.document_id
 
 
 def _records(file: Path, problems: list[str]) -> Iterator[tuple[int, Mapping[str, Any]]]:
     if file.suffix.lower() in (".jsonl", ".ndjson", ".json"):
-        for number, line in lines_of(file, problems):
-            try:
-                record = json.loads(line)
-            except ValueError as error:
-                problems.append(f"{file.name}, line {number}: no JSON ({error})")
-                continue
-            if isinstance(record, dict):
-                yield number, record
-            else:
-                problems.append(f"{file.name}, line {number}: no JSON object")
+        yield from json_lines(file, problems)
         return
     content = "".join(line for _, line in lines_of(file, problems))
     first = content.partition("\n")[0]
@@ -114,7 +96,7 @@ def _records(file: Path, problems: list[str]) -> Iterator[tuple[int, Mapping[str
         for row in rows:
             yield rows.line_num, {(name or "").strip().lower(): value for name, value in row.items()}
     except csv.Error as error:
-        problems.append(f"{file.name}, line {rows.line_num}: no CSV ({error})")
+        problems.append(f"{file.name}, line {rows.line_num}: not CSV ({error})")
 
 
 def _first(record: Mapping[str, Any], names: tuple[str, ...]) -> str:

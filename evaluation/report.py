@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from evaluation.answers import RIGHT_FROM_F1
+from evaluation.markdown import section
 from evaluation.metrics import RANKING
-from evaluation.published import figures
 from evaluation.results import Results, Row, SetResult
 from evaluation.retrieval import LAST_TURN, MODES
 from evaluation.significance import Difference, compare
 
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
 MAIN = "nDCG@10"
 PARTS = ("dense", "lexical")
 """Signals of the served search, which must not be worse than either."""
-
+PUBLISHED = Path(__file__).parent / "published.toml"
+"""Figures of other systems."""
 
 _RANKINGS = """\
 A document ranks by its best chunk. In brackets: the 95 % interval over questions (bootstrap). `served` is the default
@@ -77,8 +86,8 @@ def against_parts(results: Results) -> list[Compared]:
         parts = [part for part in PARTS if part in found.rows]
         if "served" in found.rows and parts:
             better = max(parts, key=lambda part: found.rows[part].means[MAIN])
-            values, others = (found.rows[row].per_question[MAIN] for row in ("served", better))
-            compared.append(Compared(name, "served", MAIN, better, compare(values, others, _seed(results))))
+            difference = _difference(found.rows["served"], found.rows[better], results)
+            compared.append(Compared(name, "served", MAIN, better, difference))
     return compared
 
 
@@ -89,52 +98,46 @@ def against_baseline(results: Results, baseline: Results) -> list[Compared]:
         before = baseline.sets.get(name)
         if before is None or before.sha256 != found.sha256 or before.judged != found.judged:
             continue
-        for row in found.rows:
-            if row in before.rows:
-                values, others = (rows[row].per_question[MAIN] for rows in (found.rows, before.rows))
-                compared.append(Compared(name, row, MAIN, "the baseline", compare(values, others, _seed(results))))
+        compared += [
+            Compared(name, row, MAIN, "the baseline", _difference(found.rows[row], before.rows[row], results))
+            for row in found.rows
+            if row in before.rows
+        ]
         if found.answers is not None and before.answers is not None:
-            both = dict(zip(before.answers.questions, before.answers.f1_per_question, strict=True))
-            pairs = [
-                (value, both[question])
-                for question, value in zip(found.answers.questions, found.answers.f1_per_question, strict=True)
-                if question in both
-            ]
-            if pairs:
-                values, others = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
-                compared.append(
-                    Compared(name, "answers", "F1", "the baseline", compare(values, others, _seed(results)))
-                )
+            now, then = (
+                dict(zip(answers.questions, answers.f1_per_question, strict=True))
+                for answers in (found.answers, before.answers)
+            )
+            if both := [question for question in now if question in then]:
+                difference = compare([now[one] for one in both], [then[one] for one in both], _seed(results))
+                compared.append(Compared(name, "answers", "F1", "the baseline", difference))
     return compared
 
 
 def markdown(results: Results, *, baseline: Results | None = None, plots: Sequence[str] = ()) -> str:
-    """The whole report.
-
-    Args:
-        results: of this run.
-        baseline: of the run to compare with, or None.
-        plots: paths of pictures, relative to the report.
-    """
-    sections = [
+    """The whole report, with a comparison if there is a baseline. `plots` are addresses relative to the report."""
+    pictures = {Path(plot).stem: plot for plot in plots}
+    parts = [
         _setup(results),
-        *_rankings(results),
-        *(f"![{_caption(plot)}]({plot})" for plot in plots if "ndcg" in plot),
-        *_all_measures(results),
-        *_conversations(results),
-        *_published(results),
-        *_refusals(results),
-        *(f"![{_caption(plot)}]({plot})" for plot in plots if "refusal" in plot),
-        *_answers(results),
-        *_known_answers(results),
-        *(_compared(results, baseline) if baseline is not None else ()),
-        *_left_out(results),
+        _rankings(results),
+        f"![nDCG@10 by set and stage]({pictures['ndcg']})" if "ndcg" in pictures else "",
+        _all_measures(results),
+        _conversations(results),
+        _published(results),
+        _refusals(results),
+        f"![Share of unanswerable questions refused, and risk]({pictures['refusal']})" if "refusal" in pictures else "",
+        _answers(results),
+        _citations(results),
+        _known_answers(results),
+        _compared(results, baseline) if baseline is not None else "",
+        _left_out(results),
     ]
-    return "\n\n".join(sections) + "\n"
+    return "\n\n".join(filter(None, parts))
 
 
-def _caption(plot: str) -> str:
-    return "nDCG@10 by set and stage" if "ndcg" in plot else "Share of unanswerable questions refused, and risk"
+def summary(found: SetResult) -> str:
+    """One line for the terminal."""
+    return f"{MAIN} " + ", ".join(f"{name} {row.means[MAIN]:.3f}" for name, row in found.rows.items())
 
 
 def _setup(results: Results) -> str:
@@ -151,166 +154,179 @@ def _setup(results: Results) -> str:
     )
 
 
-def _rankings(results: Results) -> Iterator[str]:
+def _rankings(results: Results) -> str:
     modes = [mode for mode in MODES if any(mode in found.rows for found in results.sets.values())]
     parts = {compared.set: compared for compared in against_parts(results)}
-    header = ["set", "questions", *modes, *(["served less the better part", "p"] if parts else [])]
     rows = []
     for name, found in results.sets.items():
-        cells = [name, str(len(found.judged)), *(_stage(found, mode) for mode in modes)]
+        row: dict[str, str] = {
+            "set": name,
+            "questions": str(len(found.judged)),
+            **{mode: _stage(found, mode) for mode in modes},
+        }
         if parts:
-            beside = parts.get(name)
-            cells += [
-                f"{beside.difference.mean:+.3f} ({beside.against})" if beside else "–",
-                _p(beside.difference) if beside else "–",
-            ]
-        rows.append(cells)
-    yield _section("Ranking of documents: nDCG@10", _RANKINGS + (_PARTS if parts else ""), header, rows)
+            one = parts.get(name)
+            row["served less the better part"] = f"{one.difference.mean:+.3f} ({one.against})" if one else "–"
+            row["p"] = _p(one.difference) if one else "–"
+        rows.append(row)
+    return section("Ranking of documents: nDCG@10", _RANKINGS + (_PARTS if parts else ""), rows)
 
 
-def _all_measures(results: Results) -> Iterator[str]:
+def _all_measures(results: Results) -> str:
     rows = [
-        [name, *(f"{found.rows['served'].means[metric]:.3f}" for metric in RANKING)]
-        for name, found in results.sets.items()
-        if "served" in found.rows
+        {"set": name, **{metric: f"{served.means[metric]:.3f}" for metric in RANKING}}
+        for name, served in _served(results)
     ]
-    if rows:
-        yield _section("Ranking of documents: all measures of the served search", "", ["set", *RANKING], rows)
+    return section("Ranking of documents: all measures of the served search", "", rows)
 
 
-def _conversations(results: Results) -> Iterator[str]:
+def _conversations(results: Results) -> str:
     rows = []
-    for name, found in results.sets.items():
-        if LAST_TURN in found.rows and "served" in found.rows:
-            both, last = found.rows["served"], found.rows[LAST_TURN]
-            difference = compare(both.per_question[MAIN], last.per_question[MAIN], _seed(results))
-            rows.append([name, _with_interval(both), _with_interval(last), f"{difference.mean:+.3f}", _p(difference)])
-    if rows:
-        header = ["set", "nDCG@10, question and condensed", "nDCG@10, last question alone", "difference", "p"]
-        yield _section("Conversations", _CONVERSATIONS, header, rows)
+    for name, both in _served(results):
+        if last := results.sets[name].rows.get(LAST_TURN):
+            difference = _difference(both, last, results)
+            rows.append(
+                {
+                    "set": name,
+                    "nDCG@10, question and condensed": _with_interval(both),
+                    "nDCG@10, last question alone": _with_interval(last),
+                    "difference": f"{difference.mean:+.3f}",
+                    "p": _p(difference),
+                }
+            )
+    return section("Conversations", _CONVERSATIONS, rows)
 
 
-def _published(results: Results) -> Iterator[str]:
-    rows = []
-    for name, found in results.sets.items():
-        told = [figure for figure in figures() if figure.set == name]
-        if told and "served" in found.rows:
-            own = found.rows["served"].means
-            rows += [[name, f"**this project ({results.embedder})**", MAIN, f"**{own[MAIN]:.4f}**"]]
-            rows += [[name, f"[{one.system}]({one.source})", one.metric, f"{one.value:.4f}"] for one in told]
-    if rows:
-        yield _section("Beside published figures", "", ["set", "system", "measure", "value"], rows)
+def _published(results: Results) -> str:
+    figures: list[dict[str, Any]] = tomllib.loads(PUBLISHED.read_text(encoding="utf-8"))["figure"]
+    rows: list[Mapping[str, str]] = []
+    for name, served in _served(results):
+        others = [
+            {
+                "set": name,
+                "system": f"[{one['system']}]({one['source']})",
+                "measure": one["metric"],
+                "value": f"{one['value']:.4f}",
+            }
+            for one in figures
+            if one["set"] == name
+        ]
+        if others:
+            ours = f"**this project ({results.embedder})**"
+            rows += [{"set": name, "system": ours, "measure": MAIN, "value": f"**{served.means[MAIN]:.4f}**"}, *others]
+    return section("Beside published figures", "", rows)
 
 
-def _refusals(results: Results) -> Iterator[str]:
+def _refusals(results: Results) -> str:
     rows = []
     for name, found in results.sets.items():
         best = max(found.signals, key=lambda signal: found.signals[signal].auroc, default=None)
         for label, signal in found.signals.items():
-            shown = f"**{label}**" if label == best else label
             rows.append(
-                [
-                    name,
-                    shown,
-                    f"{signal.auroc:.3f}",
-                    *(f"{signal.refused[share]:.1%}" for share in ("95%", "90%", "80%", "50%")),
-                    f"{signal.held_out_refused:.1%} at {signal.held_out_answered:.1%}",
-                    f"{signal.aurc:.3f} ({signal.best_aurc:.3f})",
-                ]
+                {
+                    "set": name,
+                    "score": f"**{label}**" if label == best else label,
+                    "AUROC": f"{signal.auroc:.3f}",
+                    **{f"at {share} %": f"{signal.refused[f'{share}%']:.1%}" for share in (95, 90, 80, 50)},
+                    "held out": f"{signal.held_out_refused:.1%} at {signal.held_out_answered:.1%}",
+                    "AURC": f"{signal.aurc:.3f} ({signal.best_aurc:.3f})",
+                }
             )
-    if rows:
-        header = ["set", "score", "AUROC", "at 95 %", "at 90 %", "at 80 %", "at 50 %", "held out", "AURC"]
-        yield _section("Questions without an answer", _REFUSALS, header, rows)
+    return section("Questions without an answer", _REFUSALS, rows)
 
 
-def _answers(results: Results) -> Iterator[str]:
-    found = {name: one.answers for name, one in results.sets.items() if one.answers is not None}
-    if not found:
-        return
-    header = ["set", "answerable + not", "EM", "F1", "holds the answer", "passage shown"]
-    header += ["refused, rightly", "wrongly", "right", "AURC (best)", "p50"]
+def _answers(results: Results) -> str:
     rows = [
-        [
-            name,
-            f"{one.answerable} + {one.unanswerable}",
-            f"{one.exact_match:.3f}",
-            f"{one.f1:.3f}",
-            f"{one.contains:.3f}",
-            f"{one.retrieved:.1%}",
-            _share(one.refused_unanswerable),
-            _share(one.refused_answerable),
-            f"{one.right:.1%}",
-            f"{one.aurc:.3f} ({one.best_aurc:.3f})",
-            f"{one.seconds_p50:.2f} s",
-        ]
-        for name, one in found.items()
+        {
+            "set": name,
+            "answerable + not": f"{one.answerable} + {one.unanswerable}",
+            "EM": f"{one.exact_match:.3f}",
+            "F1": f"{one.f1:.3f}",
+            "holds the answer": f"{one.contains:.3f}",
+            "passage shown": f"{one.retrieved:.1%}",
+            "refused, rightly": _share(one.refused_unanswerable),
+            "wrongly": _share(one.refused_answerable),
+            "right": f"{one.right:.1%}",
+            "AURC (best)": f"{one.aurc:.3f} ({one.best_aurc:.3f})",
+            "p50": f"{one.seconds_p50:.2f} s",
+        }
+        for name, found in results.sets.items()
+        if (one := found.answers)
     ]
-    yield _section("Answers", _ANSWERS, header, rows)
+    return section("Answers", _ANSWERS, rows)
+
+
+def _citations(results: Results) -> str:
     rows = [
-        [
-            name,
-            str(one.citations.cited),
-            _share(one.citations.precision),
-            _share(one.citations.recall),
-            _share(one.citations.recall_of_retrieved),
-            str(one.citations.dangling),
-        ]
-        for name, one in found.items()
-        if one.citations is not None
+        {
+            "set": name,
+            "quotes": str(one.cited),
+            "precision": _share(one.precision),
+            "recall": _share(one.recall),
+            "recall, where shown": _share(one.recall_of_retrieved),
+            "dangling": str(one.dangling),
+        }
+        for name, found in results.sets.items()
+        if found.answers and (one := found.answers.citations)
     ]
-    if rows:
-        header = ["set", "quotes", "precision", "recall", "recall, where shown", "dangling"]
-        yield _section("Citations", _CITATIONS, header, rows)
+    return section("Citations", _CITATIONS, rows)
 
 
-def _known_answers(results: Results) -> Iterator[str]:
+def _known_answers(results: Results) -> str:
     rows = [
-        [
-            name,
-            "all" if half == "all" else "held out",
-            f"{values['answers']:.0f}",
-            f"{values['precision']:.1%}",
-            f"{values['recall']:.1%}",
-            f"{values['recall_of_shown']:.1%}",
-            f"{values['false_support']:.1%}",
-            f"{values['dangling']:.0f}",
-            f"{values['ms_p50']:.1f} ms, {values['ms_p99']:.1f} ms",
-        ]
+        {
+            "set": name,
+            "questions": "all" if half == "all" else "held out",
+            "answers": f"{values['answers']:.0f}",
+            "precision": f"{values['precision']:.1%}",
+            "recall": f"{values['recall']:.1%}",
+            "recall, all shown": f"{values['recall_of_shown']:.1%}",
+            "false support": f"{values['false_support']:.1%}",
+            "dangling": f"{values['dangling']:.0f}",
+            "p50, p99": f"{values['ms_p50']:.1f} ms, {values['ms_p99']:.1f} ms",
+        }
         for name, found in results.sets.items()
         for half, values in found.known_answers.items()
     ]
-    if rows:
-        header = ["set", "questions", "answers", "precision", "recall", "recall, all shown", "false support"]
-        header += ["dangling", "p50, p99"]
-        yield _section("The check of citations by itself", _KNOWN_ANSWERS, header, rows)
+    return section("The check of citations by itself", _KNOWN_ANSWERS, rows)
 
 
-def _compared(results: Results, baseline: Results) -> Iterator[str]:
+def _compared(results: Results, baseline: Results) -> str:
     rows = [
-        [
-            one.set,
-            one.row,
-            one.metric,
-            f"{one.difference.mean:+.4f}",
-            f"{one.difference.low:+.4f} … {one.difference.high:+.4f}",
-            _p(one.difference),
-            ("**worse**" if one.dropped else "better") if one.difference.significant else "no difference to tell",
-        ]
+        {
+            "set": one.set,
+            "row": one.row,
+            "measure": one.metric,
+            "difference": f"{one.difference.mean:+.4f}",
+            "95 % interval": f"{one.difference.low:+.4f} … {one.difference.high:+.4f}",
+            "p": _p(one.difference),
+            "verdict": ("**worse**" if one.dropped else "better")
+            if one.difference.significant
+            else "no significant difference",
+        }
         for one in against_baseline(results, baseline)
     ]
     title = f"Against the baseline of {baseline.created_at:%Y-%m-%d} (embedder {baseline.embedder})"
-    yield _section(title, "", ["set", "row", "measure", "difference", "95 % interval", "p", "verdict"], rows)
+    return section(title, "", rows)
 
 
-def _left_out(results: Results) -> Iterator[str]:
-    told = [
+def _left_out(results: Results) -> str:
+    lines = [
         f"- {name}: {len(found.left_out)} records left out: {'; '.join(found.left_out[:5])}"
         + ("; …" if len(found.left_out) > 5 else "")
         for name, found in results.sets.items()
         if found.left_out
     ]
-    if told:
-        yield "Left out of the datasets:\n\n" + "\n".join(told)
+    return "\n".join(["Left out of the datasets:\n", *lines]) if lines else ""
+
+
+def _served(results: Results) -> Iterator[tuple[str, Row]]:
+    """Sets with their row of the served search."""
+    return ((name, found.rows["served"]) for name, found in results.sets.items() if "served" in found.rows)
+
+
+def _difference(row: Row, other: Row, results: Results) -> Difference:
+    return compare(row.per_question[MAIN], other.per_question[MAIN], _seed(results))
 
 
 def _with_interval(row: Row | None) -> str:
@@ -335,18 +351,3 @@ def _p(difference: Difference) -> str:
 
 def _seed(results: Results) -> int:
     return int(results.settings.get("seed", 0))
-
-
-def _section(title: str, told: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    return "\n\n".join(filter(None, (f"### {title}", told, _table(header, rows))))
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
-    return "\n".join([*lines, *("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)])
-
-
-def summary(found: SetResult) -> str:
-    """One line for the terminal."""
-    told = [f"{row} {values.means[MAIN]:.3f}" for row, values in found.rows.items()]
-    return f"{MAIN} {', '.join(told)}"

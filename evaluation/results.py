@@ -3,41 +3,48 @@
 from __future__ import annotations
 
 import os
+import platform
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, Field, ValidationError
 
 from evaluation.errors import BaselineError
 
 FORMAT = 1
 
+Rounded = Annotated[float, AfterValidator(lambda value: round(value, 5))]
+
 
 class Row(BaseModel):
     """Measures of one search mode."""
 
-    means: dict[str, float]
-    per_question: dict[str, list[float]]
+    means: dict[str, Rounded]
+    per_question: dict[str, list[Rounded]]
     """In the order of `SetResult.judged`."""
-    low: float
-    high: float
+    low: Rounded
+    high: Rounded
     """95 % interval of nDCG@10."""
 
 
-class Signal(BaseModel):
-    """How well one score separates answerable from unanswerable questions."""
+class RiskCurve(BaseModel):
+    """Risk if only the questions with the highest scores are answered. See `metrics.Curve`."""
 
-    auroc: float
-    refused: dict[str, float]
+    aurc: Rounded
+    best_aurc: Rounded
+    coverage: list[Rounded]
+    risk: list[Rounded]
+
+
+class Signal(RiskCurve):
+    """How well a score separates answerable from unanswerable questions; answering an unanswerable one has loss 1."""
+
+    auroc: Rounded
+    refused: dict[str, Rounded]
     """Share of the answerable answered → share of the unanswerable refused at that threshold."""
-    held_out_answered: float
-    held_out_refused: float
-    aurc: float
-    best_aurc: float
-    coverage: list[float]
-    risk: list[float]
-    """Risk–coverage curve, thinned; answering an unanswerable question has loss 1."""
+    held_out_answered: Rounded
+    held_out_refused: Rounded
 
 
 class Citations(BaseModel):
@@ -46,41 +53,37 @@ class Citations(BaseModel):
     sentences: int
     cited: int
     """Number of quotes."""
-    precision: float | None
+    precision: Rounded | None
     """Share of the quotes from a relevant document; None without quotes."""
-    recall: float | None
+    recall: Rounded | None
     """Share of the answers to answerable questions with a quote of a relevant document."""
-    recall_of_retrieved: float | None
+    recall_of_retrieved: Rounded | None
     """The same, among answers with a relevant document in their sources."""
     dangling: int
     """Quotes that the stored document does not have at their span."""
 
 
-class AnswersResult(BaseModel):
+class AnswersResult(RiskCurve):
     """The transformer's answers to a sample of questions."""
 
     questions: list[str]
     answerable: int
     unanswerable: int
-    exact_match: float
-    f1: float
-    contains: float
+    exact_match: Rounded
+    f1: Rounded
+    contains: Rounded
     """Share of answers that contain a gold one. These three are over the answerable; a refusal scores 0."""
-    retrieved: float
+    retrieved: Rounded
     """Share of the answerable with a relevant document in their sources."""
-    refused_unanswerable: float | None
-    refused_answerable: float | None
-    right: float
+    refused_unanswerable: Rounded | None
+    refused_answerable: Rounded | None
+    right: Rounded
     """Share of right results: a refusal of an unanswerable question, a gold answer to an answerable one."""
-    aurc: float
-    best_aurc: float
-    coverage: list[float]
-    risk: list[float]
     citations: Citations | None
-    seconds_p50: float
+    seconds_p50: Rounded
     texts: list[str]
     """The answers, in the order of the questions."""
-    f1_per_question: list[float]
+    f1_per_question: list[Rounded]
 
 
 class SetResult(BaseModel):
@@ -90,7 +93,7 @@ class SetResult(BaseModel):
     documents: int | None
     questions: int
     judged: list[str]
-    """Questions with a relevant document, in the order of the values below."""
+    """Questions with a relevant document, in the order of `Row.per_question`."""
     left_out: list[str]
     index: dict[str, Any]
     """Name, version, documents, chunks, embedder, and build settings."""
@@ -99,7 +102,7 @@ class SetResult(BaseModel):
     answers: AnswersResult | None = None
     known_answers: dict[str, dict[str, float]] = Field(default_factory=dict)
     """Figures of evaluation/citations.py: half of the questions → name → value."""
-    seconds: dict[str, float]
+    seconds: dict[str, Rounded]
 
 
 class Results(BaseModel):
@@ -114,6 +117,14 @@ class Results(BaseModel):
     settings: dict[str, Any]
     """Settings of the run: depth, seed, modes, sample size."""
     sets: dict[str, SetResult]
+
+
+def machine() -> str:
+    """CPU model, number of CPUs and Python version."""
+    cpus = Path("/proc/cpuinfo")
+    lines = cpus.read_text(encoding="utf-8").splitlines() if cpus.exists() else []
+    model = next((line.partition(":")[2].strip() for line in lines if "model name" in line), platform.machine())
+    return f"{os.cpu_count()} × {model}, Python {platform.python_version()}"
 
 
 def read(path: Path) -> Results:
@@ -136,14 +147,3 @@ def read(path: Path) -> Results:
     if results.format != FORMAT:
         raise BaselineError(f"{file} has format {results.format}; this release compares format {FORMAT}: run it again.")
     return results
-
-
-def write(path: Path, content: str) -> None:
-    """Write a file atomically, and its folders."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
-    try:
-        temporary.write_text(content, encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Literal, get_args
-
-import numpy as np
 
 from evaluation import metrics, significance
 from evaluation.asking import OnProgress, Services
@@ -28,10 +27,7 @@ ANSWERABILITY = "answerability"
 """Name of the score of `transformer.answerability`."""
 
 _NEAREST = 10
-"""Passages that the scores of answerability are taken from."""
-
-_POINTS = 200
-"""Stored points of a curve."""
+"""Number of passages that the scores of answerability look at."""
 
 
 async def phrasings(
@@ -58,11 +54,7 @@ async def find(
     on_progress: OnProgress,
     task: str,
 ) -> list[Prediction]:
-    """Passages for each query, merged over its phrasings like the transformer does.
-
-    Raises:
-        ServiceError: the vectorstore fails.
-    """
+    """Passages for each query, merged over its phrasings like the transformer does."""
     stage = {} if mode == "served" else {"mode": mode}
     instances = [
         SearchInstance.model_validate({"input": phrasing, "num_docs": num_docs, **stage})
@@ -84,32 +76,23 @@ async def search(
     on_progress: OnProgress,
     task: str,
 ) -> tuple[list[Prediction], dict[str, list[str]]]:
-    """Passages for each query, and question → documents, ranked by their best passage.
-
-    Raises:
-        ServiceError: the vectorstore fails.
-    """
+    """Passages for each query, and question → documents, ranked by their best passage."""
     predictions = await find(queries, services, num_docs=depth, mode=mode, on_progress=on_progress, task=task)
-    rankings: dict[str, list[str]] = {}
-    for question, prediction in zip(questions, predictions, strict=True):
-        names = (dataset.name_of(passage, question) for passage in prediction.passages)
+    rankings = {
         # Documents with the same text rank together: only one of them is indexed.
-        ranked = (twin for name in names for twin in dataset.twins.get(name, (name,)))
-        rankings[question.id] = list(dict.fromkeys(ranked))
+        question.id: list(dict.fromkeys(name for one in found.passages for name in dataset.names_of(one, question)))
+        for question, found in zip(questions, predictions, strict=True)
+    }
     return predictions, rankings
 
 
 def row(questions: Sequence[Question], rankings: Mapping[str, Sequence[str]], seed: int) -> Row:
     """Measures of the rankings of judged questions."""
     values = metrics.ranking({question.id: question.relevant for question in questions}, rankings)
-    per_question = {name: [round(found[question.id], 5) for question in questions] for name, found in values.items()}
+    per_question = {name: [found[question.id] for question in questions] for name, found in values.items()}
     low, high = significance.interval(per_question["nDCG@10"], seed)
-    return Row(
-        means={name: round(float(np.mean(found)), 5) for name, found in per_question.items()},
-        per_question=per_question,
-        low=round(low, 5),
-        high=round(high, 5),
-    )
+    means = {name: metrics.mean(found) for name, found in per_question.items()}
+    return Row(means=means, per_question=per_question, low=low, high=high)
 
 
 async def measure(
@@ -131,62 +114,44 @@ async def measure(
     rows: dict[str, Row] = {}
     signals: dict[str, Signal] = {}
     judged = dataset.judged
-    hopeless = [question for question in dataset.questions if question.answerable is False]
+    unanswerable = [question for question in dataset.questions if question.answerable is False]
 
-    async def found(
-        label: str, mode: Mode, questions: Sequence[Question], queries: Sequence[Sequence[str]], depth: int
-    ) -> tuple[list[Prediction], dict[str, list[str]]]:
+    async def ranked(label: str, mode: Mode, queries: Sequence[Sequence[str]]) -> list[Prediction]:
         began = time.monotonic()
-        found = await search(
-            dataset, questions, queries, services, mode=mode, depth=depth, on_progress=on_progress, task=label
+        predictions, rankings = await search(
+            dataset, judged, queries, services, mode=mode, depth=depth, on_progress=on_progress, task=label
         )
-        seconds[label] = round(time.monotonic() - began, 2)
-        return found
+        seconds[label] = time.monotonic() - began
+        check_index(dataset, rankings)
+        rows[label] = row(judged, rankings, seed)
+        return predictions
 
-    questions = [*judged, *hopeless]
+    questions = [*judged, *unanswerable]
     queries = await phrasings(questions, services, on_progress)
     for mode in modes:
-        predictions, rankings = await found(mode, mode, judged, queries[: len(judged)], depth)
-        if mode == modes[0]:
-            check_index(dataset, rankings)
-        rows[mode] = row(judged, rankings, seed)
-        if mode == "served" and hopeless:
-            # Only the nearest passages matter: do they look like an answer?
-            others, _ = await found("unanswerable", mode, hopeless, queries[len(judged) :], _NEAREST)
-            signals = _signals(questions, [*predictions, *others], seed)
+        predictions = await ranked(mode, mode, queries[: len(judged)])
+        if mode == "served" and unanswerable:
+            began = time.monotonic()
+            predictions += await find(
+                queries[len(judged) :], services, num_docs=_NEAREST, on_progress=on_progress, task="unanswerable"
+            )
+            seconds["unanswerable"] = time.monotonic() - began
+            signals = _signals(questions, predictions, seed)
     if dataset.conversational and "served" in modes:
-        _, rankings = await found(LAST_TURN, "served", judged, [(question.text,) for question in judged], depth)
-        rows[LAST_TURN] = row(judged, rankings, seed)
+        await ranked(LAST_TURN, "served", [(question.text,) for question in judged])
     return rows, signals, seconds
 
 
 def body(question: Question, **parameters: object) -> dict[str, object]:
     """Body of a `generate` request."""
-    history = [turn.model_dump() for turn in question.history]
-    return {"text_input": question.text, **({"history": history} if history else {}), **parameters}
+    history = {"history": [turn.model_dump() for turn in question.history]} if question.history else {}
+    return {"text_input": question.text, **history, **parameters}
 
 
 def signal(scores: Sequence[float], answerable: Sequence[bool], seed: int) -> Signal:
     """How well a score separates answerable questions from the others."""
-    refusals = metrics.refusals(scores, answerable, seed)
-    curve = metrics.risk_coverage(scores, [float(not answered) for answered in answerable])
-    coverage, risk = thinned(curve)
-    return Signal(
-        auroc=round(refusals.auroc, 5),
-        refused={share: round(refused, 5) for share, refused in refusals.refused.items()},
-        held_out_answered=round(refusals.held_out_answered, 5),
-        held_out_refused=round(refusals.held_out_refused, 5),
-        aurc=round(curve.aurc, 5),
-        best_aurc=round(curve.best_aurc, 5),
-        coverage=coverage,
-        risk=risk,
-    )
-
-
-def thinned(curve: metrics.Curve) -> tuple[list[float], list[float]]:
-    """Coverage and risk at up to 200 points, including the last."""
-    places = np.unique(np.linspace(0, len(curve.risk) - 1, min(_POINTS, len(curve.risk))).astype(int))
-    return [round(float(x), 4) for x in curve.coverage[places]], [round(float(x), 4) for x in curve.risk[places]]
+    curve = metrics.risk_coverage(scores, [float(not one) for one in answerable])
+    return Signal(**asdict(metrics.refusals(scores, answerable, seed)), **curve.thinned())
 
 
 def _signals(questions: Sequence[Question], predictions: Sequence[Prediction], seed: int) -> dict[str, Signal]:

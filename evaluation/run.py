@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import platform
 import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
@@ -15,7 +13,8 @@ from evaluation import answers, citations, plots, report, retrieval
 from evaluation.asking import OnProgress, Services
 from evaluation.datasets import Dataset
 from evaluation.errors import BaselineError
-from evaluation.results import Results, SetResult, write
+from evaluation.markdown import replace_part, write
+from evaluation.results import Results, SetResult, machine
 from evaluation.retrieval import Mode
 
 _VERSIONS = ("kserve-rag", "ir-measures", "pytrec-eval-terrier", "scipy", "chromadb")
@@ -50,8 +49,8 @@ async def measure(
         if sample and services.answers:
             began = time.monotonic()
             answered = await answers.measure(dataset, services, sample=sample, seed=seed, on_progress=on_progress)
-            seconds["answers"] = round(time.monotonic() - began, 2)
-            checked = await citations.measure(dataset, services, seed=seed, on_progress=on_progress) or {}
+            seconds["answers"] = time.monotonic() - began
+            checked = await citations.measure(dataset, services, seed=seed, on_progress=on_progress)
     return SetResult(
         sha256=dataset.sha256,
         documents=None if dataset.documents is None else len(dataset.documents),
@@ -99,41 +98,19 @@ def check_baseline(baseline: Results, datasets: Sequence[Dataset]) -> None:
 def keep(folder: Path, found: Results, baseline: Results | None) -> None:
     """Write results.json, report.md and the plots, each atomically."""
     pictures = plots.draw(found)
-    told = report.markdown(found, baseline=baseline, plots=list(pictures))
     for name, picture in pictures.items():
         write(folder / name, picture)
-    write(folder / "report.md", f"# Evaluation\n\n{told}")
+    write(folder / "report.md", f"# Evaluation\n\n{report.markdown(found, baseline=baseline, plots=list(pictures))}\n")
     write(folder / "results.json", found.model_dump_json() + "\n")
 
 
-BEGIN, END = "<!-- tables: make eval WRITE=1 -->", "<!-- end of the tables -->"
-
-
 def write_page(page: Path, found: Results, baseline: Results | None) -> None:
-    """Replace the tables between the marks of a documentation page, and the plots beside it.
+    """Replace the part `tables` of a documentation page, and the plots in the folder named after the page.
 
     Raises:
-        BaselineError: the page does not have the marks.
+        EvaluationError: the page has no such part.
     """
-    before = page.read_text(encoding="utf-8")
-    if before.count(BEGIN) != 1 or before.count(END) != 1 or before.index(BEGIN) > before.index(END):
-        raise BaselineError(f"{page} does not have the lines {BEGIN} and {END}, which enclose the tables.")
-    pictures = plots.draw(found)
-    addresses = [f"{page.stem}/{name}" for name in pictures]
-    told = report.markdown(found, baseline=baseline, plots=addresses)
+    pictures = {f"{page.stem}/{name}": picture for name, picture in plots.draw(found).items()}
+    replace_part(page, "tables", report.markdown(found, baseline=baseline, plots=list(pictures)))
     for name, picture in pictures.items():
-        write(page.parent / page.stem / name, picture)
-    head, tail = before[: before.index(BEGIN) + len(BEGIN)], before[before.index(END) :]
-    write(page, f"{head}\n\n{told}\n{tail}")
-
-
-def machine() -> str:
-    """CPU model, number of CPUs and Python version."""
-    cpu = platform.machine()
-    for line in (
-        Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if Path("/proc/cpuinfo").exists() else ()
-    ):
-        if line.startswith("model name"):
-            cpu = line.partition(":")[2].strip()
-            break
-    return f"{os.cpu_count()} × {cpu}, Python {platform.python_version()}"
+        write(page.parent / name, picture)

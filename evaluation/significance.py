@@ -62,15 +62,14 @@ def compare(values: Sequence[float], baseline: Sequence[float], seed: int) -> Di
 
 def interval(values: Sequence[float] | npt.NDArray[np.float64], seed: int) -> tuple[float, float]:
     """95 % interval of the mean: percentile bootstrap over questions."""
-    array = np.asarray(values, np.float64)
-    generator = np.random.default_rng(seed)
-    means = [
-        array[generator.integers(0, len(array), (chunk, len(array)))].mean(axis=1)
-        for chunk in _chunks(2_000, max(1, 2_000_000 // len(array)))
-    ]
-    low, high = np.percentile(np.concatenate(means), [2.5, 97.5])
-    return float(low), float(high)
-
-
-def _chunks(total: int, size: int) -> list[int]:
-    return [min(size, total - begun) for begun in range(0, total, size)]
+    if len(values) < 2:
+        return float(values[0]), float(values[0])
+    found = stats.bootstrap(
+        (np.asarray(values, np.float64),),
+        np.mean,
+        n_resamples=2_000,
+        batch=max(1, 2_000_000 // len(values)),
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    )
+    return float(found.confidence_interval.low), float(found.confidence_interval.high)

@@ -6,8 +6,8 @@ There are two kinds of questions:
 - half of the content words of a sentence, in order; the passage is the section without that sentence (an inverse cloze
   task, see `evaluation.pairs`). Without it the embedder learns the subject of the section, not its words.
 
-Negatives are passages of other documents. One that is nearly as near as the right passage, or has the same content, may
-answer as well: `hard_negatives` leaves it out.
+Negatives are passages of other documents. `hard_negatives` leaves out passages that may answer too: those nearly as
+near as the right one, and those with the same content.
 
 Source: Lee, Chang and Toutanova, "Latent retrieval for weakly supervised open domain question answering" (2019); the
 margin as in Moreira et al., "NV-Retriever: improving text embedding models with effective hard-negative mining" (2024),
@@ -24,11 +24,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from evaluation.pairs import content_words, half_of
 from text_analysis.words import COMPOUND
 
 _SENTENCE = re.compile(r"(?<=[.!?。！？])\s+|\n{2,}")
-_FEWEST_WORDS = 6
-_TELLING_CHARS = 4
 _SHORTEST_PASSAGE_CHARS = 80
 """A shorter section does not say what it is about."""
 
@@ -63,8 +62,8 @@ def make(documents: Iterable[tuple[str, str, str]], *, sentences: int, seed: int
         if headings:
             pairs.append(TrainingPair(headings, text, document))
         draw = random.Random(f"{seed}\0{document}")  # noqa: S311 - a sample, no secret
-        made = [pair for sentence in _SENTENCE.split(text) if (pair := _cloze(document, title, text, sentence, draw))]
-        pairs += draw.sample(made, min(sentences, len(made)))
+        clozes = [pair for sentence in _SENTENCE.split(text) if (pair := _cloze(document, title, text, sentence, draw))]
+        pairs += draw.sample(clozes, min(sentences, len(clozes)))
     return pairs
 
 
@@ -79,8 +78,8 @@ def hard_negatives(
 ) -> npt.NDArray[np.int64]:
     """Row of the nearest document that is certainly wrong, for each pair; -1 if there is none.
 
-    Excluded are the pair's own document, documents similar to it, and documents nearly as near to the question as the
-    right passage: they may answer it.
+    Excludes the pair's own document, documents similar to it, and documents nearly as near to the question as the right
+    passage: they may answer it.
 
     Args:
         questions: float32[n, dim], rows L2-normalised.
@@ -102,33 +101,28 @@ def hard_negatives(
 def batches(touched: Sequence[tuple[int, ...]], *, size: int, seed: int) -> list[list[int]]:
     """Rows in batches of at most `size`, shuffled with `seed`; no two rows of a batch share a document.
 
-    Within a batch the passages of all other rows are negatives: a shared document would be a false one.
-
-    Args:
-        touched: per row, the documents of its passages, right and wrong, and those with the same content.
-        size: most rows per batch.
-        seed: of the shuffle.
+    Within a batch the passages of all other rows are negatives: a shared document would be a false one. `touched` has
+    the documents of each row's passages, right and wrong, and those with the same content.
     """
     waiting = list(range(len(touched)))
     random.Random(seed).shuffle(waiting)  # noqa: S311
-    made: list[list[int]] = []
+    found: list[list[int]] = []
     while waiting:
         batch: list[int] = []
+        left: list[int] = []
         taken: set[int] = set()
         for row in waiting:
-            if len(batch) < size and taken.isdisjoint(touched[row]):
-                batch.append(row)
-                taken.update(touched[row])
-        made.append(batch)
-        chosen = set(batch)
-        waiting = [row for row in waiting if row not in chosen]
-    return made
+            fits = len(batch) < size and taken.isdisjoint(touched[row])
+            (batch if fits else left).append(row)
+            taken.update(touched[row] if fits else ())
+        found.append(batch)
+        waiting = left
+    return found
 
 
 def _cloze(document: str, title: str, text: str, sentence: str, draw: random.Random) -> TrainingPair | None:
-    words = [word for word in COMPOUND.findall(sentence) if len(word) >= _TELLING_CHARS or word.isdigit()]
+    words = content_words(sentence)
     rest = text.replace(sentence, " ", 1).strip()
-    if len(words) < _FEWEST_WORDS or len(rest) < _SHORTEST_PASSAGE_CHARS:
+    if not words or len(rest) < _SHORTEST_PASSAGE_CHARS:
         return None
-    kept = sorted(draw.sample(range(len(words)), (len(words) + 1) // 2))
-    return TrainingPair(" ".join(words[place] for place in kept), f"{title}\n{rest}", document)
+    return TrainingPair(half_of(words, draw), f"{title}\n{rest}", document)

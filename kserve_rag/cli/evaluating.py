@@ -29,7 +29,7 @@ from evaluation.asking import Services
 from evaluation.calibration import calibrate
 from evaluation.datasets import Dataset
 from evaluation.errors import DatasetError
-from evaluation.results import write
+from evaluation.markdown import write
 from ingest.events import OnProgress
 from kserve_rag.cli.progress import EvaluationProgress, ProgressDisplay
 from kserve_rag.errors import LaunchError, UsageError

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evaluation.calibration import fit, wilson
+from evaluation.calibration import fit
 from transformer.answerability import DEFAULT_MODEL
 from transformer.calibration import Calibration, CalibrationError, Error
 
@@ -113,14 +113,3 @@ def test_what_is_no_calibration_is_an_error(change: dict[str, object]) -> None:
 def test_other_content_is_an_error(content: bytes) -> None:
     with pytest.raises(CalibrationError, match="calibrate again"):
         Calibration.parse(content)
-
-
-@settings(deadline=None)
-@given(st.integers(0, 400), st.integers(0, 400))
-def test_wilsons_interval_holds_the_share(first: int, second: int) -> None:
-    wrong, of = min(first, second), max(first, second)
-    low, high = wilson(wrong, of)
-    assert 0 <= low <= high <= 1
-    if of:
-        assert low <= wrong / of + 1e-9
-        assert high >= wrong / of - 1e-9

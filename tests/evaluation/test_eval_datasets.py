@@ -77,19 +77,19 @@ def test_histories_and_answers(write_set: WriteSet) -> None:
     [
         ({"qrels": "q1\td9\t1\nq1\td1\t1\n"}, "qrels.tsv, line 1: there is no document 'd9' in corpus.jsonl"),
         ({"qrels": "q9\td1\t1\nq1\td1\t1\n"}, "qrels.tsv, line 1: there is no query 'q9' in queries.jsonl"),
-        ({"qrels": "q1\td1\t1\nq1\td1\t2\n"}, "qrels.tsv, line 2: 'q1' and 'd1' were judged otherwise before"),
-        ({"qrels": "q1\td1\t1\nq1\td1\tgood\n"}, "qrels.tsv, line 2: the grade 'good' is no whole number"),
+        ({"qrels": "q1\td1\t1\nq1\td1\t2\n"}, "qrels.tsv, line 2: an earlier line has another grade for 'q1' and 'd1'"),
+        ({"qrels": "q1\td1\t1\nq1\td1\tgood\n"}, "qrels.tsv, line 2: the grade 'good' is not a whole number"),
         ({"qrels": "q1\td1\n"}, "qrels.tsv, line 1: 2 columns"),
         (
             {"corpus": [{"_id": "d1", "text": "a"}, {"_id": "d1", "text": "b"}]},
-            "line 2: the id 'd1' was given in line 1",
+            "line 2: line 1 has the id 'd1' too",
         ),
         ({"corpus": [{"_id": "d1", "text": "a"}, {"_id": "d2", "text": " "}]}, "line 2: the text of 'd2' is empty"),
         (
             {"corpus": [{"_id": "d1", "text": "a"}, {"text": "b"}]},
-            'corpus.jsonl, line 2: wanted is an object with an "_id"',
+            'corpus.jsonl, line 2: the object has no "_id"',
         ),
-        ({"corpus": [{"_id": "d1", "text": "a"}, "{"]}, "corpus.jsonl, line 2: no JSON"),
+        ({"corpus": [{"_id": "d1", "text": "a"}, "{"]}, "corpus.jsonl, line 2: not JSON"),
         (
             {"corpus": b'{"_id": "d1", "text": "a"}\n{"_id": "d2", "text": "\xe9"}\n'},
             "corpus.jsonl, line 2: byte 24 is not UTF-8",
@@ -146,7 +146,7 @@ def test_documents_that_say_the_same_stand_for_each_other(write_set: WriteSet) -
 
 
 def test_a_byte_order_mark_is_no_fault(write_set: WriteSet) -> None:
-    assert datasets.load(write_set(corpus=b'\xef\xbb\xbf{"_id": "d1", "text": "a"}\n')).documents == {"d1"}
+    assert datasets.load(write_set(corpus=b'\xef\xbb\xbf{"_id": "d1", "text": "a"}\n')).documents == {"d1": "d1"}
 
 
 def test_the_index_of_something_else_is_told(write_set: WriteSet) -> None:
@@ -217,11 +217,11 @@ def test_json_lines_of_questions(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        ("question,document\nWho?,a\nWho?,b\n", "line 3: the question was asked before"),
+        ("question,document\nWho?,a\nWho?,b\n", "line 3: an earlier line has the same question"),
         ("question,document\n,b\n", "line 2: no question"),
         ("frage,document\nWer?,b\n", "no question (a column"),
         ("question,document\nWho?,\n", "no question names a document or an answer"),
-        ("question,document\nWho?," + "a" * 200_000 + "\n", "no CSV (field larger than field limit"),
+        ("question,document\nWho?," + "a" * 200_000 + "\n", "not CSV (field larger than field limit"),
     ],
 )
 def test_what_is_wrong_with_questions_is_told(tmp_path: Path, content: str, told: str) -> None:

@@ -86,7 +86,7 @@ def test_a_dataset_is_measured_beside_the_graphs_own_index(
     assert f"score below {calibration.threshold:.3f} are refused: 0.0% of the 3 answerable ones" in told
     assert again.results.sets["birds"].rows["served"] == found.rows["served"]
     assert again.results.sets["birds"].index["version"] == found.index["version"]
-    assert "no difference to tell" in (tmp_path / "second" / "report.md").read_text()
+    assert "no significant difference" in (tmp_path / "second" / "report.md").read_text()
 
 
 def test_own_questions_are_measured_on_the_graphs_own_index(

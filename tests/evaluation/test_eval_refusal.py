@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import random
+from operator import attrgetter
 
 import numpy as np
 import pytest
 
-from evaluation.refusal import Judged, arrays, error_rate, fit_model, halves, report
+from evaluation.datasets import halves
+from evaluation.refusal import Judged, arrays, error_rate, fit_model, report
 from transformer.answerability import DEFAULT_MODEL, SIGNALS, Answerability
 
 
@@ -54,11 +56,11 @@ def test_a_weight_of_the_wrong_sign_is_left_out() -> None:
 @pytest.mark.parametrize("by", ["article", "passage"])
 def test_halves_share_nothing_and_lose_nothing(by: str) -> None:
     rows = judged(600)
-    first, second = halves(rows, by)  # type: ignore[arg-type]
+    first, second = halves(rows, attrgetter(by))
     assert {getattr(one, by) for one in first}.isdisjoint(getattr(one, by) for one in second)
     assert sorted(one.id for one in first + second) == sorted(one.id for one in rows)
     assert 150 < len(first) < 450
-    assert halves(rows[::-1], by)[0] == first[::-1]  # type: ignore[arg-type]
+    assert halves(rows[::-1], attrgetter(by))[0] == first[::-1]
 
 
 def test_the_report_is_of_halves_that_the_model_was_not_fitted_on() -> None:

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from evaluation import datasets, plots, report, results, run
+from evaluation import datasets, markdown, plots, report, results, run
 from evaluation.datasets import BUNDLED
-from evaluation.errors import BaselineError
+from evaluation.errors import BaselineError, EvaluationError
 from evaluation.results import Citations, Results, SetResult
 from evaluation.retrieval import LAST_TURN, row, signal
 
@@ -50,9 +50,9 @@ def test_results_are_read_as_they_were_written(tmp_path: Path) -> None:
 
 
 def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
-    results.write(tmp_path / "a", "before")
+    markdown.write(tmp_path / "a", "before")
     with pytest.raises(UnicodeEncodeError):
-        results.write(tmp_path / "a", "\ud800")
+        markdown.write(tmp_path / "a", "\ud800")
     assert (tmp_path / "a").read_text() == "before"
     assert list(tmp_path.iterdir()) == [tmp_path / "a"]
 
@@ -152,11 +152,14 @@ def test_pictures_of_the_same_results_are_the_same() -> None:
 
 def test_the_page_keeps_what_is_not_between_its_marks(tmp_path: Path) -> None:
     page = tmp_path / "evaluation.md"
-    page.write_text(f"# Evaluation\n\nWords.\n\n{run.BEGIN}\nold\n{run.END}\n\nMore words.\n", encoding="utf-8")
+    page.write_text(
+        "# Evaluation\n\nWords.\n\n<!-- tables: make -->\nold\n<!-- end of tables -->\n\nMore words.\n",
+        encoding="utf-8",
+    )
     run.write_page(page, made(), None)
     told = page.read_text(encoding="utf-8")
     assert told.startswith("# Evaluation\n\nWords.\n\n")
-    assert told.endswith(f"{run.END}\n\nMore words.\n")
+    assert told.endswith("<!-- end of tables -->\n\nMore words.\n")
     assert "old\n" not in told
     assert "](evaluation/ndcg.svg)" in told
     assert (tmp_path / "evaluation" / "ndcg.svg").is_file()
@@ -167,6 +170,6 @@ def test_the_page_keeps_what_is_not_between_its_marks(tmp_path: Path) -> None:
 def test_a_page_without_marks_is_left_alone(tmp_path: Path) -> None:
     page = tmp_path / "evaluation.md"
     page.write_text("# Evaluation\n")
-    with pytest.raises(BaselineError, match="enclose the tables"):
+    with pytest.raises(EvaluationError, match="needs the lines <!-- tables: … -->"):
         run.write_page(page, made(), None)
     assert list(tmp_path.iterdir()) == [page]

@@ -22,7 +22,8 @@ from transformer.answerability import DEFAULT_MODEL
 
 def calibration(threshold: float) -> dict[str, Any]:
     """A calibration as `kserve-rag eval --calibrate` writes it."""
-    made = fit([threshold] * 40, [True] * 40, rate=0.1, model=DEFAULT_MODEL, index_version="v1", embedder=EMBEDDER)
+    origin = {"dataset": "", "dataset_hash": "", "index_version": "v1", "embedder": EMBEDDER}
+    made = fit([threshold] * 40, [True] * 40, rate=0.1, model=DEFAULT_MODEL, origin=origin)
     held: dict[str, Any] = json.loads(made.json())
     return held
 

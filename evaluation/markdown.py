@@ -1,0 +1,48 @@
+"""Markdown tables and sections, and pages with generated parts."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from evaluation.errors import EvaluationError
+
+
+def table(rows: Sequence[Mapping[str, str]]) -> str:
+    """A table with the keys of the first row as its header; empty without rows."""
+    if not rows:
+        return ""
+    cells = [list(rows[0]), *(row.values() for row in rows)]
+    header, *lines = ("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in cells)
+    return "\n".join([header, "|" + "---|" * len(rows[0]), *lines])
+
+
+def section(title: str, text: str, rows: Sequence[Mapping[str, str]]) -> str:
+    """A title, a text and a table; empty without rows."""
+    return "\n\n".join(filter(None, (f"### {title}", text, table(rows)))) if rows else ""
+
+
+def replace_part(page: Path, name: str, content: str) -> None:
+    """Replace the part of a page between `<!-- NAME: how to generate it -->` and `<!-- end of NAME -->`.
+
+    Raises:
+        EvaluationError: the page does not have these two lines.
+    """
+    marks = re.compile(rf"(<!-- {name}: .* -->\n)[^\0]*(\n<!-- end of {name} -->)")
+    text, count = marks.subn(lambda found: f"{found[1]}\n{content}{found[2]}", page.read_text(encoding="utf-8"))
+    if count != 1:
+        raise EvaluationError(f"{page} needs the lines <!-- {name}: … --> and <!-- end of {name} --> around that part.")
+    write(page, text)
+
+
+def write(path: Path, content: str) -> None:
+    """Write a file atomically, and create its folders."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
+    try:
+        temporary.write_text(content, encoding="utf-8")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
