@@ -11,12 +11,11 @@ from evaluation.errors import EvaluationError
 
 
 def table(rows: Sequence[Mapping[str, str]]) -> str:
-    """A table with the keys of the first row as its header; empty without rows."""
-    if not rows:
-        return ""
-    cells = [list(rows[0]), *(row.values() for row in rows)]
-    header, *lines = ("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in cells)
-    return "\n".join([header, "|" + "---|" * len(rows[0]), *lines])
+    """A table with the keys of all rows as its header; empty without rows."""
+    header = dict.fromkeys(key for row in rows for key in row)
+    cells = [list(header), *([row.get(key, "") for key in header] for row in rows)]
+    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in cells]
+    return "\n".join([lines[0], "|" + "---|" * len(header), *lines[1:]]) if rows else ""
 
 
 def section(title: str, text: str, rows: Sequence[Mapping[str, str]]) -> str:
