@@ -21,6 +21,11 @@ from vectorstore.wire import Prediction, SearchInstance
 OnProgress = Callable[[str, int, int], None]
 """Called with (task, done, total) in the event loop; must not block."""
 
+
+def no_progress(task: str, done: int, of: int) -> None:
+    """Shows no progress."""
+
+
 QUERIES_PER_REQUEST = 16
 CONCURRENCY = 4
 """Concurrent requests: enough for two cores, too few to reach a deadline in the queue."""

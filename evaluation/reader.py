@@ -10,7 +10,7 @@ questions count, and with `gold` those whose documents contain a known answer wo
 - *Recall*: the share of a known answer's words that the sentences contain, the best of the known answers.
 - *F1*: of the sentences' words with those of the answer, as in `evaluation.metrics`.
 
-The constants of the reader were chosen with one half of the questions (`evaluation.citations.held_out`); the report is
+The constants of the reader were chosen with one half of the questions (`evaluation.datasets.held_out`); the report is
 about the other half.
 """
 
@@ -31,8 +31,8 @@ import typer
 from chassis.errors import ServiceError
 from evaluation import datasets, metrics
 from evaluation.asking import Services
-from evaluation.citations import held_out, k_precision
-from evaluation.datasets import Question
+from evaluation.citations import k_precision
+from evaluation.datasets import Question, held_out
 from evaluation.errors import EvaluationError
 from evaluation.retrieval import find, phrasings
 from transformer.alignment import Evidence, PassageIndexes

@@ -25,7 +25,7 @@ from scipy import optimize, special
 
 from chassis.errors import ServiceError
 from evaluation import calibration, datasets
-from evaluation.asking import Services
+from evaluation.asking import Services, no_progress
 from evaluation.datasets import halves
 from evaluation.errors import EvaluationError
 from evaluation.retrieval import find, phrasings, signal
@@ -112,8 +112,8 @@ async def gather(
     asked = [(question, False) for question in own.questions if question.answerable is not None]
     for folder in off_topic:
         asked += [(question, True) for question in datasets.load(folder, skip_bad=skip_bad).questions]
-    queries = await phrasings([question for question, _ in asked], services, _quiet)
-    predictions = await find(queries, services, num_docs=PASSAGES, on_progress=_quiet, task="refusal")
+    queries = await phrasings([question for question, _ in asked], services, no_progress)
+    predictions = await find(queries, services, num_docs=PASSAGES, on_progress=no_progress, task="refusal")
     judged = []
     for (question, off), prediction in zip(asked, predictions, strict=True):
         passages = prediction.passages
@@ -136,10 +136,6 @@ async def gather(
             )
         )
     return judged
-
-
-def _quiet(task: str, done: int, of: int) -> None:
-    """No progress is shown."""
 
 
 def fitted(judged: Sequence[Judged], off_topic: Sequence[Judged]) -> Model:
