@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import subprocess
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +13,7 @@ from rich.console import Console
 
 from evaluation import results
 from tests.evaluation.conftest import WriteSet
-from tests.kserve_rag.test_cli import environment
+from tests.kserve_rag.command_line import Run, runner_here
 from transformer.calibration import Calibration
 
 if TYPE_CHECKING:
@@ -125,36 +124,34 @@ def test_documents_that_the_index_lacks_are_told(graph: RunningGraph, graph_sett
     assert not (tmp_path / "out").exists()
 
 
-def evaluate_as_a_user(settings: Settings, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "kserve_rag", "eval", *arguments],
-        env=environment(settings),
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+@pytest.fixture
+def eval_here(graph_settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs `kserve-rag eval …` in the shared graph's home, or in another one."""
+
+    def run(*arguments: str, home: Path | None = None) -> subprocess.CompletedProcess[str]:
+        settings = graph_settings.model_copy(update={"home": home or graph_settings.home})
+        return runner_here(settings, monkeypatch, capsys)("eval", *arguments)
+
+    return run
 
 
-def test_the_gate_fails_on_a_drop(
-    graph: RunningGraph, graph_settings: Settings, tmp_path: Path, write_set: WriteSet
-) -> None:
+def test_the_gate_fails_on_a_drop(graph: RunningGraph, eval_here: Run, tmp_path: Path, write_set: WriteSet) -> None:
     # Twenty questions, of which the index answers none as the judgements want it; the baseline says that it did.
     corpus = [{"_id": f"d{number}", "text": f"The number {number} is written here."} for number in range(20)]
     queries = [{"_id": f"q{number}", "text": f"Where is {number} written?"} for number in range(20)]
     qrels = "".join(f"q{number}\td{(number + 1) % 20}\t1\n" for number in range(20))
     folder = str(write_set(corpus=corpus, queries=queries, qrels=qrels, name="numbers"))
-    made = evaluate_as_a_user(graph_settings, folder, "--out", str(tmp_path / "out"))
+    made = eval_here(folder, "--out", str(tmp_path / "out"))
     assert made.returncode == 0, made.stderr
     baseline = results.read(tmp_path / "out")
     served = baseline.sets["numbers"].rows["served"]
     served.per_question["nDCG@10"] = [1.0] * 20
     (tmp_path / "better.json").write_text(baseline.model_dump_json())
     arguments = (folder, "--out", str(tmp_path / "again"), "--baseline", str(tmp_path / "better.json"))
-    dropped = evaluate_as_a_user(graph_settings, *arguments, "--gate")
+    dropped = eval_here(*arguments, "--gate")
     assert dropped.returncode == 1
     assert "significantly worse: numbers, served, nDCG@10" in dropped.stderr.replace("\n", " ")
-    assert evaluate_as_a_user(graph_settings, *arguments).returncode == 0
+    assert eval_here(*arguments).returncode == 0
 
 
 @pytest.mark.parametrize(
@@ -168,48 +165,45 @@ def test_the_gate_fails_on_a_drop(
     ],
 )
 def test_what_is_wrong_with_the_arguments_is_told_before_anything_starts(
-    graph_settings: Settings, tmp_path: Path, arguments: list[str], told: str
+    eval_here: Run, tmp_path: Path, arguments: list[str], told: str
 ) -> None:
-    own = graph_settings.model_copy(update={"home": tmp_path / "home"})
-    refused = evaluate_as_a_user(own, *arguments)
+    refused = eval_here(*arguments, home=tmp_path / "home")
     assert refused.returncode == 2
     assert told in refused.stderr
     assert not (tmp_path / "home" / "evaluation").exists()
 
 
-def test_without_a_graph_the_next_step_is_told(graph_settings: Settings, tmp_path: Path) -> None:
-    own = graph_settings.model_copy(update={"home": tmp_path / "home"})
-    refused = evaluate_as_a_user(own)
+def test_without_a_graph_the_next_step_is_told(eval_here: Run, tmp_path: Path) -> None:
+    refused = eval_here(home=tmp_path / "home")
     assert refused.returncode == 4
     assert "kserve-rag up" in refused.stderr
 
 
-def test_bad_data_is_told_and_nothing_is_written(graph_settings: Settings, tmp_path: Path, write_set: WriteSet) -> None:
+def test_bad_data_is_told_and_nothing_is_written(eval_here: Run, tmp_path: Path, write_set: WriteSet) -> None:
     folder = write_set(corpus=[{"_id": "d1", "text": "a"}, {"_id": "d1", "text": "b"}])
-    own = graph_settings.model_copy(update={"home": tmp_path / "home"})
-    refused = evaluate_as_a_user(own, str(folder), "--out", str(tmp_path / "out"))
+    refused = eval_here(str(folder), "--out", str(tmp_path / "out"), home=tmp_path / "home")
     assert refused.returncode == 2
     assert "corpus.jsonl, line 2" in refused.stderr
     assert not (tmp_path / "out").exists()
 
 
 def test_settings_of_the_run_are_in_the_results(
-    graph: RunningGraph, graph_settings: Settings, tmp_path: Path, write_set: WriteSet
+    graph: RunningGraph, eval_here: Run, tmp_path: Path, write_set: WriteSet
 ) -> None:
     folder = write_set(name="one")
-    made = evaluate_as_a_user(graph_settings, str(folder), "--seed", "7", "--out", str(tmp_path / "out"))
+    made = eval_here(str(folder), "--seed", "7", "--out", str(tmp_path / "out"))
     assert made.returncode == 0, made.stderr
     kept = json.loads((tmp_path / "out" / "results.json").read_text())
     assert kept["settings"] == {"modes": "served,dense,lexical", "depth": 100, "answers": 0, "seed": 7}
     assert kept["versions"]["ir-measures"]
 
 
-def test_too_few_questions_for_a_calibration(graph: RunningGraph, graph_settings: Settings, tmp_path: Path) -> None:
+def test_too_few_questions_for_a_calibration(graph: RunningGraph, eval_here: Run, tmp_path: Path) -> None:
     (tmp_path / "mine.csv").write_text("question,document\nWhat does error code E08 mean?,troubleshooting.md\n")
     asked = ["--questions", str(tmp_path / "mine.csv"), "--out", str(tmp_path / "out")]
-    done = evaluate_as_a_user(graph_settings, *asked, "--calibrate", "0.05")
+    done = eval_here(*asked, "--calibrate", "0.05")
     assert done.returncode != 0
     assert "give at least 19" in done.stderr
     assert not (tmp_path / "out").exists()
-    unknown = evaluate_as_a_user(graph_settings, *asked, "--calibrate", "0.05", "--error", "wrong")
+    unknown = eval_here(*asked, "--calibrate", "0.05", "--error", "wrong")
     assert "answerable_refused, unanswerable_answered, risk" in unknown.stderr

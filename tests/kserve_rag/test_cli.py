@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -28,26 +27,14 @@ from kserve_rag.local.graph import (
 )
 from kserve_rag.local.locking import try_lock
 from kserve_rag.settings import Settings
+from tests.kserve_rag.command_line import Run, environment, runner, runner_here
 from tests.processes import ENDS_WITHIN_S
-
-Run = Callable[..., subprocess.CompletedProcess[str]]
-
-
-def environment(settings: Settings) -> dict[str, str]:
-    ports = {f"KSERVE_RAG_{name.upper()}": "0" for name in Settings.model_fields if name.endswith("port")}
-    homes = {"HOME": settings.home, "MODELS_DIR": settings.models, "ENVS_DIR": settings.envs}
-    return {
-        **os.environ,
-        **ports,
-        **{f"KSERVE_RAG_{name}": str(path) for name, path in homes.items()},
-        "COLUMNS": "120",
-    }
 
 
 @pytest.fixture
-def cli(graph_settings: Settings) -> Run:
+def cli(graph_settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     """Runs `kserve-rag …` in the shared graph's home."""
-    return runner(graph_settings)
+    return runner_here(graph_settings, monkeypatch, capsys)
 
 
 @pytest.fixture
@@ -56,22 +43,13 @@ def own(graph_settings: Settings, tmp_path: Path) -> Settings:
     return graph_settings.model_copy(update={"home": tmp_path / "home"})
 
 
-def runner(settings: Settings) -> Run:
-    def run(*arguments: str, timeout: float = 120, **variables: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "kserve_rag", *arguments],
-            env={**environment(settings), **variables},
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            check=False,
-        )
-
-    return run
+@pytest.fixture
+def own_cli(own: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    return runner_here(own, monkeypatch, capsys)
 
 
-def test_help_teaches_with_examples(cli: Run) -> None:
-    shown = cli("--help")
+def test_help_teaches_with_examples(graph_settings: Settings) -> None:
+    shown = runner(graph_settings)("--help")
     assert shown.returncode == 0
     assert "kserve-rag up --docs" in shown.stdout
     for command in ("up", "ask", "ingest", "status", "models", "logs", "restart", "down"):
@@ -150,8 +128,8 @@ def test_the_logs_hold_no_question(graph: Any, cli: Run) -> None:
     assert "zyzzyva" not in cli("logs").stdout
 
 
-def test_models_are_listed(cli: Run) -> None:
-    shown = cli("models").stdout
+def test_models_are_listed(graph_settings: Settings) -> None:
+    shown = runner(graph_settings)("models").stdout
     for name in ("minilm", "bge-m3", "smollm2-135m", "llama-3.1-8b", "Apache-2.0"):
         assert name in shown
 
@@ -179,8 +157,8 @@ def test_models_fetch(cli: Run) -> None:
         (("ask",), 2, "question"),
     ],
 )
-def test_errors_are_one_clear_line(own: Settings, arguments: tuple[str, ...], status: int, said: str) -> None:
-    failed = runner(own)(*arguments)
+def test_errors_are_one_clear_line(own_cli: Run, arguments: tuple[str, ...], status: int, said: str) -> None:
+    failed = own_cli(*arguments)
     assert failed.returncode == status
     assert said in failed.stderr
     assert "Traceback" not in failed.stderr
@@ -188,15 +166,15 @@ def test_errors_are_one_clear_line(own: Settings, arguments: tuple[str, ...], st
     assert len(lines) == 1
 
 
-def test_a_bad_setting_names_its_variable(own: Settings) -> None:
-    failed = runner(own)("status", KSERVE_RAG_PORT="http")
+def test_a_bad_setting_names_its_variable(own_cli: Run) -> None:
+    failed = own_cli("status", KSERVE_RAG_PORT="http")
     assert failed.returncode == 2
     assert failed.stderr.startswith("error: KSERVE_RAG_PORT:")
 
 
-def test_a_home_where_nothing_can_be_kept(own: Settings) -> None:
+def test_a_home_where_nothing_can_be_kept(own: Settings, own_cli: Run) -> None:
     own.home.write_bytes(b"a file")
-    failed = runner(own)("status")
+    failed = own_cli("status")
     assert failed.returncode == 3
     assert failed.stderr.startswith(f"error: Not a directory: {own.run}. Free some space, grant access,")
     assert "KSERVE_RAG_HOME" in failed.stderr
@@ -211,7 +189,7 @@ def test_characters_that_the_terminal_cannot_show_end_nothing(own: Settings) -> 
     assert shown.stdout.count("Gr??e") == len(ANSWERING)
 
 
-def test_up_shows_the_models_that_run(own: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_up_shows_the_models_that_run(own: Settings, own_cli: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not those that it would choose by default."""
     monkeypatch.delenv("KSERVE_RAG_MODEL")
     services = default_services(own.model_copy(update=dict.fromkeys(("port", "page_port"), 9)))
@@ -228,7 +206,7 @@ def test_up_shows_the_models_that_run(own: Settings, monkeypatch: pytest.MonkeyP
             services=services,
         ),
     )
-    again = runner(own)("up")
+    again = own_cli("up")
     os.close(lock)
     assert "(mine.gguf, e5-small)" in again.stdout, again.stderr
 
@@ -267,13 +245,13 @@ def test_a_user_without_a_home_directory(own: Settings) -> None:
     assert "Set KSERVE_RAG_HOME" in failed.stderr
 
 
-def test_what_does_not_run_is_reported_and_exits_with_1(own: Settings) -> None:
-    shown = runner(own)("status", "--json")
+def test_what_does_not_run_is_reported_and_exits_with_1(own_cli: Run) -> None:
+    shown = own_cli("status", "--json")
     assert shown.returncode == 1
     parsed = json.loads(shown.stdout)
     assert parsed["index"] is None
     assert all(service["reason"] == "not running" for service in parsed["services"].values())
-    down = runner(own)("down")
+    down = own_cli("down")
     assert down.returncode == 0
     assert "not running" in down.stdout
 
