@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import threading
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 import pytest
@@ -23,6 +21,7 @@ from kserve_rag.errors import (
     UnavailableError,
     UnreachableError,
 )
+from tests.fakes.replies import answering, replying
 
 QUESTION = "What does error code E08 mean?"
 
@@ -159,43 +158,6 @@ def test_nobody_there() -> None:
             list(client.stream("anyone?"))
 
 
-Reply = Callable[[BaseHTTPRequestHandler], None]
-
-
-@contextlib.contextmanager
-def serving(reply: Reply) -> Iterator[str]:
-    """A server on loopback that answers every POST with `reply`."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            self.rfile.read(int(self.headers["content-length"]))
-            reply(self)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
-
-
-def answering(status: int, body: bytes, **headers: str) -> Reply:
-    def reply(request: BaseHTTPRequestHandler) -> None:
-        request.send_response(status)
-        for name, value in {"content-length": str(len(body)), **headers}.items():
-            request.send_header(name.replace("_", "-"), value)
-        request.end_headers()
-        request.wfile.write(body)
-
-    return reply
-
-
 @pytest.mark.parametrize(
     ("status", "kind", "retryable"),
     [
@@ -214,7 +176,7 @@ def answering(status: int, body: bytes, **headers: str) -> Reply:
 )
 def test_every_status_has_its_error(status: int, kind: type[ClientError], retryable: bool) -> None:
     body = json.dumps({"error": "no", "code": "some_code", "field": "num_docs"}).encode()
-    with serving(answering(status, body, retry_after="7", x_request_id="r1")) as url, Client(url) as client:
+    with replying(answering(status, body, retry_after="7", x_request_id="r1")) as url, Client(url) as client:
         for ask in (lambda: client.ask("q"), lambda: list(client.stream("q"))):
             with pytest.raises(kind) as raised:
                 ask()
@@ -226,7 +188,7 @@ def test_every_status_has_its_error(status: int, kind: type[ClientError], retrya
 
 @pytest.mark.parametrize("body", [b"", b"[1]", b'{"text_output": 3}', b"\xff"])
 def test_nonsense_is_the_services_failure(body: bytes) -> None:
-    with serving(answering(200, body)) as url, Client(url, vectorstore_url=url) as client:
+    with replying(answering(200, body)) as url, Client(url, vectorstore_url=url) as client:
         with pytest.raises(ServiceFailedError):
             client.ask("q")
         with pytest.raises(ServiceFailedError):
@@ -235,7 +197,7 @@ def test_nonsense_is_the_services_failure(body: bytes) -> None:
 
 def test_an_error_in_the_midst_of_a_stream() -> None:
     body = b'data: {"text_output": "a"}\n\ndata: {"error": "too late", "code": "deadline_exceeded"}\n\n'
-    with serving(answering(200, body, content_type="text/event-stream")) as url, Client(url) as client:
+    with replying(answering(200, body, content_type="text/event-stream")) as url, Client(url) as client:
         stream = client.stream("q")
         assert next(stream) == TextEvent(text_output="a")
         with pytest.raises(TimedOutError, match="too late"):
@@ -247,7 +209,7 @@ def test_an_event_that_cannot_be_read_is_the_services_failure(event: str) -> Non
     """An end of another version, for one: it is no text, and the answer did not break off."""
     body = f"data: {event}\n\n".encode()
     with (
-        serving(answering(200, body, content_type="text/event-stream")) as url,
+        replying(answering(200, body, content_type="text/event-stream")) as url,
         Client(url) as client,
         pytest.raises(ServiceFailedError, match="an invalid event"),
     ):
@@ -257,7 +219,7 @@ def test_an_event_that_cannot_be_read_is_the_services_failure(event: str) -> Non
 def test_a_stream_that_breaks_off_is_no_answer() -> None:
     body = b'data: {"text_output": "a"}\n\n'
     with (
-        serving(answering(200, body, content_type="text/event-stream")) as url,
+        replying(answering(200, body, content_type="text/event-stream")) as url,
         Client(url) as client,
         pytest.raises(InterruptedStreamError),
     ):
@@ -270,7 +232,7 @@ async def test_text_may_hold_every_character() -> None:
     end = {"finish_reason": "stop", "refused": False, "sources": [], "usage": {}, "timings": {}}
     events = [{"text_output": text}, {"text_output": "", **end}]
     body = "".join(f"data: {json.dumps(event, ensure_ascii=False)}\n\n" for event in events).encode()
-    with serving(answering(200, body, content_type="text/event-stream")) as url:
+    with replying(answering(200, body, content_type="text/event-stream")) as url:
         with Client(url) as client:
             assert next(client.stream("q")) == TextEvent(text_output=text)
         async with AsyncClient(url) as other:
@@ -286,7 +248,7 @@ def test_what_is_no_url_is_told_so(url: str) -> None:
 
 def test_a_redirect_names_where_to_ask() -> None:
     moved = answering(308, b"", location="https://rag.example.org/")
-    with serving(moved) as url, Client(url) as client:
+    with replying(moved) as url, Client(url) as client:
         for ask in (lambda: client.ask("q"), lambda: list(client.stream("q"))):
             with pytest.raises(RequestError, match=r"https://rag\.example\.org/"):
                 ask()
@@ -300,7 +262,7 @@ def test_credentials_are_sent() -> None:
         answering(503, b"{}")(request)
 
     with (
-        serving(reply) as url,
+        replying(reply) as url,
         Client(url, token="t", headers={"x-request-id": "mine"}) as client,  # noqa: S106
         pytest.raises(UnavailableError),
     ):

@@ -12,8 +12,8 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import AsyncIterator, Callable, Iterator
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -26,6 +26,7 @@ from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.exceptions import MCPError
 from mcp_types import INVALID_PARAMS, CallToolResult, TextContent, TextResourceContents
 
+from tests.fakes.replies import answering, replying
 from tests.processes import free_ports, program
 from tests.with_pages.integrations_page import PAGE, settings
 
@@ -271,39 +272,6 @@ async def test_without_a_graph_each_call_says_so() -> None:
 # ── Credentials ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@contextlib.contextmanager
-def transformer(respond: Callable[[BaseHTTPRequestHandler], None]) -> Iterator[str]:
-    """A transformer that responds with `respond`; its URL."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            self.rfile.read(int(self.headers["content-length"]))
-            respond(self)
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
-
-
-def send(handler: BaseHTTPRequestHandler, status: int, body: Mapping[str, Any]) -> None:
-    content = json.dumps(body).encode()
-    handler.send_response(status)
-    handler.send_header("content-type", "application/json")
-    handler.send_header("content-length", str(len(content)))
-    handler.end_headers()
-    handler.wfile.write(content)
-
-
 @pytest.fixture
 def guarded() -> Iterator[str]:
     """A graph that wants a token, and whose one passage is the credentials it was asked with."""
@@ -311,7 +279,7 @@ def guarded() -> Iterator[str]:
     def respond(handler: BaseHTTPRequestHandler) -> None:
         credentials = handler.headers["authorization"]
         if credentials is None:
-            send(handler, 401, {"error": "Send a token.", "code": "unauthorized"})
+            answering(401, b'{"error": "Send a token.", "code": "unauthorized"}')(handler)
             return
         passage = {
             "text": credentials,
@@ -322,14 +290,10 @@ def guarded() -> Iterator[str]:
         }
         told = {"index_version": "v", "similarity": 1.0, "lexical_score": 1.0, "support": 1.0, "number": 1}
         answer = {"id": "1", "model_name": "rag", "text_output": "", "sources": [passage | told], "refused": False}
-        send(
-            handler,
-            200,
-            answer
-            | {"finish_reason": "length", "usage": {}, "index_version": "v", "cut": [], "query": "", "timings": {}},
-        )
+        answer |= {"finish_reason": "length", "usage": {}, "index_version": "v", "cut": [], "query": "", "timings": {}}
+        answering(200, json.dumps(answer).encode(), content_type="application/json")(handler)
 
-    with transformer(respond) as url:
+    with replying(respond) as url:
         yield url
 
 
@@ -385,7 +349,7 @@ async def test_a_call_that_is_left_stops_the_generation(how: str) -> None:
         except OSError:
             left.set()
 
-    with transformer(respond) as url, contextlib.ExitStack() as stack:
+    with replying(respond) as url, contextlib.ExitStack() as stack:
         opened = on_stdio(url) if how == "stdio" else over_http(stack.enter_context(http_server(url)))
         async with opened as client:
             call = asyncio.create_task(client.call_tool("ask", {"question": QUESTION}))
