@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.processes import STARTS_WITHIN_S, free_ports, program, until
+from tests.processes import ENDS_WITHIN_S, STARTS_WITHIN_S, free_ports, program, until
 
 ROOT = Path(__file__).parents[2]
 ECHO = ROOT / "tests" / "fakes" / "echo_service.py"
@@ -283,7 +283,7 @@ except InferenceServerException as e: print(e.status())
 
 
 def test_grpc_answers_and_tells_faults_with_a_status(echo: Echo) -> None:
-    done = subprocess.run([sys.executable, "-c", GRPC_CALL, echo.grpc_url], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", GRPC_CALL, echo.grpc_url], capture_output=True, text=True)
     lines = done.stdout.splitlines()
     assert lines[0] == "hi/0 True", done.stderr
     assert lines[1].startswith("StatusCode.INVALID_ARGUMENT inputs: unknown tensor 'nope'")
@@ -296,7 +296,7 @@ def test_shutdown_finishes_what_is_in_flight_and_frees_what_it_holds(tmp_path: P
     with running_echo(tmp_path) as service:
         assert (tmp_path / "opened").exists()
         service.process.send_signal(signal.SIGTERM)
-        assert service.process.wait(timeout=30) == 0
+        assert service.process.wait(ENDS_WITHIN_S) == 0
         assert (tmp_path / "closed").exists()
 
 
@@ -309,7 +309,7 @@ def test_a_signal_while_it_starts_ends_it(tmp_path: Path, number: signal.Signals
         try:
             until(lambda: (tmp_path / "opened").exists(), STARTS_WITHIN_S)
             process.send_signal(number)
-            said, _ = process.communicate(timeout=30)
+            said, _ = process.communicate(timeout=ENDS_WITHIN_S)
         finally:
             process.kill()
     assert process.returncode == 0
@@ -323,7 +323,6 @@ def test_a_bad_setting_stops_the_program_before_the_port_opens(tmp_path: Path) -
         env={**os.environ, "PYTHONPATH": str(ROOT), "ECHO_TIMEOUT_S": "soon"},
         capture_output=True,
         text=True,
-        timeout=60,
     )
     assert done.returncode == 2
     assert done.stderr.startswith("ECHO_TIMEOUT_S: ")

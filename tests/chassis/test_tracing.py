@@ -91,7 +91,6 @@ def test_what_there_is_not_ends_the_program_with_one_line(name: str, value: str,
         },
         capture_output=True,
         text=True,
-        timeout=60,
     )
     assert done.returncode == 2
     assert done.stderr.startswith(f"{name} is {value!r}: ")
@@ -112,7 +111,6 @@ def test_without_the_library_it_says_which_extra_has_it(tmp_path: Path) -> None:
         },
         capture_output=True,
         text=True,
-        timeout=60,
     )
     assert done.returncode == 2
     assert "kserve-rag[otel]" in done.stderr

@@ -30,10 +30,10 @@ def environment(settings: Settings) -> dict[str, str]:
 def runner(settings: Settings) -> Run:
     """Runs `kserve-rag …` as a user does."""
 
-    def run(*arguments: str, timeout: float = 120, **variables: str) -> subprocess.CompletedProcess[str]:
+    def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "kserve_rag", *arguments]
         environ = {**environment(settings), **variables}
-        return subprocess.run(command, env=environ, capture_output=True, text=True, timeout=timeout, check=False)
+        return subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
 
     return run
 

@@ -32,9 +32,8 @@ from kserve_rag.local.triton import check_platform, ensure_triton_environment, r
 from kserve_rag.models.catalogue import Catalogue
 from kserve_rag.progress import Silent
 from kserve_rag.settings import Settings
-from tests.processes import STARTS_WITHIN_S, until
-
-ENDS_WITHIN_S = 40
+from tests.kserve_rag.command_line import environment
+from tests.processes import ENDS_WITHIN_S, STARTS_WITHIN_S, until
 
 
 @pytest.fixture
@@ -82,13 +81,6 @@ def test_the_pages_port_is_one_that_people_type(settings: Settings) -> None:
             launch(settings.model_copy(update={"page_port": port}))
 
 
-def test_other_taken_ports_are_avoided(graph_settings: Settings, settings: Settings) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as holder:
-        taken = holder.getsockname()[1]
-        with launch(settings.model_copy(update={"vectorstore_port": taken})) as graph:
-            assert graph.url("vectorstore") != f"http://127.0.0.1:{taken}"
-
-
 def test_an_unknown_model_starts_nothing(settings: Settings) -> None:
     with pytest.raises(UsageError, match="nonesuch"):
         launch(settings.model_copy(update={"model": "nonesuch"}))
@@ -118,8 +110,14 @@ def test_a_state_file_that_was_left_behind_is_not_believed(settings: Settings, g
     assert running(settings) is None
 
 
-def test_the_state_of_another_version_is_told_apart(settings: Settings) -> None:
-    with launch(settings) as graph:
+def test_taken_ports_of_services_are_avoided_and_the_state_of_another_version_is_told_apart(
+    settings: Settings,
+) -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as holder,
+        launch(settings.model_copy(update={"vectorstore_port": holder.getsockname()[1]})) as graph,
+    ):
+        assert graph.url("vectorstore") != f"http://127.0.0.1:{holder.getsockname()[1]}"
         path = settings.run / "graph.json"
         path.write_text(json.dumps({**json.loads(path.read_text()), "services": {"database": {}}}))
         with pytest.raises(LaunchError, match="Another version"):
@@ -130,18 +128,8 @@ def test_the_state_of_another_version_is_told_apart(settings: Settings) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_up_leaves_no_process_behind(settings: Settings, number: signal.Signals) -> None:
-    environment = {
-        **os.environ,
-        "KSERVE_RAG_HOME": str(settings.home),
-        "KSERVE_RAG_MODELS_DIR": str(settings.models),
-        "KSERVE_RAG_ENVS_DIR": str(settings.envs),
-        "KSERVE_RAG_PORT": "0",
-        "KSERVE_RAG_GRPC_PORT": "0",
-        "KSERVE_RAG_PAGE_PORT": "0",
-    }
-    up = subprocess.Popen(
-        [sys.executable, "-m", "kserve_rag", "up"], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
+    command = [sys.executable, "-m", "kserve_rag", "up"]
+    up = subprocess.Popen(command, env=environment(settings), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     try:
         state = _all_started(settings, up)
         parent = psutil.Process(state.supervisor_pid)
@@ -216,19 +204,13 @@ except KeyboardInterrupt:
 
 
 def test_waiting_for_another_process_that_fetches_can_be_given_up(settings: Settings, tmp_path: Path) -> None:
-    environment = {
-        **os.environ,
-        "KSERVE_RAG_HOME": str(settings.home),
-        "KSERVE_RAG_MODELS_DIR": str(tmp_path / "models"),
-        "KSERVE_RAG_ENVS_DIR": str(settings.envs),
-        "KSERVE_RAG_OFFLINE": "true",
-        **{f"KSERVE_RAG_{name}PORT": "0" for name in ("", "GRPC_", "PAGE_")},
-    }
+    elsewhere = settings.model_copy(update={"models_dir": tmp_path / "models"})
+    environ = {**environment(elsewhere), "KSERVE_RAG_OFFLINE": "true"}
     with contextlib.ExitStack() as stack:
         for name in Catalogue.load().defaults.values():
             stack.enter_context(locked(tmp_path / "models" / "locks" / f"model-{name}.lock"))
         command = [sys.executable, "-c", GIVEN_UP]
-        ended = subprocess.run(command, env=environment, capture_output=True, timeout=ENDS_WITHIN_S, check=False)
+        ended = subprocess.run(command, env=environ, capture_output=True, timeout=ENDS_WITHIN_S, check=False)
     assert ended.returncode == 130, ended.stderr.decode()
     assert running(settings) is None
 

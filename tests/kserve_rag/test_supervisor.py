@@ -19,9 +19,8 @@ from kserve_rag.errors import LaunchError
 from kserve_rag.local import supervisor
 from kserve_rag.local.control import ProcessStatus, SupervisorClient, listen
 from kserve_rag.local.locking import try_lock
-from tests.processes import free_ports, until
+from tests.processes import ENDS_WITHIN_S, free_ports, until
 
-ENDS_WITHIN_S = 20
 REGION = f"test-{os.getpid()}-"
 
 SLEEPER = "import time; print('up', flush=True); time.sleep(600)"

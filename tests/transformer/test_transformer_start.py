@@ -29,7 +29,7 @@ def start(**variables: str) -> tuple[int, list[str]]:
     """Status and lines of the program, as far as they are no news."""
     environment = {**os.environ, "TRANSFORMER_HOST": "127.0.0.1", **variables}
     done = subprocess.run(
-        [sys.executable, "-m", "transformer"], env=environment, capture_output=True, text=True, check=False, timeout=60
+        [sys.executable, "-m", "transformer"], env=environment, capture_output=True, text=True, check=False
     )
     return done.returncode, [line for line in (done.stdout + done.stderr).splitlines() if " INFO " not in line]
 

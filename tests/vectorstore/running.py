@@ -60,6 +60,6 @@ def running(index_root: Path, embedder_url: str, **variables: str) -> Iterator[S
     url = f"http://127.0.0.1:{http_port}"
     with (
         program([sys.executable, "-m", "vectorstore"], f"{url}/v2/health/live", environment(**variables)),
-        httpx.Client(base_url=url, timeout=30) as http,
+        httpx.Client(base_url=url, timeout=60) as http,
     ):
         yield Service(url, f"127.0.0.1:{grpc_port}", http)

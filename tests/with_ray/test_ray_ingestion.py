@@ -54,9 +54,7 @@ class Ingestion:
 
     def run(self, docs: Path, *, status: int = 0) -> tuple[dict[str, Any], str]:
         """The summary, less what differs from run to run, and what the program said."""
-        done = subprocess.run(
-            [*self._command, docs], env=self._environ, capture_output=True, text=True, timeout=240, check=False
-        )
+        done = subprocess.run([*self._command, docs], env=self._environ, capture_output=True, text=True, check=False)
         assert done.returncode == status, done.stderr
         summary = json.loads(done.stdout) if status == 0 else {}
         return {name: value for name, value in summary.items() if name not in _OF_ONE_RUN}, done.stderr
