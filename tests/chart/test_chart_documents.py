@@ -111,7 +111,7 @@ def test_selectors_select_the_pod(documents: list[Document]) -> None:
         }  # fmt: skip
 
 
-def test_the_graph_takes_the_page_for_none_of_its_own(documents: list[Document]) -> None:
+def test_the_page_does_not_match_selectors_of_the_graph(documents: list[Document]) -> None:
     """Its Services would send questions to the page, and its policies close it."""
     labels = pod(documents)["metadata"]["labels"]
     for document in [*in_graph("base/services.yaml"), *in_graph("components/earlier-graph/services.yaml")]:
@@ -153,7 +153,7 @@ def test_the_pages_server_knows_its_variables(documents: list[Document]) -> None
     assert settings.known_hosts() is None, "probes and the mesh name it as they like"
 
 
-def test_probes_ask_what_the_server_answers(documents: list[Document]) -> None:
+def test_probes_use_routes_of_the_server(documents: list[Document]) -> None:
     paths = {
         probe: container(documents)[probe]["httpGet"]["path"]
         for probe in ("startupProbe", "readinessProbe", "livenessProbe")
@@ -161,7 +161,7 @@ def test_probes_ask_what_the_server_answers(documents: list[Document]) -> None:
     assert paths == {"startupProbe": "/live", "readinessProbe": "/ready", "livenessProbe": "/live"}
 
 
-def test_the_account_is_there(documents: list[Document]) -> None:
+def test_the_service_account_exists(documents: list[Document]) -> None:
     used = pod(documents)["spec"]["serviceAccountName"]
     assert [account["metadata"]["name"] for account in of_kind(documents, "ServiceAccount")] == (
         [] if used == "default" else [used]
@@ -192,7 +192,7 @@ def test_the_container_is_sized(documents: list[Document]) -> None:
     assert "sizeLimit" in volume["emptyDir"]
 
 
-def test_the_page_ends_within_its_time(documents: list[Document]) -> None:
+def test_the_page_drains_within_the_grace_period(documents: list[Document]) -> None:
     seconds = int(env(documents)["FRONTEND_GRACE_PERIOD_S"])
     waits = container(documents)["lifecycle"]["preStop"]["sleep"]["seconds"]
     assert 0 < seconds + waits < pod(documents)["spec"]["terminationGracePeriodSeconds"]
@@ -215,7 +215,7 @@ def test_only_the_gateway_opens_the_page(documents: list[Document]) -> None:
 
 
 @pytest.mark.parametrize(("name", "known"), [("inside", None), ("without-istio", "ingress-nginx")], scope="session")
-def test_who_opens_the_page_without_istio(documents: list[Document], known: str | None) -> None:
+def test_the_network_policy_without_istio(documents: list[Document], known: str | None) -> None:
     (rule,) = only(documents, "NetworkPolicy")["spec"]["ingress"]
     namespaces = [peer["namespaceSelector"]["matchLabels"] for peer in rule.get("from", [])]
     assert namespaces == ([{"kubernetes.io/metadata.name": known}] if known else [])
@@ -257,7 +257,7 @@ def test_the_autoscaler_alone_counts_the_pods(documents: list[Document]) -> None
 
 
 @pytest.mark.parametrize("name", ["custom"], scope="session")
-def test_what_is_set_is_rendered(documents: list[Document]) -> None:
+def test_set_values_are_rendered(documents: list[Document]) -> None:
     found, spec, labels = container(documents), pod(documents)["spec"], pod(documents)["metadata"]["labels"]
     assert only(documents, "Deployment")["metadata"]["name"] == "the-page"
     assert only(documents, "Deployment")["spec"]["replicas"] == 3
@@ -285,7 +285,7 @@ def test_what_is_set_is_rendered(documents: list[Document]) -> None:
 
 
 @pytest.mark.parametrize("release", ["page", "my-kserve-rag-frontend", "r" * 53])
-def test_names_are_labels_of_dns(program: str, release: str) -> None:
+def test_names_are_dns_labels(program: str, release: str) -> None:
     """Helm takes 53 characters for a release; a Service's name has at most 63."""
     found = render(program, *values_of("defaults"), release=release)
     assert [problem for document in found for problem in problems(document)] == []
@@ -295,7 +295,7 @@ def test_names_are_labels_of_dns(program: str, release: str) -> None:
 
 
 @pytest.mark.parametrize(("version", "action"), [("1.25.0", "exec"), ("1.29.9", "exec"), ("1.30.1", "sleep")])
-def test_older_clusters_sleep_otherwise(program: str, version: str, action: str) -> None:
+def test_older_clusters_sleep_with_a_command(program: str, version: str, action: str) -> None:
     """The action `sleep` is on by default since Kubernetes 1.30."""
     found = render(program, f"--kube-version={version}", *values_of("defaults"))
     assert set(container(found)["lifecycle"]["preStop"]) == {action}

@@ -39,7 +39,7 @@ def test_the_icon_is_the_drawing() -> None:
     assert ElementTree.fromstring(drawing).tag == "{http://www.w3.org/2000/svg}svg"  # noqa: S314 - our own file
 
 
-def test_the_same_bytes_every_time(program: str, archive: Path, tmp_path: Path) -> None:
+def test_packages_are_reproducible(program: str, archive: Path, tmp_path: Path) -> None:
     """Whatever the files' times and permissions are, and wherever they lie."""
     copy = tmp_path / "elsewhere" / "the-chart"
     shutil.copytree(CHART, copy, copy_function=shutil.copyfile)
@@ -60,7 +60,7 @@ def test_the_time_is_that_of_the_source(
         assert {member.mtime for member in opened} == {1700000000}
 
 
-def test_what_is_in_it(archive: Path) -> None:
+def test_contents_of_the_package(archive: Path) -> None:
     assert archive.name == f"kserve-rag-frontend-{version()}.tgz"
     with tarfile.open(archive) as opened:
         names = {member.name.removeprefix("kserve-rag-frontend/") for member in opened}
@@ -68,12 +68,12 @@ def test_what_is_in_it(archive: Path) -> None:
 
 
 @pytest.mark.parametrize("values", ["defaults", "ezua"])
-def test_it_renders_as_its_folder_does(program: str, archive: Path, values: str) -> None:
+def test_the_package_renders_like_its_folder(program: str, archive: Path, values: str) -> None:
     assert render(program, *values_of(values), chart=archive) == render(program, *values_of(values))
     assert run(program, "lint", "--strict", str(archive), *values_of(values)).returncode == 0
 
 
-def test_what_helm_refuses_is_not_packed(program: str, tmp_path: Path) -> None:
+def test_a_chart_that_helm_refuses_is_not_packed(program: str, tmp_path: Path) -> None:
     chart = tmp_path / "chart"
     chart.mkdir()
     (chart / "Chart.yaml").write_text("apiVersion: v2\nname: x\n")

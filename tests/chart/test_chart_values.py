@@ -22,7 +22,7 @@ SCHEMA: dict[str, Any] = json.loads((CHART / "values.schema.json").read_text(enc
 
 
 @pytest.mark.parametrize("values", NAMES)
-def test_lint_has_nothing_to_say(program: str, values: str) -> None:
+def test_helm_lint_passes(program: str, values: str) -> None:
     done = run(program, "lint", "--strict", str(CHART), *values_of(values))
     assert done.returncode == 0, done.stdout + done.stderr
     assert not re.search(r"\[(INFO|WARNING|ERROR)\]", done.stdout), done.stdout
@@ -152,7 +152,7 @@ def _deployment(documents: list[Document]) -> Document:
     return only(documents, "Deployment")
 
 
-def test_the_platform_puts_its_domain_in(program: str, tmp_path: Path) -> None:
+def test_the_platform_fills_in_its_domain(program: str, tmp_path: Path) -> None:
     """Into the text of the values, before Helm reads them."""
     values = tmp_path / "values.yaml"
     values.write_text((CHART / "values.yaml").read_text().replace("${DOMAIN_NAME}", "apps.example.com"))
@@ -161,13 +161,13 @@ def test_the_platform_puts_its_domain_in(program: str, tmp_path: Path) -> None:
     ]
 
 
-def test_elsewhere_the_domain_is_a_value(program: str) -> None:
+def test_without_the_platform_the_domain_is_a_value(program: str) -> None:
     (host,) = only(render(program, DOMAIN), "VirtualService")["spec"]["hosts"]
     assert host == "kserve-rag.apps.example.com"
 
 
 @pytest.mark.parametrize("options", [[], ["--set=ezua.domainName="]])
-def test_a_placeholder_that_nobody_filled_in_stays(program: str, options: list[str]) -> None:
+def test_an_unfilled_placeholder_stays(program: str, options: list[str]) -> None:
     """So that a platform may render the chart before it puts the domain in. Istio refuses such a host."""
     (host,) = only(render(program, *options), "VirtualService")["spec"]["hosts"]
     assert host == "kserve-rag.${DOMAIN_NAME}"
@@ -203,7 +203,7 @@ def test_a_release_of_the_earlier_chart_is_upgraded_in_place(program: str) -> No
     }
 
 
-def test_null_takes_away_what_may_be_missing(program: str) -> None:
+def test_null_removes_optional_values(program: str) -> None:
     names = ["startupProbe", "podSecurityContext", "podLabels", "resources.limits", "imagePullSecrets", "env"]
     documents = render(program, DOMAIN, *(f"--set={name}=null" for name in names))
     (container,) = _deployment(documents)["spec"]["template"]["spec"]["containers"]
@@ -211,7 +211,7 @@ def test_null_takes_away_what_may_be_missing(program: str) -> None:
     assert set(container["resources"]) == {"requests"}
 
 
-def test_root_has_to_be_meant(program: str) -> None:
+def test_running_as_root_is_explicit(program: str) -> None:
     documents = render(program, DOMAIN, "--set=securityContext.runAsUser=0,securityContext.runAsNonRoot=false")
     (container,) = _deployment(documents)["spec"]["template"]["spec"]["containers"]
     assert container["securityContext"]["runAsUser"] == 0
@@ -219,7 +219,7 @@ def test_root_has_to_be_meant(program: str) -> None:
     assert _deployment(documents)["spec"]["template"]["spec"]["securityContext"] == {"fsGroup": 0}
 
 
-def test_without_the_platform_there_are_no_labels_of_it(program: str) -> None:
+def test_platform_labels_need_the_platform(program: str) -> None:
     documents = render(program, *values_of("without-istio"))
     assert "hpe-ezua" not in json.dumps(documents)
 
@@ -247,6 +247,6 @@ def test_notes(program: str, tmp_path: Path, options: list[str], told: list[str]
     assert [part for part in untold if part in text] == [], text
 
 
-def test_every_values_file_is_a_whole_story() -> None:
+def test_every_values_file_renders_alone() -> None:
     """Each begins with what it is for."""
     assert [path.name for path in VALUES.glob("*.yaml") if not path.read_text().startswith("# ")] == []

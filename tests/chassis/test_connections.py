@@ -84,7 +84,7 @@ def context() -> CallContext:
     return CallContext.start(30)
 
 
-async def test_a_connection_is_used_again(service: tuple[Service, str]) -> None:
+async def test_connections_are_reused(service: tuple[Service, str]) -> None:
     counted, url = service
     upstream = HttpUpstream(url, name="service")
     for _ in range(5):
@@ -93,7 +93,7 @@ async def test_a_connection_is_used_again(service: tuple[Service, str]) -> None:
     await upstream.aclose()
 
 
-async def test_but_not_for_good(service: tuple[Service, str]) -> None:
+async def test_connections_have_a_maximum_age(service: tuple[Service, str]) -> None:
     counted, url = service
     upstream = HttpUpstream(url, name="service", max_connection_age_s=0)
     for _ in range(5):
@@ -103,7 +103,7 @@ async def test_but_not_for_good(service: tuple[Service, str]) -> None:
     await asyncio.wait_for(counted.all_closed.wait(), 10)
 
 
-async def test_what_is_under_way_on_an_old_one_is_not_disturbed(service: tuple[Service, str]) -> None:
+async def test_an_old_connection_finishes_its_request(service: tuple[Service, str]) -> None:
     counted, url = service
     upstream = HttpUpstream(url, name="service", max_connection_age_s=0)
     stream = upstream.stream_events("/", {}, context())

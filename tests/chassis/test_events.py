@@ -22,7 +22,7 @@ DATA = ["one", '{"text": "\u2028"}', "no space", "two\nlines"]
 
 
 @given(st.lists(st.integers(0, len(STREAM))))
-def test_however_the_bytes_arrive_the_events_are_the_same(cuts: list[int]) -> None:
+def test_events_do_not_depend_on_how_bytes_are_split(cuts: list[int]) -> None:
     buffer, data = EventBuffer(), []
     places = [0, *sorted(cuts), len(STREAM)]
     received = [buffer.feed(STREAM[begin:end]) for begin, end in itertools.pairwise(places)]
@@ -44,7 +44,7 @@ def test_a_stream_that_ends_inside_an_event() -> None:
         buffer.close()
 
 
-def test_an_event_without_end_is_too_large() -> None:
+def test_an_endless_event_is_too_large() -> None:
     buffer = EventBuffer()
     buffer.feed(b"x" * MAX_EVENT_BYTES)
     with pytest.raises(EventStreamError, match="larger than"):

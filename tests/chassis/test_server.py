@@ -97,9 +97,7 @@ def test_service_errors_have_status_shape_and_retry_after(
     "content_type", ["application/json; charset=utf-8", "APPLICATION/JSON", "application/x-www-form-urlencoded", None]
 )
 @pytest.mark.parametrize("path", [PREDICT, "/v2/models/echo/infer"])
-def test_json_is_read_whatever_the_content_type_says_of_it(
-    client: httpx.Client, content_type: str | None, path: str
-) -> None:
+def test_json_is_read_with_any_content_type(client: httpx.Client, content_type: str | None, path: str) -> None:
     body = {"inputs": [{"name": "text", "datatype": "BYTES", "shape": [1], "data": ["a"]}]}
     headers = {"content-type": content_type} if content_type else {}
     assert client.post(path, content=json.dumps(body), headers=headers).status_code == 200
@@ -169,7 +167,7 @@ def test_callers_cannot_unload_the_model(client: httpx.Client) -> None:
         assert client.post(f"/v2/repository/models/echo/{verb}").status_code == 403
 
 
-def test_readiness_tells_its_reason(client: httpx.Client, echo: Echo) -> None:
+def test_readiness_gives_its_reason(client: httpx.Client, echo: Echo) -> None:
     paths = ("/v1/models/echo", "/v2/models/echo/ready", "/v2/health/ready")
     assert [client.get(path).status_code for path in paths] == [200, 200, 200]
     reason = echo.marks / "reason"
@@ -184,7 +182,7 @@ def test_readiness_tells_its_reason(client: httpx.Client, echo: Echo) -> None:
         reason.unlink()
 
 
-def test_a_leaving_client_cancels_the_work(echo: Echo) -> None:
+def test_a_disconnecting_client_cancels_the_work(echo: Echo) -> None:
     mark = echo.marks / "cancelled"
     with contextlib.suppress(httpx.ReadTimeout):
         httpx.post(echo.url + PREDICT, json={"do": "hang"}, timeout=0.5)
@@ -210,7 +208,7 @@ TENSOR = {"name": "text", "datatype": "BYTES", "shape": [2], "data": ["a", "b"]}
         ([TENSOR, {"name": "count", "datatype": "INT32", "shape": [3], "data": [1, 2, 3]}], "Send 1 or 2"),
     ],
 )
-def test_faulty_tensors_are_named(client: httpx.Client, inputs: list[dict[str, object]], expected: str) -> None:
+def test_invalid_tensors_are_named(client: httpx.Client, inputs: list[dict[str, object]], expected: str) -> None:
     content = json.dumps({"inputs": inputs})
     response = client.post("/v2/models/echo/infer", content=content, headers={"content-type": "application/json"})
     assert response.status_code == 400
@@ -252,7 +250,7 @@ def test_tensors_travel_as_json_and_binary(client: httpx.Client) -> None:
         (b"abc", {"datatype": "INT32"}),
     ],
 )
-def test_binary_tensors_that_are_none_are_the_callers_error(
+def test_invalid_binary_tensors_are_the_callers_error(
     client: httpx.Client, raw: bytes, change: dict[str, object]
 ) -> None:
     tensor = {"name": "text", "datatype": "BYTES", "shape": [1], "parameters": {"binary_data_size": len(raw)}, **change}
@@ -282,7 +280,7 @@ except InferenceServerException as e: print(e.status())
 """
 
 
-def test_grpc_answers_and_tells_faults_with_a_status(echo: Echo) -> None:
+def test_grpc_errors_have_a_status(echo: Echo) -> None:
     done = subprocess.run([sys.executable, "-c", GRPC_CALL, echo.grpc_url], capture_output=True, text=True)
     lines = done.stdout.splitlines()
     assert lines[0] == "hi/0 True", done.stderr
@@ -292,7 +290,7 @@ def test_grpc_answers_and_tells_faults_with_a_status(echo: Echo) -> None:
     assert lines[4] == "StatusCode.PERMISSION_DENIED"
 
 
-def test_shutdown_finishes_what_is_in_flight_and_frees_what_it_holds(tmp_path: Path) -> None:
+def test_shutdown_finishes_requests_and_closes_the_lifespan(tmp_path: Path) -> None:
     with running_echo(tmp_path) as service:
         assert (tmp_path / "opened").exists()
         service.process.send_signal(signal.SIGTERM)

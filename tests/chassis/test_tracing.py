@@ -31,7 +31,7 @@ def collector() -> Iterator[Collector]:
         yield collector
 
 
-def test_off_a_span_is_nothing_and_headers_stay_as_they_came() -> None:
+def test_without_tracing_headers_pass_unchanged() -> None:
     sent = {"traceparent": f"00-{'a' * 32}-{'b' * 16}-01", "tracestate": "vendor=1"}
     ctx = CallContext.start(5, sent)
     with ctx.span(UPSTREAM, "POST anywhere") as span:
@@ -53,7 +53,7 @@ def test_off_a_span_is_nothing_and_headers_stay_as_they_came() -> None:
         ("", None, False),
     ],
 )
-def test_a_traceparent_is_read_as_w3c_has_it(traceparent: str, ids: tuple[str, str] | None, sampled: bool) -> None:
+def test_traceparent_follows_w3c(traceparent: str, ids: tuple[str, str] | None, sampled: bool) -> None:
     headers = {"traceparent": traceparent}
     assert (tracing.ids(headers), tracing.sampled(headers)) == (ids, sampled)
 
@@ -67,7 +67,7 @@ def test_a_traceparent_is_read_as_w3c_has_it(traceparent: str, ids: tuple[str, s
         {"OTEL_EXPORTER_OTLP_ENDPOINT": ""},
     ],
 )
-def test_it_stays_off_until_it_is_told_where_to_send(variables: dict[str, str]) -> None:
+def test_tracing_is_off_without_an_endpoint(variables: dict[str, str]) -> None:
     tracing.configure("echo", variables)
     assert not tracing.on()
 
@@ -80,7 +80,7 @@ def test_it_stays_off_until_it_is_told_where_to_send(variables: dict[str, str]) 
         ("OTEL_TRACES_EXPORTER", "zipkin"),
     ],
 )
-def test_what_there_is_not_ends_the_program_with_one_line(name: str, value: str, tmp_path: Path) -> None:
+def test_unsupported_settings_stop_the_program_with_one_line(name: str, value: str, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, str(ECHO), str(tmp_path)],
         env={
@@ -97,7 +97,7 @@ def test_what_there_is_not_ends_the_program_with_one_line(name: str, value: str,
     assert done.stderr.count("\n") == 1
 
 
-def test_without_the_library_it_says_which_extra_has_it(tmp_path: Path) -> None:
+def test_a_missing_library_names_its_extra(tmp_path: Path) -> None:
     # An empty package shadows the installed exporter.
     exporter = tmp_path / "opentelemetry" / "exporter" / "otlp" / "proto" / "http"
     exporter.mkdir(parents=True)
@@ -117,7 +117,7 @@ def test_without_the_library_it_says_which_extra_has_it(tmp_path: Path) -> None:
     assert done.stderr.count("\n") == 1
 
 
-def test_a_service_has_the_name_that_it_is_given_and_keeps_tracestate(collector: Collector, tmp_path: Path) -> None:
+def test_the_service_name_is_a_setting_and_tracestate_passes(collector: Collector, tmp_path: Path) -> None:
     trace_id, span_id = secrets.token_hex(16), secrets.token_hex(8)
     sent = {"traceparent": f"00-{trace_id}-{span_id}-01", "tracestate": "vendor=opaque"}
     variables = {
@@ -137,7 +137,7 @@ def test_a_service_has_the_name_that_it_is_given_and_keeps_tracestate(collector:
     assert "secret" not in str(crashed)
 
 
-def test_spans_that_wait_are_sent_when_the_service_ends(collector: Collector, tmp_path: Path) -> None:
+def test_buffered_spans_are_sent_at_shutdown(collector: Collector, tmp_path: Path) -> None:
     trace_id = secrets.token_hex(16)
     variables = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_BSP_SCHEDULE_DELAY": "3600000"}
     with running_echo(tmp_path, **variables) as echo:
@@ -146,7 +146,7 @@ def test_spans_that_wait_are_sent_when_the_service_ends(collector: Collector, tm
     assert len(collector.trace(trace_id)) == 1
 
 
-def test_a_collector_that_is_not_there_or_never_answers_holds_nobody_up(tmp_path: Path) -> None:
+def test_an_unreachable_or_silent_collector_delays_nothing(tmp_path: Path) -> None:
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()

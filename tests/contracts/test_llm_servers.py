@@ -40,7 +40,7 @@ GAPS = [
     Gap("ensemble", "test_tokens_are_counted", AssertionError, NO_COUNTS),
     Gap(
         "ensemble",
-        "test_every_declared_parameter_is_taken",
+        "test_every_declared_parameter_is_accepted",
         InvalidRequestError,
         "the ensemble of TensorRT-LLM 0.7 has no frequency penalty",
     ),
@@ -103,17 +103,17 @@ async def text_of(client: PredictorClient, request: GenerationRequest) -> str:
     return (await client.generate(request, CallContext.start(60))).text
 
 
-async def test_it_is_ready(client: PredictorClient, ctx: CallContext) -> None:
+async def test_a_running_server_is_ready(client: PredictorClient, ctx: CallContext) -> None:
     assert await client.not_ready_reason(ctx) is None
 
 
-async def test_a_model_that_is_not_there_is_not_ready(name: str, url: str, ctx: CallContext) -> None:
+async def test_a_missing_model_is_not_ready(name: str, url: str, ctx: CallContext) -> None:
     client = PredictorClient(url, server=name, model="nowhere")
     assert "nowhere" in (await client.not_ready_reason(ctx) or "")
     await client.aclose()
 
 
-async def test_chunks_join_to_the_whole_answer(client: PredictorClient, ctx: CallContext) -> None:
+async def test_chunks_add_up_to_the_whole_answer(client: PredictorClient, ctx: CallContext) -> None:
     chunks = await collect(client, QUESTION)
     whole = await client.generate(QUESTION, ctx)
     assert "Paris" in whole.text
@@ -123,7 +123,7 @@ async def test_chunks_join_to_the_whole_answer(client: PredictorClient, ctx: Cal
     assert len(story) > 5 if client.capabilities.streams else len(story) == 1
 
 
-async def test_messages_and_text_are_taken_as_declared(
+async def test_messages_and_text_are_accepted_as_declared(
     name: str, url: str, client: PredictorClient, prompts: PromptFormat, ctx: CallContext
 ) -> None:
     plain = PredictorClient(url, server=name)
@@ -164,7 +164,7 @@ async def test_temperature_zero_is_greedy(client: PredictorClient) -> None:
     assert len({await text_of(client, each) for each in greedy}) == 1
 
 
-async def test_every_declared_parameter_is_taken(client: PredictorClient, ctx: CallContext) -> None:
+async def test_every_declared_parameter_is_accepted(client: PredictorClient, ctx: CallContext) -> None:
     values = {
         "top_k": 40,
         "top_p": 0.9,
@@ -208,7 +208,7 @@ async def test_log_probabilities_are_returned_as_declared(client: PredictorClien
     assert (plain.cumulative_log_prob, plain.output_log_probs) == (None, ())
 
 
-async def test_characters_are_whole_however_the_bytes_arrive(
+async def test_characters_are_whole_however_bytes_are_split(
     client: PredictorClient, proxied: PredictorClient, proxy: FaultyProxy
 ) -> None:
     proxy.fault = "bytewise"
@@ -224,7 +224,9 @@ async def test_a_prompt_that_is_too_long_is_the_callers_mistake(client: Predicto
     assert refused.value.field == "prompt"
 
 
-async def test_leaving_frees_the_server(proxied: PredictorClient, proxy: FaultyProxy, ctx: CallContext) -> None:
+async def test_a_disconnecting_client_frees_the_server(
+    proxied: PredictorClient, proxy: FaultyProxy, ctx: CallContext
+) -> None:
     if proxied.capabilities.streams:
         proxy.fault = "stall"
         async with contextlib.aclosing(proxied.stream(LONG, ctx)) as chunks:
@@ -295,7 +297,7 @@ async def test_a_slow_server_costs_no_more_than_the_deadline(
         await collect(proxied, LONG, CallContext.start(0.3))
 
 
-async def test_nobody_there(name: str, prompts: PromptFormat, ctx: CallContext) -> None:
+async def test_an_unreachable_server(name: str, prompts: PromptFormat, ctx: CallContext) -> None:
     client = PredictorClient("http://127.0.0.1:9", server=name, prompt_format=prompts)
     assert "cannot be reached" in (await client.not_ready_reason(ctx) or "")
     with pytest.raises(NotReadyError, match="cannot be reached"):

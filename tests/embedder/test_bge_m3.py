@@ -51,7 +51,7 @@ async def test_batch_equals_single(bge_m3: EmbedderClient, ctx: CallContext, exp
         np.testing.assert_allclose(alone.multi_vectors[0], together.multi_vectors[row], atol=1e-5)
 
 
-async def test_only_what_is_asked_for_is_sent(bge_m3: EmbedderClient, ctx: CallContext) -> None:
+async def test_only_requested_outputs_are_sent(bge_m3: EmbedderClient, ctx: CallContext) -> None:
     dense = await bge_m3.embed(["a"], ctx)
     assert dense.sparse is None
     assert dense.multi_vectors is None

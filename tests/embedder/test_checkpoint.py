@@ -84,7 +84,7 @@ class Shell:
 @pytest.mark.parametrize(
     "state", [{"w": Shell()}, {"w": eval}, {"w": 1.0}, [1, 2], {"w": io.BytesIO(b"")}, {"w": np.zeros(2)}], ids=repr
 )
-def test_what_is_not_tensors_is_never_built(tmp_path: Path, state: object) -> None:
+def test_pickled_objects_other_than_tensors_are_refused(tmp_path: Path, state: object) -> None:
     path = _torch(pickle.dumps(state), tmp_path / "pytorch_model.bin")
     with pytest.raises(ModelFolderError, match=r"pytorch_model\.bin"):
         read_weights(path)

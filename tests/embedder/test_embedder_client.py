@@ -40,7 +40,7 @@ async def test_near_meanings_have_near_embeddings(client: EmbedderClient, ctx: C
     assert cat @ kitten > 0.6 > 0.2 > cat @ tax
 
 
-async def test_truncated_texts_are_told(client: EmbedderClient, ctx: CallContext) -> None:
+async def test_truncated_texts_are_reported(client: EmbedderClient, ctx: CallContext) -> None:
     embeddings = await client.embed(["short", "word " * 254, "word " * 255, "word " * 9000], ctx)
     assert embeddings.truncated.tolist() == [False, False, True, True]
     assert embeddings.token_counts.tolist() == [3, 256, 256, 256]
@@ -99,7 +99,7 @@ async def test_more_rows_than_the_model_takes_are_refused(embedder_url: str, ctx
         await client.aclose()
 
 
-async def test_what_is_not_there_is_not_ready(embedder_url: str, ctx: CallContext) -> None:
+async def test_a_missing_model_or_server_is_not_ready(embedder_url: str, ctx: CallContext) -> None:
     with_unknown_model = EmbedderClient(embedder_url, model="no such/model")
     nobody_there = EmbedderClient("http://127.0.0.1:9", model="minilm")
     try:
@@ -112,7 +112,7 @@ async def test_what_is_not_there_is_not_ready(embedder_url: str, ctx: CallContex
         await nobody_there.aclose()
 
 
-async def test_a_deadline_that_has_passed_is_told(client: EmbedderClient) -> None:
+async def test_a_deadline_that_has_passed(client: EmbedderClient) -> None:
     with pytest.raises(DeadlineExceededError):
         await client.embed(["a"], CallContext.start(-1))
 

@@ -126,7 +126,7 @@ FLOATS = np.full((1, 4), 0.5, np.float32)
         pytest.param(changed(token_count=tensor("token_count", "INT32", np.zeros((1, 2), "i4"))), id="two counts"),
     ],
 )
-async def test_an_answer_that_is_not_embeddings(
+async def test_invalid_responses(
     server: Server, client: EmbedderClient, ctx: CallContext, response: Callable[[], web.Response]
 ) -> None:
     server.answer = always(response)
@@ -202,9 +202,7 @@ async def test_the_first_error_ends_all_requests(server: Server, client: Embedde
     assert len(server.requests) <= 6
 
 
-async def test_an_embedder_that_is_exchanged_in_the_middle(
-    server: Server, client: EmbedderClient, ctx: CallContext
-) -> None:
+async def test_the_model_changes_during_a_call(server: Server, client: EmbedderClient, ctx: CallContext) -> None:
     server.answer = always(lambda: respond(good(2, f"m@sha256:{len(server.requests) > 1}".encode())))
     with pytest.raises(BadUpstreamError, match="model changed"):
         await client.embed(["a"] * 6, ctx)

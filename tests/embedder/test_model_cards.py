@@ -24,11 +24,11 @@ def _write(folder: Path, **files: Any) -> Path:
 MODULES = [{"type": f"sentence_transformers.models.{name}"} for name in ("Transformer", "Pooling", "Normalize")]
 
 
-def test_a_folder_without_any_of_them(tmp_path: Path) -> None:
+def test_a_folder_without_cards(tmp_path: Path) -> None:
     assert read_card(tmp_path) == Card()
 
 
-def test_what_they_say(tmp_path: Path) -> None:
+def test_fields_of_the_cards(tmp_path: Path) -> None:
     _write(
         tmp_path,
         modules=MODULES,
@@ -40,7 +40,7 @@ def test_what_they_say(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("said", "window"), [(256, 256), (int(1e30), None), (1e30, None)])
-def test_the_window_where_only_the_tokenizer_has_it(tmp_path: Path, said: float, window: int | None) -> None:
+def test_the_window_comes_from_the_tokenizer(tmp_path: Path, said: float, window: int | None) -> None:
     _write(tmp_path, modules=MODULES, tokenizer_config={"model_max_length": said})
     assert read_card(tmp_path).max_tokens == window
     (tmp_path / "modules.json").unlink()
@@ -84,6 +84,6 @@ def test_embedder_json_comes_first_and_alone(tmp_path: Path) -> None:
         ({"config_sentence_transformers": []}, "must hold a JSON object"),
     ],
 )
-def test_models_that_would_be_served_wrongly(tmp_path: Path, files: dict[str, Any], said: str) -> None:
+def test_unsupported_models_are_refused(tmp_path: Path, files: dict[str, Any], said: str) -> None:
     with pytest.raises(ModelFolderError, match=said):
         read_card(_write(tmp_path, **files))

@@ -19,7 +19,7 @@ from embedder.settings import EncoderSettings, model_dir
 from embedder.tokens import TokenCounter
 
 
-def test_parameters_come_before_the_environment_and_empty_ones_do_not_count() -> None:
+def test_parameters_override_the_environment_unless_empty() -> None:
     settings = EncoderSettings.read(
         {"architecture": "bge_m3", "precision": "", "threads": "3"},
         {"EMBEDDER_PRECISION": "bf16", "EMBEDDER_THREADS": "9", "EMBEDDER_MAX_TOKENS": "100", "OTHER": "x"},
@@ -44,7 +44,7 @@ def test_parameters_come_before_the_environment_and_empty_ones_do_not_count() ->
         ("BATCH_TOKENS", "²"),
     ],
 )
-def test_a_value_that_is_not_allowed_names_its_setting(name: str, value: str) -> None:
+def test_an_invalid_value_names_its_setting(name: str, value: str) -> None:
     with pytest.raises(SettingsError, match=f"(?i){name}"):
         EncoderSettings.read({}, {f"EMBEDDER_{name}": value})
 
@@ -56,7 +56,7 @@ def _folder(path: Path, card: Any = None) -> EmbedderFolder:
     return EmbedderFolder.open(path)
 
 
-def test_a_card_may_be_absent_and_may_hold_more_than_is_known(tmp_path: Path) -> None:
+def test_a_card_is_optional_and_may_have_unknown_fields(tmp_path: Path) -> None:
     assert _folder(tmp_path).card.max_tokens is None
     folder = _folder(tmp_path, {"id": "m", "max_tokens": 7, "query_prefix": None, "normalize": True, "new": 1})
     assert (folder.card.id, folder.card.max_tokens, folder.card.query_prefix) == ("m", 7, "")
@@ -71,7 +71,7 @@ def test_a_card_that_cannot_be_used(tmp_path: Path, card: Any) -> None:
         _folder(tmp_path, card)
 
 
-def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
+def test_a_missing_folder(tmp_path: Path) -> None:
     with pytest.raises(ModelFolderError, match="EMBEDDER_MODEL_DIR"):
         EmbedderFolder.open(tmp_path / "nowhere")
 

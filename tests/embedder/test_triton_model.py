@@ -104,7 +104,7 @@ def _binary(*texts: bytes) -> tuple[bytes, dict[str, str]]:
     return header + data, {"Inference-Header-Content-Length": str(len(header))}
 
 
-async def test_a_request_that_is_not_utf8_does_not_harm_its_neighbours(http: httpx.AsyncClient) -> None:
+async def test_invalid_utf8_fails_only_its_own_request(http: httpx.AsyncClient) -> None:
     async def send(number: int) -> httpx.Response:
         text = b"broken \xff" if number % 4 == 0 else f"text {number}".encode()
         content, headers = _binary(b"first", text)

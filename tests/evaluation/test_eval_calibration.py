@@ -78,14 +78,14 @@ def test_a_calibration_keeps_its_rate_on_its_own_questions_or_says_that_it_canno
         ([float("nan")], [True], "risk", 0.1, "finite"),
     ],
 )
-def test_what_cannot_be_calibrated_is_an_error(
+def test_invalid_calibration_data_is_an_error(
     scores: list[float], answerable: list[bool], error: Error, rate: float, said: str
 ) -> None:
     with pytest.raises(CalibrationError, match=said):
         calibrated(scores, answerable, error, rate)
 
 
-def test_a_calibration_survives_its_file() -> None:
+def test_a_calibration_is_read_as_it_was_written() -> None:
     made = calibrated(*drawn(200, 1), "answerable_refused", 0.1)
     assert Calibration.parse(made.json()) == made
 
@@ -103,13 +103,13 @@ def test_a_calibration_survives_its_file() -> None:
         {"interval": 3},
     ],
 )
-def test_what_is_no_calibration_is_an_error(change: dict[str, object]) -> None:
+def test_an_invalid_calibration_is_an_error(change: dict[str, object]) -> None:
     made = orjson.loads(calibrated(*drawn(200, 1), "answerable_refused", 0.1).json())
     with pytest.raises(CalibrationError, match="calibrat"):
         Calibration.parse(orjson.dumps({**made, **change}))
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"{}", b"\xff", b"1"])
-def test_other_content_is_an_error(content: bytes) -> None:
+def test_content_that_is_not_a_calibration_is_an_error(content: bytes) -> None:
     with pytest.raises(CalibrationError, match="calibrate again"):
         Calibration.parse(content)

@@ -51,7 +51,7 @@ def test_real_sets_are_read_whole(name: str, judged: int, unanswerable: int) -> 
         ("q1 0 d1 2\n", "qrels.tsv"),
     ],
 )
-def test_judgements_come_with_a_header_without_or_as_trec_has_them(write_set: WriteSet, qrels: str, file: str) -> None:
+def test_formats_of_judgements(write_set: WriteSet, qrels: str, file: str) -> None:
     (question,) = datasets.load(write_set(qrels=qrels, qrels_file=file)).judged
     assert question.relevant == {"d1": 2}
 
@@ -101,13 +101,13 @@ def test_histories_and_answers(write_set: WriteSet) -> None:
         ({"qrels": "q1\td1\t0\n"}, "qrels.tsv judges no document of any question as relevant"),
     ],
 )
-def test_what_is_wrong_is_told_with_its_line(write_set: WriteSet, changes: dict[str, object], told: str) -> None:
+def test_errors_name_their_line(write_set: WriteSet, changes: dict[str, object], told: str) -> None:
     with pytest.raises(DatasetError) as caught:
         datasets.load(write_set(**changes))
     assert told in caught.value.message
 
 
-def test_what_is_missing_is_told(write_set: WriteSet) -> None:
+def test_missing_files_and_fields_are_errors(write_set: WriteSet) -> None:
     folder = write_set()
     (folder / "qrels.tsv").unlink()
     with pytest.raises(DatasetError, match=r"qrels\.tsv is missing"):
@@ -123,7 +123,7 @@ def test_many_problems_are_counted_and_the_first_listed(write_set: WriteSet) -> 
     assert "--skip-bad" in caught.value.message
 
 
-def test_bad_records_are_left_out_where_that_is_asked_for(write_set: WriteSet, tmp_path: Path) -> None:
+def test_invalid_records_can_be_left_out(write_set: WriteSet, tmp_path: Path) -> None:
     corpus = [{"_id": "d1", "text": "a"}, {"_id": "d2", "text": ""}, {"_id": "d1", "text": "other"}]
     found = datasets.load(write_set(corpus=corpus, qrels="q1\td1\t1\nq1\td2\t1\n"), skip_bad=tmp_path / "copy")
     assert found.corpus == tmp_path / "copy" / "corpus.jsonl"
@@ -132,24 +132,24 @@ def test_bad_records_are_left_out_where_that_is_asked_for(write_set: WriteSet, t
     assert len(found.left_out) == 3
 
 
-def test_a_right_corpus_is_not_copied(write_set: WriteSet, tmp_path: Path) -> None:
+def test_a_valid_corpus_is_not_copied(write_set: WriteSet, tmp_path: Path) -> None:
     folder = write_set()
     assert datasets.load(folder, skip_bad=tmp_path / "copy").corpus == folder / "corpus.jsonl"
     assert not (tmp_path / "copy").exists()
 
 
-def test_documents_that_say_the_same_stand_for_each_other(write_set: WriteSet) -> None:
+def test_duplicate_documents_are_interchangeable(write_set: WriteSet) -> None:
     long = "word " * 100
     corpus = [{"_id": "d1", "title": "A", "text": long}, {"_id": "d2", "title": "B", "text": f"{long}\n"}]
     corpus += [{"_id": "d3", "title": "A", "text": "N/A"}, {"_id": "d4", "title": "B", "text": "N/A"}]
     assert datasets.load(write_set(corpus=corpus)).twins == {"d1": ("d1", "d2"), "d2": ("d1", "d2")}
 
 
-def test_a_byte_order_mark_is_no_fault(write_set: WriteSet) -> None:
+def test_a_byte_order_mark_is_accepted(write_set: WriteSet) -> None:
     assert datasets.load(write_set(corpus=b'\xef\xbb\xbf{"_id": "d1", "text": "a"}\n')).documents == {"d1": "d1"}
 
 
-def test_the_index_of_something_else_is_told(write_set: WriteSet) -> None:
+def test_an_index_of_other_documents_is_an_error(write_set: WriteSet) -> None:
     found = datasets.load(write_set())
     retrieval.check_index(found, {"q1": ["x", "d1"]})
     retrieval.check_index(found, {"q1": []})
@@ -224,12 +224,12 @@ def test_json_lines_of_questions(tmp_path: Path) -> None:
         ("question,document\nWho?," + "a" * 200_000 + "\n", "not CSV (field larger than field limit"),
     ],
 )
-def test_what_is_wrong_with_questions_is_told(tmp_path: Path, content: str, told: str) -> None:
+def test_invalid_questions_are_errors(tmp_path: Path, content: str, told: str) -> None:
     with pytest.raises(DatasetError) as caught:
         load_questions(tmp_path, content)
     assert told in caught.value.message
 
 
-def test_questions_that_are_not_there(tmp_path: Path) -> None:
+def test_a_missing_file_of_questions(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="no such file"):
         questions.load(tmp_path / "none.csv")

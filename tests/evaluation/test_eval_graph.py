@@ -114,7 +114,9 @@ def test_questions_can_be_made_of_the_documents(graph: RunningGraph, graph_setti
     assert found.rows["served"].means["R@10"] == 1
 
 
-def test_documents_that_the_index_lacks_are_told(graph: RunningGraph, graph_settings: Settings, tmp_path: Path) -> None:
+def test_documents_missing_from_the_index_are_an_error(
+    graph: RunningGraph, graph_settings: Settings, tmp_path: Path
+) -> None:
     from evaluation.errors import DatasetError
     from kserve_rag.cli.evaluating import Options
 
@@ -164,7 +166,7 @@ def test_the_gate_fails_on_a_drop(graph: RunningGraph, eval_here: Run, tmp_path:
         (["--questions", "/nowhere.csv"], "there is no such file"),
     ],
 )
-def test_what_is_wrong_with_the_arguments_is_told_before_anything_starts(
+def test_invalid_arguments_are_refused_before_anything_starts(
     eval_here: Run, tmp_path: Path, arguments: list[str], told: str
 ) -> None:
     refused = eval_here(*arguments, home=tmp_path / "home")
@@ -173,13 +175,13 @@ def test_what_is_wrong_with_the_arguments_is_told_before_anything_starts(
     assert not (tmp_path / "home" / "evaluation").exists()
 
 
-def test_without_a_graph_the_next_step_is_told(eval_here: Run, tmp_path: Path) -> None:
+def test_without_a_graph_the_error_names_the_next_step(eval_here: Run, tmp_path: Path) -> None:
     refused = eval_here(home=tmp_path / "home")
     assert refused.returncode == 4
     assert "kserve-rag up" in refused.stderr
 
 
-def test_bad_data_is_told_and_nothing_is_written(eval_here: Run, tmp_path: Path, write_set: WriteSet) -> None:
+def test_invalid_data_is_an_error_and_nothing_is_written(eval_here: Run, tmp_path: Path, write_set: WriteSet) -> None:
     folder = write_set(corpus=[{"_id": "d1", "text": "a"}, {"_id": "d1", "text": "b"}])
     refused = eval_here(str(folder), "--out", str(tmp_path / "out"), home=tmp_path / "home")
     assert refused.returncode == 2

@@ -72,7 +72,7 @@ def test_curves_do_not_depend_on_the_order_of_the_questions(
     assert curve.risk[-1] == pytest.approx(np.mean([loss for _, loss in questions]))
 
 
-def test_a_score_that_says_nothing_has_the_same_risk_everywhere() -> None:
+def test_a_constant_score_has_constant_risk() -> None:
     assert metrics.risk_coverage([0.5] * 4, [0, 1, 0, 1]).risk.tolist() == [0.5] * 4
 
 
@@ -92,12 +92,12 @@ def test_a_perfect_score_refuses_all_also_on_the_other_half() -> None:
 
 
 @pytest.mark.parametrize("answerable", [[True, True], [False, False]])
-def test_one_kind_of_questions_tells_nothing_of_refusals(answerable: list[bool]) -> None:
+def test_refusals_need_both_kinds_of_questions(answerable: list[bool]) -> None:
     with pytest.raises(ValueError, match="with and without"):
         metrics.refusals([0.1, 0.2], answerable, seed=0)
 
 
-def test_a_difference_is_told_from_chance() -> None:
+def test_significance_of_a_difference() -> None:
     generator = np.random.default_rng(0)
     before = generator.uniform(0.3, 0.9, 200)
     worse = before - 0.05 + generator.normal(0, 0.1, 200)
@@ -141,6 +141,6 @@ def test_generated_questions_repeat_and_are_the_documents_own_words() -> None:
         assert "Short" not in words
 
 
-def test_no_questions_can_be_made_of_nothing() -> None:
+def test_an_empty_corpus_gives_no_questions() -> None:
     with pytest.raises(EvaluationError, match="--questions"):
         pairs.make([("d", "No.")], count=1, seed=0)

@@ -83,7 +83,7 @@ def test_a_dataset_without_unanswerable_questions_has_its_refusals_counted() -> 
     assert "calibrations" not in told
 
 
-def test_error_rates_mean_what_they_say() -> None:
+def test_error_rates_by_hand() -> None:
     scores, answerable = np.array([0.1, 0.4, 0.6, 0.9]), np.array([False, True, False, True])
     assert error_rate(scores, answerable, 0.5, "answerable_refused") == 0.5
     assert error_rate(scores, answerable, 0.5, "unanswerable_answered") == 0.5

@@ -49,7 +49,7 @@ def test_results_are_read_as_they_were_written(tmp_path: Path) -> None:
     assert results.read(tmp_path / "out") == results.read(tmp_path / "out" / "results.json") == made()
 
 
-def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
+def test_a_failed_write_keeps_the_old_file(tmp_path: Path) -> None:
     markdown.write(tmp_path / "a", "before")
     with pytest.raises(UnicodeEncodeError):
         markdown.write(tmp_path / "a", "\ud800")
@@ -84,7 +84,7 @@ def test_a_baseline_of_other_questions_is_refused() -> None:
         run.check_baseline(other.model_copy(update={"sets": {"x": other.sets["docs"]}}), [docs])
 
 
-def test_a_drop_is_told_and_its_absence_too() -> None:
+def test_drops_against_a_baseline() -> None:
     (served, dense, lexical) = report.against_baseline(made(0.7), made())
     assert (served.row, served.dropped) == ("served", True)
     assert not dense.dropped
@@ -93,7 +93,7 @@ def test_a_drop_is_told_and_its_absence_too() -> None:
     assert not any(one.dropped for one in report.against_baseline(made(), made(0.7)))
 
 
-def test_a_search_that_is_worse_than_a_part_of_it_is_told() -> None:
+def test_a_search_worse_than_one_of_its_parts_is_reported() -> None:
     (fine,) = report.against_parts(made())
     assert not fine.dropped
     (bad,) = report.against_parts(made(0.2))
@@ -150,7 +150,7 @@ def test_pictures_of_the_same_results_are_the_same() -> None:
     assert plots.draw(made()) == plots.draw(made())
 
 
-def test_the_page_keeps_what_is_not_between_its_marks(tmp_path: Path) -> None:
+def test_text_outside_the_marks_is_kept(tmp_path: Path) -> None:
     page = tmp_path / "evaluation.md"
     page.write_text(
         "# Evaluation\n\nWords.\n\n<!-- tables: make -->\nold\n<!-- end of tables -->\n\nMore words.\n",

@@ -49,7 +49,7 @@ def fault(path: str, response: httpx.Response) -> tuple[str, str | None]:
 @pytest.mark.parametrize(
     "content", [b"{", b"", b'{"a": "\xff"}', b"[1, 2]", b'"text"', b"[" * 200_000, b'{"instances": [{"input": NaN}]}']
 )
-def test_bodies_that_are_no_json_object(rag: httpx.Client, path: str, content: bytes) -> None:
+def test_bodies_that_are_not_json_objects(rag: httpx.Client, path: str, content: bytes) -> None:
     response = rag.post(path, content=content, headers={"content-type": "application/json"})
     assert response.status_code == 400
     assert fault(path, response)[0]
@@ -130,7 +130,7 @@ def test_bodies_that_are_no_json_object(rag: httpx.Client, path: str, content: b
         (CHAT, {"model": "rag", "messages": USER, "temperature": 2.5, "stream": True}, "temperature", "2.0 or less"),
     ],
 )
-def test_faulty_fields_are_named(
+def test_invalid_fields_are_named(
     rag: httpx.Client, path: str, body: dict[str, Any], field: str | None, told: str
 ) -> None:
     response = rag.post(path, json=body)
@@ -176,7 +176,7 @@ def test_an_index_that_is_not_served(rag: httpx.Client, path: str) -> None:
         ("/v1/documents/nope?collection=", "collection"),
     ],
 )
-def test_documents_that_are_not_there(rag: httpx.Client, path: str, field: str) -> None:
+def test_missing_documents(rag: httpx.Client, path: str, field: str) -> None:
     response = rag.get(path)
     assert response.status_code == 404
     message, named = fault(path, response)

@@ -141,7 +141,7 @@ def test_v2_ensemble(earlier: Earlier) -> None:
     assert shown(answer) == text.removeprefix("[INST] Count on. [/INST] ").strip()
 
 
-def test_v2_ensemble_takes_more_than_that(earlier: Earlier, graph: RunningGraph) -> None:
+def test_v2_ensemble_accepts_further_inputs(earlier: Earlier, graph: RunningGraph) -> None:
     """Several prompts, log-probabilities, no echo; as tensors in binary, by Triton's own client."""
     client = tritonclient.http.InferenceServerClient(str(earlier.front.base_url).removeprefix("http://"))
     columns = {
@@ -182,7 +182,7 @@ def test_v2_ensemble_takes_more_than_that(earlier: Earlier, graph: RunningGraph)
         (tensors("word " * 20_000), "8192|window|tokens"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_is_refused(earlier: Earlier, body: dict[str, Any], told: str) -> None:
+def test_invalid_requests_are_refused(earlier: Earlier, body: dict[str, Any], told: str) -> None:
     response = earlier.front.post(V2, json=body)
     assert response.status_code == 400, response.text
     with pytest.raises(AssertionError, match=told):

@@ -52,7 +52,7 @@ def told(graph: RunningGraph) -> Told:
 
 
 @pytest.mark.parametrize("service", ["transformer", "vectorstore"])
-def test_every_route_is_told_whole(graph: RunningGraph, service: str) -> None:
+def test_every_route_is_fully_described(graph: RunningGraph, service: str) -> None:
     told = Told(getattr(graph, service))
     document = told.document
     schemas = document["components"]["schemas"]
@@ -85,7 +85,7 @@ def test_every_route_is_told_whole(graph: RunningGraph, service: str) -> None:
     assert len(set(identifiers)) == len(identifiers)
 
 
-def test_answers_are_as_told(told: Told, rag: httpx.Client) -> None:
+def test_responses_match_the_description(told: Told, rag: httpx.Client) -> None:
     messages = [{"role": "user", "content": QUESTION}]
     body: dict[str, Any]
     for path, body in (

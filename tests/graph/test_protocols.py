@@ -223,7 +223,7 @@ def test_indexes_and_examples_that_they_answer(rag: httpx.Client, graph: Running
         assert answer["sources"]
 
 
-def test_a_document_whose_characters_spans_count(rag: httpx.Client, graph: RunningGraph) -> None:
+def test_spans_count_characters_of_the_document(rag: httpx.Client, graph: RunningGraph) -> None:
     source = ask(rag, max_tokens=0)["sources"][0]
     where = f"{graph.transformer}/v1/documents/{source['document_id']}"
     stored = curl(where)
@@ -278,7 +278,7 @@ def test_filters_reach_the_store(rag: httpx.Client, graph: RunningGraph) -> None
     assert {source["document_id"] for source in only} == {wanted}
 
 
-def test_nothing_is_known_of_what_no_document_tells(rag: httpx.Client) -> None:
+def test_questions_off_the_documents_are_refused(rag: httpx.Client) -> None:
     for path, body in (
         ("/v2/models/rag/generate", {"text_input": "Who painted the Mona Lisa?"}),
         (
@@ -328,7 +328,7 @@ def test_control_tokens_in_questions_are_text(rag: httpx.Client) -> None:
         assert answer["usage"]["prompt_tokens"] > plain["usage"]["prompt_tokens"] + 30
 
 
-async def test_many_at_once_each_get_their_own(async_rag: httpx.AsyncClient) -> None:
+async def test_concurrent_requests_stay_apart(async_rag: httpx.AsyncClient) -> None:
     questions = ["How long is the warranty?", "What is the support line's number?", "What does the solar lid cost?"] * 4
     answers = await asyncio.gather(
         *(

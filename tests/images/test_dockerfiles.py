@@ -52,7 +52,7 @@ def test_every_service_has_an_image() -> None:
     assert set(SERVICES) == {*BUILT, "predictor"}
 
 
-def test_what_is_copied_is_there_and_is_sent(recipe: Recipe) -> None:
+def test_copied_files_exist_and_are_in_the_build_context(recipe: Recipe) -> None:
     matcher = ignored()
     for stage in recipe.stages:
         for step in stage.all("COPY"):
@@ -65,7 +65,7 @@ def test_what_is_copied_is_there_and_is_sent(recipe: Recipe) -> None:
                 assert not [file for file in files if matcher.matches(file)], f".dockerignore leaves out {source}"
 
 
-def test_nothing_else_is_sent() -> None:
+def test_the_build_context_has_no_other_files() -> None:
     matcher = ignored()
     others = (
         ".git/config",
@@ -127,7 +127,7 @@ def test_the_program_is_in_exec_form_and_gets_signals(recipe: Recipe) -> None:
     }  # no HEALTHCHECK: probes belong to the manifests; no ADD: nothing comes from a URL
 
 
-def test_nothing_is_written_where_the_image_is(recipe: Recipe) -> None:
+def test_nothing_writes_into_the_image(recipe: Recipe) -> None:
     variables = recipe.final.pairs("ENV")
     assert variables["HOME"] == "/tmp"  # noqa: S108 - a bounded volume in the manifests
     assert variables["PYTHONDONTWRITEBYTECODE"] == "1"
@@ -135,7 +135,7 @@ def test_nothing_is_written_where_the_image_is(recipe: Recipe) -> None:
     assert not recipe.final.all("VOLUME")
 
 
-def test_what_builds_is_not_in_the_image(built: Recipe) -> None:
+def test_build_tools_are_not_in_the_image(built: Recipe) -> None:
     (copied,) = built.final.all("COPY")
     assert copied.words == ["--from=build", "/opt", "/opt"]
     said = " ".join(step.value for step in built.final.all("RUN"))
@@ -174,7 +174,7 @@ def test_an_image_installs_what_is_tested(service: str) -> None:
     assert not pins(ROOT / "locks" / f"{service}.txt").items() - tested.items(), "run `make lock`"
 
 
-def test_what_is_left_out_is_declared_by_someone_and_in_no_lock() -> None:
+def test_unused_packages_are_in_no_lock() -> None:
     lines = (ROOT / "locks" / "unused.in").read_text(encoding="utf-8").splitlines()
     names = {Requirement(line.split("#")[0]).name for line in lines if line and not line.startswith("#")}
     assert names <= pins(ROOT / "locks" / "dev.txt").keys()
@@ -257,7 +257,7 @@ def engine(path: Path, name: str, script: str) -> None:
     (path / name).chmod(0o755)
 
 
-def test_without_an_engine_it_says_what_it_looked_for(tmp_path: Path) -> None:
+def test_without_an_engine_the_candidates_are_listed(tmp_path: Path) -> None:
     engine(tmp_path, "docker", "echo 'Cannot connect to the Docker daemon.' >&2; exit 1")
     done = build(tmp_path)
     assert done.returncode == 1

@@ -85,7 +85,7 @@ def test_the_distribution_has_its_version_and_entry_points(service: str, staged:
 
 
 @pytest.mark.parametrize("service", LIGHT)
-def test_no_build_tools_and_nothing_that_is_left_out(service: str, staged: Callable[[str], Staged]) -> None:
+def test_unused_packages_are_not_importable(service: str, staged: Callable[[str], Staged]) -> None:
     image = staged(service)
     names = ["pip", "setuptools", "wheel", "uv", *IMPORTED_AS.values()]
     script = "import importlib.util, sys; print([n for n in sys.argv[1:] if importlib.util.find_spec(n)])"
@@ -99,7 +99,7 @@ def test_no_build_tools_and_nothing_that_is_left_out(service: str, staged: Calla
 
 
 @pytest.mark.parametrize("service", WITH_TRITON)
-def test_triton_is_where_it_looks_for_itself(service: str, staged: Callable[[str], Staged]) -> None:
+def test_triton_is_in_its_default_folders(service: str, staged: Callable[[str], Staged]) -> None:
     server = staged(service).root / "opt" / "tritonserver"
     for name in (
         "bin/tritonserver",

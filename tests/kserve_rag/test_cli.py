@@ -172,7 +172,7 @@ def test_a_bad_setting_names_its_variable(own_cli: Run) -> None:
     assert failed.stderr.startswith("error: KSERVE_RAG_PORT:")
 
 
-def test_a_home_where_nothing_can_be_kept(own: Settings, own_cli: Run) -> None:
+def test_a_home_that_is_not_a_folder(own: Settings, own_cli: Run) -> None:
     own.home.write_bytes(b"a file")
     failed = own_cli("status")
     assert failed.returncode == 3
@@ -180,7 +180,7 @@ def test_a_home_where_nothing_can_be_kept(own: Settings, own_cli: Run) -> None:
     assert "KSERVE_RAG_HOME" in failed.stderr
 
 
-def test_characters_that_the_terminal_cannot_show_end_nothing(own: Settings) -> None:
+def test_characters_that_the_terminal_cannot_show(own: Settings) -> None:
     own.run.mkdir(parents=True)
     for name in ANSWERING:
         log_file(own.run, name).write_text("Grüße\n", encoding="utf-8")
@@ -211,7 +211,7 @@ def test_up_shows_the_models_that_run(own: Settings, own_cli: Run, monkeypatch: 
     assert "(mine.gguf, e5-small)" in again.stdout, again.stderr
 
 
-def test_relative_folders_are_the_callers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_relative_folders_start_at_the_callers_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The services run in another folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("KSERVE_RAG_HOME", "the home")
@@ -245,7 +245,7 @@ def test_a_user_without_a_home_directory(own: Settings) -> None:
     assert "Set KSERVE_RAG_HOME" in failed.stderr
 
 
-def test_what_does_not_run_is_reported_and_exits_with_1(own_cli: Run) -> None:
+def test_status_without_a_graph_exits_with_1(own_cli: Run) -> None:
     shown = own_cli("status", "--json")
     assert shown.returncode == 1
     parsed = json.loads(shown.stdout)

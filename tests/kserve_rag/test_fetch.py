@@ -75,7 +75,7 @@ def test_an_interrupted_download_leaves_nothing(hub: Hub, tmp_path: Path, begun:
     assert not list((tmp_path / "models").glob("partial/*"))
 
 
-def test_what_a_killed_process_left_is_replaced(store: ModelStore, hub: Hub) -> None:
+def test_leftovers_of_a_killed_process_are_replaced(store: ModelStore, hub: Hub) -> None:
     left = store.root / "partial" / SHA256[:32]
     left.mkdir(parents=True)
     (left / "weights.bin").write_bytes(b"half of another")
@@ -92,7 +92,7 @@ def test_a_wrong_hash_is_refused_and_not_kept(store: ModelStore) -> None:
 
 
 @pytest.mark.parametrize("large", [True, False])
-def test_without_a_known_hash_the_hubs_own_digest_counts(store: ModelStore, hub: Hub, large: bool) -> None:
+def test_without_a_pinned_hash_the_hubs_digest_is_checked(store: ModelStore, hub: Hub, large: bool) -> None:
     hub.files[PATH] = HubFile(CONTENT, large=large, stated_digest="1" * (64 if large else 40))
     with pytest.raises(FetchError, match="does not match the hub's digest 111"):
         store.fetch(from_hub(None), label="weights")
@@ -100,7 +100,7 @@ def test_without_a_known_hash_the_hubs_own_digest_counts(store: ModelStore, hub:
     assert store.fetch(from_hub(None), label="weights").name == SHA256
 
 
-def test_the_first_content_is_pinned_and_no_other_accepted(store: ModelStore, hub: Hub) -> None:
+def test_the_first_content_is_pinned(store: ModelStore, hub: Hub) -> None:
     blob = store.fetch(from_hub(None), label="weights")
     assert store.fetch(from_hub(None), label="weights") == blob
     blob.unlink()
@@ -118,7 +118,7 @@ def test_the_token_goes_to_the_hub_and_not_to_its_storage(hub: Hub, tmp_path: Pa
     assert hub.requests("GET", f"/{SHA256}")[-1].authorization is None
 
 
-def test_a_server_that_is_no_hub(store: ModelStore, hub: Hub) -> None:
+def test_a_server_that_is_not_a_hub(store: ModelStore, hub: Hub) -> None:
     hub.names_commit = False
     with pytest.raises(FetchError, match="HF_ENDPOINT"):
         store.fetch(from_hub(), label="weights")
@@ -163,7 +163,7 @@ def test_offline_a_cached_file_is_enough(store: ModelStore, hub: Hub) -> None:
 # ── several at once ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_two_at_once_fetch_it_once(hub: Hub, tmp_path: Path) -> None:
+def test_concurrent_fetches_download_once(hub: Hub, tmp_path: Path) -> None:
     stores = [ModelStore(tmp_path / "models", hub_url=hub.url) for _ in range(4)]
     with ThreadPoolExecutor(4) as pool:
         blobs = set(pool.map(lambda store: store.fetch(from_hub(), label="weights"), stores))

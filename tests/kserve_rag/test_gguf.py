@@ -133,7 +133,7 @@ def test_requantised_weights_are_the_same_numbers_and_metadata_stays(vocabulary:
         np.testing.assert_allclose(actual, expected, atol=float(np.abs(expected).max()) / 250)
 
 
-def test_nothing_is_left_behind_where_requantising_fails(tmp_path: Path) -> None:
+def test_failed_requantising_leaves_nothing(tmp_path: Path) -> None:
     source = tmp_path / "source.gguf"
     source.write_bytes(b"GGUF but not really")
     with pytest.raises(ModelFilesError, match=r"source\.gguf"):
@@ -176,14 +176,14 @@ def test_token_ids_equal_those_of_openvino_genai(llm_folder: Path, triton_enviro
         assert tokenizer.encode(text) == ids, text
 
 
-def test_what_a_text_begins_with_is_put_there_once(vocabulary: Vocabulary, tmp_path: Path) -> None:
+def test_the_bos_token_is_added_once(vocabulary: Vocabulary, tmp_path: Path) -> None:
     extract_tokenizer(write_small(vocabulary, tmp_path / "m.gguf", add_bos_token=True), tmp_path)
     tokenizer = TextTokenizer.load(tmp_path)
     assert tokenizer.encode("<|im_start|>user") == tokenizer.encode("user") == [1, *tokenizer.encode("user")[1:]]
     assert tokenizer.count("user") == 1
 
 
-def test_the_config_says_what_the_file_said(llm_folder: Path, tmp_path: Path) -> None:
+def test_tokenizer_config_has_the_metadata_of_the_file(llm_folder: Path, tmp_path: Path) -> None:
     extract_tokenizer(llm_folder / "model.gguf", tmp_path)
     config = json.loads((tmp_path / "tokenizer_config.json").read_text())
     assert (config["bos_token"], config["eos_token"]) == ("<|im_start|>", "<|im_end|>")
@@ -191,7 +191,7 @@ def test_the_config_says_what_the_file_said(llm_folder: Path, tmp_path: Path) ->
     assert "add_generation_prompt" in config["chat_template"]
 
 
-def test_a_tokenizer_of_another_kind_is_refused_with_the_remedy(vocabulary: Vocabulary, tmp_path: Path) -> None:
+def test_an_unsupported_tokenizer_is_refused_with_a_remedy(vocabulary: Vocabulary, tmp_path: Path) -> None:
     for i, change in enumerate(({"model": "llama"}, {"pre": "deepseek-llm"})):
         source = write_small(vocabulary, tmp_path / f"{i}.gguf", **change)
         with pytest.raises(ModelFilesError, match=r"cannot be extracted.*tokenizer\.json"):

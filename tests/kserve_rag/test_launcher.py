@@ -74,7 +74,7 @@ def test_a_taken_port_names_who_holds_it(settings: Settings) -> None:
     assert running(settings) is None
 
 
-def test_the_pages_port_is_one_that_people_type(settings: Settings) -> None:
+def test_a_taken_page_port_is_an_error(settings: Settings) -> None:
     with socket.create_server(("127.0.0.1", 0)) as holder:
         port = holder.getsockname()[1]
         with pytest.raises(PortTakenError, match=rf"Port {port}, where the web page .*--page-port"):
@@ -94,7 +94,7 @@ def test_a_home_has_one_graph(graph: object, graph_settings: Settings) -> None:
     assert psutil.Process(state.supervisor_pid).is_running()
 
 
-def test_what_does_not_run(settings: Settings) -> None:
+def test_without_a_graph(settings: Settings) -> None:
     assert running(settings) is None
     assert not stop(settings)
     with pytest.raises(NotRunningError, match="kserve-rag up"):
@@ -104,13 +104,13 @@ def test_what_does_not_run(settings: Settings) -> None:
     assert found.index is None
 
 
-def test_a_state_file_that_was_left_behind_is_not_believed(settings: Settings, graph_settings: Settings) -> None:
+def test_a_stale_state_file_is_ignored(settings: Settings, graph_settings: Settings) -> None:
     settings.run.mkdir(parents=True)
     (settings.run / "graph.json").write_text("{}")
     assert running(settings) is None
 
 
-def test_taken_ports_of_services_are_avoided_and_the_state_of_another_version_is_told_apart(
+def test_taken_service_ports_are_avoided_and_other_state_versions_refused(
     settings: Settings,
 ) -> None:
     with (
@@ -158,7 +158,7 @@ except KeyboardInterrupt:
 """
 
 
-def test_a_signal_that_meets_code_made_at_run_time(tmp_path: Path) -> None:
+def test_a_signal_during_exec(tmp_path: Path) -> None:
     (tmp_path / "interrupted.py").write_text(INTERRUPTED)
     ended = subprocess.run([sys.executable, "-m", "interrupted"], cwd=tmp_path, capture_output=True, check=False)
     assert (ended.returncode, ended.stderr) == (130, b"")
@@ -203,7 +203,7 @@ except KeyboardInterrupt:
 """
 
 
-def test_waiting_for_another_process_that_fetches_can_be_given_up(settings: Settings, tmp_path: Path) -> None:
+def test_waiting_for_another_fetching_process_can_be_interrupted(settings: Settings, tmp_path: Path) -> None:
     elsewhere = settings.model_copy(update={"models_dir": tmp_path / "models"})
     environ = {**environment(elsewhere), "KSERVE_RAG_OFFLINE": "true"}
     with contextlib.ExitStack() as stack:
@@ -215,7 +215,7 @@ def test_waiting_for_another_process_that_fetches_can_be_given_up(settings: Sett
     assert running(settings) is None
 
 
-def test_lines_are_followed_whole(settings: Settings) -> None:
+def test_followed_logs_have_whole_lines(settings: Settings) -> None:
     settings.run.mkdir(parents=True)
     log = log_file(settings.run, "embedder")
     log.write_text("one\ntw")
@@ -239,7 +239,7 @@ def test_a_python_that_triton_cannot_use(tmp_path: Path) -> None:
         ensure_triton_environment(tmp_path, python=Path("/bin/false"))
 
 
-def test_building_the_environment_can_be_given_up() -> None:
+def test_building_the_environment_can_be_interrupted() -> None:
     class Impatient(Silent):
         def note(self, task: str, text: str) -> None:
             raise KeyboardInterrupt
@@ -250,7 +250,7 @@ def test_building_the_environment_can_be_given_up() -> None:
     assert command not in [child.cmdline() for child in psutil.Process().children()]
 
 
-def test_what_runs_to_build_the_environment_is_told_where_it_fails() -> None:
+def test_a_failing_build_command_is_reported() -> None:
     program = "import sys; print('no'); sys.exit('such package')"
     with pytest.raises(SetupError, match="such package"):
         run_program([sys.executable, "-c", program], Silent())

@@ -106,7 +106,7 @@ def tiny_gguf(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_gguf_file_of_the_users_own(tiny_gguf: Path, tmp_path: Path) -> None:
+def test_an_own_gguf_file(tiny_gguf: Path, tmp_path: Path) -> None:
     store = ModelStore(tmp_path / "models", offline=True)
     folder = store.materialise(str(tiny_gguf), "llm")
     assert {"model.gguf", "tokenizer.json", "tokenizer_config.json"} <= {path.name for path in folder.path.iterdir()}
@@ -119,7 +119,7 @@ def test_a_gguf_file_of_the_users_own(tiny_gguf: Path, tmp_path: Path) -> None:
     assert json.loads((other.path / "tokenizer_config.json").read_text()) == {"chat_template": "mine"}
 
 
-def test_a_folder_of_the_users_own(real: ModelStore, tmp_path: Path) -> None:
+def test_an_own_folder(real: ModelStore, tmp_path: Path) -> None:
     folder = real.materialise("minilm", "embedder").path
     mine = ModelStore(tmp_path).materialise(str(folder), "embedder")
     assert (mine.path, mine.triton_model, mine.max_tokens) == (folder, "minilm", 256)
@@ -180,7 +180,7 @@ def test_a_damaged_pack_leaves_nothing(tmp_path: Path) -> None:
     assert not list((tmp_path / "models" / "folders").iterdir())
 
 
-def test_folders_of_the_users_own_tell_by_their_files_what_they_are(tmp_path: Path) -> None:
+def test_own_folders_are_recognised_by_their_files(tmp_path: Path) -> None:
     store, folder = ModelStore(tmp_path / "models"), tmp_path / "mine"
     write_folder(folder, "mpnet", {"id": "mine", "pooling": "mean", "max_tokens": 48})
     mine = store.materialise(str(folder), "embedder")
@@ -211,12 +211,12 @@ def test_folders_of_the_users_own_tell_by_their_files_what_they_are(tmp_path: Pa
         ("smollm2-135m", "embedder", "Choose from: minilm, granite-30m, e5-small, minilm-f32, bge-m3"),
     ],
 )
-def test_names_that_do_not_fit(tmp_path: Path, name: str, kind: str, said: str) -> None:
+def test_unknown_names_and_wrong_kinds(tmp_path: Path, name: str, kind: str, said: str) -> None:
     with pytest.raises(UsageError, match=said):
         ModelStore(tmp_path).materialise(name, kind)  # type: ignore[arg-type]
 
 
-def test_files_that_are_no_models(tmp_path: Path) -> None:
+def test_files_that_are_not_models(tmp_path: Path) -> None:
     (tmp_path / "no.gguf").write_bytes(b"not a model")
     (tmp_path / "readme.txt").write_text("hello")
     store = ModelStore(tmp_path / "models")

@@ -32,7 +32,7 @@ def client(graph: Any) -> Iterator[Client]:
         yield client
 
 
-def test_an_answer_rests_on_spans_of_the_documents(graph: Any, client: Client) -> None:
+def test_an_answer_has_sources_with_spans(graph: Any, client: Client) -> None:
     answer = client.ask(QUESTION, num_docs=2, max_tokens=24, temperature=0)
     assert answer.text_output
     assert answer.index_version == graph.index_version
@@ -56,7 +56,7 @@ def test_a_stream_begins_with_sources_and_ends_with_usage(client: Client) -> Non
     assert citations.text == client.ask(QUESTION, num_docs=2, max_tokens=16, temperature=0).text_output
 
 
-def test_a_stream_can_be_left(client: Client) -> None:
+def test_a_stream_can_be_closed_early(client: Client) -> None:
     stream = client.stream(QUESTION, max_tokens=256)
     assert isinstance(next(stream), SourcesEvent)
     stream.close()  # type: ignore[attr-defined]
@@ -77,7 +77,7 @@ def test_search_finds_the_passage_first(graph: Any, client: Client) -> None:
     assert [passage.score for passage in passages] == sorted((p.score for p in passages), reverse=True)
 
 
-def test_a_search_can_be_told_how_and_explains_itself(client: Client) -> None:
+def test_search_modes_and_explanations(client: Client) -> None:
     found = client.retrieve(QUESTION, num_docs=1, mode="lexical", explain=True)
     (passage,) = found.passages
     assert passage.explain is not None
@@ -88,7 +88,7 @@ def test_a_search_can_be_told_how_and_explains_itself(client: Client) -> None:
     assert client.search(QUESTION, num_docs=1, mode="lexical")[0].chunk_id == passage.chunk_id
 
 
-def test_what_can_be_asked(graph: Any, client: Client) -> None:
+def test_indexes_are_listed(graph: Any, client: Client) -> None:
     found = client.indexes()
     assert found.reason is None
     (index,) = found.indexes
@@ -96,14 +96,14 @@ def test_what_can_be_asked(graph: Any, client: Client) -> None:
     assert index.version == graph.index_version
 
 
-def test_a_span_is_of_the_stored_document(client: Client) -> None:
+def test_spans_refer_to_the_stored_document(client: Client) -> None:
     passage = client.search(QUESTION, num_docs=1)[0]
     stored = client.document(passage.document_id, version=passage.index_version, collection=passage.collection)
     assert stored.text[passage.span.start : passage.span.end] == passage.text
     assert client.document(passage.document_id) == stored
 
 
-def test_a_document_that_is_not_there(client: Client) -> None:
+def test_a_missing_document(client: Client) -> None:
     with pytest.raises(RequestError) as raised:
         client.document("no/such document?")
     assert raised.value.status == 404
@@ -149,7 +149,7 @@ async def test_the_async_client_does_the_same(graph: Any, client: Client) -> Non
             await other.ask("", max_tokens=4)
 
 
-def test_nobody_there() -> None:
+def test_an_unreachable_server() -> None:
     with Client("http://127.0.0.1:9") as client:
         assert not client.ready()
         with pytest.raises(UnreachableError, match="kserve-rag status"):
@@ -187,7 +187,7 @@ def test_every_status_has_its_error(status: int, kind: type[ClientError], retrya
 
 
 @pytest.mark.parametrize("body", [b"", b"[1]", b'{"text_output": 3}', b"\xff"])
-def test_nonsense_is_the_services_failure(body: bytes) -> None:
+def test_an_invalid_response_is_a_service_failure(body: bytes) -> None:
     with replying(answering(200, body)) as url, Client(url, vectorstore_url=url) as client:
         with pytest.raises(ServiceFailedError):
             client.ask("q")
@@ -195,7 +195,7 @@ def test_nonsense_is_the_services_failure(body: bytes) -> None:
             client.search("q")
 
 
-def test_an_error_in_the_midst_of_a_stream() -> None:
+def test_an_error_in_the_middle_of_a_stream() -> None:
     body = b'data: {"text_output": "a"}\n\ndata: {"error": "too late", "code": "deadline_exceeded"}\n\n'
     with replying(answering(200, body, content_type="text/event-stream")) as url, Client(url) as client:
         stream = client.stream("q")
@@ -205,7 +205,7 @@ def test_an_error_in_the_midst_of_a_stream() -> None:
 
 
 @pytest.mark.parametrize("event", ['{"text_output": "", "finish_reason": "later"}', "3", "{", '{"text_output": 3}'])
-def test_an_event_that_cannot_be_read_is_the_services_failure(event: str) -> None:
+def test_an_invalid_event_is_a_service_failure(event: str) -> None:
     """An end of another version, for one: it is no text, and the answer did not break off."""
     body = f"data: {event}\n\n".encode()
     with (
@@ -216,7 +216,7 @@ def test_an_event_that_cannot_be_read_is_the_services_failure(event: str) -> Non
         list(client.stream("q"))
 
 
-def test_a_stream_that_breaks_off_is_no_answer() -> None:
+def test_an_interrupted_stream_is_an_error() -> None:
     body = b'data: {"text_output": "a"}\n\n'
     with (
         replying(answering(200, body, content_type="text/event-stream")) as url,
@@ -226,7 +226,7 @@ def test_a_stream_that_breaks_off_is_no_answer() -> None:
         list(client.stream("q"))
 
 
-async def test_text_may_hold_every_character() -> None:
+async def test_text_may_contain_line_separators() -> None:
     """Including those that end a line in Python but not in JSON."""
     text = "a\u2028b\x85c\u2029d"
     end = {"finish_reason": "stop", "refused": False, "sources": [], "usage": {}, "timings": {}}
@@ -240,13 +240,13 @@ async def test_text_may_hold_every_character() -> None:
 
 
 @pytest.mark.parametrize("url", ["localhost:8080", "http://host:port", "http://[", "ftp://host", "http://"])
-def test_what_is_no_url_is_told_so(url: str) -> None:
+def test_invalid_urls_are_refused(url: str) -> None:
     for make in (Client, AsyncClient):
         with pytest.raises(RequestError, match=r"is not a.* URL.*http://127\.0\.0\.1:8080"):
             make(url)
 
 
-def test_a_redirect_names_where_to_ask() -> None:
+def test_a_redirect_names_its_target() -> None:
     moved = answering(308, b"", location="https://rag.example.org/")
     with replying(moved) as url, Client(url) as client:
         for ask in (lambda: client.ask("q"), lambda: list(client.stream("q"))):

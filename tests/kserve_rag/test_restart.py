@@ -160,7 +160,7 @@ GRPC_RETRIES = {
 """A call that arrives in the moment in which the server begins to drain gets CANCELLED."""
 
 
-async def test_grpc_callers_that_retry_notice_nothing(own: tuple[Settings, Graph]) -> None:
+async def test_grpc_callers_that_retry_lose_nothing(own: tuple[Settings, Graph]) -> None:
     settings, graph = own
     options = [("grpc.service_config", json.dumps(GRPC_RETRIES))]
     text = InferInput("input", [1, 1], "BYTES", ["What does error code E08 mean?"])
@@ -197,7 +197,7 @@ def kill_stub(settings: Settings, name: ServiceName) -> None:
     ("names", "kill"),
     [(OWN, kill_process), (("embedder", "predictor"), kill_process), (("embedder", "predictor"), kill_stub)],
 )
-def test_killed_processes_are_back_by_themselves(
+def test_killed_processes_are_restarted(
     own: tuple[Settings, Graph],
     names: tuple[ServiceName, ...],
     kill: Callable[[Settings, ServiceName], None],

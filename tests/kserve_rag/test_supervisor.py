@@ -119,7 +119,7 @@ def gone(processes: list[psutil.Process]) -> bool:
 @pytest.mark.parametrize(
     "how", ["stop", "SIGTERM", "SIGINT", "end of input", "SIGKILL of the supervisor", "SIGKILL of its guard"]
 )
-def test_nothing_outlives_it(supervised: Supervised, how: str) -> None:
+def test_nothing_outlives_the_supervisor(supervised: Supervised, how: str) -> None:
     """Neither a process that ignores SIGTERM, nor its parent, nor shared memory."""
     everyone = family(supervised.start_up("plain", SLEEPER), supervised.start_up("parent", PARENT))
     assert len(everyone) == 3
@@ -147,7 +147,7 @@ def test_nothing_outlives_it(supervised: Supervised, how: str) -> None:
     os.close(lock)
 
 
-def test_detached_it_outlives_the_process_that_started_it(supervised: Supervised) -> None:
+def test_a_detached_supervisor_outlives_its_parent(supervised: Supervised) -> None:
     sleeper = supervised.start_up("plain", SLEEPER)
     supervised.client.detach()
     assert supervised.process.stdin is not None
@@ -160,7 +160,7 @@ def test_detached_it_outlives_the_process_that_started_it(supervised: Supervised
     assert supervised.process.wait(ENDS_WITHIN_S) == 0
 
 
-def test_what_ends_is_restarted_and_callers_wait(supervised: Supervised) -> None:
+def test_a_service_that_ends_is_restarted_and_callers_wait(supervised: Supervised) -> None:
     supervised.start("server", SERVER, fd_variable="LISTENER")
     first = supervised.answer()
     os.kill(first, signal.SIGKILL)
@@ -170,7 +170,7 @@ def test_what_ends_is_restarted_and_callers_wait(supervised: Supervised) -> None
     assert (status.state, status.restarts, status.code) == ("running", 1, -signal.SIGKILL)
 
 
-def test_its_descendants_end_with_a_process(supervised: Supervised) -> None:
+def test_descendants_end_with_their_process(supervised: Supervised) -> None:
     parent = supervised.start_up("parent", PARENT)
     children = parent.children()
     parent.kill()
@@ -226,7 +226,7 @@ def test_a_new_process_that_does_not_become_ready_changes_nothing(supervised: Su
     assert supervised.answer() == first == supervised.status("server").pid
 
 
-def test_commands_that_cannot_be_carried_out(supervised: Supervised) -> None:
+def test_failing_commands(supervised: Supervised) -> None:
     with pytest.raises(LaunchError, match="/nowhere/program"):
         supervised.client.start("x", ["/nowhere/program"], {})
     with pytest.raises(LaunchError, match="not started yet"):

@@ -31,7 +31,7 @@ def by_component(documents: list[Document]) -> dict[str, Pod]:
     return {pod.component: pod for pod in serving(documents)}
 
 
-def test_the_graph_is_whole(graph_documents: list[Document]) -> None:
+def test_the_graph_has_all_services(graph_documents: list[Document]) -> None:
     assert sorted(pod.component for pod in serving(graph_documents)) == [
         "embedder",
         "predictor",
@@ -40,7 +40,7 @@ def test_the_graph_is_whole(graph_documents: list[Document]) -> None:
     ]
 
 
-def test_runtimes_serve_what_is_asked_of_them(graph_documents: list[Document]) -> None:
+def test_runtimes_support_their_models(graph_documents: list[Document]) -> None:
     runtimes = named(graph_documents, "ServingRuntime")
     for service in named(graph_documents, "InferenceService").values():
         model = service["spec"]["predictor"].get("model")
@@ -95,7 +95,7 @@ def test_triton_has_shared_memory(graph_documents: list[Document]) -> None:
         assert "/dev/shm" in [mount["mountPath"] for mount in pod.main["volumeMounts"]]  # noqa: S108 - the container's
 
 
-def test_references_lead_somewhere(graph_documents: list[Document]) -> None:
+def test_references_resolve(graph_documents: list[Document]) -> None:
     config_maps = named(graph_documents, "ConfigMap")
     accounts = named(graph_documents, "ServiceAccount")
     claims = set(named(graph_documents, "PersistentVolumeClaim")) | VOLUME_CLAIMS_OF_OTHERS
@@ -241,7 +241,7 @@ def test_hosts_lead_to_the_right_pods(graph_documents: list[Document]) -> None:
 
 
 @pytest.mark.parametrize("name", ["network-policies", "production", "prometheus-serve", "gpu", "openshift"])
-def test_network_policies_let_the_arrows_through(rendered: Any, name: str) -> None:
+def test_network_policies_admit_the_calls_of_the_graph(rendered: Any, name: str) -> None:
     graph_documents = rendered.documents[name]
     policies = [p["spec"] for p in named(graph_documents, "NetworkPolicy").values()]
     for pod in pods(graph_documents):
@@ -268,7 +268,7 @@ def _admits(policies: list[Any], target: Pod, source: Any, port: int) -> bool:
 
 
 @pytest.mark.parametrize("name", ["istio-auth", "production", "prometheus-serve", "earlier-graph-https", "ezua"])
-def test_istio_admits_the_accounts_of_the_arrows(rendered: Any, name: str) -> None:
+def test_istio_admits_the_calls_of_the_graph(rendered: Any, name: str) -> None:
     graph_documents = rendered.documents[name]
     policies = named(graph_documents, "AuthorizationPolicy")
     for pod in pods(graph_documents):
@@ -287,7 +287,7 @@ def test_istio_admits_the_accounts_of_the_arrows(rendered: Any, name: str) -> No
         assert f"*/sa/{pod.spec['serviceAccountName']}" in admitted, f"{pod.owner} → {component}"
 
 
-def test_the_ingest_service_is_one_and_reached_by_the_page(rendered: Any) -> None:
+def test_the_ingest_service_has_one_replica_behind_the_page(rendered: Any) -> None:
     documents = rendered.documents["ingest-service-guarded"]
     deployment = named(documents, "Deployment")["kserve-rag-ingest"]["spec"]
     assert (deployment["replicas"], deployment["strategy"]["type"]) == (1, "Recreate"), "its volume is one pod's"
@@ -327,7 +327,7 @@ def test_the_ingest_service_measures_chunks_with_the_jobs_tokenizer(rendered: An
     assert of["CronJob"] == of["Deployment"]
 
 
-def test_models_are_called_alike(graph_documents: list[Document]) -> None:
+def test_model_names_agree(graph_documents: list[Document]) -> None:
     of = by_component(graph_documents)
     assert of["vectorstore"].env["VECTORSTORE_EMBEDDER_MODEL"] == of["embedder"].model
     for pod in pods(graph_documents):
@@ -338,7 +338,7 @@ def test_models_are_called_alike(graph_documents: list[Document]) -> None:
     assert server == "openai" if of["predictor"].speaks_openai else LAYOUTS[server].model == of["predictor"].model
 
 
-def test_the_index_is_where_it_is_looked_for(graph_documents: list[Document]) -> None:
+def test_the_index_volume_is_mounted_at_the_index_root(graph_documents: list[Document]) -> None:
     vectorstore = by_component(graph_documents)["vectorstore"]
     root = vectorstore.env["VECTORSTORE_INDEX_ROOT"]
     mounts = {mount["mountPath"]: mount for mount in vectorstore.main["volumeMounts"]}
@@ -351,7 +351,7 @@ def test_the_index_is_where_it_is_looked_for(graph_documents: list[Document]) ->
     assert vectorstore.env["VECTORSTORE_STORE"] == "exact"
 
 
-def test_windows_are_the_same_number(graph_documents: list[Document]) -> None:
+def test_context_windows_agree(graph_documents: list[Document]) -> None:
     """The engine and the transformer agree on the context window."""
     window = by_component(graph_documents)["transformer"].env.get("TRANSFORMER_CONTEXT_TOKENS")
     gpus = by_component(graph_documents)["predictor"].main["resources"]["limits"].get("nvidia.com/gpu")
@@ -402,7 +402,7 @@ def test_jobs_end(documents: list[Document]) -> None:
         assert job["spec"]["concurrencyPolicy"] == "Forbid", "two runs would both publish"
 
 
-def test_the_token_of_a_pod_opens_what_it_must(documents: list[Document]) -> None:
+def test_only_the_rollout_job_has_api_access(documents: list[Document]) -> None:
     """Only the Job that rolls out the vectorstore talks to the API server, and may do nothing else."""
     talking = [pod for pod in pods(documents) if pod.spec.get("automountServiceAccountToken")]
     bindings = named(documents, "RoleBinding")
@@ -433,7 +433,7 @@ EARLIER_HOSTS = {
 
 
 @pytest.mark.parametrize("name", ["earlier-graph", "earlier-graph-cpu", "earlier-graph-serve"])
-def test_the_earlier_graph_finds_its_names(rendered: Any, name: str) -> None:
+def test_host_names_of_the_earlier_graph_resolve(rendered: Any, name: str) -> None:
     documents = rendered.documents[name]
     for host, path in EARLIER_HOSTS.items():
         pod, _ = _target(documents, f"http://{host}.any.svc.cluster.local")
@@ -444,7 +444,7 @@ def test_the_earlier_graph_finds_its_names(rendered: Any, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["earlier-graph", "earlier-graph-https"])
-def test_no_name_of_the_earlier_graph_is_kserves_own(rendered: Any, name: str) -> None:
+def test_names_of_the_earlier_graph_do_not_collide_with_kserve(rendered: Any, name: str) -> None:
     """KServe makes Services of these names for each InferenceService, and would take back what is changed in them."""
     documents = rendered.documents[name]
     own = {
@@ -554,14 +554,14 @@ def _open_to_prometheus(policies: list[Any], target: Pod, port: int) -> bool:
     )
 
 
-def test_trtllm_serve_is_asked_for_its_metrics(rendered: Any) -> None:
+def test_trtllm_serve_exports_its_metrics(rendered: Any) -> None:
     """Source: TensorRT-LLM 1.2 `tensorrt_llm/serve/openai_server.py`, register_routes."""
     maps = named(rendered.documents["prometheus-serve"], "ConfigMap")
     (content,) = (m["data"]["config.yaml"] for name, m in maps.items() if name.startswith("kserve-rag-trtllm-serve-"))
     assert yaml.safe_load(content)["return_perf_metrics"] is True
 
 
-def test_an_embedder_on_a_gpu_says_so(rendered: Any) -> None:
+def test_the_gpu_embedder_is_scheduled_on_a_gpu(rendered: Any) -> None:
     embedder = by_component(rendered.documents["embedder-gpu"])["embedder"]
     assert embedder.main["image"] == "kserve-rag-embedder-gpu:0.1.0"
     assert embedder.env["EMBEDDER_BACKEND"] == "flagembedding"

@@ -19,13 +19,13 @@ def test_documents_fit_their_schemas(rendered: Any, name: str) -> None:
 
 
 @pytest.mark.skipif(not CRDS.is_dir(), reason=f"KServe's CRDs are not in {CRDS}")
-def test_kserve_crds_are_at_hand(documents: list[Document]) -> None:
+def test_kserve_crds_are_available(documents: list[Document]) -> None:
     """So that it shows where the documents were checked against the Python API alone."""
     kinds = {document["kind"] for document in documents if is_kserve(document)}
     assert all((CRDS / f"{kind.lower()}s.yaml").is_file() for kind in kinds)
 
 
-def test_a_name_is_taken_once(documents: list[Document]) -> None:
+def test_names_are_unique(documents: list[Document]) -> None:
     names = [(d["kind"], d["metadata"]["name"], d["metadata"].get("namespace")) for d in documents]
     assert sorted({name for name in names if names.count(name) > 1}) == []
 
@@ -84,7 +84,7 @@ def test_wrong_documents_are_found(rendered: Any, kind: str, path: list[Any], va
 
 
 @pytest.mark.skipif(not CRDS.is_dir(), reason=f"KServe's CRDs are not in {CRDS}")
-def test_a_port_that_is_there_twice_is_found(rendered: Any) -> None:
+def test_duplicate_ports_are_found(rendered: Any) -> None:
     """As the API server does, under whatever names."""
     bad = copy.deepcopy(named(rendered.documents["base"], "ServingRuntime")["kserve-rag-embedder"])
     bad["spec"]["containers"][0]["ports"].append({"name": "again", "containerPort": 8080})

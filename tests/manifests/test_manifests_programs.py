@@ -79,13 +79,13 @@ def test_variables_are_settings(documents: list[Document], component: str) -> No
 
 
 @pytest.mark.parametrize("component", sorted(SETTINGS))
-def test_values_are_taken(documents: list[Document], component: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_values_are_valid(documents: list[Document], component: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in config(documents, component).items():
         monkeypatch.setenv(name, value)
     SETTINGS[component]()
 
 
-def test_encoder_and_engine_take_their_values(documents: list[Document]) -> None:
+def test_values_of_encoder_and_engine_are_valid(documents: list[Document]) -> None:
     EncoderSettings.read({}, config(documents, "embedder"))
     EngineSettings.read({}, config(documents, "predictor"))
 
@@ -100,14 +100,14 @@ def test_transformers_parse_their_arguments(graph_documents: list[Document]) -> 
             assert sent.predictor_host
 
 
-def test_other_services_take_none(graph_documents: list[Document]) -> None:
+def test_the_vectorstore_has_no_arguments(graph_documents: list[Document]) -> None:
     for pod in pods(graph_documents):
         if pod.labels.get("app.kubernetes.io/component") == "vectorstore":
             assert "args" not in pod.main
             assert "command" not in pod.main
 
 
-def test_ingest_takes_its_arguments(rendered: Any, tmp_path: Path) -> None:
+def test_ingest_parses_its_arguments(rendered: Any, tmp_path: Path) -> None:
     """It runs until it misses the documents: arguments or settings that are wrong end with 2."""
     (pod,) = (pod for pod in pods(rendered.documents["engine-cpu"]) if pod.owner == "CronJob kserve-rag-ingest")
     (container,) = pod.spec["containers"]
@@ -174,7 +174,7 @@ def _tritonservers(rendered: Any) -> list[tuple[str, ...]]:
     return sorted(found)
 
 
-def test_triton_takes_its_arguments(rendered: Any, triton_environment: TritonEnvironment, tmp_path: Path) -> None:
+def test_triton_parses_its_arguments(rendered: Any, triton_environment: TritonEnvironment, tmp_path: Path) -> None:
     """The real server reads them and fails for want of its repository, which only the pod has."""
     commands = _tritonservers(rendered)
     assert len(commands) >= 8
@@ -240,7 +240,7 @@ def _triton(environment: TritonEnvironment, arguments: tuple[str, ...], tmp_path
     return done.stdout + done.stderr
 
 
-def test_the_repositories_are_what_the_images_carry() -> None:
+def test_model_repositories_exist_in_the_images() -> None:
     """Paths of the arguments, as far as they are ours: /opt/kserve-rag/<room>/model_repository is the room's folder."""
     for room, model in (("embedder", "bge_m3"), ("embedder", "minilm"), ("predictor", "tensorrt_llm")):
         assert (ROOT / room / "model_repository" / model / "config.pbtxt").is_file()
@@ -324,7 +324,7 @@ def test_a_repository_can_be_a_config_map(rendered: Any, triton_environment: Tri
 
 
 @pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not on the PATH")
-def test_kubectl_takes_its_arguments(rendered: Any, tmp_path: Path) -> None:
+def test_kubectl_parses_its_arguments(rendered: Any, tmp_path: Path) -> None:
     """It gets as far as looking for a server."""
     (pod,) = (p for p in pods(rendered.documents["s3"]) if p.owner == "CronJob kserve-rag-ingest")
     assert pod.main["command"] == ["kubectl"]
@@ -340,7 +340,7 @@ def test_kubectl_takes_its_arguments(rendered: Any, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not programs(), reason="neither kustomize nor kubectl is on the PATH")
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_users_programs_render_the_same(rendered: Any, overlay: str, tmp_path: Path) -> None:
+def test_installed_kustomize_and_kubectl_render_the_same(rendered: Any, overlay: str, tmp_path: Path) -> None:
     for render in programs():
         assert parse(render(folder_of(overlay, tmp_path))) == rendered.documents[overlay]
 

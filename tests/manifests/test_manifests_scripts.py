@@ -167,7 +167,7 @@ def _empty_index(hub: Path) -> None:
         (_empty_index, "is not a JSON object"),
     ],
 )
-def test_what_is_not_whole_is_not_published(hub: Path, tmp_path: Path, spoil: Any, told: str) -> None:
+def test_an_incomplete_model_is_not_published(hub: Path, tmp_path: Path, spoil: Any, told: str) -> None:
     volume = tmp_path / "volume"
     volume.mkdir()
     spoil(hub)
@@ -188,7 +188,7 @@ def test_a_broken_connection_leaves_nothing(hub: Path, tmp_path: Path) -> None:
     assert models(volume) == []
 
 
-def test_a_folder_that_is_not_whole_is_not_touched(hub: Path, tmp_path: Path) -> None:
+def test_an_incomplete_folder_is_left_alone(hub: Path, tmp_path: Path) -> None:
     volume = tmp_path / "volume"
     (volume / "llm").mkdir(parents=True)
     (volume / "llm" / "mine").write_text("mine")
@@ -198,7 +198,7 @@ def test_a_folder_that_is_not_whole_is_not_touched(hub: Path, tmp_path: Path) ->
     assert [path.name for path in (volume / "llm").iterdir()] == ["mine"]
 
 
-def test_an_embedder_is_its_files(hub: Path, tmp_path: Path) -> None:
+def test_required_and_allowed_files(hub: Path, tmp_path: Path) -> None:
     volume = tmp_path / "volume"
     volume.mkdir()
     missing = fetch(hub, volume, "--allow=tokenizer.json", "--require=tokenizer.json", "--require=pytorch_model.bin")
@@ -209,7 +209,7 @@ def test_an_embedder_is_its_files(hub: Path, tmp_path: Path) -> None:
     assert models(volume / "llm") == ["SHA256SUMS", "tokenizer.json"]
 
 
-def test_what_is_published_is_verified_byte_by_byte(hub: Path, tmp_path: Path) -> None:
+def test_a_published_model_is_verified_byte_by_byte(hub: Path, tmp_path: Path) -> None:
     volume = tmp_path / "volume"
     volume.mkdir()
     assert fetch(hub, volume, LLAMA).returncode == 0
@@ -231,7 +231,7 @@ def test_what_is_published_is_verified_byte_by_byte(hub: Path, tmp_path: Path) -
     assert "sha256sum makes one" in fetch(hub, volume, LLAMA, "--verify").stdout
 
 
-def test_a_model_that_is_gone_is_fetched_again(hub: Path, tmp_path: Path) -> None:
+def test_a_removed_model_is_fetched_again(hub: Path, tmp_path: Path) -> None:
     volume = tmp_path / "volume"
     volume.mkdir()
     for _ in range(2):
@@ -287,7 +287,7 @@ def test_the_hashes_of_the_embedder_are_those_of_the_catalogue(rendered: Any) ->
     assert [one for one in verify if one != "--verify"] == download
 
 
-def test_the_jobs_take_the_scripts_options(rendered: Any) -> None:
+def test_the_scripts_accept_the_options_of_the_jobs(rendered: Any) -> None:
     """Arguments of the pods, by the scripts' own parsers: a wrong one ends with 2 and a usage line."""
     running = [
         (Path(container["command"][1]), container["args"])
@@ -495,7 +495,7 @@ def test_a_repository_is_published_whole(engines: Path) -> None:
         ("checkpoint", "llm", "data_type: ${something_new}\n"),
     ],
 )
-def test_what_fails_leaves_no_repository(engines: Path, checkpoint: str, repository: str, template: str) -> None:
+def test_a_failed_build_leaves_no_repository(engines: Path, checkpoint: str, repository: str, template: str) -> None:
     config = engines / "app" / "all_models" / "inflight_batcher_llm" / "ensemble" / "config.pbtxt"
     config.write_text(config.read_text() + template)
     before = sorted(path.name for path in engines.iterdir())

@@ -100,7 +100,7 @@ DONE = b"data: [DONE]\n\n"
         (b": a comment\n\n" + events(said("a", "stop")), [("a", None), ("", "stop")]),
     ],
 )
-async def test_what_servers_may_send(content: bytes, expected: list[tuple[str, str | None]]) -> None:
+async def test_streams_of_triton(content: bytes, expected: list[tuple[str, str | None]]) -> None:
     assert [(chunk.text, chunk.finish_reason) for chunk in await collect(body(content))] == expected
 
 
@@ -114,7 +114,7 @@ async def test_what_servers_may_send(content: bytes, expected: list[tuple[str, s
         events(wrote("a", usage=None), wrote("b"), wrote("", "stop", usage=COUNTS), end=b"\r\n\r\n") + DONE,
     ],
 )
-async def test_what_openai_servers_may_send(content: bytes) -> None:
+async def test_streams_of_openai_servers(content: bytes) -> None:
     *pieces, end = await collect(body(content), "openai")
     assert [piece.text for piece in pieces] == ["a", "b"]
     assert end == GenerationChunk("", "stop", 3, 2)
@@ -150,7 +150,7 @@ async def test_what_openai_servers_may_send(content: bytes) -> None:
         events(wrote("a", "stop"))[:-9],
     ],
 )
-async def test_nonsense_of_openai_servers_is_a_bad_upstream(content: bytes) -> None:
+async def test_invalid_streams_of_openai_servers_are_a_bad_upstream(content: bytes) -> None:
     with pytest.raises(BadUpstreamError) as failed:
         await collect(body(content), "openai")
     assert "CUDA" not in failed.value.message
@@ -186,7 +186,7 @@ async def test_nonsense_of_openai_servers_is_a_bad_upstream(content: bytes) -> N
         ("401 Unauthorized", {"error": "Unauthorized"}, UnauthorizedError, None),
     ],
 )  # fmt: skip
-async def test_whose_mistake_it_was_at_an_openai_server(
+async def test_errors_of_openai_servers(
     status: str, content: object, error: type[ServiceError], field: str | None
 ) -> None:
     answer = b"" if content is None else json.dumps(content).encode()
@@ -199,7 +199,7 @@ async def test_whose_mistake_it_was_at_an_openai_server(
 @pytest.mark.parametrize(
     "content", [b"", b"nonsense", b"[]", b"{}", b'{"data": 5}', b'{"data": [{}]}', b'{"data": ["m"]}', b'{"data": []}']
 )
-async def test_a_list_of_models_that_is_none(content: bytes) -> None:
+async def test_an_invalid_list_of_models(content: bytes) -> None:
     async with serving(body(content, kind="application/json"), "openai") as client:
         assert await client.not_ready_reason(CallContext.start(5))
 
@@ -226,7 +226,7 @@ async def test_a_list_of_models_that_is_none(content: bytes) -> None:
         events(said("a"), {"error": "CUDA error: an illegal memory access was encountered"}),
     ],
 )
-async def test_nonsense_is_a_bad_upstream(content: bytes) -> None:
+async def test_invalid_streams_of_triton_are_a_bad_upstream(content: bytes) -> None:
     with pytest.raises(BadUpstreamError) as failed:
         await collect(body(content))
     assert "CUDA" not in failed.value.message
@@ -251,7 +251,7 @@ async def test_nonsense_is_a_bad_upstream(content: bytes) -> None:
         ("502 Bad Gateway", "", BadUpstreamError),
     ],
 )  # fmt: skip
-async def test_whose_mistake_it_was(status: str, reason: str, error: type[ServiceError]) -> None:
+async def test_errors_of_triton(status: str, reason: str, error: type[ServiceError]) -> None:
     for content in (json.dumps({"error": reason}).encode(), events({"error": reason})):
         with pytest.raises(error) as failed:
             await collect(body(content, status=status))
@@ -259,7 +259,7 @@ async def test_whose_mistake_it_was(status: str, reason: str, error: type[Servic
             assert reason not in failed.value.message
 
 
-async def test_a_reason_that_comes_in_pieces_is_read_whole() -> None:
+async def test_an_error_body_in_pieces_is_read_whole() -> None:
     content = json.dumps({"error": "Error generating request: CUDA out of memory"}).encode()
 
     async def in_pieces(writer: asyncio.StreamWriter) -> None:
@@ -285,6 +285,6 @@ async def test_a_reason_that_comes_in_pieces_is_read_whole() -> None:
         b'{"inputs": 5, "outputs": 6}',
     ],
 )
-async def test_a_model_that_describes_itself_wrongly(content: bytes) -> None:
+async def test_invalid_model_metadata(content: bytes) -> None:
     with pytest.raises((BadUpstreamError, InvalidRequestError)):
         await collect(body(content, kind="application/json"), "ensemble")

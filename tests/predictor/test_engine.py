@@ -134,7 +134,7 @@ def text_of(end: Update | GenerationError) -> str:
     return end.text
 
 
-def test_text_grows_and_the_last_update_tells_all(bench: Bench) -> None:
+def test_the_last_update_has_all_fields(bench: Bench) -> None:
     caller = bench.ask()
     bench.gate.set()
     end = caller.end()
@@ -145,7 +145,7 @@ def test_text_grows_and_the_last_update_tells_all(bench: Bench) -> None:
     assert 0 < end.timings.arrival <= end.timings.first_scheduled <= end.timings.first_token <= end.timings.last_token
 
 
-def test_without_streaming_only_the_end_is_told(bench: Bench) -> None:
+def test_without_streaming_there_is_one_update(bench: Bench) -> None:
     caller = bench.ask(streaming=False)
     bench.gate.set()
     assert text_of(caller.end()) == "EDCBA"
@@ -161,7 +161,7 @@ def test_a_stop_string_ends_and_frees_the_generation(bench: Bench) -> None:
     assert bench.pipelines[0].most == 1
 
 
-def test_no_more_than_allowed_run_and_wait(bench: Bench) -> None:
+def test_running_and_waiting_are_limited(bench: Bench) -> None:
     callers = [bench.ask() for _ in range(5)]
     with pytest.raises(OverloadedError, match="3 are waiting, which is the limit"):
         bench.ask()
@@ -170,7 +170,7 @@ def test_no_more_than_allowed_run_and_wait(bench: Bench) -> None:
     assert bench.pipelines[0].most == 2
 
 
-def test_a_caller_who_has_gone_frees_its_place(bench: Bench) -> None:
+def test_a_gone_caller_frees_its_place(bench: Bench) -> None:
     leaving = bench.ask(sampling=ENDLESS, streaming=False)
     waiting = [bench.ask() for _ in range(2)]
     bench.gate.set()
@@ -179,7 +179,7 @@ def test_a_caller_who_has_gone_frees_its_place(bench: Bench) -> None:
     assert isinstance(leaving.end(), CancelledError)
 
 
-def test_a_caller_that_was_told_the_end_is_asked_nothing_more() -> None:
+def test_a_finished_caller_is_not_polled_again() -> None:
     """It leaves its place a little later: when the others of the same step have been read."""
     bench = Bench()
     polled = threading.Event()
@@ -227,7 +227,7 @@ def test_a_waiting_job_can_be_cancelled(bench: Bench) -> None:
         assert isinstance(each.end(), CancelledError)
 
 
-def test_a_job_that_is_cancelled_when_it_has_ended_is_told_its_end(bench: Bench) -> None:
+def test_a_job_cancelled_after_its_end_gets_its_result(bench: Bench) -> None:
     slow, go_on = threading.Event(), threading.Event()
 
     class Slow(Caller):
@@ -246,7 +246,7 @@ def test_a_job_that_is_cancelled_when_it_has_ended_is_told_its_end(bench: Bench)
     assert text_of(caller.end()) == "EDCBA"
 
 
-def test_a_prompt_that_cannot_start_harms_no_other(bench: Bench) -> None:
+def test_a_prompt_that_cannot_start_fails_alone(bench: Bench) -> None:
     good, bad, after = bench.ask(), bench.ask([]), bench.ask()
     bench.gate.set()
     assert type(bad.end()) is GenerationError
@@ -266,7 +266,7 @@ def test_a_broken_pipeline_is_replaced_and_waiting_prompts_survive() -> None:
     bench.engine.close()
 
 
-def test_an_engine_that_breaks_twice_without_an_answer_stops_and_says_so() -> None:
+def test_an_engine_that_breaks_twice_stops() -> None:
     bench = Bench(max_running=1, max_waiting=9)
     callers = [bench.ask([POISON]) for _ in range(4)]
     bench.gate.set()
@@ -276,7 +276,7 @@ def test_an_engine_that_breaks_twice_without_an_answer_stops_and_says_so() -> No
     bench.engine.close()
 
 
-def test_an_engine_that_cannot_be_loaded_again_fails_everybody() -> None:
+def test_an_engine_that_cannot_be_reloaded_fails_all_callers() -> None:
     bench = Bench(max_running=1)
     bench.gate.set()
     assert text_of(bench.ask().end()) == "EDCBA"
@@ -288,7 +288,7 @@ def test_an_engine_that_cannot_be_loaded_again_fails_everybody() -> None:
     bench.engine.close()
 
 
-def test_closing_ends_what_runs_and_what_waits() -> None:
+def test_closing_ends_running_and_waiting_jobs() -> None:
     bench = Bench()
     bench.gate.set()
     callers = [bench.ask(sampling=ENDLESS, streaming=False) for _ in range(4)]
@@ -298,7 +298,7 @@ def test_closing_ends_what_runs_and_what_waits() -> None:
         bench.ask()
 
 
-def test_a_caller_that_fails_harms_no_other(bench: Bench) -> None:
+def test_a_failing_caller_fails_alone(bench: Bench) -> None:
     class Broken(Caller):
         def update(self, update: Update) -> None:
             raise OSError("connection lost")

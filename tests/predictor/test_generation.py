@@ -29,7 +29,7 @@ async def collect(chunks: AsyncIterator[GenerationChunk]) -> list[GenerationChun
     return [chunk async for chunk in chunks]
 
 
-async def test_counts_are_those_of_the_tokenizer(
+async def test_token_counts_match_the_tokenizer(
     client: PredictorClient, prompts: PromptFormat, question: GenerationRequest, ctx: CallContext
 ) -> None:
     answer = await client.generate(question, ctx)
@@ -37,7 +37,7 @@ async def test_counts_are_those_of_the_tokenizer(
     assert answer.completion_tokens == prompts.count(answer.text)
 
 
-async def test_the_answer_ends_where_the_window_does(client: PredictorClient, ctx: CallContext) -> None:
+async def test_the_context_window_ends_the_answer(client: PredictorClient, ctx: CallContext) -> None:
     prompt = "word " * 2046
     answer = await client.generate(GenerationRequest(prompt, max_tokens=1000), ctx)
     assert (answer.finish_reason, answer.completion_tokens) == ("length", 2048 - (answer.prompt_tokens or 0))
@@ -64,7 +64,7 @@ async def test_penalties_change_a_repetitive_answer(client: PredictorClient, ctx
         assert (await client.generate(replace(request, **penalty), ctx)).text.count("the cat sat") < 3
 
 
-async def test_what_only_begins_a_stop_string_is_sent_after_all(
+async def test_a_partial_stop_string_is_sent(
     client: PredictorClient, question: GenerationRequest, ctx: CallContext
 ) -> None:
     text = (await client.generate(question, ctx)).text
@@ -72,7 +72,7 @@ async def test_what_only_begins_a_stop_string_is_sent_after_all(
     assert "".join(chunk.text for chunk in chunks) == text
 
 
-async def test_characters_of_several_tokens_are_never_cut(client: PredictorClient, ctx: CallContext) -> None:
+async def test_characters_of_several_tokens_stay_whole(client: PredictorClient, ctx: CallContext) -> None:
     prompt = "🙂🦊🙃🦉🙂🦊🙃🦉🙂🦊🙃🦉🙂🦊🙃🦉"
     chunks = await collect(client.stream(GenerationRequest(prompt, max_tokens=60, temperature=0), ctx))
     text = "".join(chunk.text for chunk in chunks)
@@ -82,7 +82,7 @@ async def test_characters_of_several_tokens_are_never_cut(client: PredictorClien
         assert "\ufffd" not in (await client.generate(GenerationRequest(prompt, max_tokens), ctx)).text
 
 
-async def test_control_tokens_of_the_prompt_are_read_as_such(
+async def test_control_tokens_of_the_prompt_are_single_tokens(
     client: PredictorClient, prompts: PromptFormat, question: GenerationRequest, ctx: CallContext
 ) -> None:
     answer = await client.generate(question, ctx)
@@ -90,7 +90,7 @@ async def test_control_tokens_of_the_prompt_are_read_as_such(
     assert prompts.count(prompts.escape(question.prompt)) > answer.prompt_tokens
 
 
-async def test_eight_at_once(client: PredictorClient, predictor_server: Triton, ctx: CallContext) -> None:
+async def test_eight_concurrent_requests(client: PredictorClient, predictor_server: Triton, ctx: CallContext) -> None:
     requests = [replace(ENDLESS, prompt=f"{i}, " + ENDLESS.prompt, max_tokens=60) for i in range(8)]
     answers = [asyncio.create_task(client.generate(request, ctx)) for request in requests]
     await asyncio.to_thread(until, lambda: predictor_server.metric(RUNNING) == 8)
@@ -98,7 +98,7 @@ async def test_eight_at_once(client: PredictorClient, predictor_server: Triton, 
     await asyncio.to_thread(until, lambda: predictor_server.metric(RUNNING) == 0)
 
 
-async def test_a_client_that_leaves_ends_its_generation(
+async def test_a_disconnecting_client_ends_its_generation(
     client: PredictorClient, predictor_server: Triton, ctx: CallContext
 ) -> None:
     done = predictor_server.metric("predictor_completion_tokens_total")
@@ -169,7 +169,7 @@ async def test_a_full_queue_refuses_and_recovers(
         ({"prompt": "hello " * 3000}, "prompt", "3001 tokens.*2048"),
     ],
 )
-async def test_what_cannot_be_is_refused_by_name(
+async def test_invalid_parameters_are_named(
     client: PredictorClient,
     question: GenerationRequest,
     ctx: CallContext,

@@ -42,9 +42,7 @@ async def client_of(layouts_url: str) -> AsyncIterator[MakeClient]:
         await client.aclose()
 
 
-async def test_ensemble_is_asked_in_its_own_tensors_and_its_echo_removed(
-    client_of: MakeClient, ctx: CallContext
-) -> None:
+async def test_ensemble_has_its_own_tensors_and_its_echo_is_removed(client_of: MakeClient, ctx: CallContext) -> None:
     answer = await client_of("ensemble").generate(EVERYTHING, ctx)
     assert json.loads(answer.text) == {
         "max_tokens": {"shape": [1, 1], "data": [20]},
@@ -60,7 +58,7 @@ async def test_ensemble_is_asked_in_its_own_tensors_and_its_echo_removed(
     assert answer.completion_tokens is None
 
 
-async def test_bls_of_a_later_version_is_asked_with_its_switches(client_of: MakeClient, ctx: CallContext) -> None:
+async def test_bls_of_a_later_version_has_its_switches(client_of: MakeClient, ctx: CallContext) -> None:
     answer = await client_of("tensorrt_llm_bls").generate(EVERYTHING, ctx)
     sent = {name: tensor["data"] for name, tensor in json.loads(answer.text).items()}
     assert sent["seed"] == [2**64 - 1]
@@ -68,14 +66,14 @@ async def test_bls_of_a_later_version_is_asked_with_its_switches(client_of: Make
     assert (answer.finish_reason, answer.prompt_tokens, answer.completion_tokens) == ("length", 7, 20)
 
 
-async def test_greedy_is_said_in_words_that_every_version_understands(client_of: MakeClient, ctx: CallContext) -> None:
+async def test_greedy_is_top_k_1(client_of: MakeClient, ctx: CallContext) -> None:
     request = GenerationRequest("q", 5, temperature=0, top_k=40, top_p=0.9)
     sent = json.loads((await client_of("ensemble").generate(request, ctx)).text)
     assert set(sent) == {"max_tokens", "top_k"}
     assert sent["top_k"]["data"] == [1]
 
 
-async def test_log_probabilities_are_told_where_they_are_asked_for(client_of: MakeClient, ctx: CallContext) -> None:
+async def test_log_probabilities_are_returned_on_request(client_of: MakeClient, ctx: CallContext) -> None:
     request = GenerationRequest("<unused>", 5, log_probs=True)
     answer = await client_of("ensemble").generate(request, ctx)
     assert (answer.cumulative_log_prob, answer.output_log_probs) == (-1.5, (-0.5, -1.0))
@@ -85,9 +83,7 @@ async def test_log_probabilities_are_told_where_they_are_asked_for(client_of: Ma
     assert (plain.cumulative_log_prob, plain.output_log_probs) == (None, ())
 
 
-async def test_a_parameter_that_the_model_has_no_input_for_is_refused_by_name(
-    client_of: MakeClient, ctx: CallContext
-) -> None:
+async def test_a_parameter_without_an_input_is_refused(client_of: MakeClient, ctx: CallContext) -> None:
     client = client_of("ensemble")
     with pytest.raises(InvalidRequestError, match=r"frequency_penalty is 0\.5.*no input") as refused:
         await client.generate(GenerationRequest("q", 5, frequency_penalty=0.5), ctx)
@@ -96,7 +92,9 @@ async def test_a_parameter_that_the_model_has_no_input_for_is_refused_by_name(
     assert set(json.loads(neutral.text)) == {"max_tokens"}
 
 
-async def test_vllm_streams_deltas_and_takes_its_sampling_as_json(client_of: MakeClient, ctx: CallContext) -> None:
+async def test_vllm_streams_deltas_and_reads_sampling_parameters_as_json(
+    client_of: MakeClient, ctx: CallContext
+) -> None:
     chunks = [chunk async for chunk in client_of("vllm").stream(EVERYTHING, ctx)]
     text = "".join(chunk.text for chunk in chunks)
     assert json.loads(text) == {
@@ -114,15 +112,13 @@ async def test_vllm_streams_deltas_and_takes_its_sampling_as_json(client_of: Mak
     assert chunks[-1].completion_tokens == len(chunks) - 1
 
 
-async def test_a_stream_that_ends_without_the_reason_it_promised_is_an_error(
-    client_of: MakeClient, ctx: CallContext
-) -> None:
+async def test_a_stream_without_finish_reason_is_an_error(client_of: MakeClient, ctx: CallContext) -> None:
     with pytest.raises(BadUpstreamError, match="broke off"):
         async for _ in client_of("vllm").stream(GenerationRequest("silent", 5), ctx):
             pass
 
 
-async def test_an_aborted_answer_says_so(client_of: MakeClient, ctx: CallContext) -> None:
+async def test_an_aborted_answer_is_cancelled(client_of: MakeClient, ctx: CallContext) -> None:
     assert (await client_of("vllm").generate(GenerationRequest("aborts", 5), ctx)).finish_reason == "cancelled"
 
 

@@ -107,7 +107,7 @@ def test_a_request_is_stopped_by_its_id(predictor_url: str) -> None:
         assert list(lines)[-2:] == ['data: {"error":"Request cancelled by client"}', ""]
 
 
-def test_plain_infer_is_refused_as_for_every_decoupled_model(predictor_url: str) -> None:
+def test_plain_infer_is_refused(predictor_url: str) -> None:
     client = tritonclient.http.InferenceServerClient(predictor_url.removeprefix("http://"))
     text = tritonclient.http.InferInput("text_input", [1], "BYTES")
     text.set_data_from_numpy(np.array([b"hello"], dtype=object))

@@ -52,7 +52,7 @@ async def collect(client: PredictorClient, request: GenerationRequest, ctx: Call
     return [chunk async for chunk in client.stream(request, ctx)]
 
 
-async def test_a_request_in_the_fields_of_trtllm_serve(openai: PredictorClient, ctx: CallContext) -> None:
+async def test_fields_of_a_request(openai: PredictorClient, ctx: CallContext) -> None:
     """It refuses fields that it does not know."""
     chunks = await collect(openai, EVERYTHING, ctx)
     text = "".join(chunk.text for chunk in chunks)
@@ -77,12 +77,12 @@ async def test_a_request_in_the_fields_of_trtllm_serve(openai: PredictorClient, 
     assert (chunks[-1].prompt_tokens, chunks[-1].completion_tokens) == (4, len(chunks) - 1)
 
 
-async def test_what_is_not_said_is_not_sent(openai: PredictorClient, ctx: CallContext) -> None:
+async def test_unset_parameters_are_not_sent(openai: PredictorClient, ctx: CallContext) -> None:
     sent = json.loads((await openai.generate(GenerationRequest("q", 5), ctx)).text)
     assert set(sent) == {"model", "prompt", "stream", "stream_options", "add_special_tokens", "max_tokens"}
 
 
-async def test_log_probabilities_are_told_where_they_are_asked_for(openai: PredictorClient, ctx: CallContext) -> None:
+async def test_log_probabilities_are_returned_on_request(openai: PredictorClient, ctx: CallContext) -> None:
     answer = await openai.generate(replace(EVERYTHING, log_probs=True), ctx)
     assert json.loads(answer.text)["logprobs"] == 1
     assert answer.output_log_probs == (-0.5,) * (answer.completion_tokens or 0)
@@ -91,14 +91,14 @@ async def test_log_probabilities_are_told_where_they_are_asked_for(openai: Predi
     assert (plain.cumulative_log_prob, plain.output_log_probs) == (None, ())
 
 
-async def test_greedy_in_words_that_every_version_understands(openai: PredictorClient, ctx: CallContext) -> None:
+async def test_greedy_is_temperature_0_and_top_k_1(openai: PredictorClient, ctx: CallContext) -> None:
     request = GenerationRequest("q", 5, temperature=0, top_k=40, top_p=0.9)
     sent = json.loads((await openai.generate(request, ctx)).text)
     assert (sent["temperature"], sent["top_k"]) == (0, 1)
     assert "top_p" not in sent
 
 
-async def test_the_model_is_asked_for_once_unless_it_is_named(server: TrtllmServe, ctx: CallContext) -> None:
+async def test_the_model_is_looked_up_once_unless_named(server: TrtllmServe, ctx: CallContext) -> None:
     for model, times in ((None, 1), ("another", 0)):
         server.listed = 0
         client = PredictorClient(server.url, server="openai", model=model)
@@ -109,7 +109,7 @@ async def test_the_model_is_asked_for_once_unless_it_is_named(server: TrtllmServ
         await client.aclose()
 
 
-async def test_ready_is_healthy_with_the_model_that_is_asked_for(server: TrtllmServe, ctx: CallContext) -> None:
+async def test_readiness_needs_health_and_the_model(server: TrtllmServe, ctx: CallContext) -> None:
     for model, expected in ((None, None), (MODEL, None), ("another", f"has no model 'another': it has {MODEL}")):
         client = PredictorClient(server.url, server="openai", model=model)
         reason = await client.not_ready_reason(ctx)
@@ -120,7 +120,7 @@ async def test_ready_is_healthy_with_the_model_that_is_asked_for(server: TrtllmS
         await client.aclose()
 
 
-async def test_an_aborted_answer_says_so(openai: PredictorClient, ctx: CallContext) -> None:
+async def test_an_aborted_answer_is_cancelled(openai: PredictorClient, ctx: CallContext) -> None:
     assert (await openai.generate(GenerationRequest("aborts", 5), ctx)).finish_reason == "cancelled"
 
 
@@ -180,7 +180,7 @@ def test_the_transformer_answers_through_it(llama_cpp: LlamaCpp, llm_folder: Pat
     assert events[-1]["usage"]["completion_tokens"] > 0
 
 
-async def test_a_server_of_another_kind_is_not_ready(layouts_url: str, ctx: CallContext) -> None:
+async def test_a_server_of_another_protocol_is_not_ready(layouts_url: str, ctx: CallContext) -> None:
     client = PredictorClient(layouts_url, server="openai")
     assert await client.not_ready_reason(ctx)
     with pytest.raises((NotReadyError, BadUpstreamError)):

@@ -88,9 +88,7 @@ def test_llama2(with_template: MakeFormat) -> None:
 
 
 @pytest.mark.parametrize("template", [GEMMA, SILENT])
-def test_a_system_text_that_the_template_would_not_show_goes_into_the_first_question(
-    with_template: MakeFormat, template: str
-) -> None:
+def test_templates_without_system_role_get_it_in_the_first_question(with_template: MakeFormat, template: str) -> None:
     rendered = with_template(template).render(
         [system("Be brief."), user("Why?"), {"role": "assistant", "content": "So."}, user("How?")]
     )
@@ -98,7 +96,7 @@ def test_a_system_text_that_the_template_would_not_show_goes_into_the_first_ques
     assert "user\nBe brief.\n\nWhy?" in rendered or "user: Be brief.\n\nWhy?" in rendered
 
 
-def test_what_hugging_face_templates_use(with_template: MakeFormat) -> None:
+def test_features_of_hugging_face_templates(with_template: MakeFormat) -> None:
     rendered = with_template(MODERN).render(
         [user("é<b>"), {"role": "tool", "content": "no"}, {"role": "assistant", "content": "yes"}]
     )
@@ -123,7 +121,7 @@ def test_a_template_beside_the_config_and_one_of_several(with_template: MakeForm
     assert PromptFormat.load(tmp_path).render([user("a")]) == "apart"
 
 
-def test_files_that_do_not_serve(with_template: MakeFormat, tmp_path: Path) -> None:
+def test_missing_and_invalid_files(with_template: MakeFormat, tmp_path: Path) -> None:
     with pytest.raises(ModelFilesError, match="no chat template"):
         with_template(None)
     with pytest.raises(ModelFilesError, match="no Jinja template"):
@@ -132,7 +130,7 @@ def test_files_that_do_not_serve(with_template: MakeFormat, tmp_path: Path) -> N
         PromptFormat.load(tmp_path / "nowhere")
 
 
-def test_limits_that_mean_nothing_are_none(with_template: MakeFormat) -> None:
+def test_meaningless_limits_are_none(with_template: MakeFormat) -> None:
     assert with_template("x", model_max_length=1e30).context_tokens is None
 
 
@@ -156,12 +154,12 @@ def test_escaped_text_holds_no_control_token_and_reads_the_same(prompts: PromptF
     assert prompts.render([user(escaped)]).count("<|im_end|>") == ordinary.count("<|im_end|>")
 
 
-def test_other_text_stays_as_it_is(prompts: PromptFormat) -> None:
+def test_other_text_is_unchanged(prompts: PromptFormat) -> None:
     for text in ("", "a < b | c > d", "<html><im_end></html>", "<|other|>", "[INST]", "{{ x }} {% y %}"):
         assert prompts.escape(text) == text
 
 
-def test_marks_that_a_template_writes_as_plain_text_are_escaped_too(with_template: MakeFormat) -> None:
+def test_plain_text_marks_of_a_template_are_escaped(with_template: MakeFormat) -> None:
     prompts = with_template(LLAMA2)
     escaped = prompts.escape("a [/INST] b <<SYS>> c <</SYS>> [OTHER]")
     assert escaped == "a [\u200b/INST] b <\u200b<SYS>> c <\u200b</SYS>> [OTHER]"
@@ -185,7 +183,7 @@ def test_no_text_yields_a_control_token_once_escaped(
 
 
 @pytest.mark.parametrize("text", ["＜ｅｎｄ＞", "a<END>b", "<e\u200bnd>", "<end><END>", "<<end>"])
-def test_a_control_token_that_only_arises_from_normalising_is_broken_up(text: str) -> None:
+def test_control_tokens_that_arise_from_normalising_are_escaped(text: str) -> None:
     """This tokenizer folds width and case, takes zero-width spaces out, and matches its token afterwards."""
     raw = Tokenizer(models.WordLevel({"<end>": 0, "[UNK]": 1}, unk_token="[UNK]"))  # noqa: S106
     raw.normalizer = normalizers.Sequence(

@@ -31,7 +31,7 @@ def grow(tokenizer: TextTokenizer, text: str, stop: list[str]) -> tuple[TextAsse
 
 @PROPERTY
 @given(text=st.text(st.characters(exclude_categories=("Cs", "Cn", "Co"), exclude_characters="\ufffd"), max_size=60))
-def test_every_text_comes_back_whole_and_never_with_half_a_character(tokenizer: TextTokenizer, text: str) -> None:
+def test_texts_grow_by_whole_characters(tokenizer: TextTokenizer, text: str) -> None:
     assume(tokenizer.decode(tokenizer.encode(text)) == text)  # this vocabulary lacks some control characters
     assembler, shown = grow(tokenizer, text, [])
     assert assembler.visible == text
@@ -45,9 +45,7 @@ def test_every_text_comes_back_whole_and_never_with_half_a_character(tokenizer: 
     text=st.text("ab🙂 \n", max_size=40),
     stop=st.lists(st.text("ab🙂 \n", min_size=1, max_size=4), min_size=1, max_size=3),
 )
-def test_the_text_ends_before_the_stop_string_that_is_complete_first(
-    tokenizer: TextTokenizer, text: str, stop: list[str]
-) -> None:
+def test_the_first_complete_stop_string_ends_the_text(tokenizer: TextTokenizer, text: str, stop: list[str]) -> None:
     assembler, shown = grow(tokenizer, text, stop)
     found = [(at + len(each), -len(each)) for each in stop if (at := text.find(each)) >= 0]
     assert (assembler.stopped_by is not None) == bool(found)
@@ -56,7 +54,7 @@ def test_the_text_ends_before_the_stop_string_that_is_complete_first(
     assert all(expected.startswith(each) for each in shown)
 
 
-def test_half_a_character_at_the_end_is_left_out(tokenizer: TextTokenizer) -> None:
+def test_an_incomplete_last_character_is_dropped(tokenizer: TextTokenizer) -> None:
     ids = tokenizer.encode("ok 🦉")
     assembler = TextAssembler(tokenizer.decode)
     assembler.push(ids[:-1])

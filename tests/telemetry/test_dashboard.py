@@ -113,7 +113,7 @@ def series(graph: RunningGraph) -> dict[str, Series]:
 
 
 @pytest.mark.parametrize(("panel", "query"), QUERIES, ids=[f"{n}-{title}" for n, (title, _) in enumerate(QUERIES)])
-def test_a_query_asks_for_what_there_is(series: dict[str, Series], panel: str, query: str) -> None:
+def test_queries_use_exported_series(series: dict[str, Series], panel: str, query: str) -> None:
     parsed = promql_parser.parse(query)
     labels = set(ADDED_WHEN_SCRAPED)
     used = set(grouped_by(parsed))
@@ -132,14 +132,14 @@ def _as_sent(target: dict[str, Any]) -> str:
     return str(target["expr"]).replace("$__rate_interval", "5m").replace("$namespace", "default")
 
 
-def test_counters_are_read_as_rates_and_gauges_are_not(series: dict[str, Series]) -> None:
+def test_counters_are_queried_as_rates(series: dict[str, Series]) -> None:
     for panel, query in QUERIES:
         rated = set(re.findall(r"(?:rate|increase)\((\w+)", query))
         for name in {selector.name for selector in selectors(promql_parser.parse(query))}:
             assert (name in rated) is (series[name].kind != "gauge"), f"{panel}: {name} is a {series[name].kind}"
 
 
-def test_what_the_dashboard_is_made_of() -> None:
+def test_layout_of_the_dashboard() -> None:
     panels = DASHBOARD["panels"]
     assert [panel["title"] for panel in panels if panel["type"] == "row"] == ROWS
     assert len({panel["id"] for panel in panels}) == len(panels)

@@ -67,7 +67,7 @@ def generate(rag: httpx.Client, **body: Any) -> dict[str, Any]:
     return rag.post("/v2/models/rag/generate", json=sent).raise_for_status().json()
 
 
-def test_every_declared_metric_is_there_as_it_is_declared(graph: RunningGraph, rag: httpx.Client) -> None:
+def test_declared_metrics_are_exported(graph: RunningGraph, rag: httpx.Client) -> None:
     generate(rag)
     services = {"transformer": ("transformer",), "vectorstore": ("vectorstore",)}
     services["chassis"] = ("transformer", "vectorstore")
@@ -86,7 +86,7 @@ def test_every_declared_metric_is_there_as_it_is_declared(graph: RunningGraph, r
                 assert bounds == {*metric.buckets, float("inf")}
 
 
-def test_no_metric_of_another_room_is_there(graph: RunningGraph) -> None:
+def test_services_export_only_their_own_metrics(graph: RunningGraph) -> None:
     for service in ("transformer", "vectorstore"):
         names = {name for name, _ in samples(graph.state.services[service].metrics_url or "")}
         ours = {name for name in names if name.startswith("kserve_rag_") and not name.endswith("_created")}
@@ -134,7 +134,7 @@ def test_refusals_and_faults_have_their_own_counts(graph: RunningGraph, rag: htt
     assert not [labels for _, labels in transformer.after if "makes-up" in str(labels)]
 
 
-def test_what_fails_while_it_is_made_is_counted_as_failed(graph: RunningGraph, rag: httpx.Client) -> None:
+def test_failed_generations_are_counted(graph: RunningGraph, rag: httpx.Client) -> None:
     with moving(graph) as (transformer, _):
         late = rag.post(
             "/v2/models/rag/generate",
@@ -146,7 +146,7 @@ def test_what_fails_while_it_is_made_is_counted_as_failed(graph: RunningGraph, r
     assert transformer("kserve_rag_requests_total", model_name="rag", route=GENERATE, status="504") == 1
 
 
-def test_a_caller_that_leaves_is_counted_and_no_longer_in_flight(graph: RunningGraph, rag: httpx.Client) -> None:
+def test_disconnected_callers_are_counted_and_not_in_flight(graph: RunningGraph, rag: httpx.Client) -> None:
     metrics_url = graph.state.services["transformer"].metrics_url or ""
     in_flight = ("kserve_rag_requests_in_flight", (("model_name", "rag"),))
     before = samples(metrics_url)
@@ -161,7 +161,7 @@ def test_a_caller_that_leaves_is_counted_and_no_longer_in_flight(graph: RunningG
     until(lambda: samples(metrics_url)[in_flight] == 1)
 
 
-def test_grpc_calls_are_counted_as_requests_are(graph: RunningGraph) -> None:
+def test_grpc_calls_are_counted_like_requests(graph: RunningGraph) -> None:
     route = "/inference.GRPCInferenceService/ModelInfer"
     command = [sys.executable, ASK_BY_GRPC, graph.transformer_grpc, "by-grpc", "none"]
     with moving(graph) as (transformer, _):

@@ -142,7 +142,7 @@ def test_no_attribute_holds_text(graph: RunningGraph, question: tuple[str, str, 
             assert word not in str(span.attributes).lower()
 
 
-def test_spans_tell_sizes(graph: RunningGraph, question: tuple[str, str, list[ReceivedSpan], str]) -> None:
+def test_spans_have_sizes(graph: RunningGraph, question: tuple[str, str, list[ReceivedSpan], str]) -> None:
     trace_id, _, spans, _ = question
     by_name: dict[str, dict[str, Any]] = {span.name: span.attributes for span in spans}
     request = by_name[STREAM]
@@ -166,7 +166,7 @@ def test_spans_tell_sizes(graph: RunningGraph, question: tuple[str, str, list[Re
     assert next(span for span in spans if span.name.startswith("text_completion")).events == ("first_token",)
 
 
-def test_a_refused_request_is_an_error_of_its_span_without_its_message(graph: RunningGraph) -> None:
+def test_a_refused_request_marks_its_span_without_a_message(graph: RunningGraph) -> None:
     trace_id, span_id = new_trace()
     response = httpx.post(
         f"{graph.vectorstore}/v1/models/vectorstore:predict",
@@ -184,7 +184,7 @@ def test_a_refused_request_is_an_error_of_its_span_without_its_message(graph: Ru
     assert "somebody" not in str([span.attributes for span in spans])
 
 
-def test_a_trace_that_the_caller_does_not_keep_is_not_recorded(graph: RunningGraph) -> None:
+def test_unsampled_traces_are_not_recorded(graph: RunningGraph) -> None:
     """Triton ignores the sampled flag, so it gets no header of such a trace."""
     dropped, kept = new_trace(), new_trace()
     for (trace_id, span_id), flags in ((dropped, "00"), (kept, "01")):
@@ -196,7 +196,7 @@ def test_a_trace_that_the_caller_does_not_keep_is_not_recorded(graph: RunningGra
     assert graph.collector.trace(dropped[0]) == []
 
 
-def test_questions_without_a_trace_begin_one(graph: RunningGraph) -> None:
+def test_requests_without_a_trace_start_one(graph: RunningGraph) -> None:
     answered = httpx.post(
         f"{graph.transformer}/v1/models/rag:predict",
         json={"instances": [{"input": QUESTION, "max_tokens": 2}]},

@@ -75,7 +75,7 @@ def test_inflected_words_are_found() -> None:
     )
 
 
-def test_headings_speak_for_their_passages() -> None:
+def test_headings_count_as_part_of_their_passages() -> None:
     question = "What is the range of the Skylark antenna?"
     bare, headed = passage("The range is 40 km"), passage("The range is 40 km", headings=("Antenna", "Skylark"))
     assert score(question, [headed]).score > score(question, [bare]).score
@@ -133,7 +133,7 @@ def test_a_question_and_passages_of_any_length_are_read_in_part() -> None:
     assert 0 <= long.score <= 1
 
 
-def test_weights_have_the_signs_that_the_signals_are_said_to_have() -> None:
+def test_weights_have_the_declared_signs() -> None:
     assert set(DEFAULT_MODEL.weights) == set(SIGNALS)
     assert all(weight * SIGNALS[name] >= 0 for name, weight in DEFAULT_MODEL.weights.items())
 

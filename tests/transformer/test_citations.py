@@ -96,12 +96,12 @@ def test_other_numbers_names_and_negations_are_unsupported(wrong: str) -> None:
     assert verdicts(cite(wrong)) == ["unsupported"]
 
 
-def test_what_several_sentences_say_together_has_several_quotes() -> None:
+def test_a_statement_of_several_sentences_has_several_quotes() -> None:
     (statement,) = cite("The warranty lasts three years and it covers the pump.").statements
     assert [quote.text for quote in statement.quotes] == ["The warranty lasts three years.", "It covers the pump."]
 
 
-def test_what_claims_nothing_is_labelled_so() -> None:
+def test_statements_without_a_claim_are_labelled() -> None:
     citations = cite("Yes. It is so:")
     assert verdicts(citations) == ["no_claim", "no_claim"]
 
@@ -146,7 +146,7 @@ def test_a_quote_stands_in_for_an_answer_that_nothing_supports() -> None:
     assert cite("Ten decades.", "Who painted the Mona Lisa?", mode="quote").kind == "model"
 
 
-def test_a_quote_in_place_of_an_answer_brings_no_markers_of_its_own() -> None:
+def test_a_quote_instead_of_an_answer_has_no_markers_of_its_own() -> None:
     citations = cite("Oslo", sources=[source("The warranty[3] lasts three years [12].")], mode="quote")
     assert citations.text == "The documents say: “The warranty lasts three years .” [1]"
     assert quoted(citations) == [["The warranty[3] lasts three years [12]."]]

@@ -58,7 +58,7 @@ def text(prompt: Prompt) -> str:
     return "\n".join(message["content"] for message in prompt.messages)
 
 
-def test_passages_stand_in_document_order_and_are_numbered_so(prompt_format: PromptFormat) -> None:
+def test_passages_are_in_document_order_and_numbered(prompt_format: PromptFormat) -> None:
     prompt = builder(prompt_format).build("Why?", passages=[passage(n, words=5) for n in range(3)], max_tokens=50)
     assert [source.chunk_id for source in prompt.sources] == ["c2", "c1", "c0"]
     assert [source.number for source in prompt.sources] == [1, 2, 3]
@@ -67,7 +67,7 @@ def test_passages_stand_in_document_order_and_are_numbered_so(prompt_format: Pro
     assert prompt.cut == []
 
 
-def test_the_same_passages_make_the_same_beginning_whatever_their_ranks(prompt_format: PromptFormat) -> None:
+def test_the_prompt_prefix_does_not_depend_on_ranks(prompt_format: PromptFormat) -> None:
     passages = [passage(n, words=5) for n in range(3)]
     build = builder(prompt_format).build
     one = text(build("Why?", passages=passages, max_tokens=50))
@@ -101,7 +101,7 @@ def test_prompt_and_answer_always_fit_the_window(
     assert counting.count_messages(prompt.messages) + max_tokens <= window
 
 
-def test_the_oldest_turns_go_first(prompt_format: PromptFormat) -> None:
+def test_the_oldest_turns_are_cut_first(prompt_format: PromptFormat) -> None:
     history = [Message(role=role, content=f"turn{n} " * 40) for n, role in enumerate(("user", "assistant") * 4)]
     prompt = builder(prompt_format, max_prompt_tokens=500).build("Why?", history=history, max_tokens=10)
     present = [n for n in range(8) if f"turn{n}" in text(prompt)]
@@ -110,7 +110,7 @@ def test_the_oldest_turns_go_first(prompt_format: PromptFormat) -> None:
     assert present[0] % 2 == 0
 
 
-def test_turns_go_before_passages(prompt_format: PromptFormat) -> None:
+def test_turns_are_cut_before_passages(prompt_format: PromptFormat) -> None:
     passages = [passage(n) for n in range(2)]
     for turns in range(2, 30, 2):
         history = [Message(role=role, content="word " * 40) for role in ("user", "assistant") * (turns // 2)]
@@ -118,7 +118,7 @@ def test_turns_go_before_passages(prompt_format: PromptFormat) -> None:
         assert prompt.cut == []
 
 
-def test_a_long_conversation_is_read_a_few_times_only(
+def test_a_long_conversation_is_rendered_a_few_times_only(
     prompt_format: PromptFormat, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rendered: list[int] = []
@@ -154,7 +154,7 @@ def test_long_texts_are_not_kept(prompt_format: PromptFormat) -> None:
         assert freed() is None, field
 
 
-def test_what_cannot_fit_is_an_error_with_its_numbers(prompt_format: PromptFormat) -> None:
+def test_a_prompt_that_cannot_fit_is_an_error(prompt_format: PromptFormat) -> None:
     with pytest.raises(PromptTooLongError, match=r"max_tokens reserves 900.*window of 1000") as caught:
         builder(prompt_format).build("why " * 150, max_tokens=900)
     assert caught.value.field == "input"
@@ -169,7 +169,7 @@ def test_what_cannot_fit_is_an_error_with_its_numbers(prompt_format: PromptForma
     st.sampled_from(["<|im_end|>", "<|im_start|>", '"""', "\nQuestion:"]),
     st.text(max_size=60),
 )
-def test_no_text_breaks_out_of_its_place(prompt_format: PromptFormat, before: str, token: str, after: str) -> None:
+def test_documents_and_questions_stay_fenced(prompt_format: PromptFormat, before: str, token: str, after: str) -> None:
     hostile = before + token + after
     harmless = passage(0).model_copy(update={"text": hostile, "title": hostile, "heading_path": [hostile]})
     build = builder(prompt_format, window=8000, max_prompt_tokens=8000).build

@@ -1,4 +1,4 @@
-"""What the running transformer sends to the vectorstore and the LLM server for a request."""
+"""Requests of the running transformer to the vectorstore and the LLM server."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ async def test_indexes_and_documents_are_those_of_the_vectorstore(service: Runni
         ("/v1/documents/d?version=v0", "version"),
     ],
 )
-async def test_what_the_vectorstore_does_not_have_is_not_found(service: Running, path: str, field: str) -> None:
+async def test_missing_documents_and_versions_are_not_found(service: Running, path: str, field: str) -> None:
     response = await service.client.get(path)
     assert response.status_code == 404
     assert response.json() == {"error": "There is none.", "code": "not_found", "field": field}
 
 
-async def test_the_llm_condenses_only_to_words_that_were_said(service: Running) -> None:
+async def test_condensed_questions_have_only_words_of_the_conversation(service: Running) -> None:
     earlier, question = "How long is the warranty?", "And for batteries?"
     history = [
         {"role": "user", "content": earlier},
@@ -99,7 +99,7 @@ async def test_parameters_of_a_grpc_request_are_those_of_rest(service: Running) 
     assert generated["sampling_param_max_tokens"] == 7
 
 
-async def test_more_ways_to_search_are_passed_on(service: Running) -> None:
+async def test_search_options_are_passed_on(service: Running) -> None:
     more = {"collections": ["a", "b"], "neighbours": 2, "diversity": 0.5, "num_docs": 7}
     await service.client.post(GENERATE, json={"text_input": Q, **more})
     (searched,) = (body for name, _, body in service.upstreams.seen if name == "vectorstore")

@@ -44,7 +44,7 @@ def test_a_wrong_path_of_the_tokenizer(tmp_path: Path) -> None:
     assert f"{tmp_path}/nowhere/tokenizer.json" in told["message"]
 
 
-def test_a_port_that_is_taken(tokenizer_folder: Path) -> None:
+def test_a_taken_port(tokenizer_folder: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -119,6 +119,6 @@ def test_a_tokenizer_that_cannot_be_used(
 
 @pytest.mark.parametrize("name", ["vectorstore_url", "predictor_url"])
 @pytest.mark.parametrize("url", ["", "predictor", "predictor:8080", "ftp://predictor", "http://"])
-def test_an_address_that_is_none(name: str, url: str) -> None:
+def test_invalid_urls(name: str, url: str) -> None:
     with pytest.raises(ValidationError, match=name):
         TransformerSettings.model_validate({name: url})

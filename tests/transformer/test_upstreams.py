@@ -63,7 +63,7 @@ async def test_upstream_faults_have_their_status_within_the_deadline(
     assert (await service.client.post(path, json=BODIES[path])).status_code == 200
 
 
-async def test_what_breaks_in_the_middle_of_a_stream_is_its_last_event(service: Running) -> None:
+async def test_an_error_in_the_middle_of_a_stream_is_its_last_event(service: Running) -> None:
     for behaviour, status in (("break", 502), ("unfinished", 503)):
         service.upstreams.predictor = behaviour  # type: ignore[assignment]
         response = await service.client.post(STREAM, json=BODIES[STREAM])

@@ -10,7 +10,7 @@ import pytest
 from vectorstore.search.batching import MicroBatcher
 
 
-async def test_what_arrives_meanwhile_runs_together() -> None:
+async def test_items_that_arrive_during_a_batch_form_the_next() -> None:
     batches: list[list[int]] = []
     running, go_on = threading.Event(), threading.Event()
 
@@ -35,7 +35,7 @@ async def test_what_arrives_meanwhile_runs_together() -> None:
     batcher.close()
 
 
-async def test_an_error_reaches_everyone_in_the_batch_and_nobody_else() -> None:
+async def test_an_error_reaches_its_batch_only() -> None:
     def work(items: list[int]) -> list[int]:
         if 0 in items:
             raise ValueError("no zeros")

@@ -90,13 +90,13 @@ def test_an_empty_version_holds_nothing(tmp_path: Path) -> None:
         assert remains(opened, [GONE]) == dataclasses.replace(NOTHING, sparse=None, multi_vector=None)
 
 
-def test_nothing_is_left_in_a_version_made_without(tmp_path: Path, versions: tuple[Path, Path]) -> None:
+def test_a_version_built_without_a_source_has_no_remains(tmp_path: Path, versions: tuple[Path, Path]) -> None:
     before, after = versions
     assert look(tmp_path, after.name, before.name) == NOTHING
     assert look(tmp_path, after.name).found() == 0
 
 
-def test_all_of_it_is_found_in_a_version_that_has_it(tmp_path: Path, versions: tuple[Path, Path]) -> None:
+def test_everything_is_found_in_a_version_that_has_it(tmp_path: Path, versions: tuple[Path, Path]) -> None:
     before, _ = versions
     found = look(tmp_path, before.name, before.name)
     assert all(dataclasses.asdict(found).values())
@@ -163,7 +163,7 @@ def in_sparse(before: Path, after: Path) -> None:
         (in_sparse, {"sparse"}),
     ],
 )
-def test_what_is_left_in_one_part_is_found_there(
+def test_remains_are_found_in_each_part(
     tmp_path: Path, versions: tuple[Path, Path], leave: Callable[[Path, Path], None], parts: set[str]
 ) -> None:
     before, after = versions
@@ -174,7 +174,7 @@ def test_what_is_left_in_one_part_is_found_there(
 
 
 @pytest.mark.parametrize("part", ["exact/vectors.f32", "multi_vectors", "store"])
-def test_rows_that_are_nobodys_are_found(tmp_path: Path, part: str) -> None:
+def test_rows_without_a_document_are_found(tmp_path: Path, part: str) -> None:
     before = tmp_path / "default" / publish(tmp_path, bits=2)
     after = tmp_path / "default" / publish(tmp_path, [each for each in animals() if each.source != GONE], bits=2)
     if (after / part).is_dir():

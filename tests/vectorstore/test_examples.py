@@ -68,12 +68,12 @@ def examples(path: Path, *pages: tuple[str, str, str]) -> list[str]:
         (f"What does the {'very ' * 30}long probe cost?", None),
     ],
 )
-def test_what_a_heading_becomes(tmp_path: Path, heading: str, question: str | None) -> None:
+def test_questions_from_headings(tmp_path: Path, heading: str, question: str | None) -> None:
     text = "A pressure probe is a part of the logger. Replace the battery once a year."
     assert examples(tmp_path, ("Manual", heading, text)) == ([question] if question else [])
 
 
-def test_titles_and_lines_of_their_own_are_asked_too(tmp_path: Path) -> None:
+def test_questions_from_titles_and_lines(tmp_path: Path) -> None:
     found = examples(
         tmp_path,
         ("How long is the warranty of the logger?", "", "Three years from the day of purchase."),
@@ -82,7 +82,7 @@ def test_titles_and_lines_of_their_own_are_asked_too(tmp_path: Path) -> None:
     assert sorted(found) == ["How long is the warranty of the logger?", "Where can I order a second probe?"]
 
 
-def test_they_are_spread_over_documents_and_differ(tmp_path: Path) -> None:
+def test_examples_differ_and_cover_many_documents(tmp_path: Path) -> None:
     things = ["antenna", "battery", "cable", "display", "enclosure", "fuse", "gasket", "housing", "indicator", "jack"]
     pages = [
         (thing.title(), f"How do I replace the {thing}?", f"Open the lid and take the {thing} out.") for thing in things
@@ -98,7 +98,7 @@ def test_they_are_spread_over_documents_and_differ(tmp_path: Path) -> None:
     assert len({question.split()[-1] for question in found}) == MAX_EXAMPLES
 
 
-def test_their_choice_does_not_depend_on_the_order_of_documents(tmp_path: Path) -> None:
+def test_the_choice_does_not_depend_on_the_order_of_documents(tmp_path: Path) -> None:
     texts = {f"d{number}": f"How do I repair part {number:02}?\nTurn screw {number:02}." for number in range(200)}
 
     def chosen(names: list[str], folder: Path) -> list[str]:
@@ -116,7 +116,7 @@ def test_their_choice_does_not_depend_on_the_order_of_documents(tmp_path: Path) 
     assert chosen(list(reversed(texts)), tmp_path / "backward") == forward
 
 
-def test_a_question_that_finds_other_documents_only_is_none() -> None:
+def test_a_question_that_finds_only_other_documents_is_dropped() -> None:
     found = Examples()
     for row, thing in enumerate(("battery", "antenna")):
         page = document(thing, f"How do I replace the {thing}?\nOpen the lid.")

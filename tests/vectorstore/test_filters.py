@@ -53,7 +53,7 @@ def test_depth_is_limited() -> None:
         check(where, FIELDS)
 
 
-def test_forms_that_chroma_would_refuse_are_rewritten() -> None:
+def test_filters_are_normalised() -> None:
     assert check(None, FIELDS) is None
     assert check({}, FIELDS) is None
     assert check({"lang": "en", "year": 1}, FIELDS) == {"$and": [{"lang": {"$eq": "en"}}, {"year": {"$eq": 1}}]}
@@ -61,7 +61,7 @@ def test_forms_that_chroma_would_refuse_are_rewritten() -> None:
     assert check({"$or": [{"year": 1}]}, FIELDS) == {"year": {"$eq": 1}}
 
 
-def test_paths_begin_where_the_caller_says(tmp_path: Path) -> None:
+def test_error_paths_start_at_the_given_prefix(tmp_path: Path) -> None:
     with pytest.raises(InvalidFilterError) as error:
         check({"colour": 1}, FIELDS, "instances[2].filters")
     assert error.value.field == "instances[2].filters.colour"

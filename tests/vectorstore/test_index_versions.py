@@ -43,7 +43,7 @@ def add(builder: VersionBuilder, doc: Document) -> None:
     builder.add(doc, chunks, embed([chunk.text for chunk in chunks]))
 
 
-def test_a_version_gives_back_what_was_added(tmp_path: Path) -> None:
+def test_a_version_returns_its_content(tmp_path: Path) -> None:
     version = publish(tmp_path)
     root = IndexRoot(tmp_path, "default")
     assert root.current() == version
@@ -187,7 +187,7 @@ def test_bad_content_is_refused_and_leaves_nothing(tmp_path: Path, doc: Document
         assert [doc.id for doc in version.documents()] == ["a"]
 
 
-def test_ids_are_unique_and_a_refused_document_can_be_sent_right(tmp_path: Path) -> None:
+def test_ids_are_unique_and_refused_documents_can_be_corrected(tmp_path: Path) -> None:
     one, two = animals()[:2]
     with begin(tmp_path) as builder:
         add(builder, one)
@@ -233,7 +233,7 @@ def test_nothing_is_visible_before_publishing(tmp_path: Path) -> None:
         add(builder, animals()[0])
 
 
-def test_an_error_in_the_block_removes_the_work(tmp_path: Path) -> None:
+def test_an_error_in_the_block_discards_the_version(tmp_path: Path) -> None:
     def fails() -> None:
         with begin(tmp_path) as builder:
             add(builder, animals()[0])
@@ -244,7 +244,7 @@ def test_an_error_in_the_block_removes_the_work(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "default").iterdir()] == [".lock"]
 
 
-def test_a_killed_builder_leaves_nothing_visible_and_is_cleaned_up(tmp_path: Path) -> None:
+def test_a_killed_builder_is_cleaned_up(tmp_path: Path) -> None:
     before = publish(tmp_path)
     program = (
         "import sys; sys.path[:0] = sys.argv[2:]\n"
@@ -336,7 +336,7 @@ def manifest_with(path: Path, **changes: Any) -> None:
     path.write_text(json.dumps({**manifest, **changes}))
 
 
-def test_damage_is_told(tmp_path: Path) -> None:
+def test_damaged_files_are_errors(tmp_path: Path) -> None:
     root = IndexRoot(tmp_path, "default")
     with pytest.raises(NoIndexError, match="kserve-rag ingest"):
         root.open()

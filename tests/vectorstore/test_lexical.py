@@ -78,7 +78,7 @@ def test_the_best_come_first_and_ties_in_order(tmp_path: Path) -> None:
     assert masked.rows.tolist() == [2, 4]
 
 
-def test_the_border_of_best_prefers_earlier_rows() -> None:
+def test_ties_at_the_limit_prefer_earlier_rows() -> None:
     hits = best(np.array([1, 2, 1, 1, 0, 2], np.float32), 3)
     assert hits.rows.tolist() == [1, 5, 0]
 
@@ -93,7 +93,7 @@ def test_blocks_of_postings_join(tmp_path: Path) -> None:
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "parts" / name).read_bytes()
 
 
-def test_nothing_is_left_of_building(tmp_path: Path) -> None:
+def test_building_leaves_no_temporary_files(tmp_path: Path) -> None:
     build(tmp_path, TEXTS)
     assert not list(tmp_path.glob("*.tmp"))
 

@@ -54,7 +54,7 @@ def test_scores_are_near_the_exact_ones(tmp_path: Path, bits: Bits) -> None:
 
 
 @pytest.mark.parametrize("bits", get_args(Bits))
-def test_what_is_stored_can_be_stored_again(tmp_path: Path, bits: Bits) -> None:
+def test_stored_vectors_can_be_stored_again(tmp_path: Path, bits: Bits) -> None:
     rows = [unit(9, 1), unit(0, 2), unit(4, 3)]
     index = build(tmp_path / "a", rows, bits)
     writer = MultiVectorWriter(tmp_path / "b", DIM, bits)
@@ -76,7 +76,7 @@ def test_a_stored_vector_keeps_its_product_with_itself() -> None:
         np.testing.assert_allclose(np.diag(products), 1, atol=2e-3)
 
 
-def test_zero_vectors_do_no_harm() -> None:
+def test_zero_vectors() -> None:
     quantiser = Quantiser(DIM, 2)
     stored = quantiser.encode(np.zeros((2, DIM), np.float32))
     assert not quantiser.products(stored.codes, stored.factors, quantiser.query(unit(3, 1))).any()
@@ -93,7 +93,7 @@ def test_bad_input(tmp_path: Path) -> None:
     writer.close()
 
 
-def test_damage_is_told(tmp_path: Path) -> None:
+def test_damaged_files_are_errors(tmp_path: Path) -> None:
     with pytest.raises(DamagedIndexError):
         MultiVectorIndex(tmp_path)
     build(tmp_path, [unit(5, 1)], 2)

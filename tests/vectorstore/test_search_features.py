@@ -219,7 +219,7 @@ async def test_collections_that_are_not_served(service: VectorstoreService, tmp_
     assert service.status().index.name == "one"
 
 
-async def test_a_collection_that_is_missing_harms_no_other(path: Path, hashed: LoopbackEmbedder) -> None:
+async def test_a_missing_collection_does_not_affect_others(path: Path, hashed: LoopbackEmbedder) -> None:
     async with serving(path, hashed, "one", "absent") as service:
         assert service.not_ready_reason() is None
         assert "absent" in service.status().collections["absent"].reason
@@ -257,7 +257,7 @@ async def test_explanations(service: VectorstoreService) -> None:
     assert everything.passages[0].explain.signals["lexical"].rank is None
 
 
-async def test_what_was_cut_is_told_with_its_reason(service: VectorstoreService) -> None:
+async def test_cut_passages_have_a_reason(service: VectorstoreService) -> None:
     everything = await find(service, "red stone", num_docs=100)
     limit = everything.passages[10].score
     found = await find(service, "red stone", num_docs=3, min_score=limit, explain=True)
@@ -293,7 +293,7 @@ async def test_the_order_of_adding_changes_nothing(tmp_path: Path, hashed: Loopb
     assert answers[0] == answers[1] == answers[2]
 
 
-async def test_a_batch_mixes_all_of_it(service: VectorstoreService, hashed: LoopbackEmbedder) -> None:
+async def test_a_batch_with_different_options(service: VectorstoreService, hashed: LoopbackEmbedder) -> None:
     instances = [
         SearchInstance(input="red stone", num_docs=3, collections=["two", "one"], explain=True),
         SearchInstance(input="cat", num_docs=0),

@@ -49,7 +49,7 @@ def test_chroma_has_settings_of_its_own(tmp_path: Path, monkeypatch: pytest.Monk
         chroma.STORE.create(VersionRef("default", "0" * 16, tmp_path), 16)
 
 
-def test_a_store_is_one_that_is_registered(tmp_path: Path) -> None:
+def test_unknown_stores_are_refused(tmp_path: Path) -> None:
     assert [read_settings(VectorstoreSettings, store=name).store for name in ("auto", "exact")] == ["auto", "exact"]
     with pytest.raises(ValidationError, match="there is no store 'mivlus': choose one of chroma, exact"):
         VectorstoreSettings(store="mivlus")

@@ -202,7 +202,7 @@ def test_extra_routes(service: Service, version: str) -> None:
         assert (response.json()["code"], response.json()["field"]) == ("not_found", field)
 
 
-def test_headers_go_on_to_the_embedder(service: Service, hashed: LoopbackEmbedder) -> None:
+def test_headers_are_passed_on_to_the_embedder(service: Service, hashed: LoopbackEmbedder) -> None:
     sent = {"authorization": "Bearer me", "x-request-id": "r-1", "traceparent": "00-1-2-01"}
     response = service.search({"input": "cats"}, **sent)
     assert response.headers["x-request-id"] == "r-1"
@@ -385,7 +385,7 @@ async def test_the_client(client: VectorstoreClient, version: str) -> None:
         await client.search([SearchInstance(input="x", filters={"age": 1})], ctx)
 
 
-async def test_the_client_is_told_what_is_not_there(client: VectorstoreClient, service: Service, version: str) -> None:
+async def test_the_client_reports_missing_things(client: VectorstoreClient, service: Service, version: str) -> None:
     ctx = CallContext.start(60)
     for document_id in ("nope", "a/b", "..", "../indexes", "a?b#c", "ä\x00", "n" * 5000):
         with pytest.raises(NotFoundError, match="has no document") as error:
@@ -404,7 +404,7 @@ async def test_the_client_is_told_what_is_not_there(client: VectorstoreClient, s
             await other.search([SearchInstance(input="x")], ctx)
 
 
-async def test_the_client_of_something_else(hashed: LoopbackEmbedder) -> None:
+async def test_the_client_without_a_server(hashed: LoopbackEmbedder) -> None:
     (port,) = free_ports(1)
     absent = VectorstoreClient(f"http://127.0.0.1:{port}")
     assert "cannot be reached" in (await absent.not_ready_reason(CallContext.start(5)) or "")

@@ -111,7 +111,7 @@ async def test_a_batch_equals_single_queries_and_is_one_call(tmp_path: Path, emb
         assert [len(found.passages) for found in together] == [2, 0, 3, 4]
 
 
-async def test_zero_documents_ask_nobody(tmp_path: Path, embedder: LoopbackEmbedder) -> None:
+async def test_zero_documents_need_no_embedder(tmp_path: Path, embedder: LoopbackEmbedder) -> None:
     version = publish(tmp_path)
     async with serving(tmp_path, embedder, num_docs=0) as service:
         embedder.calls.clear()
@@ -120,7 +120,7 @@ async def test_zero_documents_ask_nobody(tmp_path: Path, embedder: LoopbackEmbed
         assert embedder.calls == []
 
 
-async def test_ties_follow_chunk_ids_whatever_the_order_of_adding(tmp_path: Path, embedder: LoopbackEmbedder) -> None:
+async def test_ties_follow_chunk_ids(tmp_path: Path, embedder: LoopbackEmbedder) -> None:
     names = ["d", "a", "c", "b"]
     expected = [f"{name}-0" for name in sorted(names)]
     for number, order in enumerate((names, names[::-1])):
@@ -196,7 +196,7 @@ async def test_a_new_version_takes_over_and_rollback_works(tmp_path: Path, embed
         assert (await find(service, "sharks")).index_version == old
 
 
-async def test_the_watcher_follows_by_itself(tmp_path: Path, embedder: LoopbackEmbedder) -> None:
+async def test_the_watcher_follows_new_versions(tmp_path: Path, embedder: LoopbackEmbedder) -> None:
     publish(tmp_path, animals()[:1])
     client = EmbedderClient(embedder.url, model=MODEL)
     service = VectorstoreService([IndexRoot(tmp_path, "default")], client, reload_interval_s=0.01)
@@ -259,9 +259,7 @@ async def test_bad_new_versions_are_refused_and_the_old_one_stays(tmp_path: Path
         assert service.status().reason is None
 
 
-async def test_the_calibration_told_is_that_of_the_version_that_serves(
-    tmp_path: Path, embedder: LoopbackEmbedder
-) -> None:
+async def test_the_calibration_is_that_of_the_served_version(tmp_path: Path, embedder: LoopbackEmbedder) -> None:
     root = IndexRoot(tmp_path, "default")
     good = publish(tmp_path)
     root.calibration_file(good).write_text('{"of": "good"}')
@@ -356,9 +354,7 @@ async def test_an_index_of_another_embedder_is_refused_until_it_fits(
         await find(service, "cats")
 
 
-async def test_an_embedder_exchanged_while_serving_is_noticed_by_its_answer(
-    tmp_path: Path, embedder: LoopbackEmbedder
-) -> None:
+async def test_an_exchanged_embedder_is_noticed(tmp_path: Path, embedder: LoopbackEmbedder) -> None:
     publish(tmp_path)
     async with serving(tmp_path, embedder) as service:
         await find(service, "cats")
@@ -374,7 +370,7 @@ async def test_an_embedder_exchanged_while_serving_is_noticed_by_its_answer(
         await find(service, "cats")
 
 
-async def test_an_embedder_that_comes_later(tmp_path: Path, embedder: LoopbackEmbedder) -> None:
+async def test_an_embedder_that_starts_later(tmp_path: Path, embedder: LoopbackEmbedder) -> None:
     publish(tmp_path)
     embedder.fault = "unavailable"
     async with serving(tmp_path, embedder) as service:
@@ -441,7 +437,7 @@ async def test_a_closed_index_is_freed_without_a_garbage_collection(tmp_path: Pa
         gc.enable()
 
 
-def test_a_version_that_is_gone_answers_its_last_requests(tmp_path: Path) -> None:
+def test_a_removed_version_answers_its_last_requests(tmp_path: Path) -> None:
     """Chroma opens its database once more when many search at once."""
     publish(tmp_path)
     index = LoadedIndex(IndexRoot(tmp_path, "default").open(), store="chroma", candidates=50)

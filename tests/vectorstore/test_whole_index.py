@@ -71,7 +71,7 @@ async def test_stages(tmp_path: Path, embedder: LoopbackEmbedder) -> None:
         assert len((await find(service, "cats purr", num_docs=8)).passages) == 8
 
 
-async def test_each_mode_asks_for_no_more_than_it_needs(tmp_path: Path, embedder: LoopbackEmbedder) -> None:
+async def test_modes_request_only_the_outputs_they_need(tmp_path: Path, embedder: LoopbackEmbedder) -> None:
     publish(tmp_path, bits=2)
     publish(tmp_path, name="plain")
     async with serving(tmp_path, embedder, "default", "plain") as service:
@@ -166,7 +166,7 @@ def test_parts_that_no_version_has(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("part", ["sparse", "multi_vectors"])
-def test_damaged_parts_are_told(tmp_path: Path, part: str) -> None:
+def test_damaged_parts_are_errors(tmp_path: Path, part: str) -> None:
     version = publish(tmp_path, bits=2)
     folder = tmp_path / "default" / version / part
     for file in folder.iterdir():

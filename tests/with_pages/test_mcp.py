@@ -335,7 +335,7 @@ async def test_over_http_each_caller_brings_its_own_token(guarded: str, mode: Mo
 
 
 @pytest.mark.parametrize("how", ["stdio", "http"])
-async def test_a_call_that_is_left_stops_the_generation(how: str) -> None:
+async def test_a_cancelled_call_stops_the_generation(how: str) -> None:
     begun, left = threading.Event(), threading.Event()
 
     def respond(handler: BaseHTTPRequestHandler) -> None:
@@ -371,7 +371,7 @@ async def test_a_call_that_is_left_stops_the_generation(how: str) -> None:
         ({}, 200),
     ],
 )
-def test_pages_of_the_web_do_not_reach_it(named: str, headers: dict[str, str], status: int) -> None:
+def test_web_pages_cannot_reach_the_server(named: str, headers: dict[str, str], status: int) -> None:
     call = {"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {}}
     accept = {"accept": "application/json, text/event-stream"}
     response = httpx.post(f"{named}/mcp", json=call, headers=accept | headers, trust_env=False, timeout=60)
@@ -385,7 +385,7 @@ def named() -> Iterator[str]:
         yield address
 
 
-def test_a_public_address_wants_a_name() -> None:
+def test_a_public_address_needs_a_host_name() -> None:
     command = [KSERVE_RAG, "mcp", "--http", "--host", "0.0.0.0"]  # noqa: S104 - what is refused here
     done = subprocess.run(command, env=environment(), capture_output=True, text=True)
     assert done.returncode == 2
@@ -413,7 +413,7 @@ def test_the_server_ends_with_its_input_and_prints_nothing_else() -> None:
     assert all(json.loads(line)["jsonrpc"] == "2.0" for line in done.stdout.splitlines())
 
 
-def test_other_commands_do_without_the_library() -> None:
+def test_other_commands_do_not_import_mcp() -> None:
     code = "import kserve_rag.cli.app, sys; sys.exit('mcp' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
@@ -433,7 +433,7 @@ async def test_the_settings_of_the_page_start_the_server(guarded: str, which: in
     assert result.is_error is not bool(env)
 
 
-def test_the_page_tells_every_argument_of_the_tools() -> None:
+def test_every_argument_of_the_tools_is_documented() -> None:
     from kserve_rag.mcp import GraphTools
 
     page = PAGE.read_text()

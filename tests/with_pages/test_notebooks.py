@@ -95,7 +95,7 @@ def test_a_notebook_ends_with_what_it_claims(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_a_notebook_names_only_what_is_public(name: str) -> None:
+def test_notebooks_use_public_names_only(name: str) -> None:
     for cell in _cells(name):
         if cell.cell_type != "code":
             continue
@@ -109,7 +109,7 @@ def test_a_notebook_names_only_what_is_public(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_links_between_notebooks_lead_somewhere(name: str) -> None:
+def test_links_between_notebooks_resolve(name: str) -> None:
     for cell in _cells(name):
         for target in cell.source.split("](")[1:] if cell.cell_type == "markdown" else ():
             path = target.partition(")")[0].partition("#")[0]

@@ -35,7 +35,7 @@ def running_requests(graph: PeopleGraph) -> float:
     return float(next(line.split()[-1] for line in text.splitlines() if line.startswith("predictor_running_requests ")))
 
 
-def test_an_answer_comes_with_its_sources_and_its_times(visitor: Visitor) -> None:
+def test_an_answer_has_sources_and_timings(visitor: Visitor) -> None:
     page = visitor.open()
     expect(page.get_by_role("list", name="Example questions").get_by_role("button")).not_to_have_count(0)
     answer = visitor.answer(QUESTION)
@@ -47,7 +47,7 @@ def test_an_answer_comes_with_its_sources_and_its_times(visitor: Visitor) -> Non
     expect(page.get_by_role("status").first).to_contain_text("Answer:")
 
 
-def test_an_answer_is_seen_while_it_is_written(visitor: Visitor) -> None:
+def test_an_answer_is_shown_as_it_is_generated(visitor: Visitor) -> None:
     visitor.open()
     visitor.page.get_by_role("button", name="Documents", exact=True).first.wait_for()
     visitor.page.locator(".mode", has_text="Documents").click()
@@ -62,7 +62,7 @@ def test_an_answer_is_seen_while_it_is_written(visitor: Visitor) -> None:
     expect(answer).to_have_attribute("data-status", "stopped")
 
 
-def test_stopping_frees_the_predictor_and_keeps_what_was_written(visitor: Visitor, graph: PeopleGraph) -> None:
+def test_stopping_frees_the_predictor_and_keeps_the_text(visitor: Visitor, graph: PeopleGraph) -> None:
     visitor.open()
     visitor.page.locator(".mode", has_text="Documents").click()
     answer = visitor.ask(LONG)
@@ -76,7 +76,7 @@ def test_stopping_frees_the_predictor_and_keeps_what_was_written(visitor: Visito
     expect(visitor.question).to_be_focused()
 
 
-def test_a_conversation_goes_on_and_is_kept(visitor: Visitor) -> None:
+def test_conversations_are_kept(visitor: Visitor) -> None:
     visitor.open()
     bodies = sent(visitor)
     first = visitor.answer(QUESTION).locator(".prose").inner_text()
@@ -140,7 +140,7 @@ def test_with_and_without_documents_side_by_side(visitor: Visitor) -> None:
     expect(visitor.answers.nth(1).get_by_role("list", name="Sources")).to_have_count(0)
 
 
-def test_what_the_documents_do_not_answer_leads_to_what_they_do(visitor: Visitor) -> None:
+def test_a_refusal_offers_related_topics(visitor: Visitor) -> None:
     visitor.open()
     answer = visitor.answer("What is the capital of Peru?")
     expect(answer).to_contain_text("The documents do not answer this question.")
@@ -168,7 +168,7 @@ def test_asking_again_and_editing(visitor: Visitor) -> None:
     expect(visitor.answers.first).to_have_attribute("data-status", "done", timeout=ANSWERS_WITHIN_MS)
 
 
-def test_reloading_in_the_middle_loses_nothing(visitor: Visitor, graph: PeopleGraph) -> None:
+def test_reloading_during_an_answer_loses_nothing(visitor: Visitor, graph: PeopleGraph) -> None:
     visitor.open()
     visitor.page.locator(".mode", has_text="Documents").click()
     answer = visitor.ask(LONG)
@@ -185,7 +185,7 @@ def test_reloading_in_the_middle_loses_nothing(visitor: Visitor, graph: PeopleGr
     visitor.press("Escape")
 
 
-def test_two_people_at_once_have_nothing_of_each_other(browser: Browser, page_url: str) -> None:
+def test_two_visitors_are_independent(browser: Browser, page_url: str) -> None:
     one, other = Visitor(browser, page_url), Visitor(browser, page_url)
     one.open()
     other.open()

@@ -65,7 +65,7 @@ def keeper(visitor: Visitor, graph: PeopleGraph) -> Any:
     assert uploads() == []
 
 
-def test_a_document_is_added_asked_about_and_taken_out(keeper: Visitor) -> None:
+def test_a_document_is_added_asked_about_and_removed(keeper: Visitor) -> None:
     page = keeper.open()
     job = add(keeper, [payload("ferry.md", FERRY)])
     expect(job).to_contain_text("Added ferry.md")
@@ -86,7 +86,7 @@ def test_a_document_is_added_asked_about_and_taken_out(keeper: Visitor) -> None:
     expect(answer.locator(".source-card", has_text="ferry")).to_have_count(0)
 
 
-def test_what_cannot_be_read_is_named_with_its_reason(keeper: Visitor) -> None:
+def test_unreadable_files_are_named_with_a_reason(keeper: Visitor) -> None:
     writer = PdfWriter()
     writer.add_blank_page(200, 200)
     writer.encrypt("secret", algorithm="AES-256")
@@ -103,7 +103,7 @@ def test_what_cannot_be_read_is_named_with_its_reason(keeper: Visitor) -> None:
             take_out(keeper, name)
 
 
-def test_what_is_too_large_or_of_another_kind_is_not_sent(visitor: Visitor) -> None:
+def test_files_that_are_too_large_or_unsupported_are_not_sent(visitor: Visitor) -> None:
     page = visitor.open()
     sent: list[str] = []
     page.on("request", lambda request: sent.append(request.method) if request.method == "POST" else None)

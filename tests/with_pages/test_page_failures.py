@@ -59,7 +59,7 @@ def page_without_model(graph: PeopleGraph, tmp_path_factory: pytest.TempPathFact
         yield f"http://127.0.0.1:{page}/"
 
 
-def test_a_model_that_is_not_there(browser: Browser, page_without_model: str) -> None:
+def test_a_missing_model(browser: Browser, page_without_model: str) -> None:
     visitor = Visitor(browser, page_without_model)
     page = visitor.open()
     answer = visitor.ask("What is an index version?")
@@ -112,9 +112,7 @@ def test_retry_after_is_waited_for(reader: Visitor, script: ScriptedTransformer)
 
 
 @pytest.mark.parametrize("status", [401, 403])
-def test_who_is_not_signed_in_any_more_keeps_the_question(
-    reader: Visitor, script: ScriptedTransformer, status: int
-) -> None:
+def test_an_expired_session_keeps_the_question(reader: Visitor, script: ScriptedTransformer, status: int) -> None:
     script.respond = failing(status, "unauthorized", "The token has expired.")
     page = reader.open()
     reader.question.fill("What swims, and where?")
@@ -146,7 +144,7 @@ def test_who_is_not_signed_in_any_more_keeps_the_question(
     assert other.evaluate("sessionStorage.length") == 0
 
 
-def test_a_connection_that_is_lost_keeps_what_came(reader: Visitor, script: ScriptedTransformer) -> None:
+def test_a_lost_connection_keeps_the_text_so_far(reader: Visitor, script: ScriptedTransformer) -> None:
     def breaks(exchange: Exchange) -> None:
         exchange.stream([begun(), {"text_output": "Ducks swim, and"}])
 
@@ -160,7 +158,7 @@ def test_a_connection_that_is_lost_keeps_what_came(reader: Visitor, script: Scri
     expect(reader.answers.last).to_contain_text("They swim.")
 
 
-def test_an_error_in_the_middle_keeps_what_came(reader: Visitor, script: ScriptedTransformer) -> None:
+def test_an_error_in_the_middle_keeps_the_text_so_far(reader: Visitor, script: ScriptedTransformer) -> None:
     error = {"error": "The predictor ended.", "code": "bad_upstream", "field": None}
     script.respond = lambda exchange: exchange.stream([begun(), {"text_output": "Ducks swim, and"}, error])
     reader.open()
@@ -181,7 +179,7 @@ def test_offline_and_back(reader: Visitor, script: ScriptedTransformer) -> None:
     expect(reader.answers.last).to_contain_text("Yes.")
 
 
-def test_stopping_before_anything_came(reader: Visitor, script: ScriptedTransformer) -> None:
+def test_stopping_before_the_first_text(reader: Visitor, script: ScriptedTransformer) -> None:
     released = threading.Event()
 
     def waits(exchange: Exchange) -> None:
@@ -231,7 +229,7 @@ def test_pasted_bytes_are_refused_and_control_characters_left_out(reader: Visito
     expect(page.locator("#question-note")).to_contain_text("2 invisible control characters left out")
 
 
-def test_nothing_leaves_for_elsewhere(reader: Visitor, tmp_path: Path) -> None:
+def test_no_request_goes_to_another_host(reader: Visitor, tmp_path: Path) -> None:
     asked: list[str] = []
     reader.page.on("request", lambda request: asked.append(request.url))
     reader.open()
@@ -239,7 +237,7 @@ def test_nothing_leaves_for_elsewhere(reader: Visitor, tmp_path: Path) -> None:
     assert all(url.startswith(reader.url) for url in asked)
 
 
-def test_a_browser_that_keeps_nothing(reader: Visitor, script: ScriptedTransformer) -> None:
+def test_a_browser_without_storage(reader: Visitor, script: ScriptedTransformer) -> None:
     """As it is in a frame of another site, where everything that is kept is forbidden."""
     reader.context.add_init_script(
         """for (const name of ["localStorage", "sessionStorage", "indexedDB"]) {

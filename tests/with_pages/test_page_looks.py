@@ -94,7 +94,7 @@ def test_an_answer_its_hops_and_its_source(viewer: Visitor, look: Look) -> None:
     look("source")
 
 
-def test_what_is_not_in_the_documents(viewer: Visitor, look: Look) -> None:
+def test_a_refusal(viewer: Visitor, look: Look) -> None:
     viewer.open()
     expect(viewer.answer("What is the capital of Peru?").locator(".refusal")).to_be_visible()
     look("refusal")

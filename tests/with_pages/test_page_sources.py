@@ -70,7 +70,7 @@ def citations(text: str, stored: dict[str, Any], start: int, end: int) -> dict[s
     }
 
 
-def test_a_source_opens_at_its_very_passage(visitor: Visitor, graph: PeopleGraph) -> None:
+def test_a_source_opens_at_its_passage(visitor: Visitor, graph: PeopleGraph) -> None:
     page = visitor.open()
     with page.expect_response("**/generate_stream"):
         answer = visitor.answer("What is an index version?")
@@ -99,7 +99,7 @@ def test_a_source_opens_at_its_very_passage(visitor: Visitor, graph: PeopleGraph
     assert whole.split() == stored["text"].split()
 
 
-def test_spans_count_characters_not_their_halves(reader: Visitor, script: ScriptedTransformer) -> None:
+def test_spans_count_code_points(reader: Visitor, script: ScriptedTransformer) -> None:
     text = "😀 Ducks 🦆 swim.\nSwans 🦢🦢 fly far. 👩‍👩‍👧 They do.\n" * 40
     stored = document(text, source="birds.txt")
     start = text.index("🦢", 600)
@@ -132,7 +132,7 @@ def test_passages_of_another_index_are_not_marked(reader: Visitor, script: Scrip
     expect(marks).to_contain_text("Ducks swim.")
 
 
-def test_a_long_document_is_met_at_its_passage(reader: Visitor, script: ScriptedTransformer) -> None:
+def test_a_long_document_opens_at_its_passage(reader: Visitor, script: ScriptedTransformer) -> None:
     text = "".join(f"Line {number} of a very long document.\n" for number in range(60_000))
     stored = document(text)
     start = text.index("Line 45678 ")
@@ -145,7 +145,7 @@ def test_a_long_document_is_met_at_its_passage(reader: Visitor, script: Scripted
     assert highlighted(reader.page.get_by_test_id("document")) == text[start : start + 35]
 
 
-def test_what_no_source_says_is_marked(reader: Visitor, script: ScriptedTransformer) -> None:
+def test_unsupported_statements_are_marked(reader: Visitor, script: ScriptedTransformer) -> None:
     stored = document("Ducks swim.")
     checked = citations("Ducks swim. Cats fly.", stored, 0, 11)
     supported = {**checked["statements"][0], "span": {"start": 0, "end": 12}}
@@ -161,7 +161,7 @@ def test_what_no_source_says_is_marked(reader: Visitor, script: ScriptedTransfor
     expect(answer.locator(".legend")).to_contain_text("no source says this")
 
 
-def test_a_quote_in_place_of_an_answer_is_shown_as_one(reader: Visitor, script: ScriptedTransformer) -> None:
+def test_a_quote_instead_of_an_answer_is_labelled(reader: Visitor, script: ScriptedTransformer) -> None:
     stored = document("Ducks swim.")
     quoted = {**citations("Ducks swim. [1]", stored, 0, 11), "kind": "quote"}
     script.respond = answering("Something else.", [source(stored, 0, 11)], citations=quoted)
@@ -171,7 +171,7 @@ def test_a_quote_in_place_of_an_answer_is_shown_as_one(reader: Visitor, script: 
     expect(answer).to_contain_text("own words")
 
 
-def test_a_document_that_has_gone_leaves_its_passage(reader: Visitor, script: ScriptedTransformer) -> None:
+def test_a_removed_document_still_shows_its_passage(reader: Visitor, script: ScriptedTransformer) -> None:
     stored = document("Ducks swim.")
     script.respond = answering("They swim [1].", [source(stored, 0, 11)])
     reader.open()
@@ -182,7 +182,7 @@ def test_a_document_that_has_gone_leaves_its_passage(reader: Visitor, script: Sc
 
 
 @pytest.mark.parametrize("place", ["question", "answer", "document"])
-def test_nothing_in_a_text_is_run(reader: Visitor, script: ScriptedTransformer, place: str) -> None:
+def test_text_is_never_executed(reader: Visitor, script: ScriptedTransformer, place: str) -> None:
     text = ATTACK if place == "document" else "Ducks swim."
     title = "<img src=x onerror='window.hacked=true'>" if place == "document" else "Ducks"
     stored = document(text, title=title, url="javascript:window.hacked=true", source="<script>hacked</script>.md")

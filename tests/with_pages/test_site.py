@@ -166,7 +166,7 @@ def test_nothing_is_loaded_from_another_host(site: Path, pages: dict[str, Any]) 
     assert not foreign
 
 
-def test_links_and_anchors_lead_somewhere(site: Path, pages: dict[str, Any]) -> None:
+def test_links_and_anchors_resolve(site: Path, pages: dict[str, Any]) -> None:
     ids = {name: {each.get("id") for each in page.iter() if each.get("id")} for name, page in pages.items()}
     broken = []
     for name, page in pages.items():
@@ -187,7 +187,7 @@ def test_links_and_anchors_lead_somewhere(site: Path, pages: dict[str, Any]) -> 
     assert not broken
 
 
-def test_pages_show_no_marks_of_their_source(pages: dict[str, Any]) -> None:
+def test_pages_show_no_markdown(pages: dict[str, Any]) -> None:
     """A table or list that Markdown did not take for one shows its pipes and stars."""
     for name, page in pages.items():
         for block in page.xpath("//article//p | //article//li | //article//td"):
@@ -297,7 +297,7 @@ def test_nothing_is_wider_than_the_screen(path: str, browser: Browser, url: str)
 
 @pytest.mark.parametrize("path", ["", "architecture/", "reference/settings/"])
 @pytest.mark.parametrize("dark", [False, True])
-def test_there_is_no_serious_barrier(path: str, dark: bool, browser: Browser, url: str) -> None:
+def test_there_are_no_serious_accessibility_problems(path: str, dark: bool, browser: Browser, url: str) -> None:
     from axe_playwright_python.sync_playwright import Axe
 
     with opened(browser, f"{url}/{path}", dark=dark) as page:

@@ -124,7 +124,7 @@ def test_many_workers_write_the_version_that_one_process_writes(
     same(alone.index, on_ray.index)
 
 
-def test_an_embedder_that_fails_leaves_nothing(
+def test_a_failing_embedder_leaves_nothing(
     ingestions: tuple[Ingestion, Ingestion], embedder: LoopbackEmbedder, docs: Path
 ) -> None:
     embedder.fails_after = 16

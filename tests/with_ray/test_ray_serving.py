@@ -228,7 +228,7 @@ def test_a_streamed_answer_arrives_in_pieces(on_ray: Services, predictor: GatedP
         predictor.open()
 
 
-def test_a_client_that_leaves_ends_its_generation(
+def test_a_disconnecting_client_ends_its_generation(
     on_ray: Services, predictor: GatedPredictor, http: httpx.Client
 ) -> None:
     predictor.shut()
@@ -241,7 +241,7 @@ def test_a_client_that_leaves_ends_its_generation(
         predictor.open()
 
 
-def test_a_replica_that_is_killed_takes_only_its_own_answers(
+def test_a_killed_replica_loses_only_its_own_answers(
     cluster: Cluster, on_ray: Services, predictor: GatedPredictor, http: httpx.Client
 ) -> None:
     url = f"{on_ray.transformer}/v2/models/rag/generate"
@@ -316,7 +316,7 @@ def test_a_wrong_setting_fails_the_application(call: str, message: str) -> None:
     assert message in done.stderr
 
 
-def test_what_listens_beyond_this_machine_wants_the_token(cluster: Cluster, on_ray: Services) -> None:
+def test_public_listeners_need_the_token(cluster: Cluster, on_ray: Services) -> None:
     """Ray opens one such port per replica, for calls between deployments, and has no setting for its address."""
     listening = []
     for process in cluster.process.children(recursive=True):

@@ -44,7 +44,7 @@ def test_parity_with_transformers(tmp_path: Path, family: str, pooling: str) -> 
     np.testing.assert_allclose(encoder.encode(TEXTS).dense, _reference(tmp_path, pooling), atol=TOLERANCE, rtol=0)
 
 
-def test_what_torch_saves_is_read_as_well(tmp_path: Path) -> None:
+def test_torch_checkpoints_are_read(tmp_path: Path) -> None:
     write_folder(tmp_path, "bert", {"pooling": "mean"})
     encoded = load_encoder(tmp_path, EncoderSettings(architecture="bert")).encode(TEXTS).dense
     model = AutoModel.from_pretrained(tmp_path)

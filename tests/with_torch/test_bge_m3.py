@@ -122,7 +122,7 @@ def test_batch_equals_single(encoder: Encoder) -> None:
         np.testing.assert_allclose(alone.multi_vectors[0], together.multi_vectors[row], atol=1e-5)
 
 
-def test_only_what_is_asked_for_is_made(encoder: Encoder) -> None:
+def test_only_requested_outputs_are_computed(encoder: Encoder) -> None:
     dense_only = encoder.encode(TEXTS[:2])
     assert dense_only.sparse is None
     assert dense_only.multi_vectors is None

@@ -48,7 +48,7 @@ def test_batching_changes_nothing(tmp_path: Path, family: str, batch_texts: int)
     np.testing.assert_allclose(encoder.encode(TEXTS).dense, alone, atol=TOLERANCE)
 
 
-def test_the_names_of_a_model_with_a_head(tmp_path: Path) -> None:
+def test_weights_under_a_prefix(tmp_path: Path) -> None:
     """A checkpoint of, say, RobertaForMaskedLM has the encoder under `roberta.`."""
     weights = write_folder(tmp_path, "roberta", {"pooling": "cls"})
     plain = load_encoder(tmp_path, SETTINGS).encode(TEXTS).dense
@@ -58,7 +58,7 @@ def test_the_names_of_a_model_with_a_head(tmp_path: Path) -> None:
     np.testing.assert_array_equal(load_encoder(tmp_path, SETTINGS).encode(TEXTS).dense, plain)
 
 
-def test_prefixes_window_and_id_are_the_cards(tmp_path: Path) -> None:
+def test_prefixes_window_and_id_come_from_the_card(tmp_path: Path) -> None:
     plain, carded = tmp_path / "plain", tmp_path / "carded"
     write_folder(plain, "bert", {"pooling": "mean"})
     write_folder(
@@ -75,7 +75,7 @@ def test_prefixes_window_and_id_are_the_cards(tmp_path: Path) -> None:
     assert np.abs(made[0] - made[1]).max() > 0.01
 
 
-def test_the_files_of_sentence_transformers_do_as_well(tmp_path: Path) -> None:
+def test_sentence_transformers_files_are_read(tmp_path: Path) -> None:
     weights = write_folder(tmp_path, "mpnet")
     (tmp_path / "1_Pooling").mkdir()
     (tmp_path / "1_Pooling" / "config.json").write_text('{"pooling_mode_cls_token": true}')
@@ -94,7 +94,7 @@ def test_no_more_tokens_than_positions(tmp_path: Path) -> None:
     assert np.isfinite(encoder.encode(["chunk " * 500]).dense).all()
 
 
-def test_what_these_models_do_not_have(tmp_path: Path) -> None:
+def test_unsupported_outputs_and_backends(tmp_path: Path) -> None:
     write_folder(tmp_path, "bert", {"pooling": "mean"})
     with pytest.raises(TextError, match="no learned token weights"):
         load_encoder(tmp_path, SETTINGS).encode(["a"], sparse=True)
@@ -138,7 +138,7 @@ def test_a_configuration_that_does_not_fit(tmp_path: Path, change: dict[str, Any
         load_encoder(tmp_path, SETTINGS)
 
 
-def test_no_pooling_is_made_up(tmp_path: Path) -> None:
+def test_missing_pooling_is_an_error(tmp_path: Path) -> None:
     write_folder(tmp_path, "bert")
     with pytest.raises(ModelFolderError, match=r"says how the model pools: write embedder\.json"):
         load_encoder(tmp_path, SETTINGS)

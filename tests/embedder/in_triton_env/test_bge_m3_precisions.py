@@ -107,7 +107,7 @@ def test_batch_equals_single(precision: Arithmetic) -> None:
         assert min(near.dense, near.sparse, near.multi_vectors) >= (0.999999 if precision == "f32" else 0.999)
 
 
-def test_what_is_built_in_f32_may_be_searched_in_bf16_and_not_in_int8(exports: dict[Storage, Path]) -> None:
+def test_f32_indexes_can_be_searched_in_bf16_but_not_in_int8(exports: dict[Storage, Path]) -> None:
     fingerprints = {precision: encoded(SOURCE, precision).fingerprint for precision in get_args(Arithmetic)}
     assert fingerprints["f32"] == fingerprints["bf16"] != fingerprints["int8"]
     assert fingerprints["f32"].partition("@")[0] == fingerprints["int8"].partition("@")[0] == "tiny_bge_m3"
@@ -116,7 +116,7 @@ def test_what_is_built_in_f32_may_be_searched_in_bf16_and_not_in_int8(exports: d
     assert min(near.dense, near.sparse, near.multi_vectors) >= LEAST_COSINE["bf16"]
 
 
-def test_auto_is_what_the_folder_was_exported_as_else_what_the_cpu_has(exports: dict[Storage, Path]) -> None:
+def test_auto_precision_follows_the_export_or_the_cpu(exports: dict[Storage, Path]) -> None:
     for precision, folder in exports.items():
         assert load_encoder(folder, settings()).precision == precision  # type: ignore[attr-defined]
     expected = "bf16" if computes_bfloat16() else "f32"
@@ -124,7 +124,7 @@ def test_auto_is_what_the_folder_was_exported_as_else_what_the_cpu_has(exports: 
 
 
 @pytest.mark.parametrize(("exported", "asked"), [("int8", "f32"), ("int8", "bf16"), ("f32", "int8"), ("bf16", "int8")])
-def test_weights_in_8_bits_are_not_served_as_others(
+def test_int8_exports_are_served_only_as_int8(
     exported: Storage, asked: Arithmetic, exports: dict[Storage, Path]
 ) -> None:
     with pytest.raises(SettingsError, match=f"precision is {asked}.*exported as {exported}"):
@@ -139,7 +139,7 @@ def test_an_export_is_smaller(exports: dict[Storage, Path]) -> None:
     assert sizes[2] < 0.4 * sizes[0]
 
 
-def test_the_card_goes_with_it(tmp_path: Path) -> None:
+def test_an_export_includes_the_card(tmp_path: Path) -> None:
     source = Path(shutil.copytree(SOURCE, tmp_path / "source"))
     (source / CARD_NAME).write_text('{"id": "BAAI/bge-m3", "max_tokens": 9, "query_prefix": "q: "}')
     export(source, tmp_path / "a", "int8", texts=())
@@ -155,7 +155,7 @@ def test_the_card_goes_with_it(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", [*FILES, CARD_NAME])
 @pytest.mark.parametrize("damage", ["missing", "cut", "changed"])
-def test_an_export_that_is_not_whole(name: str, damage: str, tmp_path: Path, exports: dict[Storage, Path]) -> None:
+def test_an_incomplete_export_is_refused(name: str, damage: str, tmp_path: Path, exports: dict[Storage, Path]) -> None:
     folder = Path(shutil.copytree(exports["int8"], tmp_path / "model"))
     content = (folder / name).read_bytes()
     (folder / name).unlink()
@@ -180,7 +180,7 @@ def test_an_export_of_a_later_version(tmp_path: Path, exports: dict[Storage, Pat
     "name", ["sparse_linear.pt", "colbert_linear.pt", "pytorch_model.bin", "config.json", "tokenizer.json"]
 )
 @pytest.mark.parametrize("cut", [False, True])
-def test_nothing_is_made_of_a_folder_that_is_not_bge_m3(name: str, cut: bool, tmp_path: Path) -> None:
+def test_an_incomplete_source_is_not_exported(name: str, cut: bool, tmp_path: Path) -> None:
     source = Path(shutil.copytree(SOURCE, tmp_path / "source"))
     content = (source / name).read_bytes()
     (source / name).unlink()
@@ -191,7 +191,7 @@ def test_nothing_is_made_of_a_folder_that_is_not_bge_m3(name: str, cut: bool, tm
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
 
 
-def test_targets_that_cannot_be(tmp_path: Path, exports: dict[Storage, Path]) -> None:
+def test_invalid_targets(tmp_path: Path, exports: dict[Storage, Path]) -> None:
     (tmp_path / "there").mkdir()
     with pytest.raises(ExportError, match="there exists"):
         export(SOURCE, tmp_path / "there", "int8")
@@ -213,7 +213,7 @@ def test_an_interrupted_export_leaves_nothing(step: str, tmp_path: Path) -> None
     assert not list(tmp_path.iterdir())
 
 
-def test_a_disk_that_is_full(tmp_path: Path) -> None:
+def test_a_full_disk(tmp_path: Path) -> None:
     """A limit on the size of files stands for it: writing fails in the middle of the weights."""
     program = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
     program += "from embedder.export import main; sys.exit(main(sys.argv[1:]))"
@@ -229,7 +229,7 @@ def test_a_disk_that_is_full(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_the_command_says_what_it_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_reports_the_export(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     texts = tmp_path / "texts.txt"
     texts.write_text("What is BGE M3?\n\nDer Einbetter verwandelt Texte in Vektoren.\n")
     target = tmp_path / "target"

@@ -106,7 +106,7 @@ def test_texts_are_not_changed(encoder: Encoder) -> None:
     assert texts == TEXTS
 
 
-def test_truncation_is_told(encoder: Encoder) -> None:
+def test_truncation_is_reported(encoder: Encoder) -> None:
     embeddings = encoder.encode(TEXTS)
     assert embeddings.truncated.tolist() == [text.startswith("word ") for text in TEXTS]
     assert embeddings.token_counts[5] == encoder.max_tokens == 256
@@ -141,7 +141,7 @@ def test_prefixes_are_put_before_texts(encoder: Encoder) -> None:
     np.testing.assert_allclose(made.dense, encoder.encode(["query: a", "passage: a"]).dense, atol=1e-5)
 
 
-def test_what_the_model_does_not_have(encoder: Encoder) -> None:
+def test_unsupported_outputs_and_settings(encoder: Encoder) -> None:
     with pytest.raises(TextError, match="no learned token weights"):
         encoder.encode(["a"], sparse=True)
     with pytest.raises(TextError, match="'question'"):
