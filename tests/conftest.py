@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from tests.processes import Triton
 
 CORPUS = Path(__file__).parent / "corpus"
-"""Documents about a product that does not exist, so that no model knows the answers by heart."""
+"""Documents about an invented product, so that no model knows the answers."""
 
 
 def pytest_configure() -> None:
@@ -39,7 +39,7 @@ def pytest_configure() -> None:
 
 @dataclass(frozen=True)
 class RunningGraph:
-    """Base URLs of the services, and what belongs to them."""
+    """URLs, settings and state of the shared graph."""
 
     transformer: str
     vectorstore: str
@@ -59,7 +59,7 @@ class RunningGraph:
 
 @pytest.fixture(scope="session")
 def graph_settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    """A home and ports of its own. Models and the Triton environment are those of the user's home: built once."""
+    """A new home and free ports. Models and the Triton environment are shared with the user's home."""
     from kserve_rag.settings import Settings
 
     shared = Settings()
@@ -101,7 +101,7 @@ def graph(graph_settings: Settings, collector: Collector) -> Iterator[RunningGra
         "VECTORSTORE_LOG_FORMAT": "json",
     }
     with contextlib.ExitStack() as stack:
-        # What is started now inherits them; what other tests start does not.
+        # Only this graph inherits them.
         with pytest.MonkeyPatch.context() as environment:
             for name, value in variables.items():
                 environment.setenv(name, value)

@@ -34,7 +34,7 @@ class Triton:
 
 
 def free_ports(count: int) -> list[int]:
-    """Different ports of loopback that nobody listens on."""
+    """Distinct free ports on loopback."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for one in sockets:

@@ -1,4 +1,4 @@
-"""Small encoders of BERT's family with random weights as Hugging Face folders, and what they give, in numpy alone."""
+"""Small encoders of BERT's family with random weights: Hugging Face folders, and their output computed in numpy."""
 
 from __future__ import annotations
 
@@ -228,7 +228,7 @@ def _bucket(apart: int) -> int:
 
 
 def write_pack(path: Path, **changes: Any) -> Weights:
-    """A tiny RoBERTa as an HMSEMB pack, its matrices as int8 in groups of 8. Returns what they multiply to.
+    """A tiny RoBERTa as an HMSEMB pack with int8 matrices in groups of 8. Returns the dequantised weights.
 
     `changes` replace values of the header.
     """
@@ -294,7 +294,7 @@ def write_pack(path: Path, **changes: Any) -> Weights:
 
 
 def write_e5_pack(path: Path, *, version: int = 1) -> Weights:
-    """A tiny BERT of 32 dimensions as an E5S1 pack with one layer. Returns what its blocks multiply to."""
+    """A tiny BERT of 32 dimensions as an E5S1 pack with one layer. Returns the dequantised weights."""
     random = np.random.default_rng(5)
     hidden, inner = 32, 64
     pieces = ["<s>", "<pad>", "</s>", "<unk>", "▁a", "▁chunk", "▁", "½", "1⁄2", "<mask>"]

@@ -17,7 +17,7 @@ def program(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="session", params=NAMES)
 def name(request: pytest.FixtureRequest) -> str:
-    """One values file after the other; `defaults` is none."""
+    """Each values file; `defaults` has none."""
     return str(request.param)
 
 

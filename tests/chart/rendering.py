@@ -21,7 +21,7 @@ RELEASE, NAMESPACE = "page", "web"
 
 
 class RenderError(Exception):
-    """Helm refused, with what it said."""
+    """Helm refused. The message is Helm's."""
 
 
 def helms() -> list[str]:

@@ -170,7 +170,7 @@ def test_the_service_account_exists(documents: list[Document]) -> None:
 
 
 def test_the_container_is_restricted(documents: list[Document]) -> None:
-    """The Pod Security Standard `restricted`, and a read-only root file system beside it."""
+    """The Pod Security Standard `restricted`, and a read-only root file system."""
     context = container(documents)["securityContext"]
     assert context["allowPrivilegeEscalation"] is False
     assert context["capabilities"] == {"drop": ["ALL"]}
@@ -263,7 +263,7 @@ def test_set_values_are_rendered(documents: list[Document]) -> None:
     assert only(documents, "Deployment")["spec"]["replicas"] == 3
     assert found["image"] == "registry.example.com:5000/team/page:1.10"
     assert found["resources"]["requests"] == {"cpu": "2", "memory": "128Mi", "ephemeral-storage": "2Gi"}
-    # A map is put over the chart's own: what is not named stays.
+    # Helm merges maps: keys that are not named stay.
     assert found["resources"]["limits"] == {"cpu": "4", "memory": "256Mi"}
     assert found["readinessProbe"]["httpGet"] == {"path": "/ready", "port": "http"}
     assert found["readinessProbe"]["periodSeconds"] == 20

@@ -168,7 +168,7 @@ def test_without_the_platform_the_domain_is_a_value(program: str) -> None:
 
 @pytest.mark.parametrize("options", [[], ["--set=ezua.domainName="]])
 def test_an_unfilled_placeholder_stays(program: str, options: list[str]) -> None:
-    """So that a platform may render the chart before it puts the domain in. Istio refuses such a host."""
+    """A platform may render the chart before it fills in the domain. Istio refuses such a host."""
     (host,) = only(render(program, *options), "VirtualService")["spec"]["hosts"]
     assert host == "kserve-rag.${DOMAIN_NAME}"
 
@@ -248,5 +248,5 @@ def test_notes(program: str, tmp_path: Path, options: list[str], told: list[str]
 
 
 def test_every_values_file_renders_alone() -> None:
-    """Each begins with what it is for."""
+    """Each starts with its purpose."""
     assert [path.name for path in VALUES.glob("*.yaml") if not path.read_text().startswith("# ")] == []

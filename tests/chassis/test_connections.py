@@ -1,4 +1,4 @@
-"""Connections to an upstream are renewed: what joins behind its address is found, what leaves is left."""
+"""Maximum connection age, so that load rebalances when replicas of an upstream change."""
 
 from __future__ import annotations
 

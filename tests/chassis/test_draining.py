@@ -26,7 +26,7 @@ PREDICT = "/v1/models/echo:predict"
 
 @dataclass
 class Echo:
-    """Echo services on one listening socket, which the test holds as a supervisor does."""
+    """Echo services on one listening socket, which the test owns like a supervisor."""
 
     listener: socket.socket
     grpc_port: int
@@ -144,7 +144,7 @@ async def test_grpc_callers_get_a_status_that_they_can_retry(echo: Echo) -> None
         process.send_signal(signal.SIGUSR1)
         with pytest.raises(aio.AioRpcError) as refused:
             await ask_until_refused(stub)
-        # CANCELLED: the call arrived in the moment in which the server began to drain.
+        # CANCELLED: the call arrived just as the server began to drain.
         assert refused.value.code() in (StatusCode.UNAVAILABLE, StatusCode.CANCELLED)
 
 

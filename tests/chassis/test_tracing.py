@@ -1,4 +1,4 @@
-"""Tracing of a service on the chassis: what switches it on, what is refused, and that it holds nobody up."""
+"""Tracing of a service: how it is switched on, refused settings, and that it never delays requests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Gaps of an implementation, declared as data: which contract it does not keep, how that shows, and why."""
+"""Declared gaps of an implementation: the failing test, its error, and the reason."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Gap:
 
 
 def declare(request: pytest.FixtureRequest, member: str, gaps: Iterable[Gap]) -> None:
-    """Expects the running test to fail if a gap is declared for it; a gap that is none fails the test."""
+    """Expects the running test to fail if a gap is declared for it. A test that passes despite its gap fails."""
     for gap in gaps:
         assert hasattr(request.module, gap.test), f"the gap of {gap.member} names no test: {gap.test}"
         if (gap.member, gap.test) == (member, request.node.originalname):

@@ -1,4 +1,4 @@
-"""`bert` on a real Triton: what a forward pass in numpy gives, prefixes included."""
+"""`bert` on a real Triton compared with a forward pass in numpy, prefixes included."""
 
 from __future__ import annotations
 

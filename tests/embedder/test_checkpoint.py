@@ -1,4 +1,4 @@
-"""Checkpoints are data: nothing in them is executed, and damage is told."""
+"""Reading checkpoints: nothing in them is executed, and damaged files are errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The client against servers that do what no embedder should."""
+"""The client against embedders that misbehave."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Server:
-    """A server on loopback whose answer to an inference each test chooses."""
+    """A server on loopback; each test sets its response to inference requests."""
 
     def __init__(self) -> None:
         self.url = ""

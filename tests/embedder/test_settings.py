@@ -1,4 +1,4 @@
-"""Settings, model cards, fingerprints and batch plans: what needs no engine."""
+"""Settings, model cards, fingerprints and batch plans, without an engine."""
 
 from __future__ import annotations
 

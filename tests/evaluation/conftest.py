@@ -12,7 +12,7 @@ WriteSet = Callable[..., Path]
 
 @pytest.fixture
 def write_set(tmp_path: Path) -> WriteSet:
-    """Writes a dataset; what is not given is the smallest that is right."""
+    """Writes a dataset; missing parts default to the smallest valid ones."""
 
     def write(
         corpus: Sequence[Any] | bytes = ({"_id": "d1", "title": "T", "text": "Ducks swim."},),

@@ -1,4 +1,4 @@
-"""Datasets: what is read of them, and everything that may be wrong with them."""
+"""Reading datasets, and the errors for invalid ones."""
 
 from __future__ import annotations
 

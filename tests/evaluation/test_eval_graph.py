@@ -56,7 +56,7 @@ def test_a_dataset_is_measured_beside_the_graphs_own_index(
     assert set(found.rows) == {"served", "dense", "lexical", "fused", "rescored", "served, last turn only"}
     assert found.judged == ["q1", "q2", "q3"]
     assert found.rows["served"].per_question["MRR@10"][:2] == [1, 1]
-    # Of two documents that say the same the index keeps the first; the other counts as found beside it.
+    # Of two identical documents the index keeps the first; the other one counts as found with it.
     assert found.rows["served"].per_question["R@5"][2] == 1
     assert set(found.signals) >= {"answerability", "best score", "best similarity", "best lexical score"}
     assert found.answers is not None
@@ -138,7 +138,7 @@ def eval_here(graph_settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys:
 
 
 def test_the_gate_fails_on_a_drop(graph: RunningGraph, eval_here: Run, tmp_path: Path, write_set: WriteSet) -> None:
-    # Twenty questions, of which the index answers none as the judgements want it; the baseline says that it did.
+    # The judgements name a wrong document for each question; the baseline claims perfect results.
     corpus = [{"_id": f"d{number}", "text": f"The number {number} is written here."} for number in range(20)]
     queries = [{"_id": f"q{number}", "text": f"Where is {number} written?"} for number in range(20)]
     qrels = "".join(f"q{number}\td{(number + 1) % 20}\t1\n" for number in range(20))

@@ -1,4 +1,4 @@
-"""Figures: against values worked out by hand or published, and what must hold for any input."""
+"""Metrics compared with published values and values worked out by hand, and their invariants."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_significance_of_a_difference() -> None:
 
 
 def test_the_randomisation_test_is_exact_where_there_are_few() -> None:
-    # All of 2^5 assignments of signs: the two in which all agree are as extreme.
+    # Of all 2^5 assignments of signs, two are as extreme: those in which all signs agree.
     assert significance.compare([1, 1, 1, 1, 1], [0, 0, 0, 0, 0], seed=0).p == pytest.approx(2 / 32)
 
 

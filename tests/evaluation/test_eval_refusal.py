@@ -15,7 +15,7 @@ from transformer.answerability import DEFAULT_MODEL, SIGNALS, Answerability
 
 
 def judged(count: int, *, unanswerable: bool = True, off_topic: int = 0) -> list[Judged]:
-    """Questions whose similarity tells something, and whose names tell the opposite of what they should."""
+    """Questions with an informative similarity and a misleading `names_missing`."""
     draw = random.Random(5)  # noqa: S311 - a sample, no secret
     found = []
     for number in range(count + off_topic):

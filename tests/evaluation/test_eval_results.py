@@ -18,7 +18,7 @@ QUESTIONS = datasets.load(BUNDLED / "docs").judged
 
 
 def made(served: float = 1.0, **fields: Any) -> Results:
-    """Results in which the served search finds everything, but for a share of the questions."""
+    """Results in which the served search answers a share of the questions."""
     found = {question.id: list(question.relevant) for question in QUESTIONS[: int(len(QUESTIONS) * served)]}
     other = {question.id: ["x", *question.relevant] for question in QUESTIONS}
     good, worse = row(QUESTIONS, found, 0), row(QUESTIONS, other, 0)

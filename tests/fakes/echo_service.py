@@ -1,4 +1,4 @@
-"""A service with the smallest model on the chassis: it does what the request's `do` says."""
+"""A service with a minimal model on the chassis. The request's `do` selects its behaviour."""
 
 from __future__ import annotations
 

@@ -107,7 +107,7 @@ def event(content: BaseModel) -> bytes:
 
 
 def told(content: BaseModel, status: int = 200, **more: Any) -> Response:
-    """The wire's answer, and beside it what the test wants to know."""
+    """A response with extra fields for the test."""
     return JSONResponse({**content.model_dump(mode="json"), **more}, status)
 
 
@@ -116,7 +116,7 @@ def sent(request: Request) -> dict[str, str]:
 
 
 class BrokenOffError(Exception):
-    """After which the connection is closed in the middle of an answer."""
+    """Closes the connection in the middle of a response."""
 
 
 @app.get("/openai/v1/models")

@@ -1,4 +1,4 @@
-"""llama.cpp's own server, as a reference that nobody here wrote."""
+"""llama.cpp's own server, as an independent reference."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class LlamaCpp:
         params.n_parallel = 1
         params.port = 0
         params.warmup = False
-        # Several threads wait for each other, spinning, which takes for ever where others use the processors too.
+        # Several threads would spin while they wait for each other, which is very slow on a busy machine.
         params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
         self._server = xllamacpp.Server(params)
         self.url: str = self._server.listening_address

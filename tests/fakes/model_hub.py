@@ -50,9 +50,9 @@ class Hub:
     """`owner/name/resolve/revision/file` → file."""
     received: list[Received] = field(default_factory=list)
     break_after: int | None = None
-    """Bytes after which storage closes the connection of the next response, once."""
+    """Number of bytes after which storage closes the connection of the next response, once."""
     names_commit: bool = True
-    """Whether responses have the header that tells a hub from any other server."""
+    """Whether responses have the header by which a hub is recognised."""
     url: str = ""
     storage_url: str = ""
 
@@ -62,7 +62,7 @@ class Hub:
 
 @contextlib.contextmanager
 def running_hub() -> Iterator[Hub]:
-    """The hub on one port and its storage on another, which is another origin."""
+    """The hub and, on another port and so another origin, its storage."""
     hub = Hub()
 
     class Handler(BaseHTTPRequestHandler):

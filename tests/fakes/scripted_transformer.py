@@ -1,4 +1,4 @@
-"""A transformer that says what a test has it say, in the wire formats of docs/api.md: failures and odd contents."""
+"""A transformer with scripted responses in the wire formats of docs/api.md, for failures and unusual content."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class ScriptedTransformer:
             daemon_threads = True
 
             def handle_error(self, *_: Any) -> None:
-                """A browser that has gone is what some tests are about."""
+                """Some tests disconnect the browser on purpose."""
 
         self._server = Server(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_port}"

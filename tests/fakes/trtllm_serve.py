@@ -163,7 +163,7 @@ def event(
     log_probs: dict[str, Any] | None = None,
     usage: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """An event of a stream; without choices where there is no text."""
+    """An event of a stream; it has no choices if it has no text."""
     choice = {
         "index": 0,
         "text": text,

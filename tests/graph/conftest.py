@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def rag(graph: RunningGraph) -> Iterator[httpx.Client]:
-    """A client of the transformer with one connection, so that a dropped one is seen."""
+    """A client of the transformer with one connection, so that tests notice when it is dropped."""
     # Kept for almost as long as the service keeps it: who closes it is then the service.
     limits = httpx.Limits(max_connections=1, keepalive_expiry=60)
     with httpx.Client(base_url=graph.transformer, timeout=60, limits=limits) as client:

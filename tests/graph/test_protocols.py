@@ -1,4 +1,4 @@
-"""Every route of the running graph, with clients that nobody here wrote."""
+"""Every route of the running graph, with third-party clients."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ GREEDY = {"temperature": 0, "max_tokens": 30}
 
 
 def assert_sources_quote(sources: list[dict[str, Any]], graph: RunningGraph) -> None:
-    """Each source is, character by character, what the stored document says at its span."""
+    """Each source equals the text of the stored document at its span."""
     assert sources
     assert [source["number"] for source in sources] == list(range(1, len(sources) + 1))
     for source in sources:

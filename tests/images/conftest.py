@@ -1,4 +1,4 @@
-"""Each image is staged once: what its Dockerfile installs, installed in a folder."""
+"""Each image is staged once, in a folder."""
 
 from __future__ import annotations
 

@@ -110,7 +110,7 @@ def test_the_user_is_a_number_and_not_root(recipe: Recipe) -> None:
     user, _, group = recipe.final.only("USER").value.partition(":")
     assert int(user) >= 1000
     assert int(group) >= 1000
-    # The name is for what looks up who runs it; nobody logs in.
+    # Some libraries look up the user's name; nobody logs in.
     assert any(f"useradd --uid {user} " in step.value for step in recipe.final.all("RUN"))
 
 
@@ -186,7 +186,7 @@ def test_unused_packages_are_in_no_lock() -> None:
 
 
 def containers() -> Iterator[dict[str, Any]]:
-    """Every container of the manifests that has an image of ours."""
+    """Every container of the manifests that runs one of our images."""
 
     def walk(node: Any) -> Iterator[dict[str, Any]]:
         if isinstance(node, dict):
@@ -241,7 +241,7 @@ def test_volumes_can_be_written_by_the_images_user() -> None:
 
 
 def build(path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """The program, with nothing on the PATH but what is in a folder."""
+    """Runs `dockerfiles.build` with only this folder on the PATH."""
     return subprocess.run(
         [sys.executable, "-m", "dockerfiles.build", *arguments],
         cwd=ROOT,

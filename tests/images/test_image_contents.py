@@ -117,7 +117,7 @@ UNSHARE = ["unshare", "--mount", *([] if os.geteuid() == 0 else ["--map-root-use
 
 
 def can_mount() -> bool:
-    """Whether a program can be given mounts of its own here."""
+    """Whether this machine allows private mounts."""
     try:
         return subprocess.run([*UNSHARE, "mount", "--make-rprivate", "/"], capture_output=True).returncode == 0
     except OSError:
@@ -180,7 +180,7 @@ class Images:
         return url
 
     def changed(self) -> list[Path]:
-        """Files of the images that are not what they were."""
+        """Files of the images that have changed."""
         return sorted(
             path for folder, before in self._before.items() for path, _ in before.items() ^ _files(folder).items()
         )

@@ -1,4 +1,4 @@
-"""Starting a graph that cannot start, and stopping one in every way there is."""
+"""Failing starts of a graph, and every way to stop one."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from tests.processes import ENDS_WITHIN_S, STARTS_WITHIN_S, until
 
 @pytest.fixture
 def settings(graph_settings: Settings, tmp_path: Path) -> Settings:
-    """A home of its own, beside the shared graph's."""
+    """A separate home."""
     return graph_settings.model_copy(update={"home": tmp_path / "home", "start_timeout_s": 120})
 
 
@@ -165,7 +165,7 @@ def test_a_signal_during_exec(tmp_path: Path) -> None:
 
 
 def _all_started(settings: Settings, up: subprocess.Popen[bytes]) -> GraphState:
-    """The state in which every service that questions pass through has a process."""
+    """The state once every service on the path of a question has a process."""
 
     def started() -> GraphState | None:
         state = running(settings) if (settings.run / "graph.json").exists() else None
@@ -194,7 +194,7 @@ class Impatient(Silent):
             self.told = True
             _thread.interrupt_main()
 
-# A shell has it ignored in what it runs in the background.
+# Shells ignore SIGINT in background jobs.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 try:
     launch(Settings(), progress=Impatient())

@@ -111,7 +111,7 @@ def test_an_own_gguf_file(tiny_gguf: Path, tmp_path: Path) -> None:
     folder = store.materialise(str(tiny_gguf), "llm")
     assert {"model.gguf", "tokenizer.json", "tokenizer_config.json"} <= {path.name for path in folder.path.iterdir()}
     assert json.loads((folder.path / "tokenizer_config.json").read_text())["chat_template"] == "{{ messages }}"
-    # A tokenizer that lies beside the file is taken rather than the one in it.
+    # A tokenizer next to the file takes precedence over the one inside it.
     (tmp_path / "tokenizer.json").write_text("{}")
     (tmp_path / "tokenizer_config.json").write_text('{"chat_template": "mine"}')
     other = store.materialise(str(tiny_gguf), "llm")
@@ -126,7 +126,7 @@ def test_an_own_folder(real: ModelStore, tmp_path: Path) -> None:
 
 
 def packed(pack: Path) -> ModelStore:
-    """A store whose catalogue has one embedder, `tiny`, in this pack."""
+    """A store whose catalogue has this pack as its only embedder, `tiny`."""
     described = {
         "kind": "embedder",
         "summary": "a pack",

@@ -1,4 +1,4 @@
-"""Packs become the Hugging Face layout, number by number; what is no such pack is refused."""
+"""Packs are converted to the Hugging Face layout; invalid packs are refused."""
 
 from __future__ import annotations
 

@@ -157,7 +157,7 @@ GRPC_RETRIES = {
         }
     ]
 }
-"""A call that arrives in the moment in which the server begins to drain gets CANCELLED."""
+"""A call that arrives just as the server begins to drain gets CANCELLED."""
 
 
 async def test_grpc_callers_that_retry_lose_nothing(own: tuple[Settings, Graph]) -> None:

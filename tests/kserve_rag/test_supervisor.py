@@ -1,4 +1,4 @@
-"""The parent of all services: it restarts what ends, keeps their sockets, and nothing outlives it."""
+"""The supervisor restarts services, keeps their sockets, and leaves no process behind."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class Supervised:
         return self.client.status()[name]
 
     def answer(self) -> int:
-        """The pid of the server that accepts a connection, which may wait for it in the backlog."""
+        """The pid of the server that accepts a connection; the connection may wait in the backlog."""
         with socket.create_connection(self.address, timeout=ENDS_WITHIN_S) as connection:
             return int(connection.recv(100))
 

@@ -1,4 +1,4 @@
-"""Everything is rendered and validated once. At the end: a table of what was, and how long it took."""
+"""Renders and validates every combination once, and prints a table at the end."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ class Pod:
         return next((a.split("=", 1)[1] for a in self.args if a.startswith(f"--{name}=")), None)
 
     def option_port(self, name: str) -> int:
-        """A port in the arguments, which the container must have declared."""
+        """A port from the arguments; the container must declare it."""
         port = int(self.option(name) or 0)
         assert port in self.ports.values(), self.owner
         return port

@@ -70,7 +70,7 @@ _COMBINATIONS = {
     "network-policies prometheus otel",
 }
 COMBINATIONS: Mapping[str, Sequence[str]] = {name: names.split() for name, names in _COMBINATIONS.items()}
-"""Name → components, in the order in which manifests/README.md puts them."""
+"""Name → components, in the order of manifests/README.md."""
 
 NAMES = ("base", *OVERLAYS, *COMBINATIONS)
 
@@ -87,7 +87,7 @@ def kustomize() -> Callable[[Path], str] | None:
 
 
 def programs() -> list[Callable[[Path], str]]:
-    """kustomize and kubectl, as far as they are on the PATH."""
+    """kustomize and kubectl, if they are on the PATH."""
     known = (("kustomize", ["build"]), ("kubectl", ["kustomize"]))
     found = [(shutil.which(program), arguments) for program, arguments in known]
     return [functools.partial(_run, [path, *arguments]) for path, arguments in found if path is not None]

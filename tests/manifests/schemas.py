@@ -1,4 +1,4 @@
-"""Whether documents are what the API server, KServe's controller and its Python API take. Unknown fields are errors."""
+"""Validation like that of the API server, KServe's controller and its Python API. Unknown fields are errors."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ import yaml
 from tests.manifests.rendering import ROOT, Document
 
 CRDS = ROOT.parent / "shared" / "kserve-crds"
-"""KServe's CRDs with their schemas; kept beside the project, not in it."""
+"""KServe's CRDs with their schemas, outside the project."""
 
 KUBERNETES_VERSION = "1.34"
-"""The first in which the preStop action `sleep` is stable; it is on by default since 1.30."""
+"""The first version in which the preStop action `sleep` is stable; it is on by default since 1.30."""
 
 WITHOUT_SCHEMA = {
     ("monitoring.coreos.com/v1", "ServiceMonitor"),
@@ -31,7 +31,7 @@ WITHOUT_SCHEMA = {
     ("security.istio.io/v1", "PeerAuthentication"),
     ("security.istio.io/v1", "RequestAuthentication"),
 }
-"""Kinds of operators of which no package carries a schema. Nothing else may go unchecked."""
+"""Kinds for which no package has a schema. All other kinds are checked."""
 
 _KSERVE_MODELS = {
     "InferenceService": kserve.V1beta1InferenceService,
@@ -102,7 +102,7 @@ def _crd_validator(kind: str, version: str) -> jsonschema.Draft202012Validator:
         for served in crd["spec"]["versions"]:
             if served["name"] == version:
                 schema = _closed(served["schema"]["openAPIV3Schema"])
-                # Kubernetes' own fields, which a CRD's schema leaves open.
+                # Kubernetes' own fields; the CRD's schema leaves them open.
                 schema["properties"]["metadata"] = {"type": "object"}
                 return jsonschema.Draft202012Validator(schema)
     raise LookupError(f"no CRD of {kind} {version} in {CRDS}")

@@ -53,7 +53,7 @@ def test_runtimes_support_their_models(graph_documents: list[Document]) -> None:
 
 
 def test_containers_are_restricted(documents: list[Document]) -> None:
-    """The Pod Security Standard `restricted`, and a read-only root file system beside it."""
+    """The Pod Security Standard `restricted`, and a read-only root file system."""
     for pod in pods(documents):
         for container in containers(pod):
             where = f"{pod.owner} {container['name']}"
@@ -429,7 +429,7 @@ EARLIER_HOSTS = {
     "ensemble-predictor": "/v2/models/ensemble/ready",
     "ensemble-predictor-default": "/v2/models/ensemble/ready",
 }
-"""Host of the earlier graph → what is behind it."""
+"""Host of the earlier graph → ready path of its pod."""
 
 
 @pytest.mark.parametrize("name", ["earlier-graph", "earlier-graph-cpu", "earlier-graph-serve"])
@@ -445,7 +445,7 @@ def test_host_names_of_the_earlier_graph_resolve(rendered: Any, name: str) -> No
 
 @pytest.mark.parametrize("name", ["earlier-graph", "earlier-graph-https"])
 def test_names_of_the_earlier_graph_do_not_collide_with_kserve(rendered: Any, name: str) -> None:
-    """KServe makes Services of these names for each InferenceService, and would take back what is changed in them."""
+    """KServe creates Services with these names and would revert changes to them."""
     documents = rendered.documents[name]
     own = {
         f"{service}-{part}{suffix}"

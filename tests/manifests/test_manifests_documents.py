@@ -1,4 +1,4 @@
-"""Every document of every combination against every schema of its kind, and what no schema says."""
+"""Every document of every combination against the schemas of its kind, and rules that no schema has."""
 
 from __future__ import annotations
 

@@ -127,7 +127,7 @@ def test_ingest_parses_its_arguments(rendered: Any, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["ingest-service", "ingest-service-guarded"])
 def test_the_ingest_service_starts(rendered: Any, name: str, tmp_path: Path) -> None:
-    """With the pod's variables, as far as the folders are not the pod's, and answers its probes at its port."""
+    """With the pod's variables, except for folders, it answers the pod's probes."""
     (pod,) = (pod for pod in pods(rendered.documents[name]) if pod.owner == "Deployment kserve-rag-ingest")
     known = (
         OPENTELEMETRY | OTHERS["ingest"] | {f"INGEST_{field.upper()}" for field in IngestServerSettings.model_fields}
@@ -175,7 +175,7 @@ def _tritonservers(rendered: Any) -> list[tuple[str, ...]]:
 
 
 def test_triton_parses_its_arguments(rendered: Any, triton_environment: TritonEnvironment, tmp_path: Path) -> None:
-    """The real server reads them and fails for want of its repository, which only the pod has."""
+    """The real server accepts them and fails only because the pod's repository is missing here."""
     commands = _tritonservers(rendered)
     assert len(commands) >= 8
     for arguments in commands:
@@ -241,7 +241,7 @@ def _triton(environment: TritonEnvironment, arguments: tuple[str, ...], tmp_path
 
 
 def test_model_repositories_exist_in_the_images() -> None:
-    """Paths of the arguments, as far as they are ours: /opt/kserve-rag/<room>/model_repository is the room's folder."""
+    """Our paths in arguments: /opt/kserve-rag/<room>/model_repository is the room's folder."""
     for room, model in (("embedder", "bge_m3"), ("embedder", "minilm"), ("predictor", "tensorrt_llm")):
         assert (ROOT / room / "model_repository" / model / "config.pbtxt").is_file()
         files = [
@@ -251,7 +251,7 @@ def test_model_repositories_exist_in_the_images() -> None:
 
 
 def config_map_volume(pod: Pod, documents: list[Document], folder: Path, **instead: Path) -> None:
-    """Makes of a pod's ConfigMap volume what the kubelet makes: files behind two links.
+    """Writes a pod's ConfigMap volume like the kubelet: files behind two links.
 
     Args:
         pod: with one volume of a ConfigMap with items.
@@ -325,7 +325,7 @@ def test_a_repository_can_be_a_config_map(rendered: Any, triton_environment: Tri
 
 @pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not on the PATH")
 def test_kubectl_parses_its_arguments(rendered: Any, tmp_path: Path) -> None:
-    """It gets as far as looking for a server."""
+    """It fails only when it looks for a server."""
     (pod,) = (p for p in pods(rendered.documents["s3"]) if p.owner == "CronJob kserve-rag-ingest")
     assert pod.main["command"] == ["kubectl"]
     (patch,) = (a.removeprefix("--patch=") for a in pod.args if a.startswith("--patch="))

@@ -56,7 +56,7 @@ def shard(path: Path, tensors: dict[str, list[int]]) -> None:
 
 @pytest.fixture
 def hub(tmp_path: Path) -> Path:
-    """A model as a hub has it: two shards, and what belongs to them."""
+    """A model as on a hub, with two shards."""
     folder = tmp_path / "hub" / "llama"
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps({"architectures": ["LlamaForCausalLM"]}))
@@ -444,7 +444,7 @@ out.mkdir(parents=True)
 
 @pytest.fixture
 def engines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder in which the builder finds programs of the names and layout of NVIDIA's image."""
+    """A folder with stand-ins for the programs of NVIDIA's image."""
     app = tmp_path / "app"
     for model, text in TEMPLATES.items():
         (app / "all_models" / "inflight_batcher_llm" / model / "1").mkdir(parents=True)

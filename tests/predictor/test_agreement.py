@@ -1,4 +1,4 @@
-"""The CPU engine's greedy output beside llama.cpp's, on the same weights."""
+"""The CPU engine's greedy output compared with llama.cpp's, on the same weights."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ QUESTIONS = (
 POSITIONS = 16
 
 AGREEMENT = 0.9
-"""Part of positions at which both choose the same next token, each behind the same text (llama.cpp's own answer).
+"""Least share of positions at which both choose the same next token after the same text (llama.cpp's own answer).
 
 Measured for SmolLM2-135M: 0.96 for its Q8_0 weights, whatever precision OpenVINO computes in (full: 0.95); 0.76 for its
 Q4_1 weights, which OpenVINO GenAI reads wrongly. Engines differ in how they round activations, and a model this small

@@ -71,7 +71,7 @@ class CountingPipeline:
 
 
 class Caller:
-    """Remembers what it was told."""
+    """Keeps its updates."""
 
     def __init__(self) -> None:
         self.updates: list[Update] = []
@@ -94,7 +94,7 @@ class Caller:
 
 
 class Bench:
-    """An engine, its pipelines, and what it reported."""
+    """An engine with its pipelines and reported loads."""
 
     def __init__(self, max_running: int = 2, max_waiting: int = 3) -> None:
         self.gate = threading.Event()
@@ -198,7 +198,7 @@ def test_a_finished_caller_is_not_polled_again() -> None:
             return False
 
     class Held(Countdown):
-        """The second is not read before its caller is asked, once the first was told its end."""
+        """Once the first is finished, reads the second only after its caller was polled."""
 
         def read(self) -> Output | None:
             if bench.pipelines[0].live[0] is not self and not bench.pipelines[0].live[0].left:
@@ -317,5 +317,5 @@ def test_load_is_reported(bench: Bench) -> None:
     caller.end()
     load = bench.engine.load()
     assert (load.waiting, load.prompt_tokens, load.completion_tokens) == (0, 2, 5)
-    # The tokens of the last step may be told before it has ended.
+    # The tokens of the last step may be reported before the step ends.
     until(lambda: bool(bench.loads) and (bench.loads[-1].completion_tokens, bench.loads[-1].running) == (5, 0))

@@ -1,4 +1,4 @@
-"""The CPU model's wire, spoken without our client: what TensorRT-LLM's `llmapi` model answers, ours does."""
+"""The CPU model's wire without our client: the same as that of TensorRT-LLM's `llmapi` model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The layout `openai`: against trtllm-serve's wire, and against llama.cpp's server, which has the same routes."""
+"""The layout `openai` with a fake of trtllm-serve, and with llama.cpp's server, which has the same routes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Settings of the OpenAI servers, by what arrives at trtllm-serve's routes."""
+"""Settings of the OpenAI servers, checked by the requests that arrive at trtllm-serve's routes."""
 
 from __future__ import annotations
 

@@ -106,7 +106,7 @@ def series(graph: RunningGraph) -> dict[str, Series]:
     files = {"files": ("blank.txt", b" ")}
     uploaded = httpx.post(f"{ingest}/indexes/{graph.state.index_name}/documents", files=files).raise_for_status()
     until(lambda: httpx.get(f"{ingest}/tasks/{uploaded.json()['id']}").json()["state"] == "failed")
-    # A task is told as ended a moment before it is counted so.
+    # The counter follows a moment after the task's state.
     metrics_url = graph.state.services["ingest"].metrics_url or ""
     until(lambda: "kserve_rag_ingest_tasks_total{" in httpx.get(metrics_url).text)
     return offered(graph)

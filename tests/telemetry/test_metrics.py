@@ -1,4 +1,4 @@
-"""/metrics of the running graph: which series it has, and how requests change them."""
+"""/metrics of the running graph: its series, and how requests change them."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_an_answer_is_counted_once_everywhere(graph: RunningGraph, rag: httpx.Cl
     verdicts = [statement["verdict"] for statement in answer["citations"]["statements"]]
     for verdict in ("supported", "unsupported", "no_claim"):
         assert transformer("kserve_rag_statements_total", verdict=verdict) == verdicts.count(verdict)
-    # Milliseconds of the answer's own clock, which rounds to hundredths.
+    # The answer's timings are milliseconds, rounded to hundredths.
     timings = answer["timings"]
     assert transformer("kserve_rag_retrieval_seconds_sum") == pytest.approx(timings["retrieval"] / 1000)
     first = sum(timings.get(lap, 0) for lap in ("retrieval", "prompt", "first_token")) / 1000

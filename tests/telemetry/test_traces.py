@@ -47,7 +47,7 @@ HOPS = {
     ("kserve-rag-predictor", "compute"): "tensorrt_llm",
     ("kserve-rag-transformer", "citations"): "answer",
 }
-"""(service, span) → what it happened within."""
+"""(service, span) → name of its parent span."""
 
 TRITON = ("kserve-rag-embedder", "kserve-rag-predictor")
 
@@ -64,7 +64,7 @@ def new_trace() -> tuple[str, str]:
 
 @pytest.fixture(scope="module")
 def question(graph: RunningGraph) -> tuple[str, str, list[ReceivedSpan], str]:
-    """Trace and span of the caller, what arrived, and the answer as it was streamed."""
+    """Trace and span of the caller, the received spans, and the streamed answer."""
     trace_id, span_id = new_trace()
     body = {"text_input": QUESTION, "temperature": 0, "max_tokens": 24}
     headers = {"traceparent": f"00-{trace_id}-{span_id}-01", "x-request-id": f"request-{trace_id}"}
@@ -73,7 +73,7 @@ def question(graph: RunningGraph) -> tuple[str, str, list[ReceivedSpan], str]:
     graph.collector.wait_for(trace_id, list(HOPS))
 
     def whole() -> bool:
-        """A span is sent when it has ended: before what it happened within."""
+        """A span is sent when it ends, so before its parent."""
         spans = graph.collector.trace(trace_id)
         return {span.parent_id for span in spans} <= {span_id, *(span.span_id for span in spans)}
 
@@ -91,7 +91,7 @@ def test_one_trace_shows_every_hop_within_its_parent(question: tuple[str, str, l
     for span in spans:
         parent = by_id.get(span.parent_id)
         assert span.began_ns <= span.ended_ns
-        # Within one process there is one clock, and what is done within a span ends before it.
+        # Only spans of one process share a clock.
         if parent is not None and parent.service == span.service:
             assert parent.began_ns <= span.began_ns, span.name
     assert not [span.name for span in spans if span.failed]
@@ -179,13 +179,13 @@ def test_a_refused_request_marks_its_span_without_a_message(graph: RunningGraph)
     )
     request, search = spans
     assert (search.failed, search.attributes["error.type"]) == (True, "invalid_request")
-    # The caller's fault: the service has done what it should.
+    # The caller's mistake is not an error of the service.
     assert (request.failed, request.attributes["http.response.status_code"]) == (False, 400)
     assert "somebody" not in str([span.attributes for span in spans])
 
 
 def test_unsampled_traces_are_not_recorded(graph: RunningGraph) -> None:
-    """Triton ignores the sampled flag, so it gets no header of such a trace."""
+    """Triton ignores the sampled flag, so it must not get the header of an unsampled trace."""
     dropped, kept = new_trace(), new_trace()
     for (trace_id, span_id), flags in ((dropped, "00"), (kept, "01")):
         headers = {"traceparent": f"00-{trace_id}-{span_id}-{flags}"}

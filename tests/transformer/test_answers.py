@@ -39,7 +39,7 @@ async def test_citations_on_every_route(service: Running) -> None:
     assert upstreams.documents["d"][quote["span"]["start"] : quote["span"]["end"]] == quote["text"]
     assert citations["markers"] == {"kept": 0, "mended": 1, "dropped": 1}
     assert whole["timings"]["citations"] >= 0
-    # A stream has sent what the model wrote; its last event has the answer as it stands.
+    # A stream sends the model's own text; its last event has the checked answer.
     assert "".join(event.get("text_output", "") for event in stream[1:-1]) == "".join(
         ("The warranty", " lasts three", " years [4].", " Bananas are", " yellow [1].")
     )

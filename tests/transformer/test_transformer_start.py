@@ -1,4 +1,4 @@
-"""Settings with which the transformer cannot start: one line, with the variable and what to do."""
+"""Settings that stop the transformer at the start: one line with the variable and the remedy."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def tokenizer_folder() -> Path:
 
 
 def start(**variables: str) -> tuple[int, list[str]]:
-    """Status and lines of the program, as far as they are no news."""
+    """Exit status and output of the program, without INFO lines."""
     environment = {**os.environ, "TRANSFORMER_HOST": "127.0.0.1", **variables}
     done = subprocess.run(
         [sys.executable, "-m", "transformer"], env=environment, capture_output=True, text=True, check=False

@@ -118,7 +118,7 @@ def in_documents(_: Path, after: Path) -> None:
 
 def in_chunks(_: Path, after: Path) -> None:
     lines = (after / "chunks.jsonl").read_bytes()
-    # As long as before, so that lines begin where they did.
+    # The length stays, so that line offsets stay.
     assert b'"horses.md"' in lines
     (after / "chunks.jsonl").write_bytes(lines.replace(b'"source":"horses.md"', b'"source":  "dogs.md"'))
 

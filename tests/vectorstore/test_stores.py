@@ -1,4 +1,4 @@
-"""Properties of single stores; tests/contracts/test_stores.py tests what all stores have in common."""
+"""Properties of single stores; tests/contracts/test_stores.py tests those of all stores."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The browser that the page is tested in, and what a person does in it."""
+"""A browser for the page's tests, and a visitor's actions."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _HARMLESS = ("Failed to load resource", "Password field is not contained in a fo
 
 @contextlib.contextmanager
 def chromium() -> Iterator[Browser]:
-    """The machine's own Chromium: CHROMIUM, or what is on the PATH."""
+    """The machine's Chromium: CHROMIUM, or one on the PATH."""
     program = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
     if program is None:
         pytest.skip("There is no Chromium on this machine: install one, or name it in CHROMIUM.")
@@ -44,7 +44,7 @@ def chromium() -> Iterator[Browser]:
 
 
 class Visitor:
-    """A person at the page: a browser profile of its own."""
+    """A visitor of the page, with a new browser profile."""
 
     def __init__(self, browser: Browser, url: str, **options: Any) -> None:
         self.url = url
@@ -70,7 +70,7 @@ class Visitor:
         return self.page.locator(".answer-view")
 
     def ask(self, question: str) -> Locator:
-        """Asks, and gives the answer, which is being written."""
+        """Asks, and returns the answer while it is being generated."""
         before = self.answers.count()
         self.question.fill(question)
         self.question.press("Enter")
@@ -91,7 +91,7 @@ class Visitor:
         return bool(self.page.evaluate("document.documentElement.scrollWidth > window.innerWidth"))
 
     def is_hacked(self) -> bool:
-        """Whether anything of what the tests try to inject has run."""
+        """Whether any injected script has run."""
         return bool(self.page.evaluate("window.hacked === true")) or "hacked" in self.page.title()
 
     def _heard(self, message: ConsoleMessage) -> None:

@@ -31,7 +31,7 @@ def run_section(section: str, url: str, folder: Path) -> Iterator[dict[str, Any]
     defined = runpy.run_path(str(script))
     yield defined
     defined.clear()
-    # Both frameworks leave connections open, which their objects have no way to close.
+    # Both frameworks leave connections open and have no way to close them.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)
         gc.collect()

@@ -37,7 +37,7 @@ def test_a_stream_has_chunks(shown: dict[str, Any]) -> None:
 
 
 async def test_asynchronous_calls_answer_too(shown: dict[str, Any], graph: PeopleGraph) -> None:
-    # A connection of its own, which ends with this test's event loop.
+    # A separate connection for this test's event loop.
     async with httpx.AsyncClient(trust_env=False) as connection:
         model = shown["ChatOpenAI"](
             base_url=f"{graph.transformer_url}/openai/v1",

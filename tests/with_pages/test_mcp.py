@@ -274,7 +274,7 @@ async def test_without_a_graph_each_call_says_so() -> None:
 
 @pytest.fixture
 def guarded() -> Iterator[str]:
-    """A graph that wants a token, and whose one passage is the credentials it was asked with."""
+    """A graph that needs a token. Its only passage is the received credentials."""
 
     def respond(handler: BaseHTTPRequestHandler) -> None:
         credentials = handler.headers["authorization"]

@@ -1,4 +1,4 @@
-"""Every notebook runs from top to bottom against the running graph, and is kept without what it printed."""
+"""Every notebook runs from top to bottom against the running graph, and is stored without outputs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 ALL = sorted(path.name for path in NOTEBOOKS.glob("*.ipynb"))
 WITH_TORCH = ("06-fine-tune-the-embedder.ipynb",)
-"""Run by tests/with_torch: they need what is not installed here."""
+"""Run by tests/with_torch, which has their packages."""
 RUN = [name for name in ALL if name not in WITH_TORCH]
 LONGEST_CELL_S = 240
 
@@ -84,7 +84,7 @@ def test_a_notebook_is_kept_without_outputs(name: str) -> None:
         assert not cell.metadata
         assert not cell.get("outputs")
         assert cell.get("execution_count") is None
-    # What Jupyter writes: so that saving an unchanged notebook changes nothing.
+    # As Jupyter writes it, so that saving an unchanged notebook changes nothing.
     assert text == nbformat.writes(notebook) + "\n"
 
 

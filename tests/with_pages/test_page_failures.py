@@ -28,7 +28,7 @@ def failing(status: int, code: str, message: str, **headers: str) -> Any:
 
 @pytest.fixture(scope="module")
 def page_without_model(graph: PeopleGraph, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A page before a real transformer whose predictor is not there."""
+    """A page in front of a real transformer without a predictor."""
     from kserve_rag.local.launcher import model_store
 
     transformer, grpc, predictor, page = free_ports(4)

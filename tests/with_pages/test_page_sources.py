@@ -30,7 +30,7 @@ ATTACK = "\n\n".join(ATTACKS)
 
 
 def highlighted(page: Locator, kind: str = "") -> str:
-    """The marked text, without what screen readers are told beside it."""
+    """The marked text, without labels for screen readers."""
     return page.evaluate(
         """(root, kind) => [...root.querySelectorAll(`mark.active${kind}`)].map((mark) => {
             const copy = mark.cloneNode(true);

@@ -28,7 +28,7 @@ else:
         """For programs that use it."""
 
         def processes(self, title: str) -> list[psutil.Process]:
-            """Its processes whose title begins so."""
+            """Its processes whose titles start with this prefix."""
             found = []
             for process in self.process.children(recursive=True):
                 try:

@@ -42,7 +42,7 @@ def docs(tmp_path: Path) -> Path:
 
 
 class Ingestion:
-    """`python -m ingest` or `python -m scaleout`, each with an index of its own."""
+    """`python -m ingest` or `python -m scaleout`, each with its own index."""
 
     def __init__(self, program: str, folder: Path, environ: dict[str, str]) -> None:
         self._command = [sys.executable, "-m", program, "--json"]
@@ -53,7 +53,7 @@ class Ingestion:
         return subprocess.Popen([*self._command, docs], env=self._environ, stderr=subprocess.PIPE, text=True)
 
     def run(self, docs: Path, *, status: int = 0) -> tuple[dict[str, Any], str]:
-        """The summary, less what differs from run to run, and what the program said."""
+        """The summary without fields that differ between runs, and the program's output."""
         done = subprocess.run([*self._command, docs], env=self._environ, capture_output=True, text=True, check=False)
         assert done.returncode == status, done.stderr
         summary = json.loads(done.stdout) if status == 0 else {}

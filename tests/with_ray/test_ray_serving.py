@@ -1,4 +1,4 @@
-"""The services on Ray Serve, from the config file that is shipped, beside the same services without it."""
+"""The services on Ray Serve, from the shipped config file, compared with the same services without Ray."""
 
 from __future__ import annotations
 
@@ -308,7 +308,7 @@ def test_an_unreachable_upstream_is_reported_and_no_replica_restarts(
     ],
 )
 def test_a_wrong_setting_fails_the_application(call: str, message: str) -> None:
-    """Before there is a replica: Ray shows the message with the application's status."""
+    """Ray shows the message with the application's status, before any replica starts."""
     program = f"from scaleout.serving import transformer, vectorstore; {call}"
     environ = {**os.environ, "VECTORSTORE_NUM_DOCS": "many"}
     done = subprocess.run([sys.executable, "-c", program], env=environ, capture_output=True, text=True, check=False)

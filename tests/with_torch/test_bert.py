@@ -1,4 +1,4 @@
-"""Encoders of BERT's family without torch give what transformers gives, on small random weights."""
+"""Encoders of BERT's family without torch compared with transformers, on small random weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""BGE-M3 without torch gives what FlagEmbedding's BGEM3FlagModel gives, on small random weights."""
+"""BGE-M3 without torch compared with FlagEmbedding's BGEM3FlagModel, on small random weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""MiniLM on OpenVINO against ONNX Runtime, and what holds for every encoder."""
+"""MiniLM on OpenVINO compared with ONNX Runtime, and properties of every encoder."""
 
 from __future__ import annotations
 
