@@ -146,25 +146,24 @@ async def test_a_real_server_counts_the_tokens_of_the_finished_prompt(
     assert (await real.generate(question, ctx)).prompt_tokens == prompts.count(question.prompt)
 
 
-@pytest.mark.parametrize("penalty", ["presence_penalty", "frequency_penalty"])
-async def test_a_real_server_applies_penalties(real: PredictorClient, ctx: CallContext, penalty: str) -> None:
-    cats = GenerationRequest("the cat sat, the cat sat, the cat sat,", max_tokens=20, temperature=0)
-    assert (await real.generate(cats, ctx)).text.count("the cat sat") > 2
-    punished = replace(cats, **{penalty: 2.0})  # type: ignore[arg-type]
-    assert (await real.generate(punished, ctx)).text.count("the cat sat") < 3
+async def test_a_real_server_applies_penalties(real: PredictorClient, ctx: CallContext) -> None:
+    cats = GenerationRequest("the cat sat, the cat sat, the cat sat,", max_tokens=12, temperature=0)
+    plain, present, frequent = [
+        (await real.generate(request, ctx)).text.count("the cat sat")
+        for request in (cats, replace(cats, presence_penalty=2.0), replace(cats, frequency_penalty=2.0))
+    ]
+    assert plain > 2 > max(present, frequent)
 
 
-@pytest.mark.parametrize("layout", ["openai", "openai_chat"])
-def test_the_transformer_answers_through_it(llama_cpp: LlamaCpp, llm_folder: Path, layout: str) -> None:
-    """`openai_chat` without a tokenizer."""
+def test_the_transformer_answers_through_it(llama_cpp: LlamaCpp, llm_folder: Path) -> None:
     (port,) = free_ports(1)
     settings = {
         "HOST": "127.0.0.1",
         "HTTP_PORT": str(port),
         "ENABLE_GRPC": "false",
         "PREDICTOR_URL": llama_cpp.url,
-        "PREDICTOR_LAYOUT": layout,
-        "PROMPT_FORMAT": str(llm_folder) if layout == "openai" else "",
+        "PREDICTOR_LAYOUT": "openai",
+        "PROMPT_FORMAT": str(llm_folder),
         "CONTEXT_TOKENS": "1024",
         "MAX_PROMPT_TOKENS": "900",
     }
