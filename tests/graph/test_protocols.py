@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from tests.conftest import RunningGraph
 
 QUESTION = "How often are records sent?"
-GREEDY = {"temperature": 0, "max_tokens": 30}
+GREEDY = {"temperature": 0, "max_tokens": 16}
+"""Short, because other requests in the same batch can change late tokens."""
 
 
 def assert_sources_quote(sources: list[dict[str, Any]], graph: RunningGraph) -> None:
@@ -46,7 +47,7 @@ def test_v1_answers_every_instance_in_order(rag: httpx.Client, graph: RunningGra
         assert prediction["refused"] is False
         usage = prediction["usage"]
         assert usage["prompt_tokens"] > 30
-        assert 0 < usage["completion_tokens"] <= 30
+        assert 0 < usage["completion_tokens"] <= 16
         assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
         assert prediction["index_version"] == graph.index_version
         assert {"embed", "search", "retrieval", "first_token", "generation", "total"} <= prediction["timings"].keys()
@@ -95,7 +96,7 @@ def test_openai_client(graph: RunningGraph) -> None:
             if prefix == "/openai/v1":  # at the other, KServe tells the model's readiness
                 assert client.models.retrieve("rag").id == "rag"
             messages: Any = [{"role": "user", "content": QUESTION}]
-            answer = client.chat.completions.create(model="rag", messages=messages, temperature=0, max_tokens=30)
+            answer = client.chat.completions.create(model="rag", messages=messages, temperature=0, max_tokens=16)
             assert answer.usage is not None
             assert answer.usage.completion_tokens > 0
             assert_sources_quote(answer.model_extra["sources"], graph)  # type: ignore[index]
@@ -103,7 +104,7 @@ def test_openai_client(graph: RunningGraph) -> None:
                 model="rag",
                 messages=messages,
                 temperature=0,
-                max_tokens=30,
+                max_tokens=16,
                 stream=True,
                 stream_options={"include_usage": True},
                 extra_body={"num_docs": 2},

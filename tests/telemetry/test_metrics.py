@@ -139,7 +139,7 @@ def test_failed_generations_are_counted(graph: RunningGraph, rag: httpx.Client) 
         late = rag.post(
             "/v2/models/rag/generate",
             json={"text_input": QUESTION, "max_tokens": 500, "retrieval": False},
-            headers={"x-request-timeout-ms": "150"},
+            headers={"x-request-timeout-ms": "1000"},
         )
     assert late.status_code == 504
     assert transformer(OUTCOMES, outcome="failed") == 1
