@@ -256,15 +256,15 @@ def test_status_without_a_graph_exits_with_1(own_cli: Run) -> None:
     assert "not running" in down.stdout
 
 
-def test_from_nothing_to_an_answer_and_back(own: Settings, tmp_path: Path) -> None:
+def test_from_nothing_to_an_answer_and_back(own: Settings, own_cli: Run, tmp_path: Path) -> None:
     """up --detach --ask, then ingest --add, then ingest alone, then down."""
-    run = runner(own)
+    run, apart = own_cli, runner(own)
     first, second = tmp_path / "first", tmp_path / "second"
     for folder, text in ((first, "The harbour master of Vardal is Ingrid Moe."), (second, "Vardal has 412 moorings.")):
         folder.mkdir()
         (folder / "page.md").write_text(f"# Vardal\n\n{text}\n")
     question = "Who is the harbour master of Vardal?"
-    up = run("up", "--detach", "--docs", str(first), "--ask", question)
+    up = apart("up", "--detach", "--docs", str(first), "--ask", question)
     assert up.returncode == 0, up.stdout + up.stderr
     assert "Sources (index" in up.stdout
     state = need_running(own)
@@ -288,7 +288,7 @@ def test_from_nothing_to_an_answer_and_back(own: Settings, tmp_path: Path) -> No
         assert refused.returncode == 2
         assert json.loads(run("status", "--json").stdout)["index"]["documents"] == 1
     finally:
-        down = run("down")
+        down = apart("down")
     assert down.returncode == 0
     _, alive = psutil.wait_procs(processes, timeout=ENDS_WITHIN_S)
     assert not alive
