@@ -36,11 +36,13 @@ class Generator:
         """
         # top_p 0 still leaves the likeliest token, but servers reject it.
         greedy = sampling.temperature == 0 or sampling.top_p == 0
+        # The default top_k is left out for a server that has none; one that the request sets is refused there.
+        top_k_applies = "top_k" in self._predictor.capabilities.parameters or "top_k" in sampling.model_fields_set
         request = GenerationRequest(
             prompt=prompt,
             max_tokens=sampling.max_tokens,
             temperature=0.0 if greedy else sampling.temperature,
-            top_k=None if greedy else sampling.top_k,
+            top_k=sampling.top_k if top_k_applies and not greedy else None,
             top_p=None if greedy else sampling.top_p,
             stop=(*self._stop, *sampling.stop),
             seed=sampling.seed,

@@ -31,10 +31,15 @@ PARAMETERS = (
 )
 """Fields of `GenerationRequest` that say how to continue the prompt."""
 
-NEUTRAL: Mapping[str, float] = {"repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
+NEUTRAL: Mapping[str, float] = {
+    "top_k": 0,
+    "repetition_penalty": 1.0,
+    "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
+}
 """Values that change nothing. They are dropped for a server that does not take the parameter."""
 
-_FLOATS = frozenset({"temperature", "top_p", *NEUTRAL})
+_FLOATS = frozenset({"temperature", "top_p", "repetition_penalty", "presence_penalty", "frequency_penalty"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +114,11 @@ _NOT_READY = re.compile(
 
 
 class AnswerState:
-    """Text, counts and log-probabilities of one answer, collected from a server's responses."""
+    """Text, counts and log-probabilities of one answer, collected from a server's responses.
+
+    Its methods raise BadUpstreamError if a response has something else in their place. Log-probabilities are ignored
+    unless the request asked for them.
+    """
 
     def __init__(self, request: GenerationRequest) -> None:
         self._max_tokens = request.max_tokens
@@ -125,11 +134,7 @@ class AnswerState:
         self.output_log_probs: list[float] = []
 
     def add_text(self, text: Any) -> str:
-        """Appends the text of a response and returns it.
-
-        Raises:
-            BadUpstreamError: it is not text.
-        """
+        """Appends the text of a response and returns it."""
         self._responses += 1
         if not isinstance(text, str):
             raise BadUpstreamError("The predictor's answer has no text.")
@@ -137,69 +142,34 @@ class AnswerState:
         return text
 
     def add_text_so_far(self, text: Any) -> str:
-        """Replaces the text by a response that repeats it from the beginning; returns the new part.
-
-        Raises:
-            BadUpstreamError: it is not text, or contradicts the text so far.
-        """
-        self._responses += 1
+        """Takes a response that repeats the text from the beginning; returns the new part."""
         if not isinstance(text, str):
-            raise BadUpstreamError("The predictor's answer has no text.")
+            return self.add_text(text)
         if self.finish_reason is None:
             text = text.rstrip("\ufffd")  # half a character, which the next response completes
-        if self.text.startswith(text):
-            return ""
-        if not text.startswith(self.text):
+        if not self.text.startswith(text) and not text.startswith(self.text):
             raise BadUpstreamError("The predictor changed text that it had sent before.")
-        added: str = text[len(self.text) :]
-        self.text += added
-        return added
+        return self.add_text(text[len(self.text) :])
 
     def set_finish_reason(self, word: Any) -> None:
-        """Takes a server's word for how the answer ended; null or "None" if it goes on.
-
-        Raises:
-            BadUpstreamError: the server reports a failure.
-        """
+        """Takes a server's word for how the answer ended; null or "None" if it goes on."""
         self._sends_reasons = True
         if word == "error":
             raise BadUpstreamError("The predictor failed while it answered.")
         self.finish_reason = _FINISH_REASONS.get(word, "stop") if isinstance(word, str) else None
 
     def add_log_probs(self, log_probs: Sequence[Any]) -> None:
-        """Appends those of a response's tokens. null, which OpenAI's protocol has for a first token, counts as 0.
-
-        Without effect unless the request asked for them.
-
-        Raises:
-            BadUpstreamError: they are not numbers.
-        """
-        if not self._log_probs_requested:
-            return
-        try:
-            self.output_log_probs += [float(each or 0) for each in log_probs]
-        except (TypeError, ValueError) as error:
-            raise BadUpstreamError("The predictor sent log-probabilities that are not numbers.") from error
+        """Appends those of a response's tokens. null, which OpenAI's protocol has for a first token, counts as 0."""
+        if self._log_probs_requested:
+            self.output_log_probs += [_log_prob(each or 0) for each in log_probs]
 
     def set_cumulative_log_prob(self, log_prob: Any) -> None:
-        """Takes that of all the text so far. Without effect unless the request asked for it.
-
-        Raises:
-            BadUpstreamError: it is not a number.
-        """
-        if not self._log_probs_requested:
-            return
-        try:
-            self.cumulative_log_prob = float(log_prob)
-        except (TypeError, ValueError) as error:
-            raise BadUpstreamError("The predictor sent a log-probability that is not a number.") from error
+        """Takes that of all the text so far."""
+        if self._log_probs_requested:
+            self.cumulative_log_prob = _log_prob(log_prob)
 
     def last_chunk(self, text: str = "") -> GenerationChunk:
-        """The last chunk.
-
-        Raises:
-            BadUpstreamError: the server stopped before the answer ended.
-        """
+        """The last chunk. Raises BadUpstreamError if the server stopped before the answer ended."""
         reason, log_probs = self.finish_reason, tuple(self.output_log_probs)
         if reason is None:
             if self._responses == 0 or self._sends_reasons:
@@ -210,13 +180,20 @@ class AnswerState:
         return GenerationChunk(text, reason, self.prompt_tokens, self.completion_tokens, total, log_probs)
 
 
+def _log_prob(value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError) as error:
+        raise BadUpstreamError("The predictor sent a log-probability that is not a number.") from error
+
+
 def sent_fields(
     request: GenerationRequest, names: Collection[str], *, greedy: Mapping[str, float] = MappingProxyType({})
 ) -> dict[str, Any]:
     """The fields of a request that are set, with their values.
 
     Args:
-        request: of the caller.
+        request: the checked request.
         names: fields that the server takes.
         greedy: what to send at temperature 0 instead of temperature, top_k and top_p; empty changes nothing.
     """
@@ -228,11 +205,7 @@ def sent_fields(
 
 
 def parse_event(event: str) -> dict[str, Any]:
-    """The JSON object in a server-sent event.
-
-    Raises:
-        BadUpstreamError: it holds something else.
-    """
+    """The JSON object in a server-sent event. Raises BadUpstreamError if it has something else."""
     try:
         response = orjson.loads(event)
     except orjson.JSONDecodeError as error:
@@ -243,11 +216,7 @@ def parse_event(event: str) -> dict[str, Any]:
 
 
 def token_count(value: Any) -> int:
-    """A number of tokens in a response.
-
-    Raises:
-        BadUpstreamError: it is not a number from 0.
-    """
+    """A number of tokens in a response. Raises BadUpstreamError if it is not one."""
     if not isinstance(value, int) or value < 0:
         raise BadUpstreamError(f"The predictor counted {str(value)[:40]} tokens.")
     return value
@@ -255,15 +224,19 @@ def token_count(value: Any) -> int:
 
 def failure(reason: str) -> BadUpstreamError:
     """An error that a server reports in the middle of an answer. `reason` is for the log, not for the caller."""
-    error = BadUpstreamError("The predictor failed while it answered.")
+    return _internal("The predictor failed while it answered.", reason)
+
+
+def _internal(message: str, reason: str) -> BadUpstreamError:
+    error = BadUpstreamError(message)
     error.upstream_reason = reason
     return error
 
 
 def caller_error(error: ServiceError, names: Mapping[str, Sequence[str]]) -> ServiceError:
-    """The error as the caller should see it, judged by the server's message rather than by its status.
+    """The error as the caller should see it, by the server's message rather than its status.
 
-    LLM servers answer a prompt that is too long with status 500 and a lack of GPU memory with 400. Values have been
+    LLM servers respond to a prompt that is too long with status 500, and to a lack of GPU memory with 400. Values were
     checked before, so a message that is about neither the length, nor readiness, nor a parameter reports a failure of
     the server.
 
@@ -282,11 +255,9 @@ def caller_error(error: ServiceError, names: Mapping[str, Sequence[str]]) -> Ser
     elif error.field in names:
         field = error.field
     else:
-        # "prompt" is also a common word, so a message that holds it is not about the parameter.
+        # "prompt" is also a common word, so a message with it is not about the parameter.
         words = ((field, word) for field, words in names.items() for word in words if word != "prompt")
         field = next((field for field, word in words if re.search(rf"\b{word}\b", reason)), None)
     if field is not None:
         return InvalidRequestError(f"The predictor refused the request: {first_line}", field=field)
-    translated = BadUpstreamError("The predictor failed. Try again; if that does not help, its log has the reason.")
-    translated.upstream_reason = reason
-    return translated
+    return _internal("The predictor failed. Try again; if that does not help, its log has the reason.", reason)

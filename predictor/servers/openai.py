@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -19,7 +19,7 @@ from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from chassis.context import CallContext
-from chassis.errors import BadUpstreamError, NotReadyError, ServiceError
+from chassis.errors import BadUpstreamError, ForbiddenError, NotReadyError, ServiceError, UnauthorizedError
 from chassis.http import HttpUpstream
 from chassis.settings import load_settings
 from predictor.servers.base import (
@@ -45,6 +45,11 @@ class OpenAiSettings(BaseSettings):
     api_key: SecretStr | None = Field(
         None,
         description="Key of the server, sent as a bearer token. By default the caller's Authorization is passed on.",
+    )
+    chat_extensions: bool = Field(
+        False,
+        description="Whether the chat route also takes `top_k` and `repetition_penalty`, as vLLM, TGI and trtllm-serve "
+        "do. OpenAI's own API rejects them.",
     )
     health_path: str = Field("/health", description="Path of the server's health route. Empty: it has none.")
 
@@ -85,8 +90,12 @@ CHAT = OpenAiApi(
     prompt_field="messages",
     switches=MappingProxyType(_STREAM),
     log_prob_switches=MappingProxyType({"logprobs": True}),
-    greedy=MappingProxyType({"temperature": 0}),  # hosted servers do not take top_k
-    capabilities=Capabilities(prompt="messages", log_probs="tokens"),
+    greedy=MappingProxyType({"temperature": 0}),
+    capabilities=Capabilities(
+        prompt="messages",
+        parameters=frozenset(PARAMETERS) - {"top_k", "repetition_penalty"},  # OpenAI's own API rejects them
+        log_probs="tokens",
+    ),
 )
 
 
@@ -95,12 +104,14 @@ class OpenAiServer:
 
     def __init__(self, base_url: str, model: str | None, api: OpenAiApi, settings: OpenAiSettings) -> None:
         self.capabilities = api.capabilities
+        if settings.chat_extensions:
+            self.capabilities = dataclasses.replace(api.capabilities, parameters=frozenset(PARAMETERS))
         self.model = model
         self._api = api
         self._settings = settings
         self._upstream = HttpUpstream(base_url, name="predictor", honours_sampling=False)
         self._listed: str | None = None
-        """The first model in the server's list; asked for once if no model is set."""
+        """The first model in the server's list, which is requested once if no model is set."""
 
     async def stream(self, request: GenerationRequest, ctx: CallContext) -> AsyncGenerator[GenerationChunk, None]:
         """See `LlmServer.stream`."""
@@ -109,7 +120,7 @@ class OpenAiServer:
         body[api.prompt_field] = request.prompt
         if request.log_probs:
             body.update(api.log_prob_switches)
-        try:
+        with self._translating():
             body["model"] = self.model or self._listed or await self._list_models(ctx)
             events = self._upstream.stream_events(api.path, body, ctx)
             async with contextlib.aclosing(events):
@@ -118,22 +129,34 @@ class OpenAiServer:
                     text = "" if event == _LAST_EVENT else _take(answer, parse_event(event))
                     if text:
                         yield GenerationChunk(text)
-        except ServiceError as error:
-            self._listed = None  # the server may have been replaced by one with another model
-            names: dict[str, Sequence[str]] = {name: (name,) for name in PARAMETERS}
-            raise caller_error(error, {**names, "prompt": (api.prompt_field,)}) from error
         yield answer.last_chunk()
 
     async def health(self, ctx: CallContext) -> None:
         """See `LlmServer.health`. The server must also list the model."""
         ctx = self._authorized(ctx)
-        if self._settings.health_path:
-            await self._upstream.get_bytes(self._settings.health_path, ctx)
-        await self._list_models(ctx)
+        with self._translating():
+            if self._settings.health_path:
+                await self._upstream.get_bytes(self._settings.health_path, ctx)
+            await self._list_models(ctx)
 
     async def aclose(self) -> None:
         """Closes the pooled connections."""
         await self._upstream.aclose()
+
+    @contextlib.contextmanager
+    def _translating(self) -> Iterator[None]:
+        """Raises errors as the caller should see them."""
+        try:
+            yield
+        except ServiceError as error:
+            self._listed = None  # the server may have been replaced by one with another model
+            if self._settings.api_key is not None and isinstance(error, (UnauthorizedError, ForbiddenError)):
+                raise BadUpstreamError(
+                    "The predictor rejects the key of this service. Its operator has to correct "
+                    "PREDICTOR_OPENAI_API_KEY."
+                ) from error
+            names: dict[str, Sequence[str]] = {name: (name,) for name in PARAMETERS}
+            raise caller_error(error, {**names, "prompt": (self._api.prompt_field,)}) from error
 
     def _authorized(self, ctx: CallContext) -> CallContext:
         key = self._settings.api_key
@@ -142,11 +165,7 @@ class OpenAiServer:
         return dataclasses.replace(ctx, headers={**ctx.headers, "authorization": f"Bearer {key.get_secret_value()}"})
 
     async def _list_models(self, ctx: CallContext) -> str:
-        """The model of the setting if the server lists it; without a setting, the first in the list.
-
-        Raises:
-            NotReadyError: the list is empty or lacks the model.
-        """
+        """The model of the setting if the server lists it; without a setting, the first in the list."""
         answer = await self._upstream.get_json("/v1/models", ctx)
         try:
             names = [str(each["id"]) for each in answer["data"]]
@@ -161,11 +180,7 @@ class OpenAiServer:
 
 
 def _take(answer: AnswerState, event: Mapping[str, Any]) -> str:
-    """Reads one event; returns the text that it adds.
-
-    Raises:
-        BadUpstreamError: it is an error, or not an event of OpenAI's protocol.
-    """
+    """Reads one event; returns the text that it adds."""
     if "error" in event or event.get("object") == "error":
         error = event.get("error", event)
         raise failure(str(error.get("message", "") if isinstance(error, dict) else error))

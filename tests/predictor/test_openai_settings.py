@@ -10,7 +10,7 @@ import pytest
 import pytest_asyncio
 
 from chassis.context import CallContext
-from chassis.errors import NotReadyError, UnauthorizedError
+from chassis.errors import BadUpstreamError, NotReadyError
 from predictor.client import LLM_SERVERS, PredictorClient
 from predictor.servers.openai import OpenAiSettings
 from predictor.wire import GenerationRequest
@@ -57,7 +57,7 @@ async def test_without_key_and_caller_nothing_is_sent(server: TrtllmServe, ctx: 
     assert {authorization for _, authorization in server.authorizations} == {None}
 
 
-async def test_the_key_is_in_no_error_and_no_log(
+async def test_a_refused_key_is_the_operators_matter_and_in_no_error_and_no_log(
     server: TrtllmServe, ctx: CallContext, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The server's own message repeats the key that it refuses."""
@@ -65,12 +65,24 @@ async def test_the_key_is_in_no_error_and_no_log(
     monkeypatch.setenv("PREDICTOR_OPENAI_API_KEY", KEY)
     server.api_key = "another"
     client = PredictorClient(server.url, server="openai")
-    with pytest.raises(UnauthorizedError) as refused:
+    with pytest.raises(BadUpstreamError, match=r"operator has to correct PREDICTOR_OPENAI_API_KEY") as refused:
         await client.generate(REQUEST, ctx)
-    shown = [refused.value.message, refused.value.upstream_reason, str(await client.not_ready_reason(ctx)), caplog.text]
+    reason = await client.not_ready_reason(ctx)
+    assert reason == refused.value.message
+    shown = [refused.value.message, refused.value.upstream_reason, caplog.text]
     await client.aclose()
     assert server.authorizations == [("/v1/models", f"Bearer {KEY}"), ("/health", f"Bearer {KEY}")]
     assert not [text for text in [*shown, repr(OpenAiSettings())] if KEY in text]
+
+
+@pytest.mark.parametrize(("extensions", "taken"), [("false", False), ("true", True)])
+async def test_chat_takes_the_extensions_of_openais_api_if_the_server_has_them(
+    server: TrtllmServe, ctx: CallContext, monkeypatch: pytest.MonkeyPatch, extensions: str, taken: bool
+) -> None:
+    monkeypatch.setenv("PREDICTOR_OPENAI_CHAT_EXTENSIONS", extensions)
+    client = PredictorClient(server.url, server="openai_chat")
+    assert ({"top_k", "repetition_penalty"} <= client.capabilities.parameters) is taken
+    await client.aclose()
 
 
 @pytest.mark.parametrize("path", ["/ready", ""])
