@@ -1,4 +1,4 @@
-"""Generates text with any LLM server. Other rooms import nothing else of this room but `wire` and `errors`."""
+"""Generates text with any LLM server. Other rooms import only this file, `wire` and `errors`."""
 
 from __future__ import annotations
 
@@ -19,6 +19,9 @@ from predictor.wire import GenerationChunk, GenerationRequest, Message
 
 __all__ = ["LLM_SERVERS", "EstimatedPromptFormat", "LlmServerName", "PredictorClient", "PromptFormat"]
 
+_RECORDED = ("max_tokens", "temperature", "top_k", "top_p", "seed")
+"""Parameters that are span attributes."""
+
 GENERATION = tracing.SpanType(
     "text_completion {gen_ai.request.model}",
     "client",
@@ -26,11 +29,7 @@ GENERATION = tracing.SpanType(
     (
         "gen_ai.operation.name",
         "gen_ai.request.model",
-        "gen_ai.request.max_tokens",
-        "gen_ai.request.temperature",
-        "gen_ai.request.top_k",
-        "gen_ai.request.top_p",
-        "gen_ai.request.seed",
+        *(f"gen_ai.request.{name}" for name in _RECORDED),
         "gen_ai.request.stream",
         "gen_ai.response.finish_reasons",
         "gen_ai.usage.input_tokens",
@@ -54,7 +53,7 @@ _RANGES: Mapping[str, tuple[float, float]] = {
     "presence_penalty": (-2, 2),
     "frequency_penalty": (-2, 2),
 }
-"""Values that all servers take. Others do not fit their tensors, or cause internal errors."""
+"""Values that all servers take. Others do not fit a tensor or cause an internal error somewhere."""
 
 
 class PredictorClient:
@@ -92,14 +91,14 @@ class PredictorClient:
         await self._server.aclose()
 
     async def not_ready_reason(self, ctx: CallContext) -> str | None:
-        """Why no prompt can be answered now; None if the server is ready."""
+        """Why the server is not ready; None if it is."""
         try:
             await self._server.health(ctx)
         except ServiceError as error:
             return error.message
         return None
 
-    async def stream(self, request: GenerationRequest, ctx: CallContext) -> AsyncGenerator[GenerationChunk, None]:
+    def stream(self, request: GenerationRequest, ctx: CallContext) -> AsyncGenerator[GenerationChunk, None]:
         """Yields the answer as it grows. Only the last chunk has a finish reason.
 
         Closing the generator closes the connection, which ends the generation. A server that cannot stream gives one
@@ -111,6 +110,11 @@ class PredictorClient:
             BadUpstreamError: the server failed, sent something malformed, or ended the answer without a finish reason.
             DeadlineExceededError: the deadline passed.
         """
+        return self._stream(request, ctx, streamed=self.capabilities.streams)
+
+    async def _stream(
+        self, request: GenerationRequest, ctx: CallContext, *, streamed: bool
+    ) -> AsyncGenerator[GenerationChunk, None]:
         request = self._checked(request)
         last: GenerationChunk | None = None
         with self._span(ctx) as span:
@@ -126,7 +130,7 @@ class PredictorClient:
                     yield chunk
             if last is None:
                 raise BadUpstreamError("The predictor broke off its answer.")
-            self._record(span, request, last, streamed=self.capabilities.streams)
+            self._record(span, request, last, streamed=streamed)
         yield last
 
     async def generate(self, request: GenerationRequest, ctx: CallContext) -> GenerationChunk:
@@ -134,17 +138,9 @@ class PredictorClient:
 
         It streams from the server all the same: Triton notices that a client has left only when it writes to it.
         """
-        request = self._checked(request)
-        text, last = [], None
-        with self._span(ctx) as span:
-            async with contextlib.aclosing(self._server.stream(request, span.ctx)) as chunks:
-                async for chunk in chunks:
-                    text.append(chunk.text)
-                    last = chunk
-            if last is None or last.finish_reason is None:
-                raise BadUpstreamError("The predictor broke off its answer.")
-            self._record(span, request, last, streamed=False)
-        return dataclasses.replace(last, text="".join(text))
+        async with contextlib.aclosing(self._stream(request, ctx, streamed=False)) as chunks:
+            received = [chunk async for chunk in chunks]
+        return dataclasses.replace(received[-1], text="".join(chunk.text for chunk in received))
 
     def _span(self, ctx: CallContext) -> CallSpan:
         model = self._server.model
@@ -153,25 +149,20 @@ class PredictorClient:
     def _record(self, span: CallSpan, request: GenerationRequest, last: GenerationChunk, *, streamed: bool) -> None:
         if not span.recording:
             return
-        span.set("gen_ai.operation.name", "text_completion")
-        span.set("gen_ai.request.model", self._server.model)
-        span.set("gen_ai.request.max_tokens", request.max_tokens)
-        span.set("gen_ai.request.temperature", request.temperature)
-        span.set("gen_ai.request.top_k", request.top_k)
-        span.set("gen_ai.request.top_p", request.top_p)
-        span.set("gen_ai.request.seed", request.seed)
-        span.set("gen_ai.request.stream", streamed)
-        span.set("gen_ai.response.finish_reasons", (last.finish_reason,) if last.finish_reason else None)
-        span.set("gen_ai.usage.input_tokens", last.prompt_tokens)
-        span.set("gen_ai.usage.output_tokens", last.completion_tokens)
-        span.set("kserve_rag.prompt.chars", sum(map(len, _texts(request.prompt))))
+        for name, value in {
+            "gen_ai.operation.name": "text_completion",
+            "gen_ai.request.model": self._server.model,
+            **{f"gen_ai.request.{name}": getattr(request, name) for name in _RECORDED},
+            "gen_ai.request.stream": streamed,
+            "gen_ai.response.finish_reasons": (last.finish_reason,) if last.finish_reason else None,
+            "gen_ai.usage.input_tokens": last.prompt_tokens,
+            "gen_ai.usage.output_tokens": last.completion_tokens,
+            "kserve_rag.prompt.chars": sum(map(len, _texts(request.prompt))),
+        }.items():
+            span.set(name, value)
 
     def _checked(self, request: GenerationRequest) -> GenerationRequest:
-        """The request with a prompt that the server takes.
-
-        Raises:
-            InvalidRequestError: a value is out of range, or the server does not take it; `field` names it.
-        """
+        """The request with a prompt that the server takes. Refuses values out of range and unknown parameters."""
         texts = _texts(request.prompt)
         if not any(texts):
             raise InvalidRequestError("The prompt is empty.", field="prompt")
@@ -223,4 +214,4 @@ def _check_unicode(field: str, texts: Sequence[str]) -> None:
     try:
         "".join(texts).encode("utf-8")
     except UnicodeEncodeError as error:
-        raise InvalidRequestError(f"{field} holds half of a surrogate pair.", field=field) from error
+        raise InvalidRequestError(f"{field} has half of a surrogate pair.", field=field) from error

@@ -1,7 +1,4 @@
-"""Errors inside the predictor: of one generation, or of the files of a model.
-
-They are raised inside Triton, where no other room is installed. `client` raises the errors of chassis.
-"""
+"""Errors of the code inside Triton. The predictor's client raises the errors of chassis."""
 
 from __future__ import annotations
 
@@ -9,29 +6,29 @@ from typing import ClassVar, Literal
 
 
 class ModelFilesError(Exception):
-    """A model folder lacks a file, or a file holds something that this program cannot use."""
+    """A model folder lacks a file, or has one that cannot be used."""
 
 
 class GenerationError(Exception):
-    """One generation cannot be started or finished. The others go on."""
+    """One generation cannot be started or finished. The others continue."""
 
     kind: ClassVar[Literal["INVALID_ARG", "UNAVAILABLE", "INTERNAL", "CANCELLED"]] = "INTERNAL"
-    """Name of Triton's error code. Triton answers HTTP 400, 503, 500 and 400."""
+    """Name of Triton's error code. Over HTTP: 400, 503, 500 and 400."""
 
 
 class InvalidInputError(GenerationError):
-    """The request can never succeed as it is. The message names the tensor, the value and the limit."""
+    """The request is invalid. The message names the tensor, the value and the limit."""
 
     kind = "INVALID_ARG"
 
 
 class OverloadedError(GenerationError):
-    """The queue or the KV cache is full, or the engine is gone: later, or elsewhere, the request may succeed."""
+    """The queue or the KV cache is full, or the engine has stopped. A retry may help."""
 
     kind = "UNAVAILABLE"
 
 
 class CancelledError(GenerationError):
-    """The caller left, or asked for the request to be stopped."""
+    """The client disconnected or stopped the request."""
 
     kind = "CANCELLED"

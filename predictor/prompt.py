@@ -1,4 +1,4 @@
-"""A model's own prompt format: its chat template, its tokenizer, and what text must not contain."""
+"""A model's prompt format: chat template, token counts, and escaping of control tokens in text."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from predictor.tokenizer import TextTokenizer
 from predictor.wire import Message
 
 _BREAK = "​"
-"""Zero-width space: readers see no difference, tokenizers do."""
+"""Zero-width space: invisible to readers, but not to tokenizers."""
 
 _MARKER = re.compile(r"<\|[^|<>\s]{1,60}\|>|<<?/?[A-Za-z][\w-]{0,60}>>?|\[/?[A-Z_]{2,40}\]")
-"""Text that looks like a control token where a template writes it as plain text, as Llama 2's [INST]."""
+"""Text that looks like a control token. Some templates write them as plain text, such as Llama 2's [INST]."""
 
 _LIKELY_MARKER = re.compile(f"{_MARKER.pattern}|</?s>")
-"""Text that looks like a control token of a model that is not known."""
+"""Text that looks like a control token of any common model."""
 
 _TEMPLATE_TOKENS, _TURN_TOKENS = 64, 8
 """Tokens that `EstimatedPromptFormat` adds for a chat template: once per prompt, and once per message.
@@ -69,9 +69,9 @@ class EstimatedPromptFormat:
     """
 
     context_tokens: int | None = None
-    """Unknown: a setting has to say it."""
+    """Unknown: a setting gives the window."""
     stop: tuple[str, ...] = ()
-    """None: the server knows the tokens that end an answer."""
+    """Empty: the server knows the tokens that end an answer."""
 
     def count(self, text: str) -> int:
         """An upper estimate of the number of tokens of `text`."""
@@ -87,7 +87,7 @@ class EstimatedPromptFormat:
 
 
 class PromptFormat:
-    """Messages to the exact text that a model was trained to answer. Safe for concurrent use.
+    """Renders messages as the prompt text of one model. Safe for concurrent use.
 
     Args:
         tokenizer: the model's.
@@ -100,30 +100,30 @@ class PromptFormat:
         try:
             self._template = environment.from_string(template)
         except jinja2.TemplateSyntaxError as error:
-            raise ModelFilesError(f"The chat template is no Jinja template: {error}") from error
+            raise ModelFilesError(f"The chat template is not a Jinja template: {error}") from error
         tokens = {"bos": tokenizer.bos, "eos": tokenizer.eos, "unk": tokenizer.unknown}
         self._special = {f"{name}_token": text or "" for name, text in tokens.items()}
         self._control = _control_texts(tokenizer, environment, template)
         self._starts = re.compile("(?=" + "|".join(map(re.escape, self._control)) + ")(.)", re.DOTALL)
         self._takes_system = self._renders_system()
         self.context_tokens = tokenizer.context_tokens
-        """Tokens that the model reads and writes together; None where its files do not say."""
+        """The model's window: tokens of prompt and answer together. None if its files do not say."""
         self.stop = tuple(sorted(text for i, text in tokenizer.added.items() if i in tokenizer.end_ids))
         """Control tokens that end an answer, for servers that do not know them."""
 
     @classmethod
     def load(cls, path: Path) -> PromptFormat:
-        """Reads a Hugging Face folder: tokenizer.json, tokenizer_config.json, and chat_template.jinja if it is there.
+        """Reads a Hugging Face folder: tokenizer.json, tokenizer_config.json, and chat_template.jinja if it exists.
 
         Raises:
             ModelFilesError: a file is missing or unreadable, or there is no chat template.
         """
         tokenizer = TextTokenizer.load(path)
-        apart = path / "chat_template.jinja"
+        file = path / "chat_template.jinja"
         try:
-            template = apart.read_text(encoding="utf-8") if apart.exists() else tokenizer.config.get("chat_template")
+            template = file.read_text(encoding="utf-8") if file.exists() else tokenizer.config.get("chat_template")
         except (OSError, ValueError) as error:
-            raise ModelFilesError(f"{apart} cannot be read: {error}") from error
+            raise ModelFilesError(f"{file} cannot be read: {error}") from error
         if isinstance(template, list):
             named = [each for each in template if isinstance(each, dict) and each.get("name") == "default"]
             template = named[0].get("template") if named else None
@@ -132,9 +132,9 @@ class PromptFormat:
         return cls(tokenizer, template)
 
     def render(self, messages: Sequence[Mapping[str, Any]]) -> str:
-        """The prompt for `messages` (role, content), up to where the model's answer begins.
+        """The prompt for `messages` (role, content), up to the beginning of the model's answer.
 
-        Where the template knows no system role, the system's text is put before the first user message.
+        If the template has no system role, the system message is put before the first user message.
 
         Raises:
             InvalidRequestError: the template does not allow this order of roles.
@@ -157,16 +157,12 @@ class PromptFormat:
         return self.count(self.render(messages))
 
     def escape(self, text: str) -> str:
-        """`text`, made unable to speak for the template.
-
-        A zero-width space breaks up every control token, and every mark that the template itself writes; everything
-        else stays, and escaping again changes nothing.
-        """
+        """`text` with a zero-width space inside every control token and every marker of the template. Idempotent."""
         escaped = self._starts.sub(lambda found: found.group() + _BREAK, text)
-        return self._break_up_arising(escaped) if self._tokenizer.matches_normalised else escaped
+        return self._escape_normalised(escaped) if self._tokenizer.matches_normalised else escaped
 
-    def _break_up_arising(self, text: str) -> str:
-        """Breaks up control tokens that only arise when the tokenizer has normalised the text."""
+    def _escape_normalised(self, text: str) -> str:
+        """Breaks up control tokens that appear only when the tokenizer normalises the text."""
         tokenizer = self._tokenizer
         harmless = {i for i, token in tokenizer.added.items() if not token.strip() or token == tokenizer.unknown}
         while True:
@@ -179,7 +175,7 @@ class PromptFormat:
                 return text
             start, end = spans[0]
             piece = text[start:end]
-            # A normaliser that takes the break out again would arise for ever: then a character goes.
+            # A normaliser may remove the break. Then one character is dropped, so that the loop ends.
             text = text[:start] + (piece[0] + _BREAK + piece[1:] if _BREAK not in piece else piece[1:]) + text[end:]
 
     def _render(self, messages: Sequence[Mapping[str, Any]]) -> str:
@@ -216,7 +212,7 @@ def _control_texts(tokenizer: TextTokenizer, environment: jinja2.Environment, te
 
 
 class _GenerationBlock(jinja2.ext.Extension):
-    """`{% generation %}` marks what a model has said, for training; here it means nothing."""
+    """`{% generation %}` marks a model's text for training. Here it has no effect."""
 
     tags = {"generation"}  # noqa: RUF012
 
@@ -226,26 +222,18 @@ class _GenerationBlock(jinja2.ext.Extension):
 
 
 def _environment() -> jinja2.Environment:
-    """Jinja as Hugging Face sets it up for chat templates.
+    """Jinja with Hugging Face's settings for chat templates.
 
     Source: `transformers/utils/chat_template_utils.py`.
     """
     environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols, _GenerationBlock]
     )
-    environment.filters["tojson"] = _to_json
+    environment.filters["tojson"] = lambda value, indent=None: json.dumps(value, ensure_ascii=False, indent=indent)
     environment.globals["raise_exception"] = _raise_exception
-    environment.globals["strftime_now"] = _strftime_now
+    environment.globals["strftime_now"] = lambda form: datetime.datetime.now().strftime(form)
     return environment
-
-
-def _to_json(value: Any, indent: int | None = None) -> str:
-    return json.dumps(value, ensure_ascii=False, indent=indent)
 
 
 def _raise_exception(message: str) -> None:
     raise jinja2.TemplateError(message)
-
-
-def _strftime_now(form: str) -> str:
-    return datetime.datetime.now().strftime(form)

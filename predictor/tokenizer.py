@@ -14,14 +14,14 @@ from predictor.errors import ModelFilesError
 END_OF_TURN = frozenset(
     {"<|im_end|>", "<|eot_id|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "<|end_of_text|>", "<|eom_id|>", "</s>"}
 )
-"""Control tokens that end an answer whatever the file's `eos_token` says.
+"""Control tokens that end an answer, because many model files name only one in `eos_token`.
 
-Source: the list in llama.cpp's `llama-vocab.cpp`, by which it completes the same omission of many model files.
+Source: llama.cpp `llama-vocab.cpp`, which has the list for the same reason.
 """
 
 
 class TextTokenizer:
-    """Text to token ids and back, exactly as the model was trained with. Safe for concurrent use."""
+    """Text to token ids and back. Safe for concurrent use."""
 
     def __init__(self, tokenizer: Tokenizer, config: dict[str, Any], generation_config: dict[str, Any]) -> None:
         tokenizer.no_truncation()
@@ -33,7 +33,7 @@ class TextTokenizer:
         self.added = {token_id: token.content for token_id, token in added.items()}
         """Id → text of every token that is matched in a text before it is split into words."""
         self.matches_normalised = tokenizer.normalizer is not None and any(t.normalized for t in added.values())
-        """True where a token of `added` may arise from text that does not hold it literally."""
+        """Whether normalised text may contain a token of `added` that the original text does not."""
         self.bos = _token_text(config.get("bos_token"))
         self.eos = _token_text(config.get("eos_token"))
         self.unknown = _token_text(config.get("unk_token"))
@@ -41,14 +41,14 @@ class TextTokenizer:
         """Tokens that end an answer. Never empty."""
         limit = config.get("model_max_length")
         self.context_tokens: int | None = int(limit) if isinstance(limit, (int, float)) and limit < 1e9 else None
-        """Tokens of prompt and answer together that the model reads; None where the files do not say."""
+        """The model's window: tokens of prompt and answer together. None if the files do not say."""
         empty: list[int] = tokenizer.encode("", add_special_tokens=True).ids
         bos_id = None if self.bos is None else tokenizer.token_to_id(self.bos)
         self._leading = empty[:1] if empty and empty[0] == bos_id else []
 
     @classmethod
     def load(cls, folder: Path) -> TextTokenizer:
-        """Reads `tokenizer.json`, `tokenizer_config.json` and, where there is one, `generation_config.json`.
+        """Reads `tokenizer.json`, `tokenizer_config.json` and, if it exists, `generation_config.json`.
 
         Raises:
             ModelFilesError: a file is missing or cannot be parsed.
@@ -64,14 +64,14 @@ class TextTokenizer:
     def encode(self, text: str) -> list[int]:
         """Token ids of a finished prompt.
 
-        Control tokens in the text become themselves. The token that begins every text of this model is put in front
-        unless the text begins with it already.
+        Control tokens in the text are read as control tokens. The model's beginning-of-text token is added unless the
+        text begins with it.
         """
         ids: list[int] = self._encode(text).ids
         return ids if ids[:1] == self._leading[:1] else self._leading + ids
 
     def count(self, text: str) -> int:
-        """Number of tokens of `text` as a part of a prompt; nothing is put in front."""
+        """Number of tokens of `text` as a part of a prompt, without a beginning-of-text token."""
         return len(self._encode(text))
 
     def spans(self, text: str) -> list[tuple[int, int, int]]:
@@ -80,12 +80,12 @@ class TextTokenizer:
         return [(i, start, end) for i, (start, end) in zip(encoding.ids, encoding.offsets, strict=True)]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of tokens, without control tokens. Bytes that are no UTF-8 (yet) become U+FFFD."""
+        """Text of tokens, without control tokens. Incomplete UTF-8 becomes U+FFFD."""
         text: str = self._tokenizer.decode(ids, skip_special_tokens=True)
         return text
 
     def _encode(self, text: str) -> Encoding:
-        # The fast variant, which leaves the offsets out, exists for batches only.
+        # The fast variant, without offsets, exists for batches only.
         return self._tokenizer.encode_batch_fast([text], add_special_tokens=False)[0]
 
     def _find_end_ids(self, generation_config: dict[str, Any]) -> frozenset[int]:
@@ -101,11 +101,7 @@ class TextTokenizer:
 
 
 def read_json(path: Path, *, missing_ok: bool = False) -> dict[str, Any]:
-    """The JSON object in a file; empty where the file may be missing and is.
-
-    Raises:
-        ModelFilesError: the file is missing or holds something else.
-    """
+    """The JSON object in a file; {} if it is missing and `missing_ok`. Raises ModelFilesError if it has none."""
     if missing_ok and not path.exists():
         return {}
     try:
@@ -113,7 +109,7 @@ def read_json(path: Path, *, missing_ok: bool = False) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise ModelFilesError(f"{path} cannot be read as JSON: {error}") from error
     if not isinstance(parsed, dict):
-        raise ModelFilesError(f"{path} holds no JSON object.")
+        raise ModelFilesError(f"{path} has no JSON object.")
     return parsed
 
 

@@ -18,10 +18,10 @@ class Message(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
-    """One prompt and how to continue it. A parameter that is None is not sent: the server's default applies."""
+    """One prompt and its parameters. None is not sent: the server's default applies."""
 
     prompt: str | Sequence[Message]
-    """Text as the model reads it, with the chat template applied; or messages, to which it is still to be applied."""
+    """Text with the chat template applied, or messages without it."""
     max_tokens: int
     temperature: float | None = None
     """0 is greedy."""
@@ -34,7 +34,7 @@ class GenerationRequest:
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
     log_probs: bool = False
-    """Whether to return log-probabilities. They cost the server time."""
+    """Whether to return log-probabilities, which take the server time."""
 
 
 @dataclass(frozen=True, slots=True)

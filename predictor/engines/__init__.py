@@ -1,1 +1,1 @@
-"""Engines that generate text inside Triton, and what stands between them and Triton's tensors."""
+"""The engine that generates text inside Triton, and the mapping of its requests and responses to tensors."""

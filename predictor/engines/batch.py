@@ -1,7 +1,7 @@
-"""Many generations at once on one engine: queueing, stepping, cancelling, and what happens when the engine dies.
+"""Many generations at once on one engine: queueing, stepping, cancelling, and recovery when the engine dies.
 
-The engine itself stands behind the `Pipeline` protocol, and one thread alone touches it. Another thread talks to the
-callers, so that no slow caller holds up a step.
+One thread steps the engine, which is a `Pipeline`. Another thread calls the listeners, so a slow one never delays a
+step.
 """
 
 from __future__ import annotations
@@ -59,11 +59,7 @@ class Generation(Protocol):
     """One prompt being continued inside a pipeline."""
 
     def read(self) -> Output | None:
-        """The new tokens since the last call; None if there are none.
-
-        Raises:
-            GenerationError: the pipeline has dropped this generation.
-        """
+        """The new tokens since the last call; None if there are none. Raises GenerationError if it was dropped."""
         ...
 
     def cancel(self) -> None:
@@ -91,19 +87,19 @@ class Pipeline(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Timings:
-    """When things happened to one generation, in `time.monotonic_ns()`; 0 where they have not."""
+    """Times of the steps of one generation, in `time.monotonic_ns()`; 0: not yet."""
 
-    arrival: int
-    first_scheduled: int
-    first_token: int
-    last_token: int
+    arrival: int = field(default_factory=time.monotonic_ns)
+    first_scheduled: int = 0
+    first_token: int = 0
+    last_token: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """How far a generation is. The last one has a finish reason."""
+    """Progress of a generation. The last one has a finish reason."""
 
     text: str
     """All the text so far."""
@@ -135,7 +131,7 @@ class Listener(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """How busy the engine is, and what it has done since it started."""
+    """Number of jobs now, and number of tokens since the start."""
 
     waiting: int
     running: int
@@ -157,27 +153,25 @@ class Job:
     generation: Generation | None = None
     completion_tokens: int = 0
     log_prob: float = 0.0
-    undelivered: Update | None = None
-    told_end: bool = False
-    """Whether the listener has been told the end. Set where it is told; from then on it is asked nothing: Triton frees
-    a request's sender with its last response, and dies of a question to one that is freed."""
-    arrival: int = field(default_factory=time.monotonic_ns)
-    first_scheduled: int = 0
-    first_token: int = 0
-    last_token: int = 0
+    timings: Timings = field(default_factory=Timings)
+    undelivered: Update | GenerationError | None = None
+    """Queued for the listener. A newer update replaces it: each has all the text so far."""
+    ended: bool = False
+    """The last outcome is queued. From then on `gone` is not called: Triton frees a request's sender with its last
+    response, and crashes if a freed one is used."""
 
 
 class BatchEngine:
-    """Runs any number of generations on one pipeline, fairly and within bounds.
+    """Runs generations on one pipeline, first come first served, with a bounded queue.
 
-    A pipeline that fails is replaced by a new one, unless it had not finished a single generation since the last.
+    A pipeline that fails is replaced by a new one, unless it has not finished a single generation.
 
     Args:
-        make_pipeline: loads what computes; only this engine touches the result. Its first failure is the caller's.
+        make_pipeline: loads a pipeline. The constructor raises its first failure.
         decode: token ids to text.
         max_running: generations inside the pipeline at once.
-        max_waiting: generations that wait for a place; more are refused.
-        on_load: told about the load whenever it has changed, at most every `POLL_S` seconds.
+        max_waiting: generations in the queue; more are refused.
+        on_load: called with the load when it has changed, at most every `POLL_S` seconds.
     """
 
     def __init__(
@@ -203,7 +197,7 @@ class BatchEngine:
         self._prompt_tokens = 0
         self._completion_tokens = 0
         self._cache_usage = 0.0
-        self._mail: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._outbox: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._threads = [
             threading.Thread(target=self._step_forever, name="engine", daemon=True),
             threading.Thread(target=self._deliver_forever, name="delivery", daemon=True),
@@ -231,27 +225,22 @@ class BatchEngine:
         return job
 
     def cancel(self, job: Job) -> None:
-        """Ends a job soon, with `CancelledError`. Does nothing to one that has ended."""
+        """Ends a job soon, with `CancelledError`. Without effect on a job that has ended."""
         with self._changed:
             job.cancelled = True
             self._changed.notify()
 
     def load(self) -> Load:
-        """How busy the engine is right now."""
+        """The load now."""
         with self._changed:
-            return Load(
-                len(self._waiting),
-                len(self._running),
-                self._cache_usage,
-                self._prompt_tokens,
-                self._completion_tokens,
-            )
+            counts = (len(self._waiting), len(self._running))
+            return Load(*counts, self._cache_usage, self._prompt_tokens, self._completion_tokens)
 
     def close(self) -> None:
         """Fails what is unfinished and waits until both threads have ended."""
         self._shut("The server is shutting down.")
         self._threads[0].join()
-        self._mail.put(None)
+        self._outbox.put(None)
         self._threads[1].join()
 
     def _step_forever(self) -> None:
@@ -264,7 +253,7 @@ class BatchEngine:
         self._fail_all(self._closed or "", self._running, self._waiting)
 
     def _step_until_broken(self) -> bool:
-        """True if the engine is closed or cannot recover. False: a new pipeline may work."""
+        """True: the engine is closed or cannot recover. False: a new pipeline may work."""
         self._proven = False
         try:
             while self._wait_for_work():
@@ -286,7 +275,7 @@ class BatchEngine:
             for some in jobs:
                 some.clear()
         for job in failed:
-            self._fail(job, OverloadedError(reason))
+            self._tell(job, OverloadedError(reason))
 
     def _shut(self, reason: str) -> None:
         with self._changed:
@@ -310,7 +299,7 @@ class BatchEngine:
         for job in dropped:
             if job.generation is not None:
                 job.generation.cancel()
-            self._fail(job, CancelledError("Request cancelled by client"))
+            self._tell(job, CancelledError("Request cancelled by client"))
 
     def _start_waiting(self) -> None:
         while len(self._running) < self._max_running:
@@ -322,9 +311,9 @@ class BatchEngine:
                 job.generation = self._pipeline.start(job.ids, job.sampling)
             except Exception:
                 logger.exception("A prompt of %d tokens could not be started.", len(job.ids))
-                self._fail(job, GenerationError("The engine could not start this prompt."))
+                self._tell(job, GenerationError("The engine could not start this prompt."))
                 continue
-            job.first_scheduled = time.monotonic_ns()
+            job.timings.first_scheduled = time.monotonic_ns()
             with self._changed:
                 self._running.append(job)
                 self._prompt_tokens += len(job.ids)
@@ -342,13 +331,13 @@ class BatchEngine:
         try:
             output = generation.read()
         except GenerationError as error:
-            self._fail(job, error)
+            self._tell(job, error)
             return True
         if output is None:
             return False
         now = time.monotonic_ns()
-        job.first_token = job.first_token or now
-        job.last_token = now
+        job.timings.first_token = job.timings.first_token or now
+        job.timings.last_token = now
         job.completion_tokens += len(output.ids)
         job.log_prob += output.log_prob
         self._completion_tokens += len(output.ids)
@@ -370,70 +359,63 @@ class BatchEngine:
                 job.log_prob,
                 len(job.ids),
                 job.completion_tokens,
-                Timings(job.arrival, job.first_scheduled, job.first_token, job.last_token),
+                job.timings,
             )
             self._tell(job, update)
         return finish_reason is not None
 
-    def _fail(self, job: Job, error: GenerationError) -> None:
-        self._mail.put(lambda: self._tell_failure(job, error))
-
-    @staticmethod
-    def _tell_failure(job: Job, error: GenerationError) -> None:
-        if not job.told_end:
-            job.told_end = True
-            job.listener.fail(error)
-
-    def _tell(self, job: Job, update: Update) -> None:
-        """Queues the update for delivery. It replaces one that is still queued: each holds all the text so far."""
+    def _tell(self, job: Job, outcome: Update | GenerationError) -> None:
+        """Queues an update or the failure of a job for its listener."""
         with self._changed:
-            waits, job.undelivered = job.undelivered is not None, update
-        if not waits:
-            self._mail.put(lambda: self._tell_latest(job))
+            if job.ended:
+                return
+            job.ended = isinstance(outcome, GenerationError) or outcome.finish_reason is not None
+            queued, job.undelivered = job.undelivered is not None, outcome
+        if not queued:
+            self._outbox.put(job)
 
-    def _tell_latest(self, job: Job) -> None:
+    def _deliver(self, job: Job) -> None:
         with self._changed:
-            update, job.undelivered = job.undelivered, None
-        if update is None:
-            return
-        ended = update.finish_reason is not None
-        if ended or not job.cancelled:  # one that was cancelled when it had ended is told nothing else
-            job.told_end = ended
-            job.listener.update(update)
+            outcome, job.undelivered = job.undelivered, None
+        if isinstance(outcome, GenerationError):
+            job.listener.fail(outcome)
+        elif outcome is not None and (outcome.finish_reason is not None or not job.cancelled):
+            job.listener.update(outcome)
 
     def _deliver_forever(self) -> None:
-        polled, told = time.monotonic(), None
+        polled, reported = time.monotonic(), None
         while True:
             try:
-                letter = self._mail.get(timeout=POLL_S)
+                job = self._outbox.get(timeout=POLL_S)
             except queue.Empty:
                 pass
             else:
-                if letter is None:
+                if job is None:
                     return
-                self._attempt(letter)
+                self._attempt(functools.partial(self._deliver, job))
             if time.monotonic() - polled >= POLL_S:
-                self._poll()
+                self._cancel_abandoned()
                 load = self.load()
-                if load != told:
+                if load != reported:
                     self._attempt(functools.partial(self._on_load, load))
-                    told = load
+                    reported = load
                 polled = time.monotonic()
+
+    def _cancel_abandoned(self) -> None:
+        """Cancels the jobs whose clients have disconnected."""
+        with self._changed:
+            jobs = [job for job in (*self._running, *self._waiting) if not (job.cancelled or job.ended)]
+        for job in jobs:
+            self._attempt(functools.partial(self._cancel_if_gone, job))
+
+    def _cancel_if_gone(self, job: Job) -> None:
+        if job.listener.gone():
+            self.cancel(job)
 
     @staticmethod
     def _attempt(call: Callable[[], None]) -> None:
-        """Calls out. One listener's failure is no reason to leave the others without answers."""
+        """Calls a listener. The failure of one must not affect the others."""
         try:
             call()
         except Exception:
             logger.exception("A listener failed.")
-
-    def _poll(self) -> None:
-        with self._changed:
-            jobs = [job for job in (*self._running, *self._waiting) if not (job.cancelled or job.told_end)]
-        for job in jobs:
-            self._attempt(functools.partial(self._ask, job))
-
-    def _ask(self, job: Job) -> None:
-        if job.listener.gone():
-            self.cancel(job)

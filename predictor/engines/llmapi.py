@@ -1,8 +1,8 @@
-"""TensorRT-LLM's `llmapi` tensors: what a request holds, checked, and how an update is answered.
+"""TensorRT-LLM's `llmapi` tensors: parses requests and builds responses.
 
 Source: TensorRT-LLM `triton_backend/all_models/llmapi/tensorrt_llm` (config.pbtxt, model.py, helpers.py) and the
 defaults of its `SamplingParams`. `sampling_param_repetition_penalty`, `num_input_tokens` and `num_output_tokens` are
-additions of ours, named like the rest and like the legacy layout's.
+our additions, named like the rest and like the earlier layout's.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from predictor.errors import InvalidInputError
 from predictor.tokenizer import TextTokenizer
 
 Tensor = npt.NDArray[np.generic]
-"""As Triton hands it over: dtype object for BYTES."""
+"""As Triton passes it: dtype object for BYTES."""
 
 DEFAULT_MAX_TOKENS = 32
 """Source: TensorRT-LLM `SamplingParams.max_tokens`."""
@@ -30,14 +30,14 @@ MAX_STOP_STRINGS = 32
 
 @dataclass(frozen=True, slots=True)
 class LlmapiRequest:
-    """One request, checked. Nothing in it can be refused later but for want of room."""
+    """A valid request."""
 
     prompt: str
     ids: list[int]
     sampling: SamplingParams
     streaming: bool
     echo: bool
-    """The prompt is put before the text of every response."""
+    """Every response begins with the prompt."""
     finish_reason: bool
     stop_reason: bool
     cumulative_logprob: bool
@@ -45,7 +45,7 @@ class LlmapiRequest:
 
 
 def is_stop_request(inputs: Mapping[str, Tensor]) -> bool:
-    """Whether this asks for the end of the request of the same id, rather than for text."""
+    """Whether this request stops the one with the same id."""
     return _flag(inputs, "stop")
 
 
@@ -55,10 +55,10 @@ def parse(inputs: Mapping[str, Tensor], tokenizer: TextTokenizer, context_tokens
     Args:
         inputs: the tensors that were sent, by name.
         tokenizer: the model's.
-        context_tokens: how many tokens the model reads and writes together.
+        context_tokens: the model's window: tokens of prompt and answer together.
 
     Raises:
-        InvalidInputError: a tensor is missing, is no scalar, or is out of range; or the prompt is too long.
+        InvalidInputError: a tensor is missing, not a scalar, or out of range; or the prompt is too long.
     """
     prompt = _prompt(inputs)
     ids = tokenizer.encode(prompt)
@@ -99,11 +99,8 @@ def respond(request: LlmapiRequest, update: Update) -> dict[str, Tensor]:
         outputs["num_input_tokens"] = np.array([update.prompt_tokens], dtype=np.int32)
         outputs["num_output_tokens"] = np.array([update.completion_tokens], dtype=np.int32)
         if request.perf_metrics:
-            timings = update.timings
-            outputs["arrival_time_ns"] = np.array([timings.arrival], dtype=np.int64)
-            outputs["first_scheduled_time_ns"] = np.array([timings.first_scheduled], dtype=np.int64)
-            outputs["first_token_time_ns"] = np.array([timings.first_token], dtype=np.int64)
-            outputs["last_token_time_ns"] = np.array([timings.last_token], dtype=np.int64)
+            for name in ("arrival", "first_scheduled", "first_token", "last_token"):
+                outputs[f"{name}_time_ns"] = np.array([getattr(update.timings, name)], dtype=np.int64)
     return outputs
 
 
@@ -114,7 +111,7 @@ def _sampling(inputs: Mapping[str, Tensor], max_tokens: int, log_probs: bool) ->
     seed = _integer(inputs, "sampling_param_seed", 0, 2**64 - 1)
     return SamplingParams(
         max_tokens=max_tokens,
-        # As TensorRT-LLM: greedy where nothing is said about sampling, and where only one token could be drawn.
+        # Like TensorRT-LLM: greedy without sampling parameters, and if they leave one token to choose from.
         greedy=(temperature is None and top_k is None and top_p is None)
         or temperature == 0
         or top_k == 1
@@ -150,7 +147,7 @@ def _stop(inputs: Mapping[str, Tensor]) -> tuple[str, ...]:
         )
     stop = tuple(_text("sampling_param_stop", value) for value in tensor.ravel())
     if "" in stop:
-        raise InvalidInputError("sampling_param_stop holds an empty string: leave it out.")
+        raise InvalidInputError("sampling_param_stop has an empty string: leave it out.")
     return stop
 
 

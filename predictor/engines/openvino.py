@@ -8,7 +8,6 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,7 @@ import openvino as ov
 import openvino_genai as genai
 
 from predictor.engines.batch import Output, SamplingParams
+from predictor.engines.settings import EngineSettings
 from predictor.errors import ModelFilesError, OverloadedError
 from predictor.wire import FinishReason
 
@@ -29,36 +29,25 @@ _FINISH: dict[genai.GenerationFinishReason, FinishReason | None] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class OpenVinoSettings:
-    """How much of the machine the pipeline takes."""
-
-    kv_cache_gb: int
-    """GiB that the keys and values of prompts and answers may take, cached prefixes included."""
-    max_batch_tokens: int
-    """Tokens in one step. Longer prompts are read in pieces, between which other generations go on."""
-    max_running: int
-    """Generations in one step."""
-
-
 class OpenVinoPipeline:
     """`ContinuousBatchingPipeline`, driven with token ids.
 
     Args:
-        folder: `model.gguf`, or the folder of an exported OpenVINO model.
+        settings: the model's folder, with `model.gguf` or an exported OpenVINO model, and the limits.
         end_ids: tokens that end an answer.
 
     Raises:
-        ModelFilesError: the folder holds no model that OpenVINO GenAI reads.
+        ModelFilesError: OpenVINO GenAI cannot read the model.
     """
 
-    def __init__(self, folder: Path, end_ids: frozenset[int], settings: OpenVinoSettings) -> None:
+    def __init__(self, settings: EngineSettings, end_ids: frozenset[int]) -> None:
         scheduler = genai.SchedulerConfig()
         scheduler.cache_size = settings.kv_cache_gb
         scheduler.max_num_batched_tokens = settings.max_batch_tokens
         scheduler.max_num_seqs = settings.max_running
         scheduler.enable_prefix_caching = True
         scheduler.dynamic_split_fuse = True
+        folder = settings.model_dir
         weights = folder / "model.gguf"
         try:
             with _writable(weights) if weights.exists() else contextlib.nullcontext(folder) as path:
@@ -68,10 +57,10 @@ class OpenVinoPipeline:
         self._end_ids = end_ids
         self._request_ids = itertools.count()
         self.capacity_tokens = self._warm_up()
-        """Tokens that the KV cache holds. A longer prompt could never be answered."""
+        """Size of the KV cache in tokens: the limit of a prompt with its answer."""
 
     def _warm_up(self) -> int:
-        """Computes one token, which compiles the kernels, and measures by it how much of the KV cache a block takes."""
+        """Computes one token, which compiles the kernels. Returns the size of the KV cache in tokens."""
         first = self.start([0], SamplingParams(max_tokens=1, greedy=True))
         while first.read() is None:
             self.step()
@@ -98,11 +87,11 @@ class OpenVinoPipeline:
         return OpenVinoGeneration(self._pipeline.add_request(next(self._request_ids), tensor, config), self._end_ids)
 
     def step(self) -> None:
-        """One forward pass over everything that is scheduled."""
+        """Runs one forward pass over everything that is scheduled."""
         self._pipeline.step()
 
     def busy(self) -> bool:
-        """Whether anything is unfinished, or cancelled and not yet freed."""
+        """Whether a generation is unfinished, or cancelled and not yet freed."""
         return bool(self._pipeline.has_non_finished_requests())
 
     def cache_usage(self) -> float:
@@ -112,10 +101,7 @@ class OpenVinoPipeline:
 
 @contextlib.contextmanager
 def _writable(weights: Path) -> Iterator[Path]:
-    """The file itself, or where it cannot be written to, a copy for as long as it is read.
-
-    OpenVINO GenAI's GGUF reader opens its file for writing too, which a mounted volume of models does not allow.
-    """
+    """The file, or a temporary copy if it is read-only: OpenVINO GenAI opens a GGUF file for writing too."""
     if os.access(weights, os.W_OK):
         yield weights
         return
@@ -131,11 +117,7 @@ class OpenVinoGeneration:
         self._end_ids = end_ids
 
     def read(self) -> Output | None:
-        """Tokens since the last call.
-
-        Raises:
-            OverloadedError: the KV cache is full, and the pipeline gave this generation up.
-        """
+        """Tokens since the last call. Raises OverloadedError if the KV cache was full and it was dropped."""
         ids: list[int] = []
         log_prob = 0.0
         finish_reason: FinishReason | None = None
@@ -153,5 +135,5 @@ class OpenVinoGeneration:
         return Output(ids, log_prob, finish_reason)
 
     def cancel(self) -> None:
-        """Gives its KV cache back at the next step."""
+        """Frees its part of the KV cache at the next step."""
         self._handle.cancel()

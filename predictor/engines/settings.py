@@ -15,15 +15,15 @@ class EngineSettings:
     model_dir: Path = Path("/mnt/models")
     """Folder with model.gguf (or an OpenVINO model), tokenizer.json and tokenizer_config.json."""
     context_tokens: int | None = None
-    """Most tokens of a prompt and its answer together. By default what the model's files say, else 2,048."""
+    """Maximum tokens of a prompt and its answer together. By default the limit in the model's files, else 2,048."""
     kv_cache_gb: int = 1
     """GiB for keys and values, cached prefixes included."""
     max_batch_tokens: int = 512
-    """Tokens computed in one step. Longer prompts are read in pieces, between which other answers go on."""
+    """Tokens computed in one step. A longer prompt takes several steps, between which other answers continue."""
     max_running: int = 32
-    """Answers that are generated at once."""
+    """Answers generated at once."""
     max_waiting: int = 128
-    """Requests that wait for a place; more are refused as UNAVAILABLE."""
+    """Requests in the queue; more are refused as UNAVAILABLE."""
 
     @classmethod
     def read(cls, model_config: Mapping[str, Any], environ: Mapping[str, str]) -> EngineSettings:

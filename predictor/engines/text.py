@@ -1,4 +1,4 @@
-"""Tokens that arrive one by one, as text that may be shown: whole characters, and nothing of a stop string."""
+"""From tokens to visible text: whole characters only, and no part of a stop string."""
 
 from __future__ import annotations
 
@@ -8,48 +8,47 @@ _INCOMPLETE = "�"
 
 
 class TextAssembler:
-    """The text of one generation, grown token by token.
-
-    `visible` only ever grows at its end. It never ends inside a character, and never holds a stop string or what may
-    still become one.
-    """
+    """The text of one generation, token by token."""
 
     def __init__(self, decode: Callable[[Sequence[int]], str], stop: Sequence[str] = ()) -> None:
         self._decode = decode
         self._stop = tuple(stop)
         self._longest_stop = max((len(s) for s in self._stop), default=0)
         self._ids: list[int] = []
-        self._shown_from = 0  # ids before this one are in _text, and are not needed as context either
+        self._context_from = 0  # the first id that gives context for decoding
         self._decoded_to = 0  # ids before this one are in _text
         self._text = ""
         self.visible = ""
+        """Only grows. Never ends inside a character, and never has a stop string or the beginning of one."""
         self.stopped_by: str | None = None
-        """The stop string that was complete first; nothing more is taken after it."""
+        """The stop string that ended the text. Later tokens are ignored."""
 
     def push(self, ids: Sequence[int]) -> None:
-        """Takes the next tokens.
-
-        A token's text depends on the one before it (leading spaces, characters in several tokens), so each is decoded
-        behind the last tokens that are known to end a character.
-        """
+        """Adds tokens."""
         if self.stopped_by is not None:
             return
         self._ids.extend(ids)
-        before = self._decode(self._ids[self._shown_from : self._decoded_to])
-        after = self._decode(self._ids[self._shown_from :])
-        if len(after) > len(before) and not after.endswith(_INCOMPLETE):
-            self._append(after[len(before) :])
-            self._shown_from, self._decoded_to = self._decoded_to, len(self._ids)
+        new = self._new_text()
+        if new and not new.endswith(_INCOMPLETE):
+            self._append(new)
+            self._context_from, self._decoded_to = self._decoded_to, len(self._ids)
 
     def finish(self) -> None:
-        """Says that no token follows: what was held back is shown, except half a character."""
+        """Call it after the last token: shows the text that was held back, except half a character."""
         if self.stopped_by is not None:
             return
-        before = self._decode(self._ids[self._shown_from : self._decoded_to])
-        after = self._decode(self._ids[self._shown_from :])
-        self._append(after[len(before) :].rstrip(_INCOMPLETE))
+        self._append(self._new_text().rstrip(_INCOMPLETE))
         if self.stopped_by is None:
             self.visible = self._text
+
+    def _new_text(self) -> str:
+        """Text of the tokens that are not in `_text` yet.
+
+        A token's text depends on earlier ones (leading spaces, characters in several tokens), so it is decoded together
+        with the last tokens that ended a character.
+        """
+        before = self._decode(self._ids[self._context_from : self._decoded_to])
+        return self._decode(self._ids[self._context_from :])[len(before) :]
 
     def _append(self, piece: str) -> None:
         search_from = max(0, len(self._text) - self._longest_stop + 1)
@@ -62,7 +61,7 @@ class TextAssembler:
             self.visible = self._text[: len(self._text) - self._held_back()]
 
     def _held_back(self) -> int:
-        """Length of the longest end of the text that begins a stop string."""
+        """Length of the longest end of the text that may be the beginning of a stop string."""
         text = self._text
         return max(
             (n for s in self._stop for n in range(min(len(s) - 1, len(text)), 0, -1) if text.endswith(s[:n])),

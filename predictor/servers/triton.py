@@ -13,7 +13,6 @@ import dataclasses
 import re
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any
 
 import orjson
@@ -39,6 +38,9 @@ _CANCELLED = "cancelled by client"
 
 _CONTROL_TOKEN = re.compile(r"<[^<>\s]{1,40}>")
 
+_PROMPT_TOKENS, _COMPLETION_TOKENS = "num_input_tokens", "num_output_tokens"
+"""Outputs with the numbers of tokens in the prompt and in the answer."""
+
 
 @dataclass(frozen=True, slots=True)
 class Layout:
@@ -53,7 +55,7 @@ class Layout:
     decoupled: bool
     """True: `generate_stream`, a response per step. False: plain `/infer`, one response."""
     cumulative: bool
-    """Whether each streamed response repeats all the text so far."""
+    """Whether each streamed response repeats all the text so far, and counts all its tokens."""
     inputs: Mapping[str, tuple[str, ...]]
     """Field of `GenerationRequest` → its tensor; if versions name it differently, the newest name first."""
     switches: Mapping[str, Any]
@@ -71,12 +73,6 @@ class Layout:
     """Tensor that takes all parameters as one JSON text; `inputs` then holds their names inside it."""
     finish_reason: str | None = None
     """Output that says why the answer ended. None: the model has none."""
-    prompt_tokens: str = "num_input_tokens"
-    """Output with the number of tokens in the prompt."""
-    completion_tokens: str = "num_output_tokens"
-    """Output with the number of tokens in the answer."""
-    counts_deltas: bool = False
-    """True: each response counts its own tokens. False: all tokens so far."""
     cumulative_log_prob: str = "cumulative_logprob"
     """Output with the log-probability of all the text so far."""
     output_log_probs: str | None = None
@@ -98,7 +94,7 @@ class Layout:
 
 def _inputs(prefix: str = "", **others: tuple[str, ...]) -> Mapping[str, tuple[str, ...]]:
     names = {name: (f"{prefix}{name}",) for name in PARAMETERS}
-    return MappingProxyType({"prompt": ("text_input",), **names, **others})
+    return {"prompt": ("text_input",), **names, **others}
 
 
 LLMAPI = Layout(
@@ -106,10 +102,8 @@ LLMAPI = Layout(
     decoupled=True,
     cumulative=True,
     inputs=_inputs("sampling_param_"),
-    switches=MappingProxyType(
-        {"streaming": True, "sampling_param_exclude_input_from_output": True, "return_finish_reason": True}
-    ),
-    log_prob_switches=MappingProxyType({"return_cumulative_logprob": True}),
+    switches={"streaming": True, "sampling_param_exclude_input_from_output": True, "return_finish_reason": True},
+    log_prob_switches={"return_cumulative_logprob": True},
     # Our CPU model has this input, TensorRT-LLM's model does not.
     optional_inputs=frozenset({"repetition_penalty"}),
     finish_reason="finish_reason",
@@ -119,12 +113,10 @@ ENSEMBLE = Layout(
     decoupled=False,
     cumulative=True,
     inputs=_inputs(stop=("stop_words",), seed=("seed", "random_seed")),
-    switches=MappingProxyType(
-        {"exclude_input_in_output": True, "return_num_input_tokens": True, "return_num_output_tokens": True}
-    ),
-    log_prob_switches=MappingProxyType({"return_log_probs": True}),
+    switches={"exclude_input_in_output": True, "return_num_input_tokens": True, "return_num_output_tokens": True},
+    log_prob_switches={"return_log_probs": True},
     # Versions differ in what temperature 0 means; all agree on this.
-    greedy=MappingProxyType({"top_k": 1}),
+    greedy={"top_k": 1},
     cumulative_log_prob="cum_log_probs",
     output_log_probs="output_log_probs",
 )
@@ -134,39 +126,29 @@ VLLM = Layout(
     decoupled=True,
     cumulative=False,
     inputs=_inputs(),
-    switches=MappingProxyType(
-        {
-            "stream": True,
-            "exclude_input_in_output": True,
-            "return_finish_reason": True,
-            "return_num_input_tokens": True,
-            "return_num_output_tokens": True,
-        }
-    ),
-    log_prob_switches=MappingProxyType({"return_cumulative_logprob": True}),
+    switches={
+        "stream": True,
+        "exclude_input_in_output": True,
+        "return_finish_reason": True,
+        "return_num_input_tokens": True,
+        "return_num_output_tokens": True,
+    },
+    log_prob_switches={"return_cumulative_logprob": True},
     all_tokens=-1,  # early versions refuse 0
     sampling_json="sampling_parameters",
     finish_reason="finish_reason",
-    counts_deltas=True,
 )
 
-LAYOUTS: Mapping[str, Layout] = MappingProxyType(
-    {"llmapi": LLMAPI, "ensemble": ENSEMBLE, "tensorrt_llm_bls": BLS, "vllm": VLLM}
-)
+LAYOUTS: Mapping[str, Layout] = {"llmapi": LLMAPI, "ensemble": ENSEMBLE, "tensorrt_llm_bls": BLS, "vllm": VLLM}
 """By the names of their entry points."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Input:
-    datatype: str
-    rank: int
 
 
 @dataclass(frozen=True, slots=True)
 class _Declaration:
     """The tensors of a model, from its metadata."""
 
-    inputs: Mapping[str, _Input]
+    inputs: Mapping[str, tuple[str, int]]
+    """Name → datatype and rank."""
     outputs: frozenset[str]
 
 
@@ -230,18 +212,14 @@ class TritonServer:
         metadata = await self._upstream.get_json(self._path, ctx)
         try:
             return _Declaration(
-                {each["name"]: _Input(each["datatype"], len(each["shape"])) for each in metadata["inputs"]},
+                {each["name"]: (each["datatype"], len(each["shape"])) for each in metadata["inputs"]},
                 frozenset(each["name"] for each in metadata["outputs"]),
             )
         except (KeyError, TypeError) as error:
             raise BadUpstreamError("The predictor's model metadata is not that of a Triton model.") from error
 
     def _tensors(self, fields: Mapping[str, Any], declaration: _Declaration) -> dict[str, Any]:
-        """Tensor → value, for the names that the model declares.
-
-        Raises:
-            InvalidRequestError: the model has no input for a value that would change the answer.
-        """
+        """Tensor → value. Refuses a value that would change the answer if the model declares no input for it."""
         tensors = {}
         for name, value in fields.items():
             tensor = next((tensor for tensor in self._layout.inputs[name] if tensor in declaration.inputs), None)
@@ -267,21 +245,17 @@ class TritonServer:
         layout, inputs = self._layout, []
         declared_switches = {tensor: value for tensor, value in switches.items() if tensor in declaration.inputs}
         for tensor, value in (declared_switches | self._tensors(fields, declaration)).items():
-            declared = declaration.inputs[tensor]
+            datatype, rank = declaration.inputs[tensor]
             data = list(value) if isinstance(value, tuple) else [value]
-            shape = [1] * (declared.rank - 1) + [len(data)]
-            inputs.append({"name": tensor, "datatype": declared.datatype, "shape": shape, "data": data})
-        outputs = ["text_output", layout.finish_reason, layout.prompt_tokens, layout.completion_tokens]
+            shape = [1] * (rank - 1) + [len(data)]
+            inputs.append({"name": tensor, "datatype": datatype, "shape": shape, "data": data})
+        outputs = ["text_output", layout.finish_reason, _PROMPT_TOKENS, _COMPLETION_TOKENS]
         if layout.log_prob_switches.keys() & switches.keys():
             outputs += [layout.cumulative_log_prob, layout.output_log_probs]
         return {"inputs": inputs, "outputs": [{"name": name} for name in outputs if name in declaration.outputs]}
 
     def _take(self, answer: AnswerState, response: Mapping[str, Any]) -> str:
-        """Reads one response; returns the text that it adds.
-
-        Raises:
-            BadUpstreamError: it is an error, or not a response of this layout.
-        """
+        """Reads one response; returns the text that it adds."""
         layout = self._layout
         if "error" in response:
             reason = str(response["error"])
@@ -291,11 +265,11 @@ class TritonServer:
             return ""
         if layout.finish_reason is not None and layout.finish_reason in response:
             answer.set_finish_reason(_first(response[layout.finish_reason]))
-        if layout.prompt_tokens in response:
-            answer.prompt_tokens = token_count(_first(response[layout.prompt_tokens]))
-        if layout.completion_tokens in response:
-            tokens = token_count(_first(response[layout.completion_tokens]))
-            answer.completion_tokens = (answer.completion_tokens or 0) + tokens if layout.counts_deltas else tokens
+        if _PROMPT_TOKENS in response:
+            answer.prompt_tokens = token_count(_first(response[_PROMPT_TOKENS]))
+        if _COMPLETION_TOKENS in response:
+            tokens = token_count(_first(response[_COMPLETION_TOKENS]))
+            answer.completion_tokens = tokens if layout.cumulative else (answer.completion_tokens or 0) + tokens
         if layout.output_log_probs is not None and layout.output_log_probs in response:
             answer.add_log_probs(response[layout.output_log_probs] or ())
         if layout.cumulative_log_prob in response:

@@ -134,7 +134,7 @@ def test_plain_infer_is_refused(predictor_url: str) -> None:
         (b'{"text_input": "a", "sampling_param_top_p": 2}', "sampling_param_top_p is 2"),
         (b'{"text_input": "a", "sampling_param_top_k": -3}', "sampling_param_top_k is -3"),
         (b'{"text_input": "a", "sampling_param_best_of": 2}', "sampling_param_best_of is 2"),
-        (b'{"text_input": "a", "sampling_param_stop": [""]}', "sampling_param_stop holds an empty string"),
+        (b'{"text_input": "a", "sampling_param_stop": [""]}', "sampling_param_stop has an empty string"),
         (b'{"text_input": "a", "stop": true}', "stop needs the id"),
         (b'{"text_input": "a', "parse"),
         (b"", "parse"),

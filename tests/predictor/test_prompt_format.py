@@ -124,7 +124,7 @@ def test_a_template_beside_the_config_and_one_of_several(with_template: MakeForm
 def test_missing_and_invalid_files(with_template: MakeFormat, tmp_path: Path) -> None:
     with pytest.raises(ModelFilesError, match="no chat template"):
         with_template(None)
-    with pytest.raises(ModelFilesError, match="no Jinja template"):
+    with pytest.raises(ModelFilesError, match="not a Jinja template"):
         with_template("{% if %}")
     with pytest.raises(ModelFilesError, match=r"tokenizer\.json"):
         PromptFormat.load(tmp_path / "nowhere")

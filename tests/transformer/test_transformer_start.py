@@ -100,7 +100,7 @@ def _change(folder: Path, **fields: object) -> None:
     ("damage", "told"),
     [
         (_template_that_is_not_text, r"TRANSFORMER_PROMPT_FORMAT: .*chat_template\.jinja cannot be read"),
-        (_template_that_is_none, r"TRANSFORMER_PROMPT_FORMAT: .*no Jinja template"),
+        (_template_that_is_none, r"TRANSFORMER_PROMPT_FORMAT: .*not a Jinja template"),
         (_no_template, r"TRANSFORMER_PROMPT_FORMAT: .*has no chat template"),
         (_config_that_is_cut_off, r"TRANSFORMER_PROMPT_FORMAT: .*cannot be read as JSON"),
         (_no_window, r"TRANSFORMER_CONTEXT_TOKENS: .*names no window\. Set it"),

@@ -14,7 +14,7 @@ import triton_python_backend_utils as pb
 
 from predictor.engines import llmapi
 from predictor.engines.batch import BatchEngine, Job, Load, Update
-from predictor.engines.openvino import OpenVinoPipeline, OpenVinoSettings
+from predictor.engines.openvino import OpenVinoPipeline
 from predictor.engines.settings import EngineSettings
 from predictor.errors import CancelledError, GenerationError, InvalidInputError
 from predictor.tokenizer import TextTokenizer
@@ -22,11 +22,11 @@ from predictor.tokenizer import TextTokenizer
 logger = logging.getLogger(__name__)
 
 DEFAULT_CONTEXT_TOKENS = 2048
-"""Where the model's files do not say how much it reads."""
+"""The model's window if its files do not say."""
 
 
 class TritonPythonModel:
-    """Starts a generation per request and returns at once; the engine answers from its own threads."""
+    """Queues a generation for each request and returns at once. The engine responds from its own threads."""
 
     def initialize(self, args: dict[str, str]) -> None:
         """Loads the model."""
@@ -37,10 +37,9 @@ class TritonPythonModel:
         self._tokenizer = TextTokenizer.load(settings.model_dir)
         limits = (settings.context_tokens, self._tokenizer.context_tokens)
         self._context_tokens = min((limit for limit in limits if limit), default=DEFAULT_CONTEXT_TOKENS)
-        sizes = OpenVinoSettings(settings.kv_cache_gb, settings.max_batch_tokens, settings.max_running)
 
         def load() -> OpenVinoPipeline:
-            pipeline = OpenVinoPipeline(settings.model_dir, self._tokenizer.end_ids, sizes)
+            pipeline = OpenVinoPipeline(settings, self._tokenizer.end_ids)
             self._context_tokens = min(self._context_tokens, pipeline.capacity_tokens)
             return pipeline
 
@@ -55,7 +54,7 @@ class TritonPythonModel:
         )
 
     def execute(self, requests: list[Any]) -> None:
-        """Queues every request, or answers why not."""
+        """Queues every request. One that cannot be queued gets an error."""
         for request in requests:
             sender = request.get_response_sender()
             try:
@@ -67,7 +66,7 @@ class TritonPythonModel:
                 send_error(sender, GenerationError("The server could not read this request."))
 
     def finalize(self) -> None:
-        """Ends what is running."""
+        """Ends all generations."""
         self._engine.close()
 
     def _accept(self, request: Any, sender: Any) -> None:
@@ -111,7 +110,7 @@ class TritonListener:
         self._on_end = on_end
 
     def update(self, update: Update) -> None:
-        """Sends one response; the last with the final flag."""
+        """Sends one response; the last one has the final flag."""
         tensors = [pb.Tensor(name, array) for name, array in llmapi.respond(self._request, update).items()]
         flags = 0
         if update.finish_reason is not None:
@@ -125,7 +124,7 @@ class TritonListener:
         send_error(self._sender, error)
 
     def gone(self) -> bool:
-        """Whether the client has left."""
+        """Whether the client has disconnected."""
         return bool(self._sender.is_cancelled())
 
 
@@ -142,32 +141,29 @@ class LoadMetrics:
             "completion_tokens": pb.MetricFamily("predictor_completion_tokens_total", "Tokens generated", counter),
         }
         self._metrics = {field: family.Metric(labels={}) for field, family in self._families.items()}
-        self._told = Load(waiting=0, running=0, cache_usage=0.0, prompt_tokens=0, completion_tokens=0)
+        self._reported = Load(waiting=0, running=0, cache_usage=0.0, prompt_tokens=0, completion_tokens=0)
 
     def report(self, load: Load) -> None:
-        """Sets every metric to what it is now."""
+        """Updates all metrics."""
         for field, metric in self._metrics.items():
-            change = getattr(load, field) - getattr(self._told, field)
+            change = getattr(load, field) - getattr(self._reported, field)
             if change:
                 if field.endswith("_tokens"):
                     metric.increment(change)
                 else:
                     metric.set(getattr(load, field))
-        self._told = load
+        self._reported = load
 
 
 def exit_with_parent(parent: int) -> None:
-    """Ends this process soon after Triton's.
-
-    A Triton that was killed leaves it waiting for answers to its own messages, and generating for nobody.
-    """
+    """Ends this process soon after Triton's. Otherwise it would wait for a killed Triton, and generate for nobody."""
     while os.getppid() == parent:
         time.sleep(1)
     os._exit(1)
 
 
 def send_error(sender: Any, error: GenerationError) -> None:
-    """Answers a request with an error and the final flag."""
+    """Responds to a request with an error and the final flag."""
     code = getattr(pb.TritonError, error.kind)
     sender.send(
         pb.InferenceResponse(error=pb.TritonError(str(error), code)), flags=pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL
