@@ -6,7 +6,6 @@ import secrets
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import TracebackType
 
 from chassis import tracing
 from chassis.errors import DeadlineExceededError, InvalidRequestError
@@ -84,56 +83,29 @@ class CallContext:
         return left
 
     def span(self, kind: tracing.SpanType, name: str | None = None) -> CallSpan:
-        """A context manager that records a span and holds the context within it.
+        """A span, recorded if tracing is on and the request's trace is sampled.
 
         Args:
             kind: the declaration.
             name: of this span, if the declaration's name has placeholders.
         """
-        return CallSpan(self, kind, name)
+        # Follows the parent's sampling decision, as OpenTelemetry's samplers do.
+        if not (tracing.on() and tracing.sampled(self.headers)):
+            return CallSpan(tracing.Span(None, self.headers), self)
+        span = tracing.begin(kind, self.headers, name=name)
+        return CallSpan(span, CallContext(self.deadline, span.headers))
 
     def outgoing_headers(self) -> dict[str, str]:
         """Headers for an upstream call: the forwarded ones and the remaining time."""
         return {**self.headers, TIMEOUT_HEADER: str(max(1, int(self.remaining_s() * 1000)))}
 
 
-class CallSpan:
-    """A span within a request, recorded if tracing is on and the request's trace is sampled."""
+class CallSpan(tracing.Span):
+    """A span within a request."""
 
-    __slots__ = ("_kind", "_name", "_span", "ctx")
+    __slots__ = ("ctx",)
 
-    def __init__(self, ctx: CallContext, kind: tracing.SpanType, name: str | None) -> None:
+    def __init__(self, span: tracing.Span, ctx: CallContext) -> None:
+        super().__init__(span.otel, span.headers)
         self.ctx = ctx
         """Context for calls within the span."""
-        self._kind = kind
-        self._name = name
-        self._span: tracing.Span | None = None
-
-    def __enter__(self) -> CallSpan:
-        # Follows the parent's sampling decision, as OpenTelemetry's samplers do.
-        if tracing.on() and tracing.sampled(self.ctx.headers):
-            self._span = tracing.begin(self._kind, self.ctx.headers, name=self._name)
-            if self._span is not None:
-                self.ctx = CallContext(self.ctx.deadline, self._span.headers)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._span is not None:
-            self._span.end(error)
-
-    @property
-    def recording(self) -> bool:
-        """Whether the span is recorded."""
-        return self._span is not None
-
-    def set(self, name: str, value: tracing.Value | None) -> None:
-        """Sets an attribute that the span's type declares; None sets nothing. Never a question's or document's text."""
-        if self._span is not None:
-            self._span.set(name, value)
-
-    def event(self, name: str) -> None:
-        """Records an event now."""
-        if self._span is not None:
-            self._span.event(name)

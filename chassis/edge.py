@@ -7,127 +7,17 @@ import functools
 import logging
 import secrets
 import time
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
-from types import MappingProxyType
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import orjson
-from fastapi import FastAPI, Request, Response
-from fastapi.exceptions import RequestValidationError
-from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from chassis import metrics, tracing
-from chassis.errors import (
-    InternalError,
-    InvalidRequestError,
-    NotFoundError,
-    PayloadTooLargeError,
-    ServiceError,
-)
+from chassis.error_mapping import ErrorMapper
+from chassis.errors import PayloadTooLargeError, ServiceError
 from chassis.telemetry import request_ids
 
-logger = logging.getLogger("chassis.edge")
 access_logger = logging.getLogger("chassis.access")
-
-ErrorShape = Callable[[ServiceError], Mapping[str, Any]]
-
-
-def oip_error(error: ServiceError) -> dict[str, Any]:
-    """The error body of KServe's v1 and v2 protocols, `{"error": text}`, with our `code` and `field`."""
-    body: dict[str, Any] = {"error": error.message, "code": error.code}
-    if error.field is not None:
-        body["field"] = error.field
-    return body
-
-
-class ErrorMapper:
-    """Maps exceptions to a `ServiceError`, and that to the error body of the path's protocol."""
-
-    kinds: tuple[type[Exception], ...] = (
-        ServiceError,
-        RequestValidationError,
-        HTTPException,
-        NotImplementedError,
-        Exception,
-    )
-    """Exceptions to handle."""
-
-    def __init__(self, shapes: Mapping[str, ErrorShape] = MappingProxyType({})) -> None:
-        """`shapes`: path prefix → error body, for routes of another protocol than KServe's."""
-        self._shapes = shapes
-
-    def register(self, app: FastAPI) -> None:
-        """Registers the handlers with an application."""
-        for kind in self.kinds:
-            app.add_exception_handler(kind, self._respond)
-
-    async def _respond(self, request: Request, error: Exception) -> Response:
-        mapped = await self.map(error, f"{request.method} {request.url.path}")
-        return error_response(mapped, self.shape(request.url.path))
-
-    def shape(self, path: str) -> ErrorShape:
-        """The error body of a path."""
-        return next((shape for prefix, shape in self._shapes.items() if path.startswith(prefix)), oip_error)
-
-    async def map(self, error: Exception, where: str) -> ServiceError:
-        """The error for the client. Unexpected exceptions are logged."""
-        if isinstance(error, ServiceError):
-            return error
-        if isinstance(error, RequestValidationError):
-            return _validation_error(error)
-        if isinstance(error, NotImplementedError):
-            return NotFoundError(sentence(str(error) or "Not supported by this service."))
-        if isinstance(error, HTTPException):
-            return _http_error(error, where)
-        logger.error("unexpected error in %s", where, exc_info=error)
-        return InternalError("The service failed on this request. Its log has the reason under the x-request-id.")
-
-
-def error_response(error: ServiceError, shape: ErrorShape = oip_error) -> Response:
-    """The HTTP response for an error, in the protocol's shape."""
-    headers = {"retry-after": str(error.retry_after_s)} if error.retry_after_s is not None else {}
-    if error.status == 401:
-        headers["www-authenticate"] = "Bearer"
-    return Response(orjson.dumps(shape(error)), error.status, headers, media_type="application/json")
-
-
-def _validation_error(error: RequestValidationError) -> InvalidRequestError:
-    # KServe declares the v2 body as "a request or bytes"; the errors about bytes help nobody.
-    problems = [p for p in error.errors() if "bytes" not in p["loc"]] or list(error.errors())
-    first = problems[0]
-    if first["type"] == "json_invalid":
-        return InvalidRequestError(f"The body is not valid JSON: {first.get('ctx', {}).get('error', first['msg'])}.")
-    path = ".".join(str(part) for part in first["loc"] if part not in ("body", "InferenceRequest"))
-    if not path:
-        return InvalidRequestError("The body is missing: send a JSON object.")
-    more = f" ({len(problems) - 1} more problems)" if len(problems) > 1 else ""
-    return InvalidRequestError(f"{path}: {first['msg']}{more}.", field=path)
-
-
-class _HttpStatusError(ServiceError):
-    """A status chosen by the framework, such as 405 for a method."""
-
-    def __init__(self, status: int, code: str, message: str) -> None:
-        super().__init__(message)
-        self.status = status  # type: ignore[misc]
-        self.code = code  # type: ignore[misc]
-
-
-def _http_error(error: HTTPException, where: str) -> ServiceError:
-    if error.status_code == 404:
-        return NotFoundError(f"There is no {where} here.")
-    if error.status_code == 405:
-        return _HttpStatusError(405, "method_not_allowed", f"{where}: this method is not allowed here.")
-    if error.status_code == 400:
-        return InvalidRequestError("The body cannot be read as JSON: send UTF-8 text, not too deeply nested.")
-    return _HttpStatusError(error.status_code, "http_error", str(error.detail))
-
-
-def sentence(text: str) -> str:
-    """The text with a full stop."""
-    return text if text.endswith((".", "!", "?")) else text + "."
-
 
 REQUEST = tracing.SpanType(
     "{http.request.method} {http.route}",
@@ -197,27 +87,27 @@ class Observed:
         """Starts. `headers` may have a trace; without `traced` there is no span."""
         self._began = time.perf_counter()
         self._model_name = model_name
-        self.span = tracing.begin(kind, headers) if traced else None
+        self.span = tracing.begin(kind, headers) if traced else tracing.Span(None, headers)
         ids = {"request_id": request_id}
-        found = tracing.ids(headers if self.span is None else self.span.headers)
+        found = tracing.ids(self.span.headers)
         if found is not None:
             ids["trace_id"], ids["span_id"] = found
         request_ids.set(ids)
-        if self.span is not None:
-            self.span.set("http.request.header.x-request-id", (request_id,))
+        self.span.set("http.request.header.x-request-id", (request_id,))
         _in_flight(model_name).inc()
 
-    def end(self, route: str, status: int) -> float:
+    def end(self, route: str, status: int, attributes: Mapping[str, tracing.Value]) -> float:
         """Records the request and returns its duration in seconds."""
         seconds = time.perf_counter() - self._began
         _in_flight(self._model_name).dec()
         count, duration = _of_route(self._model_name, route, status)
         count.inc()
         duration.observe(seconds)
-        if self.span is not None:
-            if status >= 500:
-                self.span.failed(str(status))
-            self.span.end(asyncio.CancelledError() if status == CLIENT_LEFT else None)
+        for name, value in attributes.items():
+            self.span.set(name, value)
+        if status >= 500:
+            self.span.failed(str(status))
+        self.span.end(asyncio.CancelledError() if status == CLIENT_LEFT else None)
         return seconds
 
 
@@ -244,20 +134,21 @@ class Edge:
         # Probes start no trace.
         traced = scope["method"] == "POST" or "traceparent" in exchange.trace
         observed = Observed(self._model_name, REQUEST, exchange.request_id, exchange.trace, traced=traced)
-        if observed.span is not None:
+        if observed.span.recording:
             exchange.replace_trace(observed.span.headers)
         try:
             await self._answer(scope, exchange)
         finally:
             route = getattr(scope.get("route"), "path_format", _UNKNOWN_ROUTE)
             status = exchange.status or CLIENT_LEFT
-            if observed.span is not None:
-                observed.span.rename(f"{scope['method']} {route}")
-                observed.span.set("http.request.method", scope["method"])
-                observed.span.set("http.route", route)
-                observed.span.set("http.request.body.size", exchange.received)
-                observed.span.set("http.response.status_code", status)
-            seconds = observed.end(route, status)
+            observed.span.rename(f"{scope['method']} {route}")
+            attributes: dict[str, tracing.Value] = {
+                "http.request.method": scope["method"],
+                "http.route": route,
+                "http.request.body.size": exchange.received,
+                "http.response.status_code": status,
+            }
+            seconds = observed.end(route, status, attributes)
             if access_logger.isEnabledFor(logging.INFO):
                 access_logger.info(
                     "%s %s", scope["method"], scope["path"], extra={"status": status, "ms": round(seconds * 1000, 1)}
@@ -265,26 +156,21 @@ class Edge:
 
     async def _answer(self, scope: Scope, exchange: _Exchange) -> None:
         try:
-            if exchange.declared_too_large():
-                await exchange.refuse(self._too_large(), self._errors)
-            else:
-                await self._inner(scope, exchange.receive, exchange.send)
+            exchange.check_declared_length()
+            await self._inner(scope, exchange.receive, exchange.send)
         except asyncio.CancelledError:
             if not exchange.client_left:
                 raise
         except Exception as error:
             # The framework re-raises after its 500 response, for servers that would close the connection.
-            if exchange.status is None and not exchange.too_large:
-                await exchange.refuse(await self._errors.map(error, scope["path"]), self._errors)
+            if exchange.status is None and exchange.refusal is None:
+                exchange.refusal = await self._errors.map(error, scope["path"])
         finally:
             exchange.stop_watching()
-        if exchange.too_large and exchange.status is None:
-            await exchange.refuse(self._too_large(), self._errors)
-
-    def _too_large(self) -> PayloadTooLargeError:
-        return PayloadTooLargeError(
-            f"The body is larger than {self._max_body_bytes} bytes, the limit of this service. Send less at a time."
-        )
+        if exchange.refusal is not None and exchange.status is None:
+            response = self._errors.respond(exchange.refusal, scope["path"])
+            exchange.refusal = None
+            await response(scope, exchange.receive, exchange.send)
 
 
 _TRACE_HEADERS = (b"traceparent", b"tracestate")
@@ -306,8 +192,9 @@ class _Exchange:
     ) -> None:
         """`extra_headers`: added to the response; read when it starts."""
         self.status: int | None = None
-        self.too_large = False
         self.client_left = False
+        self.refusal: ServiceError | None = None
+        """Error to send instead of the framework's response."""
         self._answered = False
         self._timer: asyncio.TimerHandle | None = None
         self._watcher: asyncio.Task[Message] | None = None
@@ -315,15 +202,15 @@ class _Exchange:
         self._receive = receive
         self._send = send
         self._extra_headers = extra_headers
-        self._left = max_body_bytes
-        self._length = 0
+        self._max_body_bytes = max_body_bytes
+        self._declared_length = 0
         self.received = 0
         """Size of the body so far, in bytes."""
         self.trace: dict[str, str] = {}
         """The trace headers of the client."""
         self.request_id = self._prepare(scope)
 
-    def _prepare(self, scope: MutableMapping[str, Any]) -> str:
+    def _prepare(self, scope: Scope) -> str:
         """Removes parameters of a JSON content type and adds an x-request-id if there is none. Returns the id."""
         headers: list[tuple[bytes, bytes]] = []
         request_id = b""
@@ -341,7 +228,7 @@ class _Exchange:
             if name in _TRACE_HEADERS:
                 self.trace[name.decode()] = value.decode("latin-1")
             if name == b"content-length" and value.isdigit():
-                self._length = int(value)
+                self._declared_length = int(value)
             elif name == b"inference-header-content-length":
                 binary = True
             headers.append((name, value))
@@ -361,8 +248,16 @@ class _Exchange:
         kept = [header for header in self._scope["headers"] if header[0] not in _TRACE_HEADERS]
         self._scope["headers"] = kept + [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
 
-    def declared_too_large(self) -> bool:
-        return self._length > self._left
+    def check_declared_length(self) -> None:
+        """Raises PayloadTooLargeError if the client declares a body larger than the limit."""
+        self._check_length(self._declared_length)
+
+    def _check_length(self, size_bytes: int) -> None:
+        if size_bytes > self._max_body_bytes:
+            self.refusal = PayloadTooLargeError(
+                f"The body is larger than {self._max_body_bytes} bytes, the limit of this service. Send less at a time."
+            )
+            raise self.refusal
 
     async def receive(self) -> Message:
         if self._timer is not None and self._watcher is None:  # the framework watches for a disconnect itself
@@ -372,12 +267,8 @@ class _Exchange:
             return await asyncio.shield(self._watcher)
         message = await self._receive()
         if message["type"] == "http.request":
-            received = len(message.get("body", b""))
-            self.received += received
-            self._left -= received
-            if self._left < 0:
-                self.too_large = True
-                raise PayloadTooLargeError("The body is too large.")
+            self.received += len(message.get("body", b""))
+            self._check_length(self.received)
             if not message.get("more_body", False):
                 # Watch only if the response takes a while.
                 loop, task = asyncio.get_running_loop(), asyncio.current_task()
@@ -403,8 +294,8 @@ class _Exchange:
             self._watcher.cancel()
 
     async def send(self, message: Message) -> None:
-        if self.too_large and self.status is None:
-            return  # the framework's response to the truncated body; `refuse` sends ours
+        if self.refusal is not None and self.status is None:
+            return  # the framework's response to a truncated body
         if message["type"] == "http.response.start":
             self.status = message["status"]
             request_id = (b"x-request-id", self.request_id.encode("latin-1"))
@@ -412,7 +303,3 @@ class _Exchange:
         elif not message.get("more_body", False):
             self._answered = True
         await self._send(message)
-
-    async def refuse(self, error: ServiceError, errors: ErrorMapper) -> None:
-        self.too_large = False
-        await error_response(error, errors.shape(self._scope["path"]))(self._scope, self._receive, self.send)

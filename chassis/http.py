@@ -47,6 +47,9 @@ UPSTREAM = tracing.SpanType(
 _STALE = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, ConnectionResetError)
 """Errors of a keep-alive connection that the server has closed in the meantime."""
 
+_CONNECT_TIMEOUT_S = 2.0
+_CONNECTIONS = 512
+"""Maximum number of connections to an upstream."""
 _MAX_REASON_BYTES = 64 * 1024
 """An error's body is read at least this far."""
 
@@ -73,8 +76,6 @@ class HttpUpstream:
         base_url: str,
         *,
         name: str,
-        connect_timeout_s: float = 2.0,
-        connections: int = 512,
         verify: bool = True,
         honours_sampling: bool = True,
         max_connection_age_s: float = 10,
@@ -84,8 +85,6 @@ class HttpUpstream:
         Args:
             base_url: scheme, host, port, and the prefix of all paths if there is one.
             name: the upstream's name in errors and spans.
-            connect_timeout_s: longest time to open a connection.
-            connections: most at a time.
             verify: whether to verify TLS certificates.
             honours_sampling: whether the upstream honours the sampled flag of a trace. Triton records every trace whose
                 header it gets, so it gets no header of a trace that is not sampled.
@@ -94,8 +93,6 @@ class HttpUpstream:
         self.base_url = base_url.rstrip("/")
         self._root = str(URL(self.base_url)).rstrip("/")
         self.name = name
-        self._connect_timeout_s = connect_timeout_s
-        self._connections = connections
         self._verify = verify
         self._honours_sampling = honours_sampling
         parts = urlsplit(self.base_url)
@@ -226,7 +223,7 @@ class HttpUpstream:
                     URL(self._root + path, encoded=True),
                     data=body,
                     headers={**self._outgoing(ctx), **headers},
-                    timeout=aiohttp.ClientTimeout(total=left, sock_connect=min(self._connect_timeout_s, left)),
+                    timeout=aiohttp.ClientTimeout(total=left, sock_connect=min(_CONNECT_TIMEOUT_S, left)),
                     allow_redirects=False,
                 )
                 span.set("http.response.status_code", response.status)
@@ -262,7 +259,7 @@ class HttpUpstream:
     def _open_session(self) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
-                limit=self._connections,
+                limit=_CONNECTIONS,
                 ssl=self._verify,
                 keepalive_timeout=self._max_connection_age_s,
                 ttl_dns_cache=30,

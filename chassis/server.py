@@ -35,7 +35,8 @@ from kserve.protocol.rest.v2_endpoints import register_v2_endpoints
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from chassis import tracing
-from chassis.edge import CLIENT_LEFT, Edge, ErrorMapper, ErrorShape, Observed, access_logger, sentence
+from chassis.edge import CLIENT_LEFT, Edge, Observed, access_logger
+from chassis.error_mapping import ErrorMapper, ErrorShape, sentence
 from chassis.errors import ForbiddenError, InvalidRequestError, NotFoundError, NotReadyError, ServiceError
 from chassis.openapi import ServiceApi, describe
 from chassis.serving import Lifespan, metrics, run
@@ -90,24 +91,24 @@ class ModelService:
 
 def serve(service: ModelService) -> None:
     """Serves REST and gRPC until SIGTERM or SIGINT, then finishes the requests in flight."""
-    rest = _Rest(service)
-    grpc: list[aio.Server] = []
+    rest, settings = _Rest(service), service.settings
+    grpc = _GrpcServer(rest, service) if settings.enable_grpc else None
 
     @contextlib.asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
         async with service.lifespan():
-            if service.settings.enable_grpc:
-                grpc.append(await _start_grpc(rest, service))
+            if grpc is not None:
+                await grpc.start()
             try:
                 yield
             finally:
-                await stop_grpc(service.settings.grace_period_s)
+                await stop_grpc(settings.grace_period_s)
 
     async def stop_grpc(grace_s: float) -> None:
-        for server in grpc:
-            await server.stop(grace_s)
+        if grpc is not None:
+            await grpc.stop(grace_s)
 
-    run(rest.edge, service.settings, lifespan=lifespan, draining=lambda: stop_grpc(service.settings.timeout_s))
+    run(rest.edge, settings, lifespan=lifespan, draining=lambda: stop_grpc(settings.timeout_s))
 
 
 def application(service: ModelService) -> ASGIApp:
@@ -143,7 +144,7 @@ class _Rest:
 
 
 class _DataPlane(DataPlane):
-    """KServe's reports a client's error in a binary body as an internal error."""
+    """KServe's, which reports a client's error in a binary body as an internal error."""
 
     def decode_inference_request(self, body: Any, headers: Any, model_name: str) -> InferRequest:
         try:
@@ -152,8 +153,8 @@ class _DataPlane(DataPlane):
             raise
         except Exception as error:
             raise InvalidRequestError(
-                "The body cannot be read: send JSON of the length that inference-header-content-length says, and after "
-                "it the tensors, each of its binary_data_size, in the shape and datatype that are named."
+                "The body cannot be read: send JSON of the length in inference-header-content-length, followed by the "
+                "tensors, each of its binary_data_size, in the declared shape and datatype."
             ) from error
 
 
@@ -242,32 +243,57 @@ CALL = tracing.SpanType(
 
 
 class _Servicer(InferenceServicer):
-    """With the model's own readiness."""
+    """KServe's, with the model's own readiness."""
 
     async def ModelReady(self, request: Any, context: Any) -> ModelReadyResponse:  # noqa: N802 - the RPC's name
         model = self._data_plane.get_model_from_registry(request.name)
         return ModelReadyResponse(ready=await model.not_ready_reason() is None)
 
 
-async def _start_grpc(rest: _Rest, service: ModelService) -> aio.Server:
-    settings, model = service.settings, service.model
-    server = aio.server(
-        interceptors=(_StatusInterceptor(_ErrorMapper(model, {}), model.name),),
-        options=[
-            ("grpc.max_send_message_length", -1),
-            ("grpc.max_receive_message_length", settings.max_body_bytes),
-            ("grpc.so_reuseport", int(settings.http_fd is not None)),
-        ],
-    )
-    servicer = _Servicer(rest.data_plane, rest.repository)
-    grpc_predict_v2_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, server)
-    address = f"{settings.host}:{settings.grpc_port}"
-    try:
-        server.add_insecure_port(address)
-    except RuntimeError as error:
-        raise SettingError(f"GRPC_PORT: nothing can listen on {address}. Is another program there?") from error
-    await server.start()
-    return server
+_REFUSAL_S = 0.05
+"""Time between the first refused call and the end of the connections, so that calls on their way get UNAVAILABLE."""
+
+
+class _GrpcServer:
+    """The gRPC side of a service."""
+
+    def __init__(self, rest: _Rest, service: ModelService) -> None:
+        self._interceptor = _StatusInterceptor(_ErrorMapper(service.model, {}), service.model.name)
+        self._servicer = _Servicer(rest.data_plane, rest.repository)
+        self._settings = service.settings
+        self._server: aio.Server | None = None
+
+    async def start(self) -> None:
+        settings = self._settings
+        server = aio.server(
+            interceptors=(self._interceptor,),
+            options=[
+                ("grpc.max_send_message_length", -1),
+                ("grpc.max_receive_message_length", settings.max_body_bytes),
+                ("grpc.so_reuseport", int(settings.http_fd is not None)),
+            ],
+        )
+        grpc_predict_v2_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(self._servicer, server)
+        address = f"{settings.host}:{settings.grpc_port}"
+        try:
+            server.add_insecure_port(address)
+        except RuntimeError as error:
+            raise SettingError(f"GRPC_PORT: nothing can listen on {address}. Is another program there?") from error
+        await server.start()
+        self._server = server
+
+    async def stop(self, grace_s: float) -> None:
+        """Refuses new calls, then finishes those in progress, for up to `grace_s` seconds."""
+        if self._server is None:
+            return
+        self._interceptor.draining = True
+        await asyncio.sleep(_REFUSAL_S)
+        stopped = asyncio.create_task(self._server.stop(grace_s))
+        while self._interceptor.calls and not stopped.done():
+            await asyncio.wait({stopped}, timeout=0.1)
+        # gRPC may have received a call that it never starts. Otherwise its client waits until the grace period ends.
+        await self._server.stop(None)
+        await stopped
 
 
 class _Call:
@@ -288,7 +314,6 @@ class _Call:
         return {name: value for name, value in self._metadata if isinstance(value, str)}
 
     def invocation_metadata(self) -> tuple[Any, ...]:
-        """The metadata with replaced values."""
         return tuple(self._metadata)
 
     def put(self, headers: Mapping[str, str]) -> None:
@@ -311,26 +336,34 @@ class _StatusInterceptor(ExceptionToStatusInterceptor):
         super().__init__()
         self._errors = errors
         self._model_name = model_name
+        self.draining = False
+        self.calls = 0
+        """Number of calls in progress."""
 
     async def intercept(self, method: Any, request_or_iterator: Any, context: Any, method_name: str) -> Any:
+        if self.draining:
+            await context.abort(StatusCode.UNAVAILABLE, "The service is shutting down. Try again.")
         call, name = _Call(context), method_name.removeprefix("/")
         request_id = call.headers.get("x-request-id", "")[:128] or secrets.token_hex(16)
         call.put({"x-request-id": request_id})
         traced = name.endswith("/ModelInfer") or "traceparent" in call.headers
         observed = Observed(self._model_name, CALL, request_id, call.headers, traced=traced)
-        if observed.span is not None:
+        if observed.span.recording:
             call.put({"traceparent": observed.span.headers["traceparent"]})
+        self.calls += 1
         try:
             response = await super().intercept(method, request_or_iterator, call, method_name)
             call.status, call.code_name = 200, "OK"
             return response
         finally:
-            if observed.span is not None:
-                observed.span.rename(name)
-                observed.span.set("rpc.system.name", "grpc")
-                observed.span.set("rpc.method", name)
-                observed.span.set("rpc.response.status_code", call.code_name)
-            seconds = observed.end(method_name, call.status)
+            self.calls -= 1
+            observed.span.rename(name)
+            attributes = {
+                "rpc.system.name": "grpc",
+                "rpc.method": name,
+                "rpc.response.status_code": call.code_name,
+            }
+            seconds = observed.end(method_name, call.status, attributes)
             access_logger.info("gRPC %s", name, extra={"status": call.status, "ms": round(seconds * 1000, 1)})
 
     async def handle_exception(self, ex: Exception, request_or_iterator: Any, context: Any, method_name: str) -> None:

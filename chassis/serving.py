@@ -17,7 +17,8 @@ import uvloop
 from fastapi import APIRouter, FastAPI, Response
 
 from chassis import tracing
-from chassis.edge import Edge, ErrorMapper
+from chassis.edge import Edge
+from chassis.error_mapping import ErrorMapper
 from chassis.errors import NotReadyError
 from chassis.settings import EdgeSettings, SettingError
 

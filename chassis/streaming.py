@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from fastapi.responses import StreamingResponse
 
-from chassis.edge import ErrorShape
+from chassis.error_mapping import ErrorShape
 from chassis.errors import InternalError, ServiceError
 from chassis.events import encode_event
 from chassis.routes import encode

@@ -22,13 +22,14 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
-from types import MappingProxyType
+from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Literal
 
 from chassis.errors import ServiceError
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span as OtelSpan
+    from typing_extensions import Self
 
 Value = str | bool | int | float | tuple[str, ...]
 
@@ -58,42 +59,60 @@ COMMON_ATTRIBUTES = ("error.type", "kserve_rag.cancelled")
 
 
 class Span:
-    """A span that is being recorded."""
+    """A span. As a context manager, it ends with the block. Without an OpenTelemetry span, it records nothing."""
 
-    __slots__ = ("_span", "headers")
+    __slots__ = ("headers", "otel")
 
-    def __init__(self, span: OtelSpan, headers: Mapping[str, str]) -> None:
-        self._span = span
+    def __init__(self, span: OtelSpan | None, headers: Mapping[str, str]) -> None:
+        self.otel = span
         self.headers = headers
         """Headers for calls within it."""
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.end(error)
+
+    @property
+    def recording(self) -> bool:
+        """Whether the span is recorded."""
+        return self.otel is not None
+
     def rename(self, name: str) -> None:
         """Sets the name, if it was unknown at the start."""
-        self._span.update_name(name)
+        if self.otel is not None:
+            self.otel.update_name(name)
 
     def set(self, name: str, value: Value | None) -> None:
-        """Sets an attribute that the span's type declares; None sets nothing."""
-        if value is not None:
-            self._span.set_attribute(name, value)
+        """Sets an attribute that the span's type declares; None sets nothing. Never text of a question or document."""
+        if self.otel is not None and value is not None:
+            self.otel.set_attribute(name, value)
 
     def event(self, name: str) -> None:
         """Records an event now."""
-        self._span.add_event(name)
+        if self.otel is not None:
+            self.otel.add_event(name)
 
     def failed(self, kind: str) -> None:
         """Marks it as failed. The error's message is left out, because it may quote a question."""
-        from opentelemetry.trace import Status, StatusCode
+        if self.otel is not None:
+            from opentelemetry.trace import Status, StatusCode
 
-        self._span.set_attribute("error.type", kind)
-        self._span.set_status(Status(StatusCode.ERROR))
+            self.otel.set_attribute("error.type", kind)
+            self.otel.set_status(Status(StatusCode.ERROR))
 
     def end(self, error: BaseException | None = None) -> None:
         """Ends it, with the exception that ended its work early."""
+        if self.otel is None:
+            return
         if isinstance(error, (GeneratorExit, asyncio.CancelledError)):
-            self._span.set_attribute("kserve_rag.cancelled", True)
+            self.otel.set_attribute("kserve_rag.cancelled", True)
         elif error is not None:
             self.failed(error.code if isinstance(error, ServiceError) else type(error).__name__)
-        self._span.end()
+        self.otel.end()
 
 
 class _Tracing:
@@ -154,10 +173,10 @@ def configure(service: str, environ: Mapping[str, str]) -> None:
     if exporter == "none":
         return
     if exporter != "otlp":
-        _refuse("OTEL_TRACES_EXPORTER", exporter, "otlp or none")
+        _end(f"OTEL_TRACES_EXPORTER is {exporter!r}: choose otlp or none.")
     for name in _PROTOCOLS:
         if environ.get(name) not in (None, "", _PROTOCOL):
-            _refuse(name, environ[name], _PROTOCOL)
+            _end(f"{name} is {environ[name]!r}: choose {_PROTOCOL}.")
     try:
         _tracing = _Tracing(service, environ)
     except ImportError as error:
@@ -173,36 +192,28 @@ def shutdown() -> None:
         _tracing.shutdown()
 
 
-def begin(kind: SpanType, headers: Mapping[str, str], *, name: str | None = None) -> Span | None:
-    """A child of the span in `headers`, or the root of a new trace. None while tracing is off.
+def begin(kind: SpanType, headers: Mapping[str, str], *, name: str | None = None) -> Span:
+    """A child of the span in `headers`, or the root of a new trace. Records nothing while tracing is off.
 
     Args:
         kind: the declaration.
         headers: lower-case names.
         name: of this span, if the declaration's name has placeholders.
     """
-    if _tracing is None:
-        return None
-    return _tracing.begin(kind, headers, name or kind.name)
+    return Span(None, headers) if _tracing is None else _tracing.begin(kind, headers, name or kind.name)
 
 
 @contextlib.contextmanager
 def program(kind: SpanType) -> Iterator[None]:
     """A span around the whole run of a Job, the parent of its calls. It is exported at the end."""
-    span = begin(kind, {})
-    if span is None:
-        yield
-        return
-    outside = program_headers.set(span.headers)
     try:
-        yield
-    except BaseException as error:
-        span.end(error)
-        raise
-    else:
-        span.end()
+        with begin(kind, {}) as span:
+            outside = program_headers.set(span.headers)
+            try:
+                yield
+            finally:
+                program_headers.reset(outside)
     finally:
-        program_headers.reset(outside)
         shutdown()
 
 
@@ -221,10 +232,6 @@ def sampled(headers: Mapping[str, str]) -> bool:
     """Whether the trace in these headers is sampled."""
     found = _TRACEPARENT.fullmatch(headers.get("traceparent", ""))
     return found is not None and bool(int(found[3], 16) & 1)
-
-
-def _refuse(name: str, value: str, known: str) -> None:
-    _end(f"{name} is {value!r}: choose {known}.")
 
 
 def _end(message: str) -> None:

@@ -13,7 +13,8 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from chassis.context import CallContext
-from chassis.edge import CLIENT_LEFT, oip_error
+from chassis.edge import CLIENT_LEFT
+from chassis.error_mapping import oip_error
 from chassis.errors import DeadlineExceededError, NotFoundError, PayloadTooLargeError, ServiceError
 from chassis.events import encode_event
 from chassis.origin import check_origin

@@ -12,7 +12,7 @@ from starlette.datastructures import Headers
 from starlette.responses import HTMLResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from chassis.edge import error_response
+from chassis.error_mapping import error_response
 from chassis.errors import ForbiddenError, NotFoundError
 from chassis.relay import Relay
 from frontend.assets import NOT_BUILT, Page

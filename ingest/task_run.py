@@ -49,17 +49,9 @@ class TaskRun:
         Raises:
             IngestError: the run failed.
         """
-        span = tracing.begin(INGESTION, {})
-        if span is not None:
+        with tracing.begin(INGESTION, {}) as span:
             tracing.program_headers.set(span.headers)
-        try:
             await self._run()
-        except BaseException as error:
-            if span is not None:
-                span.end(error)
-            raise
-        if span is not None:
-            span.end()
 
     async def _run(self) -> None:
         settings, index = self._settings, self._index

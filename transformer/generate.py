@@ -11,7 +11,7 @@ from fastapi import APIRouter, Depends, Path, Request, Response
 from fastapi.responses import StreamingResponse
 
 from chassis.context import CallContext
-from chassis.edge import oip_error
+from chassis.error_mapping import oip_error
 from chassis.errors import NotFoundError
 from chassis.routes import (
     BODY_ERRORS,
