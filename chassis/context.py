@@ -42,12 +42,7 @@ class CallContext:
 
     @classmethod
     def start(cls, timeout_s: float, headers: Mapping[str, str] | None = None) -> CallContext:
-        """A context that ends in `timeout_s` seconds, or sooner if the client's header says so.
-
-        Raises:
-            InvalidRequestError: the client's `x-request-timeout-ms` is not a positive integer.
-
-        """
+        """A context that ends in `timeout_s` seconds, or sooner if the client's `x-request-timeout-ms` says so."""
         headers = tracing.program_headers.get() if headers is None else headers
         sent = headers.get(TIMEOUT_HEADER)
         if sent is not None:
@@ -71,24 +66,14 @@ class CallContext:
         return self.deadline - time.monotonic()
 
     def check(self, doing: str) -> float:
-        """Seconds left.
-
-        Raises:
-            DeadlineExceededError: none are.
-
-        """
+        """Seconds left. Raises DeadlineExceededError if there are none."""
         left = self.remaining_s()
         if left <= 0:
             raise DeadlineExceededError(f"The deadline passed before {doing}. Send a larger {TIMEOUT_HEADER}.")
         return left
 
     def span(self, kind: tracing.SpanType, name: str | None = None) -> CallSpan:
-        """A span, recorded if tracing is on and the request's trace is sampled.
-
-        Args:
-            kind: the declaration.
-            name: of this span, if the declaration's name has placeholders.
-        """
+        """A span, recorded if the request's trace is sampled. `name` is for a declared name with placeholders."""
         # Follows the parent's sampling decision, as OpenTelemetry's samplers do.
         if not (tracing.on() and tracing.sampled(self.headers)):
             return CallSpan(tracing.Span(None, self.headers), self)

@@ -24,11 +24,7 @@ class EventBuffer:
         self._incomplete = b""
 
     def feed(self, block: bytes) -> bytes:
-        """The events that are complete now, unchanged.
-
-        Raises:
-            EventStreamError: the incomplete event is too large already.
-        """
+        """The events that are complete now, unchanged. Raises EventStreamError if the next one is too large."""
         received = self._incomplete + block
         end = max((received.rfind(mark) + len(mark) for mark in _ENDS if mark in received), default=0)
         self._incomplete = received[end:]
@@ -37,11 +33,7 @@ class EventBuffer:
         return received[:end]
 
     def close(self) -> None:
-        """Call it at the end of the stream.
-
-        Raises:
-            EventStreamError: the stream ended inside an event.
-        """
+        """Call it at the end of the stream. Raises EventStreamError if that is inside an event."""
         if self._incomplete.strip():
             raise EventStreamError("broke off its answer")
 

@@ -130,7 +130,7 @@ class HttpUpstream:
     async def stream_events(self, path: str, payload: Any, ctx: CallContext) -> AsyncGenerator[str, None]:
         """Posts JSON and yields the `data` of each server-sent event as it arrives.
 
-        Closing the iterator closes the connection, which tells the upstream that the client has left.
+        Closing the iterator closes the connection, so that the upstream notices that the client has left.
         """
         headers = {"content-type": "application/json", "accept": "text/event-stream"}
         with self._span("POST", ctx) as span:
@@ -232,7 +232,7 @@ class HttpUpstream:
                 raise NotReadyError(f"The {self.name} cannot be reached. Try again shortly.") from error
             except _STALE as error:
                 if attempt == 2 or isinstance(body, AsyncIterable):  # a streamed body can be read only once
-                    # Triton does so for seconds while it exits, a killed server once.
+                    # Triton does this for seconds while it exits, a killed server once.
                     raise NotReadyError(f"The {self.name} closed the connection without an answer.") from error
                 span.set("http.request.resend_count", attempt)
             except asyncio.TimeoutError as error:
@@ -300,7 +300,7 @@ class HttpUpstream:
         if status == 404 and code == NotFoundError.code and field not in (None, "model"):
             return NotFoundError(reason, field=field)
         if status in (404, 503):
-            # Model and route are the client's choice, not its caller's: without them the upstream is not ready.
+            # Our settings choose model and route, not the caller. Without them the upstream is not ready.
             detail = f": {reason}" if reason else ""
             return NotReadyError(f"The {self.name} is not ready{detail}", retry_after_s=_retry_after(response, 2))
         if status == 504:
@@ -335,10 +335,10 @@ class _ErrorBody(NamedTuple):
 
 
 def _error_body(body: bytes) -> _ErrorBody:
-    """Parses an error body in the shape of KServe, Triton, FastAPI or OpenAI; empty if it has none of these shapes.
+    """Parses an error body of KServe, Triton, FastAPI or OpenAI; empty if it is none of these.
 
-    OpenAI has an object under `error`. trtllm-serve and earlier vLLM have its content at the top. Triton sends the body
-    as an event if a stream was requested.
+    OpenAI has an object under `error`, trtllm-serve and earlier vLLM its content at the top. Triton sends an event if a
+    stream was requested.
     """
     try:
         parsed = orjson.loads(body.removeprefix(b"data:"))

@@ -76,13 +76,7 @@ class ServiceApi:
 
 
 def describe(api: ServiceApi, routers: Sequence[APIRouter], model_name: str) -> dict[str, Any]:
-    """The OpenAPI document.
-
-    Args:
-        api: the service.
-        routers: its own routes. They replace KServe's of the same path.
-        model_name: name of the model, as an example.
-    """
+    """The OpenAPI document. The routes of `routers` replace KServe's of the same path."""
     own = [route for router in routers for route in router.routes if isinstance(route, APIRoute)]
     replaced = {route.path for route in own}
     routes = [*(route for route in _kserve_routes(api, model_name) if route.path not in replaced), *own]

@@ -15,9 +15,6 @@ def check_origin(headers: Mapping[str, str], *, evidence: bool = False) -> None:
         headers: of the request, case-insensitive.
         evidence: whether to reject requests without an origin, too. Browsers send one, programs do not.
 
-    Raises:
-        ForbiddenError: the request comes from a page of another origin.
-
     Source: https://www.w3.org/TR/fetch-metadata/ (sent by browsers over HTTPS and to loopback only) and
     https://fetch.spec.whatwg.org/#origin-header
     """

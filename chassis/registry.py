@@ -23,13 +23,7 @@ class Registry(Generic[MemberT]):
     """
 
     def __init__(self, group: str, noun: str) -> None:
-        """Imports no member yet.
-
-        Args:
-            group: of the entry points, such as `kserve_rag.stores`.
-            noun: for a member, in messages.
-
-        """
+        """`group` is the name of the entry-point group, `noun` the word for a member in messages."""
         self._group = group
         self._noun = noun
         self._members: dict[str, MemberT] = {}
@@ -43,22 +37,14 @@ class Registry(Generic[MemberT]):
         return sorted(self._found)
 
     def check(self, name: str) -> str:
-        """Returns the name if a member has it; for validators of settings.
-
-        Raises:
-            RegistryError: no member has this name.
-        """
+        """Returns the name if a member has it, else raises RegistryError. For validators of settings."""
         if name not in self._found:
             known = ", ".join(self.names()) or "none is installed"
             raise RegistryError(f"there is no {self._noun} {name[:80]!r}: choose one of {known}")
         return name
 
     def get(self, name: str) -> MemberT:
-        """The member of this name.
-
-        Raises:
-            RegistryError: there is none, or its libraries are not installed.
-        """
+        """The member of this name. Raises RegistryError if it does not exist or lacks its libraries."""
         if name not in self._members:
             point = self._found[self.check(name)]
             try:

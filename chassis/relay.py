@@ -41,15 +41,9 @@ class Relay(HttpUpstream):
     ) -> AsyncIterator[RelayedResponse]:
         """A response with a status below 300, or an error with a JSON body. Read its body within the block.
 
-        Leaving the block early closes the connection, which tells the upstream that the client has left. The upstream
-        gets the context's deadline; we wait for it a second longer.
-
-        Args:
-            method: of HTTP.
-            path: and query, percent-encoded.
-            ctx: deadline and forwarded headers.
-            headers: further headers.
-            body: bytes are sent again if the connection is stale; an iterable is streamed.
+        Leaving the block early closes the connection, so that the upstream notices that the client has left. The
+        upstream gets the context's deadline; we wait a second longer. `path` includes the query, percent-encoded. A
+        `body` of bytes is sent again if the connection is stale; an iterable is streamed.
 
         Raises:
             ServiceError: the upstream cannot be reached, breaks off (also while the body is read), redirects, is too

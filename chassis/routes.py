@@ -77,11 +77,7 @@ class JsonRoute(APIRoute):
 
 
 async def read_json(request: Request, kind: type[ModelT]) -> ModelT:
-    """The request's body.
-
-    Raises:
-        InvalidRequestError: it is not JSON, or does not match `kind`.
-    """
+    """The request's body. Raises InvalidRequestError if it is not JSON of this type."""
     raw = await request.body()
     try:
         payload = orjson.loads(raw)

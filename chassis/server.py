@@ -189,8 +189,8 @@ def _readiness_routes(model: ServiceModel) -> APIRouter:
 class _PredictRoute:
     """KServe's `POST /v1/models/{name}:predict`, without the framework's routing.
 
-    Services call each other here. The framework's matching of routes and resolving of arguments takes longer than the
-    rest of our work on a request (python -m benchmarks chain).
+    Services call each other on this route, and the framework's routing takes longer than the rest of our work on a
+    request (python -m benchmarks chain).
     """
 
     path_format = "/v1/models/{model_name}:predict"
@@ -291,7 +291,7 @@ class _GrpcServer:
         stopped = asyncio.create_task(self._server.stop(grace_s))
         while self._interceptor.calls and not stopped.done():
             await asyncio.wait({stopped}, timeout=0.1)
-        # gRPC may have received a call that it never starts. Otherwise its client waits until the grace period ends.
+        # gRPC may have received a call that it never starts, and whose client would wait for the whole grace period.
         await self._server.stop(None)
         await stopped
 

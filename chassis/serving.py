@@ -82,7 +82,7 @@ def run(
     """Runs the server of an edge until SIGTERM, SIGINT or the end of a drain (SIGUSR1).
 
     Args:
-        edge: the application behind its edge.
+        edge: the application.
         settings: address and limits.
         lifespan: entered before the listener opens, left after the last request.
         draining: awaited before a drained service exits.
@@ -130,7 +130,7 @@ class _Server(uvicorn.Server):
 def _stop_on_signals(server: uvicorn.Server) -> None:
     """Lets SIGTERM and SIGINT cancel the start of the service.
 
-    Once it serves, uvicorn handles them and raises them again when it has stopped. They have no effect then.
+    Later, uvicorn handles them, and raises them again after it has stopped. They have no effect then.
     """
     loop, starting = asyncio.get_running_loop(), asyncio.current_task()
 
@@ -147,8 +147,8 @@ def _drain_on_signal(edge: Edge, server: uvicorn.Server, draining: Callable[[], 
     """Drains and then exits on SIGUSR1, so that no request is lost while another process takes over.
 
     The listening socket is closed (a supervisor and other processes may still hold it), responses close their
-    connections, and idle connections are closed after a while. SIGTERM in contrast closes idle connections at once: a
-    client that does not retry loses a request that is on its way.
+    connections, and idle connections are closed after a while. SIGTERM closes idle connections at once, which can lose
+    a request that is on its way.
     """
     loop = asyncio.get_running_loop()
     tasks: list[asyncio.Task[None]] = []
@@ -177,11 +177,7 @@ def _drain_on_signal(edge: Edge, server: uvicorn.Server, draining: Callable[[], 
 
 
 def _inherited_listeners(settings: EdgeSettings) -> list[socket.socket] | None:
-    """The listening socket from the parent process; None: uvicorn opens one.
-
-    Raises:
-        SettingError: the descriptor is not a socket.
-    """
+    """The listening socket from the parent process. None: uvicorn opens one."""
     if settings.http_fd is None:
         return None
     try:

@@ -21,9 +21,7 @@ _KINDS = {"BYTES": "O", "BOOL": "b", "INT32": "iu", "INT64": "iu", "UINT64": "iu
 def read_columns(request: InferRequest, declared: Mapping[str, str]) -> dict[str, list[Any]]:
     """The tensors of a request as flat Python lists: str, int, float or bool, in row-major order.
 
-    Args:
-        request: REST (JSON or binary) or gRPC.
-        declared: tensor name → datatype.
+    `declared` has the datatype of each tensor.
 
     Raises:
         InvalidRequestError: a tensor is unknown or repeated, has another datatype, does not fit its shape, or has text
@@ -75,11 +73,7 @@ def _text(value: Any, name: str) -> str:
 
 
 def per_row(columns: Mapping[str, list[Any]], name: str, rows: int) -> list[Any] | None:
-    """A parameter's value for each of `rows` rows; a single value applies to all. None if it was not sent.
-
-    Raises:
-        InvalidRequestError: there are neither 1 nor `rows` values.
-    """
+    """A parameter's value for each of `rows` rows; a single value applies to all. None if it was not sent."""
     values = columns.get(name)
     if values is None or len(values) == rows:
         return values
@@ -91,40 +85,34 @@ def per_row(columns: Mapping[str, list[Any]], name: str, rows: int) -> list[Any]
 def respond(request: InferRequest, model: str, outputs: Mapping[str, npt.NDArray[Any]]) -> InferResponse:
     """The response with the requested outputs (all by default), binary if requested.
 
-    Args:
-        request: the request.
-        model: name of the model.
-        outputs: name → array; object arrays of str or bytes become BYTES.
+    `outputs` has the arrays by name. Object arrays of str or bytes become BYTES.
     """
-    tensors = [
-        InferOutput(name, list(array.shape), "BYTES" if array.dtype == object else _DATATYPES[array.dtype], array)
-        for name, array in outputs.items()
-    ]
-    asked = request.request_outputs
-    if asked and request.from_grpc:
-        by_name = {tensor.name: tensor for tensor in tensors}
-        _check_asked(asked, by_name)
-        tensors = [by_name[output.name] for output in asked]
-    elif asked:
-        _check_asked(asked, outputs)
+    tensors = {
+        name: InferOutput(name, list(array.shape), _DATATYPES[array.dtype], array) for name, array in outputs.items()
+    }
+    requested = request.request_outputs or ()
+    for output in requested:
+        if output.name not in tensors:
+            raise InvalidRequestError(
+                f"outputs: unknown tensor {output.name!r}. This model gives {', '.join(tensors)}.", field=output.name
+            )
+    if requested and request.from_grpc:  # for REST, KServe selects them
+        tensors = {output.name: tensors[output.name] for output in requested}
     return InferResponse(
         response_id=request.id or generate_uuid(),
         model_name=model,
-        infer_outputs=tensors,
+        infer_outputs=list(tensors.values()),
         use_binary_outputs=request.use_binary_outputs,
-        requested_outputs=None if request.from_grpc else asked,
+        requested_outputs=None if request.from_grpc else request.request_outputs,
     )
 
 
-def _check_asked(asked: Any, known: Mapping[str, Any]) -> None:
-    for output in asked:
-        if output.name not in known:
-            raise InvalidRequestError(
-                f"outputs: unknown tensor {output.name!r}. This model gives {', '.join(known)}.", field=output.name
-            )
-
-
-_DATATYPES = {np.dtype("float32"): "FP32", np.dtype("int32"): "INT32", np.dtype("bool"): "BOOL"}
+_DATATYPES = {
+    np.dtype("object"): "BYTES",
+    np.dtype("float32"): "FP32",
+    np.dtype("int32"): "INT32",
+    np.dtype("bool"): "BOOL",
+}
 
 
 def metadata(tensors: Mapping[str, tuple[str, list[int]]]) -> list[dict[str, Any]]:

@@ -124,8 +124,7 @@ class _Tracing:
         from opentelemetry.sdk.resources import Resource
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
-        from opentelemetry.trace import SpanKind as OtelKind
-        from opentelemetry.trace import set_span_in_context
+        from opentelemetry.trace import SpanKind, set_span_in_context
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
         named = environ.get("OTEL_SERVICE_NAME") or "service.name=" in environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
@@ -136,7 +135,7 @@ class _Tracing:
         self._tracer = self._provider.get_tracer("kserve_rag")
         self._propagator = TraceContextTextMapPropagator()
         self._nothing, self._within = Context(), set_span_in_context
-        self._kinds = {"server": OtelKind.SERVER, "client": OtelKind.CLIENT, "internal": OtelKind.INTERNAL}
+        self._kinds = {kind.name.lower(): kind for kind in SpanKind}
 
     def shutdown(self) -> None:
         # The exporter waits ten seconds for a collector that does not respond, and retries once.
@@ -160,11 +159,8 @@ _LAST_SPANS_S = 3.0
 def configure(service: str, environ: Mapping[str, str]) -> None:
     """Starts exporting spans if `OTEL_EXPORTER_OTLP_ENDPOINT` is set. Called once, by `__main__`.
 
-    Ends the program with one line if a variable asks for something unsupported.
-
-    Args:
-        service: `service.name` is `kserve-rag-<service>`, unless `OTEL_SERVICE_NAME` sets another.
-        environ: the environment variables.
+    `service.name` is `kserve-rag-<service>`, unless `OTEL_SERVICE_NAME` sets another. Ends the program with one line if
+    a variable asks for something unsupported.
     """
     global _tracing
     if environ.get("OTEL_SDK_DISABLED", "").lower() == "true" or not any(environ.get(name) for name in _ENDPOINTS):
@@ -193,12 +189,9 @@ def shutdown() -> None:
 
 
 def begin(kind: SpanType, headers: Mapping[str, str], *, name: str | None = None) -> Span:
-    """A child of the span in `headers`, or the root of a new trace. Records nothing while tracing is off.
+    """A child of the span in `headers` (lower-case names), or the root of a new trace.
 
-    Args:
-        kind: the declaration.
-        headers: lower-case names.
-        name: of this span, if the declaration's name has placeholders.
+    It records nothing while tracing is off. `name` is for a declared name with placeholders.
     """
     return Span(None, headers) if _tracing is None else _tracing.begin(kind, headers, name or kind.name)
 
