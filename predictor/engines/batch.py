@@ -60,11 +60,9 @@ class Generation(Protocol):
 
     def read(self) -> Output | None:
         """The new tokens since the last call; None if there are none. Raises GenerationError if it was dropped."""
-        ...
 
     def cancel(self) -> None:
         """Marks the generation; the next step frees its memory."""
-        ...
 
 
 class Pipeline(Protocol):
@@ -72,19 +70,15 @@ class Pipeline(Protocol):
 
     def start(self, ids: Sequence[int], sampling: SamplingParams) -> Generation:
         """Queues a prompt. An exception concerns this prompt only."""
-        ...
 
     def step(self) -> None:
         """Computes the next piece of every generation, frees those that have ended."""
-        ...
 
     def busy(self) -> bool:
         """Whether a step would have anything to do."""
-        ...
 
     def cache_usage(self) -> float:
         """Part of the KV cache that running generations hold, 0 to 1."""
-        ...
 
 
 @dataclass(slots=True)
@@ -118,15 +112,12 @@ class Listener(Protocol):
 
     def update(self, update: Update) -> None:
         """More text, or the end. A slow listener gets several steps in one update."""
-        ...
 
     def fail(self, error: GenerationError) -> None:
         """The generation failed. No update follows."""
-        ...
 
     def gone(self) -> bool:
         """Whether the client has disconnected."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

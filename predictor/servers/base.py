@@ -77,15 +77,12 @@ class LlmServer(Protocol):
             BadUpstreamError: the server failed, sent something malformed, or ended the answer without a finish reason.
             DeadlineExceededError: the deadline passed.
         """
-        ...
 
     async def health(self, ctx: CallContext) -> None:
         """Returns if the model can answer now. Raises what `stream` raises if not."""
-        ...
 
     async def aclose(self) -> None:
         """Closes the pooled connections."""
-        ...
 
 
 Connect = Callable[[str, str | None], LlmServer]
