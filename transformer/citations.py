@@ -10,6 +10,7 @@ from typing import Literal
 
 from text_analysis.sentences import REFERENCE, sentence_spans
 from transformer.alignment import Aligner, Evidence
+from transformer.facts import Difference, differing_fact
 from transformer.wire import CitationMode, Citations, Markers, Quote, Source, Statement
 from vectorstore.wire import Span
 
@@ -59,7 +60,10 @@ class Citer:
         written = ""
         for sentence, aligned in zip(sentences, found, strict=True):
             # A sentence that ends with a colon announces the next ones.
-            evidence = None if sentence.bare().rstrip().endswith((":", "：")) else aligned
+            bare = sentence.bare()
+            evidence = None if bare.rstrip().endswith((":", "：")) else aligned
+            difference = None if not evidence else ranked.difference(bare, evidence, question)
+            evidence = evidence if difference is None else []
             quotes = ranked.quotes(evidence or [])
             rewritten = sentence.rewritten([quote.number for quote in quotes], markers)
             if not rewritten:
@@ -99,6 +103,17 @@ class _RankedSources:
     def ranks(self, numbers: Sequence[int]) -> list[int]:
         """Ranks of the sources with these numbers, as far as they exist."""
         return [rank for rank, source in enumerate(self._sources) if source.number in numbers]
+
+    def difference(self, statement: str, evidence: Sequence[Evidence], question: str) -> Difference | None:
+        """The fact of a statement that its evidence does not have; None if it has all."""
+        passages = [self.passages[found.passage] for found in evidence]
+        return differing_fact(
+            statement,
+            [text[found.start : found.end] for found, (text, _) in zip(evidence, passages, strict=True)],
+            nearby=[text for text, _ in dict.fromkeys(passages)],
+            headings=" ".join(dict.fromkeys(heading for _, heading in passages)),
+            question=question,
+        )
 
     def quotes(self, evidence: Sequence[Evidence]) -> list[Quote]:
         """The quotes at the spans of the evidence. A source's text is the stored text of its span."""
