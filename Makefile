@@ -69,7 +69,7 @@ bench: $(PAGES_INSTALLED) $(PAGE)  ## Measure the figures of docs/benchmarks.md
 	$(PAGES)/bin/python -m benchmarks $(if $(WRITE),--write)
 
 bench-embedder: $(TORCH_INSTALLED)  ## Measure BGE-M3 on the CPU against FlagEmbedding, at full size (8 GB of memory and of disk)
-	$(TORCH)/bin/python -m benchmarks.embedder_rate $(if $(WRITE),--write)
+	$(TORCH)/bin/python -m benchmarks embedder $(if $(WRITE),--write)
 
 eval: $(INSTALLED)  ## Measure every dataset that is here: retrieval, refusal, answers (WRITE=1: docs/evaluation.md)
 	$(BIN)/kserve-rag eval --all $(if $(DATA),--data $(DATA)) --skip-bad --up --modes all --answers $(ANSWERS) \

@@ -20,8 +20,8 @@ class Hop(kserve.Model):  # type: ignore[misc]
     def __init__(self, name: str, library: str, urls: list[str]) -> None:
         super().__init__(name)
         self.ready = True
-        self._library = library
         self._urls = urls
+        self._post = {"httpx": self._with_httpx, "aiohttp": self._with_aiohttp}[library]
         self._client: Any = None
 
     async def predict(self, payload: Any, headers: dict[str, str] | None = None) -> Any:
@@ -29,14 +29,12 @@ class Hop(kserve.Model):  # type: ignore[misc]
             await self._post(url, payload)
         return {"predictions": ["done"]}
 
-    async def _post(self, url: str, payload: Any) -> None:
-        if self._library == "httpx":
-            if self._client is None:
-                self._client = httpx.AsyncClient(timeout=60, limits=httpx.Limits(max_connections=512))
-            (await self._client.post(url, json=payload)).raise_for_status()
-            return
-        if self._client is None:
-            self._client = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=512))
+    async def _with_httpx(self, url: str, payload: Any) -> None:
+        self._client = self._client or httpx.AsyncClient(timeout=60, limits=httpx.Limits(max_connections=512))
+        (await self._client.post(url, json=payload)).raise_for_status()
+
+    async def _with_aiohttp(self, url: str, payload: Any) -> None:
+        self._client = self._client or aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=512))
         async with self._client.post(url, json=payload) as response:
             response.raise_for_status()
             await response.read()

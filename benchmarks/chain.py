@@ -8,11 +8,8 @@ that only forward, over aiohttp and over httpx. Embedder and predictor are the s
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,10 +17,14 @@ from pathlib import Path
 import numpy as np
 from rich.progress import Progress
 
-from benchmarks.processes import free_port, running
+from benchmarks.document import Options
+from benchmarks.load import load
+from benchmarks.processes import free_port, in_a_process, llm_folder, running
 from benchmarks.triton_stub import DIMENSION, FINGERPRINT, embed
+from evaluation.markdown import table
 from vectorstore.versions import Chunk, Document, IndexRoot
 
+TITLE = "Chain throughput"
 QUESTION = "What does the launcher do when a service does not start?"
 CLIENTS = (1, 16, 64)
 LATENCIES = {"instant": (0, 0), "10 ms + 300 ms": (10, 300)}
@@ -42,126 +43,85 @@ def build_index(root: Path, documents: int = 100) -> None:
                 f"ready; when a service does not start, its last lines are shown. " * 3
                 for part in range(5)
             ]
-            text = "\n\n".join(parts)
+            name = f"d{number}"
             chunks, start = [], 0
             for part in parts:
-                chunks.append(
-                    Chunk(f"d{number}-{start}", f"d{number}", part, start, start + len(part), ("Guide", "Launcher"))
-                )
+                chunks.append(Chunk(f"{name}-{start}", name, part, start, start + len(part), ("Guide", "Launcher")))
                 start += len(part) + 2
             vectors = np.stack([near + embed(chunk.text) * (1 + number / 10) for chunk in chunks])
             vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-            builder.add(
-                Document(f"d{number}", text, f"Document {number}", None, f"{number}.md", "0" * 64), chunks, vectors
-            )
+            document = Document(name, "\n\n".join(parts), f"Document {number}", None, f"{number}.md", "0" * 64)
+            builder.add(document, chunks, vectors)
         builder.publish()
 
 
 @contextlib.contextmanager
-def chain(name: str, index: Path, prompt_format: Path, latencies: tuple[float, float]) -> Iterator[tuple[str, bytes]]:
-    """Run a chain; yields its URL and a request body."""
-    stub, vectorstore, transformer = free_port(), free_port(), free_port()
-    stub_url = f"http://127.0.0.1:{stub}"
+def chain(name: str, index: Path, embedder_ms: float, predictor_ms: float) -> Iterator[tuple[str, bytes]]:
+    """Run a chain with these latencies of the models; yields its URL and a request body."""
+    ports = {service: free_port() for service in ("models", "vectorstore", "transformer")}
+    urls = {service: f"http://127.0.0.1:{port}" for service, port in ports.items()}
+    stub = ["-m", "benchmarks.triton_stub", str(ports["models"]), str(embedder_ms), str(predictor_ms)]
     with contextlib.ExitStack() as stack:
-        stack.enter_context(
-            running(["-m", "benchmarks.triton_stub", str(stub), *map(str, latencies)], f"{stub_url}/ready")
-        )
+        stack.enter_context(running(stub, f"{urls['models']}/ready"))
         if name in ("kserve-rag", "unchecked"):
-            quiet = {"LOG_LEVEL": "warning", "HOST": "127.0.0.1", "ENABLE_GRPC": "false"}
-            settings = {"INDEX_ROOT": str(index), "EMBEDDER_URL": stub_url, "HTTP_PORT": str(vectorstore), **quiet}
-            stack.enter_context(
-                running(
-                    ["-m", "vectorstore"],
-                    f"http://127.0.0.1:{vectorstore}/v2/models/vectorstore/ready",
-                    {f"VECTORSTORE_{key}": value for key, value in settings.items()},
-                )
-            )
-            settings = {
-                "HTTP_PORT": str(transformer),
-                "VECTORSTORE_URL": f"http://127.0.0.1:{vectorstore}",
-                "PREDICTOR_URL": stub_url,
-                "PROMPT_FORMAT": str(prompt_format),
-                "CITATIONS": "off" if name == "unchecked" else "label",
-                **quiet,
+            body: dict[str, object] = {"instances": [{"input": QUESTION}]}
+            own = {
+                "vectorstore": {"INDEX_ROOT": str(index), "EMBEDDER_URL": urls["models"]},
+                "transformer": {
+                    "VECTORSTORE_URL": urls["vectorstore"],
+                    "PREDICTOR_URL": urls["models"],
+                    "PROMPT_FORMAT": str(llm_folder()),
+                    "CITATIONS": "off" if name == "unchecked" else "label",
+                },
             }
-            stack.enter_context(
-                running(
-                    ["-m", "transformer"],
-                    f"http://127.0.0.1:{transformer}/v2/models/rag/ready",
-                    {f"TRANSFORMER_{key}": value for key, value in settings.items()},
-                )
-            )
-            yield (
-                f"http://127.0.0.1:{transformer}/v1/models/rag:predict",
-                json.dumps({"instances": [{"input": QUESTION}]}).encode(),
-            )
-            return
-        library = name.split()[0]
-        embedder = f"{stub_url}/v2/models/minilm/infer"
-        predictor = f"{stub_url}/v2/models/tensorrt_llm/generate_stream"
-        for hop, port, urls in (
-            ("vectorstore", vectorstore, [embedder]),
-            ("rag", transformer, [f"http://127.0.0.1:{vectorstore}/v1/models/vectorstore:predict", predictor]),
-        ):
-            stack.enter_context(
-                running(
-                    ["-m", "benchmarks.bare_hop", hop, str(port), library, *urls],
-                    f"http://127.0.0.1:{port}/v2/health/live",
-                )
-            )
-        inputs = [{"name": "text_input", "datatype": "BYTES", "shape": [1, 1], "data": [QUESTION]}]
-        yield (
-            f"http://127.0.0.1:{transformer}/v1/models/rag:predict",
-            json.dumps({"instances": [], "inputs": inputs}).encode(),
-        )
+            for service, model in (("vectorstore", "vectorstore"), ("transformer", "rag")):
+                settings = {"LOG_LEVEL": "warning", "HOST": "127.0.0.1", "ENABLE_GRPC": "false", **own[service]}
+                settings["HTTP_PORT"] = str(ports[service])
+                environ = {f"{service.upper()}_{key}": value for key, value in settings.items()}
+                ready = f"{urls[service]}/v2/models/{model}/ready"
+                stack.enter_context(running(["-m", service], ready, **environ))
+        else:
+            inputs = [{"name": "text_input", "datatype": "BYTES", "shape": [1, 1], "data": [QUESTION]}]
+            body = {"instances": [], "inputs": inputs}
+            search = f"{urls['vectorstore']}/v1/models/vectorstore:predict"
+            generate = f"{urls['models']}/v2/models/tensorrt_llm/generate_stream"
+            for service, model, upstreams in (
+                ("vectorstore", "vectorstore", [f"{urls['models']}/v2/models/minilm/infer"]),
+                ("transformer", "rag", [search, generate]),
+            ):
+                hop = ["-m", "benchmarks.bare_hop", model, str(ports[service]), name.split()[0], *upstreams]
+                stack.enter_context(running(hop, f"{urls[service]}/v2/health/live"))
+        yield f"{urls['transformer']}/v1/models/rag:predict", json.dumps(body).encode()
 
 
-def load(url: str, body: bytes, clients: int, seconds: float) -> dict[str, float]:
-    """One measurement, from a separate process."""
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.load", url, str(clients), str(seconds)],
-        input=body,
-        capture_output=True,
-        check=True,
-    )
-    return json.loads(done.stdout)  # type: ignore[no-any-return]
-
-
-def measure(prompt_format: Path, seconds: float) -> list[str]:
-    """The table, as lines of Markdown."""
+def measure(options: Options) -> list[str]:
+    """The table."""
     results: dict[tuple[str, str, int], dict[str, float]] = {}
     with tempfile.TemporaryDirectory() as folder, Progress() as progress:
-        index = Path(folder)
-        build_index(index)
+        build_index(Path(folder))
         task = progress.add_task("chain", total=len(LATENCIES) * len(CHAINS) * len(CLIENTS))
         for latency, milliseconds in LATENCIES.items():
             for name in CHAINS:
-                with chain(name, index, prompt_format, milliseconds) as (url, body):
+                with chain(name, Path(folder), *milliseconds) as (url, body):
                     for clients in CLIENTS:
-                        results[latency, name, clients] = load(url, body, clients, seconds)
+                        results[latency, name, clients] = in_a_process(load, url, body, clients, options.seconds)
                         progress.advance(task)
-    lines = [
-        "| models | clients | kserve-rag req/s (p50 ms) | unchecked | aiohttp hops | httpx hops | ratio to aiohttp "
-        "| unchecked | errors |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
+    rows = []
     for latency in LATENCIES:
         for clients in CLIENTS:
-            ours, bare, aio, httpx = (results[latency, name, clients] for name in CHAINS)
-            errors = sum(result["errors"] for result in (ours, bare, aio, httpx))
-            lines.append(
-                f"| {latency} | {clients} | {ours['rate']:.0f} ({ours['p50_ms']:.1f}) | {bare['rate']:.0f} | "
-                f"{aio['rate']:.0f} | {httpx['rate']:.0f} | {ours['rate'] / aio['rate']:.2f} | "
-                f"{bare['rate'] / aio['rate']:.2f} | {errors:.0f} |"
+            found = {name: results[latency, name, clients] for name in CHAINS}
+            ours, bare, aiohttp, httpx = (found[name]["rate"] for name in CHAINS)
+            rows.append(
+                {
+                    "models": latency,
+                    "clients": str(clients),
+                    "kserve-rag req/s (p50 ms)": f"{ours:.0f} ({found['kserve-rag']['p50_ms']:.1f})",
+                    "unchecked": f"{bare:.0f}",
+                    "aiohttp hops": f"{aiohttp:.0f}",
+                    "httpx hops": f"{httpx:.0f}",
+                    "ratio to aiohttp": f"{ours / aiohttp:.2f}",
+                    "unchecked, ratio": f"{bare / aiohttp:.2f}",
+                    "errors": f"{sum(one['errors'] for one in found.values()):.0f}",
+                }
             )
-    return lines
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "prompt_format", type=Path, help="folder with an LLM's tokenizer.json and tokenizer_config.json"
-    )
-    parser.add_argument("--seconds", type=float, default=5, help="of each measurement (default: 5)")
-    arguments = parser.parse_args()
-    print("\n".join(measure(arguments.prompt_format, arguments.seconds)))
+    return [table(rows)]

@@ -1,16 +1,22 @@
-"""Writes docs/benchmarks.md: one section per benchmark, replaced when that benchmark runs."""
+"""Options of benchmarks, the documentation as a corpus, and the sections of docs/benchmarks.md."""
 
 from __future__ import annotations
 
 import os
 import platform
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 
-DOCUMENT = Path(__file__).parent.parent / "docs" / "benchmarks.md"
+from evaluation.results import machine
+
+ROOT = Path(__file__).parent.parent
+DOCUMENT = ROOT / "docs" / "benchmarks.md"
+WORDS = ("red", "green", "blue", "north", "south", "alpha", "beta", "gamma", "delta", "stone", "river", "field")
+"""Words that make a copy of a text differ from the text."""
 
 HEAD = """# Benchmarks
 
@@ -20,24 +26,32 @@ noisy: what counts are the ratios, whose two sides were measured in one run."""
 _SECTION = re.compile(r"^## (.+)\n(?s:(.*?))(?=^## |\Z)", re.MULTILINE)
 
 
-def machine(libraries: Sequence[str]) -> str:
-    """The machine, and the versions of these libraries."""
-    cpu = next(
-        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
-        platform.machine(),
-    )
+@dataclass(frozen=True)
+class Options:
+    """How much to measure."""
+
+    seconds: float = 5
+    """Length of each measurement under load."""
+    quick: bool = False
+    """Measure small sizes, only to see that the benchmark runs."""
+
+
+def documentation() -> list[str]:
+    """The pages of this project's documentation."""
+    pages = [*ROOT.glob("*.md"), *ROOT.glob("*/README.md"), *ROOT.glob("docs/**/*.md")]
+    return [page.read_text(encoding="utf-8") for page in sorted(pages)]
+
+
+def measured_on(libraries: Sequence[str]) -> str:
+    """The date, the machine, and the versions of these libraries."""
     memory_gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     versions = ", ".join(f"{name} {version(name)}" for name in libraries)
-    return (
-        f"{date.today()}: {os.cpu_count()} × {cpu}, {memory_gib:.0f} GiB, Linux {platform.release()}, "
-        f"Python {platform.python_version()}, {versions}."
-    )
+    return f"{date.today()}: {machine()}, {memory_gib:.0f} GiB, Linux {platform.release()}, {versions}."
 
 
-def record(sections: Mapping[str, str], document: Path = DOCUMENT) -> None:
-    """Replace the sections with these titles; new ones go to the end."""
-    old = document.read_text("utf-8") if document.is_file() else ""
-    kept = {title: content.strip() for title, content in _SECTION.findall(old)}
-    kept.update({title: content.strip() for title, content in sections.items()})
-    parts = [HEAD, *(f"## {title}\n\n{content}" for title, content in kept.items())]
-    document.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+def record(title: str, section: str) -> None:
+    """Replace the section with this title; a new one goes to the end."""
+    old = DOCUMENT.read_text("utf-8") if DOCUMENT.is_file() else ""
+    sections = {title: content.strip() for title, content in _SECTION.findall(old)} | {title: section.strip()}
+    parts = [HEAD, *(f"## {title}\n\n{content}" for title, content in sections.items())]
+    DOCUMENT.write_text("\n\n".join(parts) + "\n", encoding="utf-8")

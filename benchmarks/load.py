@@ -1,13 +1,8 @@
-"""A closed-loop load: N clients, each with one request in flight.
-
-python -m benchmarks.load URL CLIENTS SECONDS < BODY    prints {"rate", "p50_ms", "p99_ms", "errors"}
-"""
+"""A closed-loop load: N clients, each with one request in flight."""
 
 from __future__ import annotations
 
 import asyncio
-import json
-import sys
 import time
 
 import aiohttp
@@ -15,8 +10,12 @@ import numpy as np
 import uvloop
 
 
-async def run(url: str, body: bytes, clients: int, seconds: float) -> dict[str, float]:
-    """Requests per second and milliseconds per request, after a warm-up of a fifth of the time."""
+def load(url: str, body: bytes, clients: int, seconds: float) -> dict[str, float]:
+    """`rate` per second, `p50_ms` and `p99_ms` of a request, and `errors`, after a warm-up of a fifth of the time."""
+    return uvloop.run(_load(url, body, clients, seconds))
+
+
+async def _load(url: str, body: bytes, clients: int, seconds: float) -> dict[str, float]:
     times: list[float] = []
     errors = 0
     begin = time.perf_counter() + seconds / 5
@@ -40,7 +39,3 @@ async def run(url: str, body: bytes, clients: int, seconds: float) -> dict[str, 
     taken = time.perf_counter() - begin
     quantiles = np.quantile(times, [0.5, 0.99]) * 1000 if times else (0.0, 0.0)
     return {"rate": len(times) / taken, "p50_ms": quantiles[0], "p99_ms": quantiles[1], "errors": errors}
-
-
-if __name__ == "__main__":
-    print(json.dumps(uvloop.run(run(sys.argv[1], sys.stdin.buffer.read(), int(sys.argv[2]), float(sys.argv[3])))))

@@ -7,19 +7,19 @@ others.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import httpx
 import numpy as np
 from rich.progress import track
 
+from benchmarks.document import Options
+from benchmarks.processes import graph, llm_folder
 from chassis.context import CallContext
+from evaluation.markdown import table
+from kserve_rag.local.graph import GraphState
 from predictor.client import PredictorClient, PromptFormat
 from predictor.wire import GenerationRequest
 from transformer.prompt import PromptBuilder
@@ -27,6 +27,7 @@ from transformer.settings import TransformerSettings
 from vectorstore.client import VectorstoreClient
 from vectorstore.wire import SearchInstance
 
+TITLE = "Overhead and retrieval"
 QUESTIONS = (
     "What is an index version?",
     "How is a deadline passed on between services?",
@@ -39,14 +40,19 @@ QUESTIONS = (
     "Where does a wire schema belong?",
     "How do I start the graph with my own documents?",
 )
+ROUNDS = 10
 NUM_DOCS = 2
 MAX_TOKENS = 4
 
 
-async def measure(urls: dict[str, str], prompt_format: Path, rounds: int) -> list[str]:
-    """The table, as lines of Markdown."""
+def measure(options: Options) -> list[str]:
+    """The table."""
+    return asyncio.run(_measure(graph(), 1 if options.quick else ROUNDS))
+
+
+async def _measure(state: GraphState, rounds: int) -> list[str]:
     settings = TransformerSettings()
-    template = PromptFormat.load(prompt_format)
+    template = PromptFormat.load(llm_folder(state.llm))
     prompts = PromptBuilder(
         template,
         window=template.context_tokens or 2048,
@@ -55,10 +61,10 @@ async def measure(urls: dict[str, str], prompt_format: Path, rounds: int) -> lis
         instruction=settings.instruction,
         plain_system_prompt=settings.plain_system_prompt,
     )
-    vectorstore = VectorstoreClient(urls["vectorstore"])
-    predictor = PredictorClient(urls["predictor"], prompt_format=template)
+    vectorstore = VectorstoreClient(state.services["vectorstore"].url)
+    predictor = PredictorClient(state.services["predictor"].url, prompt_format=template)
     whole, retrieval, direct = [], [], []
-    async with httpx.AsyncClient(base_url=urls["transformer"], timeout=60) as client:
+    async with httpx.AsyncClient(base_url=state.services["transformer"].url, timeout=60) as client:
         for round_number in track(range(rounds + 1), description="overhead"):
             for question in QUESTIONS:
                 ctx = CallContext.start(60)
@@ -83,20 +89,19 @@ async def measure(urls: dict[str, str], prompt_format: Path, rounds: int) -> lis
         "time to first token of the same prompt, asked directly": np.array(direct),
         "overhead: the first minus the sum of the others": np.array(whole) - retrieval - direct,
     }
-    lines = ["| | p50 ms | p90 ms |", "|---|---|---|"]
-    for name, seconds in rows.items():
-        p50, p90 = np.quantile(seconds, [0.5, 0.9]) * 1000
-        lines.append(f"| {name} | {p50:.1f} | {p90:.1f} |")
-    return lines
+    quantiles = {"p50 ms": 0.5, "p90 ms": 0.9}
+    return [
+        table(
+            [
+                {"": name, **{title: f"{np.quantile(times, share) * 1000:.1f}" for title, share in quantiles.items()}}
+                for name, times in rows.items()
+            ]
+        )
+    ]
 
 
 async def _first_token_s(client: httpx.AsyncClient, question: str) -> float:
-    body = {
-        "text_input": question,
-        "num_docs": NUM_DOCS,
-        "max_tokens": MAX_TOKENS,
-        "temperature": 0,
-    }
+    body = {"text_input": question, "num_docs": NUM_DOCS, "max_tokens": MAX_TOKENS, "temperature": 0}
     sent = time.perf_counter()
     async with client.stream("POST", "/v2/models/rag/generate_stream", json=body) as response:
         response.raise_for_status()
@@ -104,23 +109,3 @@ async def _first_token_s(client: httpx.AsyncClient, question: str) -> float:
             if line.startswith("data:") and "text_output" in json.loads(line[5:]):
                 return time.perf_counter() - sent
     raise SystemExit(f"The transformer sent no text for {question!r}.")
-
-
-def graph_urls() -> dict[str, str]:
-    """Base URL of each service of the running graph."""
-    done = subprocess.run(
-        [sys.executable, "-m", "kserve_rag", "status", "--json"], capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        raise SystemExit("No graph is running: start one with `kserve-rag up --detach`.")
-    return {name: service["url"] for name, service in json.loads(done.stdout)["services"].items()}
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "prompt_format", type=Path, help="folder with the LLM's tokenizer.json and tokenizer_config.json"
-    )
-    parser.add_argument("--rounds", type=int, default=10, help=f"times each of the {len(QUESTIONS)} questions is asked")
-    arguments = parser.parse_args()
-    print("\n".join(asyncio.run(measure(graph_urls(), arguments.prompt_format, arguments.rounds))))

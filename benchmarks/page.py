@@ -8,18 +8,22 @@ scrolled, and while a document of 500 passages, 100 of them marked, is opened an
 
 from __future__ import annotations
 
-import asyncio
-import json
+import contextlib
 import os
 import shutil
 import statistics
-import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator
 from typing import Any
 
-from benchmarks.processes import free_port, running
+from playwright.sync_api import Browser, Page, sync_playwright
 
+from benchmarks.document import Options
+from benchmarks.processes import free_port, running
+from evaluation.markdown import table
+from tests.fakes.scripted_transformer import ScriptedTransformer, begun, document, ended, source
+
+TITLE = "The page"
 PAINTS = 7
 TURNS = 100
 TOKENS = 400
@@ -62,209 +66,136 @@ _SCROLL = """async (selector) => {
 }"""
 
 
-class _Transformer:
-    """Streams answers from a thread, and records when it sent the first token of each."""
+class Transformer(ScriptedTransformer):
+    """Streams answers at `TOKENS_PER_S`, or at once, and records when it sent the first token of each."""
 
     def __init__(self) -> None:
-        self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
-        self.tokens = 0
-        """Interval of the next answer's tokens; 0: the whole answer at once."""
+        self.slow = False
+        """Whether the next answer has `TOKENS` tokens, one at a time."""
         self.sources: list[dict[str, Any]] = []
-        self.document: dict[str, Any] = {}
-        self.first_sent: list[float] = []
-        """Milliseconds since the epoch."""
-        self._loop = asyncio.new_event_loop()
-        self._started = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-        self._started.wait(10)
+        self.first_sent_ms: list[float] = []
+        """Since the epoch."""
+        super().__init__()
+        self.respond = lambda exchange: exchange.stream(self._events())
 
-    def close(self) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-
-    def _run(self) -> None:
-        from aiohttp import web
-
-        app = web.Application()
-        app.router.add_get("/v1/indexes", self._indexes)
-        app.router.add_get("/openai/v1/models", self._models)
-        app.router.add_get("/v1/documents/{id}", self._document)
-        app.router.add_post("/v2/models/rag/generate_stream", self._stream)
-        runner = web.AppRunner(app)
-        self._loop.run_until_complete(runner.setup())
-        self._loop.run_until_complete(web.TCPSite(runner, "127.0.0.1", self.port).start())
-        self._started.set()
-        self._loop.run_forever()
-        self._loop.run_until_complete(runner.cleanup())
-        self._loop.close()
-
-    async def _indexes(self, _: Any) -> Any:
-        return _json({"default": "default", "indexes": [], "reason": None})
-
-    async def _models(self, _: Any) -> Any:
-        return _json({"data": [{"id": "rag"}]})
-
-    async def _document(self, _: Any) -> Any:
-        return _json(self.document)
-
-    async def _stream(self, request: Any) -> Any:
-        from aiohttp import web
-
-        await request.read()
-        response = web.StreamResponse(headers={"content-type": "text/event-stream"})
-        await response.prepare(request)
-
-        async def send(event: Mapping[str, Any]) -> None:
-            await response.write(b"data: " + json.dumps(event).encode() + b"\n\n")
-
-        timings = {"embed": 5.0, "search": 2.0, "retrieval": 9.0, "prompt": 1.0}
-        await send({"id": "1", "sources": self.sources, "cut": [], "query": None, "timings": timings})
-        await asyncio.sleep(0.05)
-        self.first_sent.append(time.time() * 1000)
-        if self.tokens:
-            for number in range(self.tokens):
-                await send({"text_output": _token(number)})
-                await asyncio.sleep(1 / TOKENS_PER_S)
+    def _events(self) -> Iterator[dict[str, Any]]:
+        yield begun(self.sources)
+        time.sleep(0.05)
+        self.first_sent_ms.append(time.time() * 1000)
+        if self.slow:
+            for number in range(TOKENS):
+                yield {"text_output": token(number)}
+                time.sleep(1 / TOKENS_PER_S)
         else:
-            await send({"text_output": "".join(_token(number) for number in range(120))})
-        end = {"finish_reason": "stop", "refused": False, "usage": {}, "topics": [], "citations": None}
-        await send({"text_output": "", "sources": self.sources, "timings": timings, **end})
-        await response.write_eof()
-        return response
+            yield {"text_output": "".join(map(token, range(120)))}
+        yield ended(self.sources)
 
 
-def measure() -> list[str]:
-    """The table, as lines of Markdown."""
-    from playwright.sync_api import sync_playwright
-
-    transformer = _Transformer()
-    port = free_port()
+def measure(options: Options) -> list[str]:
+    """The table."""
+    transformer, port = Transformer(), free_port()
     url = f"http://127.0.0.1:{port}/"
-    variables = {
-        "FRONTEND_HOST": "127.0.0.1",
-        "FRONTEND_HTTP_PORT": str(port),
-        "FRONTEND_TRANSFORMER_URL": transformer.url,
-        "FRONTEND_LOG_FORMAT": "json",
-    }
-    program = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-    if program is None:
+    variables = {"HOST": "127.0.0.1", "HTTP_PORT": str(port), "TRANSFORMER_URL": transformer.url, "LOG_FORMAT": "json"}
+    environ = {f"FRONTEND_{name}": value for name, value in variables.items()}
+    turns = 5 if options.quick else TURNS
+    chromium = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+    if chromium is None:
         raise SystemExit("There is no Chromium on this machine: install one, or name it in CHROMIUM.")
     try:
-        with running(["-m", "frontend"], f"{url}ready", variables), sync_playwright() as playwright:
-            browser = playwright.chromium.launch(executable_path=program, args=list(_FLAGS))
+        with running(["-m", "frontend"], f"{url}ready", **environ), sync_playwright() as playwright:
+            browser = playwright.chromium.launch(executable_path=chromium, args=list(_FLAGS))
             paints = [_first_paint(browser, url) for _ in range(PAINTS)]
-            seen, streaming = _conversation(browser, url, transformer)
+            seen, streaming = _conversation(browser, url, transformer, turns)
             reading = _document(browser, url, transformer)
             browser.close()
     finally:
         transformer.close()
+    streams = f"longest task while the answer of turn {turns} streams and the conversation is scrolled, ms"
     rows = [
         ("first contentful paint, ms", paints, PAINT_MS),
         ("first token, from its sending until it is seen, ms", seen, TOKEN_MS),
-        (
-            f"longest task while the answer of turn {TURNS} streams and the conversation is scrolled, ms",
-            streaming,
-            TASK_MS,
-        ),
-        (f"longest task while a document of {PASSAGES} passages is read beside a stream, ms", reading, TASK_MS),
+        (streams, [streaming], TASK_MS),
+        (f"longest task while a document of {PASSAGES} passages is read beside a stream, ms", [reading], TASK_MS),
     ]
-    lines = ["| | median | worst | to reach |", "|---|---|---|---|"]
-    for name, values, target in rows:
-        several = f"{statistics.median(values):.0f}" if len(values) > 1 else ""
-        lines.append(f"| {name} | {several} | {max(values):.0f} | {target} |")
-    return lines
+    return [
+        table(
+            [
+                {
+                    "": name,
+                    "median": f"{statistics.median(values):.0f}" if len(values) > 1 else "",
+                    "worst": f"{max(values):.0f}",
+                    "target": str(target),
+                }
+                for name, values, target in rows
+            ]
+        )
+    ]
 
 
-def _first_paint(browser: Any, url: str) -> float:
-    context = browser.new_context()
-    page = context.new_page()
-    page.goto(url)
-    page.wait_for_function("() => performance.getEntriesByName('first-contentful-paint').length > 0")
-    paint = page.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime")
-    context.close()
-    return float(paint)
+@contextlib.contextmanager
+def _opened(browser: Browser, url: str) -> Iterator[Page]:
+    """The page, with a fresh profile."""
+    with browser.new_context() as context:
+        page = context.new_page()
+        page.goto(url)
+        yield page
 
 
-def _conversation(browser: Any, url: str, transformer: _Transformer) -> tuple[list[float], list[float]]:
+def _first_paint(browser: Browser, url: str) -> float:
+    with _opened(browser, url) as page:
+        page.wait_for_function("() => performance.getEntriesByName('first-contentful-paint').length > 0")
+        return float(page.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime"))
+
+
+def _conversation(browser: Browser, url: str, transformer: Transformer, turns: int) -> tuple[list[float], float]:
     """Delays of all first tokens, and the longest task of the last turn."""
-    context = browser.new_context()
-    page = context.new_page()
-    page.goto(url)
     seen = []
-    for turn in range(1, TURNS + 1):
-        transformer.tokens = TOKENS if turn == TURNS else 0
-        if turn == TURNS:
-            page.evaluate(_LONG_TASKS)
-        seen.append(_ask(page, transformer, f"Question {turn}: what is an index version?"))
-        if turn == TURNS:
-            page.evaluate(_SCROLL, ".viewport")
-        page.locator(".answer-view").nth(turn - 1).and_(page.locator("[data-status=done]")).wait_for(timeout=60_000)
-    longest = max([0.0, *page.evaluate("window.longTasks")])
-    context.close()
-    return seen, [float(longest)]
+    with _opened(browser, url) as page:
+        for turn in range(1, turns + 1):
+            transformer.slow = turn == turns
+            if transformer.slow:
+                page.evaluate(_LONG_TASKS)
+            seen.append(_ask(page, transformer, f"Question {turn}: what is an index version?"))
+            if transformer.slow:
+                page.evaluate(_SCROLL, ".viewport")
+            page.locator(".answer-view").nth(turn - 1).and_(page.locator("[data-status=done]")).wait_for(timeout=60_000)
+        return seen, _longest_task(page)
 
 
-def _document(browser: Any, url: str, transformer: _Transformer) -> list[float]:
+def _document(browser: Browser, url: str, transformer: Transformer) -> float:
     """The longest task while a document is opened and scrolled during an answer."""
-    passage = "".join(_token(number) for number in range(220)) + " 🦆\n\n"
-    text = "".join(f"## Passage {number}\n\n{passage}" for number in range(PASSAGES))
-    points = len(text) // PASSAGES
-    transformer.document = {"id": "d", "title": "A long document", "url": None, "source": "d.md", "text": text}
-    spans = [(points * number * (PASSAGES // SOURCES), points - 10) for number in range(SOURCES)]
-    transformer.sources = [
-        {
-            "number": number,
-            "text": text[start : start + size],
-            "document_id": "d",
-            "chunk_id": str(number),
-            "title": "A long document",
-            "url": None,
-            "source": "d.md",
-            "heading_path": [],
-            "span": {"start": start, "end": start + size},
-            "collection": "default",
-            "index_version": "v1",
-            "score": 0.5,
-        }
-        for number, (start, size) in enumerate(spans, start=1)
-    ]
-    context = browser.new_context()
-    page = context.new_page()
-    page.goto(url)
-    transformer.tokens = TOKENS
-    page.evaluate(_LONG_TASKS)
-    _ask(page, transformer, "What is in the document?")
-    page.get_by_role("button", name="more sources").click()
-    page.locator(".source-card").nth(60).click()
-    page.locator("[data-testid=document] mark").first.wait_for(state="attached")
-    page.evaluate(_SCROLL, ".sheet-body")
-    page.locator("[data-status=done]").wait_for(timeout=60_000)
-    longest = max([0.0, *page.evaluate("window.longTasks")])
-    context.close()
-    transformer.sources = []
-    return [float(longest)]
+    passage = "".join(map(token, range(220))) + " 🦆\n\n"
+    long = document("".join(f"## Passage {number}\n\n{passage}" for number in range(PASSAGES)), title="A long document")
+    transformer.documents[long["id"]] = long
+    size = len(long["text"]) // PASSAGES
+    starts = [size * number * (PASSAGES // SOURCES) for number in range(SOURCES)]
+    transformer.sources = [source(long, start, start + size - 10, number) for number, start in enumerate(starts, 1)]
+    transformer.slow = True
+    with _opened(browser, url) as page:
+        page.evaluate(_LONG_TASKS)
+        _ask(page, transformer, "What is in the document?")
+        page.get_by_role("button", name="more sources").click()
+        page.locator(".source-card").nth(60).click()
+        page.locator("[data-testid=document] mark").first.wait_for(state="attached")
+        page.evaluate(_SCROLL, ".sheet-body")
+        page.locator("[data-status=done]").wait_for(timeout=60_000)
+        return _longest_task(page)
 
 
-def _ask(page: Any, transformer: _Transformer, question: str) -> float:
+def _longest_task(page: Page) -> float:
+    return max([0.0, *page.evaluate("window.longTasks")])
+
+
+def _ask(page: Page, transformer: Transformer, question: str) -> float:
     """Ask; return the milliseconds from sending the first token until it is visible."""
     page.evaluate(_FIRST_SEEN)
     page.locator("#question").fill(question)
     page.locator("#question").press("Enter")
     page.wait_for_function("() => window.firstSeen !== null")
-    return float(page.evaluate("window.firstSeen")) - transformer.first_sent[-1]
+    return float(page.evaluate("window.firstSeen")) - transformer.first_sent_ms[-1]
 
 
-def _token(number: int) -> str:
-    if number % 80 == 79:
-        return ".\n\n"
-    return ("An", " index", " **version**", " is", " an", " immutable", " `folder`", " of", " everything", " [1]")[
-        number % 10
-    ]
-
-
-def _json(content: Any) -> Any:
-    from aiohttp import web
-
-    return web.json_response(content)
+def token(number: int) -> str:
+    """A token of an answer; every eightieth ends a paragraph."""
+    words = ("An", " index", " **version**", " is", " an", " immutable", " `folder`", " of", " everything", " [1]")
+    return ".\n\n" if number % 80 == 79 else words[number % 10]

@@ -7,7 +7,6 @@ question through the page's server they fetch the page with its 500 kB script.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import tempfile
@@ -21,11 +20,15 @@ import numpy as np
 import psutil
 import uvloop
 
+from benchmarks.document import Options
 from benchmarks.processes import free_port, running
+from evaluation.markdown import table
 
+TITLE = "The page's server"
 USERS = 32
 QUESTIONS = 300
 """Questions of the single user, per route."""
+WARM_UP = 20
 EVENTS, EVERY_MS = 30, 20
 STREAM = "/v2/models/rag/generate_stream"
 SCRIPT = "/assets/index-1.js"
@@ -46,9 +49,9 @@ async def in_turn(*urls: str) -> list[Seen]:
     """One user, sequential questions."""
     seen = [Seen() for _ in urls]
     async with aiohttp.ClientSession() as session:
-        for number in range(QUESTIONS + 20):
+        for number in range(QUESTIONS + WARM_UP):
             for url, kept in zip(urls, seen, strict=True):
-                await _ask(session, url, 1, kept if number >= 20 else Seen())
+                await _ask(session, url, 1, kept if number >= WARM_UP else Seen())
     return seen
 
 
@@ -97,8 +100,8 @@ def _now_ms() -> float:
     return time.clock_gettime_ns(time.CLOCK_MONOTONIC) / 1e6
 
 
-def measure(seconds: float = 5) -> list[str]:
-    """The table, as lines of Markdown."""
+def measure(options: Options) -> list[str]:
+    """The table, and the added time."""
     stub, port = free_port(), free_port()
     direct, through = f"http://127.0.0.1:{stub}{STREAM}", f"http://127.0.0.1:{port}/api/transformer{STREAM}"
     with tempfile.TemporaryDirectory() as folder:
@@ -106,43 +109,35 @@ def measure(seconds: float = 5) -> list[str]:
         (page / "assets").mkdir()
         (page / "index.html").write_text(f"<!doctype html><script type=module src=.{SCRIPT}></script>")
         (page / SCRIPT.lstrip("/")).write_text("".join(f"export const a{n} = {n * n};\n" for n in range(20_000)))
-        variables = {
-            "FRONTEND_HOST": "127.0.0.1",
-            "FRONTEND_HTTP_PORT": str(port),
-            "FRONTEND_TRANSFORMER_URL": f"http://127.0.0.1:{stub}",
-            "FRONTEND_PAGE_DIR": folder,
-        }
-        base = f"http://127.0.0.1:{port}"
+        base, upstream = f"http://127.0.0.1:{port}", f"http://127.0.0.1:{stub}"
+        variables = {"HOST": "127.0.0.1", "HTTP_PORT": str(port), "TRANSFORMER_URL": upstream, "PAGE_DIR": folder}
+        environ = {f"FRONTEND_{name}": value for name, value in variables.items()}
         with (
-            running(["-m", "benchmarks.event_stub", str(stub), str(EVERY_MS)], f"http://127.0.0.1:{stub}/ready"),
-            running(["-m", "frontend"], f"{base}/ready", variables) as server,
+            running(["-m", "benchmarks.event_stub", str(stub), str(EVERY_MS)], f"{upstream}/ready"),
+            running(["-m", "frontend"], f"{base}/ready", **environ) as server,
         ):
             alone, passed = uvloop.run(in_turn(direct, through))
-            many_alone = uvloop.run(at_once(direct, seconds))
+            many_alone = uvloop.run(at_once(direct, options.seconds))
             process = psutil.Process(server.pid)
             before_s = sum(process.cpu_times()[:2])
-            many_passed = uvloop.run(at_once(through, seconds, (f"{base}/", f"{base}{SCRIPT}")))
+            many_passed = uvloop.run(at_once(through, options.seconds, (f"{base}/", f"{base}{SCRIPT}")))
             used_ms = (sum(process.cpu_times()[:2]) - before_s) * 1000
             memory_mb = _peak_mb(server.pid)
-    rows = {
+    seen = {
         "1 user, directly": alone,
         "1 user, through the page's server": passed,
         f"{USERS} users, directly": many_alone,
         f"{USERS} users, through the page's server": many_passed,
     }
-    lines = [
-        "| | answers | errors | first event p50 ms | p99 ms | each event p50 ms | p99 ms |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for name, seen in rows.items():
-        times = (*np.quantile(seen.first, [0.5, 0.99]), *np.quantile(seen.events, [0.5, 0.99]))
-        lines.append(
-            f"| {name} | {len(seen.first)} | {seen.errors} | " + " | ".join(f"{ms:.1f}" for ms in times) + " |"
-        )
+    rows = []
+    for name, one in seen.items():
+        row = {"": name, "answers": str(len(one.first)), "errors": str(one.errors)}
+        for what, times in (("first event", one.first), ("each event", one.events)):
+            row |= {f"{what} {share} ms": f"{np.percentile(times, int(share[1:])):.1f}" for share in ("p50", "p99")}
+        rows.append(row)
     p50, p99 = np.quantile(passed.first, [0.5, 0.99]) - np.quantile(alone.first, [0.5, 0.99])
     return [
-        *lines,
-        "",
+        table(rows),
         f"Added to the first event of one user: {p50:.1f} ms (p50), {p99:.1f} ms (p99). At {USERS} users the page's "
         f"server takes {used_ms / len(many_passed.events):.2f} ms of processor time for an event, the page included, "
         f"and {memory_mb:.0f} MB of memory.",
@@ -153,9 +148,3 @@ def _peak_mb(process: int) -> float:
     status = Path(f"/proc/{process}/status").read_text()
     (line,) = (line for line in status.splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) * 1024 / 1e6
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=5, help="of each measurement")
-    print("\n".join(measure(parser.parse_args().seconds)))

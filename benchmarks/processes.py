@@ -1,57 +1,58 @@
-"""Starts and stops the processes of a benchmark."""
+"""Processes of a benchmark: the graph, programs that are started and stopped, and functions that run alone."""
 
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import os
-import socket
 import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator, Mapping
+import tempfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+from kserve_rag.local.graph import GraphState, need_running
+from kserve_rag.local.graph import running as running_graph
+from kserve_rag.models.store import ModelStore
+from kserve_rag.settings import Settings
+from tests.processes import free_ports, program
+
+_Arguments = ParamSpec("_Arguments")
+_Result = TypeVar("_Result")
 
 
 def free_port() -> int:
     """A free port on loopback."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
+    return free_ports(1)[0]
 
 
 @contextlib.contextmanager
-def running(
-    arguments: list[str], ready_url: str, variables: Mapping[str, str] | None = None, within_s: float = 60
-) -> Iterator[subprocess.Popen[bytes]]:
+def running(arguments: list[str], ready_url: str, **variables: str) -> Iterator[subprocess.Popen[bytes]]:
     """Run a Python program; the block starts when `ready_url` answers 200."""
-    process = subprocess.Popen(
-        [sys.executable, *arguments],
-        env={**os.environ, **(variables or {})},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-    )
-    try:
-        deadline = time.monotonic() + within_s
-        while not _answers(ready_url):
-            if process.poll() is not None or time.monotonic() > deadline:
-                process.kill()
-                _, errors = process.communicate()
-                raise SystemExit(f"{' '.join(arguments)} does not answer:\n{errors.decode()[-2000:]}")
-            time.sleep(0.05)
-        yield process
-    finally:
-        process.terminate()
-        try:
-            process.wait(timeout=10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+    with tempfile.TemporaryDirectory() as folder:
+        command, log = [sys.executable, *arguments], Path(folder) / "log"
+        with program(command, ready_url, {**os.environ, **variables}, log=log) as process:
+            yield process
 
 
-def _answers(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=2) as response:
-            return bool(response.status == 200)
-    except (urllib.error.URLError, ConnectionError, TimeoutError):
-        return False
+def in_a_process(
+    function: Callable[_Arguments, _Result], *arguments: _Arguments.args, **named: _Arguments.kwargs
+) -> _Result:
+    """The result of a function of a module, called in a new process."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *arguments, **named).result()
+
+
+def graph() -> GraphState:
+    """The running graph; starts one if none is running, which stays."""
+    settings = Settings()
+    if running_graph(settings) is None:
+        subprocess.run([sys.executable, "-m", "kserve_rag", "up", "--detach"], check=True)
+    return need_running(settings)
+
+
+def llm_folder(name: str = "smollm2-135m") -> Path:
+    """The folder of an LLM, with its tokenizer and chat template."""
+    return ModelStore(Settings().models).materialise(name, "llm").path

@@ -9,7 +9,6 @@ until `kserve-rag status` calls the service ready again; the pause is the longes
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import functools
@@ -25,9 +24,12 @@ from dataclasses import dataclass, field
 
 import aiohttp
 
+from benchmarks.document import Options
+from evaluation.markdown import table
 from kserve_rag.local.graph import SERVICES, GraphState, ServiceName, ServiceStatus, need_running, restart, status
 from kserve_rag.settings import Settings
 
+TITLE = "Restarts under load"
 CLIENTS = 32
 POLL_S = 0.1
 MAX_TOKENS = 4
@@ -127,29 +129,28 @@ def graph() -> Iterator[tuple[Settings, GraphState]]:
             subprocess.run([*command, "down"], env=environ, check=False, stdout=subprocess.DEVNULL)
 
 
-def measure(services: tuple[ServiceName, ...] = SERVICES) -> list[str]:
-    """The table, as lines of Markdown."""
-    lines = [
-        "| service | | requests | lost | 503 with Retry-After | longest pause s | seconds |",
-        "|---|---|---|---|---|---|---|",
-    ]
+def measure(options: Options) -> list[str]:
+    """The table."""
+    rows = []
     with graph() as (settings, state):
         changes: dict[str, Callable[[ServiceName], None]] = {
             "restart": lambda service: restart(settings, state, service),
             "SIGKILL": lambda service: kill(settings, service),
         }
         for how, change in changes.items():
-            for service in services:
+            for service in SERVICES[:1] if options.quick else SERVICES:
                 url = state.services["transformer"].url
                 load, seconds = asyncio.run(under_load(url, functools.partial(change, service)))
-                lines.append(
-                    f"| {service} | {how} | {load.requests} | {len(load.lost)} | {load.refused} | "
-                    f"{load.longest_pause_s:.1f} | {seconds:.1f} |"
+                rows.append(
+                    {
+                        "service": service,
+                        "change": how,
+                        "requests": str(load.requests),
+                        "lost": str(len(load.lost)),
+                        "503 with Retry-After": str(load.refused),
+                        "longest pause s": f"{load.longest_pause_s:.1f}",
+                        "seconds": f"{seconds:.1f}",
+                    }
                 )
-                print(lines[-1], *load.lost[:5], sep="\n  lost: ", file=sys.stderr, flush=True)
-    return lines
-
-
-if __name__ == "__main__":
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
-    print("\n".join(measure()))
+                print(rows[-1], *load.lost[:5], sep="\n  lost: ", file=sys.stderr, flush=True)
+    return [table(rows)]

@@ -27,7 +27,7 @@ ROOT = HERE.parent
 ELSEWHERE = {"README.md": "quick-start.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
 """Files of the repository → their page."""
 
-_LINK = re.compile(r"(?P<before>\]\()(?P<target>[^)#\s:]+)(?P<anchor>#[^)\s]*)?(?P<after>\))")
+_LINK = re.compile(r"\]\((?P<target>[^)#\s:]+)(?P<anchor>#[^)\s]*)?\)")
 _FENCE = re.compile(r"(^```.*?^```$)", re.MULTILINE | re.DOTALL)
 _CELL = re.compile(r"<td.*?</td>", re.DOTALL)
 _DRAWING = re.compile(r'<p><img alt="(?P<alt>[^"]*)" src="[^"]*?(?P<file>[\w-]+)\.drawing\.svg" ?/?></p>')
@@ -48,8 +48,10 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         files.append(File.generated(config, path.relative_to(HERE / "pages").as_posix(), abs_src_path=str(path)))
     for name, make in reference.PAGES.items():
         files.append(File.generated(config, name, content=make()))
-    files.append(File.generated(config, "quick-start.md", content=quick_start()))
-    files.append(File.generated(config, "rooms/README.md", content=rooms()))
+    quick_start = part_of_readme("Quick start", "Linux (glibc", "## Where things are")
+    files.append(File.generated(config, "quick-start.md", content=quick_start))
+    rooms = part_of_readme("Rooms", "| folder |", "[CONTRIBUTING.md]")
+    files.append(File.generated(config, "rooms/README.md", content=rooms))
     for name, uri in ELSEWHERE.items():
         if name != "README.md":
             files.append(File.generated(config, uri, abs_src_path=str(ROOT / name)))
@@ -68,9 +70,7 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: 
         uri = _uri(target)
         if uri is None or files.get_file_from_path(uri) is None:
             return found.group()
-        return "".join(
-            (found["before"], posixpath.relpath(uri, posixpath.dirname(here)), found["anchor"] or "", found["after"])
-        )
+        return f"]({posixpath.relpath(uri, posixpath.dirname(here))}{found['anchor'] or ''})"
 
     return "".join(part if part.startswith("```") else _LINK.sub(rewritten, part) for part in _FENCE.split(markdown))
 
@@ -94,22 +94,13 @@ def on_post_page(output: str, *, page: Page, config: MkDocsConfig) -> str:
     )
 
 
-def quick_start() -> str:
-    """The README's section on starting."""
-    return f"# Quick start\n\n{_of_readme('Linux (glibc', '## Start')}{_of_readme('## Start', '## Where things are')}"
-
-
-def rooms() -> str:
-    """The README's table of folders."""
-    return f"# Rooms\n\n{_of_readme('| folder |', '[CONTRIBUTING.md]')}"
-
-
-def _of_readme(first: str, last: str) -> str:
+def part_of_readme(title: str, first: str, last: str) -> str:
+    """A page with the part of the README from `first` to before `last`."""
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     begin, end = readme.find(first), readme.find(last)
     if not 0 <= begin < end:
         raise PluginError(f"README.md has no part from {first!r} to {last!r}, which is in the site.")
-    return readme[begin:end]
+    return f"# {title}\n\n{readme[begin:end]}"
 
 
 # ── links ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -120,18 +111,13 @@ def _add_linked(files: Files, config: MkDocsConfig) -> None:
     waiting = [file for file in files if file.is_documentation_page()]
     while waiting:
         page = waiting.pop()
-        for part in _FENCE.split(page.content_string):
-            if part.startswith("```"):
-                continue
-            for found in _LINK.finditer(part):
-                target = _in_repository(page.src_uri, found["target"])
-                uri = _uri(target)
-                if uri is None or files.get_file_from_path(uri) is not None or not (ROOT / target).is_file():
-                    continue
+        for found in _LINK.finditer(_FENCE.sub("", page.content_string)):
+            target = _in_repository(page.src_uri, found["target"])
+            uri = _uri(target)
+            if uri is not None and files.get_file_from_path(uri) is None and (ROOT / target).is_file():
                 added = File.generated(config, uri, abs_src_path=str(ROOT / target))
                 files.append(added)
-                if added.is_documentation_page():
-                    waiting.append(added)
+                waiting += [added] if added.is_documentation_page() else []
 
 
 def _in_repository(here: str, target: str) -> str:

@@ -8,36 +8,43 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-import enum
 import functools
 import html
 import importlib
 import inspect
 import itertools
 import json
+import pkgutil
 import re
 import subprocess
 import sys
 import tempfile
 import textwrap
-import types
-import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
+from pydantic import BaseModel, TypeAdapter
+from pydantic.json_schema import models_json_schema
+
+from chassis.openapi import describe
+from chassis.settings import read_settings
+from evaluation.markdown import table
+
 ROOT = Path(__file__).resolve().parent.parent
+Schema = Mapping[str, Any]
 
 
 class Room(NamedTuple):
     """The settings of a program."""
 
     title: str
-    module: str
-    """`module:class` of the settings."""
+    settings: str
+    """`module:class`."""
     prefix: str
-    what: str
-    beside: str = ""
+    about: str
+    base: str = ""
     """Other settings, whose variables are left out here."""
 
 
@@ -93,124 +100,7 @@ ROOMS = (
     ),
 )
 
-SERVICES = ("transformer", "vectorstore", "ingest")
-"""Services with an OpenAPI description."""
-
 _UNITS = {"_s": "seconds", "_bytes": "bytes", "_tokens": "tokens", "_chars": "characters", "_gb": "GiB"}
-
-# ── settings ──────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-class Setting(NamedTuple):
-    """A variable."""
-
-    variable: str
-    type: str
-    default: str
-    bounds: str
-    unit: str
-    description: str
-
-
-def settings(room: Room) -> list[Setting]:
-    """The settings of a program, in the order of their fields."""
-    module, name = room.module.split(":")
-    kind = getattr(importlib.import_module(module), name)
-    if dataclasses.is_dataclass(kind):
-        return _of_dataclass(kind, room.prefix)
-    schema = kind.model_json_schema(by_alias=False)
-    rows = []
-    for field, info in kind.model_fields.items():
-        alias = info.validation_alias
-        variable = alias if isinstance(alias, str) else f"{room.prefix}{field}".upper()
-        shape = schema["properties"][field]
-        default = "" if info.is_required() else _default(info.get_default(call_default_factory=True))
-        rows.append(
-            Setting(variable, _type(shape, schema), default, _bounds(shape), _unit(field), info.description or "")
-        )
-    known = settings(room._replace(module=room.beside, beside="")) if room.beside else ()
-    return [row for row in rows if row not in known]
-
-
-def _of_dataclass(kind: Any, prefix: str) -> list[Setting]:
-    told, hints = attribute_docs(kind), typing.get_type_hints(kind)
-    return [
-        Setting(
-            f"{prefix}{field.name}".upper(),
-            _annotated(hints[field.name]),
-            _default(field.default),
-            "",
-            _unit(field.name),
-            told.get(field.name, ""),
-        )
-        for field in dataclasses.fields(kind)
-    ]
-
-
-def _default(value: Any) -> str:
-    if value is None:
-        return "not set"
-    if isinstance(value, bool):
-        return f"`{str(value).lower()}`"
-    if isinstance(value, Path):
-        for folder, name in ((ROOT, ""), (Path.home(), "~/")):
-            if value.is_relative_to(folder):
-                return f"`{name}{value.relative_to(folder)}`"
-        return f"`{value}`"
-    if isinstance(value, enum.Enum):
-        value = value.value
-    if isinstance(value, int) and value >= 10_000:
-        return f"`{value}`"
-    text = ", ".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
-    return f"`{text}`" if text else "none"
-
-
-def _unit(field: str) -> str:
-    if field == "seconds":
-        return "seconds"
-    for ending, unit in _UNITS.items():
-        if field.endswith(ending):
-            return unit
-    return ""
-
-
-def settings_page() -> str:
-    """The variables of all programs."""
-    lines = [
-        "# Settings",
-        "",
-        "Every program reads its settings from the environment when it starts. A wrong value ends the program with "
-        "status 2 before a port opens, and the message names the variable. `kserve-rag up` sets the addresses of its "
-        "services and passes on the other variables of its environment.",
-    ]
-    for room in ROOMS:
-        lines += ["", f"## {room.title}", "", room.what, "", *_settings_table(room)]
-    lines += [
-        "",
-        "## Traces",
-        "",
-        "All services honour OpenTelemetry's variables: [observability](../observability.md#traces).",
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def _settings_table(room: Room) -> list[str]:
-    return _entries(
-        Entry(
-            row.variable,
-            ", ".join(part for part in (row.type, row.bounds, row.unit) if part),
-            row.description,
-            _defaults(row.default),
-            row.variable.lower(),
-        )
-        for row in settings(room)
-    )
-
-
-def _defaults(default: str) -> str:
-    if not default:
-        return "**required**"
-    return f"default {default}" if default.startswith("`") else f"{default} by default"
 
 
 class Entry(NamedTuple):
@@ -226,14 +116,91 @@ class Entry(NamedTuple):
 def _entries(entries: Iterable[Entry]) -> list[str]:
     lines = ['<div class="kr-entries" markdown>', "", "| | |", "|---|---|"]
     for name, kind, text, default, anchor in entries:
-        here = f'<span id="{anchor}"></span>' if anchor else ""
-        left = f"{here}`{name}`" + (f"<br><small>{kind}</small>" if kind else "")
-        lines.append(f"| {left} | {'<br>'.join(part for part in (_cell(text), default and _small(default)) if part)} |")
+        left = (f'<span id="{anchor}"></span>' if anchor else "") + f"`{name}`"
+        left += f"<br><small>{kind}</small>" if kind else ""
+        right = "<br>".join(filter(None, (_cell(text), default and f"<small>{default}</small>")))
+        lines.append(f"| {left} | {right} |")
     return [*lines, "", "</div>"]
 
 
-def _small(text: str) -> str:
-    return f"<small>{text}</small>"
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+# ── settings ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def settings_page() -> str:
+    """The variables of all programs."""
+    lines = [
+        "# Settings",
+        "",
+        "Every program reads its settings from the environment when it starts. A wrong value ends the program with "
+        "status 2 before a port opens, and the message names the variable. `kserve-rag up` sets the addresses of its "
+        "services and passes on the other variables of its environment.",
+    ]
+    for room in ROOMS:
+        known = settings(room._replace(settings=room.base)) if room.base else []
+        entries = _entries(entry for entry in settings(room) if entry not in known)
+        lines += ["", f"## {room.title}", "", room.about, "", *entries]
+    lines += [
+        "",
+        "## Traces",
+        "",
+        "All services honour OpenTelemetry's variables: [observability](../observability.md#traces).",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def settings(room: Room) -> list[Entry]:
+    """The settings of a program, in the order of their fields."""
+    kind = pkgutil.resolve_name(room.settings)
+    schema = TypeAdapter(kind).json_schema(by_alias=False)
+    described: list[tuple[str, Any, str, Any]]
+    """Name, default, description, alias."""
+    if dataclasses.is_dataclass(kind):
+        docs = attribute_docs(kind)
+        described = [(field.name, field.default, docs.get(field.name, ""), None) for field in dataclasses.fields(kind)]
+    else:
+        described = [
+            (
+                name,
+                ... if info.is_required() else info.get_default(call_default_factory=True),
+                info.description or "",
+                info.validation_alias,
+            )
+            for name, info in kind.model_fields.items()
+        ]
+    entries = []
+    for name, default, description, alias in described:
+        shape = schema["properties"][name]
+        variable = alias if isinstance(alias, str) else f"{room.prefix}{name}".upper()
+        unit = "seconds" if name == "seconds" else next((_UNITS[end] for end in _UNITS if name.endswith(end)), "")
+        facts = ", ".join(filter(None, (_type(shape, schema), _bounds(shape), unit)))
+        entries.append(Entry(variable, facts, description, _default(default), variable.lower()))
+    return entries
+
+
+def _default(value: Any) -> str:
+    if value is ...:
+        return "**required**"
+    if value is None:
+        return "not set by default"
+    if isinstance(value, bool):
+        value = str(value).lower()
+    text = ", ".join(map(str, value)) if isinstance(value, tuple | list) else str(getattr(value, "value", value))
+    text = text.replace(f"{ROOT}/", "").replace(f"{Path.home()}/", "~/")
+    return f"default `{text}`" if text else "none by default"
+
+
+def attribute_docs(kind: type) -> dict[str, str]:
+    """The docstrings of a class's fields, each on one line."""
+    (definition,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
+    docs = {}
+    for field, text in itertools.pairwise(getattr(definition, "body", [])):
+        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
+            docs[ast.unparse(field.target)] = " ".join(str(text.value.value).split())
+    return docs
 
 
 # ── commands ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -295,9 +262,6 @@ def described(service: str) -> dict[str, Any]:
         from ingest.server import application
 
         return application().openapi()
-    from chassis.openapi import describe
-    from chassis.settings import read_settings
-
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if service == "vectorstore":
@@ -375,104 +339,80 @@ def api_page(service: str) -> str:
     if page.tensors:
         lines += ["", "## Tensors", "", "Of `infer` and gRPC. Parameters are [1] for all questions, or [n, 1]."]
         for title, name in zip(("in", "out"), page.tensors, strict=True):
-            lines += ["", f"| {title} | datatype | shape |", "|---|---|---|"]
-            lines += [
-                f"| `{tensor}` | {datatype} | {_shape(shape)} |"
-                for tensor, (datatype, shape) in getattr(module, name).items()
-            ]
+            tensors = getattr(module, name).items()
+            rows = [{title: f"`{key}`", "datatype": kind, "shape": _shape(dims)} for key, (kind, dims) in tensors]
+            lines += ["", table(rows)]
     lines += ["", "## Types"]
     for name, schema in schemas.items():
-        lines += ["", f"### {name}", "", *_type_table(schema, schemas, getattr(module, name, None))]
+        lines += ["", f"### {name}", ""]
+        if schema.get("description"):
+            lines += [schema["description"].replace("\n\n", "<br>").replace("\n", " "), ""]
+        lines += _entries(
+            Entry(
+                field,
+                ", ".join(filter(None, (_type(shape, {}, schemas), _bounds(shape)))),
+                shape.get("description", ""),
+                "required" if field in schema.get("required", ()) else _json_default(shape),
+            )
+            for field, shape in schema["properties"].items()
+        )
     return "\n".join(lines) + "\n"
 
 
-def _exchange(operation: Mapping[str, Any], schemas: Mapping[str, Any]) -> str:
-    taken, given = _linked(_body(operation), schemas), _linked(_answer(operation), schemas)
-    lines = [", ".join(part for part in (taken and f"takes {taken}", given and f"gives {given}") if part)]
-    for each in operation.get("parameters", ()):
-        if each["in"] == "query" and each.get("description"):
-            default = _json_default(each["schema"])
-            bounds = ", ".join(part for part in (_bounds(each["schema"]), default) if part)
-            lines.append(f"`?{each['name']}=` {_cell(each['description'])}{f' ({bounds})' if bounds else ''}")
-    return "<br>".join(line for line in lines if line)
-
-
-def _summary(operation: Mapping[str, Any]) -> str:
+def _summary(operation: Schema) -> str:
     text = operation.get("description") or operation.get("summary") or ""
     return str(text).split("\n\n", maxsplit=1)[0].replace("\n", " ")
 
 
-def _body(operation: Mapping[str, Any]) -> str | None:
+def _exchange(operation: Schema, schemas: Schema) -> str:
+    """Types of request and response, and the parameters of the query."""
     content = operation.get("requestBody", {}).get("content", {})
-    return "files as multipart/form-data" if "multipart/form-data" in content else _reference(content)
-
-
-def _answer(operation: Mapping[str, Any]) -> str | None:
+    files = "multipart/form-data" in content
+    taken = "files as multipart/form-data" if files else _references(content, schemas)
     responses = operation.get("responses", {})
-    return _reference(
-        next((responses[status].get("content", {}) for status in ("200", "202") if status in responses), {})
-    )
+    success = next((responses[status] for status in ("200", "202") if status in responses), {})
+    given = _references(success.get("content", {}), schemas)
+    lines = [", ".join(filter(None, (taken and f"takes {taken}", given and f"gives {given}")))]
+    for each in operation.get("parameters", ()):
+        if each["in"] == "query" and each.get("description"):
+            bounds = ", ".join(filter(None, (_bounds(each["schema"]), _json_default(each["schema"]))))
+            lines.append(f"`?{each['name']}=` {_cell(each['description'])}{f' ({bounds})' if bounds else ''}")
+    return "<br>".join(filter(None, lines))
 
 
-def _reference(content: Mapping[str, Any]) -> str | None:
+def _references(content: Schema, schemas: Schema) -> str:
+    """Names of the types of a body, linked if they are on the page."""
     schema = (content.get("application/json") or content.get("text/event-stream", {})).get("schema", {})
-    found = [each["$ref"].rsplit("/", 1)[-1] for each in (schema, *schema.get("anyOf", ())) if "$ref" in each]
-    return ", ".join(found) or None
+    return ", ".join(_named(each["$ref"], schemas) for each in (schema, *schema.get("anyOf", ())) if "$ref" in each)
+
+
+def _named(reference: str, schemas: Schema) -> str:
+    name = reference.rsplit("/", 1)[-1]
+    return f"[{name}](#{name.lower()})" if name in schemas else name
 
 
 _FOREIGN = re.compile(r"HTTPValidationError|ValidationError|Infer.*|List.*|Metadata.*|Model.*|Request.*|Server.*")
 """KServe's types, which its documentation describes."""
 
 
-def _schemas(module: types.ModuleType, description: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def _schemas(module: ModuleType, description: Schema) -> dict[str, dict[str, Any]]:
     """Name → type: those of the module, then those that only the description has."""
-    from pydantic import BaseModel
-    from pydantic.json_schema import models_json_schema
-
     kinds = [
         kind
         for kind in vars(module).values()
         if inspect.isclass(kind) and issubclass(kind, BaseModel) and kind.__module__ == module.__name__
     ]
     _, own = models_json_schema([(kind, "validation") for kind in kinds])
-    found = {name: schema for name, schema in own["$defs"].items() if "properties" in schema}
-    for name, schema in description.get("components", {}).get("schemas", {}).items():
-        if "properties" in schema and not _FOREIGN.fullmatch(name):
-            found.setdefault(name, schema)
-    order = [kind.__name__ for kind in kinds]
-    return dict(sorted(found.items(), key=lambda item: order.index(item[0]) if item[0] in order else len(order)))
+    others = description.get("components", {}).get("schemas", {})
+    found = {name: schema for name, schema in others.items() if not _FOREIGN.fullmatch(name)} | own["$defs"]
+    order = {kind.__name__: place for place, kind in enumerate(kinds)}
+    ordered = sorted(found, key=lambda name: order.get(name, len(order)))
+    return {name: found[name] for name in ordered if "properties" in found[name]}
 
 
-def _type_table(schema: Mapping[str, Any], schemas: Mapping[str, Any], kind: type | None) -> list[str]:
-    told = attribute_docs(kind) if kind is not None else {}
-    lines = []
-    if schema.get("description"):
-        lines += [str(schema["description"]).replace("\n\n", "<br>").replace("\n", " "), ""]
-    required = set(schema.get("required", ()))
-    lines += _entries(
-        Entry(
-            name,
-            ", ".join(part for part in (_type(shape, {}, schemas), _bounds(shape)) if part),
-            shape.get("description") or told.get(name, ""),
-            "required" if name in required else _json_default(shape),
-        )
-        for name, shape in schema["properties"].items()
-    )
-    return lines
-
-
-def _json_default(shape: Mapping[str, Any]) -> str:
+def _json_default(shape: Schema) -> str:
     value = shape.get("default")
     return "" if value is None else f"default `{json.dumps(value)}`"
-
-
-def _linked(name: str | None, schemas: Mapping[str, Any]) -> str:
-    if not name:
-        return ""
-    return ", ".join(
-        " … ".join(f"[{part}](#{part.lower()})" if part in schemas else part for part in each.split(" … "))
-        for each in name.split(", ")
-    )
 
 
 # ── tensors ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -487,9 +427,12 @@ def tensors_page() -> str:
     """The tensors of the Triton models."""
     from predictor.servers.triton import LAYOUTS
 
-    lines = ["# Triton models", "", "Embedder and predictor are models on Triton servers, with the tensors of their "
-             "`config.pbtxt`; `STRING` is `BYTES` on the wire."]  # fmt: skip
-    for room, what in (
+    parts = [
+        "# Triton models",
+        "Embedder and predictor are models on Triton servers, with the tensors of their `config.pbtxt`; `STRING` is "
+        "`BYTES` on the wire.",
+    ]
+    for room, about in (
         ("embedder", "One text per row. [The embedder's page](../rooms/embedder/README.md) explains them."),
         (
             "predictor",
@@ -497,38 +440,38 @@ def tensors_page() -> str:
             "`generate_stream` and gRPC streams. More: [the predictor's page](../rooms/predictor/README.md).",
         ),
     ):
-        lines += ["", f"## {room}", "", what]
+        parts += [f"## {room}", about]
         for config in sorted((ROOT / room / "model_repository").glob("*/config.pbtxt")):
-            text = config.read_text(encoding="utf-8")
-            taken, given = text.split("output [", 1)
-            lines += ["", f"### {config.parent.name}"]
-            for title, part in (("in", taken), ("out", given)):
-                lines += ["", f"| {title} | datatype | shape | |", "|---|---|---|---|"]
-                lines += [
-                    f"| `{found['name']}` | {found['type']} | {_shape(_dims(found['dims']))} | "
-                    f"{'optional' if found['optional'] else ''} |"
-                    for found in _TENSOR.finditer(part)
+            parts.append(f"### {config.parent.name}")
+            for title, tensors in zip(
+                ("in", "out"), config.read_text(encoding="utf-8").split("output [", 1), strict=True
+            ):
+                rows = [
+                    {
+                        title: f"`{found['name']}`",
+                        "datatype": found["type"],
+                        "shape": _shape([int(each) for each in found["dims"].split(",") if each.strip()]),
+                        "": "optional" if found["optional"] else "",
+                    }
+                    for found in _TENSOR.finditer(tensors)
                 ]
-    lines += [
-        "",
+                parts.append(table(rows))
+    facts = {
+        "model": [f"`{each.model}`" for each in LAYOUTS.values()],
+        "streams": ["yes" if each.decoupled else "no" for each in LAYOUTS.values()],
+    }
+    for field in next(iter(LAYOUTS.values())).inputs:
+        facts[field] = [", ".join(f"`{name}`" for name in one.inputs.get(field, ())) or "–" for one in LAYOUTS.values()]
+    rows = [
+        {"": fact, **dict(zip((f"`{name}`" for name in LAYOUTS), cells, strict=True))} for fact, cells in facts.items()
+    ]
+    parts += [
         "## Layouts",
-        "",
         "The parameters that the transformer sends to each kind of LLM server (`TRANSFORMER_PREDICTOR_LAYOUT`), by "
         "their names there. If versions differ, the newest is first. `openai` and `openai_chat` have OpenAI's names.",
-        "",
-        "| | " + " | ".join(f"`{name}`" for name in LAYOUTS) + " |",
-        "|---|" + "---|" * len(LAYOUTS),
-        "| model | " + " | ".join(f"`{each.model}`" for each in LAYOUTS.values()) + " |",
-        "| streams | " + " | ".join("yes" if each.decoupled else "no" for each in LAYOUTS.values()) + " |",
+        table(rows),
     ]
-    for field in next(iter(LAYOUTS.values())).inputs:
-        names = (", ".join(f"`{name}`" for name in each.inputs.get(field, ())) or "–" for each in LAYOUTS.values())
-        lines.append(f"| {field} | " + " | ".join(names) + " |")
-    return "\n".join(lines) + "\n"
-
-
-def _dims(text: str) -> list[int]:
-    return [int(each) for each in text.split(",") if each.strip()]
+    return "\n\n".join(parts) + "\n"
 
 
 def _shape(dims: Sequence[int]) -> str:
@@ -538,16 +481,11 @@ def _shape(dims: Sequence[int]) -> str:
 # ── types in words ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _type(
-    shape: Mapping[str, Any], root: Mapping[str, Any], schemas: Mapping[str, Any] = types.MappingProxyType({})
-) -> str:
-    """A JSON schema in a few words."""
+def _type(shape: Schema, root: Schema, schemas: Schema | None = None) -> str:
+    """A JSON schema in a few words. Definitions of `root` are described in place, types of `schemas` are linked."""
     if "$ref" in shape:
-        name = shape["$ref"].rsplit("/", 1)[-1]
-        if name in schemas:
-            return f"[{name}](#{name.lower()})"
-        inner = root.get("$defs", {}).get(name, {})
-        return _type(inner, root, schemas) if inner else name
+        inner = root.get("$defs", {}).get(shape["$ref"].rsplit("/", 1)[-1])
+        return _type(inner, root) if inner else _named(shape["$ref"], schemas or {})
     if "enum" in shape:
         return ", ".join(f"`{each}`" for each in shape["enum"])
     if "const" in shape:
@@ -565,26 +503,23 @@ def _type(
     return formats.get(shape.get("format", ""), names.get(kind, str(kind)))
 
 
-def _bounds(shape: Mapping[str, Any]) -> str:
-    parts = [shape, *(each for key in ("anyOf", "allOf") for each in shape.get(key, ()))]
-    merged: dict[str, Any] = {}
-    for part in parts:
-        merged.update(part)
-    # `ge` and `le`: as pydantic names bounds that stand behind a validator of ours.
+def _bounds(shape: Schema) -> str:
+    merged = dict(shape)
+    for part in (*shape.get("anyOf", ()), *shape.get("allOf", ())):
+        merged |= part
+    # `ge` and `le`: pydantic's names of bounds behind a validator of ours.
     low = merged.get("minimum", merged.get("exclusiveMinimum", merged.get("ge")))
     high = merged.get("maximum", merged.get("exclusiveMaximum", merged.get("le")))
-    over = "above " if "exclusiveMinimum" in merged else ""
+    above = "above " if "exclusiveMinimum" in merged else ""
     if low is not None and high is not None:
-        return f"{over}{_number(low)} … {_number(high)}"
+        return f"{above}{_number(low)} … {_number(high)}"
     if low is not None:
-        return f"{over}{_number(low)}" + ("" if over else " or more")
+        return f"{above}{_number(low)}" + ("" if above else " or more")
     if high is not None:
         return f"{_number(high)} at most"
     if "maxItems" in merged:
         return f"at most {merged['maxItems']}"
-    if "maxLength" in merged:
-        return f"at most {merged['maxLength']:,} characters"
-    return ""
+    return f"at most {merged['maxLength']:,} characters" if "maxLength" in merged else ""
 
 
 def _number(value: float) -> str:
@@ -593,45 +528,14 @@ def _number(value: float) -> str:
     return f"{value:,}" if isinstance(value, int) and value >= 10_000 else f"{value:g}"
 
 
-def _annotated(hint: Any) -> str:
-    if typing.get_origin(hint) is typing.Literal:
-        return ", ".join(f"`{each}`" for each in typing.get_args(hint))
-    inner = [each for each in typing.get_args(hint) if each is not type(None)] or [hint]
-    return {int: "whole number", str: "text", Path: "path", float: "number", bool: "true, false"}.get(inner[0], "text")
-
-
-def attribute_docs(kind: type) -> dict[str, str]:
-    """The docstrings of a class's fields, inherited ones included, each on one line."""
-    told: dict[str, str] = {}
-    for base in reversed(kind.__mro__):
-        if base.__module__.split(".", 1)[0] in ("builtins", "pydantic", "pydantic_settings"):
-            continue
-        body = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0]
-        for field, text in itertools.pairwise(getattr(body, "body", [])):
-            if (
-                isinstance(field, ast.AnnAssign)
-                and isinstance(field.target, ast.Name)
-                and isinstance(text, ast.Expr)
-                and isinstance(text.value, ast.Constant)
-            ):
-                told[field.target.id] = " ".join(inspect.cleandoc(str(text.value.value)).split())
-    return told
-
-
-def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")
-
-
 PAGES: Mapping[str, Callable[[], str]] = {
     "reference/settings.md": settings_page,
     "reference/cli.md": cli_page,
-    "reference/transformer.md": functools.partial(api_page, "transformer"),
-    "reference/vectorstore.md": functools.partial(api_page, "vectorstore"),
-    "reference/ingest.md": functools.partial(api_page, "ingest"),
     "reference/tensors.md": tensors_page,
+    **{f"reference/{service}.md": functools.partial(api_page, service) for service in API},
     **{
         f"reference/{service}.openapi.json": lambda service=service: json.dumps(described(service), indent=1)  # type: ignore[misc]
-        for service in SERVICES
+        for service in API
     },
 }
 """Path in the site → its generator."""

@@ -34,13 +34,13 @@ def make(documents: Iterable[tuple[str, str]], *, count: int, seed: int) -> Data
     Raises:
         EvaluationError: no document has a sentence with six content words.
     """
-    made = {document: question for document, text in documents if (question := _question(document, text, seed))}
-    if not made:
+    texts = {document: question for document, text in documents if (question := _question(document, text, seed))}
+    if not texts:
         raise EvaluationError("No document has a sentence long enough for a question. Give --questions.")
     draw = random.Random(seed)  # noqa: S311 - a sample, no secret
-    chosen = draw.sample(sorted(made), min(count, len(made)))
+    chosen = draw.sample(sorted(texts), min(count, len(texts)))
     questions = tuple(
-        Question(id=document, text=made[document], relevant={document: 1}, answerable=True)
+        Question(id=document, text=texts[document], relevant={document: 1}, answerable=True)
         for document in sorted(chosen)
     )
     content = "\0".join(f"{question.id}\0{question.text}" for question in questions)

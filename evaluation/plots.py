@@ -34,16 +34,12 @@ def _rankings(results: Results) -> Any:
         modes = [mode for mode in MODES if any(mode in found.rows for found in results.sets.values())]
         width = 0.8 / max(1, len(modes))
         for place, mode in enumerate(modes):
-            at, heights, below, above = [], [], [], []
-            for number, found in enumerate(results.sets.values()):
-                if mode in found.rows:
-                    row = found.rows[mode]
-                    mean = row.means["nDCG@10"]
-                    at.append(number + (place - (len(modes) - 1) / 2) * width)
-                    heights.append(mean)
-                    below.append(max(0.0, mean - row.low))
-                    above.append(max(0.0, row.high - mean))
-            axes.bar(at, heights, width * 0.95, label=mode, yerr=(below, above), error_kw={"lw": 0.8, "ecolor": "#444"})
+            found = [(number, one.rows[mode]) for number, one in enumerate(results.sets.values()) if mode in one.rows]
+            at = [number + (place - (len(modes) - 1) / 2) * width for number, _ in found]
+            means = [row.means["nDCG@10"] for _, row in found]
+            below = [max(0.0, row.means["nDCG@10"] - row.low) for _, row in found]
+            above = [max(0.0, row.high - row.means["nDCG@10"]) for _, row in found]
+            axes.bar(at, means, width * 0.95, label=mode, yerr=(below, above), error_kw={"lw": 0.8, "ecolor": "#444"})
         axes.set_xticks(range(len(results.sets)), list(results.sets))
         axes.set_ylabel("nDCG@10")
         axes.set_ylim(0, 1)
@@ -61,8 +57,7 @@ def _refusals(results: Results) -> Any:
                     dashed = "-" if label == ANSWERABILITY else ":"
                     left.plot(signal.coverage, signal.risk, dashed, lw=1.2, label=f"{name}, {label}")
             if found.answers is not None:
-                answers = found.answers
-                right.plot(answers.coverage, answers.risk, lw=1.2, label=name)
+                right.plot(found.answers.coverage, found.answers.risk, lw=1.2, label=name)
         left.set_title("Risk: the question has no answer", fontsize=9)
         right.set_title("Risk: the answer is not right", fontsize=9)
         for axes in (left, right):

@@ -1,6 +1,6 @@
-"""Writes a folder in the Hugging Face layout of BAAI/bge-m3: the same architecture, small and with random weights.
+"""Writes a folder in the Hugging Face layout of BAAI/bge-m3: the same architecture with random weights.
 
-As a program it writes the folder that the tests of the embedder room read, with what FlagEmbedding makes of its texts:
+As a program it writes the folder that the embedder's tests read, with FlagEmbedding's embeddings of its texts:
 `python tests/with_torch/tiny_bge_m3.py tests/embedder/tiny_bge_m3`.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -28,12 +29,15 @@ _CORPUS = [
 ]
 
 
-def write_tokenizer(folder: Path) -> int:
-    """A unigram tokenizer with XLM-RoBERTa's special tokens and their ids. Returns the size of its vocabulary."""
+def write_tokenizer(folder: Path, words: Sequence[str] = (), max_tokens: int = MAX_TOKENS) -> int:
+    """A unigram tokenizer of these words, or of the corpus, with XLM-RoBERTa's special tokens and their ids.
+
+    Returns the size of its vocabulary.
+    """
     special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
-    words = sorted({f"▁{word}" for text in _CORPUS for word in text.split()})
-    characters = sorted({character for word in words for character in word})
-    scores = [(token, 0.0) for token in special] + [(word, -5.0) for word in words]
+    pieces = [f"▁{word}" for word in words] or sorted({f"▁{word}" for text in _CORPUS for word in text.split()})
+    characters = [] if words else sorted({character for piece in pieces for character in piece})
+    scores = [(token, 0.0) for token in special] + [(piece, -5.0) for piece in pieces]
     tokenizer = Tokenizer(models.Unigram(scores + [(character, -9.0) for character in characters], unk_id=3))
     tokenizer.add_special_tokens(special)
     tokenizer.normalizer = normalizers.NFKC()
@@ -47,7 +51,7 @@ def write_tokenizer(folder: Path) -> int:
     names = {"bos": "<s>", "eos": "</s>", "cls": "<s>", "sep": "</s>", "pad": "<pad>", "unk": "<unk>", "mask": "<mask>"}
     described = {f"{name}_token": token for name, token in names.items()}
     (folder / "tokenizer_config.json").write_text(
-        json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": MAX_TOKENS, **described})
+        json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": max_tokens, **described})
     )
     (folder / "special_tokens_map.json").write_text(json.dumps(described))
     return tokenizer.get_vocab_size()
@@ -61,16 +65,22 @@ def write_weights(
     dtype: torch.dtype = torch.float32,
     hidden: int = HIDDEN,
     layers: int = 4,
+    heads: int = 4,
+    max_tokens: int = MAX_TOKENS,
+    noise: float = 0.15,
 ) -> None:
-    """config.json, the encoder as `name` (pytorch_model.bin or model.safetensors) and both heads."""
+    """config.json, the encoder as `name` (pytorch_model.bin or model.safetensors) and both heads.
+
+    Fresh weights of a small network are so near zero that all tokens come out alike: `noise` is added to them.
+    """
     torch.manual_seed(7)
     config = XLMRobertaConfig(
         vocab_size=vocabulary,
         hidden_size=hidden,
         num_hidden_layers=layers,
-        num_attention_heads=4,
+        num_attention_heads=heads,
         intermediate_size=4 * hidden,
-        max_position_embeddings=MAX_TOKENS + 2,
+        max_position_embeddings=max_tokens + 2,
         type_vocab_size=1,
         layer_norm_eps=1e-5,
         pad_token_id=1,
@@ -80,8 +90,7 @@ def write_weights(
     model = XLMRobertaModel(config).eval()
     with torch.no_grad():
         for parameter in model.parameters():
-            # Fresh weights are so small, and biases zero, that every token would come out alike.
-            parameter.add_(torch.randn_like(parameter) * 0.15)
+            parameter.add_(torch.randn_like(parameter) * noise)
     state = {key: tensor.to(dtype).contiguous() for key, tensor in model.state_dict().items()}
     config.architectures = ["XLMRobertaModel"]
     config.save_pretrained(folder)

@@ -15,10 +15,8 @@ weights.
 
 from __future__ import annotations
 
-import argparse
 import gc
 import io
-import json
 import random
 import tempfile
 import time
@@ -33,10 +31,8 @@ import openvino as ov
 import torch
 from FlagEmbedding import BGEM3FlagModel
 from openvino import opset13 as ops
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
-from transformers import XLMRobertaConfig, XLMRobertaModel
 
-from benchmarks.document import machine, record
+from benchmarks.document import Options
 from embedder.agreement import agreement
 from embedder.encoders.bge_m3 import BgeM3Encoder
 from embedder.encoders.engine import computes_bfloat16, usable_cpus
@@ -44,11 +40,15 @@ from embedder.encoders.linear import Storage, quantized
 from embedder.export import export
 from embedder.settings import Arithmetic, EncoderSettings
 from embedder.wire import Embeddings, SparseVector
+from evaluation.markdown import table
+from tests.with_torch.tiny_bge_m3 import write_tokenizer, write_weights
 
 TITLE = "BGE-M3 on the CPU"
-LAYERS, HIDDEN, INNER, HEADS, VOCABULARY, POSITIONS = 24, 1024, 4096, 16, 250_002, 8194
+LIBRARIES = ("openvino", "torch", "FlagEmbedding", "transformers")
+LAYERS, HIDDEN, INNER, HEADS, VOCABULARY, MAX_TOKENS = 24, 1024, 4096, 16, 250_002, 8192
 TEXTS, SHORTEST, LONGEST = 48, 8, 432
 BATCH_SIZES = (4, 16)
+ROUNDS = 2
 GEMM_ROWS = 512
 GEMM_S = 2.0
 
@@ -80,47 +80,6 @@ class Side:
     exported_mb: float = 0
 
 
-def write_folder(folder: Path, layers: int = LAYERS) -> None:
-    """Write random weights with a fixed seed in the Hugging Face layout of BAAI/bge-m3."""
-    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
-    pieces = [(token, 0.0) for token in special]
-    pieces += [(f"▁w{number}", -5.0) for number in range(VOCABULARY - len(special))]
-    tokenizer = Tokenizer(models.Unigram(pieces, unk_id=3))
-    tokenizer.add_special_tokens(special)
-    tokenizer.normalizer = normalizers.NFKC()
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
-    tokenizer.decoder = decoders.Metaspace()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
-    )
-    tokenizer.save(str(folder / "tokenizer.json"))
-    names = {"bos": "<s>", "eos": "</s>", "cls": "<s>", "sep": "</s>", "pad": "<pad>", "unk": "<unk>", "mask": "<mask>"}
-    described = {f"{name}_token": token for name, token in names.items()}
-    (folder / "tokenizer_config.json").write_text(
-        json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": POSITIONS - 2, **described})
-    )
-    (folder / "special_tokens_map.json").write_text(json.dumps(described))
-    config = XLMRobertaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=HIDDEN,
-        num_hidden_layers=layers,
-        num_attention_heads=HEADS,
-        intermediate_size=INNER,
-        max_position_embeddings=POSITIONS,
-        type_vocab_size=1,
-        layer_norm_eps=1e-5,
-        pad_token_id=1,
-        bos_token_id=0,
-        eos_token_id=2,
-        architectures=["XLMRobertaModel"],
-    )
-    config.save_pretrained(folder)
-    torch.manual_seed(7)
-    torch.save(XLMRobertaModel(config).state_dict(), folder / "pytorch_model.bin")
-    for head, outputs in (("sparse_linear.pt", 1), ("colbert_linear.pt", HIDDEN)):
-        torch.save(torch.nn.Linear(HIDDEN, outputs).state_dict(), folder / head)
-
-
 def make_texts() -> tuple[list[str], list[int]]:
     """Texts of one-token words, and their lengths in tokens with special tokens."""
     chance = random.Random(3)
@@ -128,7 +87,7 @@ def make_texts() -> tuple[list[str], list[int]]:
     return [" ".join(f"w{chance.randrange(VOCABULARY - 5)}" for _ in range(length - 2)) for length in lengths], lengths
 
 
-def operations(lengths: Sequence[int], layers: int = LAYERS) -> float:
+def operations(lengths: Sequence[int], layers: int) -> float:
     """Multiplications and additions of linear maps and attention for texts of these lengths."""
     tokens, pairs = sum(lengths), sum(length * length for length in lengths)
     linear_maps = 4 * HIDDEN * HIDDEN + 2 * HIDDEN * INNER
@@ -174,78 +133,92 @@ def gemm(arithmetic: Arithmetic) -> Callable[[], None]:
     return lambda: request.infer([rows], share_inputs=True, share_outputs=True)
 
 
-def measure(rounds: int = 2, layers: int = LAYERS) -> list[str]:
-    """The tables, as lines of Markdown."""
+def measure(options: Options) -> list[str]:
+    """The tables."""
+    rounds, layers = (1, 1) if options.quick else (ROUNDS, LAYERS)
     torch.set_num_threads(usable_cpus())
     texts, lengths = make_texts()
     precisions: list[Storage] = ["f32", "bf16", "int8"] if computes_bfloat16() else ["f32", "int8"]
     with tempfile.TemporaryDirectory() as temporary:
         source = Path(temporary) / "bge-m3"
         source.mkdir()
-        write_folder(source, layers)
+        vocabulary = write_tokenizer(source, [f"w{number}" for number in range(VOCABULARY - 5)], MAX_TOKENS)
+        sizes = {"hidden": HIDDEN, "heads": HEADS, "layers": layers, "max_tokens": MAX_TOKENS}
+        write_weights(source, "pytorch_model.bin", vocabulary=vocabulary, noise=0, **sizes)
         flag = BGEM3FlagModel(str(source), use_fp16=False, devices="cpu")
 
         def encode(batch_size: int) -> Embeddings:
             with redirect_stderr(io.StringIO()):  # hide its progress bars
-                made = flag.encode(
+                found = flag.encode(
                     texts,
                     batch_size=batch_size,
-                    max_length=POSITIONS - 2,
+                    max_length=MAX_TOKENS,
                     return_dense=True,
                     return_sparse=True,
                     return_colbert_vecs=True,
                 )
-            return _as_ours(made, lengths)
+            return _as_ours(found, lengths)
 
-        sizes = {size: Rate() for size in BATCH_SIZES}
-        for size, rate in sizes.items():
+        rates = {size: Rate() for size in BATCH_SIZES}
+        for size, rate in rates.items():
             with rate.turn():
                 reference = encode(size)
-        batch_size = min(sizes, key=lambda size: sizes[size].seconds)
+        batch_size = min(rates, key=lambda size: rates[size].seconds)
         sides = {precision: Side() for precision in precisions}
-        made = {}
+        embedded = {}
         for precision, side in sides.items():
-            made[precision] = _take_turns(source, precision, side, texts, lambda: encode(batch_size), rounds)
+            embedded[precision] = _take_turns(source, precision, side, texts, lambda: encode(batch_size), rounds)
         source_mb = _size_mb(source)
-    best = Rate(
-        min([sizes[batch_size].seconds, *(side.theirs.seconds for side in sides.values())]),
-        min([sizes[batch_size].processor_s, *(side.theirs.processor_s for side in sides.values())]),
-    )
+    turns = [rates[batch_size], *(side.theirs for side in sides.values())]
+    theirs = Rate(min(rate.seconds for rate in turns), min(rate.processor_s for rate in turns))
     tokens = sum(lengths)
     per_token = operations(lengths, layers) / tokens
-    lines = [
+    speeds, agreements, starts = [], [], []
+    largest = max(float(vector.weights.max(initial=0)) for vector in reference.sparse or ())
+    for precision, side in sides.items():
+        name = _NAMES[precision]
+        rate, gemm_rate = tokens / side.ours.processor_s, GEMM_OPERATIONS / side.gemm.processor_s
+        speeds.append(
+            {
+                "": name,
+                "tokens/s": f"{tokens / side.ours.seconds:.0f}",
+                "ratio, in turns": f"{side.theirs.seconds / side.ours.seconds:.1f}",
+                "tokens per processor s": f"{rate:.0f}",
+                "ratio": f"{side.theirs.processor_s / side.ours.processor_s:.1f}",
+                "GEMM, GFLOP per processor s": f"{gemm_rate / 1e9:.0f}",
+                "share of it": f"{rate * per_token / gemm_rate:.0%}",
+            }
+        )
+        near = agreement(embedded[precision], reference)
+        agreements.append(
+            {
+                "": name,
+                "cosine of dense": f"{near.dense:.6f}",
+                "of multi-vectors": f"{near.multi_vectors:.6f}",
+                "largest difference of a sparse weight, of at most": (
+                    f"{_sparse_difference(embedded[precision], reference):.4f}, {largest:.3f}"
+                ),
+            }
+        )
+        for kind, start_s, size_mb in (
+            ("Hugging Face folder", side.start_s, source_mb),
+            ("exported", side.exported_start_s, side.exported_mb),
+        ):
+            starts.append({"": f"{name}, {kind}", "start, s": f"{start_s:.1f}", "size, MB": f"{size_mb:,.0f}"})
+    speeds.append(
+        {
+            "": "FlagEmbedding, fp32",
+            "tokens/s": f"{tokens / theirs.seconds:.0f}",
+            "tokens per processor s": f"{tokens / theirs.processor_s:.0f}",
+        }
+    )
+    return [
         f"{TEXTS} texts, {tokens:,} tokens, {per_token / 1e6:.0f} million operations per token; FlagEmbedding in "
         f"batches of {batch_size}; {usable_cpus()} threads each.",
-        "",
-        "| | tokens/s | ratio, in turns | tokens per processor s | ratio | GEMM, GFLOP per processor s | share of it |",
-        "|---|---|---|---|---|---|---|",
-        f"| FlagEmbedding, fp32 | {tokens / best.seconds:.0f} | | {tokens / best.processor_s:.0f} | | | |",
+        table(speeds),
+        table(agreements),
+        table(starts),
     ]
-    for precision, side in sides.items():
-        rate, gemm_rate = tokens / side.ours.processor_s, GEMM_OPERATIONS / side.gemm.processor_s
-        lines.append(
-            f"| {_NAMES[precision]} | {tokens / side.ours.seconds:.0f} | "
-            f"{side.theirs.seconds / side.ours.seconds:.1f} | {rate:.0f} | "
-            f"{side.theirs.processor_s / side.ours.processor_s:.1f} | {gemm_rate / 1e9:.0f} | "
-            f"{rate * per_token / gemm_rate:.0%} |"
-        )
-    lines += [
-        "",
-        "| | cosine of dense | of multi-vectors | largest difference of a sparse weight, of at most |",
-        "|---|---|---|---|",
-    ]
-    largest = max(float(vector.weights.max(initial=0)) for vector in reference.sparse or ())
-    for precision, embeddings in made.items():
-        near = agreement(embeddings, reference)
-        lines.append(
-            f"| {_NAMES[precision]} | {near.dense:.6f} | {near.multi_vectors:.6f} | "
-            f"{_sparse_difference(embeddings, reference):.4f}, {largest:.3f} |"
-        )
-    lines += ["", "| | start, s | size, MB |", "|---|---|---|"]
-    for precision, side in sides.items():
-        lines.append(f"| {_NAMES[precision]}, Hugging Face folder | {side.start_s:.1f} | {source_mb:,.0f} |")
-        lines.append(f"| {_NAMES[precision]}, exported | {side.exported_start_s:.1f} | {side.exported_mb:,.0f} |")
-    return lines
 
 
 _NAMES: dict[Storage, str] = {"f32": "fp32", "bf16": "bf16", "int8": "int8"}
@@ -272,23 +245,23 @@ def _take_turns(
     began = time.perf_counter()
     encoder = BgeM3Encoder(target, settings)
     side.exported_start_s = time.perf_counter() - began
-    encoder.encode(texts)  # every shape's kernels are made at its first use
+    encoder.encode(texts)  # OpenVINO makes kernels for each shape at its first use
     multiply = gemm(precision)
     for _ in range(rounds):
         with side.theirs.turn():
             encode()
         with side.ours.turn():
-            made = encoder.encode(texts, sparse=True, multi_vectors=True)
+            embeddings = encoder.encode(texts, sparse=True, multi_vectors=True)
         until = time.perf_counter() + GEMM_S
         while time.perf_counter() < until:
             with side.gemm.turn():
                 multiply()
-    return made
+    return embeddings
 
 
-def _as_ours(made: dict[str, Any], lengths: Sequence[int]) -> Embeddings:
+def _as_ours(found: dict[str, Any], lengths: Sequence[int]) -> Embeddings:
     sparse = []
-    for weights in made["lexical_weights"]:
+    for weights in found["lexical_weights"]:
         known = sorted((int(token), float(weight)) for token, weight in weights.items())
         sparse.append(
             SparseVector(
@@ -296,12 +269,12 @@ def _as_ours(made: dict[str, Any], lengths: Sequence[int]) -> Embeddings:
             )
         )
     return Embeddings(
-        made["dense_vecs"],
+        found["dense_vecs"],
         np.array(lengths, np.int32),
         np.zeros(len(lengths), np.bool_),
         "FlagEmbedding",
         tuple(sparse),
-        tuple(made["colbert_vecs"]),
+        tuple(found["colbert_vecs"]),
     )
 
 
@@ -315,26 +288,3 @@ def _sparse_difference(ours: Embeddings, reference: Embeddings) -> float:
 
 def _size_mb(folder: Path) -> float:
     return sum(path.stat().st_size for path in folder.iterdir()) / 1e6
-
-
-def main() -> None:
-    """Print the tables; optionally write them to docs/benchmarks.md."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.embedder_rate",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--write", action="store_true", help="record in docs/benchmarks.md")
-    parser.add_argument("--rounds", type=int, default=2, help="turns of each side (default: 2)")
-    parser.add_argument("--layers", type=int, default=LAYERS, help="fewer, for a quick look (default: 24)")
-    arguments = parser.parse_args()
-    lines = measure(arguments.rounds, arguments.layers)
-    measured_on = machine(["openvino", "torch", "FlagEmbedding", "transformers"])
-    section = f"{(__doc__ or '').strip()}\n\n{measured_on}\n\n" + "\n".join(lines)
-    print(section)
-    if arguments.write:
-        record({TITLE: section})
-
-
-if __name__ == "__main__":
-    main()

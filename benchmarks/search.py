@@ -10,37 +10,38 @@ dimensions, learned sparse vectors, and 300 token vectors per chunk in 2 bits pe
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import json
 import os
 import random
 import re
 import resource
-import statistics
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
+from unittest.mock import patch
 
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks.document import WORDS, Options, documentation
+from benchmarks.processes import in_a_process
 from chassis.context import CallContext
 from embedder.client import EmbedderClient
 from embedder.wire import Embeddings, SparseVector
+from evaluation.markdown import table
 from vectorstore.service import VectorstoreService
 from vectorstore.versions import Chunk, Document, IndexRoot, Quantiser
 from vectorstore.wire import SearchInstance
 
-ROOT = Path(__file__).parent.parent
+TITLE = "Search at 100,000 chunks"
+KINDS = ("dense", "whole")
+BUILDING = "MiB of memory while building"
+SERVING = "MiB of memory while serving, mapped files that were read included"
 FINGERPRINT = "benchmark@sha256:0"
 TOKENS = 300
 """Token vectors per chunk in `whole`."""
 QUERY_TOKENS = 16
-WORDS = ("red", "green", "blue", "north", "south", "alpha", "beta", "gamma", "delta", "stone", "river", "field")
 
 
 class SyntheticEmbedder:
@@ -48,6 +49,11 @@ class SyntheticEmbedder:
 
     def __init__(self, dimension: int, *, whole: bool) -> None:
         self.dimension, self.whole = dimension, whole
+
+    @classmethod
+    def of(cls, kind: str) -> SyntheticEmbedder:
+        """The embedder of an index of this kind."""
+        return cls(1024, whole=True) if kind == "whole" else cls(384, whole=False)
 
     def near(self, topic: int, rng: np.random.Generator) -> npt.NDArray[np.float32]:
         """float32[dim] of length 1, at a cosine of about 0.7 with others of its topic and 0.25 with the rest."""
@@ -90,10 +96,9 @@ def hash_of(word: str) -> int:
 
 def passages() -> list[str]:
     """Paragraphs of the documentation, joined to about 900 characters each."""
-    pages = sorted([*ROOT.glob("*.md"), *ROOT.glob("*/README.md"), *ROOT.glob("docs/**/*.md")])
     joined: list[str] = []
-    for page in pages:
-        for paragraph in page.read_text(encoding="utf-8").split("\n\n"):
+    for page in documentation():
+        for paragraph in page.split("\n\n"):
             if joined and len(joined[-1]) + len(paragraph) < 900:
                 joined[-1] += "\n\n" + paragraph
             elif paragraph.strip():
@@ -164,75 +169,48 @@ SEARCHES: dict[str, dict[str, Any]] = {
 }
 
 
-def in_a_process(*arguments: str) -> dict[str, Any]:
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.search_rate", *arguments],
-        cwd=ROOT,
-        env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
-        check=True,
-        stdout=subprocess.PIPE,
-    )
-    answer: dict[str, Any] = json.loads(done.stdout)
-    return answer
+def building(kind: str, folder: str, count: int) -> dict[str, float]:
+    """Builds an index. Bytes per chunk of each of its parts, and MiB of memory."""
+    build(Path(folder), count, SyntheticEmbedder.of(kind))
+    (version,) = (path for path in (Path(folder) / "default").iterdir() if path.is_dir())
+    sizes: dict[str, float] = {}
+    for path in sorted(version.rglob("*")):
+        if path.is_file():
+            part = path.relative_to(version).parts[0]
+            sizes[part] = sizes.get(part, 0) + path.stat().st_size / count
+    return {**sizes, BUILDING: peak_mib()}
 
 
-def measure(count: int = 100_000) -> list[str]:
+def searching(kind: str, folder: str, queries: int) -> tuple[dict[str, list[float]], float]:
+    """Search → milliseconds of each query; and MiB of memory."""
+    encoder = SyntheticEmbedder.of(kind)
+    times = {name: asyncio.run(ask(Path(folder), encoder, queries, **fields)) for name, fields in SEARCHES.items()}
+    return times, peak_mib()
+
+
+def measure(options: Options) -> list[str]:
     """Tables of times, and of sizes."""
-    times = [
-        f"| {count:,} chunks, milliseconds | dense p50 | dense p90 | whole p50 | whole p90 |",
-        "|---|---|---|---|---|",
-    ]
-    sizes = ["| bytes per chunk | dense | whole |", "|---|---|---|"]
-    found: dict[str, dict[str, Any]] = {}
-    for kind in ("dense", "whole"):
-        with tempfile.TemporaryDirectory() as folder:
-            built = in_a_process("build", kind, folder, str(count))
-            asked = in_a_process("ask", kind, folder, str(count))
-        found[kind] = {**built, **asked}
+    count, queries = (2_000, 20) if options.quick else (100_000, 100)
+    times: dict[str, dict[str, list[float]]] = {}
+    sizes: dict[str, dict[str, float]] = {}
+    with patch.dict(os.environ, OPENBLAS_NUM_THREADS="1"):
+        for kind in KINDS:
+            with tempfile.TemporaryDirectory() as folder:
+                sizes[kind] = in_a_process(building, kind, folder, count)
+                times[kind], sizes[kind][SERVING] = in_a_process(searching, kind, folder, queries)
+    rows = []
     for search in SEARCHES:
-        row = " | ".join(f"{found[kind][search][key]:.1f}" for kind in found for key in ("p50", "p90"))
-        times.append(f"| {search} | {row} |")
-    for part in found["whole"]["bytes"]:
-        row = " | ".join(f"{found[kind]['bytes'].get(part, 0):,.0f}" for kind in found)
-        sizes.append(f"| {part} | {row} |")
-    for told, key in (("building", "build_mib"), ("serving, mapped files that were read included", "serve_mib")):
-        sizes.append(f"| MiB of memory while {told} | " + " | ".join(f"{found[k][key]:,.0f}" for k in found) + " |")
-    return [*times, "", *sizes]
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.search_rate", description=__doc__)
-    parser.add_argument("step", choices=("build", "ask", "measure"))
-    parser.add_argument("kind", nargs="?", choices=("dense", "whole"), default="dense")
-    parser.add_argument("folder", nargs="?", type=Path)
-    parser.add_argument("count", nargs="?", type=int, default=100_000)
-    arguments = parser.parse_args()
-    if arguments.step == "measure":
-        print("\n".join(measure(arguments.count)))
-        return
-    whole = arguments.kind == "whole"
-    encoder = SyntheticEmbedder(1024 if whole else 384, whole=whole)
-    answer: dict[str, Any] = {}
-    if arguments.step == "build":
-        build(arguments.folder, arguments.count, encoder)
-        (version,) = (path for path in (arguments.folder / "default").iterdir() if path.is_dir())
-        weights: dict[str, float] = {}
-        for path in version.rglob("*"):
-            if path.is_file():
-                part = path.relative_to(version).parts[0]
-                weights[part] = weights.get(part, 0) + path.stat().st_size / arguments.count
-        answer = {"bytes": dict(sorted(weights.items())), "build_mib": peak_mib()}
-    else:
-        for search, fields in SEARCHES.items():
-            times = sorted(asyncio.run(ask(arguments.folder, encoder, 100, **fields)))
-            answer[search] = {"p50": statistics.median(times), "p90": times[int(0.9 * len(times))]}
-        answer["serve_mib"] = peak_mib()
-    print(json.dumps(answer))
+        row = {f"{count:,} chunks, milliseconds": search}
+        for kind in KINDS:
+            row |= {f"{kind} p{share}": f"{np.percentile(times[kind][search], share):.1f}" for share in (50, 90)}
+        rows.append(row)
+    parts = [
+        {"bytes per chunk": part, **{kind: f"{sizes[kind].get(part, 0):,.0f}" for kind in KINDS}}
+        for part in sizes["whole"]
+    ]
+    return [table(rows), table(parts)]
 
 
 def peak_mib() -> float:
+    """Peak resident memory of this process."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
-if __name__ == "__main__":
-    main()
