@@ -11,11 +11,12 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
+    from chassis.context import CallContext
     from kserve_rag.local.graph import GraphState
     from kserve_rag.local.triton import TritonEnvironment
     from kserve_rag.settings import Settings
@@ -63,20 +64,16 @@ def graph_settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     from kserve_rag.settings import Settings
 
     shared = Settings()
-    return Settings(
-        home=tmp_path_factory.mktemp("kserve-rag"),
-        models_dir=shared.models,
-        envs_dir=shared.envs,
-        port=0,
-        grpc_port=0,
-        vectorstore_port=0,
-        embedder_port=0,
-        embedder_grpc_port=0,
-        predictor_port=0,
-        predictor_grpc_port=0,
-        ingest_port=0,
-        page_port=0,
-    )
+    ports: dict[str, Any] = {name: 0 for name in Settings.model_fields if name.endswith("port")}
+    return Settings(home=tmp_path_factory.mktemp("kserve-rag"), models_dir=shared.models, envs_dir=shared.envs, **ports)
+
+
+@pytest.fixture
+def ctx() -> CallContext:
+    """For calls that no deadline should end."""
+    from chassis.context import CallContext
+
+    return CallContext.start(60)
 
 
 @pytest.fixture(scope="session")

@@ -88,11 +88,6 @@ async def proxied(name: str, proxy: FaultyProxy, prompts: PromptFormat) -> Async
     await client.aclose()
 
 
-@pytest.fixture
-def ctx() -> CallContext:
-    return CallContext.start(60)
-
-
 async def collect(
     client: PredictorClient, request: GenerationRequest, ctx: CallContext | None = None
 ) -> list[GenerationChunk]:

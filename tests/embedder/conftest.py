@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from chassis.context import CallContext
 from embedder.client import EmbedderClient
 from kserve_rag.local.triton import TritonEnvironment, package_folder
 from tests.processes import triton
@@ -26,11 +25,6 @@ def bge_m3_url(triton_environment: TritonEnvironment, tmp_path_factory: pytest.T
     variables = {"EMBEDDER_MODEL_DIR": str(TINY_BGE_M3), "EMBEDDER_PRECISION": "f32"}
     with triton(triton_environment, repository, "bge_m3", run_dir, **variables) as server:
         yield server.url
-
-
-@pytest.fixture
-def ctx() -> CallContext:
-    return CallContext.start(60)
 
 
 @pytest_asyncio.fixture

@@ -2,8 +2,8 @@
 
 It answers with the request as JSON. An answer to a prompt with "aborts" ends as cancelled.
 
-Source: TensorRT-LLM 1.2 `tensorrt_llm/serve/openai_protocol.py` (fields and their types; nothing else is taken),
-`openai_server.py` (routes, errors) and `postprocess_handlers.py` (what a stream's events hold).
+Source: TensorRT-LLM 1.2 `tensorrt_llm/serve/openai_protocol.py` (the fields that we use, with their types; it refuses
+unknown ones), `openai_server.py` (routes, errors) and `postprocess_handlers.py` (events of a stream).
 """
 
 from __future__ import annotations
@@ -37,41 +37,19 @@ class CompletionRequest(BaseModel):
 
     model: str
     prompt: list[int] | list[list[int]] | str | list[str]
-    best_of: int | None = None
-    echo: bool | None = False
     frequency_penalty: float | None = 0.0
-    logit_bias: dict[str, float] | None = None
     logprobs: int | None = None
     max_tokens: int | None = None
-    n: int = 1
     presence_penalty: float | None = 0.0
     seed: int | None = None
     stop: str | list[str] | None = None
     stream: bool | None = False
     stream_options: StreamOptions | None = None
-    suffix: str | None = None
     temperature: float | None = None
     top_p: float | None = None
-    user: str | None = None
-    use_beam_search: bool = False
     top_k: int = 0
-    top_p_min: float = 0.0
-    min_p: float = 0.0
     repetition_penalty: float = 1.0
-    length_penalty: float = 1.0
-    early_stopping: bool = False
-    stop_token_ids: list[int] | None = None
-    include_stop_str_in_output: bool = False
-    ignore_eos: bool = False
-    min_tokens: int = 0
-    skip_special_tokens: bool = True
-    spaces_between_special_tokens: bool = True
-    truncate_prompt_tokens: int | None = None
-    return_context_logits: bool = False
-    detokenize: bool = True
     add_special_tokens: bool = True
-    response_format: dict[str, Any] | None = None
-    disaggregated_params: dict[str, Any] | None = None
 
     @model_validator(mode="before")
     @classmethod

@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from chassis.context import CallContext
 from predictor.client import PredictorClient
 from tests.processes import Triton
 
@@ -13,11 +12,6 @@ from tests.processes import Triton
 @pytest.fixture(scope="session")
 def predictor_url(predictor_server: Triton) -> str:
     return predictor_server.url
-
-
-@pytest.fixture
-def ctx() -> CallContext:
-    return CallContext.start(60)
 
 
 @pytest_asyncio.fixture

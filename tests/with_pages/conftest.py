@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import httpx
 import pytest
@@ -45,16 +45,6 @@ class PeopleGraph:
     index_version: str
     settings: Settings
     state: GraphState
-
-
-@pytest.fixture(scope="session")
-def graph_settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    """A home and free ports. Models and the Triton environment are those of the user's home: built once."""
-    from kserve_rag.settings import Settings
-
-    shared = Settings()
-    ports: dict[str, Any] = {name: 0 for name in Settings.model_fields if name.endswith("port")}
-    return Settings(home=tmp_path_factory.mktemp("kserve-rag"), models_dir=shared.models, envs_dir=shared.envs, **ports)
 
 
 @pytest.fixture(scope="session")

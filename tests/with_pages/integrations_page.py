@@ -10,7 +10,12 @@ import runpy
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.with_pages.conftest import PeopleGraph
 
 PAGE = Path(__file__).parents[2] / "docs" / "integrations.md"
 ADDRESS = "http://127.0.0.1:8080"
@@ -35,6 +40,17 @@ def run_section(section: str, url: str, folder: Path) -> Iterator[dict[str, Any]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)
         gc.collect()
+
+
+def section_fixture(section: str) -> Any:
+    """A fixture of a module: the variables that the code blocks of a section define."""
+
+    @pytest.fixture(scope="module")
+    def shown(graph: PeopleGraph, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+        with run_section(section, graph.transformer_url, tmp_path_factory.mktemp("section")) as defined:
+            yield defined
+
+    return shown
 
 
 def settings(section: str) -> list[dict[str, Any]]:

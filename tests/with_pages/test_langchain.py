@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
 
-from tests.with_pages.integrations_page import run_section
+from tests.with_pages.integrations_page import section_fixture
 
 if TYPE_CHECKING:
     from tests.with_pages.conftest import PeopleGraph
@@ -16,11 +15,7 @@ if TYPE_CHECKING:
 QUESTION = "What is an index version?"
 
 
-@pytest.fixture(scope="module")
-def shown(graph: PeopleGraph, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
-    """The variables that the page's code blocks define."""
-    with run_section("LangChain", graph.transformer_url, tmp_path_factory.mktemp("langchain")) as defined:
-        yield defined
+shown = section_fixture("LangChain")
 
 
 def test_the_chat_model_answers_from_the_documents(shown: dict[str, Any]) -> None:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pytest
-
-from tests.with_pages.integrations_page import run_section
+from tests.with_pages.integrations_page import run_section, section_fixture
 
 if TYPE_CHECKING:
     from tests.with_pages.conftest import PeopleGraph
@@ -16,11 +13,7 @@ if TYPE_CHECKING:
 QUESTION = "What is an index version?"
 
 
-@pytest.fixture(scope="module")
-def shown(graph: PeopleGraph, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
-    """The variables that the page's code blocks define."""
-    with run_section("LlamaIndex", graph.transformer_url, tmp_path_factory.mktemp("llamaindex")) as defined:
-        yield defined
+shown = section_fixture("LlamaIndex")
 
 
 def test_the_llm_answers_from_the_documents_and_names_them(shown: dict[str, Any]) -> None:

@@ -176,21 +176,6 @@ def test_an_export_of_a_later_version(tmp_path: Path, exports: dict[Storage, Pat
         load_encoder(folder, settings())
 
 
-@pytest.mark.parametrize(
-    "name", ["sparse_linear.pt", "colbert_linear.pt", "pytorch_model.bin", "config.json", "tokenizer.json"]
-)
-@pytest.mark.parametrize("cut", [False, True])
-def test_an_incomplete_source_is_not_exported(name: str, cut: bool, tmp_path: Path) -> None:
-    source = Path(shutil.copytree(SOURCE, tmp_path / "source"))
-    content = (source / name).read_bytes()
-    (source / name).unlink()
-    if cut:
-        (source / name).write_bytes(content[: len(content) // 2])
-    with pytest.raises(ModelFolderError, match=name.replace(".", r"\.")):
-        export(source, tmp_path / "target", "int8")
-    assert [path.name for path in tmp_path.iterdir()] == ["source"]
-
-
 def test_invalid_targets(tmp_path: Path, exports: dict[Storage, Path]) -> None:
     (tmp_path / "there").mkdir()
     with pytest.raises(ExportError, match="there exists"):
