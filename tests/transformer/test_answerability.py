@@ -6,37 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.fakes.passages import passage
 from transformer.answerability import DEFAULT_MODEL, DEFAULT_THRESHOLD, PASSAGES, SIGNALS, Model, score
 from transformer.refusal import topics
-from vectorstore.wire import Passage, Span
 
 BRIDGE = "The Harbour Bridge was opened in 1932 by Jack Lang. It carries eight lanes of traffic and two railway lines."
-
-
-def passage(
-    text: str,
-    *,
-    support: float = 0.9,
-    similarity: float = 0.6,
-    title: str = "",
-    headings: tuple[str, ...] = (),
-    document: str = "d",
-    url: str | None = None,
-) -> Passage:
-    return Passage(
-        text=text,
-        score=0.03,
-        chunk_id="c",
-        document_id=document,
-        title=title,
-        url=url,
-        heading_path=list(headings),
-        span=Span(start=0, end=len(text)),
-        index_version="v",
-        similarity=similarity,
-        lexical_score=1.0,
-        support=support,
-    )
 
 
 def value(question: str, *texts: str) -> float:
@@ -77,7 +51,7 @@ def test_inflected_words_are_found() -> None:
 
 def test_headings_count_as_part_of_their_passages() -> None:
     question = "What is the range of the Skylark antenna?"
-    bare, headed = passage("The range is 40 km"), passage("The range is 40 km", headings=("Antenna", "Skylark"))
+    bare, headed = passage("The range is 40 km"), passage("The range is 40 km", heading_path=("Antenna", "Skylark"))
     assert score(question, [headed]).score > score(question, [bare]).score
 
 
@@ -141,12 +115,12 @@ def test_weights_have_the_declared_signs() -> None:
 def test_topics_are_the_nearest_first_and_named_once() -> None:
     found = topics(
         [
-            passage("a", title="Manual", headings=("Manual", "Power"), document="m", url="https://x/m"),
-            passage("b", title="Manual", headings=("Manual", "Power"), document="m", url="https://x/m"),
-            passage("c", title="Manual", headings=("Manual",), document="m", url="https://x/m"),
-            passage("d", document="untitled"),
-            passage("e", title="Warranty", document="w"),
-            passage("f", title="Contact", document="c"),
+            passage("a", title="Manual", heading_path=("Manual", "Power"), document_id="m", url="https://x/m"),
+            passage("b", title="Manual", heading_path=("Manual", "Power"), document_id="m", url="https://x/m"),
+            passage("c", title="Manual", heading_path=("Manual",), document_id="m", url="https://x/m"),
+            passage("d", document_id="untitled"),
+            passage("e", title="Warranty", document_id="w"),
+            passage("f", title="Contact", document_id="c"),
         ]
     )
     assert [(topic.title, topic.heading) for topic in found] == [("Manual", "Power"), ("Manual", ""), ("Warranty", "")]

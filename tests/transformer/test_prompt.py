@@ -12,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from predictor.client import EstimatedPromptFormat, PromptFormat
+from tests.fakes import passages as fakes
 from transformer.errors import PromptTooLongError
 from transformer.prompt import Prompt, PromptBuilder
 from transformer.wire import Message
-from vectorstore.wire import Passage, Span
+from vectorstore.wire import Passage
 
 
 @pytest.fixture(params=["tokenizer", "estimate"])
@@ -37,19 +38,14 @@ def builder(
 
 
 def passage(number: int, *, words: int = 60, document: str | None = None) -> Passage:
-    text = f"fact{number} " * words
-    return Passage(
-        text=text,
+    return fakes.passage(
+        f"fact{number} " * words,
+        start=number * 1000,
         score=1 / (number + 1),
         chunk_id=f"c{number}",
         document_id=document or f"d{9 - number}",
         title=f"Title {number}",
         heading_path=[f"Title {number}", "Part"],
-        span=Span(start=number * 1000, end=number * 1000 + len(text)),
-        index_version="v",
-        similarity=0.5,
-        lexical_score=1.0,
-        support=0.9,
     )
 
 

@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.fakes.passages import passage
 from vectorstore.client import merged
 from vectorstore.errors import MissingPartError
 from vectorstore.search.scoring import Weights, weighted
-from vectorstore.wire import Mode, Passage, Prediction, Signal, Span
+from vectorstore.wire import Mode, Prediction, Signal
 
 SIGNALS: tuple[Signal, ...] = ("dense", "lexical", "sparse", "multi_vector")
 PARTS = st.lists(st.sampled_from(SIGNALS), unique=True)
@@ -79,21 +80,8 @@ def test_scores_do_not_depend_on_order_and_grow_with_every_signal(
 
 
 def found(scores: dict[str, float]) -> Prediction:
-    passages = [
-        Passage.model_construct(
-            text=chunk,
-            score=score,
-            chunk_id=chunk,
-            document_id=chunk,
-            collection="default",
-            span=Span(start=0, end=1),
-            index_version="v",
-            similarity=0.5,
-            lexical_score=1.0,
-            support=1.0,
-        )
-        for chunk, score in sorted(scores.items(), key=lambda item: (-item[1], item[0]))
-    ]
+    ranked = sorted(scores.items(), key=lambda item: (-item[1], item[0]))
+    passages = [passage(chunk, score=score, chunk_id=chunk, document_id=chunk) for chunk, score in ranked]
     return Prediction(passages=passages, index_version="v", query_tokens=3)
 
 
