@@ -15,10 +15,10 @@ import os
 import sys
 from collections.abc import Callable
 
-from pydantic import ValidationError
 from rich.console import Console
 
 from chassis import tracing
+from chassis.settings import load_settings
 from ingest import pipeline, progress
 from ingest.errors import IngestError
 from ingest.executor import Executor, LocalExecutor
@@ -38,7 +38,7 @@ def main(
     """Runs once and returns the exit status.
 
     Args:
-        arguments: of the command line; by default those of this process.
+        arguments: by default those of this process.
         prog: name of the program in its help.
         open_executor: provides the executor for the duration of the run.
     """
@@ -50,25 +50,20 @@ def main(
     logging.getLogger("ingest").setLevel(logging.INFO)
     tracing.configure("ingest", os.environ)
     console = Console(stderr=True)
+    settings = load_settings(IngestSettings)
     try:
-        settings = IngestSettings.model_validate({})  # from the environment
         settings.chunks()
-    except ValidationError as error:
-        for problem in error.errors():
-            name = "_".join(str(part) for part in problem["loc"]).upper()
-            _say(console, f"INGEST_{name}: {problem['msg']}")
-        return 2
     except IngestError as error:
-        _say(console, str(error))
+        _print(console, str(error))
         return 2
     try:
         with tracing.program(INGESTION), open_executor(settings) as executor, progress.shown(console) as on_progress:
             summary = asyncio.run(pipeline.run(settings, options.paths, on_progress, executor=executor))
     except IngestError as error:
-        _say(console, str(error))
+        _print(console, str(error))
         return 1
     except KeyboardInterrupt:
-        _say(console, "Interrupted. The index is unchanged.")
+        _print(console, "Interrupted. The index is unchanged.")
         return 1
     progress.report(summary, console)
     if options.json:
@@ -76,7 +71,7 @@ def main(
     return 0
 
 
-def _say(console: Console, text: str) -> None:
+def _print(console: Console, text: str) -> None:
     console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 

@@ -53,7 +53,7 @@ class PlannedFile:
 
 @dataclass(frozen=True, slots=True)
 class BuildContext:
-    """Everything that a build needs besides the plan."""
+    """What a build needs besides the plan."""
 
     settings: IngestSettings
     parameters: dict[str, Any]
@@ -65,30 +65,19 @@ class BuildContext:
 
 
 async def build(plan: Plan, files: Sequence[PlannedFile], context: BuildContext, *, may_be_empty: bool) -> str | None:
-    """Publishes a version with the documents of `files` and those of the plan's unchanged files.
+    """Publishes a version with the documents of `files`, in order, and of the plan's unchanged files.
 
-    Args:
-        plan: what to do.
-        files: the files to parse, in order.
-        context: the rest.
-        may_be_empty: publish a version without documents too.
-
-    Returns:
-        The version's name; None if no document was found and nothing was published.
+    Returns the version's name; None if there is no document and the version may not be empty.
 
     Raises:
-        EmbeddingFailedError: the embedder failed for good.
+        EmbeddingFailedError: the embedder failed after all retries.
         IndexNotWrittenError: the disk is full or the folder is read-only.
         ParserError: the parser process cannot be started.
     """
     with contextlib.ExitStack() as stack:
-        queue: asyncio.Queue[_Work | None] = asyncio.Queue()
-        budget = _ChunkBudget(context.settings.max_chunks_in_flight)
-        writer = _Writer(context, queue, budget, stack)
-        tasks = [
-            asyncio.create_task(_Producer(context, queue, budget).run(plan, files)),
-            asyncio.create_task(writer.run()),
-        ]
+        queue = _Queue(context.settings.max_chunks_in_flight)
+        writer = _Writer(context, queue, stack)
+        tasks = [asyncio.create_task(_Producer(context, queue).run(plan, files)), asyncio.create_task(writer.run())]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
             for task in done:
@@ -112,34 +101,6 @@ def index_writes(index_root: Path) -> Iterator[None]:
         raise IndexNotWrittenError(f"The index in {index_root} cannot be written: {reason}") from error
 
 
-class _ChunkBudget:
-    """Bounds the chunks between parsing and writing: the back-pressure of a build.
-
-    Once exhausted, it stays closed until half of the chunks are written, so that batches fill up again.
-    """
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._used = 0
-        self._open = asyncio.Event()
-        self._open.set()
-
-    @property
-    def exhausted(self) -> bool:
-        return not self._open.is_set()
-
-    async def acquire(self, chunks: int) -> None:
-        await self._open.wait()
-        self._used += chunks
-        if self._used >= self._limit:
-            self._open.clear()
-
-    def release(self, chunks: int) -> None:
-        self._used -= chunks
-        if self._used <= self._limit // 2:
-            self._open.set()
-
-
 @dataclass(slots=True)
 class _Work:
     """A document to write, or the end of a file."""
@@ -151,19 +112,48 @@ class _Work:
     file_bytes: int = 0
     """Size of the file that ends."""
 
+
+class _Queue:
+    """Work on its way to the writer. It bounds the chunks in between: the back-pressure of a build.
+
+    Once full, it stays closed until half of the chunks are written, so that batches fill up again.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._chunks = 0
+        self._open = asyncio.Event()
+        self._open.set()
+        self._queue: asyncio.Queue[_Work | None] = asyncio.Queue()
+        self.put = self._queue.put_nowait
+        """Queues work, or None after the last."""
+        self.get = self._queue.get
+        """Waits for the next work."""
+
     @property
-    def cost(self) -> int:
-        """Its share of the budget, in chunks."""
-        return max(len(self.chunks), 1)
+    def full(self) -> bool:
+        return not self._open.is_set()
+
+    async def reserve(self, work: _Work) -> None:
+        """Waits while the queue is full, then counts the chunks of a document. A document counts as one at least."""
+        await self._open.wait()
+        self._chunks += max(len(work.chunks), 1)
+        if self._chunks >= self._limit:
+            self._open.clear()
+
+    def release(self, work: _Work) -> None:
+        """The document is written."""
+        self._chunks -= max(len(work.chunks), 1)
+        if self._chunks <= self._limit // 2:
+            self._open.set()
 
 
 class _Producer:
     """Parses files, copies unchanged documents, and requests the missing vectors."""
 
-    def __init__(self, context: BuildContext, queue: asyncio.Queue[_Work | None], budget: _ChunkBudget) -> None:
+    def __init__(self, context: BuildContext, queue: _Queue) -> None:
         self._context = context
         self._queue = queue
-        self._budget = budget
         self._seen: dict[bytes, str] = {}
         """Digest of a document's text → name of the file it was first found in."""
 
@@ -178,14 +168,14 @@ class _Producer:
         if previous is not None and plan.unchanged and (found or plan.dropped):
             await self._copy(previous, plan.unchanged)
         self._context.batcher.flush()
-        self._queue.put_nowait(None)
+        self._queue.put(None)
 
     def _remember(self, previous: PreviousVersion, names: frozenset[str]) -> None:
         for document in previous.documents(names):
             self._seen[_text_digest(document)] = document.source
 
     async def _parse(self, parser: FileParser, planned: PlannedFile) -> int:
-        """Number of documents that were found in a file."""
+        """Passes the documents of a file on and returns their number."""
         reporter, name = self._context.reporter, planned.file.source
         documents = repeated = 0
         first = ""
@@ -214,7 +204,7 @@ class _Producer:
             reporter.skip(name, f"says the same as {first}")
         elif repeated:
             reporter.notice(name, f"{repeated} of {documents + repeated} documents say the same as others")
-        self._queue.put_nowait(_Work(file_bytes=planned.size_bytes))
+        self._queue.put(_Work(file_bytes=planned.size_bytes))
         return documents
 
     async def _copy(self, previous: PreviousVersion, names: frozenset[str]) -> None:
@@ -228,54 +218,47 @@ class _Producer:
             await self._enqueue(*item)
 
     async def _enqueue(self, document: Document, chunks: list[Chunk]) -> None:
-        """Requests missing vectors and passes the document on. Waits while the budget is exhausted."""
+        """Requests missing vectors and passes the document on. Waits while the queue is full."""
         batcher, previous = self._context.batcher, self._context.previous
-        if self._budget.exhausted:
+        if self._queue.full:
             # The writer may be waiting for texts in the batch that is not full yet.
             batcher.flush()
         work = _Work(document, chunks)
-        await self._budget.acquire(work.cost)
+        await self._queue.reserve(work)
         texts = [chunk.embedding_text or chunk.text for chunk in chunks]
         keys = [content_key(batcher.capabilities.fingerprint, text) for text in texts]
         known = await asyncio.to_thread(previous.vectors, keys) if previous is not None else {}
         work.vectors = [known.get(key) or batcher.request(key, text) for key, text in zip(keys, texts, strict=True)]
-        self._queue.put_nowait(work)
+        self._queue.put(work)
 
 
 class _Writer:
     """Writes documents to the new version, in the order of the queue."""
 
-    def __init__(
-        self,
-        context: BuildContext,
-        queue: asyncio.Queue[_Work | None],
-        budget: _ChunkBudget,
-        stack: contextlib.ExitStack,
-    ) -> None:
+    def __init__(self, context: BuildContext, queue: _Queue, stack: contextlib.ExitStack) -> None:
         self._context = context
         self._queue = queue
-        self._budget = budget
         self._stack = stack
         self._index_root = context.settings.index_root
         self._builder: VersionBuilder | None = None
         """Created with the first document."""
 
     async def run(self) -> None:
-        files = bytes_of_files = bytes_of_file = 0
+        files = file_bytes = text_chars = 0
         reporter, batcher = self._context.reporter, self._context.batcher
         while (work := await self._queue.get()) is not None:
             if work.document is None:
                 files += 1
-                bytes_of_files += work.file_bytes
-                bytes_of_file = 0
+                file_bytes += work.file_bytes
+                text_chars = 0
             else:
                 await self._write(work, work.document)
-                bytes_of_file += len(work.document.text)
-                self._budget.release(work.cost)
+                text_chars += len(work.document.text)
+                self._queue.release(work)
             reporter.tell(
                 Advanced(
                     files=files,
-                    size_bytes=bytes_of_files + bytes_of_file,
+                    size_bytes=file_bytes + text_chars,
                     documents=reporter.summary.documents,
                     chunks=reporter.summary.chunks,
                     embedded=batcher.embedded,
@@ -315,15 +298,13 @@ class _Writer:
         if self._builder is None:
             self._builder = self._begin()
         capabilities = self._context.batcher.capabilities
-        multi_vectors = capabilities.multi_vector_bits is not None
+        wants_sparse, wants_multi = capabilities.sparse, capabilities.multi_vector_bits is not None
         self._builder.add(
             document,
             chunks,
             np.stack([part.dense for part in vectors]) if vectors else np.empty((0, capabilities.dimension)),
-            sparse=[part.sparse for part in vectors if part.sparse is not None] if capabilities.sparse else (),
-            multi_vectors=[part.multi_vectors for part in vectors if part.multi_vectors is not None]
-            if multi_vectors
-            else (),
+            sparse=[part.sparse for part in vectors if part.sparse is not None and wants_sparse],
+            multi_vectors=[part.multi_vectors for part in vectors if part.multi_vectors is not None and wants_multi],
         )
 
     def _begin(self) -> VersionBuilder:

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain, pairwise
-from typing import Protocol
 
+from embedder.client import TokenCounter
 from ingest.errors import IngestError
 from ingest.loaders.document import ParsedDocument, Section
 
@@ -21,7 +21,7 @@ _PIECE_CHARS = 8_192
 """Characters per tokenizer call: a whole book at once takes hundreds of megabytes."""
 
 _UNREADABLE_CHARS = 24
-"""A longer token is a word that the tokenizer does not know. Its parts count as tokens."""
+"""A longer token is a word that the tokenizer does not know: every two characters count as a token."""
 
 _CHARS_PER_TOKEN = 32
 """A chunk with more characters per token consists of characters that the tokenizer ignores, such as white space."""
@@ -30,7 +30,7 @@ _LOOK_BACK_CHARS = 16
 _INDENTATION_CHARS = 64
 
 _CODE, _PARAGRAPH, _LINE, _SENTENCE, _WORD = 4, 3, 2, 1, 0
-"""How a unit begins. The higher, the better to cut before it."""
+"""How a unit begins. A higher number is a better place to cut."""
 
 _BLANK_LINE = re.compile(r"\n[ \t]*\n+")
 _SENTENCE_END = re.compile(r"(?<![.!?…؟।])[.!?…؟।]+[\"'”’»)\]]*(?=\s)|[。！？]+[\"'”’」』）]*")
@@ -47,23 +47,9 @@ _ABBREVIATIONS = frozenset(
 _PAGE_LABEL = re.compile(r"Pages? \d+(?:–\d+)?")
 
 
-class Tokens(Protocol):
-    """The embedder's tokenizer, as chunking uses it (`embedder.client.TokenCounter`)."""
-
-    def offsets(self, text: str) -> list[tuple[int, int]]:
-        """Half-open character ranges of the tokens of `text`, in order, without special tokens."""
-
-    def count(self, text: str) -> int:
-        """Number of tokens of `text`, without special tokens."""
-
-
 @dataclass(frozen=True, slots=True)
 class ChunkSettings:
-    """Sizes in tokens. The defaults suit MiniLM, which reads 256 tokens.
-
-    Raises:
-        IngestError: the sizes contradict each other.
-    """
+    """Sizes in tokens. The defaults suit MiniLM. Raises IngestError if the sizes contradict each other."""
 
     window_tokens: int = 256
     """Window of the embedder. It ignores the rest of a longer text."""
@@ -105,7 +91,7 @@ class Span:
 class EmbeddingTexts:
     """Builds the text to embed: title and headings, a blank line, the chunk. Never exceeds the window."""
 
-    def __init__(self, settings: ChunkSettings, tokens: Tokens) -> None:
+    def __init__(self, settings: ChunkSettings, tokens: TokenCounter) -> None:
         self._readable = settings.window_tokens - settings.reserved_tokens
         self._tokens = tokens
         self._prefixes = lru_cache(maxsize=256)(self._candidates)
@@ -122,20 +108,13 @@ class EmbeddingTexts:
         """Prefixes and their number of tokens, longest first; the last one is empty."""
         headings = [heading for heading in heading_path if _PAGE_LABEL.fullmatch(heading) is None]
         if headings and headings[0] == title:
-            headings = headings[1:]
-        variants = [(title, *headings)]
-        if len(headings) > 1:
-            variants.append((title, headings[-1]))
-        if headings:
-            variants.append((title,))
+            del headings[0]
         words = title.split()
-        if len(words) > 8:
-            variants.append((" ".join(words[:8]),))
+        start_of_title = " ".join(words[:8]) if len(words) > 8 else title
         prefixes: dict[str, None] = {}
-        for first, *others in variants:
-            lines = [line for line in (first, " > ".join(others)) if line]
-            prefixes["\n".join(lines) + "\n\n" if lines else ""] = None
-        prefixes[""] = None
+        for first, *others in ((title, *headings), (title, *headings[-1:]), (title,), (start_of_title,), ("",)):
+            lines = "\n".join(line for line in (first, " > ".join(others)) if line)
+            prefixes[f"{lines}\n\n" if lines else ""] = None
         return [(prefix, self._tokens.count(prefix) if prefix else 0) for prefix in prefixes]
 
 
@@ -147,17 +126,13 @@ class Chunker:
     memory.
     """
 
-    def __init__(self, settings: ChunkSettings, tokens: Tokens) -> None:
+    def __init__(self, settings: ChunkSettings, tokens: TokenCounter) -> None:
         self._settings = settings
         self._tokens = tokens
         self._texts = EmbeddingTexts(settings, tokens)
 
-    def spans(self, document: ParsedDocument) -> list[Span]:
+    def spans(self, document: ParsedDocument) -> Iterator[Span]:
         """The chunks of a document, in order. Within a section they overlap by whole sentences."""
-        return list(self.iterate(document))
-
-    def iterate(self, document: ParsedDocument) -> Iterator[Span]:
-        """Like `spans`, one at a time."""
         cut = _Cut(document, self._settings, _TokenMap(document.text, self._tokens))
         covered = 0
         for start, end, sections in cut.ranges():
@@ -168,7 +143,7 @@ class Chunker:
                     yield span
 
     def _fitted(self, document: ParsedDocument, start: int, end: int, sections: Sequence[Section]) -> Iterator[Span]:
-        """The range as one span, or as several if its text has more tokens than its offsets promised."""
+        """The range as one span; as several if the text alone has more tokens than counted by their offsets."""
         trimmed = _trim(document.text, start, end)
         if trimmed is None:
             return
@@ -187,7 +162,7 @@ class Chunker:
 
 @dataclass(slots=True)
 class _Unit:
-    """A range that is not cut further. Units follow each other without gaps."""
+    """A range that is not split further. Units follow each other without gaps."""
 
     start: int
     end: int
@@ -201,7 +176,7 @@ class _Unit:
 class _TokenMap:
     """The offset of each token of a text."""
 
-    def __init__(self, text: str, tokens: Tokens) -> None:
+    def __init__(self, text: str, tokens: TokenCounter) -> None:
         self._starts = array("L")
         begin = 0
         while begin < len(text):
@@ -277,7 +252,7 @@ class _Cut:
             begin = section.body
             while begin < section.end and self._text[begin].isspace():
                 begin += 1
-            begin = self._line_start(begin, section.body)
+            begin = max(self._text.rfind("\n", section.body, begin) + 1, section.body)
             if self._tokens.count(section.start, begin) <= self._settings.max_tokens // 2:
                 yield self._unit(section.start, begin, _PARAGRAPH, heading=True)
             else:
@@ -290,7 +265,10 @@ class _Cut:
             self._block += 1
             start, end = max(block.start, begin), min(block.end, section.end)
             yield from self._paragraphs(begin, start)
-            yield from self._block_units(start, end)
+            if self._tokens.count(start, end) <= self._settings.max_tokens:
+                yield self._unit(start, end, _CODE)
+            else:
+                yield from self._split(start, end, _CODE)
             begin = end
         yield from self._paragraphs(begin, section.end)
 
@@ -298,37 +276,25 @@ class _Cut:
         cuts = (match.end() for match in _BLANK_LINE.finditer(self._text, start, end))
         for first, last in pairwise(chain((start,), cuts, (end,))):
             if last > first:
-                yield from self._halved(first, last, _PARAGRAPH)
+                yield from self._split(first, last, _PARAGRAPH)
 
-    def _block_units(self, start: int, end: int) -> Iterator[_Unit]:
-        if self._tokens.count(start, end) <= self._settings.max_tokens:
-            yield self._unit(start, end, _CODE)
-        else:
-            yield from self._halved(start, end, _CODE)
-
-    def _halved(self, start: int, end: int, begins: int) -> Iterator[_Unit]:
-        """The range as one unit if it fits beside an overlap, else cut at finer places."""
+    def _split(self, start: int, end: int, begins: int) -> Iterator[_Unit]:
+        """The range as one unit if it fits beside an overlap, else split at finer places."""
         if self._tokens.count(start, end) <= self._body_tokens:
             yield self._unit(start, end, begins)
-        elif begins > _LINE:
-            lines = _lines(self._text, start, end, every=begins == _CODE)
-            yield from self._pieces(start, end, lines, begins, _LINE)
+            return
+        if begins > _LINE:
+            finer, cuts = _LINE, _lines(self._text, start, end, every=begins == _CODE)
         elif begins > _SENTENCE:
-            yield from self._pieces(start, end, _sentences(self._text, start, end), begins, _SENTENCE)
+            finer, cuts = _SENTENCE, _sentences(self._text, start, end)
         else:
-            yield from self._pieces(start, end, self._words(start, end), begins, _WORD)
-
-    def _pieces(self, start: int, end: int, cuts: Iterator[int], first: int, others: int) -> Iterator[_Unit]:
-        begins = first
-        for piece_start, piece_end in pairwise(chain((start,), cuts, (end,))):
-            if piece_end > piece_start:
-                if others == _WORD:
-                    yield self._unit(piece_start, piece_end, begins)
-                else:
-                    finer = list(self._halved(piece_start, piece_end, others))
-                    finer[0].begins = begins
-                    yield from finer
-                begins = others
+            finer, cuts = _WORD, self._words(start, end)
+        for first, last in pairwise(chain((start,), cuts, (end,))):
+            if last > first:
+                units = [self._unit(first, last, _WORD)] if finer == _WORD else list(self._split(first, last, finer))
+                units[0].begins = begins
+                yield from units
+                begins = finer
 
     def _words(self, start: int, end: int) -> Iterator[int]:
         """Offsets of cuts at white space, as late as possible; within a word if it alone is too long."""
@@ -416,10 +382,6 @@ class _Cut:
     def _unit(self, start: int, end: int, begins: int, *, heading: bool = False) -> _Unit:
         return _Unit(start, end, self._tokens.count(start, end), begins, heading)
 
-    def _line_start(self, place: int, floor: int) -> int:
-        """Start of the line of `place`."""
-        return max(self._text.rfind("\n", floor, place) + 1, floor)
-
 
 def _lines(text: str, start: int, end: int, *, every: bool = False) -> Iterator[int]:
     """Start of each line in the range except the first; wrapped lines only if `every`."""
@@ -489,13 +451,8 @@ def _trim(text: str, start: int, end: int) -> tuple[int, int] | None:
 def _middle(text: str, start: int, end: int) -> int:
     """Offset near the middle to cut at, after white space if possible."""
     middle, reach = (start + end) // 2, (end - start) // 4
-    for place in range(middle, middle + reach):
-        if text[place].isspace():
-            return place + 1
-    for place in range(middle, middle - reach, -1):
-        if text[place].isspace():
-            return place + 1
-    return max(middle, start + 1)
+    places = chain(range(middle, middle + reach), range(middle, middle - reach, -1))
+    return next((place + 1 for place in places if text[place].isspace()), max(middle, start + 1))
 
 
 def _heading_path(document: ParsedDocument, start: int, end: int, sections: Sequence[Section]) -> tuple[str, ...]:

@@ -22,11 +22,12 @@ _PARTS = {"sparse": ("sparse_indices", "sparse_weights"), "multi_vectors": ("mul
 """Optional output of a model → its tensors."""
 
 _MULTI_VECTOR_BATCH = 32
-"""Texts per call with multi-vectors: the response has a megabyte and more per text."""
+"""Texts per call with multi-vectors: the response has a megabyte or more per text."""
 
 _REMEMBERED = 1_024
 """Texts of this run whose vectors are kept for chunks with the same text."""
 _LONGEST_WAIT_S = 30.0
+_CALL_TIMEOUT_S = 300.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,7 @@ class EmbeddedBatch:
     vectors: list[ChunkVectors]
     """In the order of the texts."""
     truncated: int
-    """Number of texts that were longer than the embedder's window."""
+    """Number of texts longer than the embedder's window."""
 
 
 class Embedder(Protocol):
@@ -68,16 +69,11 @@ class Embedder(Protocol):
     async def connect(self) -> EmbedderCapabilities:
         """Asks the embedder what it returns. Must be called first.
 
-        Raises:
-            EmbeddingFailedError: the embedder does not answer, or lacks what the settings demand.
+        Raises EmbeddingFailedError if the embedder does not answer, or lacks an output that the settings require.
         """
 
     async def embed(self, texts: Sequence[str]) -> EmbeddedBatch:
-        """Embeds one batch.
-
-        Raises:
-            EmbeddingFailedError: the embedder failed after all retries.
-        """
+        """Embeds one batch. Raises EmbeddingFailedError if the embedder fails after all retries."""
 
     async def aclose(self) -> None:
         """Closes its connections."""
@@ -95,10 +91,8 @@ class HttpEmbedder:
     ) -> None:
         """Sends nothing yet.
 
-        Args:
-            settings: of the run.
-            capabilities: what `connect` returned in another process; it need not be called then.
-            on_wait: called before each retry with the reason and the delay.
+        `capabilities` replaces a call of `connect`, if another process has made it. `on_wait` is called before each
+        retry, with the reason and the delay.
         """
         self._on_wait = on_wait
         self._settings = settings
@@ -114,14 +108,13 @@ class HttpEmbedder:
         """As `Embedder.connect`. Embeds nothing."""
         settings = self._settings
         answer = await self._try(lambda ctx: self._client.embed([], ctx, input_type="passage"))
-        offered = await self._try(lambda ctx: self._client.outputs(ctx))
+        offered = await self._try(self._client.outputs)
         sparse = self._wanted("sparse", settings.sparse, offered)
         dimension, quantiser = answer.dense.shape[1], None
         if self._wanted("multi_vectors", settings.multi_vectors, offered):
             quantiser = await asyncio.to_thread(Quantiser, dimension, settings.multi_vector_bits)
-        capabilities = EmbedderCapabilities(answer.fingerprint, dimension, sparse, quantiser)
-        self._capabilities = capabilities
-        return capabilities
+        self._capabilities = EmbedderCapabilities(answer.fingerprint, dimension, sparse, quantiser)
+        return self._capabilities
 
     async def embed(self, texts: Sequence[str]) -> EmbeddedBatch:
         """As `Embedder.embed`."""
@@ -161,7 +154,7 @@ class HttpEmbedder:
         wait_s = self._settings.retry_wait_s
         for attempt in range(1, self._settings.embed_attempts + 1):
             try:
-                return await call(CallContext.start(self._settings.embed_timeout_s))
+                return await call(CallContext.start(_CALL_TIMEOUT_S))
             except ServiceError as error:
                 if not error.retryable or attempt == self._settings.embed_attempts:
                     times = "once" if attempt == 1 else f"{attempt} times"
@@ -188,10 +181,7 @@ async def _vectors(answer: Embeddings, quantiser: Quantiser | None) -> list[Chun
 
 
 class Batcher:
-    """Gathers texts into batches and embeds them in the background.
-
-    It sets no bound on the texts that wait: the caller bounds them (`ingest.build`).
-    """
+    """Gathers texts into batches and embeds them in the background. The caller bounds the number of waiting texts."""
 
     def __init__(self, embedder: Embedder, batch_size: int) -> None:
         self._embedder = embedder
@@ -208,18 +198,13 @@ class Batcher:
         """How many of them were longer than the embedder's window."""
 
     async def connect(self) -> None:
-        """Asks the embedder for its capabilities. Raises EmbeddingFailedError as `Embedder.connect` does."""
+        """As `Embedder.connect`."""
         self.capabilities = await self._embedder.connect()
         if self.capabilities.quantiser is not None:
             self._batch_size = min(self._batch_size, _MULTI_VECTOR_BATCH)
 
     def request(self, key: str, text: str) -> asyncio.Future[ChunkVectors]:
-        """The vectors of `text`, once its batch is embedded.
-
-        Args:
-            key: identifies the text. A repeated key may get the vectors of the earlier text.
-            text: what to embed.
-        """
+        """The vectors of `text`, once its batch is embedded. Texts with the same `key` may be embedded only once."""
         future = self._known.get(key)
         if future is not None:
             self._known.move_to_end(key)

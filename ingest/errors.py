@@ -1,10 +1,8 @@
-"""Errors that end a run, that skip one file, and that refuse a request to the service.
-
-A failed run publishes nothing; a skipped file is reported.
-"""
+"""Errors that end a run, skip one file, or refuse a request to the service. A failed run publishes nothing."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 from chassis.errors import (
@@ -34,6 +32,13 @@ class NothingUsableError(IngestError):
     """No file gave a document: an empty folder, an unmounted volume, only bad files. The index is unchanged."""
 
     code = "nothing_usable"
+
+    def __init__(self, problem: str, skipped: Mapping[str, str] | None = None) -> None:
+        """`skipped`: name of a file → reason; the message has the first three."""
+        reasons = [f"{name}: {reason}" for name, reason in (skipped or {}).items()]
+        more = f" and {len(reasons) - 3} more" if len(reasons) > 3 else ""
+        told = f" Skipped: {'; '.join(reasons[:3])}{more}." if reasons else ""
+        super().__init__(f"{problem}; the index is unchanged.{told}")
 
 
 class UnknownFoldersError(IngestError):
@@ -70,11 +75,11 @@ class SkippedFileError(Exception):
     """One file cannot be used. The message is the reason in the summary; the run continues."""
 
 
-# Of the service.
+# Errors of the service.
 
 
 class UnreadableUploadError(InvalidRequestError):
-    """The body is not an upload: not multipart/form-data, incomplete, or without a file."""
+    """The body is not multipart/form-data, is incomplete, or has no file."""
 
 
 class UnsupportedFileError(InvalidRequestError):

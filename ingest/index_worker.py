@@ -79,7 +79,9 @@ class IndexWorker:
         for live in batch:
             result = results[live.task.id]
             if live.task.kind == "upload" and len(result.skipped) == len(live.task.sources):
-                await self._tasks.end(live, "failed", result=result, error=_task_error(_nothing_usable(result)))
+                skipped = {each.source: each.reason for each in result.skipped}
+                error = _task_error(NothingUsableError("No file could be used", skipped))
+                await self._tasks.end(live, "failed", result=result, error=error)
                 continue
             await self._tasks.end(live, "succeeded", result=result)
             if live.task.kind == "upload":
@@ -103,12 +105,6 @@ class IndexWorker:
                 wanted = [source for source in live.task.sources if source not in unusable]
                 await asyncio.to_thread(self._index.uploads.keep, live.task.id, wanted)
             await self._tasks.end(live, "failed", result=run.partial.get(live.task.id), error=_task_error(error))
-
-
-def _nothing_usable(result: TaskResult) -> NothingUsableError:
-    reasons = "; ".join(f"{skipped.source}: {skipped.reason}" for skipped in result.skipped[:3])
-    more = f" and {len(result.skipped) - 3} more" if len(result.skipped) > 3 else ""
-    return NothingUsableError(f"No file could be used; the index is unchanged. {reasons}{more}.")
 
 
 def _task_error(error: BaseException | None) -> TaskError:

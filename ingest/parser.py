@@ -1,4 +1,4 @@
-"""Client of the parser process: a file goes in, chunked documents come out."""
+"""Client of the parser process: sends files and receives chunked documents."""
 
 from __future__ import annotations
 
@@ -68,9 +68,8 @@ class Parser:
     async def parse(self, file: SourceFile) -> AsyncGenerator[ChunkedDocument | str, None]:
         """The documents of the file, and notices as strings.
 
-        Raises:
-            SkippedFileError: the file, or the rest of it, cannot be used.
-            ParserError: the process cannot be started.
+        Raises SkippedFileError if the file or the rest of it cannot be used, and ParserError if the process cannot be
+        started.
         """
         if self._process is None:
             await self._start()

@@ -8,6 +8,7 @@ import dataclasses
 import hashlib
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +24,7 @@ from ingest.executor import Executor, LocalExecutor
 from ingest.plan import plan
 from ingest.previous import PreviousVersion
 from ingest.settings import IngestSettings
-from ingest.sources import Entry, ListedFile, Source, follow, list_files, open_source
+from ingest.sources import ListedFile, Source, follow, list_files, open_source
 from ingest.sources.uploads import UploadSource
 from vectorstore.errors import DamagedIndexError, UnsupportedFormatError
 from vectorstore.versions import IndexRoot
@@ -34,9 +35,8 @@ LOADER_VERSION = 1
 Scope = Literal["all", "uploads", "reindex"]
 """Which files a run reads.
 
-`all`: sources and uploads that have changed. `uploads`: uploads that have changed; documents of the sources stay as
-they are, unless another embedder or other settings require to read them again. `reindex`: all sources and uploads,
-changed or not.
+`all`: changed sources and uploads. `uploads`: changed uploads; documents of the sources stay as they are, unless
+another embedder or other settings require reading them again. `reindex`: all sources and uploads, changed or not.
 """
 
 
@@ -59,12 +59,12 @@ async def run(
     Args:
         settings: of this run.
         sources: locations (`ingest.sources.open_source`). With the scope `all` the index follows them from now on;
-            otherwise they are those it follows already, empty if unknown.
+            with another, pass those it already follows, or none if they are unknown.
         on_progress: receives the events, in the caller's event loop.
         executor: parses and embeds; by default this process and one child. The version does not depend on it.
         uploads: the uploaded files; by default those in the index's folder.
         scope: which files are read.
-        on_finished: awaited before another run of the index may begin; completes even if this is cancelled.
+        on_finished: awaited before another run of the index may begin; completes even if this run is cancelled.
 
     Raises:
         SourceNotFoundError: a source does not exist.
@@ -80,20 +80,20 @@ async def run(
     opened = [open_source(location) for location in sources]
     reads_sources = scope == "all" or (scope == "reindex" and len(opened) > 0)
     listing = await asyncio.to_thread(_list_sources, opened) if reads_sources else None
-    folder = IndexRoot(settings.index_root, settings.index_name).folder
+    root = IndexRoot(settings.index_root, settings.index_name)
     with index_writes(settings.index_root):
-        lock = open_lock(folder / ".run")
+        lock = open_lock(root.folder / ".run")
     async with locked(lock, lambda: reporter.tell(Waiting("Another run of this index is active."))):
         batcher = Batcher(executor.embedder(), settings.batch_size)
         try:
-            update = _Update(settings, executor, batcher, reporter, scope, opened)
-            await update.run(listing, uploads or UploadSource(str(folder)))
+            update = _Update(settings, executor, batcher, reporter, scope, opened, root)
+            await update.run(listing, uploads or UploadSource(str(root.folder)))
         finally:
             await batcher.aclose()
         reporter.summary.seconds = time.monotonic() - started
         if scope == "all":
             with index_writes(settings.index_root):
-                follow(folder, opened)
+                follow(root.folder, opened)
         if on_finished is not None:
             await shield_to_completion(on_finished(reporter.summary))
     return reporter.summary
@@ -107,40 +107,32 @@ def _list_sources(sources: Sequence[Source]) -> _Listing:
     files, skipped = list_files(sources)
     if not files:
         # An unmounted volume must not empty the index, even if the index has uploads.
-        raise NothingUsableError(f"No files to read in {', '.join(each.location for each in sources) or 'nothing'}.")
+        raise NothingUsableError(f"No files to read in {', '.join(each.location for each in sources)}")
     return files, skipped
 
 
+@dataclass(frozen=True, slots=True)
 class _Update:
     """A run that holds the index's lock."""
 
-    def __init__(
-        self,
-        settings: IngestSettings,
-        executor: Executor,
-        batcher: Batcher,
-        reporter: Reporter,
-        scope: Scope,
-        sources: Sequence[Source],
-    ) -> None:
-        self._settings = settings
-        self._executor = executor
-        self._batcher = batcher
-        self._reporter = reporter
-        self._scope = scope
-        self._sources = sources
-        self._root = IndexRoot(settings.index_root, settings.index_name)
+    settings: IngestSettings
+    executor: Executor
+    batcher: Batcher
+    reporter: Reporter
+    scope: Scope
+    sources: Sequence[Source]
+    root: IndexRoot
 
     async def run(self, listing: _Listing | None, uploads: Source) -> None:
-        parameters = await asyncio.to_thread(_file_parameters, self._settings)
-        await self._batcher.connect()
-        parameters["search"] = _search_parameters(self._settings, self._batcher.capabilities)
+        parameters = await asyncio.to_thread(_file_parameters, self.settings)
+        await self.batcher.connect()
+        parameters["search"] = _search_parameters(self.settings, self.batcher.capabilities)
         # Two threads of OpenBLAS spin while they wait for each other and take 6 ms of CPU per chunk to compress its
         # multi-vectors; one thread takes 0.7 ms and leaves the rest to the embedder.
         with threadpool_limits(1, user_api="blas"), self._open_previous() as previous:
             kept: frozenset[str] = frozenset()
             if listing is None and self._needs_sources(previous, parameters):
-                listing = await asyncio.to_thread(_list_sources, self._sources)
+                listing = await asyncio.to_thread(_list_sources, self.sources)
             elif listing is None:
                 listing, kept = ([], {}), previous.from_sources if previous is not None else kept
             await self._update(listing, kept, uploads, previous, parameters)
@@ -149,24 +141,24 @@ class _Update:
     def _open_previous(self) -> Iterator[PreviousVersion | None]:
         with contextlib.ExitStack() as stack:
             try:
-                previous = stack.enter_context(PreviousVersion.opened(self._root, self._batcher.capabilities))
+                previous = stack.enter_context(PreviousVersion.opened(self.root, self.batcher.capabilities))
             except (DamagedIndexError, UnsupportedFormatError) as error:
-                self._reporter.notice(
-                    f"index {self._settings.index_name}", f"{error.message} It is rebuilt from its sources."
+                self.reporter.notice(
+                    f"index {self.settings.index_name}", f"{error.message} It is rebuilt from its sources."
                 )
                 previous = None
             yield previous
 
     def _needs_sources(self, previous: PreviousVersion | None, parameters: dict[str, Any]) -> bool:
         """Whether a run for uploads has to read the sources too, because their documents cannot be copied."""
-        if previous is not None and (previous.matches(parameters, self._settings.store) or not previous.from_sources):
+        if previous is not None and (previous.matches(parameters, self.settings.store) or not previous.from_sources):
             return False
-        if previous is not None and not self._sources:
+        if previous is not None and not self.sources:
             raise UnknownFoldersError(
-                f"Index {self._settings.index_name} must be rebuilt for another embedder or other settings, but the "
+                f"Index {self.settings.index_name} must be rebuilt for another embedder or other settings, but the "
                 "folders it follows are unknown: run `kserve-rag ingest PATH…`, or set INGEST_SOURCES."
             )
-        return len(self._sources) > 0
+        return len(self.sources) > 0
 
     async def _update(
         self,
@@ -176,24 +168,19 @@ class _Update:
         previous: PreviousVersion | None,
         parameters: dict[str, Any],
     ) -> None:
-        reporter, summary = self._reporter, self._reporter.summary
+        reporter, summary = self.reporter, self.reporter.summary
         files = {file.name: file for file in listing[0]}
-        files |= {entry.name: ListedFile(uploads, entry) for entry in await asyncio.to_thread(_listed, uploads)}
+        listed = await asyncio.to_thread(lambda: list(uploads.list()))
+        files |= {entry.name: ListedFile(uploads, entry) for entry in listed}
         summary.files = len(files)
         tokens: dict[str, str] = {}
         skipped = dict(listing[1])
-        for name, listed in files.items():
+        for name, each in files.items():
             with _unreadable(name, skipped):
-                tokens[name] = await asyncio.to_thread(listed.token)
-        planned = plan(
-            tokens,
-            skipped,
-            previous.tokens if previous is not None else {},
-            kept=kept,
-            parse_all=self._scope == "reindex"
-            or previous is None
-            or not previous.matches(parameters, self._settings.store),
-        )
+                tokens[name] = await asyncio.to_thread(each.token)
+        stale = previous is None or not previous.matches(parameters, self.settings.store)
+        current = previous.tokens if previous is not None else {}
+        planned = plan(tokens, skipped, current, kept=kept, parse_all=stale or self.scope == "reindex")
         parsed: list[PlannedFile] = []
         lost: dict[str, str] = {}
         for name in (name for name in tokens if name in planned.parsed):
@@ -213,22 +200,22 @@ class _Update:
         )
         if planned.parsed or planned.removed:
             # Deleting the last upload leaves an empty version. Sources that became unusable do not.
-            may_be_empty = bool(planned.removed) and not planned.changed and self._scope == "uploads"
-            context = BuildContext(self._settings, parameters, self._executor, self._batcher, previous, reporter)
+            may_be_empty = bool(planned.removed) and not planned.changed and self.scope == "uploads"
+            context = BuildContext(self.settings, parameters, self.executor, self.batcher, previous, reporter)
             summary.version = await build(planned, parsed, context, may_be_empty=may_be_empty)
             if summary.version is None and planned.dropped:
-                raise NothingUsableError(self._nothing_usable("What the index holds is gone from the sources"))
-            if summary.version is not None and self._settings.keep_versions:
-                await asyncio.to_thread(self._root.prune, self._settings.keep_versions)
+                raise NothingUsableError("What the index holds is gone from the sources", summary.skipped)
+            if summary.version is not None and self.settings.keep_versions:
+                await asyncio.to_thread(self.root.prune, self.settings.keep_versions)
         # A run for uploads may find nothing usable: each of its tasks reports that.
-        self._summarise(previous, may_find_nothing=self._scope == "uploads" and not listing[0])
+        self._summarise(previous, may_find_nothing=self.scope == "uploads" and not listing[0])
 
     def _summarise(self, previous: PreviousVersion | None, *, may_find_nothing: bool) -> None:
-        summary = self._reporter.summary
-        summary.embedded, summary.truncated = self._batcher.embedded, self._batcher.truncated
+        summary = self.reporter.summary
+        summary.embedded, summary.truncated = self.batcher.embedded, self.batcher.truncated
         summary.reused = summary.chunks - summary.embedded
         if summary.truncated:
-            self._reporter.notice(
+            self.reporter.notice(
                 "embedder",
                 f"{summary.truncated} chunks were longer than the embedder's window: lower INGEST_WINDOW_TOKENS to the "
                 "window, or raise INGEST_RESERVED_TOKENS to the tokens of its prefix",
@@ -236,22 +223,12 @@ class _Update:
         if summary.version is not None:
             return
         if previous is None and not may_find_nothing:
-            raise NothingUsableError(self._nothing_usable("No file gave a document"))
+            raise NothingUsableError("No file gave a document", summary.skipped)
         summary.unchanged = True
         if previous is not None:
             manifest = previous.manifest
             summary.version = manifest.version
             summary.documents, summary.chunks = manifest.counts.documents, manifest.counts.chunks
-
-    def _nothing_usable(self, what: str) -> str:
-        skipped = self._reporter.summary.skipped
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in list(skipped.items())[:3])
-        more = f" and {len(skipped) - 3} more" if len(skipped) > 3 else ""
-        return f"{what}; the index is unchanged." + (f" Skipped: {reasons}{more}." if reasons else "")
-
-
-def _listed(source: Source) -> list[Entry]:
-    return list(source.list())
 
 
 def _file_parameters(settings: IngestSettings) -> dict[str, Any]:

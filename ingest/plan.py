@@ -13,11 +13,11 @@ class Plan:
     added: tuple[str, ...] = ()
     """Not in the current version. In the order of the listing, as all tuples here."""
     changed: tuple[str, ...] = ()
-    """In the current version with another content, or to be parsed again for another reason."""
+    """In the current version with other content, or to be parsed again for another reason."""
     unchanged: frozenset[str] = frozenset()
     """Their documents are copied from the current version."""
     removed: frozenset[str] = frozenset()
-    """In the current version, but not readable any more."""
+    """In the current version, but no longer readable."""
     skipped: Mapping[str, str] = field(default_factory=dict)
     """Cannot be read: name → reason."""
 
@@ -43,10 +43,10 @@ def plan(
     """Decides what happens to each file.
 
     Args:
-        tokens: name → change token of the files that can be read, in the order of the listing.
-        skipped: name → reason of those that cannot.
-        current: name → change token of the files in the current version; empty if there is none.
-        kept: files of the current version that were not listed because they stay as they are.
+        tokens: name → change token of the readable files, in the order of the listing.
+        skipped: name → reason for each unreadable file.
+        current: name → change token of the files in the current version.
+        kept: files of the current version that stay as they are and were not listed.
         parse_all: parse unchanged files too.
     """
     changed = tuple(name for name, token in tokens.items() if name in current and (parse_all or current[name] != token))

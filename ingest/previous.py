@@ -1,4 +1,4 @@
-"""The current version of an index, as far as a run can reuse it: documents, chunks and vectors."""
+"""The parts of the current version that a run can reuse: documents, chunks and vectors."""
 
 from __future__ import annotations
 
@@ -14,14 +14,10 @@ from vectorstore.versions import Chunk, ChunkVectors, ContentVectors, Document, 
 
 
 class PreviousVersion:
-    """An open version. A run copies from it what has not changed."""
+    """An open version. A run copies unchanged parts from it."""
 
     def __init__(self, version: IndexVersion, capabilities: EmbedderCapabilities) -> None:
-        """Loads the vectors if the version has the same embedder.
-
-        Raises:
-            DamagedIndexError: the version cannot be read.
-        """
+        """Loads the vectors if the version has the same embedder. Raises DamagedIndexError if they cannot be read."""
         self._version = version
         self._capabilities = capabilities
         self.manifest = version.manifest
@@ -34,8 +30,7 @@ class PreviousVersion:
     def opened(cls, root: IndexRoot, capabilities: EmbedderCapabilities) -> Iterator[PreviousVersion | None]:
         """The current version until the block ends; None if there is none.
 
-        Raises:
-            DamagedIndexError, UnsupportedFormatError: it cannot be used.
+        Raises DamagedIndexError or UnsupportedFormatError if it cannot be used.
         """
         if root.current() is None:
             yield None
@@ -76,7 +71,7 @@ class PreviousVersion:
                 yield document, [_with_embedding_text(chunk, document, texts) for chunk in own]
 
     def vectors(self, keys: Sequence[str]) -> dict[str, ChunkVectors]:
-        """Content key → vectors, for texts of which the version has every vector that the run needs."""
+        """Content key → vectors, for each text with all the vectors that the run needs."""
         known: dict[str, ChunkVectors] = {}
         if self._vectors is None:
             return known

@@ -1,8 +1,9 @@
-"""An index that the service takes documents for: its files, its uploads, its current version."""
+"""An index of the service: its files, its uploads, its current version."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections.abc import Collection
 from datetime import datetime, timezone
@@ -10,27 +11,21 @@ from pathlib import Path, PurePosixPath
 
 from ingest.settings import IngestServerSettings
 from ingest.sources import is_upload
-from ingest.uploads import UploadFolder, UploadQuota
+from ingest.uploads import UploadFolder
 from ingest.wire import SourceListing, SourceListings
 from vectorstore.errors import DamagedIndexError, UnsupportedFormatError
 from vectorstore.versions import Holding, IndexRoot, holdings
 
 
 class ServedIndex:
-    """One index. Its calls block."""
+    """One index. All methods block."""
 
     def __init__(self, settings: IngestServerSettings, name: str) -> None:
         """Touches nothing yet."""
         self.name = name
         self.root = IndexRoot(settings.index_root, name)
         self.folder = settings.index_root / name
-        quota = UploadQuota(
-            max_file_bytes=settings.max_upload_file_bytes,
-            max_files=settings.max_upload_files,
-            max_uploads=settings.max_uploads,
-            max_uploads_bytes=settings.max_uploads_bytes,
-        )
-        self.uploads = UploadFolder(self.folder, quota)
+        self.uploads = UploadFolder(self.folder, settings)
         self.accepting = asyncio.Lock()
         """Held while an upload is checked against the quota and becomes a task."""
         self._cached: tuple[str, dict[str, Holding]] | None = None
@@ -43,7 +38,7 @@ class ServedIndex:
             return None
 
     def held_by(self) -> tuple[str | None, dict[str, Holding]]:
-        """The current version and what it holds of each file; None and nothing if there is no version."""
+        """The current version, and what it holds of each file by name; None and {} if there is no version."""
         current = self.root.current()
         if current is None:
             return None, {}
@@ -78,7 +73,10 @@ class ServedIndex:
 
 
 def _listing(name: str, holding: Holding | None, upload: Path | None) -> SourceListing:
-    stat = _stat(upload) if upload is not None else None
+    stat: os.stat_result | None = None
+    if upload is not None:
+        with contextlib.suppress(FileNotFoundError):  # deleted in between
+            stat = upload.stat()
     return SourceListing(
         source=name,
         title=(holding.title if holding is not None else None) or PurePosixPath(name).name,
@@ -89,11 +87,3 @@ def _listing(name: str, holding: Holding | None, upload: Path | None) -> SourceL
         origin="upload" if is_upload(name) else "folder",
         uploaded_at=datetime.fromtimestamp(stat.st_mtime, timezone.utc) if stat is not None else None,
     )
-
-
-def _stat(file: Path) -> os.stat_result | None:
-    """None if the file was deleted in between."""
-    try:
-        return file.stat()
-    except FileNotFoundError:
-        return None

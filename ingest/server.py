@@ -55,13 +55,13 @@ def _let_in(
 
 
 def _not_across_sites(request: Request) -> None:
-    """Keeps pages of other sites from using this browser's credentials."""
+    """Keeps pages of other sites from using the browser's credentials."""
     if request.method != "GET":
         check_origin(request.headers)
 
 
 async def _known(service: Annotated[IngestService, Depends(_service)], task_id: str) -> str:
-    await service.task(task_id)
+    await service.queue.get(task_id)
     return task_id
 
 
@@ -73,8 +73,8 @@ KnownTask = Annotated[str, Depends(_known)]
 
 def _refusals(**reasons: str) -> dict[int | str, dict[str, Any]]:
     """Error responses of a route, for its description: `s404="There is none."`."""
-    told = {"s401": "The token is missing or wrong, where one is wanted.", "s503": "Not ready; try again.", **reasons}
-    return {int(status[1:]): {"model": ErrorBody, "description": reason} for status, reason in sorted(told.items())}
+    reasons = {"s401": "The token is missing or wrong.", "s503": "Not ready; try again.", **reasons}
+    return {int(status[1:]): {"model": ErrorBody, "description": reason} for status, reason in sorted(reasons.items())}
 
 
 _NO_INDEX = "The service does not serve an index of this name."
@@ -186,7 +186,7 @@ async def latest(
 @tasks.get("/tasks/{task_id}", summary="A task", responses=_refusals(s404="No such task."))
 async def task(service: Service, task_id: TaskId) -> Task:
     """State, progress and result of a task."""
-    return await service.task(task_id)
+    return await service.queue.get(task_id)
 
 
 @tasks.get(
@@ -201,7 +201,7 @@ async def events(
     last_event_id: Annotated[str | None, Header(description="Id of the last event that was received.")] = None,
 ) -> AsyncIterator[ServerSentEvent]:
     """Server-sent events named `task`, each with the whole task. The stream ends with the task."""
-    async for event_id, changed in service.follow(task_id, last_event_id):
+    async for event_id, changed in service.queue.follow(task_id, last_event_id):
         yield ServerSentEvent(event="task", id=event_id, data=changed)
 
 
@@ -212,7 +212,7 @@ async def events(
 )
 async def cancel(service: Service, task_id: TaskId) -> Task:
     """Cancels a queued or running task. Its files are discarded and the index is unchanged."""
-    return await service.cancel(task_id)
+    return await service.queue.cancel(task_id)
 
 
 def application(settings: IngestServerSettings | None = None) -> FastAPI:

@@ -1,4 +1,4 @@
-"""Ingestion as a service: accepts uploads, deletions and re-indexing as tasks, and has workers run them."""
+"""Ingestion as a service: accepts uploads, deletions and re-indexing as tasks, which workers run."""
 
 from __future__ import annotations
 
@@ -32,7 +32,11 @@ _BROKEN = "The tasks of this service cannot be read or written. Its log has the 
 
 
 class IngestService:
-    """The logic behind the HTTP routes."""
+    """The logic behind the HTTP routes.
+
+    Methods with the name of an index raise UnknownIndexError if this service does not serve it; those that queue a task
+    raise BusyError if too many are unfinished.
+    """
 
     def __init__(self, settings: IngestServerSettings) -> None:
         """Touches nothing yet."""
@@ -46,22 +50,15 @@ class IngestService:
     # Lifecycle
 
     def check(self) -> None:
-        """Checks that the state folder can be written.
-
-        Raises:
-            IngestError: it cannot.
-        """
+        """Raises IngestError if the state folder cannot be written."""
         self._open_lock().close()
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Works until the block ends. Unfinished tasks stay on disk, and the next service continues them.
+        """Runs tasks until the block ends. Unfinished tasks stay on disk, and the next service runs them.
 
-        If another service uses the same state folder, waits until it ends; requests wait meanwhile. So one service
-        can replace another without losing a request.
-
-        Raises:
-            IngestError: the state folder cannot be written.
+        While another service uses the same state folder, this one and its requests wait, so that one can replace the
+        other without losing a request. Raises IngestError if the state folder cannot be written.
         """
         work = asyncio.create_task(self._work(self._open_lock()))
         try:
@@ -72,11 +69,7 @@ class IngestService:
             await asyncio.gather(work, return_exceptions=True)
 
     async def opened(self) -> None:
-        """Waits until the service can handle requests.
-
-        Raises:
-            NotReadyError: another service uses the same state folder and did not end in time.
-        """
+        """Waits until the service can handle requests. Raises NotReadyError if the other one does not end in time."""
         if not self._opened.is_set():
             try:
                 await asyncio.wait_for(self._opened.wait(), self._settings.timeout_s)
@@ -158,35 +151,24 @@ class IngestService:
         )
 
     async def documents(self, name: str, limit: int, after: str | None) -> SourceListings:
-        """A page of an index's files, sorted by name.
-
-        Raises:
-            UnknownIndexError: the service does not serve this index.
-        """
+        """A page of an index's files, sorted by name."""
         return await asyncio.to_thread(self._index(name).listing, limit, after)
 
     async def upload(self, name: str, content_type: str, body: AsyncIterator[bytes]) -> Task:
-        """Receives files and queues the task that indexes them.
-
-        Args:
-            name: of the index.
-            content_type: of the body, a form.
-            body: as it arrives.
+        """Receives a form with files and queues the task that indexes them.
 
         Raises:
-            UnknownIndexError: the service does not serve this index.
-            BusyError: too many tasks are unfinished.
             UnreadableUploadError, UnsupportedFileError, TooManyFilesError, FileTooLargeError, IndexFullError,
             NoSpaceError: the upload is refused, and nothing of it is kept.
         """
         index = self._index_with_room(name)
         with index.uploads.incoming(content_type) as receiver:
-            size_bytes = await receiver.receive(body, self._settings.timeout_s)
+            size_bytes = await receiver.receive(body)
 
             async def accept() -> Task:
                 task_id = uuid.uuid4().hex
                 async with index.accepting:
-                    waiting = self._tasks.unfinished(name)
+                    waiting = self.queue.unfinished(name)
                     sources = await asyncio.to_thread(index.uploads.stage, receiver, task_id, waiting)
                     try:
                         return await self._add("upload", name, sources, task_id=task_id)
@@ -202,13 +184,9 @@ class IngestService:
     async def delete(self, name: str, source: str, *, purge: bool | None) -> Task:
         """Queues the task that publishes a version without an uploaded file.
 
-        Args:
-            name: of the index.
-            source: name of the file in the index.
-            purge: whether to remove earlier versions, which still hold the file; None: as the settings say.
+        `purge` also removes earlier versions, which still hold the file; None does as the settings say.
 
         Raises:
-            UnknownIndexError: the service does not serve this index.
             UnknownSourceError: the index has no such file.
             NotUploadedError: the file was not uploaded.
         """
@@ -228,38 +206,19 @@ class IngestService:
         return await self._add("delete", name, [source], purge=self._settings.purge_deleted if purge is None else purge)
 
     async def reindex(self, name: str) -> Task:
-        """Queues the task that reads all files again.
-
-        Raises:
-            UnknownIndexError: the service does not serve this index.
-        """
+        """Queues the task that reads all files again."""
         self._index_with_room(name)
         return await self._add("reindex", name, [])
 
-    async def task(self, task_id: str) -> Task:
-        """As `TaskQueue.get`."""
-        return await self._tasks.get(task_id)
-
     async def tasks(self, name: str | None, limit: int) -> list[Task]:
-        """The newest tasks first; None: of all indexes.
-
-        Raises:
-            UnknownIndexError: the service does not serve this index.
-        """
+        """As `TaskQueue.latest`."""
         if name is not None:
             self._index(name)
-        return await self._tasks.latest(name, limit)
-
-    def follow(self, task_id: str, last: str | None) -> AsyncIterator[tuple[str, Task]]:
-        """As `TaskQueue.follow`."""
-        return self._tasks.follow(task_id, last)
-
-    async def cancel(self, task_id: str) -> Task:
-        """As `TaskQueue.cancel`. The task's files are discarded; the index stays as it is."""
-        return await self._tasks.cancel(task_id)
+        return await self.queue.latest(name, limit)
 
     @property
-    def _tasks(self) -> TaskQueue:
+    def queue(self) -> TaskQueue:
+        """The tasks. Raises NotReadyError if they cannot be read or written."""
         if self._queue is None or self._broken:
             raise NotReadyError(_BROKEN)
         return self._queue
@@ -275,7 +234,7 @@ class IngestService:
 
     def _index_with_room(self, name: str) -> ServedIndex:
         index = self._index(name)
-        self._tasks.check_room()
+        self.queue.check_room()
         return index
 
     async def _add(
@@ -289,4 +248,4 @@ class IngestService:
             created_at=datetime.now(timezone.utc),
             sources=sources,
         )
-        return await self._tasks.add(Record(task, purge))
+        return await self.queue.add(Record(task, purge))

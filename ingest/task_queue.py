@@ -30,9 +30,9 @@ class LiveTask:
         self.changed = asyncio.Event()
         """Set at the next change, and then replaced."""
         self.cancelled = False
-        """Somebody asked to cancel it."""
+        """Whether a client has asked to cancel it."""
         self.published = False
-        """Its work is in a published version, so that it can no longer be cancelled."""
+        """Whether its work is in a published version, so that it can no longer be cancelled."""
         self.interrupt: Callable[[], object] = lambda: None
         """Stops the run that works on it."""
 
@@ -42,7 +42,7 @@ class LiveTask:
         return self.record.task
 
     def notify(self) -> None:
-        """Wakes those who follow the task."""
+        """Wakes the followers of the task."""
         changed, self.changed = self.changed, asyncio.Event()
         changed.set()
 
@@ -59,10 +59,7 @@ class TaskQueue:
     def __init__(self, store: TaskStore, discard: Callable[[Task], None], stopping: asyncio.Event) -> None:
         """Creates an empty queue.
 
-        Args:
-            store: keeps the tasks.
-            discard: removes the files of an ended task; blocks.
-            stopping: once set, nobody waits for a task any more.
+        `discard` removes the files of an ended task and may block. Once `stopping` is set, no call waits for a task.
         """
         self._store = store
         self._discard = discard
@@ -83,10 +80,9 @@ class TaskQueue:
             raise BusyError(f"{len(self._live):,} tasks are unfinished: wait until some have ended.", retry_after_s=10)
 
     async def add(self, record: Record) -> Task:
-        """Queues a task, new or left by a service that has ended. On disk when this returns.
+        """Queues a task, new or left by an earlier service. It is on disk when this returns.
 
-        Raises:
-            NoSpaceError: the disk is full.
+        Raises NoSpaceError if the disk is full.
         """
 
         async def enter() -> Task:
@@ -102,11 +98,7 @@ class TaskQueue:
         return await shield_to_completion(enter())
 
     async def get(self, task_id: str) -> Task:
-        """The task as it is now.
-
-        Raises:
-            UnknownTaskError: there is no such task.
-        """
+        """The task as it is now. Raises UnknownTaskError if there is none."""
         live = self._live.get(task_id)
         if live is not None:
             return live.task
@@ -116,16 +108,14 @@ class TaskQueue:
         return record.task
 
     async def latest(self, index: str | None, limit: int) -> list[Task]:
-        """The newest tasks first; None: of all indexes."""
+        """The newest tasks of an index, or of all indexes (None), newest first."""
         records = await asyncio.to_thread(self._store.latest, index, limit)
         return [self._live[r.task.id].task if r.task.id in self._live else r.task for r in records]
 
     async def follow(self, task_id: str, last: str | None) -> AsyncIterator[tuple[str, Task]]:
         """The task now and after every change until it ends, each time with an event id.
 
-        Args:
-            task_id: an existing task.
-            last: event id that the client has received already: skipped.
+        Skips the event with the id `last`, which the client already has.
         """
         live = self._live.get(task_id)
         while live is not None and not self._stopping.is_set():
@@ -140,14 +130,9 @@ class TaskQueue:
             yield str(record.revision), record.task
 
     async def cancel(self, task_id: str) -> Task:
-        """Cancels a task.
+        """Cancels a task and returns it once it has ended, perhaps successfully: published work is not undone.
 
-        Returns:
-            The cancelled task; or the ended one, if its work was published before it could be stopped.
-
-        Raises:
-            UnknownTaskError: there is no such task.
-            TaskEndedError: it has already ended.
+        Raises UnknownTaskError if there is none, and TaskEndedError if it has already ended.
         """
         live = self._live.get(task_id)
         if live is None:
@@ -169,7 +154,7 @@ class TaskQueue:
     # For the workers
 
     async def next_batch(self, index: str) -> list[LiveTask]:
-        """Waits for the oldest task of an index; returns it with those right behind it of the same kind."""
+        """Waits for the oldest task of an index. Returns it and the tasks of the same kind right behind it."""
         queued = self._queued[index]
         while not queued:
             self._woken[index].clear()
@@ -204,7 +189,7 @@ class TaskQueue:
     async def end(self, live: LiveTask, state: State, **changes: Any) -> None:
         """Ends a task and discards its files."""
         await self._end(live, state, keep=True, **changes)
-        # Not earlier: if the service crashes before the end is on disk, the task runs again and needs its files.
+        # Not earlier: if the service crashes before this state is on disk, the task runs again and needs its files.
         await asyncio.to_thread(self._discard, live.task)
 
     async def abandon(self, live: LiveTask, **changes: Any) -> None:

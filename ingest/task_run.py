@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -44,11 +45,7 @@ class TaskRun:
         """Task id → result, after a run that found nothing usable."""
 
     async def run(self) -> None:
-        """Runs the pipeline, in a trace of its own.
-
-        Raises:
-            IngestError: the run failed.
-        """
+        """Runs the pipeline, in a trace of its own. Raises IngestError if the run fails."""
         with tracing.begin(INGESTION, {}) as span:
             tracing.program_headers.set(span.headers)
             await self._run()
@@ -68,7 +65,7 @@ class TaskRun:
                 settings,
                 list(settings.sources) or await asyncio.to_thread(followed, index.folder),
                 self._progress,
-                executor=LocalExecutor(settings, self._progress.wait),
+                executor=LocalExecutor(settings, lambda reason: self._progress(Waiting(reason))),
                 uploads=UploadSource(str(index.folder), uploads),
                 scope="reindex" if self._kind == "reindex" else "uploads",
                 on_finished=self._finish,
@@ -79,7 +76,7 @@ class TaskRun:
             raise
 
     async def _usable(self, task_id: str, uploads: Mapping[str, Path]) -> dict[str, Path]:
-        """The files of a task to index. A file that replaces another one is parsed first, as a trial."""
+        """The files of a task to index. A file that would replace another one must pass a trial parse first."""
         usable: dict[str, Path] = {}
         for source, path in (await asyncio.to_thread(self._index.uploads.staged, task_id)).items():
             reason = await _unusable_reason(self._settings, SourceFile(path, source)) if source in uploads else None
@@ -90,8 +87,8 @@ class TaskRun:
         return usable
 
     async def _finish(self, summary: Summary) -> None:
-        """Belongs to the run: no other run of the index may begin before."""
-        self._progress.stage("checking" if self._kind == "delete" else "publishing")
+        """Part of the run: it completes before another run of the index may begin."""
+        self._progress.set("checking" if self._kind == "delete" else "publishing")
         self.results = await asyncio.to_thread(self._settle, summary)
 
     def _settle(self, summary: Summary) -> dict[str, TaskResult]:
@@ -123,7 +120,7 @@ class TaskRun:
         )
 
     def _absence(self, live: LiveTask, current: str | None) -> Absence | None:
-        """Searches the current version for what was deleted."""
+        """Searches the current version for remains of the deleted files."""
         if current is None:
             return None
         root, sources = self._index.root, live.task.sources
@@ -136,19 +133,8 @@ class TaskRun:
             raise StillFoundError(f"Version {current} still has parts of {', '.join(sources)}: {found}.")
         if live.record.purge:
             root.prune(1)
-        return Absence(
-            version=current,
-            manifest=found.manifest,
-            documents=found.documents,
-            chunks=found.chunks,
-            metadata=found.metadata,
-            dense=found.dense,
-            store=found.store,
-            lexical=found.lexical,
-            sparse=found.sparse,
-            multi_vector=found.multi_vector,
-            kept_in=[name for name in root.versions() if name != current and self._index.has_any(name, sources)],
-        )
+        kept_in = [name for name in root.versions() if name != current and self._index.has_any(name, sources)]
+        return Absence(version=current, kept_in=kept_in, **dataclasses.asdict(found))
 
 
 class _ProgressMeter:
@@ -165,27 +151,19 @@ class _ProgressMeter:
         match event:
             case Planned():
                 self._started = time.monotonic()
-                self._set("indexing", files_total=event.changed, bytes_total=event.size_bytes)
+                self.set("indexing", files_total=event.changed, bytes_total=event.size_bytes)
             case Advanced():
                 self._advance(event)
             case Waiting():
-                self.wait(event.reason)
+                self.set("waiting", reason=event.reason)
             case Published():
                 for live in self._batch:
                     live.published = True
-                self.stage("publishing")
+                self.set("publishing")
             case Skipped():
                 self.skipped[event.source] = event.reason
             case Noticed():
                 pass  # the file was used
-
-    def wait(self, reason: str) -> None:
-        """The run waits."""
-        self._set("waiting", reason=reason)
-
-    def stage(self, stage: Stage) -> None:
-        """The run enters another stage."""
-        self._set(stage)
 
     def _advance(self, event: Advanced) -> None:
         now = time.monotonic()
@@ -193,7 +171,7 @@ class _ProgressMeter:
             return
         seconds, total = max(now - self._started, 1e-3), self._progress.bytes_total
         share = min(event.size_bytes / total, 1.0) if total else 1.0
-        self._set(
+        self.set(
             "indexing" if event.files < self._progress.files_total else "publishing",
             files_done=event.files,
             chunks_done=event.chunks,
@@ -202,7 +180,8 @@ class _ProgressMeter:
             eta_s=round(seconds * (1 - share) / share, 1) if share else None,
         )
 
-    def _set(self, stage: Stage, *, reason: str | None = None, **changes: Any) -> None:
+    def set(self, stage: Stage, *, reason: str | None = None, **changes: Any) -> None:
+        """Shows another stage or other numbers."""
         self._reported = time.monotonic()
         self._progress = self._progress.model_copy(update={"stage": stage, "reason": reason, **changes})
         for live in self._batch:

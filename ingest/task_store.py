@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ingest.errors import NoSpaceError
-from ingest.wire import FINAL, Task, TaskKind
+from ingest.wire import FINAL, Task
 
 _KEPT = 1_000
 """Ended tasks to keep."""
@@ -18,11 +18,11 @@ _KEPT = 1_000
 
 @dataclass(slots=True)
 class Record:
-    """A task with fields that clients do not see."""
+    """A task, with fields that clients do not see."""
 
     task: Task
     purge: bool = False
-    """Whether to remove earlier versions, which still hold the deleted files."""
+    """Whether a deletion also removes earlier versions, which still hold the deleted files."""
     before: str | None = None
     """The current version when the work began."""
     revision: int = 0
@@ -39,27 +39,15 @@ class TaskStore:
         self._database.executescript(_SCHEMA)
 
     def close(self) -> None:
-        """Nothing may be called afterwards."""
+        """Closes the file. Call nothing afterwards."""
         with self._lock:
             self._database.close()
 
     def put(self, record: Record) -> None:
-        """Writes a task. On disk when this returns.
-
-        Raises:
-            NoSpaceError: the disk is full.
-        """
+        """Writes a task; it is on disk when this returns. Raises NoSpaceError if the disk is full."""
         task = record.task
-        row = (
-            task.id,
-            task.index,
-            task.kind,
-            task.state,
-            record.revision,
-            record.purge,
-            record.before,
-            task.model_dump_json(),
-        )
+        state = (task.state, record.revision, record.purge, record.before, task.model_dump_json())
+        row = (task.id, task.index, task.kind, *state)
         try:
             with self._lock:
                 self._database.execute(_PUT, row)
@@ -67,33 +55,31 @@ class TaskStore:
             raise NoSpaceError(f"The task cannot be written: {error}. Try again later.") from error
 
     def get(self, task_id: str) -> Record | None:
-        """The task of this id."""
-        with self._lock:
-            row = self._database.execute(f"SELECT {_COLUMNS} FROM tasks WHERE id = ?", (task_id,)).fetchone()  # noqa: S608 - a constant
-        return None if row is None else _record(row)
+        """The task with this id."""
+        return next(iter(self._select("WHERE id = ?", (task_id,))), None)
 
     def latest(self, index: str | None, limit: int) -> list[Record]:
-        """The newest tasks first; None: of all indexes."""
+        """The newest tasks of an index, or of all indexes (None), newest first."""
         where, values = ("", ()) if index is None else ("WHERE index_name = ?", (index,))
-        return self._many(f"{where} ORDER BY number DESC LIMIT {limit:d}", values)
+        return self._select(f"{where} ORDER BY number DESC LIMIT {limit:d}", values)
 
     def unfinished(self) -> list[Record]:
         """Tasks that have not ended, oldest first."""
-        return self._many(f"WHERE state NOT IN ({_marks(FINAL)}) ORDER BY number", FINAL)
+        return self._select(f"WHERE state NOT IN ({_FINAL}) ORDER BY number", FINAL)
 
     def forget(self) -> None:
         """Removes tasks that ended long ago."""
         with self._lock:
-            self._database.execute(
-                f"DELETE FROM tasks WHERE state IN ({_marks(FINAL)}) AND number <= "  # noqa: S608 - constants
-                f"(SELECT number FROM tasks ORDER BY number DESC LIMIT 1 OFFSET {_KEPT})",
-                FINAL,
-            )
+            self._database.execute(_FORGET, (*FINAL, _KEPT))
 
-    def _many(self, rest: str, values: Sequence[str]) -> list[Record]:
+    def _select(self, rest: str, values: Sequence[str]) -> list[Record]:
+        sql = f"SELECT body, purge, before, revision FROM tasks {rest}"  # noqa: S608 - constants
         with self._lock:
-            rows = self._database.execute(f"SELECT {_COLUMNS} FROM tasks {rest}", values).fetchall()  # noqa: S608 - constants
-        return [_record(row) for row in rows]
+            rows = self._database.execute(sql, values).fetchall()
+        return [
+            Record(Task.model_validate_json(body), bool(purge), before, revision)
+            for body, purge, before, revision in rows
+        ]
 
 
 def revision_after(revision: int) -> int:
@@ -101,16 +87,7 @@ def revision_after(revision: int) -> int:
     return max(revision + 1, int(time.time() * 1000))
 
 
-def _record(row: tuple[str, int, str | None, int]) -> Record:
-    body, purge, before, revision = row
-    return Record(Task.model_validate_json(body), bool(purge), before, revision)
-
-
-def _marks(values: Sequence[str | TaskKind]) -> str:
-    return ", ".join("?" for _ in values)
-
-
-_COLUMNS = "body, purge, before, revision"
+_FINAL = ", ".join("?" for _ in FINAL)
 
 _SCHEMA = """
 PRAGMA journal_mode = WAL;
@@ -134,3 +111,8 @@ ON CONFLICT (id) DO UPDATE SET
     state = excluded.state, revision = excluded.revision, before = excluded.before, body = excluded.body
     WHERE excluded.revision >= tasks.revision
 """
+
+_FORGET = f"""
+DELETE FROM tasks WHERE state IN ({_FINAL})
+    AND number <= (SELECT number FROM tasks ORDER BY number DESC LIMIT 1 OFFSET ?)
+"""  # noqa: S608 - constants

@@ -21,7 +21,6 @@ import threading
 import unicodedata
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
 
@@ -38,8 +37,9 @@ from ingest.errors import (
     UnreadableUploadError,
     UnsupportedFileError,
 )
-from ingest.loaders import LOADERS, suffix_of
+from ingest.loaders import LOADERS, LoaderType, suffix_of
 from ingest.loaders.file import SNIFFED_BYTES, is_binary
+from ingest.settings import IngestServerSettings
 from ingest.sources import UPLOADS
 from ingest.sources.uploads import uploaded
 
@@ -52,26 +52,15 @@ _PIECE_BYTES = 1024 * 1024
 _STAGED = ".staged-"
 _INCOMING = ".incoming-"
 _INVISIBLE = frozenset(("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"))
-"""Categories of characters that a name can do without: controls, marks of direction, halves of pairs, line ends."""
+"""Categories of characters that names may not have: controls, direction marks, surrogates, line ends."""
 _RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])", re.IGNORECASE)
-"""Names of devices on Windows. Source: https://learn.microsoft.com/windows/win32/fileio/naming-a-file"""
-
-
-@dataclass(frozen=True, slots=True)
-class UploadQuota:
-    """Limits of one request and of all uploads of an index."""
-
-    max_file_bytes: int
-    max_files: int
-    max_uploads: int
-    max_uploads_bytes: int
+"""Device names on Windows. Source: https://learn.microsoft.com/windows/win32/fileio/naming-a-file"""
 
 
 def safe_name(sent: str) -> str:
     """The name of a file on disk: the sent name without folders and unsafe characters.
 
-    Raises:
-        UnsupportedFileError: nothing is left, or no loader reads files with this suffix.
+    Raises UnsupportedFileError if nothing is left, or if no loader reads files with this suffix.
     """
     name = unicodedata.normalize("NFC", sent).replace("\\", "/").rpartition("/")[2]
     name = "".join(char for char in name if unicodedata.category(char) not in _INVISIBLE)
@@ -97,19 +86,19 @@ def same_file(name: str) -> str:
 class UploadFolder:
     """The uploads of one index. Its calls block; thread-safe."""
 
-    def __init__(self, index: Path, limits: UploadQuota) -> None:
-        """Touches nothing. `index`: folder of the index."""
+    def __init__(self, index: Path, settings: IngestServerSettings) -> None:
+        """Touches nothing. `index` is the folder of the index."""
         self._index = index
         self._folder = index / UPLOADS
-        self._limits = limits
+        self._settings = settings
         self._moving = threading.Lock()
 
     def files(self) -> dict[str, Path]:
-        """Source → file, of what the index follows."""
+        """Name in the index → file, for all uploads that the index follows."""
         return uploaded(self._index)
 
     def staged(self, task_id: str) -> dict[str, Path]:
-        """Source → file, of a task whose run has not ended."""
+        """Name in the index → file, for a task whose run has not ended."""
         folder = self._folder / f"{_STAGED}{task_id}"
         if not folder.is_dir():
             return {}
@@ -126,10 +115,9 @@ class UploadFolder:
 
     @contextmanager
     def incoming(self, content_type: str) -> Iterator[Receiver]:
-        """A receiver for one request. Its files are removed at the end unless they were staged.
+        """A receiver for one request. At the end its files are removed unless they were staged.
 
-        Raises:
-            UnreadableUploadError: the request is no form with files.
+        Raises UnreadableUploadError if the request is not a form with files.
         """
         _, options = parse_options_header(content_type)
         boundary = options.get(b"boundary")
@@ -144,46 +132,36 @@ class UploadFolder:
             folder = self._folder / f"{_INCOMING}{secrets.token_hex(8)}"
             folder.mkdir()
         try:
-            with contextlib.closing(Receiver(folder, boundary, self._limits)) as receiver:
+            with contextlib.closing(Receiver(folder, boundary, self._settings)) as receiver:
                 yield receiver
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
     def stage(self, receiver: Receiver, task_id: str, waiting: Collection[str]) -> list[str]:
-        """Moves the received files to a task, atomically.
+        """Moves the files of a finished request to a task, atomically, and returns their names in the index.
 
-        Args:
-            receiver: that has finished.
-            task_id: whose files they are from now on.
-            waiting: tasks whose files are staged already.
-
-        Returns:
-            Their sources. A file that has the name of another replaces it, under that one's source.
-
-        Raises:
-            IndexFullError: the index would have too many uploads, or too many bytes of them.
+        A file replaces an upload of the same name (`same_file`), and takes its name in the index. `waiting` are the
+        tasks whose files are already staged. Raises IndexFullError if the index would exceed its quota.
         """
         with self._moving:
             held = self.files()
             for other in waiting:
                 held |= self.staged(other)
             by_name = {same_file(source): source for source in held}
-            renamed = {
-                name: by_name.get(same_file(f"{UPLOADS}/{name}"), f"{UPLOADS}/{name}") for name in receiver.names
-            }
-            for name, source in renamed.items():
-                path = receiver.folder / name
-                target = receiver.folder / source.removeprefix(f"{UPLOADS}/")
-                held[source] = path.rename(target) if path != target else path
+            sources: list[str] = []
+            for name in receiver.names:
+                source = by_name.get(same_file(f"{UPLOADS}/{name}"), f"{UPLOADS}/{name}")
+                held[source] = (receiver.folder / name).rename(receiver.folder / Path(source).name)
+                sources.append(source)
             self._check(held)
             with _space():
                 _sync(receiver.folder)
                 receiver.folder.rename(self._folder / f"{_STAGED}{task_id}")
                 _sync(self._folder)
-        return sorted(renamed.values())
+        return sorted(sources)
 
     def keep(self, task_id: str, sources: Collection[str]) -> None:
-        """Makes these files of a task uploads of the index, replacing those of the same names."""
+        """Makes these files of a task uploads of the index. They replace those of the same names."""
         with self._moving:
             staged = self.staged(task_id)
             for source in sources:
@@ -206,33 +184,29 @@ class UploadFolder:
                 _sync(self._folder)
 
     def _check(self, files: dict[str, Path]) -> None:
-        if len(files) > self._limits.max_uploads:
-            raise IndexFullError(
-                f"The index would have {len(files):,} uploaded files, more than {self._limits.max_uploads:,}: delete "
-                "some first.",
-                field=FIELD,
-            )
-        size_bytes = sum(path.stat().st_size for path in files.values())
-        if size_bytes > self._limits.max_uploads_bytes:
-            raise IndexFullError(
-                f"The uploaded files of the index would be {size_bytes:,} bytes, more than "
-                f"{self._limits.max_uploads_bytes:,}: delete some first.",
-                field=FIELD,
-            )
+        size_bytes, settings = sum(path.stat().st_size for path in files.values()), self._settings
+        if len(files) > settings.max_uploads:
+            problem = f"have {len(files):,} uploaded files, more than {settings.max_uploads:,}"
+        elif size_bytes > settings.max_uploads_bytes:
+            problem = f"have {size_bytes:,} bytes of uploaded files, more than {settings.max_uploads_bytes:,}"
+        else:
+            return
+        raise IndexFullError(f"The index would {problem}: delete some first.", field=FIELD)
 
 
 class Receiver:
     """Writes the files of a form to a folder while it arrives, without holding them in memory."""
 
-    def __init__(self, folder: Path, boundary: bytes, limits: UploadQuota) -> None:
+    def __init__(self, folder: Path, boundary: bytes, settings: IngestServerSettings) -> None:
         self.folder = folder
-        self._limits = limits
-        self.names: dict[str, str] = {}
-        """Name on disk → name as sent, of the received files."""
+        self._settings = settings
+        self.names: list[str] = []
+        """Names of the received files on disk."""
         self._header = (bytearray(), bytearray())
         self._disposition = b""
         self._file: IO[bytes] | None = None
-        self._name = ""
+        self._shown = ""
+        self._loader: LoaderType | None = None
         self._size_bytes = 0
         self._head = b""
         self._ended = False
@@ -240,7 +214,6 @@ class Receiver:
             self._parser = MultipartParser(
                 boundary,
                 {
-                    "on_part_begin": self._on_part_begin,
                     "on_header_field": lambda data, start, end: self._header[0].extend(data[start:end]),
                     "on_header_value": lambda data, start, end: self._header[1].extend(data[start:end]),
                     "on_header_end": self._on_header_end,
@@ -253,17 +226,9 @@ class Receiver:
         except FormParserError as error:
             raise UnreadableUploadError(f"The form cannot be read: {error}.") from error
 
-    async def receive(self, body: AsyncIterator[bytes], timeout_s: float) -> int:
-        """Receives the whole body and returns the size of its files in bytes.
-
-        Args:
-            body: as it arrives.
-            timeout_s: longest wait for more of it.
-
-        Raises:
-            UnreadableUploadError, UnsupportedFileError, TooManyFilesError, FileTooLargeError, NoSpaceError: see there.
-        """
-        async with contextlib.aclosing(_pieces(body, timeout_s)) as pieces:
+    async def receive(self, body: AsyncIterator[bytes]) -> int:
+        """Receives the whole body and returns the size of its files in bytes."""
+        async with contextlib.aclosing(_pieces(body, self._settings.timeout_s)) as pieces:
             async for piece in pieces:
                 # The folder must not be removed while a thread writes to it.
                 await finish_in_thread(functools.partial(self.write, piece))
@@ -271,10 +236,10 @@ class Receiver:
         return await asyncio.to_thread(lambda: sum(path.stat().st_size for path in self.folder.iterdir()))
 
     def write(self, data: bytes) -> None:
-        """Takes the next piece of the body.
+        """Writes the next piece of the body.
 
         Raises:
-            UnreadableUploadError, UnsupportedFileError, TooManyFilesError, FileTooLargeError: as they say.
+            UnreadableUploadError, UnsupportedFileError, TooManyFilesError, FileTooLargeError: the form is refused.
             NoSpaceError: the disk is full.
         """
         with _space():
@@ -284,11 +249,7 @@ class Receiver:
                 raise UnreadableUploadError(f"The form cannot be read: {error}.") from error
 
     def finish(self) -> None:
-        """The body has ended.
-
-        Raises:
-            UnreadableUploadError: before the form had, or without a file.
-        """
+        """Call at the end of the body. Raises UnreadableUploadError if the form is incomplete or has no file."""
         if not self._ended:
             raise UnreadableUploadError("The form ends too early: the upload was cut off. Send it again.")
         if not self.names:
@@ -300,47 +261,42 @@ class Receiver:
             self._file.close()
             self._file = None
 
-    def _on_part_begin(self) -> None:
-        self._disposition = b""
-
     def _on_header_end(self) -> None:
         name, value = (bytes(part) for part in self._header)
-        self._header[0].clear()
-        self._header[1].clear()
+        for part in self._header:
+            part.clear()
         if name.lower() == b"content-disposition":
             self._disposition = value
 
     def _on_headers_finished(self) -> None:
         _, options = parse_options_header(self._disposition)
+        self._disposition = b""
         sent = options.get(b"filename")
         if sent is None:
-            return  # a field of text, which means nothing here
+            return  # a text field, which has no meaning here
         if options.get(b"name", b"").decode("utf-8", "replace") != FIELD:
             raise UnreadableUploadError(f"Files are taken from the field {FIELD!r} alone.", field=FIELD)
-        if len(self.names) >= self._limits.max_files:
-            raise TooManyFilesError(
-                f"More than {self._limits.max_files} files in one request: send the others in the next.", field=FIELD
-            )
-        shown = sent.decode("utf-8", "replace")
-        name = safe_name(shown)
-        twice = next((other for other in self.names if same_file(other) == same_file(name)), None)
-        if twice is not None:
+        most = self._settings.max_upload_files
+        if len(self.names) >= most:
+            raise TooManyFilesError(f"More than {most} files in one request: send the others in the next.", field=FIELD)
+        name = safe_name(sent.decode("utf-8", "replace"))
+        self._shown = _shown(sent.decode("utf-8", "replace"))
+        if same_file(name) in map(same_file, self.names):
             raise UnsupportedFileError(
-                f"{_shown(shown)}: the request has two files of this name. Rename one, or send it by itself.",
-                field=FIELD,
+                f"{self._shown}: the request has two files of this name. Rename one, or send it by itself.", field=FIELD
             )
-        self.names[name] = shown
-        self._name, self._size_bytes, self._head = name, 0, b""
+        self.names.append(name)
+        self._loader, self._size_bytes, self._head = LOADERS.by_suffix(name), 0, b""
         self._file = (self.folder / name).open("xb")
 
     def _on_part_data(self, data: bytes, start: int, end: int) -> None:
         if self._file is None:
             return
+        most = self._settings.max_upload_file_bytes
         self._size_bytes += end - start
-        if self._size_bytes > self._limits.max_file_bytes:
+        if self._size_bytes > most:
             raise FileTooLargeError(
-                f"{_shown(self.names[self._name])} is larger than {self._limits.max_file_bytes:,} bytes, the most that "
-                "is taken of one file. Send it in parts.",
+                f"{self._shown} is larger than {most:,} bytes, the most that is taken of one file. Send it in parts.",
                 field=FIELD,
             )
         if len(self._head) < SNIFFED_BYTES:
@@ -362,16 +318,14 @@ class Receiver:
         self._ended = True
 
     def _check_content(self) -> None:
-        """Compares the first bytes with the suffix. Everything else is checked in the parser process."""
-        shown = _shown(self.names[self._name])
-        loader = LOADERS.by_suffix(self._name)
-        if loader is not None and loader.binary:
-            if self._head.strip() and not loader.sniff(self._head):
-                kind = suffix_of(self._name)[1:].upper()
-                raise UnsupportedFileError(f"{shown} is not a {kind}: it does not begin as one.", field=FIELD)
+        """Compares the first bytes with the suffix. The parser process checks everything else."""
+        if self._loader is not None and self._loader.binary:
+            if self._head.strip() and not self._loader.sniff(self._head):
+                kind = suffix_of(self.names[-1])[1:].upper()
+                raise UnsupportedFileError(f"{self._shown} is not a {kind}: it does not begin as one.", field=FIELD)
         elif is_binary(self._head):
             raise UnsupportedFileError(
-                f"{shown} is binary, not text: send what its suffix says, or save it as text.", field=FIELD
+                f"{self._shown} is binary, not text: send what its suffix says, or save it as text.", field=FIELD
             )
 
 
@@ -396,7 +350,7 @@ async def _pieces(body: AsyncIterator[bytes], timeout_s: float) -> AsyncGenerato
 
 
 def _shown(name: str) -> str:
-    """A name as it was sent, in a message."""
+    """A sent name, for messages."""
     visible = "".join(char for char in name if unicodedata.category(char) not in _INVISIBLE)
     return repr(visible if len(visible) <= 80 else f"{visible[:77]}…")
 

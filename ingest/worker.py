@@ -75,7 +75,7 @@ def _answer(file: SourceFile, limits: ParserLimits, chunker: Chunker, answers: I
             if isinstance(item, Notice):
                 _send(answers, {"notice": item.text})
                 continue
-            spans = [(span.start, span.end, span.heading_path, span.prefix) for span in chunker.iterate(item)]
+            spans = [(span.start, span.end, span.heading_path, span.prefix) for span in chunker.spans(item)]
             _send(
                 answers,
                 {

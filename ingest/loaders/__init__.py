@@ -57,8 +57,7 @@ class LoaderType(Protocol):
     def load(self, file: SourceFile, limits: ParserLimits) -> Iterator[ParsedDocument | Notice]:
         """The documents of the file, and notices about it.
 
-        Raises:
-            SkippedFileError: the file cannot be used. The message gives the reason.
+        Raises SkippedFileError if the file cannot be used; the message gives the reason.
         """
 
 
@@ -73,15 +72,13 @@ class Loaders:
     @cached_property
     def by_name(self) -> dict[str, LoaderType]:
         """The loaders whose libraries are installed, sorted by name."""
-        members = {name: self._member(name) for name in self._registry.names()}
-        return {name: loader for name, loader in members.items() if loader is not None}
+        return {name: loader for name in self._registry.names() for loader in self._installed(name)}
 
-    def _member(self, name: str) -> LoaderType | None:
+    def _installed(self, name: str) -> Iterator[LoaderType]:
         try:
-            return self._registry.get(name)
+            yield self._registry.get(name)
         except RegistryError as error:
             self._missing.append(str(error))
-            return None
 
     @cached_property
     def _by_suffix(self) -> dict[str, LoaderType]:
@@ -102,11 +99,7 @@ class Loaders:
         return self._by_suffix.get(suffix_of(source))
 
     def choose(self, source: str, head: bytes) -> LoaderType:
-        """The loader for a file: by its suffix, else by its first bytes.
-
-        Raises:
-            SkippedFileError: no loader reads such a file.
-        """
+        """The loader for a file: by its suffix, else by its first bytes. Raises SkippedFileError if there is none."""
         suffix = suffix_of(source)
         loader = self._by_suffix.get(suffix) if suffix else None
         if loader is None:
@@ -120,11 +113,7 @@ class Loaders:
         return loader
 
     def load(self, file: SourceFile, limits: ParserLimits) -> Iterator[ParsedDocument | Notice]:
-        """The documents of one file.
-
-        Raises:
-            SkippedFileError: the file cannot be used. A bad file raises nothing else.
-        """
+        """The documents of one file. A file that cannot be used raises SkippedFileError and nothing else."""
         documents = 0
         try:
             for item in self.choose(file.source, file.head()).load(file, limits):

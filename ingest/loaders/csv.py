@@ -24,7 +24,7 @@ _EVALUATION = frozenset(("question", "questions", "answer", "answers"))
 _DELIMITERS = ",;\t|"
 _SAMPLED_ROWS = 50
 _PROSE_CHARS = 20
-"""Least mean length of the cells in a text column without a usual name."""
+"""Smallest mean length of the cells in a text column without a usual name."""
 _REPORTED_ROWS = 5
 
 
@@ -40,9 +40,7 @@ class _Columns:
     @property
     def extra(self) -> list[int]:
         taken = {self.text, self.title, self.url, self.date, self.summary}
-        return [
-            number for number, name in enumerate(self.names) if number not in taken and name and name not in _EVALUATION
-        ]
+        return [place for place, name in enumerate(self.names) if place not in taken and name not in ("", *_EVALUATION)]
 
 
 class CsvLoader:
@@ -60,19 +58,15 @@ class CsvLoader:
 
         The text is in the column with a usual name (`Content`, `text`, `body`, …), else in the one with the longest
         cells. A summary column goes before it. Columns of questions and answers beside a text are left out.
-
-        Raises:
-            SkippedFileError: no header, no text column, or not a CSV file at all.
         """
         with _field_size_limit(limits.max_text_chars), (yield from file.rows(limits, newline="")) as stream:
             header = stream.readline(1_000_000)
             stream.seek(0)
             reader = csv.reader(stream, delimiter=_delimiter(header), strict=False)
             rows = _rows(reader, limits)
-            try:
-                names = [one_line(name, 100).lower() for name in next(rows)]
-            except StopIteration:
-                raise SkippedFileError("empty") from None
+            names = [one_line(name, 100).lower() for name in next(rows, [])]
+            if not names:
+                raise SkippedFileError("empty")
             sample = list(itertools.islice(rows, _SAMPLED_ROWS))
             columns = _columns(names, sample)
             blank: list[int] = []
@@ -102,17 +96,12 @@ def _field_size_limit(characters: int) -> Iterator[None]:
 
 
 def _rows(reader: Iterator[list[str]], limits: ParserLimits) -> Iterator[list[str]]:
-    while True:
-        try:
-            row = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            if "field limit" in str(error):
-                check_length(limits.max_text_chars + 1, limits)
-            raise SkippedFileError(f"not readable as CSV: {error}") from error
-        if any(cell.strip() for cell in row):
-            yield row
+    try:
+        yield from (row for row in reader if any(cell.strip() for cell in row))
+    except csv.Error as error:
+        if "field limit" in str(error):
+            check_length(limits.max_text_chars + 1, limits)
+        raise SkippedFileError(f"not readable as CSV: {error}") from error
 
 
 def _delimiter(header: str) -> str:
@@ -121,9 +110,9 @@ def _delimiter(header: str) -> str:
 
 
 def _columns(names: list[str], sample: list[list[str]]) -> _Columns:
-    def named(candidates: Sequence[str], taken: frozenset[int | None] = frozenset()) -> int | None:
+    def named(candidates: Sequence[str], taken: int | None = None) -> int | None:
         found = (names.index(name) for name in candidates if name in names)
-        return next((number for number in found if number not in taken), None)
+        return next((number for number in found if number != taken), None)
 
     text = named(_TEXT)
     if text is None:
@@ -140,8 +129,8 @@ def _columns(names: list[str], sample: list[list[str]]) -> _Columns:
             )
         text = longest
     is_faq = names[text] == "answer"
-    title = named(_TITLE if is_faq else [name for name in _TITLE if name not in _EVALUATION], frozenset((text,)))
-    return _Columns(names, text, title, named(_URL), named(_DATE), named(_SUMMARY, frozenset((text,))))
+    title = named(_TITLE if is_faq else [name for name in _TITLE if name not in _EVALUATION], text)
+    return _Columns(names, text, title, named(_URL), named(_DATE), named(_SUMMARY, text))
 
 
 def _document(

@@ -67,7 +67,7 @@ class Section:
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """A remark about a file that was used nevertheless, for the person who started the run."""
+    """A remark about a file that was used, for the person who started the run."""
 
     text: str
 

@@ -36,7 +36,7 @@ _BOILERPLATE = frozenset(
     social-share sr-only table-of-contents toc toctree-wrapper visually-hidden
     """.split()  # noqa: SIM905
 )
-"""Classes and ids of what surrounds the content of a page."""
+"""Classes and ids of the elements around the content of a page."""
 _STRUCTURAL = frozenset(("html", "body", "main", "article"))
 _HEADINGS = {"h1": 1, "h2": 2, "h3": 3, "h4": 4, "h5": 5, "h6": 6}
 _BLOCKS = frozenset(
@@ -60,11 +60,7 @@ class HtmlLoader:
         return _BEGINS_PAGE.match(head) is not None
 
     def load(self, file: SourceFile, limits: ParserLimits) -> Iterator[ParsedDocument | Notice]:
-        """One document: the page's main content, its title, canonical URL, language, description and date.
-
-        Raises:
-            SkippedFileError: the page holds no text, or is nested deeper than the parser reads.
-        """
+        """One document: the page's main content, its title, canonical URL, language, description and date."""
         text = yield from file.text(limits, _META_CHARSET, XML_ENCODING)
         check_length(len(text), limits)
         page = parse_html(text)
@@ -82,12 +78,12 @@ class HtmlLoader:
 
 
 def looks_like_html(text: str) -> bool:
-    """Whether a field that may hold either is HTML and not plain text."""
+    """Whether a field that may hold either is HTML, not plain text."""
     return _LOOKS_LIKE_HTML.search(text[:20_000]) is not None
 
 
 def render_fragment(text: str, builder: TextBuilder) -> None:
-    """Appends the text of an HTML fragment; without scripts and other elements that are not text."""
+    """Appends the text of an HTML fragment, without scripts and other elements that are not text."""
     if not text.strip():
         return
     fragment = parse_html(text)
@@ -97,10 +93,9 @@ def render_fragment(text: str, builder: TextBuilder) -> None:
 
 
 def parse_html(text: str) -> Any:
-    """The root element of a page or fragment; None where there is no element or text in it.
+    """The root element of a page or fragment; None if it has no element or text.
 
-    Raises:
-        SkippedFileError: it is nested deeper than the parser reads.
+    Raises SkippedFileError if it is nested deeper than the parser reads.
     """
     text = normalise(XML_DECLARATION.sub("", text, count=1), collapse_blank_lines=False)
     parser = lxml_html.HTMLParser(encoding="utf-8", huge_tree=True, remove_comments=True, remove_pis=True)
@@ -110,7 +105,7 @@ def parse_html(text: str) -> Any:
         return None
     except etree.LxmlError as error:
         raise SkippedFileError(f"not readable as HTML: {one_line(str(error), 200)}") from error
-    # The parser drops what is nested too deep and only notes it.
+    # The parser drops deeply nested elements and only logs it.
     if any("depth" in entry.message.lower() for entry in parser.error_log):
         raise SkippedFileError("its elements are nested deeper than the parser reads")
     return root
@@ -148,7 +143,7 @@ class _Renderer:
         self._flush()
 
     def _whole(self, tag: str, element: Any) -> bool:
-        """Renders elements that are taken in one piece; their end event follows all the same."""
+        """Renders an element that is read in one piece, if it is one. Its end event still follows."""
         if tag in _HEADINGS:
             self._flush()
             self._builder.heading(_HEADINGS[tag], "".join(element.itertext()))
@@ -214,7 +209,7 @@ class _Renderer:
 
 
 def _data_table(table: Any) -> list[list[str]] | None:
-    """The cells of a table of data; None for a table that lays out a page."""
+    """The cells of a data table; None for a layout table."""
     rows: list[list[str]] = []
     for element in table.iter():
         if element.tag in ("table", "pre", "ul", "ol", *_HEADINGS) and element is not table:
@@ -258,7 +253,7 @@ def _remove_boilerplate(page: Any) -> None:
     _drop(page, lambda element: element.tag == "head" or element.tag in _NEVER_TEXT or _hidden(element))
     with_boilerplate = _text_length(page)
     doomed = [element for element in page.iter() if _is_boilerplate(element)]
-    # A page that is all "sidebar" by its class names is read whole.
+    # Read a page whole if its class names make it all "sidebar".
     if doomed and sum(_text_length(element) for element in doomed) < 0.9 * with_boilerplate:
         _drop(page, _is_boilerplate)
 
@@ -293,12 +288,11 @@ def _drop(root: Any, wanted: Any) -> None:
 
 
 def _main_content(page: Any) -> Any:
-    """The element that holds what the page is about."""
+    """The element with the page's subject: `main`, else the only `article`, else the page."""
+    articles = list(page.iter("article"))
     candidates = [element for element in page.iter() if element.tag == "main" or element.get("role") == "main"]
-    if not candidates:
-        candidates = list(page.iter("article"))
-        if len(candidates) > 1:
-            candidates = []
+    if not candidates and len(articles) == 1:
+        candidates = articles
     best = max(candidates, key=_text_length, default=None)
     return best if best is not None and _text_length(best) > 0 else page
 

@@ -32,12 +32,7 @@ class JcrLoader:
         return _BEGINS_JCR.match(head) is not None
 
     def load(self, file: SourceFile, limits: ParserLimits) -> Iterator[ParsedDocument | Notice]:
-        """One document: the page's subtitle and every text component, in the order of the page.
-
-        Raises:
-            SkippedFileError: the file is no well-formed XML, defines entities, is no page, or is a page without a title
-                or without text.
-        """
+        """One document: the page's subtitle and every text component, in the order of the page."""
         content = _page_content(parse_xml((yield from file.text(limits, XML_ENCODING))))
         title = one_line(content.get("pageTitle") or "")
         if not title:
@@ -61,11 +56,7 @@ class JcrLoader:
 
 
 def parse_xml(text: str) -> Any:
-    """The root element. Document types, and with them entities of the file's own, are refused unread.
-
-    Raises:
-        SkippedFileError: the text declares a document type, or is no well-formed XML.
-    """
+    """The root element. Raises SkippedFileError for a document type, which may define entities, and invalid XML."""
     text = XML_DECLARATION.sub("", text, count=1)
     if "<!DOCTYPE" in text or "<!ENTITY" in text:
         raise SkippedFileError("XML with a document type declaration: refused, it may define entities")

@@ -36,9 +36,6 @@ class JsonLoader:
 
         Reads records such as `{content, url, title}`, Hugo's `{title, uri, relURI, body, …}` and `{_id, title, text}`.
         Docsearch records `{hierarchy: {lvl0 … lvl6}, content, url}` of one page become one document.
-
-        Raises:
-            SkippedFileError: not JSON, or no record has text.
         """
         text = yield from file.text(limits)
         try:

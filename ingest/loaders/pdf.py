@@ -16,7 +16,6 @@ from ingest.errors import SkippedFileError
 from ingest.loaders.dates import date_metadata
 from ingest.loaders.document import (
     Heading,
-    MetadataValue,
     Notice,
     ParsedDocument,
     ParserLimits,
@@ -55,15 +54,11 @@ class PdfLoader:
         return b"%PDF-" in head[:_HEADER_WITHIN]
 
     def load(self, file: SourceFile, limits: ParserLimits) -> Iterator[ParsedDocument | Notice]:
-        """One document, with the offset of each page.
-
-        Raises:
-            SkippedFileError: encrypted with a password, broken, too many pages, or without a text layer.
-        """
+        """One document, with the offset of each page."""
         data = file.read(limits)
         if not self.sniff(data):
             raise SkippedFileError("not a PDF: no %PDF- header")
-        # The parser warns of every oddity it works around.
+        # pypdf warns of every oddity that it works around.
         logging.getLogger("pypdf").setLevel(logging.CRITICAL)
         try:
             reader = PdfReader(io.BytesIO(data), strict=False)
@@ -98,21 +93,14 @@ class PdfLoader:
         text, page_starts = join_pages(pages)
         if not text:
             raise SkippedFileError("holds no text: scanned pages? Run text recognition (OCR) on it first")
-        information = _information(reader)
-        title = one_line(information.pop("title", ""))
-        if _USELESS_TITLE.match(title):
-            title = ""
-        metadata: dict[str, MetadataValue] = {
-            **as_metadata({"author": information.get("author", ""), "subject": information.get("subject", "")}),
-            **date_metadata(information.get("date", "")),
-            "pages": count,
-        }
+        values: dict[str, object] = {**_information(reader), "pages": count}
+        title, date = one_line(str(values.pop("title", ""))), str(values.pop("date", ""))
         yield ParsedDocument(
             source=file.source,
             key="",
             text=text,
-            title=title or file.stem,
-            metadata=metadata,
+            title=file.stem if not title or _USELESS_TITLE.match(title) else title,
+            metadata=as_metadata(values) | date_metadata(date),
             headings=_outline_headings(reader, text, page_starts),
             page_starts=page_starts,
         )
@@ -142,34 +130,30 @@ def join_pages(pages: Sequence[Sequence[str]]) -> tuple[str, tuple[int, ...]]:
 
 
 def mend_hyphens(text: str, vocabulary: Counter[str]) -> str:
-    """The text with words put together that a hyphen cuts at the end of a line.
+    """Joins words that a hyphen splits at the end of a line.
 
-    The hyphen goes where the word without it stands elsewhere in the document, stays where the word with it does, and
-    otherwise goes unless the word has another hyphen or what follows begins with a capital letter.
+    Keeps the hyphen if the document has the word with it more often than without it. If it has neither, keeps the
+    hyphen only if the word has another one, is in capitals, or continues with a capital letter.
     """
 
     def mended(match: re.Match[str]) -> str:
         before, after = match[1], match[2]
-        # Of a compound only the last part can have been cut.
+        # In a compound only the last part can be split.
         last = before.rsplit("-", 1)[-1]
         with_hyphen = vocabulary[f"{before}-{after}".lower()]
         without = vocabulary[f"{last}{after}".lower()]
-        if with_hyphen > without:
-            keep = True
-        elif without:
-            keep = False
-        else:
-            keep = "-" in before or not after[0].islower() or before.isupper()
+        unlike_a_word = "-" in before or not after[0].islower() or before.isupper()
+        keep = with_hyphen > without if with_hyphen or without else unlike_a_word
         return f"{before}-{after}" if keep else f"{before}{after}"
 
     return _HYPHENATED.sub(mended, text)
 
 
 def join_lines(text: str) -> str:
-    """The text with lines joined that only the width of the page has parted.
+    """Joins lines that are split only because the page was full.
 
-    A line goes on in the next one if it is about as long as the longest lines around it and ends no sentence, or if
-    the next begins in lower case. Blank lines and items of lists stay apart.
+    A line continues on the next if it is about as long as the longest lines and ends no sentence, or if the next one
+    begins in lower case. Blank lines and list items stay separate.
     """
     lines = [line.strip() for line in text.split("\n")]
     lengths = sorted(len(line) for line in lines if line)
@@ -195,7 +179,7 @@ def join_lines(text: str) -> str:
 
 
 def _running_lines(pages: Sequence[Sequence[str]]) -> frozenset[str]:
-    """Lines, their digits made equal, that stand at the edge of at least six in ten of four pages or more."""
+    """Lines, with all digits as 0, at the edge of at least 60 % of the pages, if there are four or more."""
     if len(pages) < 4:
         return frozenset()
     seen: Counter[str] = Counter()
@@ -221,21 +205,17 @@ def _edge(line: str) -> str:
 
 
 def _information(reader: PdfReader) -> dict[str, str]:
+    keys = {"title": "/Title", "author": "/Author", "subject": "/Subject", "date": "/CreationDate"}
     try:
         information: Any = reader.metadata or {}
-        values = {
-            "title": information.get("/Title"),
-            "author": information.get("/Author"),
-            "subject": information.get("/Subject"),
-            "date": information.get("/CreationDate"),
-        }
+        values = {name: information.get(key) for name, key in keys.items()}
         return {name: str(value) for name, value in values.items() if isinstance(value, str)}
     except (*_BROKEN, RecursionError):
         return {}
 
 
 def _outline_headings(reader: PdfReader, text: str, page_starts: Sequence[int]) -> tuple[Heading, ...]:
-    """The entries of the outline whose titles stand on the page that they point to."""
+    """The entries of the outline whose titles are on the page that they point to."""
     found: list[Heading] = []
     try:
         entries: list[tuple[Any, int]] = [(entry, 1) for entry in reversed(reader.outline)]

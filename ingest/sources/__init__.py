@@ -13,6 +13,7 @@ import orjson
 from chassis.registry import Registry, RegistryError
 from ingest.errors import SourceNotFoundError
 from ingest.loaders import SourceFile
+from ingest.loaders.file import sha256_of
 
 UPLOADS = "uploads"
 """Folder of the uploaded files beside an index's versions, and the first part of their names in the index."""
@@ -39,32 +40,35 @@ class Source(Protocol):
 
     @property
     def prefix(self) -> str:
-        """Goes before names that another source has taken."""
+        """Precedes names that another source has already taken."""
 
     def list(self) -> Iterator[Entry]:
-        """All files, sorted by name.
-
-        Raises:
-            SourceNotFoundError: the origin does not exist or cannot be listed.
-        """
+        """All files, sorted by name. Raises SourceNotFoundError if the origin cannot be listed."""
 
     def token(self, entry: Entry) -> str:
         """Changes exactly when the content does: best the SHA-256 of the bytes, else an ETag or a revision.
 
-        Raises:
-            OSError: the entry cannot be read.
+        Raises OSError if the entry cannot be read, as `fetch` does.
         """
 
     def fetch(self, entry: Entry) -> Path:
-        """The file on disk. It stays there at least as long as the source object.
+        """The file on disk. It stays there at least as long as the source object."""
 
-        Raises:
-            OSError: the entry cannot be read.
-        """
+
+class LocalFiles:
+    """Base of sources whose entries have a path on this machine as their key."""
+
+    def token(self, entry: Entry) -> str:
+        """SHA-256 of the bytes."""
+        return sha256_of(Path(entry.key))
+
+    def fetch(self, entry: Entry) -> Path:
+        """The file itself."""
+        return Path(entry.key)
 
 
 class SourceType(Protocol):
-    """The object of an entry point, such as a class: opens sources of one kind."""
+    """The object of an entry point: opens sources of one kind."""
 
     def __call__(self, location: str) -> Source:
         """Opens a source. Reads nothing yet."""
@@ -94,8 +98,7 @@ class ListedFile:
 def open_source(location: str | Path) -> Source:
     """The source at `NAME:LOCATION`, where NAME is a registered source; any other location is a file or folder.
 
-    Raises:
-        SourceNotFoundError: the source's libraries are not installed.
+    Raises SourceNotFoundError if the source's libraries are not installed.
     """
     registry: Registry[SourceType] = Registry("kserve_rag.sources", "source")
     name, _, rest = str(location).partition(":")
@@ -111,10 +114,7 @@ def list_files(sources: Iterable[Source]) -> tuple[list[ListedFile], dict[str, s
     """The files of all sources in their order, and the entries that cannot be read: name → reason.
 
     If two sources hold the same name, the later one gets its source's prefix. Names that begin with `uploads/` are
-    reserved for uploads.
-
-    Raises:
-        SourceNotFoundError: a source does not exist or cannot be listed.
+    reserved for uploads. Raises SourceNotFoundError if a source cannot be listed.
     """
     files: list[ListedFile] = []
     skipped: dict[str, str] = {}

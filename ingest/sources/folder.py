@@ -7,11 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ingest.errors import SourceNotFoundError
-from ingest.loaders.file import sha256_of
-from ingest.sources import Entry
+from ingest.sources import Entry, LocalFiles
 
 
-class FolderSource:
+class FolderSource(LocalFiles):
     """A file, or all files below a folder, named by their path below it.
 
     Ignores names that begin with a dot, except JCR's `.content.xml`. Does not follow symbolic links to folders, and
@@ -34,11 +33,7 @@ class FolderSource:
         return resolved.name if resolved.is_dir() else resolved.parent.name
 
     def list(self) -> Iterator[Entry]:
-        """The files, sorted by name in each folder.
-
-        Raises:
-            SourceNotFoundError: the path does not exist or cannot be listed.
-        """
+        """The files, sorted by name in each folder."""
         try:
             root = self._path.resolve(strict=True)
         except (OSError, RuntimeError) as error:
@@ -47,14 +42,6 @@ class FolderSource:
             yield from _walk(root, root, "")
         else:
             yield Entry(self._path.name, str(root), None if root.is_file() else "not a regular file")
-
-    def token(self, entry: Entry) -> str:
-        """SHA-256 of the bytes."""
-        return sha256_of(Path(entry.key))
-
-    def fetch(self, entry: Entry) -> Path:
-        """The file itself."""
-        return Path(entry.key)
 
 
 def _walk(folder: Path, root: Path, below: str) -> Iterator[Entry]:
@@ -70,7 +57,7 @@ def _walk(folder: Path, root: Path, below: str) -> Iterator[Entry]:
         if child.name.startswith(".") and child.name != ".content.xml":
             continue
         path = Path(child.path)
-        # The manifest needs UTF-8: replace what a name has of other bytes.
+        # The manifest needs UTF-8: replace other bytes of a name.
         name = f"{below}/{child.name}".lstrip("/").encode("utf-8", "replace").decode()
         if child.is_symlink():
             yield _link(path, root, name)

@@ -6,12 +6,11 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from ingest.loaders.file import sha256_of
-from ingest.sources import UPLOADS, Entry
+from ingest.sources import UPLOADS, Entry, LocalFiles
 
 
 def uploaded(index: Path) -> dict[str, Path]:
-    """Name → file of what was uploaded to the index in this folder, sorted."""
+    """Name → file of the uploads to the index in this folder, sorted by name."""
     folder = index / UPLOADS
     if not folder.is_dir():
         return {}
@@ -20,18 +19,13 @@ def uploaded(index: Path) -> dict[str, Path]:
     return dict(sorted(found.items()))
 
 
-class UploadSource:
+class UploadSource(LocalFiles):
     """The files that were uploaded to one index."""
 
     prefix = UPLOADS
 
     def __init__(self, location: str, files: Mapping[str, Path] | None = None) -> None:
-        """Reads nothing yet.
-
-        Args:
-            location: folder of the index.
-            files: name → file, instead of what the folder holds.
-        """
+        """Reads nothing yet. `location` is the folder of the index; `files` (name → file) replaces its uploads."""
         self._index = Path(location).absolute()
         self._files = files
 
@@ -44,11 +38,3 @@ class UploadSource:
         """The uploads, sorted by name."""
         files = uploaded(self._index) if self._files is None else dict(sorted(self._files.items()))
         yield from (Entry(name, str(path)) for name, path in files.items())
-
-    def token(self, entry: Entry) -> str:
-        """SHA-256 of the bytes."""
-        return sha256_of(Path(entry.key))
-
-    def fetch(self, entry: Entry) -> Path:
-        """The file itself."""
-        return Path(entry.key)

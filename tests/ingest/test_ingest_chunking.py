@@ -32,6 +32,10 @@ def plain(text: str) -> ParsedDocument:
     return ParsedDocument("a.txt", "", text)
 
 
+def cut(document: ParsedDocument, tokens: TokenCounter, sizes: ChunkSettings = SMALL) -> list[Span]:
+    return list(Chunker(sizes, tokens).spans(document))
+
+
 def texts(document: ParsedDocument, spans: Sequence[Span]) -> list[str]:
     return [document.text[span.start : span.end] for span in spans]
 
@@ -85,9 +89,9 @@ _WORDY = st.lists(
 @pytest.mark.parametrize("sizes", [SMALL, ChunkSettings()])
 def test_chunks_of_any_text(text: str, sizes: ChunkSettings, tokens: TokenCounter) -> None:
     for document in (plain(text), markdown(text, "A title")):
-        spans = Chunker(sizes, tokens).spans(document)
+        spans = cut(document, tokens, sizes)
         check(document, spans, sizes, tokens)
-        assert spans == Chunker(sizes, tokens).spans(document)
+        assert spans == cut(document, tokens, sizes)
 
 
 @dataclass(frozen=True)
@@ -114,14 +118,14 @@ def structured(draw: st.DrawFn) -> ParsedDocument:
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=150)
 @given(document=structured())
 def test_chunks_of_any_structure(document: ParsedDocument, tokens: TokenCounter) -> None:
-    check(document, Chunker(SMALL, tokens).spans(document), SMALL, tokens)
+    check(document, cut(document, tokens), SMALL, tokens)
 
 
 @pytest.mark.parametrize("source", SOURCES)
 def test_chunks_of_every_format(source: str, tokens: TokenCounter) -> None:
     for document in load(SourceFile(FILES / source, source), ParserLimits()):
         if isinstance(document, ParsedDocument):
-            check(document, Chunker(SMALL, tokens).spans(document), SMALL, tokens)
+            check(document, cut(document, tokens), SMALL, tokens)
 
 
 def sentences(number: int, words: int = 8) -> str:
@@ -130,26 +134,26 @@ def sentences(number: int, words: int = 8) -> str:
 
 def test_a_short_document_is_one_chunk(tokens: TokenCounter) -> None:
     document = plain("\n\n  The kiln is hot.\n\nThe pot is not.  \n")
-    (span,) = Chunker(SMALL, tokens).spans(document)
+    (span,) = cut(document, tokens)
     assert texts(document, [span]) == ["  The kiln is hot.\n\nThe pot is not."]
     assert (span.heading_path, span.prefix) == ((), "")
 
 
 def test_nothing_gives_nothing(tokens: TokenCounter) -> None:
-    assert Chunker(SMALL, tokens).spans(plain("")) == []
-    assert Chunker(SMALL, tokens).spans(plain(" \n\n\t ")) == []
+    assert cut(plain(""), tokens) == []
+    assert cut(plain(" \n\n\t "), tokens) == []
 
 
 def test_cuts_are_made_between_paragraphs_where_they_fit(tokens: TokenCounter) -> None:
     paragraphs = [sentences(3), sentences(2), sentences(3), sentences(2)]
     document = plain("\n\n".join(paragraphs))
-    found = texts(document, Chunker(SMALL, tokens).spans(document))
+    found = texts(document, cut(document, tokens))
     assert [text.split("\n\n")[-1] for text in found] == paragraphs
 
 
 def test_cuts_are_made_between_sentences_where_paragraphs_do_not_fit(tokens: TokenCounter) -> None:
     document = plain(sentences(30))
-    spans = Chunker(SMALL, tokens).spans(document)
+    spans = cut(document, tokens)
     assert len(spans) > 3
     for text in texts(document, spans):
         assert text.startswith("The kiln")
@@ -159,24 +163,24 @@ def test_cuts_are_made_between_sentences_where_paragraphs_do_not_fit(tokens: Tok
 
 def test_overlap_is_whole_sentences(tokens: TokenCounter) -> None:
     document = plain(sentences(30))
-    for before, after in itertools.pairwise(Chunker(SMALL, tokens).spans(document)):
+    for before, after in itertools.pairwise(cut(document, tokens)):
         shared = document.text[after.start : before.end]
         assert re.fullmatch(r"The kiln pot pot pot pot pot \d\.", shared)
     none = ChunkSettings(window_tokens=64, reserved_tokens=4, max_tokens=40, overlap_tokens=0, min_tokens=8)
-    spans = Chunker(none, tokens).spans(document)
+    spans = cut(document, tokens, none)
     assert all(before.end < after.start for before, after in itertools.pairwise(spans))
 
 
 def test_abbreviations_do_not_end_sentences(tokens: TokenCounter) -> None:
     document = plain(" ".join(["The pot by Dr. A. Brandt and co. is at Fig. 3 of the kiln."] * 12))
-    for text in texts(document, Chunker(SMALL, tokens).spans(document)):
+    for text in texts(document, cut(document, tokens)):
         assert text.startswith("The pot")
 
 
 def test_wrapped_lines_are_no_place_to_cut(tokens: TokenCounter) -> None:
     line = "The pot and the kiln and the wheel and the door and the shelf\n"
     document = plain((line + "of the first kiln has a glaze.\n") * 6)
-    for text in texts(document, Chunker(SMALL, tokens).spans(document)):
+    for text in texts(document, cut(document, tokens)):
         assert text.startswith("The pot")
         assert text.endswith("glaze.")
 
@@ -185,7 +189,7 @@ def test_code_and_tables_stay_whole(tokens: TokenCounter) -> None:
     code = "```\n" + "\n".join(f"pot {number}" for number in range(9)) + "\n\n\nkiln\n```"
     table = "| pot | kiln |\n| - | - |\n| a | b |"
     document = markdown(f"{sentences(3)}\n\n{code}\n\n{sentences(3)}\n\n{table}\n\n{sentences(4)}")
-    found = texts(document, Chunker(SMALL, tokens).spans(document))
+    found = texts(document, cut(document, tokens))
     assert sum(code in text for text in found) == 1
     assert sum(table in text for text in found) == 1
     assert not any("```" in text and code not in text for text in found)
@@ -194,14 +198,14 @@ def test_code_and_tables_stay_whole(tokens: TokenCounter) -> None:
 def test_code_that_does_not_fit_is_cut_at_lines_and_keeps_its_indentation(tokens: TokenCounter) -> None:
     code = "```\n" + "\n".join(f"    pot {number % 10} kiln" for number in range(40)) + "\n```"
     document = markdown(code)
-    found = texts(document, Chunker(SMALL, tokens).spans(document))
+    found = texts(document, cut(document, tokens))
     assert len(found) > 2
     assert all(text.startswith("    pot") for text in found[1:])
 
 
 def test_a_word_that_never_ends_is_cut(tokens: TokenCounter) -> None:
     document = plain("kiln " + "x" * 5_000 + " pot")
-    spans = Chunker(SMALL, tokens).spans(document)
+    spans = cut(document, tokens)
     check(document, spans, SMALL, tokens)
     assert max(span.end - span.start for span in spans) < 200
 
@@ -212,7 +216,7 @@ def test_heading_paths_and_prefixes(tokens: TokenCounter) -> None:
         f"# Wheel\n\n{sentences(2)}",
         title="Pots",
     )
-    spans = Chunker(SMALL, tokens).spans(document)
+    spans = cut(document, tokens)
     assert [span.heading_path for span in spans] == [
         ("Kiln",),
         ("Kiln", "Door"),
@@ -229,33 +233,33 @@ def test_heading_paths_and_prefixes(tokens: TokenCounter) -> None:
 
 def test_title_that_is_the_first_heading_is_said_once(tokens: TokenCounter) -> None:
     document = markdown(f"# Pots\n\n{sentences(3)}\n\n## Door\n\n{sentences(4)}", title="Pots")
-    assert [span.prefix for span in Chunker(SMALL, tokens).spans(document)] == ["Pots\n\n", "Pots\nDoor\n\n"]
+    assert [span.prefix for span in cut(document, tokens)] == ["Pots\n\n", "Pots\nDoor\n\n"]
 
 
 def test_long_titles_and_headings_give_way_to_the_text(tokens: TokenCounter) -> None:
     document = markdown("# " + "glaze " * 40 + f"\n\n## Door\n\n{sentences(4)}", title="The kiln " * 30)
-    spans = Chunker(SMALL, tokens).spans(document)
+    spans = cut(document, tokens)
     check(document, spans, SMALL, tokens)
     assert spans[-1].prefix == "The kiln The kiln The kiln The kiln\n\n"
 
 
 def test_tiny_sections_of_one_heading_are_put_together(tokens: TokenCounter) -> None:
     document = markdown("# Kiln\n\n## Door\n\nOne pot.\n\n## Shelf\n\nTwo pots.\n\n# Wheel\n\nNo pot.")
-    spans = Chunker(SMALL, tokens).spans(document)
+    spans = cut(document, tokens)
     assert texts(document, spans) == ["# Kiln\n\n## Door\n\nOne pot.\n\n## Shelf\n\nTwo pots.", "# Wheel\n\nNo pot."]
     assert [span.heading_path for span in spans] == [("Kiln",), ("Wheel",)]
 
 
 def test_a_heading_stays_with_what_follows(tokens: TokenCounter) -> None:
     document = markdown(f"# Kiln\n\n## Door\n\n{sentences(20)}")
-    spans = Chunker(SMALL, tokens).spans(document)
+    spans = cut(document, tokens)
     assert texts(document, spans)[0].startswith("# Kiln\n\n## Door\n\nThe kiln")
     assert {span.heading_path for span in spans} == {("Kiln", "Door")}
 
 
 def test_large_sections_do_not_share_chunks(tokens: TokenCounter) -> None:
     document = markdown("\n\n".join(f"# Kiln {number}\n\n{sentences(7)}" for number in range(5)))
-    for text in texts(document, Chunker(SMALL, tokens).spans(document)):
+    for text in texts(document, cut(document, tokens)):
         assert text.count("# Kiln") <= 1
         assert text.find("# Kiln") in (0, -1)
 
@@ -265,7 +269,7 @@ def test_pages_are_named_and_not_embedded(tokens: TokenCounter) -> None:
     text = "\n\n".join(pages)
     starts = (0, len(pages[0]) + 2, len(pages[0]) + len(pages[1]) + 4)
     document = ParsedDocument("a.pdf", "", text, "Pots", page_starts=starts)
-    spans = Chunker(SMALL, tokens).spans(document)
+    spans = cut(document, tokens)
     assert spans[0].heading_path == ("Page 1",)
     assert spans[-1].heading_path in (("Page 3",), ("Pages 2–3",))
     assert all(span.prefix == "Pots\n\n" for span in spans)
@@ -273,7 +277,7 @@ def test_pages_are_named_and_not_embedded(tokens: TokenCounter) -> None:
 
 def test_shares_are_even(tokens: TokenCounter) -> None:
     document = plain(sentences(41))
-    sizes = [tokens.count(text) for text in texts(document, Chunker(SMALL, tokens).spans(document))]
+    sizes = [tokens.count(text) for text in texts(document, cut(document, tokens))]
     assert min(sizes) > SMALL.max_tokens / 2
 
 
@@ -310,7 +314,7 @@ class CountingTokens:
 def test_work_grows_linearly(text: str) -> None:
     tokens = CountingTokens()
     document = markdown(text) if text.startswith("#") else plain(text)
-    spans = Chunker(ChunkSettings(), tokens).spans(document)
+    spans = cut(document, tokens, ChunkSettings())
     assert spans
     assert tokens.longest < 20_000
     assert tokens.chars < 12 * len(text)

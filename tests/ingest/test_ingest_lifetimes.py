@@ -62,7 +62,7 @@ async def ended(service: IngestService, task: Task) -> Task:
     async def end() -> Task:
         last = task
         while last.state not in FINAL:
-            last = [told async for _, told in service.follow(task.id, None)][-1]
+            last = [told async for _, told in service.queue.follow(task.id, None)][-1]
         return last
 
     return await asyncio.wait_for(end(), WITHIN_S)
@@ -70,7 +70,7 @@ async def ended(service: IngestService, task: Task) -> Task:
 
 async def reached(service: IngestService, task: Task, stage: str) -> None:
     async def reach() -> None:
-        async for _, told in service.follow(task.id, None):
+        async for _, told in service.queue.follow(task.id, None):
             if told.progress.stage == stage:
                 return
 
@@ -120,7 +120,7 @@ async def test_a_queued_task_whose_canceller_leaves_is_cancelled(
     async with running(make()) as service:
         first = await held(service, embedder)
         queued = await upload(service, "queued.md", "Glaze is clay and water.")
-        await left(root, service.cancel(queued.id))
+        await left(root, service.queue.cancel(queued.id))
         assert (await ended(service, queued)).state == "cancelled"
         embedder.release()
         assert (await ended(service, first)).state == "succeeded"
@@ -135,7 +135,7 @@ async def test_a_cancellation_that_cannot_be_written_leaves_the_task_and_its_fil
         with contextlib.closing(sqlite3.connect(root / ".ingest" / "tasks.sqlite", isolation_level=None)) as database:
             database.execute("ALTER TABLE tasks RENAME TO away")
             with pytest.raises(NoSpaceError):
-                await service.cancel(queued.id)
+                await service.queue.cancel(queued.id)
             database.execute("ALTER TABLE away RENAME TO tasks")
         embedder.release()
         for task in (first, queued):
@@ -155,7 +155,7 @@ async def test_a_task_that_waits_for_another_run_can_be_cancelled_though_that_on
             task = await upload(service, "late.md", "The wheel turns.")
             await reached(service, task, "waiting")
             index.set_current(index.versions()[0])
-            cancelled = await asyncio.wait_for(service.cancel(task.id), WITHIN_S)
+            cancelled = await asyncio.wait_for(service.queue.cancel(task.id), WITHIN_S)
         assert cancelled.state == "cancelled"
 
 

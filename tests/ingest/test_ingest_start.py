@@ -22,6 +22,8 @@ def test_one_line_names_the_variable(
 ) -> None:
     for name, good in (("INGEST_INDEX_ROOT", "/tmp"), ("INGEST_TOKENIZER", "/tmp/tokenizer.json"), (variable, value)):  # noqa: S108 - nothing is written
         monkeypatch.setenv(name, good)
-    assert main(["."]) == 2
+    with pytest.raises(SystemExit) as ended:
+        main(["."])
+    assert ended.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"{variable}: ")

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from ingest.errors import UnsupportedFileError
+from ingest.settings import IngestServerSettings
 from ingest.sources import list_files, open_source
 from ingest.sources.uploads import uploaded
 from ingest.task_store import Record, TaskStore, revision_after
-from ingest.uploads import UploadFolder, UploadQuota, safe_name, same_file
+from ingest.uploads import UploadFolder, safe_name, same_file
 from ingest.wire import Task
 
 
@@ -116,7 +117,7 @@ def test_tasks_are_kept_and_ended_ones_forgotten_in_time(tmp_path: Path) -> None
 
 
 def test_files_of_a_task_may_become_uploads_while_others_arrive(tmp_path: Path) -> None:
-    folder = UploadFolder(tmp_path, UploadQuota(max_file_bytes=100, max_files=1, max_uploads=10, max_uploads_bytes=100))
+    folder = UploadFolder(tmp_path, IngestServerSettings(index_root=tmp_path, tokenizer=tmp_path))
     body = b'--b\r\nContent-Disposition: form-data; name="files"; filename="%s"\r\n\r\ntext\r\n--b--\r\n'
 
     def arrive(name: bytes, task_id: str, waiting: list[str]) -> list[str]:
