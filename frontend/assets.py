@@ -1,9 +1,10 @@
-"""The files of the built page: read once, kept compressed, served with caching headers."""
+"""The files of the built page: read once, kept in memory, served compressed and with caching headers."""
 
 from __future__ import annotations
 
 import gzip
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,15 +34,16 @@ _MEDIA_TYPES = {
     ".webp": "image/webp",
     ".woff2": "font/woff2",
 }
-"""Told here, because Python's own table grows with the machine's."""
+"""Python's own table depends on the machine."""
 _COMPRESSED_ALREADY = {".gif", ".jpg", ".png", ".webp", ".woff2"}
 
 _CODINGS = {"br": ".br", "gzip": ".gz"}
-"""Content coding → what the build calls a file in it. The best first."""
+"""Content coding → suffix of the build's files in it. The best coding first."""
+_REFUSED = re.compile(r"q\s*=\s*0(\.0{0,3})?")
 _WORTH_COMPRESSING_BYTES = 1000
 
 _HASHED = "assets/"
-"""Folder of the files whose names hold a hash of what is in them: under one name there is never anything else."""
+"""Folder of the files whose names contain a hash of their content, so that browsers may cache them for good."""
 
 
 @dataclass(frozen=True)
@@ -51,31 +53,29 @@ class Asset:
     media_type: str
     cache_control: str
     etag: str
-    """The same in every coding, and so a weak one."""
+    """A weak one, since it is the same for all codings."""
     bodies: Mapping[str, bytes]
-    """Content coding → bytes. "identity" is always there."""
+    """Content coding → bytes; always includes "identity"."""
 
     def response(self, headers: Headers) -> Response:
-        """The answer to a GET with these headers: 200, or 304 where the browser has it."""
+        """The response to a GET with these headers: 200, or 304 if the browser has the file."""
         known = [tag.strip() for tag in headers.get("if-none-match", "").split(",")]
-        told = {"etag": self.etag, "cache-control": self.cache_control, "vary": "accept-encoding"}
+        sent = {"etag": self.etag, "cache-control": self.cache_control, "vary": "accept-encoding"}
         if self.etag in known or "*" in known:
-            return Response(status_code=304, headers=told)
+            return Response(status_code=304, headers=sent)
         coding = self._coding(headers.get("accept-encoding", ""))
         if coding != "identity":
-            told["content-encoding"] = coding
-        return Response(self.bodies[coding], headers={**told, "content-type": self.media_type})
+            sent["content-encoding"] = coding
+        return Response(self.bodies[coding], headers={**sent, "content-type": self.media_type})
 
     def _coding(self, accepted: str) -> str:
-        weights = {}
-        for each in accepted.lower().split(","):
-            name, _, weight = each.partition(";")
-            weights[name.strip()] = weight.replace(" ", "") not in ("q=0", "q=0.0", "q=0.00", "q=0.000")
-        return next((coding for coding in _CODINGS if coding in self.bodies and weights.get(coding, False)), "identity")
+        offers = (each.partition(";") for each in accepted.lower().split(","))
+        allowed = {name.strip() for name, _, weight in offers if not _REFUSED.fullmatch(weight.strip())}
+        return next((coding for coding in _CODINGS if coding in self.bodies and coding in allowed), "identity")
 
 
 class Page:
-    """The page as its build has left it. A build that ends while the server runs is found at the next visit."""
+    """The built page. A build that finishes while the server runs is picked up at the next visit."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -83,18 +83,18 @@ class Page:
         self._built_ns = 0
 
     def index(self) -> Asset | None:
-        """The page itself; None where it is not built."""
+        """The page itself; None if it is not built."""
         try:
             built_ns = (self._folder / INDEX).stat().st_mtime_ns
         except OSError:
-            # In the middle of a build, the one before it.
+            # During a build: the previous one.
             return self._assets.get(INDEX)
         if built_ns != self._built_ns:
             self._assets, self._built_ns = _read(self._folder), built_ns
         return self._assets.get(INDEX)
 
     def find(self, path: str) -> Asset | None:
-        """A file by its path in the page, without a slash before it. None: there is no such file."""
+        """A file by its path in the page, without a leading slash; None if there is none."""
         return self.index() if path in ("", INDEX) else self._assets.get(path)
 
 
@@ -113,9 +113,9 @@ def _asset(path: Path, cache_control: str) -> Asset:
     content = path.read_bytes()
     bodies = {"identity": content}
     for coding, suffix in _CODINGS.items():
-        made = path.with_name(path.name + suffix)
-        if made.is_file():
-            bodies[coding] = made.read_bytes()
+        compressed = path.with_name(path.name + suffix)
+        if compressed.is_file():
+            bodies[coding] = compressed.read_bytes()
     if "gzip" not in bodies and len(content) >= _WORTH_COMPRESSING_BYTES and path.suffix not in _COMPRESSED_ALREADY:
         bodies["gzip"] = gzip.compress(content, mtime=0)
     digest = hashlib.sha256(content).hexdigest()[:32]

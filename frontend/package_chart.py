@@ -1,4 +1,4 @@
-"""Packs the chart of the web page as `helm package` does, and always into the same bytes: `make chart`."""
+"""Packages the web page's Helm chart reproducibly, byte by byte: `make chart`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pathlib import Path
 CHART = Path(__file__).parent / "chart"
 
 HELM = Path(__file__).parents[1] / "build" / "helm" / "bin" / "helm"
-"""Where `make chart` puts the program (x86_64)."""
+"""Installed by `make chart` on x86_64."""
 
 
 class PackageError(Exception):
@@ -25,32 +25,22 @@ class PackageError(Exception):
 
 
 def helm() -> str | None:
-    """The program that `make chart` has put here, else one on the PATH."""
+    """The Helm program of `make chart`, else the one on the PATH."""
     return str(HELM) if HELM.is_file() else shutil.which("helm")
 
 
 def environment(scratch: Path) -> dict[str, str]:
-    """Helm's environment: no cluster, no plugins and no settings of the user.
-
-    Args:
-        scratch: a folder for what Helm writes.
-
-    """
+    """Helm's environment: no cluster, no plugins, no user settings. Helm may write to the folder `scratch`."""
     return {"PATH": os.environ["PATH"], "HOME": str(scratch), "KUBECONFIG": os.devnull}
 
 
 def package(program: str, chart: Path, destination: Path) -> Path:
-    """An archive `<name>-<version>.tgz` of the chart in the destination, which is made.
+    """Writes the archive `<name>-<version>.tgz` of the chart to the folder `destination`, and returns its path.
 
-    Helm chooses the files and checks them. It writes the time of packing into every entry: they are packed again, in
-    its order, with the time that SOURCE_DATE_EPOCH says (0 by default).
-
-    Raises:
-        PackageError: Helm refused; with what it said.
-        ValueError: SOURCE_DATE_EPOCH is no number.
+    Helm chooses and checks the files. Since it writes the current time into every entry, they are packed again with the
+    time in SOURCE_DATE_EPOCH (0 by default). Raises PackageError with Helm's message if it refuses the chart.
 
     Source: https://reproducible-builds.org/specs/source-date-epoch/
-
     """
     seconds = int(os.environ.get("SOURCE_DATE_EPOCH", "0"))
     with tempfile.TemporaryDirectory() as folder:
@@ -73,7 +63,7 @@ def package(program: str, chart: Path, destination: Path) -> Path:
 
 
 def _same_bytes(archive: Path, seconds: int) -> bytes:
-    """The archive's files, packed so that nothing but their names and contents counts."""
+    """The archive's files, packed again so that the bytes depend only on their names and contents."""
     packed = io.BytesIO()
     with (
         tarfile.open(archive) as before,
@@ -88,7 +78,7 @@ def _same_bytes(archive: Path, seconds: int) -> bytes:
 
 
 def main() -> None:
-    """Packs the chart and prints where it is, and its digest."""
+    """Packages the chart and prints its path and digest."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("destination", nargs="?", type=Path, default=Path("dist"), help="folder of the archive")
     options = parser.parse_args()

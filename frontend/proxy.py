@@ -49,7 +49,7 @@ class Route(NamedTuple):
     streams: bool = False
     """Whether the body is streamed."""
     long: bool = False
-    """Whether it has the timeout of a transfer instead of an answer's."""
+    """Whether it has the timeout of a transfer instead of that of an answer."""
 
 
 TRANSFORMER = (
@@ -85,8 +85,8 @@ def proxy_routes(
             if route.method != "GET":
                 check_origin(request.headers, evidence=route.changes)
             path: str = request.scope["path"]
-            ways_up = not {".", ".."}.isdisjoint(path.split("/"))  # which another proxy might resolve
-            if ways_up or not request.scope["raw_path"].startswith(prefix.encode()):
+            is_relative = not {".", ".."}.isdisjoint(path.split("/"))  # another proxy might resolve it
+            if is_relative or not request.scope["raw_path"].startswith(prefix.encode()):
                 raise NotFoundError(f"There is no {request.method} {path} here.")
             ctx = CallContext.start(transfer_timeout_s if route.long else timeout_s, request.headers)
             try:
@@ -161,7 +161,7 @@ class _Passing(Response):
             self._passed_on["content-length"] = request.headers["content-length"]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """ASGI's call. If the browser disconnects, the cancellation closes the call to the upstream."""
+        """As in ASGI. If the browser disconnects, the cancellation closes the request to the upstream."""
         try:
             async with self._upstream.exchange(
                 self._method, self._target, self._ctx, headers=self._passed_on, body=self._body

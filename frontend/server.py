@@ -104,7 +104,7 @@ class Guard:
         self._for_data = _headers("default-src 'none'; frame-ancestors 'none'; sandbox")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """ASGI's call."""
+        """As in ASGI."""
         if scope["type"] != "http":
             await self._inner(scope, receive, send)
             return
