@@ -26,7 +26,6 @@ from ingest.previous import PreviousVersion
 from ingest.settings import IngestSettings
 from ingest.sources import ListedFile, Source, follow, list_files, open_source
 from ingest.sources.uploads import UploadSource
-from vectorstore.errors import DamagedIndexError, UnsupportedFormatError
 from vectorstore.versions import IndexRoot
 
 LOADER_VERSION = 1
@@ -129,25 +128,16 @@ class _Update:
         parameters["search"] = _search_parameters(self.settings, self.batcher.capabilities)
         # Two threads of OpenBLAS spin while they wait for each other and take 6 ms of CPU per chunk to compress its
         # multi-vectors; one thread takes 0.7 ms and leaves the rest to the embedder.
-        with threadpool_limits(1, user_api="blas"), self._open_previous() as previous:
+        with (
+            threadpool_limits(1, user_api="blas"),
+            PreviousVersion.opened(self.root, self.batcher.capabilities, self.reporter) as previous,
+        ):
             kept: frozenset[str] = frozenset()
             if listing is None and self._needs_sources(previous, parameters):
                 listing = await asyncio.to_thread(_list_sources, self.sources)
             elif listing is None:
                 listing, kept = ([], {}), previous.from_sources if previous is not None else kept
             await self._update(listing, kept, uploads, previous, parameters)
-
-    @contextlib.contextmanager
-    def _open_previous(self) -> Iterator[PreviousVersion | None]:
-        with contextlib.ExitStack() as stack:
-            try:
-                previous = stack.enter_context(PreviousVersion.opened(self.root, self.batcher.capabilities))
-            except (DamagedIndexError, UnsupportedFormatError) as error:
-                self.reporter.notice(
-                    f"index {self.settings.index_name}", f"{error.message} It is rebuilt from its sources."
-                )
-                previous = None
-            yield previous
 
     def _needs_sources(self, previous: PreviousVersion | None, parameters: dict[str, Any]) -> bool:
         """Whether a run for uploads has to read the sources too, because their documents cannot be copied."""
@@ -190,14 +180,8 @@ class _Update:
         for name, reason in (*planned.skipped.items(), *lost.items()):
             reporter.skip(name, reason)
         summary.deleted = len(planned.removed)
-        reporter.tell(
-            Planned(
-                changed=len(parsed),
-                unchanged=len(planned.unchanged),
-                deleted=len(planned.removed),
-                size_bytes=sum(each.size_bytes for each in parsed),
-            )
-        )
+        size_bytes = sum(each.size_bytes for each in parsed)
+        reporter.tell(Planned(len(parsed), len(planned.unchanged), len(planned.removed), size_bytes))
         if planned.parsed or planned.removed:
             # Deleting the last upload leaves an empty version. Sources that became unusable do not.
             may_be_empty = bool(planned.removed) and not planned.changed and self.scope == "uploads"

@@ -9,7 +9,9 @@ from typing import Any
 
 from ingest.chunking import EmbeddingTexts
 from ingest.embedding import EmbedderCapabilities
+from ingest.events import Reporter
 from ingest.sources import is_upload
+from vectorstore.errors import DamagedIndexError, UnsupportedFormatError
 from vectorstore.versions import Chunk, ChunkVectors, ContentVectors, Document, EncodedVectors, IndexRoot, IndexVersion
 
 
@@ -27,16 +29,18 @@ class PreviousVersion:
 
     @classmethod
     @contextlib.contextmanager
-    def opened(cls, root: IndexRoot, capabilities: EmbedderCapabilities) -> Iterator[PreviousVersion | None]:
-        """The current version until the block ends; None if there is none.
-
-        Raises DamagedIndexError or UnsupportedFormatError if it cannot be used.
-        """
-        if root.current() is None:
-            yield None
-            return
-        with root.open() as version:
-            yield cls(version, capabilities)
+    def opened(
+        cls, root: IndexRoot, capabilities: EmbedderCapabilities, reporter: Reporter
+    ) -> Iterator[PreviousVersion | None]:
+        """The current version until the block ends; None if there is none, or if it is damaged, with a notice."""
+        previous = None
+        with contextlib.ExitStack() as stack:
+            try:
+                if root.current() is not None:
+                    previous = cls(stack.enter_context(root.open()), capabilities)
+            except (DamagedIndexError, UnsupportedFormatError) as error:
+                reporter.notice(f"index {root.folder.name}", f"{error.message} It is rebuilt from its sources.")
+            yield previous
 
     @property
     def tokens(self) -> dict[str, str]:

@@ -36,11 +36,11 @@ async def _service(request: Request) -> IngestService:
     return service
 
 
-def _let_in(
+def _authorise(
     request: Request,
     sent: Annotated[
         HTTPAuthorizationCredentials | None,
-        Security(HTTPBearer(auto_error=False, description="Where INGEST_TOKEN is set.")),
+        Security(HTTPBearer(auto_error=False, description="Required if INGEST_TOKEN is set.")),
     ],
 ) -> None:
     token: SecretStr | None = request.app.state.token
@@ -54,21 +54,21 @@ def _let_in(
         )
 
 
-def _not_across_sites(request: Request) -> None:
+def _check_origin(request: Request) -> None:
     """Keeps pages of other sites from using the browser's credentials."""
     if request.method != "GET":
         check_origin(request.headers)
 
 
-async def _known(service: Annotated[IngestService, Depends(_service)], task_id: str) -> str:
+async def _existing(service: Annotated[IngestService, Depends(_service)], task_id: str) -> str:
     await service.queue.get(task_id)
     return task_id
 
 
 Service = Annotated[IngestService, Depends(_service)]
 Index = Annotated[str, Path(description="Name of the index.", examples=["default"])]
-TaskId = Annotated[str, Path(description="As the task says.")]
-KnownTask = Annotated[str, Depends(_known)]
+TaskId = Annotated[str, Path(description="Id of the task.")]
+ExistingTask = Annotated[str, Depends(_existing)]
 
 
 def _refusals(**reasons: str) -> dict[int | str, dict[str, Any]]:
@@ -93,7 +93,7 @@ _FORM: dict[str, Any] = {
     }
 }
 
-_GUARDS = [Depends(_not_across_sites), Depends(_let_in)]
+_GUARDS = [Depends(_check_origin), Depends(_authorise)]
 
 documents = APIRouter(prefix="/v1", tags=["documents"], dependencies=_GUARDS)
 tasks = APIRouter(prefix="/v1", tags=["tasks"], dependencies=_GUARDS)
@@ -111,8 +111,8 @@ async def limits(service: Service) -> UploadLimits:
 async def listed(
     service: Service,
     name: Index,
-    limit: Annotated[int, Query(ge=1, le=MAX_PAGE, description="Most files of the answer.")] = 100,
-    after: Annotated[str | None, Query(description="`next` of the page before.")] = None,
+    limit: Annotated[int, Query(ge=1, le=MAX_PAGE, description="Most files in the response.")] = 100,
+    after: Annotated[str | None, Query(description="`next` of the previous page.")] = None,
 ) -> SourceListings:
     """Files in the current version and uploads that are not in it yet, sorted by name."""
     return await service.documents(name, limit, after)
@@ -126,10 +126,10 @@ async def listed(
     responses=_refusals(
         s400="No form, no file, a type that is not read, or too many files.",
         s404=_NO_INDEX,
-        s409="The index has as many uploads as it may.",
+        s409="The index has reached its limit of uploads.",
         s413="A file, or the request, is too large.",
-        s429="Too many tasks have not ended.",
-        s503="The disk is full, or the service not ready.",
+        s429="Too many tasks are unfinished.",
+        s503="The disk is full, or the service is not ready.",
     ),
 )
 async def upload(service: Service, name: Index, request: Request) -> Task:
@@ -141,7 +141,7 @@ async def upload(service: Service, name: Index, request: Request) -> Task:
     try:
         return await service.upload(name, request.headers.get("content-type", ""), request.stream())
     except ClientDisconnect:
-        raise UnreadableUploadError("The upload was broken off.") from None
+        raise UnreadableUploadError("The upload was interrupted.") from None
 
 
 @documents.delete(
@@ -155,10 +155,10 @@ async def upload(service: Service, name: Index, request: Request) -> Task:
 async def delete(
     service: Service,
     name: Index,
-    source: Annotated[str, Path(description="As the list of files says.", examples=["uploads/handbook.pdf"])],
+    source: Annotated[str, Path(description="As in the list of files.", examples=["uploads/handbook.pdf"])],
     purge: Annotated[
         bool | None,
-        Query(description="Remove earlier versions too, which still hold it. By default as INGEST_PURGE_DELETED says."),
+        Query(description="Also remove earlier versions, which still hold the file. Default: INGEST_PURGE_DELETED."),
     ] = None,
 ) -> Task:
     """Queues the task that publishes a version without the file and searches every part of it for remains."""
@@ -176,8 +176,8 @@ async def reindex(service: Service, name: Index) -> Task:
 @tasks.get("/tasks", summary="List tasks", responses=_refusals(s404=_NO_INDEX))
 async def latest(
     service: Service,
-    index: Annotated[str | None, Query(description="Only those of this index.")] = None,
-    limit: Annotated[int, Query(ge=1, le=MAX_PAGE, description="Most tasks of the answer.")] = 100,
+    index: Annotated[str | None, Query(description="Only the tasks of this index.")] = None,
+    limit: Annotated[int, Query(ge=1, le=MAX_PAGE, description="Most tasks in the response.")] = 100,
 ) -> TaskList:
     """The newest tasks first."""
     return TaskList(tasks=await service.tasks(index, limit))
@@ -197,8 +197,8 @@ async def task(service: Service, task_id: TaskId) -> Task:
 )
 async def events(
     service: Service,
-    task_id: KnownTask,
-    last_event_id: Annotated[str | None, Header(description="Id of the last event that was received.")] = None,
+    task_id: ExistingTask,
+    last_event_id: Annotated[str | None, Header(description="Id of the last received event.")] = None,
 ) -> AsyncIterator[ServerSentEvent]:
     """Server-sent events named `task`, each with the whole task. The stream ends with the task."""
     async for event_id, changed in service.queue.follow(task_id, last_event_id):
@@ -208,7 +208,7 @@ async def events(
 @tasks.delete(
     "/tasks/{task_id}",
     summary="Cancel a task",
-    responses=_refusals(s404="No such task.", s409="The task has ended already."),
+    responses=_refusals(s404="No such task.", s409="The task has already ended."),
 )
 async def cancel(service: Service, task_id: TaskId) -> Task:
     """Cancels a queued or running task. Its files are discarded and the index is unchanged."""
@@ -216,7 +216,7 @@ async def cancel(service: Service, task_id: TaskId) -> Task:
 
 
 def application(settings: IngestServerSettings | None = None) -> FastAPI:
-    """The FastAPI application. Without settings it can only be described."""
+    """The FastAPI application. Without settings it only serves to describe the routes."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -228,7 +228,7 @@ def application(settings: IngestServerSettings | None = None) -> FastAPI:
         summary="Adds and deletes documents of an index while the graph runs.",
         version=metadata.version("kserve-rag"),
         lifespan=lifespan,
-        # FastAPI's pages load their scripts from elsewhere.
+        # FastAPI's documentation pages load scripts from other sites.
         docs_url=None,
         redoc_url=None,
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
@@ -244,7 +244,7 @@ def application(settings: IngestServerSettings | None = None) -> FastAPI:
 def main(arguments: list[str] | None = None) -> int:
     """Runs the service, or prints its OpenAPI description. Returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m ingest.server", description="Ingestion as a service.")
-    parser.add_argument("--openapi", action="store_true", help="print the description of the routes as JSON, and end")
+    parser.add_argument("--openapi", action="store_true", help="print the description of the routes as JSON and exit")
     if parser.parse_args(arguments).openapi:
         sys.stdout.write(json.dumps(application().openapi(), indent=2) + "\n")
         return 0

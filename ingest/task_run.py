@@ -16,6 +16,7 @@ from ingest.errors import NothingUsableError, SkippedFileError, StillFoundError
 from ingest.events import Advanced, Event, Noticed, Planned, Published, Skipped, Summary, Waiting
 from ingest.executor import LocalExecutor
 from ingest.loaders import SourceFile
+from ingest.parser import Parser
 from ingest.served_index import ServedIndex
 from ingest.settings import IngestServerSettings
 from ingest.sources import followed
@@ -190,7 +191,7 @@ class _ProgressMeter:
 
 async def _unusable_reason(settings: IngestServerSettings, file: SourceFile) -> str | None:
     """Why a file gives no document; None if it gives one."""
-    async with LocalExecutor(settings).parsing([file]) as parser:
+    async with Parser(settings) as parser:
         try:
             async with contextlib.aclosing(parser.parse(file)) as items:
                 async for item in items:

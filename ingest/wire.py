@@ -19,22 +19,22 @@ FINAL: tuple[State, ...] = ("succeeded", "failed", "cancelled")
 class UploadLimits(BaseModel):
     """Limits of one upload request."""
 
-    max_file_bytes: int = Field(description="Bytes of one file.")
-    max_files: int = Field(description="Files of one request.")
-    max_request_bytes: int = Field(description="Bytes of one request, all files and what stands between them.")
-    types: list[str] = Field(description="Endings of the names of files that are read, lower case, with their dot.")
+    max_file_bytes: int = Field(description="Largest file, in bytes.")
+    max_files: int = Field(description="Most files of one request.")
+    max_request_bytes: int = Field(description="Largest request, in bytes, including the form around the files.")
+    types: list[str] = Field(description="Suffixes of the files that are read, lower case, with the dot.")
 
 
 class SourceListing(BaseModel):
-    """A file that an index holds documents of."""
+    """A file of an index."""
 
-    source: str = Field(description="Its name in the index; of an upload, it begins with `uploads/`.")
-    title: str = Field(description="Of its document; the file's name where it holds several, or none.")
-    documents: int = Field(description="Documents made of it; 0: uploaded, and not in the index yet.")
+    source: str = Field(description="Name in the index; uploads begin with `uploads/`.")
+    title: str = Field(description="Title of its document; the file's name if it has several or none.")
+    documents: int = Field(description="Number of its documents; 0: not in the index yet.")
     chunks: int
-    size_bytes: int | None = Field(description="Of an uploaded file; null for a folder's.")
-    sha256: str | None = Field(description="Of the bytes that were indexed; null while it is not in the index.")
-    origin: Origin = Field(description="Uploaded here, or of a folder that the index follows.")
+    size_bytes: int | None = Field(description="Size of an upload; null for files of a folder.")
+    sha256: str | None = Field(description="SHA-256 of the indexed bytes; null if it is not in the index yet.")
+    origin: Origin = Field(description="Uploaded, or from a folder that the index follows.")
     uploaded_at: datetime | None
 
 
@@ -42,8 +42,8 @@ class SourceListings(BaseModel):
     """A page of the files of an index, by name."""
 
     documents: list[SourceListing]
-    next: str | None = Field(description="`after` of the next page; null on the last one.")
-    version: str | None = Field(description="Of the index; null where nothing was published yet.")
+    next: str | None = Field(description="`after` of the next page; null on the last page.")
+    version: str | None = Field(description="Current version of the index; null if nothing is published yet.")
 
 
 class Progress(BaseModel):
@@ -52,12 +52,12 @@ class Progress(BaseModel):
     stage: Stage = "queued"
     files_done: int = 0
     files_total: int = Field(default=0, description="New and changed files of the run.")
-    chunks_done: int = Field(default=0, description="Chunks of the version that are written.")
+    chunks_done: int = Field(default=0, description="Chunks written to the new version.")
     bytes_done: int = 0
-    bytes_total: int = Field(default=0, description="Of the new and changed files.")
+    bytes_total: int = Field(default=0, description="Size of the new and changed files.")
     chunks_per_s: float = Field(default=0.0, description="Chunks embedded per second.")
-    eta_s: float | None = Field(default=None, description="Seconds left; null while that cannot be told.")
-    reason: str | None = Field(default=None, description="Why it waits, while it does.")
+    eta_s: float | None = Field(default=None, description="Seconds left; null if unknown.")
+    reason: str | None = Field(default=None, description="Why the run waits; null if it does not.")
 
 
 class SkippedSource(BaseModel):
@@ -70,7 +70,7 @@ class SkippedSource(BaseModel):
 class Absence(BaseModel):
     """Remains of deleted documents in each part of the new version: 0 everywhere."""
 
-    version: str | None = Field(description="The version that was looked through.")
+    version: str | None = Field(description="The version that was searched.")
     manifest: int
     documents: int = Field(description="Stored texts.")
     chunks: int = Field(description="Stored chunks.")
@@ -80,16 +80,16 @@ class Absence(BaseModel):
     lexical: int = Field(description="Terms and rows of BM25.")
     sparse: int | None = Field(description="Tokens and rows of the learned sparse vectors; null: the index has none.")
     multi_vector: int | None = Field(description="Rows with a vector per token; null: the index has none.")
-    kept_in: list[str] = Field(description="Earlier versions that are kept and still hold them; `purge` removes those.")
+    kept_in: list[str] = Field(description="Earlier versions that still hold the documents; `purge` removes them.")
 
 
 class TaskResult(BaseModel):
     """The result of a task."""
 
-    version: str | None = Field(description="Of the index, with the task's work in it.")
-    documents: int = Field(description="That the task's files became; of the whole index after a re-index.")
+    version: str | None = Field(description="Version of the index with the task's work.")
+    documents: int = Field(description="Documents of the task's files; of the whole index after a re-index.")
     chunks: int
-    skipped: list[SkippedSource] = Field(description="Files of the task that could not be used, with the reason.")
+    skipped: list[SkippedSource] = Field(description="Files of the task that cannot be used.")
     absence: Absence | None = Field(default=None, description="After a deletion.")
 
 
@@ -117,7 +117,7 @@ class Task(BaseModel):
 
 
 class TaskList(BaseModel):
-    """Tasks, the newest first."""
+    """Tasks, newest first."""
 
     tasks: list[Task]
 
@@ -127,4 +127,4 @@ class ErrorBody(BaseModel):
 
     error: str = Field(description="For people: the offending value, the limit, and what to do.")
     code: str = Field(description="For programs.")
-    field: str | None = Field(default=None, description="What of the request it is about.")
+    field: str | None = Field(default=None, description="Part of the request that is wrong.")
