@@ -135,7 +135,7 @@ def outcomes_of(
     found: Sequence[Case], texts: Mapping[tuple[str, str], str], *, seed: int, citer: Citer | None = None
 ) -> list[Outcome]:
     """Check each case. `texts` has the stored documents by id and version; `seed` draws the unrelated questions."""
-    citer = citer or Citer(Aligner(), quote_lead="")
+    citer = citer or Citer(Aligner())
     draw = random.Random(seed)  # noqa: S311 - a sample, no secret
     outcomes = []
     for case in found:

@@ -19,7 +19,7 @@ import contextlib
 import socket
 from collections.abc import AsyncIterator, Mapping, Sequence
 from importlib.metadata import version
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 from urllib.parse import quote
 
 from mcp.server.mcpserver import Context, MCPServer
@@ -32,7 +32,7 @@ from starlette.responses import PlainTextResponse
 
 from kserve_rag.client import AsyncClient
 from kserve_rag.errors import ClientError, CredentialsError, InterruptedStreamError, PortTakenError
-from transformer.wire import DEFAULT_CHAT_MAX_TOKENS, MAX_QUESTION_CHARS, Citations, EndEvent, OutcomeFields, TextEvent
+from transformer.wire import MAX_QUESTION_CHARS, AnswerMode, Citations, EndEvent, OutcomeFields, TextEvent, Verdict
 from vectorstore.wire import MAX_COLLECTIONS, MAX_NUM_DOCS, Span
 from vectorstore.wire import Passage as WirePassage
 
@@ -107,7 +107,7 @@ class Citation(BaseModel):
     """A sentence of the answer, checked against the sources."""
 
     sentence: str
-    verdict: Literal["supported", "unsupported", "no_claim"] = Field(
+    verdict: Verdict = Field(
         description="no_claim: the sentence makes no factual claim to check."
     )
     quotes: list[Quote] = Field(description="Best first. Empty if nothing supports the sentence.")
@@ -187,9 +187,14 @@ class GraphTools:
         num_docs: NumDocs | None = None,
         collections: Collections = None,
         filters: Filters = None,
-        max_tokens: Annotated[
-            int, Field(ge=1, description="Maximum length of the answer in tokens.")
-        ] = DEFAULT_CHAT_MAX_TOKENS,
+        max_tokens: Annotated[int | None, Field(ge=1, description="Maximum length of the answer in tokens.")] = None,
+        answers: Annotated[
+            AnswerMode | None,
+            Field(
+                description="quote: sentences of the documents, verbatim. write: all that the language model writes. "
+                "auto: what it writes as far as the documents support it, else a quote."
+            ),
+        ] = None,
     ) -> AskResult:
         """Ask a question about the indexed documents. Returns an answer with its sources and a check of each sentence.
 
@@ -201,7 +206,12 @@ class GraphTools:
         async with self._client(context) as client:
             # Streamed, so that cancelling the call cancels the generation.
             events = client.stream(
-                question, max_tokens=max_tokens, num_docs=num_docs, collections=collections, filters=filters
+                question,
+                answers=answers,
+                max_tokens=max_tokens,
+                num_docs=num_docs,
+                collections=collections,
+                filters=filters,
             )
             async with contextlib.aclosing(events):
                 async for event in events:

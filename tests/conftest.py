@@ -32,10 +32,12 @@ CORPUS = Path(__file__).parent / "corpus"
 def pytest_configure() -> None:
     """KServe parses the command line when it is imported, and knows none of pytest's options.
 
-    The tiny LLM keeps the tests fast; none of them needs good answers.
+    The tiny LLM keeps the tests fast; none of them needs good answers. Services show whatever it writes, unless a test
+    chooses another answer mode.
     """
     del sys.argv[1:]
     os.environ.setdefault("KSERVE_RAG_MODEL", "smollm2-135m")
+    os.environ.setdefault("TRANSFORMER_ANSWERS", "write")
 
 
 @dataclass(frozen=True)

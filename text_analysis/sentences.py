@@ -92,6 +92,11 @@ def trimmed(text: str, start: int, end: int) -> tuple[int, int]:
     return start, start + len(stripped.rstrip())
 
 
+def starts_line(sentence: str) -> bool:
+    """Whether a sentence is a list item, a heading, a table row, a quotation or a code block."""
+    return _ITEM.match(sentence) is not None or _FENCE.match(sentence) is not None
+
+
 def prose_sentences(text: str) -> list[str]:
     """The sentences of prose: no layout, no abbreviations. Faster and coarser than `sentence_spans`."""
     return [sentence for sentence in _PROSE_END.split(text) if sentence and not sentence.isspace()]

@@ -13,6 +13,7 @@ from chassis.telemetry import start_telemetry
 from predictor.client import EstimatedPromptFormat, PredictorClient, PromptFormat
 from predictor.errors import ModelFilesError
 from transformer.alignment import Aligner
+from transformer.answering import Answerer
 from transformer.browsing import browsing_routes
 from transformer.checking import Checker
 from transformer.citations import Citer
@@ -22,11 +23,13 @@ from transformer.generate import generate_routes
 from transformer.generation import Generator
 from transformer.openai import PREFIXES, openai_error, openai_routes
 from transformer.prompt import PromptBuilder
+from transformer.reader import Reader
 from transformer.refusal import RefusalPolicy
 from transformer.retrieval import Retriever
 from transformer.server import API, TransformerModel
 from transformer.service import RagService
 from transformer.settings import ResponseShape, TransformerSettings
+from transformer.wire import Defaults
 from vectorstore.client import VectorstoreClient
 
 logger = logging.getLogger("transformer")
@@ -71,6 +74,9 @@ def build(settings: TransformerSettings) -> RagService:
         plain_system_prompt=settings.plain_system_prompt,
     )
     aligner = Aligner(settings.citation_language, threshold=settings.citation_support)
+    defaults = Defaults.model_validate(settings.model_dump(include=set(Defaults.model_fields)))
+    generator = Generator(predictor, stop=prompts.stop, defaults=defaults)
+    checker = Checker(Citer(aligner), Reader(aligner.passages), mode=settings.citations)
     return RagService(
         model_name=settings.model_name,
         vectorstore=vectorstore,
@@ -80,13 +86,13 @@ def build(settings: TransformerSettings) -> RagService:
             prompts,
             Condenser(settings.condense, predictor, prompt_format),
             RefusalPolicy(threshold=settings.refusal_threshold),
-            num_docs=settings.num_docs,
+            num_docs=defaults.num_docs,
             min_support=settings.min_support,
             refuse=settings.refuse,
         ),
-        generator=Generator(predictor, stop=prompts.stop, frequency_penalty=settings.frequency_penalty),
-        checker=Checker(Citer(aligner, quote_lead=settings.quote_lead), mode=settings.citations),
-        refusal=settings.refusal,
+        generator=generator,
+        answerer=Answerer(generator, checker, mode=defaults.answers, refusal=settings.refusal),
+        defaults=defaults,
     )
 
 
@@ -134,7 +140,7 @@ def model_service(settings: TransformerSettings) -> ModelService:
         routers=[
             generate_routes(service, timeout_s=settings.timeout_s),
             browsing_routes(service, timeout_s=settings.timeout_s),
-            openai_routes(service, timeout_s=settings.timeout_s, default_max_tokens=settings.chat_max_tokens),
+            openai_routes(service, timeout_s=settings.timeout_s),
         ],
         error_shapes=dict.fromkeys(PREFIXES, openai_error),
         api=API,

@@ -65,12 +65,6 @@ _ENOUGH = 0.75
 """Support that needs no further evidence."""
 _MIN_GAIN = 0.15
 """Least share of a sentence's words that further evidence adds."""
-_SAID = 0.5
-"""Weight of the answer's words relative to the question's, in the choice of a quote."""
-_QUOTE_FROM = 0.3
-"""Least share of the question's words in and around a quote."""
-_QUOTE_NEW_WORDS = 2
-"""Least number of its words that are not the question's."""
 _GAP = "\x1f"
 _ELSEWHERE = 0.5
 """Factor on the gain of further evidence from another passage."""
@@ -223,28 +217,15 @@ class Aligner:
                 the best evidence.
         """
         answered = [self.passages.analyzer.analyse(_ITEM_NUMBER.sub("", sentence, count=1)) for sentence in sentences]
-        matrix = self._matrix(answered, question, passages)
+        matrix = SentenceMatrix(
+            answered, self.passages.analyzer.analyse(question), [self.passages.get(*passage) for passage in passages]
+        )
         found = [matrix.evidence(words, self._threshold) for words in answered]
         for words, evidence, places in zip(answered, found, named, strict=False):
             for place in sorted(set(places) - {one.passage for one in evidence or []}):
                 if evidence is not None:
                     evidence += matrix.evidence(words, self._threshold, only=place) or []
         return found
-
-    def closest(self, answer: str, question: str, passages: Sequence[tuple[str, str]]) -> Evidence | None:
-        """The sentence that best answers the question, by the question's words and, with less weight, the answer's.
-
-        None if no sentence has enough of them. Its support is the share of the question's words in and around it.
-        """
-        words = self.passages.analyzer.analyse(answer)
-        return self._matrix([words], question, passages).closest(words)
-
-    def _matrix(
-        self, answered: list[SentenceTerms], question: str, passages: Sequence[tuple[str, str]]
-    ) -> SentenceMatrix:
-        return SentenceMatrix(
-            answered, self.passages.analyzer.analyse(question), [self.passages.get(*passage) for passage in passages]
-        )
 
 
 class SentenceMatrix:
@@ -321,24 +302,6 @@ class SentenceMatrix:
             self.found(unit, reached if place == 0 else float(weights @ agreed[:, unit]))
             for place, unit in enumerate(chosen)
         ]
-
-    def closest(self, words: SentenceTerms) -> Evidence | None:
-        """As `Aligner.closest`, for an analysed answer."""
-        if not self.units or not self.asked:
-            return None
-        asked = self.held[: len(self.asked)]
-        # A unit of the question's words alone, such as a heading, does not answer.
-        telling = self.sizes - (asked == 1).sum(axis=0) >= _QUOTE_NEW_WORDS
-        weights = self.weights[: len(self.asked)]
-        near = self.context + weights @ asked / weights.sum()
-        rows = [self._rows[term] for term in dict.fromkeys(words.content_terms()) if term not in self.asked]
-        if rows:
-            said = self.weights[rows]
-            near += _SAID * (said @ self.held[rows] / said.sum())
-        unit = int(np.argmax(np.where(telling, near - _LATER * self.owner, -1)))
-        if not telling[unit] or self.context[unit] < _QUOTE_FROM:
-            return None
-        return self.found(unit, float(self.context[unit]))
 
     def _presence(self, terms: Iterable[str]) -> tuple[Matrix, npt.NDArray[np.bool_]]:
         """float32[terms, units]: match of each term, 0 … 1; bool[terms, units]: whether it is negated there."""

@@ -1,4 +1,4 @@
-"""From text to an attributed answer: citations, for the requests that want them."""
+"""From text to an attributed answer: citations, the gate of the mode `auto`, and answers that are quotes."""
 
 from __future__ import annotations
 
@@ -6,35 +6,66 @@ import asyncio
 from collections.abc import Sequence
 
 from chassis.context import CallContext
-from transformer.citations import Citer
+from transformer.citations import Citer, RankedSources, quotation
+from transformer.gate import Gate
 from transformer.question import Question
+from transformer.reader import Reader
 from transformer.telemetry import CITATIONS, unsupported
-from transformer.wire import CitationMode, Citations, Source
+from transformer.wire import CitationMode, Citations, Source, Withheld
 
 _LONG_ANSWER_CHARS = 20_000
 """Answers of this length or more are checked in a thread, so that they do not delay other requests."""
 
 
 class Checker:
-    """Checks answers against their sources. Holds no state of a request."""
+    """Checks answers against their sources, and quotes the sources. Holds no state of a request."""
 
-    def __init__(self, citer: Citer, *, mode: CitationMode) -> None:
+    def __init__(self, citer: Citer, reader: Reader, *, mode: CitationMode) -> None:
         """`mode` applies to questions that set none."""
         self._citer = citer
+        self._reader = reader
         self._mode = mode
+
+    def checks(self, question: Question) -> bool:
+        """Whether the answer to a question is checked."""
+        return (question.grounding.citations or self._mode) != "off"
 
     async def check(
         self, question: Question, text: str, sources: Sequence[Source], ctx: CallContext
     ) -> Citations | None:
         """The citations of an answer; None if it has no sources or the question wants no check."""
-        mode = question.grounding.citations or self._mode
-        if mode == "off" or not sources:
+        if not self.checks(question) or not sources:
             return None
         with ctx.span(CITATIONS) as span:
             if len(text) < _LONG_ANSWER_CHARS:
-                citations = self._citer.cite(text, question.text, sources, mode)
+                citations = self._citer.cite(text, question.text, sources)
             else:
-                citations = await asyncio.to_thread(self._citer.cite, text, question.text, sources, mode)
+                citations = await asyncio.to_thread(self._citer.cite, text, question.text, sources)
             span.set("kserve_rag.statements", len(citations.statements))
             span.set("kserve_rag.statements.unsupported", unsupported(citations))
         return citations
+
+    def gate(self, question: Question, sources: Sequence[Source]) -> Gate:
+        """A gate for the answer to a question."""
+        return Gate(self._citer, question.text, sources)
+
+    def quote(
+        self, query: str, sources: Sequence[Source], *, least_score: float = 0.0, withheld: Sequence[Withheld] = ()
+    ) -> Citations | None:
+        """The sentences of the sources that answer, as an answer, in the order of the documents.
+
+        Args:
+            query: the question, or in a conversation the standalone question.
+            sources: the passages to read.
+            least_score: least `Reading.score`.
+            withheld: what the LLM wrote before.
+
+        Returns:
+            None if no sentence answers well enough.
+        """
+        ranked = RankedSources(sources)
+        reading = self._reader.read(query, ranked.passages)
+        if not reading.spans or reading.score < least_score:
+            return None
+        quotes = sorted(ranked.quotes(reading.spans), key=lambda quote: (quote.number, quote.span.start))
+        return quotation(quotes, withheld)

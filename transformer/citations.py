@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from text_analysis.sentences import REFERENCE, sentence_spans
+from text_analysis.sentences import REFERENCE, sentence_spans, starts_line
 from transformer.alignment import Aligner, Evidence
 from transformer.facts import Difference, differing_fact
-from transformer.wire import CitationMode, Citations, Markers, Quote, Source, Statement
+from transformer.wire import Citations, Markers, Quote, Source, Statement, Verdict, Withheld
 from vectorstore.wire import Span
 
 _MARKER = re.compile(REFERENCE)
@@ -28,26 +28,19 @@ _CLAUSE_WORDS = 3
 class Citer:
     """Checks answers. Holds no state of a request."""
 
-    def __init__(self, aligner: Aligner, *, quote_lead: str) -> None:
-        """A checker.
-
-        Args:
-            aligner: finds evidence.
-            quote_lead: text before a quote that replaces an answer.
-        """
+    def __init__(self, aligner: Aligner) -> None:
+        """A checker that finds evidence with `aligner`."""
         self._aligner = aligner
-        self._quote_lead = quote_lead
 
-    def cite(self, text: str, question: str, sources: Sequence[Source], mode: CitationMode = "label") -> Citations:
-        """The answer, checked.
+    def cite(self, text: str, question: str, sources: Sequence[Source]) -> Citations:
+        """The LLM's answer, or a sentence of it, checked.
 
         Args:
-            text: the LLM's answer.
+            text: the answer.
             question: the user's question.
             sources: the passages that the LLM was shown.
-            mode: `quote` replaces an answer that has no supported sentence with a quote.
         """
-        ranked = _RankedSources(sources)
+        ranked = RankedSources(sources)
         sentences = _sentences(text)
         found = self._aligner.align(
             [sentence.bare() for sentence in sentences],
@@ -71,26 +64,11 @@ class Citer:
             span = Span.construct_unchecked(start=len(written), end=len(written) + len(rewritten))
             written += rewritten
             statements.append(_statement(span, None if evidence is None else quotes))
-        verdicts = {statement.verdict for statement in statements}
-        if mode == "quote" and "supported" not in verdicts and ("unsupported" in verdicts or (text and not written)):
-            nearest = self._aligner.closest(text, question, ranked.passages)
-            if nearest is not None:
-                return self._quoted(*ranked.quotes([nearest]))
         kind: Literal["model", "mended"] = "model" if written == text else "mended"
         return Citations(text=written, kind=kind, statements=statements, markers=markers)
 
-    def _quoted(self, quote: Quote) -> Citations:
-        # Numbers in brackets in the document would read as source numbers.
-        shown = quote.text
-        while _MARKER.search(shown):
-            shown = _MARKER.sub(" ", shown)
-        shown = " ".join(shown.split())
-        text = f"{self._quote_lead}“{shown}” [{quote.number}]"
-        statement = _statement(Span(start=0, end=len(text)), [quote])
-        return Citations(text=text, kind="quote", statements=[statement], markers=Markers())
 
-
-class _RankedSources:
+class RankedSources:
     """The sources of one answer, best first."""
 
     def __init__(self, sources: Sequence[Source]) -> None:
@@ -134,6 +112,26 @@ class _RankedSources:
                 )
             )
         return quotes
+
+
+def quotation(quotes: Sequence[Quote], withheld: Sequence[Withheld] = ()) -> Citations:
+    """An answer that is these quotes, in their order: list items, table rows and code on lines of their own.
+
+    Numbers in brackets are left out: they would read as source numbers.
+    """
+    text = ""
+    statements: list[Statement] = []
+    for quote in quotes:
+        shown = "".join(sentence.bare() for sentence in _sentences(quote.text))
+        own_line = starts_line(quote.text)
+        if not own_line:
+            shown = " ".join(shown.split())
+        if text:
+            text += "\n" if own_line or starts_line(text[statements[-1].span.start :]) else " "
+            statements[-1].span.end = len(text)
+        statements.append(_statement(Span(start=len(text), end=len(text) + len(shown)), [quote]))
+        text += shown
+    return Citations(text=text, kind="quote", statements=statements, markers=Markers(), withheld=list(withheld))
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,7 +238,7 @@ def _numbers(marker: str) -> list[int]:
 
 def _statement(span: Span, quotes: list[Quote] | None) -> Statement:
     """`quotes` is None if the sentence claims nothing."""
-    verdict: Literal["supported", "unsupported", "no_claim"] = "no_claim"
+    verdict: Verdict = "no_claim"
     if quotes is not None:
         verdict = "supported" if quotes else "unsupported"
     support = max((quote.support for quote in quotes or []), default=0.0)

@@ -18,8 +18,9 @@ from chassis.context import CallContext
 from chassis.errors import InvalidRequestError
 from chassis.tensors import metadata, per_row, read_columns, respond
 from predictor.wire import GenerationChunk, GenerationRequest
+from transformer.question import Question
 from transformer.server import TransformerModel, gather
-from transformer.wire import INPUT_TENSORS, MAX_INSTANCES, OUTPUT_TENSORS, Answer
+from transformer.wire import INPUT_TENSORS, MAX_INSTANCES, OUTPUT_TENSORS, Answer, Instance
 
 ECHO = "[INST][/INST] "
 """Prefix of every v1 answer. Its clients cut out the text between the two marks, and show nothing if the marks are
@@ -49,8 +50,17 @@ _FIELDS = {"random_seed": "seed", "return_log_probs": "log_probs"}
 """Tensor → field of `GenerationRequest`, if the names differ."""
 
 
+_DEFAULTS = {"answers": "write", "num_docs": 2, "max_tokens": 100, "temperature": 0.1, "top_k": 4, "top_p": 0.4}
+"""The earlier graph's parameters: its clients get the answers that they are used to."""
+
+
 class EnsembleModel(TransformerModel):
-    """The transformer with the responses of the earlier graph."""
+    """The transformer with the defaults and responses of the earlier graph."""
+
+    def question(self, instance: Instance) -> Question:
+        """The question of an instance, with the earlier graph's defaults."""
+        absent = {name: value for name, value in _DEFAULTS.items() if getattr(instance, name) is None}
+        return super().question(instance.model_copy(update=absent))
 
     def get_input_types(self) -> list[dict[str, Any]]:
         """Input tensors of v2: of a question, or of a finished prompt."""

@@ -64,10 +64,16 @@ def openai_error(error: ServiceError) -> dict[str, Any]:
     return {"error": {"message": error.message, "type": kind, "param": error.field, "code": error.code}}
 
 
-def openai_routes(service: RagService, *, timeout_s: float, default_max_tokens: int) -> APIRouter:
+def openai_routes(service: RagService, *, timeout_s: float) -> APIRouter:
     """Chat completions and the list of models."""
     router = APIRouter(tags=["openai"], route_class=JsonRoute)
-    card = {"id": service.model_name, "object": "model", "created": _CREATED, "owned_by": "kserve-rag"}
+    card = {
+        "id": service.model_name,
+        "object": "model",
+        "created": _CREATED,
+        "owned_by": "kserve-rag",
+        "defaults": service.defaults,
+    }
     chunks = ChatSourcesChunk | ChatEndChunk | ChatCompletionChunk
     chat_route: dict[str, Any] = {
         "summary": "Ask as OpenAI's clients do",
@@ -95,7 +101,7 @@ def openai_routes(service: RagService, *, timeout_s: float, default_max_tokens: 
             raise NotFoundError(
                 f"model: there is no {body.model!r}. This service has the model {service.model_name!r}.", field="model"
             )
-        question = _question(body, default_max_tokens)
+        question = _question(body)
         if body.stream:
             with_usage = body.stream_options is not None and body.stream_options.include_usage
             encode = _chunk_encoder(question.id, service.model_name, with_usage)
@@ -129,7 +135,7 @@ def openai_routes(service: RagService, *, timeout_s: float, default_max_tokens: 
     return router
 
 
-def _question(chat: ChatRequest, default_max_tokens: int) -> Question:
+def _question(chat: ChatRequest) -> Question:
     *earlier, last = chat.messages
     if last.role != "user":
         raise InvalidRequestError(
@@ -142,7 +148,7 @@ def _question(chat: ChatRequest, default_max_tokens: int) -> Question:
         raise InvalidRequestError("max_tokens and max_completion_tokens are both there. Send one.", field="max_tokens")
     given = {name: getattr(chat, name, None) for name in SamplingParameters.model_fields}
     if given["max_tokens"] is None:
-        given["max_tokens"] = default_max_tokens if chat.max_completion_tokens is None else chat.max_completion_tokens
+        given["max_tokens"] = chat.max_completion_tokens
     if isinstance(chat.stop, str):
         given["stop"] = [chat.stop]
     instructions = "\n\n".join(m.text() for m in earlier if m.role in ("system", "developer"))

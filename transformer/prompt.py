@@ -130,10 +130,7 @@ class PromptBuilder:
         if not passages:
             return Prompt(_messages(system, turns, f"{fence}{lead}{asked}"), [], [])
         kept, cut = self._fit(passages, needed, min(room, self._max_prompt_tokens) - fixed)
-        sources = [
-            Source.construct_unchecked(number=number, **passage.__dict__)
-            for number, passage in enumerate(sorted(kept, key=_reading_order), 1)
-        ]
+        sources = numbered(kept)
         documents = "\n".join(self._block(source, source.number) for source in sources)
         return Prompt(_messages(system, turns, f"{documents}{lead}{asked}"), sources, cut)
 
@@ -169,6 +166,14 @@ class PromptBuilder:
     def _block(self, passage: Passage, number: int) -> str:
         title = " — ".join(dict.fromkeys(filter(None, [passage.title, *passage.heading_path])))
         return _document(number, self._escape(title), self._escape(passage.text))
+
+
+def numbered(passages: Sequence[Passage]) -> list[Source]:
+    """The passages as sources, in the order of their documents."""
+    return [
+        Source.construct_unchecked(number=number, **passage.__dict__)
+        for number, passage in enumerate(sorted(passages, key=_reading_order), 1)
+    ]
 
 
 def _messages(system: str, turns: Sequence[LlmMessage], last: str) -> list[LlmMessage]:

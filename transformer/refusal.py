@@ -1,9 +1,10 @@
-"""When to refuse a question, and the subjects that a refusal names."""
+"""When a question is refused, and the subjects that a refusal names."""
 
 from __future__ import annotations
 
 import functools
 import logging
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,9 @@ from transformer.wire import Topic
 from vectorstore.wire import Passage
 
 logger = logging.getLogger(__name__)
+
+_DONT_KNOW = re.compile(r"\W*i\s+(do\s+not|don['’]?t)\s+know\b", re.IGNORECASE)
+"""What the instructions ask the LLM to say (`settings.py`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +54,11 @@ def _calibrated(content: bytes) -> RefusalRule:
         logger.warning("using the default refusal threshold: %s", error)
         return _DEFAULT
     return RefusalRule(calibration.model, calibration.threshold)
+
+
+def declines(text: str) -> bool:
+    """Whether a text of the LLM begins by saying that it does not know."""
+    return _DONT_KNOW.match(text) is not None
 
 
 def topics(passages: Iterable[Passage], limit: int = 3) -> list[Topic]:

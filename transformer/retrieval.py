@@ -10,7 +10,7 @@ from chassis.context import CallContext
 from transformer.answerability import PASSAGES, score
 from transformer.condense import Condenser
 from transformer.errors import PromptTooLongError
-from transformer.prompt import Prompt, PromptBuilder
+from transformer.prompt import Prompt, PromptBuilder, numbered
 from transformer.question import Question
 from transformer.refusal import RefusalPolicy
 from transformer.telemetry import Stopwatch
@@ -67,8 +67,17 @@ class Retriever:
         self._min_support = min_support
         self._refuse = refuse
 
-    async def retrieve(self, question: Question, ctx: CallContext, stopwatch: Stopwatch) -> Retrieved:
+    async def retrieve(
+        self, question: Question, ctx: CallContext, stopwatch: Stopwatch, *, max_tokens: int, quoting: bool
+    ) -> Retrieved:
         """The prompt with the passages that support an answer, or a refusal if none do.
+
+        Args:
+            question: the question.
+            ctx: of the request.
+            stopwatch: of the answer.
+            max_tokens: tokens of the prompt's window to reserve for the answer.
+            quoting: the answer is a quote from the sources, so that they need no messages and no window.
 
         Raises:
             PromptTooLongError: the question leaves no room for a passage.
@@ -78,9 +87,9 @@ class Retriever:
         wanted = self._num_docs if grounding.num_docs is None else grounding.num_docs
         if grounding.context:
             context = grounding.context if grounding.context.strip() else None
-            return Retrieved(self._build(question, context=context))
+            return Retrieved(self._build(question, max_tokens, context=context))
         if not grounding.retrieval or wanted == 0:
-            return Retrieved(self._build(question))
+            return Retrieved(self._build(question, max_tokens))
         query = question.text
         if question.history:
             query = await self._condenser.condense(question.text, question.history, ctx)
@@ -99,7 +108,7 @@ class Retriever:
         if not passages or (refuse and answerability < threshold):
             prompt = Prompt([], [], _cut(shown, "not_answered"))
             return Retrieved(prompt, query, version, answerability, refused=True, passages=passages)
-        prompt = self._grounded(question, shown, refuse=refuse)
+        prompt = self._grounded(question, shown, None if quoting else max_tokens, refuse=refuse)
         stopwatch.lap("prompt")
         return Retrieved(prompt, query, version, answerability, passages=passages)
 
@@ -121,12 +130,20 @@ class Retriever:
         ]
         return merged(await self._vectorstore.search(instances, ctx), num_docs)
 
-    def _grounded(self, question: Question, shown: Sequence[Passage], *, refuse: bool) -> Prompt:
-        """The prompt with those of the passages that have enough support, or with all if none does."""
+    def _grounded(
+        self, question: Question, shown: Sequence[Passage], max_tokens: int | None, *, refuse: bool
+    ) -> Prompt:
+        """The prompt with those of the passages that have enough support, or with all if none does.
+
+        It has no messages if `max_tokens` is None.
+        """
         supported = [passage for passage in shown if passage.support >= self._min_support]
         if not supported or not refuse:
             supported = list(shown)
-        prompt = self._build(question, passages=supported)
+        if max_tokens is None:
+            prompt = Prompt([], numbered(supported), [])
+        else:
+            prompt = self._build(question, max_tokens, passages=supported)
         if not prompt.sources:
             raise PromptTooLongError(
                 "No passage fits the prompt beside this question. Shorten the question or its history, or lower "
@@ -138,14 +155,16 @@ class Retriever:
             prompt.cut.extend(_cut(weak, "no_support"))
         return prompt
 
-    def _build(self, question: Question, *, passages: Sequence[Passage] = (), context: str | None = None) -> Prompt:
+    def _build(
+        self, question: Question, max_tokens: int, *, passages: Sequence[Passage] = (), context: str | None = None
+    ) -> Prompt:
         return self._prompts.build(
             question.text,
             passages=passages,
             context=context,
             history=question.history,
             instructions=question.instructions,
-            max_tokens=question.sampling.max_tokens,
+            max_tokens=max_tokens,
         )
 
 

@@ -100,7 +100,7 @@ class TransformerModel(ServiceModel):
         ctx = CallContext.start(self._timeout_s, headers)
         is_v2 = isinstance(payload, InferRequest)
         instances = read_instances(payload) if is_v2 else _v1_instances(payload)
-        answers = await gather([self._service.answer(_question(instance), ctx) for instance in instances])
+        answers = await gather([self._service.answer(self.question(instance), ctx) for instance in instances])
         if response_headers is not None:
             response_headers.update(timing_headers([answer.timings for answer in answers]))
         if is_v2:
@@ -108,6 +108,10 @@ class TransformerModel(ServiceModel):
         if response_headers is not None:
             response_headers["content-type"] = "application/json"
         return encode(self._v1_response(answers))
+
+    def question(self, instance: Instance) -> Question:
+        """The question of an instance."""
+        return Question(instance.input, sampling=instance, grounding=instance)
 
     def _v1_response(self, answers: Sequence[Answer]) -> dict[str, Any]:
         return {"predictions": answers}
@@ -148,7 +152,3 @@ def _v1_instances(payload: Any) -> list[Instance]:
         return PredictRequest.model_validate(payload).instances
     except ValidationError as error:
         raise invalid_request(error, PredictRequest) from None
-
-
-def _question(instance: Instance) -> Question:
-    return Question(instance.input, sampling=instance, grounding=instance)

@@ -1,37 +1,24 @@
-"""Question in, attributed answer out: retrieve, generate, check. No HTTP and no environment."""
+"""Question in, attributed answer out: retrieve, then answer. No HTTP and no environment."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import re
 from collections.abc import AsyncGenerator
-from typing import Any, Literal
+from typing import Any
 
 from chassis.context import CallContext
 from chassis.errors import BadUpstreamError
 from predictor.client import PredictorClient
 from predictor.wire import GenerationChunk, GenerationRequest
-from transformer.checking import Checker
+from transformer.answering import Answerer
 from transformer.generation import Generator
 from transformer.question import Question
 from transformer.refusal import topics
-from transformer.retrieval import Retrieved, Retriever
+from transformer.retrieval import Retriever
 from transformer.telemetry import AnswerTelemetry, Stopwatch
-from transformer.wire import (
-    Answer,
-    Citations,
-    EndEvent,
-    FinishReason,
-    Index,
-    Indexes,
-    SourcesEvent,
-    TextEvent,
-    Usage,
-)
+from transformer.wire import Answer, Defaults, EndEvent, Index, Indexes, SourcesEvent, TextEvent
 from vectorstore.client import VectorstoreClient
-
-_DONT_KNOW = re.compile(r"\W*i\s+(do\s+not|don['’]?t)\s+know\b", re.IGNORECASE)
 
 Event = SourcesEvent | TextEvent | EndEvent
 
@@ -47,8 +34,8 @@ class RagService:
         predictor: PredictorClient,
         retriever: Retriever,
         generator: Generator,
-        checker: Checker,
-        refusal: str,
+        answerer: Answerer,
+        defaults: Defaults,
     ) -> None:
         """A service over its two upstreams, which it closes.
 
@@ -57,17 +44,17 @@ class RagService:
             vectorstore: for readiness, indexes and documents.
             predictor: for readiness.
             retriever: finds passages and builds prompts.
-            generator: has the LLM write.
-            checker: attributes what it wrote.
-            refusal: the text of a refusal.
+            generator: completes finished prompts.
+            answerer: answers from the passages found.
+            defaults: parameters of questions that set none.
         """
         self.model_name = model_name
         self._vectorstore = vectorstore
         self._predictor = predictor
         self._retriever = retriever
         self._generator = generator
-        self._checker = checker
-        self._refusal = refusal
+        self._answerer = answerer
+        self.defaults = defaults
 
     async def aclose(self) -> None:
         """Closes the connections to the upstreams."""
@@ -139,84 +126,43 @@ class RagService:
         """
         stopwatch = Stopwatch()
         length, turns = len(question.text), len(question.history)
+        given = question.sampling.max_tokens
+        max_tokens = self.defaults.max_tokens if given is None else given
+        mode = self._answerer.mode(question)
         with AnswerTelemetry(ctx, stopwatch.timings, question_chars=length, turns=turns) as telemetry:
-            retrieved = await self._retriever.retrieve(question, telemetry.ctx, stopwatch)
+            retrieved = await self._retriever.retrieve(
+                question, telemetry.ctx, stopwatch, max_tokens=max_tokens, quoting=mode == "quote"
+            )
             telemetry.found(retrieved.index_version)
-            prompt = retrieved.prompt
-            start = SourcesEvent.construct_unchecked(
+            yield SourcesEvent.construct_unchecked(
                 id=question.id,
                 model_name=self.model_name,
-                sources=prompt.sources,
+                sources=retrieved.prompt.sources,
                 index_version=retrieved.index_version,
-                cut=prompt.cut,
+                cut=retrieved.prompt.cut,
                 query=retrieved.query,
                 timings=stopwatch.timings,
                 answerability=retrieved.answerability,
             )
-            if retrieved.refused or question.sampling.max_tokens == 0:
-                stopwatch.total()
-                yield start
-                if retrieved.refused:
-                    yield TextEvent.construct_unchecked(text_output=self._refusal)
-                reason: Literal["stop", "length"] = "stop" if retrieved.refused else "length"
-                end = _end(stopwatch, reason, retrieved, Usage(), refused=retrieved.refused)
-                telemetry.ended(end)
-                yield end
-                return
-            chunks = self._generator.stream(prompt.messages, question.sampling, telemetry.ctx)
-            async with contextlib.aclosing(chunks):
-                yield start
-                chunk = await anext(chunks, None)
-                stopwatch.lap("first_token")
-                texts: list[str] = []
-                while chunk is not None:
-                    if chunk.text:
-                        texts.append(chunk.text)
-                        yield TextEvent.construct_unchecked(text_output=chunk.text)
-                    if chunk.finish_reason is not None:
-                        stopwatch.lap("generation")
-                        text = "".join(texts)
-                        refused = bool(prompt.sources) and _DONT_KNOW.match(text) is not None
-                        citations = None
-                        if not refused:
-                            citations = await self._checker.check(question, text, prompt.sources, telemetry.ctx)
-                        if citations is not None:
-                            stopwatch.lap("citations")
-                        stopwatch.total()
-                        usage = _usage(chunk.prompt_tokens, chunk.completion_tokens)
-                        end = _end(
-                            stopwatch, chunk.finish_reason, retrieved, usage, refused=refused, citations=citations
-                        )
-                        telemetry.ended(end)
-                        yield end
-                        return
-                    chunk = await anext(chunks, None)
-            raise BadUpstreamError("The predictor ended without finishing its answer.")
-
-
-def _usage(prompt_tokens: int | None, completion_tokens: int | None) -> Usage:
-    prompt, completion = prompt_tokens or 0, completion_tokens or 0
-    return Usage.construct_unchecked(
-        prompt_tokens=prompt, completion_tokens=completion, total_tokens=prompt + completion
-    )
-
-
-def _end(
-    stopwatch: Stopwatch,
-    finish_reason: FinishReason,
-    retrieved: Retrieved,
-    usage: Usage,
-    *,
-    refused: bool,
-    citations: Citations | None = None,
-) -> EndEvent:
-    return EndEvent.construct_unchecked(
-        text_output="",
-        finish_reason=finish_reason,
-        refused=refused,
-        sources=[] if refused else retrieved.prompt.sources,
-        usage=usage,
-        timings=stopwatch.timings,
-        topics=topics(retrieved.passages) if refused else [],
-        citations=citations,
-    )
+            answer = self._answerer.answer(question, retrieved, telemetry.ctx, stopwatch, max_tokens=max_tokens)
+            async with contextlib.aclosing(answer) as pieces:
+                async for piece in pieces:
+                    if isinstance(piece, str):
+                        yield TextEvent.construct_unchecked(text_output=piece)
+                        continue
+                    if piece.citations is not None:
+                        stopwatch.lap("citations")
+                    stopwatch.total()
+                    end = EndEvent.construct_unchecked(
+                        text_output="",
+                        finish_reason=piece.finish_reason,
+                        refused=piece.refused,
+                        answered_by=piece.answered_by,
+                        sources=[] if piece.refused else retrieved.prompt.sources,
+                        usage=piece.usage,
+                        timings=stopwatch.timings,
+                        topics=topics(retrieved.passages) if piece.refused else [],
+                        citations=piece.citations,
+                    )
+                    telemetry.ended(end)
+                    yield end

@@ -13,7 +13,7 @@ from predictor.client import LlmServerName
 from text_analysis.stems import known_language
 from transformer.alignment import THRESHOLD
 from transformer.condense import CondenseMethod
-from transformer.wire import DEFAULT_CHAT_MAX_TOKENS, DEFAULT_NUM_DOCS, CitationMode
+from transformer.wire import AnswerMode, CitationMode
 
 ResponseShape = Literal["answers", "ensemble"]
 
@@ -46,18 +46,21 @@ class TransformerSettings(ServerSettings):
     max_prompt_tokens: int = Field(
         3072, ge=128, description="Most tokens of a prompt, however large the window: longer prompts answer later."
     )
-    num_docs: int = Field(
-        DEFAULT_NUM_DOCS, ge=0, le=100, description="Passages retrieved where a request says nothing."
+    answers: AnswerMode = Field(
+        "auto",
+        description="How questions are answered that name no mode: `quote` sentences of the documents without the LLM, "
+        "have the LLM `write`, or `auto`: show what the LLM writes as far as the documents support it, else quote.",
     )
-    chat_max_tokens: int = Field(
-        DEFAULT_CHAT_MAX_TOKENS, ge=1, description="max_tokens of chat completions that name none."
+    num_docs: int = Field(3, ge=0, le=100, description="Passages retrieved where a request says nothing.")
+    max_tokens: int = Field(512, ge=0, le=131_072, description="Longest answer in tokens where a request names none.")
+    temperature: float = Field(0.1, ge=0, le=2, description="temperature where a request names none.")
+    top_k: int = Field(4, ge=0, le=1000, description="top_k where a request names none. 0 considers every token.")
+    top_p: float = Field(0.4, ge=0, le=1, description="top_p where a request names none.")
+    repetition_penalty: float | None = Field(
+        None, gt=0, le=2, description="repetition_penalty where a request names none. By default the LLM server's."
     )
-    frequency_penalty: float | None = Field(
-        None,
-        ge=-2,
-        le=2,
-        description="frequency_penalty where a request names none. 0.2 keeps very small models out of loops.",
-    )
+    presence_penalty: float | None = Field(None, ge=-2, le=2, description="presence_penalty likewise.")
+    frequency_penalty: float | None = Field(None, ge=-2, le=2, description="frequency_penalty likewise.")
     condense: CondenseMethod = Field(
         "concatenate",
         description="How history and question become one query: `concatenate` them, or have the `llm` rewrite.",
@@ -101,8 +104,7 @@ class TransformerSettings(ServerSettings):
     )
     citations: CitationMode = Field(
         "label",
-        description="How answers are checked: `off`, `label` unsupported sentences, or `quote` the sources where no "
-        "sentence is supported, which suits very small models.",
+        description="How answers are checked: `off`, or `label` unsupported sentences. `off` turns `auto` into `write`.",
     )
     citation_support: float = Field(
         THRESHOLD, gt=0, le=1, description="Support from which a span of a source is a quote for a sentence."
@@ -110,4 +112,3 @@ class TransformerSettings(ServerSettings):
     citation_language: Annotated[str, AfterValidator(known_language)] = Field(
         "english", description="Snowball stemmer with which words are compared."
     )
-    quote_lead: str = Field("The documents say: ", description="Text before a quote that replaces an answer.")

@@ -22,7 +22,7 @@ _JSON_INPUTS: Mapping[str, tuple[type, str]] = {
     "collections": (list, 'array. Send for example ["default"]'),
 }
 _DTYPES: Mapping[str, Any] = {"BYTES": object, "BOOL": np.bool_, "INT32": np.int32, "FP32": np.float32}
-_TEXTS = {name for name, field in Answer.model_fields.items() if field.annotation in (str, str | None)}
+_TEXTS = {"answered_by", *(name for name, one in Answer.model_fields.items() if one.annotation in (str, str | None))}
 
 
 def read_instances(request: InferRequest) -> list[Instance]:
@@ -47,10 +47,11 @@ def read_instances(request: InferRequest) -> list[Instance]:
     instances = []
     for row, question in enumerate(questions):
         fields = {name: values[row] for name, values in parameters.items()}
-        # An empty text means absent: a tensor cannot leave out a row.
+        # Empty means absent: a tensor cannot leave out a row.
         for name in _JSON_INPUTS.keys() & fields:
             fields[name] = _parsed(name, fields[name])
-        fields["citations"] = fields.get("citations") or None
+        for name in ("answers", "citations"):
+            fields[name] = fields.get(name) or None
         try:
             instances.append(Instance.model_validate({"input": question, **fields}))
         except ValidationError as error:

@@ -22,14 +22,6 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstr
 
 from vectorstore.wire import MAX_COLLECTIONS, MAX_NEIGHBOURS, MAX_NUM_DOCS, Described, Passage, Span
 
-# The earlier graph's defaults: its clients get the answers they are used to.
-DEFAULT_MAX_TOKENS = 100
-DEFAULT_TOP_K = 4
-DEFAULT_TOP_P = 0.4
-DEFAULT_TEMPERATURE = 0.1
-DEFAULT_NUM_DOCS = 2
-DEFAULT_CHAT_MAX_TOKENS = 512
-
 MAX_INSTANCES = 32
 MAX_QUESTION_CHARS = 100_000
 MAX_TEXT_CHARS = 1_000_000
@@ -76,34 +68,42 @@ class OptionalSampling(Described):
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     """Subtracted from the logits of tokens that the answer already has."""
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
-    """Subtracted once per occurrence. The service's setting if absent."""
+    """Subtracted once per occurrence."""
 
 
 class SamplingParameters(OptionalSampling):
-    """How the LLM samples the answer. Zeros mean zero: they never stand for a default."""
+    """How the LLM samples the answer. Zeros mean zero; absent parameters are the service's settings."""
 
-    max_tokens: _MaxTokens = DEFAULT_MAX_TOKENS
+    max_tokens: _MaxTokens | None = None
     """Most tokens of the answer. 0 retrieves and generates nothing."""
-    temperature: _Temperature = DEFAULT_TEMPERATURE
+    temperature: _Temperature | None = None
     """0 takes the likeliest token each time."""
-    top_k: _TopK = DEFAULT_TOP_K
+    top_k: _TopK | None = None
     """0 considers every token."""
-    top_p: _TopP = DEFAULT_TOP_P
+    top_p: _TopP | None = None
     """0 takes the likeliest token each time."""
     stop: _Stops = Field(default_factory=list)
     """Texts that end the answer. They are not part of it."""
 
 
-CitationMode = Literal["off", "label", "quote"]
-"""How an answer is checked: not at all; `label` gives each sentence its quotes or labels it unsupported; `quote` also
-answers with a quote from the sources if no sentence is supported."""
+CitationMode = Literal["off", "label"]
+"""Whether an answer is checked: `label` gives each sentence its quotes or labels it unsupported."""
+
+AnswerMode = Literal["quote", "write", "auto"]
+"""How questions are answered from documents. `quote`: with the sentences of the sources that answer, verbatim, without
+the LLM. `write`: the LLM writes, and every sentence is shown. `auto`: the LLM writes, and only the sentences that the
+sources support are shown; if there are none, or the LLM only repeats itself, the answer is a quote."""
 
 
 class GroundingParameters(Described):
-    """Where the answer comes from: retrieval, refusal and citations."""
+    """Where the answer comes from: answer mode, retrieval, refusal and citations."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
+    answers: AnswerMode | None = None
+    """`quote` answers with sentences of the sources, without the LLM; `write` with the LLM's text; `auto` with those of
+    the LLM's sentences that the sources support, else with a quote. The service's setting if absent. Without documents,
+    always `write`."""
     num_docs: Annotated[int, Field(ge=0, le=MAX_NUM_DOCS), _WHOLE] | None = None
     """Passages to retrieve. The service's setting if absent; 0 retrieves none."""
     retrieval: bool = True
@@ -124,7 +124,8 @@ class GroundingParameters(Described):
     min_score: Annotated[float, Field(ge=0, le=1)] | None = None
     """Answerability below which the question is refused. The calibration of the index, or the default, if absent."""
     citations: CitationMode | None = None
-    """How to check the answer against its sources. The service's setting if absent."""
+    """Whether to check the answer against its sources. The service's setting if absent. `off` turns `auto` into
+    `write`."""
 
 
 class Instance(GroundingParameters, SamplingParameters):
@@ -204,12 +205,15 @@ class Quote(Described):
     """How far the quote states what the sentence states, 0 … 1."""
 
 
+Verdict = Literal["supported", "unsupported", "no_claim"]
+
+
 class Statement(Described):
     """A sentence of an answer and the quotes that support it."""
 
     span: Span
     """In `Citations.text`. The statements together cover all of it."""
-    verdict: Literal["supported", "unsupported", "no_claim"]
+    verdict: Verdict
     """`no_claim`: the sentence states nothing to verify, like "Yes." or "These are the steps:"."""
     support: float
     """0 … 1; 0 if the sentence is unsupported or claims nothing."""
@@ -226,16 +230,26 @@ class Markers(Described):
     dropped: int = 0
 
 
+class Withheld(Described):
+    """A sentence that the LLM wrote and the answer leaves out."""
+
+    text: str
+    verdict: Verdict
+    reason: Literal["unsupported", "no_claim", "repetition"]
+    """No source supports it; it claims nothing and leads to no sentence that is shown; or it repeats earlier text."""
+
+
 class Citations(Described):
     """An answer checked against its sources, sentence by sentence."""
 
     text: str
     """The answer after the check: the model's own words, as streamed, unless `kind` says otherwise."""
     kind: Literal["model", "mended", "quote"]
-    """The author of the text: the model; the model, with wrong source numbers corrected or removed; or the documents,
-    because they support nothing that the model wrote."""
+    """The author of the text: the model; the model, with source numbers corrected or removed; or the documents."""
     statements: list[Statement]
     markers: Markers
+    withheld: list[Withheld] = Field(default_factory=list)
+    """Sentences that the mode `auto` did not show."""
     dropped: list[Any] = Field(default_factory=list)
     """Always empty: a source's text is the stored text. Kept for clients of earlier versions."""
 
@@ -248,7 +262,11 @@ class Usage(Described):
     total_tokens: int = 0
 
 
-FinishReason = Literal["stop", "length", "cancelled"]
+FinishReason = Literal["stop", "length", "cancelled", "repetition"]
+"""`length`: at `max_tokens`; `cancelled`: by the LLM's server; `repetition`: the LLM began to repeat itself."""
+
+
+AnsweredBy = Literal["llm", "quote"]
 
 
 class SourceFields(Described):
@@ -277,6 +295,8 @@ class OutcomeFields(Described):
 
     refused: bool
     """The documents support no answer, and the text says so."""
+    answered_by: AnsweredBy | None = None
+    """`quote`: the text is sentences of the sources, verbatim. None for a refusal, and if `max_tokens` is 0."""
     topics: list[Topic] = Field(default_factory=list)
     """For a refusal: subjects of the documents nearest to the question, nearest first."""
     citations: Citations | None = None
@@ -315,7 +335,8 @@ class TextEvent(Described):
 class EndEvent(SourceFields, OutcomeFields):
     """The last event of a stream. Its `sources` are final: empty if the answer became a refusal.
 
-    `citations.text` is the final answer: the check may have corrected source numbers in the pieces sent before.
+    `citations.text` is the final answer: with `answers: write`, the check may have corrected source numbers in the
+    pieces sent before.
     """
 
     text_output: str = ""
@@ -384,6 +405,7 @@ _OUTPUT_ORDER = (
     "answerability",
     "topics",
     "citations",
+    "answered_by",
 )
 """Clients may read outputs by position: new ones follow these."""
 
@@ -435,7 +457,7 @@ class StreamOptions(Described):
 
 
 class ChatRequest(GroundingParameters, OptionalSampling):
-    """OpenAI's chat completion request, with grounding parameters (`num_docs`, `context`, `filters` …) beside it."""
+    """OpenAI's chat completion request, with grounding parameters (`answers`, `num_docs`, `filters` …) beside it."""
 
     model: str
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES)]
@@ -523,14 +545,29 @@ class ChatEndChunk(ChatCompletionChunk, SourceFields, OutcomeFields):
     """The event with the `finish_reason`, with the fields of `EndEvent`."""
 
 
+class Defaults(Described):
+    """Parameters of a question that sets none. None: the default of the LLM's server."""
+
+    answers: AnswerMode
+    num_docs: int
+    max_tokens: int
+    temperature: float
+    top_k: int
+    top_p: float
+    repetition_penalty: float | None
+    presence_penalty: float | None
+    frequency_penalty: float | None
+
+
 class ModelCard(Described):
-    """A model, as OpenAI describes it."""
+    """A model, as OpenAI describes it, and its defaults."""
 
     id: str
     object: Literal["model"]
     created: int
     """Unix time in seconds."""
     owned_by: str
+    defaults: Defaults
 
 
 class ModelList(Described):

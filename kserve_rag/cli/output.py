@@ -54,9 +54,12 @@ def _print_check(console: Console, citations: Citations) -> None:
     """Print the findings of the citation check."""
     if citations.kind == "quote":
         console.print()
-        console.print("[yellow]No sentence of this answer is supported by the documents. Instead, a quote:[/]")
-        console.print(escape(citations.text))
-        return
+        console.print("[dim]Quoted from the documents[/]")
+    if citations.withheld:
+        count = len(citations.withheld)
+        console.print(
+            f"[dim]{count} {'sentences' if count > 1 else 'sentence'} of the model left out: not backed by any source[/]"
+        )
     unsupported = [one for one in citations.statements if one.verdict == "unsupported"]
     if unsupported:
         console.print()

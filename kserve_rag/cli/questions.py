@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.markup import escape
@@ -26,7 +26,15 @@ UrlOption = Annotated[
 def ask(
     question: Annotated[str, typer.Argument(help="A question in natural language.")],
     num_docs: Annotated[int | None, typer.Option(help="Number of passages to answer from.")] = None,
-    max_tokens: Annotated[int, typer.Option(help="Maximum length of the answer in tokens.")] = 256,
+    answers: Annotated[
+        Literal["quote", "write", "auto"] | None,
+        typer.Option(
+            help="quote: sentences of the documents, without the LLM. write: all that the LLM writes. auto: what it "
+            "writes as far as the documents support it, else a quote.",
+            show_default="TRANSFORMER_ANSWERS, auto",
+        ),
+    ] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="Maximum length of the answer in tokens.")] = None,
     temperature: Annotated[
         float | None, typer.Option(help="Sampling temperature; 0: always the likeliest token.")
     ] = None,
@@ -41,13 +49,14 @@ def ask(
     [bold]Examples[/]
 
       kserve-rag ask "Which ports does the graph listen on?"
-      kserve-rag ask --num-docs 8 --temperature 0 "What changed in the last version?"
+      kserve-rag ask --answers quote --num-docs 8 "What changed in the last version?"
       kserve-rag ask --url https://rag.example.org --json "Who approves travel?"
     """
     settings = read_settings()
     token = settings.token.get_secret_value() if settings.token is not None else None
     url = url or need_running(settings).services["transformer"].url
     parameters: Parameters = {
+        "answers": answers,
         "num_docs": num_docs,
         "max_tokens": max_tokens,
         "temperature": temperature,
@@ -65,7 +74,7 @@ def ask(
 def ask_first(url: str, question: str) -> None:
     """Print a question and its streamed answer."""
     console.print(f"\n[bold]{escape(question)}[/]")
-    _print_stream(url, question, max_tokens=256)
+    _print_stream(url, question)
 
 
 def _print_stream(url: str, question: str, *, token: str | None = None, **parameters: Unpack[Parameters]) -> None:

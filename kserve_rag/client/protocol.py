@@ -23,7 +23,7 @@ from kserve_rag.errors import (
     UnavailableError,
     UnreachableError,
 )
-from transformer.wire import Answer, CitationMode, EndEvent, Indexes, Message, SourcesEvent, TextEvent
+from transformer.wire import Answer, AnswerMode, CitationMode, EndEvent, Indexes, Message, SourcesEvent, TextEvent
 from vectorstore.wire import Mode, Prediction, StoredDocument
 
 DEFAULT_URL = "http://127.0.0.1:8080"
@@ -44,6 +44,9 @@ class Parameters(TypedDict, total=False):
 
     history: Sequence[Message | Mapping[str, str]]
     """Earlier turns, oldest first: {"role": "user" or "assistant", "content": text}."""
+    answers: AnswerMode | None
+    """How to answer from documents: "quote" their sentences without the LLM; have the LLM "write"; or "auto": show what
+    the LLM writes as far as the documents support it, else quote."""
     num_docs: int | None
     """Number of passages to answer from."""
     filters: Mapping[str, Any] | None
@@ -63,7 +66,7 @@ class Parameters(TypedDict, total=False):
     min_score: float | None
     """Answerability below which a question is refused, 0 … 1."""
     citations: CitationMode | None
-    """How the answer is checked against its sources: "off", "label" or "quote"."""
+    """Whether the answer is checked against its sources: "off" or "label"."""
     max_tokens: int | None
     """Maximum length of the answer in tokens. 0: retrieve passages and generate nothing."""
     temperature: float | None

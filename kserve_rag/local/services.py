@@ -44,18 +44,11 @@ def vectorstore_variables(settings: Settings, state: GraphState) -> dict[str, st
     }
 
 
-_FOR_SMALL_MODELS = {
-    # Without it SmolLM2 loops in 3 of 100 answers, with it in none; as many answers are right.
-    "TRANSFORMER_FREQUENCY_PENALTY": "0.2",
-    # If the documents do not support the answer of such a small model, a quote from them is the better answer.
-    "TRANSFORMER_CITATIONS": "quote",
-}
-"""Defaults of the transformer with a small model; the environment overrides them."""
-
-
 def transformer_variables(settings: Settings, state: GraphState, llm: LocalModel) -> dict[str, str]:
     """Settings of the transformer of this graph."""
     service = state.services["transformer"]
+    generation = llm.generation.model_dump(exclude_none=True)
+    chosen = {f"TRANSFORMER_{name.upper()}": str(value) for name, value in generation.items()}
     return {
         **_edge_variables("TRANSFORMER", settings, service),
         "TRANSFORMER_GRPC_PORT": port_of(service.grpc_url or ""),
@@ -64,7 +57,8 @@ def transformer_variables(settings: Settings, state: GraphState, llm: LocalModel
         "TRANSFORMER_PREDICTOR_URL": state.services["predictor"].url,
         "TRANSFORMER_PREDICTOR_LAYOUT": "llmapi",
         "TRANSFORMER_PROMPT_FORMAT": str(llm.path),
-        **{name: os.environ.get(name, chosen) for name, chosen in _FOR_SMALL_MODELS.items()},
+        # The environment overrides the model's own.
+        **{name: os.environ.get(name, value) for name, value in chosen.items()},
     }
 
 

@@ -117,11 +117,25 @@ class EmbedderModel(_Model):
     normalize: bool
 
 
+class Generation(_Entry):
+    """How an LLM generates. None: the transformer's setting (`transformer/settings.py`)."""
+
+    max_tokens: int | None = None
+    """Longest answer in tokens."""
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    repetition_penalty: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+
+
 class LlmModel(_Model):
     """An LLM of the catalogue."""
 
     kind: Literal["llm"]
     context_tokens: int
+    generation: Generation
     memory_bytes: int | None = None
     """Memory that the predictor needs with this model and its default KV cache; None if nobody measured it."""
 

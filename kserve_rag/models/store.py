@@ -27,6 +27,7 @@ from kserve_rag.models.catalogue import (
     PACK_SOURCE,
     Catalogue,
     EmbedderModel,
+    Generation,
     ModelFile,
     ModelKind,
     Source,
@@ -59,6 +60,8 @@ class LocalModel:
     """Name of the Triton model that serves it."""
     max_tokens: int | None = None
     """Input limit of an embedder in tokens; None if its folder does not say."""
+    generation: Generation = Generation()
+    """Defaults of an LLM's answers."""
 
 
 class ModelStore:
@@ -109,7 +112,8 @@ class ModelStore:
                 path = self._embedder_folder(name, files, json.dumps(card, indent=2) + "\n")
                 return LocalModel(name, kind, model.id, path, model.triton_model, model.max_tokens)
             weights = files[GGUF_SOURCE]
-            return LocalModel(name, kind, model.id, self._llm_folder(name, weights, weights.name), "tensorrt_llm")
+            path = self._llm_folder(name, weights, weights.name)
+            return LocalModel(name, kind, model.id, path, "tensorrt_llm", generation=model.generation)
 
     def fetch(self, file: ModelFile, *, label: str) -> Path:
         """Fetch one file into the cache if needed. Its name there is its sha256.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import threading
 from typing import Any, Literal
@@ -143,9 +144,9 @@ class Upstreams(ThreadedServer):
         await response.prepare(request)
         text = ""
         try:
-            while True:
+            for number in itertools.count():
                 for word in self.words:
-                    text += word
+                    text += word if number == 0 else f"{word} {number}"  # endless, and no repetition
                     await self._send(response, {"text_output": text})
                     await asyncio.sleep(0.02)
                 if self.predictor == "break":

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from transformer.alignment import Aligner
-from transformer.citations import Citer
-from transformer.wire import CitationMode, Citations, Source
+from transformer.alignment import Aligner, Evidence
+from transformer.citations import Citer, RankedSources, quotation
+from transformer.wire import Citations, Source
 from vectorstore.wire import Span
 
 WARRANTY = "The warranty lasts three years. It covers the pump. It does not cover the battery."
@@ -19,7 +19,7 @@ RECORDS = "Calibrate the pump every week. Records are sent at 06:00 UTC each day
 FRANCE = "Normandy is a region. The Normans gave their name to Normandy, a region in France. France is large."
 QUESTION = "How long is the warranty?"
 
-CITER = Citer(Aligner(), quote_lead="The documents say: ")
+CITER = Citer(Aligner())
 
 
 def source(text: str, number: int = 1, *, before: str = "Preface. ", score: float = 0.5, title: str = "") -> Source:
@@ -46,10 +46,14 @@ def stored(source: Source) -> str:
 SOURCES = [source(WARRANTY, 1, score=0.9), source(RECORDS, 2, score=0.4)]
 
 
-def cite(
-    answer: str, question: str = QUESTION, sources: list[Source] = SOURCES, mode: CitationMode = "label"
-) -> Citations:
-    return CITER.cite(answer, question, sources, mode)
+def cite(answer: str, question: str = QUESTION, sources: list[Source] = SOURCES) -> Citations:
+    return CITER.cite(answer, question, sources)
+
+
+def assert_statements_cover(citations: Citations) -> None:
+    ends = [statement.span.end for statement in citations.statements]
+    assert [statement.span.start for statement in citations.statements] == [0, *ends][: len(ends)]
+    assert (ends or [0])[-1] == len(citations.text)
 
 
 def quoted(citations: Citations) -> list[list[str]]:
@@ -136,20 +140,19 @@ def test_a_marker_of_a_source_that_says_the_same_is_kept() -> None:
     assert {quote.number for quote in citations.statements[0].quotes} == {1, 2}
 
 
-def test_a_quote_stands_in_for_an_answer_that_nothing_supports() -> None:
-    citations = cite("Ten decades. Bananas [4].", mode="quote")
-    assert citations.text == "The documents say: “The warranty lasts three years.” [1]"
+def test_quotes_as_an_answer_join_sentences_and_keep_list_items_apart() -> None:
+    text = "The warranty[3] lasts\nthree years [12]. It covers:\n\n- the pump\n- the valve\n\nNothing else is covered."
+    spans = [(0, 40), (54, 64), (65, 76), (78, 102)]
+    assert text[54:64] == "- the pump"
+    quotes = RankedSources([source(text)]).quotes([Evidence(0, start, end, 0.9) for start, end in spans])
+    citations = quotation(quotes)
+    assert citations.text == "The warranty lasts three years.\n- the pump\n- the valve\nNothing else is covered."
     assert citations.kind == "quote"
-    assert quoted(citations) == [["The warranty lasts three years."]]
-    assert cite("Ten decades.").kind == "model"
-    assert cite("Three years.", mode="quote").kind == "model"
-    assert cite("Ten decades.", "Who painted the Mona Lisa?", mode="quote").kind == "model"
-
-
-def test_a_quote_instead_of_an_answer_has_no_markers_of_its_own() -> None:
-    citations = cite("Oslo", sources=[source("The warranty[3] lasts three years [12].")], mode="quote")
-    assert citations.text == "The documents say: “The warranty lasts three years .” [1]"
-    assert quoted(citations) == [["The warranty[3] lasts three years [12]."]]
+    assert [[quote.text for quote in statement.quotes] for statement in citations.statements] == [
+        [text[start:end]] for start, end in spans
+    ]
+    assert verdicts(citations) == ["supported"] * 4
+    assert_statements_cover(citations)
 
 
 _PIECES = st.one_of(
@@ -180,17 +183,14 @@ _MARKER = re.compile(r"\[(\d{1,3}(?:[ \t]*[,;–-][ \t]*\d{1,3})*)\](?!\])(?!\()
     answer=_TEXTS,
     question=_TEXTS,
     documents=st.lists(st.tuples(st.text(max_size=9), _TEXTS, st.text(max_size=9)), max_size=3),
-    mode=st.sampled_from(["label", "quote"]),
 )
-def test_nothing_dangles(answer: str, question: str, documents: list[tuple[str, str, str]], mode: CitationMode) -> None:
+def test_nothing_dangles(answer: str, question: str, documents: list[tuple[str, str, str]]) -> None:
     texts = {f"d{n}": before + text + after for n, (before, text, after) in enumerate(documents, 1)}
     sources = [
         source(text, n, before=before, score=1 / n, title=after) for n, (before, text, after) in enumerate(documents, 1)
     ]
-    citations = CITER.cite(answer, question, sources, mode)
-    ends = [statement.span.end for statement in citations.statements]
-    assert [statement.span.start for statement in citations.statements] == [0, *ends][: len(ends)]
-    assert (ends or [0])[-1] == len(citations.text)
+    citations = CITER.cite(answer, question, sources)
+    assert_statements_cover(citations)
     for statement in citations.statements:
         numbers = {quote.number for quote in statement.quotes}
         for quote in statement.quotes:
@@ -202,5 +202,5 @@ def test_nothing_dangles(answer: str, question: str, documents: list[tuple[str, 
         for marker in _MARKER.findall(text):
             assert {int(number) for number in re.findall(r"\d+", marker)} <= numbers
         assert (statement.verdict == "supported") == bool(statement.quotes)
-    assert citations == Citer(Aligner(), quote_lead="The documents say: ").cite(answer, question, sources, mode)
+    assert citations == Citer(Aligner()).cite(answer, question, sources)
     assert (citations.kind == "model") == (citations.text == answer)

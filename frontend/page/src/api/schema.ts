@@ -2,6 +2,7 @@
 
 export interface Answer {
   refused: boolean;
+  answered_by: "llm" | "quote" | null;
   topics: Topic[];
   citations: Citations | null;
   index_version: string | null;
@@ -13,7 +14,7 @@ export interface Answer {
   id: string;
   model_name: string;
   text_output: string;
-  finish_reason: "stop" | "length" | "cancelled";
+  finish_reason: "stop" | "length" | "cancelled" | "repetition";
   usage: Usage;
 }
 
@@ -22,6 +23,7 @@ export interface Citations {
   kind: "model" | "mended" | "quote";
   statements: Statement[];
   markers: Markers;
+  withheld: Withheld[];
   dropped: unknown[];
 }
 
@@ -31,14 +33,27 @@ export interface CutPassage {
   reason: "token_budget" | "no_support" | "not_answered";
 }
 
+export interface Defaults {
+  answers: "quote" | "write" | "auto";
+  num_docs: number;
+  max_tokens: number;
+  temperature: number;
+  top_k: number;
+  top_p: number;
+  repetition_penalty: number | null;
+  presence_penalty: number | null;
+  frequency_penalty: number | null;
+}
+
 export interface EndEvent {
   refused: boolean;
+  answered_by: "llm" | "quote" | null;
   topics: Topic[];
   citations: Citations | null;
   sources: Source[];
   timings: Record<string, number>;
   text_output: string;
-  finish_reason: "stop" | "length" | "cancelled";
+  finish_reason: "stop" | "length" | "cancelled" | "repetition";
   usage: Usage;
 }
 
@@ -58,11 +73,12 @@ export interface GenerateRequest {
   repetition_penalty?: number | null;
   presence_penalty?: number | null;
   frequency_penalty?: number | null;
-  max_tokens?: number;
-  temperature?: number;
-  top_k?: number;
-  top_p?: number;
+  max_tokens?: number | null;
+  temperature?: number | null;
+  top_k?: number | null;
+  top_p?: number | null;
   stop?: string[];
+  answers?: "quote" | "write" | "auto" | null;
   num_docs?: number | null;
   retrieval?: boolean;
   context?: string | null;
@@ -72,7 +88,7 @@ export interface GenerateRequest {
   diversity?: number;
   refuse?: boolean | null;
   min_score?: number | null;
-  citations?: "off" | "label" | "quote" | null;
+  citations?: "off" | "label" | null;
   id?: string | null;
   text_input: string;
   history?: Message[];
@@ -110,6 +126,7 @@ export interface ModelCard {
   object: "model";
   created: number;
   owned_by: string;
+  defaults: Defaults;
 }
 
 export interface ModelList {
@@ -197,4 +214,10 @@ export interface Usage {
   prompt_tokens: number;
   completion_tokens: number;
   total_tokens: number;
+}
+
+export interface Withheld {
+  text: string;
+  verdict: "supported" | "unsupported" | "no_claim";
+  reason: "unsupported" | "no_claim" | "repetition";
 }

@@ -1,0 +1,192 @@
+"""From passages to an answer, in the three answer modes: quote, write, and write with a gate (`auto`)."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass, field
+from chassis.context import CallContext
+from chassis.errors import BadUpstreamError
+from predictor.wire import GenerationChunk
+from transformer.checking import Checker
+from transformer.generation import Generator
+from transformer.loops import LoopDetector
+from transformer.question import Question
+from transformer.refusal import declines
+from transformer.retrieval import Retrieved
+from transformer.telemetry import Stopwatch
+from transformer.wire import AnsweredBy, AnswerMode, Citations, FinishReason, Usage, Withheld
+
+_CONFIDENT = 0.5
+"""Least score of a quote that replaces the LLM's statement that it does not know."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What is known of an answer after its text."""
+
+    finish_reason: FinishReason = "stop"
+    answered_by: AnsweredBy | None = None
+    """None if there is no answer."""
+    refused: bool = False
+    usage: Usage = field(default_factory=Usage)
+    citations: Citations | None = None
+
+
+Pieces = AsyncGenerator[str | Outcome, None]
+"""The text of an answer in pieces, then the outcome."""
+
+
+class Answerer:
+    """Answers questions from the passages found. Holds no state of a request."""
+
+    def __init__(self, generator: Generator, checker: Checker, *, mode: AnswerMode, refusal: str) -> None:
+        """An answerer.
+
+        Args:
+            generator: has the LLM write.
+            checker: attributes what it wrote, and quotes.
+            mode: of questions that set none.
+            refusal: the text of a refusal.
+        """
+        self._generator = generator
+        self._checker = checker
+        self._mode = mode
+        self._refusal = refusal
+
+    def mode(self, question: Question) -> AnswerMode:
+        """The mode of a question that has documents."""
+        mode = question.grounding.answers or self._mode
+        return "write" if mode == "auto" and not self._checker.checks(question) else mode
+
+    def answer(
+        self, question: Question, retrieved: Retrieved, ctx: CallContext, stopwatch: Stopwatch, *, max_tokens: int
+    ) -> Pieces:
+        """The answer in the question's mode, or without text if `max_tokens` is 0. Closing it cancels the generation.
+
+        Raises:
+            ServiceError: the predictor failed; at any time.
+        """
+        mode = self.mode(question)
+        if retrieved.refused:
+            return self._refuse()
+        if max_tokens == 0:
+            return self._retrieve_only()
+        if mode == "write" or not retrieved.prompt.sources:
+            return self._write(question, retrieved, ctx, stopwatch)
+        if mode == "quote":
+            return self._quote(question, retrieved)
+        return self._write_gated(question, retrieved, ctx, stopwatch)
+
+    async def _refuse(self, usage: Usage | None = None) -> Pieces:
+        yield self._refusal
+        yield Outcome(refused=True, usage=usage or Usage())
+
+    async def _retrieve_only(self) -> Pieces:
+        yield Outcome("length")
+
+    async def _quote(
+        self,
+        question: Question,
+        retrieved: Retrieved,
+        *,
+        usage: Usage | None = None,
+        withheld: Sequence[Withheld] = (),
+        least_score: float = 0.0,
+    ) -> Pieces:
+        """A quote, or a refusal if no sentence of the sources answers. `withheld`: what the LLM wrote before."""
+        citations = self._checker.quote(
+            retrieved.query or question.text, retrieved.prompt.sources, withheld=withheld, least_score=least_score
+        )
+        if citations is None:
+            async for piece in self._refuse(usage):
+                yield piece
+            return
+        yield citations.text
+        yield Outcome(answered_by="quote", usage=usage or Usage(), citations=citations)
+
+    async def _write(self, question: Question, retrieved: Retrieved, ctx: CallContext, stopwatch: Stopwatch) -> Pieces:
+        """The LLM's text up to a repetition, and its check."""
+        sources = retrieved.prompt.sources
+        writing = _Writing(stopwatch)
+        shown = 0
+        async with contextlib.aclosing(writing.follow(self._chunks(question, retrieved, ctx))) as pieces:
+            async for _ in pieces:
+                if (safe := writing.loops.safe) > shown:
+                    yield writing.text[shown:safe]
+                    shown = safe
+        if writing.finish_reason == "repetition":
+            writing.text = writing.text[:shown]
+        elif shown < len(writing.text):
+            yield writing.text[shown:]
+        stopwatch.lap("generation")
+        refused = bool(sources) and declines(writing.text)
+        citations = None if refused else await self._checker.check(question, writing.text, sources, ctx)
+        answered_by: AnsweredBy | None = None if refused else "llm"
+        yield Outcome(writing.finish_reason, answered_by, refused=refused, usage=writing.usage, citations=citations)
+
+    async def _write_gated(
+        self, question: Question, retrieved: Retrieved, ctx: CallContext, stopwatch: Stopwatch
+    ) -> Pieces:
+        """Those of the LLM's sentences that the sources support; if there are none, a quote or a refusal."""
+        gate = self._checker.gate(question, retrieved.prompt.sources)
+        writing = _Writing(stopwatch)
+        async with contextlib.aclosing(writing.follow(self._chunks(question, retrieved, ctx))) as pieces:
+            async for piece in pieces:
+                if released := gate.feed(piece):
+                    yield released
+        if released := gate.close(looping=writing.finish_reason == "repetition"):
+            yield released
+        stopwatch.lap("generation")
+        if gate.text:
+            yield Outcome(writing.finish_reason, "llm", usage=writing.usage, citations=gate.citations())
+            return
+        least_score = _CONFIDENT if declines(writing.text) else 0.0
+        quote = self._quote(question, retrieved, usage=writing.usage, withheld=gate.withheld, least_score=least_score)
+        async for last in quote:
+            yield last
+
+    def _chunks(
+        self, question: Question, retrieved: Retrieved, ctx: CallContext
+    ) -> AsyncGenerator[GenerationChunk, None]:
+        return self._generator.stream(retrieved.prompt.messages, question.sampling, ctx)
+
+
+class _Writing:
+    """What the LLM has written so far."""
+
+    def __init__(self, stopwatch: Stopwatch) -> None:
+        self.text = ""
+        self.loops = LoopDetector()
+        self.finish_reason: FinishReason = "stop"
+        self.usage = Usage()
+        """If the LLM was cancelled, the number of chunks instead of the tokens, and 0 for the prompt."""
+        self._stopwatch = stopwatch
+
+    async def follow(self, chunks: AsyncGenerator[GenerationChunk, None]) -> AsyncGenerator[str, None]:
+        """The pieces of the text. Ends, and cancels the generation, when the LLM repeats itself.
+
+        Raises:
+            ServiceError: the predictor failed.
+        """
+        count = 0
+        async with contextlib.aclosing(chunks):
+            async for chunk in chunks:
+                if not count:
+                    self._stopwatch.lap("first_token")
+                count += 1
+                self.text += chunk.text
+                if self.loops.feed(chunk.text):
+                    self.finish_reason = "repetition"
+                    self.usage = Usage(completion_tokens=count, total_tokens=count)
+                    return
+                if chunk.text:
+                    yield chunk.text
+                if chunk.finish_reason is not None:
+                    prompt, completion = chunk.prompt_tokens or 0, chunk.completion_tokens or 0
+                    self.finish_reason = chunk.finish_reason
+                    self.usage = Usage(
+                        prompt_tokens=prompt, completion_tokens=completion, total_tokens=prompt + completion
+                    )
+                    return
+        raise BadUpstreamError("The predictor ended without finishing its answer.")

@@ -1,0 +1,143 @@
+"""Releases an answer sentence by sentence while the LLM writes it: only what the sources support."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+from text_analysis.sentences import sentence_spans
+from transformer.citations import Citer
+from transformer.refusal import declines
+from transformer.wire import Citations, Markers, Source, Statement, Verdict, Withheld
+from vectorstore.wire import Span
+
+_UNDECIDED = re.compile(r"\s*\S?\Z|\s*\[[^\]\n]{0,16}\Z")
+"""Text after a sentence that may still turn out to belong to it, such as the beginning of a source number."""
+
+
+class SentenceSplitter:
+    """Cuts a text that is still being written into its complete sentences."""
+
+    def __init__(self) -> None:
+        self._text = ""
+        """From the beginning of the line in which the current sentence begins."""
+        self._begin = 0
+        """Offset in it of the current sentence."""
+
+    def feed(self, text: str) -> Iterator[str]:
+        """The sentences that this text completes, each with the white space after it."""
+        self._text += text
+        spans = [span for span in sentence_spans(self._text) if span[1] > self._begin]
+        for _, end in spans[:-1]:
+            if _UNDECIDED.match(self._text, end):
+                break
+            yield self._text[self._begin : end]
+            self._begin = end
+        line = self._text.rfind("\n", 0, self._begin) + 1
+        self._text, self._begin = self._text[line:], self._begin - line
+
+    def rest(self) -> str:
+        """The text of the current sentence so far."""
+        return self._text[self._begin :]
+
+
+class Gate:
+    """Checks the sentences of one answer and releases the supported ones.
+
+    A sentence that claims nothing, like "Yes." or a lead-in, is released with the next supported sentence.
+    """
+
+    def __init__(self, citer: Citer, question: str, sources: Sequence[Source]) -> None:
+        self.text = ""
+        """What was released. It never ends with white space."""
+        self.withheld: list[Withheld] = []
+        self._citer = citer
+        self._question = question
+        self._sources = sources
+        self._splitter = SentenceSplitter()
+        self._statements: list[Statement] = []
+        self._markers = Markers()
+        self._mended = False
+        self._waiting: list[Citations] = []
+        """Sentences without a claim."""
+        self._gap = ""
+        """White space between the released text and the next sentence."""
+        self._released: set[str] = set()
+
+    def feed(self, text: str) -> str:
+        """What is released after more of the answer was written."""
+        return "".join([self._judge(sentence) for sentence in self._splitter.feed(text)])
+
+    def close(self, *, looping: bool = False) -> str:
+        """What is released at the end of the answer. If the LLM was looping, the last sentence is withheld."""
+        rest = self._splitter.rest()
+        released = "" if looping else self._judge(rest)
+        if looping:
+            self._withhold(rest, "unsupported", "repetition")
+        self._drop_waiting()
+        return released
+
+    def citations(self) -> Citations:
+        """The check of the released text."""
+        ends = [statement.span.start for statement in self._statements[1:]] + [len(self.text)]
+        for statement, end in zip(self._statements, ends, strict=False):
+            statement.span.end = end
+        return Citations(
+            text=self.text,
+            kind="mended" if self._mended else "model",
+            statements=self._statements,
+            markers=self._markers,
+            withheld=self.withheld,
+        )
+
+    def _judge(self, sentence: str) -> str:
+        checked = self._citer.cite(sentence, self._question, self._sources)
+        verdicts = {statement.verdict for statement in checked.statements}
+        if "unsupported" in verdicts or declines(sentence):
+            self._drop_waiting(keep_lead_ins=True)
+            self._withhold(sentence, "unsupported", "unsupported")
+        elif "supported" not in verdicts:
+            self._waiting.append(checked)
+        elif (key := " ".join(checked.text.split()).casefold()) in self._released:
+            self._withhold(sentence, "supported", "repetition")
+        else:
+            self._released.add(key)
+            waiting, self._waiting = self._waiting, []
+            return "".join([self._release(one) for one in [*waiting, checked]])
+        return ""
+
+    def _release(self, checked: Citations) -> str:
+        shown = checked.text.strip()
+        if not shown:
+            return ""
+        if self.text:
+            shown = (self._gap or checked.text[: len(checked.text) - len(checked.text.lstrip())]) + shown
+        begin = len(self.text) + len(shown) - len(checked.text.strip())
+        cut = len(checked.text) - len(checked.text.lstrip())
+        for statement in checked.statements:
+            start = begin + max(0, statement.span.start - cut)
+            self._statements.append(statement.model_copy(update={"span": Span(start=start, end=start)}))
+        if self._statements:
+            self._statements[0].span.start = 0
+        for name in Markers.model_fields:
+            setattr(self._markers, name, getattr(self._markers, name) + getattr(checked.markers, name))
+        self._mended |= checked.kind == "mended"
+        self.text += shown
+        self._gap = checked.text[len(checked.text.rstrip()) :]
+        return shown
+
+    def _withhold(self, text: str, verdict: Verdict, reason: Literal["unsupported", "no_claim", "repetition"]) -> None:
+        if text.strip():
+            self.withheld.append(Withheld(text=text.strip(), verdict=verdict, reason=reason))
+        after = text[len(text.rstrip()) :]
+        if self.text and after.count("\n") > self._gap.count("\n"):
+            self._gap = after
+
+    def _drop_waiting(self, *, keep_lead_ins: bool = False) -> None:
+        """Withhold the waiting sentences, because they belong to a sentence that is not shown."""
+        kept = [one for one in self._waiting if keep_lead_ins and one.text.rstrip().endswith((":", "："))]
+        for one in self._waiting:
+            if one not in kept:
+                self._withhold(one.text, "no_claim", "no_claim")
+        self._waiting = kept
