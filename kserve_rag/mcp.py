@@ -107,9 +107,7 @@ class Citation(BaseModel):
     """A sentence of the answer, checked against the sources."""
 
     sentence: str
-    verdict: Verdict = Field(
-        description="no_claim: the sentence makes no factual claim to check."
-    )
+    verdict: Verdict = Field(description="no_claim: the sentence makes no factual claim to check.")
     quotes: list[Quote] = Field(description="Best first. Empty if nothing supports the sentence.")
 
 

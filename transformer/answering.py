@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
+
 from chassis.context import CallContext
 from chassis.errors import BadUpstreamError
 from predictor.wire import GenerationChunk

@@ -19,6 +19,9 @@ _NUMBERS = re.compile(r"\d+|[–-]")
 _CODE = re.compile(r"```.*?(?:```|\Z)|~~~.*?(?:~~~|\Z)|`[^`\n]*`", re.DOTALL)
 _UNCLOSED = re.compile(r"\[[\[\d \t,;–-]*\Z")
 """Text that would form a new marker with the text after a removed one."""
+_WRAP = re.compile(r"(?<!\n)[ \t]*\n[ \t]*(?!\n|[-*+•‣◦·–>][ \t]|\(?\d{1,3}[.)][ \t]|\||~~~)")
+"""A line break inside a sentence."""
+_SENTENCE_ENDS = tuple('.!?…。！？।؟"”’)»')
 _LONGEST_RANGE = 20
 """Most numbers that `[1-20]` expands to."""
 _CLAUSE_WORDS = 3
@@ -115,19 +118,21 @@ class RankedSources:
 
 
 def quotation(quotes: Sequence[Quote], withheld: Sequence[Withheld] = ()) -> Citations:
-    """An answer that is these quotes, in their order: list items, table rows and code on lines of their own.
+    """An answer that is these quotes, in their order. Sentences follow each other; all else has lines of its own.
 
     Numbers in brackets are left out: they would read as source numbers.
     """
     text = ""
     statements: list[Statement] = []
+    prose = False
     for quote in quotes:
-        shown = "".join(sentence.bare() for sentence in _sentences(quote.text))
-        own_line = starts_line(quote.text)
-        if not own_line:
-            shown = " ".join(shown.split())
+        shown = "".join(sentence.bare() for sentence in _sentences(quote.text)).strip()
+        if "```" not in shown:
+            shown = _WRAP.sub(" ", shown)
+        follows = prose
+        prose = "\n" not in shown and not starts_line(shown) and shown.endswith(_SENTENCE_ENDS)
         if text:
-            text += "\n" if own_line or starts_line(text[statements[-1].span.start :]) else " "
+            text += " " if follows and prose else "\n"
             statements[-1].span.end = len(text)
         statements.append(_statement(Span(start=len(text), end=len(text) + len(shown)), [quote]))
         text += shown

@@ -29,6 +29,7 @@ _STOPS = frozenset(".!?…؟")
 """End a sentence before white space."""
 _WIDE_STOPS = frozenset("。！？।\n")
 _ITEM_NUMBER = re.compile(r"(^|\s)\(?\d{1,4}[.)]$")
+_NUMBER_BEGINS = re.compile(r"\(?\d{1,4}")
 _NUMBER = "#."
 """What the number of a list item counts as, so that items that differ in their number alone are equal."""
 
@@ -70,7 +71,7 @@ class LoopDetector:
         if self._run >= _GRAM_CHARS:
             starts.append(len(self._chars) - self._run)
         current = self._key()
-        if any(sentence.startswith(current) for sentence in self._sentences):
+        if _NUMBER_BEGINS.fullmatch(current) or any(sentence.startswith(current) for sentence in self._sentences):
             starts.append(self._sentence if self._repeated_from is None else self._repeated_from)
         index = min(starts)
         return self._offsets[index] if index < len(self._offsets) else self._length

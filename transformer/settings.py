@@ -104,7 +104,7 @@ class TransformerSettings(ServerSettings):
     )
     citations: CitationMode = Field(
         "label",
-        description="How answers are checked: `off`, or `label` unsupported sentences. `off` turns `auto` into `write`.",
+        description="How answers are checked: `off`, or `label` unsupported sentences. `off` makes `auto` `write`.",
     )
     citation_support: float = Field(
         THRESHOLD, gt=0, le=1, description="Support from which a span of a source is a quote for a sentence."

@@ -56,10 +56,7 @@ def _print_check(console: Console, citations: Citations) -> None:
         console.print()
         console.print("[dim]Quoted from the documents[/]")
     if citations.withheld:
-        count = len(citations.withheld)
-        console.print(
-            f"[dim]{count} {'sentences' if count > 1 else 'sentence'} of the model left out: not backed by any source[/]"
-        )
+        console.print(f"[dim]Left out, not backed by any source: {len(citations.withheld)} sentence(s)[/]")
     unsupported = [one for one in citations.statements if one.verdict == "unsupported"]
     if unsupported:
         console.print()

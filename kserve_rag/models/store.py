@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pydantic import TypeAdapter
@@ -60,7 +60,7 @@ class LocalModel:
     """Name of the Triton model that serves it."""
     max_tokens: int | None = None
     """Input limit of an embedder in tokens; None if its folder does not say."""
-    generation: Generation = Generation()
+    generation: Generation = field(default_factory=Generation)
     """Defaults of an LLM's answers."""
 
 

@@ -4,17 +4,7 @@ from __future__ import annotations
 
 import json
 
-from tests.transformer.running import (
-    BODIES,
-    CHAT,
-    GENERATE,
-    STREAM,
-    V1,
-    Q,
-    Running,
-    between,
-    events_of,
-)
+from tests.transformer.running import BODIES, CHAT, GENERATE, STREAM, V1, Q, Running, events_of
 from transformer.wire import NOT_TENSORS, OUTPUT_TENSORS, OutcomeFields, RetrievalFields, SourceFields
 
 
@@ -74,12 +64,3 @@ async def test_every_protocol_carries_every_field_of_an_answer(service: Running)
     v2 = (await client.post("/v2/models/rag/infer", json={"inputs": inputs})).json()["outputs"]
     assert [tensor["name"] for tensor in v2] == list(OUTPUT_TENSORS)
     assert fields.keys() <= OUTPUT_TENSORS.keys() | NOT_TENSORS
-
-
-async def test_citations_may_quote_instead_of_the_answer(service: Running) -> None:
-    service.upstreams.words = ("Ten", " decades.")
-    assert (await service.client.post(GENERATE, json={"text_input": Q})).json()["citations"]["kind"] == "model"
-    async with between(service.upstreams, CITATIONS="quote") as client:
-        citations = (await client.post(GENERATE, json={"text_input": Q})).json()["citations"]
-    assert citations["kind"] == "quote"
-    assert citations["text"] == "The documents say: “The warranty lasts three years.” [1]"
