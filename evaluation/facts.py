@@ -470,7 +470,7 @@ def main(
     misses: Annotated[int, typer.Option(help="Statements judged wrongly to print per kind.")] = 0,
 ) -> None:
     """Print a table: changed facts detected and unchanged statements refused, by kind and set."""
-    citer = Citer(Aligner(), quote_lead="")
+    citer = Citer(Aligner())
     found = {}
     for folder in folders:
         name = (

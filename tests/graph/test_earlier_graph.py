@@ -64,7 +64,6 @@ def earlier(graph: RunningGraph) -> Iterator[Earlier]:
             "PREDICTOR_LAYOUT": "llmapi",
             "PROMPT_FORMAT": _tokenizer(),
             "FREQUENCY_PENALTY": "0.2",
-            "CITATIONS": "quote",
         }
         with running("transformer", transformer, "--model_name=ensemble") as front:
             yield Earlier(front, passages)
@@ -105,7 +104,7 @@ def test_v1_front(earlier: Earlier, parameters: dict[str, Any]) -> None:
 
 
 def test_the_page_shows_what_the_answer_says(earlier: Earlier, rag: httpx.Client) -> None:
-    instance = {"input": QUESTION, "temperature": 0, "max_tokens": 30}
+    instance = {"input": QUESTION, "temperature": 0, "max_tokens": 30, "num_docs": 2}
     ours = rag.post("/v1/models/rag:predict", json={"instances": [instance]}).json()["predictions"][0]["text_output"]
     assert shown(earlier.front.post(V1, json={"instances": [instance]}).json()) == ours.strip()
 

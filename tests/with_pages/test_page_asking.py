@@ -102,6 +102,7 @@ def test_settings_are_sent_and_reset(visitor: Visitor) -> None:
     page = visitor.open()
     bodies = sent(visitor)
     page.get_by_role("button", name="Settings").click()
+    page.get_by_label("Answers", exact=True).select_option("write")
     for label, value in (
         ("Passages", "2"),
         ("Longest answer", "8"),
@@ -112,7 +113,8 @@ def test_settings_are_sent_and_reset(visitor: Visitor) -> None:
         page.get_by_label(label, exact=True).fill(value)
     visitor.press("Escape")
     visitor.answer(QUESTION)
-    wanted = {"num_docs": 2, "max_tokens": 8, "temperature": 0, "top_p": 0, "top_k": 0, "retrieval": True}
+    numbers = {"num_docs": 2, "max_tokens": 8, "temperature": 0, "top_p": 0, "top_k": 0}
+    wanted = {"answers": "write", **numbers, "retrieval": True}
     assert {name: bodies[0][name] for name in wanted} == wanted
     expect(visitor.answers.last).to_contain_text("Stopped at the longest answer")
     page.get_by_role("button", name="Settings").click()

@@ -158,17 +158,22 @@ def test_unsupported_statements_are_marked(reader: Visitor, script: ScriptedTran
     reader.open()
     answer = reader.answer("What do they do?")
     expect(answer.locator(".prose .unsupported")).to_have_text("Cats fly. (not backed by any source)")
-    expect(answer.locator(".legend")).to_contain_text("no source says this")
+    expect(answer.locator(".legend")).to_contain_text("not backed by any source")
 
 
-def test_a_quote_instead_of_an_answer_is_labelled(reader: Visitor, script: ScriptedTransformer) -> None:
+def test_a_quote_is_labelled_and_what_the_model_wrote_is_a_detail(reader: Visitor, script: ScriptedTransformer) -> None:
     stored = document("Ducks swim.")
-    quoted = {**citations("Ducks swim. [1]", stored, 0, 11), "kind": "quote"}
-    script.respond = answering("Something else.", [source(stored, 0, 11)], citations=quoted)
+    withheld = [{"text": "Cats fly.", "verdict": "unsupported", "reason": "unsupported"}]
+    quoted = {**citations("Ducks swim.", stored, 0, 11), "kind": "quote", "withheld": withheld}
+    script.respond = answering("Ducks swim.", [source(stored, 0, 11)], citations=quoted)
     reader.open()
     answer = reader.answer("What do ducks do?")
     expect(answer.locator("blockquote")).to_contain_text("Ducks swim.")
-    expect(answer).to_contain_text("own words")
+    expect(answer).to_contain_text("Quoted from the documents")
+    left_out = answer.get_by_text("1 sentence of the model left out")
+    expect(answer.get_by_text("Cats fly.")).to_be_hidden()
+    left_out.click()
+    expect(answer.get_by_text("Cats fly.")).to_be_visible()
 
 
 def test_a_removed_document_still_shows_its_passage(reader: Visitor, script: ScriptedTransformer) -> None:

@@ -38,6 +38,7 @@ const last: EndEvent = {
   text_output: "",
   finish_reason: "stop",
   refused: false,
+  answered_by: "llm",
   sources: [source],
   usage: { prompt_tokens: 9, completion_tokens: 2, total_tokens: 11 },
   timings: { retrieval: 3, first_token: 20, generation: 5, total: 28 },
@@ -65,6 +66,7 @@ describe("an answer", () => {
       kind: "mended" as const,
       statements: [],
       markers: { kept: 0, mended: 1, dropped: 0 },
+      withheld: [],
       dropped: [],
     };
     expect(after(first, { text_output: "Ducks swim [7]." }, { ...last, citations }).text).toBe("Ducks swim [1].");

@@ -14,6 +14,11 @@ describe("settings", () => {
     });
   });
 
+  it("are not sent unless the user has chosen them", () => {
+    expect(parameters(DEFAULTS, true)).toEqual({ retrieval: true });
+    expect(parameters({ ...DEFAULTS, answers: "quote" }, true)).toEqual({ answers: "quote", retrieval: true });
+  });
+
   it("name indexes only where something is searched", () => {
     const chosen = { ...DEFAULTS, collections: ["a"] };
     expect(parameters(chosen, true)).toHaveProperty("collections", ["a"]);
@@ -28,11 +33,9 @@ describe("settings", () => {
   });
 
   it("are restored without what does not fit", () => {
-    expect(restored({ settings: { numDocs: 1e9, topK: "x", retrieval: false, collections: [], unknown: 1 } })).toEqual({
-      ...DEFAULTS,
-      numDocs: 100,
-      retrieval: false,
-    });
+    const kept = { numDocs: 1e9, topK: "x", retrieval: false, collections: [], answers: "guess", unknown: 1 };
+    expect(restored({ settings: kept })).toEqual({ ...DEFAULTS, numDocs: 100, retrieval: false });
+    expect(restored({ settings: { answers: "write" } })).toEqual({ ...DEFAULTS, answers: "write" });
     expect(restored(null)).toBe(DEFAULTS);
     expect(restored({ settings: "x" })).toEqual(DEFAULTS);
   });

@@ -4,11 +4,13 @@ import { create } from "zustand";
 import { config } from "./config";
 import { ApiError, type Failure } from "./http";
 import { indexes, models } from "./transformer";
-import type { IndexInfo, PageConfig } from "./wire";
+import type { Defaults, IndexInfo, PageConfig } from "./wire";
 
 interface Catalog {
   config: PageConfig | null;
   models: string[];
+  /** The parameters of a question that sets none. */
+  defaults: Defaults;
   indexes: IndexInfo[];
   /** Name of the default index. */
   defaultIndex: string | null;
@@ -17,9 +19,23 @@ interface Catalog {
   failure: Failure | null;
 }
 
+/** Those of `transformer/settings.py`, until the transformer has told its own. */
+const DEFAULTS: Defaults = {
+  answers: "auto",
+  num_docs: 3,
+  max_tokens: 512,
+  temperature: 0.1,
+  top_k: 4,
+  top_p: 0.4,
+  repetition_penalty: null,
+  presence_penalty: null,
+  frequency_penalty: null,
+};
+
 export const useCatalog = create<Catalog>()(() => ({
   config: null,
   models: [],
+  defaults: DEFAULTS,
   indexes: [],
   defaultIndex: null,
   reason: null,
@@ -30,7 +46,10 @@ export const useCatalog = create<Catalog>()(() => ({
 export async function refresh(): Promise<void> {
   const [page, served, known] = await Promise.allSettled([config(), indexes(), models()]);
   if (page.status === "fulfilled") useCatalog.setState({ config: page.value });
-  if (known.status === "fulfilled") useCatalog.setState({ models: known.value.data.map(({ id }) => id) });
+  if (known.status === "fulfilled") {
+    const { data } = known.value;
+    useCatalog.setState({ models: data.map(({ id }) => id), defaults: data[0]?.defaults ?? DEFAULTS });
+  }
   if (served.status === "fulfilled") {
     const { indexes, default: defaultIndex, reason } = served.value;
     useCatalog.setState({ indexes, defaultIndex, reason, failure: null });

@@ -10,6 +10,7 @@ import type { EndEvent, SourcesEvent, TextEvent } from "./schema";
 export type {
   Citations,
   CutPassage,
+  Defaults,
   EndEvent,
   GenerateRequest,
   Index as IndexInfo,
@@ -25,6 +26,7 @@ export type {
   TextEvent,
   Topic,
   Usage,
+  Withheld,
 } from "./schema";
 
 /** Milliseconds by step: `condense`, `embed`, `search`, `retrieval`, `prompt`, `first_token`, `generation`, … */

@@ -2,6 +2,8 @@
 
 import { Ban, BookOpenText, CircleSlash, Quote as QuoteSign, RotateCw, Sparkles } from "lucide-react";
 import { lazy, memo, Suspense, useCallback, useMemo } from "react";
+import type { Withheld } from "../api/wire";
+import { plural } from "../text/format";
 import { Boundary } from "../ui/boundary";
 import { CopyButton } from "../ui/copy-button";
 import { openReader } from "../ui/panels";
@@ -67,6 +69,12 @@ export const AnswerView = memo(function AnswerView({ turnId, answer, compared, l
   );
 });
 
+const WITHHELD: Record<Withheld["reason"], string> = {
+  unsupported: "not backed by any source",
+  no_claim: "leads to nothing that is shown",
+  repetition: "a repetition",
+};
+
 function Text({ answer, onCite }: { answer: Answer; onCite: (number: number) => void }) {
   const unsupported = useMemo(
     () => answer.citations?.statements.filter(({ verdict }) => verdict === "unsupported").length ?? 0,
@@ -74,6 +82,8 @@ function Text({ answer, onCite }: { answer: Answer; onCite: (number: number) => 
   );
   if (answer.text === "") return null;
   const quoted = answer.citations?.kind === "quote";
+  // Answers archived by earlier versions have none.
+  const withheld = answer.citations?.withheld ?? [];
   const plain = <p className="plain">{answer.text}</p>;
   const prose = (
     <Boundary otherwise={plain}>
@@ -94,7 +104,7 @@ function Text({ answer, onCite }: { answer: Answer; onCite: (number: number) => 
         <figure className="quoted">
           <blockquote className="prose">{prose}</blockquote>
           <figcaption>
-            <QuoteSign aria-hidden /> In the documents’ own words: they did not bear out what the model wrote.
+            <QuoteSign aria-hidden /> Quoted from the documents.
           </figcaption>
         </figure>
       ) : (
@@ -105,8 +115,20 @@ function Text({ answer, onCite }: { answer: Answer; onCite: (number: number) => 
           <span className="unsupported" aria-hidden>
             Dotted
           </span>
-          : no source says {unsupported === 1 ? "this" : "these"}. Take care.
+          : not backed by any source.
         </p>
+      )}
+      {withheld.length > 0 && (
+        <details className="legend">
+          <summary>{plural(withheld.length, "sentence")} of the model left out</summary>
+          <ul>
+            {withheld.map(({ text, reason }, index) => (
+              <li key={index}>
+                {text} <em>({WITHHELD[reason]})</em>
+              </li>
+            ))}
+          </ul>
+        </details>
       )}
     </>
   );
@@ -135,6 +157,9 @@ function Ending({ answer, onAgain }: { answer: Answer; onAgain: (() => void) | u
   }
   if (answer.finishReason === "length") {
     return <p className="ending">Stopped at the longest answer that the settings allow.</p>;
+  }
+  if (answer.finishReason === "repetition") {
+    return <p className="ending">Stopped because the model began to repeat itself.</p>;
   }
   return null;
 }

@@ -5,7 +5,16 @@ import { refresh, useCatalog } from "../api/catalog";
 import { token } from "../api/http";
 import { plural } from "../text/format";
 import { Sheet } from "../ui/sheet";
-import { changed, DEFAULTS, RANGES, useSettings, within, type NumberSetting, type Range } from "./settings";
+import {
+  ANSWER_MODES,
+  changed,
+  RANGES,
+  useSettings,
+  within,
+  type AnswerMode,
+  type NumberSetting,
+  type Range,
+} from "./settings";
 
 export default function SettingsPanel({ onClose }: { onClose: () => void }) {
   const { settings, set, reset } = useSettings();
@@ -35,14 +44,15 @@ export default function SettingsPanel({ onClose }: { onClose: () => void }) {
           checked={settings.compare}
           onChange={(compare) => set({ compare })}
         />
+        <Answers />
         <Collections />
-        <NumberField name="numDocs" value={settings.numDocs} />
+        <NumberField name="numDocs" />
       </section>
       <section aria-labelledby="settings-model">
         <h3 id="settings-model">Model</h3>
         <Model />
         {(["maxTokens", "temperature", "topP", "topK"] as const).map((name) => (
-          <NumberField key={name} name={name} value={settings[name]} />
+          <NumberField key={name} name={name} />
         ))}
       </section>
       <section aria-labelledby="settings-access">
@@ -74,9 +84,40 @@ function Switch(props: { label: string; hint: string; checked: boolean; onChange
   );
 }
 
-function NumberField({ name, value }: { name: NumberSetting; value: number }) {
-  const range = RANGES[name];
+function Answers() {
+  const chosen = useSettings((state) => state.settings.answers);
+  const usual = useCatalog((state) => state.defaults.answers);
   const set = useSettings((state) => state.set);
+  const id = useId();
+  const mode = chosen ?? usual;
+  return (
+    <div className="field">
+      <div className="field-row">
+        <label htmlFor={id}>Answers</label>
+        <select
+          id={id}
+          value={mode}
+          aria-describedby={`${id}-hint`}
+          onChange={(event) => set({ answers: event.target.value as AnswerMode })}
+        >
+          {Object.entries(ANSWER_MODES).map(([name, { label }]) => (
+            <option key={name} value={name}>
+              {label}
+            </option>
+          ))}
+        </select>
+      </div>
+      <p id={`${id}-hint`}>{ANSWER_MODES[mode].hint}</p>
+    </div>
+  );
+}
+
+function NumberField({ name }: { name: NumberSetting }) {
+  const range = RANGES[name];
+  const chosen = useSettings((state) => state.settings[name]);
+  const usual = useCatalog((state) => state.defaults[range.field]);
+  const set = useSettings((state) => state.set);
+  const value = chosen ?? usual;
   const id = useId();
   return (
     <div className="field">
@@ -91,7 +132,7 @@ function NumberField({ name, value }: { name: NumberSetting; value: number }) {
         max={range.slider}
         step={range.step}
         value={Math.min(value, range.slider)}
-        onChange={(event) => set({ [name]: within(range, event.target.valueAsNumber) ?? DEFAULTS[name] })}
+        onChange={(event) => set({ [name]: within(range, event.target.valueAsNumber) })}
       />
       <p id={`${id}-hint`}>{range.hint}</p>
     </div>

@@ -2,32 +2,46 @@
 
 import { create } from "zustand";
 import { createJSONStorage, persist } from "zustand/middleware";
-import type { GenerateRequest } from "../api/wire";
+import type { Defaults, GenerateRequest } from "../api/wire";
 
+/** Null: the transformer's default. */
 export interface Settings {
-  /** Null: the transformer's first model. */
   model: string | null;
-  /** Indexes to search; null: the transformer's default. */
+  /** Indexes to search. */
   collections: string[] | null;
   retrieval: boolean;
   compare: boolean;
-  numDocs: number;
-  temperature: number;
-  topP: number;
-  topK: number;
-  maxTokens: number;
+  answers: AnswerMode | null;
+  numDocs: number | null;
+  temperature: number | null;
+  topP: number | null;
+  topK: number | null;
+  maxTokens: number | null;
 }
+
+export type AnswerMode = Defaults["answers"];
+
+/** Label and meaning of each answer mode. */
+export const ANSWER_MODES: Record<AnswerMode, { label: string; hint: string }> = {
+  auto: {
+    label: "Checked",
+    hint: "The model writes, and you see the sentences that the documents support. If there are none, you see a quote.",
+  },
+  quote: { label: "Quotes", hint: "You see the sentences of the documents that answer. The model writes nothing." },
+  write: { label: "Everything", hint: "You see all that the model writes. Unsupported sentences are underlined." },
+};
 
 export const DEFAULTS: Readonly<Settings> = {
   model: null,
   collections: null,
   retrieval: true,
   compare: false,
-  numDocs: 3,
-  temperature: 0.1,
-  topP: 0.4,
-  topK: 4,
-  maxTokens: 512,
+  answers: null,
+  numDocs: null,
+  temperature: null,
+  topP: null,
+  topK: null,
+  maxTokens: null,
 };
 
 export type NumberSetting = "numDocs" | "temperature" | "topP" | "topK" | "maxTokens";
@@ -100,14 +114,12 @@ export function within(range: Range, value: number): number | null {
   return Math.min(Math.max(Number(stepped.toFixed(4)), range.min), range.max);
 }
 
-/** The parameters of a request. Every value is sent, zeros included. */
+/** The parameters of a request. What the user has not chosen is not sent. */
 export function parameters(settings: Settings, grounded: boolean): Omit<GenerateRequest, "text_input" | "history"> {
+  const chosen = (Object.keys(RANGES) as NumberSetting[]).filter((name) => settings[name] !== null);
   return {
-    max_tokens: settings.maxTokens,
-    temperature: settings.temperature,
-    top_p: settings.topP,
-    top_k: settings.topK,
-    num_docs: settings.numDocs,
+    ...Object.fromEntries(chosen.map((name) => [RANGES[name].field, settings[name]])),
+    ...(settings.answers ? { answers: settings.answers } : {}),
     retrieval: grounded,
     ...(grounded && settings.collections ? { collections: settings.collections } : {}),
   };
@@ -135,6 +147,8 @@ export const useSettings = create<SettingsState>()(
     }),
     {
       name: "kserve-rag.settings",
+      version: 1,
+      migrate: () => null,
       storage: createJSONStorage(() => localStorage),
       partialize: ({ settings }) => ({ settings }),
       merge: (kept, current) => ({ ...current, settings: restored(kept) }),
@@ -151,11 +165,12 @@ export function restored(kept: unknown): Settings {
   const settings: Settings = { ...DEFAULTS };
   for (const name of Object.keys(RANGES) as NumberSetting[]) {
     const value = from[name];
-    settings[name] = (typeof value === "number" ? within(RANGES[name], value) : null) ?? DEFAULTS[name];
+    settings[name] = typeof value === "number" ? within(RANGES[name], value) : null;
   }
   if (typeof from.retrieval === "boolean") settings.retrieval = from.retrieval;
   if (typeof from.compare === "boolean") settings.compare = from.compare;
   if (typeof from.model === "string") settings.model = from.model;
+  if (typeof from.answers === "string" && from.answers in ANSWER_MODES) settings.answers = from.answers as AnswerMode;
   if (Array.isArray(from.collections) && from.collections.every((name) => typeof name === "string")) {
     settings.collections = from.collections.length > 0 ? from.collections : null;
   }
