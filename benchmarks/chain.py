@@ -71,6 +71,7 @@ def chain(name: str, index: Path, embedder_ms: float, predictor_ms: float) -> It
                     "VECTORSTORE_URL": urls["vectorstore"],
                     "PREDICTOR_URL": urls["models"],
                     "PROMPT_FORMAT": str(llm_folder()),
+                    "ANSWERS": "write",
                     "CITATIONS": "off" if name == "unchecked" else "label",
                 },
             }
