@@ -21,7 +21,7 @@ FOLDER = Path(__file__).parent
 ROOT = FOLDER.parent
 SERVICES = tuple(sorted(path.name.removesuffix(".Dockerfile") for path in FOLDER.glob("*.Dockerfile")))
 ENGINES = ("docker", "podman", "nerdctl", "buildah")
-"""In the order of trying. All of them take the same arguments."""
+"""In the order in which they are tried. All take the same arguments."""
 
 
 def version() -> str:
@@ -30,7 +30,7 @@ def version() -> str:
 
 
 def working_engine(named: str | None = None) -> tuple[str | None, list[str]]:
-    """The path of the first engine that responds to `info`, and the reasons why those before it do not.
+    """The path of the first engine that responds to `info`, and why the engines before it do not.
 
     A command line alone is not enough: docker's can be installed without a server.
     """
@@ -41,14 +41,14 @@ def working_engine(named: str | None = None) -> tuple[str | None, list[str]]:
             reasons.append(f"{engine}: not on the PATH")
             continue
         try:
-            asked = subprocess.run([path, "info"], capture_output=True, text=True, check=False, timeout=60)  # noqa: S603
+            done = subprocess.run([path, "info"], capture_output=True, text=True, check=False, timeout=60)  # noqa: S603
         except (OSError, subprocess.TimeoutExpired) as error:
             reasons.append(f"{engine}: `{engine} info` failed: {error}")
             continue
-        if asked.returncode == 0:
+        if done.returncode == 0:
             return path, reasons
-        said = asked.stderr.strip().splitlines() or [f"status {asked.returncode}"]
-        reasons.append(f"{engine}: `{engine} info` says: {said[-1]}")
+        lines = done.stderr.strip().splitlines() or [f"status {done.returncode}"]
+        reasons.append(f"{engine}: `{engine} info` says: {lines[-1]}")
     return None, reasons
 
 
@@ -70,14 +70,9 @@ def revision() -> str:
     git = shutil.which("git")
     if git is None:
         return "unknown"
-    asked = subprocess.run(  # noqa: S603
-        [git, "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return asked.stdout.strip() or "unknown"
+    describe = [git, "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
+    done = subprocess.run(describe, cwd=ROOT, capture_output=True, text=True, check=False)  # noqa: S603
+    return done.stdout.strip() or "unknown"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,7 +1,7 @@
-"""Prints how much GPU memory a Llama takes, and how many tokens fit beside it: `python manifests/sizes.py`.
+"""Prints the GPU memory of a Llama's weights, and the tokens that fit beside them: `python manifests/sizes.py`.
 
-Weights: parameters × bytes. Keys and values of a token: 2 × layers × key-value heads × head size × bytes. Of what the
-weights and the run time leave of the GPUs, TensorRT-LLM is given a share as its cache.
+Weights: parameters × bytes. Keys and values of a token: 2 × layers × key-value heads × head size × bytes. The cache is
+a share of the memory that weights and run time leave free.
 """
 
 from __future__ import annotations
@@ -30,26 +30,20 @@ class Llama:
     vocabulary: int
 
     @property
-    def head_size(self) -> int:
-        """Size of a query, key or value."""
-        return self.hidden // self.heads
-
-    @property
-    def parameters(self) -> int:
-        """Parameters of the whole model; embedding and output head are not shared."""
-        attention = 2 * self.hidden * self.hidden + 2 * self.hidden * self.kv_heads * self.head_size
-        mlp = 3 * self.hidden * self.intermediate
-        norms = 2 * self.hidden
-        return self.layers * (attention + mlp + norms) + self.hidden + 2 * self.vocabulary * self.hidden
+    def cached_values(self) -> int:
+        """Keys and values of one token."""
+        return 2 * self.layers * self.kv_heads * self.hidden // self.heads
 
     @property
     def outer_parameters(self) -> int:
         """Parameters of embedding and output head, which quantisers keep at 16 bits."""
         return 2 * self.vocabulary * self.hidden
 
-    def cache_bytes(self, bytes_per_value: int) -> int:
-        """Keys and values of one token."""
-        return 2 * self.layers * self.kv_heads * self.head_size * bytes_per_value
+    @property
+    def parameters(self) -> int:
+        """Parameters of the whole model; embedding and output head are not shared."""
+        per_layer = 2 * self.hidden * self.hidden + 3 * self.hidden * self.intermediate + 2 * self.hidden
+        return self.layers * per_layer + self.cached_values * self.hidden + self.hidden + self.outer_parameters
 
 
 MODELS = {
@@ -88,7 +82,7 @@ def row(model: str, precision: str, gpu: str, count: int) -> str:
     inner_bytes, value_bytes = PRECISIONS[precision]
     outer = llama.outer_parameters
     weights = ((llama.parameters - outer) * inner_bytes + outer * 2) / GIB
-    per_token = llama.cache_bytes(value_bytes)
+    per_token = llama.cached_values * value_bytes
     free = count * (GPUS_GIB[gpu] - RUNTIME_GIB) - weights
     tokens = int(free * CACHE_SHARE * GIB / per_token)
     fits = f"{tokens:,} | {tokens // REQUEST_TOKENS}" if tokens >= REQUEST_TOKENS else "does not fit | 0"

@@ -7,6 +7,7 @@ import fcntl
 import hashlib
 import importlib.util
 import json
+import math
 import os
 import re
 import shutil
@@ -26,6 +27,7 @@ from tests.manifests.rendering import MANIFESTS, ROOT
 FETCH = MANIFESTS / "components" / "download-models" / "fetch_checkpoint.py"
 BUILD = MANIFESTS / "components" / "build-engines" / "build_engines.py"
 SIZES = MANIFESTS / "sizes.py"
+FIRST_SHARD, SECOND_SHARD = (f"model-0000{number}-of-00002.safetensors" for number in (1, 2))
 
 
 def load(path: Path) -> ModuleType:
@@ -45,9 +47,7 @@ def shard(path: Path, tensors: dict[str, list[int]]) -> None:
     """A safetensors file of bfloat16 zeros."""
     header, end = {}, 0
     for name, shape in tensors.items():
-        size = 2
-        for length in shape:
-            size *= length
+        size = 2 * math.prod(shape)
         header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [end, end + size]}
         end += size
     text = json.dumps(header).encode()
@@ -62,10 +62,9 @@ def hub(tmp_path: Path) -> Path:
     (folder / "config.json").write_text(json.dumps({"architectures": ["LlamaForCausalLM"]}))
     (folder / "tokenizer.json").write_text("{}")
     (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": "{{ messages }}"}))
-    shard(folder / "model-00001-of-00002.safetensors", {"embed": [8, 4], "up": [4, 4]})
-    shard(folder / "model-00002-of-00002.safetensors", {"head": [8, 4]})
-    places = {"embed": "model-00001-of-00002.safetensors", "up": "model-00001-of-00002.safetensors"}
-    places["head"] = "model-00002-of-00002.safetensors"
+    shard(folder / FIRST_SHARD, {"embed": [8, 4], "up": [4, 4]})
+    shard(folder / SECOND_SHARD, {"head": [8, 4]})
+    places = {"embed": FIRST_SHARD, "up": FIRST_SHARD, "head": SECOND_SHARD}
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
     return folder
 
@@ -116,65 +115,32 @@ def test_a_whole_model_is_published_once(hub: Path, tmp_path: Path) -> None:
     assert again.returncode == 0, "what is there is not fetched again"
 
 
-def _cut(hub: Path) -> None:
-    path = hub / "model-00002-of-00002.safetensors"
-    path.write_bytes(path.read_bytes()[:-1])
-
-
-def _lose_shard(hub: Path) -> None:
-    (hub / "model-00001-of-00002.safetensors").unlink()
-
-
-def _lose_tensor(hub: Path) -> None:
-    shard(hub / "model-00002-of-00002.safetensors", {"other": [8, 4]})
-
-
-def _page(hub: Path) -> None:
-    (hub / "model-00002-of-00002.safetensors").write_text("<html>You need to accept the licence</html>")
-
-
-def _base_model(hub: Path) -> None:
-    (hub / "tokenizer_config.json").write_text("{}")
-
-
-def _another_architecture(hub: Path) -> None:
-    (hub / "config.json").write_text(json.dumps({"architectures": ["BertModel"]}))
-
-
-def _no_tokenizer(hub: Path) -> None:
-    (hub / "tokenizer.json").unlink()
-
-
-def _no_json(hub: Path) -> None:
-    (hub / "config.json").write_text("version https://git-lfs.github.com/spec/v1")
-
-
-def _empty_index(hub: Path) -> None:
-    (hub / "model.safetensors.index.json").write_text("[]")
-
-
 @pytest.mark.parametrize(
-    ("spoil", "told"),
+    ("name", "spoil", "error"),
     [
-        (_cut, "it is cut off"),
-        (_lose_shard, "model-00001-of-00002.safetensors is missing"),
-        (_lose_tensor, "lacks 1 tensors, head among them"),
-        (_page, "is no safetensors file"),
-        (_base_model, "There is no chat template"),
-        (_another_architecture, "BertModel"),
-        (_no_tokenizer, "tokenizer.json is missing"),
-        (_no_json, "config.json is not JSON"),
-        (_empty_index, "is not a JSON object"),
+        (SECOND_SHARD, lambda file: file.write_bytes(file.read_bytes()[:-1]), "it is cut off"),
+        (SECOND_SHARD, lambda file: shard(file, {"other": [8, 4]}), "lacks 1 tensors, head among them"),
+        (SECOND_SHARD, lambda file: file.write_text("<html>Accept the licence</html>"), "is not a safetensors file"),
+        (FIRST_SHARD, Path.unlink, f"{FIRST_SHARD} is missing"),
+        ("tokenizer_config.json", lambda file: file.write_text("{}"), "There is no chat template"),
+        ("config.json", lambda file: file.write_text('{"architectures": ["BertModel"]}'), "BertModel"),
+        (
+            "config.json",
+            lambda file: file.write_text("version https://git-lfs.github.com/spec/v1"),
+            "config.json is not JSON",
+        ),
+        ("tokenizer.json", Path.unlink, "tokenizer.json is missing"),
+        ("model.safetensors.index.json", lambda file: file.write_text("[]"), "is not a JSON object"),
     ],
 )
-def test_an_incomplete_model_is_not_published(hub: Path, tmp_path: Path, spoil: Any, told: str) -> None:
+def test_an_incomplete_model_is_not_published(hub: Path, tmp_path: Path, name: str, spoil: Any, error: str) -> None:
     volume = tmp_path / "volume"
     volume.mkdir()
-    spoil(hub)
+    spoil(hub / name)
     done = fetch(hub, volume, LLAMA)
     assert done.returncode == 2, "another try would fetch the same"
     (line,) = (line for line in done.stdout.splitlines() if line.startswith("ERROR"))
-    assert told in line
+    assert error in line
     assert models(volume) == []
 
 
@@ -218,14 +184,14 @@ def test_a_published_model_is_verified_byte_by_byte(hub: Path, tmp_path: Path) -
     whole = fetch(hub, volume, LLAMA, "--verify", BREAKS="1")
     assert whole.returncode == 0, whole.stdout
     assert "every byte as it was published" in whole.stdout
-    weights = volume / "llm" / "model-00002-of-00002.safetensors"
+    weights = volume / "llm" / SECOND_SHARD
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)
     assert fetch(hub, volume, LLAMA, BREAKS="1").returncode == 0, "as long as it says"
     changed = fetch(hub, volume, LLAMA, "--verify", BREAKS="1")
     assert changed.returncode == 2
-    assert "model-00002-of-00002.safetensors has the SHA-256" in changed.stdout
+    assert f"{SECOND_SHARD} has the SHA-256" in changed.stdout
     assert weights.read_bytes() == content, "what is served is not touched"
     (volume / "llm" / "SHA256SUMS").unlink()
     assert "sha256sum makes one" in fetch(hub, volume, LLAMA, "--verify").stdout
@@ -383,20 +349,6 @@ def test_engines_are_built_with_options_that_exist(tmp_path: Path, precision: st
     assert options.checkpoint_dir == convert[3].split("=")[1]
 
 
-FILL_TEMPLATE = """
-import argparse, string
-parser = argparse.ArgumentParser()
-parser.add_argument("file_path")
-parser.add_argument("substitutions")
-parser.add_argument("--in_place", "-i", action="store_true")
-options = parser.parse_args()
-text = open(options.file_path).read()
-values = dict(pair.split(":", 1) for pair in options.substitutions.split(","))
-assert all(key in text for key in values), values
-open(options.file_path, "w").write(string.Template(text).safe_substitute(values))
-"""
-"""Replaces TensorRT-LLM's tools/fill_template.py, with the same command line."""
-
 TEMPLATES = {
     "preprocessing": """
 max_batch_size: ${triton_max_batch_size}
@@ -449,8 +401,6 @@ def engines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for model, text in TEMPLATES.items():
         (app / "all_models" / "inflight_batcher_llm" / model / "1").mkdir(parents=True)
         (app / "all_models" / "inflight_batcher_llm" / model / "config.pbtxt").write_text(text)
-    (app / "tools").mkdir()
-    (app / "tools" / "fill_template.py").write_text(FILL_TEMPLATE)
     converter = app / "examples" / "models" / "core" / "llama" / "convert_checkpoint.py"
     converter.parent.mkdir(parents=True)
     converter.write_text(WRITES_ITS_OUTPUT)
@@ -484,7 +434,7 @@ def test_a_repository_is_published_whole(engines: Path) -> None:
     assert 'string_value: "/mnt/models/tensorrt_llm/1/engines"' in text, "as the serving pod mounts it"
     again = build(engines, "checkpoint", "llm")
     assert again.returncode == 0
-    assert "is there already" in again.stdout
+    assert "is already there" in again.stdout
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,10 @@
-"""Builds TensorRT engines and the Triton repository around them: `build_engines.py CHECKPOINT REPOSITORY`.
+"""Builds TensorRT engines and a Triton repository with them: `build_engines.py CHECKPOINT REPOSITORY`.
 
 For TensorRT-LLM up to 1.2, in NVIDIA's image nvcr.io/nvidia/tritonserver:25.12-trtllm-python-py3, on a GPU of the kind
-that will serve: an engine runs on no other, and with no other version. Later versions have no engines.
+that will serve: an engine runs on no other kind, and with no other version. Later versions have no engines.
 
 Three steps: convert or quantise the checkpoint, build the engine, fill the templates of `inflight_batcher_llm`. The
-repository gets its name when all is done; what fails leaves nothing behind.
+repository appears when everything is done; a failed run leaves nothing.
 
 Source of every option: TensorRT-LLM 1.2 `examples/models/core/llama/convert_checkpoint.py`,
 `examples/quantization/quantize.py`, `tensorrt_llm/commands/build.py`; of every template key: tensorrtllm_backend
@@ -18,6 +18,7 @@ import json
 import logging
 import re
 import shutil
+import string
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -26,7 +27,8 @@ from pathlib import Path
 
 logger = logging.getLogger("build_engines")
 
-MODELS = ("preprocessing", "tensorrt_llm", "postprocessing", "ensemble", "tensorrt_llm_bls")
+_ENGINE = Path("tensorrt_llm/1/engines")
+"""Folder of the engine in the repository."""
 _TOKENIZER_FILES = (
     "tokenizer*",
     "special_tokens_map.json",
@@ -37,7 +39,7 @@ _TOKENIZER_FILES = (
 _UNFILLED = re.compile(
     r"\b(max_batch_size|data_type|decoupled|count|backend|preferred_batch_size|max_queue_\w+)\s*:[\s\[\"]*\$\{(\w+)\}"
 )
-"""Placeholders that Triton cannot read as they are. The others are strings, which the models take as "not set"."""
+"""Placeholders that Triton cannot read. The others are strings, which the models take as "not set"."""
 
 
 class BuildError(Exception):
@@ -51,24 +53,25 @@ class Plan:
     checkpoint: Path
     """Hugging Face folder."""
     repository: Path
-    """Where the Triton repository goes."""
+    """Triton repository to write."""
     served_at: Path
-    """Where the serving pod mounts it: the path in the templates."""
+    """Path of the repository in the serving pod."""
     precision: str
     """`bfloat16` and `float16` are converted, the others quantised."""
     tensor_parallel: int
+    """Number of GPUs that share the model."""
     max_batch_size: int
     max_input_tokens: int
     max_tokens: int
-    """Prompt and answer together."""
+    """Most tokens of a prompt and its answer together."""
     calibration: str
     """Dataset of the quantiser: a name at Hugging Face, or a folder."""
     app: Path
-    """Where NVIDIA's image has TensorRT-LLM's examples, templates and tools."""
+    """Folder of TensorRT-LLM's examples and templates in NVIDIA's image."""
 
     @property
     def building(self) -> Path:
-        """Where it grows."""
+        """The repository until it is complete."""
         return self.repository.parent / f".building-{self.repository.name}"
 
     @property
@@ -76,42 +79,24 @@ class Plan:
         """The checkpoint in TensorRT-LLM's own layout; only needed while building."""
         return self.building / ".converted"
 
-    @property
-    def engine(self) -> Path:
-        """Inside the repository, relative to it."""
-        return Path("tensorrt_llm/1/engines")
-
 
 def commands(plan: Plan) -> list[list[str]]:
     """The programs to run, in order."""
+    folders = [f"--model_dir={plan.checkpoint}", f"--output_dir={plan.converted}", f"--tp_size={plan.tensor_parallel}"]
+    examples = plan.app / "examples"
     if plan.precision in ("bfloat16", "float16"):
-        convert = [
-            sys.executable,
-            str(plan.app / "examples" / "models/core/llama/convert_checkpoint.py"),
-            f"--model_dir={plan.checkpoint}",
-            f"--output_dir={plan.converted}",
-            f"--dtype={plan.precision}",
-            f"--tp_size={plan.tensor_parallel}",
-            f"--workers={plan.tensor_parallel}",
-        ]
+        script = examples / "models/core/llama/convert_checkpoint.py"
+        options = [f"--dtype={plan.precision}", f"--workers={plan.tensor_parallel}"]
     else:
-        convert = [
-            sys.executable,
-            str(plan.app / "examples" / "quantization/quantize.py"),
-            f"--model_dir={plan.checkpoint}",
-            f"--output_dir={plan.converted}",
-            "--dtype=auto",
-            f"--qformat={plan.precision}",
-            f"--tp_size={plan.tensor_parallel}",
-            f"--calib_dataset={plan.calibration}",
-            "--calib_size=512",
-            *(["--kv_cache_dtype=fp8"] if plan.precision == "fp8" else []),
-            *(["--awq_block_size=128"] if plan.precision == "int4_awq" else []),
-        ]
+        script = examples / "quantization/quantize.py"
+        options = ["--dtype=auto", f"--qformat={plan.precision}", f"--calib_dataset={plan.calibration}"]
+        options += ["--calib_size=512"]
+        options += {"fp8": ["--kv_cache_dtype=fp8"], "int4_awq": ["--awq_block_size=128"]}.get(plan.precision, [])
+    convert = [sys.executable, str(script), *folders, *options]
     build = [
         "trtllm-build",
         f"--checkpoint_dir={plan.converted}",
-        f"--output_dir={plan.building / plan.engine}",
+        f"--output_dir={plan.building / _ENGINE}",
         f"--max_batch_size={plan.max_batch_size}",
         f"--max_input_len={plan.max_input_tokens}",
         f"--max_seq_len={plan.max_tokens}",
@@ -120,7 +105,7 @@ def commands(plan: Plan) -> list[list[str]]:
         "--kv_cache_type=paged",
         "--gemm_plugin=auto",
         "--remove_input_padding=enable",
-        # What reuse of the KV cache and chunked prompts are built on.
+        # Reuse of the KV cache and chunked prompts need it.
         "--use_paged_context_fmha=enable",
         f"--workers={plan.tensor_parallel}",
     ]
@@ -128,7 +113,7 @@ def commands(plan: Plan) -> list[list[str]]:
 
 
 def substitutions(plan: Plan) -> Mapping[str, Mapping[str, str]]:
-    """Model → key → value. A key that a version's template does not have is left out, see `fill`."""
+    """Model → key → value of its template. Some versions' templates lack some of the keys."""
     batch = str(plan.max_batch_size)
     tokenizer = {"tokenizer_dir": str(plan.served_at), "triton_max_batch_size": batch}
     datatypes = {
@@ -153,7 +138,7 @@ def substitutions(plan: Plan) -> Mapping[str, Mapping[str, str]]:
             "triton_backend": "tensorrtllm",
             "triton_max_batch_size": batch,
             "decoupled_mode": "False",
-            "engine_dir": str(plan.served_at / plan.engine),
+            "engine_dir": str(plan.served_at / _ENGINE),
             "max_beam_width": "1",
             "batching_strategy": "inflight_fused_batching",
             "batch_scheduler_policy": "guaranteed_no_evict",
@@ -172,25 +157,20 @@ def fill(plan: Plan) -> None:
     """Copies the templates and fills them.
 
     Raises:
-        BuildError: a placeholder is left that Triton cannot read, or the tool failed.
+        BuildError: a placeholder is left that Triton cannot read.
     """
-    for model in MODELS:
-        shutil.copytree(plan.app / "all_models/inflight_batcher_llm" / model, plan.building / model, dirs_exist_ok=True)
     for model, values in substitutions(plan).items():
+        shutil.copytree(plan.app / "all_models/inflight_batcher_llm" / model, plan.building / model, dirs_exist_ok=True)
         config = plan.building / model / "config.pbtxt"
-        text = config.read_text(encoding="utf-8")
-        chosen = {key: value for key, value in values.items() if f"${{{key}}}" in text}
-        pairs = ",".join(f"{key}:{value}" for key, value in chosen.items())
-        run([sys.executable, str(plan.app / "tools/fill_template.py"), "--in_place", str(config), pairs])
-        left = _UNFILLED.findall(config.read_text(encoding="utf-8"))
-        if left:
-            raise BuildError(
-                f"{model}/config.pbtxt: no value is known for {', '.join(sorted({key for _, key in left}))}."
-            )
+        # Like TensorRT-LLM's tools/fill_template.py.
+        text = string.Template(config.read_text(encoding="utf-8")).safe_substitute(values)
+        config.write_text(text, encoding="utf-8")
+        if left := {key for _, key in _UNFILLED.findall(text)}:
+            raise BuildError(f"{model}/config.pbtxt: no value is known for {', '.join(sorted(left))}.")
 
 
 def copy_tokenizer(plan: Plan) -> None:
-    """Puts the tokenizer into the repository's root: files there are no models, and the transformer reads them too."""
+    """Copies the tokenizer to the repository's root. Triton ignores files there; the transformer reads them too."""
     for pattern in _TOKENIZER_FILES:
         for path in plan.checkpoint.glob(pattern):
             shutil.copy2(path, plan.building / path.name)
@@ -203,34 +183,32 @@ def run(command: Sequence[str]) -> None:
         BuildError: it failed.
     """
     logger.info("%s", " ".join(command))
+    name = Path(command[1]).name if command[0] == sys.executable else command[0]
     try:
         subprocess.run(command, check=True)  # noqa: S603 - the commands above
     except FileNotFoundError:
-        raise BuildError(f"{command[0]} is not in this image.") from None
+        raise BuildError(f"{name} is not in this image.") from None
     except subprocess.CalledProcessError as error:
-        raise BuildError(
-            f"{Path(command[1]).name if command[0] == sys.executable else command[0]} ended with {error.returncode}."
-        ) from None
+        raise BuildError(f"{name} ended with {error.returncode}.") from None
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs once and returns the exit status: 0 built or there already, 1 failed, 2 wrong arguments."""
+    """Runs once. Exit status: 0 built or already there, 1 failed, 2 wrong arguments."""
     parser = argparse.ArgumentParser(
-        prog="build_engines.py", description="Builds TensorRT engines (TensorRT-LLM up to 1.2)."
+        prog="build_engines.py", description="Builds TensorRT engines (TensorRT-LLM ≤ 1.2)."
     )
-    parser.add_argument("checkpoint", type=Path, help="Hugging Face folder of a Llama")
-    parser.add_argument("repository", type=Path, help="Triton repository to be made")
-    parser.add_argument("--served-at", type=Path, default=Path("/mnt/models"), help="where the serving pod has it")
-    parser.add_argument(
-        "--precision", choices=["bfloat16", "float16", "fp8", "int4_awq", "int8_sq"], default="bfloat16"
-    )
-    parser.add_argument("--tensor-parallel", type=int, default=1, help="GPUs that share the model")
-    parser.add_argument("--max-batch-size", type=int, default=64)
-    parser.add_argument("--max-input-tokens", type=int, default=3584)
-    parser.add_argument("--max-tokens", type=int, default=4096, help="prompt and answer together")
-    parser.add_argument("--calibration", default="cnn_dailymail", help="dataset of the quantiser, a name or a folder")
-    parser.add_argument("--app", type=Path, default=Path("/app"), help="TensorRT-LLM's files in NVIDIA's image")
-    parser.add_argument("--dry-run", action="store_true", help="print the commands as JSON and run none")
+    add = parser.add_argument
+    add("checkpoint", type=Path, help="Hugging Face folder of a Llama")
+    add("repository", type=Path, help="Triton repository to write")
+    add("--served-at", type=Path, default=Path("/mnt/models"), help="path of the repository in the serving pod")
+    add("--precision", choices=["bfloat16", "float16", "fp8", "int4_awq", "int8_sq"], default="bfloat16")
+    add("--tensor-parallel", type=int, default=1, help="GPUs that share the model")
+    add("--max-batch-size", type=int, default=64)
+    add("--max-input-tokens", type=int, default=3584)
+    add("--max-tokens", type=int, default=4096, help="prompt and answer together")
+    add("--calibration", default="cnn_dailymail", help="dataset of the quantiser, a name or a folder")
+    add("--app", type=Path, default=Path("/app"), help="TensorRT-LLM's files in NVIDIA's image")
+    add("--dry-run", action="store_true", help="print the commands as JSON and run none")
     options = vars(parser.parse_args(arguments))
     dry_run = options.pop("dry_run")
     plan = Plan(**options)
@@ -240,7 +218,7 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stdout.write(json.dumps(commands(plan), indent=1) + "\n")
         return 0
     if plan.repository.exists():
-        logger.info("%s is there already.", plan.repository)
+        logger.info("%s is already there.", plan.repository)
         return 0
     shutil.rmtree(plan.building, ignore_errors=True)  # of a run that was killed
     try:

@@ -1,11 +1,11 @@
-"""Fetches a model into a folder, checks it, and only then gives it its name: `fetch_checkpoint.py URI FOLDER`.
+"""Fetches a model into a folder and checks it before the folder appears: `fetch_checkpoint.py URI FOLDER`.
 
-Runs in KServe's storage initializer image, which reads hf://, s3://, gs://, https:// and Azure's. A model that is there
-and whole is left alone; whatever fails leaves the folder as it was, and no half of a model. `SHA256SUMS` in the folder
-tells what was published; `--verify` compares every byte with it.
+Runs in KServe's storage initializer image, which reads hf://, s3://, gs://, https:// and Azure's. A complete model is
+left alone; a failed run leaves the folder as it was. `SHA256SUMS` in the folder records what was published; `--verify`
+compares every byte with it.
 
-Exit status: 0 the folder holds the model; 1 it could not be fetched (another try may help); 2 it is not the model that
-was asked for, or no longer.
+Exit status: 0 the folder holds the model; 1 it could not be fetched (another try may help); 2 it is not the requested
+model, or not any more.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import fcntl
 import hashlib
 import json
 import logging
+import math
 import shutil
 import struct
 import sys
@@ -31,7 +32,7 @@ _MAX_HEADER_BYTES = 100_000_000
 _WEIGHTS = "model.safetensors"
 _WEIGHTS_INDEX = "model.safetensors.index.json"
 _SUMS = "SHA256SUMS"
-"""In the format of sha256sum: `sha256sum -c SHA256SUMS` in the folder says the same as `--verify`."""
+"""In the format of sha256sum: `sha256sum -c SHA256SUMS` in the folder checks the same as `--verify`."""
 
 
 class BadCheckpointError(Exception):
@@ -39,17 +40,17 @@ class BadCheckpointError(Exception):
 
 
 class BusyError(Exception):
-    """Another run is at work on the same folder."""
+    """Another run is fetching into the same folder."""
 
 
 def check(folder: Path, *, architectures: list[str], required: list[str]) -> str:
-    """The content of the folder, in a line.
+    """A line about the model in a folder.
 
     Args:
         folder: of a model in Hugging Face's layout.
-        architectures: that `config.json` may name; empty for a model that is not a language model. Then the weights are
-            checked too: every tensor of the index in its shard, every shard as long as its header says.
-        required: further files that must be there and not be empty.
+        architectures: that `config.json` may name, for a language model. Its weights are checked too: every tensor of
+            the index is in its shard, and every shard is as long as its header says.
+        required: further files that must exist and not be empty.
 
     Raises:
         BadCheckpointError: something is missing, cut off, or of another architecture.
@@ -66,10 +67,8 @@ def check(folder: Path, *, architectures: list[str], required: list[str]) -> str
         raise BadCheckpointError(f"config.json names {named or 'no architecture'}, expected {architectures}.")
     for name in ("tokenizer.json", "tokenizer_config.json"):
         _json(folder / name)
-    if (
-        "chat_template" not in _json(folder / "tokenizer_config.json")
-        and not (folder / "chat_template.jinja").is_file()
-    ):
+    template = folder / "chat_template.jinja"
+    if "chat_template" not in _json(folder / "tokenizer_config.json") and not template.is_file():
         raise BadCheckpointError("There is no chat template: this is a base model, take the one made for chat.")
     parameters, size_bytes = _check_weights(folder)
     return f"{named[0]}, {parameters / 1e9:.2f} billion parameters, {size_bytes / 2**30:.1f} GiB of weights"
@@ -77,26 +76,21 @@ def check(folder: Path, *, architectures: list[str], required: list[str]) -> str
 
 def _check_weights(folder: Path) -> tuple[int, int]:
     """Number of parameters and bytes of weights."""
+    places: dict[str, str] = {}
     if (folder / _WEIGHTS_INDEX).is_file():
-        places = _json(folder / _WEIGHTS_INDEX).get("weight_map")
+        places = _json(folder / _WEIGHTS_INDEX).get("weight_map") or {}
         if not isinstance(places, dict) or not places:
             raise BadCheckpointError(f"{_WEIGHTS_INDEX} has no weight_map.")
-    elif (folder / _WEIGHTS).is_file():
-        places = None
-    else:
+    elif not (folder / _WEIGHTS).is_file():
         raise BadCheckpointError(f"There is neither {_WEIGHTS_INDEX} nor {_WEIGHTS}.")
     parameters = size_bytes = 0
-    for shard in sorted(set(places.values())) if places else [_WEIGHTS]:
+    for shard in sorted(set(places.values())) or [_WEIGHTS]:
         tensors = _tensors(folder / shard)
-        missing = {name for name, place in (places or {}).items() if place == shard} - set(tensors)
+        missing = {name for name, place in places.items() if place == shard} - set(tensors)
         if missing:
             raise BadCheckpointError(f"{shard} lacks {len(missing)} tensors, {min(missing)} among them.")
-        for shape, length in tensors.values():
-            count = 1
-            for size in shape:
-                count *= size
-            parameters += count
-            size_bytes += length
+        parameters += sum(math.prod(shape) for shape, _ in tensors.values())
+        size_bytes += sum(length for _, length in tensors.values())
     return parameters, size_bytes
 
 
@@ -110,7 +104,7 @@ def _tensors(path: Path) -> dict[str, tuple[list[int], int]]:
         with path.open("rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
             if length > min(_MAX_HEADER_BYTES, size):
-                raise BadCheckpointError(f"{path.name} is no safetensors file.")
+                raise ValueError("the header is longer than the file")
             header = json.loads(file.read(length))
         found = {name: value for name, value in header.items() if name != "__metadata__"}
         end = max((value["data_offsets"][1] for value in found.values()), default=0)
@@ -124,7 +118,7 @@ def _tensors(path: Path) -> dict[str, tuple[list[int], int]]:
     except FileNotFoundError:
         raise BadCheckpointError(f"{path.name} is missing.") from None
     except (struct.error, ValueError, KeyError, TypeError, AttributeError):
-        raise BadCheckpointError(f"{path.name} is no safetensors file.") from None
+        raise BadCheckpointError(f"{path.name} is not a safetensors file.") from None
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -155,13 +149,10 @@ def check_sums(folder: Path, expected: dict[str, str]) -> None:
 
 
 def write_sums(folder: Path) -> None:
-    """Writes down what the folder holds. Hidden folders, such as a library's cache, do not count."""
-    files = sorted(
-        path.relative_to(folder)
-        for path in folder.rglob("*")
-        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    )
-    text = "".join(f"{_sha256(folder / name)}  {name.as_posix()}\n" for name in files)
+    """Records the hashes of the folder's files, without those in hidden folders, such as a library's cache."""
+    names = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    shown = [name for name in names if not any(part.startswith(".") for part in name.parts)]
+    text = "".join(f"{_sha256(folder / name)}  {name.as_posix()}\n" for name in shown)
     (folder / _SUMS).write_text(text, encoding="utf-8")
 
 
@@ -169,7 +160,7 @@ def read_sums(folder: Path) -> dict[str, str]:
     """File → SHA-256, as they were published.
 
     Raises:
-        BadCheckpointError: nobody has written them down.
+        BadCheckpointError: the folder has no hashes.
     """
     try:
         lines = (folder / _SUMS).read_text(encoding="utf-8").splitlines()
@@ -190,10 +181,10 @@ def _sha256(path: Path) -> str:
 
 @contextlib.contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Keeps other runs from the same folder. The lock ends with this process, however it ends.
+    """Keeps other runs from the same folder until the block or this process ends.
 
     Raises:
-        BusyError: another run has it.
+        BusyError: another run has the lock.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with (folder.parent / f"{_INCOMING}{folder.name}.lock").open("w") as file:
@@ -202,13 +193,13 @@ def alone(folder: Path) -> Iterator[None]:
         except BlockingIOError:
             raise BusyError(f"another run is fetching {folder}.") from None
         except OSError as error:
-            logger.warning("%s takes no locks (%s): see that only one run fetches at a time.", folder.parent, error)
+            logger.warning("%s does not support locks (%s): run one fetch at a time.", folder.parent, error)
         yield
 
 
 def fetch(uri: str, incoming: Path, allow: list[str]) -> None:
     """Downloads into an empty folder. Raises what the library raises."""
-    from kserve_storage import Storage  # of the image; not needed to check
+    from kserve_storage import Storage  # in the image; checking does not need it
 
     incoming.mkdir(parents=True)
     Storage.download(uri, str(incoming), allow_patterns=allow or None)
@@ -216,18 +207,15 @@ def fetch(uri: str, incoming: Path, allow: list[str]) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs once and returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="fetch_checkpoint.py", description="Fetches a model, checks it, publishes it."
-    )
-    parser.add_argument("uri", help="where the model is: hf://owner/name, s3://bucket/path, …")
-    parser.add_argument("folder", type=Path, help="where it goes; its parent is the volume")
-    parser.add_argument("--allow", action="append", default=[], metavar="PATTERN", help="only files like this")
-    parser.add_argument("--architecture", action="append", default=[], help="that config.json may name")
-    parser.add_argument("--require", action="append", default=[], metavar="FILE", help="a file that must be there")
-    parser.add_argument(
-        "--sha256", action="append", default=[], type=_named_sum, metavar="FILE=HEX", help="what a file must hold"
-    )
-    parser.add_argument("--verify", action="store_true", help="read a model that is there, and compare every byte")
+    parser = argparse.ArgumentParser(prog="fetch_checkpoint.py", description="Fetches, checks and publishes a model.")
+    add = parser.add_argument
+    add("uri", help="address of the model: hf://owner/name, s3://bucket/path, …")
+    add("folder", type=Path, help="folder to create; its parent is the volume")
+    add("--allow", action="append", default=[], metavar="PATTERN", help="fetch only files like this")
+    add("--architecture", action="append", default=[], help="that config.json may name")
+    add("--require", action="append", default=[], metavar="FILE", help="a file that must exist")
+    add("--sha256", action="append", default=[], type=_named_sum, metavar="FILE=HEX", help="expected hash of a file")
+    add("--verify", action="store_true", help="compare every byte of an existing model with its hashes")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(levelname)s %(name)s: %(message)s")
 
@@ -243,7 +231,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _inspect(options: argparse.Namespace) -> int:
-    """Whether what is there is what was asked for. Changes nothing."""
+    """Checks an existing folder. Changes nothing."""
     folder: Path = options.folder
     try:
         held = check(folder, architectures=options.architecture, required=options.require)
@@ -251,14 +239,14 @@ def _inspect(options: argparse.Namespace) -> int:
             check_sums(folder, {**read_sums(folder), **dict(options.sha256)})
             held += ", every byte as it was published"
     except BadCheckpointError as error:
-        logger.error("%s exists and is not whole: %s Remove it, or name another folder.", folder, error)
+        logger.error("%s exists and is not complete: %s Remove it, or name another folder.", folder, error)
         return 2
-    logger.info("%s is there already: %s.", folder, held)
+    logger.info("%s is already there: %s.", folder, held)
     return 0
 
 
 def _publish(options: argparse.Namespace) -> int:
-    """Fetches, checks, and gives the folder its name."""
+    """Fetches and checks, then makes the folder appear."""
     folder: Path = options.folder
     incoming = folder.parent / f"{_INCOMING}{folder.name}"
     shutil.rmtree(incoming, ignore_errors=True)  # of a run that was killed
@@ -273,12 +261,8 @@ def _publish(options: argparse.Namespace) -> int:
         return 2
     except Exception as error:  # whatever a storage library raises
         shutil.rmtree(incoming, ignore_errors=True)
-        logger.error(
-            "%s could not be fetched (%s: %s). Check its name, and the Secret.",
-            options.uri,
-            type(error).__name__,
-            error,
-        )
+        what = f"{type(error).__name__}: {error}"
+        logger.error("%s could not be fetched (%s). Check its name, and the Secret.", options.uri, what)
         return 1
     incoming.replace(folder)
     logger.info("%s holds %s: %s.", folder, options.uri, held)
