@@ -11,8 +11,7 @@
 `AsyncClient` has the same methods as coroutines. Both use the transformer's `generate` and `generate_stream`.
 """
 
-from kserve_rag.client.asynchronous import AsyncClient
+from kserve_rag.client.clients import AsyncClient, Client
 from kserve_rag.client.protocol import Event, Parameters, SearchOptions
-from kserve_rag.client.synchronous import Client
 
 __all__ = ["AsyncClient", "Client", "Event", "Parameters", "SearchOptions"]

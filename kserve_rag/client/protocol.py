@@ -112,16 +112,18 @@ class Request(Generic[T]):
     body: Mapping[str, Any] | None
     parse: Callable[[bytes], T]
 
+    def read(self, response: httpx.Response) -> T:
+        """The content of the response. Raises ClientError if it is an error or invalid."""
+        if (failure := status_error(response)) is not None:
+            raise failure
+        return self.parse(response.content)
+
 
 class Endpoints:
     """Builds the requests of one graph."""
 
     def __init__(self, url: str, vectorstore_url: str | None, model: str) -> None:
-        """Check the URLs.
-
-        Raises:
-            RequestError: one of them is not a URL.
-        """
+        """Raises RequestError if a URL is invalid."""
         self.url = _checked_url(url)
         self._vectorstore_url = vectorstore_url and _checked_url(vectorstore_url)
         self._model_url = f"{self.url}/v2/models/{quote(model, safe='')}"
@@ -130,8 +132,7 @@ class Endpoints:
 
     def ask(self, question: str, parameters: Parameters) -> Request[Answer]:
         """A question whose answer comes whole."""
-        body = self.generate_body(question, parameters)
-        return Request("POST", f"{self._model_url}/generate", body, _parser(Answer))
+        return Request("POST", f"{self._model_url}/generate", self.generate_body(question, parameters), _parser(Answer))
 
     def generate_body(self, question: str, parameters: Parameters) -> dict[str, Any]:
         """The body of `generate` and `generate_stream`."""
@@ -148,11 +149,10 @@ class Endpoints:
                 "This client has no vectorstore URL: set vectorstore_url (`kserve-rag status` shows the local one)."
             )
         given = {name: value for name, value in options.items() if value is not None}
-        url = f"{self._vectorstore_url}/v1/models/vectorstore:predict"
+        body = {"instances": [{"input": query, **given}]}
         parse = _parser(_Predictions)
-        return Request(
-            "POST", url, {"instances": [{"input": query, **given}]}, lambda content: parse(content).predictions[0]
-        )
+        url = f"{self._vectorstore_url}/v1/models/vectorstore:predict"
+        return Request("POST", url, body, lambda content: parse(content).predictions[0])
 
     def indexes(self) -> Request[Indexes]:
         """The list of indexes."""
@@ -215,11 +215,7 @@ class EventReader:
         self._complete = False
 
     def feed(self, block: bytes) -> Iterator[Event]:
-        """The events that this block completes.
-
-        Raises:
-            ClientError: an event is an error, or is invalid.
-        """
+        """The events that this block completes. Raises ClientError if an event is an error or invalid."""
         try:
             for data in event_data(self._buffer.feed(block)):
                 event = _event(data)
@@ -229,11 +225,7 @@ class EventReader:
             raise ServiceFailedError(f"The service {error}.") from error
 
     def close(self) -> None:
-        """Check that the answer is complete.
-
-        Raises:
-            InterruptedStreamError: it is not.
-        """
+        """Call it at the end of the stream. Raises InterruptedStreamError if the answer is incomplete."""
         if not self._complete:
             raise InterruptedStreamError("The stream ended before the answer was complete. Ask again.")
 

@@ -1,10 +1,9 @@
-"""`Client`."""
+"""`Client` and `AsyncClient`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from types import TracebackType
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import httpx
 
@@ -24,16 +23,16 @@ from transformer.wire import Answer, Indexes
 from vectorstore.wire import Passage, Prediction, StoredDocument
 
 if TYPE_CHECKING:
-    from typing_extensions import Unpack
+    from typing_extensions import Self, Unpack
 
 T = TypeVar("T")
+HttpT = TypeVar("HttpT", httpx.Client, httpx.AsyncClient)
+
+_EVENTS = {"accept": "text/event-stream"}
 
 
-class Client:
-    """A client of a running graph, local or in a cluster. Pools connections; safe to use from several threads.
-
-    Every method raises a subclass of `kserve_rag.ClientError`.
-    """
+class _Connection(Generic[HttpT]):
+    _http_class: type[HttpT]
 
     def __init__(
         self,
@@ -59,14 +58,21 @@ class Client:
 
         """
         self._endpoints = Endpoints(url, vectorstore_url, model)
-        self._http = httpx.Client(**http_options(url, token, headers, timeout_s, verify))
+        self._http: HttpT = self._http_class(**http_options(url, token, headers, timeout_s, verify))
 
-    def __enter__(self) -> Client:
+
+class Client(_Connection[httpx.Client]):
+    """A client of a running graph, local or in a cluster. Pools connections; safe to use from several threads.
+
+    Every method raises a subclass of `kserve_rag.ClientError`.
+    """
+
+    _http_class = httpx.Client
+
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -83,9 +89,8 @@ class Client:
         Closing the iterator, or leaving the loop over it, cancels the generation.
         """
         body = self._endpoints.generate_body(question, parameters)
-        headers = {"accept": "text/event-stream"}
         try:
-            with self._http.stream("POST", self._endpoints.stream_url, json=body, headers=headers) as response:
+            with self._http.stream("POST", self._endpoints.stream_url, json=body, headers=_EVENTS) as response:
                 if response.status_code >= 300:
                     response.read()
                 if (failure := status_error(response)) is not None:
@@ -127,6 +132,73 @@ class Client:
             response = self._http.request(request.method, request.url, json=request.body)
         except httpx.HTTPError as error:
             raise transport_error(error, request.url) from error
-        if (failure := status_error(response)) is not None:
-            raise failure
-        return request.parse(response.content)
+        return request.read(response)
+
+
+class AsyncClient(_Connection[httpx.AsyncClient]):
+    """`Client` for asyncio: the same methods as coroutines, and `stream` as an asynchronous generator."""
+
+    _http_class = httpx.AsyncClient
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+    async def ask(self, question: str, **parameters: Unpack[Parameters]) -> Answer:
+        """Like `Client.ask`."""
+        return await self._send(self._endpoints.ask(question, parameters))
+
+    async def stream(self, question: str, **parameters: Unpack[Parameters]) -> AsyncGenerator[Event, None]:
+        """Like `Client.stream`. Close the generator (`contextlib.aclosing`) to cancel the generation at once."""
+        body = self._endpoints.generate_body(question, parameters)
+        try:
+            async with self._http.stream("POST", self._endpoints.stream_url, json=body, headers=_EVENTS) as response:
+                if response.status_code >= 300:
+                    await response.aread()
+                if (failure := status_error(response)) is not None:
+                    raise failure
+                reader = EventReader()
+                async for block in response.aiter_bytes():
+                    for event in reader.feed(block):
+                        yield event
+                reader.close()
+        except httpx.HTTPError as error:
+            raise transport_error(error, self._endpoints.url) from error
+
+    async def search(self, query: str, **options: Unpack[SearchOptions]) -> list[Passage]:
+        """Like `Client.search`."""
+        return (await self.retrieve(query, **options)).passages
+
+    async def retrieve(self, query: str, **options: Unpack[SearchOptions]) -> Prediction:
+        """Like `Client.retrieve`."""
+        return await self._send(self._endpoints.search(query, options))
+
+    async def indexes(self) -> Indexes:
+        """Like `Client.indexes`."""
+        return await self._send(self._endpoints.indexes())
+
+    async def document(
+        self, document_id: str, *, collection: str | None = None, version: str | None = None
+    ) -> StoredDocument:
+        """Like `Client.document`."""
+        return await self._send(self._endpoints.document(document_id, collection, version))
+
+    async def ready(self) -> bool:
+        """Like `Client.ready`."""
+        try:
+            return (await self._http.get(self._endpoints.ready_url)).status_code == 200
+        except httpx.HTTPError:
+            return False
+
+    async def _send(self, request: Request[T]) -> T:
+        try:
+            response = await self._http.request(request.method, request.url, json=request.body)
+        except httpx.HTTPError as error:
+            raise transport_error(error, request.url) from error
+        return request.read(response)
