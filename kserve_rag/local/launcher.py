@@ -1,21 +1,17 @@
-"""Starts the whole graph on this machine's loopback.
-
-The same programs that run in a cluster, each with its own settings, joined by URLs, under one supervisor.
-"""
+"""Starts the whole graph on this machine: the programs of a cluster, on loopback, under one supervisor."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import os
-import signal
+import queue
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from collections.abc import Callable
 from datetime import datetime, timezone
 from typing import Any
 
@@ -73,7 +69,7 @@ _CHECKS: dict[ServiceName, tuple[str, dict[str, Any]]] = {
     ),
     "predictor": ("generate", {"text_input": "a", "sampling_param_max_tokens": 1}),
 }
-"""Route and body of the cheapest request that a Triton model answers itself."""
+"""Route and body of the smallest request that makes a Triton model run."""
 
 
 class Graph:
@@ -82,19 +78,18 @@ class Graph:
     def __init__(
         self,
         state: GraphState,
-        *,
         settings: Settings,
         process: subprocess.Popen[bytes],
         client: SupervisorClient,
         progress: Progress,
     ) -> None:
         self.state = state
+        self.progress = progress
+        """Gets the progress of `wait_ready`."""
         self._settings = settings
         self._process = process
         self._client = client
         self._detached = False
-        self.progress = progress
-        """Shows what is waited for."""
 
     def __enter__(self) -> Graph:
         return self
@@ -110,30 +105,23 @@ class Graph:
     def wait_ready(self, *names: ServiceName) -> None:
         """Returns once these services are ready; all of them if none is named.
 
-        Ingest and the page start only then: earlier they would take processor time from the services that answer. The
-        page's server counts as ready even if the page is not built.
+        Ingest and the page start last, so that they take no processor time from the services that answer. The page's
+        server counts as ready even if the page is not built.
 
         Raises:
             LaunchError: a service ended or took longer than `start_timeout_s`. The message has its last log lines.
         """
         if not names:
             self.wait_ready(*ANSWERING)
-            self._start_rest()
+            started = self._client.status()
+            if "ingest" not in started:
+                _start(self._client, "ingest", "ingest.server", ingest_service_variables(self._settings, self.state))
+            if "frontend" not in started:
+                _start(self._client, "frontend", "frontend", frontend_variables(self._settings, self.state))
         wait_ready(self._settings, self._client, self.state, names or SERVICES, self.progress)
 
-    def _start_rest(self) -> None:
-        started = self._client.status()
-        if "ingest" not in started:
-            _start(self._client, "ingest", "ingest.server", ingest_service_variables(self._settings, self.state))
-        if "frontend" not in started:
-            _start(self._client, "frontend", "frontend", frontend_variables(self._settings, self.state))
-
     def watch(self) -> None:
-        """Blocks until the graph is stopped or a service has failed.
-
-        Raises:
-            LaunchError: with the reason.
-        """
+        """Blocks until the graph is stopped or a service has failed. Raises LaunchError with the reason."""
         while True:
             check_services(self._settings, self._client.status(), ("failed",))
             time.sleep(_WATCH_INTERVAL_S)
@@ -146,7 +134,7 @@ class Graph:
 
     def stop(self) -> None:
         """Stops every process and returns when none is left."""
-        # Somebody else may have stopped it.
+        # Another program may have stopped it.
         with contextlib.suppress(LaunchError):
             self._client.stop()
         self._close()
@@ -159,9 +147,7 @@ class Graph:
 
 
 def launch(settings: Settings, *, progress: Progress | None = None) -> Graph:
-    """Fetches what is needed and starts the services that answer questions; returns when their processes run.
-
-    Each service starts as soon as what it needs is there.
+    """Fetches the models and starts the services that answer questions. Returns when their processes run.
 
     Raises:
         LaunchError: a graph already runs in this home, a port is taken, or a service ended at once.
@@ -181,7 +167,7 @@ def launch(settings: Settings, *, progress: Progress | None = None) -> Graph:
         process = _start_supervisor(settings, lock, commands, listeners)
     state.supervisor_pid = process.pid
     client = SupervisorClient(settings.run)
-    graph = Graph(state, settings=settings, process=process, client=client, progress=progress)
+    graph = Graph(state, settings, process, client, progress)
     try:
         write_state(settings, state)
         _start_services(settings, state, client, progress)
@@ -237,13 +223,13 @@ def _lock(settings: Settings) -> int:
         lock = try_lock(settings.run / "graph.lock")
         if lock is not None:
             return lock
-        # `status` holds it for a moment.
+        # `status` takes the lock for a moment.
         time.sleep(_POLL_S)
     raise LaunchError(f"A graph already runs in {settings.home}. `kserve-rag status` shows it; `down` stops it.")
 
 
 def _plan(settings: Settings, stack: contextlib.ExitStack) -> tuple[GraphState, dict[ServiceName, socket.socket]]:
-    """The state of a graph that is about to start, and the listening sockets of our own services."""
+    """The state of the new graph, and the listening sockets of our own services."""
     llm, llm_notice = choose_llm(settings, psutil.virtual_memory().available)
     services = default_services(settings)
     listeners: dict[ServiceName, socket.socket] = {}
@@ -290,91 +276,110 @@ def _start_supervisor(
     with (settings.run / "supervisor.log").open("wb") as log:
         return subprocess.Popen(  # noqa: S603
             argv,
-            # Its end stops a graph that is not detached.
+            # The supervisor stops the graph when this pipe closes, unless it is detached.
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=log,
             pass_fds=[lock, commands.fileno(), *(listener.fileno() for listener in listeners.values())],
-            # Not in the terminal's foreground group: Ctrl-C reaches this process alone, which then stops the graph.
+            # Not in the terminal's foreground group: Ctrl-C reaches only this process, which then stops the graph.
             start_new_session=True,
         )
 
 
 def _memory_prefix(settings: Settings) -> str:
-    """Names this home's POSIX shared memory, so that regions of a killed Triton can be removed."""
+    """Prefix of this home's POSIX shared memory, so that the regions of a killed Triton can be removed."""
     return f"kserve-rag-{hashlib.sha256(str(settings.home.resolve()).encode()).hexdigest()[:12]}-"
 
 
 def _start_services(settings: Settings, state: GraphState, client: SupervisorClient, progress: Progress) -> None:
-    """Prepares models and the Triton environment, and starts each service as soon as what it needs is there."""
+    """Prepares models and the Triton environment, and starts each service as soon as its needs are met."""
     cancellable = _Cancellable(progress)
     store = model_store(settings, cancellable)
-    with ThreadPoolExecutor(3, thread_name_prefix="prepare") as pool, _interrupts_deferred() as interrupt:
-        try:
-            environment: Future[TritonEnvironment] = pool.submit(
-                ensure_triton_environment,
-                settings.envs,
-                python=settings.triton_python,
-                offline=settings.offline,
-                progress=cancellable,
-            )
-            embedder = pool.submit(store.materialise, state.embedder, "embedder")
-            llm = pool.submit(_materialise_llm, settings, state, store)
+    ready: dict[str, Any] = {}
+    # Unlike a future's lock, a SimpleQueue stays usable if the handler of a signal raises.
+    outcomes: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
 
-            def start_vectorstore() -> None:
-                _note_embedder(state, embedder.result())
-                state.index_root.mkdir(parents=True, exist_ok=True)
-                _start(client, "vectorstore", "vectorstore", vectorstore_variables(settings, state))
+    def prepare(name: str, work: Callable[[], Any]) -> threading.Thread:
+        def run() -> None:
+            try:
+                outcomes.put((name, work()))
+            except BaseException as error:
+                outcomes.put((name, error))
 
-            def start_transformer() -> None:
-                _start(client, "transformer", "transformer", transformer_variables(settings, state, llm.result()))
+        thread = threading.Thread(target=run, name=f"prepare-{name}", daemon=True)
+        thread.start()
+        return thread
 
-            def start_embedder() -> None:
-                folder = embedder.result()
-                _note_embedder(state, folder)
-                variables = {"EMBEDDER_MODEL_DIR": str(folder.path), "EMBEDDER_MODEL_ID": folder.id}
-                _start_triton(settings, state, client, "embedder", environment.result(), variables)
+    def build_environment() -> TritonEnvironment:
+        python = settings.triton_python
+        return ensure_triton_environment(settings.envs, python=python, offline=settings.offline, progress=cancellable)
 
-            def start_predictor() -> None:
-                state.services["predictor"].model = llm.result().triton_model
-                variables = {"PREDICTOR_MODEL_DIR": str(llm.result().path)}
-                _start_triton(settings, state, client, "predictor", environment.result(), variables)
+    def start_vectorstore() -> None:
+        state.index_root.mkdir(parents=True, exist_ok=True)
+        _start(client, "vectorstore", "vectorstore", vectorstore_variables(settings, state))
 
-            waiting: list[tuple[tuple[Future[Any], ...], Callable[[], None]]] = [
-                ((embedder,), start_vectorstore),
-                ((llm,), start_transformer),
-                ((environment, embedder), start_embedder),
-                ((environment, llm), start_predictor),
-            ]
-            pending: set[Future[Any]] = {environment, embedder, llm}
-            while waiting:
-                for needs, start in list(waiting):
-                    if all(need.done() for need in needs):
-                        waiting.remove((needs, start))
-                        start()
-                        write_state(settings, state)
-                if waiting:
-                    done, pending = wait(pending, timeout=_POLL_S, return_when=FIRST_COMPLETED)
-                    interrupt()
-                    for future in done:
-                        future.result()
-                    check_services(settings, client.status())
-        except BaseException:
-            cancellable.cancelled = True
-            raise
+    def start_transformer() -> None:
+        _start(client, "transformer", "transformer", transformer_variables(settings, state, ready["llm"]))
+
+    def start_embedder() -> None:
+        variables = {"EMBEDDER_MODEL_DIR": str(ready["embedder"].path), "EMBEDDER_MODEL_ID": ready["embedder"].id}
+        _start_triton(settings, state, client, "embedder", ready["environment"], variables)
+
+    def start_predictor() -> None:
+        variables = {"PREDICTOR_MODEL_DIR": str(ready["llm"].path)}
+        _start_triton(settings, state, client, "predictor", ready["environment"], variables)
+
+    waiting: list[tuple[set[str], Callable[[], None]]] = [
+        ({"embedder"}, start_vectorstore),
+        ({"llm"}, start_transformer),
+        ({"environment", "embedder"}, start_embedder),
+        ({"environment", "llm"}, start_predictor),
+    ]
+    threads = [
+        prepare("environment", build_environment),
+        prepare("embedder", lambda: _materialise_embedder(state, store)),
+        prepare("llm", lambda: _materialise_llm(settings, state, store)),
+    ]
+    try:
+        while waiting:
+            try:
+                name, ready[name] = outcomes.get(timeout=_POLL_S)
+            except queue.Empty:
+                check_services(settings, client.status())
+                continue
+            if isinstance(ready[name], BaseException):
+                raise ready[name]
+            for needs, start in [each for each in waiting if each[0] <= ready.keys()]:
+                waiting.remove((needs, start))
+                start()
+                write_state(settings, state)
+    finally:
+        cancellable.cancelled = True
+        for thread in threads:
+            thread.join()
+
+
+def _materialise_embedder(state: GraphState, store: ModelStore) -> LocalModel:
+    """The embedder. Records in `state` what other services need to know about it."""
+    model = store.materialise(state.embedder, "embedder")
+    state.services["embedder"].model = model.triton_model
+    state.tokenizer, state.window_tokens = model.path / "tokenizer.json", model.max_tokens
+    return model
 
 
 def _materialise_llm(settings: Settings, state: GraphState, store: ModelStore) -> LocalModel:
-    """The LLM of the plan, or the fallback if the default one cannot be fetched."""
+    """The LLM of the plan, or the fallback if the default one cannot be fetched. Recorded in `state`."""
     try:
-        return store.materialise(state.llm, "llm")
+        model = store.materialise(state.llm, "llm")
     except FetchError as error:
         fallback = store.catalogue.fallback_llm
         if settings.model or state.llm == fallback:
             raise
         reason = str(error).split("\n", 1)[0].rstrip(".:")
         state.llm, state.llm_notice = fallback, _fallback_notice(state.llm, fallback, reason)
-        return store.materialise(fallback, "llm")
+        model = store.materialise(fallback, "llm")
+    state.services["predictor"].model = model.triton_model
+    return model
 
 
 def _start(client: SupervisorClient, name: ServiceName, module: str, variables: dict[str, str]) -> None:
@@ -403,45 +408,12 @@ def _start_triton(
     client.start(name, argv, {**inherited_environment(), **triton_variables, **variables}, check=check)
 
 
-def _note_embedder(state: GraphState, model: LocalModel) -> None:
-    """Records what other services need to know about the embedder."""
-    state.services["embedder"].model = model.triton_model
-    state.tokenizer, state.window_tokens = model.path / "tokenizer.json", model.max_tokens
-
-
-@contextlib.contextmanager
-def _interrupts_deferred() -> Iterator[Callable[[], None]]:
-    """Defers SIGINT and SIGTERM until the yielded function is called.
-
-    A handler that raises while a future's lock is held would leave it locked, and the worker would wait for ever.
-    """
-    seen: list[int] = []
-    handlers: dict[int, Any] = {}
-    if threading.current_thread() is threading.main_thread():
-        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    deferred = [number for number, handler in handlers.items() if callable(handler)]
-
-    def interrupt() -> None:
-        while seen:
-            number = seen.pop(0)
-            handlers[number](number, None)
-
-    for number in deferred:
-        signal.signal(number, lambda number, _: seen.append(number))
-    try:
-        yield interrupt
-        interrupt()
-    finally:
-        for number in deferred:
-            signal.signal(number, handlers[number])
-
-
 class _Cancelled(Exception):  # noqa: N818 - not an error
     """The preparation was cancelled."""
 
 
 class _Cancellable:
-    """A progress that raises in the work that reports to it, once `cancelled` is set."""
+    """A progress that raises an exception in the reporting work once `cancelled` is set."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
@@ -453,7 +425,7 @@ class _Cancellable:
         self._progress.update(task, done, total)
 
     def note(self, task: str, text: str) -> None:
-        # The end of a task is always reported.
+        # An empty text ends a task, and is always reported.
         if self.cancelled and text:
             raise _Cancelled
         self._progress.note(task, text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from pathlib import Path
 from typing import Literal
@@ -149,8 +150,9 @@ class Catalogue(_Entry):
     models: dict[str, EmbedderModel | LlmModel]
 
     @classmethod
+    @functools.cache
     def load(cls) -> Catalogue:
-        """The catalogue of this package."""
+        """The catalogue of this package, read once."""
         path = Path(__file__).with_name("catalogue.toml")
         return cls.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
 
