@@ -115,7 +115,7 @@ def restart(
     """Replace the processes of these services while the graph keeps answering.
 
     The transformer, the vectorstore, ingest and the page lose no request: the new process takes over when it is ready,
-    and the old one finishes its requests. If the new one does not become ready, the old one goes on. The embedder and
+    and the old one finishes its requests. If the new one does not become ready, the old one continues. The embedder and
     the predictor are stopped first: for some seconds requests get 503 with Retry-After. A service that is not restarted
     any more is started again.
 

@@ -1,4 +1,4 @@
-"""Commands to the supervisor of a graph, from any program of the same user."""
+"""Commands to the supervisor of a graph, for any program of the same user."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from pydantic import BaseModel
@@ -20,27 +19,23 @@ _TIMEOUT_S = 30.0
 
 
 class ProcessStatus(BaseModel):
-    """A service as its supervisor sees it."""
+    """Status of a service in its supervisor."""
 
     state: str
     """running, waiting (to be restarted), failed or stopping."""
     pid: int
     """0: no process runs."""
     restarts: int
-    """How often it was restarted because its process ended."""
+    """Restarts because a process ended."""
     code: int | None
-    """Exit status of the process that ended last, or the negative number of the signal."""
+    """Exit status of the last process that ended, or the negative number of the signal."""
 
 
 class SupervisorClient:
     """A connection to the supervisor."""
 
     def __init__(self, run_dir: Path) -> None:
-        """Connects.
-
-        Raises:
-            LaunchError: no supervisor listens there.
-        """
+        """Connects. Raises LaunchError if there is no supervisor."""
         self._connection = socket.socket(socket.AF_UNIX)
         try:
             with _short_path(run_dir) as path:
@@ -53,13 +48,11 @@ class SupervisorClient:
     def __enter__(self) -> SupervisorClient:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
-        """Closes the connection. The graph goes on."""
+        """Closes the connection. The graph keeps running."""
         self._responses.close()
         self._connection.close()
 
@@ -87,14 +80,14 @@ class SupervisorClient:
         """Replaces the process of a service. Returns when the old one is gone.
 
         Raises:
-            LaunchError: the new process is not ready. The old one goes on.
+            LaunchError: the new process is not ready. The old one continues.
         """
         timeout_s = start_timeout_s + drain_timeout_s + stop_timeout_s + _TIMEOUT_S
         timeouts = {"start_timeout_s": start_timeout_s, "drain_timeout_s": drain_timeout_s}
         self._call(timeout_s, do="restart", name=name, **timeouts)
 
     def status(self) -> dict[str, ProcessStatus]:
-        """Every service that was started."""
+        """Status of every service that was started."""
         services = self._call(do="status")["services"]
         return {name: ProcessStatus.model_validate(service) for name, service in services.items()}
 
@@ -139,7 +132,7 @@ def listen(run_dir: Path) -> socket.socket:
 
 @contextlib.contextmanager
 def _short_path(run_dir: Path) -> Iterator[str]:
-    """A path of the socket that is short wherever the folder is: a socket's path has at most 107 characters."""
+    """A short path of the socket: the path of a Unix socket has at most 107 characters."""
     folder = os.open(run_dir, os.O_RDONLY | os.O_DIRECTORY)
     try:
         yield f"/proc/self/fd/{folder}/{_SOCKET}"

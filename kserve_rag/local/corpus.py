@@ -30,7 +30,7 @@ def bundled(settings: Settings) -> list[Path]:
 
 
 def remembered(settings: Settings) -> list[Path]:
-    """The paths that the index follows; empty if none were ever given."""
+    """The paths that the index follows; empty before the first ones."""
     try:
         paths = json.loads(_file(settings).read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""A graph on this machine as other programs see it: whether it runs, its status, its logs, restarting, stopping."""
+"""A graph on this machine as other programs see it: state, status, logs, restart, stop."""
 
 from __future__ import annotations
 
@@ -56,19 +56,19 @@ class GraphState(BaseModel):
     started_at: datetime
     llm: str
     llm_notice: str = ""
-    """Why `llm` is not the default LLM, if nobody chose it."""
+    """Why `llm` is the fallback; empty if it is not."""
     embedder: str
     tokenizer: Path | None = None
-    """tokenizer.json of the embedder; None until its model is there."""
+    """tokenizer.json of the embedder; None until its model is fetched."""
     window_tokens: int | None = None
-    """Most tokens of a text that the embedder reads; None if its model does not say."""
+    """Input limit of the embedder in tokens; None if its model does not say."""
     index_root: Path
     index_name: str
     services: dict[ServiceName, ServiceState]
 
 
 class ServiceStatus(BaseModel):
-    """Whether a service is ready, and if not, why."""
+    """Whether a service is ready, and the reason if not."""
 
     url: str
     ready: bool
@@ -76,11 +76,11 @@ class ServiceStatus(BaseModel):
     pid: int = 0
     """0: no process runs."""
     restarts: int = 0
-    """How often the supervisor restarted the service because its process ended."""
+    """Restarts because a process ended."""
 
 
 class IndexStatus(BaseModel):
-    """The index version that answers."""
+    """The serving index version."""
 
     name: str
     version: str
@@ -124,11 +124,7 @@ def _is_locked(settings: Settings) -> bool:
 
 
 def need_running(settings: Settings) -> GraphState:
-    """The graph that runs in this home.
-
-    Raises:
-        NotRunningError: none does.
-    """
+    """The graph that runs in this home. Raises NotRunningError if there is none."""
     state = running(settings)
     if state is None:
         raise NotRunningError("The graph is not running. Start it with `kserve-rag up`.")
@@ -136,11 +132,7 @@ def need_running(settings: Settings) -> GraphState:
 
 
 def stop(settings: Settings) -> bool:
-    """Stops the graph that runs in this home. False: none runs. Returns when no process is left.
-
-    Raises:
-        LaunchError: it does not stop.
-    """
+    """Stops the graph that runs in this home and waits until no process is left. False: none was running."""
     if not _is_locked(settings):
         return False
     with contextlib.suppress(LaunchError), SupervisorClient(settings.run) as client:
@@ -164,28 +156,29 @@ def status(settings: Settings) -> GraphStatus:
         return GraphStatus(services=services, index=_index_on_disk(settings))
     with SupervisorClient(settings.run) as client:
         processes = client.status()
-    with ThreadPoolExecutor(len(SERVICES)) as pool:
-        probes = {
-            name: pool.submit(_service_status, settings, name, state.services[name], processes.get(name))
-            for name in SERVICES
-        }
-        services = {name: probe.result() for name, probe in probes.items()}
-    index = None
-    if services["vectorstore"].pid:
-        with httpx.Client(timeout=5, trust_env=False) as http:
-            index = _served_index(http, state.services["vectorstore"].url)
+    with loopback_client() as http, ThreadPoolExecutor(len(SERVICES)) as pool:
+
+        def check(name: ServiceName) -> ServiceStatus:
+            return _service_status(http, settings, name, state.services[name], processes.get(name))
+
+        services = dict(zip(SERVICES, pool.map(check, SERVICES), strict=True))
+        index = _served_index(http, state.services["vectorstore"].url) if services["vectorstore"].pid else None
     return GraphStatus(services=services, index=index or _index_on_disk(settings))
 
 
-def restart(settings: Settings, state: GraphState, name: ServiceName, progress: Progress | None = None) -> None:
-    """Replaces the process of a service, and returns when it is ready.
+def loopback_client() -> httpx.Client:
+    """A client of services on this machine, which are not reached through a proxy."""
+    return httpx.Client(timeout=5, trust_env=False)
 
-    The transformer, the vectorstore, ingest and the page lose no request. Triton is stopped first: until it is ready
-    again, requests that need it get 503 with Retry-After.
+
+def restart(settings: Settings, state: GraphState, name: ServiceName, progress: Progress | None = None) -> None:
+    """Replaces the process of a service, and returns when the new one is ready.
+
+    The transformer, the vectorstore, ingest and the page lose no request, and keep the old process if the new one does
+    not become ready. Triton is stopped first: until it is ready again, requests that need it get 503 with Retry-After.
 
     Raises:
-        LaunchError: the new process is not ready. The message has its last log lines. Of the four services, the old
-            process goes on; Triton is started again until it has failed too often.
+        LaunchError: the new process is not ready. The message has its last log lines.
     """
     progress = progress or Silent()
     progress.note(name, "restarting")
@@ -220,7 +213,7 @@ def wait_ready(
     missing = list(names)
     restarts = {name: process.restarts for name, process in client.status().items()}
     deadline = time.monotonic() + settings.start_timeout_s
-    with httpx.Client(timeout=5, trust_env=False) as http:
+    with loopback_client() as http:
         while missing:
             processes = {name: process for name, process in client.status().items() if name in watched}
             for name, process in processes.items():
@@ -296,7 +289,7 @@ def default_services(settings: Settings) -> dict[ServiceName, ServiceState]:
 
 
 def probe(client: httpx.Client, service: ServiceState) -> tuple[bool, str | None]:
-    """Whether a service is ready, and if not, its reason."""
+    """Whether a service is ready, and the reason if not."""
     try:
         answer = client.get(service.ready_url)
     except (httpx.ConnectError, httpx.ReadTimeout):
@@ -321,19 +314,18 @@ def _is_live(client: httpx.Client, service: ServiceState) -> bool:
 
 def no_page(state: GraphState) -> str | None:
     """Why the running graph has no web page; None if it has one."""
-    with httpx.Client(timeout=5, trust_env=False) as client:
+    with loopback_client() as client:
         return probe(client, state.services["frontend"])[1]
 
 
 def _service_status(
-    settings: Settings, name: ServiceName, service: ServiceState, process: ProcessStatus | None
+    http: httpx.Client, settings: Settings, name: ServiceName, service: ServiceState, process: ProcessStatus | None
 ) -> ServiceStatus:
     if process is None:
         return ServiceStatus(url=service.url, ready=False, reason="waiting for its model")
     found = ServiceStatus(url=service.url, ready=False, reason=None, pid=process.pid, restarts=process.restarts)
     if process.state == "running":
-        with httpx.Client(timeout=5, trust_env=False) as client:
-            found.ready, found.reason = probe(client, service)
+        found.ready, found.reason = probe(http, service)
     else:
         plan = "restarting" if process.state == "waiting" else "not restarted any more: see `kserve-rag restart`"
         last_line = last_lines(settings.run, name, 1).strip()
@@ -353,12 +345,9 @@ def _index_on_disk(settings: Settings) -> IndexStatus | None:
     from vectorstore.versions import IndexRoot
 
     with contextlib.suppress(ServiceError), IndexRoot(settings.indexes, settings.index_name).open() as version:
-        counts = version.manifest.counts
+        manifest, counts = version.manifest, version.manifest.counts
         return IndexStatus(
-            name=version.manifest.name,
-            version=version.manifest.version,
-            documents=counts.documents,
-            chunks=counts.chunks,
+            name=manifest.name, version=manifest.version, documents=counts.documents, chunks=counts.chunks
         )
     return None
 
@@ -371,15 +360,14 @@ def exit_description(code: int | None) -> str:
 
 
 def logs(run_dir: Path, services: Sequence[ServiceName]) -> list[ServiceName]:
-    """The given services that have logs."""
+    """The services that have logs."""
     return [name for name in services if log_file(run_dir, name).exists()]
 
 
 def follow(run_dir: Path, services: Sequence[ServiceName], *, until: Callable[[], bool]) -> Iterator[tuple[str, str]]:
     """Lines of services' logs as they are written: (service, line), until `until` returns True."""
     files: dict[str, IO[str]] = {}
-    begun: dict[str, str] = {}
-    """Service → the beginning of a line that is not complete yet."""
+    begun: dict[str, str] = {}  # service → the beginning of an incomplete line
     try:
         while True:
             ended = until()

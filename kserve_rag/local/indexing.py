@@ -15,36 +15,32 @@ from ingest.events import OnProgress, Summary
 from ingest.pipeline import run
 from ingest.settings import IngestSettings
 from kserve_rag.errors import LaunchError, UsageError
-from kserve_rag.local.graph import GraphState
+from kserve_rag.local.graph import GraphState, loopback_client
 
-_TAKEN_OVER_WITHIN_S = 60
+_SERVED_WITHIN_S = 60
 
 
 def index(state: GraphState, paths: Sequence[Path], on_progress: OnProgress | None = None) -> Summary:
-    """Updates the index from `paths` and from the uploads. The embedder must be ready.
+    """Updates the index from `paths` and the uploads. The embedder must be ready.
 
     Raises:
-        UsageError: there is nothing usable, or it cannot be read. The index stays as it is.
+        UsageError: there is no readable document. The index stays unchanged.
     """
     try:
-        return asyncio.run(run(IngestSettings(**_chosen(state)), paths, on_progress))
+        return asyncio.run(run(IngestSettings(**_ingest_settings(state)), paths, on_progress))
     except IngestError as error:
         raise UsageError(str(error)) from error
 
 
 def ingest_variables(state: GraphState) -> dict[str, str]:
-    """Settings of this graph's ingest service. The same as in `index`, so that neither embeds again what the other has.
-
-    Raises:
-        LaunchError: the embedder's model is not there yet.
-    """
-    return {f"INGEST_{name.upper()}": str(value) for name, value in _chosen(state).items()}
+    """Settings of this graph's ingest service, the same as in `index`: otherwise each would embed all chunks again."""
+    return {f"INGEST_{name.upper()}": str(value) for name, value in _ingest_settings(state).items()}
 
 
-def _chosen(state: GraphState) -> dict[str, Any]:
+def _ingest_settings(state: GraphState) -> dict[str, Any]:
     if state.tokenizer is None:
         raise LaunchError("The embedder's model is not there yet. Try again when `kserve-rag status` says it is ready.")
-    chosen: dict[str, Any] = {
+    settings: dict[str, Any] = {
         "index_root": state.index_root,
         "index_name": state.index_name,
         "embedder_url": state.services["embedder"].url,
@@ -52,19 +48,15 @@ def _chosen(state: GraphState) -> dict[str, Any]:
         "tokenizer": state.tokenizer,
     }
     if state.window_tokens is not None:
-        chosen["window_tokens"] = state.window_tokens
-    return chosen
+        settings["window_tokens"] = state.window_tokens
+    return settings
 
 
 def wait_until_served(state: GraphState, version: str) -> None:
-    """Returns once the vectorstore serves this version of the index.
-
-    Raises:
-        LaunchError: it does not switch to the version in time.
-    """
-    deadline = time.monotonic() + _TAKEN_OVER_WITHIN_S
+    """Returns once the vectorstore serves this index version. Raises LaunchError if it does not within a minute."""
+    deadline = time.monotonic() + _SERVED_WITHIN_S
     reason = "it does not answer"
-    with httpx.Client(timeout=5, trust_env=False) as client:
+    with loopback_client() as client:
         while time.monotonic() < deadline:
             try:
                 answer = client.get(f"{state.services['vectorstore'].url}/v1/indexes").json()

@@ -15,15 +15,15 @@ from kserve_rag.models.store import LocalModel
 from kserve_rag.settings import HOST, Settings
 
 _NOT_INHERITED = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "OTEL_SERVICE_NAME")
-"""The hub's secrets, and the telemetry name: each service has its own."""
+"""Secrets of the hub, and the telemetry name, which each service sets itself."""
 
 
 def inherited_environment() -> dict[str, str]:
-    """This process's variables without those in `_NOT_INHERITED`, and defaults for one machine."""
+    """This process's variables, except `_NOT_INHERITED`, with defaults for one machine."""
     cpus = str(len(os.sched_getaffinity(0)))
     return {
         **{name: value for name, value in os.environ.items() if name not in _NOT_INHERITED},
-        # The packages of this installation or checkout, whatever folder a service runs in.
+        # The packages of this installation or checkout, for services that run in another folder.
         "PYTHONPATH": os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])),
         "PYTHONUNBUFFERED": "1",
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", cpus),
@@ -64,7 +64,7 @@ def transformer_variables(settings: Settings, state: GraphState, llm: LocalModel
 
 def ingest_service_variables(settings: Settings, state: GraphState) -> dict[str, str]:
     """Settings of the ingest service of this graph."""
-    # Imported late: it imports ingestion, which takes a second, and no service that starts first needs it.
+    # Imported late: ingestion takes a second to import.
     from kserve_rag.local.indexing import ingest_variables
 
     return {**ingest_variables(state), **_edge_variables("INGEST", settings, state.services["ingest"])}
@@ -94,8 +94,8 @@ def listen(port: int, what: str, option: str = "") -> socket.socket:
 
     Args:
         port: 0 takes a free one.
-        what: of the service, for the message.
-        option: command-line option that sets the port. Empty: if the port is taken, another one is used.
+        what: name of the service, for the message.
+        option: command-line option that sets the port. Empty: another port is used if this one is taken.
 
     Raises:
         PortTakenError: the port is taken. The message names the process that listens there.
@@ -112,9 +112,11 @@ def listen(port: int, what: str, option: str = "") -> socket.socket:
 
 
 def any_port(port: int, taken: set[int]) -> int:
-    """`port` if it is free, else a free port of the system's choice. Adds it to `taken`."""
+    """`port` if it is free, else any free port. Adds it to `taken`."""
     while not port or port in taken or not _free(port):
-        port = _free_port()
+        with socket.socket() as probe:
+            probe.bind((HOST, 0))
+            port = probe.getsockname()[1]
     taken.add(port)
     return port
 
@@ -124,12 +126,6 @@ def fixed_port(port: int, what: str, option: str, taken: set[int]) -> int:
     if port:
         listen(port, what, option).close()
     return any_port(port, taken)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
 
 
 def _free(port: int) -> bool:

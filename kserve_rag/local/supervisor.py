@@ -1,7 +1,7 @@
-"""The parent of a graph's processes: holds their listening sockets, restarts what ends, lets nothing outlive it.
+"""The parent of a graph's processes: holds their listening sockets, restarts processes that end, stops all at its end.
 
 Runs as a program, `python -I supervisor.py`, and imports nothing of this project. Programs of the same user send it
-commands on a Unix socket (`kserve_rag.local.client`). One JSON object per line, one response per command:
+commands on a Unix socket (`kserve_rag.local.control`). One JSON object per line, one response per command:
 
 | command | response |
 |---|---|
@@ -11,11 +11,11 @@ commands on a Unix socket (`kserve_rag.local.client`). One JSON object per line,
 | `{"do": "detach"}` | `{}`: from now on the graph outlives the process that started it |
 | `{"do": "stop"}` | `{}`; the same as SIGTERM and SIGINT |
 
-A command that fails is answered with `{"error": text}`. Until `detach`, the end of standard input stops the graph.
+The response to a command that fails is `{"error": text}`. Until `detach`, the end of standard input stops the graph.
 
 A service whose listening socket was passed with `--listener` gets its descriptor in the variable `fd_variable`, so
 callers wait in the backlog while a process is replaced. It reports readiness as in sd_notify(3) and drains on SIGUSR1.
-A service with a `check` (a request that its model must answer) is restarted when the model does not, or when a child
+A service with a `check` (a request that its model must answer) is restarted when the model stops answering or a child
 process ends.
 """
 
@@ -41,22 +41,22 @@ from pathlib import Path
 from typing import Any
 
 BACKLOG = 1024
-"""Connections of a service that may wait to be accepted."""
+"""Length of a listener's accept queue."""
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where Linux keeps POSIX shared memory
 
 FIRST_BACKOFF_S, LONGEST_BACKOFF_S = 0.5, 10.0
 MAX_ENDS = 5
-"""A service that ends this often in a row has failed: it is not restarted any more."""
+"""A service whose process ends this often in a row has failed, and is not restarted any more."""
 STABLE_S = 60.0
-"""How long a process must run so that the ends before it do not count any more."""
+"""A process that runs this long resets the count."""
 CHECK_INTERVAL_S = 2.0
 CHECK_TIMEOUT_S = 30.0
 MAX_CHECK_TIMEOUTS = 3
 """Checks in a row without a response before the model counts as hung. A busy machine may be slow."""
 CHECK_LOAD = 0.02
-"""Most of a model's time that checks take: the interval grows with their duration."""
+"""Maximum share of a model's time for checks: the interval grows with their duration."""
 DEAD_MODEL = b"Stub process"
-"""In Triton's error once a Python model's process is gone. `/v2/models/<model>/ready` still says 200 then."""
+"""In Triton's error when the process of a Python model is gone. `/v2/models/<model>/ready` still returns 200 then."""
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 """Source: prctl(2), linux/prctl.h."""
@@ -68,7 +68,7 @@ class CommandError(Exception):
 
 @dataclass(eq=False)
 class Run:
-    """One process of a service, with the process group that it leads."""
+    """One process of a service, the leader of a process group."""
 
     process: asyncio.subprocess.Process
     started: float = field(default_factory=time.monotonic)
@@ -81,7 +81,7 @@ class Run:
             self.send_to_group(number)
 
     def send_to_group(self, number: signal.Signals) -> None:
-        """Signals the rest of the group. Not long after its leader's end: the number may be another's then."""
+        """Signals the group. Use it only shortly after the leader's end, because the system reuses group ids."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, number)
 
@@ -124,21 +124,17 @@ class Service:
         self.state = "running"
         """running, waiting (to be restarted), failed or stopping."""
         self.restarts = 0
-        """How often the service was restarted because a process ended."""
+        """Restarts because a process ended."""
         self.code: int | None = None
-        """Exit status of the process that ended last, or the negative signal."""
+        """Exit status of the last process that ended, or the negative signal."""
 
     def status(self) -> dict[str, Any]:
-        """As in the response to `status`."""
+        """The entry in the response to `status`."""
         pid = self.current.process.pid if self.current else 0
         return {"state": self.state, "pid": pid, "restarts": self.restarts, "code": self.code}
 
     async def start(self) -> None:
-        """Starts the service and restarts it from now on.
-
-        Raises:
-            OSError: the program cannot be started, or its port is taken.
-        """
+        """Starts the service and keeps it running. Raises OSError if the program or its port cannot be used."""
         async with self._changing:
             await self._start()
 
@@ -175,10 +171,10 @@ class Service:
         return run
 
     async def _supervise(self, run: Run) -> None:
-        """Waits for the end of a process, and starts the next one unless another process has taken over."""
+        """Waits for the end of a process, and starts the next one if this one was still in charge."""
         checking = asyncio.create_task(self._watch_model(run)) if self._check else None
         code = await run.process.wait()
-        # Descendants that outlived it.
+        # Its descendants may outlive it.
         run.send_to_group(signal.SIGKILL)
         if checking is not None:
             checking.cancel()
@@ -202,7 +198,7 @@ class Service:
                     self._fail()
 
     def _fail(self) -> None:
-        """Gives up. Callers are refused at once: nobody would ever take them from the backlog."""
+        """Stops restarting, and closes the listener so that callers are refused instead of waiting in the backlog."""
         self.state = "failed"
         if self._listener is not None:
             self._listener.close()
@@ -212,8 +208,7 @@ class Service:
         """Replaces the process. With a listening socket: starts the new one, then drains the old one.
 
         Raises:
-            CommandError: the new process ended or was not ready in time. The old one goes on.
-            OSError: it could not be started.
+            CommandError: the new process ended or was not ready in time. The old one continues.
         """
         async with self._changing:
             old, self._ends = self.current, 0
@@ -233,7 +228,7 @@ class Service:
                 await new.end(0)
                 self.runs.discard(new)
                 new.send_to_group(signal.SIGKILL)
-                raise CommandError(f"The new process of the {self.name} {why}. The old one goes on.")
+                raise CommandError(f"The new process of the {self.name} {why}. The old one continues.")
             self.current, self.state = new, "running"
             self._keep(self._supervise(new))
             with contextlib.suppress(ProcessLookupError):
@@ -243,7 +238,7 @@ class Service:
             await old.end(self._stop_timeout_s)
 
     async def _watch_model(self, run: Run) -> None:
-        """Kills a process whose model was ready and does not answer any more, or has lost a child process."""
+        """Kills a process whose model was ready and stops answering, or that loses a child process."""
         was_ready, timeouts = False, 0
         with contextlib.ExitStack() as watched:
             while timeouts < MAX_CHECK_TIMEOUTS:
@@ -294,7 +289,7 @@ def _on_end(pid: int, callback: Callable[[], None], watched: contextlib.ExitStac
 
 
 def _ask(check: dict[str, Any]) -> str:
-    """Sends the request of a check. "alive": the model answered, even with a refusal; "silent": not in time."""
+    """Sends the request of a check. "alive": the model responded, even with an error; "silent": not in time."""
     request = urllib.request.Request(check["url"], json.dumps(check["body"]).encode(), method="POST")  # noqa: S310
     try:
         with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=CHECK_TIMEOUT_S):
@@ -305,13 +300,13 @@ def _ask(check: dict[str, Any]) -> str:
     except TimeoutError:
         return "silent"
     except (OSError, http.client.HTTPException):
-        # Refused: Triton is starting or gone. If it is gone, its process has ended.
+        # Triton is starting, or its process has ended, which `_supervise` notices.
         return "starting"
     return "starting"
 
 
 class Supervisor:
-    """Carries out commands until one says stop, or a signal does."""
+    """Carries out commands until the command `stop` or a signal."""
 
     def __init__(
         self, run_dir: Path, control: socket.socket, listeners: dict[str, socket.socket], stop_timeout_s: float
@@ -402,11 +397,11 @@ class Supervisor:
 
 
 def guard(shared_memory_prefix: str, descriptors: list[int]) -> None:
-    """Forks. Returns in the child, which is the supervisor; the parent cleans up after it, however it ends.
+    """Forks. Returns in the child, the supervisor. The parent cleans up when the supervisor ends or is killed.
 
-    The descendants of a killed supervisor become children of the parent (a subreaper), which kills them. A death signal
-    for each process would not do: it does not reach Triton's Python stubs, which are grandchildren. If the parent is
-    killed, the supervisor stops in order. Only the supervisor keeps `descriptors`.
+    The parent is a subreaper: it inherits the descendants of a killed supervisor and kills them. Death signals would
+    not reach Triton's Python stubs, which are grandchildren. If the parent is killed, the supervisor stops the graph.
+    Only the supervisor keeps `descriptors`.
     """
     prctl = ctypes.CDLL(None, use_errno=True).prctl
     prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
@@ -431,7 +426,7 @@ def guard(shared_memory_prefix: str, descriptors: list[int]) -> None:
 
 
 def _kill_children() -> None:
-    """Kills all descendants: those of a killed child become children."""
+    """Kills all descendants. The children of a killed child become our children."""
     children = Path(f"/proc/self/task/{os.getpid()}/children")
     with contextlib.suppress(ChildProcessError):
         while True:

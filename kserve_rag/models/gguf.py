@@ -45,9 +45,9 @@ _WHOLE_WORDS = frozenset({"llama-bpe", "llama3", "llama-v3"})
 
 
 def requantise(source: Path, target: Path) -> None:
-    """Convert every quantised tensor to Q8_0. Metadata and other tensors stay unchanged.
+    """Convert every quantised tensor to Q8_0, because OpenVINO GenAI misreads Q4_1 and cannot read Q5_0.
 
-    OpenVINO GenAI degrades Q4_1 weights and cannot read Q5_0; Q8_0 it reads correctly. `target` is written atomically.
+    Metadata and other tensors stay unchanged. `target` is written atomically.
 
     Raises:
         ModelFilesError: `source` is not a GGUF file, or contains a tensor that cannot be dequantised.
@@ -102,15 +102,9 @@ def extract_tokenizer(source: Path, folder: Path) -> None:
         if (token_id := _field(reader, f"tokenizer.ggml.{_GGUF_NAMES.get(name, name)}_token_id", None)) is not None
     }
     add_bos = bool(_field(reader, "tokenizer.ggml.add_bos_token", split in _WHOLE_WORDS)) and "bos" in special
-    tokenizer = _build(
-        {token: i for i, token in enumerate(tokens)},
-        [
-            (left, right)
-            for left, _, right in (merge.partition(" ") for merge in _field(reader, "tokenizer.ggml.merges"))
-        ],
-        split,
-        special["bos"] if add_bos else None,
-    )
+    vocabulary = {token: i for i, token in enumerate(tokens)}
+    merges: list[tuple[str, str]] = [tuple(merge.split(" ", 1)) for merge in _field(reader, "tokenizer.ggml.merges")]
+    tokenizer = _build(vocabulary, merges, split, special["bos"] if add_bos else None)
     tokenizer.add_tokens(
         [
             AddedToken(token, special=token_type == TokenType.CONTROL, normalized=False)
@@ -127,10 +121,11 @@ def extract_tokenizer(source: Path, folder: Path) -> None:
         **{f"{name}_token": token for name, token in special.items()},
     }
     folder.mkdir(parents=True, exist_ok=True)
-    for name, text in (
-        ("tokenizer.json", tokenizer.to_str()),
-        ("tokenizer_config.json", json.dumps(config, ensure_ascii=False, indent=2)),
-    ):
+    texts = {
+        "tokenizer.json": tokenizer.to_str(),
+        "tokenizer_config.json": json.dumps(config, ensure_ascii=False, indent=2),
+    }
+    for name, text in texts.items():
         with _replacing(folder / name) as part:
             part.write_text(text, encoding="utf-8")
 
@@ -162,11 +157,7 @@ def _open(path: Path) -> GGUFReader:
 
 
 def _field(reader: GGUFReader, name: str, *default: Any) -> Any:
-    """The value of a metadata field, or the default.
-
-    Raises:
-        ModelFilesError: the field is missing and there is no default.
-    """
+    """The value of a metadata field, or the default. Raises ModelFilesError if there is neither."""
     stored = reader.get_field(name)
     if stored is not None:
         return stored.contents()

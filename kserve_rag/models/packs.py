@@ -52,6 +52,30 @@ _QKV = ("q", "k", "v")
 """Projections whose rows are concatenated in the tensor `qkv`."""
 
 _HMSEMB, _E5S1 = b"HMSEMB01", b"E5S1"
+
+_HMSEMB_FIELDS = {
+    "hidden_size": "hidden",
+    "intermediate_size": "intermediate",
+    "layer_norm_eps": "layer_norm_eps",
+    "max_position_embeddings": "max_positions",
+    "num_attention_heads": "heads",
+    "num_hidden_layers": "layers",
+    "type_vocab_size": "type_vocab",
+    "vocab_size": "vocab",
+}
+"""Key of config.json → field of the header."""
+
+_E5S1_SIZES = (
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "vocab_size",
+    "max_position_embeddings",
+    "type_vocab_size",
+)
+"""Keys of config.json in the order of the pack's header."""
+
 _BLOCK = 32
 """Numbers per scale in E5S1."""
 
@@ -69,9 +93,7 @@ class _Unpacked:
 
 
 def unpack(source: Path, folder: Path) -> None:
-    """Write `config.json`, `model.safetensors` (float32) and `tokenizer.json` into an existing folder.
-
-    Weights are dequantised: integers times scales.
+    """Write `config.json`, `model.safetensors` (dequantised to float32) and `tokenizer.json` into an existing folder.
 
     Raises:
         ModelFolderError: `source` is not a pack, or is damaged.
@@ -111,18 +133,8 @@ def _read_hmsemb(content: bytes) -> _Unpacked:
     if position != len(content):
         raise ValueError(f"its tensors end at byte {position} of {len(content)}")
     arch = header["arch"]
-    config = _config(
-        "roberta",
-        hidden=arch["hidden"],
-        inner=arch["intermediate"],
-        epsilon=arch["layer_norm_eps"],
-        positions=arch["max_positions"],
-        heads=arch["heads"],
-        layers=arch["layers"],
-        padding_id=arch["position_offset"] - 1,
-        types=arch["type_vocab"],
-        vocabulary=arch["vocab"],
-    )
+    config = {name: arch[field] for name, field in _HMSEMB_FIELDS.items()}
+    config |= {"model_type": "roberta", "hidden_act": "gelu", "pad_token_id": arch["position_offset"] - 1}
     return _Unpacked(config, tokenizer, weights)
 
 
@@ -145,22 +157,13 @@ def _grouped(described: Mapping[str, Any], data: bytes) -> npt.NDArray[np.float3
 
 def _read_e5s1(content: bytes) -> _Unpacked:
     reader = _Reader(content, len(_E5S1))
-    version, hidden, layers, heads, inner, vocabulary, positions, types, epsilon, block = reader.take("I7ifi")
+    version, *sizes, epsilon, block = reader.take("I7ifi")
     if (version, block) != (1, _BLOCK):
         raise ValueError(f"its version is {version} and its block size {block}, not 1 and {_BLOCK}")
     tokenizer = _unigram(reader)
-    config = _config(
-        "bert",
-        hidden=hidden,
-        inner=inner,
-        epsilon=round(epsilon, 15),  # stored as float32
-        positions=positions,
-        heads=heads,
-        layers=layers,
-        padding_id=0,  # the network's, not the tokenizer's: BERT counts positions from 0
-        types=types,
-        vocabulary=vocabulary,
-    )
+    config: dict[str, Any] = dict(zip(_E5S1_SIZES, sizes, strict=True))
+    config |= {"model_type": "bert", "hidden_act": "gelu", "layer_norm_eps": round(epsilon, 15)}  # stored as float32
+    config["pad_token_id"] = 0  # the network's, not the tokenizer's: BERT counts positions from 0
     weights: dict[str, npt.NDArray[np.float32]] = {}
     (count,) = reader.take("i")
     for _ in range(count):
@@ -172,7 +175,7 @@ def _read_e5s1(content: bytes) -> _Unpacked:
         if len(tensor) != numbers:
             raise ValueError(f"{name} has {len(tensor)} numbers, not {numbers}")
         for renamed, part in _renamed(name, tensor):
-            columns = inner if name.endswith(".fo.w") else hidden
+            columns = config["intermediate_size" if name.endswith(".fo.w") else "hidden_size"]
             weights[renamed] = part.reshape(-1, columns) if _is_matrix(renamed) else part
     return _Unpacked(config, tokenizer, weights)
 
@@ -230,7 +233,7 @@ def _unigram(reader: _Reader) -> str:
 
 
 class _Reader:
-    """Reads numbers and bytes one after the other."""
+    """Reads numbers and bytes in sequence."""
 
     def __init__(self, content: bytes, position: int) -> None:
         self._content, self._position = content, position
@@ -251,35 +254,6 @@ class _Reader:
 
 
 # ── both formats ──────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def _config(
-    model_type: str,
-    *,
-    hidden: int,
-    inner: int,
-    epsilon: float,
-    positions: int,
-    heads: int,
-    layers: int,
-    padding_id: int,
-    types: int,
-    vocabulary: int,
-) -> dict[str, Any]:
-    """config.json."""
-    return {
-        "model_type": model_type,
-        "hidden_act": "gelu",
-        "hidden_size": hidden,
-        "intermediate_size": inner,
-        "layer_norm_eps": epsilon,
-        "max_position_embeddings": positions,
-        "num_attention_heads": heads,
-        "num_hidden_layers": layers,
-        "pad_token_id": padding_id,
-        "type_vocab_size": types,
-        "vocab_size": vocabulary,
-    }
 
 
 def _renamed(name: str, tensor: npt.NDArray[np.float32]) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
@@ -305,12 +279,9 @@ def _write_safetensors(path: Path, weights: Mapping[str, npt.NDArray[np.float32]
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     position = 0
     for name, tensor in weights.items():
-        header[name] = {
-            "dtype": "F32",
-            "shape": list(tensor.shape),
-            "data_offsets": [position, position + tensor.nbytes],
-        }
-        position += tensor.nbytes
+        end = position + tensor.nbytes
+        header[name] = {"dtype": "F32", "shape": list(tensor.shape), "data_offsets": [position, end]}
+        position = end
     described = json.dumps(header, separators=(",", ":")).encode()
     described += b" " * (-len(described) % 8)  # aligns the tensors
     with path.open("wb") as file:

@@ -40,14 +40,15 @@ from kserve_rag.progress import Progress, Silent
 from predictor.errors import ModelFilesError
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
+_CARD_FIELDS = {"id", "pooling", "max_tokens", "query_prefix", "passage_prefix", "normalize"}
 
 _RECIPE, _PACK_RECIPE = "q8_0-1", "pack-1"
-"""Part of a folder's name. Change it whenever the same files would give a different folder."""
+"""Part of a folder's name. Change it when the conversion changes."""
 
 
 @dataclass(frozen=True, slots=True)
 class LocalModel:
-    """A model that can be served from this machine."""
+    """A model on this machine."""
 
     name: str
     """Name in the catalogue, or the given path."""
@@ -106,9 +107,7 @@ class ModelStore:
         with self._locked(f"model-{name}", name):
             files = {file.name: self.fetch(file, label=f"{name}: {file.name}") for file in model.files}
             if isinstance(model, EmbedderModel):
-                card = model.model_dump(
-                    include={"id", "pooling", "max_tokens", "query_prefix", "passage_prefix", "normalize"}
-                )
+                card = model.model_dump(include=_CARD_FIELDS)
                 path = self._embedder_folder(name, files, json.dumps(card, indent=2) + "\n")
                 return LocalModel(name, kind, model.id, path, model.triton_model, model.max_tokens)
             weights = files[GGUF_SOURCE]
@@ -116,17 +115,13 @@ class ModelStore:
             return LocalModel(name, kind, model.id, path, "tensorrt_llm", generation=model.generation)
 
     def fetch(self, file: ModelFile, *, label: str) -> Path:
-        """Fetch one file into the cache if needed. Its name there is its sha256.
-
-        Raises:
-            FetchError: no source delivered it.
-        """
+        """Fetch one file into the cache, where its name is its sha256. Raises FetchError if no source delivers it."""
         blob = self._cached(file)
         if blob is not None:
             return blob
         key = file.sha256 or _source_key(file)
         with self._locked(f"file-{key[:32]}", label):
-            # Another process may have fetched it while this one waited for the lock.
+            # Another process may have fetched it during the wait for the lock.
             return self._cached(file) or self._fetch(file, self.root / "partial" / key[:32], label)
 
     def _fetch(self, file: ModelFile, partial: Path, label: str) -> Path:
@@ -290,7 +285,7 @@ def _triton_embedder(folder: Path) -> TritonEmbedder:
 
 @contextlib.contextmanager
 def _new_folder(path: Path) -> Iterator[Path]:
-    """An empty folder, removed afterwards unless it was renamed. Replaces the folder that a killed process left."""
+    """An empty folder, removed after the block unless it was renamed. Replaces a folder that a killed process left."""
     shutil.rmtree(path, ignore_errors=True)
     path.mkdir(parents=True)
     try:
