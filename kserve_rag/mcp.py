@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from importlib.metadata import version
 from typing import Annotated, Any
 from urllib.parse import quote
@@ -140,17 +140,9 @@ class IndexesResult(BaseModel):
 class GraphTools:
     """The tools for one graph."""
 
-    def __init__(self, url: str, *, model: str = "rag", token: SecretStr | None = None) -> None:
-        """Create the tools; this does no I/O.
-
-        Args:
-            url: base URL of the transformer.
-            model: the transformer's model name.
-            token: sent as `Authorization: Bearer …` on stdio. Clients over HTTP send their own.
-
-        """
+    def __init__(self, url: str, *, token: SecretStr | None = None) -> None:
+        """`url` is the transformer's. `token` is the bearer token for stdio; clients over HTTP send their own."""
         self._url = url
-        self._model = model
         self._token = token
 
     async def search(
@@ -256,16 +248,15 @@ class GraphTools:
     async def _client(self, context: Context[Any, Any]) -> AsyncIterator[AsyncClient]:
         """A client with the credentials of this call. Its errors become tool errors."""
         remote = context.headers
+        if remote is not None:
+            sent = {"authorization": remote["authorization"]} if "authorization" in remote else {}
+        else:
+            sent = {"authorization": f"Bearer {self._token.get_secret_value()}"} if self._token else {}
         try:
-            async with AsyncClient(self._url, model=self._model, headers=self._credentials(remote)) as client:
+            async with AsyncClient(self._url, headers=sent) as client:
                 yield client
         except ClientError as error:
             raise ToolError(_message(error, over_http=remote is not None)) from error
-
-    def _credentials(self, caller: Mapping[str, str] | None) -> dict[str, str]:
-        if caller is not None:
-            return {"authorization": caller["authorization"]} if "authorization" in caller else {}
-        return {"authorization": f"Bearer {self._token.get_secret_value()}"} if self._token else {}
 
 
 def server(tools: GraphTools) -> MCPServer[Any]:
@@ -284,12 +275,11 @@ def server(tools: GraphTools) -> MCPServer[Any]:
     mcp.add_tool(tools.indexes, title="List the indexes", annotations=_READS)
     mcp.resource(DOCUMENT, title="Document", mime_type="text/plain")(tools.document)
 
-    mcp.custom_route("/health", methods=["GET"])(_health)
+    @mcp.custom_route("/health", methods=["GET"])  # type: ignore[untyped-decorator]
+    async def health(_: Request) -> PlainTextResponse:
+        return PlainTextResponse("ok")
+
     return mcp
-
-
-async def _health(_: Request) -> PlainTextResponse:
-    return PlainTextResponse("ok")
 
 
 def serve_stdio(tools: GraphTools) -> None:
@@ -298,11 +288,7 @@ def serve_stdio(tools: GraphTools) -> None:
 
 
 def need_port(host: str, port: int) -> None:
-    """Check that a server can listen on the port.
-
-    Raises:
-        PortTakenError: it cannot.
-    """
+    """Raises PortTakenError if no server can listen on the port."""
     try:
         socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
     except OSError as error:
@@ -319,7 +305,7 @@ def serve_http(tools: GraphTools, *, host: str, port: int, names: Sequence[str] 
         host: address to listen on.
         port: port to listen on.
         names: host names, with or without a port, that clients may use besides localhost. Requests with another Host
-            or Origin are rejected, as a protection against DNS rebinding.
+            or Origin are rejected, against DNS rebinding.
 
     """
     hosts = ["127.0.0.1:*", "localhost:*", "[::1]:*", *names, *(f"{name}:*" for name in names if ":" not in name)]

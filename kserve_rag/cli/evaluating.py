@@ -1,7 +1,7 @@
 """Evaluate the running graph, on its own index or on datasets.
 
-The running graph's embedder indexes a dataset below `<home>/evaluation`; the index is kept and reused. During the
-measurement, a separate vectorstore and transformer serve it. The graph's own index and services are not touched.
+A dataset gets an index of its own below `<home>/evaluation`, which is kept, and a vectorstore and a transformer of its
+own during the measurement. The graph's own index and services are not touched.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import httpx
 from rich.console import Console
 
 from evaluation import datasets as sets
@@ -33,7 +32,7 @@ from evaluation.markdown import write
 from ingest.events import OnProgress
 from kserve_rag.cli.progress import EvaluationProgress, ProgressDisplay
 from kserve_rag.errors import LaunchError, UsageError
-from kserve_rag.local.graph import GraphState, ServiceName, need_running, probe, running
+from kserve_rag.local.graph import GraphState, ServiceName, last_lines, loopback_client, need_running, probe, running
 from kserve_rag.local.indexing import index
 from kserve_rag.local.launcher import launch, model_store
 from kserve_rag.local.services import any_port, inherited_environment, transformer_variables, vectorstore_variables
@@ -141,11 +140,7 @@ def evaluate(run: Options, console: Console) -> Outcome:
 
 @contextlib.contextmanager
 def graph(settings: Settings, *, start: bool, predictor: bool, progress: Progress) -> Iterator[GraphState]:
-    """The running graph. If none is running and `start` is set, start one until the block ends.
-
-    Raises:
-        NotRunningError: none is running, and `start` is not set.
-    """
+    """The running graph. If none is running and `start` is set, a new one until the block ends."""
     if not start or running(settings) is not None:
         yield need_running(settings)
         return
@@ -159,12 +154,7 @@ def graph(settings: Settings, *, start: bool, predictor: bool, progress: Progres
 def over_dataset(
     settings: Settings, state: GraphState, dataset: Dataset, *, transformer: bool, on_progress: OnProgress
 ) -> Iterator[Target]:
-    """Index the dataset and serve the index until the block ends.
-
-    Raises:
-        LaunchError: a service does not start.
-        UsageError: the corpus cannot be indexed.
-    """
+    """Index the dataset and serve the index until the block ends."""
     if dataset.corpus is None:
         raise AssertionError(f"{dataset.name} has no corpus")
     own = _dataset_state(settings, state, dataset, transformer=transformer)
@@ -172,20 +162,13 @@ def over_dataset(
     with contextlib.ExitStack() as stack:
         logs = settings.home / "evaluation" / "logs"
         logs.mkdir(parents=True, exist_ok=True)
-        names: list[ServiceName] = ["vectorstore"]
-        variables = {"vectorstore": vectorstore_variables(settings, own)}
+        variables: dict[ServiceName, dict[str, str]] = {"vectorstore": vectorstore_variables(settings, own)}
         if transformer:
-            names.append("transformer")
             llm = model_store(settings).materialise(state.llm, "llm")
             variables["transformer"] = transformer_variables(settings, own, llm)
-        for name in names:
-            stack.enter_context(_process(own, name, variables[name], logs / f"{name}.log"))
+        for name, environ in variables.items():
+            stack.enter_context(_process(own, name, environ, logs / f"{name}.log"))
         yield _target(own, transformer=transformer)
-
-
-def over_graph(state: GraphState, *, transformer: bool) -> Target:
-    """The graph's own services and index."""
-    return _target(state, transformer=transformer)
 
 
 def indexed_documents(state: GraphState) -> list[tuple[str, str]]:
@@ -205,11 +188,7 @@ def document_names(state: GraphState) -> set[str]:
 
 
 def data_folders(settings: Settings, given: Path | None) -> list[Path]:
-    """Folders with named datasets.
-
-    Raises:
-        UsageError: the folder does not exist.
-    """
+    """Folders with named datasets."""
     if given is None:
         return [settings.data] if settings.data is not None and settings.data.is_dir() else []
     if not given.expanduser().is_dir():
@@ -249,11 +228,7 @@ def _datasets(run: Options) -> list[Dataset]:
 
 
 def _check_documents(state: GraphState, todo: Sequence[Dataset]) -> None:
-    """Check that the graph's index has the documents that the questions expect.
-
-    Raises:
-        DatasetError: it lacks one.
-    """
+    """Raises DatasetError if the graph's index lacks a document that a question expects."""
     own = [dataset for dataset in todo if dataset.corpus is None and dataset.name != "generated"]
     if not own:
         return
@@ -282,7 +257,7 @@ def _measure(
     with contextlib.ExitStack() as stack:
         counts = stack.enter_context(EvaluationProgress(console, dataset.name))
         if dataset.corpus is None:
-            services = over_graph(state, transformer=transformer)
+            services = _target(state, transformer=transformer)
         else:
             services = stack.enter_context(
                 over_dataset(run.settings, state, dataset, transformer=transformer, on_progress=counts.ingest)
@@ -348,19 +323,11 @@ def _dataset_state(settings: Settings, state: GraphState, dataset: Dataset, *, t
         services["transformer"].url = f"http://{address()}"
         services["transformer"].grpc_url = address()
     # One index per corpus and embedder, so that switching embedders back embeds nothing again.
-    place = hashlib.sha256(f"{_corpus_id(dataset)}\0{state.embedder}".encode()).hexdigest()[:8]
+    corpus = dataset.corpus.resolve().parent if dataset.corpus else dataset.name
+    place = hashlib.sha256(f"{corpus}\0{state.embedder}".encode()).hexdigest()[:8]
     name = re.sub(r"[^A-Za-z0-9_.-]", "-", dataset.name).lstrip("_.-")[:40] or "set"
-    return state.model_copy(
-        update={
-            "index_root": settings.home / "evaluation" / "indexes",
-            "index_name": f"{name}-{place}",
-            "services": services,
-        }
-    )
-
-
-def _corpus_id(dataset: Dataset) -> str:
-    return str(dataset.corpus.resolve().parent if dataset.corpus else dataset.name)
+    root = settings.home / "evaluation" / "indexes"
+    return state.model_copy(update={"index_root": root, "index_name": f"{name}-{place}", "services": services})
 
 
 def _target(state: GraphState, *, transformer: bool) -> Target:
@@ -387,12 +354,12 @@ def _process(state: GraphState, name: ServiceName, variables: dict[str, str], lo
         )
     try:
         deadline = time.monotonic() + _READY_WITHIN_S
-        with httpx.Client(timeout=5, trust_env=False) as client:
+        with loopback_client() as client:
             while not (answer := probe(client, state.services[name]))[0]:
                 if process.poll() is not None or time.monotonic() > deadline:
-                    tail = "\n".join(log.read_text("utf-8", "replace").splitlines()[-15:])
                     raise LaunchError(
-                        f"The {name} for the dataset is not ready ({answer[1]}). Its log ends with:\n{tail}"
+                        f"The {name} for the dataset is not ready ({answer[1]}). Its last lines:\n"
+                        f"{last_lines(log.parent, name)}"
                     )
                 time.sleep(_POLL_S)
         yield

@@ -42,8 +42,8 @@ def existing_paths(paths: list[Path]) -> list[Path]:
 class _Interrupted(KeyboardInterrupt):
     """A subclass, so that the exit status survives `python -m`.
 
-    If a plain KeyboardInterrupt passes through code compiled at run time, as dataclasses do on import, CPython
-    remembers it (`unhandled_keyboard_interrupt`) and kills the process by SIGINT whatever status it exits with.
+    If a plain KeyboardInterrupt passes through code compiled at run time, such as a dataclass's, CPython ends the
+    process by SIGINT instead (`unhandled_keyboard_interrupt`).
     """
 
 
