@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from types import TracebackType
 from typing import Any
 
 from rich.console import Console, Group
@@ -58,9 +57,7 @@ class ProgressDisplay:
             self._live.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._live.stop()
 
     def update(self, task: str, done: int, total: int | None) -> None:
@@ -101,12 +98,10 @@ class ProgressDisplay:
         self._remove("index")
         for line in skipped_lines(summary):
             self._console.print(f"[yellow]{escape(line.strip())}[/]")
-        parts = [f"{summary.documents} documents, {summary.chunks} chunks"]
-        if summary.unchanged:
-            parts = [f"unchanged: {parts[0]}"]
-        else:
-            rate = f"in {summary.seconds:.1f} s ({summary.chunks_per_s:.0f}/s)"
-            parts[0] += f"; embedded {summary.embedded} {rate}, reused {summary.reused}"
+        counts = f"{summary.documents} documents, {summary.chunks} chunks"
+        rate = f"in {summary.seconds:.1f} s ({summary.chunks_per_s:.0f}/s)"
+        changes = f"; embedded {summary.embedded} {rate}, reused {summary.reused}"
+        parts = [f"unchanged: {counts}" if summary.unchanged else counts + changes]
         parts += [f"{summary.deleted} deleted"] if summary.deleted else []
         parts += [f"{len(summary.skipped)} skipped"] if summary.skipped else []
         self._console.print(f"[green]✓[/] index {', '.join(parts)} [dim]{summary.version}[/]")
@@ -144,9 +139,7 @@ class EvaluationProgress:
         self._bars.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._bars.stop()
 
     def update(self, task: str, done: int, total: int) -> None:

@@ -40,6 +40,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 BACKLOG = 1024
 """Length of a listener's accept queue."""
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where Linux keeps POSIX shared memory
@@ -248,8 +250,9 @@ class Service:
                     break
                 if outcome == "alive" and not was_ready:
                     was_ready = True
-                    for pid in _group(run.process.pid) - {run.process.pid}:
-                        _on_end(pid, lambda: self._kill(run, "a child process ended"), watched)
+                    with contextlib.suppress(psutil.NoSuchProcess):  # `_supervise` notices the end
+                        for child in psutil.Process(run.process.pid).children(recursive=True):
+                            _on_end(child.pid, lambda: self._kill(run, "a child process ended"), watched)
                 timeouts = timeouts + 1 if outcome == "silent" and was_ready else 0
                 await asyncio.sleep(max(CHECK_INTERVAL_S, (time.monotonic() - began) / CHECK_LOAD if was_ready else 0))
             self._kill(run, "its model does not answer")
@@ -257,17 +260,6 @@ class Service:
     def _kill(self, run: Run, reason: str) -> None:
         print(f"{self.name}: {reason}", file=sys.stderr, flush=True)  # noqa: T201
         run.send(signal.SIGKILL)
-
-
-def _group(leader: int) -> set[int]:
-    """The processes of a process group."""
-    members = set()
-    for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):  # it has ended
-            # After the name in parentheses: state, parent, group.
-            if int((folder / "stat").read_text().rpartition(")")[2].split()[2]) == leader:
-                members.add(int(folder.name))
-    return members
 
 
 def _on_end(pid: int, callback: Callable[[], None], watched: contextlib.ExitStack) -> None:
@@ -427,11 +419,10 @@ def guard(shared_memory_prefix: str, descriptors: list[int]) -> None:
 
 def _kill_children() -> None:
     """Kills all descendants. The children of a killed child become our children."""
-    children = Path(f"/proc/self/task/{os.getpid()}/children")
     with contextlib.suppress(ChildProcessError):
         while True:
-            for pid in children.read_text(encoding="ascii").split():
-                os.kill(int(pid), signal.SIGKILL)
+            for child in psutil.Process().children():
+                child.kill()
             os.wait()
 
 
