@@ -13,7 +13,6 @@ from rich.progress import (
     BarColumn,
     DownloadColumn,
     MofNCompleteColumn,
-    Progress,
     ProgressColumn,
     SpinnerColumn,
     TaskID,
@@ -21,33 +20,35 @@ from rich.progress import (
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
+from rich.progress import Progress as Bars
 
 from ingest.events import Advanced, Event, Noticed, Planned, Summary, Waiting
 from ingest.progress import skipped_lines
+from kserve_rag.progress import Progress
 
 _MIN_REPORTED_S = 0.5
 """Shorter tasks get no line of their own."""
 
 
-def _progress(console: Console, *columns: ProgressColumn, **options: Any) -> Progress:
-    return Progress(SpinnerColumn(), TextColumn("{task.description}"), *columns, console=console, **options)
+def _bars(console: Console, *columns: ProgressColumn, **options: Any) -> Bars:
+    return Bars(SpinnerColumn(), TextColumn("{task.description}"), *columns, console=console, **options)
 
 
-class ProgressDisplay:
+class ProgressDisplay(Progress):
     """A live display of running tasks on a terminal; elsewhere, one line for each finished task.
 
-    Implements `kserve_rag.progress.Progress`; `ingest` is an `OnProgress` of the ingest room.
+    `ingest` is an `OnProgress` of the ingest room.
     """
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._lock = threading.Lock()
         self._started: dict[str, float] = {}
-        self._tasks: dict[str, tuple[Progress, TaskID]] = {}
+        self._tasks: dict[str, tuple[Bars, TaskID]] = {}
         self._changed_files = 0
-        self._notes = _progress(console)
-        self._bytes = _progress(console, BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-        self._files = _progress(
+        self._notes = _bars(console)
+        self._bytes = _bars(console, BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+        self._files = _bars(
             console, BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"), TimeRemainingColumn()
         )
         self._live = Live(Group(self._bytes, self._files, self._notes), console=console, transient=True)
@@ -106,17 +107,17 @@ class ProgressDisplay:
         parts += [f"{len(summary.skipped)} skipped"] if summary.skipped else []
         self._console.print(f"[green]✓[/] index {', '.join(parts)} [dim]{summary.version}[/]")
 
-    def _show(self, progress: Progress, task: str, description: str, **fields: Any) -> None:
-        if task in self._tasks and self._tasks[task][0] is not progress:
+    def _show(self, bars: Bars, task: str, description: str, **fields: Any) -> None:
+        if task in self._tasks and self._tasks[task][0] is not bars:
             self._remove(task)
         if task not in self._tasks:
-            self._tasks[task] = (progress, progress.add_task(description, **{"total": None, **fields}))
+            self._tasks[task] = (bars, bars.add_task(description, **{"total": None, **fields}))
         self._tasks[task][0].update(self._tasks[task][1], description=description, **fields)
 
     def _remove(self, task: str) -> None:
         if task in self._tasks:
-            progress, task_id = self._tasks.pop(task)
-            progress.remove_task(task_id)
+            bars, task_id = self._tasks.pop(task)
+            bars.remove_task(task_id)
 
 
 class EvaluationProgress:
@@ -126,7 +127,7 @@ class EvaluationProgress:
         self._title = title
         self._changed_kb = 0
         self._tasks: dict[str, TaskID] = {}
-        self._bars = _progress(
+        self._bars = _bars(
             console,
             BarColumn(),
             MofNCompleteColumn(),

@@ -18,7 +18,7 @@ from chassis.errors import ServiceError
 from kserve_rag.errors import LaunchError, NotRunningError
 from kserve_rag.local.control import ProcessStatus, SupervisorClient
 from kserve_rag.local.locking import try_lock
-from kserve_rag.progress import Progress, Silent
+from kserve_rag.progress import Progress
 from kserve_rag.settings import HOST, Settings
 
 ServiceName = Literal["transformer", "vectorstore", "embedder", "predictor", "ingest", "frontend"]
@@ -180,7 +180,7 @@ def restart(settings: Settings, state: GraphState, name: ServiceName, progress: 
     Raises:
         LaunchError: the new process is not ready. The message has its last log lines.
     """
-    progress = progress or Silent()
+    progress = progress or Progress()
     progress.note(name, "restarting")
     try:
         with SupervisorClient(settings.run) as client:

@@ -53,7 +53,7 @@ from kserve_rag.local.triton import (
 )
 from kserve_rag.models.catalogue import Catalogue, LlmModel
 from kserve_rag.models.store import LocalModel, ModelStore
-from kserve_rag.progress import Progress, Silent
+from kserve_rag.progress import Progress
 from kserve_rag.settings import HOST, Settings
 
 _POLL_S = 0.1
@@ -155,7 +155,7 @@ def launch(settings: Settings, *, progress: Progress | None = None) -> Graph:
         FetchError: a model could not be fetched.
         SetupError: this machine cannot run Triton.
     """
-    progress = progress or Silent()
+    progress = progress or Progress()
     with contextlib.ExitStack() as stack:
         # The supervisor has copies of the descriptors.
         lock = _lock(settings)
@@ -412,7 +412,7 @@ class _Cancelled(Exception):  # noqa: N818 - not an error
     """The preparation was cancelled."""
 
 
-class _Cancellable:
+class _Cancellable(Progress):
     """A progress that raises an exception in the reporting work once `cancelled` is set."""
 
     def __init__(self, progress: Progress) -> None:

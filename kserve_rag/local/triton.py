@@ -24,7 +24,7 @@ from pathlib import Path
 
 from kserve_rag.errors import SetupError
 from kserve_rag.local.locking import locked
-from kserve_rag.progress import Progress, Silent
+from kserve_rag.progress import Progress
 from kserve_rag.settings import HOST
 
 PYTHONS = ("3.12", "3.11", "3.10")
@@ -94,7 +94,7 @@ def ensure_triton_environment(
     Raises:
         SetupError: this machine cannot run Triton, or the packages could not be installed. The message says what to do.
     """
-    progress = progress or Silent()
+    progress = progress or Progress()
     check_platform()
     chosen, version, libdir = _find_python(python)
     lock = lock_file()

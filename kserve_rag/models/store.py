@@ -36,7 +36,7 @@ from kserve_rag.models.catalogue import (
 from kserve_rag.models.fetch import Fetcher, SourceError, file_sha256
 from kserve_rag.models.gguf import extract_tokenizer, requantise
 from kserve_rag.models.packs import unpack
-from kserve_rag.progress import Progress, Silent
+from kserve_rag.progress import Progress
 from predictor.errors import ModelFilesError
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
@@ -81,7 +81,7 @@ class ModelStore:
         """Use the folder `root`. `Fetcher` documents the other arguments."""
         self.root = root
         self.catalogue = catalogue or Catalogue.load()
-        self._progress = progress or Silent()
+        self._progress = progress or Progress()
         self._fetcher = Fetcher(hub_url.rstrip("/"), hub_token, offline, self._progress)
 
     def cached(self, name: str) -> bool:

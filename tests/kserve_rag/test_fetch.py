@@ -14,7 +14,7 @@ import pytest
 from kserve_rag.errors import FetchError
 from kserve_rag.models.catalogue import HubSource, ModelFile, PathSource, WheelSource
 from kserve_rag.models.store import ModelStore
-from kserve_rag.progress import Silent
+from kserve_rag.progress import Progress
 from tests.fakes.model_hub import TOKEN, Hub, HubFile, running_hub
 
 CONTENT = b"".join(number.to_bytes(4, "big") for number in range(800_000))
@@ -61,7 +61,7 @@ def test_a_broken_download_is_resumed(store: ModelStore, hub: Hub) -> None:
 
 @pytest.mark.parametrize("begun", [True, False])
 def test_an_interrupted_download_leaves_nothing(hub: Hub, tmp_path: Path, begun: bool) -> None:
-    class Stop(Silent):
+    class Stop(Progress):
         def update(self, task: str, done: int, total: int | None) -> None:
             raise KeyboardInterrupt
 
@@ -175,12 +175,12 @@ def test_the_second_reports_that_another_process_is_fetching(hub: Hub, tmp_path:
     notes: list[str] = []
     begun, waits = threading.Event(), threading.Event()
 
-    class Slow(Silent):
+    class Slow(Progress):
         def update(self, task: str, done: int, total: int | None) -> None:
             begun.set()
             waits.wait(20)
 
-    class Listening(Silent):
+    class Listening(Progress):
         def note(self, task: str, text: str) -> None:
             notes.append(text)
             if "another process" in text:

@@ -30,7 +30,7 @@ from kserve_rag.local.launcher import choose_llm, launch, model_store
 from kserve_rag.local.locking import locked
 from kserve_rag.local.triton import check_platform, ensure_triton_environment, run_program
 from kserve_rag.models.catalogue import Catalogue
-from kserve_rag.progress import Silent
+from kserve_rag.progress import Progress
 from kserve_rag.settings import Settings
 from tests.kserve_rag.command_line import environment
 from tests.processes import ENDS_WITHIN_S, STARTS_WITHIN_S, until
@@ -184,10 +184,10 @@ def _all_started(settings: Settings, up: subprocess.Popen[bytes]) -> GraphState:
 GIVEN_UP = """
 import _thread, os, signal, sys
 from kserve_rag.local.launcher import launch
-from kserve_rag.progress import Silent
+from kserve_rag.progress import Progress
 from kserve_rag.settings import Settings
 
-class Impatient(Silent):
+class Impatient(Progress):
     told = False
     def note(self, task, text):
         if "another process" in text and not self.told:
@@ -240,7 +240,7 @@ def test_a_python_that_triton_cannot_use(tmp_path: Path) -> None:
 
 
 def test_building_the_environment_can_be_interrupted() -> None:
-    class Impatient(Silent):
+    class Impatient(Progress):
         def note(self, task: str, text: str) -> None:
             raise KeyboardInterrupt
 
@@ -253,7 +253,7 @@ def test_building_the_environment_can_be_interrupted() -> None:
 def test_a_failing_build_command_is_reported() -> None:
     program = "import sys; print('no'); sys.exit('such package')"
     with pytest.raises(SetupError, match="such package"):
-        run_program([sys.executable, "-c", program], Silent())
+        run_program([sys.executable, "-c", program], Progress())
 
 
 def test_offline_no_environment_is_built(tmp_path: Path) -> None:
