@@ -7,6 +7,7 @@ Cached files need no network.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -50,9 +51,6 @@ _RECIPE, _PACK_RECIPE = "q8_0-1", "pack-1"
 class LocalModel:
     """A model on this machine."""
 
-    name: str
-    """Name in the catalogue, or the given path."""
-    kind: ModelKind
     id: str
     """Name in answers and in the manifests of index versions."""
     path: Path
@@ -109,10 +107,10 @@ class ModelStore:
             if isinstance(model, EmbedderModel):
                 card = model.model_dump(include=_CARD_FIELDS)
                 path = self._embedder_folder(name, files, json.dumps(card, indent=2) + "\n")
-                return LocalModel(name, kind, model.id, path, model.triton_model, model.max_tokens)
+                return LocalModel(model.id, path, model.triton_model, model.max_tokens)
             weights = files[GGUF_SOURCE]
             path = self._llm_folder(name, weights, weights.name)
-            return LocalModel(name, kind, model.id, path, "tensorrt_llm", generation=model.generation)
+            return LocalModel(model.id, path, "tensorrt_llm", generation=model.generation)
 
     def fetch(self, file: ModelFile, *, label: str) -> Path:
         """Fetch one file into the cache, where its name is its sha256. Raises FetchError if no source delivers it."""
@@ -173,9 +171,7 @@ class ModelStore:
 
     @contextlib.contextmanager
     def _locked(self, key: str, task: str) -> Iterator[None]:
-        def waiting() -> None:
-            self._progress.note(task, "another process is fetching it")
-
+        waiting = functools.partial(self._progress.note, task, "another process is fetching it")
         with locked(self.root / "locks" / f"{key}.lock", waiting):
             self._progress.note(task, "")
             yield
@@ -246,7 +242,7 @@ class ModelStore:
                 card = read_card(path)
             except ModelFolderError as error:
                 raise UsageError(str(error)) from error
-            return LocalModel(given, kind, card.id or path.name, path, triton_model, card.max_tokens)
+            return LocalModel(card.id or path.name, path, triton_model, card.max_tokens)
         if path.is_dir():
             missing = [name for name in _TOKENIZER_FILES if not (path / name).is_file()]
             if missing or not (any(path.glob("*.gguf")) or (path / "openvino_model.xml").is_file()):
@@ -254,7 +250,7 @@ class ModelStore:
                     f"{path} is not a folder with model.gguf (or openvino_model.xml), tokenizer.json and "
                     "tokenizer_config.json. Give the GGUF file itself: it contains the tokenizer."
                 )
-            return LocalModel(given, kind, path.name, path, "tensorrt_llm")
+            return LocalModel(path.name, path, "tensorrt_llm")
         if path.suffix != ".gguf":
             raise UsageError(f"{path} is not a .gguf file. Give one, or a name: {self._choices(kind)}.")
         with self._noted(path.name, "hashing"):
@@ -264,7 +260,7 @@ class ModelStore:
             tokenizer = []
         with self._locked(f"model-{sha256[:32]}", path.name):
             folder = self._llm_folder(path.stem, path, sha256, tokenizer)
-        return LocalModel(given, kind, path.stem, folder, "tensorrt_llm")
+        return LocalModel(path.stem, folder, "tensorrt_llm")
 
     def _choices(self, kind: ModelKind) -> str:
         return ", ".join(self.catalogue.names(kind))
