@@ -324,17 +324,11 @@ def serve_http(tools: GraphTools, *, host: str, port: int, names: Sequence[str] 
 
 
 def _passage(passage: WirePassage) -> dict[str, Any]:
+    same = ("document_id", "title", "url", "span", "score", "text", "collection", "index_version")
     return {
-        "document_id": passage.document_id,
+        **{name: getattr(passage, name) for name in same},
         "uri": f"document://{passage.collection}/{quote(passage.document_id)}?version={passage.index_version}",
-        "title": passage.title,
-        "url": passage.url,
         "heading": passage.heading_path,
-        "span": passage.span,
-        "score": passage.score,
-        "text": passage.text,
-        "collection": passage.collection,
-        "index_version": passage.index_version,
     }
 
 
@@ -353,11 +347,8 @@ def _citations(checked: Citations | None) -> list[Citation]:
 
 def _message(error: ClientError, *, over_http: bool) -> str:
     """The message of a tool error: the problem, the next step, and the request id for the logs."""
+    advice = "Send the graph's Authorization header with the request." if over_http else "Set KSERVE_RAG_TOKEN."
     parts = [error.message]
-    if isinstance(error, CredentialsError):
-        parts.append(
-            "Send the graph's Authorization header with the request." if over_http else "Set KSERVE_RAG_TOKEN."
-        )
-    if error.request_id is not None:
-        parts.append(f"(request {error.request_id})")
+    parts += [advice] if isinstance(error, CredentialsError) else []
+    parts += [f"(request {error.request_id})"] if error.request_id is not None else []
     return " ".join(parts)
