@@ -35,7 +35,12 @@ from kserve_rag.errors import LaunchError, UsageError
 from kserve_rag.local.graph import GraphState, ServiceName, last_lines, loopback_client, need_running, probe, running
 from kserve_rag.local.indexing import index
 from kserve_rag.local.launcher import launch, model_store
-from kserve_rag.local.services import any_port, inherited_environment, transformer_variables, vectorstore_variables
+from kserve_rag.local.services import (
+    inherited_environment,
+    reserving_ports,
+    transformer_variables,
+    vectorstore_variables,
+)
 from kserve_rag.progress import Progress
 from kserve_rag.settings import HOST, Settings
 from transformer.calibration import Calibration, Error
@@ -312,16 +317,12 @@ def _calibrate(
 
 
 def _dataset_state(settings: Settings, state: GraphState, dataset: Dataset, *, transformer: bool) -> GraphState:
-    taken: set[int] = set()
-
-    def address() -> str:
-        return f"{HOST}:{any_port(0, taken)}"
-
     services = {name: service.model_copy() for name, service in state.services.items()}
-    services["vectorstore"].url = f"http://{address()}"
-    if transformer:
-        services["transformer"].url = f"http://{address()}"
-        services["transformer"].grpc_url = address()
+    with reserving_ports() as reserve:
+        services["vectorstore"].url = f"http://{HOST}:{reserve()}"
+        if transformer:
+            services["transformer"].url = f"http://{HOST}:{reserve()}"
+            services["transformer"].grpc_url = f"{HOST}:{reserve()}"
     # One index per corpus and embedder, so that switching embedders back embeds nothing again.
     corpus = dataset.corpus.resolve().parent if dataset.corpus else dataset.name
     place = hashlib.sha256(f"{corpus}\0{state.embedder}".encode()).hexdigest()[:8]

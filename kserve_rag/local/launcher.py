@@ -32,13 +32,12 @@ from kserve_rag.local.graph import (
 )
 from kserve_rag.local.locking import try_lock
 from kserve_rag.local.services import (
-    any_port,
-    fixed_port,
     frontend_variables,
     ingest_service_variables,
     inherited_environment,
     listen,
     port_of,
+    reserving_ports,
     transformer_variables,
     vectorstore_variables,
 )
@@ -233,7 +232,6 @@ def _plan(settings: Settings, stack: contextlib.ExitStack) -> tuple[GraphState, 
     llm, llm_notice = choose_llm(settings, psutil.virtual_memory().available)
     services = default_services(settings)
     listeners: dict[ServiceName, socket.socket] = {}
-    taken: set[int] = set()
     own: tuple[tuple[ServiceName, int, str, str], ...] = (
         ("transformer", settings.port, "the transformer", "--port"),
         ("frontend", settings.page_port, "the web page", "--page-port"),
@@ -244,16 +242,17 @@ def _plan(settings: Settings, stack: contextlib.ExitStack) -> tuple[GraphState, 
         listeners[name] = stack.enter_context(listen(port, what, option))
         services[name].url = f"http://{HOST}:{listeners[name].getsockname()[1]}"
         services[name].metrics_url = f"{services[name].url}/metrics"
-    grpc_port = fixed_port(settings.grpc_port, "the transformer's gRPC", "--grpc-port", taken)
-    services["transformer"].grpc_url = f"{HOST}:{grpc_port}"
     triton: tuple[tuple[ServiceName, int, int], ...] = (
         ("embedder", settings.embedder_port, settings.embedder_grpc_port),
         ("predictor", settings.predictor_port, settings.predictor_grpc_port),
     )
-    for name, http_port, grpc_port in triton:
-        services[name].url = f"http://{HOST}:{any_port(http_port, taken)}"
-        services[name].grpc_url = f"{HOST}:{any_port(grpc_port, taken)}"
-        services[name].metrics_url = f"http://{HOST}:{any_port(0, taken)}/metrics"
+    with reserving_ports() as reserve:
+        grpc_port = reserve(settings.grpc_port, "the transformer's gRPC", "--grpc-port")
+        services["transformer"].grpc_url = f"{HOST}:{grpc_port}"
+        for name, http_port, grpc_port in triton:
+            services[name].url = f"http://{HOST}:{reserve(http_port)}"
+            services[name].grpc_url = f"{HOST}:{reserve(grpc_port)}"
+            services[name].metrics_url = f"http://{HOST}:{reserve()}/metrics"
     state = GraphState(
         started_at=datetime.now(timezone.utc),
         llm=llm,

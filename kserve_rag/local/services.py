@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -111,29 +112,15 @@ def listen(port: int, what: str, option: str = "") -> socket.socket:
     )
 
 
-def any_port(port: int, taken: set[int]) -> int:
-    """`port` if it is free, else any free port. Adds it to `taken`."""
-    while not port or port in taken or not _free(port):
-        with socket.socket() as probe:
-            probe.bind((HOST, 0))
-            port = probe.getsockname()[1]
-    taken.add(port)
-    return port
+@contextlib.contextmanager
+def reserving_ports() -> Iterator[Callable[..., int]]:
+    """Yields a function with the parameters of `listen` that returns a port. The ports are free after the block."""
+    with contextlib.ExitStack() as reserved:
 
+        def reserve(port: int = 0, what: str = "", option: str = "") -> int:
+            return int(reserved.enter_context(listen(port, what, option)).getsockname()[1])
 
-def fixed_port(port: int, what: str, option: str, taken: set[int]) -> int:
-    """`port`, or a free one for 0. Raises PortTakenError as `listen` does."""
-    if port:
-        listen(port, what, option).close()
-    return any_port(port, taken)
-
-
-def _free(port: int) -> bool:
-    try:
-        socket.create_server((HOST, port)).close()
-    except OSError:
-        return False
-    return True
+        yield reserve
 
 
 def _holder(port: int) -> str:
