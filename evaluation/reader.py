@@ -21,7 +21,7 @@ import json
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -32,7 +32,7 @@ from chassis.errors import ServiceError
 from evaluation import datasets, metrics
 from evaluation.asking import Services
 from evaluation.citations import k_precision
-from evaluation.datasets import Question, held_out
+from evaluation.datasets import Question, held_out, held_out
 from evaluation.errors import EvaluationError
 from evaluation.retrieval import find, phrasings
 from transformer.alignment import Evidence, PassageIndexes
@@ -51,6 +51,8 @@ class Case:
 
     question: Question
     passages: Passages
+    similarity: list[list[float]] = field(default_factory=list)
+    """Of each passage's sentences, by the index's multi-vectors; empty if it has none."""
 
 
 def gold(folder: Path, questions: Sequence[Question]) -> list[Case]:
@@ -74,9 +76,15 @@ async def served(questions: Sequence[Question], services: Services) -> list[Case
         ServiceError: the vectorstore fails.
     """
     queries = await phrasings(questions, services, _quiet)
-    predictions = await find(queries, services, num_docs=SHOWN, on_progress=_quiet, task="reader")
+    predictions = await find(
+        queries, services, num_docs=SHOWN, sentence_similarity=True, on_progress=_quiet, task="reader"
+    )
     return [
-        Case(question, [(p.text, " ".join(dict.fromkeys((p.title, *p.heading_path)))) for p in prediction.passages])
+        Case(
+            question,
+            [(p.text, " ".join(dict.fromkeys((p.title, *p.heading_path)))) for p in prediction.passages],
+            [prediction.sentence_similarity.get(p.chunk_id, []) for p in prediction.passages],
+        )
         for question, prediction in zip(questions, predictions, strict=True)
     ]
 
@@ -87,10 +95,10 @@ def report(cases: Sequence[Case], reader: Reader) -> dict[str, Any]:
     units, milliseconds = [], []
     for case in cases:
         began = time.perf_counter()
-        reading = reader.read(case.question.text, case.passages)
+        reading = reader.read(case.question.text, case.passages, case.similarity)
         milliseconds.append((time.perf_counter() - began) * 1000)
         units.append(len(reading.spans))
-        ranked = reader.rank(case.question.text, case.passages, limit=MAX_UNITS)
+        ranked = reader.rank(case.question.text, case.passages, case.similarity, limit=MAX_UNITS)
         for name, spans in [("read", reading.spans), *((str(n), ranked[:n]) for n in range(1, MAX_UNITS + 1))]:
             by_number.setdefault(name, []).append(_judged(case, spans))
     return {
@@ -153,6 +161,8 @@ def main(
     except (EvaluationError, ServiceError) as problem:
         typer.echo(str(problem), err=True)
         raise typer.Exit(1) from problem
+    if any(case.similarity for case in cases.get("served", ())):
+        cases["served, words only"] = [Case(case.question, case.passages) for case in cases["served"]]
     found = {name: report(some, Reader(PassageIndexes())) for name, some in cases.items()}
     typer.echo(json.dumps(found, indent=2))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from evaluation import metrics, significance
 from evaluation.asking import OnProgress, Services
@@ -51,11 +51,14 @@ async def find(
     *,
     num_docs: int,
     mode: Mode = "served",
+    sentence_similarity: bool = False,
     on_progress: OnProgress,
     task: str,
 ) -> list[Prediction]:
     """Passages for each query, merged over its phrasings like the transformer does."""
-    stage = {} if mode == "served" else {"mode": mode}
+    stage: dict[str, Any] = {} if mode == "served" else {"mode": mode}
+    if sentence_similarity:
+        stage["sentence_similarity"] = True
     instances = [
         SearchInstance.model_validate({"input": phrasing, "num_docs": num_docs, **stage})
         for query in queries

@@ -100,6 +100,8 @@ class PassageIndex:
     """Negated term → sentences."""
     sizes: tuple[int, ...]
     """Number of distinct content terms per sentence."""
+    numbers: tuple[int, ...]
+    """Number of each sentence among all that `text_analysis.sentences` cuts, headings included, from 0."""
     lines: tuple[str, ...]
     """All terms of each sentence, joined, to find phrases."""
     heading: frozenset[str]
@@ -115,10 +117,11 @@ def index_passage(text: str, heading: str, analyzer: SentenceAnalyzer) -> Passag
     spans: list[int] = []
     lines: list[str] = []
     sizes: list[int] = []
+    numbers: list[int] = []
     postings: dict[str, list[int]] = {}
     prefixes: dict[str, list[int]] = {}
     negated: dict[str, list[int]] = {}
-    for start, end in sentence_spans(text):
+    for place, (start, end) in enumerate(sentence_spans(text)):
         if _HEADING.match(text, start) or _UNDERLINE.match(text, end):
             headings.append(text[start:end])
             continue
@@ -128,6 +131,7 @@ def index_passage(text: str, heading: str, analyzer: SentenceAnalyzer) -> Passag
         number = len(lines)
         if number == _MAX_SENTENCES:
             break
+        numbers.append(place)
         spans += trimmed(text, start, end)
         lines.append(f"{_GAP}{_GAP.join(words.terms)}{_GAP}")
         terms = dict.fromkeys(words.content_terms())
@@ -144,6 +148,7 @@ def index_passage(text: str, heading: str, analyzer: SentenceAnalyzer) -> Passag
         _pack(prefixes),
         _pack(negated),
         tuple(sizes),
+        tuple(numbers),
         tuple(lines),
         frozenset(analyzer.analyse("\n".join(headings)).terms),
     )

@@ -1,7 +1,8 @@
 """Reads the answer to a question out of passages: one to three of their sentences, verbatim. No model runs.
 
 A *unit* is a sentence, list item, table row or code block. Units are ranked by the question's words in and around them,
-weighted by inverse document frequency: `python -m evaluation.reader` measures this. Headings and questions are no
+weighted by inverse document frequency, and by the similarity of their tokens to the question's where the index has
+multi-vectors: `python -m evaluation.reader` measures this. Headings and questions are no
 answers. A sentence that ends with a colon is quoted with the list or code that it announces.
 """
 
@@ -14,11 +15,17 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from transformer.alignment import Evidence, PassageIndexes, SentenceMatrix
+from transformer.alignment import Evidence, Matrix, PassageIndexes, SentenceMatrix
+
+Similarity = Sequence[Sequence[float]]
 
 MAX_UNITS = 3
 _LATER = 0.03
 """Penalty per more relevant passage."""
+_SIMILAR = 0.2
+"""Score of one standard deviation of similarity, if it agrees with the words."""
+_SAME = 1e-4
+"""Standard deviation of values that tell nothing."""
 _CLOSE = 0.7
 """Least score of a further unit, as a share of the best one's."""
 _ANNOUNCED_CHARS = 600
@@ -55,35 +62,32 @@ class Reader:
         """Create a reader. `passages`: the cache of an `Aligner`, which reads the same passages."""
         self._passages = passages
 
-    def read(self, question: str, passages: Sequence[tuple[str, str]]) -> Reading:
+    def read(self, question: str, passages: Sequence[tuple[str, str]], similarity: Similarity = ()) -> Reading:
         """The one to three units that best answer the question: further ones if they are nearly as good.
 
         Args:
             question: of a conversation, only the last question.
             passages: text and headings of each, most relevant first.
+            similarity: of each passage, `vectorstore.wire.Prediction.sentence_similarity`; empty where it is unknown.
         """
-        ranked = self.rank(question, passages, limit=MAX_UNITS)
+        ranked = self.rank(question, passages, similarity, limit=MAX_UNITS)
         if not ranked:
             return NOTHING
         best = max(unit.support for unit in ranked)
         near = [unit for unit in ranked if unit.support >= _CLOSE * best]
         return Reading(tuple(sorted(near, key=lambda unit: (unit.passage, unit.start))), best)
 
-    def rank(self, question: str, passages: Sequence[tuple[str, str]], *, limit: int) -> list[Evidence]:
+    def rank(
+        self, question: str, passages: Sequence[tuple[str, str]], similarity: Similarity = (), *, limit: int
+    ) -> list[Evidence]:
         """The `limit` units that best answer the question, best first. Arguments: as for `read`."""
         asked = self._passages.analyzer.analyse(question)
         matrix = SentenceMatrix([], asked, [self._passages.get(*passage) for passage in passages])
-        scores = _scores(
-            matrix,
-            np.array(
-                [
-                    text[end - 1] in _ANNOUNCES
-                    for place, (text, _) in enumerate(passages)
-                    for _, end in matrix.spans(place)
-                ],
-                np.bool_,
-            ),
-        )
+        if not matrix.asked or not matrix.units:
+            return []
+        spans = [matrix.spans(place) for place in range(len(passages))]
+        ends = [text[end - 1] for (text, _), units in zip(passages, spans, strict=True) for _, end in units]
+        scores = _scores(matrix, np.isin(ends, _ANNOUNCES), similarity)
         found: list[Evidence] = []
         texts: set[str] = set()
         for unit in np.argsort(-(scores - _LATER * matrix.owner), kind="stable"):
@@ -91,7 +95,7 @@ class Reader:
                 break
             span = matrix.found(int(unit), float(scores[unit]))
             text = passages[span.passage][0]
-            end = _end_of_announced(text, matrix.spans(span.passage), span)
+            end = _end_of_announced(text, spans[span.passage], span)
             start = bullet.end() if (bullet := _BULLET.match(text, span.start, end)) else span.start
             quote = text[start:end]
             if quote.endswith((*_ASKS, *_ANNOUNCES)) or quote in texts:
@@ -103,14 +107,33 @@ class Reader:
         return found
 
 
-def _scores(matrix: SentenceMatrix, announces: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32]:
+def _scores(matrix: SentenceMatrix, announces: npt.NDArray[np.bool_], similarity: Similarity) -> Matrix:
     """float32[units]: how well each answers, 0 … 1; 0 if it has only words of the question and announces nothing."""
-    if not matrix.asked or not matrix.units:
-        return np.zeros(matrix.units, np.float32)
     held = matrix.held[: len(matrix.asked)]
-    own = matrix.weights @ held / matrix.weights.sum()
+    scores = (matrix.weights @ held / matrix.weights.sum() + matrix.context) / 2
+    known = np.full(matrix.units, np.nan)
+    for place, (passage, values) in enumerate(zip(matrix.passages, similarity, strict=False)):
+        if passage.numbers and passage.numbers[-1] < len(values):
+            known[matrix.owner == place] = np.array(values)[list(passage.numbers)]
+    scores = scores + _SIMILAR * _agreeing(scores, known)
     says_more = matrix.sizes > (held == 1).sum(axis=0)
-    return np.where(says_more | announces, np.minimum(1, (own + matrix.context) / 2), 0).astype(np.float32)
+    return np.where(says_more | announces, np.clip(scores, 0, 1), 0).astype(np.float32)
+
+
+def _agreeing(scores: Matrix, known: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """float64[units]: similarities (nan: unknown) in standard deviations, times their correlation with the scores.
+
+    Embedders differ in the range of their similarities, and one that does not know the language gives noise. Negative
+    correlations count as 0; where no unit has a word of the question, similarity alone counts.
+    """
+    places = np.flatnonzero(~np.isnan(known))
+    found = np.zeros(len(known))
+    if len(places) and known[places].std() > _SAME:
+        found[places] = (known[places] - known[places].mean()) / known[places].std()
+        spread = scores[places].std()
+        if spread > _SAME:
+            found *= max(0.0, float(np.mean(found[places] * (scores[places] - scores[places].mean()) / spread)))
+    return found
 
 
 def _end_of_announced(text: str, spans: Sequence[tuple[int, int]], unit: Evidence) -> int:

@@ -121,6 +121,9 @@ def merged(predictions: Sequence[Prediction], num_docs: int) -> Prediction:
     return first.model_copy(
         update={
             "passages": [passage for _, passage in ranked[:num_docs]],
+            "sentence_similarity": {
+                chunk: values for other in reversed(predictions) for chunk, values in other.sentence_similarity.items()
+            },
             "query_tokens": sum(prediction.query_tokens for prediction in predictions),
             "query_truncated": any(prediction.query_truncated for prediction in predictions),
         }

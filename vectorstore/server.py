@@ -41,6 +41,7 @@ _INPUTS = {
     "neighbours": "INT32",
     "collections": "BYTES",
     "explain": "BOOL",
+    "sentence_similarity": "BOOL",
 }
 _JSON_INPUTS = ("filters", "collections")
 

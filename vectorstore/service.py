@@ -184,6 +184,7 @@ class VectorstoreService:
             diversity=instance.diversity,
             neighbours=instance.neighbours,
             explain=instance.explain,
+            sentence_similarity=instance.sentence_similarity,
         )
         return SearchPlan(query, indexes)
 

@@ -5,8 +5,8 @@
 v1: `POST /v1/models/vectorstore:predict` with `SearchRequest` gives `SearchResponse`, one prediction per instance.
 v2: `POST /v2/models/vectorstore/infer` takes `input` BYTES [n, 1] and gives `passages` BYTES [n, 1]: per query the JSON
 of one `Prediction`. The other fields of an instance are optional tensors [1] or [n, 1]: `num_docs` and `neighbours`
-INT32, `min_score` and `diversity` FP32, `explain` BOOL, `mode` BYTES, `filters` and `collections` BYTES (JSON). An
-empty text means that the field is not set.
+INT32, `min_score` and `diversity` FP32, `explain` and `sentence_similarity` BOOL, `mode` BYTES, `filters` and
+`collections` BYTES (JSON). An empty text means that the field is not set.
 """
 
 from __future__ import annotations
@@ -149,6 +149,8 @@ class SearchInstance(Described):
     """Indexes to search. Default: the service's default index. Passages of several are merged by score."""
     explain: bool = False
     """Adds `explain` to passages and `cut` to the prediction."""
+    sentence_similarity: bool = False
+    """Adds `sentence_similarity` to the prediction."""
 
 
 ResponseShape = Literal["passages", "strings"]
@@ -174,6 +176,10 @@ class Prediction(Described):
     """Collection → version, for every searched collection."""
     cut: list[Cut] = Field(default_factory=list)
     """Candidates that are not passages, best first. Empty unless the query sets `explain`."""
+    sentence_similarity: dict[str, list[float]] = Field(default_factory=dict)
+    """Chunk id → late interaction of the query with each sentence of the passage, as `text_analysis.sentences` cuts it.
+    Only if the query sets `sentence_similarity`, and without passages whose multi-vectors do not count or that were
+    joined with their neighbours."""
     query_tokens: int = 0
     query_truncated: bool = False
     timings_ms: dict[str, float] = Field(default_factory=dict)

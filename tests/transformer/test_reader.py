@@ -71,6 +71,23 @@ def test_the_same_sentence_is_quoted_once() -> None:
     assert read("What is a collection?", text, text + " More.") == [text]
 
 
+def test_similarity_decides_where_words_do_not() -> None:
+    text = "The oven is old. Baking takes 40 minutes. Dough rests overnight."
+    for similarity, best in (
+        ([0.1, 0.9, 0.1], "Baking takes 40 minutes."),
+        ([0.1, 0.1, 0.9], "Dough rests overnight."),
+    ):
+        (first,) = READER.rank("How long must bread stay in?", [(text, "")], [similarity], limit=1)
+        assert text[first.start : first.end] == best
+    assert READER.rank("How long must bread stay in?", [(text, "")], [[0.1]], limit=1) == []
+
+
+def test_similarity_that_contradicts_the_words_does_not_count() -> None:
+    text = "Bread is baked at 220 degrees. The oven is old. Dough rests overnight."
+    plain = READER.read("How hot is bread baked?", [(text, "")])
+    assert READER.read("How hot is bread baked?", [(text, "")], [[0.1, 0.9, 0.9]]) == plain
+
+
 @pytest.mark.parametrize(
     ("question", "passages"),
     [

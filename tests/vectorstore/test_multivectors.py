@@ -53,6 +53,17 @@ def test_scores_are_near_the_exact_ones(tmp_path: Path, bits: Bits) -> None:
     assert not index.scores(query[:0], every).any()
 
 
+def test_scores_of_parts(tmp_path: Path) -> None:
+    rows = [unit(40, 1), unit(0, 2)]
+    index = build(tmp_path, rows, 8)
+    query = unit(12, 5)
+    parts = index.scores_of_parts(query, 0, np.array([0, 0.25, 0.25, 1], np.float32))
+    expected = exact(query, [rows[0][:10], rows[0][10:11], rows[0][10:]])
+    np.testing.assert_allclose(parts, expected, atol=TOLERANCE[8])
+    assert len(index.scores_of_parts(query, 1, np.array([0, 1], np.float32))) == 0
+    assert len(index.scores_of_parts(query[:0], 0, np.array([0, 1], np.float32))) == 0
+
+
 @pytest.mark.parametrize("bits", get_args(Bits))
 def test_stored_vectors_can_be_stored_again(tmp_path: Path, bits: Bits) -> None:
     rows = [unit(9, 1), unit(0, 2), unit(4, 3)]

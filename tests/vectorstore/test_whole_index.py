@@ -12,6 +12,7 @@ from embedder.wire import SparseVector
 from tests.fakes.embedder import DIMENSION, FINGERPRINT, LoopbackEmbedder, embed, embed_tokens
 from tests.vectorstore.sample_index import animals, document, publish, sentences, sparse
 from tests.vectorstore.searching import find, serving
+from text_analysis.sentences import sentence_spans
 from vectorstore.errors import DamagedIndexError, InvalidContentError
 from vectorstore.search.scoring import Weights
 from vectorstore.signals.multivectors import EncodedVectors
@@ -52,6 +53,24 @@ async def test_the_score_is_that_of_the_three_parts(tmp_path: Path, embedder: Lo
             assert passage.score == pytest.approx(total, abs=2e-3)
         scores = [passage.score for passage in found.passages]
         assert scores == sorted(scores, reverse=True)
+
+
+async def test_the_similarity_of_sentences(tmp_path: Path, embedder: LoopbackEmbedder) -> None:
+    publish(tmp_path, bits=8)
+    async with serving(tmp_path, embedder) as service:
+        found = await find(service, "do cats purr", num_docs=12, sentence_similarity=True)
+        similar = found.sentence_similarity
+        assert similar.keys() == {passage.chunk_id for passage in found.passages}
+        for passage in found.passages:
+            assert len(similar[passage.chunk_id]) == len(sentence_spans(passage.text))
+            # Every token is in a part, so no part exceeds the whole, and one part does not fall far behind.
+            assert max(similar[passage.chunk_id]) <= by_the_book("do cats purr", passage.text)["multi_vector"] + 2e-3
+        plain = await find(service, "do cats purr", num_docs=12)
+        assert plain.passages == found.passages
+        assert plain.sentence_similarity == {}
+        assert (await find(service, "cats", neighbours=1, sentence_similarity=True)).sentence_similarity == {}
+        fused = await find(service, "cats", num_docs=1, mode="fused", sentence_similarity=True)
+        assert list(fused.sentence_similarity.values()) in ([], [[]])
 
 
 async def test_stages(tmp_path: Path, embedder: LoopbackEmbedder) -> None:

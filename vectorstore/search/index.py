@@ -70,6 +70,7 @@ class Query:
     diversity: float = 0.0
     neighbours: int = 0
     explain: bool = False
+    sentence_similarity: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -330,6 +331,12 @@ class LoadedIndex:
             terms,
             tuple(left_out),
         )
+
+    def similarity_of_parts(self, query: Vectors, row: int, bounds: Vectors) -> Vectors:
+        """As `MultiVectorIndex.scores_of_parts`; empty if the index has no multi-vectors."""
+        if self._multi_vectors is None:
+            return np.empty(0, np.float32)
+        return self._multi_vectors.scores_of_parts(query, row, bounds)
 
     def _filtered(self, query: Query, mask: npt.NDArray[np.bool_], scores: npt.NDArray[np.float32]) -> list[int]:
         """Rows that the same search by vectors and words finds without its filter, and the filter excludes."""

@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import orjson
 
+from text_analysis.sentences import sentence_spans
 from vectorstore.search.index import LoadedIndex, Query, Ranked
 from vectorstore.wire import Cut, CutReason, Evidence, Explanation
 
@@ -23,6 +25,7 @@ class QueryResult:
     index_versions: Mapping[str, str]
     """Collection → version, in the order of the query."""
     cut: list[Cut] = field(default_factory=list)
+    sentence_similarity: Mapping[str, list[float]] = field(default_factory=dict)
     query_tokens: int = 0
     query_truncated: bool = False
     timings_ms: Mapping[str, float] = field(default_factory=dict)
@@ -35,6 +38,7 @@ class QueryResult:
             "index_version": next(iter(self.index_versions.values()), ""),
             "index_versions": self.index_versions,
             "cut": [cut.model_dump() for cut in self.cut],
+            **({"sentence_similarity": self.sentence_similarity} if self.sentence_similarity else {}),
             "query_tokens": self.query_tokens,
             "query_truncated": self.query_truncated,
             "timings_ms": self.timings_ms,
@@ -67,11 +71,11 @@ class _Candidate:
         return int(self.ranked.rows[self.place])
 
 
-def select_passages(query: Query, ranked: Sequence[Ranked]) -> tuple[list[bytes], list[Cut]]:
-    """Passages of a query as JSON, and the candidates that it cut if it asks to explain. Reads files of the indexes.
+def select_passages(query: Query, ranked: Sequence[Ranked]) -> tuple[list[bytes], list[Cut], dict[str, list[float]]]:
+    """Passages of a query as JSON, the candidates that it cut, and the similarity of sentences; these if it asks.
 
     Highest score first; of equal scores the earlier collection first, then the order of chunk ids. `diversity` decides
-    which candidates become passages, but not their order.
+    which candidates become passages, but not their order. Reads files of the indexes.
 
     Args:
         query: the query.
@@ -91,12 +95,15 @@ def select_passages(query: Query, ranked: Sequence[Ranked]) -> tuple[list[bytes]
     cut: list[tuple[_Candidate, CutReason]] = [(candidate, "min_score") for candidate in candidates[enough:]]
     chosen = _choose(query, candidates[:enough], cut)
     passages = [_passage(query, candidate) for candidate in chosen]
+    similarity: dict[str, list[float]] = {}
+    if query.sentence_similarity and query.multi_vectors is not None and not query.neighbours:
+        similarity = dict(_sentence_similarity(query.multi_vectors, candidate) for candidate in chosen)
     if not query.explain:
-        return passages, []
+        return passages, [], similarity
     cut.sort(key=lambda item: -item[0].score)
     explained = [_cut(item.index, item.row, item.score, reason) for item, reason in cut]
     explained.extend(_cut(one.index, row, None, reason) for one in ranked for row, reason in one.left_out)
-    return passages, explained
+    return passages, explained, similarity
 
 
 def _choose(
@@ -203,6 +210,19 @@ def _passage(query: Query, candidate: _Candidate) -> bytes:
         explained,
         index.tail,
     )
+
+
+def _sentence_similarity(query: npt.NDArray[np.float32], candidate: _Candidate) -> tuple[str, list[float]]:
+    """As `wire.Prediction.sentence_similarity`, for one chunk; empty if its multi-vectors do not count."""
+    line = orjson.loads(candidate.index.line(candidate.row))
+    if not candidate.ranked.weights.get("multi_vector"):
+        return line["chunk_id"], []
+    # Title and headings are embedded before the text.
+    before = len("\n".join(dict.fromkeys((line["title"], *line["heading_path"])))) + 2
+    ends = [0, *(end for _, end in sentence_spans(line["text"]))]
+    bounds = (np.array(ends, np.float32) + np.float32(before)) / np.float32(ends[-1] + before)
+    found = candidate.index.similarity_of_parts(query, candidate.row, bounds)
+    return line["chunk_id"], [round(value, 4) for value in found.tolist()]
 
 
 def _explained(ranked: Ranked, place: int) -> dict[str, Any]:

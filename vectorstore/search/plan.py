@@ -31,7 +31,8 @@ class SearchPlan:
     @property
     def is_quick(self) -> bool:
         """Whether selecting the passages takes less time than a switch of threads."""
-        return not (self.query.neighbours or self.query.diversity or self.query.explain)
+        query = self.query
+        return not (query.neighbours or query.diversity or query.explain or query.sentence_similarity)
 
     def signals(self) -> set[Signal]:
         """Signals that the search needs. Raises MissingPartError if an index does not have one of them."""
@@ -50,13 +51,14 @@ class SearchPlan:
 
     def result(self) -> QueryResult:
         """The passages among the candidates. Reads files of the indexes."""
-        passages, cut = select_passages(
+        passages, cut, similarity = select_passages(
             self.query, [self.rankings[index] for index in self.indexes if index in self.rankings]
         )
         return QueryResult(
             passages,
             {index.collection: index.name for index in self.indexes},
             cut,
+            similarity,
             self.query_tokens,
             self.query_truncated,
             calibration=self.indexes[0].applicable_calibration(),

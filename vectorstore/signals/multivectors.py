@@ -208,3 +208,23 @@ class MultiVectorIndex:
             best = np.maximum.reduceat(products, np.cumsum(lengths) - lengths, axis=0)
             scores[group] = best.mean(axis=1)
         return scores
+
+    def scores_of_parts(self, query: Matrix, row: int, bounds: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """float32[n]: late interaction of a query with each part of a row's text; empty if either has no vectors.
+
+        Args:
+            query: float32[tokens, dim].
+            row: the row.
+            bounds: float32[n + 1], ascending: where parts begin and end, as shares of the text. Tokens are taken to be
+                equally long, because their places are not stored.
+        """
+        first, end = self._starts[row], self._starts[row + 1]
+        if first == end or not len(query):
+            return np.empty(0, np.float32)
+        products = self._quantiser.products(
+            self._codes[first:end], self._factors[first:end], self._quantiser.query(query)
+        )
+        firsts = np.minimum(np.floor(bounds[:-1] * len(products)), len(products) - 1).astype(int)
+        ends = np.maximum(np.ceil(bounds[1:] * len(products)), firsts + 1).astype(int)
+        parts = zip(firsts.tolist(), ends.tolist(), strict=True)
+        return np.array([products[one:other].max(axis=0).mean() for one, other in parts], np.float32)
