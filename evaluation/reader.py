@@ -32,7 +32,7 @@ from chassis.errors import ServiceError
 from evaluation import datasets, metrics
 from evaluation.asking import Services
 from evaluation.citations import k_precision
-from evaluation.datasets import Question, held_out, held_out
+from evaluation.datasets import Question, held_out
 from evaluation.errors import EvaluationError
 from evaluation.retrieval import find, phrasings
 from transformer.alignment import Evidence, PassageIndexes
