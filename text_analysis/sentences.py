@@ -21,6 +21,8 @@ _AFTER = re.compile(rf"[\"'”’»)\]）」』】*_`]*(?:[ \t]*{REFERENCE})*")
 """Closing quotes, brackets and reference numbers after a full stop belong to its sentence."""
 
 _FENCE = re.compile(r"^[ \t]*(```|~~~).*?(?:^[ \t]*\1[^\n]*$\n?|\Z)", re.MULTILINE | re.DOTALL)
+_CLOSING_FENCE = re.compile(r"((?:(?![ \t]*(?:```|~~~))[^\n]*\n)*[ \t]*(?:```|~~~)[ \t]*)(?:\n[ \t]*\n|\n?\Z)")
+"""The rest of a code block that began before the text: its first fence has no language and a blank line after it."""
 _ITEM = re.compile(r"[ \t]*(?:[-*+•‣◦·–][ \t]|\(?\d{1,3}[.)][ \t]|#{1,6}[ \t]|\||>)")
 """Start of a line that begins a new span: list item, heading, table row, quotation."""
 _OWN_LINE = re.compile(r"[ \t]*(?:#{1,6}[ \t]|\|)")
@@ -56,7 +58,11 @@ def sentence_spans(text: str) -> list[tuple[int, int]]:
     """
     if not text:
         return []
-    fences = [match.span() for match in _FENCE.finditer(text)] if "```" in text or "~~~" in text else []
+    fences: list[tuple[int, int]] = []
+    if "```" in text or "~~~" in text:
+        if closing := _CLOSING_FENCE.match(text):
+            fences.append(closing.span(1))
+        fences += [match.span() for match in _FENCE.finditer(text, fences[0][1] if fences else 0)]
     ends: list[int] = []
     begin = 0
     for start, end in fences:

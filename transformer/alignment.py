@@ -355,6 +355,15 @@ class SentenceMatrix:
         phrase = f"{_GAP}{_GAP.join(words.terms)}{_GAP}"
         return np.array([phrase in line for passage in self.passages for line in passage.lines], np.bool_)
 
+    def new_numbers(self) -> npt.NDArray[np.bool_]:
+        """bool[units]: whether each has a number, or a name with a digit, that the question lacks."""
+        found = np.zeros(self.units, np.bool_)
+        for start, passage in zip(self._starts, self.passages, strict=False):
+            for term, places in passage.postings.items():
+                if has_digit(term) and term not in self.asked:
+                    found[[start + place for place in _unpack(places)]] = True
+        return found
+
     def spans(self, passage: int) -> list[tuple[int, int]]:
         """Start and end of each unit of a passage."""
         flat = self.passages[passage].spans

@@ -8,6 +8,7 @@ answers. A sentence that ends with a colon is quoted with the list or code that 
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from text_analysis.question_words import asks_number
 from transformer.alignment import Evidence, Matrix, PassageIndexes, SentenceMatrix
 
 Similarity = Sequence[Sequence[float]]
@@ -26,12 +28,18 @@ _SIMILAR = 0.2
 """Score of one standard deviation of similarity, if it agrees with the words."""
 _SAME = 1e-4
 """Standard deviation of values that tell nothing."""
+_NUMBER = 0.15
+"""Score of a number that is not in the question, if it asks for one."""
 _CLOSE = 0.7
 """Least score of a further unit, as a share of the best one's."""
 _ANNOUNCED_CHARS = 600
 """Most characters that are quoted with a sentence that announces them."""
 
 _BULLET = re.compile(r"(?:[-*+•‣◦·–>]|\(?\d{1,3}[.)])[ \t]+")
+_FENCES = ("```", "~~~")
+_LONG_CODE = 6
+"""Line breaks of a code block of which only the best line is quoted."""
+_LINE = re.compile(r"[^\s][^\n]*(?<=\S)")
 _ANNOUNCES = (":", "：")
 _ASKS = ("?", "？", "؟")
 _ANNOUNCED = re.compile(r"[ \t]*(?:[-*+•‣◦·–>][ \t]|\(?\d{1,3}[.)][ \t]|\||```|~~~)")
@@ -87,7 +95,7 @@ class Reader:
             return []
         spans = [matrix.spans(place) for place in range(len(passages))]
         ends = [text[end - 1] for (text, _), units in zip(passages, spans, strict=True) for _, end in units]
-        scores = _scores(matrix, np.isin(ends, _ANNOUNCES), similarity)
+        scores = _scores(matrix, np.isin(ends, _ANNOUNCES), similarity, asks_number(question))
         found: list[Evidence] = []
         texts: set[str] = set()
         for unit in np.argsort(-(scores - _LATER * matrix.owner), kind="stable"):
@@ -95,8 +103,9 @@ class Reader:
                 break
             span = matrix.found(int(unit), float(scores[unit]))
             text = passages[span.passage][0]
-            end = _end_of_announced(text, spans[span.passage], span)
-            start = bullet.end() if (bullet := _BULLET.match(text, span.start, end)) else span.start
+            start, end = self._best_line(text, span, matrix) or (span.start, span.end)
+            end = _end_of_announced(text, spans[span.passage], start, end)
+            start = bullet.end() if (bullet := _BULLET.match(text, start, end)) else start
             quote = text[start:end]
             if quote.endswith((*_ASKS, *_ANNOUNCES)) or quote in texts:
                 continue
@@ -106,8 +115,25 @@ class Reader:
             found.append(Evidence(span.passage, start, end, span.support))
         return found
 
+    def _best_line(self, text: str, unit: Evidence, matrix: SentenceMatrix) -> tuple[int, int] | None:
+        """Of a long code block, the line with most of the question's words; None for other units."""
+        code = text[unit.start : unit.end]
+        if not (code.startswith(_FENCES) or code.endswith(_FENCES)) or code.count("\n") < _LONG_CODE:
+            return None
+        best, found = 0.0, None
+        for line in _LINE.finditer(code):
+            terms = self._passages.analyzer.analyse(line.group()).terms
+            held = math.fsum(
+                weight for term, weight in zip(matrix.asked, matrix.weights, strict=False) if term in terms
+            )
+            if held > best and not line.group().startswith(_FENCES):
+                best, found = held, (unit.start + line.start(), unit.start + line.end())
+        return found
 
-def _scores(matrix: SentenceMatrix, announces: npt.NDArray[np.bool_], similarity: Similarity) -> Matrix:
+
+def _scores(
+    matrix: SentenceMatrix, announces: npt.NDArray[np.bool_], similarity: Similarity, number_asked: bool
+) -> Matrix:
     """float32[units]: how well each answers, 0 … 1; 0 if it has only words of the question and announces nothing."""
     held = matrix.held[: len(matrix.asked)]
     scores = (matrix.weights @ held / matrix.weights.sum() + matrix.context) / 2
@@ -116,6 +142,8 @@ def _scores(matrix: SentenceMatrix, announces: npt.NDArray[np.bool_], similarity
         if passage.numbers and passage.numbers[-1] < len(values):
             known[matrix.owner == place] = np.array(values)[list(passage.numbers)]
     scores = scores + _SIMILAR * _agreeing(scores, known)
+    if number_asked:
+        scores = scores + _NUMBER * (matrix.new_numbers() & (scores > 0))
     says_more = matrix.sizes > (held == 1).sum(axis=0)
     return np.where(says_more | announces, np.clip(scores, 0, 1), 0).astype(np.float32)
 
@@ -136,16 +164,17 @@ def _agreeing(scores: Matrix, known: npt.NDArray[np.float64]) -> npt.NDArray[np.
     return found
 
 
-def _end_of_announced(text: str, spans: Sequence[tuple[int, int]], unit: Evidence) -> int:
-    """Where the list, table or code ends that the unit announces; the unit's own end if it announces nothing."""
-    end = unit.end
-    if not text[unit.start : end].endswith(_ANNOUNCES):
+def _end_of_announced(text: str, spans: Sequence[tuple[int, int]], start: int, end: int) -> int:
+    """Where the list, table or code ends that a unit announces; the unit's own end if it announces nothing."""
+    if not text[start:end].endswith(_ANNOUNCES):
         return end
-    for start, stop in spans:
-        if start >= end:
-            if stop - unit.end > _ANNOUNCED_CHARS or (end > unit.end and not _ANNOUNCED.match(text, start)):
+    reached = end
+    for following, stop in spans:
+        if following >= reached:
+            listed = _ANNOUNCED.match(text, following)
+            if stop - end > _ANNOUNCED_CHARS or not (listed or reached == end):
                 break
-            end = stop
-            if not _ANNOUNCED.match(text, start):
+            reached = stop
+            if not listed:
                 break
-    return end
+    return reached

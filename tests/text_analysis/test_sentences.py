@@ -28,6 +28,7 @@ _TEXTS = st.lists(
         ("Steps:\n1. Open it.\n2. Close it.", ["Steps:\n", "1. Open it.\n", "2. Close it."]),
         ("# Head\nA line that is wrapped because it is a long\none goes on.\n\nNext", None),
         ("Run:\n```sh\na. B\nc. D\n```\nDone. Now.", ["Run:\n", "```sh\na. B\nc. D\n```\n", "Done. ", "Now."]),
+        ("a. B\n```\n\nDone. Now.", ["a. B\n```\n\n", "Done. ", "Now."]),
         ("| a. B | c |\n| d. E | f |", ["| a. B | c |\n", "| d. E | f |"]),
         ("他走了。她来了！好吗？", ["他走了。", "她来了！", "好吗？"]),
         ("Am 3. Oktober, z. B. heute, ging er. Das war es.", ["Am 3. Oktober, z. B. heute, ging er. ", "Das war es."]),

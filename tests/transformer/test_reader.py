@@ -61,6 +61,19 @@ def test_a_table_header_is_no_answer_but_a_row_is() -> None:
     assert not any("their defaults" in text for text in found)
 
 
+def test_of_a_long_code_block_only_the_line_that_answers() -> None:
+    code = "```python\n" + "".join(f"step_{n}()\n" for n in range(7)) + "client.delete(document)  # deletes it\n```"
+    assert read("How do I delete a document?", code) == ["client.delete(document)  # deletes it"]
+    short = "```\nclient.delete(document, wait=True)\n```"
+    assert read("How do I delete a document from the client?", short) == [short]
+
+
+@pytest.mark.parametrize("question", ["How many loaves?", "Wie viele loaves?", "多少 loaves?"])
+def test_a_question_for_a_number(question: str) -> None:
+    text = "The loaves are brown. The loaves need space. There are 24 loaves in it."
+    assert READER.rank(question, [(text, "")], limit=1)[0].start == text.index("There")
+
+
 def test_units_stand_in_the_order_of_the_passages() -> None:
     first, second = "Bread is baked at 220 degrees.", "The bread is baked for 40 minutes. Then it cools."
     assert read("How is bread baked?", first, second) == [first, "The bread is baked for 40 minutes."]
