@@ -57,7 +57,8 @@ class Reading:
     question.
     """
     score: float
-    """How well the best of them answers, 0 … 1."""
+    """How well the best of them answers, 0 … 1. It compares units of one question: it says little about whether the
+    passages answer at all, which is `transformer.answerability`'s part."""
 
 
 NOTHING = Reading((), 0.0)
