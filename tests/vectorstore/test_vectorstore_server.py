@@ -135,6 +135,7 @@ def test_v2_by_tritonclient(service: Service, binary: bool) -> None:
             ("neighbours", "INT32", [-1, 1]),
             ("collections", "BYTES", [-1, 1]),
             ("explain", "BOOL", [-1, 1]),
+            ("sentence_similarity", "BOOL", [-1, 1]),
         ]
         assert [(t["name"], t["datatype"]) for t in metadata["outputs"]] == [("passages", "BYTES")]
         text = tritonclient.http.InferInput("input", [2, 1], "BYTES")
