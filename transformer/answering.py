@@ -24,7 +24,7 @@ _CONFIDENT = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What is known of an answer after its text."""
+    """The facts of an answer that follow its text."""
 
     finish_reason: FinishReason = "stop"
     answered_by: AnsweredBy | None = None
@@ -129,7 +129,7 @@ class Answerer:
     async def _write_gated(
         self, question: Question, retrieved: Retrieved, ctx: CallContext, stopwatch: Stopwatch
     ) -> Pieces:
-        """Those of the LLM's sentences that the sources support; if there are none, a quote or a refusal."""
+        """The sentences of the LLM that the sources support; if there are none, a quote or a refusal."""
         gate = self._checker.gate(question, retrieved.prompt.sources)
         writing = _Writing(stopwatch)
         async with contextlib.aclosing(writing.follow(self._chunks(question, retrieved, ctx))) as pieces:
@@ -154,7 +154,7 @@ class Answerer:
 
 
 class _Writing:
-    """What the LLM has written so far."""
+    """The text that the LLM has written so far."""
 
     def __init__(self, stopwatch: Stopwatch) -> None:
         self.text = ""

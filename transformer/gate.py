@@ -50,7 +50,7 @@ class Gate:
 
     def __init__(self, citer: Citer, question: str, sources: Sequence[Source]) -> None:
         self.text = ""
-        """What was released. It never ends with white space."""
+        """The released text. It never ends with white space."""
         self.withheld: list[Withheld] = []
         self._citer = citer
         self._question = question
@@ -66,11 +66,11 @@ class Gate:
         self._released: set[str] = set()
 
     def feed(self, text: str) -> str:
-        """What is released after more of the answer was written."""
+        """The text to release after more of the answer was written."""
         return "".join([self._judge(sentence) for sentence in self._splitter.feed(text)])
 
     def close(self, *, looping: bool = False) -> str:
-        """What is released at the end of the answer. If the LLM was looping, the last sentence is withheld."""
+        """The text to release at the end of the answer. If the LLM was looping, the last sentence is withheld."""
         rest = self._splitter.rest()
         released = "" if looping else self._judge(rest)
         if looping:

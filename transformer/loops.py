@@ -31,7 +31,7 @@ _WIDE_STOPS = frozenset("。！？।\n")
 _ITEM_NUMBER = re.compile(r"(^|\s)\(?\d{1,4}[.)]$")
 _NUMBER_BEGINS = re.compile(r"\(?\d{1,4}")
 _NUMBER = "#."
-"""What the number of a list item counts as, so that items that differ in their number alone are equal."""
+"""Replaces the number of a list item, so that items that differ in their number alone are equal."""
 
 
 class LoopDetector:

@@ -19,7 +19,7 @@ from vectorstore.wire import Passage
 logger = logging.getLogger(__name__)
 
 _DONT_KNOW = re.compile(r"\W*i\s+(do\s+not|don['’]?t)\s+know\b", re.IGNORECASE)
-"""What the instructions ask the LLM to say (`settings.py`)."""
+"""The answer that the instructions ask for (`settings.py`)."""
 
 
 @dataclass(frozen=True, slots=True)
