@@ -6,6 +6,7 @@ repetitions, because they also recur in tables and lists.
 
 from __future__ import annotations
 
+import bisect
 import re
 from collections import deque
 
@@ -51,7 +52,8 @@ class LoopDetector:
         """The last `_run` characters equal those `_lag` characters before; zeros if there was no such gram."""
         self._sentence = 0
         """Index at which the current sentence begins."""
-        self._sentences: set[str] = set()
+        self._sentences: list[str] = []
+        """The complete sentences, sorted, each once."""
         self._latest: deque[str] = deque(maxlen=_AMONG)
         self._repeated_from: int | None = None
         """Index of the first of the latest sentences that all have occurred before."""
@@ -71,7 +73,7 @@ class LoopDetector:
         if self._run >= _GRAM_CHARS:
             starts.append(len(self._chars) - self._run)
         current = self._key()
-        if _NUMBER_BEGINS.fullmatch(current) or any(sentence.startswith(current) for sentence in self._sentences):
+        if _NUMBER_BEGINS.fullmatch(current) or self._first_not_before(current).startswith(current):
             starts.append(self._sentence if self._repeated_from is None else self._repeated_from)
         index = min(starts)
         return self._offsets[index] if index < len(self._offsets) else self._length
@@ -124,15 +126,20 @@ class LoopDetector:
         sentence = self._key()
         if not any(map(str.isalnum, sentence)):
             return
-        if sentence not in self._sentences:
+        if self._first_not_before(sentence) != sentence:
             self._repeated_from = None
+            bisect.insort(self._sentences, sentence)
         elif self._repeated_from is None:
             self._repeated_from = self._sentence
-        self._sentences.add(sentence)
         self._latest.append(sentence)
         self._sentence = len(self._chars)
         returning = self._latest.count(sentence) >= _SENTENCE_OCCURRENCES
         self.looping = returning and len(_WORD.findall(sentence)) >= _SENTENCE_WORDS
+
+    def _first_not_before(self, text: str) -> str:
+        """The first complete sentence that is not sorted before `text`; empty if there is none."""
+        place = bisect.bisect_left(self._sentences, text)
+        return self._sentences[place] if place < len(self._sentences) else ""
 
     def _key(self) -> str:
         """The current sentence, without differences in white space, case and item numbers."""

@@ -51,7 +51,7 @@ class TransformerSettings(ServerSettings):
         description="How questions are answered that name no mode: `quote` sentences of the documents without the LLM, "
         "have the LLM `write`, or `auto`: show what the LLM writes as far as the documents support it, else quote.",
     )
-    num_docs: int = Field(3, ge=0, le=100, description="Passages retrieved where a request says nothing.")
+    num_docs: int = Field(2, ge=0, le=100, description="Passages retrieved where a request says nothing.")
     max_tokens: int = Field(512, ge=0, le=131_072, description="Longest answer in tokens where a request names none.")
     temperature: float = Field(0.1, ge=0, le=2, description="temperature where a request names none.")
     top_k: int = Field(4, ge=0, le=1000, description="top_k where a request names none. 0 considers every token.")

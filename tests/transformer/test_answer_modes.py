@@ -179,7 +179,7 @@ async def test_the_mode_and_the_defaults_are_settings(service: Running) -> None:
     assert answer["answered_by"] == "quote"
     assert card["defaults"] == {
         "answers": "auto",
-        "num_docs": 3,
+        "num_docs": 2,
         "max_tokens": 99,
         "temperature": 0.7,
         "top_k": 4,

@@ -104,7 +104,7 @@ def test_settings_are_sent_and_reset(visitor: Visitor) -> None:
     page.get_by_role("button", name="Settings").click()
     page.get_by_label("Answers", exact=True).select_option("write")
     for label, value in (
-        ("Passages", "2"),
+        ("Passages", "3"),
         ("Longest answer", "8"),
         ("Temperature", "0"),
         ("Top p", "0"),
@@ -113,13 +113,13 @@ def test_settings_are_sent_and_reset(visitor: Visitor) -> None:
         page.get_by_label(label, exact=True).fill(value)
     visitor.press("Escape")
     visitor.answer(QUESTION)
-    numbers = {"num_docs": 2, "max_tokens": 8, "temperature": 0, "top_p": 0, "top_k": 0}
+    numbers = {"num_docs": 3, "max_tokens": 8, "temperature": 0, "top_p": 0, "top_k": 0}
     wanted = {"answers": "write", **numbers, "retrieval": True}
     assert {name: bodies[0][name] for name in wanted} == wanted
     expect(visitor.answers.last).to_contain_text("Stopped at the longest answer")
     page.get_by_role("button", name="Settings").click()
     page.get_by_role("button", name="Reset to defaults").click()
-    expect(page.get_by_label("Passages", exact=True)).to_have_value("3")
+    expect(page.get_by_label("Passages", exact=True)).to_have_value("2")
     page.get_by_role("switch", name="Answer from the documents").uncheck()
     page.get_by_label("Longest answer", exact=True).fill("16")
     visitor.press("Escape")

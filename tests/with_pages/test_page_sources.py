@@ -77,7 +77,7 @@ def test_a_source_opens_at_its_passage(visitor: Visitor, graph: PeopleGraph) -> 
     card = answer.get_by_role("list", name="Sources").get_by_role("button").first
     found = httpx.post(
         f"{graph.transformer_url}/v2/models/rag/generate",
-        json={"text_input": "What is an index version?", "num_docs": 3, "max_tokens": 0},
+        json={"text_input": "What is an index version?", "max_tokens": 0},
         timeout=60,
     ).json()["sources"][0]
     card.click()

@@ -22,7 +22,7 @@ interface Catalog {
 /** Those of `transformer/settings.py`, until the transformer has told its own. */
 const DEFAULTS: Defaults = {
   answers: "auto",
-  num_docs: 3,
+  num_docs: 2,
   max_tokens: 512,
   temperature: 0.1,
   top_k: 4,
