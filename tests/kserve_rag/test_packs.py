@@ -17,13 +17,17 @@ from kserve_rag.models.packs import unpack
 from tests.tiny_bert import Weights, config, write_e5_pack, write_pack
 
 
+def assert_weights(folder: Path, expected: Weights) -> None:
+    made = read_weights(folder / "model.safetensors")
+    assert made.keys() == expected.keys()
+    for name, tensor in expected.items():
+        np.testing.assert_array_equal(made[name], tensor, err_msg=name)
+
+
 def test_every_number_arrives(tmp_path: Path) -> None:
     weights = write_pack(tmp_path / "pack")
     unpack(tmp_path / "pack", tmp_path)
-    made = read_weights(tmp_path / "model.safetensors")
-    assert made.keys() == weights.keys()
-    for name, tensor in weights.items():
-        np.testing.assert_array_equal(made[name], tensor, err_msg=name)
+    assert_weights(tmp_path, weights)
     vocabulary = Tokenizer.from_file(str(tmp_path / "tokenizer.json")).get_vocab_size()
     described = json.loads((tmp_path / "config.json").read_text("utf-8"))
     assert described.items() <= config("roberta", vocabulary).items()
@@ -52,10 +56,7 @@ def test_a_header_that_does_not_fit(tmp_path: Path, change: dict[str, Any]) -> N
 def test_blocks_of_four_bits(tmp_path: Path) -> None:
     weights = write_e5_pack(tmp_path / "pack")
     unpack(tmp_path / "pack", tmp_path)
-    made = read_weights(tmp_path / "model.safetensors")
-    assert made.keys() == weights.keys()
-    for name, tensor in weights.items():
-        np.testing.assert_array_equal(made[name], tensor, err_msg=name)
+    assert_weights(tmp_path, weights)
     described = json.loads((tmp_path / "config.json").read_text("utf-8"))
     assert described == {
         "model_type": "bert",
