@@ -1,9 +1,37 @@
-"""Scripts that matter to segmentation, as parts of a character class for the `regex` module (version 1 syntax)."""
+"""How scripts that are written without spaces between words are cut: the one place that knows a script's segmenter."""
 
 from __future__ import annotations
 
-UNSPACED = r"\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Hiragana}\p{Katakana}ー\p{Han}"
-"""Scripts written without spaces between words, their combining marks included. `ー` lengthens a Kana vowel."""
+from collections.abc import Callable, Mapping
 
+import regex
+from icu4py.breakers import WordBreaker
+
+# Character classes for the `regex` module (version 1 syntax). They hold the combining marks of their scripts.
 HANGUL = r"\p{Hangul}"
 """Korean. It has spaces, but particles are attached to words, so exact words rarely recur."""
+PAIRED = r"\p{Hiragana}\p{Katakana}ー\p{Han}"
+"""Scripts whose characters and pairs of characters find more than words do. `ー` lengthens a Kana vowel."""
+
+CLAUSE_SPACED = "\u0e01-\u0eff"
+"""Thai and Lao, for `re`: a space separates clauses, and sentences have no mark at their end."""
+SENTENCE_END = "。！？｡।॥۔؟។៕။።"
+"""Marks that end a sentence without a space after them.
+
+Source: the property Sentence_Terminal of Unicode Standard Annex 44, for scripts with more than ten million readers."""
+
+_LETTER = regex.compile(r"[\p{L}\p{N}]")
+
+
+def dictionary_words(run: str) -> list[str]:
+    """The words of a run by the dictionaries of ICU, without punctuation."""
+    return [word for word in WordBreaker(run, "") if _LETTER.search(word)]
+
+
+SEGMENTERS: Mapping[str, Callable[[str], list[str]]] = {
+    r"\p{Thai}": dictionary_words,
+    r"\p{Lao}": dictionary_words,
+    r"\p{Khmer}": dictionary_words,
+    r"\p{Myanmar}": dictionary_words,
+}
+"""Character class → the words of a run of its characters. `PAIRED` scripts have none: docs/decisions/0046."""

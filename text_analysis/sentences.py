@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 
+from text_analysis.scripts import CLAUSE_SPACED, SENTENCE_END
 from text_analysis.word_lists import word_set
 
 _MAX_CHARS = 1200
@@ -16,7 +17,15 @@ _MAX_CHARS = 1200
 REFERENCE = r"\[+\d{1,3}(?:[ \t]*[,;–-][ \t]*\d{1,3})*\]+"
 """Pattern of reference numbers in brackets: `[2]`, `[1, 3]`, `[1-3]`, `[[2]]`."""
 
-_BREAK = re.compile(r"(?P<wide>[。！？｡।۔؟]+)|(?P<stop>[.!?…]+)|(?P<newline>\n)")
+_BREAK = re.compile(rf"(?P<wide>[{SENTENCE_END}]+)|(?P<stop>[.!?…]+)|(?P<newline>\n)")
+_CLAUSE_END = rf"(?<=[{CLAUSE_SPACED}\d”\")]) +(?![ฯๆຯໆ])(?=[{CLAUSE_SPACED}])"
+"""A space between clauses; not one before a mark of abbreviation or repetition, which belongs to the word before."""
+_BREAK_OR_CLAUSE = re.compile(rf"{_BREAK.pattern}|(?P<clause>{_CLAUSE_END})")
+_CLAUSE_SPACED = re.compile(f"[{CLAUSE_SPACED}]")
+_CLAUSE_CHARS = 20
+"""A space ends a Thai or Lao clause of at least this length. Shorter ones are names and numbers, which have spaces too.
+
+Of the answers of XQuAD in Thai, 89 % stay in one clause, whose mean length is 49 characters."""
 _AFTER = re.compile(rf"[\"'”’»)\]）」』】*_`]*(?:[ \t]*{REFERENCE})*")
 """Closing quotes, brackets and reference numbers after a full stop belong to its sentence."""
 
@@ -32,7 +41,7 @@ _WORD_BEFORE = re.compile(r"[^\s(\[\"'“‘«/–—-]*\Z")
 _WRAPPED_FROM = 50
 """A shorter line that ends without punctuation ends its sentence; a longer one may be wrapped."""
 
-_PROSE_END = re.compile(r'(?<=[.!?…])["”’)\]]*\s+(?=["“‘(\[]*[^\W_a-z])|\n\s*\n|(?<=[。！？])')
+_PROSE_END = re.compile(r'(?<=[.!?…])["”’)\]]*\s+(?=["“‘(\[]*[^\W_a-z])|\n\s*\n|(?<=[' + SENTENCE_END + "])")
 
 # Abbreviations and words of English, German, French, Spanish, Italian and Portuguese.
 _ALWAYS = word_set(
@@ -111,8 +120,13 @@ def prose_sentences(text: str) -> list[str]:
 def _breaks(text: str, begin: int, limit: int, ends: list[int]) -> None:
     """Append to `ends` where sentences end inside `text[begin:limit]`, except at `limit`."""
     position = line = begin
-    while (match := _BREAK.search(text, position, limit)) is not None:
+    breaks = _BREAK_OR_CLAUSE if not text.isascii() and _CLAUSE_SPACED.search(text, begin, limit) else _BREAK
+    while (match := breaks.search(text, position, limit)) is not None:
         position = match.end()
+        if match.lastgroup == "clause":
+            if match.start() - (ends[-1] if ends else begin) >= _CLAUSE_CHARS:
+                ends.append(position)
+            continue
         if match.lastgroup == "newline":
             if _ends_line(text, line, match.start(), position, limit):
                 ends.append(_SPACE.match(text, position, limit).end())  # type: ignore[union-attr]

@@ -7,7 +7,17 @@ from typing import ClassVar
 
 from text_analysis.stems import MAX_STEM_CHARS, Stemmer
 from text_analysis.word_lists import FILLERS, NEGATIONS, NUMBER_WORDS, STOP_WORDS
-from text_analysis.words import fold, has_digit, is_run, is_sentence_run, normalise, pairs, tokens, words
+from text_analysis.words import (
+    fold,
+    has_digit,
+    has_segmented_script,
+    is_run,
+    is_sentence_run,
+    normalise,
+    pairs,
+    tokens,
+    words,
+)
 
 _NEGATION_REACH = 3
 """Content words that a negation is taken to cover, after it."""
@@ -20,8 +30,8 @@ class IndexAnalyzer:
     and pairs alone miss words of one character.
     """
 
-    version: ClassVar[int] = 2
-    """Number of these rules. An index whose terms have another number cannot be searched: build it again."""
+    version: ClassVar[int] = 3
+    """Number of these rules. An index whose terms have another number is searched only if `reads` allows it."""
 
     def __init__(self, language: str) -> None:
         """Create an analyzer for one of `stems.LANGUAGES`, or `stems.UNSTEMMED`.
@@ -30,6 +40,16 @@ class IndexAnalyzer:
             ValueError: there is no stemmer for the language.
         """
         self._stemmer = Stemmer(language)
+
+    @classmethod
+    def reads(cls, version: object, vocabulary: str) -> bool:
+        """Whether the terms of an index are those that these rules make.
+
+        Args:
+            version: of the rules that made them.
+            vocabulary: the terms. Version 2 differs only for scripts that have a segmenter.
+        """
+        return version == cls.version or (version == 2 and not has_segmented_script(vocabulary))
 
     def terms(self, text: str) -> list[str]:
         """Terms in the order of the text, with repetitions."""

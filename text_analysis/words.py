@@ -1,8 +1,8 @@
 """Text cut into words.
 
 A *letter* is a Unicode letter or number. A *word* is a letter and the letters, combining marks and joiners after it:
-vowel signs of Indic scripts are marks. A *run* is a longest sequence of characters of scripts that are written without
-spaces (`scripts.UNSPACED`). No function here knows where its words begin; callers cut it into characters or `pairs`.
+vowel signs of Indic scripts are marks. Scripts without spaces are cut by their segmenter (`scripts.SEGMENTERS`). Those
+without a segmenter come as a *run*, a longest sequence of their characters; callers cut it into characters or `pairs`.
 
 Source: Unicode Standard Annex 29, "Unicode Text Segmentation", rule WB4, for marks and joiners.
 """
@@ -14,23 +14,28 @@ import unicodedata
 
 import regex
 
-from text_analysis.scripts import HANGUL, UNSPACED
+from text_analysis.scripts import HANGUL, PAIRED, SEGMENTERS
 
 _INNER = r"\p{L}\p{N}\p{M}\u200c\u200d"
-_WORD = rf"[\p{{L}}\p{{N}}--[{UNSPACED}]][{_INNER}--[{UNSPACED}]]*"
+_SEGMENTED = "".join(SEGMENTERS)
+_UNSPACED = PAIRED + _SEGMENTED
+_WORD = rf"[\p{{L}}\p{{N}}--[{_UNSPACED}]][{_INNER}--[{_UNSPACED}]]*"
+_RUNS = "|".join(f"[{script}]+" for script in SEGMENTERS)
 _ANY_WORD = rf"[\p{{L}}\p{{N}}][{_INNER}]*"
 _LETTERS = r"\p{L}[\p{L}\p{M}\u200c\u200d]*"
 
 _ASCII_WORD = re.compile(r"[^\W_]+")
-_WORD_OR_RUN = regex.compile(rf"[{UNSPACED}]+|{_WORD}", regex.V1)
-_CONTRACTION = regex.compile(rf"[{UNSPACED}]|{_ANY_WORD}(?:['’]{_LETTERS})?", regex.V1)
+_WORD_OR_RUN = regex.compile(rf"{_RUNS}|[{PAIRED}]+|{_WORD}", regex.V1)
+_CONTRACTION = regex.compile(rf"{_RUNS}|[{PAIRED}]|{_WORD}(?:['’]{_LETTERS})?", regex.V1)
 _TOKEN = regex.compile(
-    rf"\d+(?:[.,]\d+)*|[{UNSPACED}{HANGUL}]+|{_LETTERS}(?:['’]{_LETTERS}|\d[{_INNER}]*)?|%", regex.V1
+    rf"\d+(?:[.,]\d+)*|{_RUNS}|[{PAIRED}{HANGUL}]+|{_LETTERS}(?:['’]{_LETTERS}|\d[{_INNER}]*)?|%", regex.V1
 )
+_HAS_SEGMENTED = regex.compile(f"[{_SEGMENTED}]", regex.V1)
+_SEGMENTERS = [(regex.compile(f"[{script}]"), segmenter) for script, segmenter in SEGMENTERS.items()]
 _POINTS = regex.compile(r"[\p{Arabic}\p{Hebrew}\u064b-\u0655\u0670&&\p{M}]", regex.V1)
 """Arabic and Hebrew vowel points, which most texts leave out."""
-_RUN = regex.compile(f"[{UNSPACED}]", regex.V1)
-_SENTENCE_RUN = regex.compile(f"[{UNSPACED}{HANGUL}]", regex.V1)
+_RUN = regex.compile(f"[{PAIRED}]", regex.V1)
+_SENTENCE_RUN = regex.compile(f"[{PAIRED}{HANGUL}]", regex.V1)
 
 COMPOUND = regex.compile(rf"{_ANY_WORD}(?:['’.-]{_ANY_WORD})*", regex.V1)
 """Words as a reader counts them: inner apostrophes, dots and hyphens join (`don't`, `3.5`, `e-mail`)."""
@@ -58,12 +63,12 @@ def strip_accents(word: str) -> str:
 
 def words(text: str) -> list[str]:
     """Words and runs, in order. Underscores separate."""
-    return (_ASCII_WORD if text.isascii() else _WORD_OR_RUN).findall(text)
+    return _ASCII_WORD.findall(text) if text.isascii() else _segmented(_WORD_OR_RUN.findall(text), text)
 
 
 def words_with_contractions(text: str) -> list[str]:
     """As `words`, but `don't` and `Bob's` stay whole, and a run comes as single characters."""
-    return _CONTRACTION.findall(text)
+    return _segmented(_CONTRACTION.findall(text), text)
 
 
 def tokens(text: str) -> list[str]:
@@ -71,7 +76,12 @@ def tokens(text: str) -> list[str]:
 
     Contractions stay whole; Hangul forms runs.
     """
-    return _TOKEN.findall(text)
+    return _segmented(_TOKEN.findall(text), text)
+
+
+def has_segmented_script(text: str) -> bool:
+    """Whether the text has a character of a script in `scripts.SEGMENTERS`."""
+    return not text.isascii() and _HAS_SEGMENTED.search(text) is not None
 
 
 def is_run(token: str) -> bool:
@@ -92,3 +102,14 @@ def pairs(run: str) -> list[str]:
 def has_digit(term: str) -> bool:
     """Whether the term is a number or a name with a digit in it."""
     return any(map(str.isdigit, term))
+
+
+def _segmented(found: list[str], text: str) -> list[str]:
+    """The results with each run of `scripts.SEGMENTERS` cut into its words."""
+    if not has_segmented_script(text):
+        return found
+    words: list[str] = []
+    for token in found:
+        segmenter = next((cut for script, cut in _SEGMENTERS if script.match(token)), None)
+        words += [token] if segmenter is None else segmenter(token)
+    return words

@@ -40,6 +40,7 @@ def examples(path: Path, *pages: tuple[str, str, str]) -> list[str]:
         ("Wie lange ist die Garantie?", "Wie lange ist die Garantie?"),
         ("¿Cuánto dura la garantía?", "¿Cuánto dura la garantía?"),
         ("保証期間はどのくらいですか？", "保証期間はどのくらいですか？"),
+        ("बैटरी कैसे बदलें?", "बैटरी कैसे बदलें?"),
         ("How do you replace the battery?", "How do you replace the battery?"),
         ("How to replace the battery", "How do I replace the battery?"),
         ("How to Replace Your Battery", "How do I replace my battery?"),

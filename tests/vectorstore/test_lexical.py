@@ -106,9 +106,16 @@ def test_a_language_is_decided_early_and_for_all_rows(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "auto" / "lexical.json").read_text())["language"] == "german"
 
 
-@pytest.mark.parametrize("analyzer", [1, None])
-def test_terms_of_another_analyzer_are_refused(tmp_path: Path, analyzer: int | None) -> None:
+def test_terms_of_version_2_are_read_unless_their_script_has_a_segmenter_now(tmp_path: Path) -> None:
     build(tmp_path, TEXTS)
+    path = tmp_path / "lexical.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "analyzer": 2}))
+    assert len(LexicalIndex(tmp_path)) == len(TEXTS)
+
+
+@pytest.mark.parametrize(("analyzer", "texts"), [(1, TEXTS), (None, TEXTS), (2, ["ภาษาไทย"])])
+def test_terms_of_another_analyzer_are_refused(tmp_path: Path, analyzer: int | None, texts: list[str]) -> None:
+    build(tmp_path, texts)
     path = tmp_path / "lexical.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "analyzer": analyzer}))
     with pytest.raises(UnsupportedFormatError, match="kserve-rag ingest"):

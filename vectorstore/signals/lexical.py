@@ -138,12 +138,12 @@ class LexicalIndex:
         """
         try:
             description = orjson.loads((folder / "lexical.json").read_bytes())
-            if description.get("analyzer") != IndexAnalyzer.version:
+            terms = (folder / "terms.txt").read_text(encoding="utf-8")
+            if not IndexAnalyzer.reads(description.get("analyzer"), terms):
                 raise UnsupportedFormatError(
                     f"The lexical index has terms of analyzer {description.get('analyzer')}, this release searches "
                     f"those of analyzer {IndexAnalyzer.version}: build it again with `kserve-rag ingest`."
                 )
-            terms = (folder / "terms.txt").read_text(encoding="utf-8")
             self._postings = Postings(folder)
             self._analyzer = IndexAnalyzer(description["language"])
             self._count = int(description["rows"])

@@ -16,6 +16,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import regex
+
+from text_analysis.words import COMPOUND
 from vectorstore.versions.content import Chunk, Document
 
 MAX_EXAMPLES = 8
@@ -57,7 +60,6 @@ _FOREIGN = re.compile(r"[<>{}\[\]|\\=^~@]|https?:|www\.|&\w+;|\.\.\.|…")
 _WITHIN = re.compile(r"[?？؟!;]|[.:]\s| [–—-] ")
 """Inside a text: it is more than one question."""
 _LINE = re.compile(r"^[^\S\n]*(\S[^\n]{6,130}[?？؟])[^\S\n]*$", re.MULTILINE)
-_WORD = re.compile(r"[^\W_]+(?:['’.-][^\W_]+)*")
 
 _HOW_TO = re.compile(r"how to (\S.*)", re.IGNORECASE)
 _HOW_WORKS = re.compile(r"how (an? |the )?(\S.*) works", re.IGNORECASE)
@@ -190,7 +192,7 @@ def _clean(text: str) -> str | None:
 
 def _is_question(text: str) -> bool:
     """Whether the text is a single question that is clear without its context."""
-    words = [word.lower() for word in _WORD.findall(text)]
+    words = [word.lower() for word in COMPOUND.findall(text)]
     if _WITHIN.search(text, 0, len(text) - 1):
         return False
     if text[0] == "¿" or not any("LATIN" in unicodedata.name(character, "") for character in text):
@@ -208,7 +210,7 @@ def _rephrased(heading: str, text: str) -> tuple[QuestionOrigin, str] | None:
     """A question made from an English heading; None if there is no natural one."""
     if _POINTERS.search(heading) or _YOU.search(heading) or re.search(r"[:;!,()“”\"/]|\. |\.$", heading):
         return None
-    said = set(_WORD.findall(text.replace(heading, " ")))
+    said = set(COMPOUND.findall(text.replace(heading, " ")))
     if match := _HOW_TO.fullmatch(heading):
         return "how", f"How do I {_lowered(_mine(match[1]), said, first=True)}?"
     if match := _HOW_WORKS.fullmatch(heading):
@@ -260,17 +262,17 @@ def _defined(heading: str, text: str) -> tuple[QuestionOrigin, str] | None:
 def _lowered(text: str, said: set[str], *, first: bool = False) -> str:
     """The words of a heading in the case that they have within a sentence of the text below it."""
 
-    def plain(match: re.Match[str]) -> str:
+    def plain(match: regex.Match[str]) -> str:
         word = match[0]
         small = word[:1].lower() + word[1:]
         leads = first and match.start() == 0 and word[1:].islower()
         return small if leads or (small in said and word not in said) or small in _SMALL else word
 
-    return _WORD.sub(plain, text)
+    return COMPOUND.sub(plain, text)
 
 
 def _key(question: str) -> frozenset[str]:
-    return frozenset(word.lower() for word in _WORD.findall(question)) - _SMALL - _OPENERS - {"i", "my"}
+    return frozenset(word.lower() for word in COMPOUND.findall(question)) - _SMALL - _OPENERS - {"i", "my"}
 
 
 def _alike(one: frozenset[str], other: frozenset[str]) -> bool:
