@@ -35,3 +35,6 @@ SEGMENTERS: Mapping[str, Callable[[str], list[str]]] = {
     r"\p{Myanmar}": dictionary_words,
 }
 """Character class → the words of a run of its characters. `PAIRED` scripts have none: docs/decisions/0046."""
+
+UNSPACED = PAIRED + "".join(SEGMENTERS)
+"""Scripts written without spaces between words."""

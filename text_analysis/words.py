@@ -14,12 +14,10 @@ import unicodedata
 
 import regex
 
-from text_analysis.scripts import HANGUL, PAIRED, SEGMENTERS
+from text_analysis.scripts import HANGUL, PAIRED, SEGMENTERS, UNSPACED
 
 _INNER = r"\p{L}\p{N}\p{M}\u200c\u200d"
-_SEGMENTED = "".join(SEGMENTERS)
-_UNSPACED = PAIRED + _SEGMENTED
-_WORD = rf"[\p{{L}}\p{{N}}--[{_UNSPACED}]][{_INNER}--[{_UNSPACED}]]*"
+_WORD = rf"[\p{{L}}\p{{N}}--[{UNSPACED}]][{_INNER}--[{UNSPACED}]]*"
 _RUNS = "|".join(f"[{script}]+" for script in SEGMENTERS)
 _ANY_WORD = rf"[\p{{L}}\p{{N}}][{_INNER}]*"
 _LETTERS = r"\p{L}[\p{L}\p{M}\u200c\u200d]*"
@@ -30,7 +28,7 @@ _CONTRACTION = regex.compile(rf"{_RUNS}|[{PAIRED}]|{_WORD}(?:['’]{_LETTERS})?"
 _TOKEN = regex.compile(
     rf"\d+(?:[.,]\d+)*|{_RUNS}|[{PAIRED}{HANGUL}]+|{_LETTERS}(?:['’]{_LETTERS}|\d[{_INNER}]*)?|%", regex.V1
 )
-_HAS_SEGMENTED = regex.compile(f"[{_SEGMENTED}]", regex.V1)
+_HAS_SEGMENTED = regex.compile(f"[{''.join(SEGMENTERS)}]", regex.V1)
 _SEGMENTERS = [(regex.compile(f"[{script}]"), segmenter) for script, segmenter in SEGMENTERS.items()]
 _POINTS = regex.compile(r"[\p{Arabic}\p{Hebrew}\u064b-\u0655\u0670&&\p{M}]", regex.V1)
 """Arabic and Hebrew vowel points, which most texts leave out."""
