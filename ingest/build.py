@@ -273,8 +273,11 @@ class _Writer:
         if builder is None:
             return None
 
+        probes = await asyncio.to_thread(builder.probes)
+        answer = await self._context.batcher.queries(probes) if probes else None
+
         async def publish() -> str:
-            version = await asyncio.to_thread(builder.publish)
+            version = await asyncio.to_thread(builder.publish, answer)
             self._context.reporter.tell(Published(version))
             return version
 

@@ -11,7 +11,7 @@ from typing import Protocol, TypeVar
 from chassis.context import CallContext
 from chassis.errors import ServiceError
 from embedder.client import EmbedderClient
-from embedder.wire import Embeddings
+from embedder.wire import Embeddings, InputType
 from ingest.errors import EmbeddingFailedError
 from ingest.settings import Choice, IngestSettings
 from vectorstore.versions import Bits, ChunkVectors, EncodedVectors, Quantiser
@@ -75,6 +75,13 @@ class Embedder(Protocol):
     async def embed(self, texts: Sequence[str]) -> EmbeddedBatch:
         """Embeds one batch. Raises EmbeddingFailedError if the embedder fails after all retries."""
 
+    async def queries(self, texts: Sequence[str]) -> Embeddings:
+        """Embeds texts as queries, with every output that `connect` found.
+
+        Raises:
+            EmbeddingFailedError: the embedder failed after all retries.
+        """
+
     async def aclose(self) -> None:
         """Closes its connections."""
 
@@ -118,6 +125,15 @@ class HttpEmbedder:
 
     async def embed(self, texts: Sequence[str]) -> EmbeddedBatch:
         """As `Embedder.embed`."""
+        answer, expected = await self._embed(texts, "passage")
+        return EmbeddedBatch(await _vectors(answer, expected.quantiser), int(answer.truncated.sum()))
+
+    async def queries(self, texts: Sequence[str]) -> Embeddings:
+        """As `Embedder.queries`."""
+        answer, _ = await self._embed(texts, "query")
+        return answer
+
+    async def _embed(self, texts: Sequence[str], input_type: InputType) -> tuple[Embeddings, EmbedderCapabilities]:
         expected = self._capabilities
         if expected is None:
             raise AssertionError("embed comes after connect")
@@ -125,7 +141,7 @@ class HttpEmbedder:
             lambda ctx: self._client.embed(
                 texts,
                 ctx,
-                input_type="passage",
+                input_type=input_type,
                 sparse=expected.sparse,
                 multi_vectors=expected.quantiser is not None,
             )
@@ -135,7 +151,7 @@ class HttpEmbedder:
                 f"The embedder was exchanged during the run ({expected.fingerprint} became {answer.fingerprint}). "
                 "Run again."
             )
-        return EmbeddedBatch(await _vectors(answer, expected.quantiser), int(answer.truncated.sum()))
+        return answer, expected
 
     async def aclose(self) -> None:
         """Closes the connections."""
@@ -217,6 +233,10 @@ class Batcher:
         if len(self._waiting) >= self._batch_size:
             self.flush()
         return future
+
+    async def queries(self, texts: Sequence[str]) -> Embeddings:
+        """As `Embedder.queries`."""
+        return await self._embedder.queries(texts)
 
     def flush(self) -> None:
         """Sends the gathered texts even if they do not fill a batch."""

@@ -25,6 +25,7 @@ import ray
 import ray.data
 from ray.exceptions import RayError
 
+from embedder.wire import Embeddings
 from ingest.embedding import EmbeddedBatch, EmbedderCapabilities, HttpEmbedder
 from ingest.errors import EmbeddingFailedError, ParserError, SkippedFileError
 from ingest.loaders import SourceFile
@@ -184,6 +185,7 @@ class _RayEmbedder:
     def __init__(self, settings: IngestSettings, scaleout: ScaleoutSettings) -> None:
         self._settings = settings
         self._scaleout = scaleout
+        self._driver = HttpEmbedder(settings)
         self._capabilities: Any = None
         self._actors: list[Any] = []
         self._busy: list[int] = []
@@ -195,11 +197,7 @@ class _RayEmbedder:
 
     async def connect(self) -> EmbedderCapabilities:
         """Connects from the driver, then starts the actors."""
-        calls = HttpEmbedder(self._settings)
-        try:
-            capabilities = await calls.connect()
-        finally:
-            await calls.aclose()
+        capabilities = await self._driver.connect()
         actor = ray.remote(_EmbedActor).options(
             num_cpus=0,
             max_concurrency=self._settings.concurrency,
@@ -228,8 +226,13 @@ class _RayEmbedder:
             raise EmbeddingFailedError(batch)
         return batch
 
+    async def queries(self, texts: Sequence[str]) -> Embeddings:
+        """Embeds the few queries of a build from the driver."""
+        return await self._driver.queries(texts)
+
     async def aclose(self) -> None:
         """Stops the actors."""
+        await self._driver.aclose()
         actors, self._actors = self._actors, []
         for actor in actors:
             ray.kill(actor)

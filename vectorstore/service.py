@@ -71,7 +71,7 @@ class VectorstoreService:
         def load(version: IndexVersion) -> LoadedIndex:
             return LoadedIndex(version, store=store, candidates=candidates, rescore=rescore, weights=weights)
 
-        self._collections = {root.name: ServedCollection(root, embedder, load, probe_timeout_s) for root in roots}
+        self._collections = {root.name: ServedCollection(root, embedder, load, probe_timeout_s, mode) for root in roots}
         self._default = self._collections[roots[0].name]
 
     @contextlib.asynccontextmanager

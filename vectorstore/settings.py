@@ -62,7 +62,8 @@ class VectorstoreSettings(ServerSettings):
         None,
         ge=0,
         le=1,
-        description="Weight of the cosine. By default 0.4; 1/6 beside BM25 and late interaction.",
+        description="Weight of the cosine. By default up to 0.4, up to 1/6 beside BM25 and late interaction: as far "
+        "as the index measured that it finds its own sentences.",
     )
     lexical_weight: float | None = Field(
         None,
@@ -77,7 +78,8 @@ class VectorstoreSettings(ServerSettings):
         None,
         ge=0,
         le=1,
-        description="Weight of late interaction, if the index has multi-vectors. By default 0.4; 1/2 beside BM25.",
+        description="Weight of late interaction, if the index has multi-vectors. By default 0.4, and up to 1/2 beside "
+        "BM25: as far as the index measured that it finds its own sentences.",
     )
     store: Annotated[str, AfterValidator(_store)] = Field(
         AUTO,

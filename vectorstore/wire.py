@@ -221,6 +221,10 @@ class IndexInfo(Described):
     """Fingerprint of the embedder that made its vectors."""
     parts: list[Signal]
     """Signals that it can be searched by."""
+    weights: dict[Signal, float] = Field(default_factory=dict)
+    """Share of each signal in the score of a search with the default mode."""
+    languages: dict[str, float] = Field(default_factory=dict)
+    """Language of its documents (ISO 639-1) → share of the chunks, largest first; empty if not known."""
     calibration: dict[str, Any] | None
     """Content of the version's calibration file; None if there is none."""
     examples: list[str]

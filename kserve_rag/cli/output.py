@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from rich.console import Console
 from rich.markup import escape
@@ -115,4 +115,12 @@ def print_status(console: Console, status: GraphStatus, *, llm: str | None, embe
 def _index_line(index: IndexStatus | None) -> str:
     if index is None:
         return "no index yet: build one with `kserve-rag ingest PATH`"
-    return f"index {index.name}: {index.documents} documents, {index.chunks} chunks, version {index.version}"
+    line = f"index {index.name}: {index.documents} documents, {index.chunks} chunks, version {index.version}"
+    if index.languages:
+        line += f"\nlanguages: {shares(index.languages)}"
+    return line + (f"\nsignals: {shares(index.weights)}" if index.weights else "")
+
+
+def shares(found: Mapping[str, float]) -> str:
+    """`de 80 %, en 20 %`; at most four."""
+    return ", ".join(f"{name} {share:.0%}" for name, share in list(found.items())[:4])

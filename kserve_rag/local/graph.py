@@ -86,6 +86,10 @@ class IndexStatus(BaseModel):
     version: str
     documents: int
     chunks: int
+    languages: dict[str, float] = {}
+    """Language of the documents (ISO 639-1) → share of the chunks, largest first."""
+    weights: dict[str, float] = {}
+    """Share of each signal in a passage's score; empty while the vectorstore does not run."""
 
 
 class GraphStatus(BaseModel):
@@ -347,7 +351,11 @@ def _index_on_disk(settings: Settings) -> IndexStatus | None:
     with contextlib.suppress(ServiceError), IndexRoot(settings.indexes, settings.index_name).open() as version:
         manifest, counts = version.manifest, version.manifest.counts
         return IndexStatus(
-            name=manifest.name, version=manifest.version, documents=counts.documents, chunks=counts.chunks
+            name=manifest.name,
+            version=manifest.version,
+            documents=counts.documents,
+            chunks=counts.chunks,
+            languages=manifest.languages,
         )
     return None
 

@@ -34,6 +34,27 @@ def test_default_weights(parts: tuple[Signal, ...], mode: Mode, expected: dict[S
     assert Weights().of(parts, mode) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize(
+    ("parts", "trust", "expected"),
+    [
+        (("dense", "lexical"), {"dense": 0.5}, {"dense": 0.25, "lexical": 0.75}),
+        (("dense", "lexical", "multi_vector"), {"multi_vector": 0.0}, {"dense": 0.4, "lexical": 0.6}),
+        (("dense", "lexical", "multi_vector"), {"dense": 0.0, "multi_vector": 0.0}, {"lexical": 1.0}),
+        (("dense", "lexical", "multi_vector"), {"lexical": 0.0}, {"dense": 1 / 4, "multi_vector": 3 / 4}),
+        (SIGNALS, {"dense": 0.0, "sparse": 0.0, "multi_vector": 1.0, "lexical": 1.0}, {"lexical": 1.0}),
+    ],
+)
+def test_default_weights_follow_the_measured_trust(
+    parts: tuple[Signal, ...], trust: dict[Signal, float], expected: dict[Signal, float]
+) -> None:
+    assert Weights().of(parts, "rescored", trust) == pytest.approx(expected)
+
+
+def test_weights_that_are_set_do_not_follow_the_measured_trust() -> None:
+    shares = Weights(dense=0.4).of(("dense", "lexical"), "rescored", {"dense": 0.0})
+    assert shares == pytest.approx({"dense": 0.4, "lexical": 0.6})
+
+
 def test_modes_that_an_index_cannot_serve() -> None:
     with pytest.raises(MissingPartError, match="no lexical part"):
         Weights().of(("dense",), "lexical")

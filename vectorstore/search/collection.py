@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator
 from chassis.context import CallContext
 from chassis.errors import NotReadyError, ServiceError
 from embedder.client import EmbedderClient
-from vectorstore.errors import DamagedIndexError, EmbedderMismatchError, NoIndexError
+from vectorstore.errors import DamagedIndexError, EmbedderMismatchError, MissingPartError, NoIndexError
 from vectorstore.search.index import LoadedIndex
 from vectorstore.versions import Document, IndexRoot, IndexVersion
 from vectorstore.versions.manifest import EmbedderInfo
-from vectorstore.wire import IndexInfo, IndexStatus
+from vectorstore.wire import IndexInfo, IndexStatus, Mode, Signal
 
 logger = logging.getLogger(__name__)
 
@@ -28,12 +28,14 @@ class ServedCollection:
         embedder: EmbedderClient,
         load: Callable[[IndexVersion], LoadedIndex],
         probe_timeout_s: float,
+        mode: Mode,
     ) -> None:
         self.name = root.name
         self._root = root
         self._embedder = embedder
         self._load = load
         self._probe_timeout_s = probe_timeout_s
+        self._mode = mode
         self._lease: _Lease | None = None
         self._mismatch: EmbedderMismatchError | None = None
         self._refused: ServiceError | None = None
@@ -77,7 +79,8 @@ class ServedCollection:
         reason = None if problem is None else problem.message
         if self._lease is None:
             return IndexStatus(index=None, reason=reason or _LOADING)
-        manifest = self._lease.index.version.manifest
+        loaded = self._lease.index
+        manifest = loaded.version.manifest
         index = IndexInfo(
             name=manifest.name,
             version=manifest.version,
@@ -85,10 +88,17 @@ class ServedCollection:
             chunks=manifest.counts.chunks,
             embedder=manifest.embedder.fingerprint,
             parts=manifest.parts,
-            calibration=self._lease.index.calibration,
+            weights=self._weights(loaded),
+            languages=manifest.languages,
+            calibration=loaded.calibration,
             examples=manifest.examples,
         )
         return IndexStatus(index=index, reason=reason)
+
+    def _weights(self, index: LoadedIndex) -> dict[Signal, float]:
+        with contextlib.suppress(MissingPartError):  # searches say so
+            return dict(index.weights_of(self._mode))
+        return {}
 
     def not_ready_reason(self) -> str | None:
         """Why queries cannot be answered now, and what to do; None if they can."""

@@ -152,13 +152,16 @@ class LoadedIndex:
         """A stored document. Blocks."""
         return self.version.document(document_id)
 
-    def needs(self, mode: Mode) -> Collection[Signal]:
-        """Signals that a query in this mode needs.
+    def weights_of(self, mode: Mode) -> Mapping[Signal, float]:
+        """Signals that a query in this mode needs → their shares of the score.
 
         Raises:
             MissingPartError: the index does not have one of them.
         """
-        return self._weights(mode)
+        weights = self._weights_of.get(mode)
+        if weights is None:
+            weights = self._weights_of[mode] = self.weights.of(self.parts, mode, self.version.manifest.trust)
+        return weights
 
     def is_quick(self, queries: int) -> bool:
         """Whether a search for this many queries takes less time than a switch of threads."""
@@ -181,7 +184,7 @@ class LoadedIndex:
 
     def rank_now(self, queries: Sequence[Query]) -> list[Ranked]:
         """Like `rank`, in the calling thread and without a deadline."""
-        weights = [self._weights(query.mode) for query in queries]
+        weights = [self.weights_of(query.mode) for query in queries]
         nearest = self._nearest([query for query, of in zip(queries, weights, strict=True) if "dense" in of])
         return [
             self._rank(query, of, next(nearest) if "dense" in of else NO_HITS)
@@ -343,12 +346,6 @@ class LoadedIndex:
         (near,) = self._ask_store(query.vector[None], self._depth(query), None)
         seen = np.union1d(near.rows, best(scores, self._depth(query)).rows)
         return [int(row) for row in seen[~mask[seen]]]
-
-    def _weights(self, mode: Mode) -> Mapping[Signal, float]:
-        weights = self._weights_of.get(mode)
-        if weights is None:
-            weights = self._weights_of[mode] = self.weights.of(self.parts, mode)
-        return weights
 
 
 def _masked(hits: Hits, mask: npt.NDArray[np.bool_]) -> Hits:

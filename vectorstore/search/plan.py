@@ -36,7 +36,7 @@ class SearchPlan:
 
     def signals(self) -> set[Signal]:
         """Signals that the search needs. Raises MissingPartError if an index does not have one of them."""
-        return {signal for index in self.indexes for signal in index.needs(self.query.mode)}
+        return {signal for index in self.indexes for signal in index.weights_of(self.query.mode)}
 
     def embed(self, embeddings: Embeddings, row: int) -> None:
         """Sets the vectors of the query from a row of the embedder's answer."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
@@ -30,8 +31,16 @@ class Weights:
     sparse: float | None = None
     multi_vector: float | None = None
 
-    def of(self, parts: Collection[Signal], mode: Mode) -> dict[Signal, float]:
+    def of(
+        self, parts: Collection[Signal], mode: Mode, trust: Mapping[Signal, float] = MappingProxyType({})
+    ) -> dict[Signal, float]:
         """Signal → its share of the score for an index that has `parts`. Shares are above 0 and sum to 1.
+
+        Args:
+            parts: signals of the index.
+            mode: signals to use.
+            trust: 0 … 1 by signal, 1 if absent. It scales defaults, not weights that are set. If no signal that finds
+                candidates is left, BM25 alone decides.
 
         Raises:
             MissingPartError: the mode needs a signal that the index does not have.
@@ -42,14 +51,21 @@ class Weights:
                 raise MissingPartError(f"The index has no {needed} part: choose another mode, or publish it again.")
             return {needed: 1.0}
         used = [signal for signal in parts if not (signal == "multi_vector" and mode == "fused")]
-        defaults = _LEARNED if "sparse" in used else _RESCORED if "multi_vector" in used else _FUSED
+        late = trust.get("multi_vector", 1.0) if "multi_vector" in used else 0.0
         chosen: dict[Signal, float] = {}
         for signal in used:
-            given = getattr(self, signal)
-            weight = defaults.get(signal, 0.0) if given is None else given
+            if (weight := getattr(self, signal)) is None:
+                if "sparse" in used:
+                    weight = _LEARNED.get(signal, 0.0) * trust.get(signal, 1.0)
+                elif signal == "multi_vector":
+                    weight = late * _RESCORED[signal]
+                else:
+                    weight = ((1 - late) * _FUSED[signal] + late * _RESCORED[signal]) * trust.get(signal, 1.0)
             if weight > 0:
                 chosen[signal] = weight
         if not chosen.keys() - {"multi_vector"}:
+            if trust and self == Weights() and "lexical" in parts:
+                return {"lexical": 1.0}
             raise MissingPartError("No part that finds candidates has a weight above 0: set one.")
         total = sum(chosen.values())
         return {signal: weight / total for signal, weight in chosen.items()}

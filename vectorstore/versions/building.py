@@ -17,19 +17,20 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from embedder.wire import SparseVector
+from embedder.wire import Embeddings, SparseVector
 from vectorstore.errors import BuilderClosedError, InvalidContentError
 from vectorstore.signals.dense import normalised
 from vectorstore.signals.lexical import LexicalIndex, LexicalSettings, LexicalWriter
-from vectorstore.signals.multivectors import Bits, EncodedVectors, Matrix, MultiVectorWriter
-from vectorstore.signals.sparse import SparseWriter
+from vectorstore.signals.multivectors import Bits, EncodedVectors, Matrix, MultiVectorIndex, MultiVectorWriter
+from vectorstore.signals.sparse import SparseIndex, SparseWriter
 from vectorstore.signals.sparse import check as check_sparse
 from vectorstore.stores import VersionRef, Writer, store_type
-from vectorstore.stores.exact import FOLDER, VectorTableWriter
+from vectorstore.stores.exact import FOLDER, VectorTable, VectorTableWriter
 from vectorstore.versions.content import Chunk, Document, check_chunk, check_document, content_key
 from vectorstore.versions.examples import Examples
 from vectorstore.versions.manifest import Counts, EmbedderInfo, Manifest, SourceInfo
 from vectorstore.versions.reading import sha256_of
+from vectorstore.versions.trust import ProbeSampler, measure
 from vectorstore.wire import Signal
 
 _MAX_CHUNKS = 2**31 - 1
@@ -89,6 +90,8 @@ class VersionBuilder:
         self._digest = hashlib.sha256(orjson.dumps(described, option=orjson.OPT_SORT_KEYS))
         self._fields: dict[str, set[str]] = {}
         self._examples = Examples()
+        self._sampler = ProbeSampler()
+        self._probes: list[tuple[int, str]] = []
         self._documents = 0
         self._chunks = 0
         self._open = True
@@ -183,11 +186,20 @@ class VersionBuilder:
         for name, value in metadata.items():
             self._fields.setdefault(name, set()).add(type(value).__name__)
         self._examples.add(document, chunks, self._chunks)
+        self._sampler.add(chunks, self._chunks)
         self._documents += 1
         self._chunks += len(chunks)
 
-    def publish(self) -> str:
+    def probes(self) -> list[str]:
+        """Queries for `publish` to measure the signals with: at most 96 short texts."""
+        self._probes = self._sampler.probes()
+        return [query for _, query in self._probes]
+
+    def publish(self, probes: Embeddings | None = None) -> str:
         """Completes the version, and makes it visible and current in one step.
+
+        Args:
+            probes: embeddings of `probes()`, as queries. None: the signals are not measured, and get default weights.
 
         Returns:
             The version's name.
@@ -217,6 +229,7 @@ class VersionBuilder:
         if self._writer is not None:
             self._writer.finish()
             self._writer = None
+        words = LexicalIndex(self._folder / "lexical")
         manifest = Manifest(
             version="",
             build_id=self._ref.build_id,
@@ -229,7 +242,9 @@ class VersionBuilder:
             counts=Counts(documents=self._documents, chunks=self._chunks),
             parts=parts,
             metadata_fields={name: sorted(kinds) for name, kinds in sorted(self._fields.items())},
-            examples=self._pick_examples(),
+            trust={} if probes is None else self._trust(probes, words),
+            languages=self._sampler.languages(),
+            examples=self._examples.pick(lambda question: words.search(question, limit=_BEST).rows.tolist()),
             files=self._sizes(),
             sha256={name: sha256_of(self._folder / name) for name in _TEXT_FILES},
         )
@@ -239,11 +254,23 @@ class VersionBuilder:
         self._open = False
         return version
 
-    def _pick_examples(self) -> list[str]:
-        if not self._examples:
-            return []
-        words = LexicalIndex(self._folder / "lexical")
-        return self._examples.pick(lambda question: words.search(question, limit=_BEST).rows.tolist())
+    def _trust(self, embeddings: Embeddings, words: LexicalIndex) -> dict[Signal, float]:
+        if not self._probes:
+            return {}
+        rows, queries = zip(*self._probes, strict=True)
+        table = VectorTable(self._folder / FOLDER)
+        try:
+            return measure(
+                rows,
+                queries,
+                embeddings,
+                vectors=table.vectors,
+                lexical=words,
+                sparse=SparseIndex(self._folder / "sparse") if self._sparse is not None else None,
+                multi_vectors=MultiVectorIndex(self._folder / "multi_vectors") if self._multi_vectors else None,
+            )
+        finally:
+            table.close()
 
     def abandon(self) -> None:
         """Removes the unpublished version. Does nothing after `publish`."""

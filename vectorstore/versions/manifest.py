@@ -56,6 +56,10 @@ class Manifest(BaseModel):
     counts: Counts
     parts: list[Signal]
     """Signals that the version can be searched by."""
+    trust: dict[Signal, float] = Field(default_factory=dict)
+    """Signal → 0 … 1, how far it can be trusted with these documents (`versions.trust`); empty if not measured."""
+    languages: dict[str, float] = Field(default_factory=dict)
+    """Language (ISO 639-1) → share of the chunks, largest first; empty in versions of earlier releases."""
     metadata_fields: dict[str, list[str]]
     """Field that filters may name → types of its values (`str`, `int`, `float`, `bool`)."""
     examples: list[str]

@@ -1,0 +1,154 @@
+"""How far each signal of a version can be trusted with its corpus and embedder, measured without labels.
+
+Sentences of the corpus are the queries, with half of their words left out, and each must find its own chunk. So no
+signal wins by construction: words and token vectors of the rest would match a verbatim sentence exactly.
+docs/decisions/0047 has the figures behind the limits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from embedder.wire import Embeddings
+from text_analysis.languages import language_shares
+from text_analysis.sentences import sentence_spans
+from text_analysis.words import has_segmented_script, is_run, words_with_contractions
+from vectorstore.signals.dense import Vectors
+from vectorstore.signals.lexical import LexicalIndex
+from vectorstore.signals.multivectors import MultiVectorIndex
+from vectorstore.signals.sparse import SparseIndex
+from vectorstore.versions.content import Chunk
+from vectorstore.wire import Signal
+
+_PROBES = 96
+_FEWEST_PROBES = 8
+"""With fewer, nothing is measured."""
+_FEWEST_WORDS, _MOST_WORDS = 6, 40
+"""Words of a sentence; later ones are left out."""
+_ROWS = 20_000
+"""Rows that a probe's own chunk is compared with; a sample of a larger index."""
+_RESCORED_ROWS = 32
+_DENSE_SHARE = 0.4
+"""Of the score that chooses these rows; the rest is BM25's."""
+
+_LIMITS: Mapping[Signal, tuple[float, float]] = {
+    "dense": (0.25, 0.5),
+    "lexical": (0.25, 0.5),
+    "sparse": (0.25, 0.5),
+    "multi_vector": (0.75, 0.9),
+}
+"""Share of the best signal's mean reciprocal rank: up to the first, a signal gets no trust; from the second, all."""
+
+
+class ProbeSampler:
+    """Samples chunks while a version is built. The result does not depend on the order of the documents."""
+
+    def __init__(self) -> None:
+        self._pool: list[tuple[int, int, str]] = []
+        """A heap of (negated chance of a chunk's id, row, text): the chunks with the lowest chances."""
+
+    def add(self, chunks: Sequence[Chunk], first_row: int) -> None:
+        """Considers the chunks of a document, whose rows begin at `first_row`."""
+        for row, chunk in enumerate(chunks, first_row):
+            entry = (-_chance(chunk.id), row, chunk.text)
+            if len(self._pool) < 2 * _PROBES:
+                heapq.heappush(self._pool, entry)
+            else:
+                heapq.heappushpop(self._pool, entry)
+
+    def languages(self) -> dict[str, float]:
+        """Language (ISO 639-1) → share of the chunks, largest first."""
+        return language_shares(text for *_, text in self._pool)
+
+    def probes(self) -> list[tuple[int, str]]:
+        """Row and query of each probe, from as many chunks as possible; none if there are too few."""
+        waiting = [(row, _queries(text)) for _, row, text in sorted(self._pool, reverse=True)]
+        probes: list[tuple[int, str]] = []
+        while waiting and len(probes) < _PROBES:
+            round_of = [(row, query, queries) for row, queries in waiting if (query := next(queries, None)) is not None]
+            probes += [(row, query) for row, query, _ in round_of]
+            waiting = [(row, queries) for row, _, queries in round_of]
+        return probes[:_PROBES] if len(probes) >= _FEWEST_PROBES else []
+
+
+def measure(
+    rows: Sequence[int],
+    queries: Sequence[str],
+    embeddings: Embeddings,
+    *,
+    vectors: Vectors,
+    lexical: LexicalIndex,
+    sparse: SparseIndex | None,
+    multi_vectors: MultiVectorIndex | None,
+) -> dict[Signal, float]:
+    """Signal → trust, 0 … 1, for the signals of a version.
+
+    Args:
+        rows: own row of each probe.
+        queries: text of each probe.
+        embeddings: of the texts.
+        vectors: float32[rows, dim] of the version.
+        lexical: of the version.
+        sparse: of the version; None if it has none.
+        multi_vectors: of the version; None if it has none.
+    """
+    sample = np.union1d(np.linspace(0, len(vectors) - 1, min(len(vectors), _ROWS)).astype(np.int64), rows)
+    own = np.searchsorted(sample, rows)
+    compared = vectors[sample]
+    reciprocal: dict[Signal, list[float]] = {}
+    for number, (place, query) in enumerate(zip(own.tolist(), queries, strict=True)):
+        terms = lexical.analyse(query)
+        signals: dict[Signal, npt.NDArray[np.floating[Any]]] = {
+            "dense": compared @ embeddings.dense[number],
+            "lexical": lexical.scores(terms)[sample] / (terms.greatest or 1.0),
+        }
+        if sparse is not None and embeddings.sparse is not None:
+            signals["sparse"] = sparse.scores(embeddings.sparse[number])[sample]
+        for signal, scores in signals.items():
+            reciprocal.setdefault(signal, []).append(_reciprocal_rank(scores, place))
+        if multi_vectors is not None and embeddings.multi_vectors is not None:
+            first_stage = _DENSE_SHARE * signals["dense"] + (1 - _DENSE_SHARE) * signals["lexical"]
+            best = np.argsort(-first_stage, kind="stable")[:_RESCORED_ROWS]
+            late = multi_vectors.scores(embeddings.multi_vectors[number], sample[best])
+            found = np.flatnonzero(best == place)
+            rank = _reciprocal_rank(late, int(found[0])) if len(found) else 0.0
+            reciprocal.setdefault("multi_vector", []).append(rank)
+    means = {signal: float(np.mean(values)) for signal, values in reciprocal.items()}
+    greatest = max(mean for signal, mean in means.items() if signal != "multi_vector")
+    return {
+        signal: round(float(np.interp(mean / greatest, _LIMITS[signal], (0, 1))), 2) if greatest else 1.0
+        for signal, mean in means.items()
+    }
+
+
+def _reciprocal_rank(scores: npt.NDArray[np.floating[Any]], place: int) -> float:
+    return 1 / (1 + int((scores > scores[place]).sum()))
+
+
+def _queries(text: str) -> Iterator[str]:
+    """The text's sentences with half of their words, in a fixed random order."""
+    sentences = (text[start:end] for start, end in sentence_spans(text))
+    return (query for sentence in sorted(sentences, key=_chance) if (query := _thinned(sentence)))
+
+
+def _thinned(sentence: str) -> str:
+    """Half of the sentence's words; empty if it has too few."""
+    words = words_with_contractions(sentence)[:_MOST_WORDS]
+    if len(set(words)) < _FEWEST_WORDS:
+        return ""
+    kept = sorted(range(len(words)), key=lambda place: _chance(f"{place} {sentence}"))[: (len(words) + 1) // 2]
+    query = ""
+    for word in (words[place] for place in sorted(kept)):
+        unspaced = is_run(word) or has_segmented_script(word)
+        query += word if unspaced or not query else f" {word}"
+    return query
+
+
+def _chance(text: str) -> int:
+    return int.from_bytes(hashlib.sha256(text.encode("utf-8", "replace")).digest()[:8], "big")
