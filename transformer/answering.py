@@ -13,7 +13,7 @@ from transformer.checking import Checker
 from transformer.generation import Generator
 from transformer.loops import LoopDetector
 from transformer.question import Question
-from transformer.refusal import declines
+from transformer.refusal import declines, refusal_text
 from transformer.retrieval import Retrieved
 from transformer.telemetry import Stopwatch
 from transformer.wire import AnsweredBy, AnswerMode, Citations, FinishReason, Usage, Withheld
@@ -41,14 +41,14 @@ Pieces = AsyncGenerator[str | Outcome, None]
 class Answerer:
     """Answers questions from the passages found. Holds no state of a request."""
 
-    def __init__(self, generator: Generator, checker: Checker, *, mode: AnswerMode, refusal: str) -> None:
+    def __init__(self, generator: Generator, checker: Checker, *, mode: AnswerMode, refusal: str | None) -> None:
         """An answerer.
 
         Args:
             generator: has the LLM write.
             checker: attributes what it wrote, and quotes.
             mode: of questions that set none.
-            refusal: the text of a refusal.
+            refusal: the text of a refusal; None: one in the question's language.
         """
         self._generator = generator
         self._checker = checker
@@ -70,7 +70,7 @@ class Answerer:
         """
         mode = self.mode(question)
         if retrieved.refused:
-            return self._refuse()
+            return self._refuse(question)
         if max_tokens == 0:
             return self._retrieve_only()
         if mode == "write" or not retrieved.prompt.sources:
@@ -79,8 +79,8 @@ class Answerer:
             return self._quote(question, retrieved)
         return self._write_gated(question, retrieved, ctx, stopwatch)
 
-    async def _refuse(self, usage: Usage | None = None) -> Pieces:
-        yield self._refusal
+    async def _refuse(self, question: Question, usage: Usage | None = None) -> Pieces:
+        yield self._refusal or refusal_text(question.text)
         yield Outcome(refused=True, usage=usage or Usage())
 
     async def _retrieve_only(self) -> Pieces:
@@ -100,7 +100,7 @@ class Answerer:
             retrieved.query or question.text, retrieved.prompt.sources, withheld=withheld, least_score=least_score
         )
         if citations is None:
-            async for piece in self._refuse(usage):
+            async for piece in self._refuse(question, usage):
                 yield piece
             return
         yield citations.text

@@ -11,6 +11,7 @@ from typing import Any
 
 import orjson
 
+from text_analysis.languages import language_among
 from transformer.answerability import DEFAULT_MODEL, DEFAULT_THRESHOLD, Model
 from transformer.calibration import Calibration, CalibrationError
 from transformer.wire import Topic
@@ -29,6 +30,24 @@ class RefusalRule:
     model: Model
     threshold: float
 
+
+REFUSALS: Mapping[str, str] = {
+    "en": "I don't know: the documents hold nothing that answers this question.",
+    "ar": "لا أعرف: لا تحتوي المستندات على ما يجيب عن هذا السؤال.",
+    "de": "Das weiß ich nicht: In den Dokumenten steht nichts, was diese Frage beantwortet.",
+    "es": "No lo sé: los documentos no contienen nada que responda a esta pregunta.",
+    "fr": "Je ne sais pas : les documents ne contiennent rien qui réponde à cette question.",
+    "hi": "मुझे नहीं पता: दस्तावेज़ों में ऐसा कुछ नहीं है जो इस प्रश्न का उत्तर दे।",
+    "it": "Non lo so: i documenti non contengono nulla che risponda a questa domanda.",
+    "ja": "わかりません。文書にはこの質問に答える内容がありません。",
+    "ko": "모르겠습니다. 문서에 이 질문에 답하는 내용이 없습니다.",
+    "nl": "Dat weet ik niet: in de documenten staat niets dat deze vraag beantwoordt.",
+    "pt": "Não sei: os documentos não contêm nada que responda a esta pergunta.",
+    "ru": "Я не знаю: в документах нет ответа на этот вопрос.",
+    "th": "ไม่ทราบ: ในเอกสารไม่มีข้อมูลที่ตอบคำถามนี้",
+    "zh": "我不知道：文档中没有能回答这个问题的内容。",
+}
+"""Language of a question (ISO 639-1) → the text of a refusal. The first is for all other languages."""
 
 _DEFAULT = RefusalRule(DEFAULT_MODEL, DEFAULT_THRESHOLD)
 
@@ -59,6 +78,11 @@ def _calibrated(content: bytes) -> RefusalRule:
 def declines(text: str) -> bool:
     """Whether a text of the LLM begins by saying that it does not know."""
     return _DONT_KNOW.match(text) is not None
+
+
+def refusal_text(question: str) -> str:
+    """A refusal in the question's language."""
+    return REFUSALS[language_among(question, tuple(REFUSALS))]
 
 
 def topics(passages: Iterable[Passage], limit: int = 3) -> list[Topic]:

@@ -97,10 +97,10 @@ class TransformerSettings(ServerSettings):
         "You are a helpful assistant. Be brief and exact.",
         description="Instructions to the model if no documents are used.",
     )
-    refusal: str = Field(
-        "I don't know: the documents hold nothing that answers this question.",
+    refusal: str | None = Field(
+        None,
         min_length=1,
-        description="The answer where the passages support none.",
+        description="The answer where the passages support none. By default a sentence in the question's language.",
     )
     citations: CitationMode = Field(
         "label",

@@ -18,6 +18,7 @@ from tests.transformer.running import (
     Running,
 )
 from transformer.answerability import DEFAULT_MODEL
+from transformer.refusal import REFUSALS, refusal_text
 
 
 def calibration(threshold: float) -> dict[str, Any]:
@@ -73,3 +74,29 @@ async def test_the_calibration_of_a_prediction_decides(
     service.upstreams.calibration = held
     answer = (await service.client.post(GENERATE, json={"text_input": Q})).json()
     assert answer["refused"] is refused
+
+
+@pytest.mark.parametrize(
+    ("question", "language"),
+    [
+        ("How do I delete a document?", "en"),
+        ("Wie lange ist die Garantie?", "de"),
+        ("Combien de temps dure la garantie ?", "fr"),
+        ("¿Cuánto dura la garantía?", "es"),
+        ("Quanto dura la garanzia della pompa?", "it"),
+        ("Quanto tempo dura a garantia da bomba?", "pt"),
+        ("Hoe lang is de garantie?", "nl"),
+        ("保修期多久？", "zh"),
+        ("保証期間はどのくらいですか？", "ja"),
+        ("보증 기간은 얼마나 됩니까?", "ko"),
+        ("Какой срок гарантии?", "ru"),
+        ("ما هي مدة الضمان؟", "ar"),
+        ("वारंटी कितने समय की है?", "hi"),
+        ("รับประกันกี่ปี", "th"),
+        ("Πόσο διαρκεί η εγγύηση;", "en"),
+        ("wifi", "en"),
+        ("", "en"),
+    ],
+)
+def test_a_refusal_follows_the_language_of_the_question(question: str, language: str) -> None:
+    assert refusal_text(question) == REFUSALS[language]
