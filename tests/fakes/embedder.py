@@ -96,23 +96,24 @@ class LoopbackEmbedder(ThreadedServer):
         """Set when a request waits because of `hold`."""
         self.calls: list[list[str]] = []
         """The texts of each request."""
+        self.texts: Counter[str] = Counter()
+        """Passage → how often it was sent; `remembers` and `forget` apply to it too."""
         self.remembers = True
         """Whether `calls` is kept."""
         self.headers: dict[str, str] = {}
         """Headers of the latest request; names in lower case."""
-        self.input_types: set[str] = set()
         self.embedded = 0
-        """Texts embedded so far."""
+        """Passages embedded so far."""
         self.most_at_once = 0
         self._at_once = 0
         self._arrived = asyncio.Event()
         self._hold: asyncio.Event | None = None
         self._waiting: asyncio.Event | None = None
 
-    @property
-    def texts(self) -> Counter[str]:
-        """Text → how often it was sent, from `calls`."""
-        return Counter(text for call in self.calls if call != _WHO_ARE_YOU for text in call)
+    def forget(self) -> None:
+        """Forgets the requests so far."""
+        self.calls.clear()
+        self.texts.clear()
 
     def hold(self) -> None:
         """Makes new requests wait; `held` is set when the first one waits."""
@@ -153,13 +154,15 @@ class LoopbackEmbedder(ThreadedServer):
             await hold.wait()
         fault = self.fault
         if texts != _WHO_ARE_YOU:
-            self.input_types.update(inputs["input_type"])
+            passages = texts if "passage" in inputs["input_type"] else []
+            if self.remembers:
+                self.texts.update(passages)
             if self.next_statuses:
                 return web.json_response({"error": "no"}, status=self.next_statuses.pop(0))
             if self.fails_after is not None and self.embedded >= self.fails_after:
                 fault = "unavailable"
             else:
-                self.embedded += len(texts)
+                self.embedded += len(passages)
                 await self._wait_for_others()
         match fault:
             case "failure":

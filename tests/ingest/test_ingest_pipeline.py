@@ -95,7 +95,6 @@ async def test_a_folder_becomes_an_index(docs: Path, make_settings: MakeSettings
         assert version.manifest.embedder.fingerprint == FINGERPRINT
         assert version.manifest.settings["chunker"]["max_tokens"] == 198
     assert summary.embedded == embedder.embedded == summary.chunks
-    assert embedder.input_types == {"passage"}
     assert set(embedder.texts.values()) == {1}
     assert (summary.unchanged, summary.truncated, summary.duplicates, summary.skipped) == (False, 0, 0, {})
     assert "letter.txt: not UTF-8: read as Windows-1252 (cp1252)" in summary.notices
@@ -133,7 +132,7 @@ async def test_only_what_changed_is_embedded(
     guide = docs / "guide.md"
     guide.write_text(guide.read_text("utf-8").replace("Cracks come from haste.", "Cracks come from cold."), "utf-8")
     everything = set(embedder.texts)
-    embedder.calls.clear()
+    embedder.forget()
     second = await run(settings, docs)
     everything |= set(embedder.texts)
     assert second.version != first.version
@@ -532,7 +531,7 @@ async def test_an_embedder_that_gives_more_fills_more(
             assert learned[row].indices.tolist() in ids
         before = [multi[row] for row in range(len(multi))]
     # Nothing of an unchanged chunk is asked for again, and what was stored is stored again bit for bit.
-    embedder.calls.clear()
+    embedder.forget()
     (docs / "new.md").write_text("# New\n\nA page about clay and water.")
     second = await run(settings, docs)
     assert second.embedded == len(embedder.texts) == 1

@@ -102,8 +102,8 @@ def test_many_workers_write_the_version_that_one_process_writes(
     alone, on_ray = ingestions
     expected, _ = alone.run(docs)
     assert set(expected["skipped"]) == {"broken.pdf", "picture.svg", "zz-guide-again.md"}
-    sent = embedder.texts
-    embedder.calls.clear()
+    sent = embedder.texts.copy()
+    embedder.forget()
     summary, said = on_ray.run(docs)
     assert summary == expected
     assert "published version" in said
@@ -113,10 +113,10 @@ def test_many_workers_write_the_version_that_one_process_writes(
 
     (docs / "note-7.md").write_text("# Note 7\n\nPot 7 broke.\n")
     (docs / "note-8.md").unlink()
-    embedder.calls.clear()
+    embedder.forget()
     expected, _ = alone.run(docs)
-    sent = embedder.texts
-    embedder.calls.clear()
+    sent = embedder.texts.copy()
+    embedder.forget()
     summary, _ = on_ray.run(docs)
     assert summary == expected
     assert (summary["embedded"], summary["deleted"]) == (1, 1)
