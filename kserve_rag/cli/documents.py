@@ -10,7 +10,9 @@ from rich.markup import escape
 
 from kserve_rag.cli.shared import console, existing_paths, read_settings
 from kserve_rag.errors import UsageError
-from kserve_rag.local.graph import GraphState, need_running
+from kserve_rag.local.graph import GraphState, index_on_disk, need_running
+from kserve_rag.local.languages import embedder_note
+from kserve_rag.models.catalogue import Catalogue
 from kserve_rag.settings import Settings
 
 if TYPE_CHECKING:
@@ -68,3 +70,7 @@ def index_documents(
     display.ingested(summary)
     if summary.version is not None:
         wait_until_served(state, summary.version)
+        found = index_on_disk(settings)
+        note = embedder_note(Catalogue.load(), state.embedder, found.languages if found else {})
+        if note:
+            console.print(f"[yellow]note[/] {escape(note)}")

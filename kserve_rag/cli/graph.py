@@ -150,19 +150,20 @@ def down() -> None:
 
 def _start(settings: Settings, paths: list[Path], *, detach: bool, question: str | None) -> None:
     from kserve_rag.cli.progress import ProgressDisplay
+    from kserve_rag.local.corpus import remembered
     from kserve_rag.local.launcher import launch
 
     with exit_on_signals(), contextlib.ExitStack() as stack:
         with ProgressDisplay(console) as display:
-            graph = stack.enter_context(launch(settings, progress=display))
+            graph = stack.enter_context(launch(settings, paths or remembered(settings), progress=display))
             graph.wait_ready("embedder")
             index_documents(settings, graph.state, paths, display)
             graph.wait_ready(*ANSWERING)
         address = graph.url("transformer")
         console.print(f"[green]✓[/] the graph answers at {address}", end=" ")
         console.print(f"[dim]({escape(graph.state.llm)}, {escape(graph.state.embedder)})[/]")
-        if graph.state.llm_notice:
-            console.print(f"[yellow]note[/] {escape(graph.state.llm_notice)}")
+        for notice in filter(None, (graph.state.llm_notice, graph.state.embedder_notice)):
+            console.print(f"[yellow]note[/] {escape(notice)}")
         if question is not None:
             ask_first(address, question)
             console.print()

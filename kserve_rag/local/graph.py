@@ -58,6 +58,8 @@ class GraphState(BaseModel):
     llm_notice: str = ""
     """Why `llm` is the fallback; empty if it is not."""
     embedder: str
+    embedder_notice: str = ""
+    """Why `embedder` is not the default embedder, if nobody chose it."""
     tokenizer: Path | None = None
     """tokenizer.json of the embedder; None until its model is fetched."""
     window_tokens: int | None = None
@@ -157,7 +159,7 @@ def status(settings: Settings) -> GraphStatus:
         services = {
             name: ServiceStatus(url=service.url, ready=False, reason="not running") for name, service in planned.items()
         }
-        return GraphStatus(services=services, index=_index_on_disk(settings))
+        return GraphStatus(services=services, index=index_on_disk(settings))
     with SupervisorClient(settings.run) as client:
         processes = client.status()
     with loopback_client() as http, ThreadPoolExecutor(len(SERVICES)) as pool:
@@ -167,7 +169,7 @@ def status(settings: Settings) -> GraphStatus:
 
         services = dict(zip(SERVICES, pool.map(check, SERVICES), strict=True))
         index = _served_index(http, state.services["vectorstore"].url) if services["vectorstore"].pid else None
-    return GraphStatus(services=services, index=index or _index_on_disk(settings))
+    return GraphStatus(services=services, index=index or index_on_disk(settings))
 
 
 def loopback_client() -> httpx.Client:
@@ -344,7 +346,8 @@ def _served_index(client: httpx.Client, url: str) -> IndexStatus | None:
     return None
 
 
-def _index_on_disk(settings: Settings) -> IndexStatus | None:
+def index_on_disk(settings: Settings) -> IndexStatus | None:
+    """The current version in this home; None if there is none."""
     # Imported late: the vector store takes longer to import than everything else here.
     from vectorstore.versions import IndexRoot
 

@@ -11,8 +11,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -30,6 +31,7 @@ from kserve_rag.local.graph import (
     wait_ready,
     write_state,
 )
+from kserve_rag.local.languages import choose_embedder
 from kserve_rag.local.locking import try_lock
 from kserve_rag.local.services import (
     frontend_variables,
@@ -50,7 +52,7 @@ from kserve_rag.local.triton import (
     trace_arguments,
     triton_command,
 )
-from kserve_rag.models.catalogue import Catalogue, LlmModel
+from kserve_rag.models.catalogue import LlmModel
 from kserve_rag.models.store import LocalModel, ModelStore
 from kserve_rag.progress import Progress
 from kserve_rag.settings import HOST, Settings
@@ -145,8 +147,13 @@ class Graph:
             self._process.stdin.close()
 
 
-def launch(settings: Settings, *, progress: Progress | None = None) -> Graph:
+def launch(settings: Settings, documents: Sequence[Path] = (), *, progress: Progress | None = None) -> Graph:
     """Fetches the models and starts the services that answer questions. Returns when their processes run.
+
+    Args:
+        settings: of the graph.
+        documents: paths that will be indexed. Their languages decide on the embedder if the settings name none.
+        progress: told what is waited for.
 
     Raises:
         LaunchError: a graph already runs in this home, a port is taken, or a service ended at once.
@@ -161,7 +168,7 @@ def launch(settings: Settings, *, progress: Progress | None = None) -> Graph:
         stack.callback(os.close, lock)
         for left_over in (settings.run / "graph.json", *settings.run.glob("*.log")):
             left_over.unlink(missing_ok=True)
-        state, listeners = _plan(settings, stack)
+        state, listeners = _plan(settings, stack, documents)
         commands = stack.enter_context(control.listen(settings.run))
         process = _start_supervisor(settings, lock, commands, listeners)
     state.supervisor_pid = process.pid
@@ -227,9 +234,12 @@ def _lock(settings: Settings) -> int:
     raise LaunchError(f"A graph already runs in {settings.home}. `kserve-rag status` shows it; `down` stops it.")
 
 
-def _plan(settings: Settings, stack: contextlib.ExitStack) -> tuple[GraphState, dict[ServiceName, socket.socket]]:
+def _plan(
+    settings: Settings, stack: contextlib.ExitStack, documents: Sequence[Path]
+) -> tuple[GraphState, dict[ServiceName, socket.socket]]:
     """The state of the new graph, and the listening sockets of our own services."""
     llm, llm_notice = choose_llm(settings, psutil.virtual_memory().available)
+    embedder, embedder_notice = choose_embedder(settings, model_store(settings), documents)
     services = default_services(settings)
     listeners: dict[ServiceName, socket.socket] = {}
     own: tuple[tuple[ServiceName, int, str, str], ...] = (
@@ -257,7 +267,8 @@ def _plan(settings: Settings, stack: contextlib.ExitStack) -> tuple[GraphState, 
         started_at=datetime.now(timezone.utc),
         llm=llm,
         llm_notice=llm_notice,
-        embedder=settings.embedder or Catalogue.load().defaults["embedder"],
+        embedder=embedder,
+        embedder_notice=embedder_notice,
         index_root=settings.indexes,
         index_name=settings.index_name,
         services=services,
@@ -360,7 +371,14 @@ def _start_services(settings: Settings, state: GraphState, client: SupervisorCli
 
 def _materialise_embedder(state: GraphState, store: ModelStore) -> LocalModel:
     """The embedder. Records in `state` what other services need to know about it."""
-    model = store.materialise(state.embedder, "embedder")
+    try:
+        model = store.materialise(state.embedder, "embedder")
+    except FetchError as error:
+        if not state.embedder_notice:
+            raise
+        missing, state.embedder = state.embedder, store.catalogue.defaults["embedder"]
+        state.embedder_notice = f"The embedder is {state.embedder}: {missing}, which suits the documents, fails: {error}"
+        model = store.materialise(state.embedder, "embedder")
     state.services["embedder"].model = model.triton_model
     state.tokenizer, state.window_tokens = model.path / "tokenizer.json", model.max_tokens
     return model
