@@ -144,7 +144,7 @@ def _setup(results: Results) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in results.versions.items())
     sizes = "; ".join(
         f"{name} {found.documents or found.index.get('documents')} documents in {found.index.get('chunks')} chunks, "
-        f"{found.questions} questions"
+        f"{found.questions} questions{_weights(found)}"
         for name, found in results.sets.items()
     )
     settings = ", ".join(f"{name} {value}" for name, value in results.settings.items())
@@ -152,6 +152,11 @@ def _setup(results: Results) -> str:
         f"{results.created_at:%Y-%m-%d}, {results.machine}. Embedder {results.embedder}, LLM {results.llm}; "
         f"{versions}. Settings: {settings}. {sizes}."
     )
+
+
+def _weights(found: SetResult) -> str:
+    weights = found.index.get("weights") or {}
+    return f" (served with {', '.join(f'{signal} {share:.2f}' for signal, share in weights.items())})" if weights else ""
 
 
 def _rankings(results: Results) -> str:
