@@ -48,20 +48,10 @@ class VectorstoreService:
         reload_interval_s: float = 1.0,
         probe_timeout_s: float = 5.0,
     ) -> None:
-        """Loads nothing yet; see `running`.
+        """Loads nothing yet; see `running`. `settings.VectorstoreSettings` describes the options.
 
-        Args:
-            roots: indexes with different names; queries that name none search the first.
-            embedder: makes the vectors of queries.
-            num_docs: default number of passages.
-            candidates: least number of rows that each first-stage signal finds.
-            rescore: least number of candidates that get late interaction.
-            mode: default mode; `rescored` means `fused` for an index without multi-vectors.
-            weights: weights of the signals.
-            store: `auto`, or the name of a kind of store.
-            reload_interval_s: seconds between two reads of the pointers.
-            probe_timeout_s: seconds to wait for the embedder when a version is loaded.
-
+        The `roots` have different names; queries that name none search the first. `probe_timeout_s` is how long the
+        embedder may take to say which one it is when a version is loaded.
         """
         self._embedder = embedder
         self._num_docs = num_docs

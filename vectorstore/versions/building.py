@@ -64,20 +64,10 @@ class VersionBuilder:
         sparse: bool = False,
         multi_vector_bits: Bits | None = None,
     ) -> None:
-        """Called by `IndexRoot.begin`.
+        """Called by `IndexRoot.begin`, which describes the other arguments.
 
-        Args:
-            ref: of the version; its folder is hidden, and empty but for the lock.
-            lock: held by the builder until it ends.
-            embedder: the embedder that makes the vectors.
-            settings: kept in the manifest.
-            lexical: settings of BM25.
-            store: kind of store to fill.
-            publish: makes a complete folder visible, given its manifest and the digest of its content; returns the
-                version's name.
-            sparse: whether the version has learned sparse vectors.
-            multi_vector_bits: bits per number of multi-vectors; None: the version has none.
-
+        The version's folder is hidden, and empty but for `lock`, which the builder holds until it ends. `publish` makes
+        a complete folder visible, given its manifest and the digest of its content, and returns the version's name.
         """
         self._ref = ref
         self._publish = publish
@@ -96,20 +86,22 @@ class VersionBuilder:
         self._chunks = 0
         self._open = True
         self._writer: Writer | None = None
+        self._files = contextlib.ExitStack()
         with contextlib.ExitStack() as undo:
             undo.callback(self.abandon)
-            self._database = sqlite3.connect(folder / "documents.sqlite", isolation_level=None, check_same_thread=False)
+            keep, closing = self._files.enter_context, contextlib.closing
+            database = sqlite3.connect(folder / "documents.sqlite", isolation_level=None, check_same_thread=False)
+            self._database = keep(closing(database))
             self._database.executescript(_SCHEMA)
-            self._lines = (folder / "chunks.jsonl").open("wb")
-            self._starts = (folder / "chunks.i64").open("wb")
-            self._exact = VectorTableWriter(folder / FOLDER)
-            self._lexical = LexicalWriter(folder / "lexical", lexical)
-            self._sparse = SparseWriter(folder / "sparse") if sparse else None
-            self._multi_vectors = (
-                MultiVectorWriter(folder / "multi_vectors", embedder.dimension, multi_vector_bits)
-                if multi_vector_bits is not None
-                else None
-            )
+            self._lines = keep(closing((folder / "chunks.jsonl").open("wb")))
+            self._starts = keep(closing((folder / "chunks.i64").open("wb")))
+            self._exact = keep(closing(VectorTableWriter(folder / FOLDER)))
+            self._lexical = keep(closing(LexicalWriter(folder / "lexical", lexical)))
+            self._sparse = keep(closing(SparseWriter(folder / "sparse"))) if sparse else None
+            self._multi_vectors = None
+            if multi_vector_bits is not None:
+                writer = MultiVectorWriter(folder / "multi_vectors", embedder.dimension, multi_vector_bits)
+                self._multi_vectors = keep(closing(writer))
             self._writer = store_type(store).create(ref, embedder.dimension)
             self._database.execute("BEGIN")
             undo.pop_all()
@@ -225,7 +217,7 @@ class VersionBuilder:
         if self._multi_vectors is not None:
             self._multi_vectors.finish()
             parts.append("multi_vector")
-        self._close_files()
+        self._files.close()
         if self._writer is not None:
             self._writer.finish()
             self._writer = None
@@ -278,7 +270,7 @@ class VersionBuilder:
             return
         self._open = False
         try:
-            self._close_files()
+            self._files.close()
             if self._writer is not None:
                 self._writer.discard()
         finally:
@@ -370,12 +362,6 @@ class VersionBuilder:
             for path in sorted(self._folder.rglob("*"))
             if path.is_file() and path.name != LOCK_FILE and self._ref.store_folder not in path.parents
         }
-
-    def _close_files(self) -> None:
-        for name in ("_lines", "_starts", "_exact", "_lexical", "_sparse", "_multi_vectors", "_database"):
-            part = getattr(self, name, None)
-            if part is not None:
-                part.close()
 
 
 _SCHEMA = """
