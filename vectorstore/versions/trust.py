@@ -27,6 +27,7 @@ from vectorstore.versions.content import Chunk
 from vectorstore.wire import Signal
 
 _PROBES = 96
+"""Most probes, and most chunks whose language is detected."""
 _FEWEST_PROBES = 8
 """With fewer, nothing is measured."""
 _FEWEST_WORDS, _MOST_WORDS = 6, 40
@@ -63,8 +64,8 @@ class ProbeSampler:
                 heapq.heappushpop(self._pool, entry)
 
     def languages(self) -> dict[str, float]:
-        """Language (ISO 639-1) → share of the chunks, largest first."""
-        return language_shares(text for *_, text in self._pool)
+        """Language (ISO 639-1) → share of the sampled chunks, largest first."""
+        return language_shares(text for *_, text in sorted(self._pool, reverse=True)[:_PROBES])
 
     def probes(self) -> list[tuple[int, str]]:
         """Row and query of each probe, from as many chunks as possible; none if there are too few."""
