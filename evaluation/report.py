@@ -155,8 +155,8 @@ def _setup(results: Results) -> str:
 
 
 def _weights(found: SetResult) -> str:
-    weights = found.index.get("weights") or {}
-    return f" (served with {', '.join(f'{signal} {share:.2f}' for signal, share in weights.items())})" if weights else ""
+    weights = (found.index.get("weights") or {}).items()
+    return f" (served with {', '.join(f'{signal} {share:.2f}' for signal, share in weights)})" if weights else ""
 
 
 def _rankings(results: Results) -> str:
