@@ -39,10 +39,10 @@ _DENSE_SHARE = 0.4
 """Of the score that chooses these rows; the rest is BM25's."""
 
 _LIMITS: Mapping[Signal, tuple[float, float]] = {
-    "dense": (0.25, 0.5),
-    "lexical": (0.25, 0.5),
-    "sparse": (0.25, 0.5),
-    "multi_vector": (0.75, 0.9),
+    "dense": (0.25, 0.45),
+    "lexical": (0.25, 0.45),
+    "sparse": (0.25, 0.45),
+    "multi_vector": (0.75, 0.85),
 }
 """Share of the best signal's mean reciprocal rank: up to the first, a signal gets no trust; from the second, all."""
 
