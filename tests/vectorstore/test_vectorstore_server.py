@@ -175,6 +175,8 @@ def test_extra_routes(service: Service, version: str) -> None:
             "chunks": 12,
             "embedder": FINGERPRINT,
             "parts": ["dense", "lexical"],
+            "weights": {"dense": 0.4, "lexical": 0.6},
+            "languages": service.status()["index"]["languages"],
             "calibration": None,
             "examples": [],
         },
