@@ -377,7 +377,7 @@ def _materialise_embedder(state: GraphState, store: ModelStore) -> LocalModel:
         if not state.embedder_notice:
             raise
         missing, state.embedder = state.embedder, store.catalogue.defaults["embedder"]
-        state.embedder_notice = f"The embedder is {state.embedder}: {missing}, which suits the documents, fails: {error}"
+        state.embedder_notice = f"The embedder is {state.embedder}: {missing} suits the documents, but {error}"
         model = store.materialise(state.embedder, "embedder")
     state.services["embedder"].model = model.triton_model
     state.tokenizer, state.window_tokens = model.path / "tokenizer.json", model.max_tokens
