@@ -52,7 +52,7 @@ class Case:
     question: Question
     passages: Passages
     similarity: list[list[float]] = field(default_factory=list)
-    """Of each passage's sentences, by the index's multi-vectors; empty if it has none."""
+    """One list per passage: the similarity of its sentences, empty if the index has no multi-vectors."""
 
 
 def gold(folder: Path, questions: Sequence[Question]) -> list[Case]:

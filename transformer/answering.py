@@ -97,7 +97,11 @@ class Answerer:
     ) -> Pieces:
         """A quote, or a refusal if no sentence of the sources answers. `withheld`: what the LLM wrote before."""
         citations = self._checker.quote(
-            retrieved.query or question.text, retrieved.prompt.sources, withheld=withheld, least_score=least_score
+            retrieved.query or question.text,
+            retrieved.prompt.sources,
+            retrieved.similarity,
+            withheld=withheld,
+            least_score=least_score,
         )
         if citations is None:
             async for piece in self._refuse(question, usage):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from chassis.context import CallContext
 from transformer.citations import Citer, RankedSources, quotation
@@ -50,13 +50,20 @@ class Checker:
         return Gate(self._citer, question.text, sources)
 
     def quote(
-        self, query: str, sources: Sequence[Source], *, least_score: float = 0.0, withheld: Sequence[Withheld] = ()
+        self,
+        query: str,
+        sources: Sequence[Source],
+        similarity: Mapping[str, Sequence[float]],
+        *,
+        least_score: float = 0.0,
+        withheld: Sequence[Withheld] = (),
     ) -> Citations | None:
         """The sentences of the sources that answer, as an answer, in the order of the documents.
 
         Args:
             query: the question, or in a conversation the standalone question.
             sources: the passages to read.
+            similarity: as `vectorstore.wire.Prediction.sentence_similarity`.
             least_score: least `Reading.score`.
             withheld: what the LLM wrote before.
 
@@ -64,7 +71,8 @@ class Checker:
             None if no sentence answers well enough.
         """
         ranked = RankedSources(sources)
-        reading = self._reader.read(query, ranked.passages)
+        similar = [similarity.get(chunk_id, ()) for chunk_id in ranked.chunk_ids]
+        reading = self._reader.read(query, ranked.passages, similar)
         if not reading.spans or reading.score < least_score:
             return None
         quotes = sorted(ranked.quotes(reading.spans), key=lambda quote: (quote.number, quote.span.start))

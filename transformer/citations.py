@@ -80,6 +80,7 @@ class RankedSources:
             (source.text, " ".join(dict.fromkeys((source.title, *source.heading_path)))) for source in self._sources
         ]
         """Text and headings of each."""
+        self.chunk_ids = [source.chunk_id for source in self._sources]
 
     def ranks(self, numbers: Sequence[int]) -> list[int]:
         """Ranks of the sources with these numbers, as far as they exist."""

@@ -48,7 +48,7 @@ _ANNOUNCED = re.compile(r"[ \t]*(?:[-*+•‣◦·–>][ \t]|\(?\d{1,3}[.)][ \t]
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What the passages say in answer to a question."""
+    """The sentences of passages that answer a question."""
 
     spans: tuple[Evidence, ...]
     """Up to three units, in the order of the passages and their texts.
@@ -117,7 +117,7 @@ class Reader:
         return found
 
     def _best_line(self, text: str, unit: Evidence, matrix: SentenceMatrix) -> tuple[int, int] | None:
-        """Of a long code block, the line with most of the question's words; None for other units."""
+        """The line of a long code block with most of the question's words; None for other units."""
         code = text[unit.start : unit.end]
         if not (code.startswith(_FENCES) or code.endswith(_FENCES)) or code.count("\n") < _LONG_CODE:
             return None

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 from chassis.context import CallContext
@@ -14,7 +14,7 @@ from transformer.prompt import Prompt, PromptBuilder, numbered
 from transformer.question import Question
 from transformer.refusal import RefusalPolicy
 from transformer.telemetry import Stopwatch
-from transformer.wire import CutPassage
+from transformer.wire import AnswerMode, CutPassage
 from vectorstore.client import VectorstoreClient, merged
 from vectorstore.wire import Passage, Prediction, SearchInstance
 
@@ -32,6 +32,8 @@ class Retrieved:
     refused: bool = False
     passages: Sequence[Passage] = ()
     """All passages found, best first."""
+    similarity: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    """As `vectorstore.wire.Prediction.sentence_similarity`."""
 
 
 class Retriever:
@@ -68,7 +70,7 @@ class Retriever:
         self._refuse = refuse
 
     async def retrieve(
-        self, question: Question, ctx: CallContext, stopwatch: Stopwatch, *, max_tokens: int, quoting: bool
+        self, question: Question, ctx: CallContext, stopwatch: Stopwatch, *, max_tokens: int, mode: AnswerMode
     ) -> Retrieved:
         """The prompt with the passages that support an answer, or a refusal if none do.
 
@@ -77,7 +79,7 @@ class Retriever:
             ctx: of the request.
             stopwatch: of the answer.
             max_tokens: tokens of the prompt's window to reserve for the answer.
-            quoting: the answer is a quote from the sources, so that they need no messages and no window.
+            mode: of the answer. A quote needs no messages and no window.
 
         Raises:
             PromptTooLongError: the question leaves no room for a passage.
@@ -94,7 +96,7 @@ class Retriever:
         if question.history:
             query = await self._condenser.condense(question.text, question.history, ctx)
             stopwatch.lap("condense")
-        prediction = await self._search(question, query, wanted, ctx)
+        prediction = await self._search(question, query, wanted, ctx, quotable=mode != "write")
         stopwatch.lap("retrieval")
         stopwatch.timings.update(prediction.timings_ms)
 
@@ -108,11 +110,15 @@ class Retriever:
         if not passages or (refuse and answerability < threshold):
             prompt = Prompt([], [], _cut(shown, "not_answered"))
             return Retrieved(prompt, query, version, answerability, refused=True, passages=passages)
-        prompt = self._grounded(question, shown, None if quoting else max_tokens, refuse=refuse)
+        prompt = self._grounded(question, shown, None if mode == "quote" else max_tokens, refuse=refuse)
         stopwatch.lap("prompt")
-        return Retrieved(prompt, query, version, answerability, passages=passages)
+        return Retrieved(
+            prompt, query, version, answerability, passages=passages, similarity=prediction.sentence_similarity
+        )
 
-    async def _search(self, question: Question, query: str, wanted: int, ctx: CallContext) -> Prediction:
+    async def _search(
+        self, question: Question, query: str, wanted: int, ctx: CallContext, *, quotable: bool
+    ) -> Prediction:
         # Answerability needs a few passages, even if the model is shown fewer.
         num_docs = max(wanted, PASSAGES)
         grounding = question.grounding
@@ -124,6 +130,7 @@ class Retriever:
                 collections=grounding.collections,
                 neighbours=grounding.neighbours,
                 diversity=grounding.diversity,
+                sentence_similarity=quotable,
             )
             # A follow-up may stand alone or not: both phrasings find more than either (docs/evaluation.md).
             for phrasing in dict.fromkeys((query, question.text))

@@ -131,7 +131,7 @@ class RagService:
         mode = self._answerer.mode(question)
         with AnswerTelemetry(ctx, stopwatch.timings, question_chars=length, turns=turns) as telemetry:
             retrieved = await self._retriever.retrieve(
-                question, telemetry.ctx, stopwatch, max_tokens=max_tokens, quoting=mode == "quote"
+                question, telemetry.ctx, stopwatch, max_tokens=max_tokens, mode=mode
             )
             telemetry.found(retrieved.index_version)
             yield SourcesEvent.construct_unchecked(
