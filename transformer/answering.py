@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
@@ -80,7 +81,11 @@ class Answerer:
         return self._write_gated(question, retrieved, ctx, stopwatch)
 
     async def _refuse(self, question: Question, usage: Usage | None = None) -> Pieces:
-        yield self._refusal or refusal_text(question.text)
+        text = self._refusal
+        if text is None:
+            # In a thread: the first one loads the model of languages, which takes up to a second.
+            text = await asyncio.to_thread(refusal_text, question.text)
+        yield text
         yield Outcome(refused=True, usage=usage or Usage())
 
     async def _retrieve_only(self) -> Pieces:

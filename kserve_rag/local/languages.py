@@ -42,7 +42,7 @@ def choose_embedder(settings: Settings, store: ModelStore, paths: Sequence[Path]
 
 
 def embedder_note(catalogue: Catalogue, embedder: str, languages: Mapping[str, float]) -> str:
-    """What to say if the embedder does not know the language of most documents; empty if it does.
+    """A note for the user if the embedder does not know the language of most documents; empty if it does.
 
     Args:
         catalogue: the known models.

@@ -36,7 +36,7 @@ _ROWS = 20_000
 """Rows that a probe's own chunk is compared with; a sample of a larger index."""
 _RESCORED_ROWS = 32
 _DENSE_SHARE = 0.4
-"""Of the score that chooses these rows; the rest is BM25's."""
+"""Share of the cosine in the score that chooses these rows; the rest is BM25's."""
 
 _LIMITS: Mapping[Signal, tuple[float, float]] = {
     "dense": (0.25, 0.45),
