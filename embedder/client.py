@@ -7,7 +7,6 @@ import itertools
 import re
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
@@ -63,12 +62,7 @@ _RESTARTING = re.compile("Stub process|Server is stopping|unknown model", re.IGN
 """In Triton's error while it exits, loads its model, or is about to be restarted because the model's process ended."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """The texts of one request, with their positions in the caller's list."""
-
-    positions: Sequence[int]
-    texts: Sequence[bytes]
+Tensors = dict[str, npt.NDArray[Any]]
 
 
 class EmbedderClient:
@@ -130,17 +124,26 @@ class EmbedderClient:
     ) -> Embeddings:
         encoded = [text.encode("utf-8", "replace") for text in texts]
         names = _OUTPUTS + (_SPARSE_OUTPUTS if sparse else ()) + (_MULTI_VECTOR_OUTPUTS if multi_vectors else ())
-        if len(encoded) <= self._rows_per_request:
-            # For an empty list, one empty text is embedded: only a response has the dimension and the fingerprint.
-            answer = await self._infer(encoded or [b""], names, input_type, ctx)
-            return _embeddings([(range(len(encoded)), answer)], len(encoded), names)
         order = sorted(range(len(encoded)), key=lambda position: -len(encoded[position]))
         step = self._rows_per_request
-        parts = [
-            _Part(positions, [encoded[position] for position in positions])
-            for positions in (order[start : start + step] for start in range(0, len(order), step))
-        ]
-        return _embeddings(await self._infer_parts(parts, names, input_type, ctx), len(encoded), names)
+        waiting = iter([order[start : start + step] for start in range(0, len(order), step)] or [[]])
+        answers: list[tuple[Sequence[int], Tensors]] = []
+
+        async def work() -> None:
+            for positions in waiting:
+                # For an empty list, one empty text is embedded: only a response has the dimension and the fingerprint.
+                part = [encoded[position] for position in positions] or [b""]
+                answers.append((positions, await self._infer(part, names, input_type, ctx)))
+
+        count = min(self._requests_in_flight, max(1, -(-len(order) // step)))
+        workers = [asyncio.create_task(work()) for _ in range(count)]
+        try:
+            await asyncio.gather(*workers)
+        finally:
+            for worker in workers:
+                worker.cancel()
+            await asyncio.gather(*workers, return_exceptions=True)
+        return _embeddings(answers, len(encoded), names)
 
     async def fingerprint(self, ctx: CallContext) -> str:
         """`<model id>@sha256:<hash>` of the weights being served. Raises what `embed` raises."""
@@ -158,33 +161,11 @@ class EmbedderClient:
         """Closes the pooled connections."""
         await self._upstream.aclose()
 
-    async def _infer_parts(
-        self, parts: Sequence[_Part], names: Sequence[str], input_type: InputType, ctx: CallContext
-    ) -> list[tuple[Sequence[int], dict[str, npt.NDArray[Any]]]]:
-        """Responses of all parts. At most `requests_in_flight` run at a time; the first error cancels the others."""
-        waiting = iter(parts)
-        answers: list[tuple[Sequence[int], dict[str, npt.NDArray[Any]]]] = []
-
-        async def work() -> None:
-            for part in waiting:
-                answer = await self._infer(part.texts, names, input_type, ctx)
-                answers.append((part.positions, answer))
-
-        workers = [asyncio.create_task(work()) for _ in range(min(self._requests_in_flight, len(parts)))]
-        try:
-            await asyncio.gather(*workers)
-        finally:
-            for worker in workers:
-                worker.cancel()
-            await asyncio.gather(*workers, return_exceptions=True)
-        return answers
-
     async def _infer(
         self, texts: Sequence[bytes], names: Sequence[str], input_type: InputType, ctx: CallContext
-    ) -> dict[str, npt.NDArray[Any]]:
+    ) -> Tensors:
         left_s = ctx.check("the embedder was asked")
-        text_input = _pack(texts)
-        input_types = _pack([input_type.encode()] * len(texts))
+        inputs = {"text_input": _pack(texts), "input_type": _pack([input_type.encode()] * len(texts))}
         header = orjson.dumps(
             {
                 "id": ctx.request_id,
@@ -197,7 +178,7 @@ class EmbedderClient:
                         "datatype": "BYTES",
                         "parameters": {"binary_data_size": len(data)},
                     }
-                    for name, data in (("text_input", text_input), ("input_type", input_types))
+                    for name, data in inputs.items()
                 ],
                 "outputs": [{"name": name, "parameters": {"binary_data": True}} for name in names],
             }
@@ -205,7 +186,7 @@ class EmbedderClient:
         try:
             body, headers = await self._upstream.post_bytes(
                 f"{self._path}/infer",
-                header + text_input + input_types,
+                b"".join((header, *inputs.values())),
                 {_HEADER: str(len(header)), "content-type": "application/octet-stream"},
                 ctx,
             )
@@ -238,14 +219,14 @@ def _unpack(data: memoryview, count: int) -> list[bytes]:
     return values
 
 
-def _decode(body: bytes, header_length: str | None, names: Sequence[str], rows: int) -> dict[str, npt.NDArray[Any]]:
+def _decode(body: bytes, header_length: str | None, names: Sequence[str], rows: int) -> Tensors:
     """The output tensors of a binary response, without copying. Raises LookupError, TypeError or ValueError."""
     if header_length is None or not header_length.isdigit() or int(header_length) > len(body):
         raise ValueError("the binary header is missing")
     view = memoryview(body)
     header = orjson.loads(view[: int(header_length)])
     start = int(header_length)
-    tensors: dict[str, npt.NDArray[Any]] = {}
+    tensors: Tensors = {}
     for output in header["outputs"]:
         name, shape = output["name"], tuple(output["shape"])
         size = output["parameters"]["binary_data_size"]
@@ -269,7 +250,7 @@ def _decode(body: bytes, header_length: str | None, names: Sequence[str], rows: 
     return tensors
 
 
-def _check(tensors: dict[str, npt.NDArray[Any]]) -> None:
+def _check(tensors: Tensors) -> None:
     """Raises ValueError: the tensors contradict each other, or hold numbers that no embedder returns."""
     if tensors["embeddings"].shape[1] == 0:
         raise ValueError("embeddings have no dimensions")
@@ -289,9 +270,7 @@ def _check(tensors: dict[str, npt.NDArray[Any]]) -> None:
             raise ValueError("multi_vector_count exceeds the rows of multi_vectors")
 
 
-def _embeddings(
-    answers: Sequence[tuple[Sequence[int], dict[str, npt.NDArray[Any]]]], count: int, names: Sequence[str]
-) -> Embeddings:
+def _embeddings(answers: Sequence[tuple[Sequence[int], Tensors]], count: int, names: Sequence[str]) -> Embeddings:
     """Puts the responses of all requests into the caller's order."""
     first = answers[0][1]
     fingerprint, dimension = first["fingerprint"][0, 0], first["embeddings"].shape[1]

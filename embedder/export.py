@@ -16,7 +16,6 @@ At the end it compares embeddings of sample texts with those of the source in fp
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import shutil
 import signal
 import sys
@@ -61,9 +60,6 @@ SAMPLE_TEXTS = (
 _SPARE_BYTES = 30_000_000
 """Space for the network's description and the tokenizer, beside the weights."""
 
-STEPS = ("Reading weights", "Writing the model", "Hashing", "Comparing with the source")
-"""The steps of `export`, in order."""
-
 
 def export(
     source: Path,
@@ -72,7 +68,7 @@ def export(
     *,
     model_id: str | None = None,
     texts: Sequence[str] = SAMPLE_TEXTS,
-    step: Callable[[str], None] = lambda _name: None,
+    on_step: Callable[[str], None] = lambda _name: None,
 ) -> Agreement | None:
     """Writes `target` completely, or not at all.
 
@@ -82,7 +78,7 @@ def export(
         precision: data type of the weights.
         model_id: name in the fingerprint; the source's if None.
         texts: compared in both models; without any, nothing is compared.
-        step: called with the name of each step of `STEPS` when it begins.
+        on_step: called with the name of each step when it begins.
 
     Returns:
         The lowest cosines between the result and the source in fp32; None if nothing was compared.
@@ -99,19 +95,19 @@ def export(
         raise ExportError(f"There is no folder {target.absolute().parent} to write {target.name} into.")
     files = BgeM3Folder.open(source)
     special_ids(files.tokenizer(EncoderSettings()))
-    step(STEPS[0])
+    on_step("Reading weights")
     model = build_graph(files, precision)
     _need_space(model, target.absolute().parent)
     with _appearing(target) as folder:
-        step(STEPS[1])
+        on_step("Writing the model")
         _save(model, folder)
         shutil.copyfile(files.folder.file(TOKENIZER_NAME), folder / TOKENIZER_NAME)
-        step(STEPS[2])
+        on_step("Hashing")
         exported = ExportedFolder(
             files.folder, precision, files.config.padding_id, files.config.max_tokens, files.hashes()
         )
         write_card(folder, exported, model_id)
-        step(STEPS[3])
+        on_step("Comparing with the source")
         return _compared(source, folder, texts) if texts else None
 
 
@@ -123,23 +119,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "--from",
-        dest="source",
-        type=Path,
-        required=True,
-        metavar="FOLDER",
-        help="the Hugging Face folder of BAAI/bge-m3",
-    )
-    parser.add_argument(
-        "--to",
-        dest="target",
-        type=Path,
-        required=True,
-        metavar="FOLDER",
-        help="the folder to write; it must not exist yet",
-    )
-    parser.add_argument(
+    add = parser.add_argument
+    source_help, target_help = "Hugging Face folder of BAAI/bge-m3", "folder to write; it must not exist yet"
+    add("--from", dest="source", type=Path, required=True, metavar="FOLDER", help=source_help)
+    add("--to", dest="target", type=Path, required=True, metavar="FOLDER", help=target_help)
+    add(
         "--precision",
         type=lambda name: "f32" if name == "fp32" else name,
         choices=get_args(Storage),
@@ -147,21 +131,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="fp32 (or f32), bf16 or int8 (default: bf16)",
         metavar="PRECISION",
     )
-    parser.add_argument("--id", metavar="NAME", help="name in the fingerprint (default: the source's)")
-    parser.add_argument(
-        "--texts", type=Path, metavar="FILE", help="texts to compare, one per line (default: eight built-in texts)"
-    )
-    parser.add_argument(
-        "--no-compare", action="store_true", help="do not compare; a comparison loads both models, one after the other"
-    )
+    add("--id", metavar="NAME", help="name in the fingerprint (default: the source's)")
+    add("--texts", type=Path, metavar="FILE", help="texts to compare, one per line (default: eight built-in texts)")
+    add("--no-compare", action="store_true", help="skip the comparison, which loads both models one after the other")
     chosen = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(143))  # so that a partial folder is removed
     try:
         texts = [] if chosen.no_compare else _texts(chosen.texts)
-        with _shown() as step:
-            compared = export(
-                chosen.source, chosen.target, chosen.precision, model_id=chosen.id, texts=texts, step=step
-            )
+        compared = export(
+            chosen.source,
+            chosen.target,
+            chosen.precision,
+            model_id=chosen.id,
+            texts=texts,
+            on_step=lambda name: _say(f"{name} …"),
+        )
         exported = ExportedFolder.open(chosen.target)
     except EmbedderError as error:
         _say(str(error))
@@ -177,22 +161,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"sparse {compared.sparse:.5f}, multi-vectors {compared.multi_vectors:.5f}\n"
         )
     return 0
-
-
-@contextmanager
-def _shown() -> Iterator[Callable[[str], None]]:
-    """A progress bar of the steps; without a terminal, or without `rich` as in Triton's image, a line per step."""
-    if not sys.stderr.isatty() or importlib.util.find_spec("rich") is None:
-        yield lambda name: _say(f"{name} …")
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("", total=len(STEPS))
-        yield lambda name: bar.update(task, description=f"{name} …", completed=STEPS.index(name))
-        bar.update(task, description="Done", completed=len(STEPS))
 
 
 def _say(line: str) -> None:

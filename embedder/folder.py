@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from embedder.errors import ModelFolderError
-from embedder.sentence_transformers import described
+from embedder.sentence_transformers import described, read_json
 
 CARD_NAME = "embedder.json"
 TOKENIZER_NAME = "tokenizer.json"
+WEIGHTS_NAMES = ("model.safetensors", "pytorch_model.bin")
 EXPORTED_MODEL_NAME = "openvino_model.xml"
 EXPORTED_WEIGHTS_NAME = "openvino_model.bin"
 Pooling = Literal["mean", "cls"]
@@ -54,15 +54,18 @@ class EmbedderFolder:
         return folder
 
     def file(self, name: str) -> Path:
-        """The path of a required file.
-
-        Raises:
-            ModelFolderError: the file is missing.
-        """
+        """The path of a required file."""
         path = self.path / name
         if not path.is_file():
             raise ModelFolderError(f"The model folder {self.path} has no {name}.")
         return path
+
+    def weights(self) -> Path:
+        """The checkpoint in the Hugging Face layout: the first of `WEIGHTS_NAMES` that exists."""
+        for name in WEIGHTS_NAMES:
+            if (self.path / name).is_file():
+                return self.path / name
+        raise ModelFolderError(f"The model folder {self.path} has none of {', '.join(WEIGHTS_NAMES)}.")
 
     @property
     def name(self) -> str:
@@ -110,20 +113,9 @@ def read_card(folder: Path) -> Card:
     Raises:
         ModelFolderError: the card is invalid.
     """
-    path = folder / CARD_NAME
-    if not path.exists():
-        return _card(described(folder), folder)
-    try:
-        content: Any = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelFolderError(f"{path} cannot be read as JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise ModelFolderError(f"{path} must hold a JSON object.")
-    return _card(content, path)
-
-
-def _card(content: Mapping[str, Any], path: Path) -> Card:
-    """Validates a card's content. `path` is where it was found, for error messages."""
+    card = folder / CARD_NAME
+    path = card if card.exists() else folder
+    content: dict[str, Any] = read_json(card, dict) if card.exists() else described(folder)
     if content.get("normalize", True) is not True:
         raise ModelFolderError(f"{path}: normalize is {content['normalize']!r}; embeddings are always L2-normalised.")
     pooling, max_tokens = content.get("pooling"), content.get("max_tokens")

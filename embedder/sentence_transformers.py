@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from embedder.errors import ModelFolderError
+
+_Content = TypeVar("_Content", dict[str, Any], list[Any])
 
 _POOLINGS = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
 """Flags of versions before 5 → value of `pooling_mode`."""
@@ -24,13 +26,13 @@ def described(folder: Path) -> dict[str, Any]:
     Raises:
         ModelFolderError: a file is damaged, or the model has modules beyond pooling and normalising.
     """
-    modules = _load(folder, "modules.json", list)
+    modules = read_json(folder / "modules.json", list)
     for module in modules:
         kind = str(module.get("type")).rpartition(".")[2] if isinstance(module, dict) else module
         if kind not in _MODULES:
             raise ModelFolderError(f"{folder / 'modules.json'}: the model has a module {kind}, which is not supported.")
     card: dict[str, Any] = {}
-    pooling = _load(folder, "1_Pooling/config.json", dict)
+    pooling = read_json(folder / "1_Pooling/config.json", dict)
     if pooling:
         flags = [name for name, on in pooling.items() if name.startswith("pooling_mode_") and on is True]
         modes = (
@@ -42,23 +44,22 @@ def described(folder: Path) -> dict[str, Any]:
                 f"prefix included; this is {pooling}."
             )
         card["pooling"] = modes[0]
-    window = _load(folder, "sentence_bert_config.json", dict).get("max_seq_length")
+    window = read_json(folder / "sentence_bert_config.json", dict).get("max_seq_length")
     if window is None and modules:  # from version 6 on, the tokenizer has it
-        window = _load(folder, "tokenizer_config.json", dict).get("model_max_length")
+        window = read_json(folder / "tokenizer_config.json", dict).get("model_max_length")
         if isinstance(window, (int, float)) and window >= _NO_WINDOW:
             window = None
     if window is not None:
         card["max_tokens"] = window
-    prompts = _load(folder, "config_sentence_transformers.json", dict).get("prompts")
+    prompts = read_json(folder / "config_sentence_transformers.json", dict).get("prompts")
     if isinstance(prompts, dict):
         for field, names in _PROMPTS.items():
             card[field] = next((prompts[name] for name in names if name in prompts), None)
     return card
 
 
-def _load(folder: Path, name: str, kind: type) -> Any:
-    """The content of a JSON file; empty if there is no such file."""
-    path = folder / name
+def read_json(path: Path, kind: type[_Content]) -> _Content:
+    """The content of a JSON file, an object or an array; empty if there is no such file."""
     if not path.is_file():
         return kind()
     try:

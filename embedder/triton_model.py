@@ -134,11 +134,7 @@ def _decode(name: str, row: int, value: bytes) -> str:
 
 
 def _tensors(embeddings: Embeddings, rows: slice, names: frozenset[str]) -> dict[str, npt.NDArray[Any]]:
-    """Output tensors of one request, from its rows of a batch's embeddings.
-
-    Raises:
-        TextError: its multi-vectors are too large for one response.
-    """
+    """Output tensors of one request, from its rows of a batch's embeddings."""
     tensors: dict[str, npt.NDArray[Any]] = {
         "embeddings": embeddings.dense[rows],
         "token_count": embeddings.token_counts[rows, None],

@@ -1,21 +1,31 @@
-"""The protocol of encoders, and the functions that they share."""
+"""The base of encoders."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from embedder.encoders.texts import EncoderTokenizer
+from embedder.errors import TextError
 from embedder.folder import EmbedderFolder
 from embedder.settings import EncoderSettings
-from embedder.wire import Embeddings, InputType
+from embedder.wire import Embeddings, InputType, SparseVector
+
+TokenIds = npt.NDArray[np.int64]
+Collect = Callable[[int, Mapping[Any, npt.NDArray[np.float32]]], None]
+"""Called with a batch's position and its outputs `dense` [n, dim], `sparse` [n, tokens] and `multi_vectors`
+[n, tokens, dim]. It copies what it keeps."""
 
 
-class Encoder(Protocol):
-    """Texts in, embeddings out. Safe for concurrent use. Arguments are never modified."""
+class Encoder(ABC):
+    """Texts in, embeddings out. Safe for concurrent use. Arguments are never modified.
+
+    Runs a network on batches of texts of similar length.
+    """
 
     fingerprint: str
     """`<model id>@sha256:<hash of the weights>`."""
@@ -23,6 +33,11 @@ class Encoder(Protocol):
     """Length of a dense embedding."""
     max_tokens: int
     """Longest text in tokens, including special tokens. Longer texts are truncated."""
+
+    def __init__(self, tokenizer: EncoderTokenizer, *, special_ids: TokenIds | None = None) -> None:
+        """`special_ids`: tokens without learned weights; None if the model has no learned weights."""
+        self._tokenizer, self._special_ids = tokenizer, special_ids
+        self.max_tokens = tokenizer.max_tokens
 
     def encode(
         self,
@@ -46,7 +61,57 @@ class Encoder(Protocol):
         Raises:
             TextError: an input type is unknown, or the model does not have a requested output.
         """
-        ...
+        special_ids = self._special_ids
+        if sparse and special_ids is None:
+            raise TextError(f"The model {self.fingerprint.partition('@')[0]} has no learned token weights.")
+        tokenized = self._tokenizer(texts, input_type)
+        batches = self._plan(tokenized.counts.tolist())
+        dense = np.empty((len(texts), self.dimension), np.float32)
+        weights: dict[int, SparseVector] = {}
+        matrices: dict[int, npt.NDArray[np.float32]] = {}
+
+        def collect(position: int, outputs: Mapping[Any, npt.NDArray[np.float32]]) -> None:
+            dense[batches[position]] = normalize_rows(outputs["dense"])
+            for row, text in enumerate(batches[position]):
+                ids = tokenized.ids[text]
+                if sparse and special_ids is not None:
+                    weights[text] = sparse_vector(ids, outputs["sparse"][row, : len(ids)], special_ids)
+                if multi_vectors:
+                    matrices[text] = normalize_rows(outputs["multi_vectors"][row, self._vectors_of(len(ids))])
+
+        ids_of = [[tokenized.ids[text] for text in batch] for batch in batches]
+        self._run(ids_of, collect, sparse=sparse, multi_vectors=multi_vectors)
+        return Embeddings(
+            dense,
+            tokenized.counts,
+            tokenized.truncated,
+            self.fingerprint,
+            tuple(weights[text] for text in range(len(texts))) if sparse else None,
+            tuple(matrices[text] for text in range(len(texts))) if multi_vectors else None,
+        )
+
+    @abstractmethod
+    def _plan(self, lengths: Sequence[int]) -> list[list[int]]:
+        """Batches of positions in `lengths`, the numbers of tokens."""
+
+    @abstractmethod
+    def _run(
+        self, batches: Sequence[Sequence[TokenIds]], collect: Collect, *, sparse: bool, multi_vectors: bool
+    ) -> None:
+        """Calls `collect` for every batch, perhaps in several threads. Outputs that are not requested may be absent."""
+
+    @abstractmethod
+    def _vectors_of(self, tokens: int) -> slice:
+        """The rows of `multi_vectors` that belong to a text of this many tokens."""
+
+
+def sparse_vector(ids: TokenIds, weights: npt.NDArray[np.float32], dropped: TokenIds) -> SparseVector:
+    """The largest weight of each distinct token of one text, without `dropped` ids and without weights <= 0."""
+    counted = (weights > 0) & ~np.isin(ids, dropped)
+    unique, places = np.unique(ids[counted], return_inverse=True)
+    largest = np.zeros(len(unique), np.float32)
+    np.maximum.at(largest, places, weights[counted])
+    return SparseVector(unique.astype(np.int32), largest)
 
 
 def open_tokenizer(

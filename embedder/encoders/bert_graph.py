@@ -139,11 +139,7 @@ class BertGraph:
         return len(self._tensor("embeddings.word_embeddings.weight"))
 
     def hidden_states(self) -> ov.Node:
-        """float32[n, tokens, hidden]: the last layer's output.
-
-        Raises:
-            ModelFolderError: a weight is missing or has another shape.
-        """
+        """float32[n, tokens, hidden]: the last layer's output."""
         hidden = self._embeddings()
         scores = self._scores()
         for layer in range(self._config.layers):

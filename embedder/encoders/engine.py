@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 import queue
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import openvino as ov
+from openvino import opset13 as ops
 
-from embedder.encoders.batches import plan_batches
+from embedder.encoders.base import Collect, Encoder, TokenIds
+from embedder.encoders.batches import pad, padded_length, plan_batches
 from embedder.settings import Arithmetic, EncoderSettings
 
 _CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
@@ -36,22 +37,24 @@ class Engine:
         self,
         model: ov.Model,
         settings: EncoderSettings,
+        properties: Mapping[str, Any],
         *,
-        properties: Mapping[str, Any] | None = None,
+        padding_id: int,
+        max_tokens: int,
         default_streams: int | None = None,
     ) -> None:
         """Compiles `model`.
 
         Args:
-            model: the network.
+            model: inputs int64[n, tokens] `input_ids`, `attention_mask` and optionally `token_type_ids`.
             settings: settings of the engine.
-            properties: OpenVINO's properties for the precision; by default those of the settings' precision, with
-                `auto` as f32.
+            properties: OpenVINO's properties for the precision.
+            padding_id: id of the padding token.
+            max_tokens: most tokens of a text.
             default_streams: number of streams if the settings have none; one per thread if None.
         """
-        self._settings = settings
-        if properties is None:
-            properties = PROPERTIES["f32" if settings.precision == "auto" else settings.precision]
+        self._settings, self._padding_id, self._max_tokens = settings, padding_id, max_tokens
+        self._inputs = {port.any_name for port in model.inputs}
         threads = settings.threads or usable_cpus()
         self.streams = min(threads, settings.streams or default_streams or threads)
         compiled = ov.Core().compile_model(
@@ -78,20 +81,14 @@ class Engine:
             max_tokens=self._settings.batch_tokens,
         )
 
-    def run(
-        self,
-        batches: Sequence[Mapping[str, npt.NDArray[np.int64]]],
-        collect: Callable[[int, Mapping[Any, npt.NDArray[np.float32]]], None],
-    ) -> None:
-        """Runs all batches. Calls `collect` with each batch's position in `batches` and its outputs.
-
-        `collect` is called from several threads. It must copy what it keeps: the engine reuses the arrays.
-        """
+    def run(self, batches: Sequence[Sequence[TokenIds]], collect: Collect) -> None:
+        """Runs all batches. `collect` is called from several threads; the engine reuses the arrays of the outputs."""
 
         def run_one(position: int) -> None:
+            feed = self._feed(batches[position])
             request = self._requests.get()
             try:
-                collect(position, request.infer(batches[position], share_inputs=True, share_outputs=True))
+                collect(position, request.infer(feed, share_inputs=True, share_outputs=True))
             finally:
                 self._requests.put(request)
 
@@ -100,6 +97,35 @@ class Engine:
             return
         for _ in self._pool.map(run_one, range(len(batches))):
             pass
+
+    def _feed(self, ids: Sequence[TokenIds]) -> dict[str, TokenIds]:
+        padded, mask = pad(ids, self._padding_id, padded_length(max(map(len, ids)), self._max_tokens))
+        feed = {"input_ids": padded, "attention_mask": mask, "token_type_ids": np.zeros_like(padded)}
+        return {name: tensor for name, tensor in feed.items() if name in self._inputs}
+
+
+class EngineEncoder(Encoder):
+    """An encoder on an `Engine`."""
+
+    _engine: Engine
+
+    def _plan(self, lengths: Sequence[int]) -> list[list[int]]:
+        return self._engine.plan(lengths)
+
+    def _run(
+        self, batches: Sequence[Sequence[TokenIds]], collect: Collect, *, sparse: bool, multi_vectors: bool
+    ) -> None:
+        self._engine.run(batches, collect)
+
+
+def model_of(outputs: Mapping[str, ov.Node], parameters: Sequence[ov.Node], name: str) -> ov.Model:
+    """A model with these outputs and parameters."""
+    results = []
+    for output, node in outputs.items():
+        result = ops.result(node)
+        result.output(0).set_names({output})
+        results.append(result)
+    return ov.Model(results, parameters, name)
 
 
 def computes_bfloat16() -> bool:

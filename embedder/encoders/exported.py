@@ -76,11 +76,7 @@ class ExportedFolder:
         return fingerprint_of(self.folder, model_id, self.source, self.precision)
 
     def read(self) -> ov.Model:
-        """The network.
-
-        Raises:
-            ModelFolderError: OpenVINO cannot read it.
-        """
+        """The network."""
         path = self.folder.path / EXPORTED_MODEL_NAME
         try:
             return ov.Core().read_model(path)
@@ -89,11 +85,7 @@ class ExportedFolder:
 
 
 def write_card(folder: Path, exported: ExportedFolder, model_id: str | None) -> None:
-    """Writes the `embedder.json` of an export in `folder`. `exported.folder` is the source.
-
-    Raises:
-        OSError: it cannot be written.
-    """
+    """Writes the `embedder.json` of an export in `folder`. `exported.folder` is the source."""
     card = exported.folder.card
     content: dict[str, Any] = {
         "id": model_id or exported.folder.name,

@@ -5,34 +5,31 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from FlagEmbedding import BGEM3FlagModel
 
-from embedder.encoders.base import normalize_rows
+from embedder.encoders.base import Collect, Encoder, TokenIds
 from embedder.encoders.batches import pad, plan_batches
-from embedder.encoders.bge_m3 import BgeM3Folder, sparse_vector, special_ids
+from embedder.encoders.bge_m3 import BgeM3Folder, special_ids
 from embedder.settings import EncoderSettings
-from embedder.wire import Embeddings, InputType, SparseVector
 
 _BATCH_TEXTS = 64
 _BATCH_TOKENS = 65_536
 """Eight texts of full length. A GPU needs larger batches than a CPU."""
 
 
-class FlagEmbeddingEncoder:
-    """BGE-M3 on torch, in fp16 on CUDA devices. See `Encoder`."""
+_OUTPUTS = {"dense_vecs": "dense", "sparse_vecs": "sparse", "colbert_vecs": "multi_vectors"}
+
+
+class FlagEmbeddingEncoder(Encoder):
+    """BGE-M3 on torch, in fp16 on CUDA devices."""
 
     def __init__(self, model_dir: Path, settings: EncoderSettings, *, device: str = "cuda:0") -> None:
-        """Loads the model onto `device`.
-
-        Raises:
-            ModelFolderError: a file is missing. FlagEmbedding would replace a missing head by a random one.
-        """
+        """Loads the model onto `device`. `BgeM3Folder` requires both heads; FlagEmbedding makes up a missing one."""
         files = BgeM3Folder.open(model_dir)
-        self._tokenizer = files.tokenizer(settings)
-        self._padding_id, self._special_ids = files.config.padding_id, special_ids(self._tokenizer)
+        tokenizer = files.tokenizer(settings)
+        super().__init__(tokenizer, special_ids=special_ids(tokenizer))
+        self._padding_id = files.config.padding_id
         self._device = torch.device(device)
         # We call the network instead of `encode`, which encodes the first batch twice to find a batch size, shrinks the
         # batch forever on any RuntimeError, and truncates texts at 512 tokens by default.
@@ -41,28 +38,17 @@ class FlagEmbeddingEncoder:
         ).model
         self._network.to(self._device).eval()
         self.dimension = files.config.hidden
-        self.max_tokens = self._tokenizer.max_tokens
         self.fingerprint = files.fingerprint(settings.model_id)
 
-    def encode(
-        self,
-        texts: Sequence[str],
-        *,
-        input_type: InputType | Sequence[InputType] = "query",
-        sparse: bool = False,
-        multi_vectors: bool = False,
-    ) -> Embeddings:
-        """See `Encoder.encode`."""
-        tokenized = self._tokenizer(texts, input_type)
-        dense = np.empty((len(texts), self.dimension), np.float32)
-        sparse_vectors: dict[int, SparseVector] = {}
-        matrices: dict[int, npt.NDArray[np.float32]] = {}
-        for batch in plan_batches(tokenized.counts.tolist(), max_texts=_BATCH_TEXTS, max_tokens=_BATCH_TOKENS):
+    def _plan(self, lengths: Sequence[int]) -> list[list[int]]:
+        return plan_batches(lengths, max_texts=_BATCH_TEXTS, max_tokens=_BATCH_TOKENS)
+
+    def _run(
+        self, batches: Sequence[Sequence[TokenIds]], collect: Collect, *, sparse: bool, multi_vectors: bool
+    ) -> None:
+        for position, batch in enumerate(batches):
             ids, mask = (
-                torch.from_numpy(array).to(self._device)
-                for array in pad(
-                    [tokenized.ids[text] for text in batch], self._padding_id, len(tokenized.ids[batch[0]])
-                )
+                torch.from_numpy(array).to(self._device) for array in pad(batch, self._padding_id, len(batch[0]))
             )
             with torch.inference_mode():
                 outputs = self._network(
@@ -71,20 +57,10 @@ class FlagEmbeddingEncoder:
                     return_sparse=sparse,
                     return_colbert_vecs=multi_vectors,
                 )
-            arrays = {name: tensor.float().cpu().numpy() for name, tensor in outputs.items()}
-            dense[batch] = normalize_rows(arrays["dense_vecs"])  # normalised again: fp16 leaves an error of 1e-3
-            for row, text in enumerate(batch):
-                count = len(tokenized.ids[text])
-                if sparse:
-                    weights = arrays["sparse_vecs"][row, :count, 0]
-                    sparse_vectors[text] = sparse_vector(tokenized.ids[text], weights, self._special_ids)
-                if multi_vectors:
-                    matrices[text] = normalize_rows(arrays["colbert_vecs"][row, : count - 1])
-        return Embeddings(
-            dense,
-            tokenized.counts,
-            tokenized.truncated,
-            self.fingerprint,
-            tuple(sparse_vectors[text] for text in range(len(texts))) if sparse else None,
-            tuple(matrices[text] for text in range(len(texts))) if multi_vectors else None,
-        )
+            if sparse:
+                outputs["sparse_vecs"] = outputs["sparse_vecs"][..., 0]
+            collect(position, {_OUTPUTS[name]: tensor.float().cpu().numpy() for name, tensor in outputs.items()})
+
+    def _vectors_of(self, tokens: int) -> slice:
+        """All tokens but the first, whose vector the model does not return."""
+        return slice(0, tokens - 1)

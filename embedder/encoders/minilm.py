@@ -26,11 +26,7 @@ class MiniLmEncoder(DenseEncoder):
     """An ONNX sentence encoder on the CPU. See `Encoder`."""
 
     def __init__(self, model_dir: Path, settings: EncoderSettings) -> None:
-        """Loads `model.onnx` and `tokenizer.json`.
-
-        Raises:
-            ModelFolderError: a file is missing, or is not a sentence encoder.
-        """
+        """Loads `model.onnx` and `tokenizer.json`."""
         folder = EmbedderFolder.open(model_dir)
         weights = folder.file(WEIGHTS_NAME)
         tokenizer = open_tokenizer(folder, settings, default_tokens=_DEFAULT_TOKENS, most_tokens=_POSITIONS)

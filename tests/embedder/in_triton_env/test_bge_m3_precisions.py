@@ -23,11 +23,12 @@ from embedder.encoders.engine import computes_bfloat16
 from embedder.encoders.exported import FILES
 from embedder.encoders.linear import Storage, bfloat16_bits, quantized
 from embedder.errors import ExportError, ModelFolderError, SettingsError
-from embedder.export import SAMPLE_TEXTS, STEPS, export, main
+from embedder.export import SAMPLE_TEXTS, export, main
 from embedder.folder import CARD_NAME
 from embedder.settings import Arithmetic, EncoderSettings, Precision
 from embedder.wire import Embeddings, SparseVector
 
+STEPS = ("Reading weights", "Writing the model", "Hashing", "Comparing with the source")
 SOURCE = Path(__file__).parents[1] / "tiny_bge_m3"
 EXPECTED: dict[str, Any] = json.loads((SOURCE / "expected.json").read_text("utf-8"))
 
@@ -194,7 +195,7 @@ def test_an_interrupted_export_leaves_nothing(step: str, tmp_path: Path) -> None
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        export(SOURCE, tmp_path / "target", "int8", step=interrupt)
+        export(SOURCE, tmp_path / "target", "int8", on_step=interrupt)
     assert not list(tmp_path.iterdir())
 
 
