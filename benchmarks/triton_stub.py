@@ -31,12 +31,20 @@ def embed(text: str) -> np.ndarray[Any, np.dtype[np.float32]]:
     return vector / np.linalg.norm(vector)
 
 
+OUTPUTS = {
+    "embeddings": ("FP32", DIMENSION, embed("question").tobytes()),
+    "token_count": ("INT32", 1, struct.pack("<i", 8)),
+    "truncated": ("BOOL", 1, b"\0"),
+    "fingerprint": ("BYTES", 1, struct.pack("<I", len(FINGERPRINT)) + FINGERPRINT.encode()),
+}
+"""Output tensor → datatype, width, and bytes of a row."""
+
+
 class StubProtocol(asyncio.Protocol):
     """HTTP/1.1 with keep-alive, without concurrency within a connection."""
 
     embedder_s = 0.0
     predictor_s = 0.0
-    vector = np.zeros(0, np.float32)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self._transport = transport
@@ -81,27 +89,16 @@ class StubProtocol(asyncio.Protocol):
     def _embeddings(self, body: bytes, json_size: int | None) -> bytes:
         head = orjson.loads(body[:json_size])
         rows = head["inputs"][0]["shape"][0]
-        wanted = [output["name"] for output in head.get("outputs", ())] or ["embeddings"]
+        names = [output["name"] for output in head.get("outputs", ())] or ["embeddings"]
         tensors, blobs = [], []
-        for name in wanted:
-            datatype, shape, blob = self._tensor(name, rows)
-            blobs.append(blob)
-            tensors.append(
-                {"name": name, "datatype": datatype, "shape": shape, "parameters": {"binary_data_size": len(blob)}}
-            )
+        for name in names:
+            datatype, width, row = OUTPUTS[name]
+            blobs.append(row * rows)
+            parameters = {"binary_data_size": len(blobs[-1])}
+            tensors.append({"name": name, "datatype": datatype, "shape": [rows, width], "parameters": parameters})
         answer = orjson.dumps({"model_name": "minilm", "model_version": "1", "outputs": tensors})
         size = f"Inference-Header-Content-Length: {len(answer)}\r\n".encode()
         return _response(answer + b"".join(blobs), b"application/octet-stream", size)
-
-    def _tensor(self, name: str, rows: int) -> tuple[str, list[int], bytes]:
-        if name == "embeddings":
-            return "FP32", [rows, DIMENSION], self.vector.tobytes() * rows
-        if name == "token_count":
-            return "INT32", [rows, 1], struct.pack("<i", 8) * rows
-        if name == "truncated":
-            return "BOOL", [rows, 1], b"\0" * rows
-        text = FINGERPRINT.encode()
-        return "BYTES", [rows, 1], (struct.pack("<I", len(text)) + text) * rows
 
 
 def _response(body: bytes, content_type: bytes, extra: bytes = b"") -> bytes:
@@ -130,7 +127,6 @@ _GENERATED = _response(
 async def main(port: int, embedder_ms: float, predictor_ms: float) -> None:
     StubProtocol.embedder_s = embedder_ms / 1000
     StubProtocol.predictor_s = predictor_ms / 1000
-    StubProtocol.vector = embed("question")
     server = await asyncio.get_running_loop().create_server(StubProtocol, "127.0.0.1", port)
     await server.serve_forever()
 

@@ -29,9 +29,6 @@ async def measure(
     """Figures of a sample of the questions; None if no question has a known answer.
 
     Uses the transformer's own settings, but temperature 0, so that runs can be compared.
-
-    Raises:
-        ServiceError: the transformer or an upstream fails.
     """
     questions = dataset.sample(sample, seed)
     answerable = np.array([bool(question.answers) for question in questions], bool)

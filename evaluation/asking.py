@@ -37,7 +37,10 @@ _Result = TypeVar("_Result")
 
 
 class Services:
-    """A vectorstore and optionally a transformer. An asynchronous context manager."""
+    """A vectorstore and optionally a transformer. An asynchronous context manager.
+
+    All methods raise `ServiceError` if a service fails or cannot be reached.
+    """
 
     def __init__(self, vectorstore_url: str, transformer_url: str | None = None, *, model: str = "rag") -> None:
         self._vectorstore = VectorstoreClient(vectorstore_url)
@@ -60,11 +63,7 @@ class Services:
         return self._transformer is not None
 
     async def index(self) -> dict[str, Any]:
-        """Description of the served index: name, version, documents, chunks, embedder.
-
-        Raises:
-            ServiceError: the vectorstore cannot be reached or serves no index.
-        """
+        """Description of the served index: name, version, documents, chunks, embedder."""
         status = await self._vectorstore.indexes(CallContext.start(_TIMEOUT_S))
         if status.index is None:
             raise BadUpstreamError(f"The vectorstore serves no index: {status.reason}")
@@ -81,11 +80,7 @@ class Services:
         return [prediction for batch in found for prediction in batch]
 
     async def generate(self, bodies: Sequence[dict[str, Any]], on_progress: OnProgress, task: str) -> list[Answer]:
-        """Answers to the bodies, which are `transformer.wire.GenerateRequest`s, in order.
-
-        Raises:
-            ServiceError: the transformer or an upstream fails.
-        """
+        """Answers to the bodies, which are `transformer.wire.GenerateRequest`s, in order."""
         transformer = self._transformer
         if transformer is None:
             raise AssertionError("there is no transformer to answer")
@@ -100,11 +95,7 @@ class Services:
         return await _each(ask, bodies, lambda done: on_progress(task, done, len(bodies)))
 
     async def text(self, document_id: str, version: str | None) -> str:
-        """A stored document's text.
-
-        Raises:
-            UnknownDocumentError: the index has no such document.
-        """
+        """A stored document's text."""
         found = await self._vectorstore.document(document_id, CallContext.start(_TIMEOUT_S), version=version)
         return str(found["text"])
 

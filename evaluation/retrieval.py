@@ -107,12 +107,7 @@ async def measure(
     seed: int,
     on_progress: OnProgress,
 ) -> tuple[dict[str, Row], dict[str, Signal], dict[str, float]]:
-    """Mode → row, score → how well it finds unanswerable questions, and step → seconds.
-
-    Raises:
-        WrongIndexError: the vectorstore serves another index.
-        ServiceError: a service fails.
-    """
+    """Mode → row, score → how well it finds unanswerable questions, and step → seconds."""
     seconds: dict[str, float] = {}
     rows: dict[str, Row] = {}
     signals: dict[str, Signal] = {}
