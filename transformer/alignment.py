@@ -205,6 +205,11 @@ class Aligner:
         """Shared with a `transformer.reader.Reader`."""
         self._threshold = threshold
 
+    def adds(self, sentence: str, question: str) -> bool:
+        """Whether a sentence has a content word that the question lacks."""
+        said, asked = (self.passages.analyzer.analyse(text).content_terms() for text in (sentence, question))
+        return not set(said) <= set(asked)
+
     def align(
         self,
         sentences: Sequence[str],

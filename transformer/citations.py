@@ -35,6 +35,10 @@ class Citer:
         """A checker that finds evidence with `aligner`."""
         self._aligner = aligner
 
+    def adds(self, sentence: str, question: str) -> bool:
+        """Whether a sentence says anything beyond the question."""
+        return self._aligner.adds(_MARKER.sub("", sentence), question)
+
     def cite(self, text: str, question: str, sources: Sequence[Source]) -> Citations:
         """The LLM's answer, or a sentence of it, checked.
 

@@ -45,7 +45,8 @@ class SentenceSplitter:
 class Gate:
     """Checks the sentences of one answer and releases the supported ones.
 
-    A sentence that claims nothing, like "Yes." or a lead-in, is released with the next supported sentence.
+    A sentence that claims nothing, like "Yes." or a lead-in, or that only repeats the question, is released with the
+    next supported sentence.
     """
 
     def __init__(self, citer: Citer, question: str, sources: Sequence[Source]) -> None:
@@ -97,7 +98,7 @@ class Gate:
         if "unsupported" in verdicts or declines(sentence):
             self._drop_waiting(keep_lead_ins=True)
             self._withhold(sentence, "unsupported", "unsupported")
-        elif "supported" not in verdicts:
+        elif "supported" not in verdicts or not self._citer.adds(sentence, self._question):
             self._waiting.append(checked)
         elif (key := " ".join(checked.text.split()).casefold()) in self._released:
             self._withhold(sentence, "supported", "repetition")

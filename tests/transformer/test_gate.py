@@ -57,6 +57,7 @@ def test_only_supported_sentences_are_released_and_each_when_it_is_complete() ->
         (f"I don't know. {SUPPORTED}", SUPPORTED, None),
         ("", "", []),
         ("Yes.", "", [("Yes.", "no_claim")]),
+        ("The warranty is long [1].", "", [("The warranty is long [1].", "no_claim")]),
     ],
 )
 def test_what_is_shown_and_what_is_withheld(text: str, shown: str, left_out: list[tuple[str, str]] | None) -> None:
