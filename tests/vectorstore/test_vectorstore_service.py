@@ -68,7 +68,7 @@ async def test_passages_are_whole_and_quote_their_document(
         assert first.lexical_score is not None
         assert first.lexical_score > 0
         with IndexRoot(tmp_path, "default").open() as opened:
-            greatest = opened.lexical().greatest("do cats purr")
+            greatest = opened.lexical().analyse("do cats purr").greatest
         assert first.support == pytest.approx(first.similarity + first.lexical_score / greatest, abs=1e-6)
         share = first.support - first.similarity
         weights = Weights().of(("dense", "lexical"), "fused")

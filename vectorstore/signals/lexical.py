@@ -50,7 +50,7 @@ class Terms:
     known: tuple[tuple[str, int, int], ...]
     """Term, its number in the index, its count in the query."""
     greatest: float
-    """Upper bound of a chunk's score."""
+    """Upper bound of a chunk's score: every term of the query, also unknown ones, repeated without end."""
 
 
 class LexicalWriter:
@@ -185,10 +185,6 @@ class LexicalIndex:
             if weight is not None:
                 found[term] = weight * times
         return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
-
-    def greatest(self, query: str | Terms) -> float:
-        """Upper bound of a chunk's score: every term of the query, also unknown ones, repeated without end."""
-        return self._terms(query).greatest
 
     def search(self, query: str, *, limit: int, mask: npt.NDArray[np.bool_] | None = None) -> Hits:
         """At most `limit` rows that share a term with the query and where `mask` (bool[rows]) is true."""
