@@ -1,9 +1,9 @@
 """Reads the answer to a question out of passages: one to three of their sentences, verbatim. No model runs.
 
 A *unit* is a sentence, list item, table row or code block. Units are ranked by the question's words in and around them,
-weighted by inverse document frequency, and by the similarity of their tokens to the question's where the index has
-multi-vectors: `python -m evaluation.reader` measures this. Headings and questions are no
-answers. A sentence that ends with a colon is quoted with the list or code that it announces.
+weighted by inverse document frequency, and by the similarity of their tokens to the question's if the index has
+multi-vectors. `python -m evaluation.reader` measures this. Headings and questions never answer. A sentence that ends with
+a colon is quoted with the list or code that it announces.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from text_analysis.question_words import asks_number
 from transformer.alignment import Evidence, Matrix, PassageIndexes, SentenceMatrix
 
 Similarity = Sequence[Sequence[float]]
+"""For each passage, the similarity of its sentences to the question; empty where it is unknown."""
 
 MAX_UNITS = 3
 _LATER = 0.03
@@ -27,7 +28,7 @@ _LATER = 0.03
 _SIMILAR = 0.2
 """Score of one standard deviation of similarity, if it agrees with the words."""
 _SAME = 1e-4
-"""Standard deviation of values that tell nothing."""
+"""Largest standard deviation of values that count as equal."""
 _NUMBER = 0.15
 """Score of a number that is not in the question, if it asks for one."""
 _CLOSE = 0.7
@@ -57,8 +58,8 @@ class Reading:
     question.
     """
     score: float
-    """How well the best of them answers, 0 … 1. It compares units of one question: it says little about whether the
-    passages answer at all, which is `transformer.answerability`'s part."""
+    """How well the best unit answers, 0 … 1. Compares units, not questions: `transformer.answerability` tells whether the
+    passages answer at all."""
 
 
 NOTHING = Reading((), 0.0)
@@ -77,7 +78,7 @@ class Reader:
         Args:
             question: of a conversation, only the last question.
             passages: text and headings of each, most relevant first.
-            similarity: of each passage, `vectorstore.wire.Prediction.sentence_similarity`; empty where it is unknown.
+            similarity: the values of `vectorstore.wire.Prediction.sentence_similarity`, one list per passage.
         """
         ranked = self.rank(question, passages, similarity, limit=MAX_UNITS)
         if not ranked:
