@@ -2,8 +2,8 @@
 
 A *unit* is a sentence, list item, table row or code block. Units are ranked by the question's words in and around them,
 weighted by inverse document frequency, and by the similarity of their tokens to the question's if the index has
-multi-vectors. `python -m evaluation.reader` measures this. Headings and questions never answer. A sentence that ends with
-a colon is quoted with the list or code that it announces.
+multi-vectors. `python -m evaluation.reader` measures this. Headings and questions never answer. A sentence that ends
+with a colon is quoted with the list or code that it announces.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ class Reading:
     question.
     """
     score: float
-    """How well the best unit answers, 0 … 1. Compares units, not questions: `transformer.answerability` tells whether the
-    passages answer at all."""
+    """How well the best unit answers, 0 … 1. Compares units, not questions: `transformer.answerability` tells
+    whether the passages answer at all."""
 
 
 NOTHING = Reading((), 0.0)
