@@ -1,32 +1,33 @@
 """Compares the facts of a statement with those of its evidence: numbers, dates, units, names, negations, modal verbs.
 
 Words alone do not tell "A beat B" from "B beat A", nor 12 months from 15. The comparison is strict about facts and
-lenient about everything else, so that a paraphrase stays supported:
+lenient about all else, so that a paraphrase stays supported. Two ways of comparing complete each other:
 
-- A *number*, with its unit converted, and a month occur in the evidence.
-- A *name* occurs in the evidence. Names and numbers are not exchanged: beside the same word stands the same name.
-- A word that both have is negated in both or in neither, and under the same class of modal verb.
-- No word of the statement is the opposite of the word that the evidence has in its place.
+- *By fact*, in any order. A number and a name occur in the evidence; beside the same word stands the same name; a word
+  is negated, or under a modal verb of one class, in both texts or in neither; no word stands for its opposite.
+- *By place*, where the statement repeats most of a sentence. Pieces that differ between two equal ones may not be
+  two numbers, names, units, opposites, or classes of modal verbs, and not one negated and one affirmed.
 
-In scripts without capitals, names are found by comparing: text that differs between two equal pieces, and that occurs
-elsewhere in the passage or looks like a foreign name.
+Names are known by their capitals; in scripts without capitals, by their place, and by characters that transcribe
+foreign names or a second occurrence in the passage.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from difflib import Match, SequenceMatcher
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Literal
 
 import regex
 
 from text_analysis.fact_words import UNITS, FactWords, fact_words
+from text_analysis.numbers import HAN_DIGITS, Number, read_number
 from text_analysis.scripts import UNSPACED
-from text_analysis.stems import LANGUAGES, Stemmer, language_of
+from text_analysis.stems import LANGUAGES, UNSTEMMED, Stemmer, language_of
 from text_analysis.word_lists import STOP_WORDS
-from text_analysis.words import normalise
+from text_analysis.words import has_digit, normalise
 
 FactKind = Literal["number", "date", "unit", "name", "polarity", "modality", "opposite"]
 
@@ -39,128 +40,46 @@ class Difference:
     stated: str
     """Words of the statement."""
     found: str | None
-    """Words of the evidence in their place; None if the evidence says nothing about it."""
+    """Words of the evidence in their place; None if it has none."""
 
 
+_ITEM = regex.compile(r"\A(?:[-*+•‣◦·–>#]+\s+|\**\(?\d{1,3}[.)]\**\s+|(?:Step|Schritt)\s+\d+[:.]\s)+")
 _TOKEN = regex.compile(
     rf"(?P<number>\d+(?:[.,\u00a0\u202f]\d+)*)|(?P<char>[{UNSPACED}])|"
-    r"(?P<word>\p{L}[\p{L}\p{M}\p{N}]*(?:['’]\p{L}+)?)|(?P<unit>[%‰$€£¥]|°[CF]?)|(?P<break>[,;.!?()，。；：、！？।؟\n]|:(?!\d))",
+    r"(?P<word>\p{L}[\p{L}\p{M}\p{N}]*(?:['’]\p{L}+)?)|(?P<unit>[%‰$€£¥]|°[CF]?)|"
+    r"(?P<break>[,;.!?()，。；：、！？।؟\n]|:(?!\d))",
     regex.V1,
 )
-_ITEM = regex.compile(r"\A(?:[-*+•‣◦·–>#]+\s+|\**\(?\d{1,3}[.)]\**\s+|(?:Step|Schritt)\s+\d+[:.]\s)+")
 _FRACTIONS = str.maketrans({"½": ".5", "¼": ".25", "¾": ".75"})
-_ORDINAL = regex.compile(r"(?:st|nd|rd|th|er|re|e)\b")
-_CASED = regex.compile(r"\p{Lu}")
+_CHAR = regex.compile(rf"[{UNSPACED}]", regex.V1)
 _UNCASED = regex.compile(rf"[{UNSPACED}]|[\p{{Arabic}}\p{{Hebrew}}\p{{Devanagari}}\p{{Hangul}}&&\p{{L}}]", regex.V1)
-_HAN = regex.compile(r"\p{Han}")
 _SCRIPTS = (
-    ("chinese", _HAN),
+    ("chinese", regex.compile(r"\p{Han}")),
     ("russian", regex.compile(r"\p{Cyrillic}")),
     ("hindi", regex.compile(r"\p{Devanagari}")),
     ("arabic", regex.compile(r"\p{Arabic}")),
 )
-_HAN_DIGITS = {digit: value for value, digit in enumerate("〇一二三四五六七八九")} | {"零": 0, "两": 2}
-_HAN_SCALES = {"十": 10, "百": 100, "千": 1000, "万": 10**4, "亿": 10**8}
-_HAN_NUMBER = regex.compile(r"[〇零一二两三四五六七八九十百千万亿]+")
-_COUNTED = regex.compile(r"[个次名支座种年月日号位项场分届岁天周米元人世代倍条家件层度小公英平美欧]")
-"""Characters after a Chinese number that counts something."""
-_TRANSCRIBED = regex.compile(
-    r"[·阿埃艾安奥巴贝比波伯布达德迪蒂多厄尔法菲费弗格戈古哈海赫霍基吉加卡凯科克库拉莱兰朗勒雷里利丽林卢鲁伦罗洛马玛迈曼梅米莫姆纳尼内诺帕佩皮普奇乔切萨塞森沙什史斯索塔泰坦特提托瓦维威沃西希谢辛休亚伊因约泽扎朱茨兹]"
+_TRANSCRIBING = regex.compile(
+    "[·阿埃艾安奥巴贝比波伯布达德迪蒂多厄尔法菲费弗格戈古哈海赫霍基吉加卡凯科克库拉莱兰朗勒雷里利丽林卢鲁伦罗洛马玛迈曼梅"
+    "米莫姆纳尼内诺帕佩皮普奇乔切萨塞森沙什史斯索塔泰坦特提托瓦维威沃西希谢辛休亚伊因约泽扎朱茨兹]"
 )
-"""Characters that transcribe foreign names."""
-_REACH = 3
-"""Words around a negation that it may cover."""
-_NEARLY_ALL = 0.7
-"""Share of a statement's content words in the evidence from which it repeats a sentence instead of joining several."""
-_YEARS = range(1000, 2100)
-_OF = frozenset(("of", "de", "von", "van", "du", "del", "della", "al"))
+"""Chinese characters that transcribe foreign names."""
+_INNER = frozenset(("of", "de", "von", "van", "du", "del", "della", "al"))
 """Words inside names."""
-_NEAR = 12
-"""Most characters or words of a piece that differs."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Number:
-    start: int
-    end: int
-    values: frozenset[float]
-    unit: tuple[str, float] | None
-    strict: bool
-    """Whether it counts something, and not only a word with a number in it."""
-    text: str
-    month: bool = False
-
-    def equals(self, other: _Number) -> bool:
-        if self.month != other.month:
-            return False
-        if self.unit and other.unit:
-            if self.unit[0] != other.unit[0]:
-                return False
-            ours = {round(value * self.unit[1], 6) for value in self.values}
-            return not ours.isdisjoint(round(value * other.unit[1], 6) for value in other.values)
-        return not self.values.isdisjoint(other.values)
-
-
-@dataclass(frozen=True, slots=True)
-class _Name:
-    start: int
-    end: int
-    parts: frozenset[str]
-    strong: bool
-    """Whether its capitals make it a name."""
-    text: str
-
-
-@dataclass(slots=True)
-class _Facts:
-    """A text's tokens and the facts among them."""
-
-    keys: list[str] = field(default_factory=list)
-    """Stems; the digits of numbers."""
-    raw: list[str] = field(default_factory=list)
-    clauses: list[int] = field(default_factory=list)
-    """Number of the clause of each token."""
-    content: list[bool] = field(default_factory=list)
-    numbers: list[_Number] = field(default_factory=list)
-    names: list[_Name] = field(default_factory=list)
-    negations: list[int] = field(default_factory=list)
-    """Places of negations."""
-    modals: dict[str, set[str]] = field(default_factory=dict)
-    """Word → classes of the modal verbs before it."""
-    words: frozenset[str] = frozenset()
-
-    def beside(self, place: int, step: int) -> str | None:
-        """The neighbour of the token at a place in the same clause; None at its edge."""
-        other = place + step
-        same = 0 <= other < len(self.keys) and self.clauses[other] == self.clauses[place]
-        return self.keys[other] if same else None
-
-    def covered(self, place: int, reach: int) -> list[str]:
-        """The nearest content words after a negation in its clause, or else before it."""
-        for step in (1, -1):
-            found: list[str] = []
-            other = place + step
-            while len(found) < reach and 0 <= other < len(self.keys) and self.clauses[other] == self.clauses[place]:
-                if self.content[other]:
-                    found.append(self.keys[other])
-                other += step
-            if found:
-                return found
-        return []
-
-    def around(self, place: int) -> set[str]:
-        """Content words near a place, in its clause."""
-        near = range(max(0, place - _REACH - 1), min(len(self.keys), place + _REACH + 2))
-        return {self.keys[other] for other in near if self.clauses[other] == self.clauses[place]}
+_SHORT = 40
+"""Length of an answer, such as a name, that only has to occur in the evidence."""
+_NEARLY_ALL = 0.7
+"""Share of a statement in its evidence from which it repeats a sentence rather than sums up several."""
+_REPEATED = 0.5
+"""Like `_NEARLY_ALL`: share from which pieces are compared by their places."""
+_PIECE = 12
+"""Most tokens of a piece that is compared."""
+_REACH = 6
+"""Tokens after a negation that it may cover."""
 
 
 def differing_fact(
-    statement: str,
-    evidence: Sequence[str],
-    *,
-    nearby: Sequence[str] = (),
-    headings: str = "",
-    question: str = "",
+    statement: str, evidence: Sequence[str], *, nearby: Sequence[str] = (), headings: str = "", question: str = ""
 ) -> Difference | None:
     """A fact that differs between a statement and its evidence, the first one found; None if the facts agree.
 
@@ -169,29 +88,15 @@ def differing_fact(
         evidence: the sentences that support it; a fact may stand in any of them.
         nearby: whole passages of these sentences. A pronoun in the evidence may stand for a name there.
         headings: titles and headings of the passages.
-        question: what it names, the evidence need not repeat.
+        question: the evidence need not repeat what it names.
     """
-    if not evidence:
-        return None
     statement = _ITEM.sub("", statement.strip())
-    short = len(statement) < 40 and statement.count(" ") < 3
-    if any(statement == text.strip() or (short and statement.rstrip(" .。") in text) for text in evidence):
+    short = len(statement) < _SHORT and statement.count(" ") < 3
+    bare = statement.rstrip(" .。")
+    if any(statement == text.strip() or (short and bare in text) for text in evidence):
         return None
     language = _language(nearby[0][:2000] if nearby else " ".join(evidence))
-    ours = _facts(statement, language)
-    theirs = [_facts(text, language) for text in evidence]
-    words = fact_words(language)
-    around = [_facts(text, language) for text in (headings, question) if text]
-    said = [key for key, content in zip(ours.keys, ours.content, strict=True) if content]
-    covered = sum(any(key in facts.words for facts in theirs) for key in said) / max(1, len(said))
-    return (
-        _number(ours, theirs, around, nearby, language)
-        or _name(ours, theirs, around, nearby, language, words, covered)
-        or _polarity(ours, theirs)
-        or _modality(ours, theirs, covered)
-        or _opposite(ours, theirs, words, language)
-        or _aligned(ours, theirs, around, nearby, words, language)
-    )
+    return _Comparison(statement, evidence, nearby, (headings, question), language).difference()
 
 
 @lru_cache(1024)
@@ -205,445 +110,12 @@ def _language(text: str) -> str:
 
 @lru_cache(16)
 def _stemmer(language: str) -> Stemmer:
-    return Stemmer(language if language in LANGUAGES else "none", accents=False)
-
-
-@lru_cache(4096)
-def _facts(text: str, language: str) -> _Facts:
-    words = fact_words(language)
-    stem = _stemmer(language).stem
-    facts = _Facts()
-    clause = 0
-    modal: tuple[str, int, int] | None = None
-    initial = True
-    run: list[int] = []
-    strong_run = False
-    source = normalise(text.translate(_FRACTIONS)) if not text.isascii() else text
-    matches = list(_TOKEN.finditer(source))
-    titles = sum(match.lastgroup == "word" and match.group()[0].isupper() for match in matches)
-    title_case = titles > 3 and titles * 5 > 4 * sum(match.lastgroup == "word" for match in matches)
-
-    def close() -> None:
-        nonlocal strong_run
-        if run:
-            parts = frozenset(facts.keys[place] for place in run)
-            shown = " ".join(facts.raw[place] for place in run)
-            facts.names.append(_Name(run[0], run[-1] + 1, parts, strong_run, shown))
-            run.clear()
-        strong_run = False
-
-    skip = 0
-    for index, match in enumerate(matches):
-        if match.start() < skip:
-            continue
-        kind, raw = match.lastgroup, match.group()
-        place = len(facts.keys)
-        if kind == "break":
-            close()
-            clause += 1
-            initial = initial or raw in ".!?:\n。！？"
-            continue
-        low = raw.lower().replace("’", "'")
-        if kind == "number" or (kind == "char" and raw in _HAN_DIGITS) or (kind == "char" and raw == "十"):
-            close()
-            number, skip = _read_number(source, match, place, words, facts)
-            facts.numbers.append(number)
-            _add(facts, f"#{min(number.values):g}", number.text, clause, True)
-            initial = False
-            modal = None
-            continue
-        if kind == "char":
-            close()
-            _add(facts, raw, raw, clause, True)
-            continue
-        if kind == "unit":
-            _add(facts, low, raw, clause, True)
-            continue
-        if low.endswith("'s"):
-            low, raw = low[:-2], raw[:-2]
-        elif len(raw) > 2 and raw[-1] == "s" and raw[:-1].isupper():
-            low, raw = low[:-1], raw[:-1]
-        month = words.months.get(low)
-        if month is not None and (low != "may" or (raw == "May" and not initial)):
-            close()
-            facts.numbers.append(_Number(place, place + 1, frozenset((float(month),)), None, True, raw, month=True))
-            _add(facts, f"month {month}", raw, clause, True)
-            initial = False
-            continue
-        if low in words.numbers:
-            close()
-            number, skip = _read_number(source, match, place, words, facts)
-            facts.numbers.append(number)
-            _add(facts, f"#{min(number.values):g}", number.text, clause, True)
-            initial = False
-            continue
-        if low in words.negations or low.endswith("n't"):
-            following = matches[index + 1].group().lower() if index + 1 < len(matches) else ""
-            if following not in words.only:
-                facts.negations.append(place)
-            if low not in ("cannot", "can't"):
-                close()
-                _add(facts, low, raw, clause, False)
-                initial = False
-                continue
-        kinds = _modal(low, words)
-        if kinds:
-            close()
-            modal = kinds, clause, place
-            _add(facts, low, raw, clause, False)
-            initial = False
-            continue
-        is_content = low not in STOP_WORDS or (len(raw) > 1 and raw.isupper() and not title_case)
-        key = stem(low)
-        _add(facts, key, raw, clause, is_content)
-        if modal is not None and is_content:
-            if modal[1] == clause and place - modal[2] <= 2:
-                facts.modals.setdefault(key, set()).add(modal[0])
-                if place - modal[2] > 1 and modal[0] == "may":
-                    facts.modals[key].add("can")
-            modal = None
-        if low in _OF and run and index + 1 < len(matches) and matches[index + 1].group()[0].isupper():
-            continue
-        if raw[0].isupper() and low not in STOP_WORDS and low != "i":
-            inner = any(char.isupper() or char.isdigit() for char in raw[1:])
-            if not title_case and (
-                inner or (run and not words.capitalises_nouns) or (not initial and not words.capitalises_nouns)
-            ):
-                strong_run = True
-            run.append(place)
-        else:
-            close()
-        initial = False
-    close()
-    facts.words = frozenset(facts.keys)
-    return facts
-
-
-def _add(facts: _Facts, key: str, raw: str, clause: int, content: bool) -> None:
-    facts.keys.append(key)
-    facts.raw.append(raw)
-    facts.clauses.append(clause)
-    facts.content.append(content)
-
-
-def _modal(low: str, words: FactWords) -> str:
-    for name, members in (
-        ("may", words.hedges),
-        ("can", words.possible),
-        ("must", words.obliged),
-        ("should", words.advised),
-    ):
-        if low in members:
-            return name
-    return ""
-
-
-def _read_number(
-    text: str, match: regex.Match[str], place: int, words: FactWords, facts: _Facts
-) -> tuple[_Number, int]:
-    """The number that begins at a match, and where it ends in the text, without its unit."""
-    end = match.end()
-    written = match.lastgroup == "word"
-    strict = True
-    if match.lastgroup == "number":
-        values = _values(match.group())
-        if ordinal := _ORDINAL.match(text, end):
-            end = ordinal.end()
-    elif match.lastgroup == "char":
-        digits = _HAN_NUMBER.match(text, match.start())[0]  # type: ignore[index]
-        end = match.start() + len(digits)
-        values = {_han_value(digits)}
-        before = text[match.start() - 1 : match.start()]
-        strict = len(digits) > 1 or before == "第" or (_COUNTED.match(text, end) is not None and values != {1.0})
-    else:
-        values = {float(words.numbers[match.group().lower()])}
-    # "twenty-five", "2.5 million", "3万"
-    while (following := regex.compile(r"[ \u00a0-]?(\p{L}[\p{L}\p{M}]*|[万亿千百])").match(text, end)) is not None:
-        word = following.group(1).lower()
-        word = word if word in words.scales or word in words.numbers else word[:1] if word[:1] in _HAN_SCALES else word
-        size = words.scales.get(word) or _HAN_SCALES.get(word)
-        if size:
-            values = {value * size for value in values}
-        elif written and word in words.numbers and max(values) >= 20 and words.numbers[word] < 10:
-            values = {value + words.numbers[word] for value in values}
-        else:
-            break
-        end = following.start(1) + len(word)
-    shown = text[match.start() : end]
-    return _Number(place, place + 1, frozenset(values), _unit(text, match.start(), end), strict, shown), end
-
-
-_UNIT_AFTER = regex.compile(r"[ \u00a0-]?(°[CF]|[%‰€$£¥]|\p{Latin}[\p{L}\p{M}]*|[^\W\d_]+)", regex.V1)
-_UNIT_BEFORE = regex.compile(r"([$€£¥])\s?$")
-_PER_CENT = regex.compile(r"百分之$")
-
-
-def _unit(text: str, start: int, end: int) -> tuple[str, float] | None:
-    before = text[max(0, start - 3) : start]
-    if found := _UNIT_BEFORE.search(before):
-        return UNITS[found.group(1)]
-    if _PER_CENT.search(before):
-        return UNITS["%"]
-    after = _UNIT_AFTER.match(text, end)
-    if after is None:
-        return None
-    word = after.group(1)
-    if _HAN.match(word):
-        return next((UNITS[word[:size]] for size in (4, 3, 2, 1) if word[:size] in UNITS), None)
-    return UNITS.get(word.lower())
-
-
-def _values(digits: str) -> set[float]:
-    """The values that a number with separators may have: `1.234` is 1234 or 1.234."""
-    digits = digits.replace("\u00a0", "").replace("\u202f", "")
-    parts = regex.split("[.,]", digits)
-    if len(parts) == 1:
-        return {float(digits)}
-    if len(parts) > 2 and not all(len(part) == 3 for part in parts[1:]):
-        return {float(hash(tuple(part.lstrip("0") for part in parts)))}
-    whole = float("".join(parts))
-    if len(parts) > 2:
-        return {whole}
-    fraction = float(".".join(parts))
-    return {whole} if parts[1] == "000" else {whole, fraction} if len(parts[1]) == 3 else {fraction}
-
-
-def _han_value(digits: str) -> float:
-    if not any(char in _HAN_SCALES for char in digits):
-        return float("".join(str(_HAN_DIGITS[char]) for char in digits))
-    total = section = digit = 0
-    for char in digits:
-        if char in _HAN_DIGITS:
-            digit = _HAN_DIGITS[char]
-        elif (size := _HAN_SCALES[char]) >= 10**4:
-            total, section, digit = (total + section + digit) * size or size, 0, 0
-        else:
-            section, digit = section + (digit or 1) * size, 0
-    return float(total + section + digit)
-
-
-def _number(
-    ours: _Facts, theirs: list[_Facts], around: list[_Facts], nearby: Sequence[str], language: str
-) -> Difference | None:
-    for number in ours.numbers:
-        if not number.strict:
-            continue
-        kind: FactKind = "date" if number.month or not _no_year(number) else "number"
-        held = [(facts, other) for facts in theirs for other in facts.numbers]
-        same = [(facts, other) for facts, other in held if number.equals(other)]
-        if same:
-            # 15 losses and 24 wins, where the evidence has 24 losses and 15 wins
-            beside = ours.beside(number.end - 1, 1)
-            if beside is None or number.unit or not ours.content[number.end]:
-                continue
-            if any(facts.beside(other.end - 1, 1) == beside for facts, other in same):
-                continue
-            for facts, other in held:
-                if facts.beside(other.end - 1, 1) == beside:
-                    return Difference(kind, f"{number.text} {ours.raw[number.end]}", other.text)
-            continue
-        if any(number.equals(other) for facts in around for other in facts.numbers):
-            continue
-        undated = not any(_kind_of(other) == kind and other.month == number.month for _, other in held)
-        if (
-            kind == "date"
-            and undated
-            and any(number.equals(one) for text in nearby for one in _facts(text, language).numbers)
-        ):
-            continue
-        unit = next(
-            (other for _, other in held if not number.values.isdisjoint(other.values) and other.month == number.month),
-            None,
-        )
-        if unit is not None:
-            return Difference("unit", _with_unit(ours, number), _with_unit(_owner(unit, theirs), unit))
-        instead = next((other for facts, other in held if _same_place(ours, number, facts, other)), None)
-        return Difference(kind, _with_unit(ours, number), None if instead is None else instead.text)
-    return None
-
-
-def _no_year(number: _Number) -> bool:
-    return not any(value in _YEARS for value in number.values) or number.unit is not None
-
-
-def _kind_of(number: _Number) -> FactKind:
-    return "date" if number.month or not _no_year(number) else "number"
-
-
-def _owner(number: _Number, theirs: list[_Facts]) -> _Facts:
-    return next(facts for facts in theirs if any(one is number for one in facts.numbers))
-
-
-def _with_unit(facts: _Facts, number: _Number) -> str:
-    after = facts.raw[number.end] if number.unit and number.end < len(facts.raw) else ""
-    return f"{number.text} {after}".strip()
-
-
-def _same_place(ours: _Facts, number: _Number, facts: _Facts, other: _Number) -> bool:
-    return (
-        number.unit == other.unit
-        and number.month == other.month
-        and (
-            (number.unit is not None)
-            or number.month
-            or ((after := ours.beside(number.end - 1, 1)) is not None and after == facts.beside(other.end - 1, 1))
-            or ((before := ours.beside(number.start, -1)) is not None and before == facts.beside(other.start, -1))
-        )
-    )
-
-
-def _name(
-    ours: _Facts,
-    theirs: list[_Facts],
-    around: list[_Facts],
-    nearby: Sequence[str],
-    language: str,
-    words: FactWords,
-    covered: float,
-) -> Difference | None:
-    if not ours.names:
-        return None
-    held = [(facts, name) for facts in theirs for name in facts.names]
-    known = [name for _, name in held if name.strong or name.start > 0]
-    for name in ours.names:
-        slot = ours.beside(name.start, -1), ours.beside(name.end - 1, 1)
-        content = name.end < len(ours.keys) and ours.content[name.end], name.start > 0 and ours.content[name.start - 1]
-        in_evidence = [(facts, other) for facts, other in held if _shares(name.parts, other.parts)]
-        absent = not in_evidence and not any(_has(facts.words, name.parts) for facts in theirs)
-        if any(_matches(slot, facts, other) for facts, other in in_evidence):
-            continue
-        for facts, other in held:
-            if _shares(name.parts, other.parts) or (other.parts & ours.words and not in_evidence):
-                continue
-            left, right = facts.beside(other.start, -1), facts.beside(other.end - 1, 1)
-            same_left = slot[0] == left
-            same_right = slot[1] == right
-            telling = (same_right and slot[1] is not None and content[0]) or (
-                same_left and slot[0] is not None and content[1]
-            )
-            both = same_left and same_right and (slot[0] is not None or slot[1] is not None)
-            if not (telling or (both and absent)):
-                continue
-            if not name.strong and not words.capitalises_nouns and other not in known:
-                continue
-            if _in_list(facts, other, in_evidence, words):
-                continue
-            return Difference("name", name.text, other.text)
-        if not absent or not name.strong:
-            continue
-        if any(_has(facts.words, name.parts) for facts in around) or _stands_for(name, [ours, *theirs]):
-            continue
-        if any(_has(_facts(text, language).words, name.parts) for text in nearby):
-            unmatched = any(not _has(ours.words, other.parts) for _, other in held if other.strong)
-            pronouns = {raw.lower() for facts in theirs for raw in facts.raw} & words.pronouns
-            if covered < _NEARLY_ALL or not unmatched or not pronouns <= {raw.lower() for raw in ours.raw}:
-                continue
-        return Difference("name", name.text, None)
-    return None
-
-
-def _shares(one: frozenset[str], other: frozenset[str]) -> bool:
-    return not one.isdisjoint(other) or _has(other, one)
-
-
-def _has(words: Iterable[str], parts: frozenset[str]) -> bool:
-    """Whether one of the parts, or an inflected form of it, is among the words."""
-    known = words if isinstance(words, frozenset) else frozenset(words)
-    if not known.isdisjoint(parts):
-        return True
-    return any(len(part) > 3 and any(word[:4] == part[:4] and _alike(word, part) for word in known) for part in parts)
-
-
-def _alike(one: str, other: str) -> bool:
-    shared = next(
-        (place for place, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other))
-    )
-    return shared >= max(4, max(len(one), len(other)) - 3)
-
-
-def _matches(slot: tuple[str | None, str | None], facts: _Facts, other: _Name) -> bool:
-    left, right = facts.beside(other.start, -1), facts.beside(other.end - 1, 1)
-    return (slot[0] is not None and slot[0] == left) or (slot[1] is not None and slot[1] == right)
-
-
-def _in_list(facts: _Facts, name: _Name, others: list[tuple[_Facts, _Name]], words: FactWords) -> bool:
-    """Whether a name and one of the others are members of one list: "A and B"."""
-    for owner, other in others:
-        if owner is not facts or other is name:
-            continue
-        first, second = sorted((name, other), key=lambda one: one.start)
-        between = facts.raw[first.end : second.start]
-        if all(word.lower() in words.joining or word[0].isupper() for word in between):
-            return True
-    return False
-
-
-def _stands_for(name: _Name, texts: Iterable[_Facts]) -> bool:
-    """Whether a name abbreviates neighbouring words, or neighbouring words are its abbreviation."""
-    long = "".join(word[0] for word in name.text.split()).upper()
-    for facts in texts:
-        initials = "".join(raw[0] for raw in facts.raw if raw[0].isupper())
-        if name.text.isupper() and len(name.text) > 1 and name.text in initials:
-            return True
-        letters = "".join(raw if len(raw) == 1 and raw.isupper() else " " for raw in facts.raw)
-        if len(long) > 1 and (long in facts.raw or long in letters):
-            return True
-    return False
-
-
-def _polarity(ours: _Facts, theirs: list[_Facts]) -> Difference | None:
-    if not ours.negations and not any(facts.negations for facts in theirs):
-        return None
-    for here, there, first in ((ours, theirs, True), *((facts, [ours], False) for facts in theirs)):
-        for place in here.negations:
-            target = here.covered(place, 1)
-            if not target or not any(target[0] in facts.words for facts in there):
-                continue
-            if any(target[0] in _loosely(facts) for facts in there if facts.negations):
-                continue
-            if not first and any(target[0] in _loosely(facts) for facts in [ours] if facts.negations):
-                continue
-            if not first and _affirmed(target[0], theirs):
-                continue
-            text = f"{here.raw[place]} {target[0]}"
-            return Difference("polarity", text, target[0]) if first else Difference("polarity", target[0], text)
-    return None
-
-
-def _loosely(facts: _Facts) -> set[str]:
-    """Words that a negation may cover."""
-    found: set[str] = set()
-    for place in facts.negations:
-        near = range(max(0, place - _REACH - 2), min(len(facts.keys), place + 2 * _REACH + 1))
-        found.update(facts.keys[other] for other in near if facts.clauses[other] == facts.clauses[place])
-    return found
-
-
-def _affirmed(word: str, theirs: list[_Facts]) -> bool:
-    """Whether the evidence also has the word without a negation."""
-    return any(
-        sum(key == word for key in facts.keys) > sum(facts.covered(place, 1) == [word] for place in facts.negations)
-        for facts in theirs
-        if word in facts.words
-    )
-
-
-def _modality(ours: _Facts, theirs: list[_Facts], covered: float) -> Difference | None:
-    for word, classes in ours.modals.items():
-        held = set().union(*(facts.modals.get(word, set()) for facts in theirs))
-        strict = {"can" if name == "may" else name for name in classes}
-        if held and strict.isdisjoint("can" if name == "may" else name for name in held):
-            return Difference("modality", f"{min(classes)} {word}", f"{min(held)} {word}")
-    for facts in theirs if covered >= _NEARLY_ALL else ():
-        for word, classes in facts.modals.items():
-            once = sum(key == word for one in theirs for key in one.keys) == 1
-            if once and classes == {"may"} and word in ours.words and word not in ours.modals:
-                return Difference("modality", word, f"may {word}")
-    return None
+    return Stemmer(language if language in LANGUAGES else UNSTEMMED, accents=False)
 
 
 @lru_cache(16)
 def _opposites(language: str) -> dict[str, frozenset[str]]:
+    """Stem → stems of its opposites."""
     stem = _stemmer(language).stem
     found: dict[str, set[str]] = {}
     for word, others in fact_words(language).opposites.items():
@@ -651,224 +123,518 @@ def _opposites(language: str) -> dict[str, frozenset[str]]:
     return {word: frozenset(others - {word}) for word, others in found.items()}
 
 
-def _opposite(ours: _Facts, theirs: list[_Facts], words: FactWords, language: str) -> Difference | None:
-    opposites = _opposites(language)
-    for place, word in enumerate(ours.keys):
-        if any(word in facts.words for facts in theirs):
+@dataclass(frozen=True, slots=True)
+class _Name:
+    places: range
+    keys: frozenset[str]
+    text: str
+    certain: bool
+    """Whether its capitals make it a name; those at the start of a sentence do not."""
+
+
+@dataclass(slots=True)
+class _Text:
+    """A text's tokens, in parallel lists, and the facts among them."""
+
+    keys: list[str] = field(default_factory=list)
+    """What tokens are compared by: stems; values of numbers."""
+    raw: list[str] = field(default_factory=list)
+    clauses: list[int] = field(default_factory=list)
+    content: list[bool] = field(default_factory=list)
+    numbers: dict[int, Number] = field(default_factory=dict)
+    """By place. So are the modal verbs and the names that follow."""
+    negations: list[int] = field(default_factory=list)
+    modals: dict[int, str] = field(default_factory=dict)
+    names: list[_Name] = field(default_factory=list)
+    words: frozenset[str] = frozenset()
+
+    def add(self, key: str, raw: str, clause: int, *, content: bool) -> None:
+        self.keys.append(key)
+        self.raw.append(raw)
+        self.clauses.append(clause)
+        self.content.append(content)
+
+    def along(self, place: int, step: int) -> Iterator[int]:
+        """Places after (step 1) or before (-1) a place, to the end of its clause."""
+        other = place + step
+        while 0 <= other < len(self.keys) and self.clauses[other] == self.clauses[place]:
+            yield other
+            other += step
+
+    def beside(self, place: int, step: int) -> str | None:
+        """The neighbour in the same clause; None at its edge."""
+        return next((self.keys[other] for other in self.along(place, step)), None)
+
+    def target(self, place: int) -> str | None:
+        """The content word that a negation at a place is about: the next one in its clause, else the one before."""
+        both = (*self.along(place, 1), *self.along(place, -1))
+        return next((self.keys[other] for other in both if self.content[other]), None)
+
+    def covered(self) -> set[str]:
+        """Words that a negation may cover."""
+        return {
+            self.keys[other]
+            for place in self.negations
+            for other in range(max(0, place - _REACH + 1), min(len(self.keys), place + _REACH + 1))
+            if self.clauses[other] == self.clauses[place]
+        }
+
+    def governed(self) -> dict[str, set[str]]:
+        """Content word → classes of the modal verbs at most two places before it."""
+        found: dict[str, set[str]] = {}
+        for place, kind in self.modals.items():
+            after = next((other for other in self.along(place, 1) if self.content[other]), None)
+            if after is not None and after - place <= 2 and after not in self.numbers:
+                found.setdefault(self.keys[after], set()).add(kind)
+        return found
+
+    def shown(self, places: range) -> str:
+        raw = self.raw[places.start : places.stop]
+        return "".join(raw) if any(map(_CHAR.match, raw)) else " ".join(raw)
+
+
+def _modal_class(word: str, words: FactWords) -> str:
+    classes = (("may", words.hedges), ("can", words.possible), ("must", words.obliged), ("should", words.advised))
+    return next((name for name, members in classes if word in members), "")
+
+
+@lru_cache(4096)
+def _read(text: str, language: str) -> _Text:
+    words = fact_words(language)
+    stem = _stemmer(language).stem
+    source = text if text.isascii() else normalise(text.translate(_FRACTIONS))
+    matches = list(_TOKEN.finditer(source))
+    found = _Text()
+    first: set[int] = set()
+    clause = read_until = 0
+    begins = True
+    for index, match in enumerate(matches):
+        raw = match.group()
+        if match.start() < read_until:
             continue
-        others = set(opposites.get(word, ()))
-        if len(word) > 4 and ours.content[place]:
-            for prefix in words.negating_prefixes:
-                others.add(prefix + word)
-                if word.startswith(prefix) and len(word) > len(prefix) + 3:
-                    others.add(word[len(prefix) :])
-        if not others:
+        if match.lastgroup == "break":
+            clause += 1
+            begins = begins or raw not in ",;()，；、"
             continue
-        for facts in theirs:
-            for other in others & facts.words - ours.words:
-                at = facts.keys.index(other)
-                if not (ours.around(place) & facts.around(at) - {word, other}):
-                    continue
-                negated = word in _loosely(ours), other in _loosely(facts)
-                if negated[0] == negated[1]:
-                    return Difference("opposite", ours.raw[place], facts.raw[at])
-    return None
+        place = len(found.keys)
+        if begins:
+            first.add(place)
+        low = raw.lower().replace("’", "'")
+        if low.endswith("'s"):
+            low, raw = low[:-2], raw[:-2]
+        elif len(raw) > 2 and raw[-1] == "s" and raw[:-1].isupper():
+            low, raw = low[:-1], raw[:-1]
+        month = words.months.get(low) if low != "may" or (raw == "May" and not begins) else None
+        begins = False
+        if match.lastgroup == "number" or raw in HAN_DIGITS or low in words.numbers:
+            number, read_until = read_number(source, match.start(), raw, words)
+            found.numbers[place] = number
+            found.add(f"#{min(number.values):g}", number.text, clause, content=True)
+        elif month is not None:
+            found.numbers[place] = Number(raw, frozenset((float(month),)), month=True)
+            found.add(f"month {month}", raw, clause, content=True)
+        elif match.lastgroup != "word":
+            found.add(low, raw, clause, content=True)
+        else:
+            following = matches[index + 1].group().lower() if index + 1 < len(matches) else ""
+            negates = (low in words.negations or low.endswith("n't")) and following not in words.only
+            modal = _modal_class("can" if low in ("cannot", "can't") else low, words)
+            if negates:
+                found.negations.append(place)
+            if modal:
+                found.modals[place] = modal
+            content = not negates and not modal and (low not in STOP_WORDS or (len(raw) > 1 and raw.isupper()))
+            found.add(low if negates or modal else stem(low), raw, clause, content=content)
+    found.words = frozenset(found.keys)
+    found.names = list(_names(found, first, words))
+    return found
 
 
-def _aligned(
-    ours: _Facts, theirs: list[_Facts], around: list[_Facts], nearby: Sequence[str], words: FactWords, language: str
-) -> Difference | None:
-    """Compares pieces that differ between equal ones, where the statement repeats most of a piece of evidence."""
-    if len(ours.keys) < 3:
-        return None
-    best: _Facts | None = None
-    blocks: list[Match] = []
-    matcher = SequenceMatcher(None, autojunk=False)
-    matcher.set_seq2(ours.keys)
-    for facts in theirs:
-        matcher.set_seq1(facts.keys)
-        matched = matcher.get_matching_blocks()
-        if best is None or sum(block.size for block in matched) > sum(block.size for block in blocks):
-            best, blocks = facts, matched
-    others = [facts for facts in theirs if facts is not best]
-    if best is None or 2 * sum(block.size for block in blocks) < len(ours.keys):
-        return None
-    nearly = sum(block.size for block in blocks) >= _NEARLY_ALL * len(ours.keys)
-    opposites = _opposites(language)
-    begin = from_ = 0
-    for block in blocks:
-        until, to = block.a, block.b
-        last = block.size == 0
-        if not last and block.size == 1 and (not ours.content[to] or _CHAR.match(ours.keys[to])):
-            continue
-        mine, found = range(from_, to), range(begin, until)
-        anchored = (from_ > 0 or begin == 0) and (not last or until == len(best.keys))
-        begin, from_ = until + block.size, to + block.size
-        if (mine or found) and anchored:
-            difference = _compare(ours, mine, best, others, found, around, nearby, words, opposites, language, nearly)
-            if difference is not None:
-                return difference
-    return None
-
-
-_CHAR = regex.compile(rf"[{UNSPACED}]$", regex.V1)
-
-
-def _compare(
-    ours: _Facts,
-    mine: range,
-    theirs: _Facts,
-    others: list[_Facts],
-    found: range,
-    around: list[_Facts],
-    nearby: Sequence[str],
-    words: FactWords,
-    opposites: dict[str, frozenset[str]],
-    language: str,
-    nearly: bool,
-) -> Difference | None:
-    """The difference between two pieces that stand between equal ones."""
-    a, b = [ours.keys[place] for place in mine], [theirs.keys[place] for place in found]
-    mine_text, found_text = _shown(ours, mine), _shown(theirs, found)
-    han = language == "chinese"
-    uneven = han or len(ours.negations) % 2 != len(theirs.negations) % 2 or len(theirs.words - ours.words) < 3
-    split = (mine and ours.clauses[mine[0]] != ours.clauses[mine[-1]]) or (
-        found and theirs.clauses[found[0]] != theirs.clauses[found[-1]]
-    )
-    # A clause that was moved or left out.
-    if split or max(len(a), len(b)) > _NEAR:
-        return None
-    small = sum(ours.content[place] for place in mine) <= 1 and sum(theirs.content[place] for place in found) <= 1
-    if han:
-        texts = [_LEXICAL.sub("", "".join(keys)) for keys in (a, b)]
-        small = max(map(len, texts)) <= 3
-        negated = [int(any(one in text for one in words.negations)) for text in texts]
-        kinds = [_modal(text, words) for text in texts]
-    else:
-        negated = [
-            sum(place in facts.negations for place in piece) % 2 for facts, piece in ((ours, mine), (theirs, found))
-        ]
-        kinds = [next(filter(None, (_modal(key, words) for key in keys)), "") for keys in (a, b)]
-    opposed = _opposed(a, b, opposites, words, han)
-    small = small and (min(len(a), len(b)) > 0 or len(a) + len(b) <= 3)
-    if negated[0] != negated[1] and uneven and (small or (a and b and han)) and not opposed:
-        shown = mine_text or _shown(ours, range(mine.stop, mine.stop + 2))
-        return Difference("polarity", shown, found_text or None)
-    one, other = ("can" if kind == "may" else kind for kind in kinds)
-    changed = (one and other) or (one in ("must", "should") and not b) or (kinds[1] == "may" and not a)
-    if small and one != other and changed and negated[0] == negated[1]:
-        return Difference("modality", mine_text, found_text or None)
-    if not a or not b:
-        return None
-    if negated[0] == negated[1] and opposed:
-        return Difference("opposite", mine_text, found_text)
-    numbers = [[n for n in facts.numbers if n.start in piece] for facts, piece in ((ours, mine), (theirs, found))]
-    if (
-        numbers[0]
-        and numbers[1]
-        and not any(
-            n.equals(m) for n in numbers[0] for m in [*numbers[1], *(one for facts in others for one in facts.numbers)]
-        )
-    ):
-        return Difference(_kind_of(numbers[0][0]), mine_text, found_text)
-    # A unit: 15 months, 15 years; of Chinese, with the character after it.
-    units = [UNITS.get(text) for text in (mine_text.lower(), found_text.lower())]
-    if han and ours.keys[mine.stop : mine.stop + 1] == theirs.keys[found.stop : found.stop + 1]:
-        after = "".join(ours.keys[mine.stop : mine.stop + 1])
-        units = [unit or UNITS.get(text + after) for unit, text in zip(units, (mine_text, found_text), strict=True)]
-    if units[0] and units[1] and units[0] != units[1] and mine.start and ours.keys[mine.start - 1].startswith("#"):
-        return Difference("unit", mine_text, found_text)
-    difference = _renamed(ours, mine, theirs, found, around, nearby, words, language, nearly)
-    elsewhere = any({ours.keys[place] for place in mine if _nameable(ours, place)} & facts.words for facts in others)
-    return None if elsewhere else difference
-
-
-def _renamed(
-    ours: _Facts,
-    mine: range,
-    theirs: _Facts,
-    found: range,
-    around: list[_Facts],
-    nearby: Sequence[str],
-    words: FactWords,
-    language: str,
-    nearly: bool,
-) -> Difference | None:
-    known = [theirs, *around, *(_facts(text, language) for text in nearby)]
-    a = {place: ours.keys[place] for place in mine if _nameable(ours, place)}
-    b = {place: theirs.keys[place] for place in found if _nameable(theirs, place)}
-    text, other = _shown(ours, mine), _shown(theirs, found)
-    if _UNCASED.search(text) or _UNCASED.search(other):
-        passage = " ".join(nearby)
-        if text.lower() == other.lower() or not (_named(text, passage) or _named(other, "")):
-            return None
-        return Difference("name", text, other)
-    if any(
-        sum(facts.content[place] and place not in names and not facts.raw[place].isdigit() for place in piece) > 1
-        for facts, piece, names in ((ours, mine, a), (theirs, found, b))
-    ):
-        return None
-    new = [key for key in a.values() if not any(_same(key, held) for held in b.values())]
-    gone = [key for key in b.values() if not any(_same(key, held) for held in a.values())]
-    if not new or not gone or _abbreviates(text, other) or _abbreviates(other, text):
-        return None
-    if not nearly and all(any(_has(facts.words, frozenset((key,))) for facts in known) for key in new):
-        return None
-    # A capital at the start tells nothing: "Deleting it …", "Removing it …".
-    if set(a) == {0}:
-        if set(b) != {0}:
-            return None
-        mentioned = regex.compile(rf"(?<=[\p{{L}},] ){regex.escape(theirs.raw[0])}\b")
-        if words.capitalises_nouns or not any(mentioned.search(passage) for passage in nearby):
-            return None
-    return Difference("name", text, other)
-
-
-def _named(text: str, passage: str) -> bool:
-    """Whether text in a script without capitals is written like a name, or occurs elsewhere in the passage."""
+def _nameable(text: _Text, place: int) -> bool:
+    raw = text.raw[place]
     return (
-        (len(text) > 2 and text in passage)
-        or bool(_CASED.search(text))
-        or len(_TRANSCRIBED.findall(text)) * 3 >= 2 * len(text)
+        text.content[place]
+        and place not in text.numbers
+        and (raw[0].isupper() or (raw[0].isalpha() and has_digit(raw)))
     )
 
 
-def _nameable(facts: _Facts, place: int) -> bool:
-    raw = facts.raw[place]
-    return facts.content[place] and (raw[0].isupper() or (raw[0].isalpha() and any(map(str.isdigit, raw))))
+def _names(text: _Text, first: Collection[int], words: FactWords) -> Iterator[_Name]:
+    """Runs of capitalised words."""
+    capitals = [place for place in range(len(text.keys)) if _nameable(text, place)]
+    # A title in capitals, or a text in Chinese with Latin words, tells nothing by its capitals.
+    title = len(capitals) > 3 and 5 * len(capitals) > 4 * sum(text.content)
+    run: list[int] = []
+    for place in [*capitals, -1]:
+        between = range(run[-1] + 1, place) if run else range(0)
+        if run and (
+            place < 0
+            or text.clauses[place] != text.clauses[run[0]]
+            or len(between) > 1
+            or any(text.keys[other] not in _INNER for other in between)
+        ):
+            places = range(run[0], run[-1] + 1)
+            inner = any(char.isupper() or char.isdigit() for other in run for char in text.raw[other][1:])
+            certain = not title and (inner or (not words.capitalises_nouns and (len(run) > 1 or run[0] not in first)))
+            yield _Name(places, frozenset(text.keys[other] for other in run), text.shown(places), certain)
+            run = []
+        run.append(place)
+
+
+class _Comparison:
+    """A statement compared with its evidence."""
+
+    def __init__(
+        self, statement: str, evidence: Sequence[str], nearby: Sequence[str], context: Iterable[str], language: str
+    ) -> None:
+        self._language = language
+        self._words = fact_words(language)
+        self._opposites = _opposites(language)
+        self._ours = _read(statement, language)
+        self._theirs = [_read(text, language) for text in evidence]
+        self._context = [_read(text, language) for text in context if text]
+        self._passages = nearby
+        said = [key for key, content in zip(self._ours.keys, self._ours.content, strict=True) if content]
+        held = sum(any(key in text.words for text in self._theirs) for key in said)
+        self._covered = held / len(said) if said else 1.0
+
+    def difference(self) -> Difference | None:
+        by_fact = (self._numbers, self._names, self._polarity, self._modality, self._opposed_words, self._by_place)
+        return next((found for compare in by_fact if (found := compare()) is not None), None)
+
+    @cached_property
+    def _nearby(self) -> list[_Text]:
+        return [_read(text, self._language) for text in self._passages]
+
+    def _numbers(self) -> Difference | None:
+        held = [(text, place, number) for text in self._theirs for place, number in text.numbers.items()]
+        for place, number in self._ours.numbers.items():
+            if not number.counts:
+                continue
+            kind: FactKind = "date" if number.is_date else "number"
+            after = self._ours.beside(place, 1)
+            same = [(text, other) for text, other, one in held if number.equals(one)]
+            if same:
+                # 15 losses, where the evidence has 24 losses and 15 wins.
+                counted = after is not None and number.unit is None and self._ours.content[place + 1]
+                if counted and not any(text.beside(other, 1) == after for text, other in same):
+                    instead = next((one for text, other, one in held if text.beside(other, 1) == after), None)
+                    if instead is not None:
+                        return Difference(kind, f"{number.text} {self._ours.raw[place + 1]}", instead.text)
+                continue
+            if any(number.equals(one) for text in self._context for one in text.numbers.values()):
+                continue
+            undated = not any(one.is_date and one.month == number.month for _, _, one in held)
+            if (
+                number.is_date
+                and undated
+                and any(number.equals(one) for text in self._nearby for one in text.numbers.values())
+            ):
+                continue
+            before = self._ours.beside(place, -1)
+            for text, other, one in held:
+                if one.month == number.month and not one.values.isdisjoint(number.values):
+                    return Difference("unit", self._counted(self._ours, place), self._counted(text, other))
+                alike = (
+                    number.unit is not None
+                    or number.month
+                    or after == text.beside(other, 1)
+                    or before == text.beside(other, -1)
+                )
+                if one.month == number.month and one.unit == number.unit and alike:
+                    return Difference(kind, self._counted(self._ours, place), self._counted(text, other))
+            return Difference(kind, self._counted(self._ours, place), None)
+        return None
+
+    @staticmethod
+    def _counted(text: _Text, place: int) -> str:
+        """A number with its unit, as written."""
+        unit = text.numbers[place].unit is not None and place + 1 < len(text.keys)
+        return text.shown(range(place, place + 1 + unit))
+
+    def _names(self) -> Difference | None:
+        ours = self._ours
+        held = [(text, name) for text in self._theirs for name in text.names]
+        for name in ours.names:
+            left, right = ours.beside(name.places[0], -1), ours.beside(name.places[-1], 1)
+            same = [(text, one) for text, one in held if _shared(name.keys, one.keys)]
+            absent = not same and not any(_shared(name.keys, text.words) for text in self._theirs)
+            neighbours = [self._beside(text, one) for text, one in same]
+            if any((left and left == before) or (right and right == after) for before, after in neighbours):
+                continue
+            for text, one in held:
+                if (
+                    _shared(name.keys, one.keys)
+                    or (not same and one.keys & ours.words)
+                    or self._listed(text, one, same)
+                ):
+                    continue
+                known = name.certain or self._words.capitalises_nouns or one.certain or one.places[0] > 0
+                if known and self._in_place(name, left, right, self._beside(text, one), absent=absent):
+                    return Difference("name", name.text, one.text)
+            if absent and name.certain and not self._mentioned(name):
+                return Difference("name", name.text, None)
+        return None
+
+    @staticmethod
+    def _beside(text: _Text, name: _Name) -> tuple[str | None, str | None]:
+        return text.beside(name.places[0], -1), text.beside(name.places[-1], 1)
+
+    def _in_place(
+        self, name: _Name, left: str | None, right: str | None, beside: tuple[str | None, str | None], *, absent: bool
+    ) -> bool:
+        """Whether a name of the evidence with these neighbours stands where `name` stands in the statement."""
+        same_left, same_right = beside[0] == left, beside[1] == right
+        if same_right and right is not None and self._ours.content[name.places[-1] + 1]:
+            return True
+        if same_left and left is not None and self._ours.content[name.places[0] - 1]:
+            return True
+        return absent and same_left and same_right and (left is not None or right is not None)
+
+    def _listed(self, text: _Text, name: _Name, others: Iterable[tuple[_Text, _Name]]) -> bool:
+        """Whether a name and one of the others are members of one list: "A and B"."""
+        for owner, other in others:
+            if owner is text and other is not name:
+                one, two = sorted((name, other), key=lambda each: each.places[0])
+                between = range(one.places[-1] + 1, two.places[0])
+                if all(text.raw[place].lower() in self._words.joining or _nameable(text, place) for place in between):
+                    return True
+        return False
+
+    def _mentioned(self, name: _Name) -> bool:
+        """Whether a name that the evidence lacks may be used all the same."""
+        if any(_shared(name.keys, text.words) for text in self._context):
+            return True
+        if any(_abbreviated(name, text) for text in (self._ours, *self._theirs)):
+            return True
+        if not any(_shared(name.keys, text.words) for text in self._nearby):
+            return False
+        replaced = any(
+            one.certain and not _shared(one.keys, self._ours.words) for text in self._theirs for one in text.names
+        )
+        pronouns = {raw.lower() for text in self._theirs for raw in text.raw} & self._words.pronouns
+        left_out = not pronouns <= {raw.lower() for raw in self._ours.raw}
+        return self._covered < _NEARLY_ALL or not replaced or left_out
+
+    def _polarity(self) -> Difference | None:
+        """A word that is negated in one text and affirmed in the other."""
+        if not self._ours.negations and not any(text.negations for text in self._theirs):
+            return None
+        covered = set().union(*(text.covered() for text in self._theirs))
+        words = set().union(*(text.words for text in self._theirs))
+        for place in self._ours.negations:
+            target = self._ours.target(place)
+            if target in words and target not in covered:
+                return Difference("polarity", f"{self._ours.raw[place]} {target}", target)
+        covered = self._ours.covered()
+        for text in self._theirs:
+            for place in text.negations:
+                target = text.target(place)
+                if target is None or target not in self._ours.words or target in covered:
+                    continue
+                negated = sum(one.target(other) == target for one in self._theirs for other in one.negations)
+                if sum(key == target for one in self._theirs for key in one.keys) <= negated:
+                    return Difference("polarity", target, f"{text.raw[place]} {target}")
+        return None
+
+    def _modality(self) -> Difference | None:
+        """A word under modal verbs of different classes; "may" that the statement leaves out."""
+        held: dict[str, set[str]] = {}
+        for text in self._theirs:
+            for word, classes in text.governed().items():
+                held.setdefault(word, set()).update(classes)
+        ours = self._ours.governed()
+        for word, classes in ours.items():
+            if word in held and _weak(classes).isdisjoint(_weak(held[word])):
+                return Difference("modality", f"{min(classes)} {word}", f"{min(held[word])} {word}")
+        for word, classes in held.items() if self._covered >= _NEARLY_ALL else ():
+            once = sum(key == word for text in self._theirs for key in text.keys) == 1
+            if once and classes == {"may"} and word in self._ours.words and word not in ours:
+                return Difference("modality", word, f"may {word}")
+        return None
+
+    def _opposed_words(self) -> Difference | None:
+        """A word of the statement whose opposite the evidence has near the same words."""
+        ours = self._ours
+        covered = ours.covered()
+        for place, word in enumerate(ours.keys):
+            others = set(self._opposites.get(word, ()))
+            if ours.content[place] and len(word) > 4:
+                for prefix in self._words.negating_prefixes:
+                    others |= {prefix + word, word.removeprefix(prefix)}
+            if not others or any(word in text.words for text in self._theirs):
+                continue
+            for text in self._theirs:
+                for other in others & text.words - ours.words:
+                    at = text.keys.index(other)
+                    near = _around(ours, place) & _around(text, at) - {word, other}
+                    if near and (word in covered) == (other in text.covered()):
+                        return Difference("opposite", ours.raw[place], text.raw[at])
+        return None
+
+    def _by_place(self) -> Difference | None:
+        """Compares the pieces that differ between equal ones."""
+        ours = self._ours
+        if len(ours.keys) < 3:
+            return None
+        matcher: SequenceMatcher[str] = SequenceMatcher(None, autojunk=False)
+        matcher.set_seq2(ours.keys)
+        best, blocks, size = self._theirs[0], list[Match](), 0
+        for text in self._theirs:
+            matcher.set_seq1(text.keys)
+            matching = matcher.get_matching_blocks()
+            if (total := sum(block.size for block in matching)) > size:
+                best, blocks, size = text, matching, total
+        if size < _REPEATED * len(ours.keys):
+            return None
+        begin = other_begin = 0
+        for block in blocks:
+            last = block.size == 0
+            if block.size == 1 and (not ours.content[block.b] or _CHAR.match(ours.keys[block.b])):
+                continue
+            piece, other = range(begin, block.b), range(other_begin, block.a)
+            held = (begin > 0 or other_begin == 0) and (not last or block.a == len(best.keys))
+            begin, other_begin = block.b + block.size, block.a + block.size
+            if held and (piece or other):
+                nearly = size >= _NEARLY_ALL * len(ours.keys)
+                found = self._pieces(best, piece, other, nearly=nearly)
+                if found is not None:
+                    return found
+        return None
+
+    def _pieces(self, text: _Text, piece: range, other: range, *, nearly: bool) -> Difference | None:
+        """The difference between two pieces in the same place: of the statement, and of a sentence of the evidence.
+
+        `nearly`: the rest of the statement repeats the sentence.
+        """
+        ours, words = self._ours, self._words
+        split = any(
+            place and one.clauses[place[0]] != one.clauses[place[-1]] for one, place in ((ours, piece), (text, other))
+        )
+        if split or max(len(piece), len(other)) > _PIECE:
+            return None  # a clause that was moved or left out
+        stated, found = ours.shown(piece), text.shown(other)
+        if self._language == "chinese":
+            texts = [_NOT_NEGATING.sub("", shown) for shown in (stated, found)]
+            small = max(map(len, texts)) <= 3
+            negated = [any(word in shown for word in words.negations) for shown in texts]
+            kinds = [_modal_class(shown, words) for shown in texts]
+            opposed = any(
+                word in stated and any(one in found for one in others) for word, others in self._opposites.items()
+            )
+            comparable = small or bool(piece and other)
+        else:
+            sides = ((ours, piece), (text, other))
+            small = all(sum(one.content[place] for place in places) <= 1 for one, places in sides)
+            small = small and (bool(piece and other) or len(piece) + len(other) <= 3)
+            negated = [sum(place in places for place in one.negations) % 2 == 1 for one, places in sides]
+            kinds = [next((one.modals[place] for place in places if place in one.modals), "") for one, places in sides]
+            opposed = any(self._are_opposite(ours.keys[place], text.keys[at]) for place in piece for at in other)
+            # Where much else differs, a negation that moved is none that was added.
+            even = len(ours.negations) % 2 == len(text.negations) % 2 and len(text.words - ours.words) > 2
+            comparable = small and not even
+        if negated[0] != negated[1]:
+            if comparable and not opposed:
+                return Difference("polarity", stated or ours.shown(range(piece.stop, piece.stop + 2)), found or None)
+        elif opposed:
+            return Difference("opposite", stated, found)
+        elif small and _weak(kinds[:1]) != _weak(kinds[1:]):
+            if all(kinds) or (kinds[0] in ("must", "should") and not other) or (kinds[1] == "may" and not piece):
+                return Difference("modality", stated, found or None)
+        if not piece or not other:
+            return None
+        numbers = [
+            [one.numbers[place] for place in places if place in one.numbers]
+            for one, places in ((ours, piece), (text, other))
+        ]
+        rest = [one for one in self._theirs if one is not text]
+        held = [*numbers[1], *(number for one in rest for number in one.numbers.values())]
+        if all(numbers) and not any(number.equals(one) for number in numbers[0] for one in held):
+            return Difference("date" if numbers[0][0].is_date else "number", stated, found)
+        # 15 months, 15 years. A Chinese piece may be the first half of a unit.
+        after = "".join(ours.raw[piece.stop : piece.stop + 1])
+        units = [UNITS.get(shown.lower()) or UNITS.get(shown + after) for shown in (stated, found)]
+        if all(units) and units[0] != units[1] and piece.start - 1 in ours.numbers:
+            return Difference("unit", stated, found)
+        names = self._renamed(text, piece, other, nearly=nearly)
+        return Difference("name", stated, found) if names and not any(names & one.words for one in rest) else None
+
+    def _are_opposite(self, one: str, other: str) -> bool:
+        prefixed = any(one == prefix + other or other == prefix + one for prefix in self._words.negating_prefixes)
+        return other in self._opposites.get(one, ()) or (prefixed and min(len(one), len(other)) > 3)
+
+    def _renamed(self, text: _Text, piece: range, other: range, *, nearly: bool) -> set[str]:
+        """Words of the statement's piece that name something else than the other piece; empty if there are none."""
+        ours = self._ours
+        stated, found = ours.shown(piece), text.shown(other)
+        if _UNCASED.search(stated) or _UNCASED.search(found):
+            passage = " ".join(self._passages)
+            named = _looks_foreign(stated) or _looks_foreign(found) or (len(stated) > 2 and stated in passage)
+            return {stated} if named and stated.lower() != found.lower() else set()
+        new = {place for place in piece if _nameable(ours, place)}
+        old = {place for place in other if _nameable(text, place)}
+        for one, places, names in ((ours, piece, new), (text, other, old)):
+            if sum(one.content[place] and place not in names and place not in one.numbers for place in places) > 1:
+                return set()
+        keys, gone = {ours.keys[place] for place in new}, {text.keys[place] for place in old}
+        added = {key for key in keys if not any(_same(key, one) for one in gone)}
+        if not added or all(any(_same(key, one) for one in keys) for key in gone):
+            return set()
+        if _initials(stated) == found or _initials(found) == stated:
+            return set()
+        known = (text, *self._context, *self._nearby)
+        if not nearly and all(any(_shared({key}, one.words) for one in known) for key in added):
+            return set()
+        if new == {0}:
+            # A capital at the start tells nothing: "Deleting it …", "Removing it …".
+            name = regex.compile(rf"(?<=[\p{{L}},] ){regex.escape(text.raw[0])}\b")
+            inside = not self._words.capitalises_nouns and any(map(name.search, self._passages))
+            return added if old == {0} and inside else set()
+        return added
+
+
+_NOT_NEGATING = regex.compile(
+    "不过|不仅|不但|不同|不断|无论|非常|非洲|除非|未来|不久|特别|分别|区别|级别|类别|性别|个别|无线|南非|北非|别的"
+)
+"""Chinese words with a character that negates in others."""
+
+
+def _weak(classes: Iterable[str]) -> set[str]:
+    """Classes of modal verbs, of which "may" and "can" are one."""
+    return {"can" if name == "may" else name for name in classes}
+
+
+def _around(text: _Text, place: int) -> set[str]:
+    near = range(max(0, place - 4), min(len(text.keys), place + 5))
+    return {text.keys[other] for other in near if text.clauses[other] == text.clauses[place]}
+
+
+def _shared(keys: Iterable[str], words: Collection[str]) -> bool:
+    """Whether one of the keys, or an inflected form of it, is among the words."""
+    return any(key in words or (len(key) > 3 and any(_same(key, word) for word in words)) for key in keys)
 
 
 def _same(one: str, other: str) -> bool:
-    return one == other or (not any(map(str.isdigit, one + other)) and _alike(one, other))
+    """Whether two words are equal or may be forms of one word."""
+    if one == other or one[:4] != other[:4] or has_digit(one) or has_digit(other):
+        return one == other
+    longest = max(len(one), len(other))
+    return one[: longest - 3] == other[: longest - 3] if longest > 7 else min(len(one), len(other)) >= 4 and longest < 8
 
 
-def _abbreviates(short: str, long: str) -> bool:
-    return len(short) > 1 and short.isupper() and short == "".join(word[0].upper() for word in long.split())
+def _looks_foreign(text: str) -> bool:
+    return any(map(str.isupper, text)) or 3 * len(_TRANSCRIBING.findall(text)) >= 2 * len(text)
 
 
-def _shown(facts: _Facts, places: range) -> str:
-    raws = facts.raw[places.start : places.stop]
-    return "".join(raws) if any(_CHAR.match(raw) for raw in raws) else " ".join(raws)
+def _initials(text: str) -> str:
+    return "".join(word[0] for word in text.split()).upper()
 
 
-def _opposed(
-    a: Sequence[str], b: Sequence[str], opposites: dict[str, frozenset[str]], words: FactWords, han: bool
-) -> bool:
-    if han:
-        one, other = "".join(a), "".join(b)
-        return any(word in one and any(held in other for held in held_by) for word, held_by in opposites.items())
-    for word in a:
-        others = opposites.get(word, frozenset())
-        for held in b:
-            if held in others:
-                return True
-            for prefix in words.negating_prefixes:
-                if (word == prefix + held or held == prefix + word) and min(len(word), len(held)) > 3:
-                    return True
-    return False
-
-
-_LEXICAL = regex.compile(
-    "不过|不仅|不但|不同|不断|无论|非常|非洲|除非|未来|不久|特别|分别|区别|级别|类别|性别|个别|无线|南非|北非|別的"
-)
-"""Chinese words with a character that negates elsewhere."""
+def _abbreviated(name: _Name, text: _Text) -> bool:
+    """Whether neighbouring words of a text abbreviate a name, or the name them."""
+    capitals = "".join(raw[0] for raw in text.raw if raw[0].isupper())
+    letters = "".join(raw if len(raw) == 1 and raw.isupper() else " " for raw in text.raw)
+    long = _initials(name.text)
+    if name.text.isupper() and len(name.text) > 1 and name.text in capitals:
+        return True
+    return len(long) > 1 and (long in text.raw or long in letters)
