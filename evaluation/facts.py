@@ -165,18 +165,27 @@ class Sentence:
 
     def named(self) -> list[str]:
         """Its names, in order."""
-        return [name for name in dict.fromkeys(names_of(self.text, self.language)) if self.text.count(name) == 1]
+        return [
+            name
+            for name in dict.fromkeys(names_of(self.text, self.language, self.vocabulary))
+            if self.text.count(name) == 1
+        ]
 
 
-def names_of(text: str, language: str) -> list[str]:
-    """Runs of capitalised words within sentences; in German only those not after an article; Chinese by their form."""
+def names_of(text: str, language: str, vocabulary: Counter[str]) -> list[str]:
+    """Names within sentences: capitalised words that the corpus never has in lower case; Chinese ones by their form.
+
+    In German, those after an article or an adjective are left out.
+    """
     if language == "chinese":
         return _CHINESE_NAME.findall(text)
-    found = _NAME.finditer(text)
-    if language == "german":
-        nouns = re.compile(r"\b(?:[dD](?:er|ie|as|en|em|es)|(?:[kmsd]?eine?[rsnm]?)|\w+[et][nrs]?) $")
-        return [match.group() for match in found if not nouns.search(text[: match.start()])]
-    return [match.group() for match in found]
+    noun = re.compile(r"\b(?:[dD](?:er|ie|as|en|em|es)|[kmsd]?eine?[rsnm]?|\w+[et][nrs]?) $")
+    return [
+        match.group()
+        for match in _NAME.finditer(text)
+        if not any(vocabulary[word.lower()] for word in re.split("[ -]", match.group()))
+        and not (language == "german" and noun.search(text[: match.start()]))
+    ]
 
 
 def _swap(text: str, pairs: str, language: str) -> Iterator[str]:
@@ -389,7 +398,7 @@ def sentences(folder: Path, half: Half, citer: Citer, *, seed: int) -> list[Sent
         for document in (name for name, grade in question.relevant.items() if grade):
             record = documents[document]
             source = _source(document, record.get("title") or "", record["text"])
-            names = tuple(dict.fromkeys(names_of(source.text, language)))
+            names = tuple(dict.fromkeys(names_of(source.text, language, vocabulary)))
             for text in (source.text, *question.answers[:1]):
                 for start, end in sentence_spans(text):
                     sentence = _ITEM.sub("", text[start:end]).strip()
@@ -397,7 +406,7 @@ def sentences(folder: Path, half: Half, citer: Citer, *, seed: int) -> list[Sent
                     if (
                         len(sentence) in length
                         and "\n" not in sentence
-                        and sentence[-1] not in ":?：？"
+                        and sentence[-1] in ".!。！"
                         and own == (half == "report")
                     ):
                         found.setdefault(

@@ -538,16 +538,19 @@ class _Comparison:
                 return Difference("polarity", stated or ours.shown(range(piece.stop, piece.stop + 2)), found or None)
         elif opposed:
             return Difference("opposite", stated, found)
-        elif small and _weak(kinds[:1]) != _weak(kinds[1:]):
-            if all(kinds) or (kinds[0] in ("must", "should") and not other) or (kinds[1] == "may" and not piece):
-                return Difference("modality", stated, found or None)
+        elif (
+            small
+            and _weak(kinds[:1]) != _weak(kinds[1:])
+            and (all(kinds) or (kinds[0] in ("must", "should") and not other) or (kinds[1] == "may" and not piece))
+        ):
+            return Difference("modality", stated, found or None)
         if not piece or not other:
             return None
         numbers = [
             [one.numbers[place] for place in places if place in one.numbers]
             for one, places in ((ours, piece), (text, other))
         ]
-        rest = [one for one in self._theirs if one is not text]
+        rest = [] if nearly else [one for one in self._theirs if one is not text]
         held = [*numbers[1], *(number for one in rest for number in one.numbers.values())]
         if all(numbers) and not any(number.equals(one) for number in numbers[0] for one in held):
             return Difference("date" if numbers[0][0].is_date else "number", stated, found)
@@ -571,8 +574,10 @@ class _Comparison:
             passage = " ".join(self._passages)
             named = _looks_foreign(stated) or _looks_foreign(found) or (len(stated) > 2 and stated in passage)
             return {stated} if named and stated.lower() != found.lower() else set()
-        new = {place for place in piece if _nameable(ours, place)}
-        old = {place for place in other if _nameable(text, place)}
+        new, old = (
+            {place for place in places if _nameable(one, place) or (place in one.numbers and one.numbers[place].month)}
+            for one, places in ((ours, piece), (text, other))
+        )
         for one, places, names in ((ours, piece, new), (text, other, old)):
             if sum(one.content[place] and place not in names and place not in one.numbers for place in places) > 1:
                 return set()
