@@ -62,8 +62,8 @@ class Citer:
             # A sentence that ends with a colon announces the next ones.
             bare = sentence.bare()
             evidence = None if bare.rstrip().endswith((":", "：")) else aligned
-            difference = None if not evidence else ranked.difference(bare, evidence, question)
-            evidence = evidence if difference is None else []
+            if evidence:
+                evidence = self._agreeing(bare, evidence, question, ranked)
             quotes = ranked.quotes(evidence or [])
             rewritten = sentence.rewritten([quote.number for quote in quotes], markers)
             if not rewritten:
@@ -73,6 +73,24 @@ class Citer:
             statements.append(_statement(span, None if evidence is None else quotes))
         kind: Literal["model", "mended"] = "model" if written == text else "mended"
         return Citations(text=written, kind=kind, statements=statements, markers=markers)
+
+    def _agreeing(
+        self, statement: str, evidence: list[Evidence], question: str, ranked: RankedSources
+    ) -> list[Evidence]:
+        """The evidence, with one more sentence of its passages if a fact stands there; none if a fact differs."""
+        difference = ranked.difference(statement, evidence, question)
+        if difference is None:
+            return evidence
+        if difference.found is None:
+            support = min(found.support for found in evidence)
+            for rank in dict.fromkeys(found.passage for found in evidence):
+                text, heading = ranked.passages[rank]
+                spans = self._aligner.passages.get(text, heading).spans
+                for start, end in zip(spans[::2], spans[1::2], strict=True):
+                    more = [*evidence, Evidence(rank, start, end, support)]
+                    if difference.stated in text[start:end] and not ranked.difference(statement, more, question):
+                        return more
+        return []
 
 
 class RankedSources:

@@ -50,7 +50,7 @@ _TOKEN = regex.compile(
     r"(?P<break>[,;.!?()，。；：、！？।؟\n]|:(?!\d))",
     regex.V1,
 )
-_FRACTIONS = str.maketrans({"½": ".5", "¼": ".25", "¾": ".75"})
+_SIGNS = str.maketrans({"²": "", "³": "", "½": ".5", "¼": ".25", "¾": ".75"})
 _CHAR = regex.compile(rf"[{UNSPACED}]", regex.V1)
 _UNCASED = regex.compile(rf"[{UNSPACED}]|[\p{{Arabic}}\p{{Hebrew}}\p{{Devanagari}}\p{{Hangul}}&&\p{{L}}]", regex.V1)
 _SCRIPTS = (
@@ -202,7 +202,7 @@ def _modal_class(word: str, words: FactWords) -> str:
 def _read(text: str, language: str) -> _Text:
     words = fact_words(language)
     stem = _stemmer(language).stem
-    source = text if text.isascii() else normalise(text.translate(_FRACTIONS))
+    source = text if text.isascii() else normalise(text.translate(_SIGNS))
     matches = list(_TOKEN.finditer(source))
     found = _Text()
     first: set[int] = set()
@@ -237,7 +237,8 @@ def _read(text: str, language: str) -> _Text:
             found.add(low, raw, clause, content=True)
         else:
             following = matches[index + 1].group().lower() if index + 1 < len(matches) else ""
-            negates = (low in words.negations or low.endswith("n't")) and following not in words.only
+            answers = found.keys == [] and following == ","  # "No, …" answers the question
+            negates = (low in words.negations or low.endswith("n't")) and following not in words.only and not answers
             modal = _modal_class("can" if low in ("cannot", "can't") else low, words)
             if negates:
                 found.negations.append(place)
@@ -426,6 +427,13 @@ class _Comparison:
             target = self._ours.target(place)
             if target in words and target not in covered:
                 return Difference("polarity", f"{self._ours.raw[place]} {target}", target)
+        if (
+            self._covered >= _NEARLY_ALL
+            and len(self._ours.negations) % 2
+            and not any(text.negations or self._denies(text) for text in self._theirs)
+        ):
+            place = self._ours.negations[0]
+            return Difference("polarity", self._ours.shown(range(place, place + 2)), None)
         covered = self._ours.covered()
         for text in self._theirs:
             for place in text.negations:
@@ -437,6 +445,14 @@ class _Comparison:
                     return Difference("polarity", target, f"{text.raw[place]} {target}")
         return None
 
+    def _denies(self, text: _Text) -> bool:
+        """Whether a text says the opposite of a word of the statement, or has a word with a negating prefix."""
+        return any(
+            self._opposites.get(word, frozenset()) & self._ours.words
+            or any(word.startswith(prefix) and len(word) > 5 for prefix in self._words.negating_prefixes)
+            for word in text.words
+        )
+
     def _modality(self) -> Difference | None:
         """A word under modal verbs of different classes; "may" that the statement leaves out."""
         held: dict[str, set[str]] = {}
@@ -447,6 +463,10 @@ class _Comparison:
         for word, classes in ours.items():
             if word in held and _weak(classes).isdisjoint(_weak(held[word])):
                 return Difference("modality", f"{min(classes)} {word}", f"{min(held[word])} {word}")
+        said = {kind for text in self._theirs for kind in text.modals.values()}
+        for place, kind in self._ours.modals.items():
+            if self._covered >= _NEARLY_ALL and kind in ("must", "should") and said and said <= {"may", "can"}:
+                return Difference("modality", self._ours.shown(range(place, place + 2)), min(said))
         for word, classes in held.items() if self._covered >= _NEARLY_ALL else ():
             once = sum(key == word for text in self._theirs for key in text.keys) == 1
             if once and classes == {"may"} and word in self._ours.words and word not in ours:
@@ -508,9 +528,8 @@ class _Comparison:
         `nearly`: the rest of the statement repeats the sentence.
         """
         ours, words = self._ours, self._words
-        split = any(
-            place and one.clauses[place[0]] != one.clauses[place[-1]] for one, place in ((ours, piece), (text, other))
-        )
+        sides = ((ours, piece), (text, other))
+        split = any(place and one.clauses[place[0]] != one.clauses[place[-1]] for one, place in sides)
         if split or max(len(piece), len(other)) > _PIECE:
             return None  # a clause that was moved or left out
         stated, found = ours.shown(piece), text.shown(other)
@@ -519,12 +538,14 @@ class _Comparison:
             small = max(map(len, texts)) <= 3
             negated = [any(word in shown for word in words.negations) for shown in texts]
             kinds = [_modal_class(shown, words) for shown in texts]
+            # A piece may be half of a word.
+            mine, theirs = (one.shown(range(max(0, place.start - 1), place.stop + 1)) for one, place in sides)
             opposed = any(
-                word in stated and any(one in found for one in others) for word, others in self._opposites.items()
+                word in mine and word not in theirs and any(one in theirs for one in others)
+                for word, others in self._opposites.items()
             )
             comparable = small or bool(piece and other)
         else:
-            sides = ((ours, piece), (text, other))
             small = all(sum(one.content[place] for place in places) <= 1 for one, places in sides)
             small = small and (bool(piece and other) or len(piece) + len(other) <= 3)
             negated = [sum(place in places for place in one.negations) % 2 == 1 for one, places in sides]
@@ -581,6 +602,13 @@ class _Comparison:
         for one, places, names in ((ours, piece, new), (text, other, old)):
             if sum(one.content[place] and place not in names and place not in one.numbers for place in places) > 1:
                 return set()
+        # A capital at the start tells nothing: "Deleting it …", "Removing it …".
+        if 0 in old:
+            name = regex.compile(rf"(?<=[\p{{L}},] ){regex.escape(text.raw[0])}\b")
+            if self._words.capitalises_nouns or not any(map(name.search, self._passages)):
+                old.discard(0)
+        if new == {0} and 0 not in old:
+            return set()
         keys, gone = {ours.keys[place] for place in new}, {text.keys[place] for place in old}
         added = {key for key in keys if not any(_same(key, one) for one in gone)}
         if not added or all(any(_same(key, one) for one in keys) for key in gone):
@@ -590,11 +618,6 @@ class _Comparison:
         known = (text, *self._context, *self._nearby)
         if not nearly and all(any(_shared({key}, one.words) for one in known) for key in added):
             return set()
-        if new == {0}:
-            # A capital at the start tells nothing: "Deleting it …", "Removing it …".
-            name = regex.compile(rf"(?<=[\p{{L}},] ){regex.escape(text.raw[0])}\b")
-            inside = not self._words.capitalises_nouns and any(map(name.search, self._passages))
-            return added if old == {0} and inside else set()
         return added
 
 
@@ -628,7 +651,9 @@ def _same(one: str, other: str) -> bool:
 
 
 def _looks_foreign(text: str) -> bool:
-    return any(map(str.isupper, text)) or 3 * len(_TRANSCRIBING.findall(text)) >= 2 * len(text)
+    return any(char.isalpha() and char < "\u0250" for char in text) or 3 * len(_TRANSCRIBING.findall(text)) >= 2 * len(
+        text
+    )
 
 
 def _initials(text: str) -> str:
