@@ -48,6 +48,8 @@ class FactWords:
     months: Mapping[str, int] = field(default_factory=dict)
     numbers: Mapping[str, int] = field(default_factory=dict)
     """Cardinals and ordinals; without 1, whose words are also articles and pronouns."""
+    ones: frozenset[str] = frozenset()
+    """1 after tens: `twenty-one`."""
     scales: Mapping[str, int] = field(default_factory=dict)
     opposites: Opposites = field(default_factory=dict)
     negating_prefixes: tuple[str, ...] = ()
@@ -85,6 +87,7 @@ _ENGLISH = FactWords(
                       "eighteen/eighteenth nineteen/nineteenth", 2)
     | {word: 10 * ten for word, ten in _numbered("twenty/twentieth thirty/thirtieth forty/fortieth fifty/fiftieth "
                                                  "sixty/sixtieth seventy eighty ninety", 2).items()},
+    ones=word_set("one first"),
     scales={"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12, "bn": 10**9,
             "hundreds": 100, "thousands": 1000, "millions": 10**6, "billions": 10**9},
     opposites=_opposites(

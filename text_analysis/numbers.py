@@ -79,7 +79,7 @@ def read_number(text: str, start: int, token: str, words: FactWords) -> tuple[Nu
     while (part := _NEXT_PART.match(text, end)) is not None:
         word = part[1].lower()
         word = word[0] if word[0] in _HAN_SCALES else word
-        added = words.numbers.get(word, 0)
+        added = 1 if word in words.ones else words.numbers.get(word, 0)
         if size := words.scales.get(word) or _HAN_SCALES.get(word):
             values = {value * size for value in values}
         elif written is not None and 0 < added < 10 and max(values) >= 20:

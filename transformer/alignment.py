@@ -272,7 +272,9 @@ class SentenceMatrix:
             return []
         rows = [self._rows[term] for term in terms]
         held = self.held[rows]
-        if not held.any():
+        # Words of a heading alone are no evidence.
+        out = out | (held.max(axis=0) <= _HEADING_MATCH)
+        if out.all():
             return []
         new_numbers = [has_digit(term) and term not in self.asked for term in terms]
         counts = [

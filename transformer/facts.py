@@ -18,6 +18,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from difflib import Match, SequenceMatcher
 from functools import cached_property, lru_cache
+from itertools import islice
 from typing import Literal
 
 import regex
@@ -170,13 +171,16 @@ class _Text:
         both = (*self.along(place, 1), *self.along(place, -1))
         return next((self.keys[other] for other in both if self.content[other]), None)
 
+    def _before(self, place: int) -> Iterable[int]:
+        """What a negation at the end of its clause covers."""
+        return () if any(self.content[other] for other in self.along(place, 1)) else self.along(place, -1)
+
     def covered(self) -> set[str]:
         """Words that a negation may cover."""
         return {
             self.keys[other]
             for place in self.negations
-            for other in range(max(0, place - _REACH + 1), min(len(self.keys), place + _REACH + 1))
-            if self.clauses[other] == self.clauses[place]
+            for other in (*islice(self.along(place, 1), _REACH), *self._before(place))
         }
 
     def governed(self) -> dict[str, set[str]]:
@@ -360,8 +364,7 @@ class _Comparison:
             left, right = ours.beside(name.places[0], -1), ours.beside(name.places[-1], 1)
             same = [(text, one) for text, one in held if _shared(name.keys, one.keys)]
             absent = not same and not any(_shared(name.keys, text.words) for text in self._theirs)
-            neighbours = [self._beside(text, one) for text, one in same]
-            if any((left and left == before) or (right and right == after) for before, after in neighbours):
+            if any(self._in_place(name, left, right, self._beside(text, one), absent=True) for text, one in same):
                 continue
             for text, one in held:
                 if (
@@ -373,6 +376,12 @@ class _Comparison:
                 known = name.certain or self._words.capitalises_nouns or one.certain or one.places[0] > 0
                 if known and self._in_place(name, left, right, self._beside(text, one), absent=absent):
                     return Difference("name", name.text, one.text)
+            # "C won", where the evidence is a byline of C, and the passage says that A won.
+            if right is not None and not any(right in text.words for text in self._theirs):
+                near = [(text, one) for text in self._nearby for one in text.names]
+                winners = [one for text, one in near if text.beside(one.places[-1], 1) == right]
+                if winners and not any(_shared(name.keys, one.keys) for one in winners):
+                    return Difference("name", name.text, winners[0].text)
             if absent and name.certain and not self._mentioned(name):
                 return Difference("name", name.text, None)
         return None
@@ -594,7 +603,8 @@ class _Comparison:
         if _UNCASED.search(stated) or _UNCASED.search(found):
             passage = " ".join(self._passages)
             named = _looks_foreign(stated) or _looks_foreign(found) or (len(stated) > 2 and stated in passage)
-            return {stated} if named and stated.lower() != found.lower() else set()
+            swapped = ours.shown(range(len(ours.raw))).count(found) and text.shown(range(len(text.raw))).count(stated)
+            return {stated} if (named or swapped) and stated.lower() != found.lower() else set()
         new, old = (
             {place for place in places if _nameable(one, place) or (place in one.numbers and one.numbers[place].month)}
             for one, places in ((ours, piece), (text, other))

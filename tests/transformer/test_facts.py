@@ -46,7 +46,7 @@ def test_a_paraphrase_agrees(evidence: str, statement: str) -> None:
 @pytest.mark.parametrize(
     ("evidence", "statement", "kind", "found"),
     [
-        (MATCH, "The Falcons won against the Ravens by 23 points.", "number", "21"),
+        (MATCH, "The Falcons won against the Ravens by 23 points.", "number", "21 points"),
         (MATCH, "The Falcons won against the Ravens before 45,000 people.", "number", "40,500"),
         (MATCH, "On 3 June 2019 the Falcons won.", "date", "May"),
         (MATCH, "On 3 May 2018 the Falcons won against the Ravens.", "date", "2019"),
@@ -59,7 +59,7 @@ def test_a_paraphrase_agrees(evidence: str, statement: str) -> None:
         (PUMP, "The warranty does not last 15 months.", "polarity", None),
         (VERSION, "An index version can be changed.", "opposite", "immutable"),
         (VERSION, "You must pin an index version.", "modality", None),
-        (SPIEL, "Dortmund gewann gegen Bayern.", "name", "Bayern"),
+        (SPIEL, "Dortmund gewann gegen Bayern.", "name", None),
         (SPIEL, "Im Juni 2019 gewann Bayern gegen Dortmund.", "date", "Mai"),
         (SPIEL, "Bayern gewann vor 45.000 Zuschauern.", "number", "40.500"),
         (SPIEL, "Das Dach war geschlossen.", "polarity", None),
@@ -94,9 +94,7 @@ def verdicts(text: str, answer: str, question: str = "Who won?") -> list[str]:
         text=text, number=1, score=1, chunk_id="c", document_id="d", title="", span=Span(start=0, end=len(text)),
         index_version="v", similarity=0.5, lexical_score=1, support=1,
     )  # fmt: skip
-    return [
-        statement.verdict for statement in Citer(Aligner(), quote_lead="").cite(answer, question, [source]).statements
-    ]
+    return [statement.verdict for statement in Citer(Aligner()).cite(answer, question, [source]).statements]
 
 
 @pytest.mark.parametrize("winner", ["Ravens", "Reporter Lee Chandler", "Bears"])
