@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 
 import snowballstemmer
 
@@ -95,3 +96,9 @@ class Stemmer:
                 self._stems.clear()
             self._stems[word] = stem = str(self._stemmer.stemWord(plain)) or plain
         return stem
+
+
+@lru_cache(64)
+def shared_stemmer(language: str, *, accents: bool = True) -> Stemmer:
+    """A stemmer whose cached stems all callers share. Arguments and errors as for `Stemmer`."""
+    return Stemmer(language, accents=accents)

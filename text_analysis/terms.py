@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from text_analysis.stems import MAX_STEM_CHARS, Stemmer
+from text_analysis.stems import MAX_STEM_CHARS, Stemmer, shared_stemmer
 from text_analysis.word_lists import FILLERS, NEGATIONS, NUMBER_WORDS, STOP_WORDS
 from text_analysis.words import (
     fold,
@@ -94,7 +94,7 @@ class SentenceAnalyzer:
         Raises:
             ValueError: there is no stemmer for the language.
         """
-        self._stemmer = Stemmer(language, accents=False)
+        self._stemmer = shared_stemmer(language, accents=False)
 
     def analyse(self, sentence: str) -> SentenceTerms:
         """The terms of a sentence; empty if it has no word."""

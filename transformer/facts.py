@@ -26,7 +26,7 @@ import regex
 from text_analysis.fact_words import UNITS, FactWords, fact_words
 from text_analysis.numbers import HAN_DIGITS, Number, read_number
 from text_analysis.scripts import UNSPACED
-from text_analysis.stems import LANGUAGES, UNSTEMMED, Stemmer, language_of
+from text_analysis.stems import LANGUAGES, UNSTEMMED, Stemmer, language_of, shared_stemmer
 from text_analysis.word_lists import STOP_WORDS
 from text_analysis.words import has_digit, normalise
 
@@ -109,9 +109,8 @@ def _language(text: str) -> str:
     return language_of([text])
 
 
-@lru_cache(16)
 def _stemmer(language: str) -> Stemmer:
-    return Stemmer(language if language in LANGUAGES else UNSTEMMED, accents=False)
+    return shared_stemmer(language if language in LANGUAGES else UNSTEMMED, accents=False)
 
 
 @lru_cache(16)
