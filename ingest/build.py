@@ -15,14 +15,13 @@ import numpy as np
 
 from chassis.errors import ServiceError
 from embedder.client import TokenCounter
-from ingest.chunking import EmbeddingTexts
+from ingest.chunking import ChunkedDocument, EmbeddingTexts, Span
 from ingest.concurrency import finish_in_thread, shield_to_completion
 from ingest.embedding import Batcher
 from ingest.errors import IndexNotWrittenError, ParserError, SkippedFileError
 from ingest.events import Advanced, Published, Reporter
 from ingest.executor import Executor, FileParser
 from ingest.loaders import SourceFile
-from ingest.parser import ChunkedDocument
 from ingest.plan import Plan
 from ingest.previous import PreviousVersion
 from ingest.settings import IngestSettings
@@ -193,7 +192,7 @@ class _Producer:
                         continue
                     self._seen[digest] = name
                     documents += 1
-                    await self._enqueue(document, _chunks(item))
+                    await self._enqueue(document, [_chunk(item, span) for span in item.spans])
         except SkippedFileError as error:
             if documents:
                 reporter.notice(name, f"read only in part, {documents} documents: {error}")
@@ -325,23 +324,17 @@ class _Writer:
         )
 
 
-def _chunks(document: ChunkedDocument) -> list[Chunk]:
-    return [
-        Chunk(
-            id=_chunk_id(document.id, start, document.text[start:end]),
-            document_id=document.id,
-            text=document.text[start:end],
-            start=start,
-            end=end,
-            heading_path=tuple(heading_path),
-            embedding_text=prefix + document.text[start:end],
-        )
-        for start, end, heading_path, prefix in document.spans
-    ]
-
-
-def _chunk_id(document_id: str, start: int, text: str) -> str:
-    return hashlib.sha256(f"{document_id}\0{start}\0{text}".encode()).hexdigest()[:32]
+def _chunk(document: ChunkedDocument, span: Span) -> Chunk:
+    text = document.text[span.start : span.end]
+    return Chunk(
+        id=hashlib.sha256(f"{document.id}\0{span.start}\0{text}".encode()).hexdigest()[:32],
+        document_id=document.id,
+        text=text,
+        start=span.start,
+        end=span.end,
+        heading_path=tuple(span.heading_path),
+        embedding_text=span.prefix + text,
+    )
 
 
 def _text_digest(document: Document) -> bytes:

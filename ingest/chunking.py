@@ -9,10 +9,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain, pairwise
+from typing import Any
 
 from embedder.client import TokenCounter
 from ingest.errors import IngestError
-from ingest.loaders.document import ParsedDocument, Section
+from ingest.loaders.document import MetadataValue, ParsedDocument, Section
 
 ALGORITHM = 1
 """Version of the algorithm. Raise it when cuts or embedded texts change, so that indexes are rebuilt."""
@@ -82,10 +83,27 @@ class Span:
 
     start: int
     end: int
-    heading_path: tuple[str, ...]
+    heading_path: Sequence[str]
     """Headings above, outermost first, then the page or pages if there are any."""
     prefix: str
     """Precedes the chunk's text in the embedded text."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkedDocument:
+    """A document with its chunks. `orjson.dumps` writes it as JSON."""
+
+    id: str
+    text: str
+    title: str
+    url: str | None
+    metadata: dict[str, MetadataValue]
+    spans: list[Span]
+
+    @classmethod
+    def from_json(cls, fields: dict[str, Any]) -> ChunkedDocument:
+        """The document with these fields, as decoded from JSON."""
+        return cls(**{**fields, "spans": [Span(**span) for span in fields["spans"]]})
 
 
 class EmbeddingTexts:

@@ -6,9 +6,10 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
+from ingest.chunking import ChunkedDocument
 from ingest.embedding import Embedder, HttpEmbedder
 from ingest.loaders import SourceFile
-from ingest.parser import ChunkedDocument, Parser
+from ingest.parser import Parser
 from ingest.settings import IngestSettings
 
 

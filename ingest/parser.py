@@ -10,14 +10,14 @@ import signal
 import sys
 import tempfile
 from collections.abc import AsyncGenerator, Coroutine
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
 import orjson
 
+from ingest.chunking import ChunkedDocument
 from ingest.errors import ParserError, SkippedFileError
-from ingest.loaders import MetadataValue, SourceFile
+from ingest.loaders import SourceFile
 from ingest.settings import IngestSettings
 from ingest.worker import LENGTH, frame
 
@@ -25,19 +25,6 @@ _START_TIMEOUT_S = 60.0
 _BUFFER_BYTES = 128 * 1024
 
 _Result = TypeVar("_Result")
-
-
-@dataclass(frozen=True, slots=True)
-class ChunkedDocument:
-    """A document with the spans of its chunks."""
-
-    id: str
-    text: str
-    title: str
-    url: str | None
-    metadata: dict[str, MetadataValue]
-    spans: list[tuple[int, int, list[str], str]]
-    """Start, end, heading path and embedding prefix of each chunk."""
 
 
 class Parser:
@@ -84,7 +71,7 @@ class Parser:
                 if "notice" in answer:
                     yield str(answer["notice"])
                 else:
-                    yield ChunkedDocument(**answer["document"], spans=[tuple(span) for span in answer["spans"]])
+                    yield ChunkedDocument.from_json(answer["document"])
         finally:
             if not done:
                 await self._stop()

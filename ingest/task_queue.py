@@ -41,16 +41,16 @@ class LiveTask:
         """The task as clients see it."""
         return self.record.task
 
-    def notify(self) -> None:
-        """Wakes the followers of the task."""
+    def with_changes(self, **changes: Any) -> Record:
+        """The record with other values of the task."""
+        task = self.task.model_copy(update=changes)
+        return dataclasses.replace(self.record, task=task, revision=revision_after(self.record.revision))
+
+    def show(self, record: Record) -> None:
+        """Replaces the record and wakes the followers of the task."""
+        self.record = record
         changed, self.changed = self.changed, asyncio.Event()
         changed.set()
-
-    def advance(self, progress: Progress) -> None:
-        """Sets the progress, in memory only."""
-        self.record.task = self.task.model_copy(update={"progress": progress})
-        self.record.revision = revision_after(self.record.revision)
-        self.notify()
 
 
 class TaskQueue:
@@ -174,30 +174,23 @@ class TaskQueue:
 
     async def update(self, live: LiveTask, *, keep: bool = True, **changes: Any) -> None:
         """Changes a task. Clients see the change once it is on disk, so that a crash cannot undo what they saw."""
-        task = live.task.model_copy(update=changes)
-        changed = dataclasses.replace(live.record, task=task, revision=revision_after(live.record.revision))
+        changed = live.with_changes(**changes)
         if keep:
             await asyncio.to_thread(self._store.put, changed)
-        live.record = changed
-        live.notify()
+        live.show(changed)
 
     async def save(self, batch: Sequence[LiveTask]) -> None:
         """Writes the progress of these tasks to disk."""
         for live in batch:
             await asyncio.to_thread(self._store.put, live.record)
 
-    async def end(self, live: LiveTask, state: State, **changes: Any) -> None:
-        """Ends a task and discards its files."""
-        await self._end(live, state, keep=True, **changes)
-        # Not earlier: if the service crashes before this state is on disk, the task runs again and needs its files.
-        await asyncio.to_thread(self._discard, live.task)
-
     async def abandon(self, live: LiveTask, **changes: Any) -> None:
         """Fails a task in memory only, if its state cannot be written. It runs again when the service restarts."""
         if live.task.id in self._live:
-            await self._end(live, "failed", keep=False, **changes)
+            await self.end(live, "failed", keep=False, **changes)
 
-    async def _end(self, live: LiveTask, state: State, *, keep: bool, **changes: Any) -> None:
+    async def end(self, live: LiveTask, state: State, *, keep: bool = True, **changes: Any) -> None:
+        """Ends a task and discards its files, unless its end is not kept on disk."""
         progress = live.task.progress.model_copy(update={"stage": "done", "eta_s": None, "reason": None})
         now = datetime.now(timezone.utc)
         await self.update(live, keep=keep, state=state, ended_at=now, progress=progress, **changes)
@@ -205,6 +198,9 @@ class TaskQueue:
         WAITING.labels(live.task.kind).dec()
         TASKS.labels(live.task.kind, state).inc()
         logger.info("task %s: %s of index %s %s", live.task.id, live.task.kind, live.task.index, state)
+        if keep:
+            # Not earlier: if the service crashes before this state is on disk, the task runs again with its files.
+            await asyncio.to_thread(self._discard, live.task)
 
     async def _end_queued(self, live: LiveTask) -> None:
         try:

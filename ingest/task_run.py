@@ -186,7 +186,7 @@ class _ProgressMeter:
         self._reported = time.monotonic()
         self._progress = self._progress.model_copy(update={"stage": stage, "reason": reason, **changes})
         for live in self._batch:
-            live.advance(self._progress)
+            live.show(live.with_changes(progress=self._progress))
 
 
 async def _unusable_reason(settings: IngestServerSettings, file: SourceFile) -> str | None:

@@ -4,9 +4,9 @@
 
 Requests arrive on standard input, responses leave on standard output. Each is a frame: its length in 4 bytes,
 little-endian, then JSON. A request is `{"path", "source"}`; the path is in hexadecimal, since it need not be UTF-8. The
-response is any number of `{"document", "spans"}` and `{"notice"}` frames, then one `{"end": null}`, or
-`{"end": reason}` if the file or the rest of it was skipped. The first frame of all is `{"ready": true}`, or
-`{"error": …}` if the process cannot start.
+response is any number of `{"document"}` and `{"notice"}` frames, then one `{"end": null}`, or `{"end": reason}` if the
+file or the rest of it was skipped. The very first frame is `{"ready": true}`, or `{"error": …}` if the process cannot
+start.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import IO, Any
 import orjson
 
 from embedder.client import TokenCounter
-from ingest.chunking import Chunker, ChunkSettings
+from ingest.chunking import ChunkedDocument, Chunker, ChunkSettings
 from ingest.errors import IngestError, SkippedFileError
 from ingest.loaders import Notice, ParserLimits, SourceFile, load
 
@@ -75,20 +75,9 @@ def _answer(file: SourceFile, limits: ParserLimits, chunker: Chunker, answers: I
             if isinstance(item, Notice):
                 _send(answers, {"notice": item.text})
                 continue
-            spans = [(span.start, span.end, span.heading_path, span.prefix) for span in chunker.spans(item)]
-            _send(
-                answers,
-                {
-                    "document": {
-                        "id": item.id,
-                        "text": item.text,
-                        "title": item.title,
-                        "url": item.url,
-                        "metadata": dict(item.metadata),
-                    },
-                    "spans": spans,
-                },
-            )
+            spans = list(chunker.spans(item))
+            document = ChunkedDocument(item.id, item.text, item.title, item.url, dict(item.metadata), spans)
+            _send(answers, {"document": document})
     except SkippedFileError as error:
         return str(error)
     except MemoryError:

@@ -26,10 +26,11 @@ import ray.data
 from ray.exceptions import RayError
 
 from embedder.wire import Embeddings
+from ingest.chunking import ChunkedDocument
 from ingest.embedding import EmbeddedBatch, EmbedderCapabilities, HttpEmbedder
 from ingest.errors import EmbeddingFailedError, ParserError, SkippedFileError
 from ingest.loaders import SourceFile
-from ingest.parser import ChunkedDocument, Parser
+from ingest.parser import Parser
 from ingest.settings import IngestSettings
 from scaleout.errors import ClusterError
 from scaleout.settings import ScaleoutSettings
@@ -109,7 +110,7 @@ class _Parsing:
             kind, content = orjson.loads(await self._next(file))
             match kind:
                 case "document":
-                    yield ChunkedDocument(**{**content, "spans": [tuple(span) for span in content["spans"]]})
+                    yield ChunkedDocument.from_json(content)
                 case "notice":
                     yield content
                 case "skipped":

@@ -15,10 +15,11 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
+from ingest.chunking import ChunkedDocument
 from ingest.errors import SkippedFileError
 from ingest.loaders import Loaders, LoaderType, Notice, ParsedDocument, ParserLimits, SourceFile
 from ingest.loaders.file import SNIFFED_BYTES
-from ingest.parser import ChunkedDocument, Parser
+from ingest.parser import Parser
 from ingest.settings import IngestSettings
 from tests.contracts.exercises import installed
 from tests.contracts.gaps import Gap, declare
@@ -107,7 +108,7 @@ async def test_it_works_in_the_parser_process(sample: SourceFile, tmp_path: Path
         parsed = [item async for item in parser.parse(sample) if isinstance(item, ChunkedDocument)]
     assert [document.text for document in parsed] == [document.text for document in documents(sample)]
     for document in parsed:
-        covered = {place for start, end, *_ in document.spans for place in range(start, end)}
+        covered = {place for span in document.spans for place in range(span.start, span.end)}
         assert covered >= {place for place, char in enumerate(document.text) if not char.isspace()}
 
 

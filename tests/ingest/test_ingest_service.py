@@ -30,6 +30,7 @@ from ingest import pipeline
 from ingest.settings import IngestServerSettings, IngestSettings
 from ingest.telemetry import INGEST_BYTES, INGEST_DOCUMENTS, INGEST_TASKS, INGEST_WAITING
 from tests.fakes.embedder import OTHER_FINGERPRINT, LoopbackEmbedder
+from tests.ingest.pdf import pdf_of
 from tests.ingest.running_ingest import ROOT, Files, RunningIngest, running_ingest
 from tests.processes import until
 from vectorstore.versions import IndexRoot
@@ -474,23 +475,7 @@ def nested_bomb(unpacked_bytes: int) -> bytes:
     for _ in range(count):
         checksum = zlib.adler32(block, checksum)
     once = first + further * (count - 1) + b"\x03\x00" + checksum.to_bytes(4, "big")
-    content = zlib.compress(once, 9)
-    objects = [
-        b"<< /Type /Catalog /Pages 2 0 R >>",
-        b"<< /Type /Pages /Kids [3 0 R] /Count 1 >>",
-        b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 99 99] /Contents 4 0 R /Resources << /Font << /F1 5 0 R >> >> >>",
-        b"<< /Length %d /Filter [/FlateDecode /FlateDecode] >>\nstream\n%b\nendstream" % (len(content), content),
-        b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>",
-    ]
-    body, offsets = b"%PDF-1.4\n", []
-    for number, each in enumerate(objects, start=1):
-        offsets.append(len(body))
-        body += b"%d 0 obj\n%b\nendobj\n" % (number, each)
-    table = b"".join(b"%010d 00000 n \n" % offset for offset in offsets)
-    return body + b"xref\n0 6\n0000000000 65535 f \n%btrailer << /Size 6 /Root 1 0 R >>\nstartxref\n%d\n%%%%EOF" % (
-        table,
-        len(body),
-    )
+    return pdf_of(zlib.compress(once, 9), b"/FlateDecode /FlateDecode")
 
 
 def test_files_that_cannot_be_used_are_skipped_and_the_others_are_not(shared: RunningIngest) -> None:

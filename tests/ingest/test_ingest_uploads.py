@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
 
 from ingest.errors import UnsupportedFileError
 from ingest.settings import IngestServerSettings
-from ingest.sources import list_files, open_source
 from ingest.sources.uploads import uploaded
-from ingest.task_store import Record, TaskStore, revision_after
 from ingest.uploads import UploadFolder, safe_name, same_file
-from ingest.wire import Task
 
 
 @pytest.mark.parametrize(
@@ -78,42 +74,6 @@ def test_only_files_that_are_no_leftovers_are_followed(tmp_path: Path) -> None:
     (tmp_path / "uploads" / "b.md").touch()
     (tmp_path / "uploads" / "a.md").touch()
     assert list(uploaded(tmp_path)) == ["uploads/a.md", "uploads/b.md"]
-
-
-def test_names_of_uploads_are_left_to_them(tmp_path: Path) -> None:
-    for folder in ("docs/uploads", "uploads/uploads"):
-        (tmp_path / folder).mkdir(parents=True)
-        (tmp_path / folder / "a.md").touch()
-    files, _ = list_files([open_source(tmp_path / "docs"), open_source(tmp_path / "uploads")])
-    assert [file.name for file in files] == ["docs/uploads/a.md", "uploads~2/uploads/a.md"]
-
-
-def test_tasks_are_kept_and_ended_ones_forgotten_in_time(tmp_path: Path) -> None:
-    def record(number: int, **changes: object) -> Record:
-        task = Task(
-            id=str(number), kind="upload", index="default", state="queued", created_at=now, sources=["uploads/a.md"]
-        )
-        return Record(task.model_copy(update=changes), revision=revision_after(0))
-
-    now = datetime.now(timezone.utc)
-    store = TaskStore(tmp_path / "tasks.sqlite")
-    for number in range(1_100):
-        store.put(record(number, state="succeeded" if number else "running"))
-    store.forget()
-    store.close()
-    store = TaskStore(tmp_path / "tasks.sqlite")
-    assert [kept.task.id for kept in store.unfinished()] == ["0"]
-    assert len(store.latest(None, 5_000)) == 1_001
-    assert [kept.task.id for kept in store.latest("default", 2)] == ["1099", "1098"]
-    assert store.latest("other", 2) == []
-    # What is older than what is kept changes nothing.
-    (first,) = store.unfinished()
-    store.put(Record(first.task.model_copy(update={"state": "failed"}), revision=first.revision + 1))
-    store.put(first)
-    kept = store.get("0")
-    assert kept is not None
-    assert kept.task.state == "failed"
-    store.close()
 
 
 def test_files_of_a_task_may_become_uploads_while_others_arrive(tmp_path: Path) -> None:
