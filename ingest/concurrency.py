@@ -1,4 +1,4 @@
-"""File locks and work that must not be cancelled half-way."""
+"""File locks, and work that must not be cancelled half-way."""
 
 from __future__ import annotations
 
@@ -15,21 +15,19 @@ _RETRY_LOCK_S = 0.2
 
 
 def open_lock(path: Path) -> IO[str]:
-    """The file of a lock, created if needed together with its folder."""
+    """Opens the file of a lock. Creates it and its folder if needed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     return path.open("w")
 
 
 @contextlib.asynccontextmanager
 async def locked(lock: IO[str], on_wait: Callable[[], None]) -> AsyncIterator[None]:
-    """Holds a lock that other processes respect too, and closes its file. Calls `on_wait` once if it has to wait."""
+    """Holds a lock across processes, and closes its file. Calls `on_wait` once if it has to wait."""
     with lock:
-        waits = False
-        while not _try_lock(lock):
-            if not waits:
-                on_wait()
-            waits = True
-            await asyncio.sleep(_RETRY_LOCK_S)
+        if not _try_lock(lock):
+            on_wait()
+            while not _try_lock(lock):
+                await asyncio.sleep(_RETRY_LOCK_S)
         yield
 
 
@@ -48,7 +46,7 @@ async def shield_to_completion(work: Awaitable[_Result]) -> _Result:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
         while not task.done():
-            with contextlib.suppress(asyncio.CancelledError):  # a further one: the first is raised below
+            with contextlib.suppress(asyncio.CancelledError):  # only the first one is raised, below
                 await asyncio.wait([task])
         raise
 

@@ -1,4 +1,4 @@
-"""Events during a run, and its summary at the end."""
+"""Events during a run, and its summary."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Skipped:
 
 @dataclass(frozen=True, slots=True)
 class Noticed:
-    """A file was used, but there is something to know about it."""
+    """A remark about a file that was used."""
 
     source: str
     text: str
@@ -51,7 +51,7 @@ class Advanced:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """The run waits and will retry by itself."""
+    """The run waits; it goes on by itself."""
 
     reason: str
 
@@ -75,7 +75,7 @@ class Summary:
     version: str | None = None
     """The current version after the run."""
     unchanged: bool = False
-    """Nothing had changed: nothing was embedded or published."""
+    """Whether nothing had changed, so that nothing was embedded or published."""
     files: int = 0
     """Files listed."""
     documents: int = 0

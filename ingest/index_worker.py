@@ -22,7 +22,7 @@ _SAVE_EVERY_S = 2.0
 
 
 class IndexWorker:
-    """Takes tasks of one index from the queue, runs them and ends them."""
+    """Takes the tasks of one index from the queue, runs them and ends them."""
 
     def __init__(self, settings: IngestServerSettings, index: ServedIndex, tasks: TaskQueue) -> None:
         self._settings = settings.model_copy(update={"index_name": index.name})

@@ -1,4 +1,4 @@
-"""A run on the terminal: a bar with rate and time left, or plain lines where nobody watches."""
+"""Progress of a run: a bar with rate and time left on a terminal, plain lines in a log."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextC
 
 from ingest.events import Advanced, Event, Noticed, OnProgress, Planned, Published, Skipped, Summary, Waiting
 
-_log = logging.getLogger("ingest")
+logger = logging.getLogger("ingest")
 
 _LINE_EVERY_S = 10.0
 _LISTED = 20
@@ -22,7 +22,7 @@ _NAMED = 3
 
 @contextlib.contextmanager
 def shown(console: Console) -> Iterator[OnProgress]:
-    """A callback for `pipeline.run` that shows the run on `console`, until the block ends."""
+    """A callback for `pipeline.run` that shows its progress on `console` until the block ends."""
     if not console.is_terminal:
         yield _Lines()
         return
@@ -39,13 +39,13 @@ def shown(console: Console) -> Iterator[OnProgress]:
 
 
 def report(summary: Summary, console: Console) -> None:
-    """Prints what a run did."""
+    """Prints the result of a run."""
     for line in (*skipped_lines(summary), *_notice_lines(summary), headline(summary)):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def skipped_lines(summary: Summary) -> Iterator[str]:
-    """Skipped sources: how many of each type that is not read; the others by their reason."""
+    """Skipped files: counts of the types that are not read, then the others by reason."""
     from ingest.loaders import LOADERS, suffix_of
 
     unread: Counter[str] = Counter()
@@ -74,7 +74,7 @@ def _notice_lines(summary: Summary) -> Iterator[str]:
 
 
 def headline(summary: Summary) -> str:
-    """A run in one sentence."""
+    """The result of a run in one sentence."""
     index = f"{_many(summary.documents, 'document')}, {_many(summary.chunks, 'chunk')}"
     skipped = f", {_many(len(summary.skipped), 'file')} skipped" if summary.skipped else ""
     if summary.unchanged:
@@ -114,7 +114,7 @@ class _Bar:
             case Waiting():
                 self._progress.update(self._task, counts=event.reason)
             case Skipped() | Noticed() | Published():
-                pass  # told by `report`, above whose lines the bar is gone
+                pass  # `report` prints them after the bar
 
 
 class _Lines:
@@ -127,7 +127,7 @@ class _Lines:
             case Planned():
                 self._begun = self._last = time.monotonic()
                 self._total = event.size_bytes
-                _log.info(
+                logger.info(
                     "%s to read (%.1f MB), %d unchanged, %d gone",
                     _many(event.changed, "file"),
                     event.size_bytes / 1e6,
@@ -137,13 +137,13 @@ class _Lines:
             case Advanced():
                 self._advance(event)
             case Skipped():
-                _log.debug("skipped %s: %s", event.source, event.reason)
+                logger.debug("skipped %s: %s", event.source, event.reason)
             case Noticed():
-                _log.debug("%s: %s", event.source, event.text)
+                logger.debug("%s: %s", event.source, event.text)
             case Waiting():
-                _log.info("waiting: %s", event.reason)
+                logger.info("waiting: %s", event.reason)
             case Published():
-                _log.info("published version %s", event.version)
+                logger.info("published version %s", event.version)
 
     def _advance(self, event: Advanced) -> None:
         now = time.monotonic()
@@ -153,7 +153,7 @@ class _Lines:
         share = min(event.size_bytes / max(self._total, 1), 1.0)
         seconds = now - self._begun
         left = f"{seconds * (1 - share) / share:.0f} s left" if share > 0 else "time left unknown"
-        _log.info(
+        logger.info(
             "%.0f %%: %d documents, %d chunks, %.1f chunks/s, %s",
             share * 100,
             event.documents,

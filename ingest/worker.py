@@ -1,4 +1,4 @@
-"""The child process that parses and chunks files, so that a hostile file harms neither the run nor the machine.
+"""The child process that parses and chunks files, so that a hostile file cannot harm the run or the machine.
 
     python -m ingest.worker <settings as JSON>
 

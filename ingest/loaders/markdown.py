@@ -85,7 +85,7 @@ class MarkdownLoader:
 def split_front_matter(text: str) -> tuple[dict[str, str], str]:
     """The scalars of a YAML (`---`) or TOML (`+++`) front matter, and the text below it.
 
-    Ignores lists and nested values. A text that merely begins with a thematic break is returned whole.
+    Ignores lists and nested values. Returns a text that merely begins with a thematic break as it is.
     """
     fence = text[:3]
     lines = text.split("\n", _FRONT_MATTER_LINES)
@@ -136,7 +136,7 @@ def markdown_structure(text: str) -> Structure:
 
 
 def _plain(inline: Token) -> str:
-    """The words of a heading, without markup."""
+    """The text of a heading, without markup."""
     parsed = _INLINE.parseInline(inline.content[:2000])
     children = parsed[0].children or [] if parsed else []
     # An attribute list (`{#anchor}`) is not part of the heading's words.

@@ -22,7 +22,7 @@ _USED = frozenset((*_TEXT, *_TITLE, *_URL, *_DATE))
 class Records:
     """Turns the records of one file into documents.
 
-    A record is named by its own id, so that a moved record stays the same document; else by its number.
+    A record's key is its own id, so that a moved record stays the same document, or else its number.
     """
 
     def __init__(self, file: SourceFile, limits: ParserLimits) -> None:
