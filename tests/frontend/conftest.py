@@ -1,4 +1,4 @@
-"""The page's server as it runs, before services that speak the graph's wire; all on loopback."""
+"""The page's server in front of stand-ins for the graph's services, all on loopback."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def frontend(run_frontend: RunFrontend, wire: Wire, built: Path) -> Iterator[Fro
 
 @pytest.fixture
 def client(frontend: Frontend) -> Iterator[httpx.Client]:
-    """A browser at the page, as far as its headers say."""
+    """A client with a browser's headers."""
     headers = {"sec-fetch-site": "same-origin", "accept-encoding": "identity"}
     with httpx.Client(base_url=frontend.url, trust_env=False, timeout=30, headers=headers) as browser:
         yield browser

@@ -1,4 +1,4 @@
-"""The page's server, the services before which it runs, and a page such as its build leaves it."""
+"""The page's server, the services behind it, and a built page."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class Wire:
     url: str
 
     def happens(self, event: str) -> None:
-        """Makes an event happen there."""
+        """Triggers an event there."""
         httpx.post(f"{self.url}/test/{event}", trust_env=False).raise_for_status()
 
     def wait(self, event: str) -> None:
-        """Waits until it has happened there."""
+        """Waits for an event there."""
         httpx.get(f"{self.url}/test/{event}", trust_env=False, timeout=30).raise_for_status()
 
 
@@ -44,7 +44,7 @@ def environment(**variables: str) -> dict[str, str]:
 
 
 def build(folder: Path) -> Path:
-    """A page such as its build leaves it."""
+    """A built page."""
     (folder / "assets").mkdir(parents=True, exist_ok=True)
     (folder / "assets" / "index-3f2a.js").write_text(SCRIPT)
     (folder / "assets" / "index-77c1.css").write_text("body { margin: 0 }\n" * 100)

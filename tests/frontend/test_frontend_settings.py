@@ -1,4 +1,4 @@
-"""Settings of the page's server: values refused before the port opens, and their documentation."""
+"""Settings of the page's server: refused values, and documentation."""
 
 from __future__ import annotations
 
@@ -56,17 +56,17 @@ def test_sites_that_may_frame_the_page(value: str) -> None:
         ("127.0.0.1", "Rag.Example.com", {"rag.example.com"}),
     ],
 )
-def test_names_of_the_page(host: str, allowed: str, known: set[str] | None) -> None:
+def test_host_names_of_the_page(host: str, allowed: str, known: set[str] | None) -> None:
     assert read_settings(FrontendSettings, host=host, allowed_hosts=allowed).known_hosts() == known
 
 
-def test_a_variable_that_is_empty_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in FrontendSettings.model_fields:
         monkeypatch.setenv(f"FRONTEND_{name.upper()}", "")
     assert read_settings(FrontendSettings).ingest_url is None
 
 
-def test_the_program_ends_with_what_is_wrong() -> None:
+def test_the_program_exits_and_says_what_is_wrong() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "frontend"],
         env=environment(FRONTEND_TRANSFORMER_URL="nowhere", FRONTEND_HTTP_PORT="99999"),

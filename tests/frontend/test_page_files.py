@@ -1,4 +1,4 @@
-"""The page's files: what browsers may keep, what they get it as, and what a page may do."""
+"""The page's files: caching, compression, and security headers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CSS = "/assets/index-77c1.css"
 HTML = {"accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
 
 
-def test_the_page_is_asked_for_anew_and_sent_once(client: httpx.Client) -> None:
+def test_the_page_is_revalidated_and_sent_once(client: httpx.Client) -> None:
     page = client.get("/", headers=HTML)
     assert page.status_code == 200
     assert page.headers["content-type"] == "text/html; charset=utf-8"
@@ -28,7 +28,7 @@ def test_the_page_is_asked_for_anew_and_sent_once(client: httpx.Client) -> None:
     assert client.get("/index.html").content == page.content
 
 
-def test_files_with_a_hash_in_their_name_are_kept(client: httpx.Client) -> None:
+def test_files_with_a_hash_in_their_name_are_cached(client: httpx.Client) -> None:
     for path in (JS, CSS, "/assets/serif-9d.woff2"):
         assert client.get(path).headers["cache-control"] == "public, max-age=31536000, immutable"
     assert client.get("/icon.svg").headers["cache-control"] == "no-cache"
@@ -55,13 +55,13 @@ def test_media_types(client: httpx.Client, path: str, media_type: str) -> None:
         (JS, "gzip;q=0", None),
         (JS, "identity", None),
         (JS, "", None),
-        (CSS, "gzip, br", "br"),  # as the build has left it
+        (CSS, "gzip, br", "br"),  # by the build
         (CSS, "gzip, br;q=0", "gzip"),
-        ("/assets/serif-9d.woff2", "gzip, br", None),  # is compressed
-        ("/", "gzip, br", None),  # is small
+        ("/assets/serif-9d.woff2", "gzip, br", None),  # already compressed
+        ("/", "gzip, br", None),  # too small
     ],
 )
-def test_what_a_browser_accepts_is_compressed(
+def test_files_are_compressed_as_the_browser_accepts(
     client: httpx.Client, path: str, accepted: str, coding: str | None
 ) -> None:
     with client.stream("GET", path, headers={"accept-encoding": accepted}) as response:
@@ -107,7 +107,7 @@ def test_a_view_of_the_page_is_the_page(client: httpx.Client) -> None:
         ("GET", "/openapi.json", "*/*"),
     ],
 )
-def test_nothing_else_is_there(client: httpx.Client, method: str, path: str, accept: str) -> None:
+def test_other_paths_are_not_found(client: httpx.Client, method: str, path: str, accept: str) -> None:
     response = client.request(method, path, headers={"accept": accept})
     assert response.status_code == 404
     assert response.json()["code"] == "not_found"
@@ -129,8 +129,8 @@ def test_the_page_may_load_only_from_its_own_origin(client: httpx.Client) -> Non
 
 
 @pytest.mark.parametrize("path", ["/api/config", "/api/nothing", "/api/transformer/v1/documents/html"])
-def test_data_may_do_nothing(client: httpx.Client, path: str) -> None:
-    """Not even where somebody opens it in a tab, and a service behind has sent a page."""
+def test_data_responses_are_sandboxed(client: httpx.Client, path: str) -> None:
+    """Not even if it is opened in a tab and a service has sent HTML."""
     response = client.get(path, headers=HTML)
     assert response.headers["content-security-policy"] == "default-src 'none'; frame-ancestors 'none'; sandbox"
     assert response.headers["cache-control"] == "no-store"
@@ -157,7 +157,7 @@ def test_settings_reach_the_browser(run_frontend: RunFrontend, built: Path) -> N
     assert policy.endswith("frame-ancestors 'self' https://portal.example.com")
 
 
-def test_a_page_that_is_not_built_says_so_until_it_is(run_frontend: RunFrontend, wire: Wire, tmp_path: Path) -> None:
+def test_an_unbuilt_page_says_so_until_it_is_built(run_frontend: RunFrontend, wire: Wire, tmp_path: Path) -> None:
     folder = tmp_path / "dist"
     with (
         run_frontend(FRONTEND_PAGE_DIR=str(folder), FRONTEND_TRANSFORMER_URL=wire.url) as running,
@@ -178,5 +178,5 @@ def test_a_page_that_is_not_built_says_so_until_it_is(run_frontend: RunFrontend,
 
         (folder / "index.html").write_text("<!doctype html>second build")
         assert "second build" in client.get("/").text
-        (folder / "index.html").unlink()  # in the middle of the next build
+        (folder / "index.html").unlink()  # during the next build
         assert "second build" in client.get("/").text

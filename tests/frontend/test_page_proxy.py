@@ -1,4 +1,4 @@
-"""The way from a browser to the graph: what is passed on, what is not, and how the graph's failures arrive."""
+"""The proxy from a browser to the graph: forwarded routes and headers, streams, and failures."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def name() -> str:
         ("DELETE", "ingest/v1/tasks/t1", 200),
     ],
 )
-def test_what_the_page_needs_is_passed_on(client: httpx.Client, method: str, path: str, status: int) -> None:
+def test_the_routes_of_the_page_are_forwarded(client: httpx.Client, method: str, path: str, status: int) -> None:
     body = ask("What?") if method == "POST" else None
     response = client.request(method, f"/api/{path}", json=body)
     assert response.status_code == status
@@ -93,8 +93,8 @@ def test_what_the_page_needs_is_passed_on(client: httpx.Client, method: str, pat
         ("GET", "transformer"),
     ],
 )
-def test_nothing_else_is_passed_on(frontend: Frontend, method: str, path: str) -> None:
-    # Python's own client: it leaves the dots where they are.
+def test_other_routes_are_not_forwarded(frontend: Frontend, method: str, path: str) -> None:
+    # Python's own client does not resolve the dots.
     connection = http.client.HTTPConnection(frontend.url.removeprefix("http://"))
     connection.request(method, f"/api/{path}", headers={"sec-fetch-site": "same-origin"})
     response = connection.getresponse()
@@ -103,7 +103,7 @@ def test_nothing_else_is_passed_on(frontend: Frontend, method: str, path: str) -
     connection.close()
 
 
-def test_a_quoted_prefix_is_none(run_frontend: RunFrontend, built: Path) -> None:
+def test_an_encoded_prefix_is_not_accepted(run_frontend: RunFrontend, built: Path) -> None:
     (port,) = free_ports(1)
     nobody = f"http://127.0.0.1:{port}"
     with run_frontend(
@@ -125,7 +125,7 @@ def test_paths_and_queries_arrive_as_they_were_sent(client: httpx.Client) -> Non
     assert listed.json()["query"] == "limit=5&after=a%2Fb"
 
 
-def test_headers_that_belong_to_a_question_travel_with_it(client: httpx.Client) -> None:
+def test_headers_of_a_question_are_forwarded(client: httpx.Client) -> None:
     trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     response = client.post(
         GENERATE,
@@ -155,7 +155,7 @@ def test_headers_that_belong_to_a_question_travel_with_it(client: httpx.Client) 
     assert response.headers["server-timing"] == "total;dur=1"
 
 
-def test_nothing_of_one_question_is_kept_for_the_next(client: httpx.Client) -> None:
+def test_no_header_leaks_into_the_next_request(client: httpx.Client) -> None:
     client.post(GENERATE, json=ask("What?"), headers={"authorization": "Bearer a.b.c"})
     assert "authorization" not in client.post(GENERATE, json=ask("What?")).json()["headers"]
 
@@ -164,7 +164,7 @@ def test_nothing_of_one_question_is_kept_for_the_next(client: httpx.Client) -> N
 
 
 def test_events_arrive_one_by_one(client: httpx.Client, wire: Wire, name: str) -> None:
-    """Each is sent only when the one before it has been read here."""
+    """Each is sent only after the previous one was read here."""
     with client.stream("POST", STREAM, json=ask(f"step {name}")) as response:
         assert response.headers["content-type"].startswith("text/event-stream")
         assert response.headers["cache-control"] == "no-cache"
@@ -185,13 +185,13 @@ def test_every_byte_of_a_stream_is_passed_on(client: httpx.Client, wire: Wire) -
         assert client.post(STREAM, json=ask(question)).content == direct.content
 
 
-def test_whoever_leaves_is_answered_no_further(client: httpx.Client, wire: Wire, name: str) -> None:
+def test_a_disconnect_stops_the_answer(client: httpx.Client, wire: Wire, name: str) -> None:
     with client.stream("POST", STREAM, json=ask(f"hang {name}")) as response:
         next(events(response.iter_lines()))
     wire.wait(f"{name}.left")
 
 
-def test_whoever_leaves_before_the_answer_begins_is_not_answered(frontend: Frontend, wire: Wire, name: str) -> None:
+def test_a_disconnect_before_the_answer_cancels_it(frontend: Frontend, wire: Wire, name: str) -> None:
     connection = http.client.HTTPConnection(frontend.url.removeprefix("http://"))
     connection.request("POST", GENERATE, json.dumps(ask(f"hang {name}")), {"content-type": "application/json"})
     wire.wait(f"{name}.asked")
@@ -199,26 +199,26 @@ def test_whoever_leaves_before_the_answer_begins_is_not_answered(frontend: Front
     wire.wait(f"{name}.left")
 
 
-def test_a_stream_that_breaks_off_ends_with_an_error_event(client: httpx.Client) -> None:
+def test_a_broken_stream_ends_with_an_error_event(client: httpx.Client) -> None:
     response = client.post(STREAM, json=ask("break"))
     *before, last = events(iter(response.text.splitlines()))
     assert [event.get("text_output") for event in before] == [None, "Records ", "are sent ", "at 06:00 UTC."]
     assert last == {"error": "The transformer broke off its answer.", "code": "not_ready"}
 
 
-def test_half_a_document_is_never_taken_for_the_whole(client: httpx.Client) -> None:
+def test_a_truncated_document_is_an_error(client: httpx.Client) -> None:
     with pytest.raises(httpx.RemoteProtocolError):
         client.get(f"{DOCUMENTS}/half")
 
 
-def test_a_task_is_followed_from_where_it_was_left(client: httpx.Client) -> None:
+def test_following_a_task_resumes_at_the_last_event(client: httpx.Client) -> None:
     assert client.get("/api/ingest/v1/tasks/t1/events").text.count("event: task") == 3
     rest = client.get("/api/ingest/v1/tasks/t1/events", headers={"last-event-id": "2"}).text
     assert rest.startswith("event: task\nid: 3\ndata: ")
     assert Task.model_validate_json(rest.partition("data: ")[2]).state == "succeeded"
 
 
-def test_events_that_can_be_taken_up_again_are_cut(client: httpx.Client) -> None:
+def test_resumable_events_are_cut_off(client: httpx.Client) -> None:
     with client.stream("GET", "/api/ingest/v1/tasks/break/events") as response:
         lines = response.iter_lines()
         assert [next(lines) for _ in range(2)] == ["event: task", "id: 1"]
@@ -241,7 +241,7 @@ def test_events_that_can_be_taken_up_again_are_cut(client: httpx.Client) -> None
         ),
     ],
 )
-def test_what_the_graph_says_of_an_error_is_passed_back(
+def test_errors_of_the_graph_are_passed_back(
     client: httpx.Client, question: str, status: int, body: dict[str, str], retry_after: str | None
 ) -> None:
     response = client.post(GENERATE, json=ask(question))
@@ -254,7 +254,7 @@ def test_what_the_graph_says_of_an_error_is_passed_back(
     [
         ("absent", 404, "not_found"),
         ("denied", 401, "unauthorized"),
-        ("mesh", 401, "unauthorized"),  # a proxy's own text becomes the house's JSON
+        ("mesh", 401, "unauthorized"),  # a proxy's plain text becomes our JSON
         ("moved", 502, "bad_upstream"),
     ],
 )
@@ -264,7 +264,7 @@ def test_other_refusals(client: httpx.Client, document: str, status: int, code: 
     assert response.headers.get("www-authenticate") == ("Bearer" if status == 401 else None)
 
 
-def test_a_graph_that_is_not_there(run_frontend: RunFrontend, built: Path) -> None:
+def test_an_unreachable_graph(run_frontend: RunFrontend, built: Path) -> None:
     (port,) = free_ports(1)
     url = f"http://127.0.0.1:{port}"
     with (
@@ -279,10 +279,10 @@ def test_a_graph_that_is_not_there(run_frontend: RunFrontend, built: Path) -> No
         assert client.get("/ready").status_code == client.get("/").status_code == 200
 
 
-def test_an_answer_that_takes_too_long(client: httpx.Client, name: str) -> None:
+def test_a_slow_answer_times_out(client: httpx.Client, name: str) -> None:
     response = client.post(GENERATE, json=ask(f"hang {name}"), headers={"x-request-timeout-ms": "50"})
     assert (response.status_code, response.json()["code"]) == (504, "deadline_exceeded")
-    # Long enough for the answer to begin.
+    # Long enough for the first event.
     stream = client.post(STREAM, json=ask(f"hang {name}"), headers={"x-request-timeout-ms": "2000"})
     *_, last = events(iter(stream.text.splitlines()))
     assert last["code"] == "deadline_exceeded"
@@ -290,7 +290,7 @@ def test_an_answer_that_takes_too_long(client: httpx.Client, name: str) -> None:
     assert (wrong.status_code, wrong.json()["field"]) == (400, "x-request-timeout-ms")
 
 
-def test_without_an_ingest_service_there_is_none(run_frontend: RunFrontend, wire: Wire, built: Path) -> None:
+def test_without_an_ingest_service_uploads_are_refused(run_frontend: RunFrontend, wire: Wire, built: Path) -> None:
     with run_frontend(FRONTEND_TRANSFORMER_URL=wire.url, FRONTEND_PAGE_DIR=str(built)) as running:
         response = httpx.get(f"{running.url}/api/ingest/v1/limits", trust_env=False)
     assert (response.status_code, response.json()["code"]) == (404, "not_found")
@@ -301,7 +301,7 @@ def test_without_an_ingest_service_there_is_none(run_frontend: RunFrontend, wire
 
 
 def test_an_upload_is_passed_on_while_it_is_read(client: httpx.Client, wire: Wire) -> None:
-    """Ingest has the first bytes before the browser has sent the last."""
+    """Ingest receives the first bytes before the browser has sent the last."""
 
     def content() -> Iterator[bytes]:
         yield bytes(1_000_000)
@@ -320,7 +320,7 @@ def test_an_upload_keeps_its_length(client: httpx.Client) -> None:
 
 
 def test_a_file_that_ingest_refuses_as_too_large_gets_413(client: httpx.Client) -> None:
-    """Ingest answers before it has read anything; the connection goes on to serve."""
+    """Ingest responds before it has read anything; the connection stays usable."""
     response = client.post(UPLOAD, files={"files": ("a.md", bytes(200_000_000))})
     assert response.status_code == 413
     assert response.json()["error"].startswith("The files are larger than 4000000 bytes")
@@ -338,7 +338,7 @@ def test_an_upload_is_never_held_in_memory(frontend: Frontend, client: httpx.Cli
     assert peak_bytes() - before < 40_000_000
 
 
-def test_the_page_has_a_limit_of_its_own(run_frontend: RunFrontend, wire: Wire, built: Path) -> None:
+def test_the_page_has_its_own_limit(run_frontend: RunFrontend, wire: Wire, built: Path) -> None:
     with (
         run_frontend(
             FRONTEND_TRANSFORMER_URL=wire.url,
@@ -353,8 +353,8 @@ def test_the_page_has_a_limit_of_its_own(run_frontend: RunFrontend, wire: Wire, 
             assert (response.status_code, response.json()["code"]) == (413, "payload_too_large")
 
 
-def test_an_upload_that_is_given_up(frontend: Frontend, wire: Wire, name: str) -> None:
-    """Ingest learns of it at once, and nothing is logged as a fault."""
+def test_an_abandoned_upload(frontend: Frontend, wire: Wire, name: str) -> None:
+    """Ingest notices at once, and no error is logged."""
     path = f"/api/ingest/v1/indexes/{name}/documents"
 
     class LeftError(Exception):
@@ -377,12 +377,12 @@ def _lines_of(log: Path, path: str) -> str:
     return "\n".join(line for line in log.read_text().splitlines() if path in line)
 
 
-def test_a_question_is_no_upload(client: httpx.Client) -> None:
+def test_a_question_is_not_streamed(client: httpx.Client) -> None:
     response = client.post(GENERATE, content=bytes(9_000_000), headers={"content-type": "application/json"})
     assert (response.status_code, response.json()["code"]) == (413, "payload_too_large")
 
 
-# Who asks
+# Origins and hosts
 
 FROM_ELSEWHERE = [
     {"sec-fetch-site": "cross-site"},
@@ -415,13 +415,13 @@ def test_other_sites_cannot_use_the_credentials_of_a_browser(
 
 
 @pytest.mark.parametrize("headers", [{"sec-fetch-site": "same-origin"}, {"origin": "{own}"}])
-def test_the_page_itself_can(frontend: Frontend, headers: dict[str, str]) -> None:
+def test_the_page_itself_can_use_them(frontend: Frontend, headers: dict[str, str]) -> None:
     sent = {name: value.format(own=frontend.url) for name, value in headers.items()}
     url = f"{frontend.url}/api/ingest/v1/indexes/default/reindex"
     assert httpx.post(url, headers=sent, trust_env=False).status_code == 202
 
 
-def test_behind_a_gateway_the_origin_is_its_name(run_frontend: RunFrontend, wire: Wire, built: Path) -> None:
+def test_behind_a_gateway_the_origin_is_the_gateway(run_frontend: RunFrontend, wire: Wire, built: Path) -> None:
     variables = {"FRONTEND_PAGE_DIR": str(built), "FRONTEND_ALLOWED_HOSTS": "rag.example.com, other.example.com"}
     with run_frontend(FRONTEND_TRANSFORMER_URL=wire.url, FRONTEND_INGEST_URL=wire.url, **variables) as running:
         url = f"{running.url}/api/ingest/v1/indexes/default/reindex"
@@ -453,16 +453,16 @@ def test_changes_need_an_origin_header(frontend: Frontend) -> None:
     ],
 )
 @pytest.mark.parametrize("path", ["/", "/api/config", "/api/transformer/v1/indexes"])
-def test_on_loopback_only_its_own_names_lead_to_the_page(frontend: Frontend, path: str, host: str, status: int) -> None:
-    """A site whose name leads to 127.0.0.1 has the origin of what it finds there."""
+def test_on_loopback_only_loopback_names_are_allowed(frontend: Frontend, path: str, host: str, status: int) -> None:
+    """DNS rebinding: a site whose name resolves to 127.0.0.1."""
     assert httpx.get(f"{frontend.url}{path}", headers={"host": host}, trust_env=False).status_code == status
 
 
-# Many at once
+# Load and telemetry
 
 
 def test_32_users_at_once(frontend: Frontend) -> None:
-    """Every one gets the page and the whole of each own answer, and nobody's else."""
+    """Each user gets the page and exactly their own answers."""
 
     def use(user: int) -> list[str]:
         problems = []
@@ -496,9 +496,9 @@ def test_no_question_is_logged(frontend: Frontend, client: httpx.Client) -> None
     assert "nobody" not in frontend.log.read_text()
 
 
-def test_metrics_name_routes_and_nothing_that_callers_make_up(client: httpx.Client) -> None:
+def test_metrics_name_only_declared_routes(client: httpx.Client) -> None:
     client.get(f"{DOCUMENTS}/made-up")
-    # A request is counted after its answer was sent.
+    # A request is counted after its response.
     route = 'route="/api/transformer/v1/documents/{document_id}"'
     until(lambda: route in client.get("/metrics").text)
     text = client.get("/metrics").text

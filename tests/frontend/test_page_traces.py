@@ -1,4 +1,4 @@
-"""The page's server is a hop of the trace that a question belongs to."""
+"""The page's server is a span in the trace of a question."""
 
 from __future__ import annotations
 

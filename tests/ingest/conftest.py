@@ -13,7 +13,7 @@ from ingest.settings import IngestSettings
 from tests.fakes.embedder import LoopbackEmbedder
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
-"""Real corpora, where the checkout has them beside it."""
+"""Real corpora, if they are beside the checkout."""
 
 _WORDS = (
     "a and at be by clay door every first for from glaze has in is it its kiln not of on one opens or pot pots shelf "
@@ -23,7 +23,7 @@ _WORDS = (
 
 @pytest.fixture(scope="session")
 def tokenizer_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A WordPiece tokenizer that behaves as MiniLM's does: common words are one token, others fall into letters."""
+    """A WordPiece tokenizer that behaves as MiniLM's does: common words are one token, others are split into letters."""
     characters = string.ascii_lowercase + string.digits + string.punctuation + "äöüßéñ–“”’°€…"
     vocabulary = ["[UNK]", *_WORDS.split(), *characters, *(f"##{character}" for character in characters)]
     tokenizer = Tokenizer(

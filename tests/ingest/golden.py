@@ -1,4 +1,4 @@
-"""Documents as JSON, to be compared with the files in `files/golden`. `python golden.py` rewrites those."""
+"""Documents as JSON, for comparison with the files in `files/golden`. `python golden.py` rewrites them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def golden_path(source: str) -> Path:
 
 
 def loaded(source: str, limits: ParserLimits | None = None) -> dict[str, Any]:
-    """Everything that the loader says of a file."""
+    """Everything that the loader returns for a file."""
     documents, notices, skipped = [], [], None
     try:
         for item in load(SourceFile(FILES / source, source), limits or ParserLimits()):

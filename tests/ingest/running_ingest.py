@@ -1,4 +1,4 @@
-"""The ingest service as a process of its own, and requests to it."""
+"""The ingest service in its own process, and requests to it."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ class RunningIngest:
         return sorted(path.name for path in self.root.glob(f"{self.index}/uploads/.*"))
 
     def memory_bytes(self) -> int:
-        """Most memory that the process has ever had."""
+        """Peak memory of the process."""
         status = Path(f"/proc/{self.process.pid}/status").read_text("ascii")
         return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM"))) * 1024
 
@@ -110,7 +110,7 @@ class RunningIngest:
 def running_ingest(
     root: Path, embedder_url: str, tokenizer: Path, *, broken: bool = False, **settings: object
 ) -> Iterator[RunningIngest]:
-    """A service until the block ends. Unless the test has killed it, it must then end without errors.
+    """A service until the block ends. It must then end without errors, unless the test has killed it.
 
     A `broken` one need not become ready and may log errors.
     """

@@ -1,4 +1,4 @@
-"""Files that cannot be used: each is skipped with a reason that a person understands, none does harm."""
+"""Files that cannot be used: each is skipped with an understandable reason and does no harm."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ JCR = (
         ('<jcr:root xmlns:jcr="http://www.jcp.org/jcr/1.0"/>', "JCR node without jcr:content: a folder, not a page"),
     ],
 )
-def test_jcr_pages_that_say_nothing(tmp_path: Path, xml: str, expected: str) -> None:
+def test_jcr_pages_without_content(tmp_path: Path, xml: str, expected: str) -> None:
     path = tmp_path / ".content.xml"
     path.write_text(xml, "utf-8")
     assert reason(path) == expected

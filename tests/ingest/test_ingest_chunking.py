@@ -47,7 +47,7 @@ def check(document: ParsedDocument, spans: Sequence[Span], sizes: ChunkSettings,
         text = document.text[span.start : span.end]
         assert text.strip()
         assert not text[-1].isspace()
-        # A single character may be several tokens; nothing can be cut from it.
+        # A single character may have several tokens but cannot be split.
         if len(text) > 1:
             assert tokens.count(span.prefix + text) <= sizes.window_tokens - sizes.reserved_tokens
         covered[span.start : span.end] = b"\1" * (span.end - span.start)
@@ -57,7 +57,7 @@ def check(document: ParsedDocument, spans: Sequence[Span], sizes: ChunkSettings,
         assert before.end < after.end or before.end <= after.start
 
 
-# Any text at all: also what no loader would let through.
+# Any text, even one that no loader would return.
 _ANY_TEXT = st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=3_000)
 _WORDY = st.lists(
     st.sampled_from(
@@ -102,7 +102,7 @@ class Structured:
 
 @st.composite
 def structured(draw: st.DrawFn) -> ParsedDocument:
-    """A document with structure that need not make sense: headings and blocks anywhere."""
+    """A document with headings and blocks anywhere, even without sense."""
     text = draw(_WORDY)
     places = sorted(set(draw(st.lists(st.integers(0, len(text)), max_size=24))))
     ranges = list(itertools.pairwise(places))
@@ -144,14 +144,14 @@ def test_nothing_gives_nothing(tokens: TokenCounter) -> None:
     assert cut(plain(" \n\n\t "), tokens) == []
 
 
-def test_cuts_are_made_between_paragraphs_where_they_fit(tokens: TokenCounter) -> None:
+def test_cuts_are_between_paragraphs_if_they_fit(tokens: TokenCounter) -> None:
     paragraphs = [sentences(3), sentences(2), sentences(3), sentences(2)]
     document = plain("\n\n".join(paragraphs))
     found = texts(document, cut(document, tokens))
     assert [text.split("\n\n")[-1] for text in found] == paragraphs
 
 
-def test_cuts_are_made_between_sentences_where_paragraphs_do_not_fit(tokens: TokenCounter) -> None:
+def test_cuts_are_between_sentences_if_paragraphs_do_not_fit(tokens: TokenCounter) -> None:
     document = plain(sentences(30))
     spans = cut(document, tokens)
     assert len(spans) > 3
@@ -177,7 +177,7 @@ def test_abbreviations_do_not_end_sentences(tokens: TokenCounter) -> None:
         assert text.startswith("The pot")
 
 
-def test_wrapped_lines_are_no_place_to_cut(tokens: TokenCounter) -> None:
+def test_wrapped_lines_are_not_cut(tokens: TokenCounter) -> None:
     line = "The pot and the kiln and the wheel and the door and the shelf\n"
     document = plain((line + "of the first kiln has a glaze.\n") * 6)
     for text in texts(document, cut(document, tokens)):
@@ -231,7 +231,7 @@ def test_heading_paths_and_prefixes(tokens: TokenCounter) -> None:
     ]
 
 
-def test_title_that_is_the_first_heading_is_said_once(tokens: TokenCounter) -> None:
+def test_a_title_equal_to_the_first_heading_is_embedded_once(tokens: TokenCounter) -> None:
     document = markdown(f"# Pots\n\n{sentences(3)}\n\n## Door\n\n{sentences(4)}", title="Pots")
     assert [span.prefix for span in cut(document, tokens)] == ["Pots\n\n", "Pots\nDoor\n\n"]
 
@@ -243,7 +243,7 @@ def test_long_titles_and_headings_give_way_to_the_text(tokens: TokenCounter) -> 
     assert spans[-1].prefix == "The kiln The kiln The kiln The kiln\n\n"
 
 
-def test_tiny_sections_of_one_heading_are_put_together(tokens: TokenCounter) -> None:
+def test_tiny_sections_under_one_heading_are_joined(tokens: TokenCounter) -> None:
     document = markdown("# Kiln\n\n## Door\n\nOne pot.\n\n## Shelf\n\nTwo pots.\n\n# Wheel\n\nNo pot.")
     spans = cut(document, tokens)
     assert texts(document, spans) == ["# Kiln\n\n## Door\n\nOne pot.\n\n## Shelf\n\nTwo pots.", "# Wheel\n\nNo pot."]
@@ -275,7 +275,7 @@ def test_pages_are_named_and_not_embedded(tokens: TokenCounter) -> None:
     assert all(span.prefix == "Pots\n\n" for span in spans)
 
 
-def test_shares_are_even(tokens: TokenCounter) -> None:
+def test_chunks_are_of_even_size(tokens: TokenCounter) -> None:
     document = plain(sentences(41))
     sizes = [tokens.count(text) for text in texts(document, cut(document, tokens))]
     assert min(sizes) > SMALL.max_tokens / 2
@@ -320,7 +320,7 @@ def test_work_grows_linearly(text: str) -> None:
     assert tokens.chars < 12 * len(text)
 
 
-def test_sizes_that_contradict_each_other_are_refused() -> None:
+def test_contradictory_sizes_are_refused() -> None:
     with pytest.raises(IngestError, match="Chunks of 300 tokens do not fit: between 8 and 248 do"):
         ChunkSettings(max_tokens=300)
     with pytest.raises(IngestError, match="An overlap of 150 tokens is too much for chunks of 200: at most 100"):

@@ -1,4 +1,4 @@
-"""`python -m ingest` as a Job runs it, and what is printed."""
+"""`python -m ingest` as a Job runs it, and its output."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_a_job_without_anything_usable_fails(tmp_path: Path, embedder: LoopbackE
     assert not (tmp_path / "indexes" / "default" / "current").exists()
 
 
-def test_wrong_settings_end_the_job_at_once(tmp_path: Path, embedder: LoopbackEmbedder, tokenizer_path: Path) -> None:
+def test_wrong_settings_stop_the_job_at_once(tmp_path: Path, embedder: LoopbackEmbedder, tokenizer_path: Path) -> None:
     for settings, expected in (
         ({"INGEST_BATCH_SIZE": "many"}, "INGEST_BATCH_SIZE: "),
         ({"INGEST_CHUNK_TOKENS": "400"}, "Chunks of 400 tokens do not fit: between 8 and 248 do"),

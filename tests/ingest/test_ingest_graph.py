@@ -1,4 +1,4 @@
-"""Documents that come and go beside a real embedder and a vectorstore that serves, through the end of the service."""
+"""Uploads and deletions with a real embedder and a serving vectorstore, even when the service is killed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The service from within: what becomes of tasks whose clients leave, that cannot be written, and at the end."""
+"""Tasks of the service when clients disconnect, when tasks cannot be written, and when the service stops."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def unwritable(root: Path) -> Iterator[None]:
 
 
 async def left(root: Path, call: Coroutine[Any, Any, Any]) -> None:
-    """A call whose client leaves while it cannot be written, and its end."""
+    """Runs a call whose client disconnects while it cannot be written."""
     with unwritable(root):
         asked = asyncio.create_task(call)
         await asyncio.wait([asked], timeout=0.1)
@@ -105,16 +105,16 @@ async def left(root: Path, call: Coroutine[Any, Any, Any]) -> None:
     await asyncio.wait([asked])
 
 
-async def test_a_task_whose_client_leaves_while_it_is_written_is_done(make: Make, root: Path) -> None:
+async def test_a_task_runs_though_its_client_disconnects_while_it_is_written(make: Make, root: Path) -> None:
     async with running(make()) as service:
         await left(root, service.reindex("default"))
         tasks = await service.tasks(None, 10)
-        while not tasks:  # the write may end after the wait for it
+        while not tasks:  # the write may still be running
             tasks = await service.tasks(None, 10)
         assert (await ended(service, tasks[0])).state in FINAL
 
 
-async def test_a_queued_task_whose_canceller_leaves_is_cancelled(
+async def test_a_queued_task_is_cancelled_though_the_client_disconnects(
     make: Make, root: Path, embedder: LoopbackEmbedder
 ) -> None:
     async with running(make()) as service:
@@ -126,7 +126,7 @@ async def test_a_queued_task_whose_canceller_leaves_is_cancelled(
         assert (await ended(service, first)).state == "succeeded"
 
 
-async def test_a_cancellation_that_cannot_be_written_leaves_the_task_and_its_files(
+async def test_a_cancellation_that_cannot_be_written_keeps_the_task_and_its_files(
     make: Make, root: Path, embedder: LoopbackEmbedder
 ) -> None:
     async with running(make()) as service:
@@ -143,9 +143,7 @@ async def test_a_cancellation_that_cannot_be_written_leaves_the_task_and_its_fil
             assert (last.state, last.result and last.result.documents) == ("succeeded", 1)
 
 
-async def test_a_task_that_waits_for_another_run_can_be_cancelled_though_that_one_published(
-    make: Make, root: Path
-) -> None:
+async def test_a_task_that_waits_for_another_run_can_be_cancelled(make: Make, root: Path) -> None:
     index = IndexRoot(root, "default")
     async with running(make()) as service:
         for number in range(2):
@@ -159,10 +157,10 @@ async def test_a_task_that_waits_for_another_run_can_be_cancelled_though_that_on
         assert cancelled.state == "cancelled"
 
 
-async def test_what_is_of_no_use_can_be_deleted_where_nothing_was_published(make: Make, root: Path) -> None:
+async def test_unusable_uploads_can_be_deleted_before_anything_is_published(make: Make, root: Path) -> None:
     uploads = root / "default" / "uploads"
     uploads.mkdir(parents=True)
-    for name in ("a.pdf", "b.pdf"):  # as they are kept where the embedder was down
+    for name in ("a.pdf", "b.pdf"):  # as they are kept if the embedder was down
         (uploads / name).write_bytes(b"%PDF-1.4 nothing")
     async with running(make()) as service:
         for name in ("a.pdf", "b.pdf"):
@@ -171,7 +169,7 @@ async def test_what_is_of_no_use_can_be_deleted_where_nothing_was_published(make
             assert not (uploads / name).exists()
 
 
-async def test_the_service_ends_when_the_work_on_all_indexes_has(make: Make, root: Path) -> None:
+async def test_the_service_ends_after_the_work_on_all_indexes(make: Make, root: Path) -> None:
     async def live() -> None:
         async with running(service):
             begun.set()
@@ -182,7 +180,7 @@ async def test_the_service_ends_when_the_work_on_all_indexes_has(make: Make, roo
     await begun.wait()
     (root / "default").mkdir(exist_ok=True)
     with (root / "default" / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # which a version is begun under
+        fcntl.flock(lock, fcntl.LOCK_EX)  # needed to begin a version
         await upload(service, "guide.md", "The kiln opens at first light.")
         await asyncio.to_thread(until, lambda: is_waited_for(lock))
         may_end.set()
@@ -193,6 +191,6 @@ async def test_the_service_ends_when_the_work_on_all_indexes_has(make: Make, roo
 
 
 def is_waited_for(lock: IO[str]) -> bool:
-    """Whether a thread wants this lock. Source: proc_locks(5)."""
+    """Whether a thread waits for this lock. Source: proc_locks(5)."""
     file = f":{os.fstat(lock.fileno()).st_ino} "
     return any("->" in line and file in line for line in Path("/proc/locks").read_text("ascii").splitlines())

@@ -1,4 +1,4 @@
-"""Every format against golden files; PDFs are made on the spot."""
+"""Every format against golden files. PDFs are generated."""
 
 from __future__ import annotations
 
@@ -146,19 +146,19 @@ def test_html_layout_table_is_read_as_prose(tmp_path: Path) -> None:
     assert documents(path)[0].text == "# Head\n\nOne.\n\nTwo."
 
 
-def test_a_thematic_break_is_no_front_matter(tmp_path: Path) -> None:
+def test_a_thematic_break_is_not_front_matter(tmp_path: Path) -> None:
     path = tmp_path / "page.md"
     path.write_text("---\nJust a line of words\n---\nMore.\n", "utf-8")
     assert "Just a line of words" in documents(path)[0].text
 
 
-def test_readme_without_ending_is_text(tmp_path: Path) -> None:
+def test_a_file_without_suffix_is_text(tmp_path: Path) -> None:
     path = tmp_path / "LICENSE"
     path.write_text("Do as you like.", "utf-8")
     assert documents(path)[0].title == "LICENSE"
 
 
-def test_suffixes_name_what_is_read() -> None:
+def test_suffixes_of_all_formats_are_listed() -> None:
     assert {".md", ".txt", ".html", ".pdf", ".csv", ".json", ".jsonl", ".xml"} <= set(LOADERS.suffixes)
 
 

@@ -144,7 +144,7 @@ async def test_only_what_changed_is_embedded(
         after = contents(version)
         (changed,) = (document_id for document_id in after if after[document_id] != before[document_id])
         assert version.document(changed).source == "guide.md"
-        # The vectors that were copied are those of their own chunks.
+        # Every chunk has its own vector, copied or new.
         for chunk, row in zip(version.chunks(), version.exact.vectors, strict=True):
             said = [text for text in everything if text.endswith(chunk.text)]
             assert any(np.allclose(embed([text])[0], row, atol=1e-6) for text in said)
@@ -220,7 +220,7 @@ async def test_another_embedder_embeds_everything(
         assert version.manifest.embedder.fingerprint == OTHER_FINGERPRINT
 
 
-async def test_other_sizes_cut_anew_and_embed_only_new_chunks(docs: Path, make_settings: MakeSettings) -> None:
+async def test_other_sizes_rechunk_and_embed_only_new_chunks(docs: Path, make_settings: MakeSettings) -> None:
     first = await run(make_settings(), docs)
     second = await run(make_settings(chunk_tokens=100, min_chunk_tokens=8), docs)
     assert second.version != first.version
@@ -228,7 +228,7 @@ async def test_other_sizes_cut_anew_and_embed_only_new_chunks(docs: Path, make_s
     assert 0 < second.embedded < second.chunks
 
 
-async def test_a_damaged_version_is_built_anew(docs: Path, make_settings: MakeSettings) -> None:
+async def test_a_damaged_version_is_rebuilt(docs: Path, make_settings: MakeSettings) -> None:
     settings = make_settings()
     first = await run(settings, docs)
     assert first.version is not None
@@ -248,7 +248,7 @@ async def test_old_versions_are_pruned(docs: Path, make_settings: MakeSettings) 
     assert versions[-1] == summary.version
 
 
-# What goes wrong
+# Failures
 
 
 @pytest.fixture
@@ -285,7 +285,7 @@ async def test_an_embedder_that_fails_midway_leaves_the_index_as_it_was(
     assert (await run(settings, docs, long_docs)).documents == 14 + 240
 
 
-async def test_short_failures_of_the_embedder_are_tried_again(
+async def test_short_failures_of_the_embedder_are_retried(
     docs: Path, make_settings: MakeSettings, embedder: LoopbackEmbedder
 ) -> None:
     embedder.next_statuses = [503, 502]
@@ -294,7 +294,7 @@ async def test_short_failures_of_the_embedder_are_tried_again(
     assert embedder.next_statuses == []
 
 
-async def test_a_request_that_the_embedder_refuses_is_not_tried_again(
+async def test_a_request_that_the_embedder_refuses_is_not_retried(
     docs: Path, make_settings: MakeSettings, embedder: LoopbackEmbedder
 ) -> None:
     embedder.next_statuses = [400, 500, 500]
@@ -303,7 +303,7 @@ async def test_a_request_that_the_embedder_refuses_is_not_tried_again(
     assert len(embedder.next_statuses) == 2
 
 
-async def test_an_embedder_exchanged_midway_ends_the_run(
+async def test_an_embedder_that_changes_midway_ends_the_run(
     long_docs: Path, make_settings: MakeSettings, embedder: LoopbackEmbedder
 ) -> None:
     embedder.exchanged_after = 100
@@ -313,7 +313,7 @@ async def test_an_embedder_exchanged_midway_ends_the_run(
     assert index(settings).current() is None
 
 
-async def test_no_embedder_is_said_before_anything_is_parsed(docs: Path, make_settings: MakeSettings) -> None:
+async def test_a_missing_embedder_is_reported_before_parsing(docs: Path, make_settings: MakeSettings) -> None:
     with pytest.raises(EmbeddingFailedError, match=r"The embedder at http://127\.0\.0\.1:9 failed 3 times"):
         await run(make_settings(embedder_url="http://127.0.0.1:9"), docs)
 
@@ -333,7 +333,7 @@ async def test_nothing_usable_publishes_nothing(tmp_path: Path, make_settings: M
     assert index(settings).current() is None
 
 
-async def test_an_emptied_folder_leaves_the_index_as_it_is(docs: Path, make_settings: MakeSettings) -> None:
+async def test_an_emptied_folder_leaves_the_index_unchanged(docs: Path, make_settings: MakeSettings) -> None:
     settings = make_settings()
     first = await run(settings, docs)
     empty(docs)
@@ -343,7 +343,7 @@ async def test_an_emptied_folder_leaves_the_index_as_it_is(docs: Path, make_sett
     assert index(settings).current() == first.version
 
 
-async def test_wrong_paths_and_tokenizers_are_said(docs: Path, tmp_path: Path, make_settings: MakeSettings) -> None:
+async def test_wrong_paths_and_tokenizers_are_reported(docs: Path, tmp_path: Path, make_settings: MakeSettings) -> None:
     with pytest.raises(SourceNotFoundError):
         await run(make_settings(), tmp_path / "nowhere")
     with pytest.raises(ParserError, match="cannot be read: No such file"):
@@ -371,7 +371,7 @@ async def test_a_cancelled_run_leaves_nothing_behind(
     assert _workers() == []
 
 
-async def test_an_index_that_cannot_be_written_is_said(
+async def test_an_unwritable_index_is_reported(
     docs: Path, tmp_path: Path, make_settings: MakeSettings, embedder: LoopbackEmbedder
 ) -> None:
     (tmp_path / "taken").touch()
@@ -384,7 +384,7 @@ async def test_an_index_that_cannot_be_written_is_said(
 
 async def test_a_file_that_takes_too_long_is_skipped(docs: Path, make_settings: MakeSettings) -> None:
     (docs / "slow.jsonl").write_text('{"text": "' + "slow " * 2_000_000 + '"}', "utf-8")
-    # Which the others do not reach on a busy machine either: a format's library is imported at its first file.
+    # Enough for the other files on a busy machine: the first file of a format imports its library.
     summary = await run(make_settings(parse_timeout_s=4.0), docs)
     assert summary.skipped == {"slow.jsonl": "parsing took longer than 4 s (INGEST_PARSE_TIMEOUT_S)"}
     assert summary.documents == 14
@@ -420,7 +420,7 @@ async def test_a_parser_that_dies_costs_only_its_file(
 
 
 def _workers() -> list[int]:
-    """Parser processes below this one. Any of them may end while it is looked at."""
+    """Parser processes below this one."""
     workers = []
     for child in psutil.Process().children():
         with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
@@ -430,7 +430,7 @@ def _workers() -> list[int]:
 
 
 def _peak_kib(process: int) -> int:
-    """The most memory that a running process has had."""
+    """Peak memory of a running process."""
     (line,) = (line for line in Path(f"/proc/{process}/status").read_text("ascii").splitlines() if "VmHWM" in line)
     return int(line.split()[1])
 
@@ -438,7 +438,7 @@ def _peak_kib(process: int) -> int:
 # Rate and memory
 
 
-async def test_the_embedder_always_has_the_next_batch_at_hand(
+async def test_the_embedder_always_has_its_next_batch(
     long_docs: Path, make_settings: MakeSettings, embedder: LoopbackEmbedder
 ) -> None:
     embedder.waits_for = 3
@@ -447,7 +447,7 @@ async def test_the_embedder_always_has_the_next_batch_at_hand(
     assert embedder.most_at_once == 3
 
 
-async def test_one_document_larger_than_all_bounds(
+async def test_one_document_larger_than_all_limits(
     tmp_path: Path, make_settings: MakeSettings, embedder: LoopbackEmbedder
 ) -> None:
     path = tmp_path / "book.txt"
@@ -458,14 +458,14 @@ async def test_one_document_larger_than_all_bounds(
 
 
 async def test_many_small_files_never_wait_for_a_full_batch(tmp_path: Path, make_settings: MakeSettings) -> None:
-    """More of them than are passed on before any is written, and of chunks less than a batch."""
+    """There are many files, but fewer chunks than a batch."""
     folder = tmp_path / "small"
     folder.mkdir()
     for number in range(200):
         (folder / f"{number:03}.md").write_text(f"# Pot {number}\n\nPot {number} stands on the shelf.")
     settings = make_settings(batch_size=1_000)
     assert (await asyncio.wait_for(run(settings, folder), 60)).embedded == 200
-    # A new chunk, and behind it those that need no embedder.
+    # A new chunk, then many that need no embedder.
     rows = tmp_path / "rows.jsonl"
     lines = [json.dumps({"title": f"Row {row}", "text": f"Row {row} is for glaze."}) for row in range(300)]
     rows.write_text("\n".join(lines))
@@ -489,7 +489,7 @@ async def test_memory_stays_bounded_while_the_corpus_grows_tenfold(
             if isinstance(event, Advanced) and event.documents > documents / 2:
                 held[documents].append(tracemalloc.get_traced_memory()[0])
                 for worker in _workers():
-                    # It may end while it is looked at.
+                    # It may have ended in between.
                     with contextlib.suppress(FileNotFoundError, ProcessLookupError, ValueError):
                         workers[documents] = _peak_kib(worker)
 
@@ -505,14 +505,14 @@ async def test_memory_stays_bounded_while_the_corpus_grows_tenfold(
 # Events
 
 
-async def test_skipped_files_are_told_once(docs: Path, make_settings: MakeSettings) -> None:
+async def test_skipped_files_are_reported_once(docs: Path, make_settings: MakeSettings) -> None:
     (docs / "empty.md").touch()
     events: list[Any] = []
     await pipeline.run(make_settings(), [docs], events.append)
     assert [event for event in events if isinstance(event, Skipped)] == [Skipped("empty.md", "empty")]
 
 
-async def test_an_embedder_that_gives_more_fills_more(
+async def test_an_embedder_with_more_outputs_fills_more_parts(
     docs: Path, make_settings: MakeSettings, embedder: LoopbackEmbedder
 ) -> None:
     embedder.whole = True
@@ -530,7 +530,7 @@ async def test_an_embedder_that_gives_more_fills_more(
             ids = [ids for text, ids in texts.items() if text.endswith(chunk.text)]
             assert learned[row].indices.tolist() in ids
         before = [multi[row] for row in range(len(multi))]
-    # Nothing of an unchanged chunk is asked for again, and what was stored is stored again bit for bit.
+    # Unchanged chunks are not embedded again, and their stored vectors are copied bit for bit.
     embedder.forget()
     (docs / "new.md").write_text("# New\n\nA page about clay and water.")
     second = await run(settings, docs)
@@ -550,12 +550,12 @@ async def test_parts_are_settings(docs: Path, make_settings: MakeSettings, embed
     plain = await run(make_settings(sparse="off", multi_vectors="off", language="none"), docs)
     with index(make_settings()).open() as version:
         assert version.manifest.parts == ["dense", "lexical"]
-    # More is wanted of the same texts: all are asked for again.
+    # The same texts with more outputs: all are embedded again.
     sparse_only = await run(make_settings(sparse="on", multi_vectors="off"), docs)
     assert sparse_only.embedded == plain.chunks
     four = await run(make_settings(multi_vector_bits=4), docs)
     assert four.embedded == plain.chunks
-    # Less is wanted: what is there will do.
+    # With fewer outputs, the stored vectors suffice.
     again = await run(make_settings(multi_vectors="off"), docs)
     assert (again.embedded, again.unchanged) == (0, False)
     with index(make_settings()).open() as version:
@@ -608,7 +608,7 @@ async def test_runs_of_one_index_wait_for_each_other(
     assert (summary.documents, summary.deleted) == (1, len(list_files([open_source(docs)])[0]))
 
 
-async def test_what_a_run_was_given_is_followed_by_whoever_reads_all_anew(
+async def test_the_index_follows_the_sources_of_the_last_run(
     docs: Path, tmp_path: Path, make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = make_settings()
@@ -623,9 +623,7 @@ async def test_what_a_run_was_given_is_followed_by_whoever_reads_all_anew(
     assert followed(folder) == [str(docs)]
 
 
-async def test_an_emptied_folder_takes_nothing_away_though_there_are_uploads(
-    docs: Path, make_settings: MakeSettings
-) -> None:
+async def test_an_emptied_folder_removes_nothing_even_with_uploads(docs: Path, make_settings: MakeSettings) -> None:
     settings = make_settings()
     uploads = settings.index_root / settings.index_name / "uploads"
     uploads.mkdir(parents=True)
@@ -640,7 +638,7 @@ async def test_an_emptied_folder_takes_nothing_away_though_there_are_uploads(
     assert (summary.unchanged, summary.version) == (True, first.version)
 
 
-async def test_a_damaged_version_is_made_anew_of_the_folders_too(docs: Path, make_settings: MakeSettings) -> None:
+async def test_a_damaged_version_is_rebuilt_from_the_folders_too(docs: Path, make_settings: MakeSettings) -> None:
     settings = make_settings()
     first = await run(settings, docs)
     (settings.index_root / "default" / str(first.version) / "documents.sqlite").unlink()
@@ -649,7 +647,7 @@ async def test_a_damaged_version_is_made_anew_of_the_folders_too(docs: Path, mak
     assert any("It is rebuilt from its sources" in notice for notice in summary.notices)
 
 
-async def test_what_follows_a_run_is_done_to_its_end_before_the_next(docs: Path, make_settings: MakeSettings) -> None:
+async def test_on_finished_completes_before_the_next_run(docs: Path, make_settings: MakeSettings) -> None:
     settings = make_settings()
     begun, go_on = asyncio.Event(), asyncio.Event()
     done: list[str] = []
@@ -674,7 +672,7 @@ async def test_what_follows_a_run_is_done_to_its_end_before_the_next(docs: Path,
     assert done == [f"after {summary.version}"]
 
 
-async def test_the_last_document_can_be_deleted_though_another_upload_is_of_no_use(
+async def test_the_last_document_can_be_deleted_beside_an_unusable_upload(
     tmp_path: Path, make_settings: MakeSettings
 ) -> None:
     settings, good, bad = make_settings(), tmp_path / "good.md", tmp_path / "bad.pdf"
@@ -690,7 +688,7 @@ async def test_the_last_document_can_be_deleted_though_another_upload_is_of_no_u
         assert not version.manifest.sources
 
 
-async def test_what_goes_to_its_end_does_so_however_often_it_is_cancelled() -> None:
+async def test_shielded_work_completes_however_often_it_is_cancelled() -> None:
     begun, may_end, ended = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
     async def work() -> None:

@@ -1,4 +1,4 @@
-"""The ingest service as its users meet it: over HTTP, on a real port, with an embedder on loopback."""
+"""The ingest service over HTTP, on a real port, with an embedder on loopback."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ INDEXES = [f"index-{number}" for number in range(20)]
 
 @pytest.fixture(scope="module")
 def indexes(tmp_path_factory: pytest.TempPathFactory, tokenizer_path: Path) -> Iterator[Iterator[RunningIngest]]:
-    """One service, again and again with another index."""
+    """One service, each time with another index."""
     root = tmp_path_factory.mktemp("shared") / "indexes"
     with (
         LoopbackEmbedder() as embedder,
@@ -68,7 +68,7 @@ def indexes(tmp_path_factory: pytest.TempPathFactory, tokenizer_path: Path) -> I
 
 @pytest.fixture
 def shared(indexes: Iterator[RunningIngest]) -> RunningIngest:
-    """A service that others use too, with an index of one's own."""
+    """A service that other tests use too, with an index of this test."""
     return next(indexes)
 
 
@@ -127,7 +127,7 @@ def test_an_upload_becomes_an_index(shared: RunningIngest) -> None:
     ]
 
 
-def test_files_are_listed_by_pages(shared: RunningIngest) -> None:
+def test_files_are_listed_in_pages(shared: RunningIngest) -> None:
     assert shared.http.get(shared.documents).json() == {"documents": [], "next": None, "version": None}
     shared.upload({f"{number}.txt": f"Pot {number} is on shelf {number}." for number in range(5)})
     pages, after = [], None
@@ -141,12 +141,12 @@ def test_files_are_listed_by_pages(shared: RunningIngest) -> None:
     assert pages == [["uploads/0.txt", "uploads/1.txt"], ["uploads/2.txt", "uploads/3.txt"], ["uploads/4.txt"]]
 
 
-def test_a_run_is_told_of_while_it_goes_on(service: RunningIngest, embedder: LoopbackEmbedder) -> None:
+def test_events_report_a_run_while_it_goes_on(service: RunningIngest, embedder: LoopbackEmbedder) -> None:
     task_id = held(service, embedder, {"guide.md": GUIDE})
     (first, running), *_ = service.numbered_events(task_id, seen=is_running)
     assert (running["started_at"] is not None, running["ended_at"]) == (True, None)
     with ThreadPoolExecutor(8) as pool:
-        # Some leave at once; the others hear it to the end.
+        # Some disconnect at once; the others follow to the end.
         leaving = [pool.submit(service.events, task_id, None, is_running) for _ in range(4)]
         staying = [pool.submit(service.numbered_events, task_id, first) for _ in range(4)]
         for listener in leaving:
@@ -159,7 +159,7 @@ def test_a_run_is_told_of_while_it_goes_on(service: RunningIngest, embedder: Loo
         assert ids == sorted(set(ids))
         assert int(first) < ids[0]
         assert events[-1][1]["state"] == "succeeded"
-    # Who comes too late hears how it ended, also again.
+    # Late followers get the last event, even repeatedly.
     (last_id, last), *more = service.numbered_events(task_id, last=first)
     assert (last["state"], more) == ("succeeded", [])
     assert service.numbered_events(task_id, last=last_id) == [(last_id, last)]
@@ -182,7 +182,7 @@ def test_uploads_that_wait_are_indexed_together(service: RunningIngest, embedder
     assert max(embedder.texts.values()) == 1
 
 
-def test_a_file_of_the_same_name_replaces_the_one_before(shared: RunningIngest) -> None:
+def test_a_file_of_the_same_name_replaces_the_previous_one(shared: RunningIngest) -> None:
     shared.upload({"Guide.md": GUIDE})
     before = shared.sources()["uploads/Guide.md"]
     task = shared.upload({"GUIDE.MD": "# Glazes\n\n" + GLAZE})
@@ -191,7 +191,7 @@ def test_a_file_of_the_same_name_replaces_the_one_before(shared: RunningIngest) 
     assert list(after) == ["uploads/Guide.md"]
     assert after["uploads/Guide.md"]["title"] == "Glazes"
     assert after["uploads/Guide.md"]["sha256"] != before["sha256"]
-    # One that cannot be used takes nothing away.
+    # An unusable replacement removes nothing.
     task = shared.upload({"guide.md": "<!-- nothing -->", "other.txt": "A shelf for pots."})
     assert task["state"] == "succeeded"
     assert task["result"]["skipped"] == [
@@ -227,7 +227,7 @@ def test_reindexing_embeds_nothing_twice(service: RunningIngest, embedder: Loopb
     assert embedder.embedded == embedded
 
 
-# Beside the folders that the index follows
+# Uploads beside followed folders
 
 
 def test_uploads_and_followed_folders_leave_each_other_alone(
@@ -270,7 +270,7 @@ def test_uploads_and_followed_folders_leave_each_other_alone(
         assert {s: listed["title"] for s, listed in service.sources().items()} == everything | {
             "guide.md": "Kilns of today"
         }
-        # An upload does not look at the folder, which may be gone; re-indexing does.
+        # An upload does not read the folder, which may be gone; re-indexing does.
         (docs / "guide.md").rename(tmp_path / "guide.md")
         assert service.upload({"more.txt": "A door for the kiln."})["state"] == "succeeded"
         assert "guide.md" in service.sources()
@@ -282,13 +282,13 @@ def test_uploads_and_followed_folders_leave_each_other_alone(
         assert failed["error"]["message"] == f"{docs}: no such file or folder"
         refused = service.http.delete(f"{service.documents}/docs/uploads/guide.md")
         assert (refused.status_code, refused.json()["code"], refused.json()["field"]) == (403, "not_uploaded", "source")
-        # The document of the folder stays, also when the last upload goes.
+        # The folder's document stays, even without any upload.
         service.delete("uploads/guide.md")
         service.delete("uploads/more.txt")
         assert list(service.sources()) == ["docs/uploads/guide.md"]
 
 
-def test_another_embedder_makes_all_anew_or_says_what_is_missing(
+def test_another_embedder_rebuilds_everything_or_says_what_is_missing(
     start: Start, tmp_path: Path, root: Path, embedder: LoopbackEmbedder, make_settings: Callable[..., IngestSettings]
 ) -> None:
     docs = tmp_path / "docs"
@@ -317,9 +317,7 @@ def words_in(folder: Path, word: bytes) -> list[str]:
     return [str(path) for path in folder.rglob("*") if path.is_file() and word in path.read_bytes().lower()]
 
 
-def test_what_is_deleted_is_gone_from_every_part(
-    service: RunningIngest, root: Path, embedder: LoopbackEmbedder
-) -> None:
+def test_a_deleted_file_is_gone_from_every_part(service: RunningIngest, root: Path, embedder: LoopbackEmbedder) -> None:
     embedder.whole = True
     index = root / "default"
     secret = {"secret.md": "# Zanzibar\n\nThe xylophone is in the kiln.", "plain.txt": GLAZE}
@@ -335,7 +333,7 @@ def test_what_is_deleted_is_gone_from_every_part(
     for word in (b"xylophone", b"zanzibar", b"secret.md"):
         assert words_in(index / version, word) == []
         assert words_in(index / "uploads", word) == []
-    # Once more, now with the earlier versions; and the last document of all.
+    # Again with earlier versions; then the very last document.
     service.upload(secret)
     task = service.delete("uploads/secret.md", purge="true")
     assert task["result"]["absence"]["kept_in"] == []
@@ -351,7 +349,7 @@ def test_what_is_deleted_is_gone_from_every_part(
     assert service.upload({"guide.md": GUIDE})["state"] == "succeeded"
 
 
-def test_deletions_that_cannot_be(shared: RunningIngest) -> None:
+def test_impossible_deletions_are_refused(shared: RunningIngest) -> None:
     for source in ("uploads/none.md", "none.md", "..%2Fcurrent", "uploads/..%2F..%2Fcurrent"):
         refused = shared.http.delete(f"{shared.documents}/{source}")
         assert (refused.status_code, refused.json()["code"], refused.json()["field"]) == (404, "not_found", "source")
@@ -391,7 +389,7 @@ def test_without_the_embedder_a_task_waits_then_fails_and_nothing_is_lost(
         embedder.pass_new()
 
         def go_on(_: dict[str, Any]) -> bool:
-            """Once somebody listens: the first wait is short."""
+            """Releases the embedder once a client follows: the first wait is short."""
             embedder.release()
             return False
 
@@ -455,7 +453,7 @@ def test_a_second_service_takes_over_when_the_first_ends(start: Start, embedder:
             assert second.events(task_id)[-1]["state"] == "succeeded"
 
 
-# What is refused
+# Refused requests and files
 
 
 def pdf(text: str, **options: object) -> bytes:
@@ -467,7 +465,7 @@ def pdf(text: str, **options: object) -> bytes:
 
 
 def nested_bomb(unpacked_bytes: int) -> bytes:
-    """A page whose content stream is packed twice, so that some kilobytes unpack to so many bytes."""
+    """A PDF of some kilobytes, compressed twice, that unpacks to this size."""
     block, checksum = b" " * 1_000_000, 1
     packer = zlib.compressobj(9)
     first, further = (packer.compress(block) + packer.flush(zlib.Z_FULL_FLUSH) for _ in range(2))
@@ -478,7 +476,7 @@ def nested_bomb(unpacked_bytes: int) -> bytes:
     return pdf_of(zlib.compress(once, 9), b"/FlateDecode /FlateDecode")
 
 
-def test_files_that_cannot_be_used_are_skipped_and_the_others_are_not(shared: RunningIngest) -> None:
+def test_unusable_files_are_skipped_and_the_others_indexed(shared: RunningIngest) -> None:
     bomb = nested_bomb(2_000_000_000)
     assert len(bomb) < 42_000
     task = shared.upload(
@@ -500,7 +498,7 @@ def test_files_that_cannot_be_used_are_skipped_and_the_others_are_not(shared: Ru
     assert reasons["uploads/empty.md"] == "empty"
     assert reasons["uploads/fake.json"].startswith("invalid JSON")
     assert list(shared.sources()) == ["uploads/good.pdf"]
-    # Nothing but what cannot be used: that is a failure, with the same reasons.
+    # An upload with only unusable files fails, with the same reasons.
     for _ in range(2):
         task = shared.upload({"locked.pdf": pdf("Words.", encrypt=StandardEncryption("secret", strength=128))})
         assert (task["state"], task["error"]["code"]) == ("failed", "nothing_usable")
@@ -509,7 +507,7 @@ def test_files_that_cannot_be_used_are_skipped_and_the_others_are_not(shared: Ru
     assert list(shared.sources()) == ["uploads/good.pdf"]
 
 
-def test_nothing_usable_in_an_index_that_is_not_there_yet(shared: RunningIngest) -> None:
+def test_nothing_usable_in_an_index_that_does_not_exist_yet(shared: RunningIngest) -> None:
     task = shared.upload({"empty.md": " "})
     assert (task["state"], task["error"]["code"], task["result"]["version"]) == ("failed", "nothing_usable", None)
     assert task["result"]["skipped"] == [{"source": "uploads/empty.md", "reason": "empty"}]
@@ -584,7 +582,7 @@ BOUNDARY = {"content-type": "multipart/form-data; boundary=b"}
         (BOUNDARY, b'--b\r\ncontent-disposition: form-data; name="files"\r\n\r\ntext\r\n--b--\r\n', "No file was sent"),
     ],
 )
-def test_bodies_that_are_no_upload(strict: RunningIngest, headers: dict[str, str], body: bytes, said: str) -> None:
+def test_bodies_that_are_not_an_upload(strict: RunningIngest, headers: dict[str, str], body: bytes, said: str) -> None:
     refused = strict.http.post(strict.documents, content=body, headers=headers)
     assert (refused.status_code, refused.json()["code"]) == (400, "invalid_request")
     assert said in refused.json()["error"]
@@ -604,14 +602,14 @@ def test_bodies_that_are_no_upload(strict: RunningIngest, headers: dict[str, str
         ("GET", "/v1/tasks?limit=many", 400, "query.limit"),
     ],
 )
-def test_what_is_not_there(strict: RunningIngest, method: str, path: str, status: int, field: str) -> None:
+def test_unknown_names_are_refused(strict: RunningIngest, method: str, path: str, status: int, field: str) -> None:
     refused = strict.http.request(method, path)
     assert refused.status_code == status
     assert refused.json()["field"] == field
     assert set(refused.json()) == {"error", "code", "field"}
 
 
-def test_limits_are_told(strict: RunningIngest) -> None:
+def test_limits_are_listed(strict: RunningIngest) -> None:
     limits = strict.http.get("/v1/limits").json()
     assert limits["max_file_bytes"] == 2_000
     assert limits["max_files"] == 3
@@ -619,7 +617,7 @@ def test_limits_are_told(strict: RunningIngest) -> None:
     assert {".md", ".pdf", ".csv"} <= set(limits["types"])
 
 
-def test_names_are_kept_as_far_as_they_do_no_harm(shared: RunningIngest) -> None:
+def test_names_are_kept_except_for_unsafe_parts(shared: RunningIngest) -> None:
     names = {
         "../../etc/cron.md": "cron.md",
         "C:\\Users\\me\\Résumé 1.txt": "Résumé 1.txt",
@@ -635,14 +633,14 @@ def test_names_are_kept_as_far_as_they_do_no_harm(shared: RunningIngest) -> None
 
 
 def raw(service: RunningIngest, head: str) -> socket.socket:
-    """A connection on which a request has begun."""
+    """A connection with the beginning of a request."""
     connection = socket.create_connection(("127.0.0.1", service.http.base_url.port or 0), timeout=30)
     connection.sendall(f"POST {service.documents} HTTP/1.1\r\nhost: x\r\n{head}\r\n\r\n".encode())
     return connection
 
 
 def read(connection: socket.socket) -> str:
-    """An answer, whole."""
+    """A whole response."""
     response = HTTPResponse(connection)
     response.begin()
     return f"HTTP/1.1 {response.status} {response.read().decode()}"
@@ -660,7 +658,7 @@ def test_two_hundred_megabytes_are_refused_before_they_are_read(shared: RunningI
 
 
 @pytest.mark.parametrize(("files", "code"), [(1, "file_too_large"), (4, "payload_too_large")])
-def test_two_hundred_megabytes_of_unknown_length_are_not_taken_into_memory(
+def test_two_hundred_megabytes_of_unknown_length_do_not_fill_the_memory(
     shared: RunningIngest, files: int, code: str
 ) -> None:
     shared.upload({"guide.md": GUIDE})
@@ -692,9 +690,9 @@ def test_a_connection_that_breaks_leaves_nothing(shared: RunningIngest) -> None:
     assert shared.http.get(f"/v1/tasks?index={shared.index}").json() == {"tasks": []}
 
 
-def test_a_connection_that_falls_silent_is_given_up(start: Start) -> None:
+def test_a_silent_connection_times_out(start: Start) -> None:
     with start(timeout_s=0.5) as service:
-        # Longer than that is not waited either until the tasks can be read.
+        # Requests also time out while the tasks are being read.
         until(lambda: service.http.get("/v1/limits").status_code == 200)
         with raw(service, "content-type: multipart/form-data; boundary=b\r\ncontent-length: 1000") as connection:
             connection.sendall(PART % b"guide.md")
@@ -704,7 +702,7 @@ def test_a_connection_that_falls_silent_is_given_up(start: Start) -> None:
         assert service.leftovers() == []
 
 
-def test_a_token_is_wanted_where_one_is_set(start: Start) -> None:
+def test_a_token_is_required_if_one_is_set(start: Start) -> None:
     token = secrets.token_hex()
     with start(token=token) as service:
         for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": f"Basic {token}"}):
@@ -736,10 +734,10 @@ def test_a_page_of_another_site_changes_nothing(service: RunningIngest) -> None:
     assert not service.http.get("/v1/tasks", params={"index": service.index}).json()["tasks"]
 
 
-# Operating it
+# Operation
 
 
-def test_an_index_each(start: Start) -> None:
+def test_each_index_has_its_own_uploads(start: Start) -> None:
     with start(collections="handbook") as service:
         other = dataclasses.replace(service, index="handbook")
         assert service.upload({"guide.md": GUIDE})["index"] == "default"
@@ -748,10 +746,10 @@ def test_an_index_each(start: Start) -> None:
         assert list(other.sources()) == ["uploads/glaze.txt"]
 
 
-def test_metrics_are_as_they_are_declared(service: RunningIngest) -> None:
+def test_metrics_are_as_declared(service: RunningIngest) -> None:
     service.upload({"guide.md": GUIDE})
     service.upload({"empty.md": ""})
-    # A task is told as ended a moment before it is counted so.
+    # A task ends a moment before it is counted as ended.
     unfinished = 'kserve_rag_ingest_tasks_unfinished{kind="upload"} 0.0'
     until(lambda: unfinished in service.http.get("/metrics").text)
     families = {f.name: f for f in text_string_to_metric_families(service.http.get("/metrics").text)}
@@ -801,7 +799,7 @@ def test_its_description_needs_no_running_service(shared: RunningIngest) -> None
         ({"INGEST_INDEX_ROOT": "/proc/nowhere"}, "/proc/nowhere/.ingest cannot be written"),
     ],
 )
-def test_wrong_settings_end_the_service_at_once(tmp_path: Path, settings: dict[str, str], said: str) -> None:
+def test_wrong_settings_stop_the_service_at_once(tmp_path: Path, settings: dict[str, str], said: str) -> None:
     environment = {**os.environ, "INGEST_INDEX_ROOT": str(tmp_path), "INGEST_TOKENIZER": "/none.json", **settings}
     ended = subprocess.run(
         [sys.executable, "-m", "ingest.server"],
@@ -831,7 +829,7 @@ def test_it_is_not_ready_without_a_tokenizer(root: Path, embedder: LoopbackEmbed
         assert "INGEST_TOKENIZER" in refused.json()["error"]
 
 
-def test_tasks_that_cannot_be_read_are_said(start: Start, root: Path) -> None:
+def test_unreadable_tasks_are_reported(start: Start, root: Path) -> None:
     (root / ".ingest").mkdir(parents=True)
     (root / ".ingest" / "tasks.sqlite").write_bytes(b"no database" * 100)
     with start(broken=True) as service:
@@ -843,11 +841,11 @@ def test_tasks_that_cannot_be_read_are_said(start: Start, root: Path) -> None:
         assert "file is not a database" in service.log.read_text("utf-8")
 
 
-def test_the_queue_has_an_end(service: RunningIngest, embedder: LoopbackEmbedder) -> None:
+def test_the_queue_has_a_limit(service: RunningIngest, embedder: LoopbackEmbedder) -> None:
     running = held(service, embedder, {"guide.md": GUIDE})
     with ThreadPoolExecutor(8) as pool:
         statuses = list(pool.map(lambda _: service.http.post(f"{service.path}/reindex").status_code, range(1_010)))
-    # Those that come at the same moment as the last one are taken too.
+    # Requests at the same moment as the last one are accepted too.
     assert 999 <= statuses.count(202) < 999 + 8
     refused = service.post({"more.md": GUIDE})
     assert (refused.status_code, refused.json()["code"]) == (429, "busy")

@@ -51,7 +51,7 @@ def test_several_folders_with_the_same_names_stay_apart(tmp_path: Path) -> None:
     assert listed(tmp_path / "one", tmp_path / "two", tmp_path / "one") == (["page.md", "two/page.md"], {})
 
 
-def test_names_of_uploads_are_left_to_them(tmp_path: Path) -> None:
+def test_names_of_uploads_are_reserved(tmp_path: Path) -> None:
     for folder in ("docs/uploads", "uploads/uploads"):
         (tmp_path / folder).mkdir(parents=True)
         (tmp_path / folder / "a.md").touch()

@@ -1,4 +1,4 @@
-"""Messages about settings with which ingestion cannot start."""
+"""Messages about wrong settings."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from ingest.task_store import Record, TaskStore, revision_after
 from ingest.wire import Task
 
 
-def test_tasks_are_kept_and_ended_ones_forgotten_in_time(tmp_path: Path) -> None:
+def test_unfinished_tasks_are_kept_and_old_ended_ones_removed(tmp_path: Path) -> None:
     def record(number: int, **changes: object) -> Record:
         task = Task(
             id=str(number), kind="upload", index="default", state="queued", created_at=now, sources=["uploads/a.md"]
@@ -27,7 +27,7 @@ def test_tasks_are_kept_and_ended_ones_forgotten_in_time(tmp_path: Path) -> None
     assert len(store.latest(None, 5_000)) == 1_001
     assert [kept.task.id for kept in store.latest("default", 2)] == ["1099", "1098"]
     assert store.latest("other", 2) == []
-    # What is older than what is kept changes nothing.
+    # An older revision changes nothing.
     (first,) = store.unfinished()
     store.put(Record(first.task.model_copy(update={"state": "failed"}), revision=first.revision + 1))
     store.put(first)

@@ -1,4 +1,4 @@
-"""Uploaded files on disk: their names, and what becomes of them."""
+"""Uploaded files on disk, and their names."""
 
 from __future__ import annotations
 
@@ -50,25 +50,25 @@ def test_names_are_made_safe(sent: str, kept: str) -> None:
 @pytest.mark.parametrize(
     "sent", ["", ".", "..", "/", ".md", "\u202e.pdf", "guide", "guide.", "guide.md/", "guide.exe", "a.md\u2024exe.sh"]
 )
-def test_names_that_are_none_are_refused(sent: str) -> None:
+def test_unusable_names_are_refused(sent: str) -> None:
     with pytest.raises(UnsupportedFileError, match="are not read here"):
         safe_name(sent)
 
 
 @pytest.mark.parametrize("letter", ["a", "é", "語", "😀"])
-def test_long_names_are_cut_and_keep_their_ending(letter: str) -> None:
+def test_long_names_are_cut_and_keep_their_suffix(letter: str) -> None:
     kept = safe_name(letter * 500 + ".markdown")
     assert kept.endswith(letter + ".markdown")
     assert len(kept.encode()) <= 180
 
 
-def test_names_that_are_taken_for_one() -> None:
+def test_names_that_count_as_the_same() -> None:
     assert same_file("Straße.MD") == same_file("STRASSE.md")
     assert same_file("ﬁle.md") == same_file("File.md")
     assert same_file("guide.md") != same_file("guide.txt")
 
 
-def test_only_files_that_are_no_leftovers_are_followed(tmp_path: Path) -> None:
+def test_leftovers_are_not_followed(tmp_path: Path) -> None:
     assert uploaded(tmp_path) == {}
     (tmp_path / "uploads" / ".staged-1").mkdir(parents=True)
     (tmp_path / "uploads" / "b.md").touch()
@@ -76,7 +76,7 @@ def test_only_files_that_are_no_leftovers_are_followed(tmp_path: Path) -> None:
     assert list(uploaded(tmp_path)) == ["uploads/a.md", "uploads/b.md"]
 
 
-def test_files_of_a_task_may_become_uploads_while_others_arrive(tmp_path: Path) -> None:
+def test_staged_files_may_become_uploads_while_others_arrive(tmp_path: Path) -> None:
     folder = UploadFolder(tmp_path, IngestServerSettings(index_root=tmp_path, tokenizer=tmp_path))
     body = b'--b\r\nContent-Disposition: form-data; name="files"; filename="%s"\r\n\r\ntext\r\n--b--\r\n'
 
@@ -87,7 +87,7 @@ def test_files_of_a_task_may_become_uploads_while_others_arrive(tmp_path: Path) 
             return folder.stage(receiver, task_id, waiting)
 
     class Waiting(list[str]):
-        """Tells the tasks whose files are staged; when they were looked at, a run ends."""
+        """The staged tasks; once they are read, a run ends."""
 
         def __iter__(self) -> Iterator[str]:
             yield from ("1",)

@@ -1,4 +1,4 @@
-"""When a replica is replaced."""
+"""Replacement of unready replicas."""
 
 from __future__ import annotations
 
