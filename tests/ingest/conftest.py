@@ -23,7 +23,7 @@ _WORDS = (
 
 @pytest.fixture(scope="session")
 def tokenizer_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A WordPiece tokenizer that behaves as MiniLM's does: common words are one token, others are split into letters."""
+    """A WordPiece tokenizer that behaves as MiniLM's does: common words are one token, others split into letters."""
     characters = string.ascii_lowercase + string.digits + string.punctuation + "äöüßéñ–“”’°€…"
     vocabulary = ["[UNK]", *_WORDS.split(), *characters, *(f"##{character}" for character in characters)]
     tokenizer = Tokenizer(
