@@ -200,9 +200,9 @@ class _Producer:
                 reporter.skip(name, str(error))
         reporter.summary.duplicates += repeated
         if repeated and not documents:
-            reporter.skip(name, f"says the same as {first}")
+            reporter.skip(name, f"has the same text as {first}")
         elif repeated:
-            reporter.notice(name, f"{repeated} of {documents + repeated} documents say the same as others")
+            reporter.notice(name, f"{repeated} of {documents + repeated} documents have the same text as others")
         self._queue.put(_Work(file_bytes=planned.size_bytes))
         return documents
 

@@ -188,7 +188,7 @@ class _Update:
             context = BuildContext(self.settings, parameters, self.executor, self.batcher, previous, reporter)
             summary.version = await build(planned, parsed, context, may_be_empty=may_be_empty)
             if summary.version is None and planned.dropped:
-                raise NothingUsableError("What the index holds is gone from the sources", summary.skipped)
+                raise NothingUsableError("The sources no longer have any indexed document", summary.skipped)
             if summary.version is not None and self.settings.keep_versions:
                 await asyncio.to_thread(self.root.prune, self.settings.keep_versions)
         # A run for uploads may find nothing usable: each of its tasks reports that.

@@ -161,7 +161,7 @@ class IngestService:
             UnreadableUploadError, UnsupportedFileError, TooManyFilesError, FileTooLargeError, IndexFullError,
             NoSpaceError: the upload is refused, and nothing of it is kept.
         """
-        index = self._index_with_room(name)
+        index = self._index_for_task(name)
         with index.uploads.incoming(content_type) as receiver:
             size_bytes = await receiver.receive(body)
 
@@ -190,7 +190,7 @@ class IngestService:
             UnknownSourceError: the index has no such file.
             NotUploadedError: the file was not uploaded.
         """
-        index = self._index_with_room(name)
+        index = self._index_for_task(name)
         if not await asyncio.to_thread(index.has, source):
             raise UnknownSourceError(
                 f"Index {name} has no {source[:200]!r}. GET /v1/indexes/{name}/documents lists its files. To stop an "
@@ -207,7 +207,7 @@ class IngestService:
 
     async def reindex(self, name: str) -> Task:
         """Queues the task that reads all files again."""
-        self._index_with_room(name)
+        self._index_for_task(name)
         return await self._add("reindex", name, [])
 
     async def tasks(self, name: str | None, limit: int) -> list[Task]:
@@ -232,9 +232,9 @@ class IngestService:
             )
         return index
 
-    def _index_with_room(self, name: str) -> ServedIndex:
+    def _index_for_task(self, name: str) -> ServedIndex:
         index = self._index(name)
-        self.queue.check_room()
+        self.queue.check_capacity()
         return index
 
     async def _add(

@@ -74,7 +74,7 @@ class TaskQueue:
         """Ids of the tasks of an index that have not ended, oldest first."""
         return [live.task.id for live in self._live.values() if live.task.index == index]
 
-    def check_room(self) -> None:
+    def check_capacity(self) -> None:
         """Raises BusyError if the queue is full."""
         if len(self._live) >= _MAX_UNFINISHED:
             raise BusyError(f"{len(self._live):,} tasks are unfinished: wait until some have ended.", retry_after_s=10)

@@ -1,8 +1,8 @@
 """Uploaded files on disk: received in pieces, safely named, stored beside the versions of their index.
 
-    <index_root>/<name>/uploads/<file>             what the index follows
+    <index_root>/<name>/uploads/<file>             an upload that the index follows
     <index_root>/<name>/uploads/.staged-<task>/    files of a task whose run has not ended
-    <index_root>/<name>/uploads/.incoming-…/       a request that is being received
+    <index_root>/<name>/uploads/.incoming-…/       files of a request that has not ended
 
 Names that begin with a dot are not documents.
 """
@@ -68,7 +68,7 @@ def safe_name(sent: str) -> str:
     path = PurePosixPath(name)
     suffix = path.suffix
     if suffix.lower() not in LOADERS.suffixes:
-        what = f"files ending in {suffix[:_MAX_SUFFIX_BYTES]}" if suffix else "files without an ending"
+        what = f"files ending in {suffix[:_MAX_SUFFIX_BYTES]}" if suffix else "files without a suffix"
         raise UnsupportedFileError(
             f"{_shown(sent)}: {what} are not read here. Send one of {', '.join(LOADERS.suffixes)}.", field=FIELD
         )
@@ -79,12 +79,12 @@ def safe_name(sent: str) -> str:
 
 
 def same_file(name: str) -> str:
-    """A key that is equal for names that people or case-insensitive file systems consider the same."""
+    """A key: equal for names that are the same to people or to case-insensitive file systems."""
     return unicodedata.normalize("NFKC", name).casefold()
 
 
 class UploadFolder:
-    """The uploads of one index. Its calls block; thread-safe."""
+    """The uploads of one index. All methods block; thread-safe."""
 
     def __init__(self, index: Path, settings: IngestServerSettings) -> None:
         """Touches nothing. `index` is the folder of the index."""
@@ -127,7 +127,7 @@ class UploadFolder:
                 f"the field {FIELD!r}.",
                 field="content-type",
             )
-        with _space():
+        with _disk_errors():
             self._folder.mkdir(parents=True, exist_ok=True)
             folder = self._folder / f"{_INCOMING}{secrets.token_hex(8)}"
             folder.mkdir()
@@ -154,7 +154,7 @@ class UploadFolder:
                 held[source] = (receiver.folder / name).rename(receiver.folder / Path(source).name)
                 sources.append(source)
             self._check(held)
-            with _space():
+            with _disk_errors():
                 _sync(receiver.folder)
                 receiver.folder.rename(self._folder / f"{_STAGED}{task_id}")
                 _sync(self._folder)
@@ -242,7 +242,7 @@ class Receiver:
             UnreadableUploadError, UnsupportedFileError, TooManyFilesError, FileTooLargeError: the form is refused.
             NoSpaceError: the disk is full.
         """
-        with _space():
+        with _disk_errors():
             try:
                 self._parser.write(data)
             except FormParserError as error:
@@ -275,7 +275,7 @@ class Receiver:
         if sent is None:
             return  # a text field, which has no meaning here
         if options.get(b"name", b"").decode("utf-8", "replace") != FIELD:
-            raise UnreadableUploadError(f"Files are taken from the field {FIELD!r} alone.", field=FIELD)
+            raise UnreadableUploadError(f"Files must be in the form field {FIELD!r}.", field=FIELD)
         most = self._settings.max_upload_files
         if len(self.names) >= most:
             raise TooManyFilesError(f"More than {most} files in one request: send the others in the next.", field=FIELD)
@@ -296,7 +296,7 @@ class Receiver:
         self._size_bytes += end - start
         if self._size_bytes > most:
             raise FileTooLargeError(
-                f"{self._shown} is larger than {most:,} bytes, the most that is taken of one file. Send it in parts.",
+                f"{self._shown} is larger than {most:,} bytes, the limit for one file. Send it in parts.",
                 field=FIELD,
             )
         if len(self._head) < SNIFFED_BYTES:
@@ -322,7 +322,7 @@ class Receiver:
         if self._loader is not None and self._loader.binary:
             if self._head.strip() and not self._loader.sniff(self._head):
                 kind = suffix_of(self.names[-1])[1:].upper()
-                raise UnsupportedFileError(f"{self._shown} is not a {kind}: it does not begin as one.", field=FIELD)
+                raise UnsupportedFileError(f"{self._shown} is not a {kind}: it does not begin like one.", field=FIELD)
         elif is_binary(self._head):
             raise UnsupportedFileError(
                 f"{self._shown} is binary, not text: send what its suffix says, or save it as text.", field=FIELD
@@ -356,7 +356,8 @@ def _shown(name: str) -> str:
 
 
 @contextmanager
-def _space() -> Iterator[None]:
+def _disk_errors() -> Iterator[None]:
+    """Raises NoSpaceError if the disk is full."""
     try:
         yield
     except ServiceError:

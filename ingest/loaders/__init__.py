@@ -107,9 +107,7 @@ class Loaders:
             loader = next(sniffed, self._by_suffix.get(suffix))
         if loader is None:
             missing = "".join(f"; {reason}" for reason in self._missing)
-            raise SkippedFileError(
-                f"files ending in {suffix} are not read (read are {', '.join(self.suffixes)}){missing}"
-            )
+            raise SkippedFileError(f"files ending in {suffix} are not read, only {', '.join(self.suffixes)}{missing}")
         return loader
 
     def load(self, file: SourceFile, limits: ParserLimits) -> Iterator[ParsedDocument | Notice]:

@@ -72,7 +72,7 @@ def parse_xml(text: str) -> Any:
 def _page_content(root: Any) -> Any:
     if root.tag != f"{_JCR}root":
         name = etree.QName(root).localname
-        raise SkippedFileError(f"XML of a kind that is not read: root element {name!r}, wanted jcr:root")
+        raise SkippedFileError(f"unsupported XML: the root element is {name!r}, not jcr:root")
     content = root.find(f"{_JCR}content")
     if content is None:
         raise SkippedFileError("JCR node without jcr:content: a folder, not a page")

@@ -74,7 +74,7 @@ def _records(parsed: Any) -> list[Any]:
                 records: list[Any] = parsed[name]
                 return records
         return [parsed]
-    raise SkippedFileError("JSON that holds no records: wanted an array of objects")
+    raise SkippedFileError("JSON without records: it must have an array of objects")
 
 
 def _docsearch_page(

@@ -39,9 +39,9 @@ class JsonLinesLoader:
                 else:
                     yield from records.document(number, record)
         if bad and len(bad) == total:
-            raise SkippedFileError(f"no line is a JSON object (line {bad[0]} first)")
+            raise SkippedFileError(f"no line is a JSON object (first: line {bad[0]})")
         if bad:
-            yield Notice(f"{len(bad)} of {total} lines are no JSON object (line {bad[0]} first)")
+            yield Notice(f"{len(bad)} of {total} lines are not JSON objects (first: line {bad[0]})")
         yield from records.blank_notice(total)
 
 

@@ -152,7 +152,7 @@ def test_it_recognises_no_other_format(name: str, loader: LoaderType) -> None:
 
 def test_files_that_nothing_recognises() -> None:
     assert LOADERS.choose("Makefile", b"all: words\n") is LOADERS.by_name["text"]
-    with pytest.raises(SkippedFileError, match=r"files ending in \.docx are not read \(read are \.csv"):
+    with pytest.raises(SkippedFileError, match=r"files ending in \.docx are not read, only \.csv"):
         LOADERS.choose("report.docx", b"PK\x03\x04")
 
 

@@ -44,10 +44,10 @@ def blank_pdf(**options: object) -> bytes:
         ("locked.pdf", blank_pdf(encrypt=StandardEncryption("secret", strength=128)), "encrypted: needs a password"),
         ("broken.json", b'{"a": [1, 2', "invalid JSON: Expecting ',' delimiter in line 1, column 12"),
         ("deep.json", b"[" * 200_000, "invalid JSON: nested too deep"),
-        ("number.json", b"42", "JSON that holds no records"),
-        ("texts.jsonl", b"one\ntwo\n", "no line is a JSON object (line 1 first)"),
+        ("number.json", b"42", "JSON without records"),
+        ("texts.jsonl", b"one\ntwo\n", "no line is a JSON object (first: line 1)"),
         ("broken.xml", b"<jcr:root>", "invalid XML"),
-        ("other.xml", b"<feed><entry/></feed>", "XML of a kind that is not read: root element 'feed', wanted jcr:root"),
+        ("other.xml", b"<feed><entry/></feed>", "unsupported XML: the root element is 'feed', not jcr:root"),
         ("numbers.csv", b"a,b\n1,2\n3,4\n", "no column of text among 'a', 'b': name one of them 'text' or 'content'"),
         (
             "ids.tsv",

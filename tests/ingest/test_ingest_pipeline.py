@@ -186,7 +186,7 @@ async def test_the_same_content_twice_is_kept_once(
     embedded = embedder.embedded
     again = await run(settings, docs)
     assert again.unchanged
-    assert again.skipped == {"a copy.md": "says the same as guide.md"}
+    assert again.skipped == {"a copy.md": "has the same text as guide.md"}
     assert again.duplicates == 1
     (docs / "guide.md").unlink()
     moved = await run(settings, docs)
@@ -338,7 +338,7 @@ async def test_an_emptied_folder_leaves_the_index_unchanged(docs: Path, make_set
     first = await run(settings, docs)
     empty(docs)
     (docs / "empty.md").touch()
-    with pytest.raises(NothingUsableError, match="What the index holds is gone from the sources"):
+    with pytest.raises(NothingUsableError, match="The sources no longer have any indexed document"):
         await run(settings, docs)
     assert index(settings).current() == first.version
 
