@@ -24,10 +24,12 @@ def open_lock(path: Path) -> IO[str]:
 async def locked(lock: IO[str], on_wait: Callable[[], None]) -> AsyncIterator[None]:
     """Holds a lock across processes, and closes its file. Calls `on_wait` once if it has to wait."""
     with lock:
-        if not _try_lock(lock):
-            on_wait()
-            while not _try_lock(lock):
-                await asyncio.sleep(_RETRY_LOCK_S)
+        waits = False
+        while not _try_lock(lock):
+            if not waits:
+                on_wait()
+            waits = True
+            await asyncio.sleep(_RETRY_LOCK_S)
         yield
 
 
