@@ -8,7 +8,6 @@ from typing import ClassVar
 from chassis.errors import (
     ForbiddenError,
     InvalidRequestError,
-    NotFoundError,
     NotReadyError,
     PayloadTooLargeError,
     ServiceError,
@@ -78,10 +77,6 @@ class SkippedFileError(Exception):
 # Errors of the service.
 
 
-class UnreadableUploadError(InvalidRequestError):
-    """The body is not multipart/form-data, is incomplete, or has no file."""
-
-
 class UnsupportedFileError(InvalidRequestError):
     """No loader reads a file with this name or content. Nothing of the request is kept."""
 
@@ -106,34 +101,16 @@ class IndexFullError(ServiceError):
     status, code, grpc_status = 409, "index_full", "FAILED_PRECONDITION"
 
 
-class UnknownIndexError(NotFoundError):
-    """The service does not serve an index of this name."""
-
-
-class UnknownSourceError(NotFoundError):
-    """The index has no document of this name."""
-
-
 class NotUploadedError(ForbiddenError):
     """The document comes from a folder that the index follows and must be deleted there."""
 
     code = "not_uploaded"
 
 
-class UnknownTaskError(NotFoundError):
-    """There is no task with this id, or it ended long ago."""
-
-
 class TaskEndedError(ServiceError):
     """The task has ended and cannot be cancelled."""
 
     status, code, grpc_status = 409, "task_ended", "FAILED_PRECONDITION"
-
-
-class WrongTokenError(ServiceError):
-    """The request has no token or a wrong one."""
-
-    status, code, grpc_status = 401, "unauthorized", "UNAUTHENTICATED"
 
 
 class NoSpaceError(NotReadyError):

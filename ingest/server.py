@@ -20,8 +20,9 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import SecretStr
 from starlette.requests import ClientDisconnect
 
+from chassis.errors import InvalidRequestError, UnauthorizedError
 from chassis.origin import check_origin
-from ingest.errors import IngestError, UnreadableUploadError, WrongTokenError
+from ingest.errors import IngestError
 from ingest.service import MAX_PAGE, IngestService
 from ingest.settings import IngestServerSettings
 from ingest.uploads import FIELD
@@ -48,7 +49,7 @@ def _authorise(
         return
     given = "" if sent is None else sent.credentials
     if not hmac.compare_digest(given.encode(), token.get_secret_value().encode()):
-        raise WrongTokenError(
+        raise UnauthorizedError(
             "The token is missing or wrong: send the header `Authorization: Bearer …` with the token of this service.",
             field="authorization",
         )
@@ -141,7 +142,7 @@ async def upload(service: Service, name: Index, request: Request) -> Task:
     try:
         return await service.upload(name, request.headers.get("content-type", ""), request.stream())
     except ClientDisconnect:
-        raise UnreadableUploadError("The upload was interrupted.") from None
+        raise InvalidRequestError("The upload was interrupted.") from None
 
 
 @documents.delete(

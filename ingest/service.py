@@ -10,9 +10,9 @@ from collections.abc import AsyncIterator
 from datetime import datetime, timezone
 from typing import IO
 
-from chassis.errors import NotReadyError, ServiceError
+from chassis.errors import NotFoundError, NotReadyError, ServiceError
 from ingest.concurrency import locked, open_lock, shield_to_completion
-from ingest.errors import IngestError, NotUploadedError, UnknownIndexError, UnknownSourceError
+from ingest.errors import IngestError, NotUploadedError
 from ingest.index_worker import IndexWorker
 from ingest.loaders import LOADERS
 from ingest.served_index import ServedIndex
@@ -34,7 +34,7 @@ _BROKEN = "The tasks of this service cannot be read or written. Its log has the 
 class IngestService:
     """The logic behind the HTTP routes.
 
-    Methods with the name of an index raise UnknownIndexError if this service does not serve it; those that queue a task
+    Methods with the name of an index raise NotFoundError if this service does not serve it; those that queue a task
     raise BusyError if too many are unfinished.
     """
 
@@ -157,9 +157,7 @@ class IngestService:
     async def upload(self, name: str, content_type: str, body: AsyncIterator[bytes]) -> Task:
         """Receives a form with files and queues the task that indexes them.
 
-        Raises:
-            UnreadableUploadError, UnsupportedFileError, TooManyFilesError, FileTooLargeError, IndexFullError,
-            NoSpaceError: the upload is refused, and nothing of it is kept.
+        Raises a ServiceError if the upload is refused; nothing of it is kept then.
         """
         index = self._index_for_task(name)
         with index.uploads.incoming(content_type) as receiver:
@@ -187,12 +185,12 @@ class IngestService:
         `purge` also removes earlier versions, which still hold the file; None does as the settings say.
 
         Raises:
-            UnknownSourceError: the index has no such file.
+            NotFoundError: the index has no such file.
             NotUploadedError: the file was not uploaded.
         """
         index = self._index_for_task(name)
         if not await asyncio.to_thread(index.has, source):
-            raise UnknownSourceError(
+            raise NotFoundError(
                 f"Index {name} has no {source[:200]!r}. GET /v1/indexes/{name}/documents lists its files. To stop an "
                 "upload that is still queued, cancel its task.",
                 field="source",
@@ -227,9 +225,7 @@ class IngestService:
         index = self._indexes.get(name)
         if index is None:
             known = ", ".join(self._indexes)
-            raise UnknownIndexError(
-                f"This service does not serve an index {name[:80]!r}. It serves {known}.", field="name"
-            )
+            raise NotFoundError(f"This service does not serve an index {name[:80]!r}. It serves {known}.", field="name")
         return index
 
     def _index_for_task(self, name: str) -> ServedIndex:

@@ -10,9 +10,9 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import datetime, timezone
 from typing import Any
 
-from chassis.errors import BusyError, ServiceError
+from chassis.errors import BusyError, NotFoundError, ServiceError
 from ingest.concurrency import first_of, shield_to_completion
-from ingest.errors import TaskEndedError, UnknownTaskError
+from ingest.errors import TaskEndedError
 from ingest.task_store import Record, TaskStore, revision_after
 from ingest.telemetry import TASKS, WAITING
 from ingest.wire import FINAL, Progress, State, Task
@@ -98,13 +98,13 @@ class TaskQueue:
         return await shield_to_completion(enter())
 
     async def get(self, task_id: str) -> Task:
-        """The task as it is now. Raises UnknownTaskError if there is none."""
+        """The task as it is now. Raises NotFoundError if there is none."""
         live = self._live.get(task_id)
         if live is not None:
             return live.task
         record = await asyncio.to_thread(self._store.get, task_id)
         if record is None:
-            raise UnknownTaskError(f"There is no task {task_id[:80]!r}, or it ended long ago.", field="task_id")
+            raise NotFoundError(f"There is no task {task_id[:80]!r}, or it ended long ago.", field="task_id")
         return record.task
 
     async def latest(self, index: str | None, limit: int) -> list[Task]:
@@ -132,7 +132,7 @@ class TaskQueue:
     async def cancel(self, task_id: str) -> Task:
         """Cancels a task and returns it once it has ended, perhaps successfully: published work is not undone.
 
-        Raises UnknownTaskError if there is none, and TaskEndedError if it has already ended.
+        Raises NotFoundError if there is none, and TaskEndedError if it has already ended.
         """
         live = self._live.get(task_id)
         if live is None:

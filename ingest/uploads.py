@@ -27,14 +27,13 @@ from typing import IO
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-from chassis.errors import ServiceError
+from chassis.errors import InvalidRequestError, ServiceError
 from ingest.concurrency import finish_in_thread
 from ingest.errors import (
     FileTooLargeError,
     IndexFullError,
     NoSpaceError,
     TooManyFilesError,
-    UnreadableUploadError,
     UnsupportedFileError,
 )
 from ingest.loaders import LOADERS, LoaderType, suffix_of
@@ -117,12 +116,12 @@ class UploadFolder:
     def incoming(self, content_type: str) -> Iterator[Receiver]:
         """A receiver for one request. At the end its files are removed unless they were staged.
 
-        Raises UnreadableUploadError if the request is not a form with files.
+        Raises InvalidRequestError if the request is not a form with files.
         """
         _, options = parse_options_header(content_type)
         boundary = options.get(b"boundary")
         if not content_type.lower().startswith("multipart/form-data") or not boundary:
-            raise UnreadableUploadError(
+            raise InvalidRequestError(
                 f"The content type is {content_type[:80] or 'missing'}: send multipart/form-data with the files in "
                 f"the field {FIELD!r}.",
                 field="content-type",
@@ -224,7 +223,7 @@ class Receiver:
                 },
             )
         except FormParserError as error:
-            raise UnreadableUploadError(f"The form cannot be read: {error}.") from error
+            raise InvalidRequestError(f"The form cannot be read: {error}.") from error
 
     async def receive(self, body: AsyncIterator[bytes]) -> int:
         """Receives the whole body and returns the size of its files in bytes."""
@@ -239,21 +238,21 @@ class Receiver:
         """Writes the next piece of the body.
 
         Raises:
-            UnreadableUploadError, UnsupportedFileError, TooManyFilesError, FileTooLargeError: the form is refused.
+            InvalidRequestError, UnsupportedFileError, TooManyFilesError, FileTooLargeError: the form is refused.
             NoSpaceError: the disk is full.
         """
         with _disk_errors():
             try:
                 self._parser.write(data)
             except FormParserError as error:
-                raise UnreadableUploadError(f"The form cannot be read: {error}.") from error
+                raise InvalidRequestError(f"The form cannot be read: {error}.") from error
 
     def finish(self) -> None:
-        """Call at the end of the body. Raises UnreadableUploadError if the form is incomplete or has no file."""
+        """Call at the end of the body. Raises InvalidRequestError if the form is incomplete or has no file."""
         if not self._ended:
-            raise UnreadableUploadError("The form ends too early: the upload was cut off. Send it again.")
+            raise InvalidRequestError("The form ends too early: the upload was cut off. Send it again.")
         if not self.names:
-            raise UnreadableUploadError(f"No file was sent: put one or more in the field {FIELD!r}.", field=FIELD)
+            raise InvalidRequestError(f"No file was sent: put one or more in the field {FIELD!r}.", field=FIELD)
 
     def close(self) -> None:
         """Closes a file that was received only in part."""
@@ -275,7 +274,7 @@ class Receiver:
         if sent is None:
             return  # a text field, which has no meaning here
         if options.get(b"name", b"").decode("utf-8", "replace") != FIELD:
-            raise UnreadableUploadError(f"Files must be in the form field {FIELD!r}.", field=FIELD)
+            raise InvalidRequestError(f"Files must be in the form field {FIELD!r}.", field=FIELD)
         most = self._settings.max_upload_files
         if len(self.names) >= most:
             raise TooManyFilesError(f"More than {most} files in one request: send the others in the next.", field=FIELD)
@@ -336,7 +335,7 @@ async def _pieces(body: AsyncIterator[bytes], timeout_s: float) -> AsyncGenerato
         try:
             arrived = await asyncio.wait_for(anext(body, None), timeout_s)
         except asyncio.TimeoutError:
-            raise UnreadableUploadError(
+            raise InvalidRequestError(
                 f"Nothing more of the upload arrived within {timeout_s:g} s: send it again."
             ) from None
         if arrived is None:
