@@ -16,7 +16,7 @@ import numpy as np
 from chassis.errors import ServiceError
 from embedder.client import TokenCounter
 from ingest.chunking import ChunkedDocument, EmbeddingTexts, Span
-from ingest.concurrency import finish_in_thread, shield_to_completion
+from ingest.concurrency import finish_in_thread, run_together, shield_to_completion
 from ingest.embedding import Batcher
 from ingest.errors import IndexNotWrittenError, ParserError, SkippedFileError
 from ingest.events import Advanced, Published, Reporter
@@ -76,15 +76,7 @@ async def build(plan: Plan, files: Sequence[PlannedFile], context: BuildContext,
     with contextlib.ExitStack() as stack:
         queue = _Queue(context.settings.max_chunks_in_flight)
         writer = _Writer(context, queue, stack)
-        tasks = [asyncio.create_task(_Producer(context, queue).run(plan, files)), asyncio.create_task(writer.run())]
-        try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
-            for task in done:
-                task.result()
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+        await run_together(_Producer(context, queue).run(plan, files), writer.run())
         return await writer.publish(may_be_empty=may_be_empty)
 
 

@@ -1,13 +1,13 @@
-"""File locks, and work that must not be cancelled half-way."""
+"""File locks, tasks that run together, and work that must not be cancelled half-way."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import fcntl
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from pathlib import Path
-from typing import IO, TypeVar
+from typing import IO, Any, TypeVar
 
 _Result = TypeVar("_Result")
 
@@ -56,6 +56,19 @@ async def shield_to_completion(work: Awaitable[_Result]) -> _Result:
 async def finish_in_thread(work: Callable[[], _Result]) -> _Result:
     """Runs blocking `work` in a thread. A cancelled caller waits until it has finished."""
     return await shield_to_completion(asyncio.to_thread(work))
+
+
+async def run_together(*works: Coroutine[Any, Any, None]) -> None:
+    """Runs all until they end or one fails. Then cancels the others and waits for them."""
+    tasks = [asyncio.ensure_future(work) for work in works]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+        for task in done:
+            task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def first_of(*events: asyncio.Event) -> None:

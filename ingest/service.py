@@ -11,7 +11,7 @@ from datetime import datetime, timezone
 from typing import IO
 
 from chassis.errors import NotFoundError, NotReadyError, ServiceError
-from ingest.concurrency import locked, open_lock, shield_to_completion
+from ingest.concurrency import locked, open_lock, run_together, shield_to_completion
 from ingest.errors import IngestError, NotUploadedError
 from ingest.index_worker import IndexWorker
 from ingest.loaders import LOADERS
@@ -111,18 +111,8 @@ class IngestService:
             await queue.add(record)
         self._queue = queue
         self._opened.set()
-        workers = [
-            asyncio.create_task(IndexWorker(self._settings, index, queue).run()) for index in self._indexes.values()
-        ]
-        try:
-            done, _ = await asyncio.wait(workers, return_when=asyncio.FIRST_COMPLETED)
-            for worker in done:
-                worker.result()
-        finally:
-            # Wait for all of them: they need the task store and the lock until they have stopped.
-            for worker in workers:
-                worker.cancel()
-            await asyncio.gather(*workers, return_exceptions=True)
+        # Returns only when all have stopped: until then they need the task store and the lock.
+        await run_together(*(IndexWorker(self._settings, index, queue).run() for index in self._indexes.values()))
 
     def _recover(self, store: TaskStore) -> list[Record]:
         """Unfinished tasks of an earlier service. They start from the beginning."""
