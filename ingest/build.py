@@ -52,7 +52,7 @@ class PlannedFile:
 
 @dataclass(frozen=True, slots=True)
 class BuildContext:
-    """What a build needs besides the plan."""
+    """Inputs of a build besides the plan."""
 
     settings: IngestSettings
     parameters: dict[str, Any]
