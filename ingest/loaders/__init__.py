@@ -9,28 +9,16 @@ from typing import Protocol
 
 from chassis.registry import Registry, RegistryError
 from ingest.errors import IngestError, SkippedFileError
-from ingest.loaders.document import (
-    Block,
-    Heading,
-    MetadataValue,
-    Notice,
-    ParsedDocument,
-    ParserLimits,
-    Section,
-)
+from ingest.loaders.document import Notice, ParsedDocument, ParserLimits
 from ingest.loaders.file import SourceFile
 
 __all__ = [
     "LOADERS",
-    "Block",
-    "Heading",
     "LoaderType",
     "Loaders",
-    "MetadataValue",
     "Notice",
     "ParsedDocument",
     "ParserLimits",
-    "Section",
     "SourceFile",
     "load",
     "suffix_of",
