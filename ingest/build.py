@@ -104,29 +104,25 @@ class _Work:
     """Size of the file that ends."""
 
 
-class _Queue:
-    """Work on its way to the writer. It bounds the chunks in between: the back-pressure of a build.
+class _Queue(asyncio.Queue["_Work | None"]):
+    """Work on its way to the writer; None after the last. It bounds the chunks: the back-pressure of a build.
 
-    Once full, it stays closed until half of the chunks are written, so that batches fill up again.
+    Once it has too many, it stays closed until half of them are written, so that batches fill up again.
     """
 
     def __init__(self, limit: int) -> None:
+        super().__init__()
         self._limit = limit
         self._chunks = 0
         self._open = asyncio.Event()
         self._open.set()
-        self._queue: asyncio.Queue[_Work | None] = asyncio.Queue()
-        self.put = self._queue.put_nowait
-        """Queues work, or None after the last."""
-        self.get = self._queue.get
-        """Waits for the next work."""
 
     @property
-    def full(self) -> bool:
+    def closed(self) -> bool:
         return not self._open.is_set()
 
     async def reserve(self, work: _Work) -> None:
-        """Waits while the queue is full, then counts the chunks of a document. A document counts as one at least."""
+        """Waits while the queue is closed, then counts the chunks of a document, at least one."""
         await self._open.wait()
         self._chunks += max(len(work.chunks), 1)
         if self._chunks >= self._limit:
@@ -159,7 +155,7 @@ class _Producer:
         if previous is not None and plan.unchanged and (found or plan.dropped):
             await self._copy(previous, plan.unchanged)
         self._context.batcher.flush()
-        self._queue.put(None)
+        self._queue.put_nowait(None)
 
     def _remember(self, previous: PreviousVersion, names: frozenset[str]) -> None:
         for document in previous.documents(names):
@@ -195,7 +191,7 @@ class _Producer:
             reporter.skip(name, f"has the same text as {first}")
         elif repeated:
             reporter.notice(name, f"{repeated} of {documents + repeated} documents have the same text as others")
-        self._queue.put(_Work(file_bytes=planned.size_bytes))
+        self._queue.put_nowait(_Work(file_bytes=planned.size_bytes))
         return documents
 
     async def _copy(self, previous: PreviousVersion, names: frozenset[str]) -> None:
@@ -209,9 +205,9 @@ class _Producer:
             await self._enqueue(*item)
 
     async def _enqueue(self, document: Document, chunks: list[Chunk]) -> None:
-        """Requests missing vectors and passes the document on. Waits while the queue is full."""
+        """Requests missing vectors and passes the document on. Waits while the queue is closed."""
         batcher, previous = self._context.batcher, self._context.previous
-        if self._queue.full:
+        if self._queue.closed:
             # The writer may be waiting for texts in the batch that is not full yet.
             batcher.flush()
         work = _Work(document, chunks)
@@ -220,7 +216,7 @@ class _Producer:
         keys = [content_key(batcher.capabilities.fingerprint, text) for text in texts]
         known = await asyncio.to_thread(previous.vectors, keys) if previous is not None else {}
         work.vectors = [known.get(key) or batcher.request(key, text) for key, text in zip(keys, texts, strict=True)]
-        self._queue.put(work)
+        self._queue.put_nowait(work)
 
 
 class _Writer:
