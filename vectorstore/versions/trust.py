@@ -39,9 +39,9 @@ _DENSE_SHARE = 0.4
 """Share of the cosine in the score that chooses these rows; the rest is BM25's."""
 
 _LIMITS: Mapping[Signal, tuple[float, float]] = {
-    "dense": (0.25, 0.45),
-    "lexical": (0.25, 0.45),
-    "sparse": (0.25, 0.45),
+    "dense": (0.35, 0.45),
+    "lexical": (0.35, 0.45),
+    "sparse": (0.35, 0.45),
     "multi_vector": (0.75, 0.85),
 }
 """Share of the best signal's mean reciprocal rank: up to the first, a signal gets no trust; from the second, all."""
