@@ -38,7 +38,7 @@ class QueryResult:
             "index_version": next(iter(self.index_versions.values()), ""),
             "index_versions": self.index_versions,
             "cut": [cut.model_dump() for cut in self.cut],
-            **({"sentence_similarity": self.sentence_similarity} if self.sentence_similarity else {}),
+            "sentence_similarity": self.sentence_similarity,
             "query_tokens": self.query_tokens,
             "query_truncated": self.query_truncated,
             "timings_ms": self.timings_ms,
