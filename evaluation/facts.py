@@ -47,7 +47,7 @@ _SENTENCES = 400
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """What a language changes a fact, or nothing, with. Pairs are `one-other`; lists are of words, by spaces."""
+    """Words with which a fact, or nothing, is changed. Pairs are `one-other`; lists are of words, by spaces."""
 
     negatable: str
     """Words that a negation follows."""
@@ -160,7 +160,7 @@ class Sentence:
 
     @property
     def words(self) -> Words:
-        """Of its language."""
+        """The words of its language."""
         return _WORDS[self.language]
 
     def named(self) -> list[str]:

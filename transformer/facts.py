@@ -137,7 +137,7 @@ class _Text:
     """A text's tokens, in parallel lists, and the facts among them."""
 
     keys: list[str] = field(default_factory=list)
-    """What tokens are compared by: stems; values of numbers."""
+    """Stems, and values of numbers, by which tokens are compared."""
     raw: list[str] = field(default_factory=list)
     clauses: list[int] = field(default_factory=list)
     content: list[bool] = field(default_factory=list)
@@ -171,7 +171,7 @@ class _Text:
         return next((self.keys[other] for other in both if self.content[other]), None)
 
     def _before(self, place: int) -> Iterable[int]:
-        """What a negation at the end of its clause covers."""
+        """Places that a negation at the end of its clause covers."""
         return () if any(self.content[other] for other in self.along(place, 1)) else self.along(place, -1)
 
     def covered(self) -> set[str]:
