@@ -39,7 +39,7 @@ def test_an_answer_has_sources_and_timings(visitor: Visitor) -> None:
     page = visitor.open()
     expect(page.get_by_role("list", name="Example questions").get_by_role("button")).not_to_have_count(0)
     answer = visitor.answer(QUESTION)
-    expect(answer.get_by_role("list", name="Sources").get_by_role("button")).to_have_count(3)
+    expect(answer.get_by_role("list", name="Sources").get_by_role("button")).to_have_count(2)
     assert len(answer.locator(".prose").inner_text()) > 20
     answer.get_by_role("button", name="Timing by step").click()
     for hop in ("embed", "search", "retrieval", "prompt", "first_token", "generation"):
