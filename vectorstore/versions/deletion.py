@@ -10,7 +10,7 @@ import numpy as np
 import orjson
 
 from embedder.wire import SparseVector
-from vectorstore.signals.lexical import LexicalIndex, Terms
+from vectorstore.signals.lexical import Terms
 from vectorstore.signals.sparse import SparseIndex
 from vectorstore.versions.reading import IndexVersion
 
@@ -141,18 +141,18 @@ def _in_store(version: IndexVersion, sources: Collection[str]) -> int:
 def _in_lexical(version: IndexVersion, deleted: _Deleted, rows: list[int]) -> int:
     index, lines = version.lexical(), version.lines()
     terms = {term: number for text in deleted.texts for term, number, _ in index.analyse(text).known}
+    texts: dict[int, frozenset[str]] = {}
     stray = 0
     for term, number in terms.items():
         listed = np.flatnonzero(index.scores(Terms(((term, number, 1),), 0.0)))
-        if not len(listed) or listed[0] >= len(lines):
+        if not len(listed) or (row := int(listed[0])) >= len(lines):
             stray += 1
-        else:
-            stray += not _has(index, _lexical_text(orjson.loads(lines[int(listed[0])])), term)
+            continue
+        if row not in texts:
+            known = index.analyse(_lexical_text(orjson.loads(lines[row]))).known
+            texts[row] = frozenset(own for own, _, _ in known)
+        stray += term not in texts[row]
     return len(rows) + abs(len(index) - len(lines)) + stray
-
-
-def _has(index: LexicalIndex, text: str, term: str) -> bool:
-    return any(known == term for known, _, _ in index.analyse(text).known)
 
 
 def _stray_tokens(sparse: SparseIndex, tokens: set[int]) -> int:
