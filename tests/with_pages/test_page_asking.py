@@ -105,7 +105,7 @@ def test_settings_are_sent_and_reset(visitor: Visitor) -> None:
     page.get_by_label("Answers", exact=True).select_option("write")
     for label, value in (
         ("Passages", "3"),
-        ("Longest answer", "8"),
+        ("Longest answer", "4"),
         ("Temperature", "0"),
         ("Top p", "0"),
         ("Top k", "0"),
@@ -113,7 +113,7 @@ def test_settings_are_sent_and_reset(visitor: Visitor) -> None:
         page.get_by_label(label, exact=True).fill(value)
     visitor.press("Escape")
     visitor.answer(QUESTION)
-    numbers = {"num_docs": 3, "max_tokens": 8, "temperature": 0, "top_p": 0, "top_k": 0}
+    numbers = {"num_docs": 3, "max_tokens": 4, "temperature": 0, "top_p": 0, "top_k": 0}
     wanted = {"answers": "write", **numbers, "retrieval": True}
     assert {name: bodies[0][name] for name in wanted} == wanted
     expect(visitor.answers.last).to_contain_text("Stopped at the longest answer")
