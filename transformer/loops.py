@@ -14,6 +14,8 @@ _GRAM_CHARS = 12
 """A repetition is looked for once this many characters have occurred before."""
 _FURTHER_TOKENS = 20
 """A repeated piece of fewer tokens must go on for the missing number of tokens after its second repetition."""
+_CELL_TOKENS = 60
+"""The same for equal cells in a row of a table."""
 _LAYOUT_CHARS = 200
 """Least run of repeated layout, such as the line below a table's header."""
 _SENTENCE_WORDS = 5
@@ -120,7 +122,8 @@ class LoopDetector:
         if _LAYOUT.issuperset(period):
             return self._run >= _LAYOUT_CHARS
         further = "".join(self._chars[len(self._chars) - self._run + 2 * self._lag :])
-        return _tokens(period) + _tokens(further) >= _FURTHER_TOKENS
+        least = _CELL_TOKENS if "|" in period and "\n" not in period else _FURTHER_TOKENS
+        return _tokens(period) + _tokens(further) >= least
 
     def _end_sentence(self) -> None:
         sentence = self._key()
