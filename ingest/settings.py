@@ -11,7 +11,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from chassis.settings import BaseUrl, EdgeSettings
 from ingest.chunking import ChunkSettings
-from ingest.loaders import ParserLimits
+from ingest.loaders import Limits
 from vectorstore.versions import DEFAULT_STORE, LANGUAGES, STORES, Bits
 
 _LARGEST_DEFAULT_CHUNK = 400
@@ -98,9 +98,9 @@ class IngestSettings(BaseSettings):
     )
     keep_versions: int = Field(5, ge=0, description="Versions to keep after publishing, the new one included; 0: all.")
 
-    def limits(self) -> ParserLimits:
+    def limits(self) -> Limits:
         """Limits of the loaders."""
-        return ParserLimits(self.max_file_bytes, self.max_rows_file_bytes, self.max_text_chars, self.max_pages)
+        return Limits(self.max_file_bytes, self.max_rows_file_bytes, self.max_text_chars, self.max_pages)
 
     def chunks(self) -> ChunkSettings:
         """Sizes of chunks. Raises IngestError if they contradict each other."""

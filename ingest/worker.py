@@ -23,7 +23,7 @@ import orjson
 from embedder.client import TokenCounter
 from ingest.chunking import ChunkedDocument, Chunker, ChunkSettings
 from ingest.errors import IngestError, SkippedFileError
-from ingest.loaders import Notice, ParserLimits, SourceFile, load
+from ingest.loaders import Limits, Notice, SourceFile, load
 
 LENGTH = struct.Struct("<I")
 
@@ -46,7 +46,7 @@ def main(arguments: list[str]) -> int:
     except (ValueError, IngestError) as error:
         _send(answers, {"error": str(error)})
         return 1
-    limits = ParserLimits(**settings["limits"])
+    limits = Limits(**settings["limits"])
     _send(answers, {"ready": True})
     while (request := receive(requests)) is not None:
         file = SourceFile(Path(os.fsdecode(bytes.fromhex(request["path"]))), request["source"])
@@ -68,7 +68,7 @@ def frame(message: Any) -> bytes:
     return LENGTH.pack(len(body)) + body
 
 
-def _answer(file: SourceFile, limits: ParserLimits, chunker: Chunker, answers: IO[bytes]) -> str | None:
+def _answer(file: SourceFile, limits: Limits, chunker: Chunker, answers: IO[bytes]) -> str | None:
     """Sends the content of one file. Returns the reason if it was skipped."""
     try:
         for item in load(file, limits):

@@ -9,16 +9,16 @@ from typing import Protocol
 
 from chassis.registry import Registry, RegistryError
 from ingest.errors import IngestError, SkippedFileError
-from ingest.loaders.document import Notice, ParsedDocument, ParserLimits
+from ingest.loaders.document import Limits, Notice, ParsedDocument
 from ingest.loaders.file import SourceFile
 
 __all__ = [
     "LOADERS",
+    "Limits",
     "LoaderType",
     "Loaders",
     "Notice",
     "ParsedDocument",
-    "ParserLimits",
     "SourceFile",
     "load",
     "suffix_of",
@@ -42,7 +42,7 @@ class LoaderType(Protocol):
         Decides for files whose suffix no loader has. Always False where the format looks like plain text.
         """
 
-    def load(self, file: SourceFile, limits: ParserLimits) -> Iterator[ParsedDocument | Notice]:
+    def load(self, file: SourceFile, limits: Limits) -> Iterator[ParsedDocument | Notice]:
         """The documents of the file, and notices about it.
 
         Raises SkippedFileError if the file cannot be used; the message gives the reason.
@@ -98,7 +98,7 @@ class Loaders:
             raise SkippedFileError(f"files ending in {suffix} are not read, only {', '.join(self.suffixes)}{missing}")
         return loader
 
-    def load(self, file: SourceFile, limits: ParserLimits) -> Iterator[ParsedDocument | Notice]:
+    def load(self, file: SourceFile, limits: Limits) -> Iterator[ParsedDocument | Notice]:
         """The documents of one file. A file that cannot be used raises SkippedFileError and nothing else."""
         documents = 0
         try:

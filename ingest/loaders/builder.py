@@ -8,8 +8,8 @@ from ingest.loaders.dates import date_metadata
 from ingest.loaders.document import (
     Block,
     Heading,
+    Limits,
     ParsedDocument,
-    ParserLimits,
     as_metadata,
     check_length,
     first_line,
@@ -25,7 +25,7 @@ class TextBuilder:
     Writes headings, code and tables as Markdown, so that passages of all formats read the same.
     """
 
-    def __init__(self, limits: ParserLimits) -> None:
+    def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._pieces: list[str] = []
         self._length = 0

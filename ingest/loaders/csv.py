@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from ingest.errors import SkippedFileError
 from ingest.loaders.builder import TextBuilder
-from ingest.loaders.document import Notice, ParsedDocument, ParserLimits, check_length, one_line
+from ingest.loaders.document import Limits, Notice, ParsedDocument, check_length, one_line
 from ingest.loaders.file import SourceFile
 from ingest.loaders.html import looks_like_html, render_fragment
 
@@ -53,7 +53,7 @@ class CsvLoader:
         """Never: a line of text with a comma looks the same."""
         return False
 
-    def load(self, file: SourceFile, limits: ParserLimits) -> Iterator[ParsedDocument | Notice]:
+    def load(self, file: SourceFile, limits: Limits) -> Iterator[ParsedDocument | Notice]:
         """One document per row with text. Title, URL, date and other short columns become its metadata.
 
         The text is in the column with a usual name (`Content`, `text`, `body`, …), else in the one with the longest
@@ -95,7 +95,7 @@ def _field_size_limit(characters: int) -> Iterator[None]:
         csv.field_size_limit(previous)
 
 
-def _rows(reader: Iterator[list[str]], limits: ParserLimits) -> Iterator[list[str]]:
+def _rows(reader: Iterator[list[str]], limits: Limits) -> Iterator[list[str]]:
     try:
         yield from (row for row in reader if any(cell.strip() for cell in row))
     except csv.Error as error:
@@ -134,7 +134,7 @@ def _columns(names: list[str], sample: list[list[str]]) -> _Columns:
 
 
 def _document(
-    file: SourceFile, number: int, row: list[str], columns: _Columns, limits: ParserLimits
+    file: SourceFile, number: int, row: list[str], columns: _Columns, limits: Limits
 ) -> ParsedDocument | None:
     def cell(column: int | None) -> str:
         return row[column] if column is not None and column < len(row) else ""

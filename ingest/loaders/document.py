@@ -21,7 +21,7 @@ MAX_NUMBER = 2**63
 
 
 @dataclass(frozen=True, slots=True)
-class ParserLimits:
+class Limits:
     """How much of a file a loader reads. A file beyond a limit is skipped; the reason names the limit."""
 
     max_file_bytes: int = 64 * 1024 * 1024
@@ -180,7 +180,7 @@ def as_metadata(values: Mapping[str, object]) -> dict[str, MetadataValue]:
     return metadata
 
 
-def check_length(chars: int, limits: ParserLimits) -> None:
+def check_length(chars: int, limits: Limits) -> None:
     """Raises `SkippedFileError` if a document's text is longer than the limit."""
     if chars > limits.max_text_chars:
         raise SkippedFileError(

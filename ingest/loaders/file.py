@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TextIO
 
 from ingest.errors import SkippedFileError
-from ingest.loaders.document import Notice, ParserLimits
+from ingest.loaders.document import Limits, Notice
 
 _BLOCK_BYTES = 1024 * 1024
 SNIFFED_BYTES = 8_192
@@ -49,7 +49,7 @@ class SourceFile:
         with self.path.open("rb") as stream:
             return stream.read(SNIFFED_BYTES)
 
-    def read(self, limits: ParserLimits) -> bytes:
+    def read(self, limits: Limits) -> bytes:
         """All bytes of the file.
 
         Raises:
@@ -63,7 +63,7 @@ class SourceFile:
             raise SkippedFileError("empty")
         return data
 
-    def text(self, limits: ParserLimits, *charsets: re.Pattern[bytes]) -> Generator[Notice, None, str]:
+    def text(self, limits: Limits, *charsets: re.Pattern[bytes]) -> Generator[Notice, None, str]:
         """Yields a notice if the encoding is a guess, and returns the file's text: `text = yield from file.text(…)`.
 
         Decodes by byte order mark, else as UTF-8, else as declared, else as Windows-1252.
@@ -92,7 +92,7 @@ class SourceFile:
         yield _NOT_UTF8
         return data.decode("cp1252", "replace")
 
-    def rows(self, limits: ParserLimits, newline: str) -> Generator[Notice, None, TextIO]:
+    def rows(self, limits: Limits, newline: str) -> Generator[Notice, None, TextIO]:
         """Like `text`, for a file that is read row by row: returns an open stream.
 
         Args:

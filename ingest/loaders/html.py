@@ -11,7 +11,7 @@ from lxml import html as lxml_html
 
 from ingest.errors import SkippedFileError
 from ingest.loaders.builder import TextBuilder
-from ingest.loaders.document import Notice, ParsedDocument, ParserLimits, check_length, normalise, one_line
+from ingest.loaders.document import Limits, Notice, ParsedDocument, check_length, normalise, one_line
 from ingest.loaders.file import XML_DECLARATION, XML_ENCODING, SourceFile
 
 _META_CHARSET = re.compile(rb"""<meta[^>]{0,200}?charset\s*=\s*["']?\s*([A-Za-z0-9_.:-]{1,40})""", re.IGNORECASE)
@@ -59,7 +59,7 @@ class HtmlLoader:
         """Whether the head begins like a page."""
         return _BEGINS_PAGE.match(head) is not None
 
-    def load(self, file: SourceFile, limits: ParserLimits) -> Iterator[ParsedDocument | Notice]:
+    def load(self, file: SourceFile, limits: Limits) -> Iterator[ParsedDocument | Notice]:
         """One document: the page's main content, its title, canonical URL, language, description and date."""
         text = yield from file.text(limits, _META_CHARSET, XML_ENCODING)
         check_length(len(text), limits)

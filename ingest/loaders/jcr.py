@@ -10,7 +10,7 @@ from lxml import etree
 
 from ingest.errors import SkippedFileError
 from ingest.loaders.builder import TextBuilder
-from ingest.loaders.document import Notice, ParsedDocument, ParserLimits, one_line
+from ingest.loaders.document import Limits, Notice, ParsedDocument, one_line
 from ingest.loaders.file import XML_DECLARATION, XML_ENCODING, SourceFile
 from ingest.loaders.html import render_fragment
 
@@ -31,7 +31,7 @@ class JcrLoader:
         """Whether the root element is `jcr:root`."""
         return _BEGINS_JCR.match(head) is not None
 
-    def load(self, file: SourceFile, limits: ParserLimits) -> Iterator[ParsedDocument | Notice]:
+    def load(self, file: SourceFile, limits: Limits) -> Iterator[ParsedDocument | Notice]:
         """One document: the page's subtitle and every text component, in the order of the page."""
         content = _page_content(parse_xml((yield from file.text(limits, XML_ENCODING))))
         title = one_line(content.get("pageTitle") or "")

@@ -12,7 +12,7 @@ from urllib.parse import urldefrag
 
 from ingest.errors import SkippedFileError
 from ingest.loaders.builder import TextBuilder
-from ingest.loaders.document import Notice, ParsedDocument, ParserLimits, one_line
+from ingest.loaders.document import Limits, Notice, ParsedDocument, one_line
 from ingest.loaders.file import SourceFile
 from ingest.loaders.records import Records, as_string, write_text
 
@@ -31,7 +31,7 @@ class JsonLoader:
         """Whether the head begins like an array of objects. A lone object is mostly configuration."""
         return _BEGINS_RECORDS.match(head) is not None
 
-    def load(self, file: SourceFile, limits: ParserLimits) -> Iterator[ParsedDocument | Notice]:
+    def load(self, file: SourceFile, limits: Limits) -> Iterator[ParsedDocument | Notice]:
         """One document per record: of a top-level array, of an array under a usual name, or of the only object.
 
         Reads records such as `{content, url, title}`, Hugo's `{title, uri, relURI, body, …}` and `{_id, title, text}`.
@@ -78,7 +78,7 @@ def _records(parsed: Any) -> list[Any]:
 
 
 def _docsearch_page(
-    file: SourceFile, url: str, records: list[Mapping[str, Any]], limits: ParserLimits
+    file: SourceFile, url: str, records: list[Mapping[str, Any]], limits: Limits
 ) -> ParsedDocument | None:
     """One page from its docsearch records. Each record holds a paragraph and the headings above it."""
     builder = TextBuilder(limits)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import TextIO
 
 from ingest.errors import SkippedFileError
-from ingest.loaders.document import Notice, ParsedDocument, ParserLimits
+from ingest.loaders.document import Limits, Notice, ParsedDocument
 from ingest.loaders.file import SourceFile
 from ingest.loaders.records import Records
 
@@ -23,7 +23,7 @@ class JsonLinesLoader:
         first, _, more = head.partition(b"\n")
         return bool(more.strip()) and _record(first) is not None
 
-    def load(self, file: SourceFile, limits: ParserLimits) -> Iterator[ParsedDocument | Notice]:
+    def load(self, file: SourceFile, limits: Limits) -> Iterator[ParsedDocument | Notice]:
         """One document per line, each a record as in JSON. Notices report lines that are not records."""
         records = Records(file, limits)
         total = 0
@@ -53,7 +53,7 @@ def _record(line: str | bytes) -> dict[str, object] | None:
     return record if isinstance(record, dict) else None
 
 
-def _lines(stream: TextIO, limits: ParserLimits) -> Iterator[str]:
+def _lines(stream: TextIO, limits: Limits) -> Iterator[str]:
     longest = limits.max_text_chars * 2
     while line := stream.readline(longest):
         if len(line) == longest and not line.endswith("\n"):

@@ -15,9 +15,9 @@ from ingest.loaders.dates import date_metadata
 from ingest.loaders.document import (
     Block,
     Heading,
+    Limits,
     Notice,
     ParsedDocument,
-    ParserLimits,
     as_metadata,
     check_length,
     normalise,
@@ -53,7 +53,7 @@ class MarkdownLoader:
         """Never: Markdown looks like plain text, and that is how it is read."""
         return False
 
-    def load(self, file: SourceFile, limits: ParserLimits) -> Iterator[ParsedDocument | Notice]:
+    def load(self, file: SourceFile, limits: Limits) -> Iterator[ParsedDocument | Notice]:
         """One document. Its title is in the front matter, else the first top-level heading, else the file's name."""
         raw = yield from file.text(limits)
         check_length(len(raw), limits)

@@ -16,9 +16,9 @@ from ingest.errors import SkippedFileError
 from ingest.loaders.dates import date_metadata
 from ingest.loaders.document import (
     Heading,
+    Limits,
     Notice,
     ParsedDocument,
-    ParserLimits,
     as_metadata,
     check_length,
     normalise,
@@ -53,7 +53,7 @@ class PdfLoader:
         """Whether the header is within the first kilobyte, where readers look for it."""
         return b"%PDF-" in head[:_HEADER_WITHIN]
 
-    def load(self, file: SourceFile, limits: ParserLimits) -> Iterator[ParsedDocument | Notice]:
+    def load(self, file: SourceFile, limits: Limits) -> Iterator[ParsedDocument | Notice]:
         """One document, with the offset of each page."""
         data = file.read(limits)
         if not self.sniff(data):

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ingest.loaders.builder import TextBuilder
-from ingest.loaders.document import Notice, ParsedDocument, ParserLimits
+from ingest.loaders.document import Limits, Notice, ParsedDocument
 from ingest.loaders.file import SourceFile
 from ingest.loaders.html import looks_like_html, render_fragment
 
@@ -25,7 +25,7 @@ class Records:
     A record's key is its own id, so that a moved record stays the same document, or else its number.
     """
 
-    def __init__(self, file: SourceFile, limits: ParserLimits) -> None:
+    def __init__(self, file: SourceFile, limits: Limits) -> None:
         self._file = file
         self._limits = limits
         self._keys: set[str] = set()

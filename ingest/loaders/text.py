@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ingest.errors import SkippedFileError
-from ingest.loaders.document import Notice, ParsedDocument, ParserLimits, check_length, normalise
+from ingest.loaders.document import Limits, Notice, ParsedDocument, check_length, normalise
 from ingest.loaders.file import SourceFile
 
 
@@ -19,7 +19,7 @@ class TextLoader:
         """Never: any other text format looks the same."""
         return False
 
-    def load(self, file: SourceFile, limits: ParserLimits) -> Iterator[ParsedDocument | Notice]:
+    def load(self, file: SourceFile, limits: Limits) -> Iterator[ParsedDocument | Notice]:
         """One document: the text, titled by the file's name."""
         text = normalise((yield from file.text(limits)))
         if not text.strip():

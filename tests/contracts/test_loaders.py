@@ -17,7 +17,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from ingest.chunking import ChunkedDocument
 from ingest.errors import SkippedFileError
-from ingest.loaders import Loaders, LoaderType, Notice, ParsedDocument, ParserLimits, SourceFile
+from ingest.loaders import Limits, Loaders, LoaderType, Notice, ParsedDocument, SourceFile
 from ingest.loaders.file import SNIFFED_BYTES
 from ingest.parser import Parser
 from ingest.settings import IngestSettings
@@ -55,13 +55,13 @@ def sample_of(name: str) -> SourceFile:
     return SourceFile(path, path.name)
 
 
-def documents(file: SourceFile, limits: ParserLimits | None = None) -> list[ParsedDocument]:
-    items = list(LOADERS.load(file, limits or ParserLimits()))
+def documents(file: SourceFile, limits: Limits | None = None) -> list[ParsedDocument]:
+    items = list(LOADERS.load(file, limits or Limits()))
     assert all(isinstance(item, ParsedDocument | Notice) for item in items)
     return [item for item in items if isinstance(item, ParsedDocument)]
 
 
-def reason(path: Path, limits: ParserLimits | None = None) -> str:
+def reason(path: Path, limits: Limits | None = None) -> str:
     with pytest.raises(SkippedFileError) as caught:
         documents(SourceFile(path, path.name), limits)
     return str(caught.value)
@@ -130,12 +130,12 @@ def test_a_missing_file_is_skipped(sample: SourceFile, tmp_path: Path) -> None:
 
 
 def test_a_file_beyond_the_limit_is_skipped(sample: SourceFile) -> None:
-    said = reason(sample.path, ParserLimits(max_file_bytes=10, max_rows_file_bytes=10))
+    said = reason(sample.path, Limits(max_file_bytes=10, max_rows_file_bytes=10))
     assert re.search(r"larger than 10 bytes \(INGEST_MAX_(ROWS_)?FILE_BYTES\)", said)
 
 
 def test_a_text_beyond_the_limit_is_skipped(sample: SourceFile) -> None:
-    assert "INGEST_MAX_TEXT_CHARS" in reason(sample.path, ParserLimits(max_text_chars=10))
+    assert "INGEST_MAX_TEXT_CHARS" in reason(sample.path, Limits(max_text_chars=10))
 
 
 def test_it_recognises_its_format(loader: LoaderType, sample: SourceFile) -> None:

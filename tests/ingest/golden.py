@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ingest.errors import SkippedFileError
-from ingest.loaders import ParsedDocument, ParserLimits, SourceFile, load
+from ingest.loaders import Limits, ParsedDocument, SourceFile, load
 
 FILES = Path(__file__).parent / "files"
 GOLDEN = FILES / "golden"
@@ -31,11 +31,11 @@ def golden_path(source: str) -> Path:
     return GOLDEN / (source.replace("/", "_").lstrip(".") + ".json")
 
 
-def loaded(source: str, limits: ParserLimits | None = None) -> dict[str, Any]:
+def loaded(source: str, limits: Limits | None = None) -> dict[str, Any]:
     """Everything that the loader returns for a file."""
     documents, notices, skipped = [], [], None
     try:
-        for item in load(SourceFile(FILES / source, source), limits or ParserLimits()):
+        for item in load(SourceFile(FILES / source, source), limits or Limits()):
             if isinstance(item, ParsedDocument):
                 documents.append(
                     {

@@ -13,13 +13,13 @@ from reportlab.lib.pdfencrypt import StandardEncryption
 from reportlab.pdfgen.canvas import Canvas
 
 from ingest.errors import SkippedFileError
-from ingest.loaders import ParsedDocument, ParserLimits, SourceFile, load
+from ingest.loaders import Limits, ParsedDocument, SourceFile, load
 from tests.ingest.pdf import pdf_of
 
 
-def reason(path: Path, limits: ParserLimits | None = None) -> str:
+def reason(path: Path, limits: Limits | None = None) -> str:
     with pytest.raises(SkippedFileError) as caught:
-        list(load(SourceFile(path, path.name), limits or ParserLimits()))
+        list(load(SourceFile(path, path.name), limits or Limits()))
     return str(caught.value)
 
 
@@ -75,7 +75,7 @@ def test_pdf_without_text_layer(tmp_path: Path) -> None:
 def test_pdf_locked_against_changes_only_is_read(tmp_path: Path) -> None:
     path = tmp_path / "owner.pdf"
     path.write_bytes(blank_pdf(encrypt=StandardEncryption("", ownerPassword="secret", strength=128)))
-    (document,) = load(SourceFile(path, path.name), ParserLimits())
+    (document,) = load(SourceFile(path, path.name), Limits())
     assert isinstance(document, ParsedDocument)
     assert document.text == "Words behind a lock."
 
@@ -133,7 +133,7 @@ def test_html_nested_beyond_the_parser_is_skipped_not_cut(tmp_path: Path) -> Non
 def test_a_line_beyond_the_limit_is_refused(tmp_path: Path) -> None:
     rows = tmp_path / "large.jsonl"
     rows.write_text('{"text": "word"}\n', "utf-8")
-    assert "a line is longer than" in reason(rows, ParserLimits(max_text_chars=5))
+    assert "a line is longer than" in reason(rows, Limits(max_text_chars=5))
 
 
 def test_too_many_pages_are_refused(tmp_path: Path) -> None:
@@ -145,7 +145,7 @@ def test_too_many_pages_are_refused(tmp_path: Path) -> None:
     canvas.save()
     path = tmp_path / "pages.pdf"
     path.write_bytes(stream.getvalue())
-    assert reason(path, ParserLimits(max_pages=2)) == "3 pages, more than 2 (INGEST_MAX_PAGES)"
+    assert reason(path, Limits(max_pages=2)) == "3 pages, more than 2 (INGEST_MAX_PAGES)"
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")

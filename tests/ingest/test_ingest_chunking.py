@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from embedder.client import TokenCounter
 from ingest.chunking import Chunker, ChunkSettings, Span
 from ingest.errors import IngestError
-from ingest.loaders import ParsedDocument, ParserLimits, SourceFile, load
+from ingest.loaders import Limits, ParsedDocument, SourceFile, load
 from ingest.loaders.document import Block, Heading, normalise
 from ingest.loaders.markdown import markdown_structure
 from tests.ingest.golden import FILES, SOURCES
@@ -123,7 +123,7 @@ def test_chunks_of_any_structure(document: ParsedDocument, tokens: TokenCounter)
 
 @pytest.mark.parametrize("source", SOURCES)
 def test_chunks_of_every_format(source: str, tokens: TokenCounter) -> None:
-    for document in load(SourceFile(FILES / source, source), ParserLimits()):
+    for document in load(SourceFile(FILES / source, source), Limits()):
         if isinstance(document, ParsedDocument):
             check(document, cut(document, tokens), SMALL, tokens)
 

@@ -15,15 +15,15 @@ from hypothesis import strategies as st
 from reportlab.lib.pagesizes import A4
 from reportlab.pdfgen.canvas import Canvas
 
-from ingest.loaders import LOADERS, Notice, ParsedDocument, ParserLimits, SourceFile, load
+from ingest.loaders import LOADERS, Limits, Notice, ParsedDocument, SourceFile, load
 from ingest.loaders.dates import date_metadata, parse_date
 from ingest.loaders.document import normalise, one_line
 from ingest.loaders.pdf import join_pages
 from tests.ingest.golden import FILES, SOURCES, golden_path, loaded
 
 
-def documents(path: Path, limits: ParserLimits | None = None) -> list[ParsedDocument]:
-    items = load(SourceFile(path, path.name), limits or ParserLimits())
+def documents(path: Path, limits: Limits | None = None) -> list[ParsedDocument]:
+    items = load(SourceFile(path, path.name), limits or Limits())
     return [item for item in items if isinstance(item, ParsedDocument)]
 
 
@@ -34,7 +34,7 @@ def test_every_format_gives_the_golden_documents(source: str) -> None:
 
 @pytest.mark.parametrize("source", SOURCES)
 def test_structure_quotes_the_text(source: str) -> None:
-    for item in load(SourceFile(FILES / source, source), ParserLimits()):
+    for item in load(SourceFile(FILES / source, source), Limits()):
         if not isinstance(item, ParsedDocument):
             continue
         sections = item.sections()
@@ -121,7 +121,7 @@ def test_csv_of_questions_and_answers_is_read_as_such(tmp_path: Path) -> None:
 def test_csv_in_another_encoding(tmp_path: Path) -> None:
     path = tmp_path / "cafe.csv"
     path.write_bytes("title,text\nCafé,Das Café schließt früh.\n".encode("cp1252"))
-    items = list(load(SourceFile(path, path.name), ParserLimits()))
+    items = list(load(SourceFile(path, path.name), Limits()))
     assert [item.text for item in items] == ["not UTF-8: read as Windows-1252 (cp1252)", "Das Café schließt früh."]
     assert isinstance(items[0], Notice)
     path.write_bytes("title,text\nCafé,Das Café schließt früh.\n".encode("utf-16"))
