@@ -575,10 +575,7 @@ class _Comparison:
             return Difference("modality", stated, found or None)
         if not piece or not other:
             return None
-        numbers = [
-            [one.numbers[place] for place in places if place in one.numbers]
-            for one, places in ((ours, piece), (text, other))
-        ]
+        numbers = [[one.numbers[place] for place in places if place in one.numbers] for one, places in sides]
         rest = [] if nearly else [one for one in self._theirs if one is not text]
         held = [*numbers[1], *(number for one in rest for number in one.numbers.values())]
         if all(numbers) and not any(number.equals(one) for number in numbers[0] for one in held):

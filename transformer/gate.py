@@ -109,13 +109,12 @@ class Gate:
         return ""
 
     def _release(self, checked: Citations) -> str:
-        shown = checked.text.strip()
-        if not shown:
+        sentence = checked.text.strip()
+        if not sentence:
             return ""
-        if self.text:
-            shown = (self._gap or checked.text[: len(checked.text) - len(checked.text.lstrip())]) + shown
-        begin = len(self.text) + len(shown) - len(checked.text.strip())
-        cut = len(checked.text) - len(checked.text.lstrip())
+        cut = checked.text.index(sentence)
+        shown = (self._gap or checked.text[:cut]) + sentence if self.text else sentence
+        begin = len(self.text) + len(shown) - len(sentence)
         for statement in checked.statements:
             start = begin + max(0, statement.span.start - cut)
             self._statements.append(statement.model_copy(update={"span": Span(start=start, end=start)}))

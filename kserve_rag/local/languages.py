@@ -63,11 +63,10 @@ def _better(catalogue: Catalogue, embedder: str, languages: Mapping[str, float])
     entry = catalogue.models.get(embedder)
     if not isinstance(entry, EmbedderModel) or not languages or _known(entry, languages) >= 0.5:
         return None
-    models = (catalogue.models[name] for name in catalogue.names("embedder"))
     knowing = (
         name
-        for name, model in zip(catalogue.names("embedder"), models, strict=True)
-        if isinstance(model, EmbedderModel) and _known(model, languages) >= 0.5
+        for name in catalogue.names("embedder")
+        if isinstance(model := catalogue.models[name], EmbedderModel) and _known(model, languages) >= 0.5
     )
     return next(knowing, None)
 
