@@ -41,7 +41,7 @@ down: $(INSTALLED)  ## Stop the graph
 	@$(BIN)/kserve-rag down
 
 test: $(INSTALLED) $(KUSTOMIZE) $(HELM)  ## Run the tests: a real graph on loopback, no network
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 check: $(INSTALLED)  ## Lint, format, types, wording, and the imports between rooms
 	$(BIN)/ruff check .

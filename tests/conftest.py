@@ -25,6 +25,12 @@ if TYPE_CHECKING:
     from tests.fakes.otlp_collector import Collector
     from tests.processes import Triton
 
+_SHARED_SERVERS = {
+    "graph": {"graph", "graph_settings", "collector"},
+    "Triton": {"predictor_server", "layouts_url", "triton_environment", "llama_cpp"},
+}
+"""Group → fixtures of the session that start servers."""
+
 CORPUS = Path(__file__).parent / "corpus"
 """Documents about an invented product, so that no model knows the answers."""
 
@@ -38,6 +44,16 @@ def pytest_configure() -> None:
     del sys.argv[1:]
     os.environ.setdefault("KSERVE_RAG_MODEL", "smollm2-135m")
     os.environ.setdefault("TRANSFORMER_ANSWERS", "write")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Splits the tests between processes (`make test`). Tests of a file or of shared servers stay together."""
+    for item in items:
+        if item.get_closest_marker("xdist_group"):
+            continue
+        fixtures = set(getattr(item, "fixturenames", ()))
+        shared = next((name for name, servers in _SHARED_SERVERS.items() if servers & fixtures), None)
+        item.add_marker(pytest.mark.xdist_group(shared or item.path.relative_to(item.config.rootpath).as_posix()))
 
 
 @dataclass(frozen=True)

@@ -6,14 +6,16 @@ import errno
 import io
 import os
 import sys
-from typing import NoReturn
+from importlib.metadata import version
+from typing import Annotated, NoReturn
 
 import typer
 from pydantic import ValidationError
 from rich.markup import escape
 
 from kserve_rag.cli import documents, evaluation, graph, models, questions
-from kserve_rag.cli.shared import errors
+from kserve_rag.cli.doctor import doctor
+from kserve_rag.cli.shared import console, errors
 from kserve_rag.errors import KserveRagError, SetupError, UsageError
 
 app = typer.Typer(
@@ -32,6 +34,8 @@ app = typer.Typer(
   kserve-rag ask "How do I roll back?"   stream an answer with its sources
   kserve-rag down                        stop everything
 
+If something does not work, `kserve-rag doctor` says what and what to do.
+
 All data is in ~/.kserve-rag, or in the folder that KSERVE_RAG_HOME names.
 """,
 )
@@ -44,7 +48,24 @@ app.command()(questions.mcp)
 app.command()(graph.logs)
 app.command()(graph.restart)
 app.command()(graph.down)
+app.command()(doctor)
 app.add_typer(models.app, name="models")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        console.print(f"kserve-rag {version('kserve-rag')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    show_version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Options before the command."""
+
 
 _EXTRAS = {"ir_measures": "evaluation", "matplotlib": "evaluation", "scipy": "evaluation", "mcp": "mcp"}
 """Missing module → the extra that installs it. All others belong to `local`."""
@@ -77,6 +98,8 @@ def main() -> NoReturn:
         # Click's own errors: a wrong option or argument.
         show, status = getattr(error, "show", None), getattr(error, "exit_code", None)
         if show is not None and status is not None:
+            # Pydantic's words for a value of a wrong type.
+            error.message = str(getattr(error, "message", "")).partition(", unable to parse")[0]  # type: ignore[attr-defined]
             show()
             sys.exit(status)
         if os.environ.get("KSERVE_RAG_TRACE"):

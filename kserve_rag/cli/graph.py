@@ -111,6 +111,7 @@ def restart(
         list[str] | None,
         typer.Argument(help=f"Any of {', '.join(SERVICES)}. By default all.", metavar="SERVICE…"),
     ] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Restart all services without asking.")] = False,
 ) -> None:
     """Replace the processes of these services while the graph keeps answering.
 
@@ -127,6 +128,8 @@ def restart(
     settings = read_settings()
     names = service_names(services or [])
     state = need_running(settings)
+    if not services and not yes and sys.stdin.isatty():
+        typer.confirm("Restart every service?", abort=True)
     from kserve_rag.cli.progress import ProgressDisplay
 
     with exit_on_signals(), ProgressDisplay(console) as display:

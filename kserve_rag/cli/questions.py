@@ -24,7 +24,7 @@ UrlOption = Annotated[
 
 
 def ask(
-    question: Annotated[str, typer.Argument(help="A question in natural language.")],
+    words: Annotated[list[str], typer.Argument(metavar="QUESTION", help="A question in natural language, in quotes.")],
     num_docs: Annotated[int | None, typer.Option(help="Number of passages to answer from.")] = None,
     answers: Annotated[
         Literal["quote", "write", "auto"] | None,
@@ -52,6 +52,9 @@ def ask(
       kserve-rag ask --answers quote --num-docs 8 "What changed in the last version?"
       kserve-rag ask --url https://rag.example.org --json "Who approves travel?"
     """
+    if len(words) > 1:
+        raise UsageError(f'The question is one argument. Quote it: kserve-rag ask "{" ".join(words)}"')
+    question = words[0]
     settings = read_settings()
     token = settings.token.get_secret_value() if settings.token is not None else None
     url = url or need_running(settings).services["transformer"].url

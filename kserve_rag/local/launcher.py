@@ -239,7 +239,11 @@ def _plan(
 ) -> tuple[GraphState, dict[ServiceName, socket.socket]]:
     """The state of the new graph, and the listening sockets of our own services."""
     llm, llm_notice = choose_llm(settings, psutil.virtual_memory().available)
-    embedder, embedder_notice = choose_embedder(settings, model_store(settings), documents)
+    store = model_store(settings)
+    embedder, embedder_notice = choose_embedder(settings, store, documents)
+    # Before anything is fetched.
+    store.check(llm, "llm")
+    store.check(embedder, "embedder")
     services = default_services(settings)
     listeners: dict[ServiceName, socket.socket] = {}
     own: tuple[tuple[ServiceName, int, str, str], ...] = (

@@ -96,7 +96,7 @@ def ensure_triton_environment(
     """
     progress = progress or Progress()
     check_platform()
-    chosen, version, libdir = _find_python(python)
+    chosen, version, libdir = find_python(python)
     lock = lock_file()
     identity = [lock.read_text(encoding="utf-8"), version, platform.machine(), str(chosen)]
     name = f"triton-{hashlib.sha256(chr(0).join(identity).encode()).hexdigest()[:16]}"
@@ -211,7 +211,7 @@ def lock_file() -> Path:
     raise SetupError("This installation lacks environments/triton.txt. Reinstall kserve-rag.")
 
 
-def _find_python(python: Path | None) -> tuple[Path, str, Path]:
+def find_python(python: Path | None) -> tuple[Path, str, Path]:
     """An interpreter, its version, and the folder of its shared library."""
     if python is not None:
         found = _inspect(python)

@@ -86,6 +86,17 @@ class ModelStore:
         """Whether all files of a model of the catalogue are on this machine."""
         return all(self._cached(file) is not None for file in self.catalogue.models[name].files)
 
+    def check(self, name: str, kind: ModelKind) -> None:
+        """Raises UsageError if there is no such model or path, or if the model is of the other kind."""
+        model = self.catalogue.models.get(name)
+        if model is not None and model.kind != kind:
+            raise UsageError(f"{name} is an {model.kind}, not an {kind}. Choose from: {self._choices(kind)}.")
+        if model is None and not Path(name).expanduser().exists():
+            raise UsageError(
+                f"There is no {kind} {name!r}: neither in the catalogue nor as a path. "
+                f"Choose from: {self._choices(kind)}; or give a path."
+            )
+
     def materialise(self, name: str, kind: ModelKind) -> LocalModel:
         """Fetch a model if needed, and make its folder.
 
@@ -97,11 +108,10 @@ class ModelStore:
             UsageError: there is no such model or path, or it is of the other kind.
             FetchError: no source delivered a file.
         """
+        self.check(name, kind)
         model = self.catalogue.models.get(name)
         if model is None:
-            return self._from_path(name, kind)
-        if model.kind != kind:
-            raise UsageError(f"{name} is an {model.kind}, not an {kind}. Choose from: {self._choices(kind)}.")
+            return self._from_path(Path(name).expanduser().absolute(), kind)
         with self._locked(f"model-{name}", name):
             files = {file.name: self.fetch(file, label=f"{name}: {file.name}") for file in model.files}
             if isinstance(model, EmbedderModel):
@@ -228,14 +238,7 @@ class ModelStore:
 
     # ── models of the user's own ──────────────────────────────────────────────────────────────────────────────────────
 
-    def _from_path(self, given: str, kind: ModelKind) -> LocalModel:
-        path = Path(given).expanduser()
-        if not path.exists():
-            raise UsageError(
-                f"There is no {kind} {given!r}: neither in the catalogue nor as a path. "
-                f"Choose from: {self._choices(kind)}; or give a path."
-            )
-        path = path.absolute()
+    def _from_path(self, path: Path, kind: ModelKind) -> LocalModel:
         if kind == "embedder":
             triton_model = _triton_embedder(path)
             try:

@@ -252,8 +252,10 @@ def test_zeros_are_zeros(rag: httpx.Client) -> None:
 
 
 def test_seeds_repeat_and_stop_strings_stop(rag: httpx.Client) -> None:
-    drawn = {"temperature": 1.5, "top_k": 0, "top_p": 1, "max_tokens": 20}
-    assert ask(rag, seed=5, **drawn)["text_output"] == ask(rag, seed=5, **drawn)["text_output"]
+    # Few tokens: a prompt out of the prefix cache has rounded keys and values, which move a long draw in the end.
+    drawn = {"temperature": 1.5, "top_k": 0, "top_p": 1, "max_tokens": 4}
+    first, again, other = (ask(rag, seed=seed, **drawn)["text_output"] for seed in (5, 5, 6))
+    assert first == again != other
     text = ask(rag, **GREEDY)["text_output"]
     word = text.split()[2]
     stopped = ask(rag, stop=[word], **GREEDY)

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from datetime import datetime, timezone
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -154,7 +155,9 @@ def test_models_fetch(cli: Run) -> None:
         (("logs",), 2, "There are no logs"),
         (("ask", "--url", "localhost:8080", "anyone there?"), 5, "'localhost:8080' is not an HTTP URL"),
         (("frobnicate",), 2, "frobnicate"),
-        (("ask",), 2, "question"),
+        (("ask",), 2, "QUESTION"),
+        (("ask", "anyone", "there?"), 2, 'Quote it: kserve-rag ask "anyone there?"'),
+        (("up", "--port", "http"), 2, "'--port': Input should be a valid integer\n"),
     ],
 )
 def test_errors_are_one_clear_line(own_cli: Run, arguments: tuple[str, ...], status: int, said: str) -> None:
@@ -164,6 +167,17 @@ def test_errors_are_one_clear_line(own_cli: Run, arguments: tuple[str, ...], sta
     assert "Traceback" not in failed.stderr
     lines = [line for line in failed.stderr.splitlines() if line.lower().startswith("error:")]
     assert len(lines) == 1
+
+
+def test_an_unknown_model_is_refused_before_anything_is_fetched(own_cli: Run, tmp_path: Path) -> None:
+    for option in ("--model", "--embedder"):
+        failed = own_cli("up", option, "nonesuch", KSERVE_RAG_MODELS_DIR=str(tmp_path / "models"))
+        assert (failed.returncode, "nonesuch" in failed.stderr) == (2, True)
+    assert not list(tmp_path.glob("models/*"))
+
+
+def test_the_version(own_cli: Run) -> None:
+    assert own_cli("--version").stdout == f"kserve-rag {version('kserve-rag')}\n"
 
 
 def test_a_bad_setting_names_its_variable(own_cli: Run) -> None:

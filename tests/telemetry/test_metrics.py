@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 ASK_BY_GRPC = Path(__file__).with_name("grpc_question.py")
 QUESTION = "How often are records sent?"
+STORY = "Tell me a long story about the sea."
 GENERATE = "/v2/models/{model_name}/generate"
 STREAM = "/v2/models/{model_name}/generate_stream"
 PREDICT = "/v1/models/{model_name}:predict"
@@ -138,8 +139,9 @@ def test_failed_generations_are_counted(graph: RunningGraph, rag: httpx.Client) 
     with moving(graph) as (transformer, _):
         late = rag.post(
             "/v2/models/rag/generate",
-            json={"text_input": QUESTION, "max_tokens": 500, "retrieval": False},
-            headers={"x-request-timeout-ms": "1000"},
+            # Drawn at random, so that no loop ends it early.
+            json={"text_input": STORY, "max_tokens": 500, "retrieval": False, "temperature": 1.5, "top_k": 0},
+            headers={"x-request-timeout-ms": "300"},
         )
     assert late.status_code == 504
     assert transformer(OUTCOMES, outcome="failed") == 1
@@ -150,7 +152,7 @@ def test_disconnected_callers_are_counted_and_not_in_flight(graph: RunningGraph,
     metrics_url = graph.state.services["transformer"].metrics_url or ""
     in_flight = ("kserve_rag_requests_in_flight", (("model_name", "rag"),))
     before = samples(metrics_url)
-    body = {"text_input": "Tell me a long story about the sea.", "max_tokens": 500, "retrieval": False}
+    body = {"text_input": STORY, "max_tokens": 500, "retrieval": False}
     with rag.stream("POST", "/v2/models/rag/generate_stream", json=body) as response:
         lines = response.iter_lines()
         assert next(lines).startswith("data: ")
