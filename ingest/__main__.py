@@ -44,7 +44,14 @@ def main(
     """
     parser = argparse.ArgumentParser(prog=prog, description="Builds an index version from documents.")
     parser.add_argument("paths", nargs="+", metavar="PATH", help="file, folder, or NAME:LOCATION of another source")
-    parser.add_argument("--json", action="store_true", help="print the summary as JSON on standard output")
+    parser.add_argument(
+        "--yes",
+        action="store_true",
+        help="remove more than half of the documents without an error, if their files are no longer under the paths",
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print the summary, with every skipped file, as JSON on standard output"
+    )
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("ingest").setLevel(logging.INFO)
@@ -58,7 +65,9 @@ def main(
         return 2
     try:
         with tracing.program(INGESTION), open_executor(settings) as executor, progress.shown(console) as on_progress:
-            summary = asyncio.run(pipeline.run(settings, options.paths, on_progress, executor=executor))
+            summary = asyncio.run(
+                pipeline.run(settings, options.paths, on_progress, executor=executor, allow_removal=options.yes)
+            )
     except IngestError as error:
         _print(console, str(error))
         return 1

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import hashlib
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,10 +63,20 @@ class BuildContext:
     reporter: Reporter
 
 
-async def build(plan: Plan, files: Sequence[PlannedFile], context: BuildContext, *, may_be_empty: bool) -> str | None:
+async def build(
+    plan: Plan,
+    files: Sequence[PlannedFile],
+    context: BuildContext,
+    *,
+    may_be_empty: bool,
+    check: Callable[[frozenset[str]], None],
+) -> str | None:
     """Publishes a version with the documents of `files`, in order, and of the plan's unchanged files.
 
-    Returns the version's name; None if there is no document and the version may not be empty.
+    The documents of a file that can no longer be read are copied from the previous version. `check` is called before
+    publishing with the names of the files that gave documents; what it raises ends the run.
+
+    Returns the version's name; None if nothing changed, or if there is no document and the version may not be empty.
 
     Raises:
         EmbeddingFailedError: the embedder failed after all retries.
@@ -76,7 +86,9 @@ async def build(plan: Plan, files: Sequence[PlannedFile], context: BuildContext,
     with contextlib.ExitStack() as stack:
         queue = _Queue(context.settings.max_chunks_in_flight)
         writer = _Writer(context, queue, stack)
-        await run_together(_Producer(context, queue).run(plan, files), writer.run())
+        producer = _Producer(context, queue)
+        await run_together(producer.run(plan, files), writer.run())
+        check(frozenset(producer.read))
         return await writer.publish(may_be_empty=may_be_empty)
 
 
@@ -143,6 +155,8 @@ class _Producer:
         self._queue = queue
         self._seen: dict[bytes, str] = {}
         """Digest of a document's text → name of the file it was first found in."""
+        self.read: set[str] = set()
+        """Names of the files that gave documents."""
 
     async def run(self, plan: Plan, files: Sequence[PlannedFile]) -> None:
         previous = self._context.previous
@@ -152,8 +166,10 @@ class _Producer:
         async with self._context.executor.parsing([planned.file for planned in files]) as parser:
             for planned in files:
                 found += await self._parse(parser, planned)
-        if previous is not None and plan.unchanged and (found or plan.dropped):
-            await self._copy(previous, plan.unchanged)
+        stale = plan.dropped.intersection(self._context.reporter.summary.stale)
+        kept = plan.unchanged | stale
+        if previous is not None and kept and (found or plan.dropped - stale):
+            await self._copy(previous, kept)
         self._context.batcher.flush()
         self._queue.put_nowait(None)
 
@@ -182,10 +198,13 @@ class _Producer:
                     documents += 1
                     await self._enqueue(document, [_chunk(item, span) for span in item.spans])
         except SkippedFileError as error:
-            if documents:
-                reporter.notice(name, f"read only in part, {documents} documents: {error}")
+            if documents or repeated:
+                reporter.notice(name, f"read only in part, {documents + repeated} documents: {error}")
             else:
-                reporter.skip(name, str(error))
+                previous = self._context.previous
+                reporter.skip(name, str(error), stale=previous is not None and name in previous.manifest.sources)
+        if documents or repeated:
+            self.read.add(name)
         reporter.summary.duplicates += repeated
         if repeated and not documents:
             reporter.skip(name, f"has the same text as {first}")

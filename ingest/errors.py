@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import ClassVar
 
 from chassis.errors import (
@@ -38,6 +38,21 @@ class NothingUsableError(IngestError):
         more = f" and {len(reasons) - 3} more" if len(reasons) > 3 else ""
         told = f" Skipped: {'; '.join(reasons[:3])}{more}." if reasons else ""
         super().__init__(f"{problem}; the index is unchanged.{told}")
+
+
+class RemovalNotConfirmedError(IngestError):
+    """A run would remove more than half of the documents. The index is unchanged."""
+
+    code = "removal_not_confirmed"
+
+    def __init__(self, removed: int, documents: int, sources: Collection[str]) -> None:
+        """`removed` of the index's `documents`, with the names of their files."""
+        names = sorted(sources)
+        files = ", ".join(names[:3]) + (f" and {len(names) - 3:,} more files" if len(names) > 3 else "")
+        super().__init__(
+            f"This would remove {removed:,} of {documents:,} documents: {files} are not under the paths that the index "
+            "follows; the index is unchanged. Confirm the removal with --yes, or with allow_removal=true of a re-index."
+        )
 
 
 class UnknownFoldersError(IngestError):

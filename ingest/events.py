@@ -25,6 +25,8 @@ class Skipped:
 
     source: str
     reason: str
+    stale: bool = False
+    """Whether the documents that it gave before stay in the index."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +96,8 @@ class Summary:
     """Chunks longer than the embedder's window. Positive only if the settings do not fit the embedder."""
     skipped: dict[str, str] = field(default_factory=dict)
     """Name of a file → reason."""
+    stale: list[str] = field(default_factory=list)
+    """Skipped files whose documents, read by an earlier run, stay in the version."""
     notices: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
@@ -115,10 +119,12 @@ class Reporter:
         self.tell: OnProgress = on_progress or (lambda event: None)
         """Passes an event on."""
 
-    def skip(self, source: str, reason: str) -> None:
+    def skip(self, source: str, reason: str, *, stale: bool = False) -> None:
         """Records a file that cannot be used."""
         self.summary.skipped[source] = reason
-        self.tell(Skipped(source, reason))
+        if stale:
+            self.summary.stale.append(source)
+        self.tell(Skipped(source, reason, stale))
 
     def notice(self, source: str, text: str) -> None:
         """Records a remark about a file."""

@@ -18,13 +18,21 @@ from ingest.build import BuildContext, PlannedFile, build, index_writes
 from ingest.chunking import ALGORITHM
 from ingest.concurrency import locked, open_lock, shield_to_completion
 from ingest.embedding import Batcher, EmbedderCapabilities
-from ingest.errors import NothingUsableError, ParserError, UnknownFoldersError
+from ingest.errors import (
+    NothingUsableError,
+    ParserError,
+    RemovalNotConfirmedError,
+    SkippedFileError,
+    UnknownFoldersError,
+)
 from ingest.events import OnProgress, Planned, Reporter, Summary, Waiting
 from ingest.executor import Executor, LocalExecutor
-from ingest.plan import plan
+from ingest.loaders import LOADERS
+from ingest.plan import Plan, plan
 from ingest.previous import PreviousVersion
 from ingest.settings import IngestSettings
-from ingest.sources import ListedFile, Source, follow, list_files, open_source
+from ingest.skipped import record_skipped
+from ingest.sources import ListedFile, Source, follow, is_upload, list_files, open_source
 from ingest.sources.uploads import UploadSource
 from vectorstore.versions import IndexRoot
 
@@ -47,13 +55,14 @@ async def run(
     executor: Executor | None = None,
     uploads: Source | None = None,
     scope: Scope = "all",
+    allow_removal: bool = False,
     on_finished: Callable[[Summary], Awaitable[None]] | None = None,
 ) -> Summary:
     """Brings an index up to date with its sources and its uploads.
 
     Unchanged files are not parsed again, and unchanged chunks are not embedded again. If nothing changed, nothing is
-    published. Files that cannot be used are skipped and reported. Waits while another run of the same index is active,
-    in any process.
+    published. Files that cannot be used are skipped and reported; documents that they gave before stay. Waits while
+    another run of the same index is active, in any process.
 
     Args:
         settings: of this run.
@@ -63,11 +72,13 @@ async def run(
         executor: parses and embeds; by default this process and one child. The version does not depend on it.
         uploads: the uploaded files; by default those in the index's folder.
         scope: which files are read.
+        allow_removal: whether the run may remove more than half of the documents because their files are gone.
         on_finished: awaited before another run of the index may begin; completes even if this run is cancelled.
 
     Raises:
         SourceNotFoundError: a source does not exist.
-        NothingUsableError: no file gave a document. The index is unchanged.
+        NothingUsableError: no file of the sources gave a document. The index is unchanged.
+        RemovalNotConfirmedError: the run would remove more than half of the documents. The index is unchanged.
         UnknownFoldersError: all files must be read again, but the sources are unknown. The index is unchanged.
         EmbeddingFailedError: the embedder failed after all retries. The index is unchanged.
         IndexNotWrittenError: the disk is full or the folder is read-only. The index is unchanged.
@@ -85,7 +96,7 @@ async def run(
     async with locked(lock, lambda: reporter.tell(Waiting("Another run of this index is active."))):
         batcher = Batcher(executor.embedder(), settings.batch_size)
         try:
-            update = _Update(settings, executor, batcher, reporter, scope, opened, root)
+            update = _Update(settings, executor, batcher, reporter, scope, allow_removal, opened, root)
             await update.run(listing, uploads or UploadSource(str(root.folder)))
         finally:
             await batcher.aclose()
@@ -119,6 +130,7 @@ class _Update:
     batcher: Batcher
     reporter: Reporter
     scope: Scope
+    allow_removal: bool
     sources: Sequence[Source]
     root: IndexRoot
 
@@ -137,7 +149,10 @@ class _Update:
                 listing = await asyncio.to_thread(_list_sources, self.sources)
             elif listing is None:
                 listing, kept = ([], {}), previous.from_sources if previous is not None else kept
+            uploads_only = len(listing[0]) == 0
             await self._update(listing, kept, uploads, previous, parameters)
+            with index_writes(self.settings.index_root):
+                record_skipped(self.root.folder, self.reporter.summary, uploads_only=uploads_only)
 
     def _needs_sources(self, previous: PreviousVersion | None, parameters: dict[str, Any]) -> bool:
         """Whether a run for uploads has to read the sources too, because their documents cannot be copied."""
@@ -171,6 +186,8 @@ class _Update:
         stale = previous is None or not previous.matches(parameters, self.settings.store)
         current = previous.tokens if previous is not None else {}
         planned = plan(tokens, skipped, current, kept=kept, parse_all=stale or self.scope == "reindex")
+        if previous is not None and not self.allow_removal:
+            await self._check_removal(planned, previous, listing[0], frozenset(tokens.values()))
         parsed: list[PlannedFile] = []
         lost: dict[str, str] = {}
         for name in (name for name in tokens if name in planned.parsed):
@@ -178,21 +195,44 @@ class _Update:
                 file = await asyncio.to_thread(files[name].fetch)
                 parsed.append(PlannedFile(file, tokens[name], file.path.stat().st_size))
         for name, reason in (*planned.skipped.items(), *lost.items()):
-            reporter.skip(name, reason)
+            reporter.skip(name, reason, stale=name in current)
         summary.deleted = len(planned.removed)
         size_bytes = sum(each.size_bytes for each in parsed)
         reporter.tell(Planned(len(parsed), len(planned.unchanged), len(planned.removed), size_bytes))
+
+        def check(read: frozenset[str]) -> None:
+            """Sources that no longer give any document must not empty the index, even if it has uploads."""
+            usable = read.union(planned.unchanged).difference(summary.stale)
+            if listing[0] and usable.isdisjoint(file.name for file in listing[0]):
+                raise NothingUsableError("No file gave a document", summary.skipped)
+
         if planned.parsed or planned.removed:
             # Deleting the last upload leaves an empty version. Sources that became unusable do not.
             may_be_empty = bool(planned.removed) and not planned.changed and self.scope == "uploads"
             context = BuildContext(self.settings, parameters, self.executor, self.batcher, previous, reporter)
-            summary.version = await build(planned, parsed, context, may_be_empty=may_be_empty)
-            if summary.version is None and planned.dropped:
+            summary.version = await build(planned, parsed, context, may_be_empty=may_be_empty, check=check)
+            if summary.version is None and planned.dropped.difference(summary.stale):
                 raise NothingUsableError("The sources no longer have any indexed document", summary.skipped)
             if summary.version is not None and self.settings.keep_versions:
                 await asyncio.to_thread(self.root.prune, self.settings.keep_versions)
+        else:
+            check(frozenset())
         # A run for uploads may find nothing usable: each of its tasks reports that.
         self._summarise(previous, may_find_nothing=self.scope == "uploads" and not listing[0])
+
+    async def _check_removal(
+        self, planned: Plan, previous: PreviousVersion, listed: Sequence[ListedFile], tokens: frozenset[str]
+    ) -> None:
+        """Raises RemovalNotConfirmedError if more than half of the documents are neither here nor under a new name."""
+        gone = {name for name in planned.removed if previous.tokens[name] not in tokens}
+        if self.scope == "uploads":
+            gone = {name for name in gone if not is_upload(name)}
+        removed, documents = previous.documents_of(gone), previous.manifest.counts.documents
+        if removed * 2 <= documents:
+            return
+        if skipped := await asyncio.to_thread(_not_read, listed):
+            raise NothingUsableError("No file gave a document", skipped)
+        raise RemovalNotConfirmedError(removed, documents, gone)
 
     def _summarise(self, previous: PreviousVersion | None, *, may_find_nothing: bool) -> None:
         summary = self.reporter.summary
@@ -235,6 +275,21 @@ def _search_parameters(settings: IngestSettings, capabilities: EmbedderCapabilit
         "sparse": capabilities.sparse,
         "multi_vector_bits": capabilities.multi_vector_bits,
     }
+
+
+def _not_read(files: Sequence[ListedFile]) -> dict[str, str]:
+    """Name → reason, if no loader reads any of these files; else empty."""
+    reasons: dict[str, str] = {}
+    for file in files:
+        with _unreadable(file.name, reasons):
+            try:
+                found = file.fetch()
+                LOADERS.choose(found.source, found.head())
+            except SkippedFileError as error:
+                reasons[file.name] = str(error)
+            else:
+                return {}
+    return reasons
 
 
 @contextlib.contextmanager

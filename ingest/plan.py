@@ -17,9 +17,9 @@ class Plan:
     unchanged: frozenset[str] = frozenset()
     """Their documents are copied from the current version."""
     removed: frozenset[str] = frozenset()
-    """In the current version, but no longer readable."""
+    """In the current version, but no longer listed."""
     skipped: Mapping[str, str] = field(default_factory=dict)
-    """Cannot be read: name → reason."""
+    """Cannot be read: name → reason. Those in the current version are `unchanged` as well."""
 
     @property
     def parsed(self) -> frozenset[str]:
@@ -50,7 +50,7 @@ def plan(
         parse_all: parse unchanged files too.
     """
     changed = tuple(name for name, token in tokens.items() if name in current and (parse_all or current[name] != token))
-    unchanged = kept.union(name for name in tokens if name in current).difference(changed)
+    unchanged = kept.union(name for name in (*tokens, *skipped) if name in current).difference(changed)
     return Plan(
         added=tuple(name for name in tokens if name not in current),
         changed=changed,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from ingest.chunking import EmbeddingTexts
@@ -46,6 +46,10 @@ class PreviousVersion:
     def tokens(self) -> dict[str, str]:
         """Name of each file in the version → its change token."""
         return {name: info.sha256 for name, info in self.manifest.sources.items()}
+
+    def documents_of(self, names: Collection[str]) -> int:
+        """Number of documents of these files."""
+        return sum(len(info.document_ids) for name, info in self.manifest.sources.items() if name in names)
 
     @property
     def from_sources(self) -> frozenset[str]:

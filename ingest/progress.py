@@ -45,13 +45,20 @@ def report(summary: Summary, console: Console) -> None:
 
 
 def skipped_lines(summary: Summary) -> Iterator[str]:
-    """Skipped files: counts of the types that are not read, then the others by reason."""
+    """Stale files, then skipped ones: counts of the types that are not read, and the others by reason."""
     from ingest.loaders import LOADERS, suffix_of
 
+    for source in summary.stale[:_LISTED]:
+        yield f"  stale {source}: {summary.skipped[source]}; its documents from before are kept"
+    if len(summary.stale) > _LISTED:
+        yield f"  … and {len(summary.stale) - _LISTED:,} further stale files"
     unread: Counter[str] = Counter()
     by_reason: dict[str, list[str]] = {}
+    stale = frozenset(summary.stale)
     for source, reason in summary.skipped.items():
         suffix = suffix_of(source)
+        if source in stale:
+            continue
         if suffix and suffix not in LOADERS.suffixes:
             unread[suffix] += 1
         else:
@@ -77,6 +84,8 @@ def headline(summary: Summary) -> str:
     """The result of a run in one sentence."""
     index = f"{_many(summary.documents, 'document')}, {_many(summary.chunks, 'chunk')}"
     skipped = f", {_many(len(summary.skipped), 'file')} skipped" if summary.skipped else ""
+    if summary.stale:
+        skipped += f", {len(summary.stale):,} of them stale"
     if summary.unchanged:
         return f"Unchanged: version {summary.version} ({index}{skipped}) in {summary.seconds:.1f} s"
     details = [f"{summary.embedded:,} embedded", f"{summary.reused:,} reused"]

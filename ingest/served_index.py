@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import os
 from collections.abc import Collection
 from datetime import datetime, timezone
 from pathlib import Path, PurePosixPath
 
 from ingest.settings import IngestServerSettings
+from ingest.skipped import skipped_files
 from ingest.sources import is_upload
 from ingest.uploads import UploadFolder
-from ingest.wire import SourceListing, SourceListings
+from ingest.wire import SkippedSource, SkippedSources, SourceListing, SourceListings
 from vectorstore.errors import DamagedIndexError, UnsupportedFormatError
 from vectorstore.versions import Holding, IndexRoot, holdings
 
@@ -65,14 +67,23 @@ class ServedIndex:
         uploads = self.uploads.files()
         names = sorted(held.keys() | uploads.keys())
         page = [name for name in names if after is None or name > after][: limit + 1]
+        stale = {name: each.reason for name, each in skipped_files(self.folder).items() if each.stale}
         return SourceListings(
-            documents=[_listing(name, held.get(name), uploads.get(name)) for name in page[:limit]],
+            documents=[_listing(name, held.get(name), uploads.get(name), stale.get(name)) for name in page[:limit]],
             next=page[limit - 1] if len(page) > limit else None,
             version=version,
         )
 
+    def skipped(self, limit: int, after: str | None) -> SkippedSources:
+        """A page of the files that the last runs could not use, sorted by name."""
+        page = [item for item in skipped_files(self.folder).items() if after is None or item[0] > after][: limit + 1]
+        return SkippedSources(
+            skipped=[SkippedSource(source=name, **dataclasses.asdict(each)) for name, each in page[:limit]],
+            next=page[limit - 1][0] if len(page) > limit else None,
+        )
 
-def _listing(name: str, holding: Holding | None, upload: Path | None) -> SourceListing:
+
+def _listing(name: str, holding: Holding | None, upload: Path | None, stale: str | None) -> SourceListing:
     stat: os.stat_result | None = None
     if upload is not None:
         with contextlib.suppress(FileNotFoundError):  # deleted in between
@@ -86,4 +97,5 @@ def _listing(name: str, holding: Holding | None, upload: Path | None) -> SourceL
         sha256=holding.sha256 if holding is not None else None,
         origin="upload" if is_upload(name) else "folder",
         uploaded_at=datetime.fromtimestamp(stat.st_mtime, timezone.utc) if stat is not None else None,
+        stale=stale if holding is not None else None,
     )

@@ -26,7 +26,7 @@ from ingest.errors import IngestError
 from ingest.service import MAX_PAGE, IngestService
 from ingest.settings import IngestServerSettings
 from ingest.uploads import FIELD
-from ingest.wire import ErrorBody, SourceListings, Task, TaskList, UploadLimits
+from ingest.wire import ErrorBody, SkippedSources, SourceListings, Task, TaskList, UploadLimits
 
 NAME = "ingest"
 
@@ -119,6 +119,21 @@ async def listed(
     return await service.documents(name, limit, after)
 
 
+@documents.get(
+    "/indexes/{name}/skipped",
+    summary="List the files that an index cannot use",
+    responses=_refusals(s400="limit", s404=_NO_INDEX),
+)
+async def skipped(
+    service: Service,
+    name: Index,
+    limit: Annotated[int, Query(ge=1, le=MAX_PAGE, description="Most files in the response.")] = 100,
+    after: Annotated[str | None, Query(description="`next` of the previous page.")] = None,
+) -> SkippedSources:
+    """Files that the last runs could not use, with the reason, sorted by name."""
+    return await service.skipped(name, limit, after)
+
+
 @documents.post(
     "/indexes/{name}/documents",
     status_code=202,
@@ -169,9 +184,18 @@ async def delete(
 @documents.post(
     "/indexes/{name}/reindex", status_code=202, summary="Re-index everything", responses=_refusals(s404=_NO_INDEX)
 )
-async def reindex(service: Service, name: Index) -> Task:
-    """Queues a task that reads all folders and uploads again. Unchanged text is not embedded again."""
-    return await service.reindex(name)
+async def reindex(
+    service: Service,
+    name: Index,
+    allow_removal: Annotated[
+        bool, Query(description="Whether it may remove more than half of the documents because their files are gone.")
+    ] = False,
+) -> Task:
+    """Queues a task that reads all folders and uploads again. Unchanged text is not embedded again.
+
+    The task fails with the code `removal_not_confirmed` if it would remove more than half of the documents.
+    """
+    return await service.reindex(name, allow_removal=allow_removal)
 
 
 @tasks.get("/tasks", summary="List tasks", responses=_refusals(s404=_NO_INDEX))

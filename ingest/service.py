@@ -21,7 +21,7 @@ from ingest.sources import is_upload
 from ingest.task_queue import TaskQueue
 from ingest.task_store import Record, TaskStore
 from ingest.telemetry import BYTES
-from ingest.wire import SourceListings, Task, TaskKind, UploadLimits
+from ingest.wire import SkippedSources, SourceListings, Task, TaskKind, UploadLimits
 
 logger = logging.getLogger("ingest")
 
@@ -144,6 +144,10 @@ class IngestService:
         """A page of an index's files, sorted by name."""
         return await asyncio.to_thread(self._index(name).listing, limit, after)
 
+    async def skipped(self, name: str, limit: int, after: str | None) -> SkippedSources:
+        """A page of the files that an index cannot use, sorted by name."""
+        return await asyncio.to_thread(self._index(name).skipped, limit, after)
+
     async def upload(self, name: str, content_type: str, body: AsyncIterator[bytes]) -> Task:
         """Receives a form with files and queues the task that indexes them.
 
@@ -193,10 +197,10 @@ class IngestService:
             )
         return await self._add("delete", name, [source], purge=self._settings.purge_deleted if purge is None else purge)
 
-    async def reindex(self, name: str) -> Task:
-        """Queues the task that reads all files again."""
+    async def reindex(self, name: str, *, allow_removal: bool) -> Task:
+        """Queues the task that reads all files again. `allow_removal` as in `pipeline.run`."""
         self._index_for_task(name)
-        return await self._add("reindex", name, [])
+        return await self._add("reindex", name, [], allow_removal=allow_removal)
 
     async def tasks(self, name: str | None, limit: int) -> list[Task]:
         """As `TaskQueue.latest`."""
@@ -224,7 +228,14 @@ class IngestService:
         return index
 
     async def _add(
-        self, kind: TaskKind, name: str, sources: list[str], *, task_id: str | None = None, purge: bool = False
+        self,
+        kind: TaskKind,
+        name: str,
+        sources: list[str],
+        *,
+        task_id: str | None = None,
+        purge: bool = False,
+        allow_removal: bool = False,
     ) -> Task:
         task = Task(
             id=task_id or uuid.uuid4().hex,
@@ -233,5 +244,6 @@ class IngestService:
             state="queued",
             created_at=datetime.now(timezone.utc),
             sources=sources,
+            allow_removal=allow_removal,
         )
         return await self.queue.add(Record(task, purge))

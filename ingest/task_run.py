@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import dataclasses
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +69,7 @@ class TaskRun:
                 executor=LocalExecutor(settings, lambda reason: self._progress(Waiting(reason))),
                 uploads=UploadSource(str(index.folder), uploads),
                 scope="reindex" if self._kind == "reindex" else "uploads",
+                allow_removal=any(live.task.allow_removal for live in self._batch),
                 on_finished=self._finish,
             )
         except NothingUsableError:
@@ -94,7 +95,9 @@ class TaskRun:
 
     def _settle(self, summary: Summary) -> dict[str, TaskResult]:
         version, held = self._index.held_by()
-        results = {live.task.id: self._result(live, version, held, summary.skipped) for live in self._batch}
+        results = {
+            live.task.id: self._result(live, version, held, summary.skipped, summary.stale) for live in self._batch
+        }
         for live in self._batch:
             if self._kind == "upload":
                 skipped = {each.source for each in results[live.task.id].skipped}
@@ -106,7 +109,12 @@ class TaskRun:
         return results
 
     def _result(
-        self, live: LiveTask, version: str | None, held: dict[str, Holding], skipped: dict[str, str]
+        self,
+        live: LiveTask,
+        version: str | None,
+        held: dict[str, Holding],
+        skipped: dict[str, str],
+        stale: Collection[str] = (),
     ) -> TaskResult:
         skipped = skipped | self.refused[live.task.id]
         if self._kind != "reindex":
@@ -117,7 +125,9 @@ class TaskRun:
             version=version,
             documents=sum(holding.documents for holding in held.values()),
             chunks=sum(holding.chunks for holding in held.values()),
-            skipped=[SkippedSource(source=source, reason=reason) for source, reason in skipped.items()],
+            skipped=[
+                SkippedSource(source=source, reason=reason, stale=source in stale) for source, reason in skipped.items()
+            ],
         )
 
     def _absence(self, live: LiveTask, current: str | None) -> Absence | None:

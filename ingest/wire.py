@@ -36,6 +36,10 @@ class SourceListing(BaseModel):
     sha256: str | None = Field(description="SHA-256 of the indexed bytes; null if it is not in the index yet.")
     origin: Origin = Field(description="Uploaded, or from a folder that the index follows.")
     uploaded_at: datetime | None
+    stale: str | None = Field(
+        default=None,
+        description="Why the file can no longer be read, so that the documents read before stay; null if it can.",
+    )
 
 
 class SourceListings(BaseModel):
@@ -65,6 +69,14 @@ class SkippedSource(BaseModel):
 
     source: str
     reason: str
+    stale: bool = Field(default=False, description="Whether documents that the file gave before stay in the index.")
+
+
+class SkippedSources(BaseModel):
+    """A page of the files that an index cannot use, by name."""
+
+    skipped: list[SkippedSource]
+    next: str | None = Field(description="`after` of the next page; null on the last page.")
 
 
 class Absence(BaseModel):
@@ -112,6 +124,9 @@ class Task(BaseModel):
     ended_at: datetime | None = None
     progress: Progress = Progress()
     sources: list[str] = Field(description="Names of the task's files in the index; empty for a re-index.")
+    allow_removal: bool = Field(
+        default=False, description="Whether a re-index may remove more than half of the documents."
+    )
     result: TaskResult | None = None
     error: TaskError | None = None
 

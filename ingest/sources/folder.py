@@ -9,6 +9,9 @@ from pathlib import Path
 from ingest.errors import SourceNotFoundError
 from ingest.sources import Entry, LocalFiles
 
+_MAX_DEPTH = 200
+"""Levels of folders that are read. `_walk` calls itself once for each."""
+
 
 class FolderSource(LocalFiles):
     """A file, or all files below a folder, named by their path below it.
@@ -45,6 +48,9 @@ class FolderSource(LocalFiles):
 
 
 def _walk(folder: Path, root: Path, below: str) -> Iterator[Entry]:
+    if below.count("/") >= _MAX_DEPTH:
+        yield Entry(below, str(folder), f"folder more than {_MAX_DEPTH} levels deep: not read")
+        return
     try:
         with os.scandir(folder) as entries:
             children = sorted(entries, key=lambda entry: entry.name)

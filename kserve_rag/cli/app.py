@@ -42,6 +42,7 @@ All data is in ~/.kserve-rag, or in the folder that KSERVE_RAG_HOME names.
 app.command()(graph.up)
 app.command()(questions.ask)
 app.command()(documents.ingest)
+app.command()(documents.documents)
 app.command()(graph.status)
 app.command("eval")(evaluation.evaluate)
 app.command()(questions.mcp)

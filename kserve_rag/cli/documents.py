@@ -1,7 +1,10 @@
-"""`kserve-rag ingest`."""
+"""`kserve-rag ingest` and `kserve-rag documents`."""
 
 from __future__ import annotations
 
+import json
+import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,11 +25,15 @@ if TYPE_CHECKING:
 def ingest(
     paths: Annotated[list[Path], typer.Argument(help="Files and folders to index.", metavar="PATH…")],
     add: Annotated[bool, typer.Option("--add", help="Keep the documents that are indexed already.")] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="Remove more than half of the documents without asking.")
+    ] = False,
 ) -> None:
     """Replace the index with these files and folders (`--add` keeps the rest).
 
     Reads Markdown, text, HTML, PDF, CSV, JSON and JCR content. Only new and changed files are read and embedded;
-    documents whose file is gone are removed. The old index version keeps answering until the new one is complete.
+    documents whose file is gone are removed, and those of a file that can no longer be read stay. The old index version
+    keeps answering until the new one is complete.
 
     [bold]Examples[/]
 
@@ -38,19 +45,66 @@ def ingest(
     settings = read_settings()
     state = need_running(settings)
     with ProgressDisplay(console) as display:
-        index_documents(settings, state, existing_paths(paths), display, add=add)
+        index_documents(settings, state, existing_paths(paths), display, add=add, yes=yes)
+
+
+def documents(
+    skipped: Annotated[bool, typer.Option("--skipped", help="List the files that cannot be used, and why.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List the files of the index.
+
+    A stale file can no longer be read: the index has what it held before.
+
+    [bold]Examples[/]
+
+      kserve-rag documents
+      kserve-rag documents --skipped
+    """
+    from kserve_rag.local.indexing import indexed_files, unused_files
+
+    settings = read_settings()
+    unused = unused_files(settings)
+    rows = (
+        [{"source": name, **asdict(each)} for name, each in unused.items()]
+        if skipped
+        else [
+            {**asdict(each), "stale": unused[each.source].reason if each.source in unused else None}
+            for each in indexed_files(settings)
+        ]
+    )
+    if as_json:
+        sys.stdout.write(json.dumps(rows, indent=2, ensure_ascii=False) + "\n")
+        return
+    for row in rows:
+        if skipped:
+            kept = " [yellow](stale)[/]" if row["stale"] else ""
+            console.print(f"{escape(row['source'])}{kept}: {escape(row['reason'])}")
+        else:
+            stale = f" [yellow]stale: {escape(row['stale'])}[/]" if row["stale"] else ""
+            counts = f"{row['documents']} documents, {row['chunks']} chunks"
+            console.print(f"{escape(row['source'])} [dim]{counts}[/]{stale}")
 
 
 def index_documents(
-    settings: Settings, state: GraphState, paths: list[Path], display: ProgressDisplay, *, add: bool = False
+    settings: Settings,
+    state: GraphState,
+    paths: list[Path],
+    display: ProgressDisplay,
+    *,
+    add: bool = False,
+    yes: bool = False,
 ) -> None:
     """Index `paths` and wait until the vectorstore serves the new version.
 
     Without paths, index those of the last time; the first time, this project's own documentation.
 
+    Asks before more than half of the documents are removed, unless `yes` is set or they are the project's own.
+
     Raises:
-        UsageError: `add` is set and a path of the last time is gone.
+        UsageError: `add` is set and a path of the last time is gone, or there is nobody to ask.
     """
+    from ingest.errors import RemovalNotConfirmedError
     from kserve_rag.local.corpus import bundled, remember, remembered
     from kserve_rag.local.indexing import index, wait_until_served
 
@@ -64,7 +118,16 @@ def index_documents(
             console.print(f"[yellow]note[/] {escape(str(missing[0]))} does not exist: the index is not updated")
             return
         paths = [*(path for path in before if path not in paths), *paths]
-    summary = index(state, paths or bundled(settings), display.ingest)
+    documents = paths or bundled(settings)
+    try:
+        summary = index(state, documents, display.ingest, allow_removal=yes or not before)
+    except RemovalNotConfirmedError as error:
+        if not sys.stdin.isatty():
+            raise UsageError(str(error)) from error
+        with display.paused():
+            console.print(f"[yellow]note[/] {escape(str(error))}")
+            typer.confirm("Remove them?", abort=True)
+        summary = index(state, documents, display.ingest, allow_removal=True)
     if paths != before:
         remember(settings, paths)
     display.ingested(summary)

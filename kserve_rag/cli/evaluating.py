@@ -163,7 +163,7 @@ def over_dataset(
     if dataset.corpus is None:
         raise AssertionError(f"{dataset.name} has no corpus")
     own = _dataset_state(settings, state, dataset, transformer=transformer)
-    index(own, [dataset.corpus], on_progress)
+    index(own, [dataset.corpus], on_progress, allow_removal=True)
     with contextlib.ExitStack() as stack:
         logs = settings.home / "evaluation" / "logs"
         logs.mkdir(parents=True, exist_ok=True)

@@ -33,6 +33,9 @@ def up(
     grpc_port: Annotated[int | None, typer.Option(help="gRPC port of the transformer. [default: 8081]")] = None,
     page_port: Annotated[int | None, typer.Option(help="Port of the web page. [default: 8088]")] = None,
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Run in the background.")] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="Remove more than half of the documents without asking.")
+    ] = False,
     question: Annotated[
         str | None, typer.Option("--ask", metavar="QUESTION", help="Ask this question once the graph is ready.")
     ] = None,
@@ -54,9 +57,9 @@ def up(
     state = running(settings)
     if state is not None:
         ports = {"port": port, "gRPC port": grpc_port, "page port": page_port}
-        _already_up(settings, state, paths, ports, question)
+        _already_up(settings, state, paths, ports, question, yes=yes)
         return
-    _start(settings, paths, detach=detach, question=question)
+    _start(settings, paths, detach=detach, question=question, yes=yes)
 
 
 def status(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
@@ -151,7 +154,7 @@ def down() -> None:
         console.print("The graph was not running.")
 
 
-def _start(settings: Settings, paths: list[Path], *, detach: bool, question: str | None) -> None:
+def _start(settings: Settings, paths: list[Path], *, detach: bool, question: str | None, yes: bool) -> None:
     from kserve_rag.cli.progress import ProgressDisplay
     from kserve_rag.local.corpus import remembered
     from kserve_rag.local.launcher import launch
@@ -160,7 +163,7 @@ def _start(settings: Settings, paths: list[Path], *, detach: bool, question: str
         with ProgressDisplay(console) as display:
             graph = stack.enter_context(launch(settings, paths or remembered(settings), progress=display))
             graph.wait_ready("embedder")
-            index_documents(settings, graph.state, paths, display)
+            index_documents(settings, graph.state, paths, display, yes=yes)
             graph.wait_ready(*ANSWERING)
         address = graph.url("transformer")
         console.print(f"[green]✓[/] the graph answers at {address}", end=" ")
@@ -191,6 +194,8 @@ def _already_up(
     paths: list[Path],
     ports: dict[str, int | None],
     question: str | None,
+    *,
+    yes: bool,
 ) -> None:
     services = state.services
     addresses = (services["transformer"].url, services["transformer"].grpc_url or "", services["frontend"].url)
@@ -211,7 +216,7 @@ def _already_up(
         from kserve_rag.cli.progress import ProgressDisplay
 
         with ProgressDisplay(console) as display:
-            index_documents(settings, state, paths, display)
+            index_documents(settings, state, paths, display, yes=yes)
     if question is not None:
         ask_first(address, question)
 

@@ -118,7 +118,11 @@ def _index_line(index: IndexStatus | None) -> str:
     line = f"index {index.name}: {index.documents} documents, {index.chunks} chunks, version {index.version}"
     if index.languages:
         line += f"\nlanguages: {shares(index.languages)}"
-    return line + (f"\nsignals: {shares(index.weights)}" if index.weights else "")
+    if index.weights:
+        line += f"\nsignals: {shares(index.weights)}"
+    if index.stale:
+        line += f"\nstale files: {index.stale} (`kserve-rag documents` shows why they can no longer be read)"
+    return line + (f"\nskipped files: {index.skipped} (`kserve-rag documents --skipped`)" if index.skipped else "")
 
 
 def shares(found: Mapping[str, float]) -> str:

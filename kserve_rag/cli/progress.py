@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from rich.console import Console, Group
@@ -61,6 +63,13 @@ class ProgressDisplay(Progress):
     def __exit__(self, *_: object) -> None:
         self._live.stop()
 
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leaves the terminal to a question until the block ends."""
+        self._live.stop()
+        yield
+        self.__enter__()
+
     def update(self, task: str, done: int, total: int | None) -> None:
         """Show a bar of bytes."""
         with self._lock:
@@ -99,12 +108,15 @@ class ProgressDisplay(Progress):
         self._remove("index")
         for line in skipped_lines(summary):
             self._console.print(f"[yellow]{escape(line.strip())}[/]")
+        if summary.skipped:
+            self._console.print("[dim]kserve-rag documents --skipped lists every skipped file.[/]")
         counts = f"{summary.documents} documents, {summary.chunks} chunks"
         rate = f"in {summary.seconds:.1f} s ({summary.chunks_per_s:.0f}/s)"
         changes = f"; embedded {summary.embedded} {rate}, reused {summary.reused}"
         parts = [f"unchanged: {counts}" if summary.unchanged else counts + changes]
         parts += [f"{summary.deleted} deleted"] if summary.deleted else []
         parts += [f"{len(summary.skipped)} skipped"] if summary.skipped else []
+        parts += [f"{len(summary.stale)} stale"] if summary.stale else []
         self._console.print(f"[green]✓[/] index {', '.join(parts)} [dim]{summary.version}[/]")
 
     def _show(self, bars: Bars, task: str, description: str, **fields: Any) -> None:

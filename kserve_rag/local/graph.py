@@ -92,6 +92,10 @@ class IndexStatus(BaseModel):
     """Language of the documents (ISO 639-1) → share of the chunks, largest first."""
     weights: dict[str, float] = {}
     """Share of each signal in a passage's score; empty while the vectorstore does not run."""
+    stale: int = 0
+    """Files that can no longer be read, whose documents are kept."""
+    skipped: int = 0
+    """Other files that the last runs could not use."""
 
 
 class GraphStatus(BaseModel):
@@ -159,7 +163,7 @@ def status(settings: Settings) -> GraphStatus:
         services = {
             name: ServiceStatus(url=service.url, ready=False, reason="not running") for name, service in planned.items()
         }
-        return GraphStatus(services=services, index=index_on_disk(settings))
+        return GraphStatus(services=services, index=_with_skipped(settings, index_on_disk(settings)))
     with SupervisorClient(settings.run) as client:
         processes = client.status()
     with loopback_client() as http, ThreadPoolExecutor(len(SERVICES)) as pool:
@@ -169,7 +173,7 @@ def status(settings: Settings) -> GraphStatus:
 
         services = dict(zip(SERVICES, pool.map(check, SERVICES), strict=True))
         index = _served_index(http, state.services["vectorstore"].url) if services["vectorstore"].pid else None
-    return GraphStatus(services=services, index=index or index_on_disk(settings))
+    return GraphStatus(services=services, index=_with_skipped(settings, index or index_on_disk(settings)))
 
 
 def loopback_client() -> httpx.Client:
@@ -344,6 +348,16 @@ def _served_index(client: httpx.Client, url: str) -> IndexStatus | None:
         index = client.get(f"{url}/v1/indexes").json()["index"]
         return IndexStatus.model_validate(index) if index else None
     return None
+
+
+def _with_skipped(settings: Settings, index: IndexStatus | None) -> IndexStatus | None:
+    if index is not None:
+        from ingest.skipped import skipped_files
+
+        found = skipped_files(settings.indexes / settings.index_name).values()
+        index.stale = sum(each.stale for each in found)
+        index.skipped = len(found) - index.stale
+    return index
 
 
 def index_on_disk(settings: Settings) -> IndexStatus | None:

@@ -10,24 +10,33 @@ from typing import Any
 
 import httpx
 
-from ingest.errors import IngestError
+from ingest.errors import IngestError, RemovalNotConfirmedError
 from ingest.events import OnProgress, Summary
 from ingest.pipeline import run
 from ingest.settings import IngestSettings
+from ingest.skipped import SkippedFile, skipped_files
 from kserve_rag.errors import LaunchError, UsageError
 from kserve_rag.local.graph import GraphState, loopback_client
+from kserve_rag.settings import Settings
+from vectorstore.versions import Holding, IndexRoot, holdings
 
 _SERVED_WITHIN_S = 60
 
 
-def index(state: GraphState, paths: Sequence[Path], on_progress: OnProgress | None = None) -> Summary:
+def index(
+    state: GraphState, paths: Sequence[Path], on_progress: OnProgress | None = None, *, allow_removal: bool = False
+) -> Summary:
     """Updates the index from `paths` and the uploads. The embedder must be ready.
 
     Raises:
-        UsageError: there is no readable document. The index stays unchanged.
+        RemovalNotConfirmedError: more than half of the documents would go, and `allow_removal` is not set.
+        UsageError: there is no readable document. The index stays unchanged, as in the other case.
     """
+    settings = IngestSettings(**_ingest_settings(state))
     try:
-        return asyncio.run(run(IngestSettings(**_ingest_settings(state)), paths, on_progress))
+        return asyncio.run(run(settings, paths, on_progress, allow_removal=allow_removal))
+    except RemovalNotConfirmedError:
+        raise
     except IngestError as error:
         raise UsageError(str(error)) from error
 
@@ -50,6 +59,20 @@ def _ingest_settings(state: GraphState) -> dict[str, Any]:
     if state.window_tokens is not None:
         settings["window_tokens"] = state.window_tokens
     return settings
+
+
+def indexed_files(settings: Settings) -> list[Holding]:
+    """The files of the current index version, sorted by name. Raises UsageError if there is none."""
+    root = IndexRoot(settings.indexes, settings.index_name)
+    if root.current() is None:
+        raise UsageError("There is no index yet: build one with `kserve-rag ingest PATH`.")
+    with root.open() as version:
+        return holdings(version)
+
+
+def unused_files(settings: Settings) -> dict[str, SkippedFile]:
+    """Name → reason for each file that the index skips or keeps although it can no longer be read."""
+    return skipped_files(settings.indexes / settings.index_name)
 
 
 def wait_until_served(state: GraphState, version: str) -> None:

@@ -25,10 +25,12 @@ from ingest.errors import (
     IndexNotWrittenError,
     NothingUsableError,
     ParserError,
+    RemovalNotConfirmedError,
     SourceNotFoundError,
 )
 from ingest.events import Advanced, Event, Planned, Published, Skipped, Summary, Waiting
 from ingest.settings import IngestSettings
+from ingest.skipped import SkippedFile, skipped_files
 from ingest.sources import followed, list_files, open_source
 from ingest.sources.uploads import UploadSource
 from tests.fakes.embedder import FINGERPRINT, OTHER_FINGERPRINT, LoopbackEmbedder, embed, embed_sparse
@@ -167,14 +169,34 @@ async def test_deleted_and_renamed_files_are_followed(
         assert "site/page.html" not in version.manifest.sources
 
 
-async def test_a_file_that_went_bad_leaves_the_index(docs: Path, make_settings: MakeSettings) -> None:
+async def test_a_file_that_can_no_longer_be_read_keeps_its_documents(docs: Path, make_settings: MakeSettings) -> None:
     settings = make_settings()
-    await run(settings, docs)
-    (docs / "web.json").write_text("{", "utf-8")
-    summary = await run(settings, docs)
-    assert summary.skipped["web.json"].startswith("invalid JSON")
+    first = await run(settings, docs)
     with index(settings).open() as version:
-        assert "web.json" not in version.manifest.sources
+        before = contents(version)
+    (docs / "web.json").write_text("{", "utf-8")
+    (docs / "boat.txt").unlink()
+    (docs / "boat.txt").symlink_to("nowhere")
+    again = await run(settings, docs)
+    assert (again.unchanged, again.version) == (True, first.version)
+    (docs / "new.md").write_text("# Shelf\n\nThe shelf is for pots.", "utf-8")
+    (docs / "report.txt").unlink()
+    summary = await run(settings, docs)
+    assert sorted(summary.stale) == ["boat.txt", "web.json"]
+    assert summary.skipped["web.json"].startswith("invalid JSON")
+    assert (summary.documents, summary.deleted, summary.embedded) == (first.documents, 1, 1)
+    with index(settings).open() as version:
+        after = contents(version)
+        assert {"web.json", "boat.txt"} <= version.manifest.sources.keys()
+    assert sum(after.get(document) != content for document, content in before.items()) == 1
+    folder = settings.index_root / settings.index_name
+    assert skipped_files(folder)["boat.txt"] == SkippedFile("broken symbolic link", stale=True)
+    # A run that reads only uploads knows nothing else about the files of folders.
+    await pipeline.run(settings, [docs], scope="uploads")
+    assert sorted(skipped_files(folder)) == ["boat.txt", "web.json"]
+    (docs / "web.json").write_text('{"title": "Kiln", "content": "The kiln is hot."}', "utf-8")
+    assert (await run(settings, docs)).stale == ["boat.txt"]
+    assert sorted(skipped_files(folder)) == ["boat.txt"]
 
 
 async def test_the_same_content_twice_is_kept_once(
@@ -280,7 +302,7 @@ async def test_an_embedder_that_fails_midway_leaves_the_index_as_it_was(
     assert index(settings).current() == before
     assert index(settings).versions() == ([before] if before else [])
     left = {path.name for path in (settings.index_root / settings.index_name).iterdir()}
-    assert left <= {".lock", ".run", "current", "sources.json", before}
+    assert left <= {".lock", ".run", "current", "skipped.json", "sources.json", before}
     embedder.fails_after = None
     assert (await run(settings, docs, long_docs)).documents == 14 + 240
 
@@ -338,9 +360,44 @@ async def test_an_emptied_folder_leaves_the_index_unchanged(docs: Path, make_set
     first = await run(settings, docs)
     empty(docs)
     (docs / "empty.md").touch()
-    with pytest.raises(NothingUsableError, match="The sources no longer have any indexed document"):
+    with pytest.raises(RemovalNotConfirmedError, match=r"This would remove 14 of 14 documents: .*and 8 more files"):
         await run(settings, docs)
+    with pytest.raises(NothingUsableError, match="No file gave a document; the index is unchanged"):
+        await pipeline.run(settings, [docs], allow_removal=True)
     assert index(settings).current() == first.version
+
+
+async def test_paths_without_a_document_remove_nothing_even_with_uploads(
+    docs: Path, tmp_path: Path, make_settings: MakeSettings
+) -> None:
+    settings = make_settings()
+    uploads = settings.index_root / settings.index_name / "uploads"
+    uploads.mkdir(parents=True)
+    (uploads / "shelf.md").write_text("# Shelf\n\nThe shelf is for pots.", "utf-8")
+    (tmp_path / "photo.png").write_bytes(b"\x89PNG")
+    with pytest.raises(NothingUsableError, match=r"photo\.png: files ending in \.png are not read"):
+        await run(settings, tmp_path / "photo.png")
+    first = await run(settings, docs)
+    for allow_removal in (False, True):
+        with pytest.raises(NothingUsableError, match=r"photo\.png: files ending in \.png are not read"):
+            await pipeline.run(settings, [tmp_path / "photo.png"], allow_removal=allow_removal)
+    assert index(settings).versions() == [first.version]
+    assert followed(settings.index_root / settings.index_name) == [str(docs)]
+
+
+async def test_removing_most_documents_needs_a_confirmation(
+    docs: Path, tmp_path: Path, make_settings: MakeSettings
+) -> None:
+    settings = make_settings()
+    first = await run(settings, docs)
+    shutil.move(docs, tmp_path / "all" / "moved")
+    moved = await run(settings, tmp_path / "all")
+    assert (moved.documents, moved.embedded) == (first.documents, 0)
+    with pytest.raises(RemovalNotConfirmedError, match="--yes"):
+        await run(settings, tmp_path / "all" / "moved" / "guide.md")
+    assert index(settings).current() == moved.version
+    summary = await pipeline.run(settings, [tmp_path / "all" / "moved" / "guide.md"], allow_removal=True)
+    assert summary.documents == 1
 
 
 async def test_wrong_paths_and_tokenizers_are_reported(docs: Path, tmp_path: Path, make_settings: MakeSettings) -> None:
@@ -598,7 +655,7 @@ async def test_runs_of_one_index_wait_for_each_other(
     embedder.hold()
     first = asyncio.create_task(run(settings, docs))
     assert await asyncio.to_thread(embedder.held.wait, 30)
-    other = asyncio.create_task(pipeline.run(settings, [more], told))
+    other = asyncio.create_task(pipeline.run(settings, [more], told, allow_removal=True))
     await asyncio.wait_for(waits.wait(), 30)
     embedder.pass_new()
     embedder.release()

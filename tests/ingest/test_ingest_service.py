@@ -263,6 +263,7 @@ def test_uploads_and_followed_folders_leave_each_other_alone(
             "sha256": "",
             "origin": "folder",
             "uploaded_at": None,
+            "stale": None,
         }
         # The job follows its folder and the uploads.
         (docs / "guide.md").write_text("# Kilns of today\n\nThe kiln opens twice.", "utf-8")
@@ -270,12 +271,28 @@ def test_uploads_and_followed_folders_leave_each_other_alone(
         assert {s: listed["title"] for s, listed in service.sources().items()} == everything | {
             "guide.md": "Kilns of today"
         }
-        # An upload does not read the folder, which may be gone; re-indexing does.
+        # A file that can no longer be read keeps its documents.
         (docs / "guide.md").rename(tmp_path / "guide.md")
+        (docs / "guide.md").symlink_to("nowhere")
+        stale = {"source": "guide.md", "reason": "broken symbolic link", "stale": True}
+        assert service.reindex()["result"]["skipped"] == [stale]
+        assert service.sources()["guide.md"]["stale"] == "broken symbolic link"
+        assert service.http.get("/v1/indexes/default/skipped").json() == {"skipped": [stale], "next": None}
+        # An upload does not read the folder, which may be gone; re-indexing does.
+        (docs / "guide.md").unlink()
         assert service.upload({"more.txt": "A door for the kiln."})["state"] == "succeeded"
         assert "guide.md" in service.sources()
         assert service.reindex()["state"] == "succeeded"
         assert list(service.sources()) == ["docs/uploads/guide.md", "uploads/guide.md", "uploads/more.txt"]
+        service.delete("uploads/guide.md")
+        service.delete("uploads/more.txt")
+        (docs / "uploads" / "guide.md").rename(tmp_path / "old.md")
+        (docs / "new.md").write_text("Water is not for pots.", "utf-8")
+        unconfirmed = service.reindex()
+        assert (unconfirmed["state"], unconfirmed["error"]["code"]) == ("failed", "removal_not_confirmed")
+        assert "This would remove 1 of 1 documents: docs/uploads/guide.md" in unconfirmed["error"]["message"]
+        (tmp_path / "old.md").rename(docs / "uploads" / "guide.md")
+        (docs / "new.md").unlink()
         docs.rename(tmp_path / "elsewhere")
         failed = service.reindex()
         assert (failed["state"], failed["error"]["code"]) == ("failed", "source_not_found")
@@ -283,8 +300,6 @@ def test_uploads_and_followed_folders_leave_each_other_alone(
         refused = service.http.delete(f"{service.documents}/docs/uploads/guide.md")
         assert (refused.status_code, refused.json()["code"], refused.json()["field"]) == (403, "not_uploaded", "source")
         # The folder's document stays, even without any upload.
-        service.delete("uploads/guide.md")
-        service.delete("uploads/more.txt")
         assert list(service.sources()) == ["docs/uploads/guide.md"]
 
 
@@ -503,7 +518,9 @@ def test_unusable_files_are_skipped_and_the_others_indexed(shared: RunningIngest
         task = shared.upload({"locked.pdf": pdf("Words.", encrypt=StandardEncryption("secret", strength=128))})
         assert (task["state"], task["error"]["code"]) == ("failed", "nothing_usable")
         assert "uploads/locked.pdf: encrypted: needs a password" in task["error"]["message"]
-        assert task["result"]["skipped"] == [{"source": "uploads/locked.pdf", "reason": "encrypted: needs a password"}]
+        assert task["result"]["skipped"] == [
+            {"source": "uploads/locked.pdf", "reason": "encrypted: needs a password", "stale": False}
+        ]
     assert list(shared.sources()) == ["uploads/good.pdf"]
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import pytest
+
 from ingest.sources import list_files, open_source
 
 
@@ -56,3 +58,14 @@ def test_names_of_uploads_are_reserved(tmp_path: Path) -> None:
         (tmp_path / folder).mkdir(parents=True)
         (tmp_path / folder / "a.md").touch()
     assert listed(tmp_path / "docs", tmp_path / "uploads") == (["docs/uploads/a.md", "uploads~2/uploads/a.md"], {})
+
+
+def test_folders_nested_too_deep_are_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "page.md").touch()
+    monkeypatch.chdir(tmp_path)
+    for _ in range(1_000):
+        Path("d").mkdir()
+        monkeypatch.chdir("d")
+    names, skipped = listed(tmp_path)
+    assert names == ["page.md"]
+    assert list(skipped.values()) == ["folder more than 200 levels deep: not read"]

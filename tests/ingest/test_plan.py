@@ -40,9 +40,8 @@ def test_without_a_version_everything_is_new() -> None:
     assert plan({"b.md": "1", "a.md": "2"}, {}, {}) == Plan(added=("b.md", "a.md"))
 
 
-def test_an_unreadable_file_is_skipped_and_removed() -> None:
-    planned = plan({"b.md": "2"}, {"a.md": "broken symbolic link"}, {"a.md": "1", "b.md": "2"})
-    assert planned == Plan(
-        unchanged=frozenset(("b.md",)), removed=frozenset(("a.md",)), skipped={"a.md": "broken symbolic link"}
-    )
-    assert (planned.parsed, planned.dropped) == (frozenset(), frozenset(("a.md",)))
+def test_an_unreadable_file_is_skipped_and_stays() -> None:
+    reasons = {"a.md": "broken symbolic link", "new.md": "cannot be read: Permission denied"}
+    planned = plan({"b.md": "2"}, reasons, {"a.md": "1", "b.md": "2", "gone.md": "3"})
+    assert planned == Plan(unchanged=frozenset(("a.md", "b.md")), removed=frozenset(("gone.md",)), skipped=reasons)
+    assert (planned.parsed, planned.dropped) == (frozenset(), frozenset(("gone.md",)))

@@ -87,7 +87,9 @@ def test_status_as_json_is_what_is_documented(graph: Any, cli: Run) -> None:
         if name != "frontend":  # whose page may not be built
             assert psutil.pid_exists(service.pop("pid"))
             assert service == {"url": state.url, "ready": True, "reason": None, "restarts": 0}
-    assert parsed["index"].keys() == {"name", "version", "documents", "chunks", "languages", "weights"}
+    assert parsed["index"].keys() == {
+        *("name", "version", "documents", "chunks", "languages", "weights", "stale", "skipped")
+    }
     assert parsed["index"]["version"] == graph.index_version
     assert parsed["index"]["documents"] == sum(1 for path in graph.corpus.rglob("*") if path.is_file())
 

@@ -60,6 +60,8 @@ export interface ListedDocument {
   sha256: string | null;
   origin: "upload" | "folder";
   uploaded_at: string | null;
+  /** Why the file can no longer be read, so that the documents read before stay; null if it can. */
+  stale: string | null;
 }
 
 export interface DocumentList {

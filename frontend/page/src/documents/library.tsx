@@ -53,7 +53,7 @@ export default function Library({ onClose }: { onClose: () => void }) {
       {jobs.length > 0 && (
         <ul className="jobs" aria-label="Tasks">
           {jobs.map((job) => (
-            <JobView key={job.id} job={job} onClose={onClose} />
+            <JobView key={job.id} index={index} job={job} onClose={onClose} />
           ))}
         </ul>
       )}
@@ -143,7 +143,7 @@ function isBusy(job: Job): boolean {
   return job.task.state === "succeeded" && !job.served;
 }
 
-function JobView({ job, onClose }: { job: Job; onClose: () => void }) {
+function JobView({ index, job, onClose }: { index: string; job: Job; onClose: () => void }) {
   const busy = isBusy(job);
   const { task } = job;
   const skipped = task?.result?.skipped ?? [];
@@ -176,6 +176,18 @@ function JobView({ job, onClose }: { job: Job; onClose: () => void }) {
         <Result task={task} result={task.result} onClose={onClose} />
       )}
       {task?.error && <p className="job-hint bad">{task.error.message}</p>}
+      {task?.error?.code === "removal_not_confirmed" && (
+        <button
+          type="button"
+          className="button danger"
+          onClick={() => {
+            dismiss(job.id);
+            reindex(index, true);
+          }}
+        >
+          Remove them
+        </button>
+      )}
       {job.failure && <FailureNote failure={job.failure} />}
       {skipped.length > 0 && (
         <details className="skipped" open>
@@ -336,6 +348,9 @@ function DocumentTable({ index, documents }: { index: string; documents: readonl
                 {one.size_bytes !== null && ` · ${bytes(one.size_bytes)}`}
                 {one.origin === "upload" && " · uploaded"}
               </p>
+              {one.stale != null && (
+                <p className="document-facts bad">Stale, what was read before is kept: {one.stale}</p>
+              )}
             </div>
             {one.origin === "folder" ? null : asked === one.source ? (
               <span className="confirm">

@@ -101,10 +101,10 @@ export function remove(index: string, source: string): void {
     .catch((error: unknown) => settle(job.id, error));
 }
 
-export function reindex(index: string): void {
+export function reindex(index: string, allowRemoval = false): void {
   const job = begun("reindex", [], null);
   void ingest
-    .reindex(index)
+    .reindex(index, allowRemoval)
     .then((task) => follow(index, job.id, task))
     .catch((error: unknown) => settle(job.id, error));
 }
