@@ -17,7 +17,8 @@ from pathlib import Path
 from benchmarks.document import WORDS, Options, documentation
 from benchmarks.processes import free_port, graph, in_a_process, running
 from chassis.context import CallContext
-from embedder.client import EmbedderClient, TokenCounter
+from embedder.client import EmbedderClient
+from embedder.tokens import TokenCounter
 from evaluation.markdown import table
 from ingest.chunking import EmbeddingTexts
 from ingest.pipeline import run

@@ -18,7 +18,6 @@ from chassis import tracing
 from chassis.context import CallContext
 from chassis.errors import BadUpstreamError, InvalidRequestError, NotReadyError
 from chassis.http import HttpUpstream
-from embedder.tokens import TokenCounter
 from embedder.wire import Embeddings, InputType, SparseVector
 
 EMBEDDINGS = tracing.SpanType(
@@ -34,8 +33,6 @@ EMBEDDINGS = tracing.SpanType(
         "kserve_rag.texts.truncated",
     ),
 )
-
-__all__ = ["EmbedderClient", "TokenCounter"]
 
 _HEADER = "Inference-Header-Content-Length"
 """Source: Triton's binary tensor data extension of the KServe v2 protocol."""

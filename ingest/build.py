@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from chassis.errors import ServiceError
-from embedder.client import TokenCounter
+from embedder.tokens import TokenCounter
 from ingest.chunking import ChunkedDocument, EmbeddingTexts, Span
 from ingest.concurrency import finish_in_thread, run_together, shield_to_completion
 from ingest.embedding import Batcher

@@ -11,7 +11,7 @@ from functools import lru_cache
 from itertools import chain, pairwise
 from typing import Any
 
-from embedder.client import TokenCounter
+from embedder.tokens import TokenCounter
 from ingest.errors import IngestError
 from ingest.loaders.document import MetadataValue, ParsedDocument, Section
 

@@ -20,7 +20,7 @@ from typing import IO, Any
 
 import orjson
 
-from embedder.client import TokenCounter
+from embedder.tokens import TokenCounter
 from ingest.chunking import ChunkedDocument, Chunker, ChunkSettings
 from ingest.errors import IngestError, SkippedFileError
 from ingest.loaders import Limits, Notice, SourceFile, load

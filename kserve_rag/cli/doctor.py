@@ -34,7 +34,7 @@ class Finding:
 
     level: Literal["ok", "note", "problem"]
     text: str
-    """What was found, and for a note or a problem what to do."""
+    """The finding; for a note or a problem, also what to do."""
 
 
 def doctor() -> None:

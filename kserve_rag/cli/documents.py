@@ -97,12 +97,12 @@ def index_documents(
 ) -> None:
     """Index `paths` and wait until the vectorstore serves the new version.
 
-    Without paths, index those of the last time; the first time, this project's own documentation.
+    Without paths, index those of last time again, or this project's documentation if there are none.
 
     Asks before more than half of the documents are removed, unless `yes` is set or they are the project's own.
 
     Raises:
-        UsageError: `add` is set and a path of the last time is gone, or there is nobody to ask.
+        UsageError: `add` is set and a path that was indexed last time is gone, or there is nobody to ask.
     """
     from ingest.errors import RemovalNotConfirmedError
     from kserve_rag.local.corpus import bundled, remember, remembered

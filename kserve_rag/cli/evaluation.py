@@ -42,11 +42,18 @@ def evaluate(
     seed: Annotated[int, typer.Option(help="Random seed for samples, generated questions and tests.")] = 0,
     calibrate: Annotated[
         float | None,
-        typer.Option(min=0.001, max=0.999, help="Set the index's refusal threshold to keep this error rate."),
+        typer.Option(
+            min=0.001,
+            max=0.999,
+            help="Set the index's refusal threshold: the error rate stays at or below this.",
+        ),
     ] = None,
     error: Annotated[
         str,
-        typer.Option(help="The error to keep: answerable_refused, unanswerable_answered, or risk (of the answered)."),
+        typer.Option(
+            help="The rate that --calibrate bounds: answerable_refused, unanswerable_answered, or risk "
+            "(errors among answered questions)."
+        ),
     ] = "answerable_refused",
     baseline: Annotated[
         Path | None, typer.Option(help="results.json of an earlier run to compare with, question by question.")
@@ -85,9 +92,10 @@ def evaluate(
     if gate and baseline is None:
         raise UsageError("--gate needs --baseline, the results.json to compare with.")
     with _translated_errors(), exit_on_signals():
-        from kserve_rag.cli.evaluating import Options, evaluate
+        from kserve_rag.cli.evaluating import Options
+        from kserve_rag.cli.evaluating import evaluate as run_evaluation
 
-        outcome = evaluate(
+        outcome = run_evaluation(
             Options(
                 settings=settings,
                 datasets=datasets or [],

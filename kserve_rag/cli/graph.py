@@ -25,7 +25,7 @@ from kserve_rag.settings import Settings
 def up(
     docs: Annotated[
         list[Path] | None,
-        typer.Option("--docs", help="File or folder to index; may be repeated. By default those of the last time."),
+        typer.Option("--docs", help="File or folder to index; may be repeated. Default: the paths indexed last time."),
     ] = None,
     model: Annotated[str | None, typer.Option(help="LLM: a name of `kserve-rag models`, or a GGUF file.")] = None,
     embedder: Annotated[str | None, typer.Option(help="Embedder: a name of `kserve-rag models`, or a folder.")] = None,
@@ -42,8 +42,8 @@ def up(
 ) -> None:
     """Start the whole graph: fetch the models, index the documents, run every service.
 
-    Without --docs, it indexes the paths of the last time; the first time, this project's own documentation. It runs in
-    the foreground, where Ctrl-C stops everything, unless --detach is given.
+    Without --docs, it indexes the paths of the last run, or this project's documentation if there are none. It
+    runs in the foreground, where Ctrl-C stops everything, unless --detach is given.
 
     [bold]Examples[/]
 
@@ -120,8 +120,8 @@ def restart(
 
     The transformer, the vectorstore, ingest and the page lose no request: the new process takes over when it is ready,
     and the old one finishes its requests. If the new one does not become ready, the old one continues. The embedder and
-    the predictor are stopped first: for some seconds requests get 503 with Retry-After. A service that is not restarted
-    any more is started again.
+    the predictor are stopped first: for some seconds requests get 503 with Retry-After. A service that
+    failed too often is started again.
 
     [bold]Examples[/]
 

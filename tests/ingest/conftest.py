@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
-from embedder.client import TokenCounter
+from embedder.tokens import TokenCounter
 from ingest.settings import IngestSettings
 from tests.fakes.embedder import LoopbackEmbedder
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from embedder.client import TokenCounter
+from embedder.tokens import TokenCounter
 from ingest.chunking import Chunker, ChunkSettings, Span
 from ingest.errors import IngestError
 from ingest.loaders import Limits, ParsedDocument, SourceFile, load
