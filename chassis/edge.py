@@ -7,14 +7,15 @@ import functools
 import logging
 import secrets
 import time
+import zlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from chassis import metrics, tracing
 from chassis.error_mapping import ErrorMapper
-from chassis.errors import PayloadTooLargeError, ServiceError
+from chassis.errors import InvalidRequestError, PayloadTooLargeError, ServiceError, UnsupportedMediaTypeError
 from chassis.telemetry import request_ids
 
 access_logger = logging.getLogger("chassis.access")
@@ -130,9 +131,14 @@ class Edge:
         if scope["type"] != "http":
             await self._inner(scope, receive, send)
             return
-        exchange = _Exchange(scope, receive, send, self._max_body_bytes, self._extra_headers)
+        method = scope["method"]
+        # HEAD is answered like GET; the server leaves the body out.
+        scope = {**scope, "method": "GET" if method == "HEAD" else method}
+        exchange = _Exchange(
+            scope, receive, send, self._max_body_bytes, self._extra_headers, only_head=method == "HEAD"
+        )
         # Probes start no trace.
-        traced = scope["method"] == "POST" or "traceparent" in exchange.trace
+        traced = method == "POST" or "traceparent" in exchange.trace
         observed = Observed(self._model_name, REQUEST, exchange.request_id, exchange.trace, traced=traced)
         if observed.span.recording:
             exchange.replace_trace(observed.span.headers)
@@ -141,9 +147,9 @@ class Edge:
         finally:
             route = getattr(scope.get("route"), "path_format", _UNKNOWN_ROUTE)
             status = exchange.status or CLIENT_LEFT
-            observed.span.rename(f"{scope['method']} {route}")
+            observed.span.rename(f"{method} {route}")
             attributes: dict[str, tracing.Value] = {
-                "http.request.method": scope["method"],
+                "http.request.method": method,
                 "http.route": route,
                 "http.request.body.size": exchange.received,
                 "http.response.status_code": status,
@@ -151,12 +157,12 @@ class Edge:
             seconds = observed.end(route, status, attributes)
             if access_logger.isEnabledFor(logging.INFO):
                 access_logger.info(
-                    "%s %s", scope["method"], scope["path"], extra={"status": status, "ms": round(seconds * 1000, 1)}
+                    "%s %s", method, scope["path"], extra={"status": status, "ms": round(seconds * 1000, 1)}
                 )
 
     async def _answer(self, scope: Scope, exchange: _Exchange) -> None:
         try:
-            exchange.check_declared_length()
+            exchange.check_head()
             await self._inner(scope, exchange.receive, exchange.send)
         except asyncio.CancelledError:
             if not exchange.client_left:
@@ -172,6 +178,11 @@ class Edge:
             exchange.refusal = None
             await response(scope, exchange.receive, exchange.send)
 
+
+_CODINGS = ("gzip", "deflate")
+"""Content codings of requests."""
+_GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS
+"""zlib detects which of the two it is."""
 
 _TRACE_HEADERS = (b"traceparent", b"tracestate")
 
@@ -189,8 +200,10 @@ class _Exchange:
         send: Send,
         max_body_bytes: int,
         extra_headers: Sequence[tuple[bytes, bytes]],
+        *,
+        only_head: bool,
     ) -> None:
-        """`extra_headers`: added to the response; read when it starts."""
+        """`extra_headers`: added to the response; read when it starts. `only_head`: the client reads no body."""
         self.status: int | None = None
         self.client_left = False
         self.refusal: ServiceError | None = None
@@ -204,14 +217,26 @@ class _Exchange:
         self._extra_headers = extra_headers
         self._max_body_bytes = max_body_bytes
         self._declared_length = 0
+        self._only_head = only_head
+        self._task = asyncio.current_task()
+        self._coding = ""
+        self._decoder: zlib._Decompress | None = None
         self.received = 0
         """Size of the body so far, in bytes."""
         self.trace: dict[str, str] = {}
         """The trace headers of the client."""
+        self._host: bytes | None = None
         self.request_id = self._prepare(scope)
 
     def _prepare(self, scope: Scope) -> str:
-        """Removes parameters of a JSON content type and adds an x-request-id if there is none. Returns the id."""
+        """Simplifies the request for the framework. Returns the request id.
+
+        Removes slashes at the end of the path, parameters of a JSON content type and the content coding, and adds an
+        x-request-id if there is none.
+        """
+        path = scope.get("raw_path") or scope["path"].encode()
+        if slashes := len(path) - len(path.rstrip(b"/")) - (not path.strip(b"/")):
+            scope["path"], scope["raw_path"] = scope["path"][:-slashes], path[:-slashes]
         headers: list[tuple[bytes, bytes]] = []
         request_id = b""
         content_type: bytes | None = None
@@ -231,7 +256,15 @@ class _Exchange:
                 self._declared_length = int(value)
             elif name == b"inference-header-content-length":
                 binary = True
+            elif name == b"content-encoding":
+                self._coding = value.decode("latin-1").strip().lower()
+                continue
+            elif name == b"host":
+                self._host = value
             headers.append((name, value))
+        if self._coding in _CODINGS:
+            self._decoder = zlib.decompressobj(wbits=_GZIP_OR_ZLIB)
+            headers = [header for header in headers if header[0] != b"content-length"]
         if content_type is not None and b"json" in content_type:
             headers.append((b"content-type", content_type))
         elif scope["method"] == "POST" and not binary and content_type in (None, b"application/x-www-form-urlencoded"):
@@ -248,16 +281,49 @@ class _Exchange:
         kept = [header for header in self._scope["headers"] if header[0] not in _TRACE_HEADERS]
         self._scope["headers"] = kept + [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
 
-    def check_declared_length(self) -> None:
-        """Raises PayloadTooLargeError if the client declares a body larger than the limit."""
+    def check_head(self) -> None:
+        """Checks the headers.
+
+        Raises:
+            InvalidRequestError: there is no Host.
+            UnsupportedMediaTypeError: the content coding is unknown.
+            PayloadTooLargeError: the client declares a body larger than the limit.
+        """
+        if self._host is None and self._scope["http_version"] == "1.1":
+            self._refuse(InvalidRequestError("The request has no Host header, which HTTP/1.1 requires."))
+        if self._coding not in ("", "identity", *_CODINGS):
+            error = UnsupportedMediaTypeError(
+                f"content-encoding: {self._coding[:50]!r} is not supported. Send gzip, deflate or no coding."
+            )
+            error.headers["accept-encoding"] = ", ".join(_CODINGS)
+            self._refuse(error)
         self._check_length(self._declared_length)
+
+    def _refuse(self, error: ServiceError) -> NoReturn:
+        self.refusal = error
+        raise error
 
     def _check_length(self, size_bytes: int) -> None:
         if size_bytes > self._max_body_bytes:
-            self.refusal = PayloadTooLargeError(
-                f"The body is larger than {self._max_body_bytes} bytes, the limit of this service. Send less at a time."
+            self._refuse(
+                PayloadTooLargeError(
+                    f"The body is larger than {self._max_body_bytes} bytes, the limit of this service. "
+                    "Send less at a time."
+                )
             )
-            raise self.refusal
+
+    def _decode(self, message: Message) -> Message:
+        """The message with its part of the body decoded, at most one byte beyond the limit."""
+        if self._decoder is None:
+            return message
+        try:
+            body = self._decoder.decompress(message.get("body", b""), self._max_body_bytes - self.received + 1)
+        except zlib.error as error:
+            self._refuse(InvalidRequestError(f"The body is not valid {self._coding}: {error}."))
+        complete = self._decoder.eof and not self._decoder.unused_data
+        if not complete and not message.get("more_body", False) and not self._decoder.unconsumed_tail:
+            self._refuse(InvalidRequestError(f"The body is not one complete {self._coding} stream."))
+        return {**message, "body": body}
 
     async def receive(self) -> Message:
         if self._timer is not None and self._watcher is None:  # the framework watches for a disconnect itself
@@ -267,6 +333,7 @@ class _Exchange:
             return await asyncio.shield(self._watcher)
         message = await self._receive()
         if message["type"] == "http.request":
+            message = self._decode(message)
             self.received += len(message.get("body", b""))
             self._check_length(self.received)
             if not message.get("more_body", False):
@@ -300,6 +367,15 @@ class _Exchange:
             self.status = message["status"]
             request_id = (b"x-request-id", self.request_id.encode("latin-1"))
             message["headers"] = [*message.get("headers", ()), request_id, *self._extra_headers]
+            if self._only_head:
+                self._answered = True
+                await self._send(message)
+                message = {"type": "http.response.body"}
+        elif self._only_head:
+            if message.get("more_body", False) and self._task is not None:
+                self.client_left = True
+                self._task.cancel()
+            return
         elif not message.get("more_body", False):
             self._answered = True
         await self._send(message)

@@ -11,10 +11,13 @@ import orjson
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
-from chassis.errors import InternalError, InvalidRequestError, NotFoundError, ServiceError
+from chassis.errors import InternalError, InvalidRequestError, MethodNotAllowedError, NotFoundError, ServiceError
 
 logger = logging.getLogger(__name__)
+
+_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 
 ErrorShape = Callable[[ServiceError], Mapping[str, Any]]
 
@@ -29,7 +32,9 @@ def oip_error(error: ServiceError) -> dict[str, Any]:
 
 def error_response(error: ServiceError, shape: ErrorShape = oip_error) -> Response:
     """The HTTP response for an error, in the protocol's shape."""
-    headers = {"retry-after": str(error.retry_after_s)} if error.retry_after_s is not None else {}
+    headers = dict(error.headers)
+    if error.retry_after_s is not None:
+        headers["retry-after"] = str(error.retry_after_s)
     if error.status == 401:
         headers["www-authenticate"] = "Bearer"
     return Response(orjson.dumps(shape(error)), error.status, headers, media_type="application/json")
@@ -58,6 +63,8 @@ class ErrorMapper:
 
     async def _handle(self, request: Request, error: Exception) -> Response:
         mapped = await self.map(error, f"{request.method} {request.url.path}")
+        if mapped.status == 405:
+            mapped.headers["allow"] = ", ".join(_allowed_methods(request))
         return self.respond(mapped, request.url.path)
 
     def respond(self, error: ServiceError, path: str) -> Response:
@@ -79,6 +86,15 @@ class ErrorMapper:
         return InternalError("The service failed on this request. Its log has the reason under the x-request-id.")
 
 
+def _allowed_methods(request: Request) -> list[str]:
+    """Methods of all routes at the request's path; the framework names only those of the first route."""
+    return [
+        method
+        for method in _METHODS
+        if any(route.matches({**request.scope, "method": method})[0] is Match.FULL for route in request.app.routes)
+    ]
+
+
 def _validation_error(error: RequestValidationError) -> InvalidRequestError:
     # KServe declares the v2 body as "a request or bytes"; the errors about bytes help nobody.
     problems = [p for p in error.errors() if "bytes" not in p["loc"]] or list(error.errors())
@@ -93,7 +109,7 @@ def _validation_error(error: RequestValidationError) -> InvalidRequestError:
 
 
 class _HttpStatusError(ServiceError):
-    """A status chosen by the framework, such as 405 for a method."""
+    """A status chosen by the framework."""
 
     def __init__(self, status: int, code: str, message: str) -> None:
         super().__init__(message)
@@ -105,7 +121,7 @@ def _http_error(error: HTTPException, where: str) -> ServiceError:
     if error.status_code == 404:
         return NotFoundError(f"There is no {where} here.")
     if error.status_code == 405:
-        return _HttpStatusError(405, "method_not_allowed", f"{where}: this method is not allowed here.")
+        return MethodNotAllowedError(f"{where}: this method is not allowed here.")
     if error.status_code == 400:
         return InvalidRequestError("The body cannot be read as JSON: send UTF-8 text, not too deeply nested.")
     return _HttpStatusError(error.status_code, "http_error", str(error.detail))

@@ -26,6 +26,8 @@ class ServiceError(Exception):
         self.message = message
         self.field = field
         self.retry_after_s = retry_after_s if retry_after_s is not None else (2 if self.status == 503 else None)
+        self.headers: dict[str, str] = {}
+        """Further headers of the response."""
         self.upstream_reason = ""
         """The upstream's own message, for logs and for the room's client; never sent to callers."""
 
@@ -54,10 +56,22 @@ class NotFoundError(ServiceError):
     status, code, grpc_status = 404, "not_found", "NOT_FOUND"
 
 
+class MethodNotAllowedError(ServiceError):
+    """The route has other methods. Sent with Allow."""
+
+    status, code, grpc_status = 405, "method_not_allowed", "UNIMPLEMENTED"
+
+
 class PayloadTooLargeError(ServiceError):
     """The body is larger than the limit."""
 
     status, code, grpc_status = 413, "payload_too_large", "INVALID_ARGUMENT"
+
+
+class UnsupportedMediaTypeError(ServiceError):
+    """The body has a content type or content coding that this service does not read."""
+
+    status, code, grpc_status = 415, "unsupported_media_type", "INVALID_ARGUMENT"
 
 
 class BusyError(ServiceError):

@@ -93,6 +93,8 @@ def describe(api: ServiceApi, routers: Sequence[APIRouter], model_name: str) -> 
     schemas = document["components"]["schemas"]
     for name in ("HTTPValidationError", "ValidationError"):  # FastAPI's own errors, which `chassis.edge` maps to others
         schemas.pop(name, None)
+    for schema in schemas.values():  # KServe's examples have tensors that no service here has
+        schema.pop("example", None)
     for operation in (each for methods in document["paths"].values() for each in methods.values()):
         operation["responses"].pop("422", None)
     _hoist_definitions(document["paths"], schemas)

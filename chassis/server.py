@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import re
 import secrets
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,7 +27,7 @@ from kserve.model import InferenceVerb
 from kserve.model_server import args as kserve_args
 from kserve.protocol.dataplane import DataPlane
 from kserve.protocol.grpc import grpc_predict_v2_pb2_grpc
-from kserve.protocol.grpc.grpc_predict_v2_pb2 import ModelReadyResponse
+from kserve.protocol.grpc.grpc_predict_v2_pb2 import ModelInferResponse, ModelMetadataResponse, ModelReadyResponse
 from kserve.protocol.grpc.interceptors import ExceptionToStatusInterceptor
 from kserve.protocol.grpc.servicer import InferenceServicer
 from kserve.protocol.model_repository_extension import ModelRepositoryExtension
@@ -37,7 +38,14 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from chassis import tracing
 from chassis.edge import CLIENT_LEFT, Edge, Observed, access_logger
 from chassis.error_mapping import ErrorMapper, ErrorShape, sentence
-from chassis.errors import ForbiddenError, InvalidRequestError, NotFoundError, NotReadyError, ServiceError
+from chassis.errors import (
+    ForbiddenError,
+    InvalidRequestError,
+    MethodNotAllowedError,
+    NotFoundError,
+    NotReadyError,
+    ServiceError,
+)
 from chassis.openapi import ServiceApi, describe
 from chassis.serving import Lifespan, metrics, run
 from chassis.settings import ServerSettings, SettingError
@@ -127,8 +135,12 @@ class _Rest:
         models.update(service.model)
         self.data_plane = _DataPlane(models)
         self.repository = _ReadOnlyRepository(models)
-        self.app = FastAPI(lifespan=lambda _: service.lifespan(), openapi_url="/openapi.json" if service.api else None)
-        for router in (_readiness_routes(service.model), *service.routers):
+        self.app = FastAPI(
+            lifespan=lambda _: service.lifespan(),
+            openapi_url="/openapi.json" if service.api else None,
+            redirect_slashes=False,
+        )
+        for router in (*service.routers, _readiness_routes(service.model)):
             self.app.include_router(router)
         self.app.add_api_route("/", self.data_plane.live)
         self.app.add_api_route("/metrics", metrics)
@@ -143,8 +155,26 @@ class _Rest:
         self.edge = Edge(inner, errors, service.settings.max_body_bytes, service.model.name)
 
 
+MODEL_VERSION = "1"
+"""Version of every model on v2. KServe has none; Triton's clients ask for it."""
+
+
+def check_version(model_name: str, version: str) -> None:
+    """Raises NotFoundError for a version that no model has. Empty: any version."""
+    if version not in ("", MODEL_VERSION):
+        raise NotFoundError(
+            f"model version: there is no {version!r}. The model {model_name!r} has version {MODEL_VERSION}."
+        )
+
+
 class _DataPlane(DataPlane):
-    """KServe's, which reports a client's error in a binary body as an internal error."""
+    """KServe's, with the extensions and the version that there are, and with its errors for faulty binary bodies."""
+
+    def metadata(self) -> dict[str, Any]:
+        return {**super().metadata(), "extensions": ["binary_tensor_data"]}
+
+    async def model_metadata(self, model_name: str) -> dict[str, Any]:
+        return {**await super().model_metadata(model_name), "versions": [MODEL_VERSION]}
 
     def decode_inference_request(self, body: Any, headers: Any, model_name: str) -> InferRequest:
         try:
@@ -152,6 +182,8 @@ class _DataPlane(DataPlane):
         except InvalidInput:
             raise
         except Exception as error:
+            if isinstance(error.__context__, UnicodeDecodeError):
+                raise InvalidRequestError("A text of the binary tensors is not valid UTF-8.") from error
             raise InvalidRequestError(
                 "The body cannot be read: send JSON of the length in inference-header-content-length, followed by the "
                 "tensors, each of its binary_data_size, in the declared shape and datatype."
@@ -186,8 +218,11 @@ def _readiness_routes(model: ServiceModel) -> APIRouter:
     return router
 
 
+_VERSIONED = re.compile(r"(?P<model>/v2/models/(?P<name>[^/]+))/versions/(?P<version>[^/]+)(?P<rest>/.*)?")
+
+
 class _PredictRoute:
-    """KServe's `POST /v1/models/{name}:predict`, without the framework's routing.
+    """KServe's `POST /v1/models/{name}:predict`, without the framework's routing. v2's paths lose their version.
 
     Services call each other on this route, and the framework's routing takes longer than the rest of our work on a
     request (python -m benchmarks chain).
@@ -203,10 +238,17 @@ class _PredictRoute:
         self._path = f"/v1/models/{model_name}:predict"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] != self._path or scope["method"] != "POST":
+        if scope["type"] != "http" or scope["path"] != self._path:
+            if versioned := _VERSIONED.fullmatch(scope["path"]):
+                check_version(versioned["name"], versioned["version"])
+                scope["path"] = versioned["model"] + (versioned["rest"] or "")
             await self._inner(scope, receive, send)
             return
         scope["route"] = self
+        if scope["method"] != "POST":
+            error = MethodNotAllowedError(f"{scope['method']} {self._path}: send a POST.")
+            error.headers["allow"] = "POST"
+            raise error
         response = await self._endpoints.predict(self._model_name, Request(scope, receive))
         await response(scope, receive, send)
 
@@ -243,9 +285,18 @@ CALL = tracing.SpanType(
 
 
 class _Servicer(InferenceServicer):
-    """KServe's, with the model's own readiness."""
+    """KServe's, with the model's own readiness and version."""
+
+    async def ModelInfer(self, request: Any, context: Any) -> ModelInferResponse:  # noqa: N802 - the RPC's name
+        check_version(request.model_name, request.model_version)
+        return await super().ModelInfer(request, context)
+
+    async def ModelMetadata(self, request: Any, context: Any) -> ModelMetadataResponse:  # noqa: N802 - the RPC's name
+        check_version(request.name, request.version)
+        return ModelMetadataResponse(**await self._data_plane.model_metadata(request.name))
 
     async def ModelReady(self, request: Any, context: Any) -> ModelReadyResponse:  # noqa: N802 - the RPC's name
+        check_version(request.name, request.version)
         model = self._data_plane.get_model_from_registry(request.name)
         return ModelReadyResponse(ready=await model.not_ready_reason() is None)
 

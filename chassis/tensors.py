@@ -29,6 +29,8 @@ def read_columns(request: InferRequest, declared: Mapping[str, str]) -> dict[str
     """
     columns: dict[str, list[Any]] = {}
     for tensor in request.inputs:
+        if not isinstance(tensor.name, str):
+            raise InvalidRequestError("inputs: the name of a tensor is not a text.", field="inputs")
         if tensor.name not in declared:
             raise InvalidRequestError(
                 f"inputs: unknown tensor {tensor.name!r}. This model takes {', '.join(declared)}.", field=tensor.name
@@ -43,6 +45,8 @@ def read_columns(request: InferRequest, declared: Mapping[str, str]) -> dict[str
 
 def _values(tensor: InferInput, datatype: str) -> list[Any]:
     name = tensor.name
+    if not all(isinstance(size, int) for size in tensor.shape):
+        raise InvalidRequestError(f"{name}: shape {list(tensor.shape)} is not a list of sizes.", field=name)
     if any(size < 0 for size in tensor.shape):
         raise InvalidRequestError(f"{name}: shape {list(tensor.shape)} has a negative size.", field=name)
     try:
@@ -96,8 +100,11 @@ def respond(request: InferRequest, model: str, outputs: Mapping[str, npt.NDArray
             raise InvalidRequestError(
                 f"outputs: unknown tensor {output.name!r}. This model gives {', '.join(tensors)}.", field=output.name
             )
-    if requested and request.from_grpc:  # for REST, KServe selects them
-        tensors = {output.name: tensors[output.name] for output in requested}
+    if request.from_grpc:  # for REST, KServe selects and encodes them
+        if requested:
+            tensors = {output.name: tensors[output.name] for output in requested}
+        for tensor in tensors.values():
+            tensor.set_data_from_numpy(outputs[tensor.name], binary_data=request.use_binary_outputs)
     return InferResponse(
         response_id=request.id or generate_uuid(),
         model_name=model,

@@ -6,9 +6,17 @@ import difflib
 import functools
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, BeforeValidator, ValidationError
 
 from chassis.errors import InvalidRequestError
+
+
+def _integral(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Whole = BeforeValidator(_integral)
+"""100.0 is a whole number, as in JSON Schema: number fields of web forms send floats."""
 
 _MESSAGES = {
     "missing": "missing, but required",

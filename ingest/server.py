@@ -256,6 +256,7 @@ def application(settings: IngestServerSettings | None = None) -> FastAPI:
         # FastAPI's documentation pages load scripts from other sites.
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
     )
     app.include_router(documents)

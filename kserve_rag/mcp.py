@@ -149,7 +149,7 @@ class GraphTools:
         self,
         query: Question,
         context: Context[Any, Any],
-        num_docs: NumDocs = 5,
+        num_docs: NumDocs | None = 5,
         collections: Collections = None,
         filters: Filters = None,
     ) -> SearchResult:
@@ -161,7 +161,7 @@ class GraphTools:
             found = await client.ask(
                 query,
                 max_tokens=0,
-                num_docs=num_docs,
+                num_docs=5 if num_docs is None else num_docs,
                 collections=collections,
                 filters=filters,
                 refuse=False,

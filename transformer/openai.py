@@ -15,7 +15,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Request, Response
 
 from chassis.context import CallContext
-from chassis.errors import InvalidRequestError, NotFoundError, ServiceError
+from chassis.errors import InvalidRequestError, NotFoundError, NotReadyError, ServiceError
 from chassis.routes import (
     BODY_ERRORS,
     UPSTREAM_ERRORS,
@@ -26,8 +26,9 @@ from chassis.routes import (
     request_example,
 )
 from chassis.streaming import event_stream
+from transformer.errors import PromptTooLongError
 from transformer.question import Question
-from transformer.server import event_timing_headers, timing_headers
+from transformer.server import READY_TIMEOUT_S, event_timing_headers, timing_headers
 from transformer.service import Event, RagService
 from transformer.wire import (
     Answer,
@@ -41,6 +42,7 @@ from transformer.wire import (
     Message,
     ModelCard,
     ModelList,
+    ModelOfBoth,
     ModelsOfBoth,
     OutcomeFields,
     RetrievalFields,
@@ -61,7 +63,10 @@ _CREATED = int(time.time())
 def openai_error(error: ServiceError) -> dict[str, Any]:
     """OpenAI's error body."""
     kind = "invalid_request_error" if error.status < 500 else "server_error"
-    return {"error": {"message": error.message, "type": kind, "param": error.field, "code": error.code}}
+    param = "messages" if error.field == "input" else error.field
+    # Clients shorten the history, or choose another model, when they see OpenAI's own code.
+    code = "context_length_exceeded" if isinstance(error, PromptTooLongError) else error.code
+    return {"error": {"message": error.message, "type": kind, "param": param, "code": code}}
 
 
 def openai_routes(service: RagService, *, timeout_s: float) -> APIRouter:
@@ -74,6 +79,11 @@ def openai_routes(service: RagService, *, timeout_s: float) -> APIRouter:
         "owned_by": "kserve-rag",
         "defaults": service.defaults,
     }
+
+    def no_model(name: str) -> NotFoundError:
+        known = f"This service has the model {service.model_name!r}."
+        return NotFoundError(f"model: there is no {name!r}. {known}", field="model")
+
     chunks = ChatSourcesChunk | ChatEndChunk | ChatCompletionChunk
     chat_route: dict[str, Any] = {
         "summary": "Ask as OpenAI's clients do",
@@ -98,12 +108,10 @@ def openai_routes(service: RagService, *, timeout_s: float) -> APIRouter:
         """An answer to the last message; earlier messages are its history. With `stream`, server-sent events."""
         ctx = CallContext.start(timeout_s, request.headers)
         if body.model != service.model_name:
-            raise NotFoundError(
-                f"model: there is no {body.model!r}. This service has the model {service.model_name!r}.", field="model"
-            )
+            raise no_model(body.model)
         question = _question(body)
         if body.stream:
-            with_usage = body.stream_options is not None and body.stream_options.include_usage
+            with_usage = body.stream_options is not None and bool(body.stream_options.include_usage)
             encode = _chunk_encoder(question.id, service.model_name, with_usage)
             events = service.stream(question, ctx)
             return await event_stream(events, encode, event_timing_headers, openai_error, end=b"data: [DONE]\n\n")
@@ -122,6 +130,23 @@ def openai_routes(service: RagService, *, timeout_s: float) -> APIRouter:
         return json_response({"models": [service.model_name], "object": "list", "data": [card]})
 
     @router.get(
+        "/v1/models/{model_name}",
+        summary="A model and its readiness, as KServe and OpenAI give them",
+        response_model=ModelOfBoth,
+        responses=error_responses(NotFoundError, NotReadyError),
+    )
+    async def model_of_both(
+        model_name: Annotated[str, Path(description="Name of the model.", examples=["rag"])],
+    ) -> Response:
+        """KServe's readiness and OpenAI's card of the model, at the path that both use."""
+        if model_name != service.model_name:
+            raise no_model(model_name)
+        reason = await service.not_ready_reason(CallContext.start(READY_TIMEOUT_S))
+        if reason is not None:
+            raise NotReadyError(reason)
+        return json_response({"name": model_name, "ready": True, **card})
+
+    @router.get(
         "/openai/v1/models/{model_name}",
         summary="A model",
         response_model=ModelCard,
@@ -129,7 +154,7 @@ def openai_routes(service: RagService, *, timeout_s: float) -> APIRouter:
     )
     async def model(model_name: Annotated[str, Path(description="Name of the model.", examples=["rag"])]) -> Response:
         if model_name != service.model_name:
-            raise NotFoundError(f"model: there is no {model_name!r}.", field="model")
+            raise no_model(model_name)
         return json_response(card)
 
     return router
@@ -144,8 +169,8 @@ def _question(chat: ChatRequest) -> Question:
     text = last.text()
     if not text.strip():
         raise InvalidRequestError("messages: the last message is empty. Send a question.", field="messages")
-    if chat.max_tokens is not None and chat.max_completion_tokens is not None:
-        raise InvalidRequestError("max_tokens and max_completion_tokens are both there. Send one.", field="max_tokens")
+    if None not in (chat.max_tokens, chat.max_completion_tokens) and chat.max_tokens != chat.max_completion_tokens:
+        raise InvalidRequestError("max_tokens and max_completion_tokens differ. Send one.", field="max_tokens")
     given = {name: getattr(chat, name, None) for name in SamplingParameters.model_fields}
     if given["max_tokens"] is None:
         given["max_tokens"] = chat.max_completion_tokens
@@ -199,7 +224,10 @@ def _chunk_encoder(question_id: str, model_name: str, with_usage: bool) -> Calla
             delta = {"content": event.text_output}
         choice = {"index": 0, "delta": delta, "finish_reason": finish_reason, "logprobs": None}
         chunk = {**envelope, **_extension(event), "choices": [choice]}
-        if with_usage and isinstance(event, EndEvent):
+        if not with_usage:
+            return [chunk]
+        chunk["usage"] = None
+        if isinstance(event, EndEvent):
             return [chunk, {**envelope, "choices": [], "usage": event.usage}]
         return [chunk]
 

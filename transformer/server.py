@@ -29,7 +29,8 @@ from transformer.wire import (
     SourcesEvent,
 )
 
-_READY_TIMEOUT_S = 5.0
+READY_TIMEOUT_S = 5.0
+"""Longest time for a readiness probe."""
 
 API = ServiceApi(
     title="kserve-rag: the transformer",
@@ -80,7 +81,7 @@ class TransformerModel(ServiceModel):
 
     async def not_ready_reason(self) -> str | None:
         """Why an upstream is not ready; None if both are."""
-        return await self._service.not_ready_reason(CallContext.start(_READY_TIMEOUT_S))
+        return await self._service.not_ready_reason(CallContext.start(READY_TIMEOUT_S))
 
     def get_input_types(self) -> list[dict[str, Any]]:
         """Input tensors of v2."""

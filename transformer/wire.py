@@ -18,8 +18,22 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    StringConstraints,
+    Tag,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError, PydanticKnownError
 
+from chassis.validation import Whole
 from vectorstore.wire import MAX_COLLECTIONS, MAX_NEIGHBOURS, MAX_NUM_DOCS, Described, Passage, Span
 
 MAX_INSTANCES = 32
@@ -28,18 +42,12 @@ MAX_TEXT_CHARS = 1_000_000
 MAX_MESSAGES = 256
 
 
-def _integral(value: Any) -> Any:
-    """100.0 → 100: number fields of web forms send floats."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-_WHOLE = BeforeValidator(_integral)
 _Question = Annotated[str, StringConstraints(min_length=1, max_length=MAX_QUESTION_CHARS)]
 _Stop = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 
-_MaxTokens = Annotated[int, Field(ge=0, le=131_072), _WHOLE]
+_MaxTokens = Annotated[int, Field(ge=0, le=131_072), Whole]
 _Temperature = Annotated[float, Field(ge=0, le=2)]
-_TopK = Annotated[int, Field(ge=0, le=1000), _WHOLE]
+_TopK = Annotated[int, Field(ge=0, le=1000), Whole]
 _TopP = Annotated[float, Field(ge=0, le=1)]
 _Stops = Annotated[list[_Stop], Field(max_length=8)]
 
@@ -60,7 +68,7 @@ class OptionalSampling(Described):
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
-    seed: Annotated[int, Field(ge=0, le=2**63 - 1), _WHOLE] | None = None
+    seed: Annotated[int, Field(ge=0, le=2**63 - 1), Whole] | None = None
     """Repeats a sampled answer."""
     repetition_penalty: Annotated[float, Field(gt=0, le=2)] | None = None
     """Above 1, tokens of the prompt and of the answer so far become less likely, if the predictor's model supports
@@ -104,7 +112,7 @@ class GroundingParameters(Described):
     """`quote` answers with sentences of the sources, without the LLM; `write` with the LLM's text; `auto` with those of
     the LLM's sentences that the sources support, else with a quote. The service's setting if absent. Without documents,
     always `write`."""
-    num_docs: Annotated[int, Field(ge=0, le=MAX_NUM_DOCS), _WHOLE] | None = None
+    num_docs: Annotated[int, Field(ge=0, le=MAX_NUM_DOCS), Whole] | None = None
     """Passages to retrieve. The service's setting if absent; 0 retrieves none."""
     retrieval: bool = True
     """False answers without documents."""
@@ -114,7 +122,7 @@ class GroundingParameters(Described):
     """Chroma's `where` language over document metadata: `{"lang": "en"}`, `{"year": {"$gte": 2023}}`."""
     collections: Annotated[list[str], Field(min_length=1, max_length=MAX_COLLECTIONS)] | None = None
     """Indexes to search. The vectorstore's default index if absent."""
-    neighbours: Annotated[int, Field(ge=0, le=MAX_NEIGHBOURS), _WHOLE] = 0
+    neighbours: Annotated[int, Field(ge=0, le=MAX_NEIGHBOURS), Whole] = 0
     """Chunks before and after each passage to join to it."""
     diversity: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Penalty of a passage for repeating a better one."""
@@ -423,6 +431,18 @@ OUTPUT_TENSORS = {
 # OpenAI chat completions
 
 
+def _asks_nothing(value: Any) -> Any:
+    """Accepts null, [] and {}, which some clients send for every field."""
+    if value not in (None, [], {}):
+        raise PydanticCustomError("unsupported", "not supported here: leave it out")
+    return value
+
+
+_EMPTY = [{"type": "null"}, {"type": "array", "maxItems": 0}, {"type": "object", "maxProperties": 0}]
+_Unsupported = Annotated[Any, AfterValidator(_asks_nothing), WithJsonSchema({"anyOf": _EMPTY})]
+_Ignored = dict[str, Any] | None
+
+
 class TextPart(Described):
     """A part of a message's content."""
 
@@ -430,22 +450,51 @@ class TextPart(Described):
 
     type: Literal["text"]
     text: str
+    cache_control: _Ignored = None
+
+
+def _content_kind(content: Any) -> str:
+    # The blanks keep these tags out of the paths of errors.
+    return "a list" if isinstance(content, list) else "a text" if content is not None else "no text"
 
 
 class ChatMessage(Described):
-    """A message as OpenAI's clients send it."""
+    """A message as OpenAI's clients send it, and as they send an answer back. Fields after `name` change nothing."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: (
-        Annotated[str, StringConstraints(max_length=MAX_TEXT_CHARS)] | Annotated[list[TextPart], Field(max_length=64)]
-    )
+    content: Annotated[
+        Annotated[str, StringConstraints(max_length=MAX_TEXT_CHARS), Tag("a text")]
+        | Annotated[list[TextPart], Field(max_length=64), Tag("a list")]
+        | Annotated[None, Tag("no text")],
+        Discriminator(_content_kind),
+    ]
+    """Null only for the assistant."""
     name: str | None = None
+    refusal: str | None = None
+    annotations: list[Any] | None = None
+    reasoning: str | None = None
+    reasoning_content: str | None = None
+    cache_control: _Ignored = None
+    provider_specific_fields: _Ignored = None
+    parsed: _Unsupported = None
+    audio: _Unsupported = None
+    function_call: _Unsupported = None
+    tool_calls: _Unsupported = None
+
+    @field_validator("content")
+    @classmethod
+    def _null_only_for_the_assistant(cls, content: Any, info: ValidationInfo) -> Any:
+        if content is None and info.data.get("role") != "assistant":
+            raise PydanticKnownError("string_type")
+        return content
 
     def text(self) -> str:
         """The content as one string."""
-        return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+        if isinstance(self.content, list):
+            return "".join(part.text for part in self.content)
+        return self.content or ""
 
 
 class StreamOptions(Described):
@@ -453,30 +502,53 @@ class StreamOptions(Described):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    include_usage: bool = False
-    include_obfuscation: bool = False
+    include_usage: bool | None = False
+    """Whether a last chunk has the usage. The other chunks then have `usage: null`."""
+    include_obfuscation: bool | None = False
 
 
-class ChatRequest(GroundingParameters, OptionalSampling):
+class IgnoredOptions(Described):
+    """OpenAI's fields that change nothing here. Values that would have to change the answer are errors."""
+
+    tools: _Unsupported = None
+    functions: _Unsupported = None
+    logit_bias: _Unsupported = None
+    audio: _Unsupported = None
+    prediction: _Unsupported = None
+    web_search_options: _Unsupported = None
+    tool_choice: Literal["none", "auto"] | None = None
+    function_call: Literal["none", "auto"] | None = None
+    parallel_tool_calls: bool | None = None
+    modalities: list[Literal["text"]] | None = None
+    logprobs: Literal[False] | None = None
+    top_logprobs: Literal[0] | None = None
+    n: Annotated[int, Field(ge=1, le=1), Whole] | None = None
+    response_format: dict[Literal["type"], Literal["text"]] | None = None
+    store: Literal[False] | None = None
+    metadata: dict[str, str] | None = None
+    service_tier: str | None = None
+    reasoning_effort: str | None = None
+    verbosity: str | None = None
+    user: str | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+    prompt_cache_retention: str | None = None
+
+
+class ChatRequest(IgnoredOptions, GroundingParameters, OptionalSampling):
     """OpenAI's chat completion request, with grounding parameters (`answers`, `num_docs`, `filters` …) beside it."""
 
     model: str
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES)]
     max_tokens: _MaxTokens | None = None
     max_completion_tokens: _MaxTokens | None = None
+    """OpenAI's newer name of `max_tokens`. If both are there, they are equal."""
     temperature: _Temperature | None = None
     top_k: _TopK | None = None
     top_p: _TopP | None = None
     stop: _Stop | _Stops | None = None
     stream: bool | None = False
     stream_options: StreamOptions | None = None
-    n: Annotated[int, Field(ge=1, le=1), _WHOLE] | None = None
-    logprobs: Literal[False] | None = None
-    response_format: dict[Literal["type"], Literal["text"]] | None = None
-    user: str | None = None
-    """Accepted and ignored, like `store` and `metadata`: clients send them by default."""
-    store: Literal[False] | None = None
-    metadata: dict[str, str] | None = None
 
 
 class ChatAnswer(Described):
@@ -569,6 +641,14 @@ class ModelCard(Described):
     """Unix time in seconds."""
     owned_by: str
     defaults: Defaults
+
+
+class ModelOfBoth(ModelCard):
+    """OpenAI's card of a model and KServe's readiness, in one."""
+
+    name: str
+    ready: Literal[True]
+    """If the model is not ready, the response is a 503 with the reason."""
 
 
 class ModelList(Described):

@@ -15,6 +15,8 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from chassis.validation import Whole
+
 MAX_NUM_DOCS = 100
 MAX_INSTANCES = 64
 MAX_QUERY_CHARS = 32_768
@@ -133,7 +135,7 @@ class SearchInstance(Described):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     input: Annotated[str, StringConstraints(min_length=1, max_length=MAX_QUERY_CHARS)]
-    num_docs: Annotated[int, Field(ge=0, le=MAX_NUM_DOCS)] | None = None
+    num_docs: Annotated[int, Field(ge=0, le=MAX_NUM_DOCS), Whole] | None = None
     """Number of passages. Default: the service's setting."""
     filters: dict[str, Any] | None = None
     """Chroma's `where` language over document metadata: {"lang": "en"}, {"$and": [...]}, {"year": {"$gte": 2023}}."""
@@ -143,7 +145,7 @@ class SearchInstance(Described):
     """Least `score` of a passage."""
     diversity: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Weight of the difference from better passages against the score. 0: only the score counts."""
-    neighbours: Annotated[int, Field(ge=0, le=MAX_NEIGHBOURS)] = 0
+    neighbours: Annotated[int, Field(ge=0, le=MAX_NEIGHBOURS), Whole] = 0
     """Number of chunks before and after in the same document that are joined to each passage."""
     collections: Annotated[list[str], Field(min_length=1, max_length=MAX_COLLECTIONS)] | None = None
     """Indexes to search. Default: the service's default index. Passages of several are merged by score."""

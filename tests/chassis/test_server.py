@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -162,6 +165,68 @@ def test_unknown_models_routes_and_methods(client: httpx.Client) -> None:
     }
 
 
+def test_head_is_answered_like_get(client: httpx.Client) -> None:
+    for path in ("/", "/v2/health/ready", "/metrics", "/other/slowly?seconds=30", "/nowhere"):
+        response = client.head(path)
+        assert (response.status_code, response.content) == (404 if path == "/nowhere" else 200, b"")
+    assert client.head(PREDICT).status_code == 405
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [("GET", PREDICT, "POST"), ("OPTIONS", "/v2/models/echo/infer", "POST"), ("PUT", "/other/both", "GET, POST")],
+)
+def test_other_methods_learn_the_allowed_ones(client: httpx.Client, method: str, path: str, allowed: str) -> None:
+    response = client.request(method, path)
+    assert (response.status_code, response.headers["allow"]) == (405, allowed)
+
+
+def test_a_slash_at_the_end_of_a_path_changes_nothing(client: httpx.Client) -> None:
+    assert client.get("/v2/health/live/").json() == {"live": True}
+    assert client.post(f"{PREDICT}/", json={"do": "echo"}).status_code == 200
+
+
+@pytest.mark.parametrize("wbits", [zlib.MAX_WBITS, 16 + zlib.MAX_WBITS], ids=["deflate", "gzip"])
+@pytest.mark.parametrize("path", [PREDICT, "/v2/models/echo/infer"])
+def test_coded_bodies_are_decoded(client: httpx.Client, path: str, wbits: int) -> None:
+    body = {"inputs": [{"name": "text", "datatype": "BYTES", "shape": [1], "data": ["ä"]}]}
+    coded = zlib.compress(json.dumps(body).encode(), wbits=wbits)
+    headers = {"content-type": "application/json", "content-encoding": "deflate" if wbits == zlib.MAX_WBITS else "gzip"}
+    assert client.post(path, content=coded, headers=headers).status_code == 200
+    for faulty in (coded[:-1], coded + b"x", b"{}"):
+        response = client.post(path, content=faulty, headers=headers)
+        assert response.status_code == 400
+        assert headers["content-encoding"] in response.json()["error"]
+
+
+def test_a_small_body_may_not_unpack_to_a_large_one(client: httpx.Client) -> None:
+    coded = gzip.compress(b" " * 40_000_000)
+    response = client.post(PREDICT, content=coded, headers={"content-encoding": "gzip"})
+    assert (response.status_code, response.json()["code"]) == (413, "payload_too_large")
+
+
+def test_unknown_codings_are_refused(client: httpx.Client) -> None:
+    response = client.post(PREDICT, content=b"{}", headers={"content-encoding": "br"})
+    assert (response.status_code, response.headers["accept-encoding"]) == (415, "gzip, deflate")
+
+
+def test_http_1_1_needs_a_host(echo: Echo) -> None:
+    url = httpx.URL(echo.url)
+    with socket.create_connection((url.host, url.port or 80), timeout=30) as connection:
+        connection.sendall(b"GET /v2/health/live HTTP/1.1\r\n\r\n")
+        assert connection.recv(100).startswith(b"HTTP/1.1 400 ")
+
+
+def test_models_have_version_1(client: httpx.Client) -> None:
+    body = {"inputs": [{"name": "text", "datatype": "BYTES", "shape": [1], "data": ["a"]}]}
+    assert client.get("/v2/models/echo").json()["versions"] == ["1"]
+    assert client.get("/v2/models/echo/versions/1/ready").status_code == 200
+    assert client.post("/v2/models/echo/versions/1/infer", json=body).status_code == 200
+    response = client.post("/v2/models/echo/versions/2/infer", json=body)
+    assert (response.status_code, response.json()["code"]) == (404, "not_found")
+    assert client.get("/v2").json()["extensions"] == ["binary_tensor_data"]
+
+
 def test_callers_cannot_unload_the_model(client: httpx.Client) -> None:
     for verb in ("load", "unload"):
         assert client.post(f"/v2/repository/models/echo/{verb}").status_code == 403
@@ -241,17 +306,20 @@ def test_tensors_travel_as_json_and_binary(client: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize(
-    ("raw", "change"),
+    ("raw", "change", "told"),
     [
-        (b"\x05\x00", {}),
-        (b"\xff\x00\x00\x00ab", {}),
-        (b"\x01\x00\x00\x00c", {"shape": [2]}),
-        (b"\x01\x00\x00\x00c", {"parameters": {"binary_data_size": "5"}}),
-        (b"abc", {"datatype": "INT32"}),
+        (b"\x05\x00", {}, "binary_data_size"),
+        (b"\xff\x00\x00\x00ab", {}, "binary_data_size"),
+        (b"\x01\x00\x00\x00c", {"shape": [2]}, "binary_data_size"),
+        (b"\x01\x00\x00\x00c", {"parameters": {"binary_data_size": "5"}}, "binary_data_size"),
+        (b"abc", {"datatype": "INT32"}, "binary_data_size"),
+        (b"\x01\x00\x00\x00\xff", {}, "UTF-8"),
+        (b"\x01\x00\x00\x00c", {"name": {}}, "not a text"),
+        (b"", {"shape": ["1"], "data": ["a"]}, "not a list of sizes"),
     ],
 )
 def test_invalid_binary_tensors_are_the_callers_error(
-    client: httpx.Client, raw: bytes, change: dict[str, object]
+    client: httpx.Client, raw: bytes, change: dict[str, object], told: str
 ) -> None:
     tensor = {"name": "text", "datatype": "BYTES", "shape": [1], "parameters": {"binary_data_size": len(raw)}, **change}
     head = json.dumps({"inputs": [tensor]}).encode()
@@ -261,7 +329,7 @@ def test_invalid_binary_tensors_are_the_callers_error(
         headers={"inference-header-content-length": str(len(head)), "content-type": "application/octet-stream"},
     )
     assert response.status_code == 400
-    assert "binary_data_size" in response.json()["error"]
+    assert told in response.json()["error"]
 
 
 GRPC_CALL = """
@@ -275,6 +343,11 @@ cut = t.InferInput("text", [1], "BYTES"); cut._raw_content = bytes([255, 0, 0, 0
 for model, tensor in (("echo", b), ("echo", cut), ("nope", i)):
     try: c.infer(model, [tensor])
     except InferenceServerException as e: print(e.status(), e.message())
+two = t.InferInput("text", [2], "BYTES"); two.set_data_from_numpy(np.array([b"a", b"b"], dtype=object))
+print(c.infer("echo", [two], model_version="1").as_numpy("text").ravel().tolist())
+for asked in (lambda: c.infer("echo", [i], model_version="2"), lambda: c.is_model_ready("echo", "2")):
+    try: asked()
+    except InferenceServerException as e: print(e.status())
 try: c.unload_model("echo")
 except InferenceServerException as e: print(e.status())
 """
@@ -287,7 +360,8 @@ def test_grpc_errors_have_a_status(echo: Echo) -> None:
     assert lines[1].startswith("StatusCode.INVALID_ARGUMENT inputs: unknown tensor 'nope'")
     assert lines[2].startswith("StatusCode.INVALID_ARGUMENT text: the data does not fit shape [1]")
     assert lines[3].startswith("StatusCode.NOT_FOUND")
-    assert lines[4] == "StatusCode.PERMISSION_DENIED"
+    assert lines[4] == "[b'a/0', b'b/0']"
+    assert lines[5:] == ["StatusCode.NOT_FOUND", "StatusCode.NOT_FOUND", "StatusCode.PERMISSION_DENIED"]
 
 
 def test_shutdown_finishes_requests_and_closes_the_lifespan(tmp_path: Path) -> None:

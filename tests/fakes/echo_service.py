@@ -84,6 +84,14 @@ async def crash() -> None:
     raise ValueError("more internals")
 
 
+@router.get("/other/both")
+async def read() -> None: ...
+
+
+@router.post("/other/both")
+async def write() -> None: ...
+
+
 @router.get("/other/slowly")
 async def slowly(seconds: float) -> StreamingResponse:
     async def parts() -> AsyncIterator[str]:

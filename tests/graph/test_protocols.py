@@ -93,8 +93,7 @@ def test_openai_client(graph: RunningGraph) -> None:
     for prefix in ("/openai/v1", "/v1"):
         with OpenAI(base_url=graph.transformer + prefix, api_key="none", max_retries=0) as client:
             assert [model.id for model in client.models.list()] == ["rag"]
-            if prefix == "/openai/v1":  # at the other, KServe tells the model's readiness
-                assert client.models.retrieve("rag").id == "rag"
+            assert client.models.retrieve("rag").id == "rag"
             messages: Any = [{"role": "user", "content": QUESTION}]
             answer = client.chat.completions.create(model="rag", messages=messages, temperature=0, max_tokens=16)
             assert answer.usage is not None
@@ -120,6 +119,10 @@ def test_openai_client(graph: RunningGraph) -> None:
             text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
             assert text == answer.choices[0].message.content
             assert chunks[-1].usage == answer.usage
+            assert all("usage" in chunk.model_fields_set and chunk.usage is None for chunk in chunks[:-1])
+            # A second turn: the message that the client got goes back as its library writes it.
+            messages += [answer.choices[0].message.to_dict(), {"role": "user", "content": "And for batteries?"}]
+            assert client.chat.completions.create(model="rag", messages=messages, max_tokens=1).choices
             assert chunks[-2].choices[0].finish_reason == answer.choices[0].finish_reason
 
 
