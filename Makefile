@@ -41,7 +41,7 @@ down: $(INSTALLED)  ## Stop the graph
 	@$(BIN)/kserve-rag down
 
 test: $(INSTALLED) $(KUSTOMIZE) $(HELM)  ## Run the tests: a real graph on loopback, no network
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadscope
 
 check: $(INSTALLED)  ## Lint, format, types, wording, and the imports between rooms
 	$(BIN)/ruff check .

@@ -25,11 +25,8 @@ if TYPE_CHECKING:
     from tests.fakes.otlp_collector import Collector
     from tests.processes import Triton
 
-_SHARED_SERVERS = {
-    "graph": {"graph", "graph_settings", "collector"},
-    "Triton": {"predictor_server", "layouts_url", "triton_environment", "llama_cpp"},
-}
-"""Group → fixtures of the session that start servers."""
+_SHARED_SERVERS = (("graph", "telemetry", "kserve_rag", "embedder", "evaluation"), ("predictor", "contracts"))
+"""Folders whose tests share servers that take long to start."""
 
 CORPUS = Path(__file__).parent / "corpus"
 """Documents about an invented product, so that no model knows the answers."""
@@ -46,14 +43,17 @@ def pytest_configure() -> None:
     os.environ.setdefault("TRANSFORMER_ANSWERS", "write")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Splits the tests between processes (`make test`). Tests of a file or of shared servers stay together."""
-    for item in items:
-        if item.get_closest_marker("xdist_group"):
-            continue
-        fixtures = set(getattr(item, "fixturenames", ()))
-        shared = next((name for name, servers in _SHARED_SERVERS.items() if servers & fixtures), None)
-        item.add_marker(pytest.mark.xdist_group(shared or item.path.relative_to(item.config.rootpath).as_posix()))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Splits the tests between processes (`make test`) so that each server is started by one of them."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduler(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            folder = nodeid.split("/")[1]
+            return next(("+".join(names) for names in _SHARED_SERVERS if folder in names), folder)
+
+    return Scheduler(config, log)
 
 
 @dataclass(frozen=True)
