@@ -36,9 +36,9 @@ from benchmarks.document import Options
 from embedder.agreement import agreement
 from embedder.encoders.bge_m3 import BgeM3Encoder
 from embedder.encoders.engine import computes_bfloat16, usable_cpus
-from embedder.encoders.linear import Storage, quantized
+from embedder.encoders.linear import quantized
 from embedder.export import export
-from embedder.settings import Arithmetic, EncoderSettings
+from embedder.settings import EncoderSettings, Precision
 from embedder.wire import Embeddings, SparseVector
 from evaluation.markdown import table
 from tests.with_torch.tiny_bge_m3 import write_tokenizer, write_weights
@@ -97,7 +97,7 @@ def operations(lengths: Sequence[int], layers: int) -> float:
 GEMM_OPERATIONS = 8 * 2.0 * GEMM_ROWS * HIDDEN * INNER
 
 
-def gemm(arithmetic: Arithmetic) -> Callable[[], None]:
+def gemm(arithmetic: Precision) -> Callable[[], None]:
     """A chain of products [512, 1024] @ [1024, 4096] @ [4096, 1024] …, eight long: `GEMM_OPERATIONS`.
 
     OpenVINO runs it with nothing between the products but, in int8, their quantisation.
@@ -138,7 +138,7 @@ def measure(options: Options) -> list[str]:
     rounds, layers = (1, 1) if options.quick else (ROUNDS, LAYERS)
     torch.set_num_threads(usable_cpus())
     texts, lengths = make_texts()
-    precisions: list[Storage] = ["f32", "bf16", "int8"] if computes_bfloat16() else ["f32", "int8"]
+    precisions: list[Precision] = ["f32", "bf16", "int8"] if computes_bfloat16() else ["f32", "int8"]
     with tempfile.TemporaryDirectory() as temporary:
         source = Path(temporary) / "bge-m3"
         source.mkdir()
@@ -221,12 +221,12 @@ def measure(options: Options) -> list[str]:
     ]
 
 
-_NAMES: dict[Storage, str] = {"f32": "fp32", "bf16": "bf16", "int8": "int8"}
+_NAMES: dict[Precision, str] = {"f32": "fp32", "bf16": "bf16", "int8": "int8"}
 
 
 def _take_turns(
     source: Path,
-    precision: Storage,
+    precision: Precision,
     side: Side,
     texts: Sequence[str],
     encode: Callable[[], Embeddings],

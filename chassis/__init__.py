@@ -1,1 +1,1 @@
-"""Plumbing that all rooms share: HTTP client and server, errors, telemetry, settings. Knows no noun of RAG."""
+"""Code shared by all services: HTTP client and server, errors, telemetry, settings. Knows nothing about RAG."""

@@ -1,4 +1,4 @@
-"""The context of a request that travels through every hop: its deadline and the forwarded headers."""
+"""The context that travels with a request through every hop: its deadline and the forwarded headers."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class CallContext:
 
     @classmethod
     def start(cls, timeout_s: float, headers: Mapping[str, str] | None = None) -> CallContext:
-        """A context that ends in `timeout_s` seconds, or sooner if the client's `x-request-timeout-ms` says so."""
+        """A context whose deadline is in `timeout_s` seconds, or sooner if `x-request-timeout-ms` is less."""
         headers = tracing.program_headers.get() if headers is None else headers
         sent = headers.get(TIMEOUT_HEADER)
         if sent is not None:
@@ -66,14 +66,17 @@ class CallContext:
         return self.deadline - time.monotonic()
 
     def check(self, doing: str) -> float:
-        """Seconds left. Raises DeadlineExceededError if there are none."""
+        """Seconds left. Raises DeadlineExceededError if there are none.
+
+        `doing` completes "The deadline passed before".
+        """
         left = self.remaining_s()
         if left <= 0:
             raise DeadlineExceededError(f"The deadline passed before {doing}. Send a larger {TIMEOUT_HEADER}.")
         return left
 
     def span(self, kind: tracing.SpanType, name: str | None = None) -> CallSpan:
-        """A span, recorded if the request's trace is sampled. `name` is for a declared name with placeholders."""
+        """A span, recorded if the request's trace is sampled. `name` replaces a declared name that has placeholders."""
         # Follows the parent's sampling decision, as OpenTelemetry's samplers do.
         if not (tracing.on() and tracing.sampled(self.headers)):
             return CallSpan(tracing.Span(None, self.headers), self)

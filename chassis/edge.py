@@ -23,7 +23,7 @@ access_logger = logging.getLogger("chassis.access")
 REQUEST = tracing.SpanType(
     "{http.request.method} {http.route}",
     "server",
-    "A request over HTTP, from its first byte to the last of its response. Readiness and metrics have none.",
+    "An HTTP request, from its first byte to the last byte of the response. Probes and /metrics are not traced.",
     (
         "http.request.method",
         "http.route",
@@ -61,12 +61,12 @@ _REQUEST_DURATION = metrics.histogram(REQUEST_DURATION)
 _IN_FLIGHT = metrics.gauge(IN_FLIGHT)
 
 _UNKNOWN_ROUTE = "none"
-"""Label of all paths without a route: clients must not create series."""
+"""Label of all paths without a route, so that clients cannot create series."""
 CLIENT_LEFT = 499
 """nginx's status for a client that disconnected; there is no standard one."""
 
 
-# Cached, because the library's lookup of a series by its labels is the slowest part of recording.
+# Cached: looking up a series by its labels is the slowest part of recording a request.
 
 
 @functools.cache
@@ -75,7 +75,7 @@ def _in_flight(model_name: str) -> metrics.Gauge:
 
 
 @functools.lru_cache(512)
-def _of_route(model_name: str, route: str, status: int) -> tuple[metrics.Counter, metrics.Histogram]:
+def _route_series(model_name: str, route: str, status: int) -> tuple[metrics.Counter, metrics.Histogram]:
     return _REQUESTS.labels(model_name, route, str(status)), _REQUEST_DURATION.labels(model_name, route)
 
 
@@ -85,7 +85,7 @@ class Observed:
     def __init__(
         self, model_name: str, kind: tracing.SpanType, request_id: str, headers: Mapping[str, str], *, traced: bool
     ) -> None:
-        """Starts. `headers` may have a trace; without `traced` there is no span."""
+        """Starts the timer and, if `traced`, a span below the one in `headers`."""
         self._began = time.perf_counter()
         self._model_name = model_name
         self.span = tracing.begin(kind, headers) if traced else tracing.Span(None, headers)
@@ -101,7 +101,7 @@ class Observed:
         """Records the request and returns its duration in seconds."""
         seconds = time.perf_counter() - self._began
         _in_flight(self._model_name).dec()
-        count, duration = _of_route(self._model_name, route, status)
+        count, duration = _route_series(self._model_name, route, status)
         count.inc()
         duration.observe(seconds)
         for name, value in attributes.items():
@@ -113,7 +113,7 @@ class Observed:
 
 
 class Edge:
-    """ASGI middleware around everything else. It answers every request: no connection is dropped without a response."""
+    """The outermost ASGI middleware. It answers every request: no connection is dropped without a response."""
 
     def __init__(self, inner: ASGIApp, errors: ErrorMapper, max_body_bytes: int, model_name: str) -> None:
         self._inner = inner
@@ -127,7 +127,7 @@ class Edge:
         self._extra_headers[:] = [(b"connection", b"close")]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """ASGI's call."""
+        """The ASGI application."""
         if scope["type"] != "http":
             await self._inner(scope, receive, send)
             return
@@ -168,7 +168,7 @@ class Edge:
             if not exchange.client_left:
                 raise
         except Exception as error:
-            # The framework re-raises after its 500 response, for servers that would close the connection.
+            # Starlette raises the error again after it has sent a 500.
             if exchange.status is None and exchange.refusal is None:
                 exchange.refusal = await self._errors.map(error, scope["path"])
         finally:
@@ -224,14 +224,14 @@ class _Exchange:
         self.received = 0
         """Size of the body so far, in bytes."""
         self.trace: dict[str, str] = {}
-        """The trace headers of the client."""
+        """The client's trace headers."""
         self._host: bytes | None = None
         self.request_id = self._prepare(scope)
 
     def _prepare(self, scope: Scope) -> str:
-        """Simplifies the request for the framework. Returns the request id.
+        """Normalises the request for the framework. Returns the request id.
 
-        Removes slashes at the end of the path, parameters of a JSON content type and the content coding, and adds an
+        Removes trailing slashes of the path, parameters of a JSON content type and the content coding, and adds an
         x-request-id if there is none.
         """
         path = scope.get("raw_path") or scope["path"].encode()
@@ -277,7 +277,7 @@ class _Exchange:
         return request_id.decode("latin-1")
 
     def replace_trace(self, headers: Mapping[str, str]) -> None:
-        """Replaces the trace headers, so that inner spans become children of ours."""
+        """Replaces the trace headers, so that inner spans become children of this request's."""
         kept = [header for header in self._scope["headers"] if header[0] not in _TRACE_HEADERS]
         self._scope["headers"] = kept + [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
 

@@ -1,4 +1,4 @@
-"""From exceptions to HTTP responses."""
+"""Maps exceptions to HTTP responses."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def error_response(error: ServiceError, shape: ErrorShape = oip_error) -> Respon
 
 
 class ErrorMapper:
-    """Maps exceptions to a `ServiceError`, and that to the error body of the path's protocol."""
+    """Maps exceptions to `ServiceError`s, and these to the error body of the path's protocol."""
 
     kinds: tuple[type[Exception], ...] = (
         ServiceError,
@@ -53,7 +53,7 @@ class ErrorMapper:
     """Exceptions to handle."""
 
     def __init__(self, shapes: Mapping[str, ErrorShape] = MappingProxyType({})) -> None:
-        """`shapes`: path prefix → error body, for routes of another protocol than KServe's."""
+        """`shapes`: path prefix → error body, for routes that do not speak KServe's protocols."""
         self._shapes = shapes
 
     def register(self, app: FastAPI) -> None:
@@ -96,7 +96,7 @@ def _allowed_methods(request: Request) -> list[str]:
 
 
 def _validation_error(error: RequestValidationError) -> InvalidRequestError:
-    # KServe declares the v2 body as "a request or bytes"; the errors about bytes help nobody.
+    # KServe declares the v2 body as "a request or bytes"; errors about bytes do not help the client.
     problems = [p for p in error.errors() if "bytes" not in p["loc"]] or list(error.errors())
     first = problems[0]
     if first["type"] == "json_invalid":
@@ -128,5 +128,5 @@ def _http_error(error: HTTPException, where: str) -> ServiceError:
 
 
 def sentence(text: str) -> str:
-    """The text with a full stop."""
+    """The text, ending with a full stop."""
     return text if text.endswith((".", "!", "?")) else text + "."

@@ -1,7 +1,7 @@
 """The errors of a service's API, with their HTTP and gRPC status.
 
-Every error that leaves a room is a `ServiceError`. Its message is written for the client: it names the offending value,
-the limit and the next step, and has no internal text.
+Every error that a service sends is a `ServiceError`. Its message is written for the client: it names the offending
+value, the limit and the next step, and reveals no internals.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ class ServiceError(Exception):
     status: ClassVar[int] = 500
     """HTTP status."""
     code: ClassVar[str] = "internal"
-    """Stable machine-readable kind."""
+    """Stable identifier of the kind of error."""
     grpc_status: ClassVar[str] = "INTERNAL"
     """Name of the gRPC status code."""
     retryable: ClassVar[bool] = False
@@ -29,7 +29,7 @@ class ServiceError(Exception):
         self.headers: dict[str, str] = {}
         """Further headers of the response."""
         self.upstream_reason = ""
-        """The upstream's own message, for logs and for the room's client; never sent to callers."""
+        """The upstream's own message, for logs and for the service's `client`; never sent to callers."""
 
 
 class InvalidRequestError(ServiceError):
@@ -45,7 +45,7 @@ class UnauthorizedError(ServiceError):
 
 
 class ForbiddenError(ServiceError):
-    """An upstream does not admit this client."""
+    """An upstream rejected this client's credentials."""
 
     status, code, grpc_status = 403, "forbidden", "PERMISSION_DENIED"
 

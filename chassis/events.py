@@ -1,6 +1,6 @@
-"""Server-sent events in bytes. Needs no web framework, so the public client can use it too.
+"""Reads and writes server-sent events as bytes. Needs no web framework, so the public client can use it too.
 
-Text lines are no substitute: `str.splitlines` and httpx's `iter_lines` also split at U+2028, which JSON may contain.
+`str.splitlines` and httpx's `iter_lines` cannot be used: they also split at U+2028, which JSON may contain.
 
 Source: https://html.spec.whatwg.org/multipage/server-sent-events.html
 """
@@ -14,17 +14,17 @@ _ENDS = (b"\n\n", b"\r\n\r\n")
 
 
 class EventStreamError(ValueError):
-    """The stream ended inside an event, or an event is larger than `MAX_EVENT_BYTES`. Its text follows 'The server'."""
+    """The stream ended inside an event, or an event exceeds `MAX_EVENT_BYTES`. Its text completes 'The server …'."""
 
 
 class EventBuffer:
-    """Cuts the blocks of a stream at the ends of its events."""
+    """Regroups the blocks of a stream into complete events."""
 
     def __init__(self) -> None:
         self._incomplete = b""
 
     def feed(self, block: bytes) -> bytes:
-        """The events that are complete now, unchanged. Raises EventStreamError if the next one is too large."""
+        """The bytes of the events that `block` completes. Raises EventStreamError if the next event is too large."""
         received = self._incomplete + block
         end = max((received.rfind(mark) + len(mark) for mark in _ENDS if mark in received), default=0)
         self._incomplete = received[end:]
@@ -33,9 +33,9 @@ class EventBuffer:
         return received[:end]
 
     def close(self) -> None:
-        """Call it at the end of the stream. Raises EventStreamError if that is inside an event."""
+        """Call it at the end of the stream. Raises EventStreamError if an event is incomplete."""
         if self._incomplete.strip():
-            raise EventStreamError("broke off its answer")
+            raise EventStreamError("ended its response early")
 
 
 def event_data(events: bytes) -> Iterator[str]:
@@ -47,5 +47,5 @@ def event_data(events: bytes) -> Iterator[str]:
 
 
 def encode_event(data: bytes) -> bytes:
-    """An event with this `data`, which contains no line break."""
+    """An event with this `data`, which must not contain line breaks."""
     return b"data: " + data + b"\n\n"

@@ -1,4 +1,4 @@
-"""One pooled HTTP client per upstream and process: deadlines, one retry on a stale connection, forwarded headers."""
+"""Pooled HTTP client of an upstream: deadlines, one retry on a stale connection, forwarded headers."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ _CONNECT_TIMEOUT_S = 2.0
 _CONNECTIONS = 512
 """Maximum number of connections to an upstream."""
 _MAX_REASON_BYTES = 64 * 1024
-"""An error's body is read at least this far."""
+"""At least this much of an error's body is read."""
 
 
 @dataclass
@@ -65,10 +65,10 @@ class _Pool:
 
 
 class HttpUpstream:
-    """Base of every room's `client`.
+    """Base of the services' clients. Create one per upstream and process.
 
-    It opens connections in the running event loop at the first call, so create it anywhere. Safe for any number of
-    concurrent requests; requests share no state.
+    It opens connections in the running event loop at the first call, so it can be created anywhere. Safe for any number
+    of concurrent requests; requests share no state.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class HttpUpstream:
             name: the upstream's name in errors and spans.
             verify: whether to verify TLS certificates.
             honours_sampling: whether the upstream honours the sampled flag of a trace. Triton records every trace whose
-                header it gets, so it gets no header of a trace that is not sampled.
+                header it gets, so the header is omitted if the trace is not sampled.
             max_connection_age_s: maximum age of a connection, so that load rebalances when replicas change.
         """
         self.base_url = base_url.rstrip("/")
@@ -161,7 +161,7 @@ class HttpUpstream:
                 yield block
 
     async def _events(self, response: aiohttp.ClientResponse) -> AsyncGenerator[bytes, None]:
-        """The body as it arrives, in complete events."""
+        """Complete events of the body, as they arrive."""
         buffer = EventBuffer()
         with self._read_errors():
             async for block in response.content.iter_any():
@@ -178,7 +178,7 @@ class HttpUpstream:
         except EventStreamError as error:
             raise BadUpstreamError(f"The {self.name} {error}.") from error
         except (aiohttp.ClientError, ConnectionError) as error:
-            raise NotReadyError(f"The {self.name} broke off its answer.") from error
+            raise NotReadyError(f"The {self.name} ended its response early.") from error
         except asyncio.TimeoutError as error:
             raise self._late() from error
 
@@ -214,7 +214,7 @@ class HttpUpstream:
             span.set("peer.service", self.name)
             span.set("http.request.body.size", None if isinstance(body, AsyncIterable) else len(body or b""))
         for attempt in (1, 2):
-            left = ctx.check(f"the {self.name} was asked")
+            left = ctx.check(f"the {self.name} was called")
             session = await self._session(ctx.deadline)
             try:
                 response = await session.request(
@@ -233,18 +233,18 @@ class HttpUpstream:
             except _STALE as error:
                 if attempt == 2 or isinstance(body, AsyncIterable):  # a streamed body can be read only once
                     # Triton does this for seconds while it exits, a killed server once.
-                    raise NotReadyError(f"The {self.name} closed the connection without an answer.") from error
+                    raise NotReadyError(f"The {self.name} closed the connection without a response.") from error
                 span.set("http.request.resend_count", attempt)
             except asyncio.TimeoutError as error:
                 raise self._late() from error
             except aiohttp.ClientError as error:
-                raise BadUpstreamError(f"The {self.name} answered something that is not HTTP.") from error
+                raise BadUpstreamError(f"The {self.name} sent a response that is not valid HTTP.") from error
         raise AssertionError("unreachable")
 
     async def _session(self, deadline: float) -> aiohttp.ClientSession:
-        """The session for a request with this deadline; a new one once the connections have reached their age.
+        """The session for a request with this deadline; a new one when the connections have reached their maximum age.
 
-        A retired session keeps its requests and is closed after the last of their deadlines.
+        A retired session finishes its requests and is closed after their last deadline.
         """
         now = time.monotonic()
         if not self._pools or now > self._pools[-1].opened + self._max_connection_age_s:
@@ -292,15 +292,15 @@ class HttpUpstream:
             refusal.upstream_reason = reason
             return refusal
         if status == 401:
-            return UnauthorizedError(f"The {self.name} wants valid credentials: send an Authorization header.")
+            return UnauthorizedError(f"The {self.name} requires valid credentials: send an Authorization header.")
         if status == 403:
-            return ForbiddenError(f"The {self.name} does not admit these credentials.")
+            return ForbiddenError(f"The {self.name} rejected these credentials.")
         if status == 429:
             return BusyError(f"The {self.name} is busy. Try again shortly.", retry_after_s=_retry_after(response, 1))
         if status == 404 and code == NotFoundError.code and field not in (None, "model"):
             return NotFoundError(reason, field=field)
         if status in (404, 503):
-            # Our settings choose model and route, not the caller. Without them the upstream is not ready.
+            # Our settings choose model and route, not the caller. If the upstream lacks them, it is not ready.
             detail = f": {reason}" if reason else ""
             return NotReadyError(f"The {self.name} is not ready{detail}", retry_after_s=_retry_after(response, 2))
         if status == 504:
@@ -313,10 +313,10 @@ class HttpUpstream:
         try:
             return orjson.loads(body)
         except orjson.JSONDecodeError as error:
-            raise BadUpstreamError(f"The {self.name} answered something that is not JSON.") from error
+            raise BadUpstreamError(f"The {self.name} sent a response that is not valid JSON.") from error
 
     def _late(self) -> DeadlineExceededError:
-        return DeadlineExceededError(f"The {self.name} did not answer within the request's deadline.")
+        return DeadlineExceededError(f"The {self.name} did not respond before the request's deadline.")
 
 
 def free(response: aiohttp.ClientResponse) -> None:
@@ -337,8 +337,8 @@ class _ErrorBody(NamedTuple):
 def _error_body(body: bytes) -> _ErrorBody:
     """Parses an error body of KServe, Triton, FastAPI or OpenAI; empty if it is none of these.
 
-    OpenAI has an object under `error`, trtllm-serve and earlier vLLM its content at the top. Triton sends an event if a
-    stream was requested.
+    OpenAI sends an object under `error`; trtllm-serve and older vLLM send its fields at the top level. Triton sends an
+    event if a stream was requested.
     """
     try:
         parsed = orjson.loads(body.removeprefix(b"data:"))

@@ -1,6 +1,6 @@
-"""Prometheus metrics: a declaration, which documentation and dashboards read, and the instrument made from it.
+"""Prometheus metrics: declarations, which documentation and dashboards read, and the instruments made from them.
 
-Source: https://prometheus.io/docs/practices/naming/ for names.
+Source: https://prometheus.io/docs/practices/naming/
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ __all__ = ["Counter", "Gauge", "Histogram", "Metric", "counter", "gauge", "histo
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """The declaration of a metric on /metrics. The room that records it declares it."""
+    """The declaration of a metric on /metrics, made by the package that records it."""
 
     name: str
-    """Without the suffixes of a histogram's series."""
+    """Without the suffixes of a histogram's series (`_bucket`, `_sum`, `_count`)."""
     kind: Literal["counter", "gauge", "histogram"]
     unit: str
     help: str
     labels: tuple[str, ...] = ()
     buckets: tuple[float, ...] = ()
-    """Upper bounds of a histogram."""
+    """Upper bounds of a histogram's buckets."""
 
     def series(self) -> tuple[str, ...]:
-        """Names of its series in Prometheus."""
+        """Names of the metric's series in Prometheus."""
         if self.kind == "histogram":
             return (f"{self.name}_bucket", f"{self.name}_sum", f"{self.name}_count")
         return (self.name,)

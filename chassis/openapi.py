@@ -1,7 +1,7 @@
 """`/openapi.json` of a KServe service.
 
-FastAPI documents the service's own routes. KServe's routes read their bodies as bytes and are documented here, by typed
-routes that are never called.
+FastAPI documents the service's own routes from their types. KServe's routes are untyped, so this module declares typed
+routes of the same paths, which are documented but never called.
 
 Source: https://spec.openapis.org/oas/v3.1.0
 """
@@ -50,13 +50,13 @@ class Liveness(BaseModel):
 
 
 @dataclass(frozen=True)
-class Exchange:
-    """Documentation of an inference route of KServe."""
+class InferenceRouteDocs:
+    """Documentation of one of KServe's inference routes."""
 
     summary: str
     text: str
     example: Mapping[str, Any]
-    """A request."""
+    """Example of a request."""
     request: type[BaseModel] = InferenceRequest
     response: type[BaseModel] = InferenceResponse
 
@@ -69,14 +69,14 @@ class ServiceApi:
     text: str
     tags: Mapping[str, str]
     """Tag → description. The first one is the tag of the inference routes."""
-    predict: Exchange
-    """KServe's v1."""
-    infer: Exchange
-    """KServe's v2."""
+    predict: InferenceRouteDocs
+    """The v1 route."""
+    infer: InferenceRouteDocs
+    """The v2 route."""
 
 
 def describe(api: ServiceApi, routers: Sequence[APIRouter], model_name: str) -> dict[str, Any]:
-    """The OpenAPI document. The routes of `routers` replace KServe's of the same path."""
+    """The OpenAPI document. Routes of `routers` replace KServe's routes with the same path."""
     own = [route for router in routers for route in router.routes if isinstance(route, APIRoute)]
     replaced = {route.path for route in own}
     routes = [*(route for route in _kserve_routes(api, model_name) if route.path not in replaced), *own]
@@ -91,7 +91,7 @@ def describe(api: ServiceApi, routers: Sequence[APIRouter], model_name: str) -> 
         tags=[{"name": name, "description": text} for name, text in tags.items()],
     )
     schemas = document["components"]["schemas"]
-    for name in ("HTTPValidationError", "ValidationError"):  # FastAPI's own errors, which `chassis.edge` maps to others
+    for name in ("HTTPValidationError", "ValidationError"):  # `chassis.error_mapping` replaces them
         schemas.pop(name, None)
     for schema in schemas.values():  # KServe's examples have tensors that no service here has
         schema.pop("example", None)
@@ -102,34 +102,34 @@ def describe(api: ServiceApi, routers: Sequence[APIRouter], model_name: str) -> 
 
 
 def _kserve_routes(api: ServiceApi, model_name: str) -> list[APIRoute]:
-    """Documentation of KServe's routes. Routes that reject every request are left out."""
+    """Typed routes that document KServe's, without those that reject every request."""
     router = APIRouter()
     name = Annotated[str, Path(description="Name of the model.", examples=[model_name])]
-    for path, exchange in (
+    for path, docs in (
         ("/v1/models/{model_name}:predict", api.predict),
         ("/v2/models/{model_name}/infer", api.infer),
     ):
         router.add_api_route(
             path,
-            _endpoint(model_name=name, body=exchange.request),
+            _endpoint(model_name=name, body=docs.request),
             methods=["POST"],
             name=path.rpartition("/")[2].rpartition(":")[2],
-            summary=exchange.summary,
-            description=exchange.text,
+            summary=docs.summary,
+            description=docs.text,
             tags=[next(iter(api.tags))],
-            response_model=exchange.response,
+            response_model=docs.response,
             responses=error_responses(*UPSTREAM_ERRORS, *BODY_ERRORS, NotFoundError),
-            openapi_extra=request_example(exchange.example),
+            openapi_extra=request_example(docs.example),
         )
     routes: list[tuple[str, str, type[BaseModel], list[type[ServiceError]]]] = [
         ("/v2/models/{model_name}/ready", "Whether the model is ready", Readiness, [NotReadyError]),
-        ("/v1/models/{model_name}", "Whether the model is ready, KServe's v1", Readiness, [NotReadyError]),
+        ("/v1/models/{model_name}", "Whether the model is ready (v1)", Readiness, [NotReadyError]),
         ("/v2/health/ready", "Whether the service is ready", Readiness, [NotReadyError]),
-        ("/v2/health/live", "Whether the process runs, KServe's v2", ServerLiveResponse, []),
+        ("/v2/health/live", "Whether the process runs (v2)", ServerLiveResponse, []),
         ("/", "Whether the process runs", Liveness, []),
         ("/v2", "The server and its extensions", ServerMetadataResponse, []),
-        ("/v1/models", "The models, KServe's v1", ListModelsResponse, []),
-        ("/v2/models", "The models, KServe's v2", ListModelsResponse, []),
+        ("/v1/models", "The models (v1)", ListModelsResponse, []),
+        ("/v2/models", "The models (v2)", ListModelsResponse, []),
         ("/v2/models/{model_name}", "The tensors of a model", ModelMetadataResponse, [NotFoundError]),
     ]
     for path, summary, response, errors in routes:
@@ -146,7 +146,7 @@ def _kserve_routes(api: ServiceApi, model_name: str) -> list[APIRoute]:
 
 
 def _endpoint(**parameters: Any) -> Any:
-    """A function whose parameters have these types."""
+    """A function with these parameters and types, for FastAPI to inspect."""
 
     def endpoint(**_: Any) -> None: ...
 
@@ -157,7 +157,7 @@ def _endpoint(**parameters: Any) -> Any:
 
 
 def _hoist_definitions(part: Any, schemas: dict[str, Any]) -> None:
-    """Moves the `$defs` of all schemas in a part of the document to the components."""
+    """Moves the `$defs` of all schemas below `part` to the document's components."""
     if isinstance(part, dict):
         schemas.update(part.pop("$defs", {}))
         part = list(part.values())

@@ -1,4 +1,4 @@
-"""The origin of a browser's request."""
+"""Rejects requests that a browser sends for a page of another origin."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from urllib.parse import urlsplit
 from chassis.errors import ForbiddenError
 
 
-def check_origin(headers: Mapping[str, str], *, evidence: bool = False) -> None:
-    """Rejects cross-site requests, to which a browser or a proxy may add credentials.
+def check_origin(headers: Mapping[str, str], *, require_origin: bool = False) -> None:
+    """Raises ForbiddenError for a cross-site request, to which a browser or a proxy may have added credentials.
 
     Args:
-        headers: of the request, case-insensitive.
-        evidence: whether to reject requests without an origin, too. Browsers send one, programs do not.
+        headers: the request's headers, case-insensitive.
+        require_origin: whether to reject requests without an origin as well. Browsers send one, programs do not.
 
     Source: https://www.w3.org/TR/fetch-metadata/ (sent by browsers over HTTPS and to loopback only) and
     https://fetch.spec.whatwg.org/#origin-header
@@ -24,9 +24,11 @@ def check_origin(headers: Mapping[str, str], *, evidence: bool = False) -> None:
     elif origin is not None:
         same = _netloc(origin) == headers.get("host", "").lower()
     else:
-        same = not evidence
+        same = not require_origin
     if not same:
-        raise ForbiddenError("A page of another address may not ask this. Programs may, and the page of this address.")
+        raise ForbiddenError(
+            "Cross-site request: send it from a page of this origin, or from a program that is not a browser."
+        )
 
 
 def _netloc(origin: str) -> str | None:

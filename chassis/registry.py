@@ -1,4 +1,4 @@
-"""Implementations found by entry points: one group per Protocol, one name per implementation."""
+"""Finds implementations by entry points: one group per Protocol, one name per implementation."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ class RegistryError(ValueError):
 class Registry(Generic[MemberT]):
     """The members of one entry-point group. A member is imported when it is first requested.
 
-    The entry point's name is the name in settings and manifests, its object is the member, and its extra is the
-    distribution's extra with the member's libraries: `milvus = "vectorstore.stores.milvus:STORE [milvus]"`.
+    The entry point's name is the name in settings and manifests, its object is the member, and its extra is the extra
+    that installs the member's libraries: `milvus = "vectorstore.stores.milvus:STORE [milvus]"`.
 
-    Source: https://packaging.python.org/specifications/entry-points/.
+    Source: https://packaging.python.org/specifications/entry-points/
     """
 
     def __init__(self, group: str, noun: str) -> None:
@@ -37,14 +37,14 @@ class Registry(Generic[MemberT]):
         return sorted(self._found)
 
     def check(self, name: str) -> str:
-        """Returns the name if a member has it, else raises RegistryError. For validators of settings."""
+        """Returns the name. Raises RegistryError if no member has it. For validators of settings."""
         if name not in self._found:
-            known = ", ".join(self.names()) or "none is installed"
-            raise RegistryError(f"there is no {self._noun} {name[:80]!r}: choose one of {known}")
+            known = f"choose one of {', '.join(self.names())}" if self._found else "none is installed"
+            raise RegistryError(f"there is no {self._noun} {name[:80]!r}: {known}")
         return name
 
     def get(self, name: str) -> MemberT:
-        """The member of this name. Raises RegistryError if it does not exist or lacks its libraries."""
+        """The member of this name. Raises RegistryError if it does not exist or its libraries are missing."""
         if name not in self._members:
             point = self._found[self.check(name)]
             try:

@@ -1,4 +1,4 @@
-"""An upstream whose responses are passed on as they arrive."""
+"""HTTP client that passes requests on and returns the responses as they arrive."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from chassis.errors import BadUpstreamError
 from chassis.http import HttpUpstream, free
 
 _GRACE_S = 1.0
-"""Time after the deadline for the upstream's own error, which says more than ours."""
+"""Time to wait after the deadline for the upstream's own error, which is more specific."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class RelayedResponse:
     """Case-insensitive."""
     is_event_stream: bool
     blocks: AsyncIterator[bytes]
-    """The body as it arrives; of server-sent events only complete ones. Raises the errors of `exchange`."""
+    """The body as it arrives; of a stream of events, only complete ones. Raises the same errors as `exchange`."""
 
 
 class Relay(HttpUpstream):
@@ -39,15 +39,15 @@ class Relay(HttpUpstream):
         headers: Mapping[str, str],
         body: bytes | AsyncIterable[bytes] | None = None,
     ) -> AsyncIterator[RelayedResponse]:
-        """A response with a status below 300, or an error with a JSON body. Read its body within the block.
+        """Yields a response with a status below 300, or an error with a JSON body. Read the body within the block.
 
         Leaving the block early closes the connection, so that the upstream notices that the client has left. The
-        upstream gets the context's deadline; we wait a second longer. `path` includes the query, percent-encoded. A
-        `body` of bytes is sent again if the connection is stale; an iterable is streamed.
+        upstream gets the context's deadline; the relay waits a second longer. `path` includes the percent-encoded
+        query. A `body` of bytes is sent again if the connection is stale; an iterable is streamed.
 
         Raises:
-            ServiceError: the upstream cannot be reached, breaks off (also while the body is read), redirects, is too
-                slow, or responds with an error that is not JSON.
+            ServiceError: the upstream cannot be reached, ends its response early, redirects, misses the deadline, or
+                responds with an error that is not JSON.
 
         """
         timeout = {TIMEOUT_HEADER: ctx.outgoing_headers()[TIMEOUT_HEADER]}
@@ -56,7 +56,7 @@ class Relay(HttpUpstream):
             response = await self._connect(method, path, body, {**headers, **timeout}, span)
             try:
                 if 300 <= response.status < 400:
-                    raise BadUpstreamError(f"The {self.name} redirects to somewhere else: its URL has to be its own.")
+                    raise BadUpstreamError(f"The {self.name} sent a redirect: set its URL to the redirect's target.")
                 if response.status >= 400 and response.content_type != "application/json":
                     raise await self._rejection(response)
                 is_event_stream = response.content_type == "text/event-stream"

@@ -1,4 +1,4 @@
-"""Routes that describe themselves: what FastAPI reads from their declaration is all of `/openapi.json`."""
+"""Typed JSON routes, from whose declarations FastAPI generates `/openapi.json`."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ BODY_ERRORS = (PayloadTooLargeError, BusyError)
 
 
 class ErrorBody(BaseModel):
-    """An error in KServe's protocols, with its kind and field."""
+    """The error body of KServe's protocols, with our `code` and `field`."""
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 
@@ -57,8 +57,9 @@ class ErrorBody(BaseModel):
 class JsonRoute(APIRoute):
     """A route whose parameters are `request` and, if it reads a JSON object, `body`.
 
-    FastAPI documents it. The body is read here: with orjson, under any content type, and a faulty one gets the error of
-    `chassis.validation`. Dependencies of the route are plain functions of the path's parameters, called first.
+    FastAPI documents it, but does not parse the body: this class reads it with orjson, whatever its content type, and
+    rejects an invalid one with the error of `chassis.validation`. Dependencies are plain functions of the path's
+    parameters, called first.
     """
 
     def get_route_handler(self) -> Callable[[Request], Awaitable[Response]]:  # type: ignore[override]
@@ -93,12 +94,12 @@ async def read_json(request: Request, kind: type[ModelT]) -> ModelT:
 
 
 def encode(content: Any) -> bytes:
-    """JSON of models, and of lists and dicts that hold models. Fields keep the order in which they were set."""
+    """JSON of models, and of lists and dicts of models. Fields keep the order in which they were set."""
     return orjson.dumps(content, default=vars)
 
 
 def json_response(content: Any, headers: Mapping[str, str] | None = None) -> Response:
-    """A JSON response with the content of `encode`."""
+    """A JSON response; see `encode`."""
     return Response(encode(content), headers=headers, media_type="application/json")
 
 
@@ -114,7 +115,7 @@ def error_responses(*kinds: type[ServiceError], body: type[BaseModel] = ErrorBod
 
 
 def event_responses(events: Any) -> dict[int | str, dict[str, Any]]:
-    """FastAPI's `responses` for a stream of server-sent events, whose `data` is one of the types in a union."""
+    """FastAPI's `responses` for a stream of server-sent events. `events`: the union of the types of their `data`."""
     schema = TypeAdapter(events).json_schema(mode="serialization", ref_template="#/components/schemas/{model}")
     return {200: {"content": {"text/event-stream": {"schema": schema}}}}
 

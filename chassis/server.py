@@ -1,7 +1,7 @@
-"""Serves a KServe model and further routes: REST behind `chassis.edge`, and gRPC.
+"""Serves a KServe model and further routes over REST and gRPC.
 
-It uses KServe's endpoints and data plane, but not `kserve.ModelServer`, which listens on every address, lets any client
-unload the model, responds to unexpected errors with 500, internal text and a closed connection, passes
+It uses KServe's endpoints and data plane, but not `kserve.ModelServer`, which listens on all addresses, lets any client
+unload the model, sends internal text to clients and closes the connection on unexpected errors, passes
 `application/json; charset=utf-8` to the model as bytes, and reads bodies of any size.
 """
 
@@ -54,7 +54,7 @@ __all__ = ["ModelService", "ServiceModel", "application", "kserve_args", "serve"
 
 
 class ServiceModel(kserve.Model):
-    """A KServe model with a reason for not being ready."""
+    """A KServe model that can say why it is not ready."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
@@ -66,7 +66,7 @@ class ServiceModel(kserve.Model):
     ) -> tuple[Any, dict[str, str]]:
         """Runs and times `predict`, without KServe's pre- and postprocessing."""
         if verb is not InferenceVerb.PREDICT:
-            raise NotFoundError("This model explains nothing: use its predict routes.")
+            raise NotFoundError("This model has no explainer: use its predict routes.")
         response_headers: dict[str, str] = {}
         with self._predict_seconds.time():
             return await self.predict(body, headers, response_headers), response_headers
@@ -74,7 +74,7 @@ class ServiceModel(kserve.Model):
     async def not_ready_reason(self) -> str | None:
         """Why the model is not ready and what to do about it; None if it is ready.
 
-        Only readiness probes call it. Requests are served regardless, and their errors say what is missing.
+        Only readiness probes call it. Requests are served even if the model is not ready; their errors name the cause.
         """
         return None
 
@@ -90,7 +90,7 @@ class ModelService:
     routers: Sequence[APIRouter] = ()
     """Further routes. They take precedence over KServe's."""
     error_shapes: Mapping[str, ErrorShape] = field(default_factory=dict)
-    """Path prefix → error body, for routes of another protocol than KServe's."""
+    """Path prefix → error body, for routes that do not speak KServe's protocols."""
     api: ServiceApi | None = None
     """For `/openapi.json`; without it there is none."""
     lifespan: Lifespan = contextlib.nullcontext
@@ -120,7 +120,7 @@ def serve(service: ModelService) -> None:
 
 
 def application(service: ModelService) -> ASGIApp:
-    """The REST side of a service for another ASGI server, which has the address and runs the lifespan."""
+    """The REST application of a service, for an ASGI server that chooses the address and runs the lifespan."""
     return _Rest(service).edge
 
 
@@ -156,7 +156,7 @@ class _Rest:
 
 
 MODEL_VERSION = "1"
-"""Version of every model on v2. KServe has none; Triton's clients ask for it."""
+"""Version of every model in the v2 protocol. KServe has none, but Triton's clients request it."""
 
 
 def check_version(model_name: str, version: str) -> None:
@@ -168,7 +168,7 @@ def check_version(model_name: str, version: str) -> None:
 
 
 class _DataPlane(DataPlane):
-    """KServe's, with the extensions and the version that there are, and with its errors for faulty binary bodies."""
+    """KServe's data plane, with our extensions and version. A malformed binary body is the client's error."""
 
     def metadata(self) -> dict[str, Any]:
         return {**super().metadata(), "extensions": ["binary_tensor_data"]}
@@ -204,7 +204,7 @@ class _ReadOnlyRepository(ModelRepositoryExtension):
 
 
 def _readiness_routes(model: ServiceModel) -> APIRouter:
-    """KServe's readiness routes with the model's reason; KServe's own are ready as soon as the process runs."""
+    """KServe's readiness routes, with the model's reason. KServe's own report ready as soon as the process runs."""
     router = APIRouter()
 
     async def ready() -> dict[str, Any]:
@@ -229,7 +229,7 @@ class _PredictRoute:
     """
 
     path_format = "/v1/models/{model_name}:predict"
-    """Like the attribute of the framework's route."""
+    """Read by `chassis.edge`, as for the framework's routes."""
 
     def __init__(self, inner: ASGIApp, endpoints: V1Endpoints, model_name: str) -> None:
         self._inner = inner
@@ -285,7 +285,7 @@ CALL = tracing.SpanType(
 
 
 class _Servicer(InferenceServicer):
-    """KServe's, with the model's own readiness and version."""
+    """KServe's servicer, with the model's own readiness and version."""
 
     async def ModelInfer(self, request: Any, context: Any) -> ModelInferResponse:  # noqa: N802 - the RPC's name
         check_version(request.model_name, request.model_version)
@@ -302,7 +302,7 @@ class _Servicer(InferenceServicer):
 
 
 _REFUSAL_S = 0.05
-"""Time between the first refused call and the end of the connections, so that calls on their way get UNAVAILABLE."""
+"""Delay before connections are closed, so that calls already on their way are answered with UNAVAILABLE."""
 
 
 class _GrpcServer:
@@ -329,7 +329,7 @@ class _GrpcServer:
         try:
             server.add_insecure_port(address)
         except RuntimeError as error:
-            raise SettingError(f"GRPC_PORT: nothing can listen on {address}. Is another program there?") from error
+            raise SettingError(f"GRPC_PORT: cannot listen on {address}. Is the port in use?") from error
         await server.start()
         self._server = server
 
@@ -342,13 +342,13 @@ class _GrpcServer:
         stopped = asyncio.create_task(self._server.stop(grace_s))
         while self._interceptor.calls and not stopped.done():
             await asyncio.wait({stopped}, timeout=0.1)
-        # gRPC may have received a call that it never starts, and whose client would wait for the whole grace period.
+        # gRPC may hold a call that it never starts; its client would wait for the whole grace period.
         await self._server.stop(None)
         await stopped
 
 
 class _Call:
-    """A gRPC call's context with replaceable metadata and the status for telemetry."""
+    """A gRPC call's context, with metadata that can be replaced and the status for telemetry."""
 
     def __init__(self, context: Any) -> None:
         self._context = context
@@ -374,14 +374,14 @@ class _Call:
 
 
 class _Metadatum(NamedTuple):
-    """In the shape that KServe reads."""
+    """A metadata entry, as KServe reads it."""
 
     key: str
     value: str
 
 
 class _StatusInterceptor(ExceptionToStatusInterceptor):
-    """Maps errors to their status, and records calls like HTTP requests."""
+    """Maps errors to their gRPC status, and records calls like HTTP requests."""
 
     def __init__(self, errors: _ErrorMapper, model_name: str) -> None:
         super().__init__()

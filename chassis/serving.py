@@ -1,4 +1,4 @@
-"""The process of an HTTP service: listener, readiness, drain, shutdown."""
+"""Runs an HTTP service: listener, readiness, drain, shutdown."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ Lifespan = Callable[[], contextlib.AbstractAsyncContextManager[None]]
 NotReadyReason = Callable[[], Awaitable["str | None"]]
 
 _KEEP_ALIVE_S = 65
-"""Longest time a connection may be idle. More than the 60 s of common proxies: the proxy should close first."""
+"""Maximum idle time of a connection. Longer than the 60 s of common proxies, so that the proxy closes first."""
 _IDLE_S = 5.0
-"""While the service drains, a connection is closed after this time without a request. A connection in use is closed by
-its response, which announces it, so that no request is lost."""
+"""Maximum idle time of a connection while the service drains. Other connections are closed with their next response,
+which announces it, so that no request is lost."""
 _DRAIN_POLL_S = 0.1
 
 
@@ -48,11 +48,11 @@ def serve(
     Adds `GET /ready` (200, or 503 with the reason), `GET /live` and `GET /metrics`.
 
     Args:
-        app: with its own lifespan.
+        app: the application, with its own lifespan.
         settings: address and limits.
-        name: of the service, in metrics and readiness.
+        name: the service's name in metrics and readiness.
         not_ready_reason: why the service is not ready and what to do about it; None if it is ready.
-        stopping: called before the requests in flight are finished, to end streams that would not end by themselves.
+        stopping: called at shutdown, to end streams that would not end by themselves.
     """
     errors = ErrorMapper()
     errors.register(app)
@@ -130,7 +130,7 @@ class _Server(uvicorn.Server):
 def _stop_on_signals(server: uvicorn.Server) -> None:
     """Lets SIGTERM and SIGINT cancel the start of the service.
 
-    Later, uvicorn handles them, and raises them again after it has stopped. They have no effect then.
+    Once it serves, uvicorn handles them and raises them again after it has stopped; they have no effect then.
     """
     loop, starting = asyncio.get_running_loop(), asyncio.current_task()
 
@@ -146,8 +146,8 @@ def _stop_on_signals(server: uvicorn.Server) -> None:
 def _drain_on_signal(edge: Edge, server: uvicorn.Server, draining: Callable[[], Awaitable[object]]) -> None:
     """Drains and then exits on SIGUSR1, so that no request is lost while another process takes over.
 
-    The listening socket is closed (a supervisor and other processes may still hold it), responses close their
-    connections, and idle connections are closed after a while. SIGTERM closes idle connections at once, which can lose
+    Closes the listening socket (a supervisor and other processes may still hold it), closes each connection with its
+    next response, and closes idle connections after a while. SIGTERM closes idle connections at once, which can lose
     a request that is on its way.
     """
     loop = asyncio.get_running_loop()
@@ -177,7 +177,7 @@ def _drain_on_signal(edge: Edge, server: uvicorn.Server, draining: Callable[[], 
 
 
 def _inherited_listeners(settings: EdgeSettings) -> list[socket.socket] | None:
-    """The listening socket from the parent process. None: uvicorn opens one."""
+    """The listening socket from the parent process, or None if uvicorn must open one."""
     if settings.http_fd is None:
         return None
     try:

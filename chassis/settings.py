@@ -1,4 +1,4 @@
-"""Settings that every service has. A room subclasses them with its own prefix."""
+"""Settings that all services share. Each service subclasses them with its own prefix."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ BaseUrl = Annotated[str, AfterValidator(_is_url)]
 class EdgeSettings(BaseSettings):
     """Address and limits of an HTTP service."""
 
-    host: str = Field("0.0.0.0", description="Address to listen on. Use 127.0.0.1 outside a cluster.")  # noqa: S104 - a pod is reached on its own address
-    http_port: int = Field(8080, ge=1, le=65535, description="Port of REST.")
+    host: str = Field("0.0.0.0", description="Address to listen on. Use 127.0.0.1 outside a cluster.")  # noqa: S104 - a pod is reached at its own address
+    http_port: int = Field(8080, ge=1, le=65535, description="Port for REST.")
     http_fd: int | None = Field(
         None,
         ge=3,
-        description="Descriptor of an inherited listening socket, served instead of HOST and HTTP_PORT. Other "
+        description="File descriptor of an inherited listening socket, used instead of HOST and HTTP_PORT. Other "
         "processes of the service may then listen on its gRPC port.",
     )
-    timeout_s: float = Field(60, gt=0, le=3600, description="Longest time for one answer, in seconds.")
-    max_body_bytes: int = Field(8 * 1024 * 1024, ge=1024, description="Largest request body, in bytes.")
+    timeout_s: float = Field(60, gt=0, le=3600, description="Maximum time for a response, in seconds.")
+    max_body_bytes: int = Field(8 * 1024 * 1024, ge=1024, description="Maximum size of a request body, in bytes.")
     grace_period_s: int = Field(30, ge=0, le=3600, description="Time for requests in flight at shutdown, in seconds.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe level logged.")
     log_format: LogFormat = Field("text", description="Log lines as text or as JSON.")
@@ -42,19 +42,19 @@ class EdgeSettings(BaseSettings):
 class ServerSettings(EdgeSettings):
     """Settings of a KServe service, which also serves gRPC."""
 
-    grpc_port: int = Field(8081, ge=1, le=65535, description="Port of gRPC.")
+    grpc_port: int = Field(8081, ge=1, le=65535, description="Port for gRPC.")
     enable_grpc: bool = Field(True, description="Whether to serve gRPC.")
 
 
 class SettingError(ValueError):
-    """A setting is wrong. The message begins with the variable."""
+    """A setting is invalid. The message begins with the variable's name."""
 
 
 SettingsT = TypeVar("SettingsT", bound=BaseSettings)
 
 
 def load_settings(kind: type[SettingsT], **overrides: object) -> SettingsT:
-    """Like `read_settings`, but prints what is wrong and exits with status 2."""
+    """Like `read_settings`, but prints errors and exits with status 2."""
     try:
         return read_settings(kind, **overrides)
     except SettingError as error:
@@ -66,11 +66,11 @@ def read_settings(kind: type[SettingsT], **overrides: object) -> SettingsT:
     """Settings from the environment.
 
     Args:
-        kind: the room's settings class.
-        overrides: values that take precedence over the environment, such as the command line's; None is no override.
+        kind: the settings class.
+        overrides: values with precedence over the environment, such as command-line options. None is ignored.
 
     Raises:
-        SettingError: some are wrong; the message has one line for each.
+        SettingError: settings are invalid; the message has one line for each.
 
     """
     build: Callable[..., SettingsT] = kind

@@ -1,4 +1,4 @@
-"""Responses that are a stream of server-sent events.
+"""Streams server-sent events as a response.
 
 Source: https://html.spec.whatwg.org/multipage/server-sent-events.html
 """
@@ -34,16 +34,16 @@ async def event_stream(
     *,
     end: bytes = b"",
 ) -> StreamingResponse:
-    """Events as `text/event-stream`.
+    """The events as a `text/event-stream` response.
 
-    The status line waits for the first event, and up to half a second for the second: an error until then has its own
-    HTTP status. A later error is the last event.
+    The status line waits for the first event, and up to half a second for the second, so that early errors have their
+    own HTTP status. A later error is sent as the last event.
 
     Args:
-        events: closed in every case.
-        contents: JSON values to send for an event.
-        headers: further headers, from the first event.
-        error_shape: body of an error.
+        events: the events. The generator is always closed.
+        contents: returns the JSON values to send for an event.
+        headers: returns further response headers, given the first event.
+        error_shape: returns the body of an error.
         end: sent after the last event.
     """
     try:
@@ -71,7 +71,7 @@ async def event_stream(
             yield _lines([error_shape(error)])
         except Exception:
             logger.exception("unexpected error in a stream")
-            yield _lines([error_shape(InternalError("The service failed in the middle of this answer."))])
+            yield _lines([error_shape(InternalError("The service failed in the middle of this response."))])
         finally:
             await _cancel(second)
             await events.aclose()

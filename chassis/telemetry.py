@@ -1,7 +1,7 @@
-"""Logging and tracing of a service: begun by its `__main__`, and by nothing else.
+"""Logging and tracing of a service, started only by its `__main__`.
 
-One line of the log per event on stdout, as text for people or JSON for collectors. What is logged while a request is
-answered carries its ids.
+The log has one line per event on stdout, as text for people or JSON for collectors. Lines logged during a request carry
+its ids.
 """
 
 from __future__ import annotations
@@ -24,8 +24,7 @@ _RECORD_FIELDS = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "as
 
 
 request_ids: ContextVar[Mapping[str, str]] = ContextVar("request_ids", default=MappingProxyType({}))
-"""`request_id`, and `trace_id` and `span_id` if the request has a trace. Set by the server for each request; in
-every log line of the request."""
+"""`request_id`, and `trace_id` and `span_id` if the request has a trace. Added to the request's log lines."""
 
 
 class _JsonFormatter(logging.Formatter):
@@ -60,11 +59,11 @@ def _extra(record: logging.LogRecord) -> dict[str, object]:
 
 
 def start_telemetry(service: str, level: str, log_format: LogFormat) -> None:
-    """Configures logging, and tracing if OpenTelemetry's variables ask for it.
+    """Configures logging, and tracing if OpenTelemetry's variables enable it.
 
     Args:
-        service: the room's name.
-        level: least severe level logged. INFO has no text of a question, document or prompt.
+        service: the service's name.
+        level: least severe level logged. INFO contains no text of questions, documents or prompts.
         log_format: text or JSON.
     """
     tracing.configure(service, os.environ)
@@ -76,7 +75,7 @@ def start_telemetry(service: str, level: str, log_format: LogFormat) -> None:
     )
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     logging.captureWarnings(capture=True)
-    # KServe and uvicorn write four lines per request; our access log has the same in one.
+    # KServe and uvicorn write four lines per request; our access log has one with the same content.
     for name in ("kserve.trace", "uvicorn.access"):
         logging.getLogger(name).setLevel(logging.WARNING)
     kserve_logger = logging.getLogger("kserve")

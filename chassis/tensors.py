@@ -15,13 +15,13 @@ from kserve.utils.utils import generate_uuid
 from chassis.errors import InvalidRequestError
 
 _KINDS = {"BYTES": "O", "BOOL": "b", "INT32": "iu", "INT64": "iu", "UINT64": "iu", "FP32": "fiu", "FP64": "fiu"}
-"""Declared datatype → accepted kinds of numpy dtype: integers of any width, and integers for floats."""
+"""Declared datatype → accepted `dtype.kind`s: integers of any width, and integers for floats."""
 
 
 def read_columns(request: InferRequest, declared: Mapping[str, str]) -> dict[str, list[Any]]:
     """The tensors of a request as flat Python lists: str, int, float or bool, in row-major order.
 
-    `declared` has the datatype of each tensor.
+    `declared`: the datatype of each tensor.
 
     Raises:
         InvalidRequestError: a tensor is unknown or repeated, has another datatype, does not fit its shape, or has text
@@ -36,9 +36,7 @@ def read_columns(request: InferRequest, declared: Mapping[str, str]) -> dict[str
                 f"inputs: unknown tensor {tensor.name!r}. This model takes {', '.join(declared)}.", field=tensor.name
             )
         if tensor.name in columns:
-            raise InvalidRequestError(
-                f"inputs: tensor {tensor.name!r} is there twice. Send it once.", field=tensor.name
-            )
+            raise InvalidRequestError(f"inputs: tensor {tensor.name!r} is repeated. Send it once.", field=tensor.name)
         columns[tensor.name] = _values(tensor, declared[tensor.name])
     return columns
 
@@ -89,7 +87,7 @@ def per_row(columns: Mapping[str, list[Any]], name: str, rows: int) -> list[Any]
 def respond(request: InferRequest, model: str, outputs: Mapping[str, npt.NDArray[Any]]) -> InferResponse:
     """The response with the requested outputs (all by default), binary if requested.
 
-    `outputs` has the arrays by name. Object arrays of str or bytes become BYTES.
+    `outputs`: arrays by name. Object arrays of str or bytes become BYTES.
     """
     tensors = {
         name: InferOutput(name, list(array.shape), _DATATYPES[array.dtype], array) for name, array in outputs.items()
@@ -98,7 +96,7 @@ def respond(request: InferRequest, model: str, outputs: Mapping[str, npt.NDArray
     for output in requested:
         if output.name not in tensors:
             raise InvalidRequestError(
-                f"outputs: unknown tensor {output.name!r}. This model gives {', '.join(tensors)}.", field=output.name
+                f"outputs: unknown tensor {output.name!r}. This model has {', '.join(tensors)}.", field=output.name
             )
     if request.from_grpc:  # for REST, KServe selects and encodes them
         if requested:

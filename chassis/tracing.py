@@ -1,15 +1,15 @@
 """OpenTelemetry spans. Off until `configure` finds an endpoint.
 
-The current span travels only in a request's W3C headers (`traceparent`, `tracestate`): a new span is a child of the
-span in the headers, and has the headers for calls within it. There are no context variables: answers come from
-generators that several tasks resume.
+The current span is kept only in a request's W3C headers (`traceparent`, `tracestate`): a new span is a child of the
+span in the headers, and provides the headers for calls within it. Context variables would not work: several tasks
+resume the generators that produce answers.
 
-Attributes have OpenTelemetry's names where it defines one; the others begin with `kserve_rag.`. No attribute holds text
-of a question, a document, a prompt or an answer: only sizes, counts, names and versions.
+Attributes use OpenTelemetry's names where they exist; other names begin with `kserve_rag.`. Attributes hold sizes,
+counts, names and versions, never the text of a question, document, prompt or answer.
 
-Source: https://www.w3.org/TR/trace-context/,
-https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/ and
-https://opentelemetry.io/docs/specs/semconv/ (http, rpc and gen-ai) for names of spans and attributes.
+Sources: https://www.w3.org/TR/trace-context/,
+https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/ and, for names,
+https://opentelemetry.io/docs/specs/semconv/ (http, rpc and gen-ai)
 """
 
 from __future__ import annotations
@@ -39,19 +39,19 @@ _PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL
 _PROTOCOL = "http/protobuf"
 
 program_headers: ContextVar[Mapping[str, str]] = ContextVar("program_headers", default=MappingProxyType({}))
-"""Headers for calls outside a request: those of the span around a Job's run."""
+"""Trace headers for calls outside a request. A Job sets them to its `program` span."""
 
 
 @dataclass(frozen=True, slots=True)
 class SpanType:
-    """The declaration of a kind of span. The room that records it declares it."""
+    """The declaration of a kind of span, made by the package that records it."""
 
     name: str
-    """As recorded, with placeholders in braces."""
+    """The recorded name, with placeholders in braces."""
     kind: Literal["server", "client", "internal"]
     help: str
     attributes: tuple[str, ...] = ()
-    """All it may have, beside `COMMON_ATTRIBUTES`."""
+    """Attributes that it may have, in addition to `COMMON_ATTRIBUTES`."""
 
 
 COMMON_ATTRIBUTES = ("error.type", "kserve_rag.cancelled")
@@ -59,14 +59,14 @@ COMMON_ATTRIBUTES = ("error.type", "kserve_rag.cancelled")
 
 
 class Span:
-    """A span. As a context manager, it ends with the block. Without an OpenTelemetry span, it records nothing."""
+    """A span, which ends with its `with` block. Without an OpenTelemetry span, it records nothing."""
 
     __slots__ = ("headers", "otel")
 
     def __init__(self, span: OtelSpan | None, headers: Mapping[str, str]) -> None:
         self.otel = span
         self.headers = headers
-        """Headers for calls within it."""
+        """Headers for calls within the span."""
 
     def __enter__(self) -> Self:
         return self
@@ -87,7 +87,7 @@ class Span:
             self.otel.update_name(name)
 
     def set(self, name: str, value: Value | None) -> None:
-        """Sets an attribute that the span's type declares; None sets nothing. Never text of a question or document."""
+        """Sets an attribute that the span's type declares. None is ignored."""
         if self.otel is not None and value is not None:
             self.otel.set_attribute(name, value)
 
@@ -97,7 +97,7 @@ class Span:
             self.otel.add_event(name)
 
     def failed(self, kind: str) -> None:
-        """Marks it as failed. The error's message is left out, because it may quote a question."""
+        """Marks the span as failed. The error's message is left out, because it may quote a question."""
         if self.otel is not None:
             from opentelemetry.trace import Status, StatusCode
 
@@ -105,7 +105,7 @@ class Span:
             self.otel.set_status(Status(StatusCode.ERROR))
 
     def end(self, error: BaseException | None = None) -> None:
-        """Ends it, with the exception that ended its work early."""
+        """Ends the span. `error`: the exception that ended its work early."""
         if self.otel is None:
             return
         if isinstance(error, (GeneratorExit, asyncio.CancelledError)):
@@ -129,7 +129,7 @@ class _Tracing:
 
         named = environ.get("OTEL_SERVICE_NAME") or "service.name=" in environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
         resource = Resource.create({} if named else {"service.name": f"kserve-rag-{service}"})
-        # OpenTelemetry's own variables set sampler, limits, batches, endpoint and headers.
+        # OpenTelemetry's own variables configure sampler, limits, batches, endpoint and headers.
         self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
         self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
         self._tracer = self._provider.get_tracer("kserve_rag")
@@ -153,14 +153,14 @@ class _Tracing:
 
 _tracing: _Tracing | None = None
 _LAST_SPANS_S = 3.0
-"""Longest time to export the last spans when a program ends."""
+"""Maximum time to export the last spans when a program ends."""
 
 
 def configure(service: str, environ: Mapping[str, str]) -> None:
     """Starts exporting spans if `OTEL_EXPORTER_OTLP_ENDPOINT` is set. Called once, by `__main__`.
 
-    `service.name` is `kserve-rag-<service>`, unless `OTEL_SERVICE_NAME` sets another. Ends the program with one line if
-    a variable asks for something unsupported.
+    `service.name` is `kserve-rag-<service>`, unless `OTEL_SERVICE_NAME` sets another. Exits with a
+    one-line message if a variable has an unsupported value.
     """
     global _tracing
     if environ.get("OTEL_SDK_DISABLED", "").lower() == "true" or not any(environ.get(name) for name in _ENDPOINTS):
@@ -191,7 +191,7 @@ def shutdown() -> None:
 def begin(kind: SpanType, headers: Mapping[str, str], *, name: str | None = None) -> Span:
     """A child of the span in `headers` (lower-case names), or the root of a new trace.
 
-    It records nothing while tracing is off. `name` is for a declared name with placeholders.
+    It records nothing while tracing is off. `name` replaces a declared name that has placeholders.
     """
     return Span(None, headers) if _tracing is None else _tracing.begin(kind, headers, name or kind.name)
 

@@ -1,4 +1,4 @@
-"""Pydantic's errors as messages for clients: the field, the value, and what is expected."""
+"""Turns pydantic's errors into messages for clients: the field, the value, and what is expected."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Whole = BeforeValidator(_integral)
 
 _MESSAGES = {
     "missing": "missing, but required",
-    "extra_forbidden": "unknown here: remove it, or see /openapi.json for what there is",
+    "extra_forbidden": "unknown field: remove it, or see /openapi.json for the fields",
     "too_short": "send {min_length} or more",
     "too_long": "{actual_length} of them: send at most {max_length} at a time",
     "string_too_short": "empty: send a text",
@@ -42,7 +42,7 @@ _MESSAGES = {
     "model_attributes_type": "send an object",
     "literal_error": "send {expected}",
 }
-"""Type of error → what to do. Other types keep pydantic's message."""
+"""Type of error → what to send instead. Other types keep pydantic's message."""
 
 
 def invalid_request(error: ValidationError, kind: type[BaseModel]) -> InvalidRequestError:
@@ -53,7 +53,7 @@ def invalid_request(error: ValidationError, kind: type[BaseModel]) -> InvalidReq
     message = _MESSAGES.get(first["type"], "").format(**first.get("ctx", {})) or first["msg"]
     if first["type"] == "extra_forbidden":
         meant = difflib.get_close_matches(str(first["loc"][-1]), _names(kind), n=1, cutoff=0.75)
-        message = f"unknown here: did you mean {meant[0]}?" if meant else message
+        message = f"unknown field: did you mean {meant[0]}?" if meant else message
     more = f" ({len(problems) - 1} more problems)" if len(problems) > 1 else ""
     where = field or "The body"
     end = "" if message.endswith("?") else "."
@@ -69,7 +69,7 @@ def _names(kind: type[BaseModel]) -> tuple[str, ...]:
 
 
 def _path(location: tuple[int | str, ...]) -> str:
-    """Such as `instances[0].num_docs`, without pydantic's names of union members and validators."""
+    """The field, such as `instances[0].num_docs`, without pydantic's names of union members and validators."""
     named = [part for part in location if isinstance(part, int) or part.isidentifier()]
     return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in named).removeprefix(".")
 

@@ -1,4 +1,4 @@
-"""Compares embeddings of one model in two precisions, or on two engines."""
+"""Compares the embeddings of one model in two precisions or on two engines."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from embedder.wire import Embeddings, SparseVector
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """The lowest cosine between two embeddings of the same text, per head; 1 if a head has nothing to compare."""
+    """Per head, the lowest cosine between two embeddings of the same text. 1 if there is nothing to compare."""
 
     dense: float
     sparse: float
@@ -20,7 +20,7 @@ class Agreement:
 
 
 def agreement(ours: Embeddings, reference: Embeddings) -> Agreement:
-    """Compares embeddings of the same texts. Both models must have the same tokenizer."""
+    """Compares embeddings of the same texts: L2-normalised rows, from models with the same tokenizer."""
     tokens = zip(ours.multi_vectors or (), reference.multi_vectors or (), strict=True)
     weights = zip(ours.sparse or (), reference.sparse or (), strict=True)
     return Agreement(
@@ -32,8 +32,8 @@ def agreement(ours: Embeddings, reference: Embeddings) -> Agreement:
 
 def sparse_cosine(one: SparseVector, other: SparseVector) -> float:
     """The cosine of two sparse vectors; 1 if both are empty."""
-    _, places, others = np.intersect1d(one.indices, other.indices, assume_unique=True, return_indices=True)
+    _, shared, other_shared = np.intersect1d(one.indices, other.indices, assume_unique=True, return_indices=True)
     norms = float(np.linalg.norm(one.weights) * np.linalg.norm(other.weights))
     if norms == 0:
         return float(len(one.indices) == len(other.indices))
-    return float((one.weights[places] * other.weights[others]).sum()) / norms
+    return float((one.weights[shared] * other.weights[other_shared]).sum()) / norms

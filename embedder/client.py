@@ -1,4 +1,4 @@
-"""Client of the embedder: texts in, embeddings out, over Triton's binary tensors. Other rooms use only this."""
+"""Client of the embedder: texts in, embeddings out, as binary tensors of KServe's v2 protocol."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from embedder.wire import Embeddings, InputType, SparseVector
 EMBEDDINGS = tracing.SpanType(
     "embeddings {gen_ai.request.model}",
     "client",
-    "Texts sent to the embedder, by its client; many texts take several requests.",
+    "Texts sent to the embedder; many texts take several requests.",
     (
         "gen_ai.operation.name",
         "gen_ai.request.model",
@@ -56,7 +56,7 @@ _DTYPES: dict[str, tuple[str, str | None]] = {
 }
 
 _RESTARTING = re.compile("Stub process|Server is stopping|unknown model", re.IGNORECASE)
-"""In Triton's error while it exits, loads its model, or is about to be restarted because the model's process ended."""
+"""Triton's errors while it exits, loads its model, or waits for a restart after the model's process ended."""
 
 
 Tensors = dict[str, npt.NDArray[Any]]
@@ -66,7 +66,7 @@ class EmbedderClient:
     """Embeds texts with one model of an embedder. Safe for any number of concurrent calls.
 
     A long list is split into requests of `rows_per_request` texts of similar length. `requests_in_flight` of them run
-    at a time, so that the embedder never waits for the next one.
+    in parallel, so that the embedder never waits for the next one.
     """
 
     def __init__(self, base_url: str, *, model: str, rows_per_request: int = 16, requests_in_flight: int = 4) -> None:
@@ -100,8 +100,8 @@ class EmbedderClient:
         Raises:
             InvalidRequestError: the embedder refuses the request, for example an output that the model does not have.
             NotReadyError: the embedder cannot be reached, or the model is not loaded.
-            DeadlineExceededError: it did not answer in time.
-            BadUpstreamError: it failed, or its response does not hold embeddings of these texts.
+            DeadlineExceededError: the deadline passed.
+            BadUpstreamError: the embedder failed, or its response does not hold embeddings of these texts.
         """
         with ctx.span(EMBEDDINGS, f"embeddings {self.model}") as span:
             embeddings = await self._embed(
@@ -128,7 +128,7 @@ class EmbedderClient:
 
         async def work() -> None:
             for positions in waiting:
-                # For an empty list, one empty text is embedded: only a response has the dimension and the fingerprint.
+                # For an empty list, embed one empty text: the dimension and the fingerprint come with a response.
                 part = [encoded[position] for position in positions] or [b""]
                 answers.append((positions, await self._infer(part, names, input_type, ctx)))
 
@@ -161,12 +161,12 @@ class EmbedderClient:
     async def _infer(
         self, texts: Sequence[bytes], names: Sequence[str], input_type: InputType, ctx: CallContext
     ) -> Tensors:
-        left_s = ctx.check("the embedder was asked")
+        left_s = ctx.check("the embedder was called")
         inputs = {"text_input": _pack(texts), "input_type": _pack([input_type.encode()] * len(texts))}
         header = orjson.dumps(
             {
                 "id": ctx.request_id,
-                # Triton drops a request that is still queued when its caller's deadline has passed.
+                # Triton drops a request that is still queued when the deadline has passed.
                 "parameters": {"priority": _PRIORITY[input_type], "timeout": max(1, int(left_s * 1e6))},
                 "inputs": [
                     {
@@ -198,7 +198,7 @@ class EmbedderClient:
 
 
 def _pack(values: Sequence[bytes]) -> bytes:
-    """BYTES elements: for each its length (4 bytes, little-endian) and its content."""
+    """Encodes BYTES elements: each has its length (4 bytes, little-endian) and its content."""
     return b"".join(itertools.chain.from_iterable((struct.pack("<I", len(value)), value) for value in values))
 
 
@@ -212,7 +212,7 @@ def _unpack(data: memoryview, count: int) -> list[bytes]:
         start += 4 + length
         values.append(bytes(data[start - length : start]))
     if start != len(data):
-        raise ValueError("strings and their sizes do not agree")
+        raise ValueError("strings do not match their sizes")
     return values
 
 

@@ -1,15 +1,14 @@
 """Errors of loading a model and of encoding texts.
 
-They are raised in the embedder's own process, where the chassis is not installed. The Triton model answers a request
-with a `TextError`; the others keep the model from loading. `embedder.client` raises `chassis.errors.ServiceError`
-instead.
+They are raised inside Triton, where the package `chassis` is not installed. A `TextError` fails one request; the others
+keep the model from loading. `embedder.client` raises `chassis.errors.ServiceError` instead.
 """
 
 from __future__ import annotations
 
 
 class EmbedderError(Exception):
-    """Base of the errors of this room."""
+    """Base of the errors of this package."""
 
 
 class SettingsError(EmbedderError):
@@ -17,12 +16,12 @@ class SettingsError(EmbedderError):
 
 
 class ModelFolderError(EmbedderError):
-    """A model folder lacks a file, or holds one that is damaged or of another architecture. The model does not load."""
+    """A file of the model folder is missing, damaged, or belongs to another architecture. The model does not load."""
 
 
 class TextError(EmbedderError):
-    """Texts that cannot be encoded. The response has status 400, and a retry does not help."""
+    """The texts cannot be encoded. The response has status 400, and a retry does not help."""
 
 
 class ExportError(EmbedderError):
-    """An export failed: its target exists already, or cannot be written."""
+    """An export failed: the target already exists or cannot be written."""

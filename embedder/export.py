@@ -1,16 +1,15 @@
-"""Exports BAAI/bge-m3 from the Hugging Face layout into a folder that serves it on CPUs.
+"""Exports BAAI/bge-m3 from a Hugging Face folder to a folder that is served on CPUs.
 
-The folder holds one OpenVINO model with the encoder and its three heads (dense, learned sparse, multi-vector), the
-tokenizer, and an embedder.json that names the source. It starts faster than the checkpoint, from which the network is
-rebuilt at every start, and it is smaller:
+The exported folder holds one OpenVINO model with the encoder and its three heads (dense, learned sparse, multi-vector),
+the tokenizer, and an embedder.json that names the source. It loads faster than the checkpoint and can be smaller:
 
-  fp32   2.3 GB   the original weights
-  bf16   1.1 GB   weights in bfloat16, for CPUs that compute in it (AVX-512 BF16, AMX); a little faster to read on
-                  others. The fingerprint is that of fp32 and of the GPU: an index of one can be searched with another
-  int8   0.6 GB   weights and activations in 8 bits, for CPUs with VNNI. The fastest. It has a fingerprint of its own:
-                  an index must be searched with the precision that built it
+  f32    2.3 GB   the original weights
+  bf16   1.1 GB   weights in bfloat16, for CPUs with AVX-512 BF16 or AMX. Same fingerprint as f32 and the GPU: an index
+                  built with one can be searched with another
+  int8   0.6 GB   weights and activations in 8 bits, for CPUs with VNNI. The fastest. Different fingerprint: an index
+                  must be built and searched with int8
 
-At the end it compares embeddings of sample texts with those of the source in fp32, and prints the lowest cosines.
+At the end it embeds sample texts with the export and with the source in f32, and prints the lowest cosines.
 """
 
 from __future__ import annotations
@@ -30,10 +29,9 @@ import openvino as ov
 from embedder.agreement import Agreement, agreement
 from embedder.encoders.bge_m3 import BgeM3Encoder, BgeM3Folder, build_graph, special_ids
 from embedder.encoders.exported import ExportedFolder, write_card
-from embedder.encoders.linear import Storage
 from embedder.errors import EmbedderError, ExportError
 from embedder.folder import EXPORTED_MODEL_NAME, TOKENIZER_NAME, is_exported
-from embedder.settings import EncoderSettings, Precision
+from embedder.settings import EncoderSettings, Precision, PrecisionSetting
 from embedder.wire import Embeddings
 
 EXAMPLES = """
@@ -55,37 +53,37 @@ SAMPLE_TEXTS = (
     "error 0x80070005: access denied (E_ACCESSDENIED)",
     "A retriever gives passages to a language model. " * 12,
 )
-"""Texts that precisions are compared on by default."""
+"""Default texts of the comparison."""
 
 _SPARE_BYTES = 30_000_000
-"""Space for the network's description and the tokenizer, beside the weights."""
+"""Space for the network's description and the tokenizer, in addition to the weights."""
 
 
 def export(
     source: Path,
     target: Path,
-    precision: Storage,
+    precision: Precision,
     *,
     model_id: str | None = None,
     texts: Sequence[str] = SAMPLE_TEXTS,
     on_step: Callable[[str], None] = lambda _name: None,
 ) -> Agreement | None:
-    """Writes `target` completely, or not at all.
+    """Writes `target`, completely or not at all.
 
     Args:
-        source: the Hugging Face layout of BAAI/bge-m3.
-        target: a folder that does not exist yet; its parent does.
-        precision: data type of the weights.
-        model_id: name in the fingerprint; the source's if None.
-        texts: compared in both models; without any, nothing is compared.
+        source: folder of BAAI/bge-m3 in the Hugging Face layout.
+        target: folder to create. Its parent must exist.
+        precision: precision of the stored weights.
+        model_id: name in the fingerprint; None: the source's.
+        texts: texts to embed with both models; empty: no comparison.
         on_step: called with the name of each step when it begins.
 
     Returns:
-        The lowest cosines between the result and the source in fp32; None if nothing was compared.
+        The lowest cosines between the export and the source in f32; None without `texts`.
 
     Raises:
-        ModelFolderError: the source lacks a file, or has one that is damaged or of another architecture.
-        ExportError: the target exists, cannot be written, or cannot be read back.
+        ModelFolderError: a file of the source is missing, damaged, or belongs to another architecture.
+        ExportError: the target exists or cannot be written.
     """
     if target.exists():
         raise ExportError(f"{target} exists: choose another folder, or remove it first.")
@@ -98,7 +96,7 @@ def export(
     on_step("Reading weights")
     model = build_graph(files, precision)
     _need_space(model, target.absolute().parent)
-    with _appearing(target) as folder:
+    with _renamed_on_success(target) as folder:
         on_step("Writing the model")
         _save(model, folder)
         shutil.copyfile(files.folder.file(TOKENIZER_NAME), folder / TOKENIZER_NAME)
@@ -108,7 +106,7 @@ def export(
         )
         write_card(folder, exported, model_id)
         on_step("Comparing with the source")
-        return _compared(source, folder, texts) if texts else None
+        return _compare(source, folder, texts) if texts else None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -120,20 +118,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    source_help, target_help = "Hugging Face folder of BAAI/bge-m3", "folder to write; it must not exist yet"
+    source_help, target_help = "folder of BAAI/bge-m3 from Hugging Face", "folder to create; it must not exist"
     add("--from", dest="source", type=Path, required=True, metavar="FOLDER", help=source_help)
     add("--to", dest="target", type=Path, required=True, metavar="FOLDER", help=target_help)
     add(
         "--precision",
         type=lambda name: "f32" if name == "fp32" else name,
-        choices=get_args(Storage),
+        choices=get_args(Precision),
         default="bf16",
-        help="fp32 (or f32), bf16 or int8 (default: bf16)",
+        help="f32 (or fp32), bf16 or int8 (default: bf16)",
         metavar="PRECISION",
     )
     add("--id", metavar="NAME", help="name in the fingerprint (default: the source's)")
-    add("--texts", type=Path, metavar="FILE", help="texts to compare, one per line (default: eight built-in texts)")
-    add("--no-compare", action="store_true", help="skip the comparison, which loads both models one after the other")
+    add(
+        "--texts",
+        type=Path,
+        metavar="FILE",
+        help="texts to compare, one per line (default: eight built-in texts)",
+    )
+    add("--no-compare", action="store_true", help="skip the comparison, which loads both models in turn")
     chosen = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(143))  # so that a partial folder is removed
     try:
@@ -151,13 +154,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _say(str(error))
         return 1
     except KeyboardInterrupt:
-        _say("Interrupted: nothing was written.")
+        _say("Interrupted.")
         return 130
     size_mb = sum(path.stat().st_size for path in chosen.target.iterdir()) / 1e6
     sys.stdout.write(f"{chosen.target}: {exported.fingerprint(None)}, {chosen.precision}, {size_mb:,.0f} MB\n")
     if compared is not None:
         sys.stdout.write(
-            f"Lowest cosine to the source in fp32, over {len(texts)} texts: dense {compared.dense:.5f}, "
+            f"Lowest cosine to the source in f32, over {len(texts)} texts: dense {compared.dense:.5f}, "
             f"sparse {compared.sparse:.5f}, multi-vectors {compared.multi_vectors:.5f}\n"
         )
     return 0
@@ -187,18 +190,18 @@ def _need_space(model: ov.Model, folder: Path) -> None:
 
 
 @contextmanager
-def _appearing(target: Path) -> Iterator[Path]:
-    """A folder beside `target`, renamed to it if the block succeeds and removed if it fails.
+def _renamed_on_success(target: Path) -> Iterator[Path]:
+    """A temporary sibling of `target`, renamed to `target` if the block succeeds and removed if it fails.
 
     Raises:
-        ExportError: something cannot be written.
+        ExportError: a file cannot be written.
     """
     folder: Path | None = None
     try:
         folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.absolute().parent))
         yield folder
         folder.chmod(0o755)  # mkdtemp allows only the owner; Triton may run as another user
-        folder.rename(target)  # fails on a folder with content that appeared meanwhile
+        folder.rename(target)  # fails if a non-empty folder was created meanwhile
     except OSError as error:
         raise ExportError(f"{target} cannot be written: {error.strerror or error}.") from error
     finally:
@@ -214,12 +217,12 @@ def _save(model: ov.Model, folder: Path) -> None:
         raise ExportError(f"The model cannot be written to {folder.parent}: is there space left?") from error
 
 
-def _compared(source: Path, folder: Path, texts: Sequence[str]) -> Agreement:
-    def encoded(model: Path, precision: Precision) -> Embeddings:
+def _compare(source: Path, folder: Path, texts: Sequence[str]) -> Agreement:
+    def encode(model: Path, precision: PrecisionSetting) -> Embeddings:
         encoder = BgeM3Encoder(model, EncoderSettings(architecture="bge_m3", precision=precision))
         return encoder.encode(texts, sparse=True, multi_vectors=True)
 
-    return agreement(encoded(folder, "auto"), encoded(source, "f32"))
+    return agreement(encode(folder, "auto"), encode(source, "f32"))
 
 
 if __name__ == "__main__":

@@ -21,9 +21,9 @@ Pooling = Literal["mean", "cls"]
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """Facts about a model that its weights do not contain. All are optional.
+    """Facts about a model that its weights do not contain, all optional.
 
-    They come from `embedder.json`, or from sentence-transformers' files if there is none.
+    Read from `embedder.json` or, if it does not exist, from sentence-transformers' files.
     """
 
     id: str | None = None
@@ -69,7 +69,7 @@ class EmbedderFolder:
 
     @property
     def name(self) -> str:
-        """The model's default id: the card's, else the folder's name."""
+        """The model's default id: the card's id, else the folder's name."""
         return self.card.id or self.path.resolve().name
 
     def fingerprint(self, weights: Sequence[Path], model_id: str | None) -> str:

@@ -1,4 +1,4 @@
-"""Reads pooling, window and prefixes from the files that sentence-transformers puts beside a model's weights."""
+"""Reads a model's pooling, maximum length and prefixes from the files of sentence-transformers."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from embedder.errors import ModelFolderError
 _Content = TypeVar("_Content", dict[str, Any], list[Any])
 
 _POOLINGS = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
-"""Flags of versions before 5 → value of `pooling_mode`."""
+"""Flag of versions before 5 → value of `pooling_mode`."""
 _NO_WINDOW = 1e9
-"""Values from here on mean "no limit": tokenizers without one write 1e30."""
+"""Values this large mean "no limit": tokenizers without a limit write 1e30."""
 _MODULES = {"Transformer", "Pooling", "Normalize"}
 _PROMPTS = {"query_prefix": ("query",), "passage_prefix": ("passage", "document")}
 
@@ -24,13 +24,13 @@ def described(folder: Path) -> dict[str, Any]:
     Source: sentence-transformers, models/{Transformer,Pooling}.py and SentenceTransformer.py.
 
     Raises:
-        ModelFolderError: a file is damaged, or the model has modules beyond pooling and normalising.
+        ModelFolderError: a file is damaged, or the model has unsupported modules.
     """
     modules = read_json(folder / "modules.json", list)
     for module in modules:
         kind = str(module.get("type")).rpartition(".")[2] if isinstance(module, dict) else module
         if kind not in _MODULES:
-            raise ModelFolderError(f"{folder / 'modules.json'}: the model has a module {kind}, which is not supported.")
+            raise ModelFolderError(f"{folder / 'modules.json'}: the module {kind} is not supported.")
     card: dict[str, Any] = {}
     pooling = read_json(folder / "1_Pooling/config.json", dict)
     if pooling:
@@ -40,12 +40,12 @@ def described(folder: Path) -> dict[str, Any]:
         )
         if modes not in (["mean"], ["cls"]) or pooling.get("include_prompt", True) is not True:
             raise ModelFolderError(
-                f"{folder / '1_Pooling/config.json'}: supported are the pooling modes mean and cls, with the "
-                f"prefix included; this is {pooling}."
+                f"{folder / '1_Pooling/config.json'}: the pooling modes mean and cls are supported, with the "
+                f"prefix included, not {pooling}."
             )
         card["pooling"] = modes[0]
     window = read_json(folder / "sentence_bert_config.json", dict).get("max_seq_length")
-    if window is None and modules:  # from version 6 on, the tokenizer has it
+    if window is None and modules:  # since version 6, it is the tokenizer's
         window = read_json(folder / "tokenizer_config.json", dict).get("model_max_length")
         if isinstance(window, (int, float)) and window >= _NO_WINDOW:
             window = None

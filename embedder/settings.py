@@ -11,8 +11,9 @@ from embedder.errors import SettingsError
 
 Architecture = Literal["minilm", "bert", "bge_m3"]
 Backend = Literal["auto", "openvino", "flagembedding"]
-Arithmetic = Literal["f32", "bf16", "int8"]
-Precision = Literal["auto", "f32", "bf16", "int8"]
+Precision = Literal["f32", "bf16", "int8"]
+"""Precision of computations or of stored weights."""
+PrecisionSetting = Literal["auto", "f32", "bf16", "int8"]
 
 ENVIRONMENT_PREFIX = "EMBEDDER_"
 DEFAULT_MODEL_DIR = "/mnt/models"
@@ -21,19 +22,19 @@ DEFAULT_MODEL_DIR = "/mnt/models"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncoderSettings:
-    """Settings of a served model. `None`: use the value in the model folder's `embedder.json`."""
+    """Settings of a served model. `None`: the value in the model folder's `embedder.json` applies."""
 
     architecture: Architecture = "minilm"
     """`minilm`: a sentence encoder in one ONNX file. `bert`: a BERT, RoBERTa, XLM-RoBERTa, CamemBERT or MPNet in the
     Hugging Face layout, dense only. `bge_m3`: BAAI/bge-m3 in the Hugging Face layout, or exported."""
     backend: Backend = "auto"
     """Engine of bge_m3. `auto`: flagembedding if torch finds a CUDA device, else openvino. Others use openvino."""
-    precision: Precision = "auto"
-    """Arithmetic of the openvino backend.
+    precision: PrecisionSetting = "auto"
+    """Precision of computations in the openvino backend.
 
     `f32`: a text's embedding does not depend on the other texts in its batch (differences around 1e-7). `bf16`: on CPUs
     that support it, all-MiniLM-L6-v2 takes 0.6 times as long, at a cosine of 0.99998 to f32. `int8`: minilm and bert
-    quantise activations in front of int8 weights; the same model takes 0.6 times as long, at a cosine of 0.9998 (0.9988
+    quantise activations and use int8 weights; the same model takes 0.6 times as long, at a cosine of 0.9998 (0.9988
     for an empty text). bge_m3 quantises its weights too, which gives it another fingerprint. `auto`: for bge_m3 the
     precision of its export, else bf16 on CPUs that support it, else f32; for the others f32."""
     threads: int = 0
@@ -41,23 +42,23 @@ class EncoderSettings:
     streams: int = 0
     """Batches encoded at the same time, each on threads/streams threads. 0: one for bge_m3, else one per thread."""
     max_tokens: int | None = None
-    """Longest text in tokens, including special tokens. Longer texts are truncated."""
+    """Maximum length of a text in tokens, including special tokens. Longer texts are truncated."""
     batch_texts: int = 16
     """Maximum number of texts in one batch of the openvino backend."""
     batch_tokens: int = 512
-    """Maximum number of tokens in one batch, including padding. A longer text gets a batch of its own.
+    """Maximum number of tokens in one batch, including padding. A longer text is the only one of its batch.
 
     Larger batches are slower on CPUs, because activations leave the cache: MiniLM takes 4 % longer per token at
     1,024."""
     model_id: str | None = None
     """Name in the fingerprint."""
     query_prefix: str | None = None
-    """Text that is put before each text of input type `query`."""
+    """Prefix of texts of input type `query`."""
     passage_prefix: str | None = None
-    """Text that is put before each text of input type `passage`."""
+    """Prefix of texts of input type `passage`."""
 
     def __post_init__(self) -> None:
-        for name, allowed in (("architecture", Architecture), ("backend", Backend), ("precision", Precision)):
+        for name, allowed in (("architecture", Architecture), ("backend", Backend), ("precision", PrecisionSetting)):
             value = getattr(self, name)
             if value not in get_args(allowed):
                 raise SettingsError(f"{name} is {value!r}: choose one of {', '.join(get_args(allowed))}.")

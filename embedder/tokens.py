@@ -8,7 +8,7 @@ from tokenizers import Tokenizer
 
 
 class TokenCounter:
-    """Counts and locates a text's tokens as the embedder sees them, without special tokens. Safe for concurrent use."""
+    """Counts and locates the embedder's tokens in a text, without special tokens. Safe for concurrent use."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer

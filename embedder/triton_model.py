@@ -16,14 +16,15 @@ import numpy.typing as npt
 import triton_python_backend_utils as pb_utils
 
 from embedder.encoders import Encoder, load_encoder
+from embedder.encoders.batches import stack_padded
 from embedder.errors import EmbedderError, TextError
 from embedder.settings import EncoderSettings, model_dir
-from embedder.wire import Embeddings, InputType
+from embedder.wire import Embeddings, InputType, SparseVector
 
 _SPARSE = {"sparse_indices", "sparse_weights"}
 _MULTI_VECTORS = {"multi_vectors", "multi_vector_count"}
 _MAX_MULTI_VECTOR_BYTES = 1 << 30
-"""Largest `multi_vectors` tensor of one response. It travels through shared memory and HTTP in one piece."""
+"""Maximum size of the tensor `multi_vectors` in a response, which is sent in one piece."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +38,13 @@ class _Job:
 
 
 class EmbedderModel:
-    """Triton's `TritonPythonModel`. One encoder encodes all requests of a batch together."""
+    """Triton's `TritonPythonModel`. It encodes all requests of a batch together."""
 
     def initialize(self, args: dict[str, str]) -> None:
         """Loads the encoder, with settings from the model configuration and the environment.
 
         Raises:
-            TritonModelException: it cannot be loaded; the message says what to change.
+            TritonModelException: the encoder cannot be loaded; the message says what to change.
         """
         config = json.loads(args["model_config"])
         parameters = {name: value["string_value"] for name, value in config["parameters"].items()}
@@ -60,7 +61,7 @@ class EmbedderModel:
         )
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
-        """One response per request, in the same order. A failing request does not affect the others."""
+        """Returns one response per request, in the same order. An invalid request does not affect the others."""
         responses: list[Any] = [None] * len(requests)
         jobs: list[_Job] = []
         for position, request in enumerate(requests):
@@ -142,26 +143,27 @@ def _tensors(embeddings: Embeddings, rows: slice, names: frozenset[str]) -> dict
         "fingerprint": np.full((rows.stop - rows.start, 1), embeddings.fingerprint.encode(), np.object_),
     }
     if embeddings.sparse is not None and names & _SPARSE:
-        vectors = embeddings.sparse[rows]
-        width = max(1, *(len(vector.indices) for vector in vectors))
-        indices = np.full((len(vectors), width), -1, np.int32)
-        weights = np.zeros((len(vectors), width), np.float32)
-        for row, vector in enumerate(vectors):
-            indices[row, : len(vector.indices)] = vector.indices
-            weights[row, : len(vector.weights)] = vector.weights
-        tensors.update(sparse_indices=indices, sparse_weights=weights)
+        tensors |= _sparse_tensors(embeddings.sparse[rows])
     if embeddings.multi_vectors is not None and names & _MULTI_VECTORS:
-        matrices = embeddings.multi_vectors[rows]
-        length = max(len(matrix) for matrix in matrices)
-        shape = (len(matrices), length, matrices[0].shape[1])
-        if 4 * shape[0] * shape[1] * shape[2] > _MAX_MULTI_VECTOR_BYTES:
-            raise TextError(
-                f"multi_vectors of {shape[0]} texts of up to {length} tokens are larger than "
-                f"{_MAX_MULTI_VECTOR_BYTES >> 20} MiB: send fewer texts in one request."
-            )
-        padded = np.zeros(shape, np.float32)
-        for row, matrix in enumerate(matrices):
-            padded[row, : len(matrix)] = matrix
-        counts = np.array([[len(matrix)] for matrix in matrices], np.int32)
-        tensors.update(multi_vectors=padded, multi_vector_count=counts)
+        tensors |= _multi_vector_tensors(embeddings.multi_vectors[rows])
     return {name: tensors[name] for name in tensors.keys() & names}
+
+
+def _sparse_tensors(vectors: Sequence[SparseVector]) -> dict[str, npt.NDArray[Any]]:
+    width = max(1, *(len(vector.indices) for vector in vectors))
+    return {
+        "sparse_indices": stack_padded([vector.indices for vector in vectors], -1, width),
+        "sparse_weights": stack_padded([vector.weights for vector in vectors], 0, width),
+    }
+
+
+def _multi_vector_tensors(matrices: Sequence[npt.NDArray[np.float32]]) -> dict[str, npt.NDArray[Any]]:
+    """Raises TextError if the tensor would be too large."""
+    length = max(len(matrix) for matrix in matrices)
+    if len(matrices) * length * matrices[0].shape[1] * matrices[0].itemsize > _MAX_MULTI_VECTOR_BYTES:
+        raise TextError(
+            f"multi_vectors of {len(matrices)} texts of up to {length} tokens are larger than "
+            f"{_MAX_MULTI_VECTOR_BYTES >> 20} MiB: send fewer texts in one request."
+        )
+    counts = np.array([[len(matrix)] for matrix in matrices], np.int32)
+    return {"multi_vectors": stack_padded(matrices, 0, length), "multi_vector_count": counts}

@@ -1,11 +1,11 @@
-"""Tensors of the embedder models on Triton, and the types that the client returns.
+"""Tensors of the embedder's Triton models, and the types that its client returns.
 
 | tensor | datatype, shape | when |
 |---|---|---|
 | `text_input` | BYTES [n, 1] | required; UTF-8 texts |
 | `input_type` | BYTES [n, 1] | optional; `query` (default) or `passage`: chooses the model's prefix |
 | `embeddings` | FP32 [n, dim] | output; rows L2-normalised |
-| `token_count` | INT32 [n, 1] | output, by name; tokens encoded, special tokens included, after truncation |
+| `token_count` | INT32 [n, 1] | output, by name; number of tokens after truncation, including special tokens |
 | `truncated` | BOOL [n, 1] | output, by name; true if the text was longer than the model's window |
 | `fingerprint` | BYTES [n, 1] | output, by name; `<model id>@sha256:<hash of the weights>` |
 | `sparse_indices` | INT32 [n, k] | output, by name, bge_m3; token ids, padded with -1 |
@@ -43,11 +43,11 @@ class Embeddings:
     dense: npt.NDArray[np.float32]
     """float32[n, dim], rows L2-normalised."""
     token_counts: npt.NDArray[np.int32]
-    """int32[n]: tokens encoded, including special tokens, after truncation."""
+    """int32[n]: number of tokens after truncation, including special tokens."""
     truncated: npt.NDArray[np.bool_]
-    """bool[n]: the text was longer than the model's window, and its end is not in the embedding."""
+    """bool[n]: the text was longer than the model's window, so its end was ignored."""
     fingerprint: str
     """`<model id>@sha256:<hash>` of the model's weights."""
     sparse: tuple[SparseVector, ...] | None = None
     multi_vectors: tuple[npt.NDArray[np.float32], ...] | None = None
-    """Per text float32[tokens, dim], rows L2-normalised."""
+    """For each text float32[tokens, dim], rows L2-normalised."""

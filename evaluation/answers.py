@@ -9,11 +9,11 @@ import numpy as np
 
 from chassis.errors import NotFoundError
 from evaluation import metrics
-from evaluation.asking import OnProgress, Services
 from evaluation.datasets import Dataset, Question
 from evaluation.metrics import mean
 from evaluation.results import AnswersResult, Citations
 from evaluation.retrieval import body
+from evaluation.services import OnProgress, Services
 from transformer import wire
 from transformer.answerability import score
 from transformer.wire import Answer, Quote, Source
@@ -26,9 +26,9 @@ RIGHT_FROM_F1 = 0.5
 async def measure(
     dataset: Dataset, services: Services, *, sample: int, seed: int, on_progress: OnProgress
 ) -> AnswersResult | None:
-    """Figures of a sample of the questions; None if no question has a known answer.
+    """Measures a sample of the questions; None if no question has a known answer.
 
-    Uses the transformer's own settings, but temperature 0, so that runs can be compared.
+    Uses the transformer's settings, but temperature 0, so that runs can be compared.
     """
     questions = dataset.sample(sample, seed)
     answerable = np.array([bool(question.answers) for question in questions], bool)
@@ -70,7 +70,7 @@ async def measure(
 
 
 def final_text(answer: Answer) -> str:
-    """The answer as the user sees it, after the check of its citations."""
+    """The answer as the user sees it, after its citations were checked."""
     return answer.citations.text if answer.citations is not None else answer.text_output
 
 
@@ -80,7 +80,7 @@ def quotes_of(citations: wire.Citations | None) -> list[Quote]:
 
 
 def is_dangling(quote: Quote, text: str) -> bool:
-    """Whether the stored document, `text`, does not have the quote at its span."""
+    """Whether `text`, the stored document, differs from the quote at its span."""
     stored = text[quote.span.start : quote.span.end]
     return stored != quote.text or hashlib.sha256(stored.encode()).hexdigest() != quote.sha256
 

@@ -1,20 +1,20 @@
-"""Measures the transformer's check of citations with known answers: precision, recall, false support.
+"""Measures the citation check of the transformer on known answers: precision, recall, false support.
 
-The known answer of each question is checked as if a model had written it, against the passages that the vectorstore
-finds. The figures do not depend on a model.
+The known answer of each question is checked as if an LLM had written it, against the passages that the vectorstore
+finds. The figures do not depend on an LLM.
 
 - A quote is *right* if its document is judged to answer the question. If such a document contains a known answer word
   for word, the quote has to contain one too.
-- *Precision*: right quotes among all quotes, also of questions for which the search found no right passage.
-- *Recall*: answers with at least one right quote, among those with a right passage in the sources (`recall_of_shown`),
-  and among those that these right passages support (`recall`). They support an answer if they contain at least half of
-  its words: K-precision ≥ 0.5 (Adlakha et al., "Evaluating Correctness and Faithfulness of Instruction-Following Models
-  for Question Answering", 2024). This measure shares no code with the check.
-- *False support*: answers of unrelated questions, which no source answers, that get a quote nevertheless.
+- *Precision*: right quotes among all quotes, including questions for which the search found no right passage.
+- *Recall*: answers with at least one right quote, among answers with a right passage in the sources
+  (`recall_of_shown`), and among answers that these right passages support (`recall`). They support an answer if they
+  contain at least half of its words: K-precision ≥ 0.5 (Adlakha et al., "Evaluating Correctness and Faithfulness of
+  Instruction-Following Models for Question Answering", 2024). This measure shares no code with the citation check.
+- *False support*: answers of unrelated questions, which no source answers, that still get a quote.
 - *Dangling*: quotes that the stored document does not have at their span.
 
-Answers that ask back ("Which one do you mean?") are left out: no document supports a question. The constants of the
-check were chosen with one half of the questions; `held_out` is the other half.
+Answers that are questions ("Which one do you mean?") are left out: no document supports a question. The constants of
+the check were chosen with one half of the questions; `held_out` is the other half.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from pydantic import BaseModel
 
 from evaluation import metrics
 from evaluation.answers import is_dangling, quotes_of
-from evaluation.asking import OnProgress, Services
 from evaluation.datasets import Dataset, Question, held_out
 from evaluation.metrics import mean
 from evaluation.results import Rounded
 from evaluation.retrieval import search
+from evaluation.services import OnProgress, Services
 from transformer.alignment import Aligner
 from transformer.citations import Citer
 from transformer.condense import concatenate
@@ -45,7 +45,7 @@ SUPPORTED_FROM = 0.5
 
 
 class CitationFigures(BaseModel):
-    """Figures of one half of the questions, or of all of them; the module defines them."""
+    """Figures of all questions or of one half. The module's docstring defines them."""
 
     answers: int
     shown: int
@@ -63,18 +63,18 @@ class CitationFigures(BaseModel):
     quote_share: Rounded
     """Mean length of a quote relative to its passage: low values mean precise quotes."""
     ms_p50: Rounded
-    """Milliseconds of one check, with passages new to the cache."""
+    """Milliseconds of one check, with an empty cache."""
     ms_p99: Rounded
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A question with its known answer and the sources found."""
+    """A question with its known answer and the sources that were found."""
 
     question: Question
     sources: list[Source]
     names: dict[str, tuple[str, ...]]
-    """Document id → names, as in `Question.relevant`, of all documents with the same text."""
+    """Document id → names (as in `Question.relevant`) of all documents with the same text."""
 
     def relevant(self, document_id: str) -> bool:
         """Whether a document is judged to answer the question."""
@@ -83,7 +83,7 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Result of the check of one case."""
+    """Result of checking one case."""
 
     held_out: bool
     shown: bool
@@ -106,11 +106,11 @@ def cases(dataset: Dataset) -> list[Question]:
 async def measure(
     dataset: Dataset, services: Services, *, seed: int, on_progress: OnProgress, citer: Citer | None = None
 ) -> dict[str, CitationFigures]:
-    """Figures of `all` questions and of the half `held_out`; empty if no question has a known answer.
+    """Figures of the questions `all` and `held_out`; empty if no question has a known answer.
 
     Raises:
         ServiceError: the vectorstore fails.
-        WrongIndexError: it serves another dataset's documents.
+        WrongIndexError: the vectorstore serves another dataset's documents.
     """
     questions = cases(dataset)
     queries = [tuple(dict.fromkeys((concatenate(q.text, q.history), q.text))) for q in questions]
@@ -127,8 +127,8 @@ async def measure(
         texts[document_id, version] = await services.text(document_id, version)
         on_progress("stored documents", done, len(texts))
     outcomes = outcomes_of(found, texts, seed=seed, citer=citer)
-    halves = {"all": outcomes, "held_out": [outcome for outcome in outcomes if outcome.held_out]}
-    return {half: _figures(chosen) for half, chosen in halves.items() if chosen}
+    parts = {"all": outcomes, "held_out": [outcome for outcome in outcomes if outcome.held_out]}
+    return {name: _figures(part) for name, part in parts.items() if part}
 
 
 def outcomes_of(
@@ -177,7 +177,7 @@ def k_precision(answer: str, texts: Sequence[str]) -> float:
 
 
 def _unrelated(case: Case, found: Sequence[Case], draw: random.Random) -> Question | None:
-    """Another question, which no document among the sources answers."""
+    """A random other question that none of the sources answers; None if there is none."""
     shown = {name for names in case.names.values() for name in names}
     for _ in range(20):
         other = draw.choice(found).question

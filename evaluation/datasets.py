@@ -1,4 +1,4 @@
-"""Datasets in the BEIR layout: questions, documents, and relevance judgements, validated.
+"""Loads and validates datasets in the BEIR layout: questions, documents and relevance judgements.
 
 A dataset is a folder with
 
@@ -46,13 +46,13 @@ class Question:
     history: tuple[Message, ...] = ()
     """Earlier turns, oldest first."""
     answers: tuple[str, ...] = ()
-    """Gold answers, any of which is right; empty if none is known."""
+    """Gold answers, each of which is right; empty if none is known."""
     relevant: Mapping[str, int] = field(default_factory=dict)
     """Document → grade; 0: judged as not relevant."""
     answerable: bool | None = None
     """None if not judged."""
     passage: str | None = None
-    """The document that the question is about, whether or not it answers."""
+    """The document that the question is about, whether or not it has the answer."""
 
 
 NameOf = Callable[[Passage, Question], str]
@@ -66,16 +66,16 @@ class Dataset:
     name: str
     questions: tuple[Question, ...]
     sha256: str
-    """Digest of questions, judgements and documents: results with equal digests are comparable."""
+    """Digest of questions, judgements and documents. Results with equal digests are comparable."""
     name_of: NameOf
     corpus: Path | None = None
-    """File to index; None if the questions are about an existing index."""
+    """File to index; None if the questions refer to an existing index."""
     documents: Mapping[str, str] | None = None
     """Document → title, for all documents of the corpus; a document without a title has its id."""
     twins: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Document → all documents with the same text, itself included. An index keeps only the first."""
+    """Document → all documents with the same text, including itself. An index keeps only the first."""
     left_out: tuple[str, ...] = ()
-    """Records that were skipped, each with its reason."""
+    """Skipped records, with the reasons."""
 
     @property
     def judged(self) -> tuple[Question, ...]:
@@ -93,9 +93,9 @@ class Dataset:
         return self.twins.get(name, (name,))
 
     def sample(self, count: int, seed: int) -> list[Question]:
-        """At most `count` questions, drawn with `seed`; up to half of them are unanswerable.
+        """At most `count` random questions, up to half of them unanswerable, in the dataset's order.
 
-        In the order of the dataset. Only questions with known answers, or known to be unanswerable.
+        Only questions with known answers, and questions known to be unanswerable, are drawn.
         """
         with_answers = [question for question in self.judged if question.answers]
         without = [question for question in self.questions if question.answerable is False]
@@ -108,22 +108,19 @@ class Dataset:
 
 
 def held_out(question: Question) -> bool:
-    """Whether the question is in the half that no constant is chosen with."""
+    """Whether the question is in the half that was not used to choose constants."""
     return bool(hashlib.sha256(question.id.encode()).digest()[-1] & 1)
 
 
 def halves(items: Sequence[_Item], group: Callable[[_Item], str]) -> tuple[list[_Item], list[_Item]]:
-    """Two halves of similar size; items of one group stay together.
-
-    Deterministic: groups alternate in the order of their hashes.
-    """
+    """Splits items into halves of similar size, deterministically. Items of a group stay together."""
     groups = sorted({group(item) for item in items}, key=lambda name: hashlib.sha256(name.encode()).digest())
     first = set(groups[::2])
     return [item for item in items if group(item) in first], [item for item in items if group(item) not in first]
 
 
 def find(name: str, data: Sequence[Path]) -> Path:
-    """The folder of a dataset: one bundled with the package, one below the folders of data, or a path.
+    """The folder of a dataset, given its name in the package or below the folders `data`, or its path.
 
     Raises:
         UnknownDatasetError: there is no such dataset; the message lists the known ones.
@@ -156,11 +153,11 @@ def load(folder: Path, *, skip_bad: Path | None = None) -> Dataset:
     """The dataset in a folder.
 
     Args:
-        folder: with the files named above.
+        folder: folder with the files listed above.
         skip_bad: folder for a copy of the corpus without invalid records; None: invalid records are errors.
 
     Raises:
-        DatasetError: a file is missing, an id is duplicate, a text is empty or not UTF-8, a line is not a record, or a
+        DatasetError: a file is missing, an id is repeated, a text is empty or not UTF-8, a line is not a record, or a
             judgement names an unknown question or document.
     """
     qrels_file = next((folder / name for name in QRELS if (folder / name).is_file()), folder / QRELS[0])
@@ -229,7 +226,7 @@ def json_lines(file: Path, problems: list[str]) -> Iterator[tuple[int, dict[str,
 
 
 def _records(file: Path, problems: list[str]) -> dict[str, tuple[int, dict[str, Any]]]:
-    """Id to line number and record."""
+    """Id → line number and record."""
     records: dict[str, tuple[int, dict[str, Any]]] = {}
     for number, record in json_lines(file, problems):
         where = f"{file.name}, line {number}"
@@ -312,7 +309,7 @@ def _question(
 
 
 def _by_record_id(passage: Passage, question: Question) -> str:
-    """The record's id, which ingestion keeps in the metadata."""
+    """The record's id, which ingestion stores in the metadata."""
     return str(passage.metadata.get("_id", passage.document_id))
 
 

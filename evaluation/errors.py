@@ -1,4 +1,4 @@
-"""Errors of an evaluation. No results are written when one is raised."""
+"""Errors of an evaluation. If one is raised, no results are written."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class EvaluationError(Exception):
 
 
 class DatasetError(EvaluationError):
-    """A dataset contradicts itself or cannot be read. Fix the file; a retry does not help."""
+    """A dataset is inconsistent or unreadable. A retry does not help."""
 
     def __init__(self, folder: Path, problems: Sequence[str], advice: str = "") -> None:
         listed = "\n".join(f"  {problem}" for problem in problems[:_SHOWN])
@@ -28,12 +28,12 @@ class DatasetError(EvaluationError):
 
 
 class UnknownDatasetError(EvaluationError):
-    """There is no dataset of that name."""
+    """There is no dataset with that name."""
 
 
 class BaselineError(EvaluationError):
-    """The baseline cannot be read, or has other questions."""
+    """The baseline cannot be read, or was measured with other questions."""
 
 
 class WrongIndexError(EvaluationError):
-    """The served index is not the dataset's: its passages come from other documents."""
+    """The served index was built from other documents than the dataset's."""

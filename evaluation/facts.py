@@ -1,14 +1,15 @@
-"""Measures whether the check of citations notices a changed fact, and whether it accepts a paraphrase.
+"""Measures whether the citation check notices a changed fact, and whether it accepts a paraphrase.
 
     python -m evaluation.facts ../shared/data/squad2-dev ../shared/data/xquad/de
 
-Each statement is a sentence of a gold passage, or of a known answer, that the check supports with that passage as its
-source. *Detected*: the share of statements with exactly one changed fact that are no longer supported. *Refused*: the
-share of statements with unchanged facts, rephrased lightly, that are no longer supported. No graph and no model runs.
+The statements are sentences of gold passages and known answers that the check supports with their passage as the
+source. *Detected*: share of the statements with exactly one changed fact that are no longer supported. *Refused*: share
+of the slightly rephrased statements with unchanged facts that are no longer supported. Neither the graph nor an LLM
+runs.
 
-Half of the sentences, by a hash, are for development (`--half develop`); the other half is reported. Many of the words
-below are also in `text_analysis.fact_words`, which the check uses: the figures of opposites, modal verbs and units tell
-whether the comparison works, not how many words it knows.
+Half of the sentences, chosen by a hash, are for development (`--half develop`); the other half is reported. The check
+knows many of the words below from `text_analysis.fact_words`: the figures for antonyms, modal verbs and units show
+whether the comparison works, not how complete its word lists are.
 """
 
 from __future__ import annotations
@@ -43,29 +44,29 @@ Change = Callable[["Sentence", random.Random], Iterable[str]]
 _LENGTH = range(30, 301)
 _CHINESE_LENGTH = range(12, 121)
 _SENTENCES = 400
-"""Most sentences per set and half."""
+"""Maximum number of sentences per dataset and half."""
 
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """Words with which a fact, or nothing, is changed. Pairs are `one-other`; lists are of words, by spaces."""
+    """Words for changing statements. Words are separated by spaces; pairs are `one-other`."""
 
     negatable: str
-    """Words that a negation follows."""
+    """Words that can be negated."""
     negation: str
     negated: tuple[tuple[str, str], ...]
-    """Pattern → replacement, which removes a negation."""
+    """Patterns and replacements that remove a negation."""
     modals: str
-    """Pairs: a modal verb and one of another class."""
+    """Pairs of modal verbs with different meanings."""
     antonyms: str
     synonyms: str
     months: str
     units: str
-    """Pairs of units of the same kind, and of different sizes."""
+    """Pairs of units of the same kind and of different sizes."""
     numbers: str
-    """From 2."""
+    """Number words, from two."""
     before: bool = False
-    """Whether the negation stands before the word."""
+    """Whether the negation precedes the word."""
 
 
 # fmt: off
@@ -155,17 +156,17 @@ class Sentence:
     source: Source
     language: str
     names: tuple[str, ...]
-    """Names in the passage."""
+    """Names in its passage."""
     vocabulary: Counter[str] = field(repr=False, compare=False)
     """Words of the corpus."""
 
     @property
     def words(self) -> Words:
-        """The words of its language."""
+        """The words for its language."""
         return _WORDS[self.language]
 
     def named(self) -> list[str]:
-        """Its names, in order."""
+        """Names that occur once in it, in order."""
         return [
             name
             for name in dict.fromkeys(names_of(self.text, self.language, self.vocabulary))
@@ -174,9 +175,9 @@ class Sentence:
 
 
 def names_of(text: str, language: str, vocabulary: Counter[str]) -> list[str]:
-    """Names within sentences: capitalised words that the corpus never has in lower case; Chinese ones by their form.
+    """Names in a text: capitalised words within sentences that never occur in lower case; Chinese names by their form.
 
-    In German, those after an article or an adjective are left out.
+    In German, words after an article or an adjective are left out.
     """
     if language == "chinese":
         return _CHINESE_NAME.findall(text)
@@ -266,7 +267,7 @@ def _roles(of: Sentence, draw: random.Random) -> Iterator[str]:
     names = of.named()
     for one, other in itertools.pairwise(names):
         between = of.text[of.text.index(one) + len(one) : of.text.index(other)]
-        # Not of a list: "A and B" says the same as "B and A".
+        # In a list, "A and B" means the same as "B and A".
         apart = len(between) > 3 if of.language == "chinese" else len(between.split()) > 2
         if apart and not re.search(r",|、|，| (and|or|und|oder) |和|与", between):
             yield of.text.replace(one, "\0").replace(other, one).replace("\0", other)
@@ -385,7 +386,7 @@ SAME: dict[str, Change] = {
 
 
 def sentences(folder: Path, half: Half, citer: Citer, *, seed: int) -> list[Sentence]:
-    """Sentences of a set's gold passages and known answers that the check supports, drawn with the seed."""
+    """Random sentences of a dataset's gold passages and known answers that the check supports."""
     dataset = datasets.load(folder)
     records = map(json.loads, (folder / "corpus.jsonl").read_text(encoding="utf-8").splitlines())
     documents = {str(record["_id"]): record for record in records}
@@ -418,7 +419,7 @@ def sentences(folder: Path, half: Half, citer: Citer, *, seed: int) -> list[Sent
     kept: list[Sentence] = []
     for sentence in chosen:
         of = found[sentence]
-        # Verbatim sentences of the source are supported, whatever the check says: it may refuse none of them.
+        # Verbatim sentences of the source are supported by definition, even if the check refuses them.
         if sentence in of.source.text or _supported(citer, of, sentence):
             kept.append(of)
         if len(kept) == _SENTENCES:
@@ -440,28 +441,28 @@ def _supported(citer: Citer, of: Sentence, text: str) -> bool:
 
 @dataclass(slots=True)
 class Figures:
-    """Counts of one kind in one set."""
+    """Counts for one kind of change in one dataset."""
 
     count: int = 0
     supported: int = 0
     misses: list[tuple[str, str]] = field(default_factory=list)
-    """Original and statement of those judged wrongly."""
+    """Original and changed statement, where the verdict was wrong."""
 
     def __str__(self) -> str:
         return f"{1 - self.supported / self.count:.1%} of {self.count}" if self.count else "–"
 
 
 def measure(folder: Path, half: Half, *, seed: int, citer: Citer) -> tuple[dict[str, Figures], list[float]]:
-    """Figures by kind, and milliseconds of each check."""
+    """Figures by kind of change, and milliseconds of each check."""
     figures: dict[str, Figures] = defaultdict(Figures)
     milliseconds = []
     for of in sentences(folder, half, citer, seed=seed):
         for kind, change in (CHANGES | SAME).items():
             draw = random.Random(f"{seed}\0{kind}\0{of.text}")  # noqa: S311
-            made = [text for text in dict.fromkeys(change(of, draw)) if text != of.text or kind == "verbatim"]
-            if not made:
+            variants = [text for text in dict.fromkeys(change(of, draw)) if text != of.text or kind == "verbatim"]
+            if not variants:
                 continue
-            text = draw.choice(made)
+            text = draw.choice(variants)
             began = time.perf_counter()
             supported = _supported(citer, of, text)
             milliseconds.append((time.perf_counter() - began) * 1000)
@@ -475,11 +476,11 @@ def measure(folder: Path, half: Half, *, seed: int, citer: Citer) -> tuple[dict[
 
 def main(
     folders: Annotated[list[Path], typer.Argument(help="Folders of datasets.")],
-    half: Annotated[str, typer.Option(help="`report`, or `develop` for the half to develop with.")] = "report",
-    seed: Annotated[int, typer.Option(help="Seed of all choices.")] = 0,
-    misses: Annotated[int, typer.Option(help="Statements judged wrongly to print per kind.")] = 0,
+    half: Annotated[str, typer.Option(help="Half of the sentences: report or develop.")] = "report",
+    seed: Annotated[int, typer.Option(help="Seed of all random choices.")] = 0,
+    misses: Annotated[int, typer.Option(help="Number of wrong verdicts to print per kind.")] = 0,
 ) -> None:
-    """Print a table: changed facts detected and unchanged statements refused, by kind and set."""
+    """Print a table of changes detected and unchanged statements refused, by kind and dataset."""
     citer = Citer(Aligner())
     found = {}
     for folder in folders:

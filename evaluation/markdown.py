@@ -11,7 +11,7 @@ from evaluation.errors import EvaluationError
 
 
 def table(rows: Sequence[Mapping[str, str]]) -> str:
-    """A table with the keys of all rows as its header; empty without rows."""
+    """A table of rows (column → cell); empty without rows."""
     header = dict.fromkeys(key for row in rows for key in row)
     cells = [list(header), *([row.get(key, "") for key in header] for row in rows)]
     lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in cells]
@@ -37,7 +37,7 @@ def replace_part(page: Path, name: str, content: str) -> None:
 
 
 def write(path: Path, content: str) -> None:
-    """Write a file atomically, and create its folders."""
+    """Write a file atomically. Creates its parent folders."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
     try:

@@ -26,12 +26,12 @@ RANKING = {
     "R@10": ir_measures.R @ 10,
     "R@20": ir_measures.R @ 20,
 }
-"""Name → measure. They run trec_eval's code, like most published figures."""
+"""Name → measure. Computed with trec_eval's code, like most published figures."""
 
 Floats = npt.NDArray[np.float64]
 
 CURVE_POINTS = 200
-"""Most points of a curve that are stored."""
+"""Maximum number of stored points of a curve."""
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -54,8 +54,8 @@ def ranking(
     }
     values: dict[str, dict[str, float]] = {name: dict.fromkeys(relevant, 0.0) for name in RANKING}
     names = {measure: name for name, measure in RANKING.items()}
-    grades = {question: dict(grades) for question, grades in relevant.items()}
-    for found in ir_measures.iter_calc(list(RANKING.values()), grades, {q: run for q, run in runs.items() if run}):
+    qrels = {question: dict(grades) for question, grades in relevant.items()}
+    for found in ir_measures.iter_calc(list(RANKING.values()), qrels, {q: run for q, run in runs.items() if run}):
         values[names[found.measure]][found.query_id] = float(found.value)
     return values
 
@@ -82,7 +82,7 @@ def exact_match(answer: str, gold: Sequence[str]) -> float:
 
 
 def f1(answer: str, gold: Sequence[str]) -> float:
-    """The best F1 of the normalised answer's tokens with those of a gold answer.
+    """The best F1 between the normalised words of the answer and of a gold answer.
 
     Source: https://rajpurkar.github.io/SQuAD-explorer/ (evaluate-v2.0.py, compute_f1)
     """
@@ -104,33 +104,33 @@ def contains(answer: str, gold: Sequence[str]) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """Risk if only the questions with the highest scores are answered."""
+    """Risk-coverage curve: how the risk grows when more questions, in the order of their scores, are answered."""
 
     coverage: Floats
     """Share of questions answered, ascending to 1."""
     risk: Floats
     """Mean loss over the answered questions."""
     aurc: float
-    """Mean risk over all coverages: lower is better."""
+    """Area under the curve: the mean risk over all coverages. Lower is better."""
     best_aurc: float
-    """AURC of an ideal score, which knows the losses."""
+    """Area under the curve of an ideal score, which ranks questions by their loss."""
 
     def thinned(self) -> dict[str, Any]:
-        """The fields of `results.RiskCurve`: at most `CURVE_POINTS` points, the last included."""
+        """The fields of `results.RiskCurve`, with at most `CURVE_POINTS` points, including the last."""
         places = np.unique(np.linspace(0, len(self.risk) - 1, min(CURVE_POINTS, len(self.risk))).astype(int))
         points = {"coverage": self.coverage[places].tolist(), "risk": self.risk[places].tolist()}
         return {"aurc": self.aurc, "best_aurc": self.best_aurc, **points}
 
 
 def risk_coverage(scores: Sequence[float], losses: Sequence[float] | npt.NDArray[Any]) -> Curve:
-    """The curve of a score; equal scores share their losses.
+    """The risk-coverage curve of a score. Questions with equal scores count with their mean loss.
 
     Source: Geifman and El-Yaniv, "Selective classification for deep neural networks" (2017); AURC as in Geifman, Uziel
     and El-Yaniv, "Bias-reduced uncertainty estimation for deep neural classifiers" (2019).
 
     Args:
-        scores: one per question; higher scores are answered first.
-        losses: loss of answering each question, 0 … 1.
+        scores: one per question; questions with higher scores are answered first.
+        losses: one per question, 0 … 1, incurred by answering it.
 
     Raises:
         ValueError: there are no scores, or the lengths differ.
@@ -144,10 +144,11 @@ def risk_coverage(scores: Sequence[float], losses: Sequence[float] | npt.NDArray
 
 
 def _risks(scores: Floats, losses: Floats) -> Floats:
+    """Mean loss of the 1, 2, … questions with the highest scores."""
     order = np.argsort(-scores, kind="stable")
     _, first, counts = np.unique(-scores[order], return_index=True, return_counts=True)
-    shared = np.repeat(np.add.reduceat(losses[order], first) / counts, counts)
-    risks: Floats = np.cumsum(shared) / np.arange(1, len(scores) + 1)
+    tied = np.repeat(np.add.reduceat(losses[order], first) / counts, counts)
+    risks: Floats = np.cumsum(tied) / np.arange(1, len(scores) + 1)
     return risks
 
 
@@ -156,40 +157,49 @@ class Refusals:
     """How well a score separates answerable from unanswerable questions."""
 
     auroc: float
-    """Chance that an answerable question scores higher than an unanswerable one."""
+    """Probability that an answerable question scores higher than an unanswerable one."""
     refused: dict[str, float]
-    """Share of the answerable answered (as "80%") → share of the unanswerable refused at that threshold."""
+    """Share of answerable questions answered, such as "80%" → share of unanswerable ones refused at that threshold."""
     held_out_answered: float
-    """Share of the answerable answered at the 80 % threshold of the other half of the questions."""
+    """Share of answerable questions answered, at the 80 % threshold of the other half of the questions."""
     held_out_refused: float
-    """Share of the unanswerable refused at that threshold."""
+    """Share of unanswerable questions refused at that threshold."""
 
 
 def refusals(scores: Sequence[float], answerable: Sequence[bool], seed: int) -> Refusals:
-    """Figures of a score; needs questions of both kinds.
+    """How well a score separates the questions. Raises ValueError unless both kinds occur.
 
-    Held out: `seed` draws two halves; each uses the threshold of the other, and the mean of both is returned.
+    The held-out figures are means over two random halves (by `seed`), each with the threshold of the other.
     """
-    values, kinds = np.asarray(scores, np.float64), np.asarray(answerable, bool)
-    good, bad = np.sort(values[kinds]), np.sort(values[~kinds])
+    values, labels = np.asarray(scores, np.float64), np.asarray(answerable, bool)
+    good, bad = np.sort(values[labels]), np.sort(values[~labels])
     if not len(good) or not len(bad):
         raise ValueError("questions with and without answers are needed")
-    below = np.searchsorted(bad, good, side="left") + np.searchsorted(bad, good, side="right")
     refused = {f"{share}%": float((bad < _threshold(good, share / 100)).mean()) for share in (95, 90, 80, 70, 50)}
-    halves = np.zeros(len(values), bool)
+    return Refusals(_auroc(good, bad), refused, *_held_out(values, labels, seed))
+
+
+def _auroc(good: Floats, bad: Floats) -> float:
+    """Probability that a value of `good` is greater than one of `bad`; ties count half. `bad` ascends."""
+    below = np.searchsorted(bad, good, side="left") + np.searchsorted(bad, good, side="right")
+    return float(below.sum() / 2 / len(good) / len(bad))
+
+
+def _held_out(scores: Floats, answerable: npt.NDArray[np.bool_], seed: int) -> tuple[float, float]:
+    """`Refusals.held_out_answered` and `held_out_refused`; nan if a half lacks questions of one kind."""
+    in_first = np.zeros(len(scores), bool)
     generator = np.random.default_rng(seed)
-    for kind in (True, False):  # each half gets its share of both kinds
-        members = generator.permutation(np.flatnonzero(kinds == kind))
-        halves[members[: len(members) // 2]] = True
-    answered_held, refused_held = [], []
-    for half in (halves, ~halves):
-        own, others, unanswerable = values[half & kinds], values[~half & kinds], values[~half & ~kinds]
-        if len(own) and len(others) and len(unanswerable):
-            threshold = _threshold(np.sort(own), 0.8)
-            answered_held.append((others >= threshold).mean())
-            refused_held.append((unanswerable < threshold).mean())
-    held_out = [float(np.mean(shares)) if shares else math.nan for shares in (answered_held, refused_held)]
-    return Refusals(float(below.sum() / 2 / len(good) / len(bad)), refused, *held_out)
+    for label in (True, False):  # each half gets half of each kind
+        members = generator.permutation(np.flatnonzero(answerable == label))
+        in_first[members[: len(members) // 2]] = True
+    answered, refused = [], []
+    for own in (in_first, ~in_first):
+        calibration, good, bad = scores[own & answerable], scores[~own & answerable], scores[~own & ~answerable]
+        if len(calibration) and len(good) and len(bad):
+            threshold = _threshold(np.sort(calibration), 0.8)
+            answered.append((good >= threshold).mean())
+            refused.append((bad < threshold).mean())
+    return (float(np.mean(answered)), float(np.mean(refused))) if answered else (math.nan, math.nan)
 
 
 def _threshold(ascending: Floats, share: float) -> float:

@@ -1,8 +1,8 @@
-"""Questions generated from the documents, for an index without questions of its own.
+"""Generates questions from documents, for an index without its own set of questions.
 
-Half of the content words of a random sentence, in order, are the question; its document is the answer (an inverse cloze
-task). This compares settings and shows a broken index at once. Figures are better than with real questions, which use
-other words than the documents.
+A question is a random half of the content words of a random sentence; its document is the answer (an inverse cloze
+task). Such questions compare settings and reveal a broken index, but they are easier than real questions, whose words
+differ from the documents'.
 
 Source: the task of Lee, Chang and Toutanova, "Latent retrieval for weakly supervised open domain question answering"
 (2019), with words left out.
@@ -27,9 +27,9 @@ _CONTENT_WORD_CHARS = 4
 
 
 def make(documents: Iterable[tuple[str, str]], *, count: int, seed: int) -> Dataset:
-    """At most `count` questions about `documents` (id, text), one each.
+    """At most `count` questions about `documents` (id, text), at most one per document.
 
-    Deterministic for the same arguments; the order of the documents does not matter.
+    Deterministic, and independent of the order of the documents.
 
     Raises:
         EvaluationError: no document has a sentence with six content words.

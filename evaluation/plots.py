@@ -1,4 +1,4 @@
-"""Plots of results as SVG; the same results give the same bytes."""
+"""Plots results as SVG. Equal results give equal bytes."""
 
 from __future__ import annotations
 

@@ -1,14 +1,14 @@
-"""A user's own questions about the indexed documents, in a CSV or JSON Lines file.
+"""Reads a user's own questions about the indexed documents from a CSV or JSON Lines file.
 
-Each question names the document that answers it, or an answer, or both:
+Each question has the document that answers it, or an answer, or both:
 
     question,document,answer
     Who approves travel?,travel.md,
     What is the retention period?,,90 days
 
 `document` is a file path as ingestion saw it (`handbook/travel.md`, or just `travel.md`), a title, a URL or a document
-id; `|` separates several. If only an answer is given, a passage that contains it is right. A question with neither has
-no answer in the documents: the graph should refuse it. The first line of a CSV names the columns.
+id; `|` separates several. With only an answer, any passage that contains it is right. A question with neither
+cannot be answered from the documents: the graph should refuse it. The first line of a CSV file names the columns.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from evaluation.metrics import contains
 from vectorstore.wire import Passage
 
 ANSWER = "(a passage with the answer)"
-"""Stands for the document of a question that names none."""
+"""Document name for questions that name none."""
 
 _QUESTION = ("question", "query", "text", "input")
 _DOCUMENT = ("document", "documents", "expected_document", "source", "url")
@@ -37,7 +37,7 @@ def load(file: Path) -> Dataset:
     """The questions in a file.
 
     Raises:
-        DatasetError: the file is unreadable, has no column of questions, or a question is missing or repeated.
+        DatasetError: the file is unreadable or has no column of questions, or a question is empty or repeated.
     """
     problems: list[str] = []
     questions: dict[str, Question] = {}
@@ -90,7 +90,7 @@ def _records(file: Path, problems: list[str]) -> Iterator[tuple[int, Mapping[str
         return
     content = "".join(line for _, line in lines_of(file, problems))
     first = content.partition("\n")[0]
-    # newline="": the reader handles line breaks inside cells.
+    # newline="": csv handles line breaks inside cells.
     rows = csv.DictReader(io.StringIO(content, newline=""), delimiter=max(",;\t", key=first.count))
     try:
         for row in rows:

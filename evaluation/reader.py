@@ -1,17 +1,17 @@
-"""Measures the reader by itself: do the sentences that it reads out of passages hold the known answer?
+"""Measures `transformer.reader`: do the sentences that it selects from passages contain the known answer?
 
     python -m evaluation.reader ../shared/data/squad2-dev --vectorstore-url http://…
 
-Two kinds of passages: `gold`, the documents that are judged to answer the question, and `served`, what the vectorstore
-finds; it serves the index of the dataset, and without `--vectorstore-url` only `gold` is measured. Only answerable
-questions count, and with `gold` those whose documents contain a known answer word for word, if most do.
+It reads two kinds of passages: `gold`, the documents judged to answer the question, and `served`, the passages that a
+vectorstore with the dataset's index finds (only with `--vectorstore-url`). Only answerable questions count. With
+`gold`, questions whose documents do not contain a known answer word for word are left out, if they are a minority.
 
-- *Held*: a known answer stands in the sentences word for word.
-- *Recall*: the share of a known answer's words that the sentences contain, the best of the known answers.
-- *F1*: of the sentences' words with those of the answer, as in `evaluation.metrics`.
+- *Held*: the sentences contain a known answer word for word.
+- *Recall*: share of a known answer's words that the sentences contain; the best over the known answers.
+- *F1*: between the words of the sentences and of the answer, as in `evaluation.metrics`.
 
-The constants of the reader were chosen with one half of the questions (`evaluation.datasets.held_out`); the report is
-about the other half.
+The reader's constants were chosen with one half of the questions; the report covers the other half
+(`evaluation.datasets.held_out`).
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ import typer
 
 from chassis.errors import ServiceError
 from evaluation import datasets, metrics
-from evaluation.asking import Services
 from evaluation.citations import k_precision
 from evaluation.datasets import Question, held_out
 from evaluation.errors import EvaluationError
 from evaluation.retrieval import find, phrasings
+from evaluation.services import Services, no_progress
 from transformer.alignment import Evidence, PassageIndexes
 from transformer.reader import MAX_UNITS, Reader
 
@@ -42,7 +42,7 @@ SHOWN = 3
 """Passages per question."""
 
 Passages = list[tuple[str, str]]
-"""Text and headings of each."""
+"""Text and headings of each passage."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +52,14 @@ class Case:
     question: Question
     passages: Passages
     similarity: list[list[float]] = field(default_factory=list)
-    """One list per passage: the similarity of its sentences, empty if the index has no multi-vectors."""
+    """For each passage the similarities of its sentences; empty if the index has no multi-vectors."""
 
 
 def gold(folder: Path, questions: Sequence[Question]) -> list[Case]:
-    """Each question with the documents that answer it; without those that lack every known answer, if most have one."""
+    """Each question with the documents that answer it.
+
+    Questions whose documents contain no known answer are left out, if they are a minority.
+    """
     corpus: dict[str, tuple[str, str]] = {}
     for _, line in datasets.lines_of(folder / "corpus.jsonl", []):
         record = json.loads(line)
@@ -75,9 +78,9 @@ async def served(questions: Sequence[Question], services: Services) -> list[Case
     Raises:
         ServiceError: the vectorstore fails.
     """
-    queries = await phrasings(questions, services, _quiet)
+    queries = await phrasings(questions, services, no_progress)
     predictions = await find(
-        queries, services, num_docs=SHOWN, sentence_similarity=True, on_progress=_quiet, task="reader"
+        queries, services, num_docs=SHOWN, sentence_similarity=True, on_progress=no_progress, task="reader"
     )
     return [
         Case(
@@ -90,7 +93,7 @@ async def served(questions: Sequence[Question], services: Services) -> list[Case
 
 
 def report(cases: Sequence[Case], reader: Reader) -> dict[str, Any]:
-    """Figures of the reader over the cases; milliseconds are processor time, and most passages are new to its cache."""
+    """Figures of the reader over the cases. Milliseconds are CPU time; most passages are not in its cache."""
     by_number: dict[str, list[tuple[float, float, float]]] = {}
     units, milliseconds = [], []
     for case in cases:
@@ -113,7 +116,7 @@ def report(cases: Sequence[Case], reader: Reader) -> dict[str, Any]:
 
 
 def _judged(case: Case, spans: Sequence[Evidence]) -> tuple[float, float, float]:
-    """Held, recall, F1."""
+    """The case's held, recall and F1."""
     texts = [case.passages[span.passage][0][span.start : span.end] for span in spans]
     answers = case.question.answers
     recall = max(k_precision(answer, texts) for answer in answers)
@@ -126,10 +129,6 @@ def _held(texts: Sequence[str], question: Question) -> bool:
 
 def _mean(values: Sequence[float]) -> float:
     return round(float(np.mean(values)), 4) if values else 0.0
-
-
-def _quiet(task: str, done: int, of: int) -> None:
-    """No progress is shown."""
 
 
 def main(
@@ -145,7 +144,7 @@ def main(
     ] = False,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out invalid records of the dataset.")] = False,
 ) -> None:
-    """Report how often the sentences that the reader finds hold the known answer."""
+    """Report how often the sentences that the reader selects contain the known answer."""
 
     async def ask(questions: Sequence[Question], url: str) -> list[Case]:
         async with Services(url, transformer_url) as services:

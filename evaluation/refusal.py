@@ -1,10 +1,9 @@
-"""Fits the model of `transformer.answerability` and reports how well refusal works.
+"""Fits the model of `transformer.answerability` and reports how well it refuses unanswerable questions.
 
     python -m evaluation.refusal ../shared/data/squad2-dev --off-topic ../shared/data/mtrag-un --vectorstore-url http://…
 
-The vectorstore serves the index of the dataset. Questions of the other datasets are off-topic for it: its documents
-cannot answer them. Questions about one article are in the same half; `--fit` uses the first half, the report
-the second.
+The vectorstore must serve the dataset's index. Questions of other datasets (`--off-topic`) are unanswerable for it.
+Questions about the same article are in the same half; `--fit` uses the first half, the report the second.
 """
 
 from __future__ import annotations
@@ -25,10 +24,10 @@ from scipy import optimize, special
 
 from chassis.errors import ServiceError
 from evaluation import calibration, datasets
-from evaluation.asking import Services, no_progress
 from evaluation.datasets import halves
 from evaluation.errors import EvaluationError
 from evaluation.retrieval import find, phrasings, signal
+from evaluation.services import Services, no_progress
 from transformer.answerability import DEFAULT_MODEL, DEFAULT_THRESHOLD, PASSAGES, SIGNALS, Answerability, Model, score
 from transformer.calibration import CalibrationError, Error
 
@@ -41,7 +40,7 @@ RATES = (0.05, 0.1, 0.2)
 _RIDGE = 20.0
 """Penalty on squared standardised weights, so that correlated signals share weight."""
 _OFF_TOPIC_WEIGHT = 0.5
-"""Weight of an off-topic question relative to one of the dataset: there are many more of them."""
+"""Weight of an off-topic question, relative to the dataset's questions, of which there are far fewer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,14 +52,14 @@ class Judged:
     off_topic: bool
     article: str
     passage: str
-    """The passage that the question is about, whether or not it answers; the question's id if unknown."""
+    """The passage that the question is about, whether or not it has the answer; the question's id if unknown."""
     found: Answerability
     retrieval: Mapping[str, float]
     """Retrieval score → its maximum over the passages."""
 
 
 def fit_model(signals: Sequence[Mapping[str, float]], answerable: Bools, weights: Floats, *, name: str) -> Model:
-    """A logistic model of the questions' signals with a ridge penalty; each weight has its sign of `SIGNALS`, or is 0.
+    """Fit a logistic model of the signals, with a ridge penalty. Each weight has the sign in `SIGNALS`, or is 0.
 
     Source: Hastie, Tibshirani and Friedman, "The Elements of Statistical Learning" (2009), section 4.4.
     """
@@ -84,7 +83,7 @@ def fit_model(signals: Sequence[Mapping[str, float]], answerable: Bools, weights
 
 
 def arrays(judged: Sequence[Judged], model: Model) -> tuple[Floats, Bools]:
-    """Scores by `model`, and labels."""
+    """The scores by `model`, and the labels."""
     scores = np.array([model.score(one.found.signals) if one.found.signals else 0.0 for one in judged])
     return scores, np.array([one.answerable for one in judged], bool)
 
@@ -100,9 +99,9 @@ def error_rate(scores: Floats, answerable: Bools, threshold: float, error: Error
 async def gather(
     dataset: Path, off_topic: Sequence[Path], services: Services, *, skip_bad: Path | None = None
 ) -> list[Judged]:
-    """The labelled questions of a dataset, then the off-topic ones of other datasets, scored by the passages found.
+    """The labelled questions of a dataset and the off-topic questions of others, scored by the passages found.
 
-    The vectorstore serves the index of `dataset`. A transformer condenses conversations.
+    The vectorstore must serve the index of `dataset`. A transformer condenses conversations.
 
     Raises:
         DatasetError: a dataset is invalid.
@@ -139,7 +138,7 @@ async def gather(
 
 
 def fitted(judged: Sequence[Judged], off_topic: Sequence[Judged]) -> Model:
-    """The model fitted to these questions; off-topic ones have less weight."""
+    """Fit a model to these questions. Off-topic questions have less weight."""
     every = [one for one in (*judged, *off_topic) if one.found.signals]
     weights = np.array([_OFF_TOPIC_WEIGHT if one.off_topic else 1.0 for one in every])
     answerable = np.array([one.answerable for one in every], bool)
@@ -147,9 +146,9 @@ def fitted(judged: Sequence[Judged], off_topic: Sequence[Judged]) -> Model:
 
 
 def report(judged: Sequence[Judged], model: Model, threshold: float = DEFAULT_THRESHOLD) -> dict[str, Any]:
-    """Figures of a model: how well it and each retrieval score separate, checked calibrations, default refusals.
+    """How well a model and each retrieval score separate, how well calibration keeps its rates, and default refusals.
 
-    If a half has no unanswerable questions, only refusals are counted.
+    If a half lacks unanswerable questions, the report has only the default refusals.
     """
     own, off = ([one for one in judged if one.off_topic is kind] for kind in (False, True))
     first, second = halves(own, lambda one: one.article)
@@ -194,7 +193,7 @@ def _share(flags: Bools) -> float | None:
 
 
 def _figures(scores: Sequence[float] | Floats, judged: Sequence[Judged]) -> dict[str, Any]:
-    """The figures of a score that the report shows."""
+    """The reported figures of a score."""
     found = signal([float(score) for score in scores], [one.answerable for one in judged], seed=0)
     figures = {name: round(getattr(found, name), 4) for name in ("auroc", "aurc", "best_aurc")}
     return {**figures, "refused_at_answered": {share: round(refused, 4) for share, refused in found.refused.items()}}
@@ -203,7 +202,7 @@ def _figures(scores: Sequence[float] | Floats, judged: Sequence[Judged]) -> dict
 def _checked(
     split: str, first: Sequence[Judged], other: Sequence[Judged], model: Model, error: Error, rate: float
 ) -> dict[str, Any]:
-    """A calibration on `first`, and the error rate of its threshold on `other`."""
+    """Calibrates on `first`, and measures the error rate of the threshold on `other`."""
     row: dict[str, Any] = {"split": split, "error": error, "rate": rate}
     scores, answerable = arrays(first, model)
     try:

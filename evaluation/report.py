@@ -1,4 +1,4 @@
-"""Results as Markdown."""
+"""Renders results as Markdown."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ else:
 
 MAIN = "nDCG@10"
 PARTS = ("dense", "lexical")
-"""Signals of the served search, which must not be worse than either."""
+"""Signals of the served search. It must not be worse than either."""
 PUBLISHED = Path(__file__).parent / "published.toml"
-"""Figures of other systems."""
+"""Published figures of other systems."""
 
 _RANKINGS = """\
 A document ranks by its best chunk. In brackets: the 95 % interval over questions (bootstrap). `served` is the default
@@ -58,7 +58,7 @@ chosen with. evaluation/citations.py has the exact definitions."""
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """A row of a set compared with a baseline, or with another row of the set."""
+    """Comparison of a dataset's row with the baseline's, or with another row of the dataset."""
 
     set: str
     row: str
@@ -80,7 +80,7 @@ class Compared:
 
 
 def against_parts(results: Results) -> list[Compared]:
-    """The served search against the better of its signals, per set."""
+    """Compares the served search with the better of its signals, for each dataset."""
     compared = []
     for name, found in results.sets.items():
         parts = [part for part in PARTS if part in found.rows]
@@ -92,7 +92,7 @@ def against_parts(results: Results) -> list[Compared]:
 
 
 def against_baseline(results: Results, baseline: Results) -> list[Compared]:
-    """Rows that both runs have, in sets with the same questions."""
+    """Compares the rows that both runs have, in datasets with the same questions."""
     compared = []
     for name, found in results.sets.items():
         before = baseline.sets.get(name)
@@ -115,7 +115,7 @@ def against_baseline(results: Results, baseline: Results) -> list[Compared]:
 
 
 def markdown(results: Results, *, baseline: Results | None = None, plots: Sequence[str] = ()) -> str:
-    """The whole report, with a comparison if there is a baseline. `plots` are addresses relative to the report."""
+    """The whole report, including a comparison if there is a baseline. `plots` are URLs relative to the report."""
     pictures = {Path(plot).stem: plot for plot in plots}
     parts = [
         _setup(results),
@@ -136,7 +136,7 @@ def markdown(results: Results, *, baseline: Results | None = None, plots: Sequen
 
 
 def summary(found: SetResult) -> str:
-    """One line for the terminal."""
+    """One line of results for the terminal."""
     return f"{MAIN} " + ", ".join(f"{name} {row.means[MAIN]:.3f}" for name, row in found.rows.items())
 
 
@@ -326,7 +326,7 @@ def _left_out(results: Results) -> str:
 
 
 def _served(results: Results) -> Iterator[tuple[str, Row]]:
-    """Sets with their row of the served search."""
+    """Datasets with their row of the served search."""
     return ((name, found.rows["served"]) for name, found in results.sets.items() if "served" in found.rows)
 
 
@@ -339,7 +339,7 @@ def _with_interval(row: Row | None) -> str:
 
 
 def _stage(found: SetResult, mode: str) -> str:
-    """Cell of a mode; "as fused" if the index has nothing to rescore with."""
+    """Cell of a mode; "as fused" if the index has no multi-vectors to rescore with."""
     rows = found.rows
     if mode == "rescored" and {"rescored", "fused"} <= rows.keys() and rows["rescored"] == rows["fused"]:
         return "as fused"

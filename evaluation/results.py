@@ -1,4 +1,4 @@
-"""Results of an evaluation, as stored in results.json."""
+"""The results of an evaluation, stored in results.json."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ class RiskCurve(BaseModel):
 
 
 class Signal(RiskCurve):
-    """How well a score separates answerable from unanswerable questions; answering an unanswerable one has loss 1."""
+    """How well a score separates answerable from unanswerable questions. Loss: 1 for answering an unanswerable one."""
 
     auroc: Rounded
     refused: dict[str, Rounded]
-    """Share of the answerable answered → share of the unanswerable refused at that threshold."""
+    """Share of answerable questions answered → share of unanswerable questions refused at that threshold."""
     held_out_answered: Rounded
     held_out_refused: Rounded
 
@@ -54,11 +54,11 @@ class Citations(BaseModel):
     cited: int
     """Number of quotes."""
     precision: Rounded | None
-    """Share of the quotes from a relevant document; None without quotes."""
+    """Share of quotes that come from a relevant document; None without quotes."""
     recall: Rounded | None
     """Share of the answers to answerable questions with a quote of a relevant document."""
     recall_of_retrieved: Rounded | None
-    """The same, among answers with a relevant document in their sources."""
+    """`recall` among answers with a relevant document in their sources."""
     dangling: int
     """Quotes that the stored document does not have at their span."""
 
@@ -72,13 +72,13 @@ class AnswersResult(RiskCurve):
     exact_match: Rounded
     f1: Rounded
     contains: Rounded
-    """Share of answers that contain a gold one. These three are over the answerable; a refusal scores 0."""
+    """Share of answers that contain a gold answer. These three: answerable questions only; refusals score 0."""
     retrieved: Rounded
-    """Share of the answerable with a relevant document in their sources."""
+    """Share of answerable questions with a relevant document in their sources."""
     refused_unanswerable: Rounded | None
     refused_answerable: Rounded | None
     right: Rounded
-    """Share of right results: a refusal of an unanswerable question, a gold answer to an answerable one."""
+    """Share of unanswerable questions that are refused and answerable ones that get a gold answer."""
     citations: Citations | None
     seconds_p50: Rounded
     texts: list[str]
@@ -101,7 +101,7 @@ class SetResult(BaseModel):
     signals: dict[str, Signal] = Field(default_factory=dict)
     answers: AnswersResult | None = None
     known_answers: dict[str, dict[str, float]] = Field(default_factory=dict)
-    """Figures of evaluation/citations.py: half of the questions → name → value."""
+    """`all` or `held_out` → name of a figure of evaluation.citations → value."""
     seconds: dict[str, Rounded]
 
 
@@ -128,10 +128,10 @@ def machine() -> str:
 
 
 def read(path: Path) -> Results:
-    """Read results.json, or the one in a folder.
+    """Read a results.json, given its path or its folder.
 
     Raises:
-        BaselineError: there is none, or another release wrote it.
+        BaselineError: it does not exist, or another release wrote it.
     """
     file = path / "results.json" if path.is_dir() else path
     try:
@@ -145,5 +145,5 @@ def read(path: Path) -> Results:
         where = ".".join(str(part) for part in problem["loc"])
         raise BaselineError(f"{file} holds no results of this release ({where}: {problem['msg']}).") from error
     if results.format != FORMAT:
-        raise BaselineError(f"{file} has format {results.format}; this release compares format {FORMAT}: run it again.")
+        raise BaselineError(f"{file} has format {results.format}; this release reads format {FORMAT}: evaluate again.")
     return results

@@ -8,10 +8,10 @@ from dataclasses import asdict
 from typing import Any, Literal, get_args
 
 from evaluation import metrics, significance
-from evaluation.asking import OnProgress, Services
 from evaluation.datasets import Dataset, Question
 from evaluation.errors import WrongIndexError
 from evaluation.results import Row, Signal
+from evaluation.services import OnProgress, Services
 from transformer.answerability import score
 from vectorstore.client import merged
 from vectorstore.wire import Prediction, SearchInstance
@@ -27,15 +27,15 @@ ANSWERABILITY = "answerability"
 """Name of the score of `transformer.answerability`."""
 
 _NEAREST = 10
-"""Number of passages that the scores of answerability look at."""
+"""Number of passages that scores of answerability use."""
 
 
 async def phrasings(
     questions: Sequence[Question], services: Services, on_progress: OnProgress
 ) -> list[tuple[str, ...]]:
-    """The queries that the transformer searches for: the question, and for a conversation also the condensed one."""
+    """The queries that the transformer searches for: the question and, in a conversation, its condensed form."""
     asked = [question for question in questions if question.history]
-    if not asked or not services.answers:
+    if not asked or not services.has_transformer:
         return [(question.text,) for question in questions]
     # max_tokens 0 generates nothing; the condensed query is all we need.
     answers = await services.generate(
@@ -55,7 +55,7 @@ async def find(
     on_progress: OnProgress,
     task: str,
 ) -> list[Prediction]:
-    """Passages for each query, merged over its phrasings like the transformer does."""
+    """Passages for each query, merged over its phrasings as in the transformer."""
     stage: dict[str, Any] = {} if mode == "served" else {"mode": mode}
     if sentence_similarity:
         stage["sentence_similarity"] = True
@@ -90,7 +90,7 @@ async def search(
 
 
 def row(questions: Sequence[Question], rankings: Mapping[str, Sequence[str]], seed: int) -> Row:
-    """Measures of the rankings of judged questions."""
+    """Measures the rankings of judged questions."""
     values = metrics.ranking({question.id: question.relevant for question in questions}, rankings)
     per_question = {name: [found[question.id] for question in questions] for name, found in values.items()}
     low, high = significance.interval(per_question["nDCG@10"], seed)
@@ -107,7 +107,7 @@ async def measure(
     seed: int,
     on_progress: OnProgress,
 ) -> tuple[dict[str, Row], dict[str, Signal], dict[str, float]]:
-    """Mode → row, score → how well it finds unanswerable questions, and step → seconds."""
+    """Mode → row, score → how well it separates unanswerable questions, and step → seconds."""
     seconds: dict[str, float] = {}
     rows: dict[str, Row] = {}
     signals: dict[str, Signal] = {}
@@ -168,13 +168,9 @@ def _signals(questions: Sequence[Question], predictions: Sequence[Prediction], s
 
 
 def check_index(dataset: Dataset, rankings: Mapping[str, Sequence[str]]) -> None:
-    """Check that passages come from the dataset's documents, if these are known.
-
-    Raises:
-        WrongIndexError: none of them do.
-    """
+    """Raises WrongIndexError if the dataset's documents are known and no passage found comes from them."""
     found = {name for ranked in rankings.values() for name in ranked}
     if dataset.documents is not None and found and found.isdisjoint(dataset.documents):
         raise WrongIndexError(
-            f"No passage found is from a document of {dataset.name}: the vectorstore serves another index."
+            f"No passage found comes from a document of {dataset.name}: the vectorstore serves another index."
         )

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from evaluation import answers, citations, plots, report, retrieval
-from evaluation.asking import OnProgress, Services
 from evaluation.datasets import Dataset
 from evaluation.errors import BaselineError
 from evaluation.markdown import replace_part, write
 from evaluation.results import Results, SetResult, machine
 from evaluation.retrieval import Mode
+from evaluation.services import OnProgress, Services
 
 _VERSIONS = ("kserve-rag", "ir-measures", "pytrec-eval-terrier", "scipy", "chromadb")
 
@@ -46,7 +46,7 @@ async def measure(
         )
         answered = None
         checked: dict[str, citations.CitationFigures] = {}
-        if sample and services.answers:
+        if sample and services.has_transformer:
             began = time.monotonic()
             answered = await answers.measure(dataset, services, sample=sample, seed=seed, on_progress=on_progress)
             seconds["answers"] = time.monotonic() - began
@@ -67,7 +67,7 @@ async def measure(
 
 
 def results(sets: Mapping[str, SetResult], *, embedder: str, llm: str, settings: Mapping[str, Any]) -> Results:
-    """The results of a run, with machine and versions."""
+    """The results of a run, with the machine and versions."""
     return Results(
         created_at=datetime.now(timezone.utc).replace(microsecond=0),
         machine=machine(),
@@ -80,19 +80,19 @@ def results(sets: Mapping[str, SetResult], *, embedder: str, llm: str, settings:
 
 
 def check_baseline(baseline: Results, datasets: Sequence[Dataset]) -> None:
-    """Check that a baseline has at least one of these datasets, with the same content.
+    """Check that a baseline can be compared with these datasets.
 
     Raises:
-        BaselineError: it has none of them, or one with other content.
+        BaselineError: the baseline has none of them, or one with different content.
     """
     for dataset in datasets:
         before = baseline.sets.get(dataset.name)
         if before is not None and before.sha256 != dataset.sha256:
             raise BaselineError(
-                f"The baseline's {dataset.name} had other questions, judgements or documents: make a new baseline."
+                f"The baseline's {dataset.name} has other questions, judgements or documents: create a new baseline."
             )
     if not any(dataset.name in baseline.sets for dataset in datasets):
-        raise BaselineError(f"The baseline has only {', '.join(baseline.sets)}, no dataset of this run.")
+        raise BaselineError(f"The baseline has {', '.join(baseline.sets)}, but no dataset of this run.")
 
 
 def keep(folder: Path, found: Results, baseline: Results | None) -> None:
@@ -105,10 +105,10 @@ def keep(folder: Path, found: Results, baseline: Results | None) -> None:
 
 
 def write_page(page: Path, found: Results, baseline: Results | None) -> None:
-    """Replace the part `tables` of a documentation page, and the plots in the folder named after the page.
+    """Replace the part `tables` of a documentation page, and the plots in the folder with the page's name.
 
     Raises:
-        EvaluationError: the page has no such part.
+        EvaluationError: the page has no part `tables`.
     """
     pictures = {f"{page.stem}/{name}": picture for name, picture in plots.draw(found).items()}
     replace_part(page, "tables", report.markdown(found, baseline=baseline, plots=list(pictures)))

@@ -1,4 +1,4 @@
-"""Significance of the difference between two runs over the same questions."""
+"""Tests whether two runs over the same questions differ significantly."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from scipy import stats
 
 RESAMPLES = 10_000
 LEVEL = 0.05
-"""A difference with a smaller p is significant."""
+"""A difference is significant if p is smaller."""
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Paired difference of two runs: values minus baseline."""
+    """Difference of two runs, paired by question: values minus baseline."""
 
     mean: float
     low: float
@@ -51,7 +51,7 @@ def compare(values: Sequence[float], baseline: Sequence[float], seed: int) -> Di
     test = stats.permutation_test(
         (differences,),
         lambda sample, axis: np.mean(sample, axis=axis),
-        permutation_type="samples",  # with one sample: its signs are flipped
+        permutation_type="samples",  # for one sample, this flips signs
         vectorized=True,
         n_resamples=RESAMPLES,
         batch=max(1, 4_000_000 // len(differences)),

@@ -1,13 +1,13 @@
-"""Training pairs for an embedder, generated from documents: a question and the passage that answers it.
+"""Generates training pairs for an embedder from documents: a question and the passage that answers it.
 
 There are two kinds of questions:
 
-- the headings above a section;
-- half of the content words of a sentence, in order; the passage is the section without that sentence (an inverse cloze
-  task, see `evaluation.pairs`). Without it the embedder learns the subject of the section, not its words.
+- the headings of a section;
+- half of the content words of a sentence, in order (see `evaluation.pairs`). The passage is the section without that
+  sentence, so that the embedder learns the section's subject, not its words.
 
-Negatives are passages of other documents. `hard_negatives` leaves out passages that may answer too: those nearly as
-near as the right one, and those with the same content.
+Negatives are passages of other documents. `hard_negatives` excludes passages that may also answer the question: those
+nearly as similar to it as the right passage, and those with the same content.
 
 Source: Lee, Chang and Toutanova, "Latent retrieval for weakly supervised open domain question answering" (2019); the
 margin as in Moreira et al., "NV-Retriever: improving text embedding models with effective hard-negative mining" (2024),
@@ -29,7 +29,7 @@ from text_analysis.words import COMPOUND
 
 _SENTENCE = re.compile(r"(?<=[.!?。！？])\s+|\n{2,}")
 _SHORTEST_PASSAGE_CHARS = 80
-"""A shorter section does not say what it is about."""
+"""Shorter sections are too unspecific."""
 
 Vectors = npt.NDArray[np.float32]
 
@@ -45,14 +45,14 @@ class TrainingPair:
 
 
 def make(documents: Iterable[tuple[str, str, str]], *, sentences: int, seed: int) -> list[TrainingPair]:
-    """One pair from each section's headings, and one from each of some of its sentences.
+    """One pair from the headings of each section, and up to `sentences` pairs from its sentences.
 
-    Deterministic for the same arguments; the order of the documents does not matter. Very short sections give none.
+    Deterministic, and independent of the order of the documents. Very short sections are skipped.
 
     Args:
-        documents: (id, title with the headings, text) of each section.
-        sentences: most sentences to draw per section.
-        seed: of all random choices.
+        documents: id, title with headings, and text of each section.
+        sentences: maximum number of sentences to draw per section.
+        seed: seed of all random choices.
     """
     pairs: list[TrainingPair] = []
     for document, title, text in sorted(documents):
@@ -76,18 +76,18 @@ def hard_negatives(
     margin: float = 0.95,
     same: float = 0.8,
 ) -> npt.NDArray[np.int64]:
-    """Row of the nearest document that is certainly wrong, for each pair; -1 if there is none.
+    """For each pair, the row of the document nearest to the question that does not answer it; -1 if there is none.
 
-    Excludes the pair's own document, documents similar to it, and documents nearly as near to the question as the right
-    passage: they may answer it.
+    Excludes the pair's own document, documents similar to it, and documents nearly as similar to the question as the
+    right passage, because they may answer it.
 
     Args:
         questions: float32[n, dim], rows L2-normalised.
-        passages: float32[n, dim], the right passage of each question.
+        passages: float32[n, dim], the right passages.
         documents: float32[m, dim].
         own: row of each pair's document.
-        margin: a negative's cosine is below this share of the right passage's.
-        same: least cosine of two documents with the same content.
+        margin: the cosine of a negative is below this share of the right passage's cosine.
+        same: minimum cosine of documents that count as the same content.
     """
     nearness = questions @ documents.T
     right = np.einsum("nd,nd->n", questions, passages)
@@ -99,10 +99,10 @@ def hard_negatives(
 
 
 def batches(touched: Sequence[tuple[int, ...]], *, size: int, seed: int) -> list[list[int]]:
-    """Rows in batches of at most `size`, shuffled with `seed`; no two rows of a batch share a document.
+    """Shuffles rows into batches of at most `size`, in which no two rows share a document.
 
-    Within a batch the passages of all other rows are negatives: a shared document would be a false one. `touched` has
-    the documents of each row's passages, right and wrong, and those with the same content.
+    In a batch, the passages of all other rows are negatives, so a shared document would be a false negative. `touched`:
+    for each row the documents of its positive and negative passages, and documents with the same content.
     """
     waiting = list(range(len(touched)))
     random.Random(seed).shuffle(waiting)  # noqa: S311

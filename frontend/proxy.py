@@ -83,7 +83,7 @@ def proxy_routes(
     def add(route: Route) -> None:
         async def passed_on(request: Request) -> Response:
             if route.method != "GET":
-                check_origin(request.headers, evidence=route.changes)
+                check_origin(request.headers, require_origin=route.changes)
             path: str = request.scope["path"]
             is_relative = not {".", ".."}.isdisjoint(path.split("/"))  # another proxy might resolve it
             if is_relative or not request.scope["raw_path"].startswith(prefix.encode()):

@@ -1,4 +1,4 @@
-"""Generates text with any LLM server. Other rooms import only this file, `wire` and `errors`."""
+"""Client of LLM servers: checks a request, sends it to the configured server, and streams the answer."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _RECORDED = ("max_tokens", "temperature", "top_k", "top_p", "seed")
 GENERATION = tracing.SpanType(
     "text_completion {gen_ai.request.model}",
     "client",
-    "A prompt sent to the LLM, by its client. The event `first_token` marks the first token.",
+    "A prompt sent to the LLM server. The event `first_token` marks the first token.",
     (
         "gen_ai.operation.name",
         "gen_ai.request.model",
@@ -53,17 +53,17 @@ _RANGES: Mapping[str, tuple[float, float]] = {
     "presence_penalty": (-2, 2),
     "frequency_penalty": (-2, 2),
 }
-"""Values that all servers take. Others do not fit a tensor or cause an internal error somewhere."""
+"""Values that all servers accept. Some servers fail on others."""
 
 
 class PredictorClient:
     """Client of one model on one LLM server. Safe for any number of concurrent requests.
 
     Args:
-        base_url: of the server, or of the InferenceService in front of it.
+        base_url: base URL of the server, or of the InferenceService in front of it.
         server: name of an entry point in the group `kserve_rag.llm_servers`.
-        model: name of the model; the server's default if None.
-        prompt_format: turns messages into text for servers that take text. Without it, such a server takes text only.
+        model: name of the model; None: the server's default.
+        prompt_format: renders messages for servers that take text. Without it, requests to them must have text.
 
     Raises:
         RegistryError: there is no such server, or its libraries are not installed.
@@ -83,7 +83,7 @@ class PredictorClient:
 
     @property
     def capabilities(self) -> Capabilities:
-        """Prompts and parameters that the server takes, and what it returns."""
+        """The prompts and parameters that the server accepts, and what it returns."""
         return self._server.capabilities
 
     async def aclose(self) -> None:
@@ -99,14 +99,14 @@ class PredictorClient:
         return None
 
     def stream(self, request: GenerationRequest, ctx: CallContext) -> AsyncGenerator[GenerationChunk, None]:
-        """Yields the answer as it grows. Only the last chunk has a finish reason.
+        """Yields the answer as it is generated. Only the last chunk has a finish reason.
 
-        Closing the generator closes the connection, which ends the generation. A server that cannot stream gives one
+        Closing the generator closes the connection, which ends the generation. A server that cannot stream yields one
         chunk.
 
         Raises:
             InvalidRequestError: a parameter is out of range or unknown to this server, or the prompt is too long.
-            NotReadyError: the model is not loaded, its queue is full, or the connection to the server fails or breaks.
+            NotReadyError: the model is not loaded, its queue is full, or the connection to the server fails.
             BadUpstreamError: the server failed, sent something malformed, or ended the answer without a finish reason.
             DeadlineExceededError: the deadline passed.
         """
@@ -129,14 +129,14 @@ class PredictorClient:
                         span.event("first_token")
                     yield chunk
             if last is None:
-                raise BadUpstreamError("The predictor broke off its answer.")
+                raise BadUpstreamError("The predictor ended its response early.")
             self._record(span, request, last, streamed=streamed)
         yield last
 
     async def generate(self, request: GenerationRequest, ctx: CallContext) -> GenerationChunk:
         """The whole answer as one chunk. Cancelling the call ends the generation. Raises what `stream` raises.
 
-        It streams from the server all the same: Triton notices that a client has left only when it writes to it.
+        The server streams anyway: Triton notices that a client has disconnected only when it writes to it.
         """
         async with contextlib.aclosing(self._stream(request, ctx, streamed=False)) as chunks:
             received = [chunk async for chunk in chunks]
@@ -162,7 +162,7 @@ class PredictorClient:
             span.set(name, value)
 
     def _checked(self, request: GenerationRequest) -> GenerationRequest:
-        """The request with a prompt that the server takes. Refuses values out of range and unknown parameters."""
+        """Checks a request and brings its prompt into the server's form. Raises InvalidRequestError."""
         texts = _texts(request.prompt)
         if not any(texts):
             raise InvalidRequestError("The prompt is empty.", field="prompt")
@@ -196,13 +196,14 @@ class PredictorClient:
             return prompt
         if self._prompt_format is None:
             raise InvalidRequestError(
-                f"The LLM server {self._name!r} takes text: apply the model's chat template.", field="prompt"
+                f"The LLM server {self._name!r} takes text: apply the chat template.",
+                field="prompt",
             )
         return self._prompt_format.render(prompt)
 
     def _unsupported(self, name: str, value: object) -> InvalidRequestError:
         return InvalidRequestError(
-            f"{name} is {value}, but the LLM server {self._name!r} does not take it. Leave it out.", field=name
+            f"{name} is {value}, but the LLM server {self._name!r} does not support it. Leave it out.", field=name
         )
 
 
@@ -214,4 +215,4 @@ def _check_unicode(field: str, texts: Sequence[str]) -> None:
     try:
         "".join(texts).encode("utf-8")
     except UnicodeEncodeError as error:
-        raise InvalidRequestError(f"{field} has half of a surrogate pair.", field=field) from error
+        raise InvalidRequestError(f"{field} is not valid Unicode: it has a lone surrogate.", field=field) from error

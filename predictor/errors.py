@@ -1,4 +1,4 @@
-"""Errors of the code inside Triton. The predictor's client raises the errors of chassis."""
+"""Errors of the code inside Triton. The client raises `chassis.errors` instead."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from typing import ClassVar, Literal
 
 
 class ModelFilesError(Exception):
-    """A model folder lacks a file, or has one that cannot be used."""
+    """A file of a model folder is missing or unusable."""
 
 
 class GenerationError(Exception):
-    """One generation cannot be started or finished. The others continue."""
+    """One generation failed. The others continue."""
 
     kind: ClassVar[Literal["INVALID_ARG", "UNAVAILABLE", "INTERNAL", "CANCELLED"]] = "INTERNAL"
     """Name of Triton's error code. Over HTTP: 400, 503, 500 and 400."""

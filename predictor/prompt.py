@@ -20,19 +20,19 @@ from predictor.tokenizer import TextTokenizer
 from predictor.wire import Message
 
 _BREAK = "​"
-"""Zero-width space: invisible to readers, but not to tokenizers."""
+"""Zero-width space: invisible to readers, but it splits a token."""
 
 _MARKER = re.compile(r"<\|[^|<>\s]{1,60}\|>|<<?/?[A-Za-z][\w-]{0,60}>>?|\[/?[A-Z_]{2,40}\]")
-"""Text that looks like a control token. Some templates write them as plain text, such as Llama 2's [INST]."""
+"""Text that looks like a control token. In some templates, such as Llama 2's [INST], markers are plain text."""
 
 _LIKELY_MARKER = re.compile(f"{_MARKER.pattern}|</?s>")
-"""Text that looks like a control token of any common model."""
+"""Text that looks like a control token of a common model."""
 
 _TEMPLATE_TOKENS, _TURN_TOKENS = 64, 8
 """Tokens that `EstimatedPromptFormat` adds for a chat template: once per prompt, and once per message.
 
-The templates of SmolLM2 and Qwen2.5 need less: 30 tokens around the first user message, which includes their default
-system message, and 6 around each further message.
+The templates of SmolLM2 and Qwen2.5 need less: 30 tokens around the first user message, including their default system
+message, and 6 around each further message.
 """
 
 _PROBE = "probe"
@@ -50,8 +50,8 @@ def estimate_tokens(text: str) -> int:
     Thai, emoji), rounded up.
 
     Measured with the tokenizers of SmolLM2 and Qwen2.5 on XQuAD, 240 passages per language. The estimate is 2.0 times
-    the number of tokens for English (both), 1.2 and 1.5 times for German, 1.3 and 3.3 times for Chinese. It is too low
-    for none of the passages; the closest is 1.06 times.
+    the number of tokens for English (both), 1.2 and 1.5 times for German, 1.3 and 3.3 times for Chinese, and at least
+    1.06 times for every passage.
     """
     tokens = 0.0
     for character in text:
@@ -63,15 +63,15 @@ def estimate_tokens(text: str) -> int:
 
 
 class EstimatedPromptFormat:
-    """For a server that applies the chat template itself, if the model's tokenizer is not available.
+    """Estimates token counts, for servers that apply the chat template if the model's tokenizer is not available.
 
-    Has what `PromptFormat` has, except `render`.
+    Replaces `PromptFormat`, except `render`.
     """
 
     context_tokens: int | None = None
-    """Unknown: a setting gives the window."""
+    """Unknown: a setting must provide it."""
     stop: tuple[str, ...] = ()
-    """Empty: the server knows the tokens that end an answer."""
+    """Empty: the server knows its end-of-answer tokens."""
 
     def count(self, text: str) -> int:
         """An upper estimate of the number of tokens of `text`."""
@@ -82,7 +82,7 @@ class EstimatedPromptFormat:
         return _TEMPLATE_TOKENS + sum(_TURN_TOKENS + estimate_tokens(each["content"]) for each in messages)
 
     def escape(self, text: str) -> str:
-        """`text` with everything broken up that looks like a control token of a common model."""
+        """`text` with a zero-width space inside everything that looks like a control token of a common model."""
         return _LIKELY_MARKER.sub(lambda found: found.group()[0] + _BREAK + found.group()[1:], text)
 
 
@@ -90,8 +90,8 @@ class PromptFormat:
     """Renders messages as the prompt text of one model. Safe for concurrent use.
 
     Args:
-        tokenizer: the model's.
-        template: its chat template, in Jinja.
+        tokenizer: the model's tokenizer.
+        template: the model's Jinja chat template.
     """
 
     def __init__(self, tokenizer: TextTokenizer, template: str) -> None:
@@ -107,7 +107,7 @@ class PromptFormat:
         self._starts = re.compile("(?=" + "|".join(map(re.escape, self._control)) + ")(.)", re.DOTALL)
         self._takes_system = self._renders_system()
         self.context_tokens = tokenizer.context_tokens
-        """The model's window: tokens of prompt and answer together. None if its files do not say."""
+        """Maximum number of tokens of prompt and answer together; None if the model's files have no limit."""
         self.stop = tuple(sorted(text for i, text in tokenizer.added.items() if i in tokenizer.end_ids))
         """Control tokens that end an answer, for servers that do not know them."""
 
@@ -145,7 +145,7 @@ class PromptFormat:
             return self._render(messages)
         except jinja2.TemplateError as error:
             raise InvalidRequestError(
-                f"The model's chat template refuses these messages: {error}", field="messages"
+                f"The model's chat template rejects these messages: {error}", field="messages"
             ) from error
 
     def count(self, text: str) -> int:
@@ -162,7 +162,7 @@ class PromptFormat:
         return self._escape_normalised(escaped) if self._tokenizer.matches_normalised else escaped
 
     def _escape_normalised(self, text: str) -> str:
-        """Breaks up control tokens that appear only when the tokenizer normalises the text."""
+        """Breaks up control tokens that appear only after the tokenizer has normalised the text."""
         tokenizer = self._tokenizer
         harmless = {i for i, token in tokenizer.added.items() if not token.strip() or token == tokenizer.unknown}
         while True:
@@ -175,7 +175,7 @@ class PromptFormat:
                 return text
             start, end = spans[0]
             piece = text[start:end]
-            # A normaliser may remove the break. Then one character is dropped, so that the loop ends.
+            # If the normaliser removes the break, drop a character, so that the loop ends.
             text = text[:start] + (piece[0] + _BREAK + piece[1:] if _BREAK not in piece else piece[1:]) + text[end:]
 
     def _render(self, messages: Sequence[Mapping[str, Any]]) -> str:
@@ -202,7 +202,7 @@ def _without_system(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, 
 
 
 def _control_texts(tokenizer: TextTokenizer, environment: jinja2.Environment, template: str) -> list[str]:
-    """Texts that `escape` breaks up. Longest first, so that each is found whole."""
+    """Texts that `escape` breaks up, longest first, so that the longest match is found."""
     parsed = environment.parse(template)
     literals = [node.data for node in parsed.find_all(jinja2.nodes.TemplateData)]
     literals += [node.value for node in parsed.find_all(jinja2.nodes.Const) if isinstance(node.value, str)]

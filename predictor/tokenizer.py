@@ -1,4 +1,4 @@
-"""A model's tokenizer, read from a Hugging Face folder. Used by the engine and by `PromptFormat`."""
+"""A model's tokenizer, read from a Hugging Face folder."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from predictor.errors import ModelFilesError
 END_OF_TURN = frozenset(
     {"<|im_end|>", "<|eot_id|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "<|end_of_text|>", "<|eom_id|>", "</s>"}
 )
-"""Control tokens that end an answer, because many model files name only one in `eos_token`.
+"""Control tokens that end an answer. Many models' files name only one of theirs, in `eos_token`.
 
-Source: llama.cpp `llama-vocab.cpp`, which has the list for the same reason.
+Source: llama.cpp `llama-vocab.cpp`
 """
 
 
 class TextTokenizer:
-    """Text to token ids and back. Safe for concurrent use."""
+    """Converts text to token ids and back. Safe for concurrent use."""
 
     def __init__(self, tokenizer: Tokenizer, config: dict[str, Any], generation_config: dict[str, Any]) -> None:
         tokenizer.no_truncation()
@@ -31,9 +31,9 @@ class TextTokenizer:
         """The parsed `tokenizer_config.json`."""
         added = tokenizer.get_added_tokens_decoder()
         self.added = {token_id: token.content for token_id, token in added.items()}
-        """Id → text of every token that is matched in a text before it is split into words."""
+        """Id → text of the tokens that are matched before the text is split into words, such as control tokens."""
         self.matches_normalised = tokenizer.normalizer is not None and any(t.normalized for t in added.values())
-        """Whether normalised text may contain a token of `added` that the original text does not."""
+        """Whether normalisation can create a token of `added` that is not in the original text."""
         self.bos = _token_text(config.get("bos_token"))
         self.eos = _token_text(config.get("eos_token"))
         self.unknown = _token_text(config.get("unk_token"))
@@ -41,7 +41,7 @@ class TextTokenizer:
         """Tokens that end an answer. Never empty."""
         limit = config.get("model_max_length")
         self.context_tokens: int | None = int(limit) if isinstance(limit, (int, float)) and limit < 1e9 else None
-        """The model's window: tokens of prompt and answer together. None if the files do not say."""
+        """Maximum number of tokens of prompt and answer together; None if the files have no limit."""
         empty: list[int] = tokenizer.encode("", add_special_tokens=True).ids
         bos_id = None if self.bos is None else tokenizer.token_to_id(self.bos)
         self._leading = empty[:1] if empty and empty[0] == bos_id else []
@@ -62,16 +62,15 @@ class TextTokenizer:
         return cls(tokenizer, read_json(folder / "tokenizer_config.json"), read_json(generation, missing_ok=True))
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a finished prompt.
+        """Token ids of a rendered prompt, whose control tokens are recognised.
 
-        Control tokens in the text are read as control tokens. The model's beginning-of-text token is added unless the
-        text begins with it.
+        The beginning-of-text token is added unless the prompt begins with it.
         """
         ids: list[int] = self._encode(text).ids
         return ids if ids[:1] == self._leading[:1] else self._leading + ids
 
     def count(self, text: str) -> int:
-        """Number of tokens of `text` as a part of a prompt, without a beginning-of-text token."""
+        """Number of tokens of `text` within a prompt, without a beginning-of-text token."""
         return len(self._encode(text))
 
     def spans(self, text: str) -> list[tuple[int, int, int]]:
@@ -85,7 +84,7 @@ class TextTokenizer:
         return text
 
     def _encode(self, text: str) -> Encoding:
-        # The fast variant, without offsets, exists for batches only.
+        # The fast variant, without offsets, exists only for batches.
         return self._tokenizer.encode_batch_fast([text], add_special_tokens=False)[0]
 
     def _find_end_ids(self, generation_config: dict[str, Any]) -> frozenset[int]:
@@ -96,12 +95,12 @@ class TextTokenizer:
         found.update([listed] if isinstance(listed, int) else listed)
         ends = frozenset(token_id for token_id in found if token_id is not None)
         if not ends:
-            raise ModelFilesError("The tokenizer names no token that ends an answer: set eos_token in its config.")
+            raise ModelFilesError("The tokenizer has no end-of-answer token: set eos_token in tokenizer_config.json.")
         return ends
 
 
 def read_json(path: Path, *, missing_ok: bool = False) -> dict[str, Any]:
-    """The JSON object in a file; {} if it is missing and `missing_ok`. Raises ModelFilesError if it has none."""
+    """The JSON object in a file; empty if it is missing and `missing_ok`. Raises ModelFilesError if it is invalid."""
     if missing_ok and not path.exists():
         return {}
     try:
@@ -109,7 +108,7 @@ def read_json(path: Path, *, missing_ok: bool = False) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise ModelFilesError(f"{path} cannot be read as JSON: {error}") from error
     if not isinstance(parsed, dict):
-        raise ModelFilesError(f"{path} has no JSON object.")
+        raise ModelFilesError(f"{path} does not contain a JSON object.")
     return parsed
 
 

@@ -18,7 +18,7 @@ class Message(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
-    """One prompt and its parameters. None is not sent: the server's default applies."""
+    """One prompt and its parameters. None: the server's default applies."""
 
     prompt: str | Sequence[Message]
     """Text with the chat template applied, or messages without it."""
@@ -26,7 +26,7 @@ class GenerationRequest:
     temperature: float | None = None
     """0 is greedy."""
     top_k: int | None = None
-    """0 considers every token."""
+    """0 considers all tokens."""
     top_p: float | None = None
     stop: tuple[str, ...] = ()
     seed: int | None = None
@@ -34,18 +34,18 @@ class GenerationRequest:
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
     log_probs: bool = False
-    """Whether to return log-probabilities, which take the server time."""
+    """Whether to return log-probabilities, which cost the server time."""
 
 
 @dataclass(frozen=True, slots=True)
 class GenerationChunk:
-    """A piece of an answer: the text since the previous chunk. The last chunk, and only that, has a finish reason."""
+    """The text of an answer since the previous chunk. Only the last chunk has a finish reason."""
 
     text: str
     finish_reason: FinishReason | None = None
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     cumulative_log_prob: float | None = None
-    """Natural logarithm, of the whole answer, in the last chunk. None: not requested."""
+    """Natural logarithm of the probability of the whole answer, in the last chunk. None: not requested."""
     output_log_probs: tuple[float, ...] = ()
     """One per token of the answer, in the last chunk. Empty: not requested, or the server sends only the sum."""

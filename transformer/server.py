@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from chassis.context import CallContext
 from chassis.errors import InvalidRequestError
-from chassis.openapi import Exchange, ServiceApi
+from chassis.openapi import InferenceRouteDocs, ServiceApi
 from chassis.routes import encode
 from chassis.server import ServiceModel
 from chassis.tensors import metadata, respond
@@ -46,14 +46,14 @@ API = ServiceApi(
         "openai": "For OpenAI's clients.",
         "documents": "The indexes, and the documents that answers quote.",
     },
-    predict=Exchange(
-        summary="Ask, KServe's v1",
+    predict=InferenceRouteDocs(
+        summary="Ask (v1)",
         text="Answers all questions concurrently. The answers keep the order of the questions.",
         request=PredictRequest,
         response=PredictResponse,
         example={"instances": [{"input": "How long is the warranty?", "max_tokens": 100, "num_docs": 3}]},
     ),
-    infer=Exchange(
+    infer=InferenceRouteDocs(
         summary="Ask with tensors, KServe's v2",
         text=(
             "The tensor `input`, BYTES [n, 1], has the questions. Parameters are tensors of [1] for all questions, or "

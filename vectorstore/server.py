@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from chassis.context import CallContext
 from chassis.errors import InvalidRequestError, NotFoundError
-from chassis.openapi import Exchange, ServiceApi
+from chassis.openapi import InferenceRouteDocs, ServiceApi
 from chassis.routes import UPSTREAM_ERRORS, error_responses
 from chassis.server import ServiceModel
 from chassis.tensors import metadata, per_row, read_columns, respond
@@ -55,14 +55,14 @@ API = ServiceApi(
         "`Retry-After`. gRPC, the same as v2, has its own port."
     ),
     tags={"search": "Queries, one or many.", "documents": "The served indexes, and their documents."},
-    predict=Exchange(
-        summary="Search, KServe's v1",
+    predict=InferenceRouteDocs(
+        summary="Search (v1)",
         text="One prediction for each query, in their order.",
         request=SearchRequest,
         response=SearchResponse,
         example={"instances": [{"input": "How long is the warranty?", "num_docs": 3, "explain": True}]},
     ),
-    infer=Exchange(
+    infer=InferenceRouteDocs(
         summary="Search with tensors, KServe's v2",
         text=(
             "The tensor `input`, BYTES [n, 1], has the queries. Other fields are tensors of [1] for all queries, or "

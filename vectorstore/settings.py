@@ -33,7 +33,7 @@ class VectorstoreSettings(ServerSettings):
 
     model_config = SettingsConfigDict(env_prefix="VECTORSTORE_")
 
-    http_port: int = Field(8082, ge=1, le=65535, description="Port of REST.")
+    http_port: int = Field(8082, ge=1, le=65535, description="Port for REST.")
     grpc_port: int = Field(8083, ge=1, le=65535, description="Port of gRPC.")
     index_root: Path = Field(Path("/mnt/models"), description="Folder that holds the indexes.")
     index_name: str = Field(

@@ -1,4 +1,4 @@
-"""Encoders: texts to embeddings, without Triton and without HTTP."""
+"""Encoders turn texts into embeddings, independent of Triton and HTTP."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ __all__ = ["Encoder", "load_encoder"]
 def load_encoder(model_dir: Path, settings: EncoderSettings) -> Encoder:
     """Loads the encoder of a model folder.
 
-    An engine is imported only if it is used, so that an image needs only one.
+    Only the chosen backend is imported, so that an image needs only one.
 
     Raises:
-        ModelFolderError: the folder lacks a file, or has one that is damaged or of another architecture.
+        ModelFolderError: a file is missing, damaged, or belongs to another architecture.
         SettingsError: the backend is not installed, or does not support the architecture.
     """
     if settings.architecture != "bge_m3" and settings.backend == "flagembedding":
@@ -35,12 +35,14 @@ def load_encoder(model_dir: Path, settings: EncoderSettings) -> Encoder:
 
         return BertEncoder(model_dir, settings)
     if settings.backend == "flagembedding" and is_exported(model_dir):
-        raise SettingsError(f"backend is flagembedding, and {model_dir} was exported for openvino: leave it at auto.")
+        raise SettingsError(
+            f"backend is flagembedding, but {model_dir} was exported for openvino: set backend to auto."
+        )
     if settings.backend == "flagembedding" or (
         settings.backend == "auto" and not is_exported(model_dir) and _has_cuda()
     ):
         if importlib.util.find_spec("FlagEmbedding") is None:
-            raise SettingsError("backend is flagembedding, which is not installed: install kserve-rag[torch].")
+            raise SettingsError("backend is flagembedding, which is not installed. Install kserve-rag[torch].")
         from embedder.encoders.flag_embedding import FlagEmbeddingEncoder
 
         return FlagEmbeddingEncoder(model_dir, settings)

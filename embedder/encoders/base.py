@@ -1,4 +1,4 @@
-"""The base of encoders."""
+"""The base class of encoders."""
 
 from __future__ import annotations
 
@@ -18,21 +18,18 @@ from embedder.wire import Embeddings, InputType, SparseVector
 TokenIds = npt.NDArray[np.int64]
 Collect = Callable[[int, Mapping[Any, npt.NDArray[np.float32]]], None]
 """Called with a batch's position and its outputs `dense` [n, dim], `sparse` [n, tokens] and `multi_vectors`
-[n, tokens, dim]. It copies what it keeps."""
+[n, tokens, dim]. The arrays are reused afterwards, so it must copy them."""
 
 
 class Encoder(ABC):
-    """Texts in, embeddings out. Safe for concurrent use. Arguments are never modified.
-
-    Runs a network on batches of texts of similar length.
-    """
+    """Embeds texts by running a network on batches of similar length. Safe for concurrent use."""
 
     fingerprint: str
     """`<model id>@sha256:<hash of the weights>`."""
     dimension: int
     """Length of a dense embedding."""
     max_tokens: int
-    """Longest text in tokens, including special tokens. Longer texts are truncated."""
+    """Maximum length of a text in tokens, including special tokens. Longer texts are truncated."""
 
     def __init__(self, tokenizer: EncoderTokenizer, *, special_ids: TokenIds | None = None) -> None:
         """`special_ids`: tokens without learned weights; None if the model has no learned weights."""
@@ -115,16 +112,16 @@ def sparse_vector(ids: TokenIds, weights: npt.NDArray[np.float32], dropped: Toke
 
 
 def open_tokenizer(
-    folder: EmbedderFolder, settings: EncoderSettings, *, default_tokens: int, most_tokens: int
+    folder: EmbedderFolder, settings: EncoderSettings, *, default_tokens: int, model_tokens: int
 ) -> EncoderTokenizer:
     """The folder's tokenizer. It truncates at the settings' `max_tokens`, else the card's, else `default_tokens`.
 
-    The limit never exceeds `most_tokens`, the number of the model's positions.
+    The limit never exceeds `model_tokens`, the number of the model's positions.
     """
     card = folder.card
     return EncoderTokenizer(
         folder.file("tokenizer.json"),
-        max_tokens=min(settings.max_tokens or card.max_tokens or default_tokens, most_tokens),
+        max_tokens=min(settings.max_tokens or card.max_tokens or default_tokens, model_tokens),
         query_prefix=card.query_prefix if settings.query_prefix is None else settings.query_prefix,
         passage_prefix=card.passage_prefix if settings.passage_prefix is None else settings.passage_prefix,
     )
@@ -133,7 +130,7 @@ def open_tokenizer(
 def normalize_rows(rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """float32 of the same shape, L2-normalised along the last axis. Rows of zeros stay zero.
 
-    Source: torch.nn.functional.normalize, with its smallest divisor of 1e-12.
+    Source: torch.nn.functional.normalize, with its eps of 1e-12.
     """
     norms = np.linalg.norm(rows, axis=-1, keepdims=True).astype(np.float32, copy=False)
     unit: npt.NDArray[np.float32] = rows / np.maximum(norms, np.float32(1e-12))

@@ -1,14 +1,17 @@
-"""Groups texts of similar length into batches, so that little padding is computed."""
+"""Groups texts of similar length into batches, so that little computation is spent on padding."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+ScalarT = TypeVar("ScalarT", bound=np.generic)
+
 _MAX_PADDING = 0.25
-"""Largest share of padding in a batch. Texts of similar length fill a batch before they reach it."""
+"""Maximum share of padding in a batch."""
 
 
 def plan_batches(lengths: Sequence[int], *, max_texts: int, max_tokens: int) -> list[list[int]]:
@@ -17,7 +20,7 @@ def plan_batches(lengths: Sequence[int], *, max_texts: int, max_tokens: int) -> 
     Args:
         lengths: number of tokens of each text.
         max_texts: maximum number of texts in a batch.
-        max_tokens: maximum number of tokens in a batch, including padding; a longer text gets a batch of its own.
+        max_tokens: maximum number of tokens in a batch, including padding. A longer text is the only one of its batch.
 
     Returns:
         Batches of positions in `lengths`. Each position is in exactly one; no texts give no batches.
@@ -39,24 +42,27 @@ def plan_batches(lengths: Sequence[int], *, max_texts: int, max_tokens: int) -> 
     return batches
 
 
-def padded_length(longest: int, most: int) -> int:
-    """Number of tokens that a batch is padded to: a multiple of 4; above 32, at most 1/8 more than its longest text.
+def padded_length(longest: int, limit: int) -> int:
+    """Length to pad a batch to: `longest` rounded up to a multiple of 4; above 32, by at most 1/8; at most `limit`.
 
-    It never exceeds `most`. OpenVINO keeps kernels and memory for every shape that it has run, so lengths are rounded
-    to a few per power of two. With MiniLM, batches of eight and 800 texts this takes 700 MB; all lengths took 1,270 MB
-    and kept growing.
+    OpenVINO keeps kernels and memory for every shape that it has run, so only a few lengths per power of two are used.
+    With MiniLM, 800 texts in batches of eight take 700 MB; without rounding, they took 1,270 MB, and it kept growing.
     """
     step = max(4, 1 << (longest.bit_length() - 4)) if longest > 16 else 4
-    return min(most, -(-longest // step) * step)
+    return min(limit, -(-longest // step) * step)
 
 
 def pad(
     sequences: Sequence[npt.NDArray[np.int64]], padding_id: int, length: int
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """int64[n, length] token ids, padded on the right, and the int64[n, length] attention mask: 1 for tokens."""
-    ids = np.full((len(sequences), length), padding_id, np.int64)
-    mask = np.zeros_like(ids)
-    for row, sequence in enumerate(sequences):
-        ids[row, : len(sequence)] = sequence
-        mask[row, : len(sequence)] = 1
-    return ids, mask
+    mask = stack_padded([np.ones_like(sequence) for sequence in sequences], 0, length)
+    return stack_padded(sequences, padding_id, length), mask
+
+
+def stack_padded(arrays: Sequence[npt.NDArray[ScalarT]], fill: float, length: int) -> npt.NDArray[ScalarT]:
+    """Stacks n arrays of shape [up to `length`, ...] into one of [n, length, ...], padded at the end with `fill`."""
+    stacked = np.full((len(arrays), length, *arrays[0].shape[1:]), fill, arrays[0].dtype)
+    for row, array in enumerate(arrays):
+        stacked[row, : len(array)] = array
+    return stacked

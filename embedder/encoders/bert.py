@@ -1,6 +1,6 @@
-"""Dense embedders in the Hugging Face layout, on the CPU without torch: BERT, RoBERTa, XLM-RoBERTa, CamemBERT, MPNet.
+"""Dense encoders from Hugging Face checkpoints, on the CPU without torch: BERT, RoBERTa, XLM-RoBERTa, CamemBERT, MPNet.
 
-The folder's card has the pooling, prefixes and window that a model was trained with; see `embedder.folder`.
+The pooling, prefixes and maximum length that a model was trained with come from its card: see `embedder.folder`.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ class BertEncoder(DenseEncoder):
         weights = folder.weights()
         if folder.card.pooling is None:
             raise ModelFolderError(
-                f"Nothing in {model_dir} says how the model pools: write embedder.json with "
-                '{"pooling": "mean"} or {"pooling": "cls"}, as its authors document.'
+                f"{model_dir} does not declare the model's pooling: add an embedder.json with "
+                '{"pooling": "mean"} or {"pooling": "cls"}, as the model\'s authors document.'
             )
-        tokenizer = open_tokenizer(folder, settings, default_tokens=config.max_tokens, most_tokens=config.max_tokens)
+        tokenizer = open_tokenizer(folder, settings, default_tokens=config.max_tokens, model_tokens=config.max_tokens)
         graph = BertGraph(config, read_weights(weights))
         if tokenizer.largest_id >= graph.vocabulary:
             raise ModelFolderError(
-                f"{model_dir}: tokenizer.json has the token {tokenizer.largest_id}, the weights have "
+                f"{model_dir}: tokenizer.json has the token id {tokenizer.largest_id}, but the weights have only "
                 f"{graph.vocabulary} tokens: they belong to different models."
             )
         inputs = [graph.input_ids, graph.attention_mask]

@@ -1,4 +1,4 @@
-"""Builds a BERT-family encoder as an OpenVINO graph, from a checkpoint's weights."""
+"""Builds an encoder of the BERT family as an OpenVINO graph, from a checkpoint's weights."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ import openvino as ov
 from openvino import opset13 as ops
 
 from embedder.encoders.checkpoint import Weights
-from embedder.encoders.linear import Storage, constant, linear, rows
+from embedder.encoders.linear import constant, linear, rows
 from embedder.errors import ModelFolderError
+from embedder.settings import Precision
 
 _MASKED = np.finfo(np.float32).min
 """Added to the attention score of a padding token."""
@@ -27,9 +28,9 @@ class _Family:
     """Names and conventions of the checkpoints of one `model_type`."""
 
     prefix: str
-    """Prefix of every weight's name in a checkpoint of a model with a task head."""
+    """Prefix of the names of weights in checkpoints that have a task head."""
     padding_id: int
-    """Default if config.json has none."""
+    """Default, if config.json does not set it."""
     positions_behind_padding: bool = True
     """Whether positions start at `padding_id` + 1 instead of 0."""
     token_types: bool = True
@@ -58,7 +59,7 @@ FAMILIES: dict[str, _Family] = {
         output_norm="attention.LayerNorm.",
     ),
 }
-"""By `model_type` of config.json.
+"""`model_type` in config.json → conventions.
 
 Source: transformers, models/{bert,roberta,xlm_roberta,camembert,mpnet}/modeling_*.py.
 """
@@ -93,7 +94,7 @@ class BertConfig:
             content: Any = json.loads(path.read_text("utf-8"))
             model_type = content["model_type"]
             if model_type not in families:
-                raise ModelFolderError(f"{path} is of a {model_type}; supported are {', '.join(families)}.")
+                raise ModelFolderError(f"{path}: model_type is {model_type!r}; supported are {', '.join(families)}.")
             family = FAMILIES[model_type]
             config = cls(
                 family=family,
@@ -112,7 +113,7 @@ class BertConfig:
             raise ModelFolderError(f"{path} does not describe an encoder: {error!r}") from error
         if activation != "gelu" or placing != "absolute":
             raise ModelFolderError(
-                f"{path}: supported are gelu and absolute positions, not {activation} and {placing}."
+                f"{path}: gelu and absolute positions are supported, not {activation} and {placing}."
             )
         if config.heads < 1 or config.hidden % config.heads:
             raise ModelFolderError(f"{path}: {config.hidden} dimensions cannot be split into {config.heads} heads.")
@@ -120,14 +121,14 @@ class BertConfig:
 
     @property
     def max_tokens(self) -> int:
-        """Number of tokens that have a position."""
+        """Maximum length of a text in tokens."""
         return self.positions - (self.padding_id + 1 if self.family.positions_behind_padding else 0)
 
 
 class BertGraph:
     """Builds the network. Each method adds nodes to the same graph."""
 
-    def __init__(self, config: BertConfig, weights: Weights, storage: Storage = "f32") -> None:
+    def __init__(self, config: BertConfig, weights: Weights, storage: Precision = "f32") -> None:
         self._config, self._family, self._storage = config, config.family, storage
         self._weights = {name.removeprefix(config.family.prefix): tensor for name, tensor in weights.items()}
         self.input_ids = ops.parameter([-1, -1], np.int64, name="input_ids")
@@ -180,12 +181,12 @@ class BertGraph:
         table = self._tensor("encoder.relative_attention_bias.weight")
         if table.shape != (self._config.relative_buckets, self._config.heads):
             raise ModelFolderError(f"The weight encoder.relative_attention_bias.weight has the shape {table.shape}.")
-        most = self._config.max_tokens
-        distances = np.arange(1 - most, most)
+        length = self._config.max_tokens
+        distances = np.arange(1 - length, length)
         biases = ops.constant(np.ascontiguousarray(table[_buckets(distances, len(table))]))
         places = self._range()
         apart = ops.subtract(ops.unsqueeze(places, np.int64(0)), ops.unsqueeze(places, np.int64(1)))  # key - query
-        bias = ops.gather(biases, ops.add(apart, np.int64(most - 1)), np.int64(0))
+        bias = ops.gather(biases, ops.add(apart, np.int64(length - 1)), np.int64(0))
         return ops.add(scores, ops.unsqueeze(ops.transpose(bias, np.array([2, 0, 1], np.int64)), np.int64(0)))
 
     def _layer(self, hidden: ov.Node, scores: ov.Node, name: str) -> ov.Node:
@@ -233,7 +234,7 @@ def weight_of(weights: Weights, name: str, shape: tuple[int, ...] | None) -> npt
     tensor = weights[name]
     if shape is not None and tensor.shape != shape:
         raise ModelFolderError(
-            f"The weight {name} has the shape {list(tensor.shape)}; config.json wants {list(shape)}."
+            f"The weight {name} has the shape {list(tensor.shape)}; config.json requires {list(shape)}."
         )
     return tensor
 

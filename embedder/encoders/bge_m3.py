@@ -1,4 +1,4 @@
-"""BGE-M3 on the CPU without torch: dense, learned sparse and multi-vector embeddings from one pass.
+"""BGE-M3 on the CPU without torch: dense, learned sparse and multi-vector embeddings from one forward pass.
 
 Source: Chen et al., "M3-Embedding", arXiv:2402.03216; FlagEmbedding 1.4.2, inference/embedder/encoder_only/m3.py.
 """
@@ -17,17 +17,17 @@ from embedder.encoders.bert_graph import BertConfig, BertGraph, weight_of
 from embedder.encoders.checkpoint import read_weights
 from embedder.encoders.engine import PROPERTIES, Engine, EngineEncoder, computes_bfloat16, model_of
 from embedder.encoders.exported import ExportedFolder, fingerprint_of
-from embedder.encoders.linear import Storage, linear
+from embedder.encoders.linear import linear
 from embedder.encoders.texts import EncoderTokenizer
 from embedder.errors import ModelFolderError, SettingsError
 from embedder.folder import EmbedderFolder, file_hashes, is_exported
-from embedder.settings import Arithmetic, EncoderSettings
+from embedder.settings import EncoderSettings, Precision
 
 _SPECIAL_TOKENS = ("<s>", "</s>", "<pad>", "<unk>")
 """Special tokens carry no meaning, so they get no learned weights."""
 
 _INT8_GROUP = 64
-"""Activations that share a scale in front of int8 weights. docs/decisions/0013 compares other sizes."""
+"""Number of activations that share a scale when they are quantised. docs/decisions/0013 compares other sizes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +52,14 @@ class BgeM3Folder:
         """File name → SHA-256, for each file of weights."""
         return file_hashes([self.encoder_weights, self.sparse_head, self.multi_vector_head])
 
-    def fingerprint(self, model_id: str | None, precision: Arithmetic = "f32") -> str:
+    def fingerprint(self, model_id: str | None, precision: Precision = "f32") -> str:
         """The fingerprint of the model in this precision; see `fingerprint_of`."""
         return fingerprint_of(self.folder, model_id, self.hashes(), precision)
 
     def tokenizer(self, settings: EncoderSettings) -> EncoderTokenizer:
-        """The tokenizer. It truncates at the model's last position, or at a lower limit of settings or card."""
-        most = self.config.max_tokens
-        return open_tokenizer(self.folder, settings, default_tokens=most, most_tokens=most)
+        """The tokenizer. It truncates at the model's last position, or at a lower limit from settings or card."""
+        limit = self.config.max_tokens
+        return open_tokenizer(self.folder, settings, default_tokens=limit, model_tokens=limit)
 
 
 class BgeM3Encoder(EngineEncoder):
@@ -70,30 +70,30 @@ class BgeM3Encoder(EngineEncoder):
 
         Raises:
             ModelFolderError: a file is missing, damaged, or belongs to another model.
-            SettingsError: the folder was exported in another precision than the settings name.
+            SettingsError: the folder was exported in a precision other than the settings'.
         """
         if is_exported(model_dir):
             exported = ExportedFolder.open(model_dir)
             precision = exported.precision if settings.precision == "auto" else settings.precision
             if (precision == "int8") != (exported.precision == "int8"):
                 raise SettingsError(
-                    f"precision is {precision}, and {model_dir} was exported as {exported.precision}: leave precision "
-                    f"at auto, or export the model again with --precision {precision}."
+                    f"precision is {precision}, but {model_dir} was exported as {exported.precision}: set precision to "
+                    f"auto, or export the model again with --precision {precision}."
                 )
-            most, padding_id = exported.max_tokens, exported.padding_id
-            tokenizer = open_tokenizer(exported.folder, settings, default_tokens=most, most_tokens=most)
+            limit, padding_id = exported.max_tokens, exported.padding_id
+            tokenizer = open_tokenizer(exported.folder, settings, default_tokens=limit, model_tokens=limit)
             model = exported.read()
             self.fingerprint = exported.fingerprint(settings.model_id)
         else:
             files = BgeM3Folder.open(model_dir)
-            fastest: Arithmetic = "bf16" if computes_bfloat16() else "f32"
+            fastest: Precision = "bf16" if computes_bfloat16() else "f32"
             precision = fastest if settings.precision == "auto" else settings.precision
             padding_id = files.config.padding_id
             tokenizer = files.tokenizer(settings)
             model = build_graph(files, "int8" if precision == "int8" else "f32")
             self.fingerprint = files.fingerprint(settings.model_id, precision)
         super().__init__(tokenizer, special_ids=special_ids(tokenizer))
-        self.precision: Arithmetic = precision
+        self.precision: Precision = precision
         self.dimension = model.output("dense").partial_shape[-1].get_length()
         properties = PROPERTIES[precision]
         if precision == "int8":
@@ -105,11 +105,11 @@ class BgeM3Encoder(EngineEncoder):
             properties,
             padding_id=padding_id,
             max_tokens=self.max_tokens,
-            default_streams=1,  # one pass keeps all threads busy
+            default_streams=1,  # one forward pass keeps all threads busy
         )
 
     def _vectors_of(self, tokens: int) -> slice:
-        """All tokens but the first, whose vector the model does not return."""
+        """All but one: the model returns no vector for the first token."""
         return slice(0, tokens - 1)
 
 
@@ -121,12 +121,12 @@ def special_ids(tokenizer: EncoderTokenizer) -> TokenIds:
     return np.array(ids, np.int64)
 
 
-def build_graph(files: BgeM3Folder, storage: Storage) -> ov.Model:
-    """The encoder with all three heads, with its weights in the type `storage`.
+def build_graph(files: BgeM3Folder, storage: Precision) -> ov.Model:
+    """The encoder with all three heads, its weights stored in the precision `storage`.
 
     Inputs: int64[n, tokens] `input_ids` and `attention_mask`.
     Outputs: `dense` [n, hidden], `sparse` [n, tokens], `multi_vectors` [n, tokens - 1, hidden]; none is normalised.
-    Both heads are always computed: they are 1/300 of the work.
+    The sparse and multi-vector heads are always computed: they are 1/300 of the work.
     """
     size = files.config.hidden
     graph = BertGraph(files.config, read_weights(files.encoder_weights), storage)
@@ -141,7 +141,7 @@ def build_graph(files: BgeM3Folder, storage: Storage) -> ov.Model:
     return model_of(outputs, [graph.input_ids, graph.attention_mask], "bge_m3")
 
 
-def _head(path: Path, hidden: ov.Node, outputs: int, inputs: int, storage: Storage) -> ov.Node:
+def _head(path: Path, hidden: ov.Node, outputs: int, inputs: int, storage: Precision) -> ov.Node:
     weights = read_weights(path)
     try:
         weight, bias = weight_of(weights, "weight", (outputs, inputs)), weight_of(weights, "bias", (outputs,))

@@ -1,4 +1,4 @@
-"""Reads weights from files of torch and Hugging Face, without torch and without running code in them."""
+"""Reads weights from torch and safetensors files, without torch and without running code from them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _MAX_HEADER_BYTES = 100 << 20
 
 
 def read_weights(path: Path) -> Weights:
-    """The tensors of a checkpoint by name, as float32. Tensors stored as float32 are views of the mapped file.
+    """Name → float32 tensor, for all tensors of a checkpoint. float32 tensors are views of the memory-mapped file.
 
     Args:
         path: `*.safetensors`, or a state dict written by `torch.save` (torch 1.6 or later).
@@ -47,7 +47,7 @@ def read_weights(path: Path) -> Weights:
     """
     try:
         with path.open("rb") as file:
-            content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)  # OpenVINO takes writeable memory only
+            content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)  # OpenVINO requires writeable memory
             return _read_safetensors(content) if path.suffix == ".safetensors" else _read_torch(file, content)
     except ModelFolderError as error:
         raise ModelFolderError(f"{path} {error}") from error
@@ -105,14 +105,14 @@ def _read_torch(file: IO[bytes], content: mmap.mmap) -> Weights:
 
 
 class _Storage:
-    """Replaces torch's storage class of one data type."""
+    """Replaces torch's storage class for one data type."""
 
     def __init__(self, dtype: str) -> None:
         self.dtype = dtype
 
 
 class _TensorUnpickler(pickle.Unpickler):
-    """Builds arrays from a state dict. Refuses every global name that a state dict does not need."""
+    """Unpickles a state dict as arrays. Rejects all global names that a state dict does not need."""
 
     def __init__(self, file: IO[bytes], storage: Callable[[Sequence[Any]], npt.NDArray[np.float32]]) -> None:
         super().__init__(file)
@@ -148,15 +148,15 @@ def _rebuild_tensor(
 
 
 def _data_start(content: mmap.mmap, entry: zipfile.ZipInfo) -> int:
-    """Offset of an entry's data in the archive: after its local header, whose size is only in that header."""
+    """Offset of an entry's data in the archive. Only the entry's local header gives the header's size."""
     signature, name_length, extra_length = struct.unpack_from("<4s22xHH", content, entry.header_offset)
     if signature != b"PK\x03\x04":
-        raise ValueError("the archive's directory does not fit its content")
+        raise ValueError("the archive's directory does not match its content")
     return entry.header_offset + 30 + int(name_length) + int(extra_length)
 
 
 def _flat(content: mmap.mmap, dtype: str, start: int, size_bytes: int) -> npt.NDArray[np.float32]:
-    """A flat tensor at `start`, as float32. Raises ValueError: the data exceed the file."""
+    """The values at `start`, as float32. Raises ValueError if they exceed the file."""
     if start < 0 or size_bytes < 0 or start + size_bytes > len(content):
         raise ValueError("a tensor passes the end of the file")
     if dtype == "bf16":  # the upper half of a float32

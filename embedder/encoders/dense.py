@@ -1,7 +1,7 @@
 """Encoders that pool a network's token vectors into one embedding.
 
-The token vectors also serve as multi-vectors. They were not trained for it, but late interaction over them finds more
-than the pooled vector alone (docs/evaluation.md).
+The token vectors also serve as multi-vectors. They were not trained for this, but late interaction over them improves
+retrieval (docs/evaluation.md).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class DenseEncoder(EngineEncoder):
         fingerprint: str,
         padding_id: int = 0,
     ) -> None:
-        """Compiles a network, which has the inputs that `Engine` documents and the outputs of `with_pooling`."""
+        """Compiles a network with the inputs of `Engine` and the outputs of `with_pooling`."""
         super().__init__(tokenizer)
         properties = PROPERTIES["f32" if settings.precision == "auto" else settings.precision]
         self._engine = Engine(model, settings, properties, padding_id=padding_id, max_tokens=self.max_tokens)
@@ -38,7 +38,7 @@ class DenseEncoder(EngineEncoder):
         self.fingerprint = fingerprint
 
     def _vectors_of(self, tokens: int) -> slice:
-        """Without the special tokens at both ends. An empty text keeps the first."""
+        """All but the special tokens at both ends. An empty text keeps the first."""
         return slice(1, tokens - 1) if tokens > 2 else slice(0, 1)
 
 
@@ -47,7 +47,7 @@ def with_pooling(
 ) -> ov.Model:
     """A model with the inputs `parameters` and the outputs `dense` [n, dim] and `multi_vectors` [n, tokens, dim].
 
-    The embedding is the first token's vector, or the mean over all tokens except padding. Nothing is normalised.
+    `dense` is the first token's vector, or the mean over all tokens except padding. Nothing is normalised.
 
     Source: sentence-transformers, models/Pooling.py.
     """

@@ -1,4 +1,4 @@
-"""Runs an OpenVINO model on the CPU, several batches at a time."""
+"""Runs an OpenVINO model on the CPU, several batches in parallel."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from openvino import opset13 as ops
 
 from embedder.encoders.base import Collect, Encoder, TokenIds
 from embedder.encoders.batches import pad, padded_length, plan_batches
-from embedder.settings import Arithmetic, EncoderSettings
+from embedder.settings import EncoderSettings, Precision
 
 _CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 _INT8_GROUP = 32
 """Number of activations that share a scale when they are quantised. OpenVINO's default on CPUs with VNNI."""
 
-PROPERTIES: Mapping[Arithmetic, Mapping[str, Any]] = {
+PROPERTIES: Mapping[Precision, Mapping[str, Any]] = {
     # Both must be set: OpenVINO's defaults use bfloat16 on CPUs that have it, and quantise activations.
     "f32": {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0},
     "bf16": {"INFERENCE_PRECISION_HINT": "bf16", "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0},
@@ -50,8 +50,8 @@ class Engine:
             settings: settings of the engine.
             properties: OpenVINO's properties for the precision.
             padding_id: id of the padding token.
-            max_tokens: most tokens of a text.
-            default_streams: number of streams if the settings have none; one per thread if None.
+            max_tokens: maximum length of a text in tokens.
+            default_streams: number of streams if the settings do not set it; None: one per thread.
         """
         self._settings, self._padding_id, self._max_tokens = settings, padding_id, max_tokens
         self._inputs = {port.any_name for port in model.inputs}
@@ -64,7 +64,7 @@ class Engine:
                 **properties,
                 "INFERENCE_NUM_THREADS": threads,
                 "NUM_STREAMS": self.streams,
-                # Triton may run several models on these cores: pinned threads of all models would share the same few.
+                # With several models in one Triton, the pinned threads of all of them would share the same few cores.
                 "ENABLE_CPU_PINNING": False,
             },
         )
@@ -74,7 +74,7 @@ class Engine:
         self._pool = ThreadPoolExecutor(self.streams, thread_name_prefix="encode")
 
     def plan(self, lengths: Sequence[int]) -> list[list[int]]:
-        """See `plan_batches`: within the limits of the settings, and so that no stream idles beside a full one."""
+        """Batches within the limits of the settings, for all streams. See `plan_batches`."""
         return plan_batches(
             lengths,
             max_texts=min(self._settings.batch_texts, max(1, -(-len(lengths) // self.streams))),

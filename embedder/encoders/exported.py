@@ -10,7 +10,6 @@ from typing import Any, get_args
 
 import openvino as ov
 
-from embedder.encoders.linear import Storage
 from embedder.errors import ModelFolderError
 from embedder.folder import (
     CARD_NAME,
@@ -21,7 +20,7 @@ from embedder.folder import (
     digest,
     file_hashes,
 )
-from embedder.settings import Arithmetic
+from embedder.settings import Precision
 
 FILES = (EXPORTED_MODEL_NAME, EXPORTED_WEIGHTS_NAME, TOKENIZER_NAME)
 
@@ -30,15 +29,15 @@ _FORMAT = 1
 
 @dataclass(frozen=True, slots=True)
 class ExportedFolder:
-    """A folder with `FILES`, and an `embedder.json` that describes the export under `export`."""
+    """A folder with `FILES` and an `embedder.json`, whose field `export` describes the export."""
 
     folder: EmbedderFolder
-    precision: Storage
+    precision: Precision
     padding_id: int
     max_tokens: int
-    """Number of tokens that have a position."""
+    """Maximum length of a text in tokens."""
     source: Mapping[str, str]
-    """File name → SHA-256, for each file of weights that was exported."""
+    """File name → SHA-256, for each file of weights that it was exported from."""
 
     @classmethod
     def open(cls, path: Path) -> ExportedFolder:
@@ -52,9 +51,9 @@ class ExportedFolder:
         files = [folder.file(name) for name in FILES]
         try:
             export = json.loads(card.read_text("utf-8"))["export"]
-            if export["format"] != _FORMAT or export["precision"] not in get_args(Storage):
+            if export["format"] != _FORMAT or export["precision"] not in get_args(Precision):
                 raise ModelFolderError(
-                    f"{card} was written by another version of this program: export the model again."
+                    f"{card} was written by an incompatible version of this program: export the model again."
                 )
             exported = cls(
                 folder,
@@ -68,7 +67,7 @@ class ExportedFolder:
             raise ModelFolderError(f"{card} does not describe the export: {error!r}") from error
         for name, value in file_hashes(files).items():
             if recorded.get(name) != value:
-                raise ModelFolderError(f"{path / name} is damaged: it is not the file that was exported.")
+                raise ModelFolderError(f"{path / name} is damaged: its hash differs from the recorded one.")
         return exported
 
     def fingerprint(self, model_id: str | None) -> str:
@@ -108,12 +107,12 @@ def write_card(folder: Path, exported: ExportedFolder, model_id: str | None) -> 
 
 
 def fingerprint_of(
-    folder: EmbedderFolder, model_id: str | None, source: Mapping[str, str], precision: Arithmetic
+    folder: EmbedderFolder, model_id: str | None, source: Mapping[str, str], precision: Precision
 ) -> str:
     """`<model id>@sha256:<hash>` of a BGE-M3 in this precision.
 
-    f32, bf16 and a GPU's fp16 share the source's hash: an index built with one can be searched with another. int8
-    weights have a hash of their own.
+    f32, bf16 and fp16 (on GPUs) share the source's hash: an index built with one can be searched with another. int8 has
+    a different hash.
     """
     hashes = dict(source) if precision != "int8" else {**source, "precision": "int8"}
     return f"{model_id or folder.name}@sha256:{digest(hashes)}"

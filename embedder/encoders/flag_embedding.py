@@ -25,14 +25,14 @@ class FlagEmbeddingEncoder(Encoder):
     """BGE-M3 on torch, in fp16 on CUDA devices."""
 
     def __init__(self, model_dir: Path, settings: EncoderSettings, *, device: str = "cuda:0") -> None:
-        """Loads the model onto `device`. `BgeM3Folder` requires both heads; FlagEmbedding makes up a missing one."""
+        """Loads the model onto `device`. Both heads must exist: FlagEmbedding would invent a missing one."""
         files = BgeM3Folder.open(model_dir)
         tokenizer = files.tokenizer(settings)
         super().__init__(tokenizer, special_ids=special_ids(tokenizer))
         self._padding_id = files.config.padding_id
         self._device = torch.device(device)
-        # We call the network instead of `encode`, which encodes the first batch twice to find a batch size, shrinks the
-        # batch forever on any RuntimeError, and truncates texts at 512 tokens by default.
+        # Its `encode` is not used: it encodes the first batch twice to find a batch size, shrinks the batch forever on
+        # any RuntimeError, and truncates texts at 512 tokens by default.
         self._network = BGEM3FlagModel(
             str(model_dir), use_fp16=self._device.type == "cuda", devices=device, normalize_embeddings=True
         ).model
@@ -62,5 +62,5 @@ class FlagEmbeddingEncoder(Encoder):
             collect(position, {_OUTPUTS[name]: tensor.float().cpu().numpy() for name, tensor in outputs.items()})
 
     def _vectors_of(self, tokens: int) -> slice:
-        """All tokens but the first, whose vector the model does not return."""
+        """All but one: the model returns no vector for the first token."""
         return slice(0, tokens - 1)

@@ -1,27 +1,28 @@
-"""Linear maps and tables of an OpenVINO graph, with their weights in float32, in bfloat16 or in 8 bits."""
+"""Linear maps and embedding tables of an OpenVINO graph, with weights stored in float32, bfloat16 or int8."""
 
 from __future__ import annotations
-
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import openvino as ov
 from openvino import opset13 as ops
 
-Storage = Literal["f32", "bf16", "int8"]
-"""Data type of weights in the graph. `int8`: with a scale per row. The engine decides the type of computations."""
+from embedder.settings import Precision
 
 _LARGEST = np.float32(127)
 _LEAST = np.float32(1e-30)
 _ROWS_AT_A_TIME = 4096
-"""Rows that are converted at a time. A whole table would need a copy of a gigabyte."""
+"""Number of rows converted at a time. Converting a whole table would need a copy of a gigabyte."""
 
 
 def linear(
-    hidden: ov.Node, weight: npt.NDArray[np.float32], bias: npt.NDArray[np.float32], storage: Storage
+    hidden: ov.Node, weight: npt.NDArray[np.float32], bias: npt.NDArray[np.float32], storage: Precision
 ) -> ov.Node:
-    """Hidden @ weight.T + bias, with weight float32[outputs, inputs] and bias float32[outputs]."""
+    """Hidden @ weight.T + bias, with weight float32[outputs, inputs] and bias float32[outputs].
+
+    `storage` is the precision in which the graph keeps the weights; int8 has a scale per row. The engine chooses the
+    precision of the computation.
+    """
     if storage == "int8":
         values, scales = quantized(weight)
         factor = ops.multiply(ops.convert(ops.constant(values), np.float32), ops.constant(scales))
@@ -32,7 +33,7 @@ def linear(
     return ops.add(ops.matmul(hidden, factor, False, True), constant(bias))
 
 
-def rows(table: npt.NDArray[np.float32], indices: ov.Node, storage: Storage) -> ov.Node:
+def rows(table: npt.NDArray[np.float32], indices: ov.Node, storage: Precision) -> ov.Node:
     """float32[..., dim]: the rows of `table`, float32[n, dim], at `indices`."""
     axis = np.int64(0)
     if storage == "f32":

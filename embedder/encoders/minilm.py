@@ -29,7 +29,7 @@ class MiniLmEncoder(DenseEncoder):
         """Loads `model.onnx` and `tokenizer.json`."""
         folder = EmbedderFolder.open(model_dir)
         weights = folder.file(WEIGHTS_NAME)
-        tokenizer = open_tokenizer(folder, settings, default_tokens=_DEFAULT_TOKENS, most_tokens=_POSITIONS)
+        tokenizer = open_tokenizer(folder, settings, default_tokens=_DEFAULT_TOKENS, model_tokens=_POSITIONS)
         model = _read(weights, folder.card.pooling or "mean")
         super().__init__(model, tokenizer, settings, fingerprint=folder.fingerprint([weights], settings.model_id))
 

@@ -24,11 +24,11 @@ from rich.console import Console
 from evaluation import datasets as sets
 from evaluation import pairs, questions, report, results, retrieval
 from evaluation import run as evaluation
-from evaluation.asking import Services
 from evaluation.calibration import calibrate
 from evaluation.datasets import Dataset
 from evaluation.errors import DatasetError
 from evaluation.markdown import write
+from evaluation.services import Services
 from ingest.events import OnProgress
 from kserve_rag.cli.progress import EvaluationProgress, ProgressDisplay
 from kserve_rag.errors import LaunchError, UsageError

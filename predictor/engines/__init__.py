@@ -1,1 +1,1 @@
-"""The engine that generates text inside Triton, and the mapping of its requests and responses to tensors."""
+"""The engine that generates text inside Triton, and its request and response tensors."""

@@ -1,7 +1,6 @@
-"""Many generations at once on one engine: queueing, stepping, cancelling, and recovery when the engine dies.
+"""Runs many generations on one engine: queueing, stepping, cancellation, and recovery when the engine fails.
 
-One thread steps the engine, which is a `Pipeline`. Another thread calls the listeners, so a slow one never delays a
-step.
+One thread steps the engine, a `Pipeline`. Another thread calls the listeners, so that a slow one never delays a step.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ POLL_S = 0.05
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """How the next token is chosen, and when to end. Values are in range."""
+    """How to choose the next token, and when to stop. Values are valid."""
 
     max_tokens: int
     greedy: bool
@@ -49,20 +48,20 @@ class Output:
     """New tokens of one generation since the last read."""
 
     ids: Sequence[int]
-    """Without the token that ends an answer."""
+    """Without the end-of-answer token."""
     log_prob: float
-    """Sum over the tokens; 0 unless asked for."""
+    """Sum over the tokens; 0 unless requested."""
     finish_reason: FinishReason | None
 
 
 class Generation(Protocol):
-    """One prompt being continued inside a pipeline."""
+    """One generation inside a pipeline."""
 
     def read(self) -> Output | None:
-        """The new tokens since the last call; None if there are none. Raises GenerationError if it was dropped."""
+        """The new tokens since the last call, or None. Raises GenerationError if the pipeline dropped it."""
 
     def cancel(self) -> None:
-        """Marks the generation; the next step frees its memory."""
+        """Cancels the generation; the next step frees its memory."""
 
 
 class Pipeline(Protocol):
@@ -72,18 +71,18 @@ class Pipeline(Protocol):
         """Queues a prompt. An exception concerns this prompt only."""
 
     def step(self) -> None:
-        """Computes the next piece of every generation, frees those that have ended."""
+        """Advances every generation, and frees those that have ended."""
 
     def busy(self) -> bool:
         """Whether a step would have anything to do."""
 
     def cache_usage(self) -> float:
-        """Part of the KV cache that running generations hold, 0 to 1."""
+        """Share of the KV cache that running generations use, 0 to 1."""
 
 
 @dataclass(slots=True)
 class Timings:
-    """Times of the steps of one generation, in `time.monotonic_ns()`; 0: not yet."""
+    """Times in the life of one generation, in `time.monotonic_ns()`; 0: not reached yet."""
 
     arrival: int = field(default_factory=time.monotonic_ns)
     first_scheduled: int = 0
@@ -96,22 +95,22 @@ class Update:
     """Progress of a generation. The last one has a finish reason."""
 
     text: str
-    """All the text so far."""
+    """The whole text so far."""
     finish_reason: FinishReason | None
     stop_reason: str | None
     """The stop string that ended it."""
     log_prob: float
-    """Sum over all tokens so far; 0 unless asked for."""
+    """Sum over all tokens so far; 0 unless requested."""
     prompt_tokens: int
     completion_tokens: int
     timings: Timings
 
 
 class Listener(Protocol):
-    """Receives the updates of one generation. Called from one thread, which is not the engine's."""
+    """Receives the updates of one generation. Called from one thread, not the engine's."""
 
     def update(self, update: Update) -> None:
-        """More text, or the end. A slow listener gets several steps in one update."""
+        """New text, or the end. A slow listener gets several steps in one update."""
 
     def fail(self, error: GenerationError) -> None:
         """The generation failed. No update follows."""
@@ -146,23 +145,23 @@ class Job:
     log_prob: float = 0.0
     timings: Timings = field(default_factory=Timings)
     undelivered: Update | GenerationError | None = None
-    """Queued for the listener. A newer update replaces it: each has all the text so far."""
+    """Queued for the listener. A newer update replaces it: each has the whole text so far."""
     ended: bool = False
-    """The last outcome is queued. From then on `gone` is not called: Triton frees a request's sender with its last
-    response, and crashes if a freed one is used."""
+    """The last outcome is queued, so `gone` must not be called any more: Triton frees a request's sender with its last
+    response, and crashes if it is used afterwards."""
 
 
 class BatchEngine:
     """Runs generations on one pipeline, first come first served, with a bounded queue.
 
-    A pipeline that fails is replaced by a new one, unless it has not finished a single generation.
+    A pipeline that fails is replaced, unless it has not finished a single generation.
 
     Args:
-        make_pipeline: loads a pipeline. The constructor raises its first failure.
-        decode: token ids to text.
-        max_running: generations inside the pipeline at once.
-        max_waiting: generations in the queue; more are refused.
-        on_load: called with the load when it has changed, at most every `POLL_S` seconds.
+        make_pipeline: loads a pipeline. The constructor raises its errors.
+        decode: converts token ids to text.
+        max_running: maximum number of generations inside the pipeline.
+        max_waiting: maximum number of generations in the queue; more are rejected.
+        on_load: called with the load when it changes, at most every `POLL_S` seconds.
     """
 
     def __init__(
@@ -197,7 +196,7 @@ class BatchEngine:
             thread.start()
 
     def submit(self, ids: Sequence[int], sampling: SamplingParams, listener: Listener, *, streaming: bool) -> Job:
-        """Queues a prompt. The listener gets its updates; without `streaming` only the last.
+        """Queues a prompt. The listener gets its updates; without `streaming`, only the last one.
 
         Raises:
             OverloadedError: the queue is full, or the engine has stopped.
@@ -216,20 +215,20 @@ class BatchEngine:
         return job
 
     def cancel(self, job: Job) -> None:
-        """Ends a job soon, with `CancelledError`. Without effect on a job that has ended."""
+        """Makes a job fail soon with `CancelledError`. Does nothing if it has ended."""
         with self._changed:
             job.cancelled = True
             self._changed.notify()
 
     def load(self) -> Load:
-        """The load now."""
+        """The current load."""
         with self._changed:
             counts = (len(self._waiting), len(self._running))
             return Load(*counts, self._cache_usage, self._prompt_tokens, self._completion_tokens)
 
     def close(self) -> None:
-        """Fails what is unfinished and waits until both threads have ended."""
-        self._shut("The server is shutting down.")
+        """Fails unfinished jobs and waits until both threads have ended."""
+        self._reject_new("The server is shutting down.")
         self._threads[0].join()
         self._outbox.put(None)
         self._threads[1].join()
@@ -240,11 +239,11 @@ class BatchEngine:
                 self._pipeline = self._make_pipeline()
         except Exception:
             logger.exception("The engine could not be loaded again.")
-        self._shut("The engine has stopped after errors of its own. The server must be restarted.")
+        self._reject_new("The engine has stopped after an internal error. Restart the server.")
         self._fail_all(self._closed or "", self._running, self._waiting)
 
     def _step_until_broken(self) -> bool:
-        """True: the engine is closed or cannot recover. False: a new pipeline may work."""
+        """False if the pipeline failed and a new one may work; True if the engine is closed or cannot recover."""
         self._proven = False
         try:
             while self._wait_for_work():
@@ -255,8 +254,8 @@ class BatchEngine:
                 self._collect()
                 self._cache_usage = self._pipeline.cache_usage() if self._pipeline.busy() else 0.0
         except Exception:
-            logger.exception("The engine broke while it computed %d generations.", len(self._running))
-            self._fail_all("The engine broke while it computed this answer. Try again.", self._running)
+            logger.exception("The engine failed while it ran %d generations.", len(self._running))
+            self._fail_all("The engine failed while it generated this answer. Try again.", self._running)
             return not self._proven
         return True
 
@@ -266,9 +265,9 @@ class BatchEngine:
             for some in jobs:
                 some.clear()
         for job in failed:
-            self._tell(job, OverloadedError(reason))
+            self._queue_outcome(job, OverloadedError(reason))
 
-    def _shut(self, reason: str) -> None:
+    def _reject_new(self, reason: str) -> None:
         with self._changed:
             self._closed = self._closed or reason
             self._changed.notify()
@@ -290,7 +289,7 @@ class BatchEngine:
         for job in dropped:
             if job.generation is not None:
                 job.generation.cancel()
-            self._tell(job, CancelledError("Request cancelled by client"))
+            self._queue_outcome(job, CancelledError("Request cancelled by client"))
 
     def _start_waiting(self) -> None:
         while len(self._running) < self._max_running:
@@ -302,7 +301,7 @@ class BatchEngine:
                 job.generation = self._pipeline.start(job.ids, job.sampling)
             except Exception:
                 logger.exception("A prompt of %d tokens could not be started.", len(job.ids))
-                self._tell(job, GenerationError("The engine could not start this prompt."))
+                self._queue_outcome(job, GenerationError("The engine could not start this prompt."))
                 continue
             job.timings.first_scheduled = time.monotonic_ns()
             with self._changed:
@@ -316,13 +315,13 @@ class BatchEngine:
                 self._running = [job for job in self._running if job not in ended]
 
     def _advance(self, job: Job) -> bool:
-        """Delivers the new text of a job. True if the job has ended."""
+        """Queues the new text of a job for its listener. Returns whether the job has ended."""
         generation = job.generation
         assert generation is not None, "a running job has been started"  # noqa: S101
         try:
             output = generation.read()
         except GenerationError as error:
-            self._tell(job, error)
+            self._queue_outcome(job, error)
             return True
         if output is None:
             return False
@@ -352,10 +351,10 @@ class BatchEngine:
                 job.completion_tokens,
                 job.timings,
             )
-            self._tell(job, update)
+            self._queue_outcome(job, update)
         return finish_reason is not None
 
-    def _tell(self, job: Job, outcome: Update | GenerationError) -> None:
+    def _queue_outcome(self, job: Job, outcome: Update | GenerationError) -> None:
         """Queues an update or the failure of a job for its listener."""
         with self._changed:
             if job.ended:
@@ -405,7 +404,7 @@ class BatchEngine:
 
     @staticmethod
     def _attempt(call: Callable[[], None]) -> None:
-        """Calls a listener. The failure of one must not affect the others."""
+        """Calls a listener. Its failure must not affect the others."""
         try:
             call()
         except Exception:

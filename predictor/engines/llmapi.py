@@ -20,7 +20,7 @@ from predictor.errors import InvalidInputError
 from predictor.tokenizer import TextTokenizer
 
 Tensor = npt.NDArray[np.generic]
-"""As Triton passes it: dtype object for BYTES."""
+"""As Triton passes it: BYTES tensors have dtype object."""
 
 DEFAULT_MAX_TOKENS = 32
 """Source: TensorRT-LLM `SamplingParams.max_tokens`."""
@@ -30,14 +30,14 @@ MAX_STOP_STRINGS = 32
 
 @dataclass(frozen=True, slots=True)
 class LlmapiRequest:
-    """A valid request."""
+    """The parsed tensors of a valid request."""
 
     prompt: str
     ids: list[int]
     sampling: SamplingParams
     streaming: bool
     echo: bool
-    """Every response begins with the prompt."""
+    """Whether every response begins with the prompt."""
     finish_reason: bool
     stop_reason: bool
     cumulative_logprob: bool
@@ -53,9 +53,9 @@ def parse(inputs: Mapping[str, Tensor], tokenizer: TextTokenizer, context_tokens
     """Reads the tensors of one request.
 
     Args:
-        inputs: the tensors that were sent, by name.
-        tokenizer: the model's.
-        context_tokens: the model's window: tokens of prompt and answer together.
+        inputs: tensors by name.
+        tokenizer: the model's tokenizer.
+        context_tokens: maximum number of tokens of prompt and answer together.
 
     Raises:
         InvalidInputError: a tensor is missing, not a scalar, or out of range; or the prompt is too long.
@@ -66,8 +66,8 @@ def parse(inputs: Mapping[str, Tensor], tokenizer: TextTokenizer, context_tokens
         raise InvalidInputError("text_input is empty: send a prompt.")
     if len(ids) >= context_tokens:
         raise InvalidInputError(
-            f"The prompt in text_input has {len(ids)} tokens, which exceeds the model's window of {context_tokens}, "
-            "its answer included. Send a shorter one."
+            f"The prompt in text_input has {len(ids)} tokens, but prompt and answer together must fit into "
+            f"{context_tokens}, the model's window. Send a shorter one."
         )
     _integer(inputs, "sampling_param_best_of", 1, 1)
     cumulative_logprob = _flag(inputs, "return_cumulative_logprob")
@@ -111,7 +111,7 @@ def _sampling(inputs: Mapping[str, Tensor], max_tokens: int, log_probs: bool) ->
     seed = _integer(inputs, "sampling_param_seed", 0, 2**64 - 1)
     return SamplingParams(
         max_tokens=max_tokens,
-        # Like TensorRT-LLM: greedy without sampling parameters, and if they leave one token to choose from.
+        # Like TensorRT-LLM: greedy without sampling parameters, or if they leave only one token to choose.
         greedy=(temperature is None and top_k is None and top_p is None)
         or temperature == 0
         or top_k == 1

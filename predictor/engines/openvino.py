@@ -1,4 +1,4 @@
-"""OpenVINO GenAI as a pipeline: CPUs, GGUF weights or OpenVINO IR, continuous batching, prefix caching."""
+"""The pipeline for CPUs, on OpenVINO GenAI: GGUF or OpenVINO IR models, continuous batching, prefix caching."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ _FINISH: dict[genai.GenerationFinishReason, FinishReason | None] = {
 
 
 class OpenVinoPipeline:
-    """`ContinuousBatchingPipeline`, driven with token ids.
+    """A `Pipeline` that wraps `ContinuousBatchingPipeline`.
 
     Args:
-        settings: the model's folder, with `model.gguf` or an exported OpenVINO model, and the limits.
+        settings: limits, and the model's folder, with `model.gguf` or an exported OpenVINO model.
         end_ids: tokens that end an answer.
 
     Raises:
@@ -57,10 +57,10 @@ class OpenVinoPipeline:
         self._end_ids = end_ids
         self._request_ids = itertools.count()
         self.capacity_tokens = self._warm_up()
-        """Size of the KV cache in tokens: the limit of a prompt with its answer."""
+        """Size of the KV cache in tokens, which limits prompt and answer together."""
 
     def _warm_up(self) -> int:
-        """Computes one token, which compiles the kernels. Returns the size of the KV cache in tokens."""
+        """Generates one token, which compiles the kernels. Returns the size of the KV cache in tokens."""
         first = self.start([0], SamplingParams(max_tokens=1, greedy=True))
         while first.read() is None:
             self.step()
@@ -87,7 +87,7 @@ class OpenVinoPipeline:
         return OpenVinoGeneration(self._pipeline.add_request(next(self._request_ids), tensor, config), self._end_ids)
 
     def step(self) -> None:
-        """Runs one forward pass over everything that is scheduled."""
+        """Runs one forward pass for all scheduled generations."""
         self._pipeline.step()
 
     def busy(self) -> bool:
@@ -95,13 +95,13 @@ class OpenVinoPipeline:
         return bool(self._pipeline.has_non_finished_requests())
 
     def cache_usage(self) -> float:
-        """Part of the KV cache in use at the last step, 0 to 1."""
+        """Share of the KV cache used at the last step, 0 to 1."""
         return float(self._pipeline.get_metrics().cache_usage) / 100
 
 
 @contextlib.contextmanager
 def _writable(weights: Path) -> Iterator[Path]:
-    """The file, or a temporary copy if it is read-only: OpenVINO GenAI opens a GGUF file for writing too."""
+    """The file, or a temporary copy if it is read-only: OpenVINO GenAI also opens GGUF files for writing."""
     if os.access(weights, os.W_OK):
         yield weights
         return
@@ -110,14 +110,14 @@ def _writable(weights: Path) -> Iterator[Path]:
 
 
 class OpenVinoGeneration:
-    """A handle of the pipeline."""
+    """A `Generation` of an `OpenVinoPipeline`."""
 
     def __init__(self, handle: genai.GenerationHandle, end_ids: frozenset[int]) -> None:
         self._handle = handle
         self._end_ids = end_ids
 
     def read(self) -> Output | None:
-        """Tokens since the last call. Raises OverloadedError if the KV cache was full and it was dropped."""
+        """Tokens since the last call. Raises OverloadedError if it was dropped because the KV cache is full."""
         ids: list[int] = []
         log_prob = 0.0
         finish_reason: FinishReason | None = None
@@ -135,5 +135,5 @@ class OpenVinoGeneration:
         return Output(ids, log_prob, finish_reason)
 
     def cancel(self) -> None:
-        """Frees its part of the KV cache at the next step."""
+        """Cancels the generation; the next step frees its part of the KV cache."""
         self._handle.cancel()

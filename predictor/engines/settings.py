@@ -1,4 +1,4 @@
-"""Settings of the CPU model: from config.pbtxt, else from the environment, else the defaults here."""
+"""Settings of the CPU model, from config.pbtxt, else from the environment, else defaults."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ class EngineSettings:
     model_dir: Path = Path("/mnt/models")
     """Folder with model.gguf (or an OpenVINO model), tokenizer.json and tokenizer_config.json."""
     context_tokens: int | None = None
-    """Maximum tokens of a prompt and its answer together. By default the limit in the model's files, else 2,048."""
+    """Maximum number of tokens of prompt and answer together. Default: the limit in the model's files, else 2,048."""
     kv_cache_gb: int = 1
-    """GiB for keys and values, cached prefixes included."""
+    """Size of the KV cache in GiB, including cached prefixes."""
     max_batch_tokens: int = 512
-    """Tokens computed in one step. A longer prompt takes several steps, between which other answers continue."""
+    """Maximum number of tokens computed in one step. Longer prompts take several, so that other answers continue."""
     max_running: int = 32
-    """Answers generated at once."""
+    """Maximum number of answers generated at the same time."""
     max_waiting: int = 128
-    """Requests in the queue; more are refused as UNAVAILABLE."""
+    """Maximum number of requests in the queue; more are rejected as UNAVAILABLE."""
 
     @classmethod
     def read(cls, model_config: Mapping[str, Any], environ: Mapping[str, str]) -> EngineSettings:
-        """Takes each setting from the model's `parameters`, else from PREDICTOR_<NAME>.
+        """Reads each setting from the model's `parameters`, else from PREDICTOR_<NAME>.
 
         Raises:
             ValueError: a value is not a positive whole number.

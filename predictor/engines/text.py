@@ -1,4 +1,4 @@
-"""From tokens to visible text: whole characters only, and no part of a stop string."""
+"""Converts tokens to visible text: only whole characters, and nothing of a stop string."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _INCOMPLETE = "�"
 
 
 class TextAssembler:
-    """The text of one generation, token by token."""
+    """Assembles the text of one generation from its tokens."""
 
     def __init__(self, decode: Callable[[Sequence[int]], str], stop: Sequence[str] = ()) -> None:
         self._decode = decode
@@ -19,7 +19,7 @@ class TextAssembler:
         self._decoded_to = 0  # ids before this one are in _text
         self._text = ""
         self.visible = ""
-        """Only grows. Never ends inside a character, and never has a stop string or the beginning of one."""
+        """Only grows, never ends inside a character, and never contains a stop string or the beginning of one."""
         self.stopped_by: str | None = None
         """The stop string that ended the text. Later tokens are ignored."""
 
@@ -34,7 +34,7 @@ class TextAssembler:
             self._context_from, self._decoded_to = self._decoded_to, len(self._ids)
 
     def finish(self) -> None:
-        """Call it after the last token: shows the text that was held back, except half a character."""
+        """Call it after the last token: shows the text that was held back, except an incomplete character."""
         if self.stopped_by is not None:
             return
         self._append(self._new_text().rstrip(_INCOMPLETE))
@@ -44,8 +44,8 @@ class TextAssembler:
     def _new_text(self) -> str:
         """Text of the tokens that are not in `_text` yet.
 
-        A token's text depends on earlier ones (leading spaces, characters in several tokens), so it is decoded together
-        with the last tokens that ended a character.
+        A token's text depends on earlier ones (leading spaces, characters that span tokens), so it is decoded together
+        with the tokens of the previous piece.
         """
         before = self._decode(self._ids[self._context_from : self._decoded_to])
         return self._decode(self._ids[self._context_from :])[len(before) :]
@@ -61,7 +61,7 @@ class TextAssembler:
             self.visible = self._text[: len(self._text) - self._held_back()]
 
     def _held_back(self) -> int:
-        """Length of the longest end of the text that may be the beginning of a stop string."""
+        """Length of the longest suffix of the text that may be the beginning of a stop string."""
         text = self._text
         return max(
             (n for s in self._stop for n in range(min(len(s) - 1, len(text)), 0, -1) if text.endswith(s[:n])),

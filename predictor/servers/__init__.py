@@ -1,1 +1,1 @@
-"""LLM servers: one file per wire protocol, found by the entry points of the group `kserve_rag.llm_servers`."""
+"""Clients of LLM servers, one module per protocol, found by the entry points of `kserve_rag.llm_servers`."""

@@ -1,7 +1,7 @@
-"""The seam between `PredictorClient` and LLM servers, and what their clients share.
+"""The interface of LLM servers, and code that their clients share.
 
-A server's client is a class or a function that takes a base URL and a model name and returns an `LlmServer`. To add
-one, write it in a file of its own and declare an entry point: see CONTRIBUTING.md, "Add an LLM server".
+An implementation is a class or a function that takes a base URL and a model name and returns an `LlmServer`. To add
+one, write a module and declare an entry point: see CONTRIBUTING.md, "Add an LLM server".
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ PARAMETERS = (
     "presence_penalty",
     "frequency_penalty",
 )
-"""Fields of `GenerationRequest` that say how to continue the prompt."""
+"""Fields of `GenerationRequest` that control the generation."""
 
 NEUTRAL: Mapping[str, float] = {
     "top_k": 0,
@@ -37,21 +37,21 @@ NEUTRAL: Mapping[str, float] = {
     "presence_penalty": 0.0,
     "frequency_penalty": 0.0,
 }
-"""Values that change nothing. They are dropped for a server that does not take the parameter."""
+"""Values without effect. They are omitted for a server that does not support the parameter."""
 
 _FLOATS = frozenset({"temperature", "top_p", "repetition_penalty", "presence_penalty", "frequency_penalty"})
 
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """Prompts and parameters that an LLM server takes, and what it returns. Requests that need more are refused."""
+    """Prompts and parameters that an LLM server accepts, and what it returns. Requests that need more are rejected."""
 
     prompt: Literal["text", "messages"]
     """`text`: finished prompts. `messages`: the server applies the model's chat template itself."""
     parameters: frozenset[str] = frozenset(PARAMETERS)
-    """The names in `PARAMETERS` that it takes."""
+    """The names in `PARAMETERS` that it accepts."""
     streams: bool = True
-    """Whether text arrives while it is generated. Otherwise there is one chunk."""
+    """Whether it sends text while it generates. Otherwise there is one chunk."""
     log_probs: Literal["none", "answer", "tokens"] = "none"
     """`answer`: their sum over the whole answer. `tokens`: each token's, and their sum."""
     counts_tokens: bool = True
@@ -66,20 +66,20 @@ class LlmServer(Protocol):
     """Name of the model, for traces. None: the server chooses."""
 
     def stream(self, request: GenerationRequest, ctx: CallContext) -> AsyncGenerator[GenerationChunk, None]:
-        """Yields the answer as it grows. Only the last chunk has a finish reason; its text may be empty.
+        """Yields the answer as it is generated. Only the last chunk has a finish reason; its text may be empty.
 
         The request has been checked: values are in range, and `capabilities` covers them. Closing the generator must
         close the connection, which ends the generation.
 
         Raises:
-            InvalidRequestError: this server or model cannot take the request; `field` names the parameter.
-            NotReadyError: the model is not loaded, its queue is full, or the connection to the server fails or breaks.
+            InvalidRequestError: the server or the model rejects the request; `field` names the parameter.
+            NotReadyError: the model is not loaded, its queue is full, or the connection to the server fails.
             BadUpstreamError: the server failed, sent something malformed, or ended the answer without a finish reason.
             DeadlineExceededError: the deadline passed.
         """
 
     async def health(self, ctx: CallContext) -> None:
-        """Returns if the model can answer now. Raises what `stream` raises if not."""
+        """Raises the errors of `stream` if the model cannot answer now."""
 
     async def aclose(self) -> None:
         """Closes the pooled connections."""
@@ -96,7 +96,7 @@ _FINISH_REASONS: Mapping[str, FinishReason | None] = {
     "timeout": "cancelled",
     "abort": "cancelled",
 }
-"""Servers' words for how an answer ended. All other words are kinds of "stop"."""
+"""Servers' words for why an answer ended. All others mean "stop"."""
 
 _TOO_LONG = re.compile(
     r"\b(prompt|input|sequence)\b.*\b(exceed|longer|too long|larger|greater)"
@@ -111,10 +111,10 @@ _NOT_READY = re.compile(
 
 
 class AnswerState:
-    """Text, counts and log-probabilities of one answer, collected from a server's responses.
+    """Collects the text, counts and log-probabilities of one answer from a server's responses.
 
-    Its methods raise BadUpstreamError if a response has something else in their place. Log-probabilities are ignored
-    unless the request asked for them.
+    Its methods raise BadUpstreamError for values of the wrong type. Log-probabilities are ignored unless the request
+    asked for them.
     """
 
     def __init__(self, request: GenerationRequest) -> None:
@@ -123,7 +123,7 @@ class AnswerState:
         self._responses = 0
         self._sends_reasons = False
         self.text = ""
-        """All the text so far."""
+        """The whole text so far."""
         self.finish_reason: FinishReason | None = None
         self.prompt_tokens: int | None = None
         self.completion_tokens: int | None = None
@@ -139,29 +139,29 @@ class AnswerState:
         return text
 
     def add_text_so_far(self, text: Any) -> str:
-        """Takes a response that repeats the text from the beginning; returns the new part."""
+        """Replaces the text with a response that repeats it from the beginning; returns the new part."""
         if not isinstance(text, str):
             return self.add_text(text)
         if self.finish_reason is None:
-            text = text.rstrip("\ufffd")  # half a character, which the next response completes
+            text = text.rstrip("\ufffd")  # an incomplete character, which the next response completes
         if not self.text.startswith(text) and not text.startswith(self.text):
             raise BadUpstreamError("The predictor changed text that it had sent before.")
         return self.add_text(text[len(self.text) :])
 
     def set_finish_reason(self, word: Any) -> None:
-        """Takes a server's word for how the answer ended; null or "None" if it goes on."""
+        """Sets the finish reason from the server's word for it; null or "None": the answer continues."""
         self._sends_reasons = True
         if word == "error":
             raise BadUpstreamError("The predictor failed while it answered.")
         self.finish_reason = _FINISH_REASONS.get(word, "stop") if isinstance(word, str) else None
 
     def add_log_probs(self, log_probs: Sequence[Any]) -> None:
-        """Appends those of a response's tokens. null, which OpenAI's protocol has for a first token, counts as 0."""
+        """Appends the log-probabilities of a response's tokens. null, OpenAI's value for a first token, counts as 0."""
         if self._log_probs_requested:
             self.output_log_probs += [_log_prob(each or 0) for each in log_probs]
 
     def set_cumulative_log_prob(self, log_prob: Any) -> None:
-        """Takes that of all the text so far."""
+        """Sets the log-probability of the whole text so far."""
         if self._log_probs_requested:
             self.cumulative_log_prob = _log_prob(log_prob)
 
@@ -170,7 +170,7 @@ class AnswerState:
         reason, log_probs = self.finish_reason, tuple(self.output_log_probs)
         if reason is None:
             if self._responses == 0 or self._sends_reasons:
-                raise BadUpstreamError("The predictor broke off its answer.")
+                raise BadUpstreamError("The predictor ended its response early.")
             # This server never sends reasons.
             reason = "length" if (self.completion_tokens or 0) >= self._max_tokens else "stop"
         total = sum(log_probs) if self.cumulative_log_prob is None and log_probs else self.cumulative_log_prob
@@ -187,12 +187,12 @@ def _log_prob(value: Any) -> float:
 def sent_fields(
     request: GenerationRequest, names: Collection[str], *, greedy: Mapping[str, float] = MappingProxyType({})
 ) -> dict[str, Any]:
-    """The fields of a request that are set, with their values.
+    """The parameters of a request that are set, as the server expects them.
 
     Args:
         request: the checked request.
-        names: fields that the server takes.
-        greedy: what to send at temperature 0 instead of temperature, top_k and top_p; empty changes nothing.
+        names: fields that the server accepts.
+        greedy: fields to send at temperature 0 instead of temperature, top_k and top_p; empty: no change.
     """
     values = {name: getattr(request, name) for name in names}
     fields = {name: value for name, value in values.items() if value is not None and value != ()}
@@ -202,7 +202,7 @@ def sent_fields(
 
 
 def parse_event(event: str) -> dict[str, Any]:
-    """The JSON object in a server-sent event. Raises BadUpstreamError if it has something else."""
+    """The JSON object in a server-sent event. Raises BadUpstreamError if it is not one."""
     try:
         response = orjson.loads(event)
     except orjson.JSONDecodeError as error:
@@ -213,14 +213,14 @@ def parse_event(event: str) -> dict[str, Any]:
 
 
 def token_count(value: Any) -> int:
-    """A number of tokens in a response. Raises BadUpstreamError if it is not one."""
+    """Checks a number of tokens in a response. Raises BadUpstreamError if it is not a natural number."""
     if not isinstance(value, int) or value < 0:
-        raise BadUpstreamError(f"The predictor counted {str(value)[:40]} tokens.")
+        raise BadUpstreamError(f"The predictor sent {str(value)[:40]!r} as a number of tokens.")
     return value
 
 
 def failure(reason: str) -> BadUpstreamError:
-    """An error that a server reports in the middle of an answer. `reason` is for the log, not for the caller."""
+    """The error for a failure in the middle of an answer. `reason` is logged, not sent to the caller."""
     return _internal("The predictor failed while it answered.", reason)
 
 
@@ -231,15 +231,14 @@ def _internal(message: str, reason: str) -> BadUpstreamError:
 
 
 def caller_error(error: ServiceError, names: Mapping[str, Sequence[str]]) -> ServiceError:
-    """The error as the caller should see it, by the server's message rather than its status.
+    """Translates a server's error for the caller, by its message rather than its status.
 
-    LLM servers respond to a prompt that is too long with status 500, and to a lack of GPU memory with 400. Values were
-    checked before, so a message that is about neither the length, nor readiness, nor a parameter reports a failure of
-    the server.
+    LLM servers respond to prompts that are too long with status 500, and to a lack of GPU memory with 400. Values were
+    checked before, so a message about neither the length, nor readiness, nor a parameter is a failure of the server.
 
     Args:
-        error: what `HttpUpstream` raised.
-        names: field of `GenerationRequest` → what the server calls it.
+        error: the error from `HttpUpstream`.
+        names: field of `GenerationRequest` → the server's names for it.
     """
     reason = error.upstream_reason
     if not reason or not isinstance(error, (InvalidRequestError, BadUpstreamError)):
@@ -252,7 +251,7 @@ def caller_error(error: ServiceError, names: Mapping[str, Sequence[str]]) -> Ser
     elif error.field in names:
         field = error.field
     else:
-        # "prompt" is also a common word, so a message with it is not about the parameter.
+        # "prompt" is too common a word to identify the parameter.
         words = ((field, word) for field, words in names.items() for word in words if word != "prompt")
         field = next((field for field, word in words if re.search(rf"\b{word}\b", reason)), None)
     if field is not None:

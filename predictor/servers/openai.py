@@ -1,6 +1,6 @@
-"""Servers with OpenAI's routes: trtllm-serve, vLLM, TGI, llama.cpp, and hosted ones.
+"""Clients of servers with OpenAI's API: trtllm-serve, vLLM, TGI, llama.cpp, and hosted services.
 
-`openai` sends finished prompts to `/v1/completions`. `openai_chat` sends messages to `/v1/chat/completions`, where the
+`openai` sends rendered prompts to `/v1/completions`. `openai_chat` sends messages to `/v1/chat/completions`, where the
 server applies the model's chat template.
 
 Source: TensorRT-LLM `serve/openai_protocol.py`, vLLM `entrypoints/openai`, https://platform.openai.com/docs/api-reference.
@@ -38,25 +38,25 @@ _LAST_EVENT = "[DONE]"
 
 
 class OpenAiSettings(BaseSettings):
-    """How to reach an OpenAI-compatible server."""
+    """Settings of OpenAI-compatible servers."""
 
     model_config = SettingsConfigDict(env_prefix="PREDICTOR_OPENAI_", extra="ignore")
 
     api_key: SecretStr | None = Field(
         None,
-        description="Key of the server, sent as a bearer token. By default the caller's Authorization is passed on.",
+        description="API key, sent as a bearer token. By default the caller's Authorization header is forwarded.",
     )
     chat_extensions: bool = Field(
         False,
-        description="Whether the chat route also takes `top_k` and `repetition_penalty`, as vLLM, TGI and trtllm-serve "
-        "do. OpenAI's own API rejects them.",
+        description="Whether the chat route accepts `top_k` and `repetition_penalty`, as in vLLM and trtllm-serve. "
+        "OpenAI's own API rejects them.",
     )
     health_path: str = Field("/health", description="Path of the server's health route. Empty: it has none.")
 
 
 @dataclass(frozen=True, slots=True)
 class OpenAiApi:
-    """One of the two routes that generate text."""
+    """Description of one of the two routes that generate text."""
 
     path: str
     prompt_field: str
@@ -69,7 +69,7 @@ class OpenAiApi:
     capabilities: Capabilities
 
     def connect(self, base_url: str, model: str | None) -> OpenAiServer:
-        """A client of this route, with settings from `PREDICTOR_OPENAI_*`. The object of the entry points."""
+        """A client of this route, with settings from `PREDICTOR_OPENAI_*`. The entry points refer to this method."""
         return OpenAiServer(base_url, model, self, load_settings(OpenAiSettings))
 
 
@@ -78,7 +78,7 @@ _STREAM = {"stream": True, "stream_options": {"include_usage": True}}
 COMPLETIONS = OpenAiApi(
     path="/v1/completions",
     prompt_field="prompt",
-    # The chat template has already written the token that begins a text.
+    # The chat template has already written the beginning-of-text token.
     switches=MappingProxyType({**_STREAM, "add_special_tokens": False}),
     log_prob_switches=MappingProxyType({"logprobs": 1}),
     # Early versions of TensorRT-LLM sample at temperature 0 unless top_k is 1.
@@ -152,8 +152,7 @@ class OpenAiServer:
             self._listed = None  # the server may have been replaced by one with another model
             if self._settings.api_key is not None and isinstance(error, (UnauthorizedError, ForbiddenError)):
                 raise BadUpstreamError(
-                    "The predictor rejects the key of this service. Its operator has to correct "
-                    "PREDICTOR_OPENAI_API_KEY."
+                    "The predictor rejected this service's API key. The operator must correct PREDICTOR_OPENAI_API_KEY."
                 ) from error
             names: dict[str, Sequence[str]] = {name: (name,) for name in PARAMETERS}
             raise caller_error(error, {**names, "prompt": (self._api.prompt_field,)}) from error
@@ -165,12 +164,12 @@ class OpenAiServer:
         return dataclasses.replace(ctx, headers={**ctx.headers, "authorization": f"Bearer {key.get_secret_value()}"})
 
     async def _list_models(self, ctx: CallContext) -> str:
-        """The model of the setting if the server lists it; without a setting, the first in the list."""
+        """The configured model, or the first one listed. Raises NotReadyError if it is not listed."""
         answer = await self._upstream.get_json("/v1/models", ctx)
         try:
             names = [str(each["id"]) for each in answer["data"]]
         except (KeyError, TypeError) as error:
-            raise BadUpstreamError("The predictor's list of models is not that of an OpenAI server.") from error
+            raise BadUpstreamError("The predictor's list of models does not follow OpenAI's API.") from error
         if not names:
             raise NotReadyError("The predictor lists no model.")
         if self.model is not None and self.model not in names:
@@ -190,7 +189,7 @@ def _take(answer: AnswerState, event: Mapping[str, Any]) -> str:
             answer.prompt_tokens = token_count(usage["prompt_tokens"])
         if usage.get("completion_tokens") is not None:
             answer.completion_tokens = token_count(usage["completion_tokens"])
-        if choices == []:  # an event of its own for the token counts, after the last text
+        if choices == []:  # the last event has only token counts
             return ""
         first = choices[0]
         answer.set_finish_reason(first.get("finish_reason"))
@@ -198,10 +197,10 @@ def _take(answer: AnswerState, event: Mapping[str, Any]) -> str:
         # A chat event without content has a role or a tool call.
         text = (first["delta"].get("content") or "") if "delta" in first else first["text"]
     except (KeyError, TypeError, AttributeError) as error:
-        raise BadUpstreamError("The predictor sent an event that is not one of OpenAI's protocol.") from error
+        raise BadUpstreamError("The predictor sent an event that does not follow OpenAI's API.") from error
     return answer.add_text(text)
 
 
 def _log_probs(log_probs: Mapping[str, Any]) -> Sequence[Any]:
-    """The log-probabilities of an event's tokens, in the shape of either route."""
+    """The log-probabilities of an event's tokens, for either route."""
     return log_probs.get("token_logprobs") or [each["logprob"] for each in log_probs.get("content") or ()]

@@ -1,6 +1,6 @@
-"""LLM servers inside Triton. Their models differ in the names of tensors and in how they stream: a `Layout` says how.
+"""Clients of LLMs inside Triton. A `Layout` describes the tensors of one kind of model and how it streams.
 
-To serve another kind of Triton model, add a `Layout` and an entry point with its `connect`.
+To support another kind of model, add a `Layout` and an entry point for its `connect`.
 
 Source: TensorRT-LLM `triton_backend/all_models/llmapi` (llmapi) and, up to 1.2, `inflight_batcher_llm` (ensemble,
 tensorrt_llm_bls); Triton's `vllm_backend` (vllm).
@@ -34,7 +34,7 @@ from predictor.servers.base import (
 from predictor.wire import GenerationChunk, GenerationRequest
 
 _CANCELLED = "cancelled by client"
-"""Triton's message for a request that was stopped. `generate_stream` sends it with status 200 or 400."""
+"""Triton's message for a cancelled request. `generate_stream` sends it with status 200 or 400."""
 
 _CONTROL_TOKEN = re.compile(r"<[^<>\s]{1,40}>")
 
@@ -46,37 +46,37 @@ _PROMPT_TOKENS, _COMPLETION_TOKENS = "num_input_tokens", "num_output_tokens"
 class Layout:
     """Names and meaning of the tensors of one kind of Triton model.
 
-    Models of one layout differ by version and configuration. A layout names the tensors of all versions; the client
+    The models of a layout vary with version and configuration. A layout names the tensors of all versions; the client
     sends those that the model declares.
     """
 
     model: str
-    """The model that takes text, unless a setting names another."""
+    """Default name of the model that takes text."""
     decoupled: bool
-    """True: `generate_stream`, a response per step. False: plain `/infer`, one response."""
+    """True: `generate_stream`, with a response per step. False: `infer`, with one response."""
     cumulative: bool
-    """Whether each streamed response repeats all the text so far, and counts all its tokens."""
+    """Whether each response has the text and token counts from the beginning of the answer."""
     inputs: Mapping[str, tuple[str, ...]]
-    """Field of `GenerationRequest` → its tensor; if versions name it differently, the newest name first."""
+    """Field of `GenerationRequest` → names of its tensor, the newest version's first."""
     switches: Mapping[str, Any]
     """Tensor → its value in every request, if the model declares the tensor."""
     log_prob_switches: Mapping[str, Any]
-    """The same for requests that ask for log-probabilities."""
+    """Tensor → its value in requests for log-probabilities, if the model declares the tensor."""
     optional_inputs: frozenset[str] = frozenset()
-    """Fields of a decoupled layout that not every version takes. `generate_stream` ignores unknown inputs silently, so
-    the client checks the model's declaration before it sends one. Plain `/infer` needs the declaration in any case."""
+    """Fields that only some versions of a decoupled model accept. `generate_stream` silently ignores unknown inputs, so
+    the client checks the model's declaration before it sends one."""
     greedy: Mapping[str, int] = field(default_factory=dict)
-    """Fields that mean "greedy" instead of temperature, top_k and top_p. Empty: temperature 0 does."""
+    """Fields sent at temperature 0 instead of temperature, top_k and top_p. Empty: no change."""
     all_tokens: int = 0
-    """The value of top_k that considers every token."""
+    """Value of top_k that considers all tokens."""
     sampling_json: str | None = None
-    """Tensor that takes all parameters as one JSON text; `inputs` then holds their names inside it."""
+    """Tensor that takes all parameters as a JSON object; `inputs` then has the names in that object."""
     finish_reason: str | None = None
-    """Output that says why the answer ended. None: the model has none."""
+    """Output with the finish reason; None if the model has none."""
     cumulative_log_prob: str = "cumulative_logprob"
-    """Output with the log-probability of all the text so far."""
+    """Output with the log-probability of the whole text so far."""
     output_log_probs: str | None = None
-    """Output with the log-probabilities of the response's tokens. None: the model has none."""
+    """Output with the log-probabilities of the response's tokens; None if the model has none."""
 
     @property
     def capabilities(self) -> Capabilities:
@@ -88,7 +88,7 @@ class Layout:
         )
 
     def connect(self, base_url: str, model: str | None) -> TritonServer:
-        """A client of a Triton model with this layout. The object of the entry points."""
+        """A client of a Triton model with this layout. The entry points refer to this method."""
         return TritonServer(base_url, model or self.model, self)
 
 
@@ -104,7 +104,7 @@ LLMAPI = Layout(
     inputs=_inputs("sampling_param_"),
     switches={"streaming": True, "sampling_param_exclude_input_from_output": True, "return_finish_reason": True},
     log_prob_switches={"return_cumulative_logprob": True},
-    # Our CPU model has this input, TensorRT-LLM's model does not.
+    # Our CPU model has this input; TensorRT-LLM's model does not.
     optional_inputs=frozenset({"repetition_penalty"}),
     finish_reason="finish_reason",
 )
@@ -115,7 +115,7 @@ ENSEMBLE = Layout(
     inputs=_inputs(stop=("stop_words",), seed=("seed", "random_seed")),
     switches={"exclude_input_in_output": True, "return_num_input_tokens": True, "return_num_output_tokens": True},
     log_prob_switches={"return_log_probs": True},
-    # Versions differ in what temperature 0 means; all agree on this.
+    # The meaning of temperature 0 depends on the version.
     greedy={"top_k": 1},
     cumulative_log_prob="cum_log_probs",
     output_log_probs="output_log_probs",
@@ -134,13 +134,13 @@ VLLM = Layout(
         "return_num_output_tokens": True,
     },
     log_prob_switches={"return_cumulative_logprob": True},
-    all_tokens=-1,  # early versions refuse 0
+    all_tokens=-1,  # early versions reject 0
     sampling_json="sampling_parameters",
     finish_reason="finish_reason",
 )
 
 LAYOUTS: Mapping[str, Layout] = {"llmapi": LLMAPI, "ensemble": ENSEMBLE, "tensorrt_llm_bls": BLS, "vllm": VLLM}
-"""By the names of their entry points."""
+"""Name of the entry point → layout."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +164,7 @@ class TritonServer:
         self._declaration: _Declaration | None = None
 
     async def stream(self, request: GenerationRequest, ctx: CallContext) -> AsyncGenerator[GenerationChunk, None]:
-        """See `LlmServer.stream`. A layout that cannot stream gives one chunk."""
+        """See `LlmServer.stream`. A layout that cannot stream yields one chunk."""
         layout, answer = self._layout, AnswerState(request)
         fields = sent_fields(request, layout.inputs, greedy=layout.greedy)
         if fields.get("top_k") == 0:
@@ -216,10 +216,10 @@ class TritonServer:
                 frozenset(each["name"] for each in metadata["outputs"]),
             )
         except (KeyError, TypeError) as error:
-            raise BadUpstreamError("The predictor's model metadata is not that of a Triton model.") from error
+            raise BadUpstreamError("The predictor's model metadata does not follow the v2 protocol.") from error
 
     def _tensors(self, fields: Mapping[str, Any], declaration: _Declaration) -> dict[str, Any]:
-        """Tensor → value. Refuses a value that would change the answer if the model declares no input for it."""
+        """Tensor → value. Raises InvalidRequestError if the model has no input for a value that has an effect."""
         tensors = {}
         for name, value in fields.items():
             tensor = next((tensor for tensor in self._layout.inputs[name] if tensor in declaration.inputs), None)
@@ -279,10 +279,10 @@ class TritonServer:
 
 
 def without_echo(text: str, prompt: str) -> str:
-    """`text` without `prompt` at its beginning, which some servers put there and have no switch for.
+    """Removes `prompt` from the beginning of `text`: some servers always echo it.
 
-    The prompt in the text has been tokenized and decoded again, which loses control tokens and changes spaces. Text
-    that does not begin with the prompt is returned unchanged.
+    The echo has been tokenized and decoded, which loses control tokens and changes spaces. Text that does not begin
+    with the prompt is returned unchanged.
     """
     if text.startswith(prompt):
         return text[len(prompt) :]
@@ -302,7 +302,7 @@ def without_echo(text: str, prompt: str) -> str:
 
 
 def _without_echo_and_stop(answer: AnswerState, request: GenerationRequest) -> GenerationChunk:
-    """The only chunk of an answer that is not streamed, cut at the first stop string."""
+    """The chunk of an answer that is not streamed, cut at the first stop string."""
     text = without_echo(answer.text, str(request.prompt))
     cuts = [at for stop in request.stop if (at := text.find(stop)) >= 0]
     if not cuts:
@@ -314,9 +314,9 @@ def _named_outputs(response: Any) -> dict[str, Any]:
     try:
         return {output["name"]: output["data"] for output in response["outputs"]}
     except (KeyError, TypeError) as error:
-        raise BadUpstreamError("The predictor's answer is not that of a Triton model.") from error
+        raise BadUpstreamError("The predictor's response does not follow the v2 protocol.") from error
 
 
 def _first(value: Any) -> Any:
-    """Triton writes a tensor of one element as that element, and all others as a list."""
+    """The first element of a tensor, which Triton writes as a list, or as a scalar if it has one element."""
     return value[0] if isinstance(value, list) and value else value

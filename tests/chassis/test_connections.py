@@ -70,7 +70,8 @@ async def serving(response: bytes) -> AsyncIterator[HttpUpstream]:
 
 
 @pytest.mark.parametrize(
-    ("response", "message"), [(b"", "closed the connection without an answer"), (ANSWER[:-1], "broke off its answer")]
+    ("response", "message"),
+    [(b"", "closed the connection without a response"), (ANSWER[:-1], "ended its response early")],
 )
 async def test_a_service_that_exits_is_not_ready(response: bytes, message: str) -> None:
     """Triton closes connections without a response while it exits. Callers get 503 and can retry."""

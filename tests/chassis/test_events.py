@@ -40,7 +40,7 @@ def test_an_encoded_event_is_read_back() -> None:
 def test_a_stream_that_ends_inside_an_event() -> None:
     buffer = EventBuffer()
     assert buffer.feed(b"data: one\n\ndata: tw") == b"data: one\n\n"
-    with pytest.raises(EventStreamError, match="broke off"):
+    with pytest.raises(EventStreamError, match="ended its response early"):
         buffer.close()
 
 

@@ -203,7 +203,7 @@ def test_a_broken_stream_ends_with_an_error_event(client: httpx.Client) -> None:
     response = client.post(STREAM, json=ask("break"))
     *before, last = events(iter(response.text.splitlines()))
     assert [event.get("text_output") for event in before] == [None, "Records ", "are sent ", "at 06:00 UTC."]
-    assert last == {"error": "The transformer broke off its answer.", "code": "not_ready"}
+    assert last == {"error": "The transformer ended its response early.", "code": "not_ready"}
 
 
 def test_a_truncated_document_is_an_error(client: httpx.Client) -> None:

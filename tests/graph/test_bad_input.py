@@ -100,7 +100,7 @@ def test_bodies_that_are_not_json_objects(rag: httpx.Client, path: str, content:
         ),
         (GENERATE, {"text_input": Q, "context": 5}, "context", "text"),
         (GENERATE, {"text_input": Q, "filters": []}, "filters", "object"),
-        (STREAM, {"text_input": Q, "bogus": 1}, "bogus", "unknown here: remove it"),
+        (STREAM, {"text_input": Q, "bogus": 1}, "bogus", "unknown field: remove it"),
         (STREAM, {"text_input": Q, "temprature": 1}, "temprature", "did you mean temperature?"),
         (STREAM, {"text_input": Q, "presence_penalty": 3}, "presence_penalty", "2.0 or less"),
         (CHAT, {"model": "rag"}, "messages", "missing"),

@@ -51,7 +51,7 @@ def test_a_taken_port(tokenizer_folder: Path) -> None:
         port = taken.getsockname()[1]
         status, lines = start(TRANSFORMER_PROMPT_FORMAT=str(tokenizer_folder), TRANSFORMER_GRPC_PORT=str(port))
     assert status == 2
-    assert [line for line in lines if "ERROR" in line and f"GRPC_PORT: nothing can listen on 127.0.0.1:{port}" in line]
+    assert [line for line in lines if "ERROR" in line and f"GRPC_PORT: cannot listen on 127.0.0.1:{port}" in line]
     assert "Traceback" not in "".join(lines)
 
 

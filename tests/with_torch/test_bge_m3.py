@@ -14,10 +14,9 @@ from FlagEmbedding import BGEM3FlagModel
 
 from embedder.encoders import Encoder, load_encoder
 from embedder.encoders.flag_embedding import FlagEmbeddingEncoder
-from embedder.encoders.linear import Storage
 from embedder.errors import ModelFolderError
 from embedder.export import export
-from embedder.settings import EncoderSettings
+from embedder.settings import EncoderSettings, Precision
 from embedder.wire import SparseVector
 from tests.with_torch.tiny_bge_m3 import HIDDEN, MAX_TOKENS, write_tokenizer, write_weights
 
@@ -83,7 +82,7 @@ def test_parity_with_flag_embedding(encoder: Encoder, reference: dict[str, Any])
 @pytest.mark.parametrize(("precision", "least"), [("bf16", 0.999), ("int8", 0.99)])
 @pytest.mark.parametrize("exported", [False, True])
 def test_faster_precisions_stay_near(
-    precision: Storage, least: float, exported: bool, model_dir: Path, tmp_path: Path, reference: dict[str, Any]
+    precision: Precision, least: float, exported: bool, model_dir: Path, tmp_path: Path, reference: dict[str, Any]
 ) -> None:
     if exported:
         export(model_dir, tmp_path / "exported", precision, texts=())

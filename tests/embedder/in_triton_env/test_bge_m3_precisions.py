@@ -21,25 +21,25 @@ from embedder.agreement import agreement, sparse_cosine
 from embedder.encoders import load_encoder
 from embedder.encoders.engine import computes_bfloat16
 from embedder.encoders.exported import FILES
-from embedder.encoders.linear import Storage, bfloat16_bits, quantized
+from embedder.encoders.linear import bfloat16_bits, quantized
 from embedder.errors import ExportError, ModelFolderError, SettingsError
 from embedder.export import SAMPLE_TEXTS, export, main
 from embedder.folder import CARD_NAME
-from embedder.settings import Arithmetic, EncoderSettings, Precision
+from embedder.settings import EncoderSettings, Precision, PrecisionSetting
 from embedder.wire import Embeddings, SparseVector
 
 STEPS = ("Reading weights", "Writing the model", "Hashing", "Comparing with the source")
 SOURCE = Path(__file__).parents[1] / "tiny_bge_m3"
 EXPECTED: dict[str, Any] = json.loads((SOURCE / "expected.json").read_text("utf-8"))
 
-LEAST_COSINE: dict[Arithmetic, float] = {"f32": 0.999999, "bf16": 0.999, "int8": 0.995}
+LEAST_COSINE: dict[Precision, float] = {"f32": 0.999999, "bf16": 0.999, "int8": 0.995}
 
 
-def settings(precision: Precision = "auto") -> EncoderSettings:
+def settings(precision: PrecisionSetting = "auto") -> EncoderSettings:
     return EncoderSettings(architecture="bge_m3", backend="openvino", precision=precision)
 
 
-def encoded(folder: Path, precision: Precision = "auto", texts: list[str] | None = None) -> Embeddings:
+def encoded(folder: Path, precision: PrecisionSetting = "auto", texts: list[str] | None = None) -> Embeddings:
     texts = EXPECTED["texts"] if texts is None else texts
     return load_encoder(folder, settings(precision)).encode(texts, sparse=True, multi_vectors=True)
 
@@ -63,25 +63,25 @@ def reference() -> Embeddings:
 
 
 @pytest.fixture(scope="module")
-def exports(tmp_path_factory: pytest.TempPathFactory) -> dict[Storage, Path]:
-    folders: dict[Storage, Path] = {}
-    for precision in get_args(Storage):
+def exports(tmp_path_factory: pytest.TempPathFactory) -> dict[Precision, Path]:
+    folders: dict[Precision, Path] = {}
+    for precision in get_args(Precision):
         folders[precision] = tmp_path_factory.mktemp("exports") / precision
         export(SOURCE, folders[precision], precision, texts=())
     return folders
 
 
-@pytest.mark.parametrize("precision", get_args(Arithmetic))
+@pytest.mark.parametrize("precision", get_args(Precision))
 @pytest.mark.parametrize("exported", [False, True])
 def test_three_heads_agree_with_flag_embedding(
-    precision: Storage, exported: bool, exports: dict[Storage, Path], reference: Embeddings
+    precision: Precision, exported: bool, exports: dict[Precision, Path], reference: Embeddings
 ) -> None:
     near = agreement(encoded(exports[precision] if exported else SOURCE, precision), reference)
     assert min(near.dense, near.sparse, near.multi_vectors) >= LEAST_COSINE[precision]
 
 
-@pytest.mark.parametrize("precision", get_args(Storage))
-def test_an_export_gives_what_its_source_gives(precision: Storage, exports: dict[Storage, Path]) -> None:
+@pytest.mark.parametrize("precision", get_args(Precision))
+def test_an_export_gives_what_its_source_gives(precision: Precision, exports: dict[Precision, Path]) -> None:
     ours, source = encoded(exports[precision]), encoded(SOURCE, precision)
     assert ours.fingerprint == source.fingerprint
     near = agreement(ours, source)
@@ -89,8 +89,8 @@ def test_an_export_gives_what_its_source_gives(precision: Storage, exports: dict
     assert min(near.dense, near.sparse, near.multi_vectors) >= (0.9995 if precision == "bf16" else 0.999999)
 
 
-@pytest.mark.parametrize("precision", get_args(Arithmetic))
-def test_batch_equals_single(precision: Arithmetic) -> None:
+@pytest.mark.parametrize("precision", get_args(Precision))
+def test_batch_equals_single(precision: Precision) -> None:
     together = encoded(SOURCE, precision)
     encoder = load_encoder(SOURCE, settings(precision))
     for row, text in enumerate(EXPECTED["texts"]):
@@ -108,8 +108,8 @@ def test_batch_equals_single(precision: Arithmetic) -> None:
         assert min(near.dense, near.sparse, near.multi_vectors) >= (0.999999 if precision == "f32" else 0.999)
 
 
-def test_f32_indexes_can_be_searched_in_bf16_but_not_in_int8(exports: dict[Storage, Path]) -> None:
-    fingerprints = {precision: encoded(SOURCE, precision).fingerprint for precision in get_args(Arithmetic)}
+def test_f32_indexes_can_be_searched_in_bf16_but_not_in_int8(exports: dict[Precision, Path]) -> None:
+    fingerprints = {precision: encoded(SOURCE, precision).fingerprint for precision in get_args(Precision)}
     assert fingerprints["f32"] == fingerprints["bf16"] != fingerprints["int8"]
     assert fingerprints["f32"].partition("@")[0] == fingerprints["int8"].partition("@")[0] == "tiny_bge_m3"
     passages, queries = encoded(SOURCE, "f32"), encoded(exports["bf16"])
@@ -117,7 +117,7 @@ def test_f32_indexes_can_be_searched_in_bf16_but_not_in_int8(exports: dict[Stora
     assert min(near.dense, near.sparse, near.multi_vectors) >= LEAST_COSINE["bf16"]
 
 
-def test_auto_precision_follows_the_export_or_the_cpu(exports: dict[Storage, Path]) -> None:
+def test_auto_precision_follows_the_export_or_the_cpu(exports: dict[Precision, Path]) -> None:
     for precision, folder in exports.items():
         assert load_encoder(folder, settings()).precision == precision  # type: ignore[attr-defined]
     expected = "bf16" if computes_bfloat16() else "f32"
@@ -126,7 +126,7 @@ def test_auto_precision_follows_the_export_or_the_cpu(exports: dict[Storage, Pat
 
 @pytest.mark.parametrize(("exported", "asked"), [("int8", "f32"), ("int8", "bf16"), ("f32", "int8"), ("bf16", "int8")])
 def test_int8_exports_are_served_only_as_int8(
-    exported: Storage, asked: Arithmetic, exports: dict[Storage, Path]
+    exported: Precision, asked: Precision, exports: dict[Precision, Path]
 ) -> None:
     with pytest.raises(SettingsError, match=f"precision is {asked}.*exported as {exported}"):
         load_encoder(exports[exported], settings(asked))
@@ -134,7 +134,7 @@ def test_int8_exports_are_served_only_as_int8(
         load_encoder(exports[exported], EncoderSettings(architecture="bge_m3", backend="flagembedding"))
 
 
-def test_an_export_is_smaller(exports: dict[Storage, Path]) -> None:
+def test_an_export_is_smaller(exports: dict[Precision, Path]) -> None:
     sizes = [(exports[precision] / "openvino_model.bin").stat().st_size for precision in ("f32", "bf16", "int8")]
     assert sizes == sorted(sizes, reverse=True)
     assert sizes[2] < 0.4 * sizes[0]
@@ -156,7 +156,9 @@ def test_an_export_includes_the_card(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", [*FILES, CARD_NAME])
 @pytest.mark.parametrize("damage", ["missing", "cut", "changed"])
-def test_an_incomplete_export_is_refused(name: str, damage: str, tmp_path: Path, exports: dict[Storage, Path]) -> None:
+def test_an_incomplete_export_is_refused(
+    name: str, damage: str, tmp_path: Path, exports: dict[Precision, Path]
+) -> None:
     folder = Path(shutil.copytree(exports["int8"], tmp_path / "model"))
     content = (folder / name).read_bytes()
     (folder / name).unlink()
@@ -168,7 +170,7 @@ def test_an_incomplete_export_is_refused(name: str, damage: str, tmp_path: Path,
         load_encoder(folder, settings())
 
 
-def test_an_export_of_a_later_version(tmp_path: Path, exports: dict[Storage, Path]) -> None:
+def test_an_export_of_a_later_version(tmp_path: Path, exports: dict[Precision, Path]) -> None:
     folder = Path(shutil.copytree(exports["int8"], tmp_path / "model"))
     card = json.loads((folder / CARD_NAME).read_text("utf-8"))
     card["export"]["format"] = 99
@@ -177,7 +179,7 @@ def test_an_export_of_a_later_version(tmp_path: Path, exports: dict[Storage, Pat
         load_encoder(folder, settings())
 
 
-def test_invalid_targets(tmp_path: Path, exports: dict[Storage, Path]) -> None:
+def test_invalid_targets(tmp_path: Path, exports: dict[Precision, Path]) -> None:
     (tmp_path / "there").mkdir()
     with pytest.raises(ExportError, match="there exists"):
         export(SOURCE, tmp_path / "there", "int8")

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 
 from embedder.encoders import Encoder, load_encoder
 from embedder.errors import ModelFolderError, SettingsError, TextError
-from embedder.settings import EncoderSettings, Precision
+from embedder.settings import EncoderSettings, PrecisionSetting
 
 FOLDER = Path(os.environ["EMBEDDER_MODEL_DIR"])
 
@@ -77,7 +77,7 @@ def test_parity_with_onnx_runtime(encoder: Encoder, reference: npt.NDArray[np.fl
 
 @pytest.mark.parametrize(("precision", "least_cosine"), [("int8", 0.998), ("bf16", 0.999)])
 def test_faster_precisions_stay_near(
-    precision: Precision, least_cosine: float, reference: npt.NDArray[np.float32]
+    precision: PrecisionSetting, least_cosine: float, reference: npt.NDArray[np.float32]
 ) -> None:
     dense = load_encoder(FOLDER, EncoderSettings(precision=precision)).encode(TEXTS).dense
     assert (dense * reference).sum(axis=1).min() > least_cosine

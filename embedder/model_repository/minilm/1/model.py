@@ -1,4 +1,4 @@
-"""Found by Triton; the model is `embedder.triton_model`."""
+"""Entry point that Triton loads. The implementation is `embedder.triton_model.EmbedderModel`."""
 
 from embedder.triton_model import EmbedderModel as TritonPythonModel
 

@@ -1,4 +1,4 @@
-"""Triton's side of the CPU model: tensors in, tensors out."""
+"""Triton model that generates text on CPUs: adapts requests and responses to `predictor.engines`."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from predictor.tokenizer import TextTokenizer
 logger = logging.getLogger(__name__)
 
 DEFAULT_CONTEXT_TOKENS = 2048
-"""The model's window if its files do not say."""
+"""Used if the model's files have no limit."""
 
 
 class TritonPythonModel:
-    """Queues a generation for each request and returns at once. The engine responds from its own threads."""
+    """Queues a generation for each request and returns immediately. The engine responds from its own threads."""
 
     def initialize(self, args: dict[str, str]) -> None:
         """Loads the model."""
@@ -54,7 +54,7 @@ class TritonPythonModel:
         )
 
     def execute(self, requests: list[Any]) -> None:
-        """Queues every request. One that cannot be queued gets an error."""
+        """Queues every request, or responds with an error."""
         for request in requests:
             sender = request.get_response_sender()
             try:
@@ -87,7 +87,7 @@ class TritonPythonModel:
 
     def _stop(self, request_id: str) -> None:
         if not request_id:
-            raise InvalidInputError("stop needs the id of the request that it ends.")
+            raise InvalidInputError("stop needs the id of the request to stop.")
         with self._lock:
             job = self._jobs.get(request_id)
         if job is not None:
@@ -102,7 +102,7 @@ class TritonPythonModel:
 
 
 class TritonListener:
-    """Turns updates into responses of one request."""
+    """Sends the updates of a generation as responses to its request."""
 
     def __init__(self, request: llmapi.LlmapiRequest, sender: Any, on_end: Callable[[TritonListener], None]) -> None:
         self._request = request
@@ -129,15 +129,15 @@ class TritonListener:
 
 
 class LoadMetrics:
-    """The engine's load on Triton's metrics port."""
+    """Reports the engine's load on Triton's metrics port."""
 
     def __init__(self) -> None:
         gauge, counter = pb.MetricFamily.GAUGE, pb.MetricFamily.COUNTER
         self._families = {
             "running": pb.MetricFamily("predictor_running_requests", "Answers being generated", gauge),
-            "waiting": pb.MetricFamily("predictor_waiting_requests", "Requests that wait for a place", gauge),
-            "cache_usage": pb.MetricFamily("predictor_kv_cache_usage_ratio", "Part of the KV cache in use", gauge),
-            "prompt_tokens": pb.MetricFamily("predictor_prompt_tokens_total", "Tokens of prompts read", counter),
+            "waiting": pb.MetricFamily("predictor_waiting_requests", "Requests in the queue", gauge),
+            "cache_usage": pb.MetricFamily("predictor_kv_cache_usage_ratio", "Share of the KV cache in use", gauge),
+            "prompt_tokens": pb.MetricFamily("predictor_prompt_tokens_total", "Prompt tokens processed", counter),
             "completion_tokens": pb.MetricFamily("predictor_completion_tokens_total", "Tokens generated", counter),
         }
         self._metrics = {field: family.Metric(labels={}) for field, family in self._families.items()}
@@ -156,7 +156,7 @@ class LoadMetrics:
 
 
 def exit_with_parent(parent: int) -> None:
-    """Ends this process soon after Triton's. Otherwise it would wait for a killed Triton, and generate for nobody."""
+    """Ends this process soon after Triton ends. Otherwise it would keep generating after Triton was killed."""
     while os.getppid() == parent:
         time.sleep(1)
     os._exit(1)

@@ -1,4 +1,4 @@
-"""Requests to the services under evaluation, over their public wire."""
+"""Client of the services under evaluation."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def no_progress(task: str, done: int, of: int) -> None:
 
 QUERIES_PER_REQUEST = 16
 CONCURRENCY = 4
-"""Concurrent requests: enough for two cores, too few to reach a deadline in the queue."""
+"""Concurrent requests: enough for two cores, too few for any to miss its deadline in the queue."""
 
 _TIMEOUT_S = 120
 
@@ -37,7 +37,7 @@ _Result = TypeVar("_Result")
 
 
 class Services:
-    """A vectorstore and optionally a transformer. An asynchronous context manager.
+    """Client of a vectorstore and optionally a transformer. An asynchronous context manager.
 
     All methods raise `ServiceError` if a service fails or cannot be reached.
     """
@@ -58,7 +58,7 @@ class Services:
             await self._transformer.aclose()
 
     @property
-    def answers(self) -> bool:
+    def has_transformer(self) -> bool:
         """Whether there is a transformer."""
         return self._transformer is not None
 
@@ -80,17 +80,17 @@ class Services:
         return [prediction for batch in found for prediction in batch]
 
     async def generate(self, bodies: Sequence[dict[str, Any]], on_progress: OnProgress, task: str) -> list[Answer]:
-        """Answers to the bodies, which are `transformer.wire.GenerateRequest`s, in order."""
+        """Answers to `bodies` (JSON of `transformer.wire.GenerateRequest`), in order."""
         transformer = self._transformer
         if transformer is None:
-            raise AssertionError("there is no transformer to answer")
+            raise AssertionError("there is no transformer")
 
         async def ask(body: dict[str, Any]) -> Answer:
             found = await transformer.post_json(self._path, body, CallContext.start(_TIMEOUT_S))
             try:
                 return Answer.model_validate(found)
             except ValidationError as error:
-                raise BadUpstreamError("The transformer sent something other than an answer.") from error
+                raise BadUpstreamError("The transformer's response is not an answer.") from error
 
         return await _each(ask, bodies, lambda done: on_progress(task, done, len(bodies)))
 
