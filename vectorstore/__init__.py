@@ -1,1 +1,1 @@
-"""Query to passages: immutable index versions, the stores and lexical index in them, and the service over both."""
+"""Finds passages for queries: immutable index versions, their stores and lexical indexes, and the service on top."""

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 def main() -> None:
     """Runs the service."""
-    # numpy reads this when it is imported. Threads of OpenBLAS spin while they wait for each other: a search of 20,000
-    # vectors takes 5.3 ms of CPU with two of them, 1.4 ms with one.
+    # Set before numpy is imported. OpenBLAS threads spin while they wait for each other: a search of 20,000 vectors
+    # takes 5.3 ms of CPU with two of them, 1.4 ms with one.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
     from chassis.server import serve
@@ -24,7 +24,7 @@ def main() -> None:
 
     settings = load_settings(VectorstoreSettings)
     if settings.store != AUTO:
-        load_settings(STORES.get(settings.store).settings)  # a wrong one stops the program before the port opens
+        load_settings(STORES.get(settings.store).settings)  # fails before the port opens
     start_telemetry("vectorstore", settings.log_level, settings.log_format)
     serve(model_service(settings))
 

@@ -1,4 +1,4 @@
-"""Client of the vectorstore for other rooms."""
+"""Client of the vectorstore."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from vectorstore.wire import Passage, Prediction, SearchInstance, SearchRequest,
 RETRIEVAL = tracing.SpanType(
     "retrieval",
     "client",
-    "Queries sent to the vectorstore, by its client.",
+    "Queries sent to the vectorstore.",
     ("gen_ai.operation.name", "kserve_rag.queries", "kserve_rag.passages"),
 )
 
@@ -28,10 +28,10 @@ _INSTANCE = re.compile(r"^instances\[\d+\]\.")
 
 
 class VectorstoreClient:
-    """A pool of HTTP connections to a vectorstore. Safe for concurrent calls.
+    """Client of a vectorstore. Safe for concurrent calls.
 
-    Calls raise errors of `chassis.errors`: unreachable or no index (503), deadline exceeded (504), invalid response
-    (502), invalid request (400).
+    Calls raise `chassis.errors`: unreachable or no index (503), deadline exceeded (504), invalid response (502),
+    invalid request (400).
     """
 
     def __init__(self, base_url: str, *, model: str = "vectorstore", verify: bool = True) -> None:
@@ -55,7 +55,7 @@ class VectorstoreClient:
                 f"/v1/models/{self._model}:predict", body, {"content-type": "application/json"}, ctx
             )
         except InvalidRequestError as error:
-            # The caller knows the fields of its instance, but not the request that this client sent.
+            # Remove `instances[i].`: the caller knows the fields of its instance, but not the request.
             reason, field = (_INSTANCE.sub("", text or "") for text in (error.upstream_reason, error.field))
             raise InvalidRequestError(reason or error.message, field=field or None) from error
         try:
@@ -63,15 +63,13 @@ class VectorstoreClient:
         except ValidationError as error:
             raise BadUpstreamError("The vectorstore's response is not a list of predictions.") from error
         if len(predictions) != len(instances):
-            raise BadUpstreamError(
-                f"The vectorstore answered {len(predictions)} predictions for {len(instances)} queries."
-            )
+            raise BadUpstreamError(f"The vectorstore sent {len(predictions)} predictions for {len(instances)} queries.")
         return predictions
 
     async def document(
         self, document_id: str, ctx: CallContext, *, version: str | None = None, collection: str | None = None
     ) -> dict[str, Any]:
-        """The fields of a `wire.StoredDocument`. Raises NotFoundError (404) if it does not exist."""
+        """The fields of a `wire.StoredDocument`. Raises NotFoundError if it does not exist."""
         asked = urlencode([(k, v) for k, v in (("version", version), ("collection", collection)) if v is not None])
         query = f"?{asked}" if asked else ""
         stored = await self._upstream.get_json(f"/v1/documents/{quote(document_id, safe='')}{query}", ctx)
@@ -80,7 +78,7 @@ class VectorstoreClient:
         return stored
 
     async def indexes(self, ctx: CallContext) -> ServedIndexes:
-        """The served versions, and the problems if there are any."""
+        """The served versions, and their problems if they have any."""
         try:
             return ServedIndexes.model_validate_json(await self._upstream.get_bytes("/v1/indexes", ctx))
         except ValidationError as error:
@@ -93,7 +91,7 @@ class VectorstoreClient:
         except ServiceError as error:
             return error.message
         ready = isinstance(answer, dict) and answer.get("ready") is True
-        return None if ready else "The vectorstore does not say that it is ready."
+        return None if ready else "The vectorstore does not report that it is ready."
 
     async def aclose(self) -> None:
         """Closes the connections."""
@@ -101,11 +99,11 @@ class VectorstoreClient:
 
 
 def merged(predictions: Sequence[Prediction], num_docs: int) -> Prediction:
-    """The union of the results of several phrasings of one query: each passage once, with its best score.
+    """Merges the results of several phrasings of one query. Each passage occurs once, with its best score.
 
     Args:
         predictions: at least one.
-        num_docs: most passages in the result.
+        num_docs: maximum number of passages in the result.
 
     """
     first = predictions[0]

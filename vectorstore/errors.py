@@ -12,7 +12,7 @@ class NoIndexError(NotReadyError):
 
 
 class DamagedIndexError(NotReadyError):
-    """A version is incomplete or unreadable. Publish again or point `current` at an older version."""
+    """A version is incomplete or unreadable. Publish again, or point `current` at an older version."""
 
     code = "damaged_index"
     retryable = False
@@ -26,7 +26,7 @@ class UnsupportedFormatError(NotReadyError):
 
 
 class EmbedderMismatchError(NotReadyError):
-    """The embedder that serves is not the one that the index was built with."""
+    """The index was built with another embedder than the one that is serving."""
 
     code = "embedder_mismatch"
 
@@ -60,11 +60,11 @@ class InvalidContentError(InvalidRequestError):
 
 
 class StoreFailedError(BadUpstreamError):
-    """A store of vectors failed, or its answer makes no sense."""
+    """A vector store failed or sent an invalid response."""
 
 
 class UnsupportedFilterError(StoreFailedError):
-    """A store cannot evaluate a filter correctly. The exact vectors are searched instead."""
+    """A store cannot evaluate a filter correctly. The service searches the exact vectors instead."""
 
 
 class BuilderClosedError(InternalError):

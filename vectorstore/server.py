@@ -1,4 +1,4 @@
-"""The KServe model `vectorstore` and its other routes: an adapter between HTTP or gRPC and the service."""
+"""Adapts `VectorstoreService` to KServe: the model `vectorstore`, and further routes."""
 
 from __future__ import annotations
 
@@ -50,9 +50,9 @@ API = ServiceApi(
     text=(
         "Finds passages of documents for queries: by vectors, by words, and, if the index has them, by learned sparse "
         "vectors and late interaction.\n\n"
-        "Every route takes `Authorization`, which is forwarded to the embedder, `x-request-id`, which every response "
-        "repeats, `traceparent`, and `x-request-timeout-ms`, the milliseconds that the client waits. A 503 has "
-        "`Retry-After`. gRPC, the same as v2, has its own port."
+        "Every route accepts `Authorization`, which is forwarded to the embedder, `x-request-id`, which every response "
+        "repeats, `traceparent`, and `x-request-timeout-ms`, the client's timeout in milliseconds. A 503 has "
+        "`Retry-After`. gRPC offers the v2 protocol on another port."
     ),
     tags={"search": "Queries, one or many.", "documents": "The served indexes, and their documents."},
     predict=InferenceRouteDocs(
@@ -117,7 +117,7 @@ class VectorstoreModel(ServiceModel):
 
 
 def routes(service: VectorstoreService) -> APIRouter:
-    """The routes that KServe's protocols do not have."""
+    """Routes that are not part of KServe's protocols."""
     router = APIRouter(tags=["documents"], responses=error_responses(*UPSTREAM_ERRORS))
 
     @router.get("/v1/indexes", summary="The indexes")
@@ -157,7 +157,7 @@ def _rows(request: InferRequest) -> list[SearchInstance]:
     instances: list[dict[str, Any]] = [{"input": text} for text in columns["input"]]
     for name in columns.keys() - {"input"}:
         for instance, value in zip(instances, per_row(columns, name, len(instances)) or [], strict=True):
-            # A tensor cannot leave a row out, so an empty text means that the field is not set.
+            # Tensors have a value for every row, so an empty text means that the field is not set.
             if value != "":
                 instance[name] = _parsed(name, value) if name in _JSON_INPUTS else value
     return _request({"instances": instances}).instances
@@ -167,7 +167,7 @@ def _parsed(name: str, value: str) -> Any:
     try:
         return orjson.loads(value) if value.strip() else None
     except orjson.JSONDecodeError as error:
-        raise InvalidRequestError(f"{name}: a row is not JSON: {error}.", field=name) from error
+        raise InvalidRequestError(f"{name}: a row is not valid JSON: {error}.", field=name) from error
 
 
 def _predictions(results: Sequence[QueryResult]) -> bytes:

@@ -1,4 +1,4 @@
-"""Answers queries with passages of the current index versions."""
+"""Searches the current versions of the served indexes."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ logger = logging.getLogger(__name__)
 class VectorstoreService:
     """Searches the current versions of several indexes and follows their pointers. For one event loop.
 
-    A new version is loaded beside the old one and takes over between two requests. A version that is damaged, or was
-    built with another embedder, is refused: the old one stays, and `status` gives the reason.
+    A new version is loaded while the old one serves, and then replaces it without a failed request. A version that is
+    damaged, or was built with another embedder, is refused: the old one stays, and `status` gives the reason.
     """
 
     def __init__(
@@ -48,10 +48,10 @@ class VectorstoreService:
         reload_interval_s: float = 1.0,
         probe_timeout_s: float = 5.0,
     ) -> None:
-        """Loads nothing yet; see `running`. `settings.VectorstoreSettings` describes the options.
+        """Does no I/O; see `running`. `settings.VectorstoreSettings` documents the options.
 
-        The `roots` have different names; queries that name none search the first. `probe_timeout_s` is how long the
-        embedder may take to say which one it is when a version is loaded.
+        The `roots` must have different names; queries that name no index search the first. `probe_timeout_s`: timeout
+        for the embedder's fingerprint, which is checked when a version is loaded.
         """
         self._embedder = embedder
         self._num_docs = num_docs
@@ -80,7 +80,7 @@ class VectorstoreService:
             await self._embedder.aclose()
 
     async def refresh(self) -> None:
-        """Reads every pointer once and loads new versions. A bad version is refused, without an exception."""
+        """Reads every pointer once and loads new versions. Problems are reported by `status`, not raised."""
         for collection in self._collections.values():
             await collection.refresh()
 
@@ -88,10 +88,10 @@ class VectorstoreService:
         """The result of each instance, in their order. All queries are embedded in one call.
 
         Raises:
-            NotReadyError: an index is not loaded, or the embedder is down or not the one of the index.
+            NotReadyError: an index is not loaded, or its embedder is down or was replaced by another.
             InvalidCollectionError: an instance names an index that is not served.
             InvalidFilterError: a filter is malformed or names an unknown field.
-            MissingPartError: an instance's mode needs a signal that its index does not have.
+            MissingPartError: an instance's mode needs a signal that its index lacks.
             BadUpstreamError: the embedder or the store failed.
             DeadlineExceededError: the deadline has passed.
         """
@@ -144,7 +144,7 @@ class VectorstoreService:
         return self._default.name
 
     def status(self) -> ServedIndexes:
-        """The served versions, and the problems if there are any."""
+        """The served versions, and their problems if they have any."""
         collections = {name: collection.status() for name, collection in self._collections.items()}
         default = collections[self.default]
         return ServedIndexes(index=default.index, reason=default.reason, default=self.default, collections=collections)
@@ -163,7 +163,7 @@ class VectorstoreService:
         raise InvalidCollectionError(f"{field}: {problem}", field=field)
 
     def _plan(self, instance: SearchInstance, indexes: Sequence[LoadedIndex], number: int) -> SearchPlan:
-        # An index without documents has no fields: then every well-formed filter is valid and lets nothing through.
+        # An empty index has no fields: then every well-formed filter is valid, and matches nothing.
         known = {name for index in indexes for name in index.fields} if any(map(len, indexes)) else None
         query = Query(
             text=instance.input,
@@ -224,11 +224,11 @@ class VectorstoreService:
             raise problem
         if embeddings.dense.shape != (rows, index.dimension):
             raise BadUpstreamError(
-                f"The embedder answered shape {list(embeddings.dense.shape)} for {rows} texts; the index has dimension "
-                f"{index.dimension}."
+                f"The embedder sent vectors of shape {list(embeddings.dense.shape)} for {rows} texts; the index has "
+                f"dimension {index.dimension}."
             )
         if any(matrix.shape[1] != index.dimension for matrix in embeddings.multi_vectors or ()):
-            raise BadUpstreamError(f"The embedder answered multi-vectors of another dimension than {index.dimension}.")
+            raise BadUpstreamError(f"The embedder sent multi-vectors whose dimension is not {index.dimension}.")
 
     async def _watch(self) -> None:
         while True:
@@ -236,5 +236,5 @@ class VectorstoreService:
             try:
                 await self.refresh()
             except Exception:
-                # For example a broken volume. The next read may succeed.
+                # For example, the volume failed. The next read may succeed.
                 logger.exception("cannot follow the pointers of the indexes")

@@ -1,4 +1,4 @@
-"""Settings of the vectorstore: environment variables that begin with VECTORSTORE_."""
+"""Settings of the vectorstore, from `VECTORSTORE_*` variables."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def _names(value: object) -> object:
     names = [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
     for name in names if isinstance(names, list | tuple) else ():
         if not re.fullmatch(_INDEX_NAME, name):
-            raise ValueError(f"{name!r} cannot name an index")
+            raise ValueError(f"{name!r} is not a valid name of an index")
     return names
 
 
@@ -34,12 +34,12 @@ class VectorstoreSettings(ServerSettings):
     model_config = SettingsConfigDict(env_prefix="VECTORSTORE_")
 
     http_port: int = Field(8082, ge=1, le=65535, description="Port for REST.")
-    grpc_port: int = Field(8083, ge=1, le=65535, description="Port of gRPC.")
+    grpc_port: int = Field(8083, ge=1, le=65535, description="Port for gRPC.")
     index_root: Path = Field(Path("/mnt/models"), description="Folder that holds the indexes.")
     index_name: str = Field(
         "default",
         pattern=_INDEX_NAME,
-        description="Index to serve: a folder in the root.",
+        description="Name of the index to serve: a folder in the root.",
     )
     collections: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names)] = Field(
         (), max_length=MAX_COLLECTIONS - 1, description="Names of further indexes to serve, separated by commas."
@@ -51,7 +51,10 @@ class VectorstoreSettings(ServerSettings):
         50, ge=1, le=1000, description="Candidates of each first-stage search, such as dense and lexical."
     )
     rescore: int = Field(
-        32, ge=1, le=1000, description="Best candidates that get late interaction, if the index has multi-vectors."
+        32,
+        ge=1,
+        le=1000,
+        description="Candidates rescored by late interaction, if the index has multi-vectors.",
     )
     mode: Mode = Field(
         "rescored",
@@ -62,14 +65,14 @@ class VectorstoreSettings(ServerSettings):
         None,
         ge=0,
         le=1,
-        description="Weight of the cosine. By default up to 0.4, up to 1/6 beside BM25 and late interaction: as far "
-        "as the index measured that it finds its own sentences.",
+        description="Weight of the cosine. By default up to 0.4, or up to 1/6 with BM25 and late interaction, "
+        "depending on how well it finds sentences of the index.",
     )
     lexical_weight: float | None = Field(
         None,
         ge=0,
         le=1,
-        description="Weight of BM25. By default 0.6; 1/3 beside late interaction; 0 beside learned sparse.",
+        description="Weight of BM25. By default 0.6; 1/3 with late interaction; 0 with learned sparse vectors.",
     )
     sparse_weight: float | None = Field(
         None, ge=0, le=1, description="Weight of learned sparse vectors, if the index has them. By default 0.2."
@@ -78,16 +81,18 @@ class VectorstoreSettings(ServerSettings):
         None,
         ge=0,
         le=1,
-        description="Weight of late interaction, if the index has multi-vectors. By default 0.4, and up to 1/2 beside "
-        "BM25: as far as the index measured that it finds its own sentences.",
+        description="Weight of late interaction, if the index has multi-vectors. By default 0.4, or up to 1/2 with "
+        "BM25, depending on how well it finds sentences of the index.",
     )
     store: Annotated[str, AfterValidator(_store)] = Field(
         AUTO,
-        description="Store that searches the vectors: exact compares with all of them; chroma uses HNSW; auto uses the "
-        "store that the index was built with if the index is large, else exact.",
+        description="Store that searches the vectors. exact: compares the query with all of them; chroma: HNSW; auto: "
+        "the store that the index was built with if the index is large, else exact.",
     )
     response_shape: ResponseShape = Field(
         "passages",
         description="v1 predictions: passages with their sources, or strings for clients of earlier graphs.",
     )
-    reload_interval_s: float = Field(1.0, gt=0, le=3600, description="Seconds between two checks for a new version.")
+    reload_interval_s: float = Field(
+        1.0, gt=0, le=3600, description="Interval of checks for a new version, in seconds."
+    )

@@ -1,4 +1,4 @@
-"""The spans and metrics of the vectorstore."""
+"""Spans and metrics of the vectorstore."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vectorstore.wire import ServedIndexes
 SEARCH = tracing.SpanType(
     "search",
     "internal",
-    "Embedding and searching all queries of one request.",
+    "Embeds and searches all queries of a request.",
     ("kserve_rag.queries", "kserve_rag.passages", "kserve_rag.index.version"),
 )
 
@@ -24,21 +24,21 @@ EMBED_DURATION = metrics.Metric(
     "kserve_rag_embed_seconds",
     "histogram",
     "seconds",
-    "Wait for the embedder's response to the queries of one request.",
+    "Time until the embedder has responded to the queries of a request.",
     buckets=_HOP_S,
 )
 SEARCH_DURATION = metrics.Metric(
     "kserve_rag_search_seconds",
     "histogram",
     "seconds",
-    "Search for the embedded queries of one request.",
+    "Time to search for the embedded queries of a request.",
     buckets=_HOP_S,
 )
 PASSAGES = metrics.Metric(
     "kserve_rag_passages_found",
     "histogram",
     "passages",
-    "Passages found for one query.",
+    "Number of passages found for a query.",
     buckets=(0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0),
 )
 INDEX_INFO = metrics.Metric(
@@ -68,7 +68,7 @@ _PASSAGES = metrics.histogram(PASSAGES)
 
 
 def record_search(results: Sequence[QueryResult]) -> None:
-    """Records the number of passages and the durations of one request."""
+    """Records the durations of a request and its numbers of passages."""
     for result in results:
         _PASSAGES.observe(len(result.passages))
     # The queries of a request are embedded and searched together, so their timings are equal.
@@ -79,7 +79,7 @@ def record_search(results: Sequence[QueryResult]) -> None:
 
 
 def show_indexes(status: Callable[[], ServedIndexes]) -> None:
-    """Shows the served versions on /metrics. `status` is `VectorstoreService.status`."""
+    """Reports the served versions on /metrics. `status`: `VectorstoreService.status`."""
     REGISTRY.register(_Indexes(status))
 
 

@@ -1,10 +1,10 @@
-"""Requests and responses of the vectorstore on every protocol.
+"""Requests and responses of the vectorstore on all protocols.
 
-`GET /v1/indexes` gives `ServedIndexes`, `GET /v1/documents/{id}` gives `StoredDocument`.
+`GET /v1/indexes` returns `ServedIndexes`, `GET /v1/documents/{id}` returns `StoredDocument`.
 
-v1: `POST /v1/models/vectorstore:predict` with `SearchRequest` gives `SearchResponse`, one prediction per instance.
-v2: `POST /v2/models/vectorstore/infer` takes `input` BYTES [n, 1] and gives `passages` BYTES [n, 1]: per query the JSON
-of one `Prediction`. The other fields of an instance are optional tensors [1] or [n, 1]: `num_docs` and `neighbours`
+v1: `POST /v1/models/vectorstore:predict` takes `SearchRequest` and returns `SearchResponse`.
+v2: `POST /v2/models/vectorstore/infer` takes `input` BYTES [n, 1] and returns `passages` BYTES [n, 1]: the JSON
+of a `Prediction` for each query. The other fields of an instance are optional tensors [1] or [n, 1]: `num_docs` and `neighbours`
 INT32, `min_score` and `diversity` FP32, `explain` and `sentence_similarity` BOOL, `mode` BYTES, `filters` and
 `collections` BYTES (JSON). An empty text means that the field is not set.
 """
@@ -24,8 +24,8 @@ MAX_NEIGHBOURS = 5
 MAX_COLLECTIONS = 16
 
 Mode = Literal["dense", "lexical", "fused", "rescored"]
-"""Signals of a search. `dense`: vectors only; `lexical`: BM25 only; `fused`: every signal that finds candidates;
-`rescored`: these, and late interaction of multi-vectors for the best candidates."""
+"""Signals of a search. `dense`: vectors only; `lexical`: BM25 only; `fused`: all signals that find candidates;
+`rescored`: also late interaction of multi-vectors for the best candidates."""
 
 Signal = Literal["dense", "lexical", "sparse", "multi_vector"]
 
@@ -39,23 +39,23 @@ DescribedT = TypeVar("DescribedT", bound="Described")
 
 
 class Described(BaseModel):
-    """Base of types whose fields are described by their docstrings, also in `/openapi.json`."""
+    """Base of types whose field docstrings become descriptions in `/openapi.json`."""
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 
     @classmethod
     def construct_unchecked(cls: type[DescribedT], **fields: Any) -> DescribedT:
-        """An object from all its fields, in their order and without validation.
+        """Creates an object from all of its fields, in order, without validation.
 
-        Four times as fast as `model_construct`, which handles aliases and defaults.
+        It is four times as fast as `model_construct`, which handles aliases and defaults.
         """
-        made = cls.__new__(cls)
+        created = cls.__new__(cls)
         put = object.__setattr__
-        put(made, "__dict__", fields)
-        put(made, "__pydantic_fields_set__", set(fields))
-        put(made, "__pydantic_extra__", None)
-        put(made, "__pydantic_private__", None)
-        return made
+        put(created, "__dict__", fields)
+        put(created, "__pydantic_fields_set__", set(fields))
+        put(created, "__pydantic_extra__", None)
+        put(created, "__pydantic_private__", None)
+        return created
 
 
 class Span(Described):

@@ -73,7 +73,7 @@ def test_embedder_json_comes_first_and_alone(tmp_path: Path) -> None:
         ({"modules": [*MODULES, {"type": "sentence_transformers.models.Dense"}]}, "a module Dense"),
         ({"modules": ["Dense"]}, "a module Dense"),
         ({"modules": {}}, r"modules\.json must hold a JSON array"),
-        ({"pooling": {"pooling_mode_max_tokens": True}}, "supported are the pooling modes mean and cls"),
+        ({"pooling": {"pooling_mode_max_tokens": True}}, "the pooling modes mean and cls are supported"),
         ({"pooling": {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": True}}, "supported are"),
         ({"pooling": {"pooling_mode": "lasttoken"}}, "supported are"),
         ({"pooling": {"pooling_mode": ["mean", "cls"]}}, "supported are"),

@@ -271,7 +271,7 @@ def test_an_engine_that_breaks_twice_stops() -> None:
     callers = [bench.ask([POISON]) for _ in range(4)]
     bench.gate.set()
     assert all(isinstance(caller.end(), OverloadedError) for caller in callers)
-    with pytest.raises(OverloadedError, match="must be restarted"):
+    with pytest.raises(OverloadedError, match="Restart the server"):
         bench.ask()
     bench.engine.close()
 

@@ -65,7 +65,7 @@ async def test_a_refused_key_is_the_operators_matter_and_in_no_error_and_no_log(
     monkeypatch.setenv("PREDICTOR_OPENAI_API_KEY", KEY)
     server.api_key = "another"
     client = PredictorClient(server.url, server="openai")
-    with pytest.raises(BadUpstreamError, match=r"operator has to correct PREDICTOR_OPENAI_API_KEY") as refused:
+    with pytest.raises(BadUpstreamError, match=r"operator must correct PREDICTOR_OPENAI_API_KEY") as refused:
         await client.generate(REQUEST, ctx)
     reason = await client.not_ready_reason(ctx)
     assert reason == refused.value.message

@@ -18,7 +18,7 @@ FIELDS = ("lang", "year", "draft")
     [
         ("lang=en", "filters", "send an object"),
         ([], "filters", "send an object"),
-        ({"$not": {}}, "filters.$not", "not an operator over fields"),
+        ({"$not": {}}, "filters.$not", "not a logical operator"),
         ({"colour": "red"}, "filters.colour", "Known fields: draft, lang, year"),
         ({"lang": {"$like": "e%"}}, "filters.lang.$like", "not an operator"),
         ({"lang": {}}, "filters.lang", "empty"),

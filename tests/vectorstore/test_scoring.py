@@ -58,7 +58,7 @@ def test_weights_that_are_set_do_not_follow_the_measured_trust() -> None:
 def test_modes_that_an_index_cannot_serve() -> None:
     with pytest.raises(MissingPartError, match="no lexical part"):
         Weights().of(("dense",), "lexical")
-    with pytest.raises(MissingPartError, match="weight above 0"):
+    with pytest.raises(MissingPartError, match="have the weight 0"):
         Weights(dense=0, lexical=0).of(("dense", "lexical", "multi_vector"), "rescored")
 
 

@@ -309,7 +309,7 @@ async def test_a_version_whose_texts_have_changed_is_refused(
     content = path.read_bytes()
     path.write_bytes(content[:-20] + bytes([content[-20] ^ 1]) + content[-19:])  # of the same size
     async with serving(tmp_path, embedder) as service:
-        assert f"{name} has another SHA-256" in (service.not_ready_reason() or "")
+        assert f"the SHA-256 of {name} differs" in (service.not_ready_reason() or "")
         IndexRoot(tmp_path, "default").set_current(good)
         await service.refresh()
         IndexRoot(tmp_path, "default").set_current(bad)

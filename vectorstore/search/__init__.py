@@ -1,1 +1,1 @@
-"""From a query to passages: the plan of a search, its candidates and scores, and the passages made from them."""
+"""Searches an index: plans the search, finds and scores candidates, and selects passages."""

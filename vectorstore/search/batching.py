@@ -1,4 +1,4 @@
-"""Runs blocking work for many callers in batches, off the event loop."""
+"""Runs blocking work of many callers in batches, outside the event loop."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ ResultT = TypeVar("ResultT")
 
 
 class MicroBatcher(Generic[ItemT, ResultT]):
-    """Runs a function over lists in one thread. Items that arrive while it runs form the next list.
+    """Runs a function on lists of items, in one thread. Items that arrive while it runs form the next list.
 
-    There is no timer, so a single caller does not wait. For one event loop.
+    There is no timer, so a single caller never waits. Use it from one event loop.
     """
 
     def __init__(self, function: Callable[[list[ItemT]], list[ResultT]], *, max_items: int, name: str) -> None:
@@ -25,7 +25,7 @@ class MicroBatcher(Generic[ItemT, ResultT]):
         self._worker: asyncio.Task[None] | None = None
 
     async def submit(self, items: Sequence[ItemT]) -> list[ResultT]:
-        """The results of `items`, in their order. An error of the function reaches all callers of its list."""
+        """The results of `items`, in order. If the function fails, all callers with items in its list get the error."""
         future: asyncio.Future[list[ResultT]] = asyncio.get_running_loop().create_future()
         self._waiting.append((items, future))
         if self._worker is None or self._worker.done():
@@ -61,7 +61,7 @@ class MicroBatcher(Generic[ItemT, ResultT]):
                 start += len(items)
 
     def _take(self) -> list[tuple[Sequence[ItemT], asyncio.Future[list[ResultT]]]]:
-        """The first callers whose items fit into one list, at least one caller."""
+        """Removes and returns the first callers, at least one, whose items fit into one list."""
         size = end = 0
         for items, _ in self._waiting:
             size += len(items)

@@ -1,4 +1,4 @@
-"""One served index: follows its pointer, and keeps a version open while requests use it."""
+"""Serves one index: follows its `current` pointer, and keeps a version open while requests use it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 
 class ServedCollection:
-    """One index that is served: its loaded version, and any problem with that or with a newer version."""
+    """A served index: its loaded version, and any problem with that or with a newer version."""
 
     def __init__(
         self,
@@ -41,7 +41,7 @@ class ServedCollection:
         self._refused: ServiceError | None = None
 
     def use(self) -> contextlib.AbstractContextManager[LoadedIndex]:
-        """The loaded index; it stays open until the block ends. Raises NotReadyError if there is none."""
+        """The loaded index, open until the block ends. Raises NotReadyError if none is loaded."""
         if self._lease is None:
             raise self._refused or NotReadyError(_LOADING)
         return self._lease.use()
@@ -53,7 +53,7 @@ class ServedCollection:
             lease.retire()
 
     async def refresh(self) -> None:
-        """Reads the pointer and loads the version it names, unless that cannot be served."""
+        """Reads the pointer and loads its version. If that version cannot be served, keeps the old one."""
         try:
             await self._follow()
         except ServiceError as error:
@@ -64,7 +64,7 @@ class ServedCollection:
             self._refused = None
 
     def report_mismatch(self, index: LoadedIndex, mismatch: EmbedderMismatchError) -> None:
-        """Records that a search of the index found another embedder serving."""
+        """Records that a search found that the serving embedder does not match the index."""
         if self._lease is not None and self._lease.index is index:
             self._mismatch = mismatch
 
@@ -96,7 +96,7 @@ class ServedCollection:
         return IndexStatus(index=index, reason=reason)
 
     def _weights(self, index: LoadedIndex) -> dict[Signal, float]:
-        with contextlib.suppress(MissingPartError):  # searches say so
+        with contextlib.suppress(MissingPartError):  # searches report it
             return dict(index.weights_of(self._mode))
         return {}
 
@@ -111,7 +111,7 @@ class ServedCollection:
         if current is None:
             name = "" if self.name == "default" else f" --name {self.name}"
             raise NoIndexError(f"There is no index {self.name!r} yet: build one with `kserve-rag ingest{name}`.")
-        # The served version is not the current one while that is loading or refused.
+        # Also if another version is current: it may be loading or refused.
         if self._lease is not None:
             served = self._lease.index
             served.calibration = await asyncio.to_thread(self._root.calibration, served.name)
@@ -170,7 +170,7 @@ class _Lease:
             self._close_if_done()
 
     def retire(self) -> None:
-        """Closes the index as soon as nobody uses it."""
+        """Closes the index as soon as no request uses it."""
         self._retired = True
         self._close_if_done()
 
@@ -180,7 +180,7 @@ class _Lease:
 
 
 def mismatch(version: str, built_by: EmbedderInfo, serving: str) -> EmbedderMismatchError | None:
-    """The error if the serving embedder is not the one that built a version; else None."""
+    """The error if a version was built with another embedder than the serving one; else None."""
     if serving == built_by.fingerprint:
         return None
     return EmbedderMismatchError(

@@ -1,7 +1,7 @@
-"""An index version that is loaded for searches: finds the candidates of a query and scores them.
+"""Searches a loaded index version: finds the candidates of a query and scores them.
 
-Each first-stage signal (vectors, BM25, learned sparse) finds its best rows. Their union are the candidates. Each
-candidate gets the exact value of every signal, and the weighted mean of them as its score.
+The candidates are the union of the best rows of each first-stage signal (vectors, BM25, learned sparse). Each candidate
+gets the exact value of every signal. Its score is their weighted mean.
 """
 
 from __future__ import annotations
@@ -35,33 +35,33 @@ from vectorstore.wire import CutReason, Mode, Signal
 logger = logging.getLogger(__name__)
 
 _EXACT_NUMBERS = 20_000_000
-"""Up to this many float32 in the index (52,000 chunks of 384 dimensions), `auto` compares with every vector. This is
-exact and not slower than a store (measured: docs/decisions/0005)."""
+"""Up to this many float32 in the index (52,000 chunks of 384 dimensions), `auto` compares the query with all vectors,
+which is exact and not slower than a store (docs/decisions/0005)."""
 
 _FILTERED_NUMBERS = 10_000_000
-"""With a filter, `auto` compares with every vector that passes it, up to this many float32."""
+"""Up to this many float32 in the vectors that pass a filter, `auto` compares the query with all of them."""
 
 _SPARE = 1.5
-"""Factor on the number of neighbours that a store is asked for when the filter is applied afterwards."""
+"""Oversampling factor if the filter is applied after the store's search."""
 
 _INLINE_NUMBERS = 2_000_000
-"""Up to this many float32 compared, a search takes less time than a switch of threads."""
+"""A search that compares at most this many float32 is faster than a switch of threads."""
 
 _INLINE_CHARS = 20_000
-"""Up to this many characters of queries, a search runs in the event loop. Stemming takes 10 ms per 1,000 words."""
+"""A search for at most this many characters of queries runs in the event loop. Stemming takes 10 ms per 1,000 words."""
 
 _MAX_BATCH = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """A query in the form that an index takes."""
+    """A query for `LoadedIndex`."""
 
     text: str
     num_docs: int
     where: Where | None = None
     vector: Vectors = field(default_factory=lambda: np.empty(0, np.float32))
-    """float32[dim], L2-normalised; empty until the embedder has answered."""
+    """float32[dim], L2-normalised; empty until the query is embedded."""
     sparse: SparseVector | None = None
     multi_vectors: Vectors | None = None
     """float32[tokens, dim], rows L2-normalised."""
@@ -85,7 +85,7 @@ class Ranked:
     """Signal → its value for each candidate. Always has `dense` and `lexical`."""
     terms: Terms
     left_out: tuple[tuple[int, CutReason], ...] = ()
-    """Rows that were found and are not candidates. Only if the query asks for an explanation."""
+    """Rows that were found but are not candidates. Only if the query sets `explain`."""
 
 
 class LoadedIndex:
@@ -104,7 +104,7 @@ class LoadedIndex:
         self.name = version.name
         self.collection = version.manifest.name
         self.calibration: dict[str, Any] | None = None
-        """Content of the version's calibration file. It may appear or change while the version is served."""
+        """Content of the version's calibration file, which may change while the version is served."""
         self.weights = weights or Weights()
         self.parts: Sequence[Signal] = version.manifest.parts
         """Signals that the version has."""
@@ -120,9 +120,9 @@ class LoadedIndex:
         self._order = self._lines.order
         self._filters_in_store = store != AUTO
         self._store = self._open_store(store)
-        """None: every vector is compared."""
+        """None: queries are compared with all vectors."""
         self.tail = orjson.dumps({"collection": self.collection, "index_version": self.name})[1:]
-        """End of the JSON of every passage."""
+        """Last part of the JSON of every passage."""
         self._batcher = MicroBatcher(self.rank_now, max_items=_MAX_BATCH, name=f"search-{version.name}")
 
     @property
@@ -153,10 +153,10 @@ class LoadedIndex:
         return self.version.document(document_id)
 
     def weights_of(self, mode: Mode) -> Mapping[Signal, float]:
-        """Signals that a query in this mode needs → their shares of the score.
+        """Signals that this mode uses → their shares of the score.
 
         Raises:
-            MissingPartError: the index does not have one of them.
+            MissingPartError: the index lacks one of them.
         """
         weights = self._weights_of.get(mode)
         if weights is None:
@@ -180,7 +180,7 @@ class LoadedIndex:
         try:
             return await asyncio.wait_for(self._batcher.submit(queries), left_s)
         except asyncio.TimeoutError as error:
-            raise DeadlineExceededError("The index was not searched within the request's deadline.") from error
+            raise DeadlineExceededError("The index was not searched before the request's deadline.") from error
 
     def rank_now(self, queries: Sequence[Query]) -> list[Ranked]:
         """Like `rank`, in the calling thread and without a deadline."""
@@ -200,7 +200,7 @@ class LoadedIndex:
         return self._vectors[rows]
 
     def matched(self, terms: Terms, row: int) -> dict[str, float]:
-        """Terms of the query that the row has → their BM25 scores."""
+        """Terms of the query in the row → their BM25 scores."""
         return self._lexical.matched(terms, row)
 
     def close(self) -> None:
@@ -215,11 +215,11 @@ class LoadedIndex:
             return None
         try:
             store = self.version.open_store(None if name == AUTO else name)
-            if isinstance(store, VectorTable):  # the vectors that the version has open already
+            if isinstance(store, VectorTable):  # the same vectors are already open
                 store.close()
                 return None
             try:
-                # Some stores read their files at the first search: now, before they could be pruned.
+                # Some stores read their files at the first search: do it before they can be pruned.
                 store.search(self._vectors[:1], limit=1, where=None, mask=None)
             except StoreFailedError:
                 store.close()
@@ -227,12 +227,12 @@ class LoadedIndex:
         except (StoreFailedError, SettingError) as error:
             if name != AUTO:
                 raise
-            logger.warning("comparing with every vector of %s, because its store failed: %s", self.name, error)
+            logger.warning("comparing with all vectors of %s, because its store failed: %s", self.name, error)
             return None
         return store
 
     def _nearest(self, queries: Sequence[Query]) -> Iterator[Hits]:
-        """Each query's nearest rows with their exact cosines: one store call for each filter."""
+        """Each query's nearest rows with their exact cosines. One call of the store for each filter."""
         groups: dict[bytes, list[int]] = {}
         for number, query in enumerate(queries):
             key = b"" if query.where is None else orjson.dumps(query.where, option=orjson.OPT_SORT_KEYS)
@@ -247,34 +247,34 @@ class LoadedIndex:
             depth = self._depth(query)
             rows, similarities = hits[number].rows[:depth], hits[number].scores[:depth]
             if self._store is not None:
-                # What a store returns is checked with the version's own metadata and vectors.
+                # Check the store's rows with the version's own metadata and vectors.
                 if query.where is not None:
                     rows = rows[self._exact.fields.mask(query.where)[rows]]
                 similarities = cosines(self._vectors[rows], query.vector)
             yield Hits(rows, similarities)
 
     def _search(self, vectors: Vectors, limit: int, where: Where | None) -> list[Hits]:
-        """The nearest rows of each query; with a filter, in the fastest way."""
+        """The nearest rows of each query. With a filter, chooses the fastest method."""
         if where is None or self._store is None or self._filters_in_store:
-            return self._ask_store(vectors, limit, where)
+            return self._search_store(vectors, limit, where)
         mask = self._exact.fields.mask(where)
         passing = int(mask.sum())
-        # Chroma takes 30 times as long with a filter. So the store is asked for more rows, and they are filtered here.
+        # Chroma takes 30 times as long with a filter, so ask for more rows and filter them here.
         if passing * self.dimension > _FILTERED_NUMBERS:
             asked = math.ceil(limit * len(mask) / passing * _SPARE)
-            found = [_masked(hits, mask) for hits in self._ask_store(vectors, asked, None)]
+            found = [_masked(hits, mask) for hits in self._search_store(vectors, asked, None)]
             if all(len(hits.rows) >= min(limit, passing) for hits in found):
                 return found
         return self._exact.search(vectors, limit=limit, where=where)
 
-    def _ask_store(self, vectors: Vectors, limit: int, where: Where | None) -> list[Hits]:
+    def _search_store(self, vectors: Vectors, limit: int, where: Where | None) -> list[Hits]:
         if self._store is not None:
             try:
                 return self._store.search(vectors, limit=limit, where=where, mask=None)
             except UnsupportedFilterError:
                 pass
             except StoreFailedError:
-                # A version that was pruned under its last requests has lost its store, but its vectors are mapped.
+                # If the version was pruned in the meantime, its store is gone, but its vectors are still mapped.
                 if self.version.folder.exists():
                     raise
         return self._exact.search(vectors, limit=limit, where=where)
@@ -336,14 +336,14 @@ class LoadedIndex:
         )
 
     def similarity_of_parts(self, query: Vectors, row: int, bounds: Vectors) -> Vectors:
-        """As `MultiVectorIndex.scores_of_parts`; empty if the index has no multi-vectors."""
+        """See `MultiVectorIndex.scores_of_parts`. Empty if the index has no multi-vectors."""
         if self._multi_vectors is None:
             return np.empty(0, np.float32)
         return self._multi_vectors.scores_of_parts(query, row, bounds)
 
     def _filtered(self, query: Query, mask: npt.NDArray[np.bool_], scores: npt.NDArray[np.float32]) -> list[int]:
-        """Rows that the same search by vectors and words finds without its filter, and the filter excludes."""
-        (near,) = self._ask_store(query.vector[None], self._depth(query), None)
+        """Rows that the search by vectors and words would find without its filter."""
+        (near,) = self._search_store(query.vector[None], self._depth(query), None)
         seen = np.union1d(near.rows, best(scores, self._depth(query)).rows)
         return [int(row) for row in seen[~mask[seen]]]
 

@@ -1,4 +1,4 @@
-"""From ranked candidates to passages as JSON: merges collections, cuts, diversifies, joins neighbours."""
+"""Turns ranked candidates into passages as JSON: merges collections, cuts, diversifies, joins neighbours."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class QueryResult:
     """Passages of one query, best first."""
 
     passages: list[bytes]
-    """The JSON of a `wire.Passage` each."""
+    """Each is the JSON of a `wire.Passage`."""
     index_versions: Mapping[str, str]
     """Collection → version, in the order of the query."""
     cut: list[Cut] = field(default_factory=list)
@@ -58,7 +58,7 @@ class _Candidate:
     """Its index in the arrays of `ranked`."""
     score: float
     document_id: str = ""
-    """This, `start` and `end` are the span of the passage. Set only if neighbours are joined."""
+    """With `start` and `end`, the passage's span. Set only if neighbours are joined."""
     start: int = 0
     end: int = 0
 
@@ -72,17 +72,17 @@ class _Candidate:
 
 
 def select_passages(query: Query, ranked: Sequence[Ranked]) -> tuple[list[bytes], list[Cut], dict[str, list[float]]]:
-    """Passages of a query as JSON, the candidates that it cut, and the similarity of sentences; these if it asks.
+    """Passages of a query as JSON, the candidates cut, and the similarity of sentences (the last two if requested).
 
-    Highest score first; of equal scores the earlier collection first, then the order of chunk ids. `diversity` decides
-    which candidates become passages, but not their order. Reads files of the indexes.
+    Passages are ordered by descending score, then by collection, then by chunk id. `diversity` affects which candidates
+    become passages, but not their order. Reads files of the indexes.
 
     Args:
         query: the query.
         ranked: its candidates in each collection.
 
     """
-    # If only the score decides, the best candidates are enough.
+    # If only the score matters, the best candidates are enough.
     best = None if query.explain or query.diversity or query.neighbours else query.num_docs
     candidates = [
         _Candidate(one, place, score) for one in ranked for place, score in enumerate(one.scores[:best].tolist())
@@ -121,7 +121,7 @@ def _choose(
             _widen(candidate, query.neighbours)
             overlapping = [other for other, one in chosen.items() if _overlap(one, candidate)]
             if overlapping:
-                # All that overlap become one passage, at the place of the best.
+                # Overlapping passages become one, at the rank of the best.
                 group = sorted([*overlapping, number])
                 for other in group:
                     chosen.pop(other, None)
@@ -143,7 +143,7 @@ def _choose(
 
 
 def _most_different(candidates: Sequence[_Candidate], diversity: float) -> Iterator[int]:
-    """Numbers of the candidates in the order of maximal marginal relevance.
+    """Positions of the candidates in the order of maximal marginal relevance.
 
     Source: Carbonell and Goldstein, "The Use of MMR, Diversity-Based Reranking for Reordering Documents and Producing
     Summaries" (SIGIR 1998), with lambda = 1 - diversity, relevance the score, similarity the cosine of vectors.
@@ -165,7 +165,7 @@ def _most_different(candidates: Sequence[_Candidate], diversity: float) -> Itera
 
 
 def _widen(candidate: _Candidate, neighbours: int) -> None:
-    """Extends the span by the rows before and after that belong to the same document."""
+    """Extends the span by neighbouring rows of the same document."""
     index, row = candidate.index, candidate.row
     own = orjson.loads(index.line(row))
     candidate.document_id = own["document_id"]
@@ -193,7 +193,7 @@ def _passage(query: Query, candidate: _Candidate) -> bytes:
     line = index.line(row)
     if query.neighbours:
         values = orjson.loads(line)
-        # From the stored document: chunks may overlap, or skip the space between them.
+        # Taken from the stored document, because chunks may overlap or omit the space between them.
         text = index.document(candidate.document_id).text[candidate.start : candidate.end]
         values.update(text=text, span={"start": candidate.start, "end": candidate.end})
         line = orjson.dumps(values)
@@ -213,7 +213,7 @@ def _passage(query: Query, candidate: _Candidate) -> bytes:
 
 
 def _sentence_similarity(query: npt.NDArray[np.float32], candidate: _Candidate) -> tuple[str, list[float]]:
-    """As `wire.Prediction.sentence_similarity`, for one chunk; empty if its multi-vectors do not count."""
+    """An item of `wire.Prediction.sentence_similarity`; empty if the multi-vectors do not affect the score."""
     line = orjson.loads(candidate.index.line(candidate.row))
     if not candidate.ranked.weights.get("multi_vector"):
         return line["chunk_id"], []

@@ -1,4 +1,4 @@
-"""The plan of a search: one query of a request, the indexes that it searches, and what they found."""
+"""The state of a search: one query, the indexes to search, and the candidates found."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ class SearchPlan:
 
     query: Query
     indexes: Sequence[LoadedIndex]
-    """Indexes that the query names, in its order."""
+    """Indexes that the query names, in order."""
     rankings: dict[LoadedIndex, Ranked] = field(default_factory=dict)
-    """Candidates by index; filled by the search."""
+    """Index → candidates, filled by the search."""
     query_tokens: int = 0
     query_truncated: bool = False
 
     @property
     def searched(self) -> list[LoadedIndex]:
-        """Indexes that have to be searched: those with documents, and none if no passages are wanted."""
+        """Indexes to search: those with documents. None if the query asks for no passages."""
         return [index for index in self.indexes if len(index)] if self.query.num_docs else []
 
     @property
@@ -35,11 +35,11 @@ class SearchPlan:
         return not (query.neighbours or query.diversity or query.explain or query.sentence_similarity)
 
     def signals(self) -> set[Signal]:
-        """Signals that the search needs. Raises MissingPartError if an index does not have one of them."""
+        """Signals that the search needs. Raises MissingPartError if an index lacks one of them."""
         return {signal for index in self.indexes for signal in index.weights_of(self.query.mode)}
 
     def embed(self, embeddings: Embeddings, row: int) -> None:
-        """Sets the vectors of the query from a row of the embedder's answer."""
+        """Sets the query's vectors from a row of the embeddings."""
         self.query = replace(
             self.query,
             vector=embeddings.dense[row],
@@ -50,7 +50,7 @@ class SearchPlan:
         self.query_truncated = bool(embeddings.truncated[row])
 
     def result(self) -> QueryResult:
-        """The passages among the candidates. Reads files of the indexes."""
+        """Selects passages among the candidates. Reads files of the indexes."""
         passages, cut, similarity = select_passages(
             self.query, [self.rankings[index] for index in self.indexes if index in self.rankings]
         )

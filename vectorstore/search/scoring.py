@@ -1,10 +1,10 @@
 """The score of a candidate: the weighted mean of its signals.
 
-Unlike a fusion of ranks, the score keeps the distance between candidates, and can be compared between queries, between
-indexes and with a threshold. Evidence: `docs/decisions/`.
+Unlike a fusion of ranks, the score preserves differences between candidates, and can be compared between queries,
+between indexes and with a threshold.
 
 Source: Bruch, Gai and Ingber, "An Analysis of Fusion Functions for Hybrid Retrieval" (ACM TOIS 2023): convex
-combinations do better than reciprocal rank fusion in and out of domain.
+combinations outperform reciprocal rank fusion in and out of domain.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Scores = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """Weights of the signals. None: a default that depends on the signals of the index."""
+    """Weights of the signals. None: a default that depends on the index's signals."""
 
     dense: float | None = None
     lexical: float | None = None
@@ -34,21 +34,23 @@ class Weights:
     def of(
         self, parts: Collection[Signal], mode: Mode, trust: Mapping[Signal, float] = MappingProxyType({})
     ) -> dict[Signal, float]:
-        """Signal → its share of the score for an index that has `parts`. Shares are above 0 and sum to 1.
+        """Signal → its share of the score, for an index with the signals `parts`. Shares are positive and sum to 1.
 
         Args:
             parts: signals of the index.
             mode: signals to use.
-            trust: 0 … 1 by signal, 1 if absent. It scales defaults, not weights that are set. If no signal that finds
-                candidates is left, BM25 alone decides.
+            trust: signal → 0 … 1; 1 if absent. It scales default weights, not configured ones. If no first-stage
+                signal has a weight then, BM25 is used alone.
 
         Raises:
-            MissingPartError: the mode needs a signal that the index does not have.
+            MissingPartError: the mode needs a signal that the index lacks.
         """
         if mode in ("dense", "lexical"):
             needed: Signal = mode
             if needed not in parts:
-                raise MissingPartError(f"The index has no {needed} part: choose another mode, or publish it again.")
+                raise MissingPartError(
+                    f"The index lacks the signal {needed!r}: choose another mode, or build it again."
+                )
             return {needed: 1.0}
         used = [signal for signal in parts if not (signal == "multi_vector" and mode == "fused")]
         late = trust.get("multi_vector", 1.0) if "multi_vector" in used else 0.0
@@ -66,14 +68,14 @@ class Weights:
         if not chosen.keys() - {"multi_vector"}:
             if trust and self == Weights() and "lexical" in parts:
                 return {"lexical": 1.0}
-            raise MissingPartError("No part that finds candidates has a weight above 0: set one.")
+            raise MissingPartError("All signals that find candidates have the weight 0: set at least one higher.")
         total = sum(chosen.values())
         return {signal: weight / total for signal, weight in chosen.items()}
 
 
 _FUSED: Mapping[Signal, float] = {"dense": 0.4, "lexical": 0.6}
 _RESCORED: Mapping[Signal, float] = {"dense": 1 / 6, "lexical": 1 / 3, "multi_vector": 1 / 2}
-"""Both are the best of a grid over all sets of docs/evaluation.md; neighbouring weights are as good."""
+"""Both are the best on a grid over all datasets of docs/evaluation.md. Neighbouring weights are as good."""
 _LEARNED: Mapping[Signal, float] = {"dense": 0.4, "sparse": 0.2, "multi_vector": 0.4}
 """Source: the example for `compute_score` in the README of BAAI/bge-m3; not measured here."""
 

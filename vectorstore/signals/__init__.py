@@ -1,1 +1,1 @@
-"""How a chunk and a query are compared: dense vectors, words, learned sparse vectors, multi-vectors."""
+"""Signals that compare a chunk with a query: dense vectors, words, learned sparse vectors, multi-vectors."""

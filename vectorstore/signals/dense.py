@@ -1,4 +1,4 @@
-"""Dense vectors: their shape and length, cosines, and the best rows of a search."""
+"""Dense vectors: normalisation, cosines, and selection of the best rows."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from vectorstore.errors import InvalidContentError
 Vectors = npt.NDArray[np.float32]
 
 UNIT_TOLERANCE = 1e-3
-"""How far the length of a vector may be from 1 and still count as normalised."""
+"""Vectors whose length differs from 1 by at most this much count as normalised."""
 
 
 @dataclass(frozen=True, slots=True)
 class Hits:
-    """The best rows of one query, best first; equal scores in the order of rows."""
+    """The best rows of one query, best first; rows with equal scores in their order."""
 
     rows: npt.NDArray[np.int64]
     """int64[k]: rows of the index version."""
     scores: Vectors
-    """float32[k]: of dense vectors the cosine, -1 … 1; of words and learned sparse vectors above 0."""
+    """float32[k]: cosines, -1 … 1, for dense vectors; positive scores for words and learned sparse vectors."""
 
 
 NO_HITS = Hits(np.empty(0, np.int64), np.empty(0, np.float32))
@@ -34,13 +34,13 @@ def best(
     mask: npt.NDArray[np.bool_] | None = None,
     order: npt.NDArray[np.int32] | None = None,
 ) -> Hits:
-    """The greatest of float32[rows] that are not 0.
+    """The rows with the highest scores, without those that score 0.
 
     Args:
-        scores: none below 0.
-        limit: most hits.
-        mask: bool[rows]; only rows where it is true are hits.
-        order: int32[rows]; of equal scores the lowest by this order come first. None: the order of rows.
+        scores: float32[rows], not negative.
+        limit: maximum number of hits.
+        mask: bool[rows]; rows where it is false are excluded.
+        order: int32[rows]; rows with equal scores are sorted by it. None: by row.
 
     """
     if limit <= 0:
@@ -58,19 +58,19 @@ def best(
 
 
 def cosines(vectors: Vectors, query: Vectors) -> Vectors:
-    """float32[n]: cosine of each row of float32[n, dim] with float32[dim], all of length 1.
+    """float32[n]: cosines of the rows of float32[n, dim] with float32[dim], all L2-normalised.
 
-    Computed row by row, so that equal rows get equal numbers; a matrix product does not promise that.
+    Computed row by row, so that equal rows have equal cosines, which a matrix product does not guarantee.
     """
     products: Vectors = (vectors * query).sum(axis=1)
     return np.clip(products, -1, 1)
 
 
 def normalised(vectors: object, dimension: int) -> Vectors:
-    """The rows as float32[n, dim] of length 1; rows within `UNIT_TOLERANCE` of it are not changed.
+    """The rows as float32[n, dim], L2-normalised unless they already are, within `UNIT_TOLERANCE`.
 
     Raises:
-        InvalidContentError: a wrong shape, a value that is not finite, or a row of zeros.
+        InvalidContentError: the shape is wrong, a value is not finite, or a row is all zeros.
     """
     given = np.asarray(vectors)
     if given.ndim != 2 or given.shape[1] != dimension or given.dtype.kind not in "fiu":

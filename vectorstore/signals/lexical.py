@@ -1,6 +1,6 @@
 """BM25 over the chunks of an index version: an inverted index with precomputed weights, memory-mapped for searches.
 
-docs/decisions/0006 says why this is not a library.
+docs/decisions/0006 explains why no library is used.
 
 Source: Robertson and Zaragoza, "The Probabilistic Relevance Framework: BM25 and Beyond" (2009), with Lucene's inverse
 document frequency, which is never negative. Scores are computed when indexing, as in Lù, "BM25S" (arXiv:2407.03618).
@@ -26,19 +26,19 @@ from vectorstore.signals.dense import Hits, best
 from vectorstore.signals.postings import Floats, Ints, Postings, PostingsWriter
 
 LANGUAGES = ("auto", UNSTEMMED, *stems.LANGUAGES)
-"""Values of `LexicalSettings.language`. `auto` is decided by the words of the first texts."""
+"""Values of `LexicalSettings.language`. `auto`: detected from the words of the first texts."""
 
 _TEXTS_TO_DECIDE = 500
 
 
 @dataclass(frozen=True, slots=True)
 class LexicalSettings:
-    """The language of the texts, and BM25's constants."""
+    """Language of the texts, and constants of BM25."""
 
     language: str = "auto"
     """One of `LANGUAGES`."""
     k1: float = 1.5
-    """Saturation: the higher, the more repetitions of a term count."""
+    """Saturation: at higher values, repetitions of a term count more."""
     b: float = 0.75
     """Length normalisation, 0 (none) … 1 (full)."""
 
@@ -48,9 +48,9 @@ class Terms:
     """The terms of a query in an index."""
 
     known: tuple[tuple[str, int, int], ...]
-    """Term, its number in the index, its count in the query."""
+    """Term, its number in the index, and its count in the query."""
     greatest: float
-    """Upper bound of a chunk's score: every term of the query, also unknown ones, repeated without end."""
+    """Upper bound of the score: that of a chunk which repeats all terms, also unknown ones, infinitely often."""
 
 
 class LexicalWriter:
@@ -77,7 +77,7 @@ class LexicalWriter:
                 self._add(self._analyzer, text)
 
     def _decide(self) -> None:
-        """Chooses the language, if it is `auto` by the texts so far, and indexes these texts."""
+        """Chooses the language (`auto`: from the texts so far), and indexes these texts."""
         if self._language == "auto":
             self._language = language_of(self._undecided)
         self._analyzer = IndexAnalyzer(self._language)
@@ -104,7 +104,7 @@ class LexicalWriter:
         length_factor = k1 * (1 - b + b * lengths / average)
 
         def weigh(frequencies: Ints) -> Callable[[Ints, Ints, Floats], Floats]:
-            # Lucene's form: positive even for a term in every chunk.
+            # Lucene's formula, which is positive even for a term in every chunk.
             idf = np.log1p((rows - frequencies + 0.5) / (frequencies + 0.5))
 
             def bm25(terms: Ints, chunks: Ints, counts: Floats) -> Floats:
@@ -134,15 +134,15 @@ class LexicalIndex:
 
         Raises:
             DamagedIndexError: a file is missing or unreadable.
-            UnsupportedFormatError: its terms were made by another version of `IndexAnalyzer`.
+            UnsupportedFormatError: its terms come from an incompatible version of `IndexAnalyzer`.
         """
         try:
             description = orjson.loads((folder / "lexical.json").read_bytes())
             terms = (folder / "terms.txt").read_text(encoding="utf-8")
             if not IndexAnalyzer.reads(description.get("analyzer"), terms):
                 raise UnsupportedFormatError(
-                    f"The lexical index has terms of analyzer {description.get('analyzer')}, this release searches "
-                    f"those of analyzer {IndexAnalyzer.version}: build it again with `kserve-rag ingest`."
+                    f"The lexical index was built by analyzer {description.get('analyzer')}, but this release has "
+                    f"analyzer {IndexAnalyzer.version}: build it again with `kserve-rag ingest`."
                 )
             self._postings = Postings(folder)
             self._analyzer = IndexAnalyzer(description["language"])
@@ -171,14 +171,14 @@ class LexicalIndex:
         return Terms(tuple(known), greatest * (self._k1 + 1))
 
     def scores(self, query: str | Terms) -> npt.NDArray[np.float32]:
-        """float32[rows]: BM25 score of every row; 0 if it has no term of the query."""
+        """float32[rows]: BM25 score of every row; 0 if it contains no term of the query."""
         scores = np.zeros(self._count, np.float32)
         for _, number, times in self._terms(query).known:
             self._postings.add_to(scores, number, times)
         return scores
 
     def matched(self, query: str | Terms, row: int) -> dict[str, float]:
-        """Terms of the query in the row → their part of its score, greatest first."""
+        """Terms of the query in the row → their share of its score, greatest first."""
         found: dict[str, float] = {}
         for term, number, times in self._terms(query).known:
             weight = self._postings.weight(number, row)
@@ -187,7 +187,7 @@ class LexicalIndex:
         return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
 
     def search(self, query: str, *, limit: int, mask: npt.NDArray[np.bool_] | None = None) -> Hits:
-        """At most `limit` rows that share a term with the query and where `mask` (bool[rows]) is true."""
+        """The best `limit` rows that share a term with the query. `mask`: bool[rows], false for rows to exclude."""
         return best(self.scores(query), limit, mask)
 
     def _terms(self, query: str | Terms) -> Terms:

@@ -1,11 +1,11 @@
-"""Multi-vectors of the chunks of an index version, with a few bits per number, and late interaction with them.
+"""Quantised multi-vectors of the chunks of an index version, and late interaction with them.
 
-A random rotation makes the numbers of each vector similar in size. Then each number is rounded to one of 2^bits evenly
-spaced steps around zero, and a factor per vector corrects its product with the exact vector. Queries stay float32.
+A random rotation makes the numbers of each vector similar in size. Each number is then rounded to one of 2^bits evenly
+spaced levels around zero, and a factor per vector corrects its product with the exact vector. Queries stay float32.
 docs/decisions/0008 compares numbers of bits.
 
-Source: the score is ColBERT's (Khattab and Zaharia, arXiv:2004.12832), as a mean over the query's tokens like in
-BGE M3-Embedding (arXiv:2402.03216, section 3.2). Rotation and factor are those of RaBitQ (Gao and Long,
+Source: the score is ColBERT's (Khattab and Zaharia, arXiv:2004.12832), as a mean over the query's tokens, as in
+BGE M3-Embedding (arXiv:2402.03216, section 3.2). Rotation and factor follow RaBitQ (Gao and Long,
 arXiv:2405.12497). Widths of the steps: Max, "Quantizing for Minimum Distortion" (1960), table II, for a normal
 distribution.
 """
@@ -32,7 +32,7 @@ _STEP: Mapping[int, float] = {1: 1.596, 2: 0.9957, 4: 0.3352, 8: 0.0308}
 """Bits → width of a step in standard deviations."""
 
 _TOKENS_AT_A_TIME = 512
-"""Tokens decoded together, so that they stay in the processor's cache."""
+"""Number of tokens decoded together: few enough to stay in the CPU's cache."""
 
 _SEED = 20_251_031
 
@@ -46,18 +46,18 @@ class EncodedVectors:
     codes: npt.NDArray[np.uint8]
     """uint8[tokens, w] with w = dim * bits / 8. Byte j holds the numbers j, j + w, j + 2w, …, lowest bits first."""
     factors: npt.NDArray[np.float16]
-    """float16[tokens]"""
+    """float16[tokens]: corrections."""
     bits: int
 
 
 class Quantiser:
-    """Encodes vectors of one dimension. On one machine, equal arguments give equal quantisers."""
+    """Encodes vectors of one dimension. On the same machine, equal arguments give equal quantisers."""
 
     def __init__(self, dimension: int, bits: Bits, rotation: Matrix | None = None) -> None:
         if bits not in _STEP or dimension * bits % 8:
             raise InvalidContentError(
-                f"Multi-vectors of {dimension} dimensions cannot be kept in {bits} bits: use 8, 4, 2 or 1, so that a "
-                "vector fills bytes.",
+                f"Multi-vectors of {dimension} dimensions cannot be stored with {bits} bits per number: use 8, 4, 2 or "
+                "1, so that a vector fills whole bytes.",
                 field="multi_vector_bits",
             )
         self.dimension, self.bits = dimension, bits
@@ -87,7 +87,7 @@ class Quantiser:
     def products(
         self, codes: npt.NDArray[np.uint8], factors: npt.NDArray[np.float16], query: tuple[Matrix, Matrix]
     ) -> Matrix:
-        """float32[tokens, query tokens]: dot products of stored vectors with those of the query."""
+        """float32[tokens, query tokens]: dot products of stored vectors with the query's vectors."""
         turned, offsets = query
         width = codes.shape[1]
         levels = np.empty((len(codes), self.dimension), np.float32)
@@ -120,7 +120,7 @@ class MultiVectorWriter:
         self._end = 0
 
     def add(self, rows: Sequence[Matrix | EncodedVectors]) -> None:
-        """Appends rows, as vectors or as stored by another version. `check` must have accepted them."""
+        """Appends rows: vectors, or encodings from another version. `check` must have accepted them."""
         for row in rows:
             stored = row if isinstance(row, EncodedVectors) else self._quantiser.encode(row)
             self._codes.write(stored.codes.tobytes())
@@ -129,7 +129,7 @@ class MultiVectorWriter:
             self._ends.write(self._end.to_bytes(8, "little"))
 
     def check(self, rows: Sequence[Matrix | EncodedVectors]) -> None:
-        """Raises InvalidContentError if the dimension, the bits or a number is wrong."""
+        """Raises InvalidContentError if a dimension or number of bits is wrong, or a value is not finite."""
         dimension, bits = self._quantiser.dimension, self._quantiser.bits
         for number, row in enumerate(rows):
             if isinstance(row, EncodedVectors):
@@ -156,7 +156,7 @@ class MultiVectorWriter:
 
 
 class MultiVectorIndex:
-    """Scores rows from the files of `MultiVectorWriter`. Reads only the rows that it scores; thread-safe."""
+    """Scores rows from the files of `MultiVectorWriter`. Reads only the scored rows. Thread-safe."""
 
     def __init__(self, folder: Path) -> None:
         try:
@@ -184,7 +184,7 @@ class MultiVectorIndex:
         """float32[n]: late interaction of a query, float32[tokens, dim], with each of the rows, about -1 … 1.
 
         The score is the mean over the query's tokens of the greatest dot product with a token of the row; 0 if the row
-        or the query has no vectors. Other rows change a row's score only in the last digits of float32.
+        or the query has no vectors. It depends on the other rows only by rounding errors.
         """
         scores = np.zeros(len(rows), np.float32)
         if not len(query):
@@ -215,8 +215,8 @@ class MultiVectorIndex:
         Args:
             query: float32[tokens, dim].
             row: the row.
-            bounds: float32[n + 1], ascending: where parts begin and end, as shares of the text. Tokens are taken to be
-                equally long, because their places are not stored.
+            bounds: float32[n + 1], ascending: where parts begin and end, as fractions of the text. Assumes tokens of
+                equal length, because their positions are not stored.
         """
         first, end = self._starts[row], self._starts[row + 1]
         if first == end or not len(query):

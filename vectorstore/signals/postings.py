@@ -1,7 +1,7 @@
-"""Inverted lists on disk: key → its rows with weights. Built in bounded memory, memory-mapped for reading.
+"""Inverted lists on disk: key → rows and weights. Built in bounded memory, memory-mapped for reading.
 
-A folder holds `starts.i64` (the start of each key's list, and the end), `rows.i32` and `weights.f32`. Rows ascend
-within a list.
+A folder holds `starts.i64` (the start of each key's list, and the end of the last), `rows.i32` and `weights.f32`. Rows
+ascend within a list.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ class PostingsWriter:
         self._folder = folder
         self._file = (folder / "postings.tmp").open("w+b")
         self.rows = 0
-        """Rows added."""
+        """Number of rows added."""
 
     def add(self, keys: npt.ArrayLike, values: npt.ArrayLike) -> None:
-        """Appends the next row: its keys, each once, and their values."""
+        """Appends a row: its keys, without repetitions, and their values."""
         keys = np.asarray(keys, "<i4")
         postings = np.empty(len(keys), _POSTING)
         postings["key"], postings["row"], postings["value"] = keys, self.rows, values
@@ -46,13 +46,13 @@ class PostingsWriter:
         *,
         block: int = 1_000_000,
     ) -> None:
-        """Writes the lists of the keys 0 … `keys` - 1 and removes the temporary file.
+        """Writes the lists of keys 0 … `keys` - 1 and removes the temporary file.
 
         Args:
             keys: number of keys.
-            weigh: given the number of rows with each key, int64[keys], returns a function from keys, rows and values of
-                postings to their weights. None: the values are the weights.
-            block: postings to sort at a time; a million take about 50 MB.
+            weigh: takes the number of rows with each key, int64[keys], and returns a function that computes weights
+                from the keys, rows and values of postings. None: the values are the weights.
+            block: number of postings sorted at a time; a million take about 50 MB.
 
         """
         self.close()
@@ -72,7 +72,7 @@ class PostingsWriter:
         free = starts[:-1].copy()
         for start in range(0, count, block):
             part = np.asarray(postings[start : start + block])
-            # Stable: rows stay ascending within each key.
+            # Stable, so that rows ascend within each key.
             part = part[np.argsort(part["key"], kind="stable")]
             present, first, repeats = np.unique(part["key"], return_index=True, return_counts=True)
             places = free[part["key"]] + np.arange(len(part)) - np.repeat(first, repeats)
@@ -94,7 +94,7 @@ class Postings:
     """Reads the files of `PostingsWriter`. Thread-safe; works on read-only volumes."""
 
     def __init__(self, folder: Path) -> None:
-        """Raises OSError or ValueError if a file cannot be read, DamagedIndexError if the files disagree."""
+        """Raises OSError or ValueError if a file cannot be read, DamagedIndexError if the files are inconsistent."""
         self._starts = np.fromfile(folder / "starts.i64", "<i8")
         self._rows = open_array(folder / "rows.i32", "<i4")
         self._weights = open_array(folder / "weights.f32", "<f4")
@@ -110,7 +110,7 @@ class Postings:
         return int(self._starts[key + 1] - self._starts[key])
 
     def add_to(self, scores: npt.NDArray[np.float32], key: int, factor: float) -> None:
-        """Adds the key's weights, times `factor`, to float32[rows]."""
+        """Adds the key's weights, times `factor`, to `scores`, float32[rows]."""
         span = slice(self._starts[key], self._starts[key + 1])
         weights = self._weights[span]
         # `scores[rows] += weights` takes twice as long: it reads, adds and writes in three passes.
@@ -132,5 +132,5 @@ def _create(path: Path, dtype: str, count: int) -> npt.NDArray[Any]:
 
 def open_array(path: Path, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
     """A file of numbers as a read-only memory map."""
-    # A plain view: slicing an np.memmap object costs several times as much.
+    # As a plain array: slicing an np.memmap object takes several times as long.
     return np.asarray(np.memmap(path, dtype, "r")).view(np.ndarray) if path.stat().st_size else np.empty(0, dtype)

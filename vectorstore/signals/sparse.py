@@ -17,7 +17,7 @@ from vectorstore.errors import DamagedIndexError, InvalidContentError
 from vectorstore.signals.postings import Postings, PostingsWriter, open_array
 
 _MAX_TOKEN_ID = 2**24
-"""Greatest token id of any vocabulary. Building needs a table of this length."""
+"""Maximum token id. Building needs a table of this length."""
 
 _ENTRY = np.dtype([("token", "<i4"), ("weight", "<f4")])
 
@@ -86,15 +86,16 @@ class SparseIndex:
 
 
 def check(vectors: Sequence[SparseVector]) -> None:
-    """Raises InvalidContentError if ids do not ascend from 0, or weights are not positive and finite."""
+    """Raises InvalidContentError unless ids ascend, from 0 or more, and weights are positive and finite."""
     for number, vector in enumerate(vectors):
         ids, weights = vector.indices, vector.weights
         if ids.shape != weights.shape or ids.ndim != 1 or not np.isfinite(weights).all() or (weights <= 0).any():
             raise InvalidContentError(
-                f"Sparse vector {number} has weights that are not one positive number per token: embed its text again.",
+                f"Sparse vector {number} must have one positive weight per token: embed its text again.",
                 field="sparse",
             )
         if len(ids) and (ids[0] < 0 or ids[-1] > _MAX_TOKEN_ID or (np.diff(ids) <= 0).any()):
             raise InvalidContentError(
-                f"Sparse vector {number} has token ids that do not ascend from 0: embed its text again.", field="sparse"
+                f"Sparse vector {number} must have ascending token ids, not negative: embed its text again.",
+                field="sparse",
             )

@@ -1,7 +1,7 @@
-"""Stores of vectors: the protocol that each implements, and the registry that finds them.
+"""Vector stores: their interface, and the registry that finds implementations.
 
-A version always holds its own exact vectors, texts and metadata. A store is an accelerator beside them: it can be
-dropped and filled again from the version (`IndexVersion.refill_store`).
+A version always holds its own exact vectors, texts and metadata. A store only accelerates the search: it can be dropped
+and filled again from the version (`IndexVersion.refill_store`).
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from vectorstore.signals.dense import Hits, Vectors
 from vectorstore.stores.filters import FieldValue, Where
 
 Mask = npt.NDArray[np.bool_]
-"""bool[rows of the version]: true at the rows that may be found."""
+"""bool[rows of the version]: true for rows that may be found."""
 
 AUTO = "auto"
-"""Setting of the service: search the version's store if the index is large, else compare with every vector."""
+"""Value of the setting `store`: search the version's store if the index is large, else compare with all vectors."""
 
 DEFAULT_STORE = "chroma"
-"""The store of a version whose builder names none."""
+"""Default store of new versions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class VersionRef:
 
     index: str
     build_id: str
-    """16 hexadecimal digits, different for every version. A version gets its name only when it is published."""
+    """16 hexadecimal digits, unique for every version, which has no name before it is published."""
     folder: Path
     """The version's folder. Publishing renames it."""
 
@@ -55,15 +55,15 @@ class Writer(Protocol):
     """Fills the store of one version. Not thread-safe."""
 
     def add(self, vectors: Vectors, metadata: Sequence[Mapping[str, FieldValue]]) -> None:
-        """Appends float32[n, dim], rows L2-normalised, as the next n rows; the first row of a version is 0."""
+        """Appends n rows: float32[n, dim], L2-normalised. Rows are numbered from 0."""
         ...
 
     def finish(self) -> None:
-        """Writes what is pending and releases the store. Nothing may be called afterwards."""
+        """Writes pending rows and releases the store. Call nothing afterwards."""
         ...
 
     def discard(self) -> None:
-        """Removes what was added and releases the store. Nothing may be called afterwards."""
+        """Removes all rows and releases the store. Call nothing afterwards."""
         ...
 
 
@@ -71,13 +71,13 @@ class Store(Protocol):
     """The store of one version, open for reading. Thread-safe. All methods block."""
 
     def search(self, queries: Vectors, *, limit: int, where: Where | None, mask: Mask | None) -> list[Hits]:
-        """At most `limit` nearest rows for each row of float32[q, dim], in the order of the queries.
+        """The nearest rows for each query, in the order of the queries.
 
         Args:
-            queries: L2-normalised rows.
-            limit: most hits per query; 0 gives none.
-            where: a filter that `filters.check` returned; None lets every row through.
-            mask: rows that the caller may see; None lets every row through.
+            queries: float32[q, dim], rows L2-normalised.
+            limit: maximum number of hits per query; may be 0.
+            where: a filter that `filters.check` returned; None matches all rows.
+            mask: rows that the caller may see; None: all.
 
         Raises:
             UnsupportedFilterError: the store cannot evaluate this filter correctly.
@@ -87,7 +87,7 @@ class Store(Protocol):
         ...
 
     def count(self, where: Where | None = None) -> int:
-        """Number of rows that the filter lets through. Raises the errors of `search`."""
+        """Number of rows that match the filter. Raises the errors of `search`."""
         ...
 
     def health(self) -> None:
@@ -95,17 +95,17 @@ class Store(Protocol):
         ...
 
     def close(self) -> None:
-        """Releases files, memory and connections. Nothing may be called afterwards."""
+        """Releases files, memory and connections. Call nothing afterwards."""
         ...
 
 
 class StoreType(Protocol):
-    """One kind of store. The object behind an entry point of the group `kserve_rag.stores`."""
+    """A kind of store. Entry points of the group `kserve_rag.stores` refer to such objects."""
 
     name: str
-    """The name of the entry point; manifests and settings hold it."""
+    """Name of the entry point, used in manifests and settings."""
     settings: type[BaseSettings]
-    """Read from the environment by `create` and `open`."""
+    """Class of its settings, which `create` and `open` read from the environment."""
 
     def create(self, version: VersionRef, dimension: int) -> Writer:
         """An empty store for a version that is being built. Raises StoreFailedError."""
@@ -116,7 +116,7 @@ class StoreType(Protocol):
         ...
 
     def drop(self, version: VersionRef) -> None:
-        """Removes the store of a version, if it is there. Raises StoreFailedError."""
+        """Removes the store of a version, if it exists. Raises StoreFailedError."""
         ...
 
 
@@ -124,7 +124,7 @@ STORES: Registry[StoreType] = Registry("kserve_rag.stores", "store")
 
 
 def store_type(name: str) -> StoreType:
-    """The registered kind of store of this name. Raises StoreFailedError if it is not installed."""
+    """The kind of store with this name. Raises StoreFailedError if it is not installed."""
     try:
         return STORES.get(name)
     except RegistryError as error:

@@ -1,4 +1,4 @@
-"""Chroma, embedded: a folder in each index version, searched by HNSW over cosine distance."""
+"""Embedded Chroma: a folder in each index version, searched by HNSW with cosine distance."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from vectorstore.stores import Mask, VersionRef
 from vectorstore.stores.filters import FieldValue, Where
 
 COLLECTION = "chunks"
-"""The ids in it are rows in decimal."""
+"""Name of the collection, whose ids are row numbers in decimal."""
 
 _BATCH_ROWS = 1_000
-"""Rows per call: a call costs as much as a hundred rows."""
+"""Rows per call. A call takes as long as a hundred rows."""
 
 
 class ChromaSettings(BaseSettings):
@@ -37,13 +37,13 @@ class ChromaSettings(BaseSettings):
         200,
         ge=1,
         le=10_000,
-        description="HNSW's ef_search: candidates held during a search. Chroma's default of 100 loses neighbours at "
-        "the depths that a hybrid search asks for.",
+        description="HNSW's ef_search: number of candidates during a search. Chroma's default of 100 loses neighbours "
+        "in deep searches such as hybrid search.",
     )
 
 
 class ChromaStore:
-    """The store type. Chroma writes when it opens, so the folder of a version must be writable."""
+    """The store type. Chroma writes when it opens a folder, so the version's folder must be writable."""
 
     name = "chroma"
     settings: type[BaseSettings] = ChromaSettings
@@ -112,7 +112,7 @@ class ChromaWriter:
     def _write(self) -> None:
         batch, self._pending = self._pending[:_BATCH_ROWS], self._pending[_BATCH_ROWS:]
         ids = [str(self._written + i) for i in range(len(batch))]
-        # Chroma refuses an empty mapping but takes None.
+        # Chroma rejects an empty mapping but accepts None.
         metadata: list[Metadata] = [dict(mapping) or None for _, mapping in batch]  # type: ignore[misc]
         try:
             self._collection.add(ids=ids, embeddings=np.stack([vector for vector, _ in batch]), metadatas=metadata)
@@ -147,7 +147,7 @@ class ChromaReader:
             raise StoreFailedError("Chroma failed on a search.") from error
         distances = found["distances"]
         if distances is None or len(distances) != len(queries):
-            raise StoreFailedError("Chroma answered another number of queries than it was asked.")
+            raise StoreFailedError("Chroma sent results for a different number of queries.")
         return [_hits(ids, values) for ids, values in zip(found["ids"], distances, strict=True)]
 
     def count(self, where: Where | None = None) -> int:
@@ -180,16 +180,16 @@ def _close(client: ClientAPI) -> None:
 
 
 def _check(where: Any) -> None:
-    """Raises UnsupportedFilterError if a filter compares with a fraction, or with whole numbers and floats in one list.
+    """Raises UnsupportedFilterError if a filter has a fraction, or whole numbers and floats in the same list.
 
-    Chroma 1.5.9 takes 2021.5 for 2021 where a row has a whole number, and refuses a list of both kinds.
+    Chroma 1.5.9 reads 2021.5 as 2021 for rows with whole numbers, and rejects lists of both kinds.
     """
     if isinstance(where, dict):
         for part in where.values():
             _check(part)
     elif isinstance(where, list):
         if len({type(part) for part in where} & {int, float}) > 1:
-            raise UnsupportedFilterError(f"Chroma does not compare with whole numbers and floats in one list: {where}.")
+            raise UnsupportedFilterError(f"Chroma does not support whole numbers and floats in the same list: {where}.")
         for part in where:
             _check(part)
     elif isinstance(where, float) and not where.is_integer():

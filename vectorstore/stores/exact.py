@@ -1,4 +1,4 @@
-"""The exact vectors of an index version in one memory-mapped file, and the store that compares a query with all."""
+"""The exact vectors of an index version, memory-mapped, and the store that compares a query with all of them."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from vectorstore.stores.fields import FieldTable, FieldTableWriter
 from vectorstore.stores.filters import FieldValue, Where
 
 FOLDER = "exact"
-"""In the folder of a version."""
+"""Name of the folder within a version's folder."""
 
 _BLOCK_ROWS = 65_536
-"""Rows compared at a time. Bounds the similarities of a block of queries to tens of megabytes."""
+"""Number of rows compared at a time, which limits the similarities in memory to tens of megabytes."""
 
 _COPY_COST = 3
-"""Comparing a row that has to be copied first takes about this many times as long."""
+"""Comparing a row takes about this many times as long if it must be copied first."""
 
 _FILE = "vectors.f32"
 
@@ -47,7 +47,7 @@ class VectorTableWriter:
 
 
 class VectorTable:
-    """The vectors and the metadata of a version's rows. Works on read-only volumes; the files may be removed meanwhile.
+    """The vectors and metadata of a version's rows. Works on read-only volumes, and after the files were removed.
 
     The folder holds `vectors.f32` (float32[n, dim], little-endian, row after row) and the files of `FieldTable`.
     """
@@ -62,7 +62,7 @@ class VectorTable:
         if rest or row_bytes % 4:
             self.fields.close()
             raise DamagedIndexError("The vectors of the index are cut off: publish again.")
-        # An empty file cannot be mapped. A plain view: slicing an np.memmap object costs several times as much.
+        # An empty file cannot be mapped. A plain array: slicing an np.memmap object takes several times as long.
         shape = (rows, row_bytes // 4)
         mapped = np.memmap(path, "<f4", "r", shape=shape) if rows else np.empty(shape, np.float32)
         self.vectors: Vectors = mapped.view(np.ndarray)
@@ -71,7 +71,7 @@ class VectorTable:
     def search(
         self, queries: Vectors, *, limit: int, where: Where | None = None, mask: Mask | None = None
     ) -> list[Hits]:
-        """The exact nearest neighbours, as `Store.search`."""
+        """The exact nearest neighbours. See `Store.search`."""
         rows = None
         if where is not None:
             allowed = self.fields.mask(where)
@@ -89,14 +89,14 @@ class VectorTable:
         ]
 
     def count(self, where: Where | None = None) -> int:
-        """Number of rows that the filter lets through."""
+        """Number of rows that match the filter."""
         return len(self.vectors) if where is None else int(self.fields.mask(where).sum())
 
     def health(self) -> None:
         """A mapped file can always answer."""
 
     def close(self) -> None:
-        """Closes the files. The mapping ends with its last user."""
+        """Closes the files. The memory mapping lasts while arrays refer to it."""
         self.fields.close()
 
     def _block(
@@ -122,7 +122,7 @@ class VectorTable:
 
 
 def _best_columns(similarities: Vectors, limit: int) -> npt.NDArray[np.int64]:
-    """int64[q, limit]: columns of the greatest values of each row; of equal values at the border, the first columns."""
+    """int64[q, limit]: columns of the greatest values of each row. Ties are broken by column."""
     best = np.argpartition(similarities, -limit, axis=1)[:, -limit:]
     border = np.take_along_axis(similarities, best, axis=1).min(axis=1)
     for query in np.flatnonzero((similarities >= border[:, None]).sum(axis=1) > limit):
@@ -146,24 +146,24 @@ class ExactSettings(BaseSettings):
 
 
 class ExactStore:
-    """The store that keeps nothing of its own: it searches the vectors that every version has."""
+    """A store without its own data: it searches the exact vectors that every version has."""
 
     name = "exact"
     settings: type[BaseSettings] = ExactSettings
 
     def create(self, version: VersionRef, dimension: int) -> _NothingToWrite:
-        """The version's builder writes the vectors."""
+        """Writes nothing: the version's builder writes the vectors."""
         return _NothingToWrite()
 
     def open(self, version: VersionRef) -> VectorTable:
-        """The vectors of the version, whichever store it was built with."""
+        """The version's vectors, whatever store it was built with."""
         try:
             return VectorTable(version.folder / FOLDER)
         except OSError as error:
             raise StoreFailedError(f"Index {version.index!r} has no exact vectors: publish again.") from error
 
     def drop(self, version: VersionRef) -> None:
-        """The vectors belong to the version and stay."""
+        """Removes nothing: the vectors belong to the version."""
 
 
 class _NothingToWrite:

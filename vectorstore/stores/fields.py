@@ -1,4 +1,4 @@
-"""Metadata of the rows of an index version, and the masks of filters over it."""
+"""Metadata of the rows of an index version, and evaluation of filters on it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vectorstore.stores.filters import FieldValue, Where, matches
 _GROUPS = "metadata.jsonl"
 _ROWS = "metadata_of_row.i32"
 _CACHED_MASKS = 64
-"""Most applications use few different filters: a product, a language, a year."""
+"""Applications typically use few different filters: a product, a language, a year."""
 
 
 class FieldTableWriter:
@@ -48,7 +48,7 @@ class FieldTableWriter:
 
 
 class FieldTable:
-    """Reads the files of `FieldTableWriter`. The first use loads the metadata. Thread-safe."""
+    """Reads the files of `FieldTableWriter`. Loads the metadata at the first use. Thread-safe."""
 
     def __init__(self, folder: Path) -> None:
         self._lock = threading.Lock()
@@ -68,13 +68,13 @@ class FieldTable:
         return [groups[group] for group in self._group_of_row[start:end]]
 
     def groups(self) -> list[tuple[dict[str, FieldValue], int]]:
-        """The lines of metadata, and how many rows share each."""
+        """The distinct lines of metadata, with the number of rows that share each."""
         with self._lock:
             groups = self._loaded()
         return list(zip(groups, np.bincount(self._group_of_row, minlength=len(groups)).tolist(), strict=True))
 
     def mask(self, where: Where) -> npt.NDArray[np.bool_]:
-        """bool[rows]: true where the checked filter lets the row through."""
+        """bool[rows]: whether each row matches the checked filter."""
         key = orjson.dumps(where, option=orjson.OPT_SORT_KEYS)
         with self._lock:
             mask = self._masks.get(key)

@@ -1,6 +1,6 @@
-"""Metadata filters in Chroma's `where` language: checked before a store sees them, and evaluated.
+"""Checks and evaluates metadata filters in Chroma's `where` language.
 
-Source of the language and its semantics: https://docs.trychroma.com/docs/querying-collections/metadata-filtering
+Source: https://docs.trychroma.com/docs/querying-collections/metadata-filtering
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ _LOGICAL = ("$and", "$or")
 
 
 def check(where: Any, known: Collection[str] | None, path: str = "filters") -> Where | None:
-    """The filter in the form that stores take: one field or logical operator per level, one operator per field.
+    """Normalises a filter for stores: one field or logical operator per level, one operator per field.
 
     Args:
-        where: as a client sent it; an empty filter gives None, which lets everything through.
-        known: metadata fields of the index; None accepts every field.
-        path: of the filter in the request, for messages.
+        where: the filter from the client. An empty filter becomes None, which matches everything.
+        known: metadata fields of the index; None: any field.
+        path: path of the filter in the request, for messages.
 
     Raises:
         InvalidFilterError: an unknown operator or field, or a value that the operator does not accept. Its `field` is
@@ -51,10 +51,10 @@ def check(where: Any, known: Collection[str] | None, path: str = "filters") -> W
 
 
 def matches(where: Where | None, metadata: Mapping[str, FieldValue]) -> bool:
-    """Whether a checked filter lets this metadata through.
+    """Whether metadata matches a checked filter.
 
-    Values compare only with values of their kind: text, number or truth value. A field that is missing or of another
-    kind passes `$ne` and `$nin` and fails all other operators. Chroma does the same.
+    Values are compared only with values of the same kind: text, number or truth value. A field that is missing or of
+    another kind matches `$ne` and `$nin`, but no other operator. Chroma does the same.
     """
     if where is None:
         return True
@@ -98,11 +98,11 @@ def _check_part(
         if not isinstance(value, list) or not value:
             raise InvalidFilterError(f"{here} is {_show(value)}: send a list of filters.", field=here)
         parts = [_check(part, known, f"{here}[{i}]", depth + 1, budget) for i, part in enumerate(value)]
-        # Chroma requires two parts or more.
+        # Chroma requires at least two parts.
         return parts[0] if len(parts) == 1 else {name: parts}
     if name.startswith("$"):
         raise InvalidFilterError(
-            f"{here}: {name[:40]!r} is not an operator over fields; use {' or '.join(_LOGICAL)}, or name a field.",
+            f"{here}: {name[:40]!r} is not a logical operator; use {' or '.join(_LOGICAL)}, or name a field.",
             field=here,
         )
     if known is not None and name not in known:
@@ -131,7 +131,7 @@ def _check_value(operator: str, value: Any, path: str, budget: list[int]) -> Any
         kinds = {_check_scalar(item, path) for item in value}
         if len(kinds) > 1:
             mixed = " and ".join(sorted(kinds))
-            raise InvalidFilterError(f"{path} mixes {mixed}: send values of one kind.", field=path)
+            raise InvalidFilterError(f"{path} mixes {mixed}: send values of the same kind.", field=path)
         return value
     if operator in _ORDERED:
         if _kind(value) != "number" or _check_scalar(value, path) != "number":

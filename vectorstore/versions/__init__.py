@@ -2,19 +2,19 @@
 
     <root>/<name>/current                 one line: the version to serve
     <root>/<name>/<version>.calibration.json
-                                          the calibration of refusals for this version, if there is one
+                                          calibration of refusals for this version, if it exists
     <root>/<name>/<version>/manifest.json settings, sources, counts, sizes and digests
                             documents.sqlite  documents, and the keys of chunks
-                            chunks.jsonl      per chunk the fixed part of `vectorstore.wire.Passage`, in row order
-                            chunks.i64        offset of each of these lines, and the end
-                            chunk_order.i32   per row its rank when chunks are sorted by id
+                            chunks.jsonl      the fixed fields of `vectorstore.wire.Passage` for each chunk, by row
+                            chunks.i64        offsets of these lines, and the end of the last
+                            chunk_order.i32   rank of each row when chunks are sorted by id
                             exact/            vectors and metadata of the rows
-                            store/            files of an embedded store, which can be dropped and filled again
+                            store/            files of an embedded store, which can be dropped and refilled
                             lexical/          BM25
-                            sparse/           learned sparse vectors, if the embedder makes them
-                            multi_vectors/    a vector per token, compressed, if the embedder makes them
+                            sparse/           learned sparse vectors, if the embedder returns them
+                            multi_vectors/    quantised vectors of tokens, if the embedder returns them
 
-The row of a chunk is its number in the order in which chunks were added, from 0.
+Chunks are numbered by row, from 0, in the order in which they were added.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Building an index version in a hidden folder."""
+"""Builds an index version in a hidden folder."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import orjson
 
 from embedder.wire import Embeddings, SparseVector
 from vectorstore.errors import BuilderClosedError, InvalidContentError
-from vectorstore.signals.dense import normalised
+from vectorstore.signals.dense import Vectors, normalised
 from vectorstore.signals.lexical import LexicalIndex, LexicalSettings, LexicalWriter
 from vectorstore.signals.multivectors import Bits, EncodedVectors, Matrix, MultiVectorIndex, MultiVectorWriter
 from vectorstore.signals.sparse import SparseIndex, SparseWriter
@@ -36,19 +36,19 @@ from vectorstore.wire import Signal
 _MAX_CHUNKS = 2**31 - 1
 
 _TEXT_FILES = ("documents.sqlite", "chunks.jsonl", "chunks.i64")
-"""Files that texts are served from."""
+"""Files from which texts are served."""
 
 LOCK_FILE = "lock"
-"""In the folder of a builder. It holds the name of the store."""
+"""Name of the lock file in a builder's folder. It contains the name of the store."""
 
 _BEST = 3
-"""An example must find its own document among so many chunks, by words alone."""
+"""A lexical search for an example must find its document among this many chunks."""
 
 
 class VersionBuilder:
-    """Builds a version. As a context manager it removes its files unless `publish` was called.
+    """Builds a version. As a context manager, it removes its files unless `publish` was called.
 
-    Everything but the vocabulary is streamed to disk, so that memory does not grow with the corpus. Not thread-safe.
+    Everything except the vocabulary is streamed to disk, so that memory does not grow with the corpus. Not thread-safe.
     """
 
     def __init__(
@@ -64,10 +64,10 @@ class VersionBuilder:
         sparse: bool = False,
         multi_vector_bits: Bits | None = None,
     ) -> None:
-        """Called by `IndexRoot.begin`, which describes the other arguments.
+        """Called by `IndexRoot.begin`, which documents the other arguments.
 
-        The version's folder is hidden, and empty but for `lock`, which the builder holds until it ends. `publish` makes
-        a complete folder visible, given its manifest and the digest of its content, and returns the version's name.
+        `ref.folder` is hidden and contains only `lock`, which the builder holds until it ends. `publish` takes a
+        complete folder, its manifest and the digest of its content, makes it visible and returns the version's name.
         """
         self._ref = ref
         self._publish = publish
@@ -123,43 +123,28 @@ class VersionBuilder:
         sparse: Sequence[SparseVector] = (),
         multi_vectors: Sequence[Matrix | EncodedVectors] = (),
     ) -> None:
-        """Adds a document with its chunks and their vectors, or nothing if it raises.
+        """Adds a document with its chunks and their vectors; nothing if it raises.
 
-        A document without chunks is stored and never found.
+        A document without chunks is stored, but searches never find it.
 
         Args:
-            document: the document that the chunks quote.
-            chunks: in the order of the document.
-            vectors: float32[len(chunks), dim]; rows that do not have length 1 are normalised.
+            document: the document.
+            chunks: chunks of the document, in order.
+            vectors: float32[len(chunks), dim]; rows are L2-normalised if they are not yet.
             sparse: one per chunk if the version has sparse vectors.
             multi_vectors: one per chunk if the version has multi-vectors: float32[tokens, dim], rows L2-normalised, or
-                the encoding of the same text from a version of the same embedder and bits.
+                the encoding of the same text from a version with the same embedder and bits.
 
         Raises:
-            InvalidContentError: a chunk does not quote its span, an id is taken, a text is not valid Unicode, metadata
-                has a wrong type, or vectors have a wrong number or shape or contain NaN.
+            InvalidContentError: a chunk does not quote its span, an id is repeated, a text is not valid Unicode,
+                metadata has a wrong type, or vectors have a wrong number or shape or contain NaN.
         """
         self._check_open()
-        rows = normalised(
-            np.reshape(vectors, (0, self._embedder.dimension)) if not len(chunks) else vectors, self._embedder.dimension
-        )
-        for field, given, wanted in (
-            ("vectors", rows, True),
-            ("sparse", sparse, self._sparse is not None),
-            ("multi_vectors", multi_vectors, self._multi_vectors is not None),
-        ):
-            if len(given) != (len(chunks) if wanted else 0):
-                raise InvalidContentError(f"{len(chunks)} chunks came with {len(given)} {field}.", field=field)
-        check_sparse(sparse)
-        if self._multi_vectors is not None:
-            self._multi_vectors.check(multi_vectors)
-        if self._chunks + len(chunks) > _MAX_CHUNKS:
-            raise InvalidContentError(f"An index holds at most {_MAX_CHUNKS} chunks: split it.", field="chunks")
-        check_document(document)
-        for chunk in chunks:
-            check_chunk(chunk, document)
+        dimension = self._embedder.dimension
+        rows = normalised(vectors if len(chunks) else np.reshape(vectors, (0, dimension)), dimension)
+        self._check(document, chunks, rows, sparse, multi_vectors)
         self._insert(document, chunks)
-        # These replace fields of the same names that a document may have.
+        # A document's own fields with these names are replaced.
         metadata = {**document.metadata, "document_id": document.id, "source": document.source}
         try:
             self._write_lines(document, chunks)
@@ -172,7 +157,7 @@ class VersionBuilder:
             if self._multi_vectors is not None:
                 self._multi_vectors.add(multi_vectors)
         except BaseException:
-            # For example a full disk. The parts no longer agree on their rows.
+            # For example, the disk is full. The parts no longer have the same rows.
             self.abandon()
             raise
         for name, value in metadata.items():
@@ -183,15 +168,15 @@ class VersionBuilder:
         self._chunks += len(chunks)
 
     def probes(self) -> list[str]:
-        """Queries for `publish` to measure the signals with: at most 96 short texts."""
+        """Queries with which `publish` measures the signals: at most 96 short texts."""
         self._probes = self._sampler.probes()
         return [query for _, query in self._probes]
 
     def publish(self, probes: Embeddings | None = None) -> str:
-        """Completes the version, and makes it visible and current in one step.
+        """Completes the version, makes it visible, and makes it the current one.
 
         Args:
-            probes: embeddings of `probes()`, as queries. None: the signals are not measured, and get default weights.
+            probes: embeddings of `probes()`, as queries. None: the signals are not measured and get default weights.
 
         Returns:
             The version's name.
@@ -279,7 +264,32 @@ class VersionBuilder:
 
     def _check_open(self) -> None:
         if not self._open:
-            raise BuilderClosedError("This builder has published or was abandoned: begin another.")
+            raise BuilderClosedError("This builder has published or was abandoned: create another.")
+
+    def _check(
+        self,
+        document: Document,
+        chunks: Sequence[Chunk],
+        rows: Vectors,
+        sparse: Sequence[SparseVector],
+        multi_vectors: Sequence[Matrix | EncodedVectors],
+    ) -> None:
+        """Raises the errors of `add`, except for repeated ids."""
+        for field, given, required in (
+            ("vectors", rows, True),
+            ("sparse", sparse, self._sparse is not None),
+            ("multi_vectors", multi_vectors, self._multi_vectors is not None),
+        ):
+            if len(given) != (len(chunks) if required else 0):
+                raise InvalidContentError(f"{len(chunks)} chunks came with {len(given)} {field}.", field=field)
+        check_sparse(sparse)
+        if self._multi_vectors is not None:
+            self._multi_vectors.check(multi_vectors)
+        if self._chunks + len(chunks) > _MAX_CHUNKS:
+            raise InvalidContentError(f"An index holds at most {_MAX_CHUNKS} chunks: split it.", field="chunks")
+        check_document(document)
+        for chunk in chunks:
+            check_chunk(chunk, document)
 
     def _insert(self, document: Document, chunks: Sequence[Chunk]) -> None:
         fingerprint = self._embedder.fingerprint
@@ -303,7 +313,7 @@ class VersionBuilder:
         (sha256,) = database.execute("SELECT sha256 FROM sources WHERE source = ?", (document.source,)).fetchone()
         if sha256 != document.source_sha256:
             raise InvalidContentError(
-                f"Source {document.source!r} came with two different hashes: it changed while it was read.",
+                f"Source {document.source!r} has two different hashes: it changed while it was read.",
                 field="source_sha256",
             )
         try:
@@ -321,7 +331,7 @@ class VersionBuilder:
                 ),
             )
         except sqlite3.IntegrityError as error:
-            raise InvalidContentError(f"Document {document.id!r} was added before.", field="document.id") from error
+            raise InvalidContentError(f"Document {document.id!r} was already added.", field="document.id") from error
         try:
             database.executemany(
                 "INSERT INTO chunks VALUES (?, ?, ?)",
@@ -332,7 +342,8 @@ class VersionBuilder:
             )
         except sqlite3.IntegrityError as error:
             raise InvalidContentError(
-                f"A chunk id of document {document.id!r} was used before: ids are unique in an index.", field="chunk.id"
+                f"A chunk id of document {document.id!r} is already used: ids must be unique in an index.",
+                field="chunk.id",
             ) from error
 
     def _write_lines(self, document: Document, chunks: Sequence[Chunk]) -> None:
@@ -356,7 +367,7 @@ class VersionBuilder:
             )
 
     def _sizes(self) -> dict[str, int]:
-        """Path → bytes of the files that stay as they are."""
+        """Path → size in bytes, for all files that do not change."""
         return {
             path.relative_to(self._folder).as_posix(): path.stat().st_size
             for path in sorted(self._folder.rglob("*"))

@@ -1,4 +1,4 @@
-"""Documents and the chunks quoted from them, and the checks that both pass before they are stored."""
+"""Documents and their chunks, and the checks that both must pass before they are stored."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Document:
     source: str
     """Path of its file, relative to the ingested folder."""
     source_sha256: str
-    """SHA-256 of the bytes of the source; equal for all documents of one source."""
+    """SHA-256 of the source's bytes; equal for all documents of a source."""
     metadata: dict[str, FieldValue] = field(default_factory=dict)
 
 
@@ -41,7 +41,7 @@ class Chunk:
     end: int
     heading_path: tuple[str, ...] = ()
     embedding_text: str | None = None
-    """Text that the vector was made from, if it differs from `text`. Only its content key is stored."""
+    """Text that was embedded, if it differs from `text`. Only its content key is stored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class ChunkVectors:
     """float32[dim]"""
     sparse: SparseVector | None = None
     multi_vectors: npt.NDArray[np.float32] | EncodedVectors | None = None
-    """float32[tokens, dim], rows L2-normalised, or their encoding in a version."""
+    """float32[tokens, dim], rows L2-normalised, or their encoding."""
 
 
 def content_key(embedder_fingerprint: str, text: str) -> str:
@@ -69,14 +69,14 @@ def check_document(document: Document) -> None:
     for name, value in document.metadata.items():
         if not name or name.startswith(("$", "chroma:")):
             raise InvalidContentError(
-                f"Document {document.id!r} has the metadata field {name!r}: names are not empty and start with neither "
-                "'$' nor 'chroma:'.",
+                f"Document {document.id!r} has the metadata field {name!r}: names must not be empty or start with "
+                "'$' or 'chroma:'.",
                 field="document.metadata",
             )
         _check_text(name, "document.metadata", document.id)
         if not isinstance(value, str | int | float | bool):
             raise InvalidContentError(
-                f"Document {document.id!r}: metadata {name!r} is a {type(value).__name__}; it may be text, a number, "
+                f"Document {document.id!r}: metadata {name!r} is a {type(value).__name__}; it must be text, a number, "
                 "true or false.",
                 field="document.metadata",
             )
@@ -84,7 +84,7 @@ def check_document(document: Document) -> None:
             _check_text(value, "document.metadata", document.id)
         elif not math.isfinite(value) or abs(value) > MAX_INT:
             raise InvalidContentError(
-                f"Document {document.id!r}: metadata {name!r} is {value!r}; numbers are finite and of at most 64 bits.",
+                f"Document {document.id!r}: metadata {name!r} is {value!r}; it must be finite and fit into 64 bits.",
                 field="document.metadata",
             )
 
@@ -116,5 +116,5 @@ def _check_text(text: str, what: str, document_id: str) -> None:
         text.encode()
     except UnicodeEncodeError as error:
         raise InvalidContentError(
-            f"Document {document_id!a}: {what} has half of a surrogate pair at character {error.start}.", field=what
+            f"Document {document_id!a}: {what} has a lone surrogate at character {error.start}.", field=what
         ) from error

@@ -1,4 +1,4 @@
-"""Checks that a version holds nothing of deleted sources, by searching each of its parts."""
+"""Checks that a version contains no data of deleted sources, by searching each of its parts."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from vectorstore.versions.reading import IndexVersion
 
 @dataclass(frozen=True, slots=True)
 class DeletionReport:
-    """How much of some sources each part of a version still holds. None: the version has no such part."""
+    """Number of remains of deleted sources in each part of a version. None: the version has no such part."""
 
     manifest: int
     """Sources and document ids in the manifest."""
     documents: int
-    """Stored documents, and rows of the table of sources."""
+    """Stored documents, and rows in the table of sources."""
     chunks: int
     """Stored chunks."""
     metadata: int
     """Lines of the metadata that filters use."""
     dense: int
-    """Exact vectors of their chunks, and exact vectors without a chunk."""
+    """Exact vectors of chunks of the sources, and exact vectors without a chunk."""
     store: int
     """Vectors in the store with their metadata."""
     lexical: int
-    """Rows of BM25 of their chunks or without a chunk, and terms whose list points to a chunk without the term."""
+    """Rows of such chunks or without a chunk, and terms whose list refers to a chunk without the term."""
     sparse: int | None
-    """The same for learned sparse vectors and their tokens."""
+    """Like `lexical`, for learned sparse vectors and their tokens."""
     multi_vector: int | None
-    """Multi-vectors of their chunks."""
+    """Multi-vectors of chunks of the sources."""
 
     def found(self) -> int:
         """Sum over all parts."""
@@ -45,7 +45,7 @@ class DeletionReport:
 
 @dataclass(slots=True)
 class _Deleted:
-    """The content that must not be found."""
+    """Deleted content, which must not be found."""
 
     sources: Collection[str]
     documents: set[str] = field(default_factory=set)
@@ -53,7 +53,7 @@ class _Deleted:
     texts: list[str] = field(default_factory=list)
     """Texts that BM25 indexed."""
     tokens: set[int] = field(default_factory=set)
-    """Tokens of the learned sparse vectors."""
+    """Tokens in the learned sparse vectors."""
 
     def includes(self, values: Mapping[str, Any]) -> bool:
         """Whether a stored chunk, or the metadata of one, belongs to the deleted sources."""
@@ -65,19 +65,19 @@ class _Deleted:
 
 
 def remains(version: IndexVersion, sources: Collection[str], before: IndexVersion | None = None) -> DeletionReport:
-    """Counts the content of deleted sources in a version.
+    """Counts what a version still contains of deleted sources.
 
-    A row of any part belongs to the chunk with the same row; a row beyond the last chunk belongs to none and counts
-    too. Lists of terms and tokens are followed to the text or vector that they point to.
+    A row of any part belongs to the chunk with the same row. Rows beyond the last chunk are counted too. Lists of terms
+    and tokens are compared with the text or vector that they refer to.
 
     Args:
-        version: the version without the sources.
-        sources: their names.
-        before: a version with the sources. Its documents, chunks, terms and tokens are then also searched for where
-            the name of the source does not occur.
+        version: the version to check.
+        sources: names of the deleted sources.
+        before: a version that still has the sources. If given, its documents, chunks, terms and tokens are also
+            searched for where the name of the source does not occur.
 
     Raises:
-        DamagedIndexError: a part cannot be read, or the parts disagree on the number of rows.
+        DamagedIndexError: a part cannot be read, or parts have different numbers of rows.
         StoreFailedError: the store cannot be read.
     """
     deleted = _Deleted(sources) if before is None else _content_of(before, sources)
@@ -156,7 +156,7 @@ def _in_lexical(version: IndexVersion, deleted: _Deleted, rows: list[int]) -> in
 
 
 def _stray_tokens(sparse: SparseIndex, tokens: set[int]) -> int:
-    """Tokens whose list points to a row without the token."""
+    """Number of tokens whose list refers to a row without the token."""
     stray = 0
     for token in tokens:
         listed = np.flatnonzero(sparse.scores(SparseVector(np.array([token], np.int32), np.ones(1, np.float32))))

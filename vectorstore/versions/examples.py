@@ -1,8 +1,8 @@
-"""Example questions that an index can answer, made from its documents without a model.
+"""Generates example questions that an index can answer, from its documents and without a model.
 
-In order of preference: questions in headings, titles and lines of the documents; headings that say how to do something,
-and headings whose term the text below defines, rephrased as questions. A heading that would not read like a question
-of a person is skipped: no example is better than an odd one.
+In order of preference: questions in headings, titles and lines of the documents; headings about doing something, and
+headings with a term that the text below defines, both rephrased as questions. Headings that would not become natural
+questions are skipped: no example is better than an odd one.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ MAX_EXAMPLES = 8
 MAX_CHARS = 120
 
 _POOL = 64
-"""Candidates kept while documents are added. Some are dropped later, because they find other documents."""
+"""Number of candidates kept while documents are added. Some are dropped later, because they find other documents."""
 _PER_DOCUMENT = 3
 
 QuestionOrigin = Literal["asked", "line", "how", "term"]
-"""A heading that is a question; a line that is one; a heading about doing something; a heading with a defined term."""
+"""A question in a heading; a question in a line; a heading about doing something; a heading with a defined term."""
 _PREFERENCE: dict[QuestionOrigin, int] = {"asked": 0, "line": 1, "how": 1, "term": 2}
 
 _ENGLISH = (
@@ -43,22 +43,22 @@ _OTHERS = (
     "come cosa dove quale chi perché quanto hoe wat wanneer waar welke waarom"
 )
 _OPENERS = frozenset(f"{_ENGLISH} {_OTHERS}".split())
-"""First words of questions in languages with Latin letters. In others, the question mark is enough."""
+"""First words of questions in languages with Latin letters. In other scripts, a question mark is enough."""
 _POINTERS = re.compile(
     r"\b(its?|this|that|these|those|they|them|their|he|she|his|her|him|here|there|above|below|following|we|us|our|else|"
     r"next|so|something)\b",
     re.IGNORECASE,
 )
-"""Words that refer to their context. Without it the question is not clear."""
+"""Words that refer to the context, without which the question is unclear."""
 _HOW_YOU = re.compile(r"(?:how|where|when) (?:do|can|should) you ", re.IGNORECASE)
 _YOU = re.compile(r"\byou\b", re.IGNORECASE)
-"""Unless `_HOW_YOU` matches, the question is to a person, as in an interview."""
+"""Unless `_HOW_YOU` matches, the question addresses a person, as in an interview."""
 _ORDINAL = re.compile(r"^(?:q(?:uestion)?\s*\d*\s*[:.)]|faq\s*[:.)]|[-*•–]|\(?\d+(?:\.\d+)*[.):]?)\s+", re.IGNORECASE)
 _MARKUP = re.compile(r"[*_`#]+(?=\S)|(?<=\S)[*_`#]+")
 _FOREIGN = re.compile(r"[<>{}\[\]|\\=^~@]|https?:|www\.|&\w+;|\.\.\.|…")
 """Characters of code, markup and addresses."""
 _WITHIN = re.compile(r"[?？؟!;]|[.:]\s| [–—-] ")
-"""Inside a text: it is more than one question."""
+"""If it occurs within a text, that is more than one question."""
 _LINE = re.compile(r"^[^\S\n]*(\S[^\n]{6,130}[?？؟])[^\S\n]*$", re.MULTILINE)
 
 _HOW_TO = re.compile(r"how to (\S.*)", re.IGNORECASE)
@@ -67,7 +67,7 @@ _WHEN_TO = re.compile(r"(when|where) to (\S.*)", re.IGNORECASE)
 _WHEN = re.compile(r"when ((?:an?|the) .*\b(?:is|are|does|do|has|have|cannot|fails?|stops?|goes)\b.*)", re.IGNORECASE)
 _HAPPENS = re.compile(r"what happens (\S.*)", re.IGNORECASE)
 _DO = re.compile(r"(\w+)( (?:up|back|out|in|off|on))? ((?:an?|the|your) \S.*)", re.IGNORECASE)
-"""An article is required: "Running costs" and "Test results" are not about doing something."""
+"""An article is required, because "Running costs" and "Test results" are not about doing something."""
 
 _WORK = (
     "activate add adjust apply ask assemble attach back bring build calibrate cancel change charge check choose "
@@ -96,7 +96,7 @@ class Examples:
 
     def __init__(self) -> None:
         self._pool: list[tuple[tuple[int, int, bytes], int, _Candidate]] = []
-        """A heap, the worst first. Keys: place among its document's questions, preference, and chance; all negated."""
+        """A heap, worst first. Keys, all negated: rank among the document's questions, preference, random number."""
         self._count = 0
 
     def __len__(self) -> int:
@@ -133,7 +133,8 @@ class Examples:
         """At most `MAX_EXAMPLES` questions from as many documents as possible.
 
         Args:
-            best_rows: returns the best rows for a question. A question that finds only other documents is left out.
+            best_rows: searches for a question and returns the best rows. Questions that do not find their own document
+                are left out.
         """
         best_first = sorted(self._pool, reverse=True)
         times = Counter(_key(entry[2].question) for entry in best_first)
@@ -176,7 +177,7 @@ def _candidates(document: Document, chunks: Sequence[Chunk]) -> Iterator[tuple[Q
 
 
 def _clean(text: str) -> str | None:
-    """A heading without numbering and markup; None if it does not read like a person's words."""
+    """A heading without numbering and markup; None if it is not natural text."""
     if len(text) > 3 * MAX_CHARS:
         return None
     plain = " ".join(_MARKUP.sub("", text).split())
@@ -184,14 +185,14 @@ def _clean(text: str) -> str | None:
         plain = stripped
     if not 6 <= len(plain) <= MAX_CHARS or _FOREIGN.search(plain) or (plain.isupper() and plain.isascii()):
         return None
-    # Direction marks and invisible characters can disguise a text.
+    # Direction marks and invisible characters can disguise text.
     if any(unicodedata.category(character)[0] == "C" for character in plain):
         return None
     return plain
 
 
 def _is_question(text: str) -> bool:
-    """Whether the text is a single question that is clear without its context."""
+    """Whether the text is a single question that is clear without context."""
     words = [word.lower() for word in COMPOUND.findall(text)]
     if _WITHIN.search(text, 0, len(text) - 1):
         return False
@@ -248,7 +249,7 @@ def _defined(heading: str, text: str) -> tuple[QuestionOrigin, str] | None:
     if match is None:
         return None
     shown = match[2]
-    # A name keeps its capital letter: always if it is a single word, else if it has one within a sentence too.
+    # Keep the capital letter of a name: a single word, or words that are also capitalised within a sentence.
     if (
         not match[1]
         and " " in shown
@@ -260,7 +261,7 @@ def _defined(heading: str, text: str) -> tuple[QuestionOrigin, str] | None:
 
 
 def _lowered(text: str, said: set[str], *, first: bool = False) -> str:
-    """The words of a heading in the case that they have within a sentence of the text below it."""
+    """The heading's words in the case in which the text below it writes them within sentences."""
 
     def plain(match: regex.Match[str]) -> str:
         word = match[0]

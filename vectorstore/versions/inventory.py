@@ -1,4 +1,4 @@
-"""The documents and chunks of each source in an index version."""
+"""Lists the sources of an index version, with their documents and chunks."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from vectorstore.versions.reading import IndexVersion
 
 @dataclass(frozen=True, slots=True)
 class Holding:
-    """The documents and chunks of one source."""
+    """The numbers of documents and chunks of a source."""
 
     source: str
     sha256: str
     title: str | None
-    """Title of its document; None if it has several."""
+    """Title of the source's document; None if it has several."""
     documents: int
     chunks: int
 
 
 def holdings(version: IndexVersion) -> list[Holding]:
-    """Every source of the version, by name. Reads no text."""
+    """All sources of the version, sorted by name. Reads no texts."""
     chunks: Counter[object] = Counter()
     for metadata, rows in version.exact.fields.groups():
         chunks[metadata.get("source")] += rows

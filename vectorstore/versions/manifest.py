@@ -13,7 +13,7 @@ from vectorstore.errors import DamagedIndexError, UnsupportedFormatError
 from vectorstore.wire import Signal
 
 FORMAT = 3
-"""Format of the files of a version. Readers accept no other. 3 names the store and has digests of the texts."""
+"""Format of a version's files. Readers accept no other."""
 
 
 class EmbedderInfo(BaseModel):
@@ -38,7 +38,7 @@ class Counts(BaseModel):
 
 
 class Manifest(BaseModel):
-    """Contents of `manifest.json`, the last file that is written: a folder without it is not a version."""
+    """Content of `manifest.json`, which is written last: a folder without it is not a version."""
 
     format: int = FORMAT
     version: str
@@ -49,15 +49,15 @@ class Manifest(BaseModel):
     created_at: datetime
     embedder: EmbedderInfo
     store: str
-    """Kind of store that the version was built with: a name of the registry `kserve_rag.stores`."""
+    """Kind of store that the version was built with: a name in the registry `kserve_rag.stores`."""
     settings: dict[str, Any]
-    """Settings of the chunker and whatever else the builder adds."""
+    """Settings of the chunker, and others that the builder adds."""
     sources: dict[str, SourceInfo]
     counts: Counts
     parts: list[Signal]
     """Signals that the version can be searched by."""
     trust: dict[Signal, float] = Field(default_factory=dict)
-    """Signal → 0 … 1, how far it can be trusted with these documents (`versions.trust`); empty if not measured."""
+    """Signal → how reliable it is for these documents, 0 … 1 (see `versions.trust`); empty if not measured."""
     languages: dict[str, float] = Field(default_factory=dict)
     """Language (ISO 639-1) → share of the chunks, largest first; empty in versions of earlier releases."""
     metadata_fields: dict[str, list[str]]
@@ -65,16 +65,16 @@ class Manifest(BaseModel):
     examples: list[str]
     """Questions that the documents answer."""
     files: dict[str, int]
-    """Path → size in bytes. Without the store's files, which a store may change."""
+    """Path → size in bytes, without the store's files, which may change."""
     sha256: dict[str, str]
-    """Path → SHA-256 of each file that texts are served from, in hexadecimal."""
+    """Path → SHA-256 in hexadecimal, for the files from which texts are served."""
 
 
 def read_manifest(folder: Path) -> Manifest:
     """The manifest of the version in `folder`.
 
     Raises:
-        DamagedIndexError: it is missing or cut off, or belongs to another folder.
+        DamagedIndexError: the manifest is missing or truncated, or belongs to another folder.
         UnsupportedFormatError: another release wrote it.
     """
     try:
@@ -88,7 +88,7 @@ def read_manifest(folder: Path) -> Manifest:
         newer = isinstance(written, int) and written > FORMAT
         step = "upgrade, or point `current` at an older one" if newer else "build it again with `kserve-rag ingest`"
         raise UnsupportedFormatError(
-            f"Version {folder.name} has format {written}, this release reads format {FORMAT}: {step}."
+            f"Version {folder.name} has format {written}, but this release reads format {FORMAT}: {step}."
         )
     try:
         manifest = Manifest.model_validate(values)
@@ -96,8 +96,8 @@ def read_manifest(folder: Path) -> Manifest:
         problem = error.errors()[0]
         where = ".".join(str(part) for part in problem["loc"])
         raise DamagedIndexError(
-            f"manifest.json of version {folder.name} is wrong at {where}: publish again."
+            f"manifest.json of version {folder.name} is invalid at {where}: publish again."
         ) from error
     if manifest.version != folder.name:
-        raise DamagedIndexError(f"Folder {folder.name} holds version {manifest.version}: folders are not renamed.")
+        raise DamagedIndexError(f"Folder {folder.name} holds version {manifest.version}: folders must not be renamed.")
     return manifest

@@ -1,4 +1,4 @@
-"""Reading a published index version."""
+"""Reads a published index version."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _PartT = TypeVar("_PartT", SparseIndex, MultiVectorIndex)
 
 
 class ContentVectors(Mapping[str, ChunkVectors]):
-    """Content key → embeddings of the text, with every part that the version has. Reads from disk; thread-safe."""
+    """Content key → embeddings of the text: all that the version has. Reads from disk. Thread-safe."""
 
     def __init__(
         self, database: _Database, vectors: Vectors, sparse: SparseIndex | None, multi_vectors: MultiVectorIndex | None
@@ -80,7 +80,7 @@ class IndexVersion:
                     f"Version {self.name} is incomplete: {name} is missing or cut off. Copy or publish it again."
                 )
         self.ref = VersionRef(self.manifest.name, self.manifest.build_id, folder)
-        """For stores."""
+        """Identifies the version to stores."""
         self.exact = VectorTable(folder / FOLDER)
         """Vectors and metadata of the rows."""
         chunks = self.manifest.counts.chunks
@@ -102,12 +102,12 @@ class IndexVersion:
         self.close()
 
     def close(self) -> None:
-        """Releases the files. Nothing may be read afterwards."""
+        """Releases the files. Read nothing afterwards."""
         self._database.close()
         self.exact.close()
 
     def verify_texts(self) -> None:
-        """Compares the files that texts are served from with their digests in the manifest. Reads them whole.
+        """Compares the files from which texts are served with their digests in the manifest. Reads them completely.
 
         Raises:
             DamagedIndexError: a file has changed since the version was built.
@@ -115,19 +115,19 @@ class IndexVersion:
         for name, expected in self.manifest.sha256.items():
             if sha256_of(self.folder / name) != expected:
                 raise DamagedIndexError(
-                    f"Version {self.name} has changed since it was built: {name} has another SHA-256. Copy the version "
-                    "again, or publish again."
+                    f"Version {self.name} has changed since it was built: the SHA-256 of {name} differs. Copy the "
+                    "version again, or publish again."
                 )
 
     def open_store(self, name: str | None = None) -> Store:
         """The version's store; the caller closes it.
 
         Args:
-            name: another kind of store to open, which must have been filled with this version.
+            name: kind of store to open instead, which must have been filled with this version.
 
         Raises:
             StoreFailedError: the store cannot be opened.
-            DamagedIndexError: it does not hold one vector per chunk.
+            DamagedIndexError: the store does not hold one vector per chunk.
         """
         name = name or self.manifest.store
         store = store_type(name).open(self.ref)
@@ -141,7 +141,7 @@ class IndexVersion:
         return store
 
     def refill_store(self) -> None:
-        """Drops the version's store and fills it again from the exact vectors. Nobody may have it open."""
+        """Drops the version's store and fills it again from the exact vectors. It must not be open."""
         store = store_type(self.manifest.store)
         store.drop(self.ref)
         writer = store.create(self.ref, self.manifest.embedder.dimension)
@@ -170,11 +170,11 @@ class IndexVersion:
         return self._of_all(MultiVectorIndex(self.folder / "multi_vectors"))
 
     def lines(self) -> ChunkLines:
-        """Chunks by row, as JSON with the fields of passages."""
+        """The chunks by row, as JSON with the fields of passages."""
         return ChunkLines(self.folder, self.manifest.counts.chunks)
 
     def documents(self) -> Iterator[Document]:
-        """All documents in the order in which they were added, one in memory at a time."""
+        """All documents in the order in which they were added. Loads one at a time."""
         for row in self._database.all(f"SELECT {_DOCUMENT} FROM documents ORDER BY row"):  # noqa: S608 - a constant
             yield _document(row)
 
@@ -192,7 +192,7 @@ class IndexVersion:
         return _document(row)
 
     def chunks(self) -> Iterator[Chunk]:
-        """All chunks in the order in which they were added, one in memory at a time."""
+        """All chunks in the order in which they were added. Loads one at a time."""
         with (self.folder / "chunks.jsonl").open("rb") as lines:
             for line in lines:
                 values = orjson.loads(line)
@@ -206,16 +206,16 @@ class IndexVersion:
                 )
 
     def query(self, sql: str) -> Iterator[tuple[Any, ...]]:
-        """Rows of the documents' database."""
+        """Rows of a query on `documents.sqlite`."""
         return self._database.all(sql)
 
     def vectors_by_content(self) -> ContentVectors:
-        """Embeddings of this version by `content_key`, so that the same text is not embedded again."""
+        """Embeddings by `content_key`, so that the same text is not embedded again."""
         return ContentVectors(self._database, self.exact.vectors, self.sparse(), self.multi_vectors())
 
     def _of_all(self, part: _PartT) -> _PartT:
         if len(part) != self.manifest.counts.chunks:
-            raise DamagedIndexError(f"Version {self.name} has chunks without all of their vectors: publish again.")
+            raise DamagedIndexError(f"Version {self.name} lacks vectors of some chunks: publish again.")
         return part
 
 
@@ -240,14 +240,14 @@ class ChunkLines:
 
 
 class _Database:
-    """Reads `documents.sqlite`: one connection for single rows, and another for each iteration."""
+    """Reads `documents.sqlite` through one connection for single rows and one for each iteration."""
 
     def __init__(self, path: Path) -> None:
-        # Immutable: without locks and journal it works on read-only and on shared volumes.
+        # Immutable means without locks and journal, so that it works on read-only and shared volumes.
         self._uri = f"{path.absolute().as_uri()}?mode=ro&immutable=1"
         self._lock = threading.Lock()
         self._connection = self._connect()
-        # SQLite opens the file at the first statement. After that the file may be removed.
+        # SQLite opens the file at the first statement. Afterwards the file may be removed.
         self.one("SELECT row FROM documents LIMIT 1", ())
 
     def _connect(self) -> sqlite3.Connection:
@@ -277,7 +277,7 @@ class _Database:
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal. Memory stays bounded."""
+    """SHA-256 of a file, in hexadecimal."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(_HASHED_BYTES):

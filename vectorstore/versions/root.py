@@ -1,4 +1,4 @@
-"""All versions of one index: the pointer to the current one, publishing, opening and pruning."""
+"""Manages the versions of an index: the pointer to the current one, publishing, opening and pruning."""
 
 from __future__ import annotations
 
@@ -41,22 +41,22 @@ _REMOVED = ".removed-"
 
 
 class IndexRoot:
-    """All versions of one index. The constructor reads and writes nothing."""
+    """All versions of one index. The constructor does no I/O."""
 
     def __init__(self, path: Path, name: str) -> None:
         if not _NAME.fullmatch(name):
             raise InvalidContentError(
-                f"The index name {name[:80]!r} cannot name a folder: use 1 to 63 letters, digits, '.', '_' and '-'.",
+                f"{name[:80]!r} is not a valid name of an index: use 1 to 63 letters, digits, '.', '_' and '-'.",
                 field="name",
             )
         self.name = name
         self.folder = path / name
 
     def current(self) -> str | None:
-        """The version to serve; None if none was published.
+        """The version to serve; None if no version was published.
 
         Raises:
-            DamagedIndexError: the pointer cannot be read, or does not hold the name of a version.
+            DamagedIndexError: the pointer cannot be read, or does not contain the name of a version.
         """
         try:
             text = (self.folder / "current").read_text(encoding="ascii", errors="replace").strip()
@@ -87,7 +87,7 @@ class IndexRoot:
         Raises:
             NoIndexError: no version was published.
             UnknownVersionError: there is no such version.
-            DamagedIndexError: the pointer is wrong, or a file of the version is missing or cut off.
+            DamagedIndexError: the pointer is wrong, or a file of the version is missing or truncated.
             UnsupportedFormatError: another release wrote it.
         """
         if version is not None:
@@ -99,13 +99,13 @@ class IndexRoot:
             raise NoIndexError(f"There is no index {self.name!r} yet: build one with `kserve-rag ingest`.")
         if not (self.folder / version).is_dir():
             raise DamagedIndexError(
-                f"Index {self.name!r} points at version {version}, which is gone: point it at one of "
+                f"Index {self.name!r} points at version {version}, which does not exist: point it at one of "
                 f"{', '.join(self.versions()[-3:]) or 'none (publish one first)'}."
             )
         return self._opened(version)
 
     def set_current(self, version: str) -> None:
-        """Points `current` at a version, atomically. Use it to roll back.
+        """Atomically points `current` at a version. Use it to roll back.
 
         Raises:
             UnknownVersionError: there is no such version.
@@ -115,36 +115,36 @@ class IndexRoot:
             self._point(version)
 
     def prune(self, keep: int) -> list[str]:
-        """Removes all but the newest `keep` versions and the current one. Open readers are not disturbed.
+        """Removes all versions except the newest `keep` and the current one. Open readers continue.
 
         Returns:
             The removed versions, oldest first.
 
         """
         if keep < 1:
-            raise InvalidContentError(f"keep is {keep}: at least 1 version must stay.", field="keep")
+            raise InvalidContentError(f"keep is {keep}: keep at least 1 version.", field="keep")
         with self._locked():
             current = self.current()
             removed = [version for version in self.versions()[:-keep] if version != current]
             for version in removed:
                 folder = self.folder / version
                 build_id = secrets.token_hex(8)
-                # A version that this release cannot read has no store that it could drop.
+                # The store of a version that this release cannot read is unknown.
                 with contextlib.suppress(DamagedIndexError, UnsupportedFormatError):
                     manifest = read_manifest(folder)
                     build_id = manifest.build_id
                     (folder / LOCK_FILE).write_text(manifest.store, encoding="utf-8")
-                # Renamed first, so that no reader finds half a version.
+                # Rename it first, so that no reader finds a partial version.
                 self._remove(folder.rename(self.folder / f"{_REMOVED}{build_id}"))
                 self.calibration_file(version).unlink(missing_ok=True)
         return removed
 
     def calibration_file(self, version: str) -> Path:
-        """Path of the calibration of refusals for a version. It lies beside the version, which is immutable."""
+        """Path of the calibration of refusals for a version, outside the version's folder, which is immutable."""
         return self.folder / f"{version}.calibration.json"
 
     def calibration(self, version: str) -> dict[str, Any] | None:
-        """Content of the calibration file; None if it does not exist or holds no JSON object."""
+        """Content of the calibration file; None if it does not exist or is not a JSON object."""
         try:
             held = orjson.loads(self.calibration_file(version).read_bytes())
         except (OSError, orjson.JSONDecodeError):
@@ -162,13 +162,13 @@ class IndexRoot:
         sparse: bool = False,
         multi_vector_bits: Bits | None = None,
     ) -> VersionBuilder:
-        """A builder of the next version. Removes the files of builders that were killed.
+        """Creates a builder of the next version. Removes the files of builders that were killed.
 
         Args:
-            embedder_fingerprint: of the embedder that makes the vectors.
-            dimension: of the vectors.
-            settings: kept in the manifest.
-            store: kind of store to fill, a name of the registry `kserve_rag.stores`.
+            embedder_fingerprint: fingerprint of the embedder that computes the vectors.
+            dimension: dimension of the vectors.
+            settings: stored in the manifest.
+            store: kind of store to fill, a name in the registry `kserve_rag.stores`.
             lexical: settings of BM25.
             sparse: whether the version has learned sparse vectors.
             multi_vector_bits: bits per number of multi-vectors; None: the version has none.
@@ -182,7 +182,7 @@ class IndexRoot:
             build_id = secrets.token_hex(8)
             ref = VersionRef(self.name, build_id, self.folder / f"{_BUILDING}{build_id}")
             ref.folder.mkdir()
-            # Held until the builder ends. If the process is killed, the kernel releases it.
+            # Held until the builder ends, or released by the kernel if the process is killed.
             lock = (ref.folder / LOCK_FILE).open("w", encoding="utf-8")
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             lock.write(store)
@@ -214,10 +214,10 @@ class IndexRoot:
                 entry.unlink()
 
     def _remove(self, hidden: Path) -> None:
-        """Removes a hidden folder and the store of its version. If the store fails, the folder stays for next time."""
+        """Removes a hidden folder and its version's store. If the store fails, the folder stays until the next call."""
         ref = VersionRef(self.name, hidden.name.rpartition("-")[2], hidden)
         try:
-            # Missing or empty: the builder was killed before it had a store.
+            # If it is missing or empty, the builder was killed before it had a store.
             with contextlib.suppress(FileNotFoundError):
                 if name := (hidden / LOCK_FILE).read_text(encoding="utf-8"):
                     store_type(name).drop(ref)
@@ -239,14 +239,14 @@ class IndexRoot:
         try:
             return IndexVersion(self.folder / version)
         except (OSError, ValueError) as error:
-            # Pruned meanwhile, not readable for this user, or on a failing volume.
+            # It was pruned, is not readable for this user, or the volume failed.
             raise DamagedIndexError(
                 f"Version {version} cannot be read: copy it again completely, or publish again."
             ) from error
 
     def _publish(self, folder: Path, manifest: Manifest, digest: str) -> str:
         with self._locked():
-            # Names sort by creation: they are a second apart, even if the clock was set back.
+            # Names sort by creation, even if the clock was set back: they are at least a second apart.
             time = datetime.now(timezone.utc).replace(microsecond=0)
             for latest in self.versions()[-1:]:
                 after = datetime.strptime(latest.split("-")[0], _TIME).replace(tzinfo=timezone.utc)

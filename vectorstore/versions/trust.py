@@ -1,8 +1,7 @@
-"""How far each signal of a version can be trusted with its corpus and embedder, measured without labels.
+"""Measures, without labels, how reliable each signal of a version is for its corpus and embedder.
 
-Sentences of the corpus are the queries, with half of their words left out, and each must find its own chunk. So no
-signal wins by construction: words and token vectors of the rest would match a verbatim sentence exactly.
-docs/decisions/0047 has the figures behind the limits.
+Probes are sentences of the corpus without half of their words; each should find its own chunk. Complete sentences would
+favour words and token vectors, which match them exactly. docs/decisions/0047 has the figures behind the limits.
 """
 
 from __future__ import annotations
@@ -27,16 +26,16 @@ from vectorstore.versions.content import Chunk
 from vectorstore.wire import Signal
 
 _PROBES = 96
-"""Most probes, and most chunks whose language is detected."""
-_FEWEST_PROBES = 8
-"""With fewer, nothing is measured."""
-_FEWEST_WORDS, _MOST_WORDS = 6, 40
-"""Words of a sentence; later ones are left out."""
+"""Maximum number of probes, and of chunks whose language is detected."""
+_MIN_PROBES = 8
+"""With fewer probes, nothing is measured."""
+_MIN_WORDS, _MAX_WORDS = 6, 40
+"""Minimum and maximum number of words of a sentence. Later words are ignored."""
 _ROWS = 20_000
-"""Rows that a probe's own chunk is compared with; a sample of a larger index."""
+"""Maximum number of rows that compete with a probe's own chunk. Larger indexes are sampled."""
 _RESCORED_ROWS = 32
 _DENSE_SHARE = 0.4
-"""Share of the cosine in the score that chooses these rows; the rest is BM25's."""
+"""Weight of the cosine in the score that selects these rows. The rest is BM25."""
 
 _LIMITS: Mapping[Signal, tuple[float, float]] = {
     "dense": (0.35, 0.45),
@@ -44,7 +43,8 @@ _LIMITS: Mapping[Signal, tuple[float, float]] = {
     "sparse": (0.35, 0.45),
     "multi_vector": (0.75, 0.85),
 }
-"""Share of the best signal's mean reciprocal rank: up to the first, a signal gets no trust; from the second, all."""
+"""Bounds of a signal's mean reciprocal rank, relative to the best signal's: trust rises from 0 at the first to 1 at the
+second."""
 
 
 class ProbeSampler:
@@ -52,12 +52,12 @@ class ProbeSampler:
 
     def __init__(self) -> None:
         self._pool: list[tuple[int, int, str]] = []
-        """A heap of (negated chance of a chunk's id, row, text): the chunks with the lowest chances."""
+        """A heap of (negated hash of a chunk's id, row, text): the chunks with the lowest hashes."""
 
     def add(self, chunks: Sequence[Chunk], first_row: int) -> None:
-        """Considers the chunks of a document, whose rows begin at `first_row`."""
+        """Samples from the chunks of a document, whose rows begin at `first_row`."""
         for row, chunk in enumerate(chunks, first_row):
-            entry = (-_chance(chunk.id), row, chunk.text)
+            entry = (-_hash(chunk.id), row, chunk.text)
             if len(self._pool) < 2 * _PROBES:
                 heapq.heappush(self._pool, entry)
             else:
@@ -68,14 +68,14 @@ class ProbeSampler:
         return language_shares(text for *_, text in sorted(self._pool, reverse=True)[:_PROBES])
 
     def probes(self) -> list[tuple[int, str]]:
-        """Row and query of each probe, from as many chunks as possible; none if there are too few."""
+        """Row and query of each probe, from as many chunks as possible; empty if there are too few."""
         waiting = [(row, _queries(text)) for _, row, text in sorted(self._pool, reverse=True)]
         probes: list[tuple[int, str]] = []
         while waiting and len(probes) < _PROBES:
             round_of = [(row, query, queries) for row, queries in waiting if (query := next(queries, None)) is not None]
             probes += [(row, query) for row, query, _ in round_of]
             waiting = [(row, queries) for row, _, queries in round_of]
-        return probes[:_PROBES] if len(probes) >= _FEWEST_PROBES else []
+        return probes[:_PROBES] if len(probes) >= _MIN_PROBES else []
 
 
 def measure(
@@ -91,13 +91,13 @@ def measure(
     """Signal → trust, 0 … 1, for the signals of a version.
 
     Args:
-        rows: own row of each probe.
+        rows: row of each probe's own chunk.
         queries: text of each probe.
-        embeddings: of the texts.
-        vectors: float32[rows, dim] of the version.
-        lexical: of the version.
-        sparse: of the version; None if it has none.
-        multi_vectors: of the version; None if it has none.
+        embeddings: embeddings of the queries.
+        vectors: float32[rows, dim], the version's vectors.
+        lexical: the version's lexical index.
+        sparse: its learned sparse vectors, if it has them.
+        multi_vectors: its multi-vectors, if it has them.
     """
     sample = np.union1d(np.linspace(0, len(vectors) - 1, min(len(vectors), _ROWS)).astype(np.int64), rows)
     own = np.searchsorted(sample, rows)
@@ -135,15 +135,15 @@ def _reciprocal_rank(scores: npt.NDArray[np.floating[Any]], place: int) -> float
 def _queries(text: str) -> Iterator[str]:
     """The text's sentences with half of their words, in a fixed random order."""
     sentences = (text[start:end] for start, end in sentence_spans(text))
-    return (query for sentence in sorted(sentences, key=_chance) if (query := _thinned(sentence)))
+    return (query for sentence in sorted(sentences, key=_hash) if (query := _thinned(sentence)))
 
 
 def _thinned(sentence: str) -> str:
     """Half of the sentence's words; empty if it has too few."""
-    words = words_with_contractions(sentence)[:_MOST_WORDS]
-    if len(set(words)) < _FEWEST_WORDS:
+    words = words_with_contractions(sentence)[:_MAX_WORDS]
+    if len(set(words)) < _MIN_WORDS:
         return ""
-    kept = sorted(range(len(words)), key=lambda place: _chance(f"{place} {sentence}"))[: (len(words) + 1) // 2]
+    kept = sorted(range(len(words)), key=lambda place: _hash(f"{place} {sentence}"))[: (len(words) + 1) // 2]
     query = ""
     for word in (words[place] for place in sorted(kept)):
         unspaced = is_run(word) or has_segmented_script(word)
@@ -151,5 +151,5 @@ def _thinned(sentence: str) -> str:
     return query
 
 
-def _chance(text: str) -> int:
+def _hash(text: str) -> int:
     return int.from_bytes(hashlib.sha256(text.encode("utf-8", "replace")).digest()[:8], "big")
