@@ -4,9 +4,9 @@
 
 v1: `POST /v1/models/vectorstore:predict` takes `SearchRequest` and returns `SearchResponse`.
 v2: `POST /v2/models/vectorstore/infer` takes `input` BYTES [n, 1] and returns `passages` BYTES [n, 1]: the JSON
-of a `Prediction` for each query. The other fields of an instance are optional tensors [1] or [n, 1]: `num_docs` and `neighbours`
-INT32, `min_score` and `diversity` FP32, `explain` and `sentence_similarity` BOOL, `mode` BYTES, `filters` and
-`collections` BYTES (JSON). An empty text means that the field is not set.
+of a `Prediction` for each query. The other fields of an instance are optional tensors [1] or [n, 1]: `num_docs` and
+`neighbours` INT32, `min_score` and `diversity` FP32, `explain` and `sentence_similarity` BOOL, `mode` BYTES, `filters`
+and `collections` BYTES (JSON). An empty text means that the field is not set.
 """
 
 from __future__ import annotations

@@ -140,7 +140,7 @@ def test_a_configuration_that_does_not_fit(tmp_path: Path, change: dict[str, Any
 
 def test_missing_pooling_is_an_error(tmp_path: Path) -> None:
     write_folder(tmp_path, "bert")
-    with pytest.raises(ModelFolderError, match=r"says how the model pools: write embedder\.json"):
+    with pytest.raises(ModelFolderError, match=r"does not declare the model's pooling: add an embedder\.json"):
         load_encoder(tmp_path, SETTINGS)
 
 
