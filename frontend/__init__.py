@@ -1,1 +1,1 @@
-"""The web page: its files, and the way from a browser to the graph. Imported into clusters as a Helm chart."""
+"""The web page's server, which also forwards the browser's requests to the graph. Deployed as a Helm chart."""

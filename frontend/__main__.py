@@ -1,4 +1,4 @@
-"""`python -m frontend`: settings → telemetry → build → run."""
+"""`python -m frontend`: reads the settings, starts telemetry and runs the server."""
 
 from __future__ import annotations
 

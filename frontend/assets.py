@@ -1,4 +1,4 @@
-"""The files of the built page: read once, kept in memory, served compressed and with caching headers."""
+"""Serves the files of the built page from memory, compressed and with caching headers."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ _MEDIA_TYPES = {
     ".webp": "image/webp",
     ".woff2": "font/woff2",
 }
-"""Python's own table depends on the machine."""
+"""Media types by suffix. Python's own table depends on the machine."""
 _COMPRESSED_ALREADY = {".gif", ".jpg", ".png", ".webp", ".woff2"}
 
 _CODINGS = {"br": ".br", "gzip": ".gz"}
-"""Content coding → suffix of the build's files in it. The best coding first."""
+"""Content coding → suffix of files compressed with it. The best coding comes first."""
 _REFUSED = re.compile(r"q\s*=\s*0(\.0{0,3})?")
 _WORTH_COMPRESSING_BYTES = 1000
 
 _HASHED = "assets/"
-"""Folder of the files whose names contain a hash of their content, so that browsers may cache them for good."""
+"""Folder of the files whose names contain a hash of their content, so that browsers may cache them forever."""
 
 
 @dataclass(frozen=True)
@@ -53,12 +53,12 @@ class Asset:
     media_type: str
     cache_control: str
     etag: str
-    """A weak one, since it is the same for all codings."""
+    """Weak, because it is the same for all codings."""
     bodies: Mapping[str, bytes]
     """Content coding → bytes; always includes "identity"."""
 
     def response(self, headers: Headers) -> Response:
-        """The response to a GET with these headers: 200, or 304 if the browser has the file."""
+        """The response to a GET with these headers: 200, or 304 if the browser has cached the file."""
         known = [tag.strip() for tag in headers.get("if-none-match", "").split(",")]
         sent = {"etag": self.etag, "cache-control": self.cache_control, "vary": "accept-encoding"}
         if self.etag in known or "*" in known:
@@ -87,14 +87,14 @@ class Page:
         try:
             built_ns = (self._folder / INDEX).stat().st_mtime_ns
         except OSError:
-            # During a build: the previous one.
+            # A build is running: keep the previous page.
             return self._assets.get(INDEX)
         if built_ns != self._built_ns:
             self._assets, self._built_ns = _read(self._folder), built_ns
         return self._assets.get(INDEX)
 
     def find(self, path: str) -> Asset | None:
-        """A file by its path in the page, without a leading slash; None if there is none."""
+        """A file by its path, without a leading slash; None if it does not exist."""
         return self.index() if path in ("", INDEX) else self._assets.get(path)
 
 

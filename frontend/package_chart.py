@@ -1,4 +1,4 @@
-"""Packages the web page's Helm chart reproducibly, byte by byte: `make chart`."""
+"""Packages the web page's Helm chart reproducibly: `make chart`."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ HELM = Path(__file__).parents[1] / "build" / "helm" / "bin" / "helm"
 
 
 class PackageError(Exception):
-    """Helm refused the chart."""
+    """Helm rejected the chart."""
 
 
 def helm() -> str | None:
-    """The Helm program of `make chart`, else the one on the PATH."""
+    """Path of the Helm program that `make chart` installed, else of the one on the PATH."""
     return str(HELM) if HELM.is_file() else shutil.which("helm")
 
 
@@ -35,10 +35,10 @@ def environment(scratch: Path) -> dict[str, str]:
 
 
 def package(program: str, chart: Path, destination: Path) -> Path:
-    """Writes the archive `<name>-<version>.tgz` of the chart to the folder `destination`, and returns its path.
+    """Writes the chart's archive `<name>-<version>.tgz` to the folder `destination`, and returns its path.
 
-    Helm chooses and checks the files. Since it writes the current time into every entry, they are packed again with the
-    time in SOURCE_DATE_EPOCH (0 by default). Raises PackageError with Helm's message if it refuses the chart.
+    Helm chooses and checks the files, but stores the current time in every entry. So they are packed again with the
+    time in SOURCE_DATE_EPOCH (default: 0). Raises PackageError with Helm's message if it rejects the chart.
 
     Source: https://reproducible-builds.org/specs/source-date-epoch/
     """
@@ -63,7 +63,7 @@ def package(program: str, chart: Path, destination: Path) -> Path:
 
 
 def _same_bytes(archive: Path, seconds: int) -> bytes:
-    """The archive's files, packed again so that the bytes depend only on their names and contents."""
+    """Packs the archive's files again, so that its bytes depend only on their names and contents."""
     packed = io.BytesIO()
     with (
         tarfile.open(archive) as before,

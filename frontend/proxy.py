@@ -1,4 +1,4 @@
-"""The proxy from a browser to the graph: a fixed list of routes."""
+"""Forwards a browser's requests to the graph, on a fixed list of routes."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from chassis.events import encode_event
 from chassis.origin import check_origin
 from chassis.relay import Relay, RelayedResponse
 
-_PASSED_ON = ("accept", "content-type", "last-event-id")
-"""Request headers that are forwarded, in addition to those of chassis/context.py. Cookies are not."""
-_PASSED_BACK = (
+_REQUEST_HEADERS = ("accept", "content-type", "last-event-id")
+"""Request headers to forward, in addition to `chassis.context.FORWARDED_HEADERS`. Cookies are not forwarded."""
+_RESPONSE_HEADERS = (
     "cache-control",
     "content-type",
     "retry-after",
@@ -32,10 +32,10 @@ _PASSED_BACK = (
 )
 
 _MAX_JSON_BYTES = 8 * 1024 * 1024
-"""Largest body that is kept in memory for a retry; the transformer's default limit."""
+"""Maximum size of a body kept in memory for a retry: the transformer's default limit."""
 
 _STALLS_S = 60.0
-"""Longest pause in an upload."""
+"""Maximum pause in an upload."""
 
 
 class Route(NamedTuple):
@@ -43,13 +43,13 @@ class Route(NamedTuple):
 
     method: Literal["GET", "POST", "DELETE"]
     path: str
-    """Template of the path, the same here and at the upstream."""
+    """Template of the path, here and at the upstream."""
     changes: bool = False
     """Whether it changes data."""
     streams: bool = False
     """Whether the body is streamed."""
     long: bool = False
-    """Whether it has the timeout of a transfer instead of that of an answer."""
+    """Whether `transfer_timeout_s` applies instead of `timeout_s`."""
 
 
 TRANSFORMER = (
@@ -81,7 +81,7 @@ def proxy_routes(
     router = APIRouter(prefix=prefix)
 
     def add(route: Route) -> None:
-        async def passed_on(request: Request) -> Response:
+        async def forward(request: Request) -> Response:
             if route.method != "GET":
                 check_origin(request.headers, require_origin=route.changes)
             path: str = request.scope["path"]
@@ -90,12 +90,12 @@ def proxy_routes(
                 raise NotFoundError(f"There is no {request.method} {path} here.")
             ctx = CallContext.start(transfer_timeout_s if route.long else timeout_s, request.headers)
             try:
-                body = _Upload(request) if route.streams else await _whole(request)
+                body = _Upload(request) if route.streams else await _read_body(request)
             except ClientDisconnect:
                 return Response(status_code=CLIENT_LEFT)
-            return _Passing(upstream, request, _target(request.scope, prefix), ctx, body)
+            return _ForwardedResponse(upstream, request, _target(request.scope, prefix), ctx, body)
 
-        router.add_api_route(route.path, passed_on, methods=[route.method], response_model=None)
+        router.add_api_route(route.path, forward, methods=[route.method], response_model=None)
 
     for route in routes:
         add(route)
@@ -109,8 +109,8 @@ def _target(scope: Scope, prefix: str) -> str:
     return path.decode("latin-1").removeprefix(prefix) + (f"?{query.decode('latin-1')}" if query else "")
 
 
-async def _whole(request: Request) -> bytes | None:
-    """The body. Also read for a GET: the edge watches for a disconnect after the body."""
+async def _read_body(request: Request) -> bytes | None:
+    """The body. GET bodies are read too, because the edge notices a disconnect only after the body."""
     body = bytearray()
     async for block in request.stream():
         body += block
@@ -122,7 +122,7 @@ async def _whole(request: Request) -> bytes | None:
 
 
 class _Upload:
-    """A streamed body. Keeps the browser's error, so that the upstream is not blamed."""
+    """A streamed body. Stores the browser's error, so that it is not attributed to the upstream."""
 
     def __init__(self, request: Request) -> None:
         self._request = request
@@ -137,14 +137,14 @@ class _Upload:
                     return
                 yield block
         except asyncio.TimeoutError:
-            self.error = DeadlineExceededError(f"Nothing came for {_STALLS_S:.0f} seconds in the middle of the upload.")
+            self.error = DeadlineExceededError(f"The upload stalled for {_STALLS_S:.0f} seconds.")
             raise self.error from None
         except (ClientDisconnect, ServiceError) as error:
             self.error = error
             raise
 
 
-class _Passing(Response):
+class _ForwardedResponse(Response):
     """The upstream's response, streamed to the browser."""
 
     def __init__(
@@ -156,17 +156,17 @@ class _Passing(Response):
         self._target = target
         self._ctx = ctx
         self._body = body
-        self._passed_on = {name: request.headers[name] for name in _PASSED_ON if name in request.headers}
+        self._forwarded = {name: request.headers[name] for name in _REQUEST_HEADERS if name in request.headers}
         if isinstance(body, _Upload) and "content-length" in request.headers:
-            self._passed_on["content-length"] = request.headers["content-length"]
+            self._forwarded["content-length"] = request.headers["content-length"]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """As in ASGI. If the browser disconnects, the cancellation closes the request to the upstream."""
+        """The ASGI application. If the browser disconnects, cancellation closes the request to the upstream."""
         try:
             async with self._upstream.exchange(
-                self._method, self._target, self._ctx, headers=self._passed_on, body=self._body
+                self._method, self._target, self._ctx, headers=self._forwarded, body=self._body
             ) as answer:
-                await self._pass_back(answer, send)
+                await self._send_response(answer, send)
         except ServiceError:
             left = self._body.error if isinstance(self._body, _Upload) else None
             if left is None:
@@ -174,17 +174,16 @@ class _Passing(Response):
             if not isinstance(left, ClientDisconnect):
                 raise left from None
 
-    async def _pass_back(self, answer: RelayedResponse, send: Send) -> None:
-        headers = [
-            (name.encode(), answer.headers[name].encode("latin-1")) for name in _PASSED_BACK if name in answer.headers
-        ]
+    async def _send_response(self, answer: RelayedResponse, send: Send) -> None:
+        received = answer.headers
+        headers = [(name.encode(), received[name].encode("latin-1")) for name in _RESPONSE_HEADERS if name in received]
         await send({"type": "http.response.start", "status": answer.status, "headers": headers})
         try:
             async for block in answer.blocks:
                 await send({"type": "http.response.body", "body": block, "more_body": True})
         except ServiceError as error:
             if self._method == "GET" or not answer.is_event_stream:
-                # Closes the connection, so that the browser notices; it resumes events with Last-Event-ID.
+                # Close the connection, so that the browser notices and resumes events with Last-Event-ID.
                 raise
             last = encode_event(orjson.dumps(oip_error(error)))
             await send({"type": "http.response.body", "body": last, "more_body": True})

@@ -1,4 +1,4 @@
-"""The web page's server: its files, its configuration, and a proxy to the graph, on one origin."""
+"""The web page's server: files, configuration, and a proxy to the graph, on one origin."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 
 
 def application(settings: FrontendSettings, page: Page) -> FastAPI:
-    """The application of these settings, for `chassis.serving.serve`."""
+    """The application, for `chassis.serving.serve`."""
     transformer = Relay(settings.transformer_url, name="transformer")
     ingest = Relay(settings.ingest_url, name="ingest service") if settings.ingest_url else None
 
@@ -55,13 +55,13 @@ def application(settings: FrontendSettings, page: Page) -> FastAPI:
             raise NotFoundError("No ingest service is configured here, so documents cannot be uploaded.")
         raise NotFoundError(f"There is no {request.method} {request.url.path} here.")
 
-    # Not a route: `serve` adds routes later, and no file may hide them.
+    # Not a route, because `serve` adds routes later, which no file may hide.
     app.router.default = _files(page, app.router.default)
     return app
 
 
-def _files(page: Page, absent: ASGIApp) -> ASGIApp:
-    """Serves the page's files; other requests go to `absent`."""
+def _files(page: Page, fallback: ASGIApp) -> ASGIApp:
+    """Serves the page's files. Other requests go to `fallback`."""
 
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["method"] in ("GET", "HEAD"):
@@ -74,13 +74,13 @@ def _files(page: Page, absent: ASGIApp) -> ASGIApp:
             if navigates:
                 await HTMLResponse(_NOT_BUILT_PAGE, 503, {"retry-after": "5"})(scope, receive, send)
                 return
-        await absent(scope, receive, send)
+        await fallback(scope, receive, send)
 
     return answer
 
 
 def _is_navigation(path: str, headers: Headers) -> bool:
-    """Whether a browser opens a view of the page: the root, or a name without a suffix."""
+    """Whether a browser navigates to a view of the page: the root, or a name without a suffix."""
     return not path or ("/" not in path and "." not in path and "text/html" in headers.get("accept", ""))
 
 
@@ -104,7 +104,7 @@ class Guard:
         self._for_data = _headers("default-src 'none'; frame-ancestors 'none'; sandbox")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """As in ASGI."""
+        """The ASGI application."""
         if scope["type"] != "http":
             await self._inner(scope, receive, send)
             return
@@ -122,7 +122,7 @@ class Guard:
         await self._admitted(scope)(scope, receive, send_with_headers)
 
     def _admitted(self, scope: Scope) -> ASGIApp:
-        """The application for an allowed host, else an error. Probes may use the pod's address."""
+        """The application if the host is allowed, else an error. Probes may use the pod's address."""
         if self._hosts is None or scope["path"] in ("/ready", "/live", "/metrics"):
             return self._inner
         host = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"host"), "").lower()
@@ -130,7 +130,7 @@ class Guard:
         if name in self._hosts:
             return self._inner
         return error_response(
-            ForbiddenError(f"The page is not available under {name[:100]!r}: FRONTEND_ALLOWED_HOSTS lists its names.")
+            ForbiddenError(f"The page is not available at {name[:100]!r}: add the name to FRONTEND_ALLOWED_HOSTS.")
         )
 
 

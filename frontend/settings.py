@@ -20,31 +20,31 @@ def _frame_ancestors(value: str) -> str:
     sources = value.split()
     wrong = [source for source in sources if not _SOURCE.fullmatch(source)]
     if wrong or not sources:
-        raise ValueError(f"name 'self', 'none', or sites such as https://portal.example.com, not {value!r}")
+        raise ValueError(f"use 'self', 'none', or sites such as https://portal.example.com, not {value!r}")
     return " ".join(sources)
 
 
 def _hosts(value: str) -> str:
     wrong = [host for host in value.split(",") if not _HOST.fullmatch(host.strip())] if value else []
     if wrong:
-        raise ValueError(f"name hosts without scheme and port, with commas between them: {wrong[0]!r} is none")
+        raise ValueError(f"use host names without scheme and port, separated by commas: {wrong[0]!r} is not one")
     return value
 
 
 class FrontendSettings(EdgeSettings):
-    """Addresses of the graph, and access to the page."""
+    """Addresses of the graph, and who may open or embed the page."""
 
     # The chart and the launcher may set a variable to an empty string: the default applies.
     model_config = SettingsConfigDict(env_prefix="FRONTEND_", extra="ignore", env_ignore_empty=True)
 
     transformer_url: BaseUrl = Field("http://kserve-rag-transformer", description="Base URL of the transformer.")
     ingest_url: BaseUrl | None = Field(
-        None, description="Base URL of the ingest service. Without it the page takes no uploads."
+        None, description="Base URL of the ingest service. Without it, the page does not accept uploads."
     )
     title: str = Field("kserve-rag", max_length=100, description="Title of the page.")
     version: str = Field(
         default_factory=lambda: importlib.metadata.version("kserve-rag"),
-        description="Version that the page shows; by default the installed one.",
+        description="Version that the page shows. Default: the installed version.",
     )
     page_dir: Path = Field(Path(__file__).parent / "dist", description="Folder of the built page.")
     frame_ancestors: Annotated[str, AfterValidator(_frame_ancestors)] = Field(
@@ -52,16 +52,16 @@ class FrontendSettings(EdgeSettings):
     )
     allowed_hosts: Annotated[str, AfterValidator(_hosts)] = Field(
         "",
-        description="Host names of the page, separated by commas. Empty: only the loopback names on a loopback "
-        "address, otherwise all.",
+        description="Host names of the page, separated by commas. Empty: loopback names if HOST is a loopback "
+        "address, else any.",
     )
     transfer_timeout_s: float = Field(
-        3600, gt=0, le=24 * 3600, description="Longest time for an upload, or to follow a task, in seconds."
+        3600, gt=0, le=24 * 3600, description="Maximum time for an upload or for following a task, in seconds."
     )
     max_body_bytes: int = Field(
         1024 * 1024 * 1024,
         ge=1024,
-        description="Largest upload, in bytes. Ingest has its own, smaller limits.",
+        description="Maximum size of an upload, in bytes. Ingest has its own, smaller limits.",
     )
 
     def known_hosts(self) -> frozenset[str] | None:
@@ -69,6 +69,6 @@ class FrontendSettings(EdgeSettings):
         if self.allowed_hosts:
             return frozenset(host.strip().lower() for host in self.allowed_hosts.split(","))
         if self.host in ("localhost", "::1") or self.host.startswith("127."):
-            # Prevents DNS rebinding: another site's name that resolves to this machine could read the documents.
+            # Against DNS rebinding, by which another site could read the documents.
             return frozenset({"localhost", "127.0.0.1", "[::1]", self.host})
         return None

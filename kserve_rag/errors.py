@@ -52,7 +52,7 @@ class ClientError(KserveRagError):
 
 
 class UnreachableError(ClientError):
-    """The URL refuses connections or cannot be resolved. A retry helps once the service is up."""
+    """The host refuses connections or its name cannot be resolved. Retry when the service is up."""
 
     retryable = True
 

@@ -138,10 +138,10 @@ class IndexesResult(BaseModel):
 
 
 class GraphTools:
-    """The tools for one graph."""
+    """The MCP tools of one graph."""
 
     def __init__(self, url: str, *, token: SecretStr | None = None) -> None:
-        """`url` is the transformer's. `token` is the bearer token for stdio; clients over HTTP send their own."""
+        """`url`: base URL of the transformer. `token`: bearer token for stdio; HTTP clients send their own."""
         self._url = url
         self._token = token
 
@@ -235,7 +235,7 @@ class GraphTools:
     async def document(
         self, collection: str, document_id: str, context: Context[Any, Any], version: str | None = None
     ) -> str:
-        """The whole text of a document of a search or an answer."""
+        """The whole text of a document from a search or an answer."""
         try:
             async with self._client(context) as client:
                 return (await client.document(document_id, collection=collection, version=version)).text
@@ -260,7 +260,7 @@ class GraphTools:
 
 
 def server(tools: GraphTools) -> MCPServer[Any]:
-    """The server of these tools, for `serve_stdio` and `serve_http`."""
+    """The MCP server with these tools, for `serve_stdio` and `serve_http`."""
     mcp: MCPServer[Any] = MCPServer(
         "kserve-rag",
         title="kserve-rag",
@@ -304,8 +304,8 @@ def serve_http(tools: GraphTools, *, host: str, port: int, names: Sequence[str] 
         tools: the tools to serve.
         host: address to listen on.
         port: port to listen on.
-        names: host names, with or without a port, that clients may use besides localhost. Requests with another Host
-            or Origin are rejected, against DNS rebinding.
+        names: host names, with or without a port, that clients may use in addition to localhost. Requests with another
+            Host or Origin are rejected, against DNS rebinding.
 
     """
     hosts = ["127.0.0.1:*", "localhost:*", "[::1]:*", *names, *(f"{name}:*" for name in names if ":" not in name)]

@@ -1,4 +1,4 @@
-"""Progress of long work: bytes done, or a text."""
+"""Interface for reporting the progress of long work."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ class Progress:
     """
 
     def update(self, task: str, done: int, total: int | None) -> None:
-        """`task` has processed `done` of `total` bytes. None: the size is unknown."""
+        """Report that `task` has processed `done` of `total` bytes; None: the size is unknown."""
 
     def note(self, task: str, text: str) -> None:
         """Describe the current step of `task`. An empty text ends the task."""

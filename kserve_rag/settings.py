@@ -1,4 +1,4 @@
-"""Settings of the command line and the local graph: `KSERVE_RAG_*` variables. Options of a command override them."""
+"""Settings of the command line and the local graph, from `KSERVE_RAG_*` variables. Options override them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def _own_home() -> Path:
     try:
         return Path.home() / ".kserve-rag"
     except RuntimeError:
-        # For example in a container with an arbitrary user id.
+        # For example, in a container with an arbitrary user id.
         raise UsageError("This user has no home directory. Set KSERVE_RAG_HOME to a persistent folder.") from None
 
 
@@ -83,7 +83,7 @@ class Settings(BaseSettings):
 
     offline: bool = Field(False, description="Use cached models only; download nothing.")
     triton_python: Path | None = Field(
-        None, description="Python of the Triton environment, 3.10 to 3.12. By default this one, or one on the PATH."
+        None, description="Python of the Triton environment, 3.10 to 3.12. Default: this one, or one on the PATH."
     )
     hub_url: str = Field(
         "https://huggingface.co", validation_alias="HF_ENDPOINT", description="Base URL of the Hugging Face hub."
@@ -91,7 +91,7 @@ class Settings(BaseSettings):
     hub_token: SecretStr | None = Field(
         None,
         validation_alias="HF_TOKEN",
-        description="Token for gated models. By default that of `hf auth login`. Never logged.",
+        description="Token for gated models. Default: the token of `hf auth login`. Never logged.",
     )
 
     @property

@@ -1,1 +1,1 @@
-"""The services and ingestion on a Ray cluster without KServe: Ray Serve and Ray Data."""
+"""Runs the services and ingestion on a Ray cluster, without KServe."""

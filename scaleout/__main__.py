@@ -1,4 +1,4 @@
-"""Builds an index version on a Ray cluster: `python -m scaleout PATH…`, with the arguments of `python -m ingest`.
+"""`python -m scaleout PATH…`: builds an index version on a Ray cluster. Takes the arguments of `python -m ingest`.
 
 Settings come from `INGEST_…` variables (ingest/README.md) and from `SCALEOUT_…`.
 """
@@ -17,13 +17,13 @@ from scaleout.settings import ScaleoutSettings
 def main(arguments: list[str] | None = None) -> int:
     """Runs once and returns the exit status."""
     scaleout = load_settings(ScaleoutSettings)
-    # Read when Ray is imported. A cluster started for this run sends no usage statistics unless asked to, and calls
-    # after our disconnect start no second cluster.
+    # Set before Ray is imported: no usage statistics by default, and no second cluster if Ray is called after we have
+    # disconnected.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"
     from scaleout.workers import ray_executor
 
-    # The run reports its own progress instead of Ray's.
+    # The run reports its own progress.
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
 

@@ -1,4 +1,4 @@
-"""Errors of ingestion on Ray, in addition to those of ingest."""
+"""Errors of ingestion on Ray, in addition to `ingest.errors`."""
 
 from __future__ import annotations
 

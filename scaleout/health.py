@@ -1,4 +1,4 @@
-"""When to replace a replica that is not ready."""
+"""Decides when a replica that is not ready is replaced."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ class UnreadyError(RuntimeError):
 class Health:
     """Tracks the readiness of one replica.
 
-    A replica is not replaced at once: a new one cannot fix an upstream that is down or an index that is not there yet.
-    Meanwhile it responds with 503 and the reason.
+    A replica is not replaced immediately: a new one cannot repair an upstream or create a missing index. Until then it
+    responds with 503 and the reason.
     """
 
     def __init__(self, replaced_after_s: float = REPLACED_AFTER_S) -> None:
         self.replaced_after_s = replaced_after_s
-        """Longest time without readiness, in seconds."""
+        """Maximum time without readiness, in seconds."""
         self._unready_since: float | None = None
 
     def check(self, reason: str | None, now_s: float) -> None:
         """Records the state.
 
         Args:
-            reason: why it is not ready; None if it is ready.
-            now_s: time of a monotonic clock.
+            reason: why the replica is not ready; None if it is ready.
+            now_s: time of a monotonic clock, in seconds.
 
         Raises:
-            UnreadyError: it has been unready for too long.
+            UnreadyError: the replica has not been ready for too long.
         """
         if reason is None:
             self._unready_since = None

@@ -30,16 +30,16 @@ SettingsT = TypeVar("SettingsT", bound=ServerSettings)
 
 
 def vectorstore(arguments: dict[str, Any]) -> Application:
-    """The vectorstore. A wrong setting fails the deployment here, before any replica starts.
+    """The vectorstore. An invalid setting fails the deployment before any replica starts.
 
     Raises:
-        SettingError: a variable is wrong.
+        SettingError: a variable is invalid.
     """
     return _deployed("Vectorstore", vectorstore_service, VectorstoreSettings, arguments)
 
 
 def transformer(arguments: dict[str, Any]) -> Application:
-    """The transformer; like `vectorstore`."""
+    """The transformer. See `vectorstore`."""
     return _deployed("Transformer", transformer_service, TransformerSettings, arguments)
 
 
@@ -47,7 +47,7 @@ def _deployed(
     name: str, model_service: Callable[[SettingsT], ModelService], kind: type[SettingsT], arguments: dict[str, Any]
 ) -> Application:
     if arguments:
-        raise ValueError(f"args: {', '.join(arguments)}: settings are variables of the application's runtime_env.")
+        raise ValueError(f"args: {', '.join(arguments)}: set variables in the application's runtime_env instead.")
     settings = read_settings(kind)
     deployment: Any = serve.deployment(
         serve.ingress()(Replica), name=name, graceful_shutdown_timeout_s=float(settings.grace_period_s)
@@ -71,11 +71,11 @@ class Replica:
         return _without_prefix(application(self._service))
 
     def reconfigure(self, user_config: dict[str, float]) -> None:
-        """Applies `replaced_after_s`, the seconds without readiness after which Ray replaces a replica."""
+        """Applies `replaced_after_s`: Ray replaces a replica that is not ready for this many seconds."""
         self._health.replaced_after_s = float(user_config.get("replaced_after_s", REPLACED_AFTER_S))
 
     async def check_health(self) -> None:
-        """Called by Ray every few seconds. Raises UnreadyError if this replica should be replaced."""
+        """Called by Ray every few seconds. Raises UnreadyError if Ray should replace this replica."""
         self._health.check(await self._service.model.not_ready_reason(), time.monotonic())
 
 

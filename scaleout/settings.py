@@ -11,10 +11,10 @@ class ScaleoutSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="SCALEOUT_")
 
-    workers: int = Field(4, ge=1, le=10_000, description="Workers that parse, and the same number that embed.")
+    workers: int = Field(4, ge=1, le=10_000, description="Number of workers that parse, and of workers that embed.")
     parser_cpus: float = Field(
-        1, gt=0, le=64, description="CPUs that Ray reserves for each parser. Embedding workers mostly wait."
+        1, gt=0, le=64, description="CPUs that Ray reserves for each parsing worker. Embedding workers mostly wait."
     )
     files_per_task: int = Field(
-        16, ge=1, le=100_000, description="Files that a worker gets at a time; fewer if there are few."
+        16, ge=1, le=100_000, description="Maximum number of files that a worker gets at a time."
     )

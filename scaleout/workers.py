@@ -1,9 +1,9 @@
-"""Parsing and embedding on the workers of a Ray cluster.
+"""Parses and embeds on the workers of a Ray cluster.
 
-Files are the rows of a Ray dataset. Actors parse them, and the documents come back in the order of the files. The
-driver drops repeated and known texts, as in any run, and sends the rest to actors that call the embedder. So every text
-is embedded once, and the version equals that of a run without Ray. Documents, tokenizer and index are in a folder that
-all nodes share at the same path.
+Files are the rows of a Ray dataset. Actors parse them and return the documents in the order of the files. As in any
+run, the driver drops repeated and known texts; it sends the rest to actors that call the embedder. So every text is
+embedded once, and the version is the same as without Ray. Documents, tokenizer and index must be in a folder that all
+nodes share at the same path.
 
 Source: https://docs.ray.io/en/latest/data/transforming-data.html (stateful transforms, order of rows)
 """
@@ -38,14 +38,14 @@ from scaleout.settings import ScaleoutSettings
 _BLOCK_BYTES = 8 * 1024**2
 """Documents are sent to the driver when they reach this size, or when a task is done."""
 _TASKS_PER_WORKER = 4
-"""Minimum if there are enough files, so that no worker is idle while another still has many."""
+"""Minimum, if there are enough files, so that no worker idles while another still has many."""
 _RESTARTS = 3
-"""Restarts of each embedding actor. Parsing actors restart without limit: a bad file kills only their child process."""
+"""Maximum restarts of an embedding actor. Parsing actors restart without limit: bad files kill only their children."""
 
 
 @contextlib.contextmanager
 def ray_executor(settings: IngestSettings, scaleout: ScaleoutSettings) -> Iterator[RayExecutor]:
-    """Workers of the cluster at `RAY_ADDRESS`, or on this machine; without one, starts a cluster for the run.
+    """Connects to the cluster at `RAY_ADDRESS`, or on this machine, or starts one for this run.
 
     Raises:
         ClusterError: there is no cluster at that address.
@@ -55,24 +55,24 @@ def ray_executor(settings: IngestSettings, scaleout: ScaleoutSettings) -> Iterat
     except (ConnectionError, RayError, OSError, RuntimeError, ValueError) as error:
         where = os.environ.get("RAY_ADDRESS", "this machine")
         raise ClusterError(f"There is no Ray cluster at {where} (RAY_ADDRESS): {_first_line(error)}") from error
-    # No ray.shutdown(): it exits the process at once, without a message, if somebody still holds a Ray object, as an
-    # interrupted run does. Ray disconnects when the process ends.
+    # No ray.shutdown(): if a Ray object is still in use, as in an interrupted run, it exits the process without a
+    # message. Ray disconnects when the process ends.
     yield RayExecutor(settings, scaleout)
 
 
 class RayExecutor:
-    """Parses in a Ray dataset and embeds in actors. Needs an initialised Ray."""
+    """Parses in a Ray dataset and embeds in actors. Ray must be initialised."""
 
     def __init__(self, settings: IngestSettings, scaleout: ScaleoutSettings) -> None:
         self._settings = settings
         self._scaleout = scaleout
 
     def parsing(self, files: Sequence[SourceFile]) -> _Parsing:
-        """Documents of the files, read ahead as far as Ray's object store has room."""
+        """Documents of the files, parsed ahead as far as Ray's object store has space."""
         return _Parsing(files, self._settings, self._scaleout)
 
     def embedder(self) -> _RayEmbedder:
-        """Calls to the embedder from every worker."""
+        """An embedder that is called from all workers."""
         return _RayEmbedder(self._settings, self._scaleout)
 
 
@@ -97,7 +97,7 @@ class _Parsing:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Stops the dataset. Waits for a pending row first: a running generator cannot be closed."""
+        """Stops the dataset, after a pending row: a running generator cannot be closed."""
         if self._awaited is not None:
             await asyncio.wait([self._awaited])
             self._awaited.exception()  # mark as retrieved
@@ -125,9 +125,9 @@ class _Parsing:
         try:
             row = await asyncio.shield(self._awaited)
         except RayError as error:
-            raise ClusterError(f"The parsing workers are lost: {_first_line(error)}") from error
+            raise ClusterError(f"The parsing workers were lost: {_first_line(error)}") from error
         if row is None:
-            raise ClusterError(f"The parsing workers ended before {file.source}.")
+            raise ClusterError(f"The parsing workers ended before they parsed {file.source}.")
         item: bytes = row["item"]
         return item
 
@@ -158,7 +158,7 @@ class _ParseFiles:
         self._loop = asyncio.new_event_loop()
 
     def __call__(self, files: pa.Table) -> Iterator[pa.Table]:
-        """One row of JSON for each document, notice and end of a file."""
+        """Yields a row of JSON for each document and notice, and for the end of each file."""
         for file in files.to_pylist():
             items = self._items(SourceFile(Path(os.fsdecode(file["path"])), file["source"]))
             while (item := self._loop.run_until_complete(anext(items, None))) is not None:
@@ -193,7 +193,7 @@ class _RayEmbedder:
 
     @property
     def concurrency(self) -> int:
-        """Concurrent calls of all workers together."""
+        """Number of concurrent calls of all workers together."""
         return self._scaleout.workers * self._settings.concurrency
 
     async def connect(self) -> EmbedderCapabilities:
@@ -206,8 +206,8 @@ class _RayEmbedder:
             max_task_retries=_RESTARTS,
             scheduling_strategy="SPREAD",
         )
-        # With the quantiser, which two machines might compute differently. Sent with every call, because a restarted
-        # actor has lost its state.
+        # Includes the quantiser, which another machine might compute differently. Sent with every call, because a
+        # restarted actor has lost its state.
         self._capabilities = ray.put(capabilities)
         self._actors = [actor.remote(self._settings) for _ in range(self._scaleout.workers)]
         self._busy = [0] * len(self._actors)
@@ -220,7 +220,7 @@ class _RayEmbedder:
         try:
             batch: EmbeddedBatch | str = await self._actors[chosen].embed.remote(self._capabilities, texts)
         except RayError as error:
-            raise EmbeddingFailedError(f"An embedding worker is lost: {_first_line(error)}") from error
+            raise EmbeddingFailedError(f"An embedding worker was lost: {_first_line(error)}") from error
         finally:
             self._busy[chosen] -= 1
         if isinstance(batch, str):
@@ -247,7 +247,7 @@ class _EmbedActor:
         self._calls: HttpEmbedder | None = None
 
     async def embed(self, capabilities: EmbedderCapabilities, texts: Sequence[str]) -> EmbeddedBatch | str:
-        """The embeddings of the texts, or the reason why the embedder failed for good."""
+        """The embeddings of the texts, or the reason for a permanent failure."""
         if self._calls is None:
             self._calls = HttpEmbedder(self._settings, capabilities)
         try:

@@ -1,4 +1,4 @@
-"""English words and grammar that tell what a question asks for. Other languages have no data of this kind yet."""
+"""English word lists and rules that show what a question asks for. Other languages have none yet."""
 
 from __future__ import annotations
 
@@ -69,15 +69,15 @@ OPPOSITES = _opposites()
 
 
 def singular(word: str) -> str:
-    """The word without a final `s`; `class` and words of three letters keep theirs."""
+    """The word without a final `s`, unless it ends in `ss` or has at most three letters."""
     return word[:-1] if len(word) > 3 and word[-1] == "s" and word[-2] != "s" else word
 
 
 def answer_kind(words: Sequence[str]) -> AnswerKind:
-    """The kind of answer that a question wants, by its first question word; `other` if that is not clear.
+    """The kind of answer that a question asks for, by its first question word; `other` if it is unclear.
 
     Args:
-        words: of the question, in lower case.
+        words: words of the question, in lower case.
     """
     for place, word in enumerate(words):
         after = words[place + 1 : place + 4]

@@ -1,6 +1,6 @@
 """Words that carry facts, per language: numbers, months, units, negations, modal verbs, opposites, pronouns.
 
-A language without an entry has none of these words; `units` and digits need no language.
+Languages without an entry have no such words. Units and digits do not depend on the language.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def _opposites(pairs: str, known: Opposites | None = None) -> Opposites:
 
 
 def _numbered(words: str, start: int = 1) -> dict[str, int]:
-    """Words in counting order → numbers; `/` separates words of one number."""
+    """Words in counting order → numbers. `/` separates words for the same number."""
     return {word: number for number, group in enumerate(words.split(), start) for word in group.split("/")}
 
 
@@ -34,22 +34,22 @@ class FactWords:
 
     negations: frozenset[str] = frozenset()
     only: frozenset[str] = frozenset()
-    """Words after a negation that undo it: "not only"."""
+    """Words that cancel a preceding negation, as in "not only"."""
     hedges: frozenset[str] = frozenset()
-    """Modal words that weaken a claim: "may"."""
+    """Words that weaken a claim, such as "may"."""
     possible: frozenset[str] = frozenset()
-    """Modal words of ability and permission."""
+    """Words of ability and permission."""
     obliged: frozenset[str] = frozenset()
     advised: frozenset[str] = frozenset()
     pronouns: frozenset[str] = frozenset()
-    """Words that may stand for a name of an earlier sentence."""
+    """Words that may refer to a name in an earlier sentence."""
     joining: frozenset[str] = frozenset()
-    """Words between members of a list or a range."""
+    """Words between the items of a list or the ends of a range."""
     months: Mapping[str, int] = field(default_factory=dict)
     numbers: Mapping[str, int] = field(default_factory=dict)
-    """Cardinals and ordinals; without 1, whose words are also articles and pronouns."""
+    """Cardinals and ordinals, except 1, whose words are also articles and pronouns."""
     ones: frozenset[str] = frozenset()
-    """1 after tens: `twenty-one`."""
+    """Words for 1 after tens, as in `twenty-one`."""
     scales: Mapping[str, int] = field(default_factory=dict)
     opposites: Opposites = field(default_factory=dict)
     negating_prefixes: tuple[str, ...] = ()
@@ -233,12 +233,12 @@ UNITS: Mapping[str, tuple[str, float]] = {
     )
     for word in words.split()
 }
-"""Unit → dimension and size. Units of one dimension are converted: 12 months are 1 year."""
+"""Unit → dimension and factor. Units of the same dimension can be converted: 12 months are 1 year."""
 # fmt: on
 
 
 def fact_words(language: str) -> FactWords:
-    """The words of a language, by its Snowball name, or `chinese`, `hindi`, `arabic`; empty if there is no data."""
+    """The words of a language, given its Snowball name or `chinese`, `hindi` or `arabic`; empty without data."""
     return _WORDS.get(language, _NONE)
 
 

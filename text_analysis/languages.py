@@ -1,4 +1,4 @@
-"""The languages of texts, as ISO 639-1 codes. docs/decisions/0048 compares the libraries."""
+"""Detects the languages of texts (ISO 639-1). docs/decisions/0048 compares libraries."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ UNKNOWN = "und"
 """The language of a text without letters. Source: BCP 47."""
 
 _CHARS = 200
-"""Length of the part of a text that decides."""
+"""Length of the part of a text that is classified."""
 
 _SURE = 0.6
-"""Least probability of a question's language. Of XQuAD's questions in eight languages, 0.1 % get a wrong one."""
+"""Minimum probability of a question's language. 0.1 % of XQuAD's questions in eight languages get a wrong one."""
 
 
 def language_of_text(text: str) -> str:
@@ -26,7 +26,7 @@ def language_of_text(text: str) -> str:
 
 
 def language_among(question: str, languages: tuple[str, ...]) -> str:
-    """The language of a question among `languages`; the first of them if that is not sure."""
+    """The language of a question among `languages`; the first of them if the detection is uncertain."""
     language, probability = _identifier(languages).classify(question[-_CHARS:])
     return str(language) if probability >= _SURE else languages[0]
 

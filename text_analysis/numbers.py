@@ -1,4 +1,4 @@
-"""Numbers in a text, with their units: `1,000`, `2.5 million`, `twenty-five`, `三百`, `12 months`."""
+"""Reads numbers and their units in a text: `1,000`, `2.5 million`, `twenty-five`, `三百`, `12 months`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ HAN_DIGITS = {digit: value for value, digit in enumerate("〇一二三四五六�
 _HAN_SCALES = {"十": 10, "百": 100, "千": 1000, "万": 10**4, "亿": 10**8}
 _HAN_NUMBER = regex.compile(r"[〇零一二两三四五六七八九十百千万亿]+")
 _HAN_COUNTED = regex.compile(r"[个次名支座种年月日号位项场分届岁天周米元人世代倍条家件层度小公英平美欧]")
-"""Characters after a Chinese number that counts something."""
+"""Characters that show that the preceding Chinese number counts something."""
 _NEXT_PART = regex.compile(r"[ \u00a0-]?(\p{L}[\p{L}\p{M}]*)")
 _ORDINAL = regex.compile(r"(?:st|nd|rd|th)\b")
 _UNIT_AFTER = regex.compile(r"[ \u00a0-]?(°[CF]|[%‰€$£¥]|\p{Han}{1,4}|\p{L}[\p{L}\p{M}]*)")
@@ -23,12 +23,12 @@ _YEARS = range(1000, 2100)
 
 @dataclass(frozen=True, slots=True)
 class Number:
-    """A number as it stands in a text."""
+    """A number in a text."""
 
     text: str
-    """Without its unit."""
+    """The number as written, without its unit."""
     values: frozenset[float]
-    """More than one if its separators are ambiguous: `1.234`."""
+    """Several if the separators are ambiguous, as in `1.234`."""
     unit: tuple[str, float] | None = None
     """As in `fact_words.UNITS`."""
     counts: bool = True
@@ -42,7 +42,7 @@ class Number:
         return self.month or (self.unit is None and any(value in _YEARS for value in self.values))
 
     def equals(self, other: Number) -> bool:
-        """Whether both may be the same amount, after conversion of their units. No unit fits any unit."""
+        """Whether both may be the same amount, after conversion of units. A missing unit matches any unit."""
         if self.month != other.month:
             return False
         if self.unit is None or other.unit is None:
@@ -56,10 +56,10 @@ def read_number(text: str, start: int, token: str, words: FactWords) -> tuple[Nu
     """The number that begins at a token, and its end in the text.
 
     Args:
-        text: normalised.
-        start: of the token.
-        token: digits with separators, a word of `words.numbers`, or a character of `HAN_DIGITS`.
-        words: of the text's language.
+        text: normalised text.
+        start: offset of the token.
+        token: digits with separators, a word in `words.numbers`, or a character in `HAN_DIGITS`.
+        words: words of the text's language.
     """
     end = start + len(token)
     written = words.numbers.get(token.lower())
@@ -95,7 +95,7 @@ def _unit(text: str, start: int, end: int) -> tuple[str, float] | None:
         return UNITS.get(before[1], UNITS["%"])
     after = _UNIT_AFTER.match(text, end)
     word = after[1].lower() if after else ""
-    # Chinese has no spaces: the longest unit that the text begins with.
+    # Chinese has no spaces, so look for the longest unit.
     return next((UNITS[word[:size]] for size in (len(word), 3, 2, 1) if word[:size] in UNITS and (
         size == len(word) or word[0] > "\u2e80")), None)  # fmt: skip
 
@@ -106,7 +106,7 @@ def _values(digits: str) -> set[float]:
         return {float(parts[0])}
     thousands = float("".join(parts))
     if len(parts) > 2:
-        # `1.345596` groups of three are thousands; others are versions, which are equal digit by digit.
+        # Several separators: thousands, or a version, which is compared digit by digit.
         return {thousands}
     fraction = float(".".join(parts))
     if parts[1] == "000":

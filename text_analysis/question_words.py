@@ -1,4 +1,4 @@
-"""Words by which questions ask for a number or a date, as data per language. Other languages have none yet."""
+"""Patterns of questions that ask for a number or a date, for each supported language."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How scripts that are written without spaces between words are cut: the one place that knows a script's segmenter."""
+"""Scripts that are written without spaces between words, and how to segment them."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from icu4py.breakers import WordBreaker
 
 # Character classes for the `regex` module (version 1 syntax). They hold the combining marks of their scripts.
 HANGUL = r"\p{Hangul}"
-"""Korean. It has spaces, but particles are attached to words, so exact words rarely recur."""
+"""Korean has spaces, but particles are attached to words, so exact words rarely recur."""
 PAIRED = r"\p{Hiragana}\p{Katakana}ー\p{Han}"
-"""Scripts whose characters and pairs of characters find more than words do. `ー` lengthens a Kana vowel."""
+"""Scripts for which single characters and pairs retrieve more than words do. `ー` lengthens a Kana vowel."""
 
 CLAUSE_SPACED = "\u0e01-\u0eff"
 """Thai and Lao, for `re`: a space separates clauses, and sentences have no mark at their end."""
@@ -24,7 +24,7 @@ _LETTER = regex.compile(r"[\p{L}\p{N}]")
 
 
 def dictionary_words(run: str) -> list[str]:
-    """The words of a run by the dictionaries of ICU, without punctuation."""
+    """Segments a run of characters into words with ICU's dictionaries. Drops punctuation."""
     return [word for word in WordBreaker(run, "") if _LETTER.search(word)]
 
 
@@ -34,7 +34,7 @@ SEGMENTERS: Mapping[str, Callable[[str], list[str]]] = {
     r"\p{Khmer}": dictionary_words,
     r"\p{Myanmar}": dictionary_words,
 }
-"""Character class → the words of a run of its characters. `PAIRED` scripts have none: docs/decisions/0046."""
+"""Character class → segmenter for a run of its characters. `PAIRED` scripts have none: see docs/decisions/0046."""
 
 UNSPACED = PAIRED + "".join(SEGMENTERS)
 """Scripts written without spaces between words."""

@@ -1,7 +1,7 @@
-"""Text cut into sentences, list items, table rows and code blocks.
+"""Splits text into sentences, list items, table rows and code blocks.
 
-Not a library, because those that were tried change the text they cut, so that spans of the original are a guess, or
-take longer for one passage than the check of a whole answer may.
+Libraries were tried, but they change the text, so that spans in the original are uncertain, or take longer for a
+passage than checking a whole answer may take.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ from text_analysis.scripts import CLAUSE_SPACED, SENTENCE_END
 from text_analysis.word_lists import word_set
 
 _MAX_CHARS = 1200
-"""A longer span, such as a paragraph without a full stop, is cut at white space."""
+"""Longer spans, such as a paragraph without a full stop, are cut at white space."""
 
 REFERENCE = r"\[+\d{1,3}(?:[ \t]*[,;–-][ \t]*\d{1,3})*\]+"
 """Pattern of reference numbers in brackets: `[2]`, `[1, 3]`, `[1-3]`, `[[2]]`."""
 
 _BREAK = re.compile(rf"(?P<wide>[{SENTENCE_END}]+)|(?P<stop>[.!?…]+)|(?P<newline>\n)")
 _CLAUSE_END = rf"(?<=[{CLAUSE_SPACED}\d”\")]) +(?![ฯๆຯໆ])(?=[{CLAUSE_SPACED}])"
-"""A space between clauses; not one before a mark of abbreviation or repetition, which belongs to the word before."""
+"""A space between clauses, except before a mark of abbreviation or repetition, which belongs to the preceding word."""
 _BREAK_OR_CLAUSE = re.compile(rf"{_BREAK.pattern}|(?P<clause>{_CLAUSE_END})")
 _CLAUSE_SPACED = re.compile(f"[{CLAUSE_SPACED}]")
 _CLAUSE_CHARS = 20
-"""A space ends a Thai or Lao clause of at least this length. Shorter ones are names and numbers, which have spaces too.
+"""Minimum length of a Thai or Lao clause that a space ends: names and numbers are also surrounded by spaces.
 
 Of the answers of XQuAD in Thai, 89 % stay in one clause, whose mean length is 49 characters."""
 _AFTER = re.compile(rf"[\"'”’»)\]）」』】*_`]*(?:[ \t]*{REFERENCE})*")
@@ -31,15 +31,15 @@ _AFTER = re.compile(rf"[\"'”’»)\]）」』】*_`]*(?:[ \t]*{REFERENCE})*")
 
 _FENCE = re.compile(r"^[ \t]*(```|~~~).*?(?:^[ \t]*\1[^\n]*$\n?|\Z)", re.MULTILINE | re.DOTALL)
 _CLOSING_FENCE = re.compile(r"((?:(?![ \t]*(?:```|~~~))[^\n]*\n)*[ \t]*(?:```|~~~)[ \t]*)(?:\n[ \t]*\n|\n?\Z)")
-"""The rest of a code block that began before the text: its first fence has no language and a blank line after it."""
+"""The rest of a code block that began before the text: its fence has no language and is followed by a blank line."""
 _ITEM = re.compile(r"[ \t]*(?:[-*+•‣◦·–][ \t]|\(?\d{1,3}[.)][ \t]|#{1,6}[ \t]|\||>)")
 """Start of a line that begins a new span: list item, heading, table row, quotation."""
 _OWN_LINE = re.compile(r"[ \t]*(?:#{1,6}[ \t]|\|)")
-"""Start of a line that also ends with its newline: heading, table row."""
+"""Start of a line that is a complete span: heading, table row."""
 _SPACE = re.compile(r"\s*")
 _WORD_BEFORE = re.compile(r"[^\s(\[\"'“‘«/–—-]*\Z")
 _WRAPPED_FROM = 50
-"""A shorter line that ends without punctuation ends its sentence; a longer one may be wrapped."""
+"""A line shorter than this that ends without punctuation ends its sentence. A longer line may be wrapped."""
 
 _PROSE_END = re.compile(r'(?<=[.!?…])["”’)\]]*\s+(?=["“‘(\[]*[^\W_a-z])|\n\s*\n|(?<=[' + SENTENCE_END + "])")
 
@@ -53,7 +53,7 @@ _BEFORE_NUMBER = word_set(
     "no nos nr fig figs abb eq vol bd p pp pág pag s ch chap sec art abs kap tab ver "
     "jan feb mar mär apr jun jul aug sep sept oct okt nov dec dez"
 )
-"""Abbreviations that end no sentence where a number follows."""
+"""Abbreviations that end no sentence if a number follows."""
 _MAY_END = frozenset(("a.m", "p.m"))
 """Abbreviations with inner stops that end a sentence before a capital letter. Others, such as U.S., do not."""
 _BEFORE_ORDINAL = word_set("am der den dem des die das vom zum im bis ab seit")
@@ -61,9 +61,9 @@ _BEFORE_ORDINAL = word_set("am der den dem des die das vom zum im bis ab seit")
 
 
 def sentence_spans(text: str) -> list[tuple[int, int]]:
-    """Start and end of each sentence, in order. The spans cover the whole text; an empty text has none.
+    """Start and end of each sentence, in order. The spans cover the whole text.
 
-    White space belongs to the sentence before it.
+    White space belongs to the preceding sentence.
     """
     if not text:
         return []
@@ -100,7 +100,7 @@ def sentence_spans(text: str) -> list[tuple[int, int]]:
 
 
 def trimmed(text: str, start: int, end: int) -> tuple[int, int]:
-    """The span without white space at its ends; an empty span if it holds nothing else."""
+    """The span without white space at its ends; an empty span if it has only white space."""
     inner = text[start:end]
     stripped = inner.lstrip()
     start += len(inner) - len(stripped)
@@ -113,12 +113,12 @@ def starts_line(sentence: str) -> bool:
 
 
 def prose_sentences(text: str) -> list[str]:
-    """The sentences of prose: no layout, no abbreviations. Faster and coarser than `sentence_spans`."""
+    """The sentences of plain prose. Faster and coarser than `sentence_spans`: ignores layout and abbreviations."""
     return [sentence for sentence in _PROSE_END.split(text) if sentence and not sentence.isspace()]
 
 
 def _breaks(text: str, begin: int, limit: int, ends: list[int]) -> None:
-    """Append to `ends` where sentences end inside `text[begin:limit]`, except at `limit`."""
+    """Append the ends of sentences inside `text[begin:limit]`, before `limit`, to `ends`."""
     position = line = begin
     breaks = _BREAK_OR_CLAUSE if not text.isascii() and _CLAUSE_SPACED.search(text, begin, limit) else _BREAK
     while (match := breaks.search(text, position, limit)) is not None:
@@ -190,7 +190,7 @@ def _ends_sentence(text: str, line: int, match: re.Match[str], after: int, gap: 
 
 
 def _cut(text: str, begin: int, end: int) -> int:
-    """Where to cut a span that continues past `end`: after its last newline or space, else at `end`."""
+    """Where to cut a span that continues beyond `end`: after the last newline or space, else at `end`."""
     for blank in ("\n", " "):
         place = text.rfind(blank, begin + _MAX_CHARS // 2, end)
         if place >= 0:

@@ -1,4 +1,4 @@
-"""Stems of words, and the language of texts as far as a stemmer needs it."""
+"""Stems words, and detects a text's language for choosing a stemmer."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import snowballstemmer
 from text_analysis.words import strip_accents, words
 
 LANGUAGES: tuple[str, ...] = tuple(sorted(snowballstemmer.algorithms()))
-"""Languages with a Snowball stemmer, by its name for them."""
+"""Languages with a Snowball stemmer, by Snowball's names."""
 
 UNSTEMMED = "none"
-"""Stands for a stemmer that leaves words as they are."""
+"""Name of the stemmer that does not change words."""
 
 MAX_STEM_CHARS = 64
 """Longer words are cut to this length and not stemmed."""
@@ -43,14 +43,14 @@ _COMMON_WORDS: Mapping[str, frozenset[str]] = {
     }.items()
 }
 _MIN_COMMON_SHARE = 0.05
-"""Share of a text's words below which its common words decide nothing; in prose they make up 0.1 to 0.33."""
+"""Minimum share of a language's common words in a text for detecting it. In prose they make up 0.1 to 0.33."""
 
 
 def known_language(name: str) -> str:
-    """The name itself.
+    """Returns the name of a language.
 
     Raises:
-        ValueError: there is no stemmer of this name.
+        ValueError: there is no stemmer for it.
     """
     if name not in LANGUAGES:
         raise ValueError(f"there is no stemmer for {name!r}: use one of {', '.join(LANGUAGES)}")
@@ -58,7 +58,7 @@ def known_language(name: str) -> str:
 
 
 def language_of(texts: Iterable[str]) -> str:
-    """The language of the texts, judged by its ten commonest words; `english` if they are too rare to tell."""
+    """The language whose ten most common words are the most frequent; `english` if they are too rare."""
     counts = Counter(word for text in texts for word in words(text.lower()))
     shares = {language: sum(counts[word] for word in common) for language, common in _COMMON_WORDS.items()}
     language = max(shares, key=lambda name: shares[name])
@@ -66,14 +66,14 @@ def language_of(texts: Iterable[str]) -> str:
 
 
 class Stemmer:
-    """Lower-case word → stem. Thread-safe; caches stems."""
+    """Stems lower-case words. Thread-safe. Caches stems."""
 
     def __init__(self, language: str, *, accents: bool = True) -> None:
         """Create a stemmer.
 
         Args:
             language: one of `LANGUAGES`, or `UNSTEMMED`.
-            accents: if false, words lose their accents before they are stemmed.
+            accents: whether to keep accents before stemming.
 
         Raises:
             ValueError: there is no stemmer for the language.
@@ -84,7 +84,7 @@ class Stemmer:
         self._lock = threading.Lock()
 
     def stem(self, word: str) -> str:
-        """The stem; the word itself where the algorithm leaves nothing of it."""
+        """The stem, or the word itself if the stem would be empty."""
         return self._stems.get(word) or self._compute(word)
 
     def _compute(self, word: str) -> str:
@@ -100,5 +100,5 @@ class Stemmer:
 
 @lru_cache(64)
 def shared_stemmer(language: str, *, accents: bool = True) -> Stemmer:
-    """A stemmer whose cached stems all callers share. Arguments and errors as for `Stemmer`."""
+    """Like `Stemmer`, with a cache that all callers share."""
     return Stemmer(language, accents=accents)

@@ -1,4 +1,4 @@
-"""Text as the terms that an index stores, or by which two sentences are compared."""
+"""Converts text to terms, for a lexical index or for comparing sentences."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from text_analysis.words import (
 )
 
 _NEGATION_REACH = 3
-"""Content words that a negation is taken to cover, after it."""
+"""Number of content words after a negation that count as negated."""
 
 
 class IndexAnalyzer:
-    """Text → terms of a lexical index: folded, cut into words, stemmed. Thread-safe.
+    """Converts text to the terms of a lexical index: folds, splits into words, stems. Thread-safe.
 
-    A run (see `text_analysis.words`) gives each character and each pair of neighbours: characters alone say too little,
-    and pairs alone miss words of one character.
+    A run (see `text_analysis.words`) becomes its characters and its pairs of neighbours: characters alone are too
+    unspecific, and pairs alone miss words of one character.
     """
 
     version: ClassVar[int] = 3
-    """Number of these rules. An index whose terms have another number is searched only if `reads` allows it."""
+    """Version of the rules. An index with terms of another version is searched only if `reads` allows it."""
 
     def __init__(self, language: str) -> None:
         """Create an analyzer for one of `stems.LANGUAGES`, or `stems.UNSTEMMED`.
@@ -43,16 +43,16 @@ class IndexAnalyzer:
 
     @classmethod
     def reads(cls, version: object, vocabulary: str) -> bool:
-        """Whether the terms of an index are those that these rules make.
+        """Whether the current rules produce the same terms as those of an index.
 
         Args:
-            version: of the rules that made them.
-            vocabulary: the terms. Version 2 differs only for scripts that have a segmenter.
+            version: version of the rules that produced the index's terms.
+            vocabulary: the index's terms. Version 2 differs only for scripts that have a segmenter.
         """
         return version == cls.version or (version == 2 and not has_segmented_script(vocabulary))
 
     def terms(self, text: str) -> list[str]:
-        """Terms in the order of the text, with repetitions."""
+        """The terms, in the order of the text, with repetitions."""
         stem = self._stemmer.stem
         folded = fold(text)
         if folded.isascii():
@@ -69,16 +69,16 @@ class IndexAnalyzer:
 
 @dataclass(frozen=True, slots=True)
 class SentenceTerms:
-    """The terms of a sentence, in its order."""
+    """The terms of a sentence, in order."""
 
     terms: list[str]
     """Stems without accents; numbers without separators; the `pairs` of runs. Negations are left out."""
     content: list[bool]
-    """Whether each is a content word, not a stop word."""
+    """For each term, whether it is a content word, not a stop word."""
     negated: frozenset[str]
-    """Terms that follow a negation closely."""
+    """Terms shortly after a negation."""
     fillers: frozenset[str]
-    """Terms of `word_lists.FILLERS`."""
+    """Terms that are in `word_lists.FILLERS`."""
 
     def content_terms(self) -> list[str]:
         """Content words, with repetitions."""
@@ -86,7 +86,7 @@ class SentenceTerms:
 
 
 class SentenceAnalyzer:
-    """Sentence → terms to compare it with others by. Thread-safe."""
+    """Converts sentences to terms for comparing them. Thread-safe."""
 
     def __init__(self, language: str = "english") -> None:
         """Create an analyzer for one of `stems.LANGUAGES`.
@@ -106,7 +106,7 @@ class SentenceAnalyzer:
         for token in tokens(normalise(sentence)):
             lower = token.lower()
             if is_sentence_run(token) or (has_digit(token) and not token[0].isdigit()):
-                # A negation is not taken to cover these.
+                # Negations do not cover these.
                 uncovered = (pairs(token) or [token]) if is_sentence_run(token) else [lower[:MAX_STEM_CHARS]]
                 terms += uncovered
                 content += [True] * len(uncovered)

@@ -1,14 +1,14 @@
-"""Words with a role in a sentence, as data: function words, negations, numbers, opposites.
+"""Word lists: stop words, fillers, negations and numbers.
 
-Stop words, fillers and negations mix English, German, French, Spanish, Italian and Portuguese; the lists that say
-`ENGLISH` are English alone. Fitted coefficients depend on these lists: a change needs a new fit.
+The first three mix English, German, French, Spanish, Italian and Portuguese. Fitted coefficients depend on these lists:
+after a change, fit them again.
 """
 
 from __future__ import annotations
 
 
 def word_set(words: str) -> frozenset[str]:
-    """The words of a string that separates them by spaces."""
+    """The words of a string, separated by spaces."""
     return frozenset(words.split())
 
 

@@ -1,8 +1,9 @@
-"""Text cut into words.
+"""Splits text into words.
 
-A *letter* is a Unicode letter or number. A *word* is a letter and the letters, combining marks and joiners after it:
-vowel signs of Indic scripts are marks. Scripts without spaces are cut by their segmenter (`scripts.SEGMENTERS`). Those
-without a segmenter come as a *run*, a longest sequence of their characters; callers cut it into characters or `pairs`.
+A *letter* is a Unicode letter or number. A *word* is a letter and the letters, combining marks (such as the vowel signs
+of Indic scripts) and joiners after it. Scripts without spaces are split by their segmenter (`scripts.SEGMENTERS`). If
+there is none, a longest sequence of their characters stays whole: a *run*, which callers split into characters or
+`pairs`.
 
 Source: Unicode Standard Annex 29, "Unicode Text Segmentation", rule WB4, for marks and joiners.
 """
@@ -31,12 +32,12 @@ _TOKEN = regex.compile(
 _HAS_SEGMENTED = regex.compile(f"[{''.join(SEGMENTERS)}]", regex.V1)
 _SEGMENTERS = [(regex.compile(f"[{script}]"), segmenter) for script, segmenter in SEGMENTERS.items()]
 _POINTS = regex.compile(r"[\p{Arabic}\p{Hebrew}\u064b-\u0655\u0670&&\p{M}]", regex.V1)
-"""Arabic and Hebrew vowel points, which most texts leave out."""
+"""Arabic and Hebrew vowel points, which most texts omit."""
 _RUN = regex.compile(f"[{PAIRED}]", regex.V1)
 _SENTENCE_RUN = regex.compile(f"[{PAIRED}{HANGUL}]", regex.V1)
 
 COMPOUND = regex.compile(rf"{_ANY_WORD}(?:['’.-]{_ANY_WORD})*", regex.V1)
-"""Words as a reader counts them: inner apostrophes, dots and hyphens join (`don't`, `3.5`, `e-mail`)."""
+"""Words as a reader counts them: inner apostrophes, dots and hyphens belong to the word (`don't`, `3.5`, `e-mail`)."""
 
 
 def normalise(text: str) -> str:
@@ -45,7 +46,7 @@ def normalise(text: str) -> str:
 
 
 def fold(text: str) -> str:
-    """NFKC and full case folding, without vowel points: `Straße` and `STRASSE` are equal, `كَتَبَ` and `كتب` too."""
+    """NFKC and full case folding, without vowel points: `Straße` equals `STRASSE`, and `كَتَبَ` equals `كتب`."""
     if text.isascii():
         return text.lower()
     # Case folding decomposes a few letters, such as Greek ΐ.
@@ -60,19 +61,19 @@ def strip_accents(word: str) -> str:
 
 
 def words(text: str) -> list[str]:
-    """Words and runs, in order. Underscores separate."""
+    """Words and runs, in order. Underscores separate words."""
     return _ASCII_WORD.findall(text) if text.isascii() else _segmented(_WORD_OR_RUN.findall(text), text)
 
 
 def words_with_contractions(text: str) -> list[str]:
-    """As `words`, but `don't` and `Bob's` stay whole, and a run comes as single characters."""
+    """Like `words`, but contractions such as `don't` stay whole, and runs are split into characters."""
     return _segmented(_CONTRACTION.findall(text), text)
 
 
 def tokens(text: str) -> list[str]:
     """Numbers with their separators (`1,200.5`), words, names with digits (`E08`), `%`, and runs, in order.
 
-    Contractions stay whole; Hangul forms runs.
+    Contractions stay whole. Hangul forms runs.
     """
     return _segmented(_TOKEN.findall(text), text)
 
@@ -93,7 +94,7 @@ def is_sentence_run(token: str) -> bool:
 
 
 def pairs(run: str) -> list[str]:
-    """Each two neighbouring characters of a run; none of a single character."""
+    """All pairs of neighbouring characters of a run; empty for a single character."""
     return [run[place : place + 2] for place in range(len(run) - 1)]
 
 
@@ -103,7 +104,7 @@ def has_digit(term: str) -> bool:
 
 
 def _segmented(found: list[str], text: str) -> list[str]:
-    """The results with each run of `scripts.SEGMENTERS` cut into its words."""
+    """Splits the runs of scripts in `scripts.SEGMENTERS` into words."""
     if not has_segmented_script(text):
         return found
     words: list[str] = []

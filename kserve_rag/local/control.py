@@ -1,4 +1,4 @@
-"""Commands to the supervisor of a graph, for any program of the same user."""
+"""Client of a graph's supervisor, for programs of the same user."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class ProcessStatus(BaseModel):
     state: str
     """running, waiting (to be restarted), failed or stopping."""
     pid: int
-    """0: no process runs."""
+    """0 if no process is running."""
     restarts: int
-    """Restarts because a process ended."""
+    """Number of restarts after a process ended."""
     code: int | None
-    """Exit status of the last process that ended, or the negative number of the signal."""
+    """Exit status of the last process that ended, or the negative signal number."""
 
 
 class SupervisorClient:
@@ -68,26 +68,26 @@ class SupervisorClient:
         """Starts a service and keeps it running.
 
         Args:
-            name: of the service.
+            name: name of the service.
             argv: program and arguments.
-            environ: all of its environment variables.
-            fd_variable: variable that gets the descriptor of its listening socket.
-            check: `url` and `body` of a POST that its model must answer.
+            environ: all environment variables.
+            fd_variable: variable for the descriptor of the listening socket.
+            check: `url` and `body` of a POST that the model must answer.
         """
         self._call(do="start", name=name, argv=argv, env=environ, fd_variable=fd_variable, check=check)
 
     def restart(self, name: str, *, start_timeout_s: float, drain_timeout_s: float, stop_timeout_s: float) -> None:
-        """Replaces the process of a service. Returns when the old one is gone.
+        """Replaces the process of a service. Returns when the old process has ended.
 
         Raises:
-            LaunchError: the new process is not ready. The old one continues.
+            LaunchError: the new process did not become ready. The old one continues.
         """
         timeout_s = start_timeout_s + drain_timeout_s + stop_timeout_s + _TIMEOUT_S
         timeouts = {"start_timeout_s": start_timeout_s, "drain_timeout_s": drain_timeout_s}
         self._call(timeout_s, do="restart", name=name, **timeouts)
 
     def status(self) -> dict[str, ProcessStatus]:
-        """Status of every service that was started."""
+        """Status of every started service."""
         services = self._call(do="status")["services"]
         return {name: ProcessStatus.model_validate(service) for name, service in services.items()}
 
@@ -96,7 +96,7 @@ class SupervisorClient:
         self._call(do="detach")
 
     def stop(self) -> None:
-        """Begins to stop the graph."""
+        """Starts stopping the graph."""
         self._call(do="stop")
 
     def _call(self, timeout_s: float = _TIMEOUT_S, **command: Any) -> dict[str, Any]:
@@ -117,7 +117,7 @@ class SupervisorClient:
 
 
 def listen(run_dir: Path) -> socket.socket:
-    """The socket on which a supervisor takes commands, for programs of this user only."""
+    """Opens the socket for commands to a supervisor, accessible only to this user."""
     (run_dir / _SOCKET).unlink(missing_ok=True)
     control = socket.socket(socket.AF_UNIX)
     mask = os.umask(0o177)
@@ -132,7 +132,7 @@ def listen(run_dir: Path) -> socket.socket:
 
 @contextlib.contextmanager
 def _short_path(run_dir: Path) -> Iterator[str]:
-    """A short path of the socket: the path of a Unix socket has at most 107 characters."""
+    """A short path of the socket, because the path of a Unix socket has at most 107 characters."""
     folder = os.open(run_dir, os.O_RDONLY | os.O_DIRECTORY)
     try:
         yield f"/proc/self/fd/{folder}/{_SOCKET}"

@@ -1,4 +1,4 @@
-"""The documents of the local index: the user's own, or this project's documentation."""
+"""The documents to index locally: the user's own, or this project's documentation."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def bundled(settings: Settings) -> list[Path]:
 
 
 def remembered(settings: Settings) -> list[Path]:
-    """The paths that the index follows; empty before the first ones."""
+    """The paths that were indexed last; empty if none were."""
     try:
         paths = json.loads(_file(settings).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -39,7 +39,7 @@ def remembered(settings: Settings) -> list[Path]:
 
 
 def remember(settings: Settings, paths: Sequence[Path]) -> None:
-    """Stores the paths that the index follows from now on."""
+    """Stores the indexed paths."""
     file = _file(settings)
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_suffix(".new")

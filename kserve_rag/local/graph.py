@@ -1,4 +1,4 @@
-"""A graph on this machine as other programs see it: state, status, logs, restart, stop."""
+"""A graph on this machine, for other programs: state, status, logs, restart, stop."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from kserve_rag.settings import HOST, Settings
 ServiceName = Literal["transformer", "vectorstore", "embedder", "predictor", "ingest", "frontend"]
 SERVICES: tuple[ServiceName, ...] = get_args(ServiceName)
 ANSWERING: tuple[ServiceName, ...] = ("transformer", "vectorstore", "embedder", "predictor")
-"""The services that a question passes through. The others start when these are ready."""
+"""The services that a question needs. The others start when these are ready."""
 
 MODEL_NAME = "rag"
 """The transformer's model name."""
@@ -41,11 +41,11 @@ class ServiceState(BaseModel):
     metrics_url: str | None = None
     """URL of Prometheus metrics."""
     model: str = ""
-    """Model name in the v2 protocol; empty for services that do not speak it."""
+    """Name of the model in the v2 protocol; empty for other services."""
 
     @property
     def ready_url(self) -> str:
-        """Answers 200 when the service is ready."""
+        """Responds with 200 if the service is ready."""
         return f"{self.url}/v2/models/{self.model}/ready" if self.model else f"{self.url}/ready"
 
 
@@ -56,14 +56,14 @@ class GraphState(BaseModel):
     started_at: datetime
     llm: str
     llm_notice: str = ""
-    """Why `llm` is the fallback; empty if it is not."""
+    """Why the fallback LLM is used; empty if it is not."""
     embedder: str
     embedder_notice: str = ""
-    """Why `embedder` is not the default embedder, if nobody chose it."""
+    """Why another than the default embedder was chosen automatically; else empty."""
     tokenizer: Path | None = None
-    """tokenizer.json of the embedder; None until its model is fetched."""
+    """The embedder's tokenizer.json; None until its model is fetched."""
     window_tokens: int | None = None
-    """Input limit of the embedder in tokens; None if its model does not say."""
+    """Input limit of the embedder in tokens; None if unknown."""
     index_root: Path
     index_name: str
     services: dict[ServiceName, ServiceState]
@@ -76,9 +76,9 @@ class ServiceStatus(BaseModel):
     ready: bool
     reason: str | None
     pid: int = 0
-    """0: no process runs."""
+    """0 if no process is running."""
     restarts: int = 0
-    """Restarts because a process ended."""
+    """Number of restarts after a process ended."""
 
 
 class IndexStatus(BaseModel):
@@ -91,7 +91,7 @@ class IndexStatus(BaseModel):
     languages: dict[str, float] = {}
     """Language of the documents (ISO 639-1) → share of the chunks, largest first."""
     weights: dict[str, float] = {}
-    """Share of each signal in a passage's score; empty while the vectorstore does not run."""
+    """Share of each signal in a passage's score; empty if the vectorstore is not running."""
     stale: int = 0
     """Files that can no longer be read, whose documents are kept."""
     skipped: int = 0
@@ -142,7 +142,7 @@ def need_running(settings: Settings) -> GraphState:
 
 
 def stop(settings: Settings) -> bool:
-    """Stops the graph that runs in this home and waits until no process is left. False: none was running."""
+    """Stops the graph in this home and waits until all processes have ended. Returns False if none was running."""
     if not _is_locked(settings):
         return False
     with contextlib.suppress(LaunchError), SupervisorClient(settings.run) as client:
@@ -177,7 +177,7 @@ def status(settings: Settings) -> GraphStatus:
 
 
 def loopback_client() -> httpx.Client:
-    """A client of services on this machine, which are not reached through a proxy."""
+    """An HTTP client for services on this machine. It uses no proxy."""
     return httpx.Client(timeout=5, trust_env=False)
 
 
@@ -185,10 +185,11 @@ def restart(settings: Settings, state: GraphState, name: ServiceName, progress: 
     """Replaces the process of a service, and returns when the new one is ready.
 
     The transformer, the vectorstore, ingest and the page lose no request, and keep the old process if the new one does
-    not become ready. Triton is stopped first: until it is ready again, requests that need it get 503 with Retry-After.
+    not become ready. Triton is stopped first: until the new one is ready, requests that need it get 503 with
+    Retry-After.
 
     Raises:
-        LaunchError: the new process is not ready. The message has its last log lines.
+        LaunchError: the new process did not become ready. The message has its last log lines.
     """
     progress = progress or Progress()
     progress.note(name, "restarting")
@@ -214,7 +215,7 @@ def wait_ready(
     *,
     watched: Sequence[ServiceName] = SERVICES,
 ) -> None:
-    """Returns once these services are ready. A page's server without a page counts as ready.
+    """Waits until these services are ready. The page's server counts as ready even if the page is not built.
 
     Raises:
         LaunchError: one of them took longer than `start_timeout_s`, or one of `watched` ended meanwhile. The message
@@ -228,7 +229,7 @@ def wait_ready(
             processes = {name: process for name, process in client.status().items() if name in watched}
             for name, process in processes.items():
                 if process.restarts > restarts.get(name, 0):
-                    process.state = "waiting"  # it was between two polls
+                    process.state = "waiting"  # it ended between two polls
             check_services(settings, processes)
             for name in list(missing):
                 ready, reason = probe(http, state.services[name])
@@ -361,8 +362,8 @@ def _with_skipped(settings: Settings, index: IndexStatus | None) -> IndexStatus 
 
 
 def index_on_disk(settings: Settings) -> IndexStatus | None:
-    """The current version in this home; None if there is none."""
-    # Imported late: the vector store takes longer to import than everything else here.
+    """The current index version in this home, or None."""
+    # Imported late, because importing it takes longer than everything else here.
     from vectorstore.versions import IndexRoot
 
     with contextlib.suppress(ServiceError), IndexRoot(settings.indexes, settings.index_name).open() as version:
@@ -378,7 +379,7 @@ def index_on_disk(settings: Settings) -> IndexStatus | None:
 
 
 def exit_description(code: int | None) -> str:
-    """How a process ended, in words."""
+    """How a process ended, for messages."""
     if code is None:
         return "at once"
     return f"with status {code}" if code >= 0 else f"by signal {-code}"
@@ -390,9 +391,9 @@ def logs(run_dir: Path, services: Sequence[ServiceName]) -> list[ServiceName]:
 
 
 def follow(run_dir: Path, services: Sequence[ServiceName], *, until: Callable[[], bool]) -> Iterator[tuple[str, str]]:
-    """Lines of services' logs as they are written: (service, line), until `until` returns True."""
+    """Yields (service, line) for the services' log lines as they are written, until `until` returns True."""
     files: dict[str, IO[str]] = {}
-    begun: dict[str, str] = {}  # service → the beginning of an incomplete line
+    begun: dict[str, str] = {}  # service → beginning of an incomplete line
     try:
         while True:
             ended = until()

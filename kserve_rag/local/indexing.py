@@ -42,13 +42,15 @@ def index(
 
 
 def ingest_variables(state: GraphState) -> dict[str, str]:
-    """Settings of this graph's ingest service, the same as in `index`: otherwise each would embed all chunks again."""
+    """Settings of the ingest service. They equal those of `index`, or each would embed all chunks again."""
     return {f"INGEST_{name.upper()}": str(value) for name, value in _ingest_settings(state).items()}
 
 
 def _ingest_settings(state: GraphState) -> dict[str, Any]:
     if state.tokenizer is None:
-        raise LaunchError("The embedder's model is not there yet. Try again when `kserve-rag status` says it is ready.")
+        raise LaunchError(
+            "The embedder's model is not available yet. Try again when `kserve-rag status` says it is ready."
+        )
     settings: dict[str, Any] = {
         "index_root": state.index_root,
         "index_name": state.index_name,
@@ -76,7 +78,7 @@ def unused_files(settings: Settings) -> dict[str, SkippedFile]:
 
 
 def wait_until_served(state: GraphState, version: str) -> None:
-    """Returns once the vectorstore serves this index version. Raises LaunchError if it does not within a minute."""
+    """Waits until the vectorstore serves this index version. Raises LaunchError after a minute."""
     deadline = time.monotonic() + _SERVED_WITHIN_S
     reason = "it does not answer"
     with loopback_client() as client:

@@ -1,4 +1,4 @@
-"""Starts the whole graph on this machine: the programs of a cluster, on loopback, under one supervisor."""
+"""Starts the whole graph on this machine: the same programs as in a cluster, on loopback, under a supervisor."""
 
 from __future__ import annotations
 
@@ -70,11 +70,11 @@ _CHECKS: dict[ServiceName, tuple[str, dict[str, Any]]] = {
     ),
     "predictor": ("generate", {"text_input": "a", "sampling_param_max_tokens": 1}),
 }
-"""Route and body of the smallest request that makes a Triton model run."""
+"""Route and body of a minimal request to check that a Triton model runs."""
 
 
 class Graph:
-    """A graph that this process has started. As a context manager: stops it at the end, unless detached."""
+    """A graph started by this process. As a context manager, it stops the graph unless detached."""
 
     def __init__(
         self,
@@ -86,7 +86,7 @@ class Graph:
     ) -> None:
         self.state = state
         self.progress = progress
-        """Gets the progress of `wait_ready`."""
+        """Receives the progress of `wait_ready`."""
         self._settings = settings
         self._process = process
         self._client = client
@@ -104,9 +104,9 @@ class Graph:
         return self.state.services[name].url
 
     def wait_ready(self, *names: ServiceName) -> None:
-        """Returns once these services are ready; all of them if none is named.
+        """Waits until these services, by default all, are ready.
 
-        Ingest and the page start last, so that they take no processor time from the services that answer. The page's
+        Ingest and the page start last, so that they take no CPU time from the services that answer. The page's
         server counts as ready even if the page is not built.
 
         Raises:
@@ -128,14 +128,14 @@ class Graph:
             time.sleep(_WATCH_INTERVAL_S)
 
     def detach(self) -> None:
-        """Lets the graph outlive this process."""
+        """Lets the graph keep running when this process ends."""
         self._client.detach()
         self._detached = True
         self._close()
 
     def stop(self) -> None:
-        """Stops every process and returns when none is left."""
-        # Another program may have stopped it.
+        """Stops all processes and waits until they have ended."""
+        # Another program may have stopped the graph.
         with contextlib.suppress(LaunchError):
             self._client.stop()
         self._close()
@@ -151,19 +151,19 @@ def launch(settings: Settings, documents: Sequence[Path] = (), *, progress: Prog
     """Fetches the models and starts the services that answer questions. Returns when their processes run.
 
     Args:
-        settings: of the graph.
-        documents: paths that will be indexed. Their languages decide on the embedder if the settings name none.
-        progress: told what is waited for.
+        settings: settings of the graph.
+        documents: paths to index. Their languages determine the embedder, unless the settings name one.
+        progress: receives the progress.
 
     Raises:
-        LaunchError: a graph already runs in this home, a port is taken, or a service ended at once.
+        LaunchError: a graph already runs in this home, a port is in use, or a service ended immediately.
         UsageError: there is no such model.
         FetchError: a model could not be fetched.
         SetupError: this machine cannot run Triton.
     """
     progress = progress or Progress()
     with contextlib.ExitStack() as stack:
-        # The supervisor has copies of the descriptors.
+        # The supervisor gets copies of the descriptors.
         lock = _lock(settings)
         stack.callback(os.close, lock)
         for left_over in (settings.run / "graph.json", *settings.run.glob("*.log")):
@@ -187,8 +187,8 @@ def choose_llm(settings: Settings, available_bytes: int) -> tuple[str, str]:
     """Name or path of the LLM, and the reason if it is the fallback.
 
     Args:
-        settings: an explicit `model` wins; offline, only models of the cache count.
-        available_bytes: memory that new processes can use.
+        settings: an explicit `model` wins; offline, only cached models are considered.
+        available_bytes: memory available to new processes.
     """
     if settings.model:
         return settings.model, ""
@@ -199,7 +199,7 @@ def choose_llm(settings: Settings, available_bytes: int) -> tuple[str, str]:
     if needed is not None and available_bytes < needed:
         reason = f"it needs {needed / 1e9:.1f} GB of memory and {available_bytes / 1e9:.1f} GB are free"
     elif settings.offline and not store.cached(default) and store.cached(fallback):
-        reason = "KSERVE_RAG_OFFLINE is set and it is not on this machine"
+        reason = "KSERVE_RAG_OFFLINE is set and it is not in the cache"
     else:
         return default, ""
     return fallback, _fallback_notice(default, fallback, reason)
@@ -213,7 +213,7 @@ def _fallback_notice(default: str, fallback: str, reason: str) -> str:
 
 
 def model_store(settings: Settings, progress: Progress | None = None) -> ModelStore:
-    """The store that these settings describe."""
+    """The model store, with these settings."""
     return ModelStore(
         settings.models,
         hub_url=settings.hub_url,
@@ -224,7 +224,7 @@ def model_store(settings: Settings, progress: Progress | None = None) -> ModelSt
 
 
 def _lock(settings: Settings) -> int:
-    """The lock of this home, held until its descriptor is closed here and in the supervisor."""
+    """The descriptor of this home's lock, which is held until it is closed here and in the supervisor."""
     for _ in range(5):
         lock = try_lock(settings.run / "graph.lock")
         if lock is not None:
@@ -295,13 +295,13 @@ def _start_supervisor(
             stdout=log,
             stderr=log,
             pass_fds=[lock, commands.fileno(), *(listener.fileno() for listener in listeners.values())],
-            # Not in the terminal's foreground group: Ctrl-C reaches only this process, which then stops the graph.
+            # Outside the terminal's foreground group, so that Ctrl-C reaches only this process, which stops the graph.
             start_new_session=True,
         )
 
 
 def _memory_prefix(settings: Settings) -> str:
-    """Prefix of this home's POSIX shared memory, so that the regions of a killed Triton can be removed."""
+    """Prefix of this home's POSIX shared memory, for removing the regions of a killed Triton."""
     return f"kserve-rag-{hashlib.sha256(str(settings.home.resolve()).encode()).hexdigest()[:12]}-"
 
 
@@ -309,20 +309,6 @@ def _start_services(settings: Settings, state: GraphState, client: SupervisorCli
     """Prepares models and the Triton environment, and starts each service as soon as its needs are met."""
     cancellable = _Cancellable(progress)
     store = model_store(settings, cancellable)
-    ready: dict[str, Any] = {}
-    # Unlike a future's lock, a SimpleQueue stays usable if the handler of a signal raises.
-    outcomes: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
-
-    def prepare(name: str, work: Callable[[], Any]) -> threading.Thread:
-        def run() -> None:
-            try:
-                outcomes.put((name, work()))
-            except BaseException as error:
-                outcomes.put((name, error))
-
-        thread = threading.Thread(target=run, name=f"prepare-{name}", daemon=True)
-        thread.start()
-        return thread
 
     def build_environment() -> TritonEnvironment:
         python = settings.triton_python
@@ -333,15 +319,16 @@ def _start_services(settings: Settings, state: GraphState, client: SupervisorCli
         _start(client, "vectorstore", "vectorstore", vectorstore_variables(settings, state))
 
     def start_transformer() -> None:
-        _start(client, "transformer", "transformer", transformer_variables(settings, state, ready["llm"]))
+        _start(client, "transformer", "transformer", transformer_variables(settings, state, prepared["llm"]))
 
     def start_embedder() -> None:
-        variables = {"EMBEDDER_MODEL_DIR": str(ready["embedder"].path), "EMBEDDER_MODEL_ID": ready["embedder"].id}
-        _start_triton(settings, state, client, "embedder", ready["environment"], variables)
+        model = prepared["embedder"]
+        variables = {"EMBEDDER_MODEL_DIR": str(model.path), "EMBEDDER_MODEL_ID": model.id}
+        _start_triton(settings, state, client, "embedder", prepared["environment"], variables)
 
     def start_predictor() -> None:
-        variables = {"PREDICTOR_MODEL_DIR": str(ready["llm"].path)}
-        _start_triton(settings, state, client, "predictor", ready["environment"], variables)
+        variables = {"PREDICTOR_MODEL_DIR": str(prepared["llm"].path)}
+        _start_triton(settings, state, client, "predictor", prepared["environment"], variables)
 
     waiting: list[tuple[set[str], Callable[[], None]]] = [
         ({"embedder"}, start_vectorstore),
@@ -349,39 +336,71 @@ def _start_services(settings: Settings, state: GraphState, client: SupervisorCli
         ({"environment", "embedder"}, start_embedder),
         ({"environment", "llm"}, start_predictor),
     ]
-    threads = [
-        prepare("environment", build_environment),
-        prepare("embedder", lambda: _materialise_embedder(state, store)),
-        prepare("llm", lambda: _materialise_llm(settings, state, store)),
-    ]
+    prepared: dict[str, Any] = {}
+    preparation = _Preparation(
+        environment=build_environment,
+        embedder=lambda: _materialise_embedder(state, store),
+        llm=lambda: _materialise_llm(settings, state, store),
+    )
     try:
         while waiting:
-            try:
-                name, ready[name] = outcomes.get(timeout=_POLL_S)
-            except queue.Empty:
-                check_services(settings, client.status())
-                continue
-            if isinstance(ready[name], BaseException):
-                raise ready[name]
-            for needs, start in [each for each in waiting if each[0] <= ready.keys()]:
+            check_services(settings, client.status())
+            prepared |= preparation.next(_POLL_S)
+            for needs, start in [each for each in waiting if each[0] <= prepared.keys()]:
                 waiting.remove((needs, start))
                 start()
                 write_state(settings, state)
     finally:
         cancellable.cancelled = True
-        for thread in threads:
+        preparation.join()
+
+
+class _Preparation:
+    """Runs named functions, each in a thread."""
+
+    def __init__(self, **functions: Callable[[], Any]) -> None:
+        # Unlike a future's lock, a SimpleQueue stays usable if a signal handler raises.
+        self._outcomes: queue.SimpleQueue[tuple[str, Any, BaseException | None]] = queue.SimpleQueue()
+        self._threads = [
+            threading.Thread(target=self._run, args=item, name=f"prepare-{item[0]}", daemon=True)
+            for item in functions.items()
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def _run(self, name: str, function: Callable[[], Any]) -> None:
+        try:
+            self._outcomes.put((name, function(), None))
+        except BaseException as error:
+            self._outcomes.put((name, None, error))
+
+    def next(self, timeout_s: float) -> dict[str, Any]:
+        """Name → result of the next function that returns; empty after the timeout. Raises a function's error."""
+        try:
+            name, result, error = self._outcomes.get(timeout=timeout_s)
+        except queue.Empty:
+            return {}
+        if error is not None:
+            raise error
+        return {name: result}
+
+    def join(self) -> None:
+        """Waits until all functions have ended."""
+        for thread in self._threads:
             thread.join()
 
 
 def _materialise_embedder(state: GraphState, store: ModelStore) -> LocalModel:
-    """The embedder. Records in `state` what other services need to know about it."""
+    """Fetches the embedder, and records in `state` what other services need to know about it."""
     try:
         model = store.materialise(state.embedder, "embedder")
     except FetchError as error:
         if not state.embedder_notice:
             raise
         missing, state.embedder = state.embedder, store.catalogue.defaults["embedder"]
-        state.embedder_notice = f"The embedder is {state.embedder}: {missing} suits the documents, but {error}"
+        state.embedder_notice = (
+            f"The embedder is {state.embedder}. {missing} supports the documents' languages, but {error}"
+        )
         model = store.materialise(state.embedder, "embedder")
     state.services["embedder"].model = model.triton_model
     state.tokenizer, state.window_tokens = model.path / "tokenizer.json", model.max_tokens
@@ -389,7 +408,7 @@ def _materialise_embedder(state: GraphState, store: ModelStore) -> LocalModel:
 
 
 def _materialise_llm(settings: Settings, state: GraphState, store: ModelStore) -> LocalModel:
-    """The LLM of the plan, or the fallback if the default one cannot be fetched. Recorded in `state`."""
+    """Fetches the planned LLM, or the fallback if the default cannot be fetched. Recorded in `state`."""
     try:
         model = store.materialise(state.llm, "llm")
     except FetchError as error:
@@ -404,7 +423,7 @@ def _materialise_llm(settings: Settings, state: GraphState, store: ModelStore) -
 
 
 def _start(client: SupervisorClient, name: ServiceName, module: str, variables: dict[str, str]) -> None:
-    """Starts one of our own services, on the listening socket that the supervisor holds."""
+    """Starts one of our own services, with the listening socket that the supervisor holds."""
     environ = {**inherited_environment(), **variables}
     client.start(name, [sys.executable, "-m", module], environ, fd_variable=f"{name.upper()}_HTTP_FD")
 
@@ -434,7 +453,7 @@ class _Cancelled(Exception):  # noqa: N818 - not an error
 
 
 class _Cancellable(Progress):
-    """A progress that raises an exception in the reporting work once `cancelled` is set."""
+    """A progress that raises an exception in the work that reports to it, once `cancelled` is set."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress

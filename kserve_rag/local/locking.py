@@ -26,7 +26,7 @@ def try_lock(path: Path) -> int | None:
 
 @contextlib.contextmanager
 def locked(path: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Holds the lock on `path`. While it waits, it calls `waiting`; an exception of `waiting` ends the wait."""
+    """Holds the lock on `path`. Calls `waiting` repeatedly while it waits; an exception in it ends the wait."""
     while (descriptor := try_lock(path)) is None:
         waiting()
         time.sleep(_POLL_S)

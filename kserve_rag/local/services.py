@@ -16,11 +16,11 @@ from kserve_rag.models.store import LocalModel
 from kserve_rag.settings import HOST, Settings
 
 _NOT_INHERITED = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "OTEL_SERVICE_NAME")
-"""Secrets of the hub, and the telemetry name, which each service sets itself."""
+"""Tokens of the Hugging Face hub, and the telemetry name, which each service sets itself."""
 
 
 def inherited_environment() -> dict[str, str]:
-    """This process's variables, except `_NOT_INHERITED`, with defaults for one machine."""
+    """This process's variables, without `_NOT_INHERITED`, and defaults for one machine."""
     cpus = str(len(os.sched_getaffinity(0)))
     return {
         **{name: value for name, value in os.environ.items() if name not in _NOT_INHERITED},
@@ -58,14 +58,14 @@ def transformer_variables(settings: Settings, state: GraphState, llm: LocalModel
         "TRANSFORMER_PREDICTOR_URL": state.services["predictor"].url,
         "TRANSFORMER_PREDICTOR_LAYOUT": "llmapi",
         "TRANSFORMER_PROMPT_FORMAT": str(llm.path),
-        # The environment overrides the model's own.
+        # The environment overrides the model's defaults.
         **{name: os.environ.get(name, value) for name, value in chosen.items()},
     }
 
 
 def ingest_service_variables(settings: Settings, state: GraphState) -> dict[str, str]:
     """Settings of the ingest service of this graph."""
-    # Imported late: ingestion takes a second to import.
+    # Imported late, because importing it takes a second.
     from kserve_rag.local.indexing import ingest_variables
 
     return {**ingest_variables(state), **_edge_variables("INGEST", settings, state.services["ingest"])}
@@ -94,12 +94,12 @@ def listen(port: int, what: str, option: str = "") -> socket.socket:
     """A listening socket on loopback.
 
     Args:
-        port: 0 takes a free one.
+        port: port number; 0: any free port.
         what: name of the service, for the message.
-        option: command-line option that sets the port. Empty: another port is used if this one is taken.
+        option: command-line option that sets the port. Empty: use any free port if this one is in use.
 
     Raises:
-        PortTakenError: the port is taken. The message names the process that listens there.
+        PortTakenError: the port is in use. The message names the process that listens on it.
     """
     try:
         return socket.create_server((HOST, port), backlog=1024)
@@ -107,8 +107,7 @@ def listen(port: int, what: str, option: str = "") -> socket.socket:
         if not option:
             return listen(0, what)
     raise PortTakenError(
-        f"Port {port}, where {what} would listen, is taken by {_holder(port)}. "
-        f"Stop it, or choose another port with {option}."
+        f"Port {port} for {what} is in use by {_holder(port)}. Stop it, or choose another port with {option}."
     )
 
 

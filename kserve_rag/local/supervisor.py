@@ -1,19 +1,19 @@
-"""The parent of a graph's processes: holds their listening sockets, restarts processes that end, stops all at its end.
+"""Supervises a graph's processes: holds their listening sockets, restarts them when they end, and stops them all.
 
-Runs as a program, `python -I supervisor.py`, and imports nothing of this project. Programs of the same user send it
-commands on a Unix socket (`kserve_rag.local.control`). One JSON object per line, one response per command:
+Runs as a program, `python -I supervisor.py`, and imports nothing from this project. Programs of the same user send it
+commands on a Unix socket (`kserve_rag.local.control`): one JSON object per line, with one response per command.
 
 | command | response |
 |---|---|
 | `{"do": "start", "name", "argv", "env", "fd_variable", "check"}` | `{}` |
 | `{"do": "restart", "name", "start_timeout_s", "drain_timeout_s"}` | `{}` once the new process is ready |
 | `{"do": "status"}` | `{"services": {name: {"state", "pid", "restarts", "code"}}}` |
-| `{"do": "detach"}` | `{}`: from now on the graph outlives the process that started it |
-| `{"do": "stop"}` | `{}`; the same as SIGTERM and SIGINT |
+| `{"do": "detach"}` | `{}`; the graph keeps running when the process that started it ends |
+| `{"do": "stop"}` | `{}`; stops the graph, like SIGTERM and SIGINT |
 
 The response to a command that fails is `{"error": text}`. Until `detach`, the end of standard input stops the graph.
 
-A service whose listening socket was passed with `--listener` gets its descriptor in the variable `fd_variable`, so
+A service whose listening socket was passed with `--listener` gets its descriptor in the variable `fd_variable`, so that
 callers wait in the backlog while a process is replaced. It reports readiness as in sd_notify(3) and drains on SIGUSR1.
 A service with a `check` (a request that its model must answer) is restarted when the model stops answering or a child
 process ends.
@@ -48,17 +48,17 @@ SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where Linux keeps POSIX shared 
 
 FIRST_BACKOFF_S, LONGEST_BACKOFF_S = 0.5, 10.0
 MAX_ENDS = 5
-"""A service whose process ends this often in a row has failed, and is not restarted any more."""
+"""A service whose process ends this many times in a row has failed and is no longer restarted."""
 STABLE_S = 60.0
 """A process that runs this long resets the count."""
 CHECK_INTERVAL_S = 2.0
 CHECK_TIMEOUT_S = 30.0
 MAX_CHECK_TIMEOUTS = 3
-"""Checks in a row without a response before the model counts as hung. A busy machine may be slow."""
+"""Number of consecutive checks without a response after which the model counts as hung."""
 CHECK_LOAD = 0.02
-"""Maximum share of a model's time for checks: the interval grows with their duration."""
+"""Maximum share of a model's time spent on checks: the interval grows with their duration."""
 DEAD_MODEL = b"Stub process"
-"""In Triton's error when the process of a Python model is gone. `/v2/models/<model>/ready` still returns 200 then."""
+"""Occurs in Triton's error when a Python model's process has ended. `/v2/models/<model>/ready` still returns 200."""
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 """Source: prctl(2), linux/prctl.h."""
@@ -78,17 +78,17 @@ class Run:
     """The process accepts connections."""
 
     def send(self, number: signal.Signals) -> None:
-        """Signals the process and its descendants, unless the process is gone."""
+        """Signals the process and its descendants, unless the process has ended."""
         if self.process.returncode is None:
             self.send_to_group(number)
 
     def send_to_group(self, number: signal.Signals) -> None:
-        """Signals the group. Use it only shortly after the leader's end, because the system reuses group ids."""
+        """Signals the group. After the leader has ended, use it only shortly: group ids are reused."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, number)
 
     async def end(self, timeout_s: float) -> None:
-        """Sends SIGTERM, and SIGKILL after `timeout_s`. Returns when the process is gone."""
+        """Sends SIGTERM, and SIGKILL after `timeout_s`. Returns when the process has ended."""
         self.send(signal.SIGTERM)
         try:
             await asyncio.wait_for(self.process.wait(), timeout_s)
@@ -126,9 +126,9 @@ class Service:
         self.state = "running"
         """running, waiting (to be restarted), failed or stopping."""
         self.restarts = 0
-        """Restarts because a process ended."""
+        """Number of restarts after a process ended."""
         self.code: int | None = None
-        """Exit status of the last process that ended, or the negative signal."""
+        """Exit status of the last process that ended, or the negative signal number."""
 
     def status(self) -> dict[str, Any]:
         """The entry in the response to `status`."""
@@ -173,10 +173,10 @@ class Service:
         return run
 
     async def _supervise(self, run: Run) -> None:
-        """Waits for the end of a process, and starts the next one if this one was still in charge."""
+        """Waits until a process ends, and starts another unless it was replaced."""
         checking = asyncio.create_task(self._watch_model(run)) if self._check else None
         code = await run.process.wait()
-        # Its descendants may outlive it.
+        # Its descendants may still run.
         run.send_to_group(signal.SIGKILL)
         if checking is not None:
             checking.cancel()
@@ -240,7 +240,7 @@ class Service:
             await old.end(self._stop_timeout_s)
 
     async def _watch_model(self, run: Run) -> None:
-        """Kills a process whose model was ready and stops answering, or that loses a child process."""
+        """Kills the process if its model, once ready, stops answering, or if a child process ends."""
         was_ready, timeouts = False, 0
         with contextlib.ExitStack() as watched:
             while timeouts < MAX_CHECK_TIMEOUTS:
@@ -281,7 +281,7 @@ def _on_end(pid: int, callback: Callable[[], None], watched: contextlib.ExitStac
 
 
 def _ask(check: dict[str, Any]) -> str:
-    """Sends the request of a check. "alive": the model responded, even with an error; "silent": not in time."""
+    """Sends a check. Returns "alive" (the model responded, even with an error), "dead", "silent" or "starting"."""
     request = urllib.request.Request(check["url"], json.dumps(check["body"]).encode(), method="POST")  # noqa: S310
     try:
         with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=CHECK_TIMEOUT_S):
@@ -298,7 +298,7 @@ def _ask(check: dict[str, Any]) -> str:
 
 
 class Supervisor:
-    """Carries out commands until the command `stop` or a signal."""
+    """Executes commands until the command `stop` or a signal."""
 
     def __init__(
         self, run_dir: Path, control: socket.socket, listeners: dict[str, socket.socket], stop_timeout_s: float
@@ -313,7 +313,7 @@ class Supervisor:
         self._notified = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
 
     async def run(self) -> None:
-        """Serves commands, then stops every service."""
+        """Executes commands, then stops all services."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stopping.set)
@@ -381,7 +381,7 @@ class Supervisor:
         return {}
 
     async def _stop(self) -> None:
-        """Stops everything at once: SIGTERM, and SIGKILL after the stop timeout."""
+        """Stops all services at the same time: SIGTERM, and SIGKILL after the stop timeout."""
         runs = [run for service in self._services.values() for run in service.runs]
         for service in self._services.values():
             service.current, service.state = None, "stopping"
@@ -389,11 +389,11 @@ class Supervisor:
 
 
 def guard(shared_memory_prefix: str, descriptors: list[int]) -> None:
-    """Forks. Returns in the child, the supervisor. The parent cleans up when the supervisor ends or is killed.
+    """Forks. The child returns and becomes the supervisor; the parent cleans up when the supervisor ends or is killed.
 
-    The parent is a subreaper: it inherits the descendants of a killed supervisor and kills them. Death signals would
-    not reach Triton's Python stubs, which are grandchildren. If the parent is killed, the supervisor stops the graph.
-    Only the supervisor keeps `descriptors`.
+    The parent is a subreaper: it inherits the descendants of a killed supervisor and kills them. (Parent-death signals
+    would not reach Triton's Python stubs, which are grandchildren.) If the parent is killed, the supervisor stops the
+    graph. The parent closes `descriptors`.
     """
     prctl = ctypes.CDLL(None, use_errno=True).prctl
     prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
@@ -418,7 +418,7 @@ def guard(shared_memory_prefix: str, descriptors: list[int]) -> None:
 
 
 def _kill_children() -> None:
-    """Kills all descendants. The children of a killed child become our children."""
+    """Kills all descendants: the children of a killed child become ours."""
     with contextlib.suppress(ChildProcessError):
         while True:
             for child in psutil.Process().children():
@@ -429,12 +429,12 @@ def _kill_children() -> None:
 def main() -> None:
     """Runs a supervisor."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--run-dir", type=Path, required=True, help="Folder of logs, and working directory.")
+    parser.add_argument("--run-dir", type=Path, required=True, help="Working directory, with the logs.")
     parser.add_argument("--control-fd", type=int, required=True, help="Listening Unix socket for commands.")
     parser.add_argument("--listener", action="append", default=[], metavar="SERVICE=FD", help="May be repeated.")
-    parser.add_argument("--lock-fd", type=int, required=True, help="Descriptor to hold open until nothing is left.")
+    parser.add_argument("--lock-fd", type=int, required=True, help="Descriptor to keep open until the end.")
     parser.add_argument("--stop-timeout-s", type=float, required=True)
-    parser.add_argument("--shared-memory-prefix", required=True, help="Names regions to remove at the end.")
+    parser.add_argument("--shared-memory-prefix", required=True, help="Prefix of the regions to remove at the end.")
     arguments = parser.parse_args()
     descriptors = {name: int(number) for name, _, number in (text.partition("=") for text in arguments.listener)}
     guard(arguments.shared_memory_prefix, [0, arguments.control_fd, *descriptors.values()])

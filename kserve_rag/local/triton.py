@@ -1,8 +1,7 @@
-"""Triton on one machine: a real `tritonserver` from a wheel, in a Python environment of its own.
+"""Installs and starts Triton on one machine: a `tritonserver` from a wheel, in a separate Python environment.
 
-Its Python stub crashes on string tensors under numpy 2, which the other services need.
-
-The environment is built once per lock file and Python version, and never changes. Each run has a thin environment on
+The environment is separate because Triton's Python stub crashes on string tensors under numpy 2, which the other
+services need. It is built once per lock file and Python version, and never changes. Each run has a thin environment on
 top of it, with links to this distribution's packages.
 """
 
@@ -30,14 +29,14 @@ from kserve_rag.settings import HOST
 PYTHONS = ("3.12", "3.11", "3.10")
 """Supported Python versions, limited by the wheels of numpy 1."""
 
-_ROOMS = ("embedder", "predictor")
+_PACKAGES = ("embedder", "predictor")
 """Packages that Triton's models import."""
 
 NEVER = 1_000_000_000
-"""Triton's trace `rate`: it samples one of this many requests without a trace header."""
+"""Triton's trace `rate`: one of this many requests without a trace header is sampled."""
 
 _GLIBC = (2, 35)
-"""The wheel's minimum: its tag is manylinux_2_35."""
+"""Minimum version, from the wheel's tag manylinux_2_35."""
 
 _TASK = "Triton environment"
 _NOTE_INTERVAL_S = 0.2
@@ -49,7 +48,7 @@ class TritonEnvironment:
 
     path: Path
     python: Path
-    """The interpreter that it was made from."""
+    """The interpreter that it was created from."""
     version: str
     """Version of that Python, such as "3.11"."""
     libdir: Path
@@ -83,13 +82,13 @@ class TritonPorts:
 def ensure_triton_environment(
     envs: Path, *, python: Path | None = None, offline: bool = False, progress: Progress | None = None
 ) -> TritonEnvironment:
-    """The Triton environment. Builds it if it does not exist yet.
+    """The Triton environment, built if it does not exist yet.
 
     Args:
         envs: folder of environments.
         python: interpreter to use, 3.10 to 3.12. By default the running one, or one on the PATH.
-        offline: do not build it.
-        progress: reports the steps.
+        offline: whether building it is forbidden.
+        progress: receives the steps.
 
     Raises:
         SetupError: this machine cannot run Triton, or the packages could not be installed. The message says what to do.
@@ -121,9 +120,9 @@ def triton_command(
     """Arguments and environment variables that start a Triton server.
 
     Args:
-        environment: from `ensure_triton_environment`.
+        environment: the environment from `ensure_triton_environment`.
         repository: folder of models.
-        ports: on loopback. A protocol without a port is off.
+        ports: loopback ports. A protocol without a port is off.
         run_dir: folder of the thin environment, which is replaced.
         model: name of the model to load.
     """
@@ -166,7 +165,7 @@ def shared_memory_argument(prefix: str, name: str) -> str:
 
 
 def trace_arguments(service: str, environ: Mapping[str, str]) -> list[str]:
-    """Arguments for the export of Triton's spans, from OpenTelemetry's variables; none if they are not set.
+    """Arguments for exporting Triton's spans, from OpenTelemetry's variables; empty if they are not set.
 
     Source: https://docs.nvidia.com/deeplearning/triton-inference-server/user-guide/docs/user_guide/trace.html
     """
@@ -179,7 +178,7 @@ def trace_arguments(service: str, environ: Mapping[str, str]) -> list[str]:
     settings = [
         "mode=opentelemetry",
         "level=TIMESTAMPS",
-        # Requests with a trace header are always traced, whatever the rate; others never.
+        # Requests with a trace header are traced whatever the rate; others never.
         f"rate={NEVER}",
         f"opentelemetry,url={url}",
         f"opentelemetry,resource=service.name=kserve-rag-{service}",
@@ -192,7 +191,7 @@ def trace_arguments(service: str, environ: Mapping[str, str]) -> list[str]:
 def check_platform() -> None:
     """Raises SetupError if the wheel of tritonserver does not run on this machine."""
     machine, (libc, release) = platform.machine(), platform.libc_ver()
-    remedy = "Use Linux with glibc 2.35 or later on x86_64 or aarch64 (Debian 12, Ubuntu 22.04), or a container of it."
+    remedy = "Use Linux with glibc 2.35 or later on x86_64 or aarch64 (Debian 12, Ubuntu 22.04), or such a container."
     if sys.platform != "linux" or machine not in ("x86_64", "aarch64"):
         raise SetupError(f"tritonserver has no wheel for {sys.platform} on {machine}. {remedy}")
     found = tuple(int(part) for part in release.split(".")[:2] if part.isdigit()) if libc == "glibc" else ()
@@ -285,7 +284,7 @@ def _link_backend(environment: TritonEnvironment) -> None:
 
 
 def _thin_environment(environment: TritonEnvironment, run_dir: Path) -> Path:
-    """A virtual environment with the built one's packages and this distribution's rooms.
+    """A virtual environment with the packages of `environment` and links to `_PACKAGES`.
 
     Triton's stub uses the environment whose `bin` is first on the PATH; it ignores PYTHONPATH.
     """
@@ -300,8 +299,8 @@ def _thin_environment(environment: TritonEnvironment, run_dir: Path) -> Path:
         f"home = {environment.python.parent}\ninclude-system-site-packages = false\nversion = {environment.version}\n"
     )
     (site / "environment.pth").write_text(f"{environment.site_packages}\n")
-    for room in _ROOMS:
-        (site / room).symlink_to(package_folder(room))
+    for package in _PACKAGES:
+        (site / package).symlink_to(package_folder(package))
     return prefix
 
 
@@ -319,7 +318,7 @@ def _uv() -> str | None:
 
 
 def run_program(command: list[str], progress: Progress) -> None:
-    """Runs a program to completion; kills it if `progress` raises. Raises SetupError with its last lines."""
+    """Runs a program. Kills it if `progress` raises. If the program fails, raises SetupError with its last lines."""
     stdout = stderr = ""
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as program:  # noqa: S603
         try:

@@ -1,1 +1,1 @@
-"""Models: the catalogue, fetching, and the folders on this machine."""
+"""Models on this machine: the catalogue, fetching and conversion, and the cache."""

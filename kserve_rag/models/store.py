@@ -1,7 +1,7 @@
-"""The models on this machine.
+"""The cache of models on this machine.
 
-Files are stored once, under their sha256. `ModelStore.materialise` makes folders of links that the Triton models read.
-Cached files need no network.
+Files are stored once, under their sha256. `ModelStore.materialise` creates folders of links, which the Triton models
+read. Cached files need no network.
 """
 
 from __future__ import annotations
@@ -52,13 +52,13 @@ class LocalModel:
     """A model on this machine."""
 
     id: str
-    """Name in answers and in the manifests of index versions."""
+    """Name in answers and in manifests of index versions."""
     path: Path
     """Folder with the weights and `tokenizer.json`; for an LLM also `tokenizer_config.json` with the chat template."""
     triton_model: str
     """Name of the Triton model that serves it."""
     max_tokens: int | None = None
-    """Input limit of an embedder in tokens; None if its folder does not say."""
+    """Input limit of an embedder in tokens; None if unknown."""
     generation: Generation = field(default_factory=Generation)
     """Defaults of an LLM's answers."""
 
@@ -76,7 +76,7 @@ class ModelStore:
         offline: bool = False,
         progress: Progress | None = None,
     ) -> None:
-        """Use the folder `root`. `Fetcher` documents the other arguments."""
+        """`root`: folder of the cache. `Fetcher` documents the other arguments."""
         self.root = root
         self.catalogue = catalogue or Catalogue.load()
         self._progress = progress or Progress()
@@ -98,10 +98,10 @@ class ModelStore:
             )
 
     def materialise(self, name: str, kind: ModelKind) -> LocalModel:
-        """Fetch a model if needed, and make its folder.
+        """Fetch a model if needed, and create its folder.
 
         Args:
-            name: in the catalogue; or the path of a GGUF file (llm) or of a model's folder (embedder or llm).
+            name: name in the catalogue, or the path of a GGUF file (llm) or of a model's folder (embedder or llm).
             kind: the required kind.
 
         Raises:
@@ -129,7 +129,7 @@ class ModelStore:
             return blob
         key = file.sha256 or _source_key(file)
         with self._locked(f"file-{key[:32]}", label):
-            # Another process may have fetched it during the wait for the lock.
+            # Another process may have fetched it while we waited for the lock.
             return self._cached(file) or self._fetch(file, self.root / "partial" / key[:32], label)
 
     def _fetch(self, file: ModelFile, partial: Path, label: str) -> Path:
@@ -171,12 +171,12 @@ class ModelStore:
         return blob if blob is not None and blob.is_file() else None
 
     def _expected(self, file: ModelFile) -> str | None:
-        """The sha256 that the file must have; None before the first download of a file without one in the catalogue."""
+        """The sha256 that the file must have; None if the catalogue has none and the file was never downloaded."""
         pin = self._pin(file)
         return file.sha256 or (pin.readlink().name if pin.is_symlink() else None)
 
     def _pin(self, file: ModelFile) -> Path:
-        """Link to the first download of a file whose sha256 the catalogue does not know."""
+        """Link to the first download of a file without a sha256 in the catalogue."""
         return self.root / "pinned" / _source_key(file)
 
     @contextlib.contextmanager
@@ -189,7 +189,7 @@ class ModelStore:
     # ── folders ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _llm_folder(self, name: str, weights: Path, sha256: str, tokenizer: Sequence[Path] = ()) -> Path:
-        """`model.gguf` in a quantisation that the CPU engine reads well, and the tokenizer: the given or the GGUF's."""
+        """`model.gguf` in a quantisation that the CPU engine supports, and the given tokenizer or the GGUF's."""
 
         def make(folder: Path) -> None:
             with self._noted(f"{name}: model.gguf", "requantising to Q8_0"):
@@ -218,7 +218,7 @@ class ModelStore:
         return self._made(name, _short_hash(*([_PACK_RECIPE] if pack else []), *contents, card), make)
 
     def _made(self, name: str, key: str, make: Callable[[Path], None]) -> Path:
-        """The folder with this name and key, made if it does not exist. The caller holds the model's lock."""
+        """The folder with this name and key, created if it does not exist. The caller must hold the model's lock."""
         target = self.root / "folders" / f"{re.sub(r'[^A-Za-z0-9_.-]', '_', name)}-{key}"
         if not target.is_dir():
             with _new_folder(target.with_name(f".making-{target.name}")) as folder:
@@ -284,7 +284,7 @@ def _triton_embedder(folder: Path) -> TritonEmbedder:
 
 @contextlib.contextmanager
 def _new_folder(path: Path) -> Iterator[Path]:
-    """An empty folder, removed after the block unless it was renamed. Replaces a folder that a killed process left."""
+    """An empty folder, removed after the block unless it was renamed. Replaces the remains of a killed process."""
     shutil.rmtree(path, ignore_errors=True)
     path.mkdir(parents=True)
     try:

@@ -304,7 +304,7 @@ def test_an_unreachable_upstream_is_reported_and_no_replica_restarts(
     ("call", "message"),
     [
         ("vectorstore({})", "SettingError: VECTORSTORE_NUM_DOCS: "),
-        ("transformer({'port': '8080'})", "ValueError: args: port: settings are variables of"),
+        ("transformer({'port': '8080'})", "ValueError: args: port: set variables in"),
     ],
 )
 def test_a_wrong_setting_fails_the_application(call: str, message: str) -> None:
