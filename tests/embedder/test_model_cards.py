@@ -70,8 +70,8 @@ def test_embedder_json_comes_first_and_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("files", "said"),
     [
-        ({"modules": [*MODULES, {"type": "sentence_transformers.models.Dense"}]}, "a module Dense"),
-        ({"modules": ["Dense"]}, "a module Dense"),
+        ({"modules": [*MODULES, {"type": "sentence_transformers.models.Dense"}]}, "the module Dense"),
+        ({"modules": ["Dense"]}, "the module Dense"),
         ({"modules": {}}, r"modules\.json must hold a JSON array"),
         ({"pooling": {"pooling_mode_max_tokens": True}}, "the pooling modes mean and cls are supported"),
         ({"pooling": {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": True}}, "supported are"),
