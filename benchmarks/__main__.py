@@ -23,14 +23,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(BENCHMARKS)} (default: all that can run)")
     parser.add_argument("--write", action="store_true", help="write docs/benchmarks.md")
-    parser.add_argument("--seconds", type=float, default=5, help="of each measurement under load (default: 5)")
-    parser.add_argument("--quick", action="store_true", help="small sizes, to see that a benchmark runs")
+    parser.add_argument("--seconds", type=float, default=5, help="length of each measurement under load (default: 5)")
+    parser.add_argument("--quick", action="store_true", help="small sizes, to check that a benchmark runs")
     arguments = parser.parse_args()
     if unknown := set(arguments.names) - set(BENCHMARKS):
         parser.error(f"there is no {', '.join(sorted(unknown))}: choose from {', '.join(BENCHMARKS)}")
     can_run = [name for name in BENCHMARKS if name not in NEEDS or importlib.util.find_spec(NEEDS[name])]
     for name in arguments.names or can_run:
-        # Imported late: the processes that a benchmark measures start from this module too.
+        # Imported late, because the measured processes import this module too.
         benchmark = importlib.import_module(f"benchmarks.{name}")
         parts = benchmark.measure(Options(arguments.seconds, arguments.quick))
         libraries = getattr(benchmark, "LIBRARIES", LIBRARIES)

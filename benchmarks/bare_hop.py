@@ -1,4 +1,4 @@
-"""A bare async KServe handler that forwards the request to other servers: the minimum cost of a hop.
+"""A minimal async KServe handler that forwards requests to other servers, for the minimum cost of a hop.
 
 python -m benchmarks.bare_hop NAME PORT {httpx|aiohttp} URL [URL]
 """

@@ -1,4 +1,4 @@
-"""Throughput of the chain with stub models behind the real services, beside bare KServe handlers, in one run.
+"""Throughput of the real services with stub models, compared with bare KServe handlers in the same run.
 
 transformer → vectorstore → embedder and transformer → predictor: once with the real services, once with bare handlers
 that only forward, over aiohttp and over httpx. Embedder and predictor are the same stub for all.
@@ -32,7 +32,7 @@ CHAINS = ("kserve-rag", "unchecked", "aiohttp hops", "httpx hops")
 
 
 def build_index(root: Path, documents: int = 100) -> None:
-    """An index of 5 chunks per document. The first documents are near the stub's vector of a question."""
+    """Builds an index of 5 chunks per document. The first documents are near the question's vector."""
     near = embed("question")
     with IndexRoot(root, "default").begin(
         embedder_fingerprint=FINGERPRINT, dimension=DIMENSION, settings={}
@@ -57,7 +57,7 @@ def build_index(root: Path, documents: int = 100) -> None:
 
 @contextlib.contextmanager
 def chain(name: str, index: Path, embedder_ms: float, predictor_ms: float) -> Iterator[tuple[str, bytes]]:
-    """Run a chain with these latencies of the models; yields its URL and a request body."""
+    """Runs a chain whose models have these latencies. Yields its URL and a request body."""
     ports = {service: free_port() for service in ("models", "vectorstore", "transformer")}
     urls = {service: f"http://127.0.0.1:{port}" for service, port in ports.items()}
     stub = ["-m", "benchmarks.triton_stub", str(ports["models"]), str(embedder_ms), str(predictor_ms)]

@@ -1,4 +1,4 @@
-"""Options of benchmarks, the documentation as a corpus, and the sections of docs/benchmarks.md."""
+"""Options of benchmarks, the documentation as a corpus, and updates of docs/benchmarks.md."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from evaluation.results import machine
 ROOT = Path(__file__).parent.parent
 DOCUMENT = ROOT / "docs" / "benchmarks.md"
 WORDS = ("red", "green", "blue", "north", "south", "alpha", "beta", "gamma", "delta", "stone", "river", "field")
-"""Words that make a copy of a text differ from the text."""
+"""Words that make copies of a text different."""
 
 HEAD = """# Benchmarks
 
@@ -28,12 +28,12 @@ _SECTION = re.compile(r"^## (.+)\n(?s:(.*?))(?=^## |\Z)", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Options:
-    """How much to measure."""
+    """Amount of measurement."""
 
     seconds: float = 5
     """Length of each measurement under load."""
     quick: bool = False
-    """Measure small sizes, only to see that the benchmark runs."""
+    """Whether to use small sizes, to check that the benchmark runs."""
 
 
 def documentation() -> list[str]:
@@ -50,7 +50,7 @@ def measured_on(libraries: Sequence[str]) -> str:
 
 
 def record(title: str, section: str) -> None:
-    """Replace the section with this title; a new one goes to the end."""
+    """Replace the section with this title, or append it."""
     old = DOCUMENT.read_text("utf-8") if DOCUMENT.is_file() else ""
     sections = {title: content.strip() for title, content in _SECTION.findall(old)} | {title: section.strip()}
     parts = [HEAD, *(f"## {title}\n\n{content}" for title, content in sections.items())]

@@ -55,7 +55,7 @@ GEMM_S = 2.0
 
 @dataclass(slots=True)
 class Rate:
-    """Figures of the fastest turn."""
+    """Figures of the fastest run."""
 
     seconds: float = float("inf")
     processor_s: float = float("inf")
@@ -70,7 +70,7 @@ class Rate:
 
 @dataclass(slots=True)
 class Side:
-    """One precision and FlagEmbedding's turns beside it."""
+    """Figures of a precision, and of FlagEmbedding in alternation with it."""
 
     ours: Rate = field(default_factory=Rate)
     theirs: Rate = field(default_factory=Rate)
@@ -88,7 +88,7 @@ def make_texts() -> tuple[list[str], list[int]]:
 
 
 def operations(lengths: Sequence[int], layers: int) -> float:
-    """Multiplications and additions of linear maps and attention for texts of these lengths."""
+    """Number of operations (multiplications and additions) of linear maps and attention for texts of these lengths."""
     tokens, pairs = sum(lengths), sum(length * length for length in lengths)
     linear_maps = 4 * HIDDEN * HIDDEN + 2 * HIDDEN * INNER
     return 2.0 * (layers * (tokens * linear_maps + 2 * pairs * HIDDEN) + tokens * HIDDEN * (HIDDEN + 1))
@@ -232,7 +232,7 @@ def _take_turns(
     encode: Callable[[], Embeddings],
     rounds: int,
 ) -> Embeddings:
-    """Measure one exported precision, alternating with FlagEmbedding; return its embeddings."""
+    """Measure an exported precision in alternation with FlagEmbedding. Returns its embeddings."""
     settings = EncoderSettings(architecture="bge_m3", precision=precision)
     began = time.perf_counter()
     encoder = BgeM3Encoder(source, settings)
@@ -245,7 +245,7 @@ def _take_turns(
     began = time.perf_counter()
     encoder = BgeM3Encoder(target, settings)
     side.exported_start_s = time.perf_counter() - began
-    encoder.encode(texts)  # OpenVINO makes kernels for each shape at its first use
+    encoder.encode(texts)  # OpenVINO compiles kernels at the first use of a shape
     multiply = gemm(precision)
     for _ in range(rounds):
         with side.theirs.turn():

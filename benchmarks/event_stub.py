@@ -1,4 +1,4 @@
-"""A stub transformer that sends events at fixed intervals, each with its time of sending.
+"""A stub transformer that sends events at fixed intervals, with the time of each.
 
     python -m benchmarks.event_stub PORT EVERY_MS
 

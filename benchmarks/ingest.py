@@ -27,7 +27,7 @@ from vectorstore.versions import IndexRoot
 
 TITLE = "Ingestion"
 COPIES = 3
-"""Times that the documentation is repeated."""
+"""Number of copies of the documentation."""
 TEXTS_PER_CALL = 512
 
 
@@ -45,7 +45,7 @@ def make_corpus(folder: Path, copies: int) -> Path:
 
 
 async def embed_directly(settings: IngestSettings) -> tuple[int, float]:
-    """Number of chunks, and seconds that the embedder takes for their texts."""
+    """The number of chunks, and the embedder's time for their texts in seconds."""
     texts_of = EmbeddingTexts(settings.chunks(), TokenCounter.load(settings.tokenizer))
     with IndexRoot(settings.index_root, settings.index_name).open() as version:
         titles = {document.id: document.title for document in version.documents()}
@@ -71,7 +71,7 @@ async def embed_directly(settings: IngestSettings) -> tuple[int, float]:
 
 
 def peak_mb(corpus: Path, settings: IngestSettings) -> tuple[int, float]:
-    """Ingests the corpus. Number of chunks, and peak resident memory of this process in MB."""
+    """Ingests the corpus. Returns the number of chunks and the peak resident memory of this process in MB."""
     summary = asyncio.run(run(settings, [corpus]))
     return summary.chunks, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 

@@ -1,4 +1,4 @@
-"""A closed-loop load: N clients, each with one request in flight."""
+"""Closed-loop load: N clients, each with one request in flight."""
 
 from __future__ import annotations
 

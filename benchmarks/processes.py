@@ -1,4 +1,4 @@
-"""Processes of a benchmark: the graph, programs that are started and stopped, and functions that run alone."""
+"""Starts what a benchmark measures: the graph, programs, and functions in new processes."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def in_a_process(
 
 
 def graph() -> GraphState:
-    """The running graph; starts one if none is running, which stays."""
+    """The running graph. Starts one if none is running, and leaves it running."""
     settings = Settings()
     if running_graph(settings) is None:
         subprocess.run([sys.executable, "-m", "kserve_rag", "up", "--detach"], check=True)

@@ -39,13 +39,13 @@ MARGIN_S = 3.0
 
 @dataclass
 class Load:
-    """Responses that the clients got."""
+    """Responses to the clients."""
 
     answered_at: list[float] = field(default_factory=list)
     refused: int = 0
     """503 with Retry-After."""
     lost: list[str] = field(default_factory=list)
-    """The reason for each."""
+    """Reasons of failed requests."""
 
     @property
     def requests(self) -> int:
@@ -54,7 +54,7 @@ class Load:
 
     @property
     def longest_pause_s(self) -> float:
-        """Longest time in which nobody got an answer."""
+        """Maximum time without an answer to any client."""
         return max((later - earlier for earlier, later in itertools.pairwise(self.answered_at)), default=0.0)
 
 
@@ -87,7 +87,7 @@ async def ask_until(url: str, ended: asyncio.Event, clients: int) -> Load:
 
 
 async def under_load(url: str, change: Callable[[], None]) -> tuple[Load, float]:
-    """Runs a change under load. Returns the load and the seconds that the change took."""
+    """Makes a change under load. Returns the load and the duration of the change in seconds."""
     ended = asyncio.Event()
     load = asyncio.create_task(ask_until(url, ended, CLIENTS))
     await asyncio.sleep(MARGIN_S)
@@ -108,13 +108,13 @@ def kill(settings: Settings, service: ServiceName) -> None:
 
 
 def is_up(found: ServiceStatus) -> bool:
-    """Ready, or a page's server without a page."""
+    """Whether a service is ready. The page's server counts as ready without a page."""
     return found.ready or "not built" in str(found.reason)
 
 
 @contextlib.contextmanager
 def graph() -> Iterator[tuple[Settings, GraphState]]:
-    """A graph in a home of its own."""
+    """A graph in a separate home."""
     shared = Settings()
     with tempfile.TemporaryDirectory() as folder:
         chosen = {name: "0" for name in Settings.model_fields if name.endswith("port")}

@@ -1,7 +1,7 @@
-"""Latency of a hybrid search over 100,000 chunks without the encoding of the query, and the size of the index.
+"""Latency of a hybrid search over 100,000 chunks, without encoding the query, and the size of the index.
 
 Chunks are paragraphs of this project's documentation, repeated with edits. Encoding them would take an hour, so their
-vectors are random, around one direction per original paragraph: neighbours are as near as those of real texts. A query
+vectors are random, around one direction per original paragraph: neighbours are as near as in real texts. A query
 is a sentence of the documentation. One query at a time, on one core.
 
 `dense` is an index like MiniLM's: vectors of 384 dimensions and BM25. `whole` is like BGE-M3's: vectors of 1,024
@@ -127,7 +127,7 @@ def build(root: Path, count: int, encoder: SyntheticEmbedder) -> None:
         sparse=encoder.whole,
         multi_vector_bits=2 if encoder.whole else None,
     ) as builder:
-        # One rotation is enough: the values of a multi-vector do not affect the time.
+        # One set of values is enough: they do not affect the time.
         stored = None
         for number, (topic, text) in enumerate(chunks(count)):
             name = f"{number:08}"
@@ -170,7 +170,7 @@ SEARCHES: dict[str, dict[str, Any]] = {
 
 
 def building(kind: str, folder: str, count: int) -> dict[str, float]:
-    """Builds an index. Bytes per chunk of each of its parts, and MiB of memory."""
+    """Builds an index. Returns the size of each of its parts in bytes per chunk, and the memory in MiB."""
     build(Path(folder), count, SyntheticEmbedder.of(kind))
     (version,) = (path for path in (Path(folder) / "default").iterdir() if path.is_dir())
     sizes: dict[str, float] = {}
@@ -182,7 +182,7 @@ def building(kind: str, folder: str, count: int) -> dict[str, float]:
 
 
 def searching(kind: str, folder: str, queries: int) -> tuple[dict[str, list[float]], float]:
-    """Search → milliseconds of each query; and MiB of memory."""
+    """Search → milliseconds of each query, and the memory in MiB."""
     encoder = SyntheticEmbedder.of(kind)
     times = {name: asyncio.run(ask(Path(folder), encoder, queries, **fields)) for name, fields in SEARCHES.items()}
     return times, peak_mib()

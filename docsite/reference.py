@@ -1,4 +1,4 @@
-"""The reference of the documentation site, generated from the programs: settings, commands, HTTP, tensors.
+"""Generates the reference of the documentation site from the programs: settings, commands, HTTP, tensors.
 
 Its pages are only in the site, not under `docs/`: `kserve-rag up` indexes that folder by default, and tables of
 settings answer no question.
@@ -45,7 +45,7 @@ class Room(NamedTuple):
     prefix: str
     about: str
     base: str = ""
-    """Other settings, whose variables are left out here."""
+    """Settings class whose variables are left out, because another section lists them."""
 
 
 ROOMS = (
@@ -104,7 +104,7 @@ _UNITS = {"_s": "seconds", "_bytes": "bytes", "_tokens": "tokens", "_chars": "ch
 
 
 class Entry(NamedTuple):
-    """A row of a table with two columns, which a phone shows below each other."""
+    """A row of a table with two columns, which phones show one below the other."""
 
     name: str
     kind: str
@@ -131,7 +131,7 @@ def _cell(text: str) -> str:
 
 
 def settings_page() -> str:
-    """The variables of all programs."""
+    """The page of all programs' variables."""
     lines = [
         "# Settings",
         "",
@@ -207,7 +207,7 @@ def attribute_docs(kind: type) -> dict[str, str]:
 
 
 def cli_page() -> str:
-    """Every command as typer documents it, and the other programs."""
+    """The page of all commands, as typer documents them, and of the other programs."""
     documented = _output([sys.executable, "-m", "typer", "kserve_rag.cli.app", "utils", "docs", "--name", "kserve-rag"])
     documented = re.sub(r'<span style="font-weight: bold">(.*?)</span>', r"**\1**", documented)
     lines = ["# Command line", *_examples_as_code(html.unescape(documented).split("\n")[1:])]
@@ -273,7 +273,7 @@ def described(service: str) -> dict[str, Any]:
             from transformer.__main__ import model_service as transformer
             from transformer.settings import TransformerSettings
 
-            # This LLM server needs no tokenizer; the routes do not depend on it.
+            # This LLM server needs no tokenizer, and the routes do not depend on it.
             settings = read_settings(TransformerSettings, predictor_layout="openai_chat", context_tokens=128)
             served = transformer(settings)
     if served.api is None:
@@ -392,11 +392,11 @@ def _named(reference: str, schemas: Schema) -> str:
 
 
 _FOREIGN = re.compile(r"HTTPValidationError|ValidationError|Infer.*|List.*|Metadata.*|Model.*|Request.*|Server.*")
-"""KServe's types, which its documentation describes."""
+"""Types that KServe documents."""
 
 
 def _schemas(module: ModuleType, description: Schema) -> dict[str, dict[str, Any]]:
-    """Name → type: those of the module, then those that only the description has."""
+    """Name → type: the types of the module, then further types of the OpenAPI description."""
     kinds = [
         kind
         for kind in vars(module).values()
@@ -538,4 +538,4 @@ PAGES: Mapping[str, Callable[[], str]] = {
         for service in API
     },
 }
-"""Path in the site → its generator."""
+"""Path in the site → generator."""

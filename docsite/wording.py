@@ -1,4 +1,4 @@
-"""Find words that have a standard one: `python -m docsite.wording`. The words are those of docs/style.md."""
+"""Find words that docs/style.md replaces with a standard one: `python -m docsite.wording`."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ ROOT = Path(__file__).parents[1]
 STYLE = ROOT / "docs" / "style.md"
 SUFFIXES = (".py", ".md", ".ts", ".tsx", ".toml", ".yaml", ".ipynb", ".css", ".Dockerfile", "Makefile", ".pbtxt")
 NOT_OURS = ("docs/style.md", "evaluation/sets/", "tests/corpus/", "tests/ingest/files/", "locks/", "LICENSE")
-"""The list itself, and documents that tests and evaluations read as data."""
+"""The list itself, and documents that tests and evaluations use as data."""
 
 _BREAK = r"(?:[ \t]|\n[ \t]*(?:#|//|\*|>)?)+"
-"""Whitespace inside a sentence, with the marker of a comment that goes on in the next line."""
+"""White space within a sentence, including the marker of a comment that continues in the next line."""
 
 
 def rules(style: str) -> list[tuple[re.Pattern[str], str]]:
@@ -33,14 +33,14 @@ def rules(style: str) -> list[tuple[re.Pattern[str], str]]:
 
 
 def findings(text: str, patterns: list[tuple[re.Pattern[str], str]]) -> Iterator[tuple[int, str, str]]:
-    """Line number, matched words and replacement, in the order of the text."""
+    """Yields line number, matched words and replacement, in the order of the text."""
     hits = [(match.start(), match[0], instead) for pattern, instead in patterns for match in pattern.finditer(text)]
     for start, words, instead in sorted(hits):
         yield text.count("\n", 0, start) + 1, " ".join(words.split()), instead
 
 
 def main() -> int:
-    """Print every finding as `path:line: words → replacement`. 1 if there are any."""
+    """Print findings as `path:line: words → replacement`. Returns 1 if there are any."""
     patterns = rules(STYLE.read_text(encoding="utf-8"))
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"],  # noqa: S607

@@ -38,8 +38,8 @@ better score. For comparison: the last question alone."""
 _REFUSALS = """\
 Share of the unanswerable questions refused by the threshold that answers this share of the answerable; held out: the
 80 % threshold of one half of the questions, measured on the other ("refused at answered"); AURC: area under the
-risk–coverage curve, lower is better, in brackets that of an ideal score. The unanswerable questions of squad2-dev are
-near misses: the index has the passage that they are about. `answerability` was fitted on one half of squad2-dev's
+risk–coverage curve, lower is better; in brackets, the AURC of an ideal score. The unanswerable questions of squad2-dev
+are near misses: the index has the passage that they are about. `answerability` was fitted on one half of squad2-dev's
 articles, with off-topic questions of mtrag-un and cranfield; `python -m evaluation.refusal` reports the other half."""
 _ANSWERS = f"""\
 Answers to a sample of each set at temperature 0. EM, F1 (normalised like SQuAD) and "holds the answer" are over

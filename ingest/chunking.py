@@ -57,9 +57,9 @@ class ChunkSettings:
     reserved_tokens: int = 8
     """Part of the window for special tokens and the embedder's own prefix (`passage: `)."""
     max_tokens: int = 200
-    """Largest chunk, including its overlap. Title and headings use the rest of the window."""
+    """Maximum size of a chunk, including its overlap. Title and headings use the rest of the window."""
     overlap_tokens: int = 30
-    """Largest overlap: whole sentences repeated from the previous chunk."""
+    """Maximum size of the overlap: whole sentences repeated from the previous chunk."""
     min_tokens: int = 48
     """A smaller section joins its neighbour under the same heading."""
 

@@ -43,7 +43,7 @@ class IndexAnalyzer:
 
     @classmethod
     def reads(cls, version: object, vocabulary: str) -> bool:
-        """Whether the current rules produce the same terms as those of an index.
+        """Whether an index has the same terms as the current rules would produce.
 
         Args:
             version: version of the rules that produced the index's terms.

@@ -23,9 +23,9 @@ _WRAP = re.compile(r"(?<!\n)[ \t]*\n[ \t]*(?!\n|[-*+•‣◦·–>][ \t]|\(?\d{
 """A line break inside a sentence."""
 _SENTENCE_ENDS = tuple('.!?…。！？।؟"”’)»')
 _LONGEST_RANGE = 20
-"""Most numbers that `[1-20]` expands to."""
+"""Maximum number of sources in a range such as `[1-20]`."""
 _CLAUSE_WORDS = 3
-"""Least words of a clause, before or after a marker, that is checked as a statement of its own."""
+"""Minimum number of words for checking a clause before or after a marker as a separate statement."""
 
 
 class Citer:

@@ -1,11 +1,11 @@
-"""Compares the facts of a statement with those of its evidence: numbers, dates, units, names, negations, modal verbs.
+"""Compares the facts in a statement and in its evidence: numbers, dates, units, names, negations, modal verbs.
 
-Words alone do not tell "A beat B" from "B beat A", nor 12 months from 15. The comparison is strict about facts and
-lenient about all else, so that a paraphrase stays supported. Two ways of comparing complete each other:
+Words alone do not distinguish "A beat B" from "B beat A", or 12 months from 15. The comparison is strict about facts
+and lenient otherwise, so that a paraphrase stays supported. Two comparisons complement each other:
 
-- *By fact*, in any order. A number and a name occur in the evidence; beside the same word stands the same name; a word
-  is negated, or under a modal verb of one class, in both texts or in neither; no word stands for its opposite.
-- *By place*, where the statement repeats most of a sentence. Pieces that differ between two equal ones may not be
+- *By fact*, in any order. Numbers and names must occur in the evidence, and names next to the same words; a word must
+  be negated, or have a modal verb of the same class, in both texts or in neither; no word may become its opposite.
+- *By position*, if the statement repeats most of a sentence. Pieces that differ between two equal ones may not be
   two numbers, names, units, opposites, or classes of modal verbs, and not one negated and one affirmed.
 
 Names are known by their capitals; in scripts without capitals, by their place, and by characters that transcribe
@@ -35,7 +35,7 @@ FactKind = Literal["number", "date", "unit", "name", "polarity", "modality", "op
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A fact of a statement that its evidence does not have."""
+    """A fact in a statement that its evidence lacks."""
 
     kind: FactKind
     stated: str
@@ -68,13 +68,13 @@ _TRANSCRIBING = regex.compile(
 _INNER = frozenset(("of", "de", "von", "van", "du", "del", "della", "al"))
 """Words inside names."""
 _SHORT = 40
-"""Length of an answer, such as a name, that only has to occur in the evidence."""
+"""Maximum length of an answer, such as a name, that only has to occur in the evidence."""
 _NEARLY_ALL = 0.7
-"""Share of a statement in its evidence from which it repeats a sentence rather than sums up several."""
+"""Minimum share of a statement in its evidence for repeating a sentence instead of summarising several."""
 _REPEATED = 0.5
-"""Like `_NEARLY_ALL`: share from which pieces are compared by their places."""
+"""Like `_NEARLY_ALL`, for comparing pieces by position."""
 _PIECE = 12
-"""Most tokens of a piece that is compared."""
+"""Maximum number of tokens in a compared piece."""
 _REACH = 6
 """Tokens after a negation that it may cover."""
 
@@ -411,7 +411,7 @@ class _Comparison:
         return False
 
     def _mentioned(self, name: _Name) -> bool:
-        """Whether a name that the evidence lacks may be used all the same."""
+        """Whether a name that the evidence lacks may still be used."""
         if any(_shared(name.keys, text.words) for text in self._context):
             return True
         if any(_abbreviated(name, text) for text in (self._ours, *self._theirs)):

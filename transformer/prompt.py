@@ -23,7 +23,7 @@ _MARGIN_TOKENS = 8
 """Tolerance, in tokens, because the parts of a prompt are counted separately."""
 
 _CACHED_CHARS = 8_000
-"""Longest text whose results are cached. Passages recur; long texts from callers hardly do."""
+"""Maximum length of texts whose results are cached. Passages recur, long texts from callers rarely do."""
 
 
 @dataclass(frozen=True, slots=True)

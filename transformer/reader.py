@@ -28,18 +28,18 @@ _LATER = 0.03
 _SIMILAR = 0.2
 """Score of one standard deviation of similarity, if it agrees with the words."""
 _SAME = 1e-4
-"""Largest standard deviation of values that count as equal."""
+"""Maximum standard deviation of values that count as equal."""
 _NUMBER = 0.15
 """Score of a number that is not in the question, if it asks for one."""
 _CLOSE = 0.7
-"""Least score of a further unit, as a share of the best one's."""
+"""Minimum score of a further unit, relative to the best."""
 _ANNOUNCED_CHARS = 600
-"""Most characters that are quoted with a sentence that announces them."""
+"""Maximum number of characters quoted together with a sentence that announces them."""
 
 _BULLET = re.compile(r"(?:[-*+•‣◦·–>]|\(?\d{1,3}[.)])[ \t]+")
 _FENCES = ("```", "~~~")
 _LONG_CODE = 6
-"""Line breaks of a code block of which only the best line is quoted."""
+"""A code block with at least this many line breaks is quoted by its best line only."""
 _LINE = re.compile(r"[^\s][^\n]*(?<=\S)")
 _ANNOUNCES = (":", "：")
 _ASKS = ("?", "？", "؟")

@@ -30,7 +30,7 @@ from transformer.wire import (
 )
 
 READY_TIMEOUT_S = 5.0
-"""Longest time for a readiness probe."""
+"""Timeout of a readiness probe."""
 
 API = ServiceApi(
     title="kserve-rag: the transformer",

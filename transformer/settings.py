@@ -41,18 +41,22 @@ class TransformerSettings(ServerSettings):
         "estimated, which needs CONTEXT_TOKENS and a server that takes messages (`openai_chat`).",
     )
     context_tokens: int | None = Field(
-        None, ge=128, description="The LLM's window in tokens. By default what its tokenizer_config.json says."
+        None, ge=128, description="The LLM's window in tokens. Default: the value in its tokenizer_config.json."
     )
     max_prompt_tokens: int = Field(
-        3072, ge=128, description="Most tokens of a prompt, however large the window: longer prompts answer later."
+        3072,
+        ge=128,
+        description="Maximum tokens of a prompt, even if the window is larger: long prompts delay answers.",
     )
     answers: AnswerMode = Field(
         "auto",
         description="How questions are answered that name no mode: `quote` sentences of the documents without the LLM, "
         "have the LLM `write`, or `auto`: show what the LLM writes as far as the documents support it, else quote.",
     )
-    num_docs: int = Field(2, ge=0, le=100, description="Passages retrieved where a request says nothing.")
-    max_tokens: int = Field(512, ge=0, le=131_072, description="Longest answer in tokens where a request names none.")
+    num_docs: int = Field(2, ge=0, le=100, description="Number of passages, unless the request sets num_docs.")
+    max_tokens: int = Field(
+        512, ge=0, le=131_072, description="Maximum tokens of an answer, unless the request sets max_tokens."
+    )
     temperature: float = Field(0.1, ge=0, le=2, description="temperature where a request names none.")
     top_k: int = Field(4, ge=0, le=1000, description="top_k where a request names none. 0 considers every token.")
     top_p: float = Field(0.4, ge=0, le=1, description="top_p where a request names none.")

@@ -83,7 +83,7 @@ class SamplingParameters(OptionalSampling):
     """How the LLM samples the answer. Zeros mean zero; absent parameters are the service's settings."""
 
     max_tokens: _MaxTokens | None = None
-    """Most tokens of the answer. 0 retrieves and generates nothing."""
+    """Maximum number of tokens of the answer. 0: retrieve passages and generate nothing."""
     temperature: _Temperature | None = None
     """0 takes the likeliest token each time."""
     top_k: _TopK | None = None

@@ -1,4 +1,4 @@
-"""Texts to token ids, with prefixes and truncation."""
+"""Tokenises texts for an encoder, with prefixes and truncation."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from embedder.errors import ModelFolderError, TextError
 from embedder.wire import InputType
 
 _CHARACTERS_PER_TOKEN = 100
-"""A text is cut at this number times `max_tokens` before it is tokenised, which bounds its cost.
+"""A text is cut to this number of characters times `max_tokens` before it is tokenised, which limits the cost.
 
-Only text that is nearly all white space has so few tokens per character.
+Only text that is almost all white space has so few tokens per character.
 """
 
 
@@ -49,7 +49,7 @@ class EncoderTokenizer:
         self.max_tokens = max_tokens
 
     def token_id(self, token: str) -> int | None:
-        """The id of a token; None if there is no such token."""
+        """The id of a token, or None."""
         number: int | None = self._tokenizer.token_to_id(token)
         return number
 
@@ -61,10 +61,10 @@ class EncoderTokenizer:
     def __call__(self, texts: Sequence[str], input_type: InputType | Sequence[InputType]) -> TokenizedTexts:
         """Tokenises texts, in their order. `input_type` is one value for all texts, or one per text.
 
-        A lone surrogate is read as a question mark, because UTF-8 cannot encode it.
+        Lone surrogates become question marks, because UTF-8 cannot encode them.
 
         Raises:
-            TextError: an input type is unknown, or their number differs from that of the texts.
+            TextError: an input type is unknown, or the number of types and texts differs.
         """
         types = [input_type] * len(texts) if isinstance(input_type, str) else input_type
         if len(types) != len(texts):

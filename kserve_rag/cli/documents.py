@@ -97,7 +97,7 @@ def index_documents(
 ) -> None:
     """Index `paths` and wait until the vectorstore serves the new version.
 
-    Without paths, index those of last time again, or this project's documentation if there are none.
+    Without paths, index the previous paths again, or this project's documentation if there are none.
 
     Asks before more than half of the documents are removed, unless `yes` is set or they are the project's own.
 

@@ -42,7 +42,7 @@ def index(
 
 
 def ingest_variables(state: GraphState) -> dict[str, str]:
-    """Settings of the ingest service. They equal those of `index`, or each would embed all chunks again."""
+    """Settings of the ingest service, the same as in `index`: otherwise each would embed all chunks again."""
     return {f"INGEST_{name.upper()}": str(value) for name, value in _ingest_settings(state).items()}
 
 

@@ -50,7 +50,7 @@ class Terms:
     known: tuple[tuple[str, int, int], ...]
     """Term, its number in the index, and its count in the query."""
     greatest: float
-    """Upper bound of the score: that of a chunk which repeats all terms, also unknown ones, infinitely often."""
+    """Upper bound of a chunk's score: the limit for infinitely many repetitions of all terms, known or not."""
 
 
 class LexicalWriter:

@@ -63,7 +63,7 @@ class Plan:
     max_batch_size: int
     max_input_tokens: int
     max_tokens: int
-    """Most tokens of a prompt and its answer together."""
+    """Maximum number of tokens of prompt and answer together."""
     calibration: str
     """Dataset of the quantiser: a name at Hugging Face, or a folder."""
     app: Path
