@@ -38,7 +38,7 @@ def main(
     """Runs once and returns the exit status.
 
     Args:
-        arguments: by default those of this process.
+        arguments: command-line arguments; by default this process's.
         prog: name of the program in its help.
         open_executor: provides the executor for the duration of the run.
     """

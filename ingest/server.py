@@ -112,7 +112,7 @@ async def limits(service: Service) -> UploadLimits:
 async def listed(
     service: Service,
     name: Index,
-    limit: Annotated[int, Query(ge=1, le=MAX_PAGE, description="Most files in the response.")] = 100,
+    limit: Annotated[int, Query(ge=1, le=MAX_PAGE, description="Maximum number of files in the response.")] = 100,
     after: Annotated[str | None, Query(description="`next` of the previous page.")] = None,
 ) -> SourceListings:
     """Files in the current version and uploads that are not in it yet, sorted by name."""
@@ -127,7 +127,7 @@ async def listed(
 async def skipped(
     service: Service,
     name: Index,
-    limit: Annotated[int, Query(ge=1, le=MAX_PAGE, description="Most files in the response.")] = 100,
+    limit: Annotated[int, Query(ge=1, le=MAX_PAGE, description="Maximum number of files in the response.")] = 100,
     after: Annotated[str | None, Query(description="`next` of the previous page.")] = None,
 ) -> SkippedSources:
     """Files that the last runs could not use, with the reason, sorted by name."""
@@ -202,7 +202,7 @@ async def reindex(
 async def latest(
     service: Service,
     index: Annotated[str | None, Query(description="Only the tasks of this index.")] = None,
-    limit: Annotated[int, Query(ge=1, le=MAX_PAGE, description="Most tasks in the response.")] = 100,
+    limit: Annotated[int, Query(ge=1, le=MAX_PAGE, description="Maximum number of tasks in the response.")] = 100,
 ) -> TaskList:
     """The newest tasks first."""
     return TaskList(tasks=await service.tasks(index, limit))

@@ -26,7 +26,7 @@ from ingest.wire import SkippedSources, SourceListings, Task, TaskKind, UploadLi
 logger = logging.getLogger("ingest")
 
 MAX_PAGE = 1_000
-"""Largest page of files or tasks."""
+"""Maximum number of files or tasks on a page."""
 
 _BROKEN = "The tasks of this service cannot be read or written. Its log has the reason."
 

@@ -49,7 +49,7 @@ class IngestSettings(BaseSettings):
         None,
         ge=8,
         le=1_000_000,
-        description="Largest chunk in tokens, overlap included; by default four fifths of the window, at most 400.",
+        description="Maximum tokens of a chunk, including overlap. Default: four fifths of the window, at most 400.",
     )
     overlap_tokens: int | None = Field(
         None,
@@ -88,10 +88,14 @@ class IngestSettings(BaseSettings):
         2_048, ge=1, description="Chunks parsed but not yet written, before parsing waits. Bounds the memory."
     )
 
-    max_file_bytes: int = Field(64 * 1024**2, ge=1, description="Largest file that is parsed whole, in bytes.")
-    max_rows_file_bytes: int = Field(4 * 1024**3, ge=1, description="Largest CSV or JSON Lines file, in bytes.")
-    max_text_chars: int = Field(20_000_000, ge=1, description="Longest text of one document, in characters.")
-    max_pages: int = Field(10_000, ge=1, description="Most pages of one PDF.")
+    max_file_bytes: int = Field(
+        64 * 1024**2, ge=1, description="Maximum size of a file that is parsed whole, in bytes."
+    )
+    max_rows_file_bytes: int = Field(
+        4 * 1024**3, ge=1, description="Maximum size of a CSV or JSON Lines file, in bytes."
+    )
+    max_text_chars: int = Field(20_000_000, ge=1, description="Maximum characters of a document's text.")
+    max_pages: int = Field(10_000, ge=1, description="Maximum number of pages per PDF.")
     parse_timeout_s: float = Field(120, gt=0, description="Seconds that a file may take per document.")
     parser_memory_bytes: int = Field(
         4 * 1024**3, ge=512 * 1024**2, description="Address space of the process that parses files, in bytes."
@@ -115,15 +119,13 @@ def _names(value: object) -> object:
 
 
 class IngestServerSettings(IngestSettings, EdgeSettings):
-    """Settings of the service: those of a run, its address, and its limits."""
+    """Settings of the service: settings of its runs, its address, and its limits."""
 
     model_config = SettingsConfigDict(env_prefix="INGEST_", extra="forbid")
 
     http_port: int = Field(8086, ge=1, le=65535, description="Port of the REST API.")
-    timeout_s: float = Field(60, gt=0, le=3600, description="Longest pause in an upload, in seconds.")
-    max_body_bytes: int = Field(
-        128 * 1024**2, ge=1024, description="Largest upload request, in bytes, including the form around the files."
-    )
+    timeout_s: float = Field(60, gt=0, le=3600, description="Maximum pause in an upload, in seconds.")
+    max_body_bytes: int = Field(128 * 1024**2, ge=1024, description="Maximum size of an upload request, in bytes.")
     embed_attempts: int = Field(
         9, ge=1, le=100, description="Attempts per call, including the first; 9 take a minute and a half."
     )
@@ -132,15 +134,15 @@ class IngestServerSettings(IngestSettings, EdgeSettings):
     )
     sources: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names)] = Field(
         (),
-        description="Files and folders that the indexes follow, separated by commas; by default those of the last "
-        "ingestion run.",
+        description="Files and folders that the indexes follow, separated by commas; by default the sources "
+        "of the previous run.",
     )
     state_dir: Path | None = Field(
         None, description="Folder of the tasks, on a local disk; by default `.ingest` in the index root."
     )
-    max_upload_file_bytes: int = Field(64 * 1024**2, ge=1, description="Largest uploaded file, in bytes.")
-    max_upload_files: int = Field(100, ge=1, le=1_000, description="Most files of one upload request.")
-    max_uploads: int = Field(10_000, ge=1, description="Most uploaded files of one index.")
+    max_upload_file_bytes: int = Field(64 * 1024**2, ge=1, description="Maximum size of an uploaded file, in bytes.")
+    max_upload_files: int = Field(100, ge=1, le=1_000, description="Maximum number of files per upload request.")
+    max_uploads: int = Field(10_000, ge=1, description="Maximum number of uploaded files per index.")
     max_uploads_bytes: int = Field(8 * 1024**3, ge=1, description="Bytes of all uploaded files of one index.")
     purge_deleted: bool = Field(
         False,

@@ -1,4 +1,4 @@
-"""Files that the last runs of an index could not use, and why: `skipped.json` beside its versions."""
+"""Files that the last runs of an index could not use, and why: `skipped.json` next to its versions."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ class TaskRun:
         """Task id → result, after a run that found nothing usable."""
 
     async def run(self) -> None:
-        """Runs the pipeline, in a trace of its own. Raises IngestError if the run fails."""
+        """Runs the pipeline, in a separate trace. Raises IngestError if the run fails."""
         with tracing.begin(INGESTION, {}) as span:
             tracing.program_headers.set(span.headers)
             await self._run()

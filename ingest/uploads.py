@@ -1,4 +1,4 @@
-"""Uploaded files on disk: received in pieces, safely named, stored beside the versions of their index.
+"""Uploaded files on disk: received in pieces, safely named, stored next to the versions of their index.
 
     <index_root>/<name>/uploads/<file>             an upload that the index follows
     <index_root>/<name>/uploads/.staged-<task>/    files of a task whose run has not ended
@@ -160,7 +160,7 @@ class UploadFolder:
         return sorted(sources)
 
     def keep(self, task_id: str, sources: Collection[str]) -> None:
-        """Makes these files of a task uploads of the index. They replace those of the same names."""
+        """Makes these files of a task uploads of the index. They replace uploads with the same names."""
         with self._moving:
             staged = self.staged(task_id)
             for source in sources:

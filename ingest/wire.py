@@ -19,9 +19,11 @@ FINAL: tuple[State, ...] = ("succeeded", "failed", "cancelled")
 class UploadLimits(BaseModel):
     """Limits of one upload request."""
 
-    max_file_bytes: int = Field(description="Largest file, in bytes.")
-    max_files: int = Field(description="Most files of one request.")
-    max_request_bytes: int = Field(description="Largest request, in bytes, including the form around the files.")
+    max_file_bytes: int = Field(description="Maximum size of a file, in bytes.")
+    max_files: int = Field(description="Maximum number of files per request.")
+    max_request_bytes: int = Field(
+        description="Maximum size of a request, in bytes, including the form around the files."
+    )
     types: list[str] = Field(description="Suffixes of the files that are read, lower case, with the dot.")
 
 

@@ -1,1 +1,1 @@
-"""Question → retrieve → prompt → generate → attributed answer. The transformer of the InferenceService."""
+"""The transformer of the InferenceService: retrieves, prompts, generates, and returns an attributed answer."""

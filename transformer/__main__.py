@@ -1,4 +1,4 @@
-"""`python -m transformer`: settings → telemetry → build → run."""
+"""`python -m transformer`: reads the settings, starts telemetry and runs the server."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Finds the sentences of the sources that support a sentence of an answer, by words, numbers, names and negations.
 
-No model runs. The words of the answer's sentence are compared with those of every sentence of the passages, weighted by
-inverse document frequency. The words of a short answer occur in many places, so those of the question count as well.
+No model runs. The words of the answer's sentence are compared with the words of every sentence of the passages,
+weighted by inverse document frequency. A short answer's words occur in many places, so the question's words count too.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ _KEPT_CHARS = 4_000_000
 
 # How matches count. Chosen on one half of the questions of two public sets, reported on the other: docs/evaluation.md.
 THRESHOLD = 0.35
-"""Least support of evidence."""
+"""Minimum support of evidence."""
 _PREFIX_CHARS = 5
 _PREFIX_MATCH = 0.6
 """Match of two words of more than five letters that share the first five."""
 _HEADING_MATCH = 0.5
 """Match of a word that occurs in the headings above the passage."""
 _ASKED_WEIGHT = 0.7
-"""Weight of an answer's word that the question has: it says little about whether the answer is right."""
+"""Weight of an answer's word that is in the question: it hardly shows whether the answer is right."""
 _NUMBER_WEIGHT = 1.5
 _FILLER_WEIGHT = 0.4
 _CONFLICT = 1.0
@@ -50,7 +50,7 @@ _WRONG_NUMBER = 0.5
 _CONTEXT_SHARE = 0.8
 """Share of a one-word answer's support that comes from the question's words around it."""
 _CONTEXT_TERMS = 3.0
-"""Additional words of the answer that halve this share."""
+"""Number of additional words of the answer that halves this share."""
 _CONTEXT_ENOUGH = 0.8
 """Share of the question's words around an answer that counts as all of them."""
 _CONTEXT_RANK = 1.0
@@ -64,7 +64,7 @@ _PER_EVIDENCE = 3
 _ENOUGH = 0.75
 """Support that needs no further evidence."""
 _MIN_GAIN = 0.15
-"""Least share of a sentence's words that further evidence adds."""
+"""Minimum share of a sentence's words that further evidence must add."""
 _GAP = "\x1f"
 _ELSEWHERE = 0.5
 """Factor on the gain of further evidence from another passage."""
@@ -101,7 +101,7 @@ class PassageIndex:
     sizes: tuple[int, ...]
     """Number of distinct content terms per sentence."""
     numbers: tuple[int, ...]
-    """Number of each sentence among all that `text_analysis.sentences` cuts, headings included, from 0."""
+    """Position of each sentence among all sentences of `text_analysis.sentences`, including headings."""
     lines: tuple[str, ...]
     """All terms of each sentence, joined, to find phrases."""
     heading: frozenset[str]
@@ -111,7 +111,7 @@ class PassageIndex:
 def index_passage(text: str, heading: str, analyzer: SentenceAnalyzer) -> PassageIndex:
     """Index the first 65,535 sentences of a passage. `heading`: its title and the headings above it.
 
-    Headings in the text, table headers included, support nothing and answer nothing, so they are no sentences.
+    Headings in the text, including table headers, are left out, because they support and answer nothing.
     """
     headings = [heading]
     spans: list[int] = []
@@ -199,7 +199,7 @@ class Aligner:
 
         Args:
             language: one of `text_analysis.stems.LANGUAGES`.
-            threshold: least support of evidence, 0 … 1.
+            threshold: minimum support of evidence, 0 … 1.
         """
         self.passages = PassageIndexes(language)
         """Shared with a `transformer.reader.Reader`."""

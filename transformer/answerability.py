@@ -24,7 +24,7 @@ from text_analysis.words import normalise, words_with_contractions
 from vectorstore.wire import Passage
 
 PASSAGES = 4
-"""Number of passages scored, best first. More add few answers and many lookalikes."""
+"""Number of passages scored, best first. More would add few answers and many lookalikes."""
 _QUESTION_CHARS = 2_000
 _PASSAGE_CHARS = 8_000
 _KEPT_PASSAGES = 1_000

@@ -1,4 +1,4 @@
-"""From passages to an answer, in the three answer modes: quote, write, and write with a gate (`auto`)."""
+"""Answers from passages in the three answer modes: quote, write, and write with a gate (`auto`)."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from transformer.telemetry import Stopwatch
 from transformer.wire import AnsweredBy, AnswerMode, Citations, FinishReason, Usage, Withheld
 
 _CONFIDENT = 0.5
-"""Least score of a quote that replaces the LLM's statement that it does not know."""
+"""Minimum score of a quote that replaces the LLM's statement that it does not know."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The facts of an answer that follow its text."""
+    """The fields of an answer that follow its text."""
 
     finish_reason: FinishReason = "stop"
     answered_by: AnsweredBy | None = None
@@ -46,9 +46,9 @@ class Answerer:
         """An answerer.
 
         Args:
-            generator: has the LLM write.
-            checker: attributes what it wrote, and quotes.
-            mode: of questions that set none.
+            generator: generates text with the LLM.
+            checker: attributes the text, and quotes.
+            mode: default answer mode.
             refusal: the text of a refusal; None: one in the question's language.
         """
         self._generator = generator
@@ -83,7 +83,7 @@ class Answerer:
     async def _refuse(self, question: Question, usage: Usage | None = None) -> Pieces:
         text = self._refusal
         if text is None:
-            # In a thread: the first one loads the model of languages, which takes up to a second.
+            # In a thread, because the first refusal loads the language detector, which takes up to a second.
             text = await asyncio.to_thread(refusal_text, question.text)
         yield text
         yield Outcome(refused=True, usage=usage or Usage())

@@ -1,4 +1,4 @@
-"""The calibrated threshold of one index version, as the vectorstore stores it and the transformer applies it."""
+"""The calibrated refusal threshold of an index version: stored by the vectorstore, applied by the transformer."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _FORMAT = 1
 
 
 class CalibrationError(ValueError):
-    """The questions do not allow a calibration, or the data is not one."""
+    """The questions do not allow a calibration, or the data is not a valid calibration."""
 
 
 Error = Literal["answerable_refused", "unanswerable_answered", "risk"]
@@ -50,7 +50,7 @@ class Calibration:
     """Number of answerable questions in the calibration."""
     unanswerable: int
     answerable_answered: float
-    """Share of the answerable questions that are answered at the threshold."""
+    """Share of answerable questions that are answered at the threshold."""
     unanswerable_refused: float
     dataset: str
     dataset_hash: str

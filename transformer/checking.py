@@ -1,4 +1,4 @@
-"""From text to an attributed answer: citations, the gate of the mode `auto`, and answers that are quotes."""
+"""Attributes answers: citations, the gate of the mode `auto`, and answers that are quotes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Checker:
     """Checks answers against their sources, and quotes the sources. Holds no state of a request."""
 
     def __init__(self, citer: Citer, reader: Reader, *, mode: CitationMode) -> None:
-        """`mode` applies to questions that set none."""
+        """`mode`: default citation mode."""
         self._citer = citer
         self._reader = reader
         self._mode = mode
@@ -33,7 +33,7 @@ class Checker:
     async def check(
         self, question: Question, text: str, sources: Sequence[Source], ctx: CallContext
     ) -> Citations | None:
-        """The citations of an answer; None if it has no sources or the question wants no check."""
+        """The citations of an answer; None without sources, or if the question disables the check."""
         if not self.checks(question) or not sources:
             return None
         with ctx.span(CITATIONS) as span:
@@ -63,9 +63,9 @@ class Checker:
         Args:
             query: the question, or in a conversation the standalone question.
             sources: the passages to read.
-            similarity: as `vectorstore.wire.Prediction.sentence_similarity`.
-            least_score: least `Reading.score`.
-            withheld: what the LLM wrote before.
+            similarity: see `vectorstore.wire.Prediction.sentence_similarity`.
+            least_score: minimum `Reading.score`.
+            withheld: text that the LLM wrote before.
 
         Returns:
             None if no sentence answers well enough.

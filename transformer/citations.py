@@ -1,4 +1,4 @@
-"""Checks an answer against its sources: quotes for its sentences, and markers that refer to a quote or are gone."""
+"""Checks an answer against its sources: finds quotes for its sentences, and corrects or removes source markers."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Citer:
         self._aligner = aligner
 
     def adds(self, sentence: str, question: str) -> bool:
-        """Whether a sentence says anything beyond the question."""
+        """Whether a sentence adds anything to the question."""
         return self._aligner.adds(_MARKER.sub("", sentence), question)
 
     def cite(self, text: str, question: str, sources: Sequence[Source]) -> Citations:
@@ -77,7 +77,7 @@ class Citer:
     def _agreeing(
         self, statement: str, evidence: list[Evidence], question: str, ranked: RankedSources
     ) -> list[Evidence]:
-        """The evidence, with one more sentence of its passages if a fact stands there; none if a fact differs."""
+        """The evidence, plus a sentence of its passages that has a missing fact; empty if a fact differs."""
         difference = ranked.difference(statement, evidence, question)
         if difference is None:
             return evidence
@@ -101,15 +101,15 @@ class RankedSources:
         self.passages = [
             (source.text, " ".join(dict.fromkeys((source.title, *source.heading_path)))) for source in self._sources
         ]
-        """Text and headings of each."""
+        """Text and headings of each source."""
         self.chunk_ids = [source.chunk_id for source in self._sources]
 
     def ranks(self, numbers: Sequence[int]) -> list[int]:
-        """Ranks of the sources with these numbers, as far as they exist."""
+        """Ranks of the existing sources with these numbers."""
         return [rank for rank, source in enumerate(self._sources) if source.number in numbers]
 
     def difference(self, statement: str, evidence: Sequence[Evidence], question: str) -> Difference | None:
-        """The fact of a statement that its evidence does not have; None if it has all."""
+        """The fact of a statement that its evidence lacks, or None."""
         passages = [self.passages[found.passage] for found in evidence]
         return differing_fact(
             statement,
@@ -120,7 +120,7 @@ class RankedSources:
         )
 
     def quotes(self, evidence: Sequence[Evidence]) -> list[Quote]:
-        """The quotes at the spans of the evidence. A source's text is the stored text of its span."""
+        """The quotes at the spans of the evidence."""
         quotes = []
         for found in evidence:
             source = self._sources[found.passage]
@@ -141,9 +141,9 @@ class RankedSources:
 
 
 def quotation(quotes: Sequence[Quote], withheld: Sequence[Withheld] = ()) -> Citations:
-    """An answer that is these quotes, in their order. Sentences follow each other; all else has lines of its own.
+    """An answer that consists of these quotes, in order. Sentences are joined; other units are on separate lines.
 
-    Numbers in brackets are left out: they would read as source numbers.
+    Numbers in brackets are left out, because they would look like source numbers.
     """
     text = ""
     statements: list[Statement] = []
@@ -237,7 +237,7 @@ def _sentences(text: str) -> list[_Sentence]:
             end = max(end, found[taken][1])  # never split a marker
             taken += 1
         inside = found[first:taken]
-        # A clause before a marker in the middle of a sentence is a statement of its own.
+        # A clause before a marker in the middle of a sentence is a separate statement.
         for cut in [*(after for _, after, _ in inside), end]:
             if cut == end or (_says_more(text[begin:cut]) and _says_more(text[cut:end])):
                 markers = [(start - begin, stop - begin, numbers) for start, stop, numbers in inside if start >= begin]

@@ -1,4 +1,4 @@
-"""Condenses a conversation into one query to search for."""
+"""Condenses a conversation into one search query."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from transformer.wire import Message
 CondenseMethod = Literal["llm", "concatenate"]
 
 _TURNS = 3
-"""Exchanges of the history that count."""
+"""Maximum number of exchanges of the history used."""
 _MAX_QUERY_CHARS = 1000
 _MAX_TURN_CHARS = 600
 _REWRITE_TOKENS = 64
@@ -29,9 +29,9 @@ _SYSTEM = (
 class Condenser:
     """Turns history and a question into one query.
 
-    `concatenate` prepends the user's recent questions to the last one, without delay. `llm` has the predictor rewrite
-    the question, and falls back to `concatenate` if the result contains words that nobody said: small models invent
-    some.
+    `concatenate` prepends the user's recent questions to the last one, without delay. `llm` lets the predictor rewrite
+    the question, and falls back to `concatenate` if the result has words that are not in the conversation: small models
+    invent some.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ _FREE_WORDS = frozenset((
     "would", "you", "your", "about",
 ))
 # fmt: on
-"""Words that a rewrite may add: they carry no content."""
+"""Words without content, which a rewrite may add."""
 
 
 def concatenate(question: str, history: Sequence[Message]) -> str:

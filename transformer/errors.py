@@ -1,4 +1,4 @@
-"""Errors of an answer beyond those of the upstreams."""
+"""Errors of the transformer, in addition to `chassis.errors`."""
 
 from __future__ import annotations
 

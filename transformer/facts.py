@@ -41,7 +41,7 @@ class Difference:
     stated: str
     """Words of the statement."""
     found: str | None
-    """Words of the evidence in their place; None if it has none."""
+    """Words of the evidence instead, or None."""
 
 
 _ITEM = regex.compile(r"\A(?:[-*+•‣◦·–>#]+\s+|\**\(?\d{1,3}[.)]\**\s+|(?:Step|Schritt)\s+\d+[:.]\s)+")
@@ -76,13 +76,13 @@ _REPEATED = 0.5
 _PIECE = 12
 """Maximum number of tokens in a compared piece."""
 _REACH = 6
-"""Tokens after a negation that it may cover."""
+"""Maximum distance, in tokens, of a word that a negation covers."""
 
 
 def differing_fact(
     statement: str, evidence: Sequence[str], *, nearby: Sequence[str] = (), headings: str = "", question: str = ""
 ) -> Difference | None:
-    """A fact that differs between a statement and its evidence, the first one found; None if the facts agree.
+    """The first fact found that differs between a statement and its evidence; None if the facts agree.
 
     Args:
         statement: without source numbers.
@@ -142,7 +142,7 @@ class _Text:
     clauses: list[int] = field(default_factory=list)
     content: list[bool] = field(default_factory=list)
     numbers: dict[int, Number] = field(default_factory=dict)
-    """By place. So are the modal verbs and the names that follow."""
+    """By position, like the modal verbs and names below."""
     negations: list[int] = field(default_factory=list)
     modals: dict[int, str] = field(default_factory=dict)
     names: list[_Name] = field(default_factory=list)
@@ -593,7 +593,7 @@ class _Comparison:
         return other in self._opposites.get(one, ()) or (prefixed and min(len(one), len(other)) > 3)
 
     def _renamed(self, text: _Text, piece: range, other: range, *, nearly: bool) -> set[str]:
-        """Words of the statement's piece that name something else than the other piece; empty if there are none."""
+        """Words of the statement's piece that name something else than the other piece."""
         ours = self._ours
         stated, found = ours.shown(piece), text.shown(other)
         if _UNCASED.search(stated) or _UNCASED.search(found):

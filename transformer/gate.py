@@ -1,4 +1,4 @@
-"""Releases an answer sentence by sentence while the LLM writes it: only what the sources support."""
+"""Releases an answer sentence by sentence while the LLM writes it, if the sources support the sentence."""
 
 from __future__ import annotations
 

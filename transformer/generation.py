@@ -1,4 +1,4 @@
-"""From a prompt to text: the LLM with a request's sampling parameters."""
+"""Generates text with the LLM, with a request's sampling parameters."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class Generator:
         """A generator.
 
         Args:
-            predictor: the LLM's server.
+            predictor: client of the LLM server.
             stop: texts that end every answer.
-            defaults: parameters of requests that set none.
+            defaults: default parameters.
         """
         self._predictor = predictor
         self._stop = stop

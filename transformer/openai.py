@@ -1,6 +1,6 @@
 """OpenAI's chat completions over the graph, at `/openai/v1` (KServe's path) and `/v1`.
 
-Beside OpenAI's fields, a response carries those of an answer (`sources`, `citations`, `timings` …); a stream carries
+In addition to OpenAI's fields, a response has an answer's fields (`sources`, `citations`, `timings` …); a stream has
 them in the chunks that correspond to the events of `generate_stream`. OpenAI's clients keep them as extra fields.
 
 Source: https://platform.openai.com/docs/api-reference/chat
@@ -55,7 +55,7 @@ PREFIXES = ("/openai/v1", "/v1/chat")
 """Paths whose errors have OpenAI's shape."""
 
 _EXTENSION = {*SourceFields.model_fields, *RetrievalFields.model_fields, *OutcomeFields.model_fields}
-"""Fields of an answer that OpenAI's shape does not have."""
+"""Fields of an answer that OpenAI's protocol lacks."""
 
 _CREATED = int(time.time())
 

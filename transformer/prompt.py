@@ -76,7 +76,7 @@ class PromptBuilder:
 
     @property
     def stop(self) -> tuple[str, ...]:
-        """Strings that end an answer: those of the model's template, and the beginning of another question."""
+        """Strings that end an answer: stop strings of the model's template, and the beginning of another question."""
         return (*self._format.stop, _QUESTION)
 
     def build(

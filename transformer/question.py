@@ -1,4 +1,4 @@
-"""One question with everything that decides how to answer it."""
+"""A question and its parameters, independent of the protocol."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from transformer.wire import GroundingParameters, Message, SamplingParameters
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A question, whatever protocol it came by."""
+    """A question with everything that determines the answer."""
 
     text: str
     sampling: SamplingParameters

@@ -1,4 +1,4 @@
-"""When a question is refused, and the subjects that a refusal names."""
+"""Decides whether to refuse a question, and finds the subjects that a refusal names."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from vectorstore.wire import Passage
 logger = logging.getLogger(__name__)
 
 _DONT_KNOW = re.compile(r"\W*i\s+(do\s+not|don['’]?t)\s+know\b", re.IGNORECASE)
-"""The answer that the instructions ask for (`settings.py`)."""
+"""The answer that the instructions require if the documents do not help (`settings.py`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +53,10 @@ _DEFAULT = RefusalRule(DEFAULT_MODEL, DEFAULT_THRESHOLD)
 
 
 class RefusalPolicy:
-    """The rule for each question: from the calibration of the index version that was searched, else the default."""
+    """Chooses the rule for a question: the calibration of the searched index version, else the default."""
 
     def __init__(self, *, threshold: float | None) -> None:
-        """`threshold` overrides those of all calibrations; None keeps them."""
+        """`threshold` overrides all calibrated thresholds; None keeps them."""
         self._threshold = threshold
 
     def rule(self, calibration: Mapping[str, Any] | None) -> RefusalRule:

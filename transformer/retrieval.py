@@ -1,4 +1,4 @@
-"""From a question to its prompt: search, the decision to refuse, and the passages that the model is shown."""
+"""Retrieves for a question: searches, decides whether to refuse, and builds the prompt."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Retrieved:
     prompt: Prompt
     """Empty if the question is refused."""
     query: str | None = None
-    """The text that was searched for; None if nothing was."""
+    """The search query; None if nothing was searched."""
     index_version: str | None = None
     answerability: float | None = None
     refused: bool = False
@@ -57,7 +57,7 @@ class Retriever:
             prompts: builds the prompt.
             condenser: turns a conversation into a query.
             policy: decides which questions to refuse.
-            num_docs: passages of a question that asks for no number of its own.
+            num_docs: default number of passages.
             min_support: passages below it are left out while there are better ones.
             refuse: whether to refuse at all if a question does not say.
         """
@@ -140,7 +140,7 @@ class Retriever:
     def _grounded(
         self, question: Question, shown: Sequence[Passage], max_tokens: int | None, *, refuse: bool
     ) -> Prompt:
-        """The prompt with those of the passages that have enough support, or with all if none does.
+        """The prompt with the passages that have enough support, or with all passages if none has.
 
         It has no messages if `max_tokens` is None.
         """

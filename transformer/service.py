@@ -1,4 +1,4 @@
-"""Question in, attributed answer out: retrieve, then answer. No HTTP and no environment."""
+"""Answers questions: retrieves, then answers with attribution. Knows neither HTTP nor the environment."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The spans and metrics of the transformer."""
+"""Spans and metrics of the transformer."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@
 | `POST /v2/models/{m}/infer`, gRPC `ModelInfer` | tensors, see `INPUT_TENSORS` | tensors, see `OUTPUT_TENSORS` |
 | `POST /v2/models/{m}/generate` | `GenerateRequest` | `Answer` |
 | `POST /v2/models/{m}/generate_stream` | `GenerateRequest` | events: `SourcesEvent`, `TextEvent` …, `EndEvent` |
-| `POST /openai/v1/chat/completions`, `/v1/chat/completions` | `ChatRequest` | OpenAI's fields and those of an answer |
+| `POST /openai/v1/chat/completions`, `/v1/chat/completions` | `ChatRequest` | OpenAI's fields and an answer's fields |
 | `GET /v1/indexes` | | `Indexes` |
 | `GET /v1/documents/{id}` | | `StoredDocument` |
 
@@ -64,7 +64,7 @@ class Message(Described):
 
 
 class OptionalSampling(Described):
-    """Sampling parameters that have no default of their own."""
+    """Sampling parameters without a default here."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -85,11 +85,11 @@ class SamplingParameters(OptionalSampling):
     max_tokens: _MaxTokens | None = None
     """Maximum number of tokens of the answer. 0: retrieve passages and generate nothing."""
     temperature: _Temperature | None = None
-    """0 takes the likeliest token each time."""
+    """0: always the most likely token."""
     top_k: _TopK | None = None
-    """0 considers every token."""
+    """0: all tokens are considered."""
     top_p: _TopP | None = None
-    """0 takes the likeliest token each time."""
+    """0: always the most likely token."""
     stop: _Stops = Field(default_factory=list)
     """Texts that end the answer. They are not part of it."""
 
@@ -109,13 +109,13 @@ class GroundingParameters(Described):
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
     answers: AnswerMode | None = None
-    """`quote` answers with sentences of the sources, without the LLM; `write` with the LLM's text; `auto` with those of
-    the LLM's sentences that the sources support, else with a quote. The service's setting if absent. Without documents,
+    """`quote`: answer with sentences of the sources, without the LLM; `write`: with the LLM's text; `auto`: with the
+    LLM's sentences that the sources support, else with a quote. Default: the service's setting. Without documents,
     always `write`."""
     num_docs: Annotated[int, Field(ge=0, le=MAX_NUM_DOCS), Whole] | None = None
     """Passages to retrieve. The service's setting if absent; 0 retrieves none."""
     retrieval: bool = True
-    """False answers without documents."""
+    """False: answer without documents."""
     context: Annotated[str, StringConstraints(max_length=MAX_TEXT_CHARS)] | None = None
     """Replaces retrieved passages. Only blanks mean no documents; empty counts as absent."""
     filters: dict[str, Any] | None = None
@@ -357,7 +357,7 @@ class Index(Described):
     """An index that is being served."""
 
     name: str
-    """For `collections`."""
+    """Value for `collections`."""
     version: str
     documents: int
     chunks: int
@@ -375,9 +375,9 @@ class Indexes(Described):
     default: str
     """Name of the index that is searched if a question names none."""
     indexes: list[Index]
-    """The default one first."""
+    """The default index comes first."""
     reason: str | None
-    """Why the default one is missing; None if it is not."""
+    """Why the default index is missing; else None."""
 
 
 # Tensors of v2 and gRPC: name → (datatype, shape; n questions). A parameter is [1] for all questions or [n, 1].
@@ -536,7 +536,7 @@ class IgnoredOptions(Described):
 
 
 class ChatRequest(IgnoredOptions, GroundingParameters, OptionalSampling):
-    """OpenAI's chat completion request, with grounding parameters (`answers`, `num_docs`, `filters` …) beside it."""
+    """OpenAI's chat completion request, plus grounding parameters (`answers`, `num_docs`, `filters` …)."""
 
     model: str
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES)]

@@ -57,7 +57,7 @@ class CsvLoader:
         """One document per row with text. Title, URL, date and other short columns become its metadata.
 
         The text is in the column with a usual name (`Content`, `text`, `body`, …), else in the one with the longest
-        cells. A summary column goes before it. Columns of questions and answers beside a text are left out.
+        cells. A summary column goes before it. Columns of questions and answers next to a text are left out.
         """
         with _field_size_limit(limits.max_text_chars), (yield from file.rows(limits, newline="")) as stream:
             header = stream.readline(1_000_000)

@@ -16,7 +16,7 @@ from ingest.loaders import SourceFile
 from ingest.loaders.file import sha256_of
 
 UPLOADS = "uploads"
-"""Folder of the uploaded files beside an index's versions, and the first part of their names in the index."""
+"""Folder of the uploaded files, next to an index's versions, and the first part of their names in the index."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Uploaded files: `<index_root>/<name>/uploads/`, beside the versions of the index."""
+"""Uploaded files: `<index_root>/<name>/uploads/`, next to the versions of the index."""
 
 from __future__ import annotations
 
