@@ -88,12 +88,8 @@ class IngestSettings(BaseSettings):
         2_048, ge=1, description="Chunks parsed but not yet written, before parsing waits. Bounds the memory."
     )
 
-    max_file_bytes: int = Field(
-        64 * 1024**2, ge=1, description="Maximum size of a file that is parsed whole, in bytes."
-    )
-    max_rows_file_bytes: int = Field(
-        4 * 1024**3, ge=1, description="Maximum size of a CSV or JSON Lines file, in bytes."
-    )
+    max_file_bytes: int = Field(64 * 1024**2, ge=1, description="Maximum bytes of a file that is parsed whole.")
+    max_rows_file_bytes: int = Field(4 * 1024**3, ge=1, description="Maximum bytes of a CSV or JSON Lines file.")
     max_text_chars: int = Field(20_000_000, ge=1, description="Maximum characters of a document's text.")
     max_pages: int = Field(10_000, ge=1, description="Maximum number of pages per PDF.")
     parse_timeout_s: float = Field(120, gt=0, description="Seconds that a file may take per document.")

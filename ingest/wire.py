@@ -21,9 +21,7 @@ class UploadLimits(BaseModel):
 
     max_file_bytes: int = Field(description="Maximum size of a file, in bytes.")
     max_files: int = Field(description="Maximum number of files per request.")
-    max_request_bytes: int = Field(
-        description="Maximum size of a request, in bytes, including the form around the files."
-    )
+    max_request_bytes: int = Field(description="Maximum size of a request, in bytes, form included.")
     types: list[str] = Field(description="Suffixes of the files that are read, lower case, with the dot.")
 
 
