@@ -66,10 +66,7 @@ class CallContext:
         return self.deadline - time.monotonic()
 
     def check(self, doing: str) -> float:
-        """Seconds left. Raises DeadlineExceededError if there are none.
-
-        `doing` completes "The deadline passed before".
-        """
+        """Seconds left. If there are none, raises DeadlineExceededError: "The deadline passed before" `doing`."""
         left = self.remaining_s()
         if left <= 0:
             raise DeadlineExceededError(f"The deadline passed before {doing}. Send a larger {TIMEOUT_HEADER}.")

@@ -26,9 +26,7 @@ def check_origin(headers: Mapping[str, str], *, require_origin: bool = False) ->
     else:
         same = not require_origin
     if not same:
-        raise ForbiddenError(
-            "Cross-site request: send it from a page of this origin, or from a program that is not a browser."
-        )
+        raise ForbiddenError("Cross-site requests are rejected: use a page of this origin, or a program.")
 
 
 def _netloc(origin: str) -> str | None:

@@ -48,7 +48,6 @@ class Relay(HttpUpstream):
         Raises:
             ServiceError: the upstream cannot be reached, ends its response early, redirects, misses the deadline, or
                 responds with an error that is not JSON.
-
         """
         timeout = {TIMEOUT_HEADER: ctx.outgoing_headers()[TIMEOUT_HEADER]}
         later = CallContext(ctx.deadline + _GRACE_S, ctx.headers)

@@ -409,11 +409,7 @@ class _StatusInterceptor(ExceptionToStatusInterceptor):
         finally:
             self.calls -= 1
             observed.span.rename(name)
-            attributes = {
-                "rpc.system.name": "grpc",
-                "rpc.method": name,
-                "rpc.response.status_code": call.code_name,
-            }
+            attributes = {"rpc.system.name": "grpc", "rpc.method": name, "rpc.response.status_code": call.code_name}
             seconds = observed.end(method_name, call.status, attributes)
             access_logger.info("gRPC %s", name, extra={"status": call.status, "ms": round(seconds * 1000, 1)})
 

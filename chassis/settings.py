@@ -71,7 +71,6 @@ def read_settings(kind: type[SettingsT], **overrides: object) -> SettingsT:
 
     Raises:
         SettingError: settings are invalid; the message has one line for each.
-
     """
     build: Callable[..., SettingsT] = kind
     try:

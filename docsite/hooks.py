@@ -103,9 +103,6 @@ def part_of_readme(title: str, first: str, last: str) -> str:
     return f"# {title}\n\n{readme[begin:end]}"
 
 
-# ── links ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
 def _add_linked(files: Files, config: MkDocsConfig) -> None:
     """Adds every file of the repository that a page links to, directly or through other pages."""
     waiting = [file for file in files if file.is_documentation_page()]

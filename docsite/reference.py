@@ -127,9 +127,6 @@ def _cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")
 
 
-# ── settings ──────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
 def settings_page() -> str:
     """The page of all programs' variables."""
     lines = [
@@ -203,9 +200,6 @@ def attribute_docs(kind: type) -> dict[str, str]:
     return docs
 
 
-# ── commands ──────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
 def cli_page() -> str:
     """The page of all commands, as typer documents them, and of the other programs."""
     documented = _output([sys.executable, "-m", "typer", "kserve_rag.cli.app", "utils", "docs", "--name", "kserve-rag"])
@@ -250,9 +244,6 @@ def _examples_as_code(lines: Iterable[str]) -> Iterator[str]:
     for is_code, block in itertools.groupby(lines, key=lambda line: line.startswith("  ")):
         text = "\n".join(block)
         yield f"```text\n{textwrap.dedent(text)}\n```" if is_code else text
-
-
-# ── HTTP ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @functools.cache
@@ -415,8 +406,6 @@ def _json_default(shape: Schema) -> str:
     return "" if value is None else f"default `{json.dumps(value)}`"
 
 
-# ── tensors ───────────────────────────────────────────────────────────────────────────────────────────────────────────
-
 _TENSOR = re.compile(
     r"\{\s*name:\s*\"(?P<name>\w+)\",?\s*data_type:\s*TYPE_(?P<type>\w+),?\s*dims:\s*\[(?P<dims>[^\]]*)\]"
     r"(?P<optional>,?\s*optional:\s*true)?"
@@ -476,9 +465,6 @@ def tensors_page() -> str:
 
 def _shape(dims: Sequence[int]) -> str:
     return "[" + ", ".join("n" if each == -1 else str(each) for each in dims) + "]"
-
-
-# ── types in words ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def _type(shape: Schema, root: Schema, schemas: Schema | None = None) -> str:

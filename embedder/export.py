@@ -130,12 +130,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="PRECISION",
     )
     add("--id", metavar="NAME", help="name in the fingerprint (default: the source's)")
-    add(
-        "--texts",
-        type=Path,
-        metavar="FILE",
-        help="texts to compare, one per line (default: eight built-in texts)",
-    )
+    add("--texts", type=Path, metavar="FILE", help="texts to compare, one per line (default: eight built-in texts)")
     add("--no-compare", action="store_true", help="skip the comparison, which loads both models in turn")
     chosen = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(143))  # so that a partial folder is removed

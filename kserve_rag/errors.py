@@ -19,9 +19,6 @@ class KserveRagError(Exception):
         self.message = message
 
 
-# ── Client ────────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
 class ClientError(KserveRagError):
     """Base of the errors of `Client` and `AsyncClient`."""
 
@@ -85,9 +82,6 @@ class InterruptedStreamError(ClientError):
     """A stream ended early: the answer is incomplete. A retry may help."""
 
     retryable = True
-
-
-# ── Local graph ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 class UsageError(KserveRagError):

@@ -306,7 +306,6 @@ def serve_http(tools: GraphTools, *, host: str, port: int, names: Sequence[str] 
         port: port to listen on.
         names: host names, with or without a port, that clients may use in addition to localhost. Requests with another
             Host or Origin are rejected, against DNS rebinding.
-
     """
     hosts = ["127.0.0.1:*", "localhost:*", "[::1]:*", *names, *(f"{name}:*" for name in names if ":" not in name)]
     server(tools).run(

@@ -44,9 +44,7 @@ class TransformerSettings(ServerSettings):
         None, ge=128, description="The LLM's window in tokens. Default: the value in its tokenizer_config.json."
     )
     max_prompt_tokens: int = Field(
-        3072,
-        ge=128,
-        description="Maximum tokens of a prompt, even if the window is larger: long prompts delay answers.",
+        3072, ge=128, description="Maximum tokens of a prompt, even in a larger window: long prompts delay answers."
     )
     answers: AnswerMode = Field(
         "auto",
@@ -54,9 +52,7 @@ class TransformerSettings(ServerSettings):
         "have the LLM `write`, or `auto`: show what the LLM writes as far as the documents support it, else quote.",
     )
     num_docs: int = Field(2, ge=0, le=100, description="Number of passages, unless the request sets num_docs.")
-    max_tokens: int = Field(
-        512, ge=0, le=131_072, description="Maximum tokens of an answer, unless the request sets max_tokens."
-    )
+    max_tokens: int = Field(512, ge=0, le=131_072, description="Maximum tokens of an answer. A request overrides it.")
     temperature: float = Field(0.1, ge=0, le=2, description="temperature where a request names none.")
     top_k: int = Field(4, ge=0, le=1000, description="top_k where a request names none. 0 considers every token.")
     top_p: float = Field(0.4, ge=0, le=1, description="top_p where a request names none.")

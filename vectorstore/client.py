@@ -104,7 +104,6 @@ def merged(predictions: Sequence[Prediction], num_docs: int) -> Prediction:
     Args:
         predictions: at least one.
         num_docs: maximum number of passages in the result.
-
     """
     first = predictions[0]
     if len(predictions) == 1:

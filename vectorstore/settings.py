@@ -36,11 +36,7 @@ class VectorstoreSettings(ServerSettings):
     http_port: int = Field(8082, ge=1, le=65535, description="Port for REST.")
     grpc_port: int = Field(8083, ge=1, le=65535, description="Port for gRPC.")
     index_root: Path = Field(Path("/mnt/models"), description="Folder that holds the indexes.")
-    index_name: str = Field(
-        "default",
-        pattern=_INDEX_NAME,
-        description="Name of the index to serve: a folder in the root.",
-    )
+    index_name: str = Field("default", pattern=_INDEX_NAME, description="Index to serve: a folder in the root.")
     collections: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names)] = Field(
         (), max_length=MAX_COLLECTIONS - 1, description="Names of further indexes to serve, separated by commas."
     )
@@ -51,10 +47,7 @@ class VectorstoreSettings(ServerSettings):
         50, ge=1, le=1000, description="Candidates of each first-stage search, such as dense and lexical."
     )
     rescore: int = Field(
-        32,
-        ge=1,
-        le=1000,
-        description="Candidates rescored by late interaction, if the index has multi-vectors.",
+        32, ge=1, le=1000, description="Candidates rescored by late interaction, if the index has multi-vectors."
     )
     mode: Mode = Field(
         "rescored",
@@ -90,9 +83,6 @@ class VectorstoreSettings(ServerSettings):
         "the store that the index was built with if the index is large, else exact.",
     )
     response_shape: ResponseShape = Field(
-        "passages",
-        description="v1 predictions: passages with their sources, or strings for clients of earlier graphs.",
+        "passages", description="v1 predictions: passages with their sources, or strings for clients of earlier graphs."
     )
-    reload_interval_s: float = Field(
-        1.0, gt=0, le=3600, description="Interval of checks for a new version, in seconds."
-    )
+    reload_interval_s: float = Field(1.0, gt=0, le=3600, description="Seconds between checks for a new version.")

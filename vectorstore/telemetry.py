@@ -93,12 +93,7 @@ class _Indexes(Collector):
         """One family per metric."""
         info, documents, chunks, trouble = families = [
             GaugeMetricFamily(metric.name, metric.help, labels=metric.labels)
-            for metric in (
-                INDEX_INFO,
-                INDEX_DOCUMENTS,
-                INDEX_CHUNKS,
-                INDEX_TROUBLE,
-            )
+            for metric in (INDEX_INFO, INDEX_DOCUMENTS, INDEX_CHUNKS, INDEX_TROUBLE)
         ]
         for name, collection in self._status().collections.items():
             trouble.add_metric([name], float(collection.reason is not None))

@@ -35,9 +35,7 @@ def load_encoder(model_dir: Path, settings: EncoderSettings) -> Encoder:
 
         return BertEncoder(model_dir, settings)
     if settings.backend == "flagembedding" and is_exported(model_dir):
-        raise SettingsError(
-            f"backend is flagembedding, but {model_dir} was exported for openvino: set backend to auto."
-        )
+        raise SettingsError(f"backend is flagembedding, but {model_dir} is an openvino export: set it to auto.")
     if settings.backend == "flagembedding" or (
         settings.backend == "auto" and not is_exported(model_dir) and _has_cuda()
     ):

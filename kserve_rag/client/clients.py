@@ -55,7 +55,6 @@ class _Connection(Generic[HttpT]):
             headers: sent with every request.
             timeout_s: maximum wait for a response, or between two pieces of a stream.
             verify: whether to verify TLS certificates.
-
         """
         self._endpoints = Endpoints(url, vectorstore_url, model)
         self._http: HttpT = self._http_class(**http_options(url, token, headers, timeout_s, verify))

@@ -49,7 +49,7 @@ def ingest_variables(state: GraphState) -> dict[str, str]:
 def _ingest_settings(state: GraphState) -> dict[str, Any]:
     if state.tokenizer is None:
         raise LaunchError(
-            "The embedder's model is not available yet. Try again when `kserve-rag status` says it is ready."
+            "The embedder's model is not fetched yet. Try again when `kserve-rag status` says it is ready."
         )
     settings: dict[str, Any] = {
         "index_root": state.index_root,

@@ -59,20 +59,15 @@ def embedder_note(catalogue: Catalogue, embedder: str, languages: Mapping[str, f
     )
 
 
-def _alternative(
-    catalogue: Catalogue, embedder: str, languages: Mapping[str, float]
-) -> tuple[str | None, Sequence[str]]:
-    """The first embedder that supports most documents, and the languages that `embedder` does not support.
-
-    None if `embedder` supports most documents, or nothing is known about it.
-    """
+def _alternative(catalogue: Catalogue, embedder: str, languages: Mapping[str, float]) -> tuple[str | None, list[str]]:
+    """An embedder that supports most documents, and the languages that `embedder` lacks. None: `embedder` is fine."""
     entry = catalogue.models.get(embedder)
     if not isinstance(entry, EmbedderModel) or _supports_most(entry, languages):
-        return None, ()
+        return None, []
     for name in catalogue.names("embedder"):
         if isinstance(model := catalogue.models[name], EmbedderModel) and _supports_most(model, languages):
             return name, _unsupported(entry, languages)
-    return None, ()
+    return None, []
 
 
 def _supports_most(model: EmbedderModel, languages: Mapping[str, float]) -> bool:

@@ -361,10 +361,7 @@ class _Preparation:
     def __init__(self, **functions: Callable[[], Any]) -> None:
         # Unlike a future's lock, a SimpleQueue stays usable if a signal handler raises.
         self._outcomes: queue.SimpleQueue[tuple[str, Any, BaseException | None]] = queue.SimpleQueue()
-        self._threads = [
-            threading.Thread(target=self._run, args=item, name=f"prepare-{item[0]}", daemon=True)
-            for item in functions.items()
-        ]
+        self._threads = [threading.Thread(target=self._run, args=item, daemon=True) for item in functions.items()]
         for thread in self._threads:
             thread.start()
 

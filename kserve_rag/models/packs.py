@@ -113,9 +113,6 @@ def unpack(source: Path, folder: Path) -> None:
     _write_safetensors(folder / "model.safetensors", unpacked.weights)
 
 
-# ── HMSEMB ────────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
 def _read_hmsemb(content: bytes) -> _Unpacked:
     start = len(_HMSEMB) + 8
     (length,) = struct.unpack_from("<Q", content, len(_HMSEMB))
@@ -150,9 +147,6 @@ def _grouped(described: Mapping[str, Any], data: bytes) -> npt.NDArray[np.float3
     scales = np.frombuffer(data, "<f4", offset=rows * columns).reshape(rows, groups, 1)
     scaled: npt.NDArray[np.float32] = numbers * scales
     return scaled.reshape(rows, columns)
-
-
-# ── E5S1 ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def _read_e5s1(content: bytes) -> _Unpacked:
@@ -251,9 +245,6 @@ class _Reader:
             raise ValueError("it ends early")
         self._position += count
         return taken
-
-
-# ── both formats ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def _renamed(name: str, tensor: npt.NDArray[np.float32]) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:

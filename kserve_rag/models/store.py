@@ -152,8 +152,6 @@ class ModelStore:
             "variables, or give a file or folder of your own with --model or --embedder."
         )
 
-    # ── cache ─────────────────────────────────────────────────────────────────────────────────────────────────────────
-
     def _keep(self, file: ModelFile, path: Path, sha256: str) -> Path:
         blob = self.root / "blobs" / sha256
         blob.parent.mkdir(parents=True, exist_ok=True)
@@ -185,8 +183,6 @@ class ModelStore:
         with locked(self.root / "locks" / f"{key}.lock", waiting):
             self._progress.note(task, "")
             yield
-
-    # ── folders ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _llm_folder(self, name: str, weights: Path, sha256: str, tokenizer: Sequence[Path] = ()) -> Path:
         """`model.gguf` in a quantisation that the CPU engine supports, and the given tokenizer or the GGUF's."""
@@ -235,8 +231,6 @@ class ModelStore:
             raise UsageError(str(error)) from error
         finally:
             self._progress.note(task, "")
-
-    # ── models of the user's own ──────────────────────────────────────────────────────────────────────────────────────
 
     def _from_path(self, path: Path, kind: ModelKind) -> LocalModel:
         if kind == "embedder":

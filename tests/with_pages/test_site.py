@@ -73,7 +73,7 @@ def test_a_setting_has_its_type_bounds_unit_default_and_meaning(pages: dict[str,
     (row,) = page.xpath("//tr[.//code[text()='VECTORSTORE_RELOAD_INTERVAL_S']]")
     assert [cell.text_content().strip() for cell in row] == [
         "VECTORSTORE_RELOAD_INTERVAL_Snumber, above 0 … 3600, seconds",
-        "Interval of checks for a new version, in seconds.default 1.0",
+        "Seconds between checks for a new version.default 1.0",
     ]
 
 

@@ -80,7 +80,6 @@ def select_passages(query: Query, ranked: Sequence[Ranked]) -> tuple[list[bytes]
     Args:
         query: the query.
         ranked: its candidates in each collection.
-
     """
     # If only the score matters, the best candidates are enough.
     best = None if query.explain or query.diversity or query.neighbours else query.num_docs

@@ -48,9 +48,7 @@ class Weights:
         if mode in ("dense", "lexical"):
             needed: Signal = mode
             if needed not in parts:
-                raise MissingPartError(
-                    f"The index lacks the signal {needed!r}: choose another mode, or build it again."
-                )
+                raise MissingPartError(f"The index lacks the signal {needed!r}: choose another mode, or rebuild it.")
             return {needed: 1.0}
         used = [signal for signal in parts if not (signal == "multi_vector" and mode == "fused")]
         late = trust.get("multi_vector", 1.0) if "multi_vector" in used else 0.0

@@ -41,7 +41,6 @@ def best(
         limit: maximum number of hits.
         mask: bool[rows]; rows where it is false are excluded.
         order: int32[rows]; rows with equal scores are sorted by it. None: by row.
-
     """
     if limit <= 0:
         return NO_HITS

@@ -53,7 +53,6 @@ class PostingsWriter:
             weigh: takes the number of rows with each key, int64[keys], and returns a function that computes weights
                 from the keys, rows and values of postings. None: the values are the weights.
             block: number of postings sorted at a time; a million take about 50 MB.
-
         """
         self.close()
         source = self._folder / "postings.tmp"

@@ -82,7 +82,6 @@ class Store(Protocol):
         Raises:
             UnsupportedFilterError: the store cannot evaluate this filter correctly.
             StoreFailedError: the store failed.
-
         """
         ...
 

@@ -180,7 +180,6 @@ class VersionBuilder:
 
         Returns:
             The version's name.
-
         """
         self._check_open()
         self._database.execute("COMMIT")

@@ -119,7 +119,6 @@ class IndexRoot:
 
         Returns:
             The removed versions, oldest first.
-
         """
         if keep < 1:
             raise InvalidContentError(f"keep is {keep}: keep at least 1 version.", field="keep")
