@@ -11,7 +11,7 @@ finds. The figures do not depend on an LLM.
   contain at least half of its words: K-precision ≥ 0.5 (Adlakha et al., "Evaluating Correctness and Faithfulness of
   Instruction-Following Models for Question Answering", 2024). This measure shares no code with the citation check.
 - *False support*: answers of unrelated questions, which no source answers, that still get a quote.
-- *Dangling*: quotes that the stored document does not have at their span.
+- *Dangling*: quotes that differ from the stored document at their span.
 
 Answers that are questions ("Which one do you mean?") are left out: no document supports a question. The constants of
 the check were chosen with one half of the questions; `held_out` is the other half.

@@ -60,7 +60,7 @@ class Citations(BaseModel):
     recall_of_retrieved: Rounded | None
     """`recall` among answers with a relevant document in their sources."""
     dangling: int
-    """Quotes that the stored document does not have at their span."""
+    """Quotes that differ from the stored document at their span."""
 
 
 class AnswersResult(RiskCurve):
@@ -72,7 +72,7 @@ class AnswersResult(RiskCurve):
     exact_match: Rounded
     f1: Rounded
     contains: Rounded
-    """Share of answers that contain a gold answer. These three: answerable questions only; refusals score 0."""
+    """Share of answers that contain a gold answer. Like the two above: of answerable questions; a refusal scores 0."""
     retrieved: Rounded
     """Share of answerable questions with a relevant document in their sources."""
     refused_unanswerable: Rounded | None

@@ -75,7 +75,7 @@ class ExportedFolder:
         return fingerprint_of(self.folder, model_id, self.source, self.precision)
 
     def read(self) -> ov.Model:
-        """The network."""
+        """Loads the network."""
         path = self.folder.path / EXPORTED_MODEL_NAME
         try:
             return ov.Core().read_model(path)

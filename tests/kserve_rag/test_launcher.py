@@ -77,7 +77,7 @@ def test_a_taken_port_names_who_holds_it(settings: Settings) -> None:
 def test_a_taken_page_port_is_an_error(settings: Settings) -> None:
     with socket.create_server(("127.0.0.1", 0)) as holder:
         port = holder.getsockname()[1]
-        with pytest.raises(PortTakenError, match=rf"Port {port}, where the web page .*--page-port"):
+        with pytest.raises(PortTakenError, match=rf"Port {port} for the web page .*--page-port"):
             launch(settings.model_copy(update={"page_port": port}))
 
 

@@ -191,10 +191,10 @@ def test_ids_are_unique_and_refused_documents_can_be_corrected(tmp_path: Path) -
     one, two = animals()[:2]
     with begin(tmp_path) as builder:
         add(builder, one)
-        with pytest.raises(InvalidContentError, match="added before"):
+        with pytest.raises(InvalidContentError, match="already added"):
             add(builder, one)
         stolen = Chunk("cats-0", two.id, two.text[:4], 0, 4)
-        with pytest.raises(InvalidContentError, match="used before"):
+        with pytest.raises(InvalidContentError, match="already used"):
             builder.add(two, [stolen], embed(["x"]))
         changed = Document("other", "x", "", None, one.source, "f" * 64)
         with pytest.raises(InvalidContentError, match="two different hashes"):
@@ -368,7 +368,7 @@ def test_damaged_files_are_errors(tmp_path: Path) -> None:
     (folder / "exact" / "vectors.f32").write_bytes(vectors)
 
     (root.folder / "current").write_text("20000101T000000-000000\n")
-    with pytest.raises(DamagedIndexError, match="is gone"):
+    with pytest.raises(DamagedIndexError, match="does not exist"):
         root.open()
     (root.folder / "current").write_text("")
     with pytest.raises(DamagedIndexError, match=version):
@@ -382,7 +382,7 @@ def test_a_copied_version_is_served_only_under_its_own_name(tmp_path: Path) -> N
     version = publish(tmp_path)
     root = IndexRoot(tmp_path, "default")
     (root.folder / version).rename(root.folder / "20300101T000000-abcdef")
-    with pytest.raises(DamagedIndexError, match="not renamed"):
+    with pytest.raises(DamagedIndexError, match="must not be renamed"):
         root.open("20300101T000000-abcdef")
 
 

@@ -94,7 +94,7 @@ def test_zero_vectors() -> None:
 
 
 def test_bad_input(tmp_path: Path) -> None:
-    with pytest.raises(InvalidContentError, match="fills bytes"):
+    with pytest.raises(InvalidContentError, match="fills whole bytes"):
         Quantiser(3, 2)
     writer = MultiVectorWriter(tmp_path, DIM, 2)
     stored = Quantiser(DIM, 4).encode(unit(2, 1))

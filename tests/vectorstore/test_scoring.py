@@ -56,7 +56,7 @@ def test_weights_that_are_set_do_not_follow_the_measured_trust() -> None:
 
 
 def test_modes_that_an_index_cannot_serve() -> None:
-    with pytest.raises(MissingPartError, match="no lexical part"):
+    with pytest.raises(MissingPartError, match="lacks the signal 'lexical'"):
         Weights().of(("dense",), "lexical")
     with pytest.raises(MissingPartError, match="have the weight 0"):
         Weights(dense=0, lexical=0).of(("dense", "lexical", "multi_vector"), "rescored")

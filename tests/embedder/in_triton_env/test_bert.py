@@ -117,7 +117,7 @@ def test_a_missing_or_damaged_file(tmp_path: Path, name: str, damage: bytes | No
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"model_type": "modernbert"}, "of a modernbert; supported are bert, roberta"),
+        ({"model_type": "modernbert"}, "model_type is 'modernbert'; supported are bert, roberta"),
         ({"hidden_act": "relu"}, "not relu"),
         ({"position_embedding_type": "relative_key"}, "relative_key"),
         ({"hidden_size": 48}, "word_embeddings"),
