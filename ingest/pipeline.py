@@ -36,7 +36,7 @@ from ingest.sources import ListedFile, Source, follow, is_upload, list_files, op
 from ingest.sources.uploads import UploadSource
 from vectorstore.versions import IndexRoot
 
-LOADER_VERSION = 1
+LOADER_VERSION = 2
 """Raise it when loaders read files differently: all files are then parsed again."""
 
 Scope = Literal["all", "uploads", "reindex"]

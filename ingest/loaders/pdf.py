@@ -1,16 +1,15 @@
-"""PDF: the text layer of every page, its lines joined to paragraphs, the outline as headings."""
+"""PDF: the text layer of every page in reading order, with form fields, comments, tables and headings."""
 
 from __future__ import annotations
 
-import io
-import logging
+import ctypes
+import math
 import re
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from pypdf import PdfReader
-from pypdf.errors import DependencyError, FileNotDecryptedError, LimitReachedError, PyPdfError
+import pypdfium2
+from pypdfium2 import raw
 
 from ingest.errors import SkippedFileError
 from ingest.loaders.dates import date_metadata
@@ -21,26 +20,30 @@ from ingest.loaders.document import (
     ParsedDocument,
     as_metadata,
     check_length,
-    normalise,
     one_line,
 )
 from ingest.loaders.file import SourceFile
+from ingest.loaders.pdf_layout import Glyph, Line, Segment, page_lines
+from ingest.loaders.pdf_text import PagesText, join_pages
 
-_BROKEN = (PyPdfError, ValueError, KeyError, IndexError, TypeError, AttributeError, AssertionError, OSError)
-"""Exceptions that pypdf raises on malformed files; it documents no list."""
-
-_HYPHENATED = re.compile(r"(?<![\w-])([^\W\d_]+(?:-[^\W\d_]+)*)-\n[ ]{0,8}([^\W\d_]+)")
-_WORD = re.compile(r"[^\W\d_]+(?:-[^\W\d_]+)*")
-_STARTS_ITEM = re.compile(r"\s*(?:[-•·▪◦‣*–—]\s|\(?\d{1,3}[.)]\s|\(?[a-zA-Z][.)]\s)")
-_ENDS_SENTENCE = re.compile(r"[.!?:;…。！？]['\"”’)\]]*$")
-_OPEN_HYPHEN = re.compile(r"\w-$")
-_DIGITS = re.compile(r"\d+")
 _USELESS_TITLE = re.compile(
-    r"untitled|microsoft word|document\d*$|slide \d+$|powerpoint|.*\.(?:docx?|indd|tex|dvi|pptx?|qxd)$", re.IGNORECASE
+    r"(?:microsoft word|powerpoint|microsoft powerpoint)\b.*|(?:untitled|document|presentation|slide|title)\W*\d*"
+    r"|.*\.(?:docx?|indd|tex|dvi|pptx?|qxd|xlsx?|odt|pdf|html?|rtf|txt)|[\W\d_]*|\S*[/\\]\S*|\S*\d\S*",
+    re.IGNORECASE,
 )
+"""Titles that programs fill in: names of files and templates, identifiers."""
 _HEADER_WITHIN = 1_024
-_EDGE_LINES = 2
 _MAX_OUTLINE = 2_000
+_MAX_FIELD_CHARS = 20_000
+_UNREADABLE_SHARE = 0.3
+"""Share of characters without a known meaning from which the text of a page is not text."""
+_HIDDEN = raw.FPDF_ANNOT_FLAG_HIDDEN | raw.FPDF_ANNOT_FLAG_NOVIEW
+_COMMENTS = (
+    *(raw.FPDF_ANNOT_TEXT, raw.FPDF_ANNOT_FREETEXT, raw.FPDF_ANNOT_HIGHLIGHT, raw.FPDF_ANNOT_UNDERLINE),
+    *(raw.FPDF_ANNOT_STRIKEOUT, raw.FPDF_ANNOT_SQUIGGLY, raw.FPDF_ANNOT_CARET, raw.FPDF_ANNOT_STAMP),
+    *(raw.FPDF_ANNOT_SQUARE, raw.FPDF_ANNOT_CIRCLE, raw.FPDF_ANNOT_LINE, raw.FPDF_ANNOT_INK),
+)
+"""Kinds of annotations whose text is written for readers."""
 
 
 class PdfLoader:
@@ -58,191 +61,220 @@ class PdfLoader:
         data = file.read(limits)
         if not self.sniff(data):
             raise SkippedFileError("not a PDF: no %PDF- header")
-        # pypdf warns of every oddity that it works around.
-        logging.getLogger("pypdf").setLevel(logging.CRITICAL)
         try:
-            reader = PdfReader(io.BytesIO(data), strict=False)
-            if reader.is_encrypted and not reader.decrypt(""):
-                raise SkippedFileError("encrypted: needs a password")
-            count = len(reader.pages)
-        except (FileNotDecryptedError, DependencyError, NotImplementedError) as error:
-            raise SkippedFileError(f"encrypted in a way that cannot be read: {_first(error)}") from error
-        except (*_BROKEN, RecursionError) as error:
-            raise SkippedFileError(f"broken PDF: {_first(error)}") from error
+            document = pypdfium2.PdfDocument(data)
+        except pypdfium2.PdfiumError as error:
+            if error.err_code in (raw.FPDF_ERR_PASSWORD, raw.FPDF_ERR_SECURITY):
+                raise SkippedFileError("encrypted: needs a password") from error
+            raise SkippedFileError(f"broken PDF: {one_line(str(error), 160)}") from error
+        try:
+            yield from self._load(document, file, limits)
+        finally:
+            document.close()
+
+    def _load(
+        self, document: pypdfium2.PdfDocument, file: SourceFile, limits: Limits
+    ) -> Iterator[ParsedDocument | Notice]:
+        count = len(document)
         if count > limits.max_pages:
             raise SkippedFileError(f"{count:,} pages, more than {limits.max_pages:,} (INGEST_MAX_PAGES)")
-        pages: list[list[str]] = []
+        if document.get_formtype() != raw.FORMTYPE_NONE:
+            document.init_forms()
+        pages: list[list[Line]] = []
         broken: list[int] = []
+        unreadable: list[int] = []
         chars = 0
         for number in range(count):
+            lines: list[Line] = []
             try:
-                text = reader.pages[number].extract_text()
-            except LimitReachedError as error:
-                raise SkippedFileError(f"page {number + 1} unpacks to more than is read: {_first(error)}") from error
-            except (*_BROKEN, RecursionError):
+                lines = _lines(document[number], limits.max_text_chars - chars)
+            except pypdfium2.PdfiumError:
                 broken.append(number + 1)
-                text = ""
-            chars += len(text)
+            except UnicodeError:
+                unreadable.append(number + 1)
+            chars += sum(len(line.text) for line in lines)
             check_length(chars, limits)
-            pages.append(normalise(text).split("\n"))
-        if broken:
-            which = ", ".join(map(str, broken[:10])) + (", …" if len(broken) > 10 else "")
-            if len(broken) == count:
-                raise SkippedFileError("broken PDF: no page can be read")
-            yield Notice(f"{len(broken)} of {count} pages cannot be read (page {which})")
-        text, page_starts = join_pages(pages)
-        if not text:
+            pages.append(lines)
+        if len(broken) == count:
+            raise SkippedFileError("broken PDF: no page can be read")
+        joined = join_pages(pages)
+        if not joined.text and unreadable:
+            raise SkippedFileError(
+                "its text has no usable encoding: run text recognition (OCR) on it, or export it again with its fonts"
+            )
+        if not joined.text:
             raise SkippedFileError("holds no text: scanned pages? Run text recognition (OCR) on it first")
-        values: dict[str, object] = {**_information(reader), "pages": count}
-        title, date = one_line(str(values.pop("title", ""))), str(values.pop("date", ""))
+        yield from _notices(pages, broken, unreadable, joined)
+        headings = _outline_headings(document, joined) or joined.headings
+        information = document.get_metadata_dict(skip_empty=True)
         yield ParsedDocument(
             source=file.source,
             key="",
-            text=text,
-            title=file.stem if not title or _USELESS_TITLE.match(title) else title,
-            metadata=as_metadata(values) | date_metadata(date),
-            headings=_outline_headings(reader, text, page_starts),
-            page_starts=page_starts,
+            text=joined.text,
+            title=_title(information.get("Title", ""), (*joined.headings, *headings)) or file.stem,
+            metadata=as_metadata(
+                {"author": information.get("Author"), "subject": information.get("Subject"), "pages": count}
+            )
+            | date_metadata(information.get("CreationDate", "")),
+            headings=headings,
+            blocks=joined.blocks,
+            page_starts=joined.page_starts,
         )
 
 
-def join_pages(pages: Sequence[Sequence[str]]) -> tuple[str, tuple[int, ...]]:
-    """The text of all pages, and the offset of each.
-
-    Drops running heads and page numbers, repairs hyphenated words and joins lines to paragraphs. An empty page has the
-    offset of the next one.
-    """
-    repeated = _running_lines(pages)
-    bodies = [_without_edges(page, repeated) for page in pages]
-    vocabulary = Counter(word.lower() for body in bodies for word in _WORD.findall(body.replace("-\n", "\0")))
-    texts: list[str] = []
-    starts: list[int] = []
-    length = 0
-    for body in bodies:
-        text = join_lines(mend_hyphens(body, vocabulary))
-        if text and length:
-            length += 2
-        starts.append(length)
-        if text:
-            texts.append(text)
-            length += len(text)
-    return "\n\n".join(texts), tuple(min(start, length) for start in starts)
+def _lines(page: pypdfium2.PdfPage, max_chars: int) -> list[Line]:
+    """The lines of a page. Raises UnicodeError if its characters have no usable encoding."""
+    glyphs = _glyphs(page.get_textpage(), max_chars)
+    fields, comments = _annotations(page)
+    upright = max(glyphs, key=lambda turn: len(glyphs[turn]))
+    lines = page_lines(glyphs.pop(upright), fields if upright == 0 else ())
+    for turned in glyphs.values():
+        lines += page_lines(turned)
+    if upright != 0:
+        lines += page_lines((), fields)
+    return [*lines, *(Line(f"Comment: {comment}", gap=True) for comment in comments)]
 
 
-def mend_hyphens(text: str, vocabulary: Counter[str]) -> str:
-    """Joins words that a hyphen splits at the end of a line.
-
-    Keeps the hyphen if the document has the word with it more often than without it. If it has neither, keeps the
-    hyphen only if the word has another one, is in capitals, or continues with a capital letter.
-    """
-
-    def mended(match: re.Match[str]) -> str:
-        before, after = match[1], match[2]
-        # In a compound only the last part can be split.
-        last = before.rsplit("-", 1)[-1]
-        with_hyphen = vocabulary[f"{before}-{after}".lower()]
-        without = vocabulary[f"{last}{after}".lower()]
-        unlike_a_word = "-" in before or not after[0].islower() or before.isupper()
-        keep = with_hyphen > without if with_hyphen or without else unlike_a_word
-        return f"{before}-{after}" if keep else f"{before}{after}"
-
-    return _HYPHENATED.sub(mended, text)
-
-
-def join_lines(text: str) -> str:
-    """Joins lines that are split only because the page was full.
-
-    A line continues on the next if it is about as long as the longest lines and ends no sentence, or if the next one
-    begins in lower case. Blank lines and list items stay separate.
-    """
-    lines = [line.strip() for line in text.split("\n")]
-    lengths = sorted(len(line) for line in lines if line)
-    if not lengths:
-        return ""
-    full = lengths[len(lengths) * 9 // 10] * 0.75
-    joined: list[str] = []
-    previous = ""
-    for line in lines:
-        goes_on = (
-            previous
-            and line
-            and _ENDS_SENTENCE.search(previous[-8:]) is None
-            and _STARTS_ITEM.match(line) is None
-            and (len(previous) >= full or (line[0].islower() and len(previous) >= full / 2))
-        )
-        if goes_on:
-            joined[-1] += line if _OPEN_HYPHEN.search(previous) else " " + line
-        else:
-            joined.append(line)
-        previous = line
-    return normalise("\n".join(joined)).strip()
+def _glyphs(text: pypdfium2.PdfTextPage, max_chars: int) -> dict[int, list[Glyph]]:
+    """The characters by their direction in quarter turns, each turned upright."""
+    glyphs: dict[int, list[Glyph]] = {0: []}
+    box = raw.FS_RECTF()
+    count = text.count_chars()
+    if count > max_chars:
+        raise SkippedFileError("its text is longer than the limit of a document (INGEST_MAX_TEXT_CHARS): split it")
+    unknown = 0
+    turn = 0
+    for index in range(count):
+        code = raw.FPDFText_GetUnicode(text, index)
+        character = "-" if code == _PDFIUM_HYPHEN else chr(code)
+        if character.isspace():
+            glyphs[turn].append(Glyph(" " if character not in "\r\n" else "\n", 0, 0, 0, 0, 0))
+            continue
+        unknown += 0xE000 <= code <= 0xF8FF or code in (0, 0xFFFD) or raw.FPDFText_HasUnicodeMapError(text, index) > 0
+        raw.FPDFText_GetLooseCharBox(text, index, box)
+        turn = round(raw.FPDFText_GetCharAngle(text, index) / (math.pi / 2)) % 4
+        x0, y0, x1, y1 = box.left, box.bottom, box.right, box.top
+        if turn == 1:
+            x0, y0, x1, y1 = -y1, x0, -y0, x1
+        elif turn == 2:
+            x0, y0, x1, y1 = -x1, -y1, -x0, -y0
+        elif turn == 3:
+            x0, y0, x1, y1 = y0, -x1, y1, -x0
+        glyphs.setdefault(turn, []).append(Glyph(character, x0, y0, x1, y1, raw.FPDFText_GetFontSize(text, index)))
+    letters = sum(1 for each in glyphs.values() for glyph in each if glyph.size)
+    if unknown > letters * _UNREADABLE_SHARE:
+        raise UnicodeError
+    return glyphs
 
 
-def _running_lines(pages: Sequence[Sequence[str]]) -> frozenset[str]:
-    """Lines, with all digits as 0, at the edge of at least 60 % of the pages, if there are four or more."""
-    if len(pages) < 4:
-        return frozenset()
-    seen: Counter[str] = Counter()
-    for page in pages:
-        lines = [line for line in page if line.strip()]
-        seen.update({_edge(line) for line in [*lines[:_EDGE_LINES], *lines[-_EDGE_LINES:]]})
-    return frozenset(line for line, times in seen.items() if times >= 0.6 * len(pages) and len(line) <= 120)
+_PDFIUM_HYPHEN = 2
+"""Code of a hyphen at the end of a line."""
 
 
-def _without_edges(page: Sequence[str], repeated: frozenset[str]) -> str:
-    lines = list(page)
-    for end in (0, -1):
-        for _ in range(_EDGE_LINES):
-            while lines and not lines[end].strip():
-                lines.pop(end)
-            if lines and _edge(lines[end]) in repeated:
-                lines.pop(end)
-    return "\n".join(lines)
+def _annotations(page: pypdfium2.PdfPage) -> tuple[list[Segment], list[str]]:
+    """Values of form fields at their place, and the texts of comments."""
+    fields: list[Segment] = []
+    comments: list[str] = []
+    form = page.formenv
+    for index in range(raw.FPDFPage_GetAnnotCount(page)):
+        annotation = raw.FPDFPage_GetAnnot(page, index)
+        if not annotation:
+            continue
+        try:
+            kind = raw.FPDFAnnot_GetSubtype(annotation)
+            if raw.FPDFAnnot_GetFlags(annotation) & _HIDDEN:
+                continue
+            if kind == raw.FPDF_ANNOT_WIDGET and form is not None:
+                fields += _field(form, annotation)
+            elif kind in _COMMENTS and (comment := one_line(_string(annotation, b"Contents"), _MAX_FIELD_CHARS)):
+                comments.append(comment)
+        finally:
+            raw.FPDFPage_CloseAnnot(annotation)
+    return fields, comments
 
 
-def _edge(line: str) -> str:
-    return _DIGITS.sub("0", line.strip())
+def _field(form: Any, annotation: Any) -> Iterator[Segment]:
+    kind = raw.FPDFAnnot_GetFormFieldType(form, annotation)
+    if kind in (raw.FPDF_FORMFIELD_CHECKBOX, raw.FPDF_FORMFIELD_RADIOBUTTON):
+        value = "[x]" if raw.FPDFAnnot_IsChecked(form, annotation) else "[ ]"
+    elif kind in (raw.FPDF_FORMFIELD_TEXTFIELD, raw.FPDF_FORMFIELD_COMBOBOX, raw.FPDF_FORMFIELD_LISTBOX):
+        if raw.FPDFAnnot_GetFormFieldFlags(form, annotation) & raw.FPDF_FORMFLAG_TEXT_PASSWORD:
+            return
+        value = _utf16(lambda buffer, size: raw.FPDFAnnot_GetFormFieldValue(form, annotation, buffer, size))
+    else:
+        return
+    box = raw.FS_RECTF()
+    raw.FPDFAnnot_GetRect(annotation, box)
+    lines = [line.strip() for line in value.splitlines() if line.strip()]
+    height = (box.top - box.bottom) / max(len(lines), 1)
+    for number, line in enumerate(lines):
+        top = box.top - number * height
+        yield Segment(line, box.left, top - height, box.right, top, 0.0)
 
 
-def _information(reader: PdfReader) -> dict[str, str]:
-    keys = {"title": "/Title", "author": "/Author", "subject": "/Subject", "date": "/CreationDate"}
-    try:
-        information: Any = reader.metadata or {}
-        values = {name: information.get(key) for name, key in keys.items()}
-        return {name: str(value) for name, value in values.items() if isinstance(value, str)}
-    except (*_BROKEN, RecursionError):
-        return {}
+def _string(annotation: Any, key: bytes) -> str:
+    return _utf16(lambda buffer, size: raw.FPDFAnnot_GetStringValue(annotation, key, buffer, size))
 
 
-def _outline_headings(reader: PdfReader, text: str, page_starts: Sequence[int]) -> tuple[Heading, ...]:
+def _utf16(get: Any) -> str:
+    """A string from one of PDFium's functions, which take a buffer and its size and return the needed size."""
+    size = min(get(None, 0), _MAX_FIELD_CHARS * 2)
+    buffer = ctypes.create_string_buffer(size)
+    get(ctypes.cast(buffer, ctypes.POINTER(raw.FPDF_WCHAR)), size)
+    return buffer.raw.decode("utf-16-le", "replace").split("\0", 1)[0]
+
+
+def _notices(
+    pages: Sequence[Sequence[Line]], broken: Sequence[int], unreadable: Sequence[int], joined: PagesText
+) -> Iterator[Notice]:
+    empty = [
+        number
+        for number, lines in enumerate(pages, start=1)
+        if not lines and number not in broken and number not in unreadable
+    ]
+    for numbers, problem in (
+        (broken, "cannot be read"),
+        (unreadable, "left out: the text has no usable encoding, run text recognition (OCR)"),
+        (empty, "hold no text: scanned pages? Run text recognition (OCR)"),
+    ):
+        if numbers:
+            which = ", ".join(map(str, numbers[:10])) + (", …" if len(numbers) > 10 else "")
+            yield Notice(f"{len(numbers)} of {len(pages)} pages {problem} (page {which})")
+    if joined.removed:
+        shown = "; ".join(one_line(text, 80) for text in joined.removed[:5])
+        yield Notice(f"running lines left out: {shown}{'; …' if len(joined.removed) > 5 else ''}")
+
+
+def _title(title: str, headings: Sequence[Heading]) -> str:
+    """The title in the metadata if it is one, else the first of the largest headings; may be empty."""
+    title = one_line(title)
+    if title and _USELESS_TITLE.fullmatch(title) is None:
+        return title
+    return next((heading.title for heading in headings if heading.level == 1), "")
+
+
+def _outline_headings(document: pypdfium2.PdfDocument, joined: PagesText) -> tuple[Heading, ...]:
     """The entries of the outline whose titles are on the page that they point to."""
     found: list[Heading] = []
+    text, page_starts = joined.text, joined.page_starts
     try:
-        entries: list[tuple[Any, int]] = [(entry, 1) for entry in reversed(reader.outline)]
-        seen = 0
-        while entries and seen < _MAX_OUTLINE:
-            entry, level = entries.pop()
-            if isinstance(entry, list):
-                entries.extend((child, level + 1) for child in reversed(entry))
-                continue
-            seen += 1
-            title = one_line(str(entry.title or ""))
-            page = reader.get_destination_page_number(entry)
+        for seen, entry in enumerate(document.get_toc(max_depth=8)):
+            if seen >= _MAX_OUTLINE:
+                break
+            destination = entry.get_dest()
+            page = destination.get_index() if destination is not None else None
+            title = one_line(entry.get_title())
             if not title or page is None or not 0 <= page < len(page_starts):
                 continue
             begin = max(page_starts[page], found[-1].end if found else 0)
             end = page_starts[page + 1] if page + 1 < len(page_starts) else len(text)
             match = re.compile(r"\s+".join(map(re.escape, title.split()[:30]))).search(text, begin, max(begin, end))
             if match is not None:
-                found.append(Heading(match.start(), match.end(), level, title))
-    except (*_BROKEN, RecursionError):
+                found.append(Heading(match.start(), match.end(), entry.level + 1, title))
+    except pypdfium2.PdfiumError:
         # A broken outline costs the headings, not the text.
         return ()
     return tuple(found)
-
-
-def _first(error: BaseException) -> str:
-    return one_line(str(error), 160) or type(error).__name__
 
 
 LOADER = PdfLoader()

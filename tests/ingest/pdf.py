@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 
-def pdf_of(content: bytes, filters: bytes) -> bytes:
+def pdf_of(content: bytes, filters: bytes, font: bytes = b"/BaseFont /Helvetica") -> bytes:
     """A PDF of one page with this content stream, to be decoded by these filters."""
     objects = [
         b"<< /Type /Catalog /Pages 2 0 R >>",
         b"<< /Type /Pages /Kids [3 0 R] /Count 1 >>",
         b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 99 99] /Contents 4 0 R /Resources << /Font << /F1 5 0 R >> >> >>",
         b"<< /Length %d /Filter [%b] >>\nstream\n%b\nendstream" % (len(content), filters, content),
-        b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>",
+        b"<< /Type /Font /Subtype /Type1 %b >>" % font,
     ]
     body, offsets = b"%PDF-1.4\n", []
     for number, each in enumerate(objects, start=1):

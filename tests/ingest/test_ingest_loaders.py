@@ -1,24 +1,19 @@
-"""Every format against golden files. PDFs are generated."""
+"""Every format against golden files, except PDF."""
 
 from __future__ import annotations
 
-import io
 import json
 import unicodedata
-from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reportlab.lib.pagesizes import A4
-from reportlab.pdfgen.canvas import Canvas
 
 from ingest.loaders import LOADERS, Limits, Notice, ParsedDocument, SourceFile, load
 from ingest.loaders.dates import date_metadata, parse_date
 from ingest.loaders.document import normalise, one_line
-from ingest.loaders.pdf import join_pages
 from tests.ingest.golden import FILES, SOURCES, golden_path, loaded
 
 
@@ -160,79 +155,6 @@ def test_a_file_without_suffix_is_text(tmp_path: Path) -> None:
 
 def test_suffixes_of_all_formats_are_listed() -> None:
     assert {".md", ".txt", ".html", ".pdf", ".csv", ".json", ".jsonl", ".xml"} <= set(LOADERS.suffixes)
-
-
-# PDF
-
-
-def pdf(pages: Sequence[Sequence[str]], *, outline: Sequence[tuple[str, int, int]] = (), password: str = "") -> bytes:
-    """A PDF of these lines. `outline`: title, page, level."""
-    stream = io.BytesIO()
-    canvas = Canvas(stream, pagesize=A4, encrypt=password or None)
-    canvas.setTitle("The kiln book")
-    canvas.setAuthor("Ida Brandt")
-    for number, lines in enumerate(pages):
-        canvas.bookmarkPage(f"page{number}")
-        for title, page, level in outline:
-            if page == number:
-                canvas.addOutlineEntry(title, f"page{number}", level)
-        text = canvas.beginText(60, 780)
-        for line in lines:
-            text.textLine(line)
-        canvas.drawText(text)
-        canvas.showPage()
-    canvas.save()
-    return stream.getvalue()
-
-
-def test_pdf_gives_pages_paragraphs_and_outline(tmp_path: Path) -> None:
-    path = tmp_path / "book.pdf"
-    path.write_bytes(
-        pdf(
-            [
-                ["Opening", "The kiln is opened by two people, who wear gloves and who do not hur-",
-                 "ry, because a pot that cools too fast cracks from the rim down."],
-                ["Cleaning", "Sweep the shelves."],
-                [],
-            ],
-            outline=[("Opening", 0, 0), ("Cleaning", 1, 1)],
-        )
-    )  # fmt: skip
-    (document,) = documents(path)
-    assert document.title == "The kiln book"
-    assert document.metadata["author"] == "Ida Brandt"
-    assert document.metadata["pages"] == 3
-    assert "do not hurry, because" in document.text
-    assert [(heading.title, heading.level) for heading in document.headings] == [("Opening", 1), ("Cleaning", 2)]
-    assert len(document.page_starts) == 3
-    assert document.text[document.page_starts[1] :].startswith("Cleaning")
-
-
-def test_pdf_running_heads_and_page_numbers_are_left_out() -> None:
-    pages = [["The kiln book", f"Words of page {word}.", "", f"- {number} -"] for number, word in enumerate("abcde")]
-    text, starts = join_pages(pages)
-    assert text == "\n\n".join(f"Words of page {word}." for word in "abcde")
-    assert [text[start:].split("\n")[0] for start in starts] == [f"Words of page {word}." for word in "abcde"]
-
-
-@pytest.mark.parametrize(
-    ("lines", "expected"),
-    [
-        (["an exam-", "ple of it"], "an example of it"),
-        (["a state-of-the-", "art kiln"], "a state-of-the-art kiln"),
-        (["the well-known pot; a well-", "known pot"], "the well-known pot; a well-known pot"),
-        (["a coopera-", "tion; our cooperation"], "a cooperation; our cooperation"),
-        (["the Rhine-", "Main area"], "the Rhine-Main area"),
-        (["pages 3-", "4 and more"], "pages 3-4 and more"),
-    ],
-)
-def test_pdf_hyphens_are_mended_with_care(lines: list[str], expected: str) -> None:
-    assert join_pages([lines])[0] == expected
-
-
-def test_pdf_lists_keep_their_lines() -> None:
-    text, _ = join_pages([["These are the rules that everybody who works here keeps:", "- one", "- two", "1. three"]])
-    assert text.split("\n")[1:] == ["- one", "- two", "1. three"]
 
 
 # Text

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 from playwright.sync_api import FilePayload, Locator, expect
-from pypdf import PdfWriter
+from reportlab.lib.pdfencrypt import StandardEncryption
+from reportlab.pdfgen.canvas import Canvas
 
 from tests.with_pages.chromium import Visitor
 
@@ -87,11 +88,8 @@ def test_a_document_is_added_asked_about_and_removed(keeper: Visitor) -> None:
 
 
 def test_unreadable_files_are_named_with_a_reason(keeper: Visitor) -> None:
-    writer = PdfWriter()
-    writer.add_blank_page(200, 200)
-    writer.encrypt("secret", algorithm="AES-256")
     with io.BytesIO() as buffer:
-        writer.write(buffer)
+        Canvas(buffer, encrypt=StandardEncryption("secret", strength=128)).save()
         locked = buffer.getvalue()
     keeper.open()
     job = add(keeper, [payload("locked.pdf", locked), payload("broken.pdf", b"%PDF-1.7 and nothing")])
