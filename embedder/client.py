@@ -18,6 +18,7 @@ from chassis import tracing
 from chassis.context import CallContext
 from chassis.errors import BadUpstreamError, InvalidRequestError, NotReadyError
 from chassis.http import HttpUpstream
+from embedder.tokens import compatible
 from embedder.wire import Embeddings, InputType, SparseVector
 
 EMBEDDINGS = tracing.SpanType(
@@ -88,7 +89,7 @@ class EmbedderClient:
     ) -> Embeddings:
         """Embeddings of any number of texts, in the same order. No texts give arrays with no rows.
 
-        A lone surrogate is sent as a question mark, because UTF-8 cannot encode it.
+        Texts are sent in NFKC (`compatible`), a lone surrogate as a question mark, because UTF-8 cannot encode it.
 
         Args:
             texts: n texts of any length; `Embeddings.truncated` marks those that were too long for the model.
@@ -119,7 +120,7 @@ class EmbedderClient:
     async def _embed(
         self, texts: Sequence[str], ctx: CallContext, *, input_type: InputType, sparse: bool, multi_vectors: bool
     ) -> Embeddings:
-        encoded = [text.encode("utf-8", "replace") for text in texts]
+        encoded = [compatible(text).encode("utf-8", "replace") for text in texts]
         names = _OUTPUTS + (_SPARSE_OUTPUTS if sparse else ()) + (_MULTI_VECTOR_OUTPUTS if multi_vectors else ())
         order = sorted(range(len(encoded)), key=lambda position: -len(encoded[position]))
         step = self._rows_per_request

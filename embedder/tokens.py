@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 
 from tokenizers import Tokenizer
@@ -35,8 +36,13 @@ class TokenCounter:
         return offsets
 
     def count(self, text: str) -> int:
-        """Number of tokens in `text`."""
-        return len(self._tokenizer.encode(_without_surrogates(text), add_special_tokens=False).ids)
+        """Number of tokens of `text` in NFKC."""
+        return len(self._tokenizer.encode(_without_surrogates(compatible(text)), add_special_tokens=False).ids)
+
+
+def compatible(text: str) -> str:
+    """The text in NFKC: models know `fi` and `1`, but not the ligature and the full-width digit."""
+    return text if text.isascii() else unicodedata.normalize("NFKC", text)
 
 
 def _without_surrogates(text: str) -> str:

@@ -15,7 +15,7 @@ from embedder.tokens import TokenCounter
 from ingest.errors import IngestError
 from ingest.loaders.document import MetadataValue, ParsedDocument, Section
 
-ALGORITHM = 1
+ALGORITHM = 2
 """Version of the algorithm. Raise it when cuts or embedded texts change, so that indexes are rebuilt."""
 
 _PIECE_CHARS = 8_192

@@ -101,7 +101,8 @@ class IndexWorker:
         for live in batch:
             if live.task.kind == "upload":
                 # Keep files that could not be indexed for the next run, but not those that are unusable.
-                unusable = live.task.sources if isinstance(error, NothingUsableError) else run.refused[live.task.id]
+                partial = run.partial.get(live.task.id)
+                unusable = [each.source for each in partial.skipped] if partial else run.refused[live.task.id]
                 wanted = [source for source in live.task.sources if source not in unusable]
                 await asyncio.to_thread(self._index.uploads.keep, live.task.id, wanted)
             await self._tasks.end(live, "failed", result=run.partial.get(live.task.id), error=_task_error(error))

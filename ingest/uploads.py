@@ -37,7 +37,7 @@ from ingest.errors import (
     UnsupportedFileError,
 )
 from ingest.loaders import LOADERS, LoaderType, suffix_of
-from ingest.loaders.file import SNIFFED_BYTES, is_binary
+from ingest.loaders.encodings import SNIFFED_BYTES, is_binary
 from ingest.settings import IngestServerSettings
 from ingest.sources import UPLOADS
 from ingest.sources.uploads import uploaded

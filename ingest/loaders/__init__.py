@@ -25,6 +25,10 @@ __all__ = [
 ]
 
 
+_MAGIC_BYTES = 8
+"""Bytes at the very beginning that identify a binary format."""
+
+
 class LoaderType(Protocol):
     """Reads one file format. It runs in the parser process, which limits its time and memory."""
 
@@ -87,9 +91,15 @@ class Loaders:
         return self._by_suffix.get(suffix_of(source))
 
     def choose(self, source: str, head: bytes) -> LoaderType:
-        """The loader for a file: by its suffix, else by its first bytes. Raises SkippedFileError if there is none."""
+        """The loader for a file: by its suffix, else by its first bytes. Raises SkippedFileError if there is none.
+
+        A file that begins as a binary format has that format, whatever its suffix.
+        """
         suffix = suffix_of(source)
         loader = self._by_suffix.get(suffix) if suffix else None
+        if loader is not None and not loader.binary:
+            binary = (each for each in self.by_name.values() if each.binary and each.sniff(head[:_MAGIC_BYTES]))
+            loader = next(binary, loader)
         if loader is None:
             sniffed = (candidate for candidate in self.by_name.values() if candidate.sniff(head))
             loader = next(sniffed, self._by_suffix.get(suffix))

@@ -1,34 +1,21 @@
-"""One file on disk: reads it within the limits and detects its encoding."""
+"""One file on disk: reads it within the limits."""
 
 from __future__ import annotations
 
-import codecs
-import contextlib
 import hashlib
 import re
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
 from ingest.errors import SkippedFileError
 from ingest.loaders.document import Limits, Notice
+from ingest.loaders.encodings import REPLACEMENT, SNIFFED_BYTES, Encoding, Utf8Counts, encoding_of
 
 _BLOCK_BYTES = 1024 * 1024
-SNIFFED_BYTES = 8_192
-"""Bytes at the beginning of a file that decide on its format and encoding."""
 XML_ENCODING = re.compile(rb"""^\s*<\?xml[^>]{0,200}?encoding\s*=\s*["']([A-Za-z0-9_.:-]{1,40})["']""")
 XML_DECLARATION = re.compile(r"^\s*<\?xml[^>]{0,300}\?>")
-_BOMS = {
-    # UTF-32's little-endian mark begins with UTF-16's.
-    codecs.BOM_UTF32_LE: "utf-32",
-    codecs.BOM_UTF32_BE: "utf-32",
-    codecs.BOM_UTF8: "utf-8-sig",
-    codecs.BOM_UTF16_LE: "utf-16",
-    codecs.BOM_UTF16_BE: "utf-16",
-}
-_TEXT_CONTROLS = frozenset(b"\t\n\r\f\x0b\x1b\x08")
-_NOT_UTF8 = Notice("not UTF-8: read as Windows-1252 (cp1252)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,33 +51,25 @@ class SourceFile:
         return data
 
     def text(self, limits: Limits, *charsets: re.Pattern[bytes]) -> Generator[Notice, None, str]:
-        """Yields a notice if the encoding is a guess, and returns the file's text: `text = yield from file.text(…)`.
+        """Yields a notice if characters are lost or the encoding is a guess, and returns the file's text.
 
-        Decodes by byte order mark, else as UTF-8, else as declared, else as Windows-1252.
+        Use it as `text = yield from file.text(…)`. See `encodings.encoding_of` for the order in which encodings are
+        tried. A byte that has no meaning becomes U+FFFD.
 
         Args:
             limits: of the file's size.
             charsets: patterns of a declared encoding, its name in the first group. The first match counts.
 
         Raises:
-            SkippedFileError: the bytes are not text, contradict their byte order mark, or exceed the limits.
+            SkippedFileError: the bytes are not text, have no encoding that can be recognised, or exceed the limits.
         """
         data = self.read(limits)
-        encoding = _marked_encoding(data)
-        if encoding is not None:
-            try:
-                return data.decode(encoding)
-            except UnicodeDecodeError as error:
-                byte = data[error.start : error.start + 1].hex() or "missing"
-                raise SkippedFileError(f"begins as {encoding} but is not: byte {error.start} is {byte}") from error
-        _refuse_binary(data[:SNIFFED_BYTES])
-        with contextlib.suppress(UnicodeDecodeError):
-            return data.decode("utf-8")
         declared = next((match[1] for charset in charsets if (match := charset.search(data[:SNIFFED_BYTES]))), b"")
-        with contextlib.suppress(UnicodeDecodeError):
-            return data.decode(_known_codec(declared.decode("ascii")))
-        yield _NOT_UTF8
-        return data.decode("cp1252", "replace")
+        counts = Utf8Counts.of([data])
+        found = encoding_of(data, counts, declared.decode("ascii"))
+        text = data.decode(found.codec, "replace")
+        yield from _notices(found, counts.invalid if found.codec == "utf-8-sig" else text.count(REPLACEMENT))
+        return text
 
     def rows(self, limits: Limits, newline: str) -> Generator[Notice, None, TextIO]:
         """Like `text`, for a file that is read row by row: returns an open stream.
@@ -107,26 +86,19 @@ class SourceFile:
             raise SkippedFileError("empty")
         if size > limits.max_rows_file_bytes:
             raise SkippedFileError(f"larger than {limits.max_rows_file_bytes:,} bytes (INGEST_MAX_ROWS_FILE_BYTES)")
-        head = self.head()
-        encoding = _marked_encoding(head)
-        if encoding in (None, "utf-8-sig"):
-            _refuse_binary(head)
-            encoding = "utf-8-sig" if self._is_utf8() else "cp1252"
-        if encoding == "cp1252":
-            yield _NOT_UTF8
-        return self.path.open(encoding=encoding, errors="replace", newline=newline)
+        with self.path.open("rb") as stream:
+            counts = Utf8Counts.of(iter(lambda: stream.read(_BLOCK_BYTES), b""))
+            stream.seek(0)
+            found = encoding_of(stream.read(_BLOCK_BYTES), counts)
+        yield from _notices(found, counts.invalid if found.codec == "utf-8-sig" else 0)
+        return self.path.open(encoding=found.codec, errors="replace", newline=newline)
 
-    def _is_utf8(self) -> bool:
-        """Reads the whole file once, in blocks."""
-        decoder = codecs.getincrementaldecoder("utf-8")()
-        try:
-            with self.path.open("rb") as stream:
-                while block := stream.read(_BLOCK_BYTES):
-                    decoder.decode(block)
-            decoder.decode(b"", final=True)
-        except UnicodeDecodeError:
-            return False
-        return True
+
+def _notices(found: Encoding, lost: int) -> Iterator[Notice]:
+    if found.guessed:
+        yield Notice(f"not UTF-8: read as {found.name}")
+    if lost:
+        yield Notice(f"{lost:,} bytes have no meaning in its encoding: {REPLACEMENT} stands for each")
 
 
 def sha256_of(path: Path) -> str:
@@ -136,34 +108,3 @@ def sha256_of(path: Path) -> str:
         while block := stream.read(_BLOCK_BYTES):
             digest.update(block)
     return digest.hexdigest()
-
-
-def is_binary(head: bytes) -> bool:
-    """Whether a file that begins like this is not text. A byte order mark marks text."""
-    controls = sum(1 for byte in head if byte < 32 and byte not in _TEXT_CONTROLS)
-    return _marked_encoding(head) is None and (b"\0" in head or controls > len(head) // 50)
-
-
-def _refuse_binary(head: bytes) -> None:
-    if is_binary(head):
-        raise SkippedFileError("binary, not text")
-
-
-def _marked_encoding(data: bytes) -> str | None:
-    """The encoding of the byte order mark; None if there is none."""
-    return next((encoding for mark, encoding in _BOMS.items() if data.startswith(mark)), None)
-
-
-def _known_codec(name: str) -> str:
-    """Python's name of a text encoding; UTF-8 if Python does not know it.
-
-    Pages that declare Latin-1 are Windows-1252. Source: https://encoding.spec.whatwg.org/#names-and-labels
-    """
-    try:
-        info = codecs.lookup(name.lower())
-    except LookupError:
-        return "utf-8"
-    # A codec such as `zlib` or `rot13` turns bytes into bytes, not into text.
-    if not getattr(info, "_is_text_encoding", True):
-        return "utf-8"
-    return "cp1252" if info.name in ("iso8859-1", "ascii") else info.name

@@ -18,7 +18,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from ingest.chunking import ChunkedDocument
 from ingest.errors import SkippedFileError
 from ingest.loaders import Limits, Loaders, LoaderType, Notice, ParsedDocument, SourceFile
-from ingest.loaders.file import SNIFFED_BYTES
+from ingest.loaders.encodings import SNIFFED_BYTES
 from ingest.parser import Parser
 from ingest.settings import IngestSettings
 from tests.contracts.exercises import installed

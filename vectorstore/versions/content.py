@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from embedder.wire import SparseVector
+from text_analysis.words import normalise
 from vectorstore.errors import InvalidContentError
 from vectorstore.signals.multivectors import EncodedVectors
 from vectorstore.stores.filters import MAX_INT, FieldValue
@@ -56,8 +57,8 @@ class ChunkVectors:
 
 
 def content_key(embedder_fingerprint: str, text: str) -> str:
-    """Key of an embedding: SHA-256 over the embedder and the embedded text, in hexadecimal."""
-    return hashlib.sha256(embedder_fingerprint.encode() + b"\0" + text.encode()).hexdigest()
+    """Key of an embedding: SHA-256 over the embedder and the text in NFKC, as it is embedded, in hexadecimal."""
+    return hashlib.sha256(embedder_fingerprint.encode() + b"\0" + normalise(text).encode()).hexdigest()
 
 
 def check_document(document: Document) -> None:
