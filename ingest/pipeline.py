@@ -230,7 +230,7 @@ class _Update:
         removed, documents = previous.documents_of(gone), previous.manifest.counts.documents
         if removed * 2 <= documents:
             return
-        if skipped := await asyncio.to_thread(_not_read, listed):
+        if skipped := await asyncio.to_thread(not_read, listed):
             raise NothingUsableError("No file gave a document", skipped)
         raise RemovalNotConfirmedError(removed, documents, gone)
 
@@ -277,8 +277,8 @@ def _search_parameters(settings: IngestSettings, capabilities: EmbedderCapabilit
     }
 
 
-def _not_read(files: Sequence[ListedFile]) -> dict[str, str]:
-    """Name → reason, if no loader reads any of these files; else empty."""
+def not_read(files: Sequence[ListedFile]) -> dict[str, str]:
+    """Name → reason, if no loader reads any of these files; else empty. Looks at their first bytes."""
     reasons: dict[str, str] = {}
     for file in files:
         with _unreadable(file.name, reasons):

@@ -102,11 +102,12 @@ def index_documents(
     Asks before more than half of the documents are removed, unless `yes` is set or they are the project's own.
 
     Raises:
-        UsageError: `add` is set and a path that was indexed last time is gone, or there is nobody to ask.
+        UsageError: `add` is set and a path that was indexed last time is gone, no file can be read, or there is nobody
+            to ask.
     """
     from ingest.errors import RemovalNotConfirmedError
     from kserve_rag.local.corpus import bundled, remember, remembered
-    from kserve_rag.local.indexing import index, wait_until_served
+    from kserve_rag.local.indexing import check_readable, index, wait_until_served
 
     before = remembered(settings)
     if add or not paths:
@@ -117,6 +118,8 @@ def index_documents(
             # An unmounted drive must not empty the index.
             console.print(f"[yellow]note[/] {escape(str(missing[0]))} does not exist: the index is not updated")
             return
+        if paths:
+            check_readable(paths)
         paths = [*(path for path in before if path not in paths), *paths]
     documents = paths or bundled(settings)
     try:

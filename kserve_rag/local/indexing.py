@@ -10,11 +10,12 @@ from typing import Any
 
 import httpx
 
-from ingest.errors import IngestError, RemovalNotConfirmedError
+from ingest.errors import IngestError, NothingUsableError, RemovalNotConfirmedError
 from ingest.events import OnProgress, Summary
-from ingest.pipeline import run
+from ingest.pipeline import not_read, run
 from ingest.settings import IngestSettings
 from ingest.skipped import SkippedFile, skipped_files
+from ingest.sources import list_files, open_source
 from kserve_rag.errors import LaunchError, UsageError
 from kserve_rag.local.graph import GraphState, loopback_client
 from kserve_rag.settings import Settings
@@ -39,6 +40,14 @@ def index(
         raise
     except IngestError as error:
         raise UsageError(str(error)) from error
+
+
+def check_readable(paths: Sequence[Path]) -> None:
+    """Raises UsageError if no loader reads any file under these paths."""
+    files, skipped = list_files(open_source(path) for path in paths)
+    unread = not_read(files)
+    if unread or not files:
+        raise UsageError(str(NothingUsableError("No file can be read", skipped | unread)))
 
 
 def ingest_variables(state: GraphState) -> dict[str, str]:

@@ -298,10 +298,16 @@ def test_from_nothing_to_an_answer_and_back(own: Settings, own_cli: Run, tmp_pat
         assert any("412 moorings" in source["text"] for source in moorings["sources"])
         assert run("ingest", str(second)).returncode == 0
         assert json.loads(run("status", "--json").stdout)["index"]["documents"] == 1
-        nothing = tmp_path / "empty"
+        nothing, photo = tmp_path / "empty", tmp_path / "photo.png"
         nothing.mkdir()
-        refused = run("ingest", str(nothing))
-        assert refused.returncode == 2
+        photo.write_bytes(b"\x89PNG")
+        for arguments in ((nothing,), (photo,), ("--add", photo), ("--yes", photo)):
+            refused = run("ingest", *map(str, arguments))
+            assert refused.returncode == 2
+            assert "the index is unchanged" in refused.stderr
+        (listed,) = json.loads(run("documents", "--json").stdout)
+        assert (listed["source"], listed["documents"], listed["stale"]) == ("page.md", 1, None)
+        assert json.loads(run("documents", "--skipped", "--json").stdout) == []
         assert json.loads(run("status", "--json").stdout)["index"]["documents"] == 1
     finally:
         down = apart("down")
