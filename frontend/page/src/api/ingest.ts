@@ -28,7 +28,10 @@ export async function remove(index: string, source: string): Promise<Task> {
 
 /** Reads everything again. Without `allowRemoval` it fails if more than half of the documents would go. */
 export async function reindex(index: string, allowRemoval: boolean): Promise<Task> {
-  const response = await call(`${of(index)}/reindex?allow_removal=${String(allowRemoval)}`, { method: "POST", headers: headers() });
+  const response = await call(`${of(index)}/reindex?allow_removal=${String(allowRemoval)}`, {
+    method: "POST",
+    headers: headers(),
+  });
   return (await response.json()) as Task;
 }
 
