@@ -12,6 +12,7 @@ from evaluation.datasets import Dataset, Question
 from evaluation.errors import WrongIndexError
 from evaluation.results import Row, Signal
 from evaluation.services import OnProgress, Services
+from text_analysis.question_words import asking
 from transformer.answerability import score
 from vectorstore.client import merged
 from vectorstore.wire import Prediction, SearchInstance
@@ -33,16 +34,16 @@ _NEAREST = 10
 async def phrasings(
     questions: Sequence[Question], services: Services, on_progress: OnProgress
 ) -> list[tuple[str, ...]]:
-    """The queries that the transformer searches for: the question and, in a conversation, its condensed form."""
+    """The transformer's queries: the question, its sentences that ask, and for a conversation the condensed one."""
     asked = [question for question in questions if question.history]
     if not asked or not services.has_transformer:
-        return [(question.text,) for question in questions]
+        return [(question.text, *asking(question.text)) for question in questions]
     # max_tokens 0 generates nothing; the condensed query is all we need.
     answers = await services.generate(
         [body(question, max_tokens=0, num_docs=1) for question in asked], on_progress, "conversations"
     )
     queries = {question.id: answer.query or question.text for question, answer in zip(asked, answers, strict=True)}
-    return [tuple(dict.fromkeys((queries.get(question.id, question.text), question.text))) for question in questions]
+    return [tuple(dict.fromkeys((queries.get(one.id, one.text), one.text, *asking(one.text)))) for one in questions]
 
 
 async def find(

@@ -1,11 +1,17 @@
-"""Patterns of questions that ask for a number or a date, for each supported language."""
+"""Sentences of a question that ask, and patterns of questions that ask for a number or a date."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
 
+from text_analysis.sentences import sentence_spans
 from text_analysis.words import normalise
+
+_QUESTION_MARKS = ("?", "？", "؟")
+_MAX_ASKING = 2
+_MAX_CHARS = 10_000
+"""Maximum number of characters, at the end of a question, that are cut into sentences."""
 
 ASKS_NUMBER: Mapping[str, str] = {
     "english": "how (?:many|much|long|old|far|often|high|tall|large|big|fast|deep|wide|hot|cold|heavy|tight)|when|"
@@ -30,7 +36,7 @@ ASKS_NUMBER: Mapping[str, str] = {
     "korean": "얼마나?|언제|몇",
     "thai": "กี่|เท่าไร|เท่าไหร่|เมื่อไร|เมื่อใด|เมื่อไหร่|นานแค่ไหน",
 }
-"""Language → pattern, in lower case."""
+"""Language → pattern, in lower case. Other languages have none yet."""
 
 _UNSPACED = ("chinese", "japanese", "korean", "thai")
 _ASKED = re.compile(
@@ -44,3 +50,16 @@ _ASKED = re.compile(
 def asks_number(question: str) -> bool:
     """Whether the answer to a question is a number or a date. False for languages without data."""
     return _ASKED.search(normalise(question).lower()) is not None
+
+
+def asking(question: str) -> list[str]:
+    """The sentences of a longer question that ask: the last two with a question mark, or the first one if none has.
+
+    Instructions ("Answer in one sentence.") and background belong to a question, but the documents need not have them.
+    Empty if the question is one sentence.
+    """
+    text = question[-_MAX_CHARS:].strip()
+    sentences = [text[start:end].strip() for start, end in sentence_spans(text)]
+    if len(sentences) < 2:
+        return []
+    return [sentence for sentence in sentences if sentence.endswith(_QUESTION_MARKS)][-_MAX_ASKING:] or sentences[:1]

@@ -20,6 +20,7 @@ STOP_WORDS = word_set(
     "she should so some such than that the their theirs them then there these they this those through to too under up "
     "us very was we were what when where which while who whom whose why will with would you your yours also about "
     "after before between both during each may might must shall upon via within per among "
+    "myself yourself himself herself ourselves yourselves themselves "
     "yes yeah sure ok okay based according provided above below following "
     # German
     "der das den dem des ein eine einer eines einem einen und oder aber ist sind waren wird werden wurde wurden "

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from text_analysis.question_words import asks_number
 from text_analysis.sentences import sentence_spans, trimmed
 from text_analysis.terms import SentenceAnalyzer, SentenceTerms
 from text_analysis.words import has_digit
@@ -47,6 +48,10 @@ _CONFLICT = 1.0
 """Penalty for a word that is negated on one side only."""
 _WRONG_NUMBER = 0.5
 """Factor on support if the evidence lacks a number of the sentence."""
+_NEW_HELD = 0.3
+"""Minimum share of a sentence's words beyond the question that the evidence has."""
+_TOLD = 1 / 3
+"""Minimum share of the words of a quote that answers, in a sentence that answers."""
 _CONTEXT_SHARE = 0.8
 """Share of a one-word answer's support that comes from the question's words around it."""
 _CONTEXT_TERMS = 3.0
@@ -205,10 +210,24 @@ class Aligner:
         """Shared with a `transformer.reader.Reader`."""
         self._threshold = threshold
 
-    def adds(self, sentence: str, question: str) -> bool:
-        """Whether a sentence has a content word that the question lacks."""
-        said, asked = (self.passages.analyzer.analyse(text).content_terms() for text in (sentence, question))
-        return not set(said) <= set(asked)
+    def answers(self, sentence: str, question: str, quotes: Sequence[str] = ()) -> bool:
+        """Whether a supported sentence answers the question.
+
+        It has a word beyond the question and, if there are `quotes` that answer, a third of those that one of them has,
+        or its number if the question asks for one.
+        """
+        said, asked, *told = map(self.passages.analyzer.analyse, (sentence, question, *quotes))
+        known = {*asked.content_terms(), *said.fillers}
+        new = {*said.content_terms()} - known
+        if not quotes:
+            return bool(new)
+        number = asks_number(question)
+        for quote in told:
+            words = {*quote.content_terms()} - known - quote.fillers
+            shared = new & words
+            if shared and (len(shared) >= _TOLD * len(words) or (number and any(map(has_digit, shared)))):
+                return True
+        return False
 
     def align(
         self,
@@ -308,7 +327,8 @@ class SentenceMatrix:
             best = np.maximum(best, agreed[:, unit])
         if any(new and share < _PREFIX_MATCH for new, share in zip(new_numbers, best, strict=True)):
             reached *= _WRONG_NUMBER
-        if reached < threshold:
+        new = np.array([term not in self.asked and term not in words.fillers for term in terms])
+        if reached < threshold or weights[new] @ best[new] < _NEW_HELD * weights[new].sum():
             return []
         return [
             self.found(unit, reached if place == 0 else float(weights @ agreed[:, unit]))

@@ -1,10 +1,10 @@
 """Scores how likely retrieved passages answer a question. Below a threshold the transformer refuses to answer.
 
 A passage near a question need not answer it: "When was the bridge closed?" finds the paragraph about its opening.
-Similarity sees the common subject, not the difference. The score therefore looks for differences: names, numbers and
-negations of the question that the best sentence lacks, opposites of the question's words, and a candidate of the kind
-asked for (a date, an amount, a name). A logistic function weighs the signals; `python -m evaluation.refusal` fits its
-coefficients.
+Similarity sees the common subject, not the difference. The score therefore also looks for differences: names, numbers
+and negations of the question that the best sentence lacks, opposites of the question's words, and a candidate of the
+kind asked for (a date, an amount, a name). A logistic function weighs the signals; `python -m evaluation.refusal` fits
+its coefficients.
 
 No model and no network: a question with four passages takes a few milliseconds.
 """
@@ -19,6 +19,7 @@ from typing import Literal
 
 from text_analysis import english
 from text_analysis.english import singular
+from text_analysis.question_words import asking
 from text_analysis.sentences import prose_sentences
 from text_analysis.words import normalise, words_with_contractions
 from vectorstore.wire import Passage
@@ -75,11 +76,12 @@ SIGNALS: Mapping[str, Literal[1, -1]] = {
     "opposite": -1,
     "opposite_passage": -1,
     "no_candidate": -1,
+    "score": 1,
 }
 """Signal → sign of its weight: 1 if a higher value speaks for an answer."""
 
 DEFAULT_MODEL = Model(
-    "signals-1",
+    "signals-2",
     {
         "similarity": 2.8651,
         "far": 0.0,
@@ -93,12 +95,14 @@ DEFAULT_MODEL = Model(
         "opposite": -1.8329,
         "opposite_passage": -0.5408,
         "no_candidate": -0.6378,
+        "score": 4.0,
     },
-    -1.6474,
+    -2.8474,
 )
 """Fitted on one half of squad2-dev's articles, with mtrag-un and cranfield as off-topic questions, by `python -m
 evaluation.refusal squad2-dev --off-topic mtrag-un --off-topic cranfield --skip-bad --fit` and the local graph's
-embedder. It knows no other corpus: calibrate with questions of your own."""
+embedder; without `score`, whose weight is the largest with which no set is significantly below its best single score
+(docs/decisions/0054). It knows no other corpus: calibrate with questions of your own."""
 
 DEFAULT_THRESHOLD = 0.05
 """Refuses off-topic questions, on every set of docs/evaluation.md, and hardly any other: questions in other words than
@@ -160,9 +164,7 @@ class _Question:
     """The content words of a question and the kind of answer it wants."""
 
     def __init__(self, text: str) -> None:
-        # In a query condensed from a conversation, the last line is the question.
-        lines = text.strip().splitlines() or [""]
-        words = _Words(normalise(lines[-1][-_QUESTION_CHARS:]))
+        words = _Words(normalise(text[-_QUESTION_CHARS:]))
         terms: dict[str, _Term] = {}
         for position, (raw, low) in enumerate(zip(words.raw, words.lows, strict=True)):
             key = singular(low)
@@ -260,19 +262,24 @@ def _share(found: int, of: int) -> float:
 def score(question: str, passages: Sequence[Passage], model: Model = DEFAULT_MODEL) -> Answerability:
     """How likely the passages answer the question; 0 if they have no word.
 
-    Takes a few milliseconds for passages of ordinary length; longer ones are cut.
+    Of a question in several sentences, the best score of the whole and of those that ask: instructions and background
+    are no words that the passages lack. Takes a few milliseconds for passages of ordinary length; longer ones are cut.
 
     Args:
         question: of a conversation, only the last question.
         passages: best first; only the first `PASSAGES` count.
         model: the weights of the signals.
     """
-    asks = _Question(question)
     shown = passages[:PASSAGES]
+    return max((_score(text, shown, model) for text in (question, *asking(question))), key=lambda found: found.score)
+
+
+def _score(question: str, shown: Sequence[Passage], model: Model) -> Answerability:
+    asks = _Question(question)
     reads = [_read(passage, asks) for passage in shown]
     terms = asks.terms
     best: tuple[tuple[float, float, float], int, _ParsedPassage, _Sentence] | None = None
-    for number, (passage, read) in enumerate(zip(passages, reads, strict=False)):
+    for number, (passage, read) in enumerate(zip(shown, reads, strict=True)):
         support = _bounded(passage.support)
         found = [0, *(sentence.found for sentence in read.sentences), 0]
         for place, sentence in enumerate(read.sentences):
@@ -303,6 +310,7 @@ def score(question: str, passages: Sequence[Passage], model: Model = DEFAULT_MOD
         "opposite": float(any(_opposed(term, sentence.words.keys) for term in terms)),
         "opposite_passage": float(any(_opposed(term, read.words) for term in terms)),
         "no_candidate": float(not _candidate(sentence.words, asks)),
+        "score": max(_bounded(passage.score) for passage in shown),
     }
     return Answerability(model.score(signals), signals, number)
 

@@ -6,12 +6,12 @@ import asyncio
 from collections.abc import Mapping, Sequence
 
 from chassis.context import CallContext
-from transformer.citations import Citer, RankedSources, quotation
+from transformer.citations import Citer, RankedSources
 from transformer.gate import Gate
 from transformer.question import Question
 from transformer.reader import Reader
 from transformer.telemetry import CITATIONS, unsupported
-from transformer.wire import CitationMode, Citations, Source, Withheld
+from transformer.wire import CitationMode, Citations, Quote, Source
 
 _LONG_ANSWER_CHARS = 20_000
 """Answers of this length or more are checked in a thread, so that they do not delay other requests."""
@@ -45,35 +45,19 @@ class Checker:
             span.set("kserve_rag.statements.unsupported", unsupported(citations))
         return citations
 
-    def gate(self, question: Question, sources: Sequence[Source]) -> Gate:
-        """A gate for the answer to a question."""
-        return Gate(self._citer, question.text, sources)
+    def gate(self, question: Question, sources: Sequence[Source], answering: Sequence[Quote]) -> Gate:
+        """A gate for the answer to a question. `answering`: as `quotes` returns."""
+        return Gate(self._citer, question.text, sources, [quote.text for quote in answering])
 
-    def quote(
-        self,
-        query: str,
-        sources: Sequence[Source],
-        similarity: Mapping[str, Sequence[float]],
-        *,
-        least_score: float = 0.0,
-        withheld: Sequence[Withheld] = (),
-    ) -> Citations | None:
-        """The sentences of the sources that answer, as an answer, in the order of the documents.
+    def quotes(self, query: str, sources: Sequence[Source], similarity: Mapping[str, Sequence[float]]) -> list[Quote]:
+        """The sentences of the sources that answer, in the order of the documents; empty if none does.
 
         Args:
             query: the question, or in a conversation the standalone question.
             sources: the passages to read.
             similarity: see `vectorstore.wire.Prediction.sentence_similarity`.
-            least_score: minimum `Reading.score`.
-            withheld: text that the LLM wrote before.
-
-        Returns:
-            None if no sentence answers well enough.
         """
         ranked = RankedSources(sources)
         similar = [similarity.get(chunk_id, ()) for chunk_id in ranked.chunk_ids]
-        reading = self._reader.read(query, ranked.passages, similar)
-        if not reading.spans or reading.score < least_score:
-            return None
-        quotes = sorted(ranked.quotes(reading.spans), key=lambda quote: (quote.number, quote.span.start))
-        return quotation(quotes, withheld)
+        spans = self._reader.read(query, ranked.passages, similar).spans
+        return sorted(ranked.quotes(spans), key=lambda quote: (quote.number, quote.span.start))

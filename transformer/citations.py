@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from text_analysis.declining_words import declines
 from text_analysis.sentences import REFERENCE, sentence_spans, starts_line
 from transformer.alignment import Aligner, Evidence
 from transformer.facts import Difference, differing_fact
@@ -35,9 +36,9 @@ class Citer:
         """A checker that finds evidence with `aligner`."""
         self._aligner = aligner
 
-    def adds(self, sentence: str, question: str) -> bool:
-        """Whether a sentence adds anything to the question."""
-        return self._aligner.adds(_MARKER.sub("", sentence), question)
+    def answers(self, sentence: str, question: str, quotes: Sequence[str]) -> bool:
+        """As `Aligner.answers`; source numbers in the sentence do not count."""
+        return self._aligner.answers(_MARKER.sub("", sentence), question, quotes)
 
     def cite(self, text: str, question: str, sources: Sequence[Source]) -> Citations:
         """The LLM's answer, or a sentence of it, checked.
@@ -61,7 +62,7 @@ class Citer:
         for sentence, aligned in zip(sentences, found, strict=True):
             # A sentence that ends with a colon announces the next ones.
             bare = sentence.bare()
-            evidence = None if bare.rstrip().endswith((":", "：")) else aligned
+            evidence = None if bare.rstrip().endswith((":", "：")) or declines(bare) else aligned
             if evidence:
                 evidence = self._agreeing(bare, evidence, question, ranked)
             quotes = ranked.quotes(evidence or [])

@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
+from text_analysis.declining_words import declines
 from text_analysis.sentences import sentence_spans
 from transformer.citations import Citer
-from transformer.refusal import declines
 from transformer.wire import Citations, Markers, Source, Statement, Verdict, Withheld
 from vectorstore.wire import Span
 
@@ -43,28 +43,31 @@ class SentenceSplitter:
 
 
 class Gate:
-    """Checks the sentences of one answer and releases the supported ones.
+    """Checks the sentences of one answer and releases the supported ones, from the first that answers on.
 
-    A sentence that claims nothing, like "Yes." or a lead-in, or that only repeats the question, is released with the
-    next supported sentence.
+    A sentence answers if it says what a quote of the reader says (`Aligner.answers`). One that does not, that claims
+    nothing, like "Yes." or a lead-in, or that only repeats the question, is released with the next that answers.
     """
 
-    def __init__(self, citer: Citer, question: str, sources: Sequence[Source]) -> None:
+    def __init__(self, citer: Citer, question: str, sources: Sequence[Source], answering: Sequence[str]) -> None:
+        """A gate. `answering`: quotes that answer the question; without them any supported sentence answers."""
         self.text = ""
         """The released text. It never ends with white space."""
         self.withheld: list[Withheld] = []
         self._citer = citer
         self._question = question
         self._sources = sources
+        self._answering = answering
         self._splitter = SentenceSplitter()
         self._statements: list[Statement] = []
         self._markers = Markers()
         self._mended = False
         self._waiting: list[Citations] = []
-        """Sentences without a claim."""
+        """Sentences that do not answer by themselves."""
         self._gap = ""
         """White space between the released text and the next sentence."""
-        self._released: set[str] = set()
+        self._seen: set[str] = set()
+        """Supported sentences, folded."""
 
     def feed(self, text: str) -> str:
         """The text to release after more of the answer was written."""
@@ -95,18 +98,28 @@ class Gate:
     def _judge(self, sentence: str) -> str:
         checked = self._citer.cite(sentence, self._question, self._sources)
         verdicts = {statement.verdict for statement in checked.statements}
-        if "unsupported" in verdicts or declines(sentence):
-            self._drop_waiting(keep_lead_ins=True)
+        if "unsupported" in verdicts:
+            self._drop_waiting(keep_supported=True)
             self._withhold(sentence, "unsupported", "unsupported")
-        elif "supported" not in verdicts or not self._citer.adds(sentence, self._question):
-            self._waiting.append(checked)
-        elif (key := " ".join(checked.text.split()).casefold()) in self._released:
+        elif declines(sentence):
+            self._withhold(sentence, "no_claim", "no_claim")
+        elif "supported" in verdicts and self._repeats(checked):
             self._withhold(sentence, "supported", "repetition")
+        elif "supported" not in verdicts or not self._answers(sentence):
+            self._waiting.append(checked)
         else:
-            self._released.add(key)
             waiting, self._waiting = self._waiting, []
             return "".join([self._release(one) for one in [*waiting, checked]])
         return ""
+
+    def _repeats(self, checked: Citations) -> bool:
+        key = " ".join(checked.text.split()).casefold()
+        repeats = key in self._seen
+        self._seen.add(key)
+        return repeats
+
+    def _answers(self, sentence: str) -> bool:
+        return self._citer.answers(sentence, self._question, () if self.text else self._answering)
 
     def _release(self, checked: Citations) -> str:
         sentence = checked.text.strip()
@@ -134,10 +147,12 @@ class Gate:
         if self.text and after.count("\n") > self._gap.count("\n"):
             self._gap = after
 
-    def _drop_waiting(self, *, keep_lead_ins: bool = False) -> None:
-        """Withhold the waiting sentences, because they belong to a sentence that is not shown."""
-        kept = [one for one in self._waiting if keep_lead_ins and one.text.rstrip().endswith((":", "："))]
-        for one in self._waiting:
-            if one not in kept:
-                self._withhold(one.text, "no_claim", "no_claim")
-        self._waiting = kept
+    def _drop_waiting(self, *, keep_supported: bool = False) -> None:
+        """Withhold the waiting sentences. `keep_supported`: only those that belong to the sentence just withheld."""
+        waiting, self._waiting = self._waiting, []
+        for one in waiting:
+            supported = any(statement.verdict == "supported" for statement in one.statements)
+            if keep_supported and (supported or one.text.rstrip().endswith((":", "："))):
+                self._waiting.append(one)
+            else:
+                self._withhold(one.text, "supported" if supported else "no_claim", "no_claim")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,9 +17,6 @@ from transformer.wire import Topic
 from vectorstore.wire import Passage
 
 logger = logging.getLogger(__name__)
-
-_DONT_KNOW = re.compile(r"\W*i\s+(do\s+not|don['’]?t)\s+know\b", re.IGNORECASE)
-"""The answer that the instructions require if the documents do not help (`settings.py`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +69,6 @@ def _calibrated(content: bytes) -> RefusalRule:
         logger.warning("using the default refusal threshold: %s", error)
         return _DEFAULT
     return RefusalRule(calibration.model, calibration.threshold)
-
-
-def declines(text: str) -> bool:
-    """Whether a text of the LLM begins by saying that it does not know."""
-    return _DONT_KNOW.match(text) is not None
 
 
 def refusal_text(question: str) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from chassis.context import CallContext
+from text_analysis.question_words import asking
 from transformer.answerability import PASSAGES, score
 from transformer.condense import Condenser
 from transformer.errors import PromptTooLongError
@@ -133,7 +134,7 @@ class Retriever:
                 sentence_similarity=quotable,
             )
             # A follow-up may stand alone or not: both phrasings find more than either (docs/evaluation.md).
-            for phrasing in dict.fromkeys((query, question.text))
+            for phrasing in dict.fromkeys((query, question.text, *asking(question.text)))
         ]
         return merged(await self._vectorstore.search(instances, ctx), num_docs)
 

@@ -244,8 +244,8 @@ class Withheld(Described):
     text: str
     verdict: Verdict
     reason: Literal["unsupported", "no_claim", "repetition"]
-    """No source supports it; it claims nothing, or nothing beyond the question, and leads to no sentence that is shown;
-    or it repeats earlier text."""
+    """No source supports it; it claims nothing, or nothing that answers, and leads to no sentence that is shown; or it
+    repeats earlier text."""
 
 
 class Citations(Described):

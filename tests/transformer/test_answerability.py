@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.fakes.passages import passage
+from text_analysis.question_words import asking
 from transformer.answerability import DEFAULT_MODEL, DEFAULT_THRESHOLD, PASSAGES, SIGNALS, Model, score
 from transformer.refusal import topics
 
@@ -55,9 +56,24 @@ def test_headings_count_as_part_of_their_passages() -> None:
     assert score(question, [headed]).score > score(question, [bare]).score
 
 
-def test_the_question_of_a_conversation_is_its_last_line() -> None:
-    last = "When was the bridge opened?"
-    assert score(f"Tell me of the Zambezi\n{last}", [passage(BRIDGE)]) == score(last, [passage(BRIDGE)])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Tell me of the Zambezi.\n{}",
+        "{}\nAnswer in one short sentence, and name the page.",
+        "I prepare a talk for the council of Zambezi. {} Please leave out bullet points.",
+    ],
+)
+def test_instructions_and_background_do_not_count_as_missing(text: str) -> None:
+    asked = "When was the bridge opened?"
+    assert score(text.format(asked), [passage(BRIDGE)]).score >= score(asked, [passage(BRIDGE)]).score
+
+
+def test_the_sentences_that_ask() -> None:
+    assert asking("When was it opened?") == []
+    assert asking("I am in a hurry. When was it opened? Be brief.") == ["When was it opened?"]
+    assert asking("Say when it was opened. Be brief.") == ["Say when it was opened."]
+    assert asking("我很急。桥什么时候开放？请简短回答。") == ["桥什么时候开放？"]
 
 
 @pytest.mark.parametrize("texts", [[], [""], [" \n\n \t"]])

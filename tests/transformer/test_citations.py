@@ -106,8 +106,17 @@ def test_a_statement_of_several_sentences_has_several_quotes() -> None:
 
 
 def test_statements_without_a_claim_are_labelled() -> None:
-    citations = cite("Yes. It is so:")
-    assert verdicts(citations) == ["no_claim", "no_claim"]
+    citations = cite("Yes. It is so:\nThe documents do not say whether the warranty covers the battery.")
+    assert verdicts(citations) == ["no_claim"] * 3
+
+
+def test_a_statement_needs_support_for_its_words_beyond_the_question() -> None:
+    sources = [source("Citations of an answer are checked against the sources.")]
+    question = "How are the citations of an answer checked?"
+    assert verdicts(cite("The citations of an answer are checked nightly.", question, sources)) == ["unsupported"]
+    assert verdicts(cite("The citations of an answer are checked against the sources.", question, sources)) == [
+        "supported"
+    ]
 
 
 @pytest.mark.parametrize(

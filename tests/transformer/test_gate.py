@@ -16,9 +16,12 @@ ALSO_SUPPORTED = "Records are sent at 06:00 UTC each day."
 UNSUPPORTED = "Bananas are yellow."
 
 
-def released(text: str, *, size: int = 4, looping: bool = False) -> tuple[list[str], Citations]:
-    """The pieces that the gate releases, and its citations; the text comes `size` characters at a time."""
-    gate = Gate(CITER, QUESTION, SOURCES)
+def released(text: str, *, size: int = 4, looping: bool = False, answer: str = "") -> tuple[list[str], Citations]:
+    """The pieces that the gate releases, and its citations; the text comes `size` characters at a time.
+
+    `answer`: the reader's quote.
+    """
+    gate = Gate(CITER, QUESTION, SOURCES, [answer] if answer else [])
     pieces = [gate.feed(text[begin : begin + size]) for begin in range(0, len(text), size)]
     pieces.append(gate.close(looping=looping))
     citations = gate.citations()
@@ -54,7 +57,8 @@ def test_only_supported_sentences_are_released_and_each_when_it_is_complete() ->
         (f"{SUPPORTED}\n\n{UNSUPPORTED}\n{ALSO_SUPPORTED}", f"{SUPPORTED}\n\n{ALSO_SUPPORTED}", None),
         (f"{SUPPORTED} {SUPPORTED} {ALSO_SUPPORTED}", f"{SUPPORTED} {ALSO_SUPPORTED}", [(SUPPORTED, "repetition")]),
         ("The warranty lasts three years. [2]", "The warranty lasts three years. [1]", []),
-        (f"I don't know. {SUPPORTED}", SUPPORTED, None),
+        (f"I don't know. {SUPPORTED}", SUPPORTED, [("I don't know.", "no_claim")]),
+        (f"{SUPPORTED} The document does not say who pays.", SUPPORTED, None),
         ("", "", []),
         ("Yes.", "", [("Yes.", "no_claim")]),
         ("The warranty is long [1].", "", [("The warranty is long [1].", "no_claim")]),
@@ -66,6 +70,17 @@ def test_what_is_shown_and_what_is_withheld(text: str, shown: str, left_out: lis
         assert citations.text == shown
         if left_out is not None:
             assert withheld(citations) == left_out
+
+
+def test_text_is_released_from_the_first_sentence_that_answers_on() -> None:
+    pieces, citations = released(f"{ALSO_SUPPORTED} {SUPPORTED} {ALSO_SUPPORTED} It covers the pump.", answer=SUPPORTED)
+    assert pieces == [f"{ALSO_SUPPORTED} {SUPPORTED}", " It covers the pump."]
+    assert withheld(citations) == [(ALSO_SUPPORTED, "repetition")]
+    pieces, citations = released(ALSO_SUPPORTED, answer=SUPPORTED)
+    assert pieces == []
+    assert [(one.text, one.verdict, one.reason) for one in citations.withheld] == [
+        (ALSO_SUPPORTED, "supported", "no_claim")
+    ]
 
 
 def test_the_unfinished_end_of_a_loop_is_withheld() -> None:
