@@ -297,7 +297,7 @@ class _Cut:
                 yield from self._split(first, last, _PARAGRAPH)
 
     def _split(self, start: int, end: int, begins: int) -> Iterator[_Unit]:
-        """The range as one unit if it fits beside an overlap, else split at finer places."""
+        """The range as one unit if it fits together with an overlap, else split at finer places."""
         if self._tokens.count(start, end) <= self._body_tokens:
             yield self._unit(start, end, begins)
             return

@@ -53,7 +53,7 @@ class Advanced:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """The run waits; it goes on by itself."""
+    """The run waits, and continues without intervention."""
 
     reason: str
 

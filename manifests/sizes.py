@@ -1,4 +1,4 @@
-"""Prints the GPU memory of a Llama's weights, and the tokens that fit beside them: `python manifests/sizes.py`.
+"""Prints the GPU memory of a Llama's weights, and the tokens that fit into the rest: `python manifests/sizes.py`.
 
 Weights: parameters × bytes. Keys and values of a token: 2 × layers × key-value heads × head size × bytes. The cache is
 a share of the memory that weights and run time leave free.

@@ -114,7 +114,7 @@ class Answerability:
     """How likely passages answer a question."""
 
     score: float
-    """0 … 1; higher: an answer is likelier."""
+    """0 … 1. Higher values mean that an answer is more likely."""
     signals: dict[str, float]
     """Values of `SIGNALS`; empty if no passage has a word."""
     passage: int | None
@@ -161,7 +161,7 @@ class _Term:
 
 
 class _Question:
-    """The content words of a question and the kind of answer it wants."""
+    """The content words of a question, and the kind of answer that it asks for."""
 
     def __init__(self, text: str) -> None:
         words = _Words(normalise(text[-_QUESTION_CHARS:]))

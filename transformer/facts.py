@@ -266,7 +266,7 @@ def _nameable(text: _Text, place: int) -> bool:
 def _names(text: _Text, first: Collection[int], words: FactWords) -> Iterator[_Name]:
     """Runs of capitalised words."""
     capitals = [place for place in range(len(text.keys)) if _nameable(text, place)]
-    # A title in capitals, or a text in Chinese with Latin words, tells nothing by its capitals.
+    # In a title in capitals, or Latin words in Chinese text, capitals mean nothing.
     title = len(capitals) > 3 and 5 * len(capitals) > 4 * sum(text.content)
     run: list[int] = []
     for place in [*capitals, -1]:
@@ -392,7 +392,7 @@ class _Comparison:
     def _in_place(
         self, name: _Name, left: str | None, right: str | None, beside: tuple[str | None, str | None], *, absent: bool
     ) -> bool:
-        """Whether a name of the evidence with these neighbours stands where `name` stands in the statement."""
+        """Whether a name of the evidence with these neighbours is in the position of `name` in the statement."""
         same_left, same_right = beside[0] == left, beside[1] == right
         if same_right and right is not None and self._ours.content[name.places[-1] + 1]:
             return True
@@ -608,7 +608,7 @@ class _Comparison:
         for one, places, names in ((ours, piece, new), (text, other, old)):
             if sum(one.content[place] and place not in names and place not in one.numbers for place in places) > 1:
                 return set()
-        # A capital at the start tells nothing: "Deleting it …", "Removing it …".
+        # A capital at the start means nothing: "Deleting it …", "Removing it …".
         if 0 in old:
             name = regex.compile(rf"(?<=[\p{{L}},] ){regex.escape(text.raw[0])}\b")
             if self._words.capitalises_nouns or not any(map(name.search, self._passages)):

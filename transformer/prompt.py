@@ -40,8 +40,8 @@ class Prompt:
 class PromptBuilder:
     """Builds prompts for one model.
 
-    Passages stand in the order of their documents, not of their scores: questions that find the same passages share
-    the beginning of their prompts, which the server's prefix cache then holds.
+    Passages are ordered by document, not by score, so that questions that find the same passages share
+    the beginning of their prompts, which the server's prefix cache can reuse.
     """
 
     def __init__(

@@ -54,12 +54,12 @@ class Reading:
     spans: tuple[Evidence, ...]
     """Up to three units, in the order of the passages and their texts.
 
-    They do not overlap, and none is a heading. `support`: how well each answers. Empty if nothing has to do with the
-    question.
+    They do not overlap, and headings are left out. `support`: how well each answers. Empty if no unit is related to
+    the question.
     """
     score: float
-    """How well the best unit answers, 0 … 1. Compares units, not questions: `transformer.answerability` tells
-    whether the passages answer at all."""
+    """How well the best unit answers, 0 … 1. Compares units, not questions: see `transformer.answerability` for whether
+    the passages answer at all."""
 
 
 NOTHING = Reading((), 0.0)
