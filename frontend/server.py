@@ -49,8 +49,9 @@ def application(settings: FrontendSettings, page: Page) -> FastAPI:
     async def config() -> dict[str, Any]:
         return {"version": settings.version, "ingest": ingest is not None, "title": settings.title}
 
+    @app.api_route("/api", methods=_METHODS)
     @app.api_route("/api/{path:path}", methods=_METHODS)
-    async def nothing(request: Request, path: str) -> None:
+    async def nothing(request: Request, path: str = "") -> None:
         if ingest is None and path.startswith("ingest/"):
             raise NotFoundError("No ingest service is configured here, so documents cannot be uploaded.")
         raise NotFoundError(f"There is no {request.method} {request.url.path} here.")
