@@ -261,7 +261,7 @@ TENSOR = {"name": "text", "datatype": "BYTES", "shape": [2], "data": ["a", "b"]}
     ("inputs", "expected"),
     [
         ([{**TENSOR, "name": "nope"}], "unknown tensor 'nope'"),
-        ([TENSOR, TENSOR], "there twice"),
+        ([TENSOR, TENSOR], "is repeated"),
         ([{**TENSOR, "shape": [3]}], "does not fit shape [3]"),
         ([{**TENSOR, "shape": [-1]}], "negative"),
         ([{**TENSOR, "datatype": "FP32"}], "does not fit"),
