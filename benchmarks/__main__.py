@@ -12,7 +12,18 @@ import importlib.util
 
 from benchmarks.document import Options, measured_on, record
 
-BENCHMARKS = ("first_answer", "overhead", "ingest", "search", "chain", "restart", "page", "page_server", "embedder")
+BENCHMARKS = (
+    "first_answer",
+    "overhead",
+    "ingest",
+    "search",
+    "chain",
+    "restart",
+    "turns",
+    "page",
+    "page_server",
+    "embedder",
+)
 NEEDS = {"page": "playwright", "embedder": "FlagEmbedding"}
 """Benchmark → package that only .venv-pages or .venv-torch has."""
 LIBRARIES = ("kserve", "aiohttp", "httpx", "chromadb")

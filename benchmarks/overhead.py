@@ -57,6 +57,7 @@ async def _measure(state: GraphState, rounds: int) -> list[str]:
         template,
         window=template.context_tokens or 2048,
         max_prompt_tokens=settings.max_prompt_tokens,
+        max_history_tokens=settings.max_history_tokens,
         system_prompt=settings.system_prompt,
         instruction=settings.instruction,
         plain_system_prompt=settings.plain_system_prompt,

@@ -120,6 +120,7 @@ class AskResult(OutcomeFields):
         description="The answer, sentence by sentence. Empty if nothing was checked."
     )
     complete: bool = Field(description="False if the answer was truncated at max_tokens.")
+    turns: None = Field(None, exclude=True)  # calls share no context
 
 
 class Index(BaseModel):
@@ -212,7 +213,7 @@ class GraphTools:
                     await context.report_progress(len(texts))
             if end is None:
                 raise InterruptedStreamError("The stream ended before the answer was complete. Ask again.")
-        outcome = {name: getattr(end, name) for name in OutcomeFields.model_fields}
+        outcome = {name: getattr(end, name) for name in OutcomeFields.model_fields if name != "turns"}
         return AskResult.model_validate(
             {
                 **outcome,

@@ -49,3 +49,5 @@ class GenerationChunk:
     """Natural logarithm of the probability of the whole answer, in the last chunk. None: not requested."""
     output_log_probs: tuple[float, ...] = ()
     """One per token of the answer, in the last chunk. Empty: not requested, or the server sends only the sum."""
+    cached_tokens: int | None = None
+    """Tokens of the prompt that were in the prefix cache, in the last chunk. None: the server does not report them."""

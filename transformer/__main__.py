@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import secrets
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from transformer.browsing import browsing_routes
 from transformer.checking import Checker
 from transformer.citations import Citer
 from transformer.condense import Condenser
+from transformer.conversations import Conversations
 from transformer.ensemble import EnsembleModel
 from transformer.generate import generate_routes
 from transformer.generation import Generator
@@ -69,6 +71,7 @@ def build(settings: TransformerSettings) -> RagService:
         prompt_format,
         window=window,
         max_prompt_tokens=settings.max_prompt_tokens,
+        max_history_tokens=settings.max_history_tokens,
         system_prompt=settings.system_prompt,
         instruction=settings.instruction,
         plain_system_prompt=settings.plain_system_prompt,
@@ -76,6 +79,7 @@ def build(settings: TransformerSettings) -> RagService:
     aligner = Aligner(settings.citation_language, threshold=settings.citation_support)
     defaults = Defaults.model_validate(settings.model_dump(include=set(Defaults.model_fields)))
     generator = Generator(predictor, stop=prompts.stop, defaults=defaults)
+    secret = settings.turns_secret.get_secret_value() if settings.turns_secret else ""
     checker = Checker(Citer(aligner), Reader(aligner.passages), mode=settings.citations)
     return RagService(
         model_name=settings.model_name,
@@ -92,6 +96,9 @@ def build(settings: TransformerSettings) -> RagService:
         ),
         generator=generator,
         answerer=Answerer(generator, checker, mode=defaults.answers, refusal=settings.refusal),
+        conversations=Conversations(
+            secret.encode() or secrets.token_bytes(32), limit=settings.conversations, ttl_s=settings.conversation_ttl_s
+        ),
         defaults=defaults,
     )
 

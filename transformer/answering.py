@@ -19,7 +19,16 @@ from transformer.question import Question
 from transformer.refusal import refusal_text
 from transformer.retrieval import Retrieved
 from transformer.telemetry import Stopwatch
-from transformer.wire import AnsweredBy, AnswerMode, Citations, FinishReason, Quote, Usage, Withheld
+from transformer.wire import (
+    AnsweredBy,
+    AnswerMode,
+    Citations,
+    FinishReason,
+    PromptTokensDetails,
+    Quote,
+    Usage,
+    Withheld,
+)
 
 _SURE = 0.15
 """Minimum answerability at which a quote replaces the LLM's statement that it does not know. Three times the odds of
@@ -194,10 +203,17 @@ class _Writing:
                 if chunk.text:
                     yield chunk.text
                 if chunk.finish_reason is not None:
-                    prompt, completion = chunk.prompt_tokens or 0, chunk.completion_tokens or 0
+                    prompt, completion, cached = (
+                        chunk.prompt_tokens or 0,
+                        chunk.completion_tokens or 0,
+                        chunk.cached_tokens,
+                    )
                     self.finish_reason = chunk.finish_reason
                     self.usage = Usage(
-                        prompt_tokens=prompt, completion_tokens=completion, total_tokens=prompt + completion
+                        prompt_tokens=prompt,
+                        completion_tokens=completion,
+                        total_tokens=prompt + completion,
+                        prompt_tokens_details=None if cached is None else PromptTokensDetails(cached_tokens=cached),
                     )
                     return
         raise BadUpstreamError("The predictor ended without finishing its answer.")

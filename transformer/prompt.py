@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import bisect
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import functools
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TypeVar
 
 from predictor.client import EstimatedPromptFormat, PromptFormat
 from predictor.wire import Message as LlmMessage
+from transformer.conversations import PassageKey, ShownPassage, Turn, shown
 from transformer.errors import PromptTooLongError
-from transformer.wire import CutPassage, Message, Source
+from transformer.wire import CutPassage, Replayed, Source
 from vectorstore.wire import Passage
 
 ResultT = TypeVar("ResultT")
@@ -32,16 +34,38 @@ class Prompt:
 
     messages: Sequence[LlmMessage]
     sources: list[Source]
-    """Passages shown, in the order of their numbers."""
+    """Passages shown for this question, in the order of their numbers."""
     cut: list[CutPassage]
     """Passages that did not fit, most relevant first."""
+    turns: Sequence[Turn] = ()
+    """Earlier turns of the conversation that the next question may build on, oldest first."""
+    replayed: Replayed | None = None
+    """None if there are no messages, or no earlier turns."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """A prompt with some of the earlier turns. All sizes are in tokens."""
+
+    earlier: list[LlmMessage]
+    numbers: dict[PassageKey, int]
+    """Source numbers of the earlier turns' passages."""
+    needed: list[int]
+    """Size of each passage of the question."""
+    fixed: int
+    """Size of the system message and the question, with the instructions and the caller's context."""
+    history: int
+    """Size of the earlier turns."""
+    history_budget: int
 
 
 class PromptBuilder:
     """Builds prompts for one model.
 
-    Passages are ordered by document, not by score, so that questions that find the same passages share
-    the beginning of their prompts, which the server's prefix cache can reuse.
+    Passages are ordered by document, not by score, so that questions that find the same passages share the beginning of
+    their prompts, which the server's prefix cache can reuse. For the same reason the prompt of a conversation only
+    grows: each earlier turn is repeated with the passages that it was answered from, and a passage that is already in
+    the prompt keeps its number and is not shown again.
     """
 
     def __init__(
@@ -50,6 +74,7 @@ class PromptBuilder:
         *,
         window: int,
         max_prompt_tokens: int,
+        max_history_tokens: int,
         system_prompt: str,
         instruction: str,
         plain_system_prompt: str,
@@ -59,7 +84,8 @@ class PromptBuilder:
         Args:
             prompt_format: counts tokens and breaks up control tokens: with the model's tokenizer, or estimated.
             window: tokens that the model reads and writes together.
-            max_prompt_tokens: most tokens of a prompt that holds passages.
+            max_prompt_tokens: most tokens of a prompt that holds passages, without the earlier turns.
+            max_history_tokens: most tokens of the earlier turns.
             system_prompt: instructions before the documents.
             instruction: instructions after them, before the question.
             plain_system_prompt: instructions if there are no documents.
@@ -67,8 +93,9 @@ class PromptBuilder:
         self._format = prompt_format
         self._window = window
         self._max_prompt_tokens = max_prompt_tokens
+        self._max_history_tokens = max_history_tokens
         self._system_prompt = system_prompt
-        self._instruction = instruction
+        self._lead = f"\n\n{instruction}{_QUESTION} "
         self._plain_system_prompt = plain_system_prompt
         self._count = _cached(prompt_format.count, 8192)
         self._bare_frame = _cached(lambda system: prompt_format.count_messages(_messages(system, (), "?")), 64)
@@ -85,7 +112,7 @@ class PromptBuilder:
         *,
         passages: Sequence[Passage] = (),
         context: str | None = None,
-        history: Sequence[Message] = (),
+        turns: Sequence[Turn] = (),
         instructions: str | None = None,
         max_tokens: int,
     ) -> Prompt:
@@ -97,7 +124,7 @@ class PromptBuilder:
             question: the user's own words.
             passages: most relevant first.
             context: the caller's own text, instead of passages.
-            history: earlier turns, oldest first.
+            turns: the conversation so far, oldest first. The passages that have a text are repeated.
             instructions: the caller's own, added to the service's.
             max_tokens: tokens reserved for the answer.
 
@@ -108,46 +135,66 @@ class PromptBuilder:
         system = self._system_prompt if grounded else self._plain_system_prompt
         if instructions:
             system = f"{system}\n\n{self._escape(instructions)}"
-        turns = [LlmMessage(role=turn.role, content=self._escape(turn.content)) for turn in history]
         asked = self._escape(question)
         fence = _document(None, "", self._escape(context)) if context is not None else ""
-
-        lead = f"\n\n{self._instruction}{_QUESTION} " if grounded else ""
-        told = self._count(fence) + self._count(lead) + self._count(asked) + _MARGIN_TOKENS
-
+        lead = self._lead if grounded else ""
+        own = self._count(fence) + self._count(lead) + self._count(asked) + _MARGIN_TOKENS
         room = self._window - max_tokens
-        needed = [self._count(self._block(passage, len(passages))) + 1 for passage in passages]
-        left = min(room, self._max_prompt_tokens) - told - sum(needed)
-        turns = turns[self._first_turn(system, turns, left) :]
-        fixed = told + self._frame(system, turns)
-        if fixed > room:
+        offered = [shown(passage, 0) for passage in passages]
+
+        @functools.cache
+        def layout(first: int) -> _Layout:
+            kept = turns[first:]
+            earlier = self._replay(kept)
+            numbers, above = numbers_of(kept), _shown_by(kept)
+            after = max(numbers.values(), default=0) + len(passages)
+            blocks = [self._block(replace(one, number=numbers.get(one.key, after)), above) for one in offered]
+            needed = [self._count(block) + 1 for block in blocks]
+            frame = self._bare_frame(system)
+            history = self._format.count_messages(_messages(system, earlier, "?")) - frame if earlier else 0
+            fixed = frame + own
+            wanted = max(fixed, min(fixed + sum(needed), self._max_prompt_tokens))
+            return _Layout(earlier, numbers, needed, fixed, history, min(self._max_history_tokens, room - wanted))
+
+        first = _first_turn(len(turns), layout)
+        chosen = layout(first)
+        if chosen.fixed > room:
             raise PromptTooLongError(
-                f"The question{' and its context' if context is not None else ''} take {fixed} tokens of the prompt "
-                f"and max_tokens reserves {max_tokens}: together more than the model's window of {self._window} "
+                f"The question{' and its context' if context is not None else ''} take {chosen.fixed} tokens of the "
+                f"prompt and max_tokens reserves {max_tokens}: together more than the model's window of {self._window} "
                 "tokens. Shorten the text or lower max_tokens.",
                 field="context" if context is not None else "input",
             )
-        if not passages:
-            return Prompt(_messages(system, turns, f"{fence}{lead}{asked}"), [], [])
-        kept, cut = self._fit(passages, needed, min(room, self._max_prompt_tokens) - fixed)
-        sources = numbered(kept)
-        documents = "\n".join(self._block(source, source.number) for source in sources)
-        return Prompt(_messages(system, turns, f"{documents}{lead}{asked}"), sources, cut)
+        budget = min(room - chosen.history, self._max_prompt_tokens) - chosen.fixed
+        fitting, cut = self._fit(passages, chosen.needed, budget)
+        sources = numbered(fitting, chosen.numbers)
+        kept = turns[first:]
+        above = _shown_by(kept)
+        documents = "\n".join(self._block(shown(source, source.number), above) for source in sources)
+        replayed = Replayed(turns=len(kept), left_out=first, incomplete=sum(not turn.complete for turn in kept))
+        return Prompt(
+            _messages(system, chosen.earlier, f"{documents or fence}{lead}{asked}"),
+            sources,
+            cut,
+            kept,
+            replayed if turns else None,
+        )
 
-    def _frame(self, system: str, turns: Sequence[LlmMessage]) -> int:
-        """Tokens of a prompt without its last message. Cached if there is no history."""
-        return self._format.count_messages(_messages(system, turns, "?")) if turns else self._bare_frame(system)
-
-    def _first_turn(self, system: str, turns: Sequence[LlmMessage], left: int) -> int:
-        """The first turn to keep, so that a prompt without its last message takes at most `left` tokens.
-
-        By bisection, because each attempt counts a whole prompt.
-        """
-        if not turns or self._frame(system, turns) <= left:
-            return 0
-        beginnings = range(2, len(turns), 2)
-        first = bisect.bisect_left(beginnings, True, key=lambda begin: self._frame(system, turns[begin:]) <= left)
-        return beginnings[first] if first < len(beginnings) else len(turns)
+    def _replay(self, turns: Sequence[Turn]) -> list[LlmMessage]:
+        """The messages of earlier turns, as the LLM read them when they were asked."""
+        messages: list[LlmMessage] = []
+        above: set[PassageKey] = set()
+        for turn in turns:
+            if turn.question is not None:
+                known = [passage for passage in turn.passages if passage.text]
+                documents = "\n".join(self._block(one, above) for one in known)
+                above.update(one.key for one in known)
+                content = f"{documents}{self._lead if known else ''}{self._escape(turn.question)}"
+                messages.append(LlmMessage(role="user", content=content))
+            if turn.answer is not None:
+                # Blanks at the edges could join the template's own in one token.
+                messages.append(LlmMessage(role="assistant", content=self._escape(turn.answer.strip())))
+        return messages
 
     @staticmethod
     def _fit(passages: Sequence[Passage], needed: Sequence[int], budget: int) -> tuple[list[Passage], list[CutPassage]]:
@@ -163,17 +210,47 @@ class PromptBuilder:
                 )
         return kept, cut
 
-    def _block(self, passage: Passage, number: int) -> str:
-        title = " — ".join(dict.fromkeys(filter(None, [passage.title, *passage.heading_path])))
-        return _document(number, self._escape(title), self._escape(passage.text))
+    def _block(self, passage: ShownPassage, above: Collection[PassageKey]) -> str:
+        """A passage as the LLM reads it: only its number and label if an earlier turn shows it."""
+        title = self._escape(passage.label)
+        if passage.key in above:
+            return f"{_head(passage.number, title)} (see above)"
+        return _document(passage.number, title, self._escape(passage.text))
 
 
-def numbered(passages: Sequence[Passage]) -> list[Source]:
-    """The passages as sources, in the order of their documents."""
-    return [
-        Source.construct_unchecked(number=number, **passage.__dict__)
-        for number, passage in enumerate(sorted(passages, key=_reading_order), 1)
-    ]
+def numbered(passages: Sequence[Passage], numbers: Mapping[PassageKey, int]) -> list[Source]:
+    """The passages as sources, in the order of their numbers.
+
+    Args:
+        passages: in any order. New ones are numbered in the order of their documents.
+        numbers: of the passages of earlier turns, which keep them.
+    """
+    known = {numbers[key]: one for one in passages if (key := shown(one, 0).key) in numbers}
+    new = sorted((one for one in passages if shown(one, 0).key not in numbers), key=_reading_order)
+    all_numbers = known | dict(enumerate(new, max(numbers.values(), default=0) + 1))
+    return [Source.construct_unchecked(number=number, **one.__dict__) for number, one in sorted(all_numbers.items())]
+
+
+def numbers_of(turns: Sequence[Turn]) -> dict[PassageKey, int]:
+    """Source numbers of the passages of these turns."""
+    return {passage.key: passage.number for turn in turns for passage in turn.passages}
+
+
+def _shown_by(turns: Sequence[Turn]) -> set[PassageKey]:
+    return {passage.key for turn in turns for passage in turn.passages if passage.text}
+
+
+def _first_turn(count: int, layout: Callable[[int], _Layout]) -> int:
+    """The first of `count` turns to keep: 0 if all fit, else so that the rest takes at most half of the budget.
+
+    With one turn less at a time, the beginning of every further prompt would change. By bisection, because each attempt
+    counts a whole prompt.
+    """
+    if count == 0 or (whole := layout(0)).history <= whole.history_budget:
+        return 0
+    return 1 + bisect.bisect_left(
+        range(1, count), True, key=lambda first: (tried := layout(first)).history <= tried.history_budget / 2
+    )
 
 
 def _messages(system: str, turns: Sequence[LlmMessage], last: str) -> list[LlmMessage]:
@@ -192,10 +269,14 @@ def _reading_order(passage: Passage) -> tuple[str, int, str]:
 
 def _document(number: int | None, title: str, text: str) -> str:
     """Text in triple quotes, as data. Triple quotes inside it are replaced."""
-    label = f"[{number}] " if number is not None else ""
-    head = _unquoted(f"{label}{' '.join(title.split())}".strip())
+    head = _head(number, title)
     quoted = f'"""\n{_unquoted(text)}\n"""'
     return f"{head}\n{quoted}" if head else quoted
+
+
+def _head(number: int | None, title: str) -> str:
+    label = f"[{number}] " if number is not None else ""
+    return _unquoted(f"{label}{' '.join(title.split())}".strip())
 
 
 def _unquoted(text: str) -> str:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from chassis.context import CallContext
+from chassis.errors import ForbiddenError, NotFoundError
 from text_analysis.question_words import asking
 from transformer.answerability import PASSAGES, score
 from transformer.condense import Condenser
+from transformer.conversations import Turn, with_texts
 from transformer.errors import PromptTooLongError
-from transformer.prompt import Prompt, PromptBuilder, numbered
+from transformer.prompt import Prompt, PromptBuilder, numbered, numbers_of
 from transformer.question import Question
 from transformer.refusal import RefusalPolicy
 from transformer.telemetry import Stopwatch
@@ -25,7 +28,7 @@ class Retrieved:
     """The prompt for a question, or the decision to refuse it."""
 
     prompt: Prompt
-    """Empty if the question is refused."""
+    """Without messages and sources if the question is refused."""
     query: str | None = None
     """The search query; None if nothing was searched."""
     index_version: str | None = None
@@ -71,12 +74,20 @@ class Retriever:
         self._refuse = refuse
 
     async def retrieve(
-        self, question: Question, ctx: CallContext, stopwatch: Stopwatch, *, max_tokens: int, mode: AnswerMode
+        self,
+        question: Question,
+        turns: Sequence[Turn],
+        ctx: CallContext,
+        stopwatch: Stopwatch,
+        *,
+        max_tokens: int,
+        mode: AnswerMode,
     ) -> Retrieved:
         """The prompt with the passages that support an answer, or a refusal if none do.
 
         Args:
             question: the question.
+            turns: the conversation before it, without texts of passages.
             ctx: of the request.
             stopwatch: of the answer.
             max_tokens: tokens of the prompt's window to reserve for the answer.
@@ -87,17 +98,23 @@ class Retriever:
             ServiceError: the vectorstore, or the predictor that condenses, failed.
         """
         grounding = question.grounding
+        # Passages of earlier turns are read, and so repeated, only for a question that is answered from documents too.
         wanted = self._num_docs if grounding.num_docs is None else grounding.num_docs
         if grounding.context:
             context = grounding.context if grounding.context.strip() else None
-            return Retrieved(self._build(question, max_tokens, context=context))
+            return Retrieved(self._build(question, turns, max_tokens, context=context))
         if not grounding.retrieval or wanted == 0:
-            return Retrieved(self._build(question, max_tokens))
+            return Retrieved(self._build(question, turns, max_tokens))
         query = question.text
-        if question.history:
-            query = await self._condenser.condense(question.text, question.history, ctx)
+        if turns:
+            messages = [message for turn in turns for message in turn.messages()]
+            query = await self._condenser.condense(question.text, messages, ctx)
             stopwatch.lap("condense")
-        prediction = await self._search(question, query, wanted, ctx, quotable=mode != "write")
+        prediction, read = await asyncio.gather(
+            self._search(question, query, wanted, ctx, quotable=mode != "write"),
+            self._read(() if mode == "quote" else turns, ctx),
+        )
+        turns = read or turns
         stopwatch.lap("retrieval")
         stopwatch.timings.update(prediction.timings_ms)
 
@@ -109,9 +126,9 @@ class Retriever:
         answerability = score(question.text, passages, rule.model).score
         threshold = rule.threshold if grounding.min_score is None else grounding.min_score
         if not passages or (refuse and answerability < threshold):
-            prompt = Prompt([], [], _cut(shown, "not_answered"))
+            prompt = Prompt([], [], _cut(shown, "not_answered"), turns)
             return Retrieved(prompt, query, version, answerability, refused=True, passages=passages)
-        prompt = self._grounded(question, shown, None if mode == "quote" else max_tokens, refuse=refuse)
+        prompt = self._grounded(question, turns, shown, None if mode == "quote" else max_tokens, refuse=refuse)
         stopwatch.lap("prompt")
         return Retrieved(
             prompt, query, version, answerability, passages=passages, similarity=prediction.sentence_similarity
@@ -138,8 +155,27 @@ class Retriever:
         ]
         return merged(await self._vectorstore.search(instances, ctx), num_docs)
 
+    async def _read(self, turns: Sequence[Turn], ctx: CallContext) -> Sequence[Turn]:
+        """The turns with the texts of their passages, as far as these are still stored and the caller may read them."""
+        documents = list(dict.fromkeys(passage.key[:3] for turn in turns for passage in turn.passages))
+        texts = await asyncio.gather(*(self._text(*document, ctx) for document in documents))
+        return with_texts(turns, dict(zip(documents, texts, strict=True)))
+
+    async def _text(self, collection: str, version: str, document_id: str, ctx: CallContext) -> str:
+        try:
+            stored = await self._vectorstore.document(document_id, ctx, version=version, collection=collection or None)
+        except (NotFoundError, ForbiddenError):
+            return ""
+        return str(stored["text"])
+
     def _grounded(
-        self, question: Question, shown: Sequence[Passage], max_tokens: int | None, *, refuse: bool
+        self,
+        question: Question,
+        turns: Sequence[Turn],
+        shown: Sequence[Passage],
+        max_tokens: int | None,
+        *,
+        refuse: bool,
     ) -> Prompt:
         """The prompt with the passages that have enough support, or with all passages if none has.
 
@@ -149,9 +185,9 @@ class Retriever:
         if not supported or not refuse:
             supported = list(shown)
         if max_tokens is None:
-            prompt = Prompt([], numbered(supported), [])
+            prompt = Prompt([], numbered(supported, numbers_of(turns)), [], turns)
         else:
-            prompt = self._build(question, max_tokens, passages=supported)
+            prompt = self._build(question, turns, max_tokens, passages=supported)
         if not prompt.sources:
             raise PromptTooLongError(
                 "No passage fits the prompt beside this question. Shorten the question or its history, or lower "
@@ -164,13 +200,19 @@ class Retriever:
         return prompt
 
     def _build(
-        self, question: Question, max_tokens: int, *, passages: Sequence[Passage] = (), context: str | None = None
+        self,
+        question: Question,
+        turns: Sequence[Turn],
+        max_tokens: int,
+        *,
+        passages: Sequence[Passage] = (),
+        context: str | None = None,
     ) -> Prompt:
         return self._prompts.build(
             question.text,
             passages=passages,
             context=context,
-            history=question.history,
+            turns=turns,
             instructions=question.instructions,
             max_tokens=max_tokens,
         )

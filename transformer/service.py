@@ -12,10 +12,11 @@ from chassis.errors import BadUpstreamError
 from predictor.client import PredictorClient
 from predictor.wire import GenerationChunk, GenerationRequest
 from transformer.answering import Answerer
+from transformer.conversations import Conversations, Turn, TurnKind, shown
 from transformer.generation import Generator
 from transformer.question import Question
 from transformer.refusal import topics
-from transformer.retrieval import Retriever
+from transformer.retrieval import Retrieved, Retriever
 from transformer.telemetry import AnswerTelemetry, Stopwatch
 from transformer.wire import Answer, Defaults, EndEvent, Index, Indexes, SourcesEvent, TextEvent
 from vectorstore.client import VectorstoreClient
@@ -24,7 +25,7 @@ Event = SourcesEvent | TextEvent | EndEvent
 
 
 class RagService:
-    """Answers questions. Holds no state of a request."""
+    """Answers questions. Holds no state of a request, except conversations of callers that send messages only."""
 
     def __init__(
         self,
@@ -35,6 +36,7 @@ class RagService:
         retriever: Retriever,
         generator: Generator,
         answerer: Answerer,
+        conversations: Conversations,
         defaults: Defaults,
     ) -> None:
         """A service over its two upstreams, which it closes.
@@ -46,6 +48,7 @@ class RagService:
             retriever: finds passages and builds prompts.
             generator: completes finished prompts.
             answerer: answers from the passages found.
+            conversations: knows the earlier turns of a question.
             defaults: parameters of questions that set none.
         """
         self.model_name = model_name
@@ -54,6 +57,7 @@ class RagService:
         self._retriever = retriever
         self._generator = generator
         self._answerer = answerer
+        self._conversations = conversations
         self.defaults = defaults
 
     async def aclose(self) -> None:
@@ -125,13 +129,13 @@ class RagService:
             ServiceError: the request or an upstream is at fault; before the first event or between two.
         """
         stopwatch = Stopwatch()
-        length, turns = len(question.text), len(question.history)
+        turns = self._conversations.recall(question, ctx)
         given = question.sampling.max_tokens
         max_tokens = self.defaults.max_tokens if given is None else given
         mode = self._answerer.mode(question)
-        with AnswerTelemetry(ctx, stopwatch.timings, question_chars=length, turns=turns) as telemetry:
+        with AnswerTelemetry(ctx, stopwatch.timings, question_chars=len(question.text), turns=len(turns)) as telemetry:
             retrieved = await self._retriever.retrieve(
-                question, telemetry.ctx, stopwatch, max_tokens=max_tokens, mode=mode
+                question, turns, telemetry.ctx, stopwatch, max_tokens=max_tokens, mode=mode
             )
             telemetry.found(retrieved.index_version)
             yield SourcesEvent.construct_unchecked(
@@ -143,15 +147,20 @@ class RagService:
                 query=retrieved.query,
                 timings=stopwatch.timings,
                 answerability=retrieved.answerability,
+                replayed=retrieved.prompt.replayed,
             )
+            text = ""
             answer = self._answerer.answer(question, retrieved, telemetry.ctx, stopwatch, max_tokens=max_tokens)
             async with contextlib.aclosing(answer) as pieces:
                 async for piece in pieces:
                     if isinstance(piece, str):
+                        text += piece
                         yield TextEvent.construct_unchecked(text_output=piece)
                         continue
                     if piece.citations is not None:
+                        text = piece.citations.text
                         stopwatch.lap("citations")
+                    turn = _turn(question, retrieved, text, refused=piece.refused)
                     stopwatch.total()
                     end = EndEvent.construct_unchecked(
                         text_output="",
@@ -163,6 +172,18 @@ class RagService:
                         timings=stopwatch.timings,
                         topics=topics(retrieved.passages) if piece.refused else [],
                         citations=piece.citations,
+                        turns=self._conversations.remember(question, [*retrieved.prompt.turns, turn], ctx)
+                        if text.strip()
+                        else None,
                     )
                     telemetry.ended(end)
                     yield end
+
+
+def _turn(question: Question, retrieved: Retrieved, answer: str, *, refused: bool) -> Turn:
+    """A question with its answer and the passages that the LLM read or that were quoted."""
+    if refused and not retrieved.prompt.messages:
+        return Turn(question.text, answer, "refused")
+    sources = retrieved.prompt.sources
+    kind: TurnKind = "documents" if sources else "context" if (question.grounding.context or "").strip() else "plain"
+    return Turn(question.text, answer, kind, tuple(shown(source, source.number) for source in sources))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 from pydantic_settings import SettingsConfigDict
 
 from chassis.settings import BaseUrl, ServerSettings
@@ -44,7 +44,30 @@ class TransformerSettings(ServerSettings):
         None, ge=128, description="The LLM's window in tokens. Default: the value in its tokenizer_config.json."
     )
     max_prompt_tokens: int = Field(
-        3072, ge=128, description="Maximum tokens of a prompt, even in a larger window: long prompts delay answers."
+        3072,
+        ge=128,
+        description="Maximum tokens of a prompt without its earlier turns, even in a larger window: long prompts delay "
+        "answers.",
+    )
+    max_history_tokens: int = Field(
+        3072,
+        ge=0,
+        description="Maximum tokens of earlier turns in a prompt, with their passages. When they are full, the older "
+        "half is left out, so that the LLM server's prefix cache holds the beginning for a while again.",
+    )
+    turns_secret: SecretStr | None = Field(
+        None,
+        description="Signs the `turns` of answers. Replicas need the same secret. Default: a random one at each "
+        "start, which refuses `turns` of earlier starts.",
+    )
+    conversations: int = Field(
+        1000,
+        ge=0,
+        description="Maximum number of conversations kept in memory for callers that send messages without `turns`, "
+        "such as OpenAI clients: each answer adds one.",
+    )
+    conversation_ttl_s: float = Field(
+        3600, gt=0, description="Seconds until a kept conversation that is not used is dropped."
     )
     answers: AnswerMode = Field(
         "auto",

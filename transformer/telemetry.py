@@ -126,7 +126,7 @@ class AnswerTelemetry:
             ctx: of the request.
             timings: of the answer, in milliseconds; read at the end.
             question_chars: length of the question.
-            turns: earlier messages of the conversation.
+            turns: earlier turns of the conversation.
         """
         self._span = ctx.span(ANSWER)
         self._timings = timings

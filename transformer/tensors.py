@@ -50,7 +50,7 @@ def read_instances(request: InferRequest) -> list[Instance]:
         # Empty means absent: a tensor cannot leave out a row.
         for name in _JSON_INPUTS.keys() & fields:
             fields[name] = _parsed(name, fields[name])
-        for name in ("answers", "citations"):
+        for name in ("answers", "citations", "turns"):
             fields[name] = fields.get(name) or None
         try:
             instances.append(Instance.model_validate({"input": question, **fields}))

@@ -40,6 +40,7 @@ MAX_INSTANCES = 32
 MAX_QUESTION_CHARS = 100_000
 MAX_TEXT_CHARS = 1_000_000
 MAX_MESSAGES = 256
+MAX_TURNS_CHARS = 65_536
 
 
 _Question = Annotated[str, StringConstraints(min_length=1, max_length=MAX_QUESTION_CHARS)]
@@ -134,6 +135,9 @@ class GroundingParameters(Described):
     citations: CitationMode | None = None
     """Whether to check the answer against its sources. The service's setting if absent. `off` turns `auto` into
     `write`."""
+    turns: Annotated[str, StringConstraints(max_length=MAX_TURNS_CHARS)] | None = None
+    """`turns` of the previous answer, unchanged: continues its conversation. Earlier messages are not needed; if there
+    are any, they must be those of that conversation."""
 
 
 class Instance(GroundingParameters, SamplingParameters):
@@ -263,12 +267,32 @@ class Citations(Described):
     """Always empty: a source's text is the stored text. Kept for clients of earlier versions."""
 
 
+class PromptTokensDetails(Described):
+    """Tokens of the prompt, as OpenAI divides them."""
+
+    cached_tokens: int
+    """Tokens that the LLM's server had in its prefix cache; it computed the others."""
+
+
 class Usage(Described):
     """Tokens of the LLM."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
     total_tokens: int = 0
+    prompt_tokens_details: PromptTokensDetails | None = None
+    """None if the LLM's server does not report them."""
+
+
+class Replayed(Described):
+    """Earlier turns of a conversation in the prompt of a question."""
+
+    turns: int
+    left_out: int
+    """Oldest turns that did not fit."""
+    incomplete: int
+    """Turns in the prompt that lack what they were answered from: passages that are no longer stored, a `context`, or
+    anything, if only the messages are known."""
 
 
 FinishReason = Literal["stop", "length", "cancelled", "repetition"]
@@ -297,6 +321,9 @@ class RetrievalFields(Described):
     """The text that was searched for: the question, or in a conversation the standalone question condensed from it."""
     answerability: float | None = None
     """How likely the passages found answer the question, 0 … 1. None if nothing was searched for."""
+    replayed: Replayed | None = None
+    """The conversation before the question, as far as the LLM reads it. None if there is none, or the LLM is not
+    asked."""
 
 
 class OutcomeFields(Described):
@@ -310,6 +337,9 @@ class OutcomeFields(Described):
     """For a refusal: subjects of the documents nearest to the question, nearest first."""
     citations: Citations | None = None
     """The check of the answer against its sources. None if there are no sources, or the check is off."""
+    turns: str | None = None
+    """Names the turns of the conversation and their passages, signed. Send it with the next question. None if there is
+    no text, or it is too long."""
 
 
 class Answer(SourceFields, RetrievalFields, OutcomeFields):

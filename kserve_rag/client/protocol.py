@@ -44,6 +44,9 @@ class Parameters(TypedDict, total=False):
 
     history: Sequence[Message | Mapping[str, str]]
     """Earlier turns, oldest first: {"role": "user" or "assistant", "content": text}."""
+    turns: str | None
+    """`turns` of the previous answer or `EndEvent`: continues its conversation, better than `history`, because it also
+    names the passages of earlier answers."""
     answers: AnswerMode | None
     """How to answer from documents: "quote" their sentences without the LLM; have the LLM "write"; or "auto": show what
     the LLM writes as far as the documents support it, else quote."""

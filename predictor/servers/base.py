@@ -126,6 +126,7 @@ class AnswerState:
         """The whole text so far."""
         self.finish_reason: FinishReason | None = None
         self.prompt_tokens: int | None = None
+        self.cached_tokens: int | None = None
         self.completion_tokens: int | None = None
         self.cumulative_log_prob: float | None = None
         self.output_log_probs: list[float] = []
@@ -174,7 +175,9 @@ class AnswerState:
             # This server never sends reasons.
             reason = "length" if (self.completion_tokens or 0) >= self._max_tokens else "stop"
         total = sum(log_probs) if self.cumulative_log_prob is None and log_probs else self.cumulative_log_prob
-        return GenerationChunk(text, reason, self.prompt_tokens, self.completion_tokens, total, log_probs)
+        return GenerationChunk(
+            text, reason, self.prompt_tokens, self.completion_tokens, total, log_probs, self.cached_tokens
+        )
 
 
 def _log_prob(value: Any) -> float:

@@ -189,6 +189,9 @@ def _take(answer: AnswerState, event: Mapping[str, Any]) -> str:
             answer.prompt_tokens = token_count(usage["prompt_tokens"])
         if usage.get("completion_tokens") is not None:
             answer.completion_tokens = token_count(usage["completion_tokens"])
+        cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens")
+        if cached is not None:
+            answer.cached_tokens = token_count(cached)
         if choices == []:  # the last event has only token counts
             return ""
         first = choices[0]

@@ -178,9 +178,9 @@ class Upstreams(ThreadedServer):
         for delta in deltas:
             await self._send(response, {"choices": [{"index": 0, "delta": delta, "finish_reason": None}]})
         await self._send(response, {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
-        await self._send(
-            response, {"choices": [], "usage": {"prompt_tokens": 50, "completion_tokens": len(self.words)}}
-        )
+        usage = {"prompt_tokens": 50, "completion_tokens": len(self.words)}
+        usage["prompt_tokens_details"] = {"cached_tokens": 32}
+        await self._send(response, {"choices": [], "usage": usage})
         await response.write(b"data: [DONE]\n\n")
         return response
 

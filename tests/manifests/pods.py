@@ -93,7 +93,8 @@ def environment(documents: list[Document], container: Document) -> dict[str, str
     maps = named(documents, "ConfigMap")
     env: dict[str, str] = {}
     for source in container.get("envFrom", []):
-        env.update(maps[source["configMapRef"]["name"]]["data"])
+        if "configMapRef" in source:
+            env.update(maps[source["configMapRef"]["name"]]["data"])
     env.update({item["name"]: item["value"] for item in container.get("env", []) if "value" in item})
     return env
 

@@ -14,7 +14,7 @@ from predictor.servers.triton import LAYOUTS
 from tests.manifests.pods import COMPONENT, PART_OF, Pod, containers, matches, named, pods, quantity
 from tests.manifests.rendering import Document
 
-SECRETS = {"kserve-rag-s3", "kserve-rag-hf"}
+SECRETS = {"kserve-rag-s3", "kserve-rag-hf", "kserve-rag-turns"}
 """Made by the operator, as docs/deploy.md shows."""
 
 VOLUME_CLAIMS_OF_OTHERS = {"kubeflow-shared-pvc", "kserve-rag-models"}
@@ -120,7 +120,10 @@ def test_references_resolve(graph_documents: list[Document]) -> None:
                 assert mount["name"] in volumes, (pod.owner, mount["name"])
                 mounted.add(mount["name"])
             for source in container.get("envFrom", []):
-                assert source["configMapRef"]["name"] in config_maps, pod.owner
+                if "secretRef" in source:
+                    secrets.add(source["secretRef"]["name"])
+                else:
+                    assert source["configMapRef"]["name"] in config_maps, pod.owner
             secrets |= {
                 variable["valueFrom"]["secretKeyRef"]["name"]
                 for variable in container.get("env", [])

@@ -120,6 +120,13 @@ async def test_streams_of_openai_servers(content: bytes) -> None:
     assert end == GenerationChunk("", "stop", 3, 2)
 
 
+@pytest.mark.parametrize(("details", "cached"), [({"cached_tokens": 2}, 2), ({}, None), (None, None)])
+async def test_cached_tokens_of_openai_servers(details: dict[str, int] | None, cached: int | None) -> None:
+    usage = {**COUNTS, "prompt_tokens_details": details}
+    (*_, end) = await collect(body(events(wrote("a", "stop", usage=usage)) + DONE), "openai")
+    assert end.cached_tokens == cached
+
+
 @pytest.mark.parametrize(
     "content",
     [

@@ -9,6 +9,7 @@ import pytest_asyncio
 from kserve_rag.models.store import ModelStore
 from kserve_rag.settings import Settings
 from predictor.client import PromptFormat
+from predictor.tokenizer import TextTokenizer
 from tests.fakes.upstreams import Upstreams
 from tests.processes import free_ports
 from tests.transformer.running import Running, transformer
@@ -18,6 +19,12 @@ from tests.transformer.running import Running, transformer
 def prompt_format() -> PromptFormat:
     """SmolLM2's own."""
     return PromptFormat.load(ModelStore(Settings().models).materialise("smollm2-135m", "llm").path)
+
+
+@pytest.fixture(scope="session")
+def llm_tokenizer() -> TextTokenizer:
+    """SmolLM2's own."""
+    return TextTokenizer.load(ModelStore(Settings().models).materialise("smollm2-135m", "llm").path)
 
 
 @pytest.fixture(scope="session")

@@ -92,7 +92,7 @@ async def test_a_quote_takes_no_llm(service: Running) -> None:
     assert service.upstreams.documents["d"][quote["span"]["start"] : quote["span"]["end"]] == QUOTE
     assert {name for name, _, _ in service.upstreams.seen} == {"vectorstore"}
     usage = (await service.client.post(GENERATE, json={"text_input": Q, "answers": "quote"})).json()["usage"]
-    assert usage == {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
+    assert usage == {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0, "prompt_tokens_details": None}
 
 
 async def test_auto_shows_the_supported_sentences(service: Running) -> None:

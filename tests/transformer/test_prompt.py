@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import itertools
 import weakref
 from collections.abc import Mapping, Sequence
 
@@ -13,9 +14,9 @@ from hypothesis import strategies as st
 
 from predictor.client import EstimatedPromptFormat, PromptFormat
 from tests.fakes import passages as fakes
+from transformer.conversations import Turn, shown
 from transformer.errors import PromptTooLongError
 from transformer.prompt import Prompt, PromptBuilder
-from transformer.wire import Message
 from vectorstore.wire import Passage
 
 
@@ -25,12 +26,17 @@ def counting(request: pytest.FixtureRequest, prompt_format: PromptFormat) -> Pro
 
 
 def builder(
-    prompt_format: PromptFormat | EstimatedPromptFormat, *, window: int = 1000, max_prompt_tokens: int = 800
+    prompt_format: PromptFormat | EstimatedPromptFormat,
+    *,
+    window: int = 1000,
+    max_prompt_tokens: int = 800,
+    max_history_tokens: int = 500,
 ) -> PromptBuilder:
     return PromptBuilder(
         prompt_format,
         window=window,
         max_prompt_tokens=max_prompt_tokens,
+        max_history_tokens=max_history_tokens,
         system_prompt="You answer.",
         instruction="Be brief.",
         plain_system_prompt="You help.",
@@ -90,27 +96,48 @@ def test_the_least_relevant_are_cut_whole_and_listed(counting: PromptFormat | Es
 def test_prompt_and_answer_always_fit_the_window(
     counting: PromptFormat | EstimatedPromptFormat, window: int, max_tokens: int
 ) -> None:
-    history = [Message(role=role, content="word " * 40) for role in ("user", "assistant") * 5]
+    turns = [Turn("word " * 40, "word " * 40)] * 5
     prompt = builder(counting, window=window, max_prompt_tokens=window).build(
-        "Why?", passages=[passage(n) for n in range(9)], history=history, max_tokens=max_tokens
+        "Why?", passages=[passage(n) for n in range(9)], turns=turns, max_tokens=max_tokens
     )
     assert counting.count_messages(prompt.messages) + max_tokens <= window
 
 
-def test_the_oldest_turns_are_cut_first(prompt_format: PromptFormat) -> None:
-    history = [Message(role=role, content=f"turn{n} " * 40) for n, role in enumerate(("user", "assistant") * 4)]
-    prompt = builder(prompt_format, max_prompt_tokens=500).build("Why?", history=history, max_tokens=10)
-    present = [n for n in range(8) if f"turn{n}" in text(prompt)]
-    assert present
+def kept_turns(prompt: Prompt, count: int) -> list[int]:
+    return [n for n in range(count) if f"asked{n} " in text(prompt) and f"said{n} " in text(prompt)]
+
+
+def test_the_oldest_turns_go_whole(counting: PromptFormat | EstimatedPromptFormat) -> None:
+    turns = [Turn(f"asked{n} " * 20, f"said{n} " * 20, "documents", (shown(passage(n), n + 1),)) for n in range(8)]
+    prompt = builder(counting, window=4000, max_history_tokens=1000).build("Why?", turns=turns, max_tokens=10)
+    present = kept_turns(prompt, 8)
+    assert 0 < len(present) < 8
     assert present == list(range(present[0], 8))
-    assert present[0] % 2 == 0
+    assert [n for n in range(8) if f"fact{n}" in text(prompt)] == present
+    assert list(prompt.turns) == turns[present[0] :]
+    assert prompt.replayed is not None
+    assert (prompt.replayed.turns, prompt.replayed.left_out) == (len(present), present[0])
+
+
+def test_a_full_history_leaves_room_for_further_turns(prompt_format: PromptFormat) -> None:
+    """Otherwise the beginning of every further prompt would change."""
+    build = builder(prompt_format).build
+    turns: list[Turn] = []
+    left_out = []
+    for n in range(40):
+        prompt = build("Why?", turns=turns, max_tokens=10)
+        left_out.append(prompt.replayed.left_out if prompt.replayed else 0)
+        turns = [*prompt.turns, Turn(f"asked{n} " * 5, f"said{n} " * 5)]
+    cuts = [n for n, count in enumerate(left_out) if count]
+    assert cuts
+    assert all(later - earlier > 2 for earlier, later in itertools.pairwise(cuts))
 
 
 def test_turns_are_cut_before_passages(prompt_format: PromptFormat) -> None:
     passages = [passage(n) for n in range(2)]
-    for turns in range(2, 30, 2):
-        history = [Message(role=role, content="word " * 40) for role in ("user", "assistant") * (turns // 2)]
-        prompt = builder(prompt_format).build("Why?", passages=passages, history=history, max_tokens=50)
+    for count in range(1, 15):
+        turns = [Turn("word " * 40, "word " * 40)] * count
+        prompt = builder(prompt_format).build("Why?", passages=passages, turns=turns, max_tokens=50)
         assert prompt.cut == []
 
 
@@ -125,14 +152,10 @@ def test_a_long_conversation_is_rendered_a_few_times_only(
         return render(messages)
 
     monkeypatch.setattr(prompt_format, "render", counted)
-    history = [Message(role=role, content=f"turn{n} " * 5) for n, role in enumerate(("user", "assistant") * 128)]
-    prompt = builder(prompt_format).build("Why?", history=history, max_tokens=50)
-    present = [n for n in range(256) if f"turn{n} " in text(prompt)]
-    assert present == list(range(present[0], 256))
-    assert present[0] % 2 == 0
-    assert len(rendered) < 16
-    one_more = history[present[0] - 2 :]
-    assert builder(prompt_format).build("Why?", history=one_more, max_tokens=50) == prompt
+    turns = [Turn(f"asked{n} " * 5, f"said{n} " * 5) for n in range(128)]
+    prompt = builder(prompt_format).build("Why?", turns=turns, max_tokens=50)
+    assert 0 < len(prompt.turns) < 128
+    assert len(rendered) < 12
 
 
 def test_long_texts_are_not_kept(prompt_format: PromptFormat) -> None:
@@ -171,7 +194,7 @@ def test_documents_and_questions_stay_fenced(prompt_format: PromptFormat, before
     build = builder(prompt_format, window=8000, max_prompt_tokens=8000).build
 
     def rendered(question: str, passage: Passage, turn: str) -> str:
-        prompt = build(question, passages=[passage], history=[Message(role="user", content=turn)], max_tokens=9)
+        prompt = build(question, passages=[passage], turns=[Turn(turn, turn)], max_tokens=9)
         return prompt_format.render(prompt.messages)
 
     plain = rendered("Why?", passage(0, words=1), "Hm?")

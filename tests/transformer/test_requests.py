@@ -133,4 +133,5 @@ async def test_an_openai_server_is_sent_messages_without_a_tokenizer(service: Ru
     assert last["content"].startswith(f'[1] Warranty\n"""\n{PASSAGE["text"]}\n"""')
     assert last["content"].endswith(Q)
     assert prompt["model"] == "gpt"
+    assert answer["usage"]["prompt_tokens_details"] == {"cached_tokens": 32}
     assert not {"prompt", "top_k"} & prompt.keys()  # OpenAI's API has no top_k

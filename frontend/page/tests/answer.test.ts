@@ -32,6 +32,7 @@ const first: SourcesEvent = {
   query: "What swims?",
   timings: { retrieval: 3 },
   answerability: 0.9,
+  replayed: null,
 };
 
 const last: EndEvent = {
@@ -40,10 +41,11 @@ const last: EndEvent = {
   refused: false,
   answered_by: "llm",
   sources: [source],
-  usage: { prompt_tokens: 9, completion_tokens: 2, total_tokens: 11 },
+  usage: { prompt_tokens: 9, completion_tokens: 2, total_tokens: 11, prompt_tokens_details: null },
   timings: { retrieval: 3, first_token: 20, generation: 5, total: 28 },
   topics: [],
   citations: null,
+  turns: null,
 };
 
 const after = (...events: Parameters<typeof received>[1][]): Answer =>

@@ -1,7 +1,7 @@
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import type { StreamEvent } from "../src/api/wire";
 
-type Ask = () => AsyncGenerator<StreamEvent>;
+type Ask = (request: unknown) => AsyncGenerator<StreamEvent>;
 
 /** What the browser keeps, of all tabs; and what the transformer answers. */
 const kept = vi.hoisted(() => ({
@@ -22,7 +22,7 @@ vi.mock("idb-keyval", () => ({
     Promise.resolve(void kept.stored.set(key, structuredClone(how(structuredClone(kept.stored.get(key)))))),
   del: (key: string) => Promise.resolve(void kept.stored.delete(key)),
 }));
-vi.mock("../src/api/transformer", () => ({ ask: () => (kept.ask as Ask)() }));
+vi.mock("../src/api/transformer", () => ({ ask: (_: string, request: unknown) => (kept.ask as Ask)(request) }));
 
 const end = {
   finish_reason: "stop",
@@ -124,6 +124,52 @@ describe("who is not signed in any more", () => {
     await one.openConversation(id);
     expect(one.questions()).toEqual(["first"]);
     expect(one.turns()[0]?.answers[0]?.failure?.status).toBe(401);
+  });
+});
+
+describe("the conversation before a question", () => {
+  const named = (turns: string | null) => [{ text_output: "A." }, { text_output: "", ...end, turns }] as StreamEvent[];
+
+  /** Asks two questions; returns what was sent of the first with the second. */
+  async function second(turns: string | null, refuse: (request: object) => boolean = () => false) {
+    const sent: object[] = [];
+    kept.ask = async function* (request: object) {
+      const { ApiError, unreachable } = await import("../src/api/http");
+      sent.push(request);
+      if (refuse(request))
+        throw new ApiError({ ...unreachable(), status: 400, code: "invalid_request", field: "turns" });
+      yield* named(turns);
+    } as never;
+    const one = await page();
+    one.ask("first");
+    await settled();
+    one.ask("second");
+    await settled();
+    expect(one.turns()[1]?.answers[0]?.status).toBe("done");
+    return sent.slice(1);
+  }
+
+  const messages = [
+    { role: "user", content: "first" },
+    { role: "assistant", content: "A." },
+  ];
+
+  it("is named by the turns of the last answer", async () => {
+    const [request] = await second("signed");
+    expect(request).toMatchObject({ text_input: "second", turns: "signed" });
+    expect(request).not.toHaveProperty("history");
+  });
+
+  it("is sent as messages if the answer has no turns", async () => {
+    const [request] = await second(null);
+    expect(request).toMatchObject({ text_input: "second", history: messages });
+  });
+
+  it("is sent as messages once if the turns are refused", async () => {
+    const [refused, request, ...more] = await second("signed", (sent) => "turns" in sent);
+    expect(refused).toHaveProperty("turns");
+    expect(request).toMatchObject({ text_input: "second", history: messages });
+    expect(more).toEqual([]);
   });
 });
 

@@ -5,10 +5,12 @@ export interface Answer {
   answered_by: "llm" | "quote" | null;
   topics: Topic[];
   citations: Citations | null;
+  turns: string | null;
   index_version: string | null;
   cut: CutPassage[];
   query: string | null;
   answerability: number | null;
+  replayed: Replayed | null;
   sources: Source[];
   timings: Record<string, number>;
   id: string;
@@ -50,6 +52,7 @@ export interface EndEvent {
   answered_by: "llm" | "quote" | null;
   topics: Topic[];
   citations: Citations | null;
+  turns: string | null;
   sources: Source[];
   timings: Record<string, number>;
   text_output: string;
@@ -89,6 +92,7 @@ export interface GenerateRequest {
   refuse?: boolean | null;
   min_score?: number | null;
   citations?: "off" | "label" | null;
+  turns?: string | null;
   id?: string | null;
   text_input: string;
   history?: Message[];
@@ -134,6 +138,10 @@ export interface ModelList {
   data: ModelCard[];
 }
 
+export interface PromptTokensDetails {
+  cached_tokens: number;
+}
+
 export interface Quote {
   number: number;
   document_id: string;
@@ -143,6 +151,12 @@ export interface Quote {
   text: string;
   sha256: string;
   support: number;
+}
+
+export interface Replayed {
+  turns: number;
+  left_out: number;
+  incomplete: number;
 }
 
 export interface Source {
@@ -170,6 +184,7 @@ export interface SourcesEvent {
   cut: CutPassage[];
   query: string | null;
   answerability: number | null;
+  replayed: Replayed | null;
   sources: Source[];
   timings: Record<string, number>;
   id: string;
@@ -214,6 +229,7 @@ export interface Usage {
   prompt_tokens: number;
   completion_tokens: number;
   total_tokens: number;
+  prompt_tokens_details: PromptTokensDetails | null;
 }
 
 export interface Withheld {

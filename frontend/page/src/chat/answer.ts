@@ -28,6 +28,8 @@ export interface Answer {
   sources: Source[];
   cut: CutPassage[];
   citations: Citations | null;
+  /** Continues the conversation after this answer. */
+  turns: string | null;
   refused: boolean;
   topics: Topic[];
   answerability: number | null;
@@ -53,6 +55,7 @@ export function asked(grounded: boolean, now: number): Answer {
     sources: [],
     cut: [],
     citations: null,
+    turns: null,
     refused: false,
     topics: [],
     answerability: null,
@@ -83,6 +86,7 @@ export function received(answer: Answer, event: StreamEvent, now: number): Answe
       text: event.citations?.text ?? text,
       sources: event.sources,
       citations: event.citations,
+      turns: event.turns,
       refused: event.refused,
       topics: event.topics,
       finishReason: event.finish_reason,

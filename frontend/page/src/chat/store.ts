@@ -11,7 +11,7 @@ import { newId } from "../text/ids";
 import { asked, ended, failed, received, stopped, type Answer } from "./answer";
 import * as archive from "./archive";
 import { everyFrame } from "./frames";
-import { history, isTurnRunning, type Conversation, type ConversationSummary, type Turn } from "./turns";
+import { earlier, history, isTurnRunning, type Conversation, type ConversationSummary, type Turn } from "./turns";
 
 interface ChatState {
   /** False until IndexedDB has been read. */
@@ -217,9 +217,17 @@ async function answer(
   });
   try {
     const model = settings.model ?? useCatalog.getState().models[0] ?? "rag";
-    const request = { text_input: turn.question, history: history(before), ...parameters(settings, grounded) };
-    const events = askTransformer(model, request, signal, (requestId) => change((one) => ({ ...one, requestId })));
-    for await (const event of events) frames.push(event);
+    const request = { text_input: turn.question, ...parameters(settings, grounded) };
+    const send = async (conversation: ReturnType<typeof earlier>) => {
+      const onOpen = (requestId: string | null) => change((one) => ({ ...one, requestId }));
+      const events = askTransformer(model, { ...request, ...conversation }, signal, onOpen);
+      for await (const event of events) frames.push(event);
+    };
+    await send(earlier(before)).catch((error: unknown) => {
+      // The transformer was restarted, or another replica has another secret.
+      if (error instanceof ApiError && error.failure.field === "turns") return send({ history: history(before) });
+      throw error;
+    });
     frames.flush();
     change((one) => ended(one, Date.now()));
   } catch (error) {

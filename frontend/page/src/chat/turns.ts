@@ -1,6 +1,6 @@
-/** Conversations, and the history sent with the next question. */
+/** Conversations, and what is sent of them with the next question. */
 
-import { MAX_MESSAGES, type Message } from "../api/wire";
+import { MAX_MESSAGES, type GenerateRequest, type Message } from "../api/wire";
 import type { Settings } from "../settings/settings";
 import { isRunning, type Answer } from "./answer";
 
@@ -36,6 +36,12 @@ export function history(turns: readonly Turn[]): Message[] {
     ];
   });
   return messages.slice(-MAX_MESSAGES);
+}
+
+/** The conversation before a question: the last answer's `turns`, or the messages if it has none. */
+export function earlier(turns: readonly Turn[]): Pick<GenerateRequest, "turns" | "history"> {
+  const last = turns.findLast((turn) => turn.answers[0]?.text.trim())?.answers[0];
+  return last?.turns ? { turns: last.turns } : { history: history(turns) };
 }
 
 export const isTurnRunning = (turn: Turn) => turn.answers.some(isRunning);
