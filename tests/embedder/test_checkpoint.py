@@ -82,7 +82,9 @@ class Shell:
 
 
 @pytest.mark.parametrize(
-    "state", [{"w": Shell()}, {"w": eval}, {"w": 1.0}, [1, 2], {"w": io.BytesIO(b"")}, {"w": np.zeros(2)}], ids=repr
+    "state",
+    [{"w": Shell()}, {"w": eval}, {"w": 1.0}, [1, 2], {"w": io.BytesIO(b"")}, {"w": np.zeros(2)}],
+    ids=["reduce", "builtin", "float", "list", "file", "array"],
 )
 def test_pickled_objects_other_than_tensors_are_refused(tmp_path: Path, state: object) -> None:
     path = _torch(pickle.dumps(state), tmp_path / "pytorch_model.bin")
