@@ -84,7 +84,7 @@ class Span:
     start: int
     end: int
     heading_path: Sequence[str]
-    """Headings above, outermost first, then the page or pages if there are any."""
+    """Headings above, outermost first, then the pages and the header of a continued table, if there are any."""
     prefix: str
     """Precedes the chunk's text in the embedded text."""
 
@@ -474,7 +474,10 @@ def _middle(text: str, start: int, end: int) -> int:
 
 
 def _heading_path(document: ParsedDocument, start: int, end: int, sections: Sequence[Section]) -> tuple[str, ...]:
-    """Headings above all text of the range. Sections without text count only if all are."""
+    """Headings above all text of the range, then its pages, then the header of the table that it continues.
+
+    Sections without text count only if all are.
+    """
     inside = [section for section in sections if section.start < end and start < section.end]
     with_text = [s for s in inside if document.text[max(s.body, start) : min(s.end, end)].strip()]
     paths = [section.path for section in with_text or inside[-1:]]
@@ -487,4 +490,7 @@ def _heading_path(document: ParsedDocument, start: int, end: int, sections: Sequ
         first = bisect_left(document.page_starts, start + 1)
         last = bisect_left(document.page_starts, end)
         shared.append(f"Page {first}" if first == last else f"Pages {first}–{last}")
+    before = bisect_left(document.blocks, start, key=lambda block: block.start)
+    if before and document.blocks[before - 1].header and document.blocks[before - 1].end > start:
+        shared.append(document.blocks[before - 1].header)
     return tuple(shared)

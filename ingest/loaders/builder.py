@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 from ingest.loaders.dates import date_metadata
@@ -15,8 +16,11 @@ from ingest.loaders.document import (
     first_line,
     normalise,
     one_line,
+    table_header,
     web_address,
 )
+
+_WHITESPACE = re.compile(r"\s+")
 
 
 class TextBuilder:
@@ -68,17 +72,23 @@ class TextBuilder:
             start, end = self._append(f"{fence}{language}\n{text}\n{fence}", "\n\n")
             self._blocks.append(Block(start, end))
 
-    def table(self, rows: Sequence[Sequence[str]]) -> None:
-        """Appends a pipe table whose first row is the head. Pads short rows and drops blank ones."""
-        cells = [[one_line(cell, 4000).replace("|", "\\|") for cell in row] for row in rows]
+    def table(self, rows: Sequence[Sequence[str]], *, header: bool = True) -> None:
+        """Appends a pipe table whose first row is the head. Pads short rows and drops blank ones.
+
+        Args:
+            rows: the cells of each row.
+            header: whether the first row names the columns, so that later chunks of the table repeat it.
+        """
+        cells = [[_WHITESPACE.sub(" ", normalise(cell)).strip().replace("|", "\\|") for cell in row] for row in rows]
         cells = [row for row in cells if any(row)]
         if not cells:
             return
         width = max(len(row) for row in cells)
+        check_length(self._length + len(cells) * width + sum(len(cell) for row in cells for cell in row), self._limits)
         lines = ["| " + " | ".join(row + [""] * (width - len(row))) + " |" for row in cells]
         lines.insert(1, "|" + " --- |" * width)
         start, end = self._append("\n".join(lines), "\n\n")
-        self._blocks.append(Block(start, end))
+        self._blocks.append(Block(start, end, table_header(lines[0]) if header else ""))
 
     def document(
         self, source: str, key: str, title: str, *, url: str | None, values: Mapping[str, object], date: str

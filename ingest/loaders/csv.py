@@ -1,46 +1,29 @@
-"""CSV: one document per row, read row by row."""
+"""CSV: one document per row, or the rows of a table without prose as lines. Read row by row."""
 
 from __future__ import annotations
 
 import contextlib
 import csv
 import itertools
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import re
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 
 from ingest.errors import SkippedFileError
-from ingest.loaders.builder import TextBuilder
 from ingest.loaders.document import Limits, Notice, ParsedDocument, check_length, one_line
 from ingest.loaders.file import SourceFile
-from ingest.loaders.html import looks_like_html, render_fragment
+from ingest.loaders.records import KNOWN_NAMES, Fields, choose_fields, plain_name, rows_as_text
 
-_TEXT = ("content", "text", "body", "article", "page_content", "passage", "document", "answer", "description")
-_TITLE = ("title", "headline", "name", "subject", "question", "heading")
-_URL = ("url", "link", "uri", "href", "source_url")
-_DATE = ("date", "published", "published_at", "publish_date", "displaydate", "created", "created_at")
-_SUMMARY = ("summary", "abstract", "teaser")
-_EVALUATION = frozenset(("question", "questions", "answer", "answers"))
-"""Columns of questions made from a row's text. If they were indexed, an evaluation with them would find itself."""
 _DELIMITERS = ",;\t|"
+_SEPARATOR_LINE = re.compile(r"\ufeff?[\"']?sep=(.)[\"']?\r?\n", re.IGNORECASE)
+_SAMPLED_CHARS = 65_536
 _SAMPLED_ROWS = 50
-_PROSE_CHARS = 20
-"""Smallest mean length of the cells in a text column without a usual name."""
+_LONGEST_NAME = 60
+_NUMBER = re.compile(r"[-+]?[\d.,]*\d%?")
+_YEAR = re.compile(r"(?:19|20)\d\d")
+_DATE_OR_LINK = re.compile(r"\d{4}-\d\d-\d\d|\d{1,2}[./]\d{1,2}[./]\d{2,4}|https?://")
+_JUDGEMENTS = frozenset(("query-id", "corpus-id"))
 _REPORTED_ROWS = 5
-
-
-@dataclass(frozen=True, slots=True)
-class _Columns:
-    names: Sequence[str]
-    text: int
-    title: int | None
-    url: int | None
-    date: int | None
-    summary: int | None
-
-    @property
-    def extra(self) -> list[int]:
-        taken = {self.text, self.title, self.url, self.date, self.summary}
-        return [place for place, name in enumerate(self.names) if place not in taken and name not in ("", *_EVALUATION)]
 
 
 class CsvLoader:
@@ -56,33 +39,139 @@ class CsvLoader:
     def load(self, file: SourceFile, limits: Limits) -> Iterator[ParsedDocument | Notice]:
         """One document per row with text. Title, URL, date and other short columns become its metadata.
 
-        The text is in the column with a usual name (`Content`, `text`, `body`, …), else in the one with the longest
-        cells. A summary column goes before it. Columns of questions and answers next to a text are left out.
+        All columns of prose are text (`choose_fields`). Questions and answers beside a text are left out. A table
+        without prose becomes documents of many rows (`rows_as_text`).
         """
         with _field_size_limit(limits.max_text_chars), (yield from file.rows(limits, newline="")) as stream:
-            header = stream.readline(1_000_000)
+            sample = stream.read(_SAMPLED_CHARS)
             stream.seek(0)
-            reader = csv.reader(stream, delimiter=_delimiter(header), strict=False)
-            rows = _rows(reader, limits)
-            names = [one_line(name, 100).lower() for name in next(rows, [])]
-            if not names:
-                raise SkippedFileError("empty")
-            sample = list(itertools.islice(rows, _SAMPLED_ROWS))
-            columns = _columns(names, sample)
-            blank: list[int] = []
-            number = 0
-            for number, row in enumerate(itertools.chain(sample, rows), start=1):
-                document = _document(file, number, row, columns, limits)
-                if document is None:
-                    blank.append(number)
-                else:
-                    yield document
-            if blank:
-                more = ", …" if len(blank) > _REPORTED_ROWS else ""
-                which = ", ".join(str(row) for row in blank[:_REPORTED_ROWS]) + more
-                yield Notice(
-                    f"{len(blank)} of {number} rows hold no text in column {names[columns.text]!r} (rows {which})"
-                )
+            separator = _SEPARATOR_LINE.match(sample)
+            if separator is not None:
+                stream.readline()
+            delimiter = _delimiter(sample) if separator is None else separator[1]
+            rows = _Rows(stream, delimiter, limits)
+            yield from _documents(file, rows, delimiter, limits)
+            if rows.open_quotes:
+                yield Notice(f"a quote is never closed: read as a character (rows {_listed(rows.open_quotes)})")
+
+
+def _documents(
+    file: SourceFile, rows: Iterable[list[str]], delimiter: str, limits: Limits
+) -> Iterator[ParsedDocument | Notice]:
+    head = list(itertools.islice(rows, _SAMPLED_ROWS + 1))
+    if not head:
+        raise SkippedFileError("empty")
+    if _is_header(head):
+        names = _unique_names(head.pop(0))
+    else:
+        names = _unique_names([""] * max(map(len, head)))
+        yield Notice("the first row does not look like a header: the columns are called 'column 1', 'column 2', …")
+    if _JUDGEMENTS.issubset(names):
+        raise SkippedFileError("relevance judgements of an evaluation, not documents")
+    too_wide: list[int] = []
+    records = _records(names, itertools.chain(head, rows), delimiter, too_wide)
+    sample = list(itertools.islice(records, _SAMPLED_ROWS))
+    fields = choose_fields(sample)
+    records = itertools.chain(sample, records)
+    if fields.text:
+        yield from _row_documents(file, records, fields, limits)
+    else:
+        yield from rows_as_text(file, records, limits)
+    if too_wide:
+        yield Notice(
+            f"{len(too_wide)} rows have more cells than the header: kept in the last column (rows {_listed(too_wide)})"
+        )
+
+
+def _records(
+    names: Sequence[str], rows: Iterable[list[str]], delimiter: str, too_wide: list[int]
+) -> Iterator[dict[str, str]]:
+    """The rows with the names of their cells. Cells beyond the names are part of the last one."""
+    last = len(names) - 1
+    for number, row in enumerate(rows, start=1):
+        if any(cell.strip() for cell in row[last + 1 :]):
+            too_wide.append(number)
+            row[last:] = [delimiter.join(row[last:])]
+        yield dict(zip(names, row, strict=False))
+
+
+def _row_documents(
+    file: SourceFile, records: Iterable[dict[str, str]], fields: Fields, limits: Limits
+) -> Iterator[ParsedDocument | Notice]:
+    blank: list[int] = []
+    number = 0
+    for number, record in enumerate(records, start=1):
+        check_length(sum(map(len, record.values())), limits)
+        kept = {name: value for name, value in record.items() if fields.keeps(name)}
+        document = fields.document(file, str(number), kept | {"row": number}, limits)
+        if document is None:
+            blank.append(number)
+        else:
+            yield document
+    if blank:
+        columns = " or ".join(map(repr, fields.text))
+        yield Notice(f"{len(blank)} of {number} rows hold no text in column {columns} (rows {_listed(blank)})")
+
+
+class _Rows:
+    """The rows of a CSV file that are not blank.
+
+    A quote that is never closed would swallow the rows below it. It is read as a character instead: `csv` in its strict
+    mode says where the quotes go wrong, and the lines after the first one are read again.
+    """
+
+    def __init__(self, lines: Iterable[str], delimiter: str, limits: Limits) -> None:
+        self._stream = iter(lines)
+        self._delimiter = delimiter
+        self._limits = limits
+        self._pending: deque[str] = deque()
+        self._record: list[str] = []
+        """The lines of the current row."""
+        self._reader = csv.reader(self._lines(), delimiter=delimiter, strict=True)
+        self._number = 0
+        self.open_quotes: list[int] = []
+        """Numbers of the rows with a quote that is never closed."""
+
+    def __iter__(self) -> Iterator[list[str]]:
+        return self
+
+    def __next__(self) -> list[str]:
+        while True:
+            self._record.clear()
+            row = self._row()
+            if any(cell.strip() for cell in row):
+                self._number += 1
+                return row
+
+    def _lines(self) -> Iterator[str]:
+        while True:
+            line = self._pending.popleft() if self._pending else next(self._stream, None)
+            if line is None:
+                return
+            self._record.append(line)
+            yield line
+
+    def _row(self) -> list[str]:
+        try:
+            return next(self._reader)
+        except csv.Error as error:
+            first, *others = self._record
+            if not others and "field limit" in str(error):
+                check_length(self._limits.max_text_chars + 1, self._limits)
+            self._pending.extendleft(reversed(others))
+            # The reader cannot go on after the end of its lines.
+            self._reader = csv.reader(self._lines(), delimiter=self._delimiter, strict=True)
+            if others or first.count('"') % 2:
+                self.open_quotes.append(self._number)
+                return [cell.strip('"') for cell in next(_reader(first, self._delimiter, csv.QUOTE_NONE))]
+            return next(_reader(first, self._delimiter, csv.QUOTE_MINIMAL))
+
+
+def _reader(line: str, delimiter: str, quoting: int) -> Iterator[list[str]]:
+    try:
+        yield from csv.reader([line], delimiter=delimiter, quoting=quoting)  # type: ignore[arg-type]
+    except csv.Error as error:
+        raise SkippedFileError(f"not readable as CSV: {error}") from error
 
 
 @contextlib.contextmanager
@@ -95,72 +184,52 @@ def _field_size_limit(characters: int) -> Iterator[None]:
         csv.field_size_limit(previous)
 
 
-def _rows(reader: Iterator[list[str]], limits: Limits) -> Iterator[list[str]]:
-    try:
-        yield from (row for row in reader if any(cell.strip() for cell in row))
-    except csv.Error as error:
-        if "field limit" in str(error):
-            check_length(limits.max_text_chars + 1, limits)
-        raise SkippedFileError(f"not readable as CSV: {error}") from error
+def _delimiter(sample: str) -> str:
+    """The delimiter that gives the most rows as many columns as the first one has, and the most columns."""
+
+    def fit(delimiter: str) -> tuple[float, int]:
+        with contextlib.suppress(csv.Error):
+            widths = [
+                len(row) for row in itertools.islice(csv.reader(lines, delimiter=delimiter), _SAMPLED_ROWS) if row
+            ]
+            if widths and widths[0] > 1:
+                return widths.count(widths[0]) / len(widths), widths[0]
+        return 0, 0
+
+    lines = sample.splitlines(keepends=True)
+    if len(sample) == _SAMPLED_CHARS and len(lines) > 1:
+        del lines[-1]
+    return max(_DELIMITERS, key=fit)
 
 
-def _delimiter(header: str) -> str:
-    """The delimiter that gives the header the most columns."""
-    return max(_DELIMITERS, key=lambda delimiter: len(next(csv.reader([header], delimiter=delimiter), [])))
-
-
-def _columns(names: list[str], sample: list[list[str]]) -> _Columns:
-    def named(candidates: Sequence[str], taken: int | None = None) -> int | None:
-        found = (names.index(name) for name in candidates if name in names)
-        return next((number for number in found if number != taken), None)
-
-    text = named(_TEXT)
-    if text is None:
-        lengths = [
-            sum(len(row[number]) for row in sample if number < len(row)) / max(len(sample), 1)
-            for number in range(len(names))
-        ]
-        longest = max(range(len(names)), key=lengths.__getitem__)
-        cells = [row[longest] for row in sample if longest < len(row)]
-        prose = sum(1 for cell in cells if " " in cell.strip() or not cell.isascii())
-        if lengths[longest] < _PROSE_CHARS or prose < len(cells) / 2:
-            raise SkippedFileError(
-                f"no column of text among {', '.join(map(repr, names[:10]))}: name one of them 'text' or 'content'"
-            )
-        text = longest
-    is_faq = names[text] == "answer"
-    title = named(_TITLE if is_faq else [name for name in _TITLE if name not in _EVALUATION], text)
-    return _Columns(names, text, title, named(_URL), named(_DATE), named(_SUMMARY, text))
-
-
-def _document(
-    file: SourceFile, number: int, row: list[str], columns: _Columns, limits: Limits
-) -> ParsedDocument | None:
-    def cell(column: int | None) -> str:
-        return row[column] if column is not None and column < len(row) else ""
-
-    content = cell(columns.text)
-    check_length(len(content), limits)
-    builder = TextBuilder(limits)
-    summary = cell(columns.summary)
-    if summary.strip() and summary.strip() not in content:
-        _write(summary, builder)
-    _write(content, builder)
-    return builder.document(
-        file.source,
-        str(number),
-        cell(columns.title),
-        url=cell(columns.url),
-        values={columns.names[extra]: cell(extra) for extra in columns.extra} | {"row": number},
-        date=cell(columns.date),
+def _is_header(rows: Sequence[Sequence[str]]) -> bool:
+    """Whether the first row names the columns: short, different names, not numbers, dates, links or sentences."""
+    first = [cell.strip() for cell in rows[0]]
+    named = [cell for cell in first if cell]
+    if len(rows) == 1 or any(plain_name(cell) in KNOWN_NAMES for cell in named):
+        return True
+    if len(named) < max(1, len(first) // 2):
+        return False
+    return len(set(named)) == len(named) and not any(
+        len(cell) > _LONGEST_NAME
+        or (cell[-1] in ".!" and " " in cell)
+        or _DATE_OR_LINK.match(cell)
+        or (_NUMBER.fullmatch(cell) and not (_YEAR.fullmatch(cell) and not _NUMBER.fullmatch(first[0])))
+        for cell in named
     )
 
 
-def _write(text: str, builder: TextBuilder) -> None:
-    if looks_like_html(text):
-        render_fragment(text, builder)
-    else:
-        builder.paragraph(text)
+def _unique_names(cells: Sequence[str]) -> list[str]:
+    """Names of the columns, lower case, each only once."""
+    names: dict[str, None] = {}
+    for number, cell in enumerate(cells, start=1):
+        name = one_line(cell, 100).lower() or f"column {number}"
+        names[name if name not in names else f"{name} {number}"] = None
+    return list(names)
+
+
+def _listed(rows: Sequence[int]) -> str:
+    return ", ".join(map(str, rows[:_REPORTED_ROWS])) + (", …" if len(rows) > _REPORTED_ROWS else "")
 
 
 LOADER = CsvLoader()

@@ -18,6 +18,7 @@ MetadataValue = str | int | float | bool
 MAX_TITLE_CHARS = 300
 MAX_METADATA_CHARS = 512
 MAX_NAME_CHARS = 100
+MAX_VALUES = 200
 MAX_URL_CHARS = 2_000
 MAX_NUMBER = 2**63
 
@@ -53,6 +54,8 @@ class Block:
 
     start: int
     end: int
+    header: str = ""
+    """The names of a table's columns, on one line. Chunks that begin further down repeat them as a heading."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +133,8 @@ _WIDE_GAP = re.compile(r"[ \t]{64,}")
 """Padding: wider than any layout."""
 _BLANK_LINES = re.compile("\n{3,}")
 _WHITESPACE = re.compile(r"\s+")
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
+"""Source: RFC 3986, section 3.1."""
 
 
 def normalise(text: str, *, collapse_blank_lines: bool = True) -> str:
@@ -160,9 +165,34 @@ def first_line(text: str, limit: int = 100) -> str:
     return ""
 
 
+def table_header(row: str) -> str:
+    """The header row of a pipe table as a heading: `Zone | Price`."""
+    return one_line(row.strip().strip("|"))
+
+
 def web_address(text: str | None) -> str | None:
-    """A URL or path, cleaned for storing; None if it is blank."""
-    return one_line(text or "", MAX_URL_CHARS) or None
+    """An http(s) URL or a relative one, cleaned for storing; None for a blank one and for others (`javascript:…`)."""
+    url = one_line(text or "", MAX_URL_CHARS)
+    scheme = _SCHEME.match(url)
+    return url if url and (scheme is None or scheme[1].lower() in ("http", "https")) else None
+
+
+def flat_values(values: Mapping[str, object]) -> dict[str, object]:
+    """Values for the metadata: those of nested tables named `table.name`, lists of strings joined to `a, b`.
+
+    At most `MAX_VALUES`. Dates become strings.
+    """
+    flat: dict[str, object] = {}
+    for name, value in values.items():
+        inner = {f"{name}.{key}": each for key, each in value.items()} if isinstance(value, Mapping) else {name: value}
+        for key, each in inner.items():
+            if isinstance(each, list) and all(isinstance(item, str) for item in each):
+                flat[key] = ", ".join(each)
+            elif each is not None and not isinstance(each, list | Mapping):
+                flat[key] = each if isinstance(each, str | int | float) else str(each)
+            if len(flat) >= MAX_VALUES:
+                return flat
+    return flat
 
 
 def as_metadata(values: Mapping[str, object]) -> dict[str, MetadataValue]:

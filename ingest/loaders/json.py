@@ -1,4 +1,4 @@
-"""JSON: records of web pages, docsearch indexes, Hugo indexes and passage corpora."""
+"""JSON: records of any shape, and docsearch indexes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import html
 import itertools
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import urldefrag
 
@@ -14,11 +14,12 @@ from ingest.errors import SkippedFileError
 from ingest.loaders.builder import TextBuilder
 from ingest.loaders.document import Limits, Notice, ParsedDocument, one_line
 from ingest.loaders.file import SourceFile
-from ingest.loaders.records import Records, as_string, write_text
+from ingest.loaders.json_records import JsonRecords
+from ingest.loaders.records import text_of, write_text
 
 _BEGINS_RECORDS = re.compile(rb"(?:\xef\xbb\xbf)?\s*\[\s*\{")
-_LISTS = ("documents", "records", "hits", "items", "pages", "docs", "data", "results")
 _DOCSEARCH_LEVELS = tuple(f"lvl{level}" for level in range(7))
+_BLANK = re.compile(r"\s*")
 
 
 class JsonLoader:
@@ -32,53 +33,56 @@ class JsonLoader:
         return _BEGINS_RECORDS.match(head) is not None
 
     def load(self, file: SourceFile, limits: Limits) -> Iterator[ParsedDocument | Notice]:
-        """One document per record: of a top-level array, of an array under a usual name, or of the only object.
+        """One document per record, however deep, as `JsonRecords` finds them.
 
-        Reads records such as `{content, url, title}`, Hugo's `{title, uri, relURI, body, …}` and `{_id, title, text}`.
         Docsearch records `{hierarchy: {lvl0 … lvl6}, content, url}` of one page become one document.
         """
-        text = yield from file.text(limits)
-        try:
-            found = _records(json.loads(text))
-        except json.JSONDecodeError as error:
-            raise SkippedFileError(f"invalid JSON: {error.msg} in line {error.lineno}, column {error.colno}") from error
-        except RecursionError as error:
-            raise SkippedFileError("invalid JSON: nested too deep") from error
-        records = Records(file, limits)
-        pages: dict[str, list[Mapping[str, Any]]] = {}
-        others: list[tuple[int, Mapping[str, Any]]] = []
-        for number, record in enumerate(found, start=1):
-            if not isinstance(record, dict):
-                records.blank += 1
-            elif isinstance(record.get("hierarchy"), dict):
-                pages.setdefault(urldefrag(as_string(record.get("url"))).url, []).append(record)
-            else:
-                others.append((number, record))
+        values = _values((yield from file.text(limits)))
+        if not all(isinstance(value, dict | list) for value in values):
+            raise SkippedFileError("JSON without records: it must have objects or an array")
+        found = values if len(values) > 1 else values[0]
+        pages, others = _docsearch_pages(found)
+        records = JsonRecords(file, limits)
         for url, page in pages.items():
-            document = _docsearch_page(file, url, page, limits)
-            if document is None:
-                records.blank += len(page)
-            else:
-                yield document
-        for number, record in others:
-            yield from records.document(number, record)
-        yield from records.blank_notice(len(found))
+            yield from records.counted(_docsearch_page(file, url, page, limits), len(page))
+        yield from records.read(others)
+        records.check()
+        yield from records.notices()
 
 
-def _records(parsed: Any) -> list[Any]:
-    if isinstance(parsed, list):
-        return parsed
-    if isinstance(parsed, dict):
-        for name in _LISTS:
-            if isinstance(parsed.get(name), list):
-                records: list[Any] = parsed[name]
-                return records
-        return [parsed]
-    raise SkippedFileError("JSON without records: it must have an array of objects")
+def _values(text: str) -> list[Any]:
+    """The values of a JSON text: one, or several one after the other as in JSON Lines."""
+    decoder = json.JSONDecoder()
+    values: list[Any] = []
+    place = _BLANK.match(text).end()  # type: ignore[union-attr]
+    try:
+        while place < len(text) or not values:
+            value, place = decoder.raw_decode(text, place)
+            values.append(value)
+            place = _BLANK.match(text, place).end()  # type: ignore[union-attr]
+    except json.JSONDecodeError as error:
+        raise SkippedFileError(f"invalid JSON: {error.msg} in line {error.lineno}, column {error.colno}") from error
+    except RecursionError as error:
+        raise SkippedFileError("invalid JSON: nested too deep") from error
+    return values
+
+
+def _docsearch_pages(found: Any) -> tuple[dict[str, list[Mapping[str, Any]]], Any]:
+    """The docsearch records of each page, by its URL, and the rest."""
+    hits = found.get("hits") if isinstance(found, dict) else None
+    records = hits if isinstance(hits, list) else found if isinstance(found, list) else []
+    pages: dict[str, list[Mapping[str, Any]]] = {}
+    others = []
+    for record in records:
+        if isinstance(record, dict) and isinstance(record.get("hierarchy"), dict):
+            pages.setdefault(urldefrag(text_of(record.get("url"))).url, []).append(record)
+        else:
+            others.append(record)
+    return pages, others if pages else found
 
 
 def _docsearch_page(
-    file: SourceFile, url: str, records: list[Mapping[str, Any]], limits: Limits
+    file: SourceFile, url: str, records: Sequence[Mapping[str, Any]], limits: Limits
 ) -> ParsedDocument | None:
     """One page from its docsearch records. Each record holds a paragraph and the headings above it."""
     builder = TextBuilder(limits)
@@ -87,13 +91,13 @@ def _docsearch_page(
     has_text = False
     for record in records:
         hierarchy = record["hierarchy"]
-        path = [one_line(html.unescape(as_string(hierarchy.get(level)))) for level in _DOCSEARCH_LEVELS]
+        path = [one_line(html.unescape(text_of(hierarchy.get(level)))) for level in _DOCSEARCH_LEVELS]
         title = title or path[1] or path[0]
         shared = len(list(itertools.takewhile(lambda pair: pair[0] == pair[1], zip(path, above, strict=False))))
         for level, heading in enumerate(path[shared:], start=shared):
             builder.heading(level + 1, heading)
         above = path
-        content = as_string(record.get("content"))
+        content = text_of(record.get("content"))
         if content.strip():
             has_text = True
             write_text(content, builder)

@@ -9,7 +9,8 @@ from typing import TextIO
 from ingest.errors import SkippedFileError
 from ingest.loaders.document import Limits, Notice, ParsedDocument
 from ingest.loaders.file import SourceFile
-from ingest.loaders.records import Records
+from ingest.loaders.json import LOADER as JSON
+from ingest.loaders.json_records import JsonRecords
 
 
 class JsonLinesLoader:
@@ -21,44 +22,61 @@ class JsonLinesLoader:
     def sniff(self, head: bytes) -> bool:
         """Whether the first of several lines is a JSON object."""
         first, _, more = head.partition(b"\n")
-        return bool(more.strip()) and _record(first) is not None
+        return bool(more.strip()) and isinstance(_value(first), dict)
 
     def load(self, file: SourceFile, limits: Limits) -> Iterator[ParsedDocument | Notice]:
-        """One document per line, each a record as in JSON. Notices report lines that are not records."""
-        records = Records(file, limits)
-        total = 0
-        bad: list[int] = []
+        """One document per line, each a record as in JSON. Notices report lines that are not JSON.
+
+        An array under this name is read as JSON.
+        """
+        if file.head().lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"["):
+            yield from JSON.load(file, limits)
+            return
+        records = JsonRecords(file, limits)
+        lines = _Lines(limits)
         with (yield from file.rows(limits, newline="\n")) as stream:
-            for number, line in enumerate(_lines(stream, limits), start=1):
-                if not line.strip():
-                    continue
-                total += 1
-                record = _record(line)
-                if record is None:
-                    bad.append(number)
-                else:
-                    yield from records.document(number, record)
-        if bad and len(bad) == total:
-            raise SkippedFileError(f"no line is a JSON object (first: line {bad[0]})")
-        if bad:
-            yield Notice(f"{len(bad)} of {total} lines are not JSON objects (first: line {bad[0]})")
-        yield from records.blank_notice(total)
+            yield from records.read_list(lines.values(stream))
+        if lines.bad and lines.bad == lines.total:
+            raise SkippedFileError(f"no line is a JSON object (first: line {lines.first_bad})")
+        if lines.bad:
+            yield Notice(f"{lines.bad} of {lines.total} lines are not JSON objects (first: line {lines.first_bad})")
+        records.check()
+        yield from records.notices()
 
 
-def _record(line: str | bytes) -> dict[str, object] | None:
+class _Lines:
+    """Decodes lines, and counts those that are not records."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._longest = limits.max_text_chars * 2
+        self.total = self.bad = self.first_bad = 0
+
+    def values(self, stream: TextIO) -> Iterator[object]:
+        number = 0
+        while line := stream.readline(self._longest):
+            number += 1
+            if len(line) == self._longest and not line.endswith("\n"):
+                raise SkippedFileError(
+                    f"a line is longer than {self._longest:,} characters (twice INGEST_MAX_TEXT_CHARS)"
+                )
+            if not line.strip():
+                continue
+            self.total += 1
+            value = _value(line)
+            if value is not None:
+                yield value
+            else:
+                self.bad += 1
+                self.first_bad = self.first_bad or number
+
+
+def _value(line: str | bytes) -> dict[str, object] | str | None:
+    """The record or text of a line; None if it is neither."""
     try:
-        record = json.loads(line)
+        value = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    return record if isinstance(record, dict) else None
-
-
-def _lines(stream: TextIO, limits: Limits) -> Iterator[str]:
-    longest = limits.max_text_chars * 2
-    while line := stream.readline(longest):
-        if len(line) == longest and not line.endswith("\n"):
-            raise SkippedFileError(f"a line is longer than {longest:,} characters (twice INGEST_MAX_TEXT_CHARS)")
-        yield line
+    return value if isinstance(value, dict | str) else None
 
 
 LOADER = JsonLinesLoader()

@@ -1,10 +1,10 @@
-"""Markdown: the source as written, without front matter and comments, with its headings, code and tables."""
+"""Markdown: the source as written, without front matter, comments, styles and embedded pictures."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import accumulate, chain, pairwise
 
 from markdown_it import MarkdownIt
@@ -22,15 +22,22 @@ from ingest.loaders.document import (
     check_length,
     normalise,
     one_line,
+    table_header,
     web_address,
 )
 from ingest.loaders.file import SourceFile
+from ingest.loaders.front_matter import split_front_matter
 
-_FRONT_MATTER_LINES = 400
-_FRONT_MATTER_LINE = re.compile(r"([A-Za-z_][\w.-]*)\s*[:=]\s*(.*)$")
 _INLINE = MarkdownIt("commonmark")
 _URL_KEYS = ("canonical_url", "canonical", "url", "permalink")
 _NOT_METADATA = frozenset(("title", "date", *_URL_KEYS))
+_UNSEEN = re.compile(r"`+|<!--|<(style|script)\b|data:[a-z]+/[a-z0-9.+-]+[;,]", re.IGNORECASE)
+_CLOSINGS = {
+    "<!--": re.compile("-->"),
+    "style": re.compile(r"</style[^>]{0,99}>", re.IGNORECASE),
+    "script": re.compile(r"</script[^>]{0,99}>", re.IGNORECASE),
+    "data": re.compile(r"""[\s)"'>\]]|$"""),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +46,8 @@ class Structure:
 
     headings: tuple[Heading, ...]
     blocks: tuple[Block, ...]
-    comments: tuple[tuple[int, int], ...] = field(default=())
-    """Lines [first, last) that hold only an HTML comment."""
+    code: tuple[tuple[int, int], ...]
+    """Code blocks at any level: offsets of their first and after their last line."""
 
 
 class MarkdownLoader:
@@ -59,50 +66,24 @@ class MarkdownLoader:
         check_length(len(raw), limits)
         values, text = split_front_matter(normalise(raw, collapse_blank_lines=False))
         structure = markdown_structure(text)
-        if structure.comments:
-            lines = text.split("\n")
-            for first, last in reversed(structure.comments):
-                del lines[first:last]
-            text = normalise("\n".join(lines), collapse_blank_lines=False)
+        if _UNSEEN.search(text):
+            text = normalise(_without_unseen(text, structure), collapse_blank_lines=False)
             structure = markdown_structure(text)
         if not text.strip():
             raise SkippedFileError("holds no text")
         first_heading = next((heading.title for heading in structure.headings if heading.level == 1), "")
-        urls = (values[key] for key in _URL_KEYS if values.get(key, "").startswith(("http://", "https://")))
+        urls = (url for key in _URL_KEYS if (url := str(values.get(key, ""))).startswith(("http://", "https://")))
         extra = {name: value for name, value in values.items() if name not in _NOT_METADATA}
         yield ParsedDocument(
             source=file.source,
             key="",
             text=text,
-            title=one_line(values.get("title", "")) or first_heading or file.stem,
+            title=one_line(str(values.get("title", ""))) or first_heading or file.stem,
             url=web_address(next(urls, None)),
-            metadata=as_metadata(extra) | date_metadata(values.get("date", "")),
+            metadata=as_metadata(extra) | date_metadata(str(values.get("date", ""))),
             headings=structure.headings,
             blocks=structure.blocks,
         )
-
-
-def split_front_matter(text: str) -> tuple[dict[str, str], str]:
-    """The scalars of a YAML (`---`) or TOML (`+++`) front matter, and the text below it.
-
-    Ignores lists and nested values. Returns a text that merely begins with a thematic break as it is.
-    """
-    fence = text[:3]
-    lines = text.split("\n", _FRONT_MATTER_LINES)
-    if fence not in ("---", "+++") or lines[0] != fence:
-        return {}, text
-    values: dict[str, str] = {}
-    for number, line in enumerate(lines[1:_FRONT_MATTER_LINES], start=1):
-        if line == fence or (fence == "---" and line == "..."):
-            return values, "\n".join(lines[number + 1 :]).strip("\n")
-        match = _FRONT_MATTER_LINE.match(line)
-        if match is not None:
-            value = match[2].strip()
-            if value[:1] not in ("", "[", "{", "|", ">", "&", "*"):
-                values[match[1].lower()] = _unquoted(value)
-        elif line.strip() and not line.startswith((" ", "\t", "-", "#", "[", "]", "}")):
-            break
-    return {}, text
 
 
 def markdown_structure(text: str) -> Structure:
@@ -113,26 +94,77 @@ def markdown_structure(text: str) -> Structure:
     starts = [0, *accumulate(len(line) + 1 for line in lines)]
     headings: list[Heading] = []
     blocks: list[Block] = []
-    comments: list[tuple[int, int]] = []
+    code: list[tuple[int, int]] = []
     tokens = blocks_only.parse(text)
     for token, following in pairwise(chain[Token | None](tokens, (None,))):
-        if token is None or token.level != 0 or token.map is None:
+        if token is None or token.map is None:
             continue
         first, last = token.map
         while last > first + 1 and not lines[last - 1].strip():
             last -= 1
         start, end = starts[first], starts[last] - 1
+        if token.type in ("fence", "code_block"):
+            code.append((start, end))
+        if token.level != 0:
+            continue
         if token.type == "heading_open" and following is not None:
             title = one_line(_plain(following))
             if title:
                 headings.append(Heading(start, end, int(token.tag[1]), title))
-        elif token.type in ("fence", "code_block", "table_open"):
+        elif token.type in ("fence", "code_block"):
             blocks.append(Block(start, end))
-        elif token.type == "html_block":
-            content = token.content.strip()
-            if content.startswith("<!--") and content.find("-->") == len(content) - 3:
-                comments.append((first, last))
-    return Structure(tuple(headings), tuple(blocks), tuple(comments))
+        elif token.type == "table_open":
+            blocks.append(Block(start, end, table_header(lines[first])))
+    return Structure(tuple(headings), tuple(blocks), tuple(code))
+
+
+def _without_unseen(text: str, structure: Structure) -> str:
+    """The text without comments, styles, scripts and the bytes of pictures, except in code.
+
+    A line that held nothing else goes as well. Takes linear time.
+    """
+    pieces: list[str] = []
+    kept = place = 0
+    code = [*structure.code, (len(text), len(text))]
+    block = 0
+    spans = _code_spans(text)
+    unclosed: set[str] = set()
+    while (match := _UNSEEN.search(text, place)) is not None:
+        start, place = match.span()
+        while code[block][1] < start:
+            block += 1
+        if code[block][0] <= start:
+            place = code[block][1]
+        elif match[0][0] == "`":
+            place = spans.get(start, place)
+        else:
+            mark = (match[1] or match[0][:4]).lower()
+            closing = None if mark in unclosed else _CLOSINGS[mark].search(text, place)
+            if closing is None:
+                unclosed.add(mark)
+                continue
+            place = closing.start() if mark == "data" else closing.end()
+            line = max(text.rfind("\n", kept, start) + 1, kept)
+            if not text[line:start].strip() and text[place : place + 1] in ("", "\n"):
+                start, place = line, min(place + 1, len(text))
+            pieces.append(text[kept:start])
+            kept = place
+    return "".join((*pieces, text[kept:]))
+
+
+def _code_spans(text: str) -> dict[int, int]:
+    """Start and end of each span between backticks. A span ends in its paragraph."""
+    spans: dict[int, int] = {}
+    following: dict[int, int] = {}
+    for run in reversed(list(re.finditer(r"`+|\n\n", text))):
+        if run[0] == "\n\n":
+            following.clear()
+            continue
+        length = len(run[0])
+        if length in following:
+            spans[run.start()] = following[length]
+        following[length] = run.end()
+    return spans
 
 
 def _plain(inline: Token) -> str:
@@ -145,12 +177,6 @@ def _plain(inline: Token) -> str:
         for child in children
     )
     return re.sub(r"\s*\{[#.:][^{}]*\}$", "", words)
-
-
-def _unquoted(value: str) -> str:
-    if len(value) >= 2 and value[0] == value[-1] and value[0] in "\"'":
-        return value[1:-1].replace('\\"', '"').replace("''", "'")
-    return value.split(" #", 1)[0].strip()
 
 
 LOADER = MarkdownLoader()
