@@ -24,6 +24,7 @@ from embedder.tokens import TokenCounter
 from ingest.chunking import ChunkedDocument, Chunker, ChunkSettings
 from ingest.errors import IngestError, SkippedFileError
 from ingest.loaders import Limits, Notice, SourceFile, load
+from ingest.loaders.document import web_address
 
 LENGTH = struct.Struct("<I")
 
@@ -76,7 +77,8 @@ def _answer(file: SourceFile, limits: Limits, chunker: Chunker, answers: IO[byte
                 _send(answers, {"notice": item.text})
                 continue
             spans = list(chunker.spans(item))
-            document = ChunkedDocument(item.id, item.text, item.title, item.url, dict(item.metadata), spans)
+            url = web_address(item.url)
+            document = ChunkedDocument(item.id, item.text, item.title, url, dict(item.metadata), spans)
             _send(answers, {"document": document})
     except SkippedFileError as error:
         return str(error)

@@ -293,11 +293,6 @@ def test_csv(tmp_path: Path, source: str, documents: list[tuple[str, str]], noti
     assert bool(notices) == bool(notice)
 
 
-def test_relevance_judgements_are_no_documents(tmp_path: Path) -> None:
-    with pytest.raises(SkippedFileError, match="relevance judgements"):
-        read(tmp_path, "qrels.tsv", "query-id\tcorpus-id\tscore\nq1\td1\t1\n")
-
-
 def test_many_rows_become_several_documents(tmp_path: Path) -> None:
     found, _ = read(tmp_path, "table.csv", "a,b\n" + "1,2\n" * 1_001)
     assert [document.key for document in found] == ["rows 1", "rows 501", "rows 1001"]
