@@ -28,18 +28,18 @@ def _words(pattern: str) -> re.Pattern[str]:
 
 _ALWAYS = _words(
     "headerlink|header-anchor|anchor-link|sr-only|visually-hidden|skip-(?:link|to-content)|edit-this-page|linenos|lineno"
-    "|line-numbers|gutter|onetrust(?:-[\\w-]*)?|cookiebot\\w*|cybotcookiebot\\w*|usercentrics(?:-[\\w-]*)?|didomi-\\w*"
+    "|line-numbers|onetrust(?:-[\\w-]*)?|cookiebot\\w*|cybotcookiebot\\w*|usercentrics(?:-[\\w-]*)?|didomi-\\w*"
     "|(?:cookies?|consent|gdpr)(?:-\\w+)?[_-]?(?:banner|bar|notice|consent|popup|modal|dialog|overlay|law|message|wall)"
-    "|cookies?|cookiebanner|navbar|navigation|navheader|navfooter|breadcrumbs?|pagination|pager|prev-next(?:-area)?"
+    "|cookiebanner|navbar|navigation|navheader|navfooter|breadcrumbs?|pagination|pager|prev-next(?:-area)?"
     "|related-(?:posts?|articles?|links?|stories|content|pages)|social-share|toctree-wrapper"
 )
 """Never content, wherever they are."""
 _AROUND = _words(
     "nav|topbar|side-?bar|(?:page|site|global)?-?footer|site-header|related|recommend(?:ed|ations)|menu|social|share"
-    "|advert|ads|comments|toc|table-of-contents"
+    "|advert|ads|comments|toc|table-of-contents|(?<![_-])cookies?(?![_-])"
 )
 """Around the content of a page; inside it only where they are mostly links."""
-_AMBIGUOUS = _words("menu|comments|ads|share|social|toc|sidebar")
+_AMBIGUOUS = _words("menu|comments|ads|share|social|toc|sidebar|cookies?")
 """May be content everywhere: a menu to eat."""
 NOTE = _words("note|tip|hint|important|warning|caution|danger|attention|admonition|callout|alert")
 """Boxes beside the text: notes and warnings."""
@@ -50,6 +50,9 @@ _TURN_RELATIONS = frozenset(("prev", "previous", "next", "up", "start", "content
 _RELATED_HEADING = re.compile(
     r"(?:related|recommended|read next|you (?:may|might) also|more (?:articles|stories|posts))\b"
 )
+_SENTENCE_END = re.compile(r"\w{3}[.!?](?:\s|$)")
+_MOST_TURN_CHARS = 200
+"""Longest text beside the links to other pages of a series: their titles."""
 
 
 @dataclass(slots=True)
@@ -80,7 +83,7 @@ class _Measure:
 
 
 def content_of(page: Any) -> list[Any]:
-    """Removes everything else from the page, and returns its content: elements to read one after the other."""
+    """The content of a page, as elements to read one after the other. Removes the rest from the page."""
     remove_invisible(page)
     measures = _measure(page)
     doomed = _around(page, measures)
@@ -211,16 +214,24 @@ def _around(page: Any, measures: dict[Any, _Measure]) -> list[Any]:
     inside: dict[Any, bool] = {}
     for element in page.iter(etree.Element):
         inside[element] = element in contents or inside.get(element.getparent(), False)
-    has_main = bool(contents)
-    before_text = not has_main
+    before_text = not contents and measures[page].headings > 0
+
+    def is_links(element: Any, share: float) -> bool:
+        return element is not None and measures[element].linked >= share * measures[element].chars > 0
+
+    def is_related(heading: Any) -> bool:
+        if heading is None or heading.tag not in _HEADINGS or not is_links(heading.getnext(), 0.8):
+            return False
+        return _RELATED_HEADING.match(_text(heading).lower()) is not None
 
     def surrounds(element: Any) -> bool:
         nonlocal before_text
-        measure = measures[element]
         before_text = before_text and element.tag not in _HEADINGS
-        if before_text and element.tag in ("ul", "ol") and measure.chars and measure.linked >= 0.9 * measure.chars:
+        if before_text and element.tag in ("ul", "ol") and is_links(element, 0.9):
             return True
-        return _surrounds(element, measure, measures[page], inside[element])
+        if is_related(element) or is_related(element.getprevious()):
+            return True
+        return _surrounds(element, measures[element], measures[page], inside[element])
 
     return _outermost(page, surrounds)
 
@@ -234,18 +245,14 @@ def _surrounds(element: Any, measure: _Measure, page: _Measure, inside: bool) ->
         return True
     if tag == "nav" or role in ("navigation", "search", "dialog", "alertdialog"):
         return True
-    if measure.turns > 1 and not measure.headings and measure.prose <= 250:
-        return True
+    if measure.turns > 1 and not measure.headings and measure.prose <= _MOST_TURN_CHARS:
+        return _SENTENCE_END.search(_text(element)) is None
     links = measure.linked >= measure.chars / 2
     if tag == "header" or role == "banner":
         only_heading = measure.first_headings == page.first_headings == 1
         return not (inside or only_heading)
     if tag in ("aside", "footer") or role in ("complementary", "contentinfo"):
         return links if inside or (tag == "aside" and NOTE.search(names)) else not majority
-    if tag in ("ul", "ol", "div", "section") and measure.linked >= 0.8 * measure.chars > 0:
-        previous = element.getprevious()
-        if previous is not None and previous.tag in _HEADINGS:
-            return _RELATED_HEADING.match(_text(previous).lower()) is not None
     if not names or not _AROUND.search(names) or majority:
         return False
     return links or not (inside or _AMBIGUOUS.search(names))

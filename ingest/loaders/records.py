@@ -62,6 +62,7 @@ class Fields:
         builder = TextBuilder(limits)
         texts = {name: text for name in self.text if (text := text_of(record.get(name))).strip()}
         for name, text in texts.items():
+            # The same text twice, such as a summary that begins the article.
             if not any(text.strip() in other for other in texts.values() if len(other) > len(text)):
                 write_text(text, builder, _label(name) if name in self.labelled else "")
         used = self._used

@@ -64,7 +64,7 @@ def text(folder: Path, name: str, content: str) -> str:
             "Lock the gate.",
         ),
         ("<ul><li><a href=/>Shop</a><li><a href=/x>Tools</a></ul><h1>A</h1><p>One.</p>", "# A\n\nOne."),
-        ("<main><p>One.</p><h2>Related articles</h2><ul><li><a href=b>Two</a></ul></main>", "One."),
+        ("<main><p>One.</p><h2>Related articles</h2><ul><li><a href=b>Two</a></ul><p>Three.</main>", "One.\n\nThree."),
         (
             "<main><p>Open.</p><section class=menu><h2>Monday</h2><p>Soup.</p></section></main>",
             "Open.\n\n## Monday\n\nSoup.",
