@@ -52,7 +52,7 @@ _RELATED_HEADING = re.compile(
 )
 _SENTENCE_END = re.compile(r"\w{3}[.!?](?:\s|$)")
 _MOST_TURN_CHARS = 200
-"""Longest text beside the links to other pages of a series: their titles."""
+"""Maximum length of the text next to links to other pages of a series: their titles."""
 
 
 @dataclass(slots=True)
