@@ -36,7 +36,7 @@ ROOT = Path(__file__).resolve().parent.parent
 Schema = Mapping[str, Any]
 
 
-class Room(NamedTuple):
+class Program(NamedTuple):
     """The settings of a program."""
 
     title: str
@@ -48,29 +48,29 @@ class Room(NamedTuple):
     """Settings class whose variables are left out, because another section lists them."""
 
 
-ROOMS = (
-    Room("transformer", "transformer.settings:TransformerSettings", "TRANSFORMER_", "`python -m transformer`"),
-    Room("vectorstore", "vectorstore.settings:VectorstoreSettings", "VECTORSTORE_", "`python -m vectorstore`"),
-    Room(
+PROGRAMS = (
+    Program("transformer", "transformer.settings:TransformerSettings", "TRANSFORMER_", "`python -m transformer`"),
+    Program("vectorstore", "vectorstore.settings:VectorstoreSettings", "VECTORSTORE_", "`python -m vectorstore`"),
+    Program(
         "Chroma store",
         "vectorstore.stores.chroma:ChromaSettings",
         "VECTORSTORE_CHROMA_",
         "The store `chroma`, when a version is built.",
     ),
-    Room(
+    Program(
         "ingest",
         "ingest.settings:IngestSettings",
         "INGEST_",
         "`python -m ingest`, the job. Settings without a default are required.",
     ),
-    Room(
+    Program(
         "ingest service",
         "ingest.settings:IngestServerSettings",
         "INGEST_",
         "`python -m ingest.server`. In addition to all settings of the job:",
         "ingest.settings:IngestSettings",
     ),
-    Room(
+    Program(
         "embedder",
         "embedder.settings:EncoderSettings",
         "EMBEDDER_",
@@ -78,21 +78,21 @@ ROOMS = (
         "the prefix; a parameter that is not empty takes precedence. `EMBEDDER_MODEL_DIR` (`/mnt/models`) is the "
         "folder of the model.",
     ),
-    Room(
+    Program(
         "predictor",
         "predictor.engines.settings:EngineSettings",
         "PREDICTOR_",
         "The CPU model. Also parameters of its `config.pbtxt`, in lower case and without the prefix; a parameter that "
         "is not empty takes precedence.",
     ),
-    Room(
+    Program(
         "kserve-rag",
         "kserve_rag.settings:Settings",
         "KSERVE_RAG_",
         "The command line and the launcher. Options of a command take precedence.",
     ),
-    Room("web page", "frontend.settings:FrontendSettings", "FRONTEND_", "`python -m frontend`."),
-    Room(
+    Program("web page", "frontend.settings:FrontendSettings", "FRONTEND_", "`python -m frontend`."),
+    Program(
         "scaleout",
         "scaleout.settings:ScaleoutSettings",
         "SCALEOUT_",
@@ -136,10 +136,10 @@ def settings_page() -> str:
         "status 2 before a port opens, and the message names the variable. `kserve-rag up` sets the addresses of its "
         "services and passes on the other variables of its environment.",
     ]
-    for room in ROOMS:
-        known = settings(room._replace(settings=room.base)) if room.base else []
-        entries = _entries(entry for entry in settings(room) if entry not in known)
-        lines += ["", f"## {room.title}", "", room.about, "", *entries]
+    for program in PROGRAMS:
+        known = settings(program._replace(settings=program.base)) if program.base else []
+        entries = _entries(entry for entry in settings(program) if entry not in known)
+        lines += ["", f"## {program.title}", "", program.about, "", *entries]
     lines += [
         "",
         "## Traces",
@@ -149,9 +149,9 @@ def settings_page() -> str:
     return "\n".join(lines) + "\n"
 
 
-def settings(room: Room) -> list[Entry]:
+def settings(program: Program) -> list[Entry]:
     """The settings of a program, in the order of their fields."""
-    kind = pkgutil.resolve_name(room.settings)
+    kind = pkgutil.resolve_name(program.settings)
     schema = TypeAdapter(kind).json_schema(by_alias=False)
     described: list[tuple[str, Any, str, Any]]
     """Name, default, description, alias."""
@@ -171,7 +171,7 @@ def settings(room: Room) -> list[Entry]:
     entries = []
     for name, default, description, alias in described:
         shape = schema["properties"][name]
-        variable = alias if isinstance(alias, str) else f"{room.prefix}{name}".upper()
+        variable = alias if isinstance(alias, str) else f"{program.prefix}{name}".upper()
         unit = "seconds" if name == "seconds" else next((_UNITS[end] for end in _UNITS if name.endswith(end)), "")
         facts = ", ".join(filter(None, (_type(shape, schema), _bounds(shape), unit)))
         entries.append(Entry(variable, facts, description, _default(default), variable.lower()))

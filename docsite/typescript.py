@@ -1,4 +1,4 @@
-"""TypeScript types of the transformer's wire format, for the web page: `python -m docsite.typescript` writes them."""
+"""`python -m docsite.typescript`: writes the TypeScript types of the transformer's API for the web page."""
 
 from __future__ import annotations
 

@@ -125,7 +125,7 @@ def evaluate(
 
 @contextlib.contextmanager
 def _translated_errors() -> Iterator[None]:
-    """Raise errors of other rooms as `KserveRagError`."""
+    """Raise errors of other packages as `KserveRagError`."""
     from chassis.errors import ServiceError
     from evaluation.errors import EvaluationError
     from transformer.calibration import CalibrationError

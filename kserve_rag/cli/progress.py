@@ -39,7 +39,7 @@ def _bars(console: Console, *columns: ProgressColumn, **options: Any) -> Bars:
 class ProgressDisplay(Progress):
     """A live display of running tasks on a terminal; elsewhere, one line for each finished task.
 
-    `ingest` is an `OnProgress` of the ingest room.
+    `ingest` is an `ingest.events.OnProgress`.
     """
 
     def __init__(self, console: Console) -> None:
