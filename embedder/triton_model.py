@@ -61,7 +61,7 @@ class EmbedderModel:
         )
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
-        """Returns one response per request, in order. An invalid request fails alone; if the encoder fails, all fail."""
+        """One response per request, in order. An invalid request fails alone; if the encoder fails, all fail."""
         responses: list[Any] = [None] * len(requests)
         jobs: list[_Job] = []
         for position, request in enumerate(requests):

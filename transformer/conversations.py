@@ -30,7 +30,7 @@ _FORMAT = b"turns-1 "
 """Signed with every field, so that one of another format is refused."""
 
 _MAX_PASSAGES = 200
-"""Most passages of a conversation: each is read again for the next question."""
+"""Maximum number of passages in a conversation, which are all read again for the next question."""
 
 _MARKER = re.compile(r"\s*\[[\d,\s-]+\]")
 """Source numbers: the check of an answer may correct them after its text was streamed."""
