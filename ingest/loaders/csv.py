@@ -39,7 +39,7 @@ class CsvLoader:
     def load(self, file: SourceFile, limits: Limits) -> Iterator[ParsedDocument | Notice]:
         """One document per row with text. Title, URL, date and other short columns become its metadata.
 
-        All columns of prose are text (`choose_fields`). Questions and answers beside a text are left out. A table
+        All columns of prose are text (`choose_fields`). Questions and answers next to a text are left out. A table
         without prose becomes documents of many rows (`rows_as_text`).
         """
         with _field_size_limit(limits.max_text_chars), (yield from file.rows(limits, newline="")) as stream:

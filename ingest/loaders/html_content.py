@@ -42,7 +42,7 @@ _AROUND = _words(
 _AMBIGUOUS = _words("menu|comments|ads|share|social|toc|sidebar|cookies?")
 """May be content everywhere: a menu to eat."""
 NOTE = _words("note|tip|hint|important|warning|caution|danger|attention|admonition|callout|alert")
-"""Boxes beside the text: notes and warnings."""
+"""Boxes next to the text: notes and warnings."""
 _REVEALED = _words("tab(?:pane|panel|-pane|-panel|-content)?|tabs?|accordion\\w*|collaps\\w*|carousel\\w*|slide")
 """Hidden until the reader clicks."""
 _TURN_WORDS = frozenset("prev previous next up home contents index back top « » ‹ › ← → ↑ < > << >>".split())  # noqa: SIM905

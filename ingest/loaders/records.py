@@ -82,7 +82,7 @@ class Fields:
         )
 
     def keeps(self, name: str) -> bool:
-        """Whether a field is part of the document: not a question for an evaluation beside a text."""
+        """Whether a field is part of the document: not a question for an evaluation next to a text."""
         return name in self._used or plain_name(name) not in EVALUATION
 
     @property

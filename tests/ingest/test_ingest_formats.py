@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from embedder.client import TokenCounter
+from embedder.tokens import TokenCounter
 from ingest.chunking import Chunker, ChunkSettings
 from ingest.errors import SkippedFileError
 from ingest.loaders import Limits, Notice, ParsedDocument, SourceFile, load
