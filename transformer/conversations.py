@@ -112,7 +112,7 @@ class Conversations:
 
         Args:
             secret: key of the signatures; replicas need the same.
-            limit: most entries kept for callers that send messages only; the least recently used goes first.
+            limit: maximum number of entries kept for callers that send messages only; the least recently used goes.
             ttl_s: seconds until an entry that is not used is dropped.
         """
         self._secret = secret
