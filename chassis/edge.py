@@ -1,21 +1,33 @@
-"""The outermost layer of every HTTP service: body limit, request ids, error bodies, metrics, traces, cancellation."""
+"""The outermost layer of every HTTP service.
+
+Checks hosts, content types and sizes; request ids, error bodies, metrics, traces, cancellation, CORS.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import functools
 import logging
+import re
 import secrets
 import time
 import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
+from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from chassis import metrics, tracing
 from chassis.error_mapping import ErrorMapper
-from chassis.errors import InvalidRequestError, PayloadTooLargeError, ServiceError, UnsupportedMediaTypeError
+from chassis.errors import (
+    ForbiddenError,
+    InvalidRequestError,
+    PayloadTooLargeError,
+    ServiceError,
+    UnsupportedMediaTypeError,
+)
+from chassis.settings import EdgeSettings, parts
 from chassis.telemetry import request_ids
 
 access_logger = logging.getLogger("chassis.access")
@@ -115,10 +127,23 @@ class Observed:
 class Edge:
     """The outermost ASGI middleware. It answers every request: no connection is dropped without a response."""
 
-    def __init__(self, inner: ASGIApp, errors: ErrorMapper, max_body_bytes: int, model_name: str) -> None:
+    def __init__(self, inner: ASGIApp, errors: ErrorMapper, settings: EdgeSettings, model_name: str) -> None:
+        origins = parts(settings.cors_origins)
+        if origins:
+            inner = CORSMiddleware(
+                inner,
+                allow_origins=origins,
+                allow_methods=["*"],
+                allow_headers=["*"],
+                expose_headers=["x-request-id", "server-timing", "retry-after"],
+            )
         self._inner = inner
         self._errors = errors
-        self._max_body_bytes = max_body_bytes
+        self._max_body_bytes = settings.max_body_bytes
+        self._hosts = settings.known_hosts()
+        self._hosts_variable = f"{settings.model_config.get('env_prefix', '')}ALLOWED_HOSTS"
+        # Probes use the address of the pod.
+        self._probes = {*_PROBES, f"/v2/models/{model_name}/ready", f"/v1/models/{model_name}"}
         self._model_name = model_name
         self._extra_headers: list[tuple[bytes, bytes]] = []
 
@@ -160,9 +185,17 @@ class Edge:
                     "%s %s", method, scope["path"], extra={"status": status, "ms": round(seconds * 1000, 1)}
                 )
 
+    def _check_host(self, host: str, path: str) -> None:
+        """Raises ForbiddenError for a name that is not the service's. Clients of HTTP/1.0 may send none."""
+        if self._hosts is None or not host or host in self._hosts or path in self._probes:
+            return
+        names = f"{self._hosts_variable} lists its names"
+        raise ForbiddenError(f"The service is not available under {host[:100]!r}: {names}.")
+
     async def _answer(self, scope: Scope, exchange: _Exchange) -> None:
         try:
             exchange.check_head()
+            self._check_host(exchange.host, scope["path"])
             await self._inner(scope, exchange.receive, exchange.send)
         except asyncio.CancelledError:
             if not exchange.client_left:
@@ -179,10 +212,19 @@ class Edge:
             await response(scope, exchange.receive, exchange.send)
 
 
+_PORT = re.compile(r":[0-9]*$")
+
 _CODINGS = ("gzip", "deflate")
 """Content codings of requests."""
 _GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS
 """zlib detects which of the two it is."""
+
+_PROBES = ("/ready", "/live", "/metrics", "/v2/health/ready", "/v2/health/live")
+
+_FORMS = (b"application/x-www-form-urlencoded", b"text/plain")
+"""Content types that a page of any site can send without asking. The third one, multipart/form-data, is of uploads."""
+
+_NO_FORMS = "The content-type is not JSON's: send the header `content-type: application/json`."
 
 _TRACE_HEADERS = (b"traceparent", b"tracestate")
 
@@ -225,7 +267,9 @@ class _Exchange:
         """Size of the body so far, in bytes."""
         self.trace: dict[str, str] = {}
         """The client's trace headers."""
-        self._host: bytes | None = None
+        self.host = ""
+        """Name in the Host header, in lower case and without the port."""
+        self._is_form = self._is_chunked = False
         self.request_id = self._prepare(scope)
 
     def _prepare(self, scope: Scope) -> str:
@@ -240,7 +284,7 @@ class _Exchange:
         headers: list[tuple[bytes, bytes]] = []
         request_id = b""
         content_type: bytes | None = None
-        binary = False
+        binary = from_page = False
         for name, value in scope["headers"]:
             if name == b"content-type":
                 content_type = value.split(b";")[0].strip().lower()
@@ -260,17 +304,22 @@ class _Exchange:
                 self._coding = value.decode("latin-1").strip().lower()
                 continue
             elif name == b"host":
-                self._host = value
+                self.host = _PORT.sub("", value.decode("latin-1").lower())
+            elif name == b"origin":
+                from_page = True
+            elif name == b"transfer-encoding":
+                self._is_chunked = True
             headers.append((name, value))
         if self._coding in _CODINGS:
             self._decoder = zlib.decompressobj(wbits=_GZIP_OR_ZLIB)
             headers = [header for header in headers if header[0] != b"content-length"]
         if content_type is not None and b"json" in content_type:
             headers.append((b"content-type", content_type))
-        elif scope["method"] == "POST" and not binary and content_type in (None, b"application/x-www-form-urlencoded"):
-            # Sent by `curl -d` and minimal clients. No route reads forms.
-            headers = [h for h in headers if h[0] != b"content-type"]
-            headers.append((b"content-type", b"application/json"))
+        elif scope["method"] in ("POST", "PUT", "PATCH"):
+            has_body = self._declared_length > 0 or self._is_chunked
+            self._is_form = has_body and (content_type in _FORMS or (content_type is None and from_page))
+            if content_type is None and not binary:  # minimal clients
+                headers.append((b"content-type", b"application/json"))
         request_id = request_id or secrets.token_hex(16).encode()
         headers.append((b"x-request-id", request_id))
         scope["headers"] = headers
@@ -286,11 +335,13 @@ class _Exchange:
 
         Raises:
             InvalidRequestError: there is no Host.
-            UnsupportedMediaTypeError: the content coding is unknown.
+            UnsupportedMediaTypeError: the body is a form, or its coding is unknown.
             PayloadTooLargeError: the client declares a body larger than the limit.
         """
-        if self._host is None and self._scope["http_version"] == "1.1":
+        if not self.host and self._scope["http_version"] == "1.1":
             self._refuse(InvalidRequestError("The request has no Host header, which HTTP/1.1 requires."))
+        if self._is_form:
+            self._refuse(UnsupportedMediaTypeError(_NO_FORMS))
         if self._coding not in ("", "identity", *_CODINGS):
             error = UnsupportedMediaTypeError(
                 f"content-encoding: {self._coding[:50]!r} is not supported. Send gzip, deflate or no coding."

@@ -22,6 +22,7 @@ from chassis.errors import (
     PayloadTooLargeError,
     ServiceError,
     UnauthorizedError,
+    UnsupportedMediaTypeError,
 )
 from chassis.validation import invalid_request
 
@@ -37,7 +38,7 @@ UPSTREAM_ERRORS = (
     DeadlineExceededError,
 )
 """Errors of a route that calls another service."""
-BODY_ERRORS = (PayloadTooLargeError, BusyError)
+BODY_ERRORS = (PayloadTooLargeError, UnsupportedMediaTypeError, BusyError)
 """Errors of a route that reads a body."""
 
 
@@ -57,9 +58,9 @@ class ErrorBody(BaseModel):
 class JsonRoute(APIRoute):
     """A route whose parameters are `request` and, if it reads a JSON object, `body`.
 
-    FastAPI documents it, but does not parse the body: this class reads it with orjson, whatever its content type, and
-    rejects an invalid one with the error of `chassis.validation`. Dependencies are plain functions of the path's
-    parameters, called first.
+    FastAPI documents it, but does not parse the body: this class reads it with orjson, under any content type but a
+    form's, and rejects an invalid one with the error of `chassis.validation`. Dependencies are plain functions of the
+    path's parameters, called first.
     """
 
     def get_route_handler(self) -> Callable[[Request], Awaitable[Response]]:  # type: ignore[override]
@@ -79,6 +80,8 @@ class JsonRoute(APIRoute):
 
 async def read_json(request: Request, kind: type[ModelT]) -> ModelT:
     """The request's body. Raises InvalidRequestError if it is not JSON of this type."""
+    if request.headers.get("content-type", "").startswith("multipart/"):
+        raise UnsupportedMediaTypeError("The body is a form: send JSON.")
     raw = await request.body()
     try:
         payload = orjson.loads(raw)

@@ -152,7 +152,7 @@ class _Rest:
         errors = _ErrorMapper(service.model, service.error_shapes)
         errors.register(self.app)
         inner = _PredictRoute(self.app, V1Endpoints(self.data_plane, self.repository), service.model.name)
-        self.edge = Edge(inner, errors, service.settings.max_body_bytes, service.model.name)
+        self.edge = Edge(inner, errors, service.settings, service.model.name)
 
 
 MODEL_VERSION = "1"

@@ -57,7 +57,7 @@ def serve(
     errors = ErrorMapper()
     errors.register(app)
     app.include_router(_health_routes(name, not_ready_reason))
-    edge = Edge(app, errors, settings.max_body_bytes, name)
+    edge = Edge(app, errors, settings, name)
 
     async def draining() -> None:
         stopping()

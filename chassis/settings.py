@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable
 from typing import Annotated, Literal, TypeVar
@@ -21,6 +22,25 @@ BaseUrl = Annotated[str, AfterValidator(_is_url)]
 """Base URL of an upstream: `http://` or `https://`, and a host."""
 
 
+_HOST = re.compile(r"[A-Za-z0-9.-]+|\[[0-9a-fA-F:.]+\]")
+_ORIGIN = re.compile(r"https?://([A-Za-z0-9.-]+|\[[0-9a-fA-F:.]+\])(:[0-9]{1,5})?")
+
+
+def parts(value: str) -> list[str]:
+    """The parts of a list with commas between them."""
+    return [part.strip() for part in value.split(",")] if value.strip() else []
+
+
+def _list_of(pattern: re.Pattern[str], wanted: str) -> AfterValidator:
+    def check(value: str) -> str:
+        wrong = [part for part in parts(value) if not pattern.fullmatch(part)]
+        if wrong:
+            raise ValueError(f"use {wanted}, separated by commas: {wrong[0]!r} is not one")
+        return value
+
+    return AfterValidator(check)
+
+
 class EdgeSettings(BaseSettings):
     """Address and limits of an HTTP service."""
 
@@ -32,11 +52,28 @@ class EdgeSettings(BaseSettings):
         description="File descriptor of an inherited listening socket, used instead of HOST and HTTP_PORT. Other "
         "processes of the service may then listen on its gRPC port.",
     )
+    allowed_hosts: Annotated[str, _list_of(_HOST, "host names without scheme and port")] = Field(
+        "",
+        description="Host names of the service, separated by commas. Empty: loopback names if HOST is a loopback "
+        "address, else any.",
+    )
+    cors_origins: Annotated[str, _list_of(_ORIGIN, "origins such as https://portal.example.com")] = Field(
+        "", description="Origins whose pages may call the service (CORS), separated by commas. Empty: none."
+    )
     timeout_s: float = Field(60, gt=0, le=3600, description="Maximum time for a response, in seconds.")
     max_body_bytes: int = Field(8 * 1024 * 1024, ge=1024, description="Maximum size of a request body, in bytes.")
     grace_period_s: int = Field(30, ge=0, le=3600, description="Time for requests in flight at shutdown, in seconds.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe level logged.")
     log_format: LogFormat = Field("text", description="Log lines as text or as JSON.")
+
+    def known_hosts(self) -> frozenset[str] | None:
+        """Allowed host names in lower case; None allows all."""
+        if self.allowed_hosts:
+            return frozenset(host.lower() for host in parts(self.allowed_hosts))
+        if self.host in ("localhost", "::1") or self.host.startswith("127."):
+            # Against DNS rebinding, by which another site could read the documents.
+            return frozenset({"localhost", "127.0.0.1", "[::1]", self.host})
+        return None
 
 
 class ServerSettings(EdgeSettings):

@@ -32,8 +32,11 @@ USER 10001:10001
 EXPOSE 8080 9000 8002
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["tritonserver"]
+# Closes the APIs that load code, map memory and write files: no header can hold the line break of the key.
 CMD ["--model-repository=/opt/kserve-rag/embedder/model_repository", "--model-control-mode=explicit", "--load-model=bge_m3", \
-     "--disable-auto-complete-config", "--http-port=8080", "--grpc-port=9000", "--metrics-port=8002", "--exit-timeout-secs=60"]
+     "--disable-auto-complete-config", "--http-port=8080", "--grpc-port=9000", "--metrics-port=8002", "--exit-timeout-secs=60", \
+     "--http-restricted-api=model-repository,shared-memory,trace,logging:key=closed\n", \
+     "--grpc-restricted-protocol=model-repository,shared-memory,trace,logging:key=closed\n"]
 ARG VERSION=0.1.0
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="kserve-rag-embedder-gpu" \

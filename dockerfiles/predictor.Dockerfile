@@ -10,8 +10,10 @@ USER 10001:10001
 EXPOSE 8080 8002
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["tritonserver"]
+# Closes the APIs that load code, map memory and write files: no header can hold the line break of the key.
 CMD ["--model-repository=/app/all_models/llmapi", "--model-control-mode=explicit", "--load-model=tensorrt_llm", \
-     "--http-port=8080", "--allow-grpc=false", "--metrics-port=8002", "--exit-timeout-secs=60"]
+     "--http-port=8080", "--allow-grpc=false", "--metrics-port=8002", "--exit-timeout-secs=60", \
+     "--http-restricted-api=model-repository,shared-memory,trace,logging:key=closed\n"]
 ARG VERSION=0.1.0
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="kserve-rag-predictor" \

@@ -12,8 +12,7 @@ from starlette.datastructures import Headers
 from starlette.responses import HTMLResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from chassis.error_mapping import error_response
-from chassis.errors import ForbiddenError, NotFoundError
+from chassis.errors import NotFoundError
 from chassis.relay import Relay
 from frontend.assets import NOT_BUILT, Page
 from frontend.proxy import INGEST, TRANSFORMER, proxy_routes
@@ -39,7 +38,7 @@ def application(settings: FrontendSettings, page: Page) -> FastAPI:
             await ingest.aclose()
 
     app = FastAPI(lifespan=lifespan, openapi_url=None, redirect_slashes=False)
-    app.add_middleware(Guard, hosts=settings.known_hosts(), frame_ancestors=settings.frame_ancestors)
+    app.add_middleware(SecurityHeaders, frame_ancestors=settings.frame_ancestors)
     limits = {"timeout_s": settings.timeout_s, "transfer_timeout_s": settings.transfer_timeout_s}
     app.include_router(proxy_routes(TRANSFORMER_PREFIX, transformer, TRANSFORMER, **limits))
     if ingest is not None:
@@ -90,13 +89,12 @@ _NOT_BUILT_PAGE = (
 )
 
 
-class Guard:
-    """Checks the Host header and adds the security headers."""
+class SecurityHeaders:
+    """Adds the security headers."""
 
-    def __init__(self, inner: ASGIApp, *, hosts: frozenset[str] | None, frame_ancestors: str) -> None:
-        """`hosts`: allowed names; None allows all."""
+    def __init__(self, inner: ASGIApp, *, frame_ancestors: str) -> None:
+        """`frame_ancestors`: sites that may embed the page."""
         self._inner = inner
-        self._hosts = hosts
         self._for_page = _headers(
             "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; font-src 'self'; "
             "connect-src 'self'; manifest-src 'self'; form-action 'none'; base-uri 'none'; "
@@ -120,19 +118,7 @@ class Guard:
                 message["headers"] = [*sent, *headers]
             await send(message)
 
-        await self._admitted(scope)(scope, receive, send_with_headers)
-
-    def _admitted(self, scope: Scope) -> ASGIApp:
-        """The application if the host is allowed, else an error. Probes may use the pod's address."""
-        if self._hosts is None or scope["path"] in ("/ready", "/live", "/metrics"):
-            return self._inner
-        host = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"host"), "").lower()
-        name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
-        if name in self._hosts:
-            return self._inner
-        return error_response(
-            ForbiddenError(f"The page is not available at {name[:100]!r}: add the name to FRONTEND_ALLOWED_HOSTS.")
-        )
+        await self._inner(scope, receive, send_with_headers)
 
 
 def _headers(policy: str) -> list[tuple[bytes, bytes]]:

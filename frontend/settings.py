@@ -13,7 +13,6 @@ from pydantic_settings import SettingsConfigDict
 from chassis.settings import BaseUrl, EdgeSettings
 
 _SOURCE = re.compile(r"'self'|'none'|https?:|https?://(\*\.)?[A-Za-z0-9.-]+(:(\d+|\*))?")
-_HOST = re.compile(r"[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\]")
 
 
 def _frame_ancestors(value: str) -> str:
@@ -22,13 +21,6 @@ def _frame_ancestors(value: str) -> str:
     if wrong or not sources:
         raise ValueError(f"use 'self', 'none', or sites such as https://portal.example.com, not {value!r}")
     return " ".join(sources)
-
-
-def _hosts(value: str) -> str:
-    wrong = [host for host in value.split(",") if not _HOST.fullmatch(host.strip())] if value else []
-    if wrong:
-        raise ValueError(f"use host names without scheme and port, separated by commas: {wrong[0]!r} is not one")
-    return value
 
 
 class FrontendSettings(EdgeSettings):
@@ -50,11 +42,6 @@ class FrontendSettings(EdgeSettings):
     frame_ancestors: Annotated[str, AfterValidator(_frame_ancestors)] = Field(
         "'self'", description="Sites that may embed the page, as in a Content-Security-Policy."
     )
-    allowed_hosts: Annotated[str, AfterValidator(_hosts)] = Field(
-        "",
-        description="Host names of the page, separated by commas. Empty: loopback names if HOST is a loopback "
-        "address, else any.",
-    )
     transfer_timeout_s: float = Field(
         3600, gt=0, le=24 * 3600, description="Maximum time for an upload or for following a task, in seconds."
     )
@@ -63,12 +50,3 @@ class FrontendSettings(EdgeSettings):
         ge=1024,
         description="Maximum size of an upload, in bytes. Ingest has its own, smaller limits.",
     )
-
-    def known_hosts(self) -> frozenset[str] | None:
-        """Allowed host names in lower case; None allows all."""
-        if self.allowed_hosts:
-            return frozenset(host.strip().lower() for host in self.allowed_hosts.split(","))
-        if self.host in ("localhost", "::1") or self.host.startswith("127."):
-            # Against DNS rebinding, by which another site could read the documents.
-            return frozenset({"localhost", "127.0.0.1", "[::1]", self.host})
-        return None

@@ -13,6 +13,7 @@ import importlib.util
 import json
 import os
 import platform
+import secrets
 import shutil
 import subprocess
 import sys
@@ -37,6 +38,9 @@ NEVER = 1_000_000_000
 
 _GLIBC = (2, 35)
 """Minimum version, from the wheel's tag manylinux_2_35."""
+
+_CLOSED_APIS = "model-repository,shared-memory,trace,logging"
+"""APIs of Triton that load code, map memory and write files."""
 
 _TASK = "Triton environment"
 _NOTE_INTERVAL_S = 0.2
@@ -128,6 +132,8 @@ def triton_command(
     """
     prefix = _thin_environment(environment, run_dir)
     server = environment.server
+    # Closed for everybody: a header cannot hold the line break, so it does not help to read the key in the arguments.
+    closed = f"{_CLOSED_APIS}:key={secrets.token_hex(16)}\n"
     arguments = [
         str(server / "bin" / "tritonserver"),
         f"--model-repository={repository}",
@@ -139,6 +145,8 @@ def triton_command(
         "--disable-auto-complete-config",
         f"--http-address={HOST}",
         f"--http-port={ports.http}",
+        f"--http-restricted-api={closed}",
+        f"--grpc-restricted-protocol={closed}",
         "--exit-timeout-secs=8",
     ]
     if ports.grpc is not None:

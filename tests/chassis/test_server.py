@@ -96,9 +96,7 @@ def test_service_errors_have_status_shape_and_retry_after(
     assert response.headers.get("retry-after") == retry_after
 
 
-@pytest.mark.parametrize(
-    "content_type", ["application/json; charset=utf-8", "APPLICATION/JSON", "application/x-www-form-urlencoded", None]
-)
+@pytest.mark.parametrize("content_type", ["application/json; charset=utf-8", "APPLICATION/JSON", None])
 @pytest.mark.parametrize("path", [PREDICT, "/v2/models/echo/infer"])
 def test_json_is_read_with_any_content_type(client: httpx.Client, content_type: str | None, path: str) -> None:
     body = {"inputs": [{"name": "text", "datatype": "BYTES", "shape": [1], "data": ["a"]}]}
@@ -215,6 +213,54 @@ def test_http_1_1_needs_a_host(echo: Echo) -> None:
     with socket.create_connection((url.host, url.port or 80), timeout=30) as connection:
         connection.sendall(b"GET /v2/health/live HTTP/1.1\r\n\r\n")
         assert connection.recv(100).startswith(b"HTTP/1.1 400 ")
+
+
+@pytest.mark.parametrize("path", [PREDICT, "/v2/models/echo/infer", "/nowhere"])
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"content-type": "application/x-www-form-urlencoded"},
+        {"content-type": "Text/Plain; charset=utf-8"},
+        {"origin": "https://evil.example"},  # a page may send a Blob without a type
+    ],
+    ids=str,
+)
+def test_forms_are_no_json(client: httpx.Client, path: str, headers: dict[str, str]) -> None:
+    response = client.post(path, content=b'{"do": "echo"}', headers=headers)
+    assert (response.status_code, response.json()["code"]) == (415, "unsupported_media_type")
+    assert "application/json" in response.json()["error"]
+
+
+@pytest.mark.parametrize("path", ["/", "/v2/models/echo", "/other/slowly?seconds=0", "/nowhere"])
+def test_a_foreign_host_is_refused_on_loopback(client: httpx.Client, path: str) -> None:
+    for host in ("evil.example", "evil.example:8080", "127.0.0.1.evil.example", "[::2]"):
+        response = client.get(path, headers={"host": host})
+        assert (response.status_code, response.json()["code"]) == (403, "forbidden")
+    for host in ("localhost", "LOCALHOST:80", "127.0.0.1:1", "[::1]:8080"):
+        assert client.get(path, headers={"host": host}).status_code == (404 if path == "/nowhere" else 200)
+
+
+def test_probes_may_use_any_host(client: httpx.Client) -> None:
+    for path in ("/v2/health/live", "/v2/health/ready", "/v2/models/echo/ready", "/v1/models/echo", "/metrics"):
+        assert client.get(path, headers={"host": "10.1.2.3:8080"}).status_code == 200
+
+
+def test_no_page_of_another_origin_reads_by_default(client: httpx.Client) -> None:
+    asked = {"origin": "https://portal.example", "access-control-request-method": "POST"}
+    assert client.options(PREDICT, headers=asked).status_code == 405
+    response = client.post(PREDICT, json={"do": "echo"}, headers={"origin": "https://portal.example"})
+    assert response.status_code == 200
+    assert not any(name.startswith("access-control") for name in response.headers)
+
+
+def test_pages_of_the_named_origins_may_read(tmp_path: Path) -> None:
+    with running_echo(tmp_path, ECHO_CORS_ORIGINS="https://portal.example, http://localhost:3000") as service:
+        for origin, allowed in (("https://portal.example", True), ("http://localhost:3000", True), ("null", False)):
+            asked = {"origin": origin, "access-control-request-method": "POST"}
+            preflight = httpx.options(service.url + PREDICT, headers=asked)
+            assert preflight.status_code == (200 if allowed else 400)
+            response = httpx.post(service.url + PREDICT, json={"do": "echo"}, headers={"origin": origin})
+            assert response.headers.get("access-control-allow-origin") == (origin if allowed else None)
 
 
 def test_models_have_version_1(client: httpx.Client) -> None:

@@ -29,6 +29,8 @@ README = Path(__file__).parents[2] / "frontend" / "README.md"
         ("allowed_hosts", "https://rag.example.com"),
         ("allowed_hosts", "rag.example.com:443"),
         ("allowed_hosts", "a.example.com,,b.example.com"),
+        ("cors_origins", "*"),
+        ("cors_origins", "https://a.example.com/"),
         ("title", "x" * 101),
         ("transfer_timeout_s", "0"),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -131,9 +132,36 @@ def test_references_resolve(graph_documents: list[Document]) -> None:
             }
         assert mounted == set(volumes), f"{pod.owner} mounts every volume"
         for argument in pod.args:
-            assert "$(" not in re.sub(r"\$\(RUN\)", "", argument), f"{pod.owner}: {argument}"
+            assert "$(" not in re.sub(r"\$\((RUN|POD_UID)\)", "", argument), f"{pod.owner}: {argument}"
     secrets |= {secret["name"] for account in accounts.values() for secret in account.get("secrets", [])}
     assert secrets <= SECRETS
+
+
+CLOSED = "model-repository,shared-memory,trace,logging:key="
+
+
+def test_triton_runs_code_for_nobody(graph_documents: list[Document]) -> None:
+    for pod in serving(graph_documents):
+        if pod.main.get("command") == ["tritonserver"]:
+            assert pod.option("http-restricted-api") == f"{CLOSED}$(POD_UID)", pod.owner
+            grpc = pod.option("grpc-restricted-protocol")
+            assert pod.option("allow-grpc") == "false" or grpc == f"{CLOSED}$(POD_UID)", pod.owner
+            (uid,) = (variable["valueFrom"] for variable in pod.main["env"] if variable["name"] == "POD_UID")
+            assert uid == {"fieldRef": {"fieldPath": "metadata.uid"}}
+
+
+def test_images_of_triton_run_code_for_nobody() -> None:
+    files = [
+        file
+        for file in (Path(__file__).parents[2] / "dockerfiles").glob("*.Dockerfile")
+        if '"tritonserver"' in file.read_text()
+    ]
+    assert len(files) == 4
+    for file in files:
+        (command,) = re.findall(r"^CMD (\[.*?\])$", file.read_text().replace("\\\n", ""), re.MULTILINE)
+        arguments = json.loads(command)
+        assert f"--http-restricted-api={CLOSED}closed\n" in arguments, file
+        assert "--allow-grpc=false" in arguments or f"--grpc-restricted-protocol={CLOSED}closed\n" in arguments, file
 
 
 def test_probes_ask_for_the_model(graph_documents: list[Document]) -> None:
