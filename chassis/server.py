@@ -19,7 +19,10 @@ from typing import Any, NamedTuple
 import kserve
 from fastapi import APIRouter, FastAPI, Request
 from grpc import StatusCode, aio
+from grpc_health.v1 import health, health_pb2_grpc
+from grpc_health.v1.health_pb2 import HealthCheckResponse
 from grpc_interceptor.exceptions import GrpcException
+from grpc_reflection.v1alpha import reflection
 from kserve import InferRequest
 from kserve.errors import InvalidInput, ModelNotFound, ModelNotReady
 from kserve.metrics import PREDICT_HIST_TIME, get_labels
@@ -301,6 +304,28 @@ class _Servicer(InferenceServicer):
         return ModelReadyResponse(ready=await model.not_ready_reason() is None)
 
 
+_INFERENCE = "inference.GRPCInferenceService"
+
+
+class _Health(health_pb2_grpc.HealthServicer):
+    """gRPC's standard health service. Server, inference service and model share one status.
+
+    Source: https://grpc.io/docs/guides/health-checking/
+    """
+
+    def __init__(self, model: ServiceModel) -> None:
+        self._model = model
+
+    async def Check(self, request: Any, context: Any) -> HealthCheckResponse:  # noqa: N802 - the RPC's name
+        if request.service not in ("", _INFERENCE, self._model.name):
+            raise NotFoundError(f"There is no service {request.service!r} here.")
+        ready = await self._model.not_ready_reason() is None
+        return HealthCheckResponse(status="SERVING" if ready else "NOT_SERVING")
+
+    async def Watch(self, request: Any, context: Any) -> None:  # noqa: N802 - the RPC's name
+        await context.abort(StatusCode.UNIMPLEMENTED, "Watch is not supported: call Check.")
+
+
 _REFUSAL_S = 0.05
 """Delay before connections are closed, so that calls already on their way are answered with UNAVAILABLE."""
 
@@ -311,6 +336,7 @@ class _GrpcServer:
     def __init__(self, rest: _Rest, service: ModelService) -> None:
         self._interceptor = _StatusInterceptor(_ErrorMapper(service.model, {}), service.model.name)
         self._servicer = _Servicer(rest.data_plane, rest.repository)
+        self._health = _Health(service.model)
         self._settings = service.settings
         self._server: aio.Server | None = None
 
@@ -325,6 +351,9 @@ class _GrpcServer:
             ],
         )
         grpc_predict_v2_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(self._servicer, server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        names = (_INFERENCE, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, server)
         address = f"{settings.host}:{settings.grpc_port}"
         try:
             server.add_insecure_port(address)

@@ -410,6 +410,37 @@ def test_grpc_errors_have_a_status(echo: Echo) -> None:
     assert lines[5:] == ["StatusCode.NOT_FOUND", "StatusCode.NOT_FOUND", "StatusCode.PERMISSION_DENIED"]
 
 
+GRPC_HEALTH = """
+import sys, grpc
+from grpc_health.v1 import health_pb2 as h, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2 as r, reflection_pb2_grpc
+channel = grpc.insecure_channel(sys.argv[1])
+check = health_pb2_grpc.HealthStub(channel).Check
+for name in ("", "echo", "inference.GRPCInferenceService", "nope"):
+    try: print(h.HealthCheckResponse.ServingStatus.Name(check(h.HealthCheckRequest(service=name)).status))
+    except grpc.RpcError as e: print(e.code().name)
+asked = iter([r.ServerReflectionRequest(list_services="")])
+(told,) = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(asked)
+print(*sorted(each.name for each in told.list_services_response.service))
+"""
+
+
+def test_grpc_has_the_standard_health_and_reflection(echo: Echo) -> None:
+    def lines() -> list[str]:
+        return subprocess.check_output([sys.executable, "-c", GRPC_HEALTH, echo.grpc_url], text=True).splitlines()
+
+    *statuses, services = lines()
+    assert statuses == ["SERVING", "SERVING", "SERVING", "NOT_FOUND"]
+    names = ["grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection", "inference.GRPCInferenceService"]
+    assert services.split() == names
+    reason = echo.marks / "reason"
+    reason.write_text("Not yet.")
+    try:
+        assert lines()[0] == "NOT_SERVING"
+    finally:
+        reason.unlink()
+
+
 def test_shutdown_finishes_requests_and_closes_the_lifespan(tmp_path: Path) -> None:
     with running_echo(tmp_path) as service:
         assert (tmp_path / "opened").exists()
