@@ -123,7 +123,9 @@ def _http_error(error: HTTPException, where: str) -> ServiceError:
     if error.status_code == 405:
         return MethodNotAllowedError(f"{where}: this method is not allowed here.")
     if error.status_code == 400:
-        return InvalidRequestError("The body cannot be read as JSON: send UTF-8 text, not too deeply nested.")
+        return InvalidRequestError(
+            "The body cannot be read as JSON: send UTF-8 text, not too deeply nested, and numbers of fewer digits."
+        )
     return _HttpStatusError(error.status_code, "http_error", str(error.detail))
 
 

@@ -162,6 +162,7 @@ def launch(settings: Settings, documents: Sequence[Path] = (), *, progress: Prog
         SetupError: this machine cannot run Triton.
     """
     progress = progress or Progress()
+    _make_private(settings.home)
     with contextlib.ExitStack() as stack:
         # The supervisor gets copies of the descriptors.
         lock = _lock(settings)
@@ -221,6 +222,13 @@ def model_store(settings: Settings, progress: Progress | None = None) -> ModelSt
         offline=settings.offline,
         progress=progress,
     )
+
+
+def _make_private(home: Path) -> None:
+    """Closes the home to other users of the machine: it holds documents, indexes and logs."""
+    home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with contextlib.suppress(PermissionError):  # the folder of another user, who decides
+        home.chmod(0o700)
 
 
 def _lock(settings: Settings) -> int:

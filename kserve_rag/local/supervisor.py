@@ -437,6 +437,7 @@ def main() -> None:
     parser.add_argument("--shared-memory-prefix", required=True, help="Prefix of the regions to remove at the end.")
     arguments = parser.parse_args()
     descriptors = {name: int(number) for name, _, number in (text.partition("=") for text in arguments.listener)}
+    os.umask(0o077)  # indexes, uploads and logs are this user's
     guard(arguments.shared_memory_prefix, [0, arguments.control_fd, *descriptors.values()])
 
     async def run() -> None:

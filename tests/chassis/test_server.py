@@ -107,8 +107,8 @@ def test_json_is_read_with_any_content_type(client: httpx.Client, content_type: 
 @pytest.mark.parametrize("path", [PREDICT, "/v2/models/echo/infer"])
 @pytest.mark.parametrize(
     "content",
-    [b"{", b"", b'"\xff\xfe"', b'{"instances": NaN}', b"[" * 100_000],
-    ids=["cut", "empty", "utf8", "nan", "deep"],
+    [b"{", b"", b'"\xff\xfe"', b'{"instances": NaN}', b"[" * 100_000, b'{"inputs": %s}' % (b"9" * 5000)],
+    ids=["cut", "empty", "utf8", "nan", "deep", "digits"],
 )
 def test_bodies_that_are_not_json_are_the_callers_error(client: httpx.Client, path: str, content: bytes) -> None:
     response = client.post(path, content=content, headers={"content-type": "application/json"})
@@ -235,7 +235,8 @@ def test_forms_are_no_json(client: httpx.Client, path: str, headers: dict[str, s
 def test_a_foreign_host_is_refused_on_loopback(client: httpx.Client, path: str) -> None:
     for host in ("evil.example", "evil.example:8080", "127.0.0.1.evil.example", "[::2]"):
         response = client.get(path, headers={"host": host})
-        assert (response.status_code, response.json()["code"]) == (403, "forbidden")
+        assert response.status_code == 403
+        assert "ECHO_ALLOWED_HOSTS" in response.text
     for host in ("localhost", "LOCALHOST:80", "127.0.0.1:1", "[::1]:8080"):
         assert client.get(path, headers={"host": host}).status_code == (404 if path == "/nowhere" else 200)
 

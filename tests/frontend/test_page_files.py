@@ -95,7 +95,6 @@ def test_a_view_of_the_page_is_the_page(client: httpx.Client) -> None:
         ("GET", "/a/b", HTML["accept"]),
         ("GET", "/assets", "*/*"),
         ("GET", "/api", "*/*"),
-        ("GET", "/api/", HTML["accept"]),
         ("GET", "/api/nothing", HTML["accept"]),
         ("POST", "/", HTML["accept"]),
         ("PUT", JS, "*/*"),

@@ -195,16 +195,13 @@ def test_grpc(graph: RunningGraph) -> None:
     assert faults[2][1] == "collections: there is no collection 'else' here; served are default."
 
 
-def test_curl_with_its_defaults(graph: RunningGraph) -> None:
+def test_curl_sends_json_with_a_header(graph: RunningGraph) -> None:
     body = json.dumps({"instances": [{"input": QUESTION, "max_tokens": 3}]})
-    done = subprocess.run(
-        ["curl", "-s", "-w", "\n%{http_code}", f"{graph.transformer}/v1/models/rag:predict", "-d", body],
-        capture_output=True,
-        text=True,
-    )
-    answer, status = done.stdout.rsplit("\n", 1)
-    assert status == "200"
-    assert json.loads(answer)["predictions"][0]["usage"]["completion_tokens"] == 3
+    command = ["curl", "-s", f"{graph.transformer}/v1/models/rag:predict", "-d", body]
+    form = subprocess.run(command, capture_output=True, text=True)
+    assert "content-type: application/json" in json.loads(form.stdout)["error"]
+    done = subprocess.run([*command, "-H", "content-type: application/json"], capture_output=True, text=True)
+    assert json.loads(done.stdout)["predictions"][0]["usage"]["completion_tokens"] == 3
 
 
 def curl(url: str) -> Any:

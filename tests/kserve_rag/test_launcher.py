@@ -94,6 +94,13 @@ def test_a_home_has_one_graph(graph: object, graph_settings: Settings) -> None:
     assert psutil.Process(state.supervisor_pid).is_running()
 
 
+def test_other_users_cannot_read_the_home(graph: object, graph_settings: Settings) -> None:
+    home = graph_settings.home
+    assert home.stat().st_mode & 0o077 == 0
+    for file in (*home.glob("run/*.log"), *home.glob("indexes/*/*/manifest.json")):
+        assert file.stat().st_mode & 0o077 == 0, file
+
+
 def test_without_a_graph(settings: Settings) -> None:
     assert running(settings) is None
     assert not stop(settings)
