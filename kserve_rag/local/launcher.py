@@ -296,6 +296,7 @@ def _start_supervisor(
     argv += [f"--listener={name}={listener.fileno()}" for name, listener in listeners.items()]
     argv += ["--stop-timeout-s", str(settings.stop_timeout_s), "--shared-memory-prefix", _memory_prefix(settings)]
     with (settings.run / "supervisor.log").open("wb") as log:
+        os.fchmod(log.fileno(), 0o600)
         return subprocess.Popen(  # noqa: S603
             argv,
             # The supervisor stops the graph when this pipe closes, unless it is detached.
