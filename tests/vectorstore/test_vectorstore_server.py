@@ -305,7 +305,7 @@ BAD_V2: list[tuple[list[dict[str, Any]], str]] = [
     ([], "input"),
     ([tensor("num_docs", "INT32", [1])], "input"),
     ([tensor("text", "BYTES", ["a"])], "unknown tensor"),
-    ([text_tensor, text_tensor], "twice"),
+    ([text_tensor, text_tensor], "is repeated"),
     ([tensor("input", "BYTES", [1])], "text"),
     ([tensor("input", "BYTES", [""])], "empty"),
     ([tensor("input", "INT32", [1])], "expected BYTES"),
