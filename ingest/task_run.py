@@ -23,7 +23,7 @@ from ingest.sources import followed
 from ingest.sources.uploads import UploadSource
 from ingest.task_queue import LiveTask
 from ingest.telemetry import INGESTION
-from ingest.wire import Absence, Progress, SkippedSource, Stage, TaskResult
+from ingest.wire import Absence, Progress, SkippedSource, SourceNotice, Stage, TaskResult
 from vectorstore.versions import Holding, IndexVersion, remains
 
 _REPORT_EVERY_S = 0.25
@@ -121,6 +121,9 @@ class TaskRun:
             own = live.task.sources
             skipped = {source: skipped[source] for source in own if source in skipped}
             held = {source: held[source] for source in own if source in held and source not in skipped}
+        noticed = self._progress.notices
+        if self._kind != "reindex":
+            noticed = [each for each in noticed if each.source in live.task.sources]
         return TaskResult(
             version=version,
             documents=sum(holding.documents for holding in held.values()),
@@ -128,6 +131,7 @@ class TaskRun:
             skipped=[
                 SkippedSource(source=source, reason=reason, stale=source in stale) for source, reason in skipped.items()
             ],
+            notices=noticed,
         )
 
     def _absence(self, live: LiveTask, current: str | None) -> Absence | None:
@@ -157,6 +161,7 @@ class _ProgressMeter:
         self._started = self._reported = time.monotonic()
         self.skipped: dict[str, str] = {}
         """Name of a file → reason."""
+        self.notices: list[SourceNotice] = []
 
     def __call__(self, event: Event) -> None:
         match event:
@@ -174,7 +179,7 @@ class _ProgressMeter:
             case Skipped():
                 self.skipped[event.source] = event.reason
             case Noticed():
-                pass  # the file was used
+                self.notices.append(SourceNotice(source=event.source, text=event.text))
 
     def _advance(self, event: Advanced) -> None:
         now = time.monotonic()

@@ -72,6 +72,13 @@ class SkippedSource(BaseModel):
     stale: bool = Field(default=False, description="Whether documents that the file gave before stay in the index.")
 
 
+class SourceNotice(BaseModel):
+    """A remark about a file that was used, for example pages without text."""
+
+    source: str
+    text: str
+
+
 class SkippedSources(BaseModel):
     """A page of the files that an index cannot use, by name."""
 
@@ -102,6 +109,7 @@ class TaskResult(BaseModel):
     documents: int = Field(description="Documents of the task's files; of the whole index after a re-index.")
     chunks: int
     skipped: list[SkippedSource] = Field(description="Files of the task that cannot be used.")
+    notices: list[SourceNotice] = Field(default=[], description="What was lost or guessed in the files that were used.")
     absence: Absence | None = Field(default=None, description="After a deletion.")
 
 

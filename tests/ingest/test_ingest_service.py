@@ -502,17 +502,21 @@ def test_unusable_files_are_skipped_and_the_others_indexed(shared: RunningIngest
             "bomb.pdf": bomb,
             "empty.md": b"",
             "fake.json": "nothing",
+            "letter.txt": "Grüße aus Köln".encode("cp1252"),
         }
     )
     assert task["state"] == "succeeded"
-    assert task["result"]["documents"] == 1
+    assert task["result"]["documents"] == 2
+    assert task["result"]["notices"] == [
+        {"source": "uploads/letter.txt", "text": "not UTF-8: read as Windows-1252 (cp1252)"}
+    ]
     reasons = {skipped["source"]: skipped["reason"] for skipped in task["result"]["skipped"]}
     assert reasons["uploads/locked.pdf"] == "encrypted: needs a password"
     assert reasons["uploads/broken.pdf"].startswith("broken PDF: ")
     assert reasons["uploads/bomb.pdf"].startswith("holds no text")
     assert reasons["uploads/empty.md"] == "empty"
     assert reasons["uploads/fake.json"].startswith("invalid JSON")
-    assert list(shared.sources()) == ["uploads/good.pdf"]
+    assert list(shared.sources()) == ["uploads/good.pdf", "uploads/letter.txt"]
     # An upload with only unusable files fails, with the same reasons.
     for _ in range(2):
         task = shared.upload({"locked.pdf": pdf("Words.", encrypt=StandardEncryption("secret", strength=128))})
@@ -521,7 +525,7 @@ def test_unusable_files_are_skipped_and_the_others_indexed(shared: RunningIngest
         assert task["result"]["skipped"] == [
             {"source": "uploads/locked.pdf", "reason": "encrypted: needs a password", "stale": False}
         ]
-    assert list(shared.sources()) == ["uploads/good.pdf"]
+    assert list(shared.sources()) == ["uploads/good.pdf", "uploads/letter.txt"]
 
 
 def test_nothing_usable_in_an_index_that_does_not_exist_yet(shared: RunningIngest) -> None:

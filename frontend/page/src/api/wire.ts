@@ -96,6 +96,8 @@ export interface Task {
     documents: number;
     chunks: number;
     skipped: { source: string; reason: string }[];
+    /** What was lost or guessed in files that were used. */
+    notices: { source: string; text: string }[];
     /** After a deletion; `kept_in`: earlier versions that are kept and still hold the documents. */
     absence: { kept_in: string[] } | null;
   } | null;

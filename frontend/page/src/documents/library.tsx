@@ -147,6 +147,7 @@ function JobView({ index, job, onClose }: { index: string; job: Job; onClose: ()
   const busy = isBusy(job);
   const { task } = job;
   const skipped = task?.result?.skipped ?? [];
+  const notices = task?.result?.notices ?? [];
   return (
     <li
       className="job"
@@ -193,6 +194,12 @@ function JobView({ index, job, onClose }: { index: string; job: Job; onClose: ()
         <details className="skipped" open>
           <summary>{plural(skipped.length, "file")} not read</summary>
           <Reasons entries={skipped} />
+        </details>
+      )}
+      {notices.length > 0 && (
+        <details className="skipped">
+          <summary>{plural(notices.length, "note")}</summary>
+          <Reasons entries={notices.map(({ source, text }) => ({ source, reason: text }))} />
         </details>
       )}
     </li>
@@ -305,7 +312,7 @@ function Reasons({ entries }: { entries: readonly { source: string; reason: stri
   return (
     <ul className="reasons">
       {entries.map(({ source, reason }) => (
-        <li key={source}>
+        <li key={`${source} ${reason}`}>
           <b>{source}</b> {reason}
         </li>
       ))}
