@@ -9,7 +9,7 @@ import hashlib
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from threadpoolctl import threadpool_limits
@@ -185,6 +185,10 @@ class _Update:
                 tokens[name] = await asyncio.to_thread(each.token)
         stale = previous is None or not previous.matches(parameters, self.settings.store)
         current = previous.tokens if previous is not None else {}
+        # The files of a folder that cannot be listed.
+        for name in sorted(current.keys() - tokens.keys()):
+            folders = (str(folder) for folder in PurePosixPath(name).parents)
+            skipped.update((name, listing[1][folder]) for folder in folders if folder in listing[1])
         planned = plan(tokens, skipped, current, kept=kept, parse_all=stale or self.scope == "reindex")
         if previous is not None and not self.allow_removal:
             await self._check_removal(planned, previous, listing[0], frozenset(tokens.values()))

@@ -178,26 +178,28 @@ async def test_a_file_that_can_no_longer_be_read_keeps_its_documents(docs: Path,
     (docs / "web.json").write_text("{", "utf-8")
     (docs / "boat.txt").unlink()
     (docs / "boat.txt").symlink_to("nowhere")
+    shutil.move(docs / "site", docs.with_name("elsewhere"))
+    (docs / "site").symlink_to(docs.with_name("elsewhere"))
     again = await run(settings, docs)
     assert (again.unchanged, again.version) == (True, first.version)
     (docs / "new.md").write_text("# Shelf\n\nThe shelf is for pots.", "utf-8")
     (docs / "report.txt").unlink()
     summary = await run(settings, docs)
-    assert sorted(summary.stale) == ["boat.txt", "web.json"]
+    assert sorted(summary.stale) == ["boat.txt", "site/page.html", "web.json"]
     assert summary.skipped["web.json"].startswith("invalid JSON")
     assert (summary.documents, summary.deleted, summary.embedded) == (first.documents, 1, 1)
     with index(settings).open() as version:
         after = contents(version)
-        assert {"web.json", "boat.txt"} <= version.manifest.sources.keys()
+        assert {"web.json", "boat.txt", "site/page.html"} <= version.manifest.sources.keys()
     assert sum(after.get(document) != content for document, content in before.items()) == 1
     folder = settings.index_root / settings.index_name
     assert skipped_files(folder)["boat.txt"] == SkippedFile("broken symbolic link", stale=True)
     # A run that reads only uploads knows nothing else about the files of folders.
     await pipeline.run(settings, [docs], scope="uploads")
-    assert sorted(skipped_files(folder)) == ["boat.txt", "web.json"]
+    assert sorted(skipped_files(folder)) == ["boat.txt", "site", "site/page.html", "web.json"]
     (docs / "web.json").write_text('{"title": "Kiln", "content": "The kiln is hot."}', "utf-8")
-    assert (await run(settings, docs)).stale == ["boat.txt"]
-    assert sorted(skipped_files(folder)) == ["boat.txt"]
+    assert sorted((await run(settings, docs)).stale) == ["boat.txt", "site/page.html"]
+    assert sorted(skipped_files(folder)) == ["boat.txt", "site", "site/page.html"]
 
 
 async def test_the_same_content_twice_is_kept_once(
