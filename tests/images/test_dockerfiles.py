@@ -217,6 +217,11 @@ BESIDE = (["python", "-m", "ingest.server"], {8080})
 """The second program of the image `ingest`, and the port that the manifests have it listen on."""
 
 
+def keyless(arguments: list[str]) -> list[str]:
+    """Arguments without the key of Triton's restricted APIs: a pod has one of its own."""
+    return [argument.partition(":key=")[0] for argument in arguments]
+
+
 def test_the_manifests_run_what_the_images_run() -> None:
     for container in containers():
         if container["image"] == "kserve-rag-ingest" and container.get("ports"):
@@ -228,7 +233,7 @@ def test_the_manifests_run_what_the_images_run() -> None:
         exposed = {int(port) for step in final.all("EXPOSE") for port in step.words}
         assert {port["containerPort"] for port in container.get("ports", [])} == exposed
         if final.all("CMD"):
-            assert final.only("CMD").arguments == container["args"]
+            assert keyless(final.only("CMD").arguments) == keyless(container["args"])
 
 
 def test_volumes_can_be_written_by_the_images_user() -> None:
