@@ -157,12 +157,13 @@ def _graph(settings: Settings, state: GraphState | None) -> Iterator[Finding]:
         return
     found = graph_status(settings)
     waiting = {name: service for name, service in found.services.items() if not service.ready}
-    if not waiting:
+    if not waiting.keys() - {"frontend"}:
         yield Finding("ok", f"the graph answers at {state.services['transformer'].url}")
     for name, service in waiting.items():
         yield Finding(
             "note" if name == "frontend" else "problem",
-            f"The {name} is not ready: {service.reason or 'no reason known'}. `kserve-rag logs {name}` shows more.",
+            f"The {name} is not ready: {(service.reason or 'no reason known').rstrip('.')}. "
+            f"`kserve-rag logs {name}` shows more.",
         )
 
 

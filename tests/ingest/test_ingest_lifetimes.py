@@ -107,7 +107,7 @@ async def left(root: Path, call: Coroutine[Any, Any, Any]) -> None:
 
 async def test_a_task_runs_though_its_client_disconnects_while_it_is_written(make: Make, root: Path) -> None:
     async with running(make()) as service:
-        await left(root, service.reindex("default"))
+        await left(root, service.reindex("default", allow_removal=False))
         tasks = await service.tasks(None, 10)
         while not tasks:  # the write may still be running
             tasks = await service.tasks(None, 10)
