@@ -195,7 +195,7 @@ def test_a_file_of_the_same_name_replaces_the_previous_one(shared: RunningIngest
     task = shared.upload({"guide.md": "<!-- nothing -->", "other.txt": "A shelf for pots."})
     assert task["state"] == "succeeded"
     assert task["result"]["skipped"] == [
-        {"source": "uploads/Guide.md", "reason": "holds no text; the previous file is kept"}
+        {"source": "uploads/Guide.md", "reason": "holds no text; the previous file is kept", "stale": False}
     ]
     assert shared.sources()["uploads/Guide.md"] == after["uploads/Guide.md"]
 
@@ -531,7 +531,7 @@ def test_unusable_files_are_skipped_and_the_others_indexed(shared: RunningIngest
 def test_nothing_usable_in_an_index_that_does_not_exist_yet(shared: RunningIngest) -> None:
     task = shared.upload({"empty.md": " "})
     assert (task["state"], task["error"]["code"], task["result"]["version"]) == ("failed", "nothing_usable", None)
-    assert task["result"]["skipped"] == [{"source": "uploads/empty.md", "reason": "empty"}]
+    assert task["result"]["skipped"] == [{"source": "uploads/empty.md", "reason": "empty", "stale": False}]
     assert shared.http.get(shared.documents).json() == {"documents": [], "next": None, "version": None}
 
 
@@ -656,7 +656,7 @@ def test_names_are_kept_except_for_unsafe_parts(shared: RunningIngest) -> None:
 def raw(service: RunningIngest, head: str) -> socket.socket:
     """A connection with the beginning of a request."""
     connection = socket.create_connection(("127.0.0.1", service.http.base_url.port or 0), timeout=30)
-    connection.sendall(f"POST {service.documents} HTTP/1.1\r\nhost: x\r\n{head}\r\n\r\n".encode())
+    connection.sendall(f"POST {service.documents} HTTP/1.1\r\nhost: 127.0.0.1\r\n{head}\r\n\r\n".encode())
     return connection
 
 
