@@ -92,7 +92,13 @@ def test_responses_match_the_description(told: Told, rag: httpx.Client) -> None:
         ("/v1/chat/completions", {"model": "rag", "messages": messages, "stream": True, "max_tokens": 5}),
         (
             "/openai/v1/chat/completions",
-            {"model": "rag", "messages": messages, "stream": True, "stream_options": {"include_usage": True}},
+            {
+                "model": "rag",
+                "messages": messages,
+                "stream": True,
+                "stream_options": {"include_usage": True},
+                "max_tokens": 5,
+            },
         ),
         ("/openai/v1/chat/completions", {"model": "rag", "messages": messages, "n": 2}),
         ("/openai/v1/chat/completions", {"model": "else", "messages": messages}),

@@ -143,12 +143,16 @@ def test_triton_http_client_and_kserve_rest_client(graph: RunningGraph) -> None:
                 assert_sources_quote(json.loads(sources), graph)
 
     async def through_kserve() -> Any:
-        request = InferRequest("rag", [InferInput("input", [1, 1], "BYTES", [QUESTION])], parameters={"num_docs": 1})
+        request = InferRequest(
+            "rag", [InferInput("input", [1, 1], "BYTES", [QUESTION])], parameters={"num_docs": 1, "max_tokens": 5}
+        )
         v2 = InferenceRESTClient(RESTConfig(protocol="v2", timeout=60))
         v1 = InferenceRESTClient(RESTConfig(protocol="v1", timeout=60))
         try:
             tensors = await v2.infer(graph.transformer, request, model_name="rag")
-            answer = await v1.infer(graph.transformer, {"instances": [{"input": QUESTION}]}, model_name="rag")
+            answer = await v1.infer(
+                graph.transformer, {"instances": [{"input": QUESTION, "max_tokens": 5}]}, model_name="rag"
+            )
         finally:
             await v2.close()
             await v1.close()
