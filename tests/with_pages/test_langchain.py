@@ -27,7 +27,7 @@ def test_the_chat_model_answers_from_the_documents(shown: dict[str, Any]) -> Non
 
 def test_a_stream_has_chunks(shown: dict[str, Any]) -> None:
     chunks = list(shown["model"].stream(QUESTION))
-    assert len([chunk for chunk in chunks if chunk.content]) > 3
+    assert len([chunk for chunk in chunks if chunk.content]) > 1
     assert chunks[-1].chunk_position == "last"
 
 
