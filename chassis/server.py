@@ -242,7 +242,7 @@ class _PredictRoute:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] != self._path:
-            if versioned := _VERSIONED.fullmatch(scope["path"]):
+            if scope["type"] == "http" and (versioned := _VERSIONED.fullmatch(scope["path"])):
                 check_version(versioned["name"], versioned["version"])
                 scope["path"] = versioned["model"] + (versioned["rest"] or "")
             await self._inner(scope, receive, send)
