@@ -74,6 +74,7 @@ def variables(
         "TRANSFORMER_PREDICTOR_URL": predictor.url,
         "TRANSFORMER_PROMPT_FORMAT": str(ModelStore(Settings().models).materialise("smollm2-135m", "llm").path),
         "TRANSFORMER_REFUSE": "false",
+        "TRANSFORMER_TURNS_SECRET": "the same for every replica",
     }
 
 
