@@ -67,6 +67,8 @@ async def _existing(service: Annotated[IngestService, Depends(_service)], task_i
 
 
 Service = Annotated[IngestService, Depends(_service)]
+Limit = Annotated[int, Query(ge=1, le=MAX_PAGE, description="Maximum number of files in the response.")]
+After = Annotated[str | None, Query(description="`next` of the previous page.")]
 Index = Annotated[str, Path(description="Name of the index.", examples=["default"])]
 TaskId = Annotated[str, Path(description="Id of the task.")]
 ExistingTask = Annotated[str, Depends(_existing)]
@@ -112,8 +114,8 @@ async def limits(service: Service) -> UploadLimits:
 async def listed(
     service: Service,
     name: Index,
-    limit: Annotated[int, Query(ge=1, le=MAX_PAGE, description="Maximum number of files in the response.")] = 100,
-    after: Annotated[str | None, Query(description="`next` of the previous page.")] = None,
+    limit: Limit = 100,
+    after: After = None,
 ) -> SourceListings:
     """Files in the current version and uploads that are not in it yet, sorted by name."""
     return await service.documents(name, limit, after)
@@ -127,8 +129,8 @@ async def listed(
 async def skipped(
     service: Service,
     name: Index,
-    limit: Annotated[int, Query(ge=1, le=MAX_PAGE, description="Maximum number of files in the response.")] = 100,
-    after: Annotated[str | None, Query(description="`next` of the previous page.")] = None,
+    limit: Limit = 100,
+    after: After = None,
 ) -> SkippedSources:
     """Files that the last runs could not use, with the reason, sorted by name."""
     return await service.skipped(name, limit, after)

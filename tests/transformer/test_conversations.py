@@ -77,6 +77,19 @@ QUESTIONS = st.lists(
 )
 
 
+def builder_of(served_format: PromptFormat | EstimatedPromptFormat, *, window: int) -> PromptBuilder:
+    """Half of the window is for the question's passages, half for earlier turns."""
+    return PromptBuilder(
+        served_format,
+        window=window,
+        max_prompt_tokens=window // 2,
+        max_history_tokens=window // 2,
+        system_prompt="You answer.",
+        instruction="Be brief.",
+        plain_system_prompt="You help.",
+    )
+
+
 @settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(QUESTIONS)
 def test_each_prompt_begins_with_the_one_before(
@@ -84,15 +97,7 @@ def test_each_prompt_begins_with_the_one_before(
     questions: Sequence[tuple[str, str, list[int], bool]],
 ) -> None:
     served_format, read = served
-    builder = PromptBuilder(
-        served_format,
-        window=100_000,
-        max_prompt_tokens=50_000,
-        max_history_tokens=50_000,
-        system_prompt="You answer.",
-        instruction="Be brief.",
-        plain_system_prompt="You help.",
-    )
+    builder = builder_of(served_format, window=100_000)
     turns: list[Turn] = []
     before: dict[bool, Sequence[object]] = {}
     """By whether the question has documents: one without has no passages of earlier turns either."""
@@ -112,15 +117,7 @@ def test_each_prompt_begins_with_the_one_before(
 
 
 def test_a_passage_is_shown_once(prompt_format: PromptFormat) -> None:
-    builder = PromptBuilder(
-        prompt_format,
-        window=4000,
-        max_prompt_tokens=2000,
-        max_history_tokens=2000,
-        system_prompt="You answer.",
-        instruction="Be brief.",
-        plain_system_prompt="You help.",
-    )
+    builder = builder_of(prompt_format, window=4000)
     turn = Turn("Why?", "So.", "documents", (shown(passage(1), 1), shown(passage(2), 2)))
     prompt = builder.build("How?", passages=[passage(0), passage(2)], turns=[turn], max_tokens=10)
     assert [(source.number, source.chunk_id) for source in prompt.sources] == [(2, "c2"), (3, "c0")]
