@@ -100,9 +100,9 @@ def report(cases: Sequence[Case], reader: Reader) -> dict[str, Any]:
         began = time.process_time()
         reading = reader.read(case.question.text, case.passages, case.similarity)
         milliseconds.append((time.process_time() - began) * 1000)
-        units.append(len(reading.spans))
+        units.append(len(reading))
         ranked = reader.rank(case.question.text, case.passages, case.similarity, limit=MAX_UNITS)
-        for name, spans in [("read", reading.spans), *((str(n), ranked[:n]) for n in range(1, MAX_UNITS + 1))]:
+        for name, spans in [("read", reading), *((str(n), ranked[:n]) for n in range(1, MAX_UNITS + 1))]:
             by_number.setdefault(name, []).append(_judged(case, spans))
     return {
         "questions": len(cases),

@@ -59,5 +59,5 @@ class Checker:
         """
         ranked = RankedSources(sources)
         similar = [similarity.get(chunk_id, ()) for chunk_id in ranked.chunk_ids]
-        spans = self._reader.read(query, ranked.passages, similar).spans
+        spans = self._reader.read(query, ranked.passages, similar)
         return sorted(ranked.quotes(spans), key=lambda quote: (quote.number, quote.span.start))

@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -47,24 +46,6 @@ _ANNOUNCED = re.compile(r"[ \t]*(?:[-*+•‣◦·–>][ \t]|\(?\d{1,3}[.)][ \t]
 """Start of a list item, quotation, table row or code block."""
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """The sentences of passages that answer a question."""
-
-    spans: tuple[Evidence, ...]
-    """Up to three units, in the order of the passages and their texts.
-
-    They do not overlap, and headings are left out. `support`: how well each answers. Empty if no unit is related to
-    the question.
-    """
-    score: float
-    """How well the best unit answers, 0 … 1. Compares units, not questions: see `transformer.answerability` for whether
-    the passages answer at all."""
-
-
-NOTHING = Reading((), 0.0)
-
-
 class Reader:
     """Finds the sentences that answer a question. Thread-safe."""
 
@@ -72,20 +53,23 @@ class Reader:
         """Create a reader. `passages`: the cache of an `Aligner`, which reads the same passages."""
         self._passages = passages
 
-    def read(self, question: str, passages: Sequence[tuple[str, str]], similarity: Similarity = ()) -> Reading:
+    def read(self, question: str, passages: Sequence[tuple[str, str]], similarity: Similarity = ()) -> list[Evidence]:
         """The one to three units that best answer the question: further ones if they are nearly as good.
 
         Args:
             question: of a conversation, only the last question.
             passages: text and headings of each, most relevant first.
             similarity: the values of `vectorstore.wire.Prediction.sentence_similarity`, one list per passage.
+
+        Returns:
+            The units in the order of the passages and their texts; empty if none is related to the question. They do
+            not overlap, and headings are left out. `support` compares units, not questions: see
+            `transformer.answerability` for whether the passages answer at all.
         """
         ranked = self.rank(question, passages, similarity, limit=MAX_UNITS)
-        if not ranked:
-            return NOTHING
-        best = max(unit.support for unit in ranked)
+        best = max((unit.support for unit in ranked), default=0)
         near = [unit for unit in ranked if unit.support >= _CLOSE * best]
-        return Reading(tuple(sorted(near, key=lambda unit: (unit.passage, unit.start))), best)
+        return sorted(near, key=lambda unit: (unit.passage, unit.start))
 
     def rank(
         self, question: str, passages: Sequence[tuple[str, str]], similarity: Similarity = (), *, limit: int

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from transformer.alignment import PassageIndexes
-from transformer.reader import MAX_UNITS, NOTHING, Reader
+from transformer.reader import MAX_UNITS, Reader
 
 READER = Reader(PassageIndexes())
 GUIDE = """# Documents
@@ -41,7 +41,7 @@ client.ask("How warm is it?", collections=["weather"])
 
 def read(question: str, *passages: str) -> list[str]:
     reading = READER.read(question, [(text, "") for text in passages])
-    return [passages[span.passage][span.start : span.end] for span in reading.spans]
+    return [passages[span.passage][span.start : span.end] for span in reading]
 
 
 def test_a_sentence_with_a_colon_is_quoted_with_its_list() -> None:
@@ -112,7 +112,7 @@ def test_similarity_that_contradicts_the_words_does_not_count() -> None:
     ],
 )
 def test_nothing_to_read(question: str, passages: list[str]) -> None:
-    assert READER.read(question, [(text, "") for text in passages]) == NOTHING
+    assert READER.read(question, [(text, "") for text in passages]) == []
 
 
 @pytest.mark.parametrize(
@@ -144,10 +144,9 @@ PIECES = st.sampled_from([
 @given(st.text(max_size=30) | st.just("How is bread baked 面包?"), st.lists(st.lists(PIECES).map("".join), max_size=4))
 def test_spans_are_verbatim_in_order_and_no_headings(question: str, passages: list[str]) -> None:
     reading = READER.read(question, [(text, "Bread") for text in passages])
-    assert len(reading.spans) <= MAX_UNITS
-    assert 0 <= reading.score <= 1
-    assert reading.score == max((span.support for span in reading.spans), default=0)
-    places = [(span.passage, span.start, span.end) for span in reading.spans]
+    assert len(reading) <= MAX_UNITS
+    assert all(0 <= span.support <= 1 for span in reading)
+    places = [(span.passage, span.start, span.end) for span in reading]
     assert places == sorted(places)
     for passage, start, end in places:
         quote = passages[passage][start:end]
