@@ -538,28 +538,31 @@ async def test_memory_stays_bounded_while_the_corpus_grows_tenfold(
     tmp_path: Path, make_settings: MakeSettings, embedder: LoopbackEmbedder
 ) -> None:
     embedder.remembers = False
-    held: dict[int, list[int]] = {20: [], 200: []}
-    workers: dict[int, int] = {}
-    for documents in held:
-        path = tmp_path / f"corpus{documents}.jsonl"
-        write_corpus(path, documents, sentences=400)
-        settings = make_settings(index_name=f"of-{documents}", batch_size=32, max_chunks_in_flight=128)
+    write_corpus(path := tmp_path / "corpus.jsonl", 200, sentences=400)
+    settings = make_settings(batch_size=32, max_chunks_in_flight=128)
+    held: list[tuple[int, int]] = []
+    worker_peaks: list[tuple[int, int]] = []
 
-        def note_held(event: Event, documents: int = documents) -> None:
-            if isinstance(event, Advanced) and event.documents > documents / 2:
-                held[documents].append(tracemalloc.get_traced_memory()[0])
-                for worker in _workers():
-                    # It may have ended in between.
-                    with contextlib.suppress(FileNotFoundError, ProcessLookupError, ValueError):
-                        workers[documents] = _peak_kib(worker)
+    def note_held(event: Event) -> None:
+        if isinstance(event, Advanced):
+            held.append((event.documents, tracemalloc.get_traced_memory()[0]))
+            for worker in _workers():
+                # It may have ended in between.
+                with contextlib.suppress(FileNotFoundError, ProcessLookupError, ValueError):
+                    worker_peaks.append((event.documents, _peak_kib(worker)))
 
-        tracemalloc.start()
-        summary = await pipeline.run(settings, [path], note_held)
-        tracemalloc.stop()
-        assert (summary.documents, summary.chunks > 20 * documents) == (documents, True)
+    tracemalloc.start()
+    summary = await pipeline.run(settings, [path], note_held)
+    tracemalloc.stop()
+    assert (summary.documents, summary.chunks > 4_000) == (200, True)
+    # Both at work: the first documents also import modules, and the last meet empty queues.
     # The median: the index writer fills and empties blocks of its own in between.
-    assert statistics.median(held[200]) < statistics.median(held[20]) * 1.5
-    assert workers[200] < workers[20] * 1.2
+    early = statistics.median(size for documents, size in held if 10 <= documents <= 30)
+    late = statistics.median(size for documents, size in held if 160 <= documents <= 190)
+    assert late - early < path.stat().st_size / 2
+    assert max(peak for _, peak in worker_peaks) < 1.2 * max(
+        peak for documents, peak in worker_peaks if documents <= 30
+    )
 
 
 # Events
