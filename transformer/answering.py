@@ -1,4 +1,4 @@
-"""Answers from passages in the three answer modes: quote, write, and write with a gate (`auto`)."""
+"""Answers questions from passages in one of the modes `quote`, `write` and `auto`."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ from transformer.wire import (
     Withheld,
 )
 
-_SURE = 0.15
-"""Minimum answerability at which a quote replaces the LLM's statement that it does not know. Three times the odds of
-`answerability.DEFAULT_THRESHOLD`: a small LLM's judgement (AUROC .656 on squad2-dev) is worth little more."""
+_MIN_QUOTE_ANSWERABILITY = 0.15
+"""Answerability from which a quote replaces an LLM's "I don't know": three times `answerability.DEFAULT_THRESHOLD`,
+because a small LLM is a weak judge of this (AUROC .656 on squad2-dev)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The fields of an answer that follow its text."""
+    """The fields of an answer that are known after its text."""
 
     finish_reason: FinishReason = "stop"
     answered_by: AnsweredBy | None = None
@@ -69,19 +69,25 @@ class Answerer:
         self._refusal = refusal
 
     def mode(self, question: Question) -> AnswerMode:
-        """The mode of a question that has documents."""
+        """The answer mode, if documents are found."""
         mode = question.grounding.answers or self._mode
         return "write" if mode == "auto" and not self._checker.checks(question) else mode
 
     def answer(
-        self, question: Question, retrieved: Retrieved, ctx: CallContext, stopwatch: Stopwatch, *, max_tokens: int
+        self,
+        question: Question,
+        retrieved: Retrieved,
+        ctx: CallContext,
+        stopwatch: Stopwatch,
+        *,
+        max_tokens: int,
+        mode: AnswerMode,
     ) -> Pieces:
-        """The answer in the question's mode, or without text if `max_tokens` is 0. Closing it cancels the generation.
+        """The answer; without text if `max_tokens` is 0. Closing the iterator cancels the generation.
 
         Raises:
             ServiceError: the predictor failed; at any time.
         """
-        mode = self.mode(question)
         if retrieved.refused:
             return self._refuse(question)
         if max_tokens == 0:
@@ -111,7 +117,7 @@ class Answerer:
         usage: Usage | None = None,
         withheld: Sequence[Withheld] = (),
     ) -> Pieces:
-        """The quotes as an answer, or a refusal if there are none. `withheld`: what the LLM wrote before."""
+        """The quotes as an answer, or a refusal if there are none. `withheld`: the LLM's text that they replace."""
         if not quotes:
             async for piece in self._refuse(question, usage):
                 yield piece
@@ -121,45 +127,45 @@ class Answerer:
         yield Outcome(answered_by="quote", usage=usage or Usage(), citations=citations)
 
     async def _write(self, question: Question, retrieved: Retrieved, ctx: CallContext, stopwatch: Stopwatch) -> Pieces:
-        """The LLM's text up to a repetition, and its check."""
+        """The LLM's text, cut before a repetition, and its check."""
         sources = retrieved.prompt.sources
-        writing = _Writing(stopwatch)
+        generated = _GeneratedText(stopwatch)
         shown = 0
-        async with contextlib.aclosing(writing.follow(self._chunks(question, retrieved, ctx))) as pieces:
+        async with contextlib.aclosing(generated.follow(self._chunks(question, retrieved, ctx))) as pieces:
             async for _ in pieces:
-                if (safe := writing.loops.safe) > shown:
-                    yield writing.text[shown:safe]
+                if (safe := generated.loops.safe) > shown:
+                    yield generated.text[shown:safe]
                     shown = safe
-        if writing.finish_reason == "repetition":
-            writing.text = writing.text[:shown]
-        elif shown < len(writing.text):
-            yield writing.text[shown:]
+        if generated.finish_reason == "repetition":
+            generated.text = generated.text[:shown]
+        elif shown < len(generated.text):
+            yield generated.text[shown:]
         stopwatch.lap("generation")
-        refused = bool(sources) and declines(writing.text)
-        citations = None if refused else await self._checker.check(question, writing.text, sources, ctx)
+        refused = bool(sources) and declines(generated.text)
+        citations = None if refused else await self._checker.check(question, generated.text, sources, ctx)
         answered_by: AnsweredBy | None = None if refused else "llm"
-        yield Outcome(writing.finish_reason, answered_by, refused=refused, usage=writing.usage, citations=citations)
+        yield Outcome(generated.finish_reason, answered_by, refused=refused, usage=generated.usage, citations=citations)
 
     async def _write_gated(
         self, question: Question, retrieved: Retrieved, ctx: CallContext, stopwatch: Stopwatch
     ) -> Pieces:
-        """The sentences of the LLM that the sources support; if none of them answers, a quote or a refusal."""
+        """The LLM's supported sentences; if none of them answers, a quote or a refusal."""
         quotes = self._quotes(question, retrieved)
         gate = self._checker.gate(question, retrieved.prompt.sources, quotes)
-        writing = _Writing(stopwatch)
-        async with contextlib.aclosing(writing.follow(self._chunks(question, retrieved, ctx))) as pieces:
+        generated = _GeneratedText(stopwatch)
+        async with contextlib.aclosing(generated.follow(self._chunks(question, retrieved, ctx))) as pieces:
             async for piece in pieces:
                 if released := gate.feed(piece):
                     yield released
-        if released := gate.close(looping=writing.finish_reason == "repetition"):
+        if released := gate.close(looping=generated.finish_reason == "repetition"):
             yield released
         stopwatch.lap("generation")
         if gate.text:
-            yield Outcome(writing.finish_reason, "llm", usage=writing.usage, citations=gate.citations())
+            yield Outcome(generated.finish_reason, "llm", usage=generated.usage, citations=gate.citations())
             return
-        if declines(writing.text) and (retrieved.answerability or 0.0) < _SURE:
+        if declines(generated.text) and (retrieved.answerability or 0.0) < _MIN_QUOTE_ANSWERABILITY:
             quotes = []
-        async for last in self._quote(question, quotes, usage=writing.usage, withheld=gate.withheld):
+        async for last in self._quote(question, quotes, usage=generated.usage, withheld=gate.withheld):
             yield last
 
     def _quotes(self, question: Question, retrieved: Retrieved) -> list[Quote]:
@@ -172,7 +178,7 @@ class Answerer:
         return self._generator.stream(retrieved.prompt.messages, question.sampling, ctx)
 
 
-class _Writing:
+class _GeneratedText:
     """The text that the LLM has written so far."""
 
     def __init__(self, stopwatch: Stopwatch) -> None:
@@ -180,11 +186,11 @@ class _Writing:
         self.loops = LoopDetector()
         self.finish_reason: FinishReason = "stop"
         self.usage = Usage()
-        """If the LLM was cancelled, the number of chunks instead of the tokens, and 0 for the prompt."""
+        """If we cancelled the LLM, `completion_tokens` is the number of chunks, and `prompt_tokens` is 0."""
         self._stopwatch = stopwatch
 
     async def follow(self, chunks: AsyncGenerator[GenerationChunk, None]) -> AsyncGenerator[str, None]:
-        """The pieces of the text. Ends, and cancels the generation, when the LLM repeats itself.
+        """The text in pieces. Cancels the generation and ends when the LLM repeats itself.
 
         Raises:
             ServiceError: the predictor failed.

@@ -1,4 +1,4 @@
-"""Attributes answers: citations, the gate of the mode `auto`, and answers that are quotes."""
+"""Attribution of answers: citations, quotes, and the gate of the mode `auto`."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from transformer.telemetry import CITATIONS, unsupported
 from transformer.wire import CitationMode, Citations, Quote, Source
 
 _LONG_ANSWER_CHARS = 20_000
-"""Answers of this length or more are checked in a thread, so that they do not delay other requests."""
+"""Longer answers are checked in a thread, so that they do not delay other requests."""
 
 
 class Checker:
-    """Checks answers against their sources, and quotes the sources. Holds no state of a request."""
+    """Checks answers against their sources and finds quotes. Keeps no state between calls."""
 
     def __init__(self, citer: Citer, reader: Reader, *, mode: CitationMode) -> None:
         """`mode`: default citation mode."""
@@ -46,11 +46,11 @@ class Checker:
         return citations
 
     def gate(self, question: Question, sources: Sequence[Source], answering: Sequence[Quote]) -> Gate:
-        """A gate for the answer to a question. `answering`: as `quotes` returns."""
+        """A gate for the answer to a question. `answering`: quotes that answer it."""
         return Gate(self._citer, question.text, sources, [quote.text for quote in answering])
 
     def quotes(self, query: str, sources: Sequence[Source], similarity: Mapping[str, Sequence[float]]) -> list[Quote]:
-        """The sentences of the sources that answer, in the order of the documents; empty if none does.
+        """The sentences of the sources that answer, in the order of the sources; empty if none does.
 
         Args:
             query: the question, or in a conversation the standalone question.

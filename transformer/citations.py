@@ -1,4 +1,4 @@
-"""Checks an answer against its sources: finds quotes for its sentences, and corrects or removes source markers."""
+"""Checks an answer against its sources: finds quotes, and corrects or removes source markers, like `[1]`."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _MARKER = re.compile(REFERENCE)
 _NUMBERS = re.compile(r"\d+|[–-]")
 _CODE = re.compile(r"```.*?(?:```|\Z)|~~~.*?(?:~~~|\Z)|`[^`\n]*`", re.DOTALL)
 _UNCLOSED = re.compile(r"\[[\[\d \t,;–-]*\Z")
-"""Text that would form a new marker with the text after a removed one."""
+"""An open bracket that would form a marker with the text after a removed marker."""
 _WRAP = re.compile(r"(?<!\n)[ \t]*\n[ \t]*(?!\n|[-*+•‣◦·–>][ \t]|\(?\d{1,3}[.)][ \t]|\||~~~)")
 """A line break inside a sentence."""
 _SENTENCE_ENDS = tuple('.!?…。！？।؟"”’)»')
 _LONGEST_RANGE = 20
 """Maximum number of sources in a range such as `[1-20]`."""
 _CLAUSE_WORDS = 3
-"""Minimum number of words for checking a clause before or after a marker as a separate statement."""
+"""Minimum number of words of a clause before or after a marker that is checked separately."""
 
 
 class Citer:
@@ -34,23 +34,19 @@ class Citer:
 
     def __init__(self, aligner: Aligner) -> None:
         """A checker that finds evidence with `aligner`."""
-        self._aligner = aligner
-
-    def answers(self, sentence: str, question: str, quotes: Sequence[str]) -> bool:
-        """As `Aligner.answers`; source numbers in the sentence do not count."""
-        return self._aligner.answers(_MARKER.sub("", sentence), question, quotes)
+        self.aligner = aligner
 
     def cite(self, text: str, question: str, sources: Sequence[Source]) -> Citations:
-        """The LLM's answer, or a sentence of it, checked.
+        """The check of an LLM's answer or of a sentence of it.
 
         Args:
             text: the answer.
             question: the user's question.
-            sources: the passages that the LLM was shown.
+            sources: the passages in the prompt.
         """
         ranked = RankedSources(sources)
         sentences = _sentences(text)
-        found = self._aligner.align(
+        found = self.aligner.align(
             [sentence.bare() for sentence in sentences],
             question,
             ranked.passages,
@@ -78,7 +74,7 @@ class Citer:
     def _agreeing(
         self, statement: str, evidence: list[Evidence], question: str, ranked: RankedSources
     ) -> list[Evidence]:
-        """The evidence, plus a sentence of its passages that has a missing fact; empty if a fact differs."""
+        """The evidence, with one more sentence of its passages if it lacks a fact; empty if a fact differs."""
         difference = ranked.difference(statement, evidence, question)
         if difference is None:
             return evidence
@@ -86,7 +82,7 @@ class Citer:
             support = min(found.support for found in evidence)
             for rank in dict.fromkeys(found.passage for found in evidence):
                 text, heading = ranked.passages[rank]
-                spans = self._aligner.passages.get(text, heading).spans
+                spans = self.aligner.passages.get(text, heading).spans
                 for start, end in zip(spans[::2], spans[1::2], strict=True):
                     more = [*evidence, Evidence(rank, start, end, support)]
                     if difference.stated in text[start:end] and not ranked.difference(statement, more, question):
@@ -142,9 +138,9 @@ class RankedSources:
 
 
 def quotation(quotes: Sequence[Quote], withheld: Sequence[Withheld] = ()) -> Citations:
-    """An answer that consists of these quotes, in order. Sentences are joined; other units are on separate lines.
+    """An answer that consists of these quotes, in order: sentences in one paragraph, other units on separate lines.
 
-    Numbers in brackets are left out, because they would look like source numbers.
+    Numbers in brackets are removed, because they would look like source markers.
     """
     text = ""
     statements: list[Statement] = []
@@ -169,7 +165,7 @@ class _Sentence:
 
     text: str
     markers: list[tuple[int, int, list[int]]]
-    """Start, end, and the numbers."""
+    """Start, end and source numbers of each marker."""
 
     @property
     def numbers(self) -> list[int]:
@@ -180,41 +176,41 @@ class _Sentence:
         return self._with(lambda _: "")
 
     def rewritten(self, supporting: Sequence[int], counts: Markers) -> str:
-        """The sentence with markers of supporting sources only. Adds what changed to `counts`."""
-        put: set[int] = set()
+        """The sentence with markers of supporting sources only. Counts the changes in `counts`."""
+        written: set[int] = set()
 
         def marker(numbers: list[int]) -> str | None:
             right = [number for number in numbers if number in supporting]
             if len(right) == len(numbers):
                 counts.kept += len(right)
-                put.update(right)
+                written.update(right)
                 return None
             counts.kept += len(right)
             wrong = len(numbers) - len(right)
             # Replace wrong numbers with the best source that the sentence does not name yet.
-            better = [n for n in supporting if n not in self.numbers and n not in put][:1] if not right else []
+            better = [n for n in supporting if n not in self.numbers and n not in written][:1] if not right else []
             counts.mended += len(better)
             counts.dropped += wrong - len(better)
-            put.update(right + better)
+            written.update(right + better)
             return "".join(f"[{number}]" for number in dict.fromkeys(right + better))
 
         return self._with(marker)
 
-    def _with(self, written: Callable[[list[int]], str | None]) -> str:
-        """The sentence with each marker replaced by what `written` returns for its numbers; None keeps the marker."""
-        made, begin = "", 0
+    def _with(self, replacement: Callable[[list[int]], str | None]) -> str:
+        """The sentence with each marker replaced by `replacement(its numbers)`; None keeps the marker."""
+        text, begin = "", 0
         for start, end, numbers in self.markers:
-            made += self.text[begin:start]
-            instead = written(numbers)
-            if instead:
-                made += instead
-            elif instead is None:
-                made += self.text[start:end]
+            text += self.text[begin:start]
+            marker = replacement(numbers)
+            if marker:
+                text += marker
+            elif marker is None:
+                text += self.text[start:end]
             else:
-                made = _UNCLOSED.sub("", made).rstrip(" \t")
-                end += 0 if made else len(self.text[end:]) - len(self.text[end:].lstrip(" \t"))
+                text = _UNCLOSED.sub("", text).rstrip(" \t")
+                end += 0 if text else len(self.text[end:]) - len(self.text[end:].lstrip(" \t"))
             begin = end
-        return made + self.text[begin:]
+        return text + self.text[begin:]
 
 
 def _sentences(text: str) -> list[_Sentence]:
@@ -240,14 +236,14 @@ def _sentences(text: str) -> list[_Sentence]:
         inside = found[first:taken]
         # A clause before a marker in the middle of a sentence is a separate statement.
         for cut in [*(after for _, after, _ in inside), end]:
-            if cut == end or (_says_more(text[begin:cut]) and _says_more(text[cut:end])):
+            if cut == end or (_is_clause(text[begin:cut]) and _is_clause(text[cut:end])):
                 markers = [(start - begin, stop - begin, numbers) for start, stop, numbers in inside if start >= begin]
                 sentences.append(_Sentence(text[begin:cut], [marker for marker in markers if marker[0] < cut - begin]))
                 begin = cut
     return sentences
 
 
-def _says_more(text: str) -> bool:
+def _is_clause(text: str) -> bool:
     return len(_MARKER.sub("", text).split()) >= _CLAUSE_WORDS
 
 
@@ -255,18 +251,18 @@ def _numbers(marker: str) -> list[int]:
     """`[1, 2-3]` → 1, 2, 3."""
     numbers: list[int] = []
     parts = _NUMBERS.findall(marker)
-    for place, part in enumerate(parts):
+    for index, part in enumerate(parts):
         if not part.isdigit():
             continue
         number = int(part)
-        if place and not parts[place - 1].isdigit() and numbers and 0 < number - numbers[-1] <= _LONGEST_RANGE:
+        if index and not parts[index - 1].isdigit() and numbers and 0 < number - numbers[-1] <= _LONGEST_RANGE:
             numbers += range(numbers[-1] + 1, number)
         numbers.append(number)
     return numbers
 
 
 def _statement(span: Span, quotes: list[Quote] | None) -> Statement:
-    """`quotes` is None if the sentence claims nothing."""
+    """A checked sentence. `quotes`: None if it claims nothing."""
     verdict: Verdict = "no_claim"
     if quotes is not None:
         verdict = "supported" if quotes else "unsupported"

@@ -15,7 +15,7 @@ from transformer.wire import Message
 CondenseMethod = Literal["llm", "concatenate"]
 
 _TURNS = 3
-"""Maximum number of exchanges of the history used."""
+"""Number of earlier questions, or exchanges, that are used."""
 _MAX_QUERY_CHARS = 1000
 _MAX_TURN_CHARS = 600
 _REWRITE_TOKENS = 64
@@ -29,8 +29,8 @@ _SYSTEM = (
 class Condenser:
     """Turns history and a question into one query.
 
-    `concatenate` prepends the user's recent questions to the last one, without delay. `llm` lets the predictor rewrite
-    the question, and falls back to `concatenate` if the result has words that are not in the conversation: small models
+    `concatenate` prepends the user's recent questions, which takes no time. `llm` has the predictor rewrite the
+    question, and falls back to `concatenate` if the result has words that are not in the conversation: small models
     invent some.
     """
 
@@ -61,8 +61,8 @@ class Condenser:
             return question
         if self._method == "llm" and len(question) <= _MAX_QUERY_CHARS:
             rewritten = await self._rewrite(question, history, ctx)
-            said = {word for text in (question, *(turn.content for turn in history)) for word in words(fold(text))}
-            if rewritten and set(words(fold(rewritten))) - said <= _FREE_WORDS:
+            known = {word for text in (question, *(turn.content for turn in history)) for word in words(fold(text))}
+            if rewritten and set(words(fold(rewritten))) - known <= _FUNCTION_WORDS:
                 return rewritten
         return concatenate(question, history)
 
@@ -80,18 +80,18 @@ class Condenser:
 
 
 # fmt: off
-_FREE_WORDS = frozenset((
+_FUNCTION_WORDS = frozenset((
     "a", "an", "and", "are", "as", "at", "be", "by", "can", "did", "do", "does", "for", "from", "had", "has",
     "have", "how", "in", "is", "it", "its", "of", "on", "or", "s", "that", "the", "their", "there", "these", "they",
     "this", "to", "was", "were", "what", "when", "where", "which", "who", "whom", "whose", "why", "will", "with",
     "would", "you", "your", "about",
 ))
 # fmt: on
-"""Words without content, which a rewrite may add."""
+"""Words that a rewritten question may add to those of the conversation."""
 
 
 def concatenate(question: str, history: Sequence[Message]) -> str:
-    """The user's last three questions before this one, then this one, a line each; at most 1,000 characters.
+    """The user's last three questions and this one, one per line; at most 1,000 characters.
 
     Older questions are left out first. A longer question is returned unchanged.
     """

@@ -1,8 +1,8 @@
 """Conversations: the earlier turns of a question, with the passages that they were answered from.
 
-A `turns` field names the passages of earlier answers and is signed. The caller sends it back with the next question, so
-the service holds no conversation, and any replica with the same secret continues it. For callers that send messages
-only, the same field is kept for a while under a hash of the caller and the messages.
+The signed field `turns` of an answer has the questions and answers so far and names their passages. The caller sends it
+with the next question, so the service stores no conversation, and any replica with the same secret can continue it. For
+callers that send only messages, the field is cached under a hash of the caller and the messages.
 """
 
 from __future__ import annotations
@@ -27,42 +27,42 @@ from transformer.wire import MAX_MESSAGES, MAX_TURNS_CHARS, Message
 from vectorstore.wire import Passage
 
 _FORMAT = b"turns-1 "
-"""Signed with every field, so that one of another format is refused."""
+"""Part of every signature, so that fields of another format are rejected."""
 
 _MAX_PASSAGES = 200
-"""Maximum number of passages in a conversation, which are all read again for the next question."""
+"""Maximum number of passages in a conversation. All are read again for the next question."""
 
 _MARKER = re.compile(r"\s*\[[\d,\s-]+\]")
-"""Source numbers: the check of an answer may correct them after its text was streamed."""
+"""Source markers. They are ignored, because the check may correct them after the text was streamed."""
 
 PassageKey = tuple[str, str, str, int, int]
 """Collection, index version, document, and the span in its text."""
 
 TurnKind = Literal["documents", "context", "refused", "plain", "unknown"]
-"""The basis of an answer: passages, a text of the caller's, none because it was refused, or the LLM alone. `unknown`:
+"""Basis of an answer: passages, the caller's `context`, nothing because it was refused, or the LLM alone. `unknown`:
 only the messages are known."""
 
 
 @dataclass(frozen=True, slots=True)
 class ShownPassage:
-    """A passage of an earlier turn."""
+    """A passage in the prompt, now or in an earlier turn."""
 
     number: int
-    """Its source number, the same in all of the conversation."""
+    """Source number; constant within a conversation."""
     label: str
     """Title and headings."""
     collection: str
     index_version: str
     document_id: str
     start: int
-    """First character in the document's text."""
+    """Offset in the document's text."""
     end: int
     text: str = ""
-    """Empty: not read yet, or no longer stored."""
+    """Empty if it is not read yet, or no longer stored."""
 
     @property
     def key(self) -> PassageKey:
-        """Identifies the passage among those of all versions."""
+        """Identifies the passage in all index versions."""
         return self.collection, self.index_version, self.document_id, self.start, self.end
 
 
@@ -92,11 +92,11 @@ class Turn:
 
     @property
     def complete(self) -> bool:
-        """Whether everything is known that the answer came from."""
+        """Whether everything that the answer is based on is known."""
         return self.kind in ("refused", "plain") or (self.kind == "documents" and all(p.text for p in self.passages))
 
     def messages(self) -> list[Message]:
-        """The messages, as the caller knows them."""
+        """The turn as messages."""
         both: list[tuple[Literal["user", "assistant"], str | None]] = [
             ("user", self.question),
             ("assistant", self.answer),
@@ -105,15 +105,15 @@ class Turn:
 
 
 class Conversations:
-    """Signs and reads `turns`, and keeps them for callers that send messages only. Not safe for several threads."""
+    """Signs and reads `turns`, and caches them for callers that send only messages. Not thread-safe."""
 
     def __init__(self, secret: bytes, *, limit: int, ttl_s: float) -> None:
-        """Without any conversation.
+        """Creates an empty cache.
 
         Args:
             secret: key of the signatures; replicas need the same.
-            limit: maximum number of entries kept for callers that send messages only; the least recently used goes.
-            ttl_s: seconds until an entry that is not used is dropped.
+            limit: maximum number of cached entries. The least recently used entry is dropped.
+            ttl_s: seconds after its last use at which an entry is dropped.
         """
         self._secret = secret
         self._limit = limit
@@ -128,16 +128,16 @@ class Conversations:
         """The turns before a question, oldest first, without the texts of their passages.
 
         Raises:
-            InvalidRequestError: `turns` was not issued by this service, or is not about the messages beside it.
+            InvalidRequestError: `turns` was not issued by this service, or does not match the request's messages.
         """
         sent = question.grounding.turns
         if not sent:
             kept = self._find(self._key(question.history, ctx)) if question.history else None
             return self._read(kept) if kept is not None else _paired(question.history)
         turns = self._read(sent)
-        named = [(message.role, _normalised(message.content)) for turn in turns for message in turn.messages()]
+        expected = [(message.role, _normalised(message.content)) for turn in turns for message in turn.messages()]
         given = [(message.role, _normalised(message.content)) for message in question.history]
-        if given and given[-len(named) :] != named:
+        if given and given[-len(expected) :] != expected:
             raise InvalidRequestError(
                 "turns: belongs to other messages than those of this request. Send the turns of the answer that these "
                 "messages end with, or leave turns out.",
@@ -146,12 +146,12 @@ class Conversations:
         return turns
 
     def remember(self, question: Question, turns: Sequence[Turn], ctx: CallContext) -> str | None:
-        """The field for the next question: the last turns that fit. None if not even the last one does.
+        """The field `turns` for the next question, with as many of the last turns as fit; None if none fits.
 
         Args:
-            question: the last question; its history is complete, even if `turns` lacks the oldest.
-            turns: oldest first, the last one included.
-            ctx: of the request.
+            question: the last question, with the complete history.
+            turns: oldest first, including the last one. The oldest may be missing.
+            ctx: the request's context.
         """
         turns = turns[-MAX_MESSAGES // 2 :]
         while (

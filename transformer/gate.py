@@ -7,26 +7,27 @@ from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from text_analysis.declining_words import declines
-from text_analysis.sentences import sentence_spans
+from text_analysis.sentences import REFERENCE, sentence_spans
 from transformer.citations import Citer
 from transformer.wire import Citations, Markers, Source, Statement, Verdict, Withheld
 from vectorstore.wire import Span
 
+_MARKER = re.compile(REFERENCE)
 _UNDECIDED = re.compile(r"\s*\S?\Z|\s*\[[^\]\n]{0,16}\Z")
-"""Text after a sentence that may still turn out to belong to it, such as the beginning of a source number."""
+"""Text after a sentence that may belong to it, such as the beginning of a source number."""
 
 
 class SentenceSplitter:
-    """Cuts a text that is still being written into its complete sentences."""
+    """Splits a growing text into sentences."""
 
     def __init__(self) -> None:
         self._text = ""
-        """From the beginning of the line in which the current sentence begins."""
+        """The text from the line in which the current sentence begins."""
         self._begin = 0
-        """Offset in it of the current sentence."""
+        """Offset of the current sentence in `_text`."""
 
     def feed(self, text: str) -> Iterator[str]:
-        """The sentences that this text completes, each with the white space after it."""
+        """The sentences that `text` completes, each with the white space after it."""
         self._text += text
         spans = [span for span in sentence_spans(self._text) if span[1] > self._begin]
         for _, end in spans[:-1]:
@@ -43,38 +44,38 @@ class SentenceSplitter:
 
 
 class Gate:
-    """Checks the sentences of one answer and releases the supported ones, from the first that answers on.
+    """Releases the supported sentences of one answer, starting when one of them answers the question.
 
-    A sentence answers if it says what a quote of the reader says (`Aligner.answers`). One that does not, that claims
-    nothing, like "Yes." or a lead-in, or that only repeats the question, is released with the next that answers.
+    `AnswerTest` decides whether a sentence answers. Other sentences wait and are released with the next one that
+    answers: those that claim nothing, like "Yes." or a lead-in, and those that only repeat the question.
     """
 
     def __init__(self, citer: Citer, question: str, sources: Sequence[Source], answering: Sequence[str]) -> None:
-        """A gate. `answering`: quotes that answer the question; without them any supported sentence answers."""
+        """A gate. `answering`: quotes that answer the question; if there are none, any supported sentence answers."""
         self.text = ""
         """The released text. It never ends with white space."""
         self.withheld: list[Withheld] = []
         self._citer = citer
         self._question = question
         self._sources = sources
-        self._answering = answering
+        self._test = citer.aligner.answer_test(question, answering)
         self._splitter = SentenceSplitter()
         self._statements: list[Statement] = []
         self._markers = Markers()
-        self._mended = False
+        self._corrected = False
         self._waiting: list[Citations] = []
-        """Sentences that do not answer by themselves."""
+        """Sentences that wait for one that answers."""
         self._gap = ""
         """White space between the released text and the next sentence."""
         self._seen: set[str] = set()
-        """Supported sentences, folded."""
+        """Supported sentences, case-folded."""
 
     def feed(self, text: str) -> str:
-        """The text to release after more of the answer was written."""
+        """Adds generated text. Returns the text to release."""
         return "".join([self._judge(sentence) for sentence in self._splitter.feed(text)])
 
     def close(self, *, looping: bool = False) -> str:
-        """The text to release at the end of the answer. If the LLM was looping, the last sentence is withheld."""
+        """Ends the answer. Returns the text to release. `looping`: withhold the last sentence."""
         rest = self._splitter.rest()
         released = "" if looping else self._judge(rest)
         if looping:
@@ -89,7 +90,7 @@ class Gate:
             statement.span.end = end
         return Citations(
             text=self.text,
-            kind="mended" if self._mended else "model",
+            kind="mended" if self._corrected else "model",
             statements=self._statements,
             markers=self._markers,
             withheld=self.withheld,
@@ -119,7 +120,7 @@ class Gate:
         return repeats
 
     def _answers(self, sentence: str) -> bool:
-        return self._citer.answers(sentence, self._question, () if self.text else self._answering)
+        return self._test.answers(_MARKER.sub("", sentence), any_word=bool(self.text))
 
     def _release(self, checked: Citations) -> str:
         sentence = checked.text.strip()
@@ -135,7 +136,7 @@ class Gate:
             self._statements[0].span.start = 0
         for name in Markers.model_fields:
             setattr(self._markers, name, getattr(self._markers, name) + getattr(checked.markers, name))
-        self._mended |= checked.kind == "mended"
+        self._corrected |= checked.kind == "mended"
         self.text += shown
         self._gap = checked.text[len(checked.text.rstrip()) :]
         return shown
@@ -148,7 +149,7 @@ class Gate:
             self._gap = after
 
     def _drop_waiting(self, *, keep_supported: bool = False) -> None:
-        """Withhold the waiting sentences. `keep_supported`: only those that belong to the sentence just withheld."""
+        """Withholds the waiting sentences. `keep_supported`: except supported ones and those that end with a colon."""
         waiting, self._waiting = self._waiting, []
         for one in waiting:
             supported = any(statement.verdict == "supported" for statement in one.statements)

@@ -1,7 +1,7 @@
-"""Detects an LLM that repeats itself, while it writes: in any language, without a model.
+"""Detects that an LLM repeats itself while it generates, in any language and without a model.
 
-A loop is a piece of text three times in a row, or a sentence or line that keeps returning. Short pieces need more
-repetitions, because they also recur in tables and lists.
+A loop is a piece of text three times in a row, or a sentence or line that keeps recurring. Short pieces must recur more
+often, because tables and lists repeat them too.
 """
 
 from __future__ import annotations
@@ -11,22 +11,22 @@ import re
 from collections import deque
 
 _GRAM_CHARS = 12
-"""A repetition is looked for once this many characters have occurred before."""
+"""Length of the text that must recur before the detector looks for a loop."""
 _FURTHER_TOKENS = 20
-"""A repeated piece of fewer tokens must go on for the missing number of tokens after its second repetition."""
+"""A piece of fewer tokens must continue, after its second repetition, for the difference."""
 _CELL_TOKENS = 60
-"""The same for equal cells in a row of a table."""
+"""Like `_FURTHER_TOKENS`, for equal cells in a table row."""
 _LAYOUT_CHARS = 200
-"""Least run of repeated layout, such as the line below a table's header."""
+"""Minimum length of repeated layout characters, such as the line below a table's header, that counts as a loop."""
 _SENTENCE_WORDS = 5
-"""Least length of a sentence or line that may not return."""
-_SENTENCE_OCCURRENCES, _AMONG = 4, 7
-"""Number of occurrences among the latest sentences that make a loop."""
+"""Minimum number of words of a recurring sentence or line that counts as a loop."""
+_SENTENCE_OCCURRENCES, _LATEST_SENTENCES = 4, 7
+"""A loop is this many occurrences of a sentence among the latest ones."""
 
 _TOKEN = re.compile(r"[^\W\d_\u0370-\U0010ffff]{1,6}|\S")
-"""About one token of an LLM: a piece of a Latin word, or another character. Rather too many than too few."""
+"""About one token of an LLM: up to six Latin letters, or another character. Overestimates the number of tokens."""
 _WORD = re.compile(r"[^\W\d_\u0e00-\u0eff\u3040-\u9fff]+|[^\W\d_]{1,3}")
-"""A word; of scripts without spaces, a few characters."""
+"""A word; in scripts without spaces, one to three characters."""
 _LAYOUT = frozenset("-=_.*|:~#+ \t\n")
 _STOPS = frozenset(".!?…؟")
 """End a sentence before white space."""
@@ -34,34 +34,34 @@ _WIDE_STOPS = frozenset("。！？।\n")
 _ITEM_NUMBER = re.compile(r"(^|\s)\(?\d{1,4}[.)]$")
 _NUMBER_BEGINS = re.compile(r"\(?\d{1,4}")
 _NUMBER = "#."
-"""Replaces the number of a list item, so that items that differ in their number alone are equal."""
+"""Replaces the number of a list item, so that items with the same text are equal."""
 
 
 class LoopDetector:
-    """Follows the text of one answer."""
+    """Detects a loop in one answer."""
 
     def __init__(self) -> None:
         self.looping = False
-        """Whether the answer repeats itself. Final."""
+        """Whether the answer repeats itself. Never becomes False again."""
         self._length = 0
         self._chars: list[str] = []
         """The text, with item numbers replaced by `_NUMBER`."""
         self._offsets: list[int] = []
-        """Offset in the text of each of them."""
+        """Offset in the text of each element of `_chars`."""
         self._grams: dict[str, int] = {}
         """Text of `_GRAM_CHARS` characters → index after its last occurrence."""
         self._lag = self._run = 0
-        """The last `_run` characters equal those `_lag` characters before; zeros if there was no such gram."""
+        """The last `_run` characters equal those `_lag` characters earlier. Both are 0 if nothing recurs."""
         self._sentence = 0
         """Index at which the current sentence begins."""
         self._sentences: list[str] = []
-        """The complete sentences, sorted, each once."""
-        self._latest: deque[str] = deque(maxlen=_AMONG)
+        """The distinct complete sentences, sorted."""
+        self._latest: deque[str] = deque(maxlen=_LATEST_SENTENCES)
         self._repeated_from: int | None = None
-        """Index of the first of the latest sentences that all have occurred before."""
+        """Index from which all complete sentences have occurred before; None if the last one has not."""
 
     def feed(self, text: str) -> bool:
-        """`looping`, after more of the answer."""
+        """Adds text of the answer. Returns `looping`."""
         for char in text:
             if self.looping:
                 break
@@ -70,7 +70,7 @@ class LoopDetector:
 
     @property
     def safe(self) -> int:
-        """Length of the text up to which nothing, so far, looks like the beginning of a repetition."""
+        """Length of the text before a possible beginning of a repetition."""
         starts = [len(self._chars)]
         if self._run >= _GRAM_CHARS:
             starts.append(len(self._chars) - self._run)
@@ -122,8 +122,8 @@ class LoopDetector:
         if _LAYOUT.issuperset(period):
             return self._run >= _LAYOUT_CHARS
         further = "".join(self._chars[len(self._chars) - self._run + 2 * self._lag :])
-        least = _CELL_TOKENS if "|" in period and "\n" not in period else _FURTHER_TOKENS
-        return _tokens(period) + _tokens(further) >= least
+        required = _CELL_TOKENS if "|" in period and "\n" not in period else _FURTHER_TOKENS
+        return _tokens(period) + _tokens(further) >= required
 
     def _end_sentence(self) -> None:
         sentence = self._key()
@@ -140,12 +140,12 @@ class LoopDetector:
         self.looping = returning and len(_WORD.findall(sentence)) >= _SENTENCE_WORDS
 
     def _first_not_before(self, text: str) -> str:
-        """The first complete sentence that is not sorted before `text`; empty if there is none."""
-        place = bisect.bisect_left(self._sentences, text)
-        return self._sentences[place] if place < len(self._sentences) else ""
+        """The first complete sentence that does not sort before `text`; empty if there is none."""
+        index = bisect.bisect_left(self._sentences, text)
+        return self._sentences[index] if index < len(self._sentences) else ""
 
     def _key(self) -> str:
-        """The current sentence, without differences in white space, case and item numbers."""
+        """The current sentence with normalised white space and case, without item number."""
         return " ".join("".join(self._chars[self._sentence :]).split()).removeprefix(_NUMBER).lstrip().casefold()
 
 

@@ -1,4 +1,4 @@
-"""The prompt: documents quoted as data, in a stable order, within a token budget."""
+"""Builds the prompt: documents quoted as data, in a stable order, within a token budget."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from vectorstore.wire import Passage
 ResultT = TypeVar("ResultT")
 
 _QUESTION = "\nQuestion:"
-"""Precedes the question, and ends an answer: small models go on with another question."""
+"""Precedes the question. Also a stop string, because small models continue with another question."""
 
 _MARGIN_TOKENS = 8
-"""Tolerance, in tokens, because the parts of a prompt are counted separately."""
+"""Reserve, because the tokens of the parts of a prompt are counted separately."""
 
 _CACHED_CHARS = 8_000
-"""Maximum length of texts whose results are cached. Passages recur, long texts from callers rarely do."""
+"""Maximum length of a text whose result is cached. Passages recur; long texts from callers rarely do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +38,9 @@ class Prompt:
     cut: list[CutPassage]
     """Passages that did not fit, most relevant first."""
     turns: Sequence[Turn] = ()
-    """Earlier turns of the conversation that the next question may build on, oldest first."""
+    """Earlier turns that remain part of the conversation, oldest first."""
     replayed: Replayed | None = None
-    """None if there are no messages, or no earlier turns."""
+    """None if there are no messages or no earlier turns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +51,9 @@ class _Layout:
     numbers: dict[PassageKey, int]
     """Source numbers of the earlier turns' passages."""
     needed: list[int]
-    """Size of each passage of the question."""
+    """Size of each passage found for the question."""
     fixed: int
-    """Size of the system message and the question, with the instructions and the caller's context."""
+    """Size of the system message, the instructions, the caller's context and the question."""
     history: int
     """Size of the earlier turns."""
     history_budget: int
@@ -62,10 +62,9 @@ class _Layout:
 class PromptBuilder:
     """Builds prompts for one model.
 
-    Passages are ordered by document, not by score, so that questions that find the same passages share the beginning of
-    their prompts, which the server's prefix cache can reuse. For the same reason the prompt of a conversation only
-    grows: each earlier turn is repeated with the passages that it was answered from, and a passage that is already in
-    the prompt keeps its number and is not shown again.
+    Passages are ordered by document, not by score: prompts with the same passages then begin with the same text, which
+    the server's prefix cache can reuse. For the same reason the prompt of a conversation is append-only: it repeats
+    each earlier turn with its passages. A passage that is already in the prompt keeps its number and is not repeated.
     """
 
     def __init__(
@@ -82,10 +81,10 @@ class PromptBuilder:
         """A builder for one model.
 
         Args:
-            prompt_format: counts tokens and breaks up control tokens: with the model's tokenizer, or estimated.
-            window: tokens that the model reads and writes together.
-            max_prompt_tokens: most tokens of a prompt that holds passages, without the earlier turns.
-            max_history_tokens: most tokens of the earlier turns.
+            prompt_format: counts tokens and breaks up control tokens.
+            window: context length of the model in tokens, prompt and answer together.
+            max_prompt_tokens: maximum number of tokens of a prompt with passages, without the earlier turns.
+            max_history_tokens: maximum number of tokens of the earlier turns.
             system_prompt: instructions before the documents.
             instruction: instructions after them, before the question.
             plain_system_prompt: instructions if there are no documents.
@@ -103,7 +102,7 @@ class PromptBuilder:
 
     @property
     def stop(self) -> tuple[str, ...]:
-        """Strings that end an answer: stop strings of the model's template, and the beginning of another question."""
+        """Stop strings: those of the model's chat template, and the label of a further question."""
         return (*self._format.stop, _QUESTION)
 
     def build(
@@ -121,11 +120,11 @@ class PromptBuilder:
         If it does not fit, the oldest turns of the conversation are left out first, then the least relevant passages.
 
         Args:
-            question: the user's own words.
+            question: the user's question, unchanged.
             passages: most relevant first.
-            context: the caller's own text, instead of passages.
-            turns: the conversation so far, oldest first. The passages that have a text are repeated.
-            instructions: the caller's own, added to the service's.
+            context: a text from the caller that replaces the passages.
+            turns: the conversation so far, oldest first. Only passages with a text are repeated.
+            instructions: the caller's instructions, added to the service's.
             max_tokens: tokens reserved for the answer.
 
         Raises:
@@ -181,7 +180,7 @@ class PromptBuilder:
         )
 
     def _replay(self, turns: Sequence[Turn]) -> list[LlmMessage]:
-        """The messages of earlier turns, as the LLM read them when they were asked."""
+        """The messages of earlier turns, as the LLM first read them."""
         messages: list[LlmMessage] = []
         above: set[PassageKey] = set()
         for turn in turns:
@@ -192,7 +191,7 @@ class PromptBuilder:
                 content = f"{documents}{self._lead if known else ''}{self._escape(turn.question)}"
                 messages.append(LlmMessage(role="user", content=content))
             if turn.answer is not None:
-                # Blanks at the edges could join the template's own in one token.
+                # White space at the ends could merge with the template's white space into one token.
                 messages.append(LlmMessage(role="assistant", content=self._escape(turn.answer.strip())))
         return messages
 
@@ -211,7 +210,7 @@ class PromptBuilder:
         return kept, cut
 
     def _block(self, passage: ShownPassage, above: Collection[PassageKey]) -> str:
-        """A passage as the LLM reads it: only its number and label if an earlier turn shows it."""
+        """A passage in the prompt. If an earlier turn contains it, only its number and label."""
         title = self._escape(passage.label)
         if passage.key in above:
             return f"{_head(passage.number, title)} (see above)"
@@ -222,8 +221,8 @@ def numbered(passages: Sequence[Passage], numbers: Mapping[PassageKey, int]) -> 
     """The passages as sources, in the order of their numbers.
 
     Args:
-        passages: in any order. New ones are numbered in the order of their documents.
-        numbers: of the passages of earlier turns, which keep them.
+        passages: in any order. New ones are numbered by document and position.
+        numbers: source numbers of passages of earlier turns.
     """
     known = {numbers[key]: one for one in passages if (key := shown(one, 0).key) in numbers}
     new = sorted((one for one in passages if shown(one, 0).key not in numbers), key=_reading_order)
@@ -232,7 +231,7 @@ def numbered(passages: Sequence[Passage], numbers: Mapping[PassageKey, int]) -> 
 
 
 def numbers_of(turns: Sequence[Turn]) -> dict[PassageKey, int]:
-    """Source numbers of the passages of these turns."""
+    """Source numbers of the passages of the turns."""
     return {passage.key: passage.number for turn in turns for passage in turn.passages}
 
 
@@ -241,10 +240,10 @@ def _shown_by(turns: Sequence[Turn]) -> set[PassageKey]:
 
 
 def _first_turn(count: int, layout: Callable[[int], _Layout]) -> int:
-    """The first of `count` turns to keep: 0 if all fit, else so that the rest takes at most half of the budget.
+    """Index of the first turn to keep: 0 if all `count` turns fit, else the rest takes at most half of the budget.
 
-    With one turn less at a time, the beginning of every further prompt would change. By bisection, because each attempt
-    counts a whole prompt.
+    Dropping one turn per question would change the beginning of every prompt and defeat the prefix cache. Bisection,
+    because each attempt counts the tokens of a whole prompt.
     """
     if count == 0 or (whole := layout(0)).history <= whole.history_budget:
         return 0
@@ -258,7 +257,7 @@ def _messages(system: str, turns: Sequence[LlmMessage], last: str) -> list[LlmMe
 
 
 def _cached(function: Callable[[str], ResultT], size: int) -> Callable[[str], ResultT]:
-    """`function` with a cache of `size` short texts."""
+    """`function` with a cache for `size` short texts."""
     cached = lru_cache(maxsize=size)(function)
     return lambda text: cached(text) if len(text) <= _CACHED_CHARS else function(text)
 

@@ -10,7 +10,7 @@ from transformer.wire import GroundingParameters, Message, SamplingParameters
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A question with everything that determines the answer."""
+    """A question with all parameters of its answer."""
 
     text: str
     sampling: SamplingParameters
@@ -18,5 +18,5 @@ class Question:
     history: tuple[Message, ...] = ()
     """Earlier turns, oldest first."""
     instructions: str | None = None
-    """The caller's instructions, added to the service's own."""
+    """The caller's instructions, added to the service's."""
     id: str = field(default_factory=lambda: secrets.token_hex(16))

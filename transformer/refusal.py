@@ -1,4 +1,4 @@
-"""Decides whether to refuse a question, and finds the subjects that a refusal names."""
+"""The rule by which questions are refused, and the text and topics of a refusal."""
 
 from __future__ import annotations
 
@@ -43,20 +43,20 @@ REFUSALS: Mapping[str, str] = {
     "th": "ไม่ทราบ: ในเอกสารไม่มีข้อมูลที่ตอบคำถามนี้",
     "zh": "我不知道：文档中没有能回答这个问题的内容。",
 }
-"""Language of a question (ISO 639-1) → the text of a refusal. The first is for all other languages."""
+"""Language (ISO 639-1) → text of a refusal. The first is used for all other languages."""
 
 _DEFAULT = RefusalRule(DEFAULT_MODEL, DEFAULT_THRESHOLD)
 
 
 class RefusalPolicy:
-    """Chooses the rule for a question: the calibration of the searched index version, else the default."""
+    """Chooses the rule: the calibration of the index version, else the default."""
 
     def __init__(self, *, threshold: float | None) -> None:
-        """`threshold` overrides all calibrated thresholds; None keeps them."""
+        """`threshold`: overrides calibrated thresholds; None keeps them."""
         self._threshold = threshold
 
     def rule(self, calibration: Mapping[str, Any] | None) -> RefusalRule:
-        """The rule under a `vectorstore.wire.Prediction.calibration`. An unreadable one counts as none."""
+        """The rule for a `vectorstore.wire.Prediction.calibration`. An invalid calibration is ignored."""
         rule = _DEFAULT if calibration is None else _calibrated(orjson.dumps(calibration))
         return rule if self._threshold is None else RefusalRule(rule.model, self._threshold)
 

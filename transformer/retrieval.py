@@ -1,4 +1,4 @@
-"""Retrieves for a question: searches, decides whether to refuse, and builds the prompt."""
+"""Retrieval: searches for a question, decides whether to refuse it, and builds the prompt."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Retrieved:
     """The prompt for a question, or the decision to refuse it."""
 
     prompt: Prompt
-    """Without messages and sources if the question is refused."""
+    """Has no messages and sources if the question is refused."""
     query: str | None = None
     """The search query; None if nothing was searched."""
     index_version: str | None = None
@@ -41,7 +41,7 @@ class Retrieved:
 
 
 class Retriever:
-    """Retrieves for questions. Holds no state of a request."""
+    """Searches, refuses or builds the prompt. Keeps no state between calls."""
 
     def __init__(
         self,
@@ -62,8 +62,8 @@ class Retriever:
             condenser: turns a conversation into a query.
             policy: decides which questions to refuse.
             num_docs: default number of passages.
-            min_support: passages below it are left out while there are better ones.
-            refuse: whether to refuse at all if a question does not say.
+            min_support: passages with less support are left out if there are better ones.
+            refuse: default of whether unanswerable questions are refused.
         """
         self._vectorstore = vectorstore
         self._prompts = prompts
@@ -87,18 +87,18 @@ class Retriever:
 
         Args:
             question: the question.
-            turns: the conversation before it, without texts of passages.
-            ctx: of the request.
-            stopwatch: of the answer.
-            max_tokens: tokens of the prompt's window to reserve for the answer.
-            mode: of the answer. A quote needs no messages and no window.
+            turns: earlier turns, without the texts of their passages.
+            ctx: the request's context.
+            stopwatch: records the time of each step.
+            max_tokens: number of tokens to reserve for the answer.
+            mode: the answer mode. In the mode `quote` the prompt has no messages.
 
         Raises:
             PromptTooLongError: the question leaves no room for a passage.
             ServiceError: the vectorstore, or the predictor that condenses, failed.
         """
         grounding = question.grounding
-        # Passages of earlier turns are read, and so repeated, only for a question that is answered from documents too.
+        # Without retrieval, the passages of earlier turns are neither read nor repeated.
         wanted = self._num_docs if grounding.num_docs is None else grounding.num_docs
         if grounding.context:
             context = grounding.context if grounding.context.strip() else None
@@ -122,7 +122,7 @@ class Retriever:
         shown = passages[:wanted]
         refuse = self._refuse if grounding.refuse is None else grounding.refuse
         rule = self._policy.rule(prediction.calibration)
-        # Of a conversation, only the last question counts: names of earlier turns are no part of it.
+        # Only the last question is scored: names from earlier turns are not part of it.
         answerability = score(question.text, passages, rule.model).score
         threshold = rule.threshold if grounding.min_score is None else grounding.min_score
         if not passages or (refuse and answerability < threshold):
@@ -137,7 +137,7 @@ class Retriever:
     async def _search(
         self, question: Question, query: str, wanted: int, ctx: CallContext, *, quotable: bool
     ) -> Prediction:
-        # Answerability needs a few passages, even if the model is shown fewer.
+        # The answerability model needs a few passages, even if the prompt has fewer.
         num_docs = max(wanted, PASSAGES)
         grounding = question.grounding
         instances = [
@@ -150,13 +150,13 @@ class Retriever:
                 diversity=grounding.diversity,
                 sentence_similarity=quotable,
             )
-            # A follow-up may stand alone or not: both phrasings find more than either (docs/evaluation.md).
+            # Search for the condensed and for the original question: both find more than one (docs/evaluation.md).
             for phrasing in dict.fromkeys((query, question.text, *asking(question.text)))
         ]
         return merged(await self._vectorstore.search(instances, ctx), num_docs)
 
     async def _read(self, turns: Sequence[Turn], ctx: CallContext) -> Sequence[Turn]:
-        """The turns with the texts of their passages, as far as these are still stored and the caller may read them."""
+        """The turns with the texts of those passages that are still stored and that the caller may read."""
         documents = list(dict.fromkeys(passage.key[:3] for turn in turns for passage in turn.passages))
         texts = await asyncio.gather(*(self._text(*document, ctx) for document in documents))
         return with_texts(turns, dict(zip(documents, texts, strict=True)))
@@ -177,9 +177,9 @@ class Retriever:
         *,
         refuse: bool,
     ) -> Prompt:
-        """The prompt with the passages that have enough support, or with all passages if none has.
+        """The prompt with the passages that have enough support, or with all if none has.
 
-        It has no messages if `max_tokens` is None.
+        `max_tokens`: None for a prompt without messages.
         """
         supported = [passage for passage in shown if passage.support >= self._min_support]
         if not supported or not refuse:

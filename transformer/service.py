@@ -150,7 +150,9 @@ class RagService:
                 replayed=retrieved.prompt.replayed,
             )
             text = ""
-            answer = self._answerer.answer(question, retrieved, telemetry.ctx, stopwatch, max_tokens=max_tokens)
+            answer = self._answerer.answer(
+                question, retrieved, telemetry.ctx, stopwatch, max_tokens=max_tokens, mode=mode
+            )
             async with contextlib.aclosing(answer) as pieces:
                 async for piece in pieces:
                     if isinstance(piece, str):
