@@ -43,7 +43,7 @@ def build(settings: TransformerSettings) -> RagService:
     """The service with these settings.
 
     Raises:
-        SettingError: the tokenizer is unusable, or the LLM server needs one; or the window is unknown.
+        SettingError: the tokenizer is unusable or missing, or the window is unknown.
     """
     tokenizer = _tokenizer(settings.prompt_format) if settings.prompt_format else None
     predictor = PredictorClient(

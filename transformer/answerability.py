@@ -1,10 +1,10 @@
 """Scores how likely retrieved passages answer a question. Below a threshold the transformer refuses to answer.
 
-A passage near a question need not answer it: "When was the bridge closed?" finds the paragraph about its opening.
-Similarity sees the common subject, not the difference. The score therefore also looks for differences: names, numbers
-and negations of the question that the best sentence lacks, opposites of the question's words, and a candidate of the
-kind asked for (a date, an amount, a name). A logistic function weighs the signals; `python -m evaluation.refusal` fits
-its coefficients.
+A similar passage need not answer the question: "When was the bridge closed?" finds the paragraph about its opening.
+Similarity shows the common subject, not the difference. The score therefore also looks for differences: names, numbers
+and negations of the question that the best sentence lacks, opposites of the question's words, and no candidate of the
+kind asked for (a date, an amount, a name). A logistic function combines the signals; `python -m evaluation.refusal`
+fits its coefficients.
 
 No model and no network: a question with four passages takes a few milliseconds.
 """
@@ -25,16 +25,16 @@ from text_analysis.words import normalise, words_with_contractions
 from vectorstore.wire import Passage
 
 PASSAGES = 4
-"""Number of passages scored, best first. More would add few answers and many lookalikes."""
+"""Number of passages that are scored. More would add few answers and many false candidates."""
 _QUESTION_CHARS = 2_000
 _PASSAGE_CHARS = 8_000
 _KEPT_PASSAGES = 1_000
-"""Passages in the cache of parsed passages."""
+"""Size of the cache of parsed passages."""
 _TERMS = 32
-"""Content words of a question that are searched for, the first ones."""
+"""Maximum number of content words of a question that are searched for."""
 
 _NEAR = 0.45
-"""Cosine similarity below which the signal `far` is above 0."""
+"""Cosine similarity below which the signal `far` is positive."""
 _SUPPORTED = 0.6
 """Like `_NEAR`, for a passage's `support` and the signal `unsupported`."""
 _COVERED = 0.4
@@ -43,9 +43,8 @@ _MOST_MISSING = 3
 """Cap of the counts of missing names and numbers."""
 
 _PREFIX = 4
-"""Inflected forms of a word share at least this many first characters,"""
 _SHARED_PERCENT = 65
-"""and this percentage of the longer form."""
+"""Inflected forms of a word share at least `_PREFIX` first characters, and this percentage of the longer form."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +77,7 @@ SIGNALS: Mapping[str, Literal[1, -1]] = {
     "no_candidate": -1,
     "score": 1,
 }
-"""Signal → sign of its weight: 1 if a higher value speaks for an answer."""
+"""Signal → sign of its weight: 1 if a higher value makes an answer more likely."""
 
 DEFAULT_MODEL = Model(
     "signals-2",
@@ -101,12 +100,12 @@ DEFAULT_MODEL = Model(
 )
 """Fitted on one half of squad2-dev's articles, with mtrag-un and cranfield as off-topic questions, by `python -m
 evaluation.refusal squad2-dev --off-topic mtrag-un --off-topic cranfield --skip-bad --fit` and the local graph's
-embedder; without `score`, whose weight is the largest with which no set is significantly below its best single score
-(docs/decisions/0054). It knows no other corpus: calibrate with questions of your own."""
+embedder. The weight of `score` is not fitted: it is the largest with which no dataset is significantly below its best
+single score (docs/decisions/0054). Not fitted to any other corpus: calibrate with your own questions."""
 
 DEFAULT_THRESHOLD = 0.05
-"""Refuses off-topic questions, on every set of docs/evaluation.md, and hardly any other: questions in other words than
-the documents' score low too. To refuse near misses, calibrate."""
+"""Refuses off-topic questions on every dataset of docs/evaluation.md, and hardly any other question. It is low because
+questions that paraphrase the documents score low too. To refuse near misses, calibrate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +113,7 @@ class Answerability:
     """How likely passages answer a question."""
 
     score: float
-    """0 … 1. Higher values mean that an answer is more likely."""
+    """0 … 1; higher: an answer is more likely."""
     signals: dict[str, float]
     """Values of `SIGNALS`; empty if no passage has a word."""
     passage: int | None
@@ -122,7 +121,7 @@ class Answerability:
 
 
 class _Words:
-    """The words of a text: as written (`raw`), folded (`lows`), and in the singular (`keys`)."""
+    """The words of a text: as written (`raw`), case-folded (`lows`), and in the singular (`keys`)."""
 
     __slots__ = ("_starts", "keys", "lows", "raw")
 
@@ -182,7 +181,7 @@ class _Question:
 class _Sentence:
     words: _Words
     found: int
-    """Bit n is set if the sentence, or a heading above it, has term n of the question."""
+    """Bit n is set if the sentence or a heading above it has the question's term n."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,13 +261,13 @@ def _share(found: int, of: int) -> float:
 def score(question: str, passages: Sequence[Passage], model: Model = DEFAULT_MODEL) -> Answerability:
     """How likely the passages answer the question; 0 if they have no word.
 
-    Of a question in several sentences, the best score of the whole and of those that ask: instructions and background
-    are no words that the passages lack. Takes a few milliseconds for passages of ordinary length; longer ones are cut.
+    If the question has several sentences, the best score of the whole and of the sentences that ask, so that
+    instructions and background do not count as missing words. Takes a few milliseconds; long passages are truncated.
 
     Args:
-        question: of a conversation, only the last question.
+        question: in a conversation, only the last question.
         passages: best first; only the first `PASSAGES` count.
-        model: the weights of the signals.
+        model: weights of the signals.
     """
     shown = passages[:PASSAGES]
     return max((_score(text, shown, model) for text in (question, *asking(question))), key=lambda found: found.score)

@@ -15,7 +15,7 @@ from vectorstore.wire import StoredDocument
 
 
 def browsing_routes(service: RagService, *, timeout_s: float) -> APIRouter:
-    """The routes over `service`'s vectorstore, which gets the caller's own credentials."""
+    """The routes. The vectorstore gets the caller's credentials."""
     router = APIRouter(prefix="/v1", tags=["documents"], responses=error_responses(*UPSTREAM_ERRORS))
 
     @router.get(

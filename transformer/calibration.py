@@ -29,14 +29,14 @@ answerable, so the calibration needs the same mix.
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """A threshold and the evidence for it. Questions that score below `threshold` are refused.
+    """A threshold and how it was found. Questions that score below `threshold` are refused.
 
-    The error rate holds on average for questions of the same kind, put to the same index version. New documents or
-    another embedder need a new calibration.
+    The error rate holds on average for similar questions to the same index version. New documents or another embedder
+    need a new calibration.
     """
 
     method: str
-    """`Model.name` of the calibrated score."""
+    """`Model.name`."""
     model: Model
     threshold: float
     error: Error
@@ -67,7 +67,7 @@ class Calibration:
         """The calibration in JSON that `json` wrote.
 
         Raises:
-            CalibrationError: the data is not a calibration, or has another format.
+            CalibrationError: the data is not a calibration, or its format is not supported.
         """
         try:
             values = orjson.loads(data)

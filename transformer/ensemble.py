@@ -1,6 +1,6 @@
-"""The earlier graph's wire format: v1 answers in the shape of v2, and the `/infer` of its LLM, the model `ensemble`.
+"""The earlier graph's wire format: v1 answers in the shape of v2, and `/infer` of its LLM, the model `ensemble`.
 
-Its transformer passed on the LLM's response, so the answers to a question and to a finished prompt have one shape:
+The earlier transformer forwarded the LLM's response, so questions and finished prompts have the same outputs:
 `OUTPUTS`, in this order, because clients read the text by position.
 
 Source: TensorRT-LLM 0.7 `inflight_batcher_llm/ensemble/config.pbtxt`.
@@ -23,8 +23,8 @@ from transformer.server import TransformerModel, gather
 from transformer.wire import INPUT_TENSORS, MAX_INSTANCES, OUTPUT_TENSORS, Answer, Instance
 
 ECHO = "[INST][/INST] "
-"""Prefix of every v1 answer. Its clients cut out the text between the two marks, and show nothing if the marks are
-missing: so both marks are there, with nothing between them."""
+"""Prefix of every v1 answer. Existing clients remove the text between the two tags, and show nothing if they are
+missing."""
 
 PROMPT = "text_input"
 INPUTS = {
@@ -51,7 +51,7 @@ _FIELDS = {"random_seed": "seed", "return_log_probs": "log_probs"}
 
 
 _DEFAULTS = {"answers": "write", "num_docs": 2, "max_tokens": 100, "temperature": 0.1, "top_k": 4, "top_p": 0.4}
-"""The earlier graph's parameters: its clients get the answers that they are used to."""
+"""Defaults of the earlier graph."""
 
 
 class EnsembleModel(TransformerModel):
@@ -82,7 +82,7 @@ class EnsembleModel(TransformerModel):
         return await super().predict(payload, headers, response_headers)
 
     def _v1_response(self, answers: Sequence[Answer]) -> dict[str, Any]:
-        """Log-probabilities are zeros, as the earlier LLM returned them when no client asked."""
+        """The response; log-probabilities are zeros, as in the earlier graph if they were not requested."""
         rows = len(answers)
         return {
             "id": answers[0].id,
@@ -111,7 +111,7 @@ class EnsembleModel(TransformerModel):
 
 
 def _prompts(payload: InferRequest) -> tuple[list[GenerationRequest], list[bool]]:
-    """The prompts of a request, and for each whether to repeat it before its answer.
+    """The prompts of a request, and whether to prepend each to its answer.
 
     Raises:
         InvalidRequestError: a tensor is missing, unknown, of another datatype, or does not match the number of prompts.
@@ -141,7 +141,7 @@ def _prompts(payload: InferRequest) -> tuple[list[GenerationRequest], list[bool]
 
 
 def _tensors(texts: Sequence[str], chunks: Sequence[GenerationChunk]) -> dict[str, np.ndarray[Any, Any]]:
-    """`OUTPUTS`. Log-probabilities that the LLM did not return are zeros, as in the earlier graph."""
+    """The tensors of `OUTPUTS`. Missing log-probabilities are zeros, as in the earlier graph."""
     rows = len(texts)
     tokens = max(1, *(len(chunk.output_log_probs) for chunk in chunks))
     cumulative, each = np.zeros((rows, 1), np.float32), np.zeros((rows, 1, tokens), np.float32)

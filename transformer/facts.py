@@ -8,8 +8,8 @@ and lenient otherwise, so that a paraphrase stays supported. Two comparisons com
 - *By position*, if the statement repeats most of a sentence. Pieces that differ between two equal ones may not be
   two numbers, names, units, opposites, or classes of modal verbs, and not one negated and one affirmed.
 
-Names are known by their capitals; in scripts without capitals, by their place, and by characters that transcribe
-foreign names or a second occurrence in the passage.
+Names are known by their capitals; in scripts without capitals, by their position, by characters that transcribe
+foreign names, or by a second occurrence in the passage.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from difflib import Match, SequenceMatcher
 from functools import cached_property, lru_cache
-from itertools import islice
+from itertools import islice, zip_longest
 from typing import Literal
 
 import regex
@@ -68,28 +68,28 @@ _TRANSCRIBING = regex.compile(
 _INNER = frozenset(("of", "de", "von", "van", "du", "del", "della", "al"))
 """Words inside names."""
 _SHORT = 40
-"""Maximum length of an answer, such as a name, that only has to occur in the evidence."""
+"""A shorter statement, such as a name, agrees with the evidence if it occurs in it."""
 _NEARLY_ALL = 0.7
-"""Minimum share of a statement in its evidence for repeating a sentence instead of summarising several."""
+"""Minimum share of a statement's words in its evidence to count as a repetition and not as a summary."""
 _REPEATED = 0.5
-"""Like `_NEARLY_ALL`, for comparing pieces by position."""
+"""Like `_NEARLY_ALL`, for the comparison by position."""
 _PIECE = 12
 """Maximum number of tokens in a compared piece."""
 _REACH = 6
-"""Maximum distance, in tokens, of a word that a negation covers."""
+"""Maximum distance, in tokens, between a negation and a word that it covers."""
 
 
 def differing_fact(
     statement: str, evidence: Sequence[str], *, nearby: Sequence[str] = (), headings: str = "", question: str = ""
 ) -> Difference | None:
-    """The first fact found that differs between a statement and its evidence; None if the facts agree.
+    """The first fact that differs between a statement and its evidence; None if the facts agree.
 
     Args:
-        statement: without source numbers.
-        evidence: the sentences that support it; a fact may stand in any of them.
-        nearby: whole passages of these sentences. A pronoun in the evidence may stand for a name there.
+        statement: a sentence without source markers.
+        evidence: the sentences that support it. A fact may be in any of them.
+        nearby: the passages of these sentences. A pronoun in the evidence may refer to a name there.
         headings: titles and headings of the passages.
-        question: the evidence need not repeat what it names.
+        question: names and numbers in it need not be in the evidence.
     """
     statement = _ITEM.sub("", statement.strip())
     short = len(statement) < _SHORT and statement.count(" ") < 3
@@ -125,16 +125,16 @@ def _opposites(language: str) -> dict[str, frozenset[str]]:
 
 @dataclass(frozen=True, slots=True)
 class _Name:
-    places: range
+    indexes: range
     keys: frozenset[str]
     text: str
     certain: bool
-    """Whether its capitals make it a name; those at the start of a sentence do not."""
+    """Whether its capitals show that it is a name. A capital at the start of a sentence does not."""
 
 
 @dataclass(slots=True)
 class _Text:
-    """A text's tokens, in parallel lists, and the facts among them."""
+    """The tokens of a text, in parallel lists, and its facts."""
 
     keys: list[str] = field(default_factory=list)
     """Stems, and values of numbers, by which tokens are compared."""
@@ -142,7 +142,7 @@ class _Text:
     clauses: list[int] = field(default_factory=list)
     content: list[bool] = field(default_factory=list)
     numbers: dict[int, Number] = field(default_factory=dict)
-    """By position, like the modal verbs and names below."""
+    """By index, like `modals`."""
     negations: list[int] = field(default_factory=list)
     modals: dict[int, str] = field(default_factory=dict)
     names: list[_Name] = field(default_factory=list)
@@ -154,45 +154,45 @@ class _Text:
         self.clauses.append(clause)
         self.content.append(content)
 
-    def along(self, place: int, step: int) -> Iterator[int]:
-        """Places after (step 1) or before (-1) a place, to the end of its clause."""
-        other = place + step
-        while 0 <= other < len(self.keys) and self.clauses[other] == self.clauses[place]:
+    def clause(self, index: int, step: int) -> Iterator[int]:
+        """Indexes of the tokens after (step 1) or before (-1) a token, in the same clause."""
+        other = index + step
+        while 0 <= other < len(self.keys) and self.clauses[other] == self.clauses[index]:
             yield other
             other += step
 
-    def beside(self, place: int, step: int) -> str | None:
-        """The neighbour in the same clause; None at its edge."""
-        return next((self.keys[other] for other in self.along(place, step)), None)
+    def next_to(self, index: int, step: int) -> str | None:
+        """Key of the next or previous token in the same clause; None if there is none."""
+        return next((self.keys[other] for other in self.clause(index, step)), None)
 
-    def target(self, place: int) -> str | None:
-        """The content word that a negation at a place is about: the next one in its clause, else the one before."""
-        both = (*self.along(place, 1), *self.along(place, -1))
+    def negated_at(self, index: int) -> str | None:
+        """The content word that a negation applies to: the next one in its clause, else the previous one."""
+        both = (*self.clause(index, 1), *self.clause(index, -1))
         return next((self.keys[other] for other in both if self.content[other]), None)
 
-    def _before(self, place: int) -> Iterable[int]:
-        """Places that a negation at the end of its clause covers."""
-        return () if any(self.content[other] for other in self.along(place, 1)) else self.along(place, -1)
+    def _before(self, index: int) -> Iterable[int]:
+        """Indexes that a negation at the end of its clause covers."""
+        return () if any(self.content[other] for other in self.clause(index, 1)) else self.clause(index, -1)
 
-    def covered(self) -> set[str]:
+    def negated(self) -> set[str]:
         """Words that a negation may cover."""
         return {
             self.keys[other]
-            for place in self.negations
-            for other in (*islice(self.along(place, 1), _REACH), *self._before(place))
+            for index in self.negations
+            for other in (*islice(self.clause(index, 1), _REACH), *self._before(index))
         }
 
-    def governed(self) -> dict[str, set[str]]:
-        """Content word → classes of the modal verbs at most two places before it."""
+    def modal_words(self) -> dict[str, set[str]]:
+        """Content word → classes of the modal verbs at most two tokens before it."""
         found: dict[str, set[str]] = {}
-        for place, kind in self.modals.items():
-            after = next((other for other in self.along(place, 1) if self.content[other]), None)
-            if after is not None and after - place <= 2 and after not in self.numbers:
+        for index, kind in self.modals.items():
+            after = next((other for other in self.clause(index, 1) if self.content[other]), None)
+            if after is not None and after - index <= 2 and after not in self.numbers:
                 found.setdefault(self.keys[after], set()).add(kind)
         return found
 
-    def shown(self, places: range) -> str:
-        raw = self.raw[places.start : places.stop]
+    def text_at(self, indexes: range) -> str:
+        raw = self.raw[indexes.start : indexes.stop]
         return "".join(raw) if any(map(_CHAR.match, raw)) else " ".join(raw)
 
 
@@ -211,7 +211,7 @@ def _read(text: str, language: str) -> _Text:
     first: set[int] = set()
     clause = read_until = 0
     begins = True
-    for index, match in enumerate(matches):
+    for match, following_match in zip_longest(matches, matches[1:]):
         raw = match.group()
         if match.start() < read_until:
             continue
@@ -219,9 +219,9 @@ def _read(text: str, language: str) -> _Text:
             clause += 1
             begins = begins or raw not in ",;()，；、"
             continue
-        place = len(found.keys)
+        index = len(found.keys)
         if begins:
-            first.add(place)
+            first.add(index)
         low = raw.lower().replace("’", "'")
         if low.endswith("'s"):
             low, raw = low[:-2], raw[:-2]
@@ -231,22 +231,22 @@ def _read(text: str, language: str) -> _Text:
         begins = False
         if match.lastgroup == "number" or raw in HAN_DIGITS or low in words.numbers:
             number, read_until = read_number(source, match.start(), raw, words)
-            found.numbers[place] = number
+            found.numbers[index] = number
             found.add(f"#{min(number.values):g}", number.text, clause, content=True)
         elif month is not None:
-            found.numbers[place] = Number(raw, frozenset((float(month),)), month=True)
+            found.numbers[index] = Number(raw, frozenset((float(month),)), month=True)
             found.add(f"month {month}", raw, clause, content=True)
         elif match.lastgroup != "word":
             found.add(low, raw, clause, content=True)
         else:
-            following = matches[index + 1].group().lower() if index + 1 < len(matches) else ""
+            following = following_match.group().lower() if following_match else ""
             answers = found.keys == [] and following == ","  # "No, …" answers the question
             negates = (low in words.negations or low.endswith("n't")) and following not in words.only and not answers
             modal = _modal_class("can" if low in ("cannot", "can't") else low, words)
             if negates:
-                found.negations.append(place)
+                found.negations.append(index)
             if modal:
-                found.modals[place] = modal
+                found.modals[index] = modal
             content = not negates and not modal and (low not in STOP_WORDS or (len(raw) > 1 and raw.isupper()))
             found.add(low if negates or modal else stem(low), raw, clause, content=content)
     found.words = frozenset(found.keys)
@@ -254,35 +254,35 @@ def _read(text: str, language: str) -> _Text:
     return found
 
 
-def _nameable(text: _Text, place: int) -> bool:
-    raw = text.raw[place]
+def _may_be_name(text: _Text, index: int) -> bool:
+    raw = text.raw[index]
     return (
-        text.content[place]
-        and place not in text.numbers
+        text.content[index]
+        and index not in text.numbers
         and (raw[0].isupper() or (raw[0].isalpha() and has_digit(raw)))
     )
 
 
 def _names(text: _Text, first: Collection[int], words: FactWords) -> Iterator[_Name]:
     """Runs of capitalised words."""
-    capitals = [place for place in range(len(text.keys)) if _nameable(text, place)]
+    capitals = [index for index in range(len(text.keys)) if _may_be_name(text, index)]
     # In a title in capitals, or Latin words in Chinese text, capitals mean nothing.
     title = len(capitals) > 3 and 5 * len(capitals) > 4 * sum(text.content)
     run: list[int] = []
-    for place in [*capitals, -1]:
-        between = range(run[-1] + 1, place) if run else range(0)
+    for index in [*capitals, -1]:
+        between = range(run[-1] + 1, index) if run else range(0)
         if run and (
-            place < 0
-            or text.clauses[place] != text.clauses[run[0]]
+            index < 0
+            or text.clauses[index] != text.clauses[run[0]]
             or len(between) > 1
             or any(text.keys[other] not in _INNER for other in between)
         ):
-            places = range(run[0], run[-1] + 1)
+            indexes = range(run[0], run[-1] + 1)
             inner = any(char.isupper() or char.isdigit() for other in run for char in text.raw[other][1:])
             certain = not title and (inner or (not words.capitalises_nouns and (len(run) > 1 or run[0] not in first)))
-            yield _Name(places, frozenset(text.keys[other] for other in run), text.shown(places), certain)
+            yield _Name(indexes, frozenset(text.keys[other] for other in run), text.text_at(indexes), certain)
             run = []
-        run.append(place)
+        run.append(index)
 
 
 class _Comparison:
@@ -294,16 +294,16 @@ class _Comparison:
         self._language = language
         self._words = fact_words(language)
         self._opposites = _opposites(language)
-        self._ours = _read(statement, language)
-        self._theirs = [_read(text, language) for text in evidence]
+        self._stated = _read(statement, language)
+        self._evidence = [_read(text, language) for text in evidence]
         self._context = [_read(text, language) for text in context if text]
         self._passages = nearby
-        said = [key for key, content in zip(self._ours.keys, self._ours.content, strict=True) if content]
-        held = sum(any(key in text.words for text in self._theirs) for key in said)
-        self._covered = held / len(said) if said else 1.0
+        content = [key for key, is_content in zip(self._stated.keys, self._stated.content, strict=True) if is_content]
+        found = sum(any(key in text.words for text in self._evidence) for key in content)
+        self._coverage = found / len(content) if content else 1.0
 
     def difference(self) -> Difference | None:
-        by_fact = (self._numbers, self._names, self._polarity, self._modality, self._opposed_words, self._by_place)
+        by_fact = (self._numbers, self._names, self._polarity, self._modality, self._opposed_words, self._by_position)
         return next((found for compare in by_fact if (found := compare()) is not None), None)
 
     @cached_property
@@ -311,204 +311,214 @@ class _Comparison:
         return [_read(text, self._language) for text in self._passages]
 
     def _numbers(self) -> Difference | None:
-        held = [(text, place, number) for text in self._theirs for place, number in text.numbers.items()]
-        for place, number in self._ours.numbers.items():
+        found = [(text, index, number) for text in self._evidence for index, number in text.numbers.items()]
+        for index, number in self._stated.numbers.items():
             if not number.counts:
                 continue
             kind: FactKind = "date" if number.is_date else "number"
-            after = self._ours.beside(place, 1)
-            same = [(text, other) for text, other, one in held if number.equals(one)]
+            after = self._stated.next_to(index, 1)
+            same = [(text, other) for text, other, one in found if number.equals(one)]
             if same:
                 # 15 losses, where the evidence has 24 losses and 15 wins.
-                counted = after is not None and number.unit is None and self._ours.content[place + 1]
-                if counted and not any(text.beside(other, 1) == after for text, other in same):
-                    instead = next((one for text, other, one in held if text.beside(other, 1) == after), None)
+                counted = after is not None and number.unit is None and self._stated.content[index + 1]
+                if counted and not any(text.next_to(other, 1) == after for text, other in same):
+                    instead = next((one for text, other, one in found if text.next_to(other, 1) == after), None)
                     if instead is not None:
-                        return Difference(kind, f"{number.text} {self._ours.raw[place + 1]}", instead.text)
+                        return Difference(kind, f"{number.text} {self._stated.raw[index + 1]}", instead.text)
                 continue
             if any(number.equals(one) for text in self._context for one in text.numbers.values()):
                 continue
-            undated = not any(one.is_date and one.month == number.month for _, _, one in held)
+            undated = not any(one.is_date and one.month == number.month for _, _, one in found)
             if (
                 number.is_date
                 and undated
                 and any(number.equals(one) for text in self._nearby for one in text.numbers.values())
             ):
                 continue
-            before = self._ours.beside(place, -1)
-            for text, other, one in held:
+            before = self._stated.next_to(index, -1)
+            for text, other, one in found:
                 if one.month == number.month and not one.values.isdisjoint(number.values):
-                    return Difference("unit", self._counted(self._ours, place), self._counted(text, other))
+                    return Difference("unit", self._counted(self._stated, index), self._counted(text, other))
                 alike = (
                     number.unit is not None
                     or number.month
-                    or after == text.beside(other, 1)
-                    or before == text.beside(other, -1)
+                    or after == text.next_to(other, 1)
+                    or before == text.next_to(other, -1)
                 )
                 if one.month == number.month and one.unit == number.unit and alike:
-                    return Difference(kind, self._counted(self._ours, place), self._counted(text, other))
-            return Difference(kind, self._counted(self._ours, place), None)
+                    return Difference(kind, self._counted(self._stated, index), self._counted(text, other))
+            return Difference(kind, self._counted(self._stated, index), None)
         return None
 
     @staticmethod
-    def _counted(text: _Text, place: int) -> str:
+    def _counted(text: _Text, index: int) -> str:
         """A number with its unit, as written."""
-        unit = text.numbers[place].unit is not None and place + 1 < len(text.keys)
-        return text.shown(range(place, place + 1 + unit))
+        unit = text.numbers[index].unit is not None and index + 1 < len(text.keys)
+        return text.text_at(range(index, index + 1 + unit))
 
     def _names(self) -> Difference | None:
-        ours = self._ours
-        held = [(text, name) for text in self._theirs for name in text.names]
+        ours = self._stated
+        found = [(text, name) for text in self._evidence for name in text.names]
         for name in ours.names:
-            left, right = ours.beside(name.places[0], -1), ours.beside(name.places[-1], 1)
-            same = [(text, one) for text, one in held if _shared(name.keys, one.keys)]
-            absent = not same and not any(_shared(name.keys, text.words) for text in self._theirs)
-            if any(self._in_place(name, left, right, self._beside(text, one), absent=True) for text, one in same):
+            left, right = ours.next_to(name.indexes[0], -1), ours.next_to(name.indexes[-1], 1)
+            same = [(text, one) for text, one in found if _found_in(name.keys, one.keys)]
+            absent = not same and not any(_found_in(name.keys, text.words) for text in self._evidence)
+            if any(
+                self._same_position(name, left, right, self._neighbours(text, one), absent=True) for text, one in same
+            ):
                 continue
-            for text, one in held:
+            for text, one in found:
                 if (
-                    _shared(name.keys, one.keys)
+                    _found_in(name.keys, one.keys)
                     or (not same and one.keys & ours.words)
                     or self._listed(text, one, same)
                 ):
                     continue
-                known = name.certain or self._words.capitalises_nouns or one.certain or one.places[0] > 0
-                if known and self._in_place(name, left, right, self._beside(text, one), absent=absent):
+                known = name.certain or self._words.capitalises_nouns or one.certain or one.indexes[0] > 0
+                if known and self._same_position(name, left, right, self._neighbours(text, one), absent=absent):
                     return Difference("name", name.text, one.text)
             # "C won", where the evidence is a byline of C, and the passage says that A won.
-            if right is not None and not any(right in text.words for text in self._theirs):
+            if right is not None and not any(right in text.words for text in self._evidence):
                 near = [(text, one) for text in self._nearby for one in text.names]
-                winners = [one for text, one in near if text.beside(one.places[-1], 1) == right]
-                if winners and not any(_shared(name.keys, one.keys) for one in winners):
+                winners = [one for text, one in near if text.next_to(one.indexes[-1], 1) == right]
+                if winners and not any(_found_in(name.keys, one.keys) for one in winners):
                     return Difference("name", name.text, winners[0].text)
             if absent and name.certain and not self._mentioned(name):
                 return Difference("name", name.text, None)
         return None
 
     @staticmethod
-    def _beside(text: _Text, name: _Name) -> tuple[str | None, str | None]:
-        return text.beside(name.places[0], -1), text.beside(name.places[-1], 1)
+    def _neighbours(text: _Text, name: _Name) -> tuple[str | None, str | None]:
+        return text.next_to(name.indexes[0], -1), text.next_to(name.indexes[-1], 1)
 
-    def _in_place(
-        self, name: _Name, left: str | None, right: str | None, beside: tuple[str | None, str | None], *, absent: bool
+    def _same_position(
+        self,
+        name: _Name,
+        left: str | None,
+        right: str | None,
+        neighbours: tuple[str | None, str | None],
+        *,
+        absent: bool,
     ) -> bool:
         """Whether a name of the evidence with these neighbours is in the position of `name` in the statement."""
-        same_left, same_right = beside[0] == left, beside[1] == right
-        if same_right and right is not None and self._ours.content[name.places[-1] + 1]:
+        same_left, same_right = neighbours[0] == left, neighbours[1] == right
+        if same_right and right is not None and self._stated.content[name.indexes[-1] + 1]:
             return True
-        if same_left and left is not None and self._ours.content[name.places[0] - 1]:
+        if same_left and left is not None and self._stated.content[name.indexes[0] - 1]:
             return True
         return absent and same_left and same_right and (left is not None or right is not None)
 
     def _listed(self, text: _Text, name: _Name, others: Iterable[tuple[_Text, _Name]]) -> bool:
-        """Whether a name and one of the others are members of one list: "A and B"."""
+        """Whether a name and one of the others are in the same list: "A and B"."""
         for owner, other in others:
             if owner is text and other is not name:
-                one, two = sorted((name, other), key=lambda each: each.places[0])
-                between = range(one.places[-1] + 1, two.places[0])
-                if all(text.raw[place].lower() in self._words.joining or _nameable(text, place) for place in between):
+                one, two = sorted((name, other), key=lambda each: each.indexes[0])
+                between = range(one.indexes[-1] + 1, two.indexes[0])
+                if all(
+                    text.raw[index].lower() in self._words.joining or _may_be_name(text, index) for index in between
+                ):
                     return True
         return False
 
     def _mentioned(self, name: _Name) -> bool:
-        """Whether a name that the evidence lacks may still be used."""
-        if any(_shared(name.keys, text.words) for text in self._context):
+        """Whether a statement may use a name that is not in its evidence."""
+        if any(_found_in(name.keys, text.words) for text in self._context):
             return True
-        if any(_abbreviated(name, text) for text in (self._ours, *self._theirs)):
+        if any(_abbreviated(name, text) for text in (self._stated, *self._evidence)):
             return True
-        if not any(_shared(name.keys, text.words) for text in self._nearby):
+        if not any(_found_in(name.keys, text.words) for text in self._nearby):
             return False
         replaced = any(
-            one.certain and not _shared(one.keys, self._ours.words) for text in self._theirs for one in text.names
+            one.certain and not _found_in(one.keys, self._stated.words) for text in self._evidence for one in text.names
         )
-        pronouns = {raw.lower() for text in self._theirs for raw in text.raw} & self._words.pronouns
-        left_out = not pronouns <= {raw.lower() for raw in self._ours.raw}
-        return self._covered < _NEARLY_ALL or not replaced or left_out
+        pronouns = {raw.lower() for text in self._evidence for raw in text.raw} & self._words.pronouns
+        left_out = not pronouns <= {raw.lower() for raw in self._stated.raw}
+        return self._coverage < _NEARLY_ALL or not replaced or left_out
 
     def _polarity(self) -> Difference | None:
         """A word that is negated in one text and affirmed in the other."""
-        if not self._ours.negations and not any(text.negations for text in self._theirs):
+        if not self._stated.negations and not any(text.negations for text in self._evidence):
             return None
-        covered = set().union(*(text.covered() for text in self._theirs))
-        words = set().union(*(text.words for text in self._theirs))
-        for place in self._ours.negations:
-            target = self._ours.target(place)
+        covered = set().union(*(text.negated() for text in self._evidence))
+        words = set().union(*(text.words for text in self._evidence))
+        for index in self._stated.negations:
+            target = self._stated.negated_at(index)
             if target in words and target not in covered:
-                return Difference("polarity", f"{self._ours.raw[place]} {target}", target)
+                return Difference("polarity", f"{self._stated.raw[index]} {target}", target)
         if (
-            self._covered >= _NEARLY_ALL
-            and len(self._ours.negations) % 2
-            and not any(text.negations or self._denies(text) for text in self._theirs)
+            self._coverage >= _NEARLY_ALL
+            and len(self._stated.negations) % 2
+            and not any(text.negations or self._denies(text) for text in self._evidence)
         ):
-            place = self._ours.negations[0]
-            return Difference("polarity", self._ours.shown(range(place, place + 2)), None)
-        covered = self._ours.covered()
-        for text in self._theirs:
-            for place in text.negations:
-                target = text.target(place)
-                if target is None or target not in self._ours.words or target in covered:
+            index = self._stated.negations[0]
+            return Difference("polarity", self._stated.text_at(range(index, index + 2)), None)
+        covered = self._stated.negated()
+        for text in self._evidence:
+            for index in text.negations:
+                target = text.negated_at(index)
+                if target is None or target not in self._stated.words or target in covered:
                     continue
-                negated = sum(one.target(other) == target for one in self._theirs for other in one.negations)
-                if sum(key == target for one in self._theirs for key in one.keys) <= negated:
-                    return Difference("polarity", target, f"{text.raw[place]} {target}")
+                negated = sum(one.negated_at(other) == target for one in self._evidence for other in one.negations)
+                if sum(key == target for one in self._evidence for key in one.keys) <= negated:
+                    return Difference("polarity", target, f"{text.raw[index]} {target}")
         return None
 
     def _denies(self, text: _Text) -> bool:
-        """Whether a text says the opposite of a word of the statement, or has a word with a negating prefix."""
+        """Whether a text has an opposite of a word of the statement, or a word with a negating prefix."""
         return any(
-            self._opposites.get(word, frozenset()) & self._ours.words
+            self._opposites.get(word, frozenset()) & self._stated.words
             or any(word.startswith(prefix) and len(word) > 5 for prefix in self._words.negating_prefixes)
             for word in text.words
         )
 
     def _modality(self) -> Difference | None:
-        """A word under modal verbs of different classes; "may" that the statement leaves out."""
-        held: dict[str, set[str]] = {}
-        for text in self._theirs:
-            for word, classes in text.governed().items():
-                held.setdefault(word, set()).update(classes)
-        ours = self._ours.governed()
+        """A word with modal verbs of different classes, or with a "may" that the statement leaves out."""
+        found: dict[str, set[str]] = {}
+        for text in self._evidence:
+            for word, classes in text.modal_words().items():
+                found.setdefault(word, set()).update(classes)
+        ours = self._stated.modal_words()
         for word, classes in ours.items():
-            if word in held and _weak(classes).isdisjoint(_weak(held[word])):
-                return Difference("modality", f"{min(classes)} {word}", f"{min(held[word])} {word}")
-        said = {kind for text in self._theirs for kind in text.modals.values()}
-        for place, kind in self._ours.modals.items():
-            if self._covered >= _NEARLY_ALL and kind in ("must", "should") and said and said <= {"may", "can"}:
-                return Difference("modality", self._ours.shown(range(place, place + 2)), min(said))
-        for word, classes in held.items() if self._covered >= _NEARLY_ALL else ():
-            once = sum(key == word for text in self._theirs for key in text.keys) == 1
-            if once and classes == {"may"} and word in self._ours.words and word not in ours:
+            if word in found and _merge_may(classes).isdisjoint(_merge_may(found[word])):
+                return Difference("modality", f"{min(classes)} {word}", f"{min(found[word])} {word}")
+        said = {kind for text in self._evidence for kind in text.modals.values()}
+        for index, kind in self._stated.modals.items():
+            if self._coverage >= _NEARLY_ALL and kind in ("must", "should") and said and said <= {"may", "can"}:
+                return Difference("modality", self._stated.text_at(range(index, index + 2)), min(said))
+        for word, classes in found.items() if self._coverage >= _NEARLY_ALL else ():
+            once = sum(key == word for text in self._evidence for key in text.keys) == 1
+            if once and classes == {"may"} and word in self._stated.words and word not in ours:
                 return Difference("modality", word, f"may {word}")
         return None
 
     def _opposed_words(self) -> Difference | None:
-        """A word of the statement whose opposite the evidence has near the same words."""
-        ours = self._ours
-        covered = ours.covered()
-        for place, word in enumerate(ours.keys):
+        """A word of the statement whose opposite is in the evidence, near the same words."""
+        ours = self._stated
+        covered = ours.negated()
+        for index, word in enumerate(ours.keys):
             others = set(self._opposites.get(word, ()))
-            if ours.content[place] and len(word) > 4:
+            if ours.content[index] and len(word) > 4:
                 for prefix in self._words.negating_prefixes:
                     others |= {prefix + word, word.removeprefix(prefix)}
-            if not others or any(word in text.words for text in self._theirs):
+            if not others or any(word in text.words for text in self._evidence):
                 continue
-            for text in self._theirs:
+            for text in self._evidence:
                 for other in others & text.words - ours.words:
                     at = text.keys.index(other)
-                    near = _around(ours, place) & _around(text, at) - {word, other}
-                    if near and (word in covered) == (other in text.covered()):
-                        return Difference("opposite", ours.raw[place], text.raw[at])
+                    near = _around(ours, index) & _around(text, at) - {word, other}
+                    if near and (word in covered) == (other in text.negated()):
+                        return Difference("opposite", ours.raw[index], text.raw[at])
         return None
 
-    def _by_place(self) -> Difference | None:
-        """Compares the pieces that differ between equal ones."""
-        ours = self._ours
+    def _by_position(self) -> Difference | None:
+        """Compares the pieces between equal pieces of the statement and its most similar evidence."""
+        ours = self._stated
         if len(ours.keys) < 3:
             return None
         matcher: SequenceMatcher[str] = SequenceMatcher(None, autojunk=False)
         matcher.set_seq2(ours.keys)
-        best, blocks, size = self._theirs[0], list[Match](), 0
-        for text in self._theirs:
+        best, blocks, size = self._evidence[0], list[Match](), 0
+        for text in self._evidence:
             matcher.set_seq1(text.keys)
             matching = matcher.get_matching_blocks()
             if (total := sum(block.size for block in matching)) > size:
@@ -521,9 +531,9 @@ class _Comparison:
             if block.size == 1 and (not ours.content[block.b] or _CHAR.match(ours.keys[block.b])):
                 continue
             piece, other = range(begin, block.b), range(other_begin, block.a)
-            held = (begin > 0 or other_begin == 0) and (not last or block.a == len(best.keys))
+            anchored = (begin > 0 or other_begin == 0) and (not last or block.a == len(best.keys))
             begin, other_begin = block.b + block.size, block.a + block.size
-            if held and (piece or other):
+            if anchored and (piece or other):
                 nearly = size >= _NEARLY_ALL * len(ours.keys)
                 found = self._pieces(best, piece, other, nearly=nearly)
                 if found is not None:
@@ -531,54 +541,56 @@ class _Comparison:
         return None
 
     def _pieces(self, text: _Text, piece: range, other: range, *, nearly: bool) -> Difference | None:
-        """The difference between two pieces in the same place: of the statement, and of a sentence of the evidence.
+        """The difference between two pieces in the same position: of the statement and of a sentence of the evidence.
 
-        `nearly`: the rest of the statement repeats the sentence.
+        `nearly`: whether the rest of the statement repeats the sentence.
         """
-        ours, words = self._ours, self._words
+        ours, words = self._stated, self._words
         sides = ((ours, piece), (text, other))
-        split = any(place and one.clauses[place[0]] != one.clauses[place[-1]] for one, place in sides)
+        split = any(index and one.clauses[index[0]] != one.clauses[index[-1]] for one, index in sides)
         if split or max(len(piece), len(other)) > _PIECE:
             return None  # a clause that was moved or left out
-        stated, found = ours.shown(piece), text.shown(other)
+        stated, found = ours.text_at(piece), text.text_at(other)
         if self._language == "chinese":
             texts = [_NOT_NEGATING.sub("", shown) for shown in (stated, found)]
             small = max(map(len, texts)) <= 3
             negated = [any(word in shown for word in words.negations) for shown in texts]
             kinds = [_modal_class(shown, words) for shown in texts]
             # A piece may be half of a word.
-            mine, theirs = (one.shown(range(max(0, place.start - 1), place.stop + 1)) for one, place in sides)
+            mine, theirs = (one.text_at(range(max(0, index.start - 1), index.stop + 1)) for one, index in sides)
             opposed = any(
                 word in mine and word not in theirs and any(one in theirs for one in others)
                 for word, others in self._opposites.items()
             )
             comparable = small or bool(piece and other)
         else:
-            small = all(sum(one.content[place] for place in places) <= 1 for one, places in sides)
+            small = all(sum(one.content[index] for index in indexes) <= 1 for one, indexes in sides)
             small = small and (bool(piece and other) or len(piece) + len(other) <= 3)
-            negated = [sum(place in places for place in one.negations) % 2 == 1 for one, places in sides]
-            kinds = [next((one.modals[place] for place in places if place in one.modals), "") for one, places in sides]
-            opposed = any(self._are_opposite(ours.keys[place], text.keys[at]) for place in piece for at in other)
-            # Where much else differs, a negation that moved is none that was added.
+            negated = [sum(index in indexes for index in one.negations) % 2 == 1 for one, indexes in sides]
+            kinds = [
+                next((one.modals[index] for index in indexes if index in one.modals), "") for one, indexes in sides
+            ]
+            opposed = any(self._are_opposite(ours.keys[index], text.keys[at]) for index in piece for at in other)
+            # If much else differs, a negation may have moved instead of being added.
             even = len(ours.negations) % 2 == len(text.negations) % 2 and len(text.words - ours.words) > 2
             comparable = small and not even
         if negated[0] != negated[1]:
             if comparable and not opposed:
-                return Difference("polarity", stated or ours.shown(range(piece.stop, piece.stop + 2)), found or None)
+                return Difference("polarity", stated or ours.text_at(range(piece.stop, piece.stop + 2)), found or None)
         elif opposed:
             return Difference("opposite", stated, found)
         elif (
             small
-            and _weak(kinds[:1]) != _weak(kinds[1:])
+            and _merge_may(kinds[:1]) != _merge_may(kinds[1:])
             and (all(kinds) or (kinds[0] in ("must", "should") and not other) or (kinds[1] == "may" and not piece))
         ):
             return Difference("modality", stated, found or None)
         if not piece or not other:
             return None
-        numbers = [[one.numbers[place] for place in places if place in one.numbers] for one, places in sides]
-        rest = [] if nearly else [one for one in self._theirs if one is not text]
-        held = [*numbers[1], *(number for one in rest for number in one.numbers.values())]
-        if all(numbers) and not any(number.equals(one) for number in numbers[0] for one in held):
+        numbers = [[one.numbers[index] for index in indexes if index in one.numbers] for one, indexes in sides]
+        rest = [] if nearly else [one for one in self._evidence if one is not text]
+        expected = [*numbers[1], *(number for one in rest for number in one.numbers.values())]
+        if all(numbers) and not any(number.equals(one) for number in numbers[0] for one in expected):
             return Difference("date" if numbers[0][0].is_date else "number", stated, found)
         # 15 months, 15 years. A Chinese piece may be the first half of a unit.
         after = "".join(ours.raw[piece.stop : piece.stop + 1])
@@ -593,20 +605,26 @@ class _Comparison:
         return other in self._opposites.get(one, ()) or (prefixed and min(len(one), len(other)) > 3)
 
     def _renamed(self, text: _Text, piece: range, other: range, *, nearly: bool) -> set[str]:
-        """Words of the statement's piece that name something else than the other piece."""
-        ours = self._ours
-        stated, found = ours.shown(piece), text.shown(other)
+        """Names in the statement's piece that differ from the names in the other piece."""
+        ours = self._stated
+        stated, found = ours.text_at(piece), text.text_at(other)
         if _UNCASED.search(stated) or _UNCASED.search(found):
             passage = " ".join(self._passages)
             named = _looks_foreign(stated) or _looks_foreign(found) or (len(stated) > 2 and stated in passage)
-            swapped = ours.shown(range(len(ours.raw))).count(found) and text.shown(range(len(text.raw))).count(stated)
+            swapped = ours.text_at(range(len(ours.raw))).count(found) and text.text_at(range(len(text.raw))).count(
+                stated
+            )
             return {stated} if (named or swapped) and stated.lower() != found.lower() else set()
         new, old = (
-            {place for place in places if _nameable(one, place) or (place in one.numbers and one.numbers[place].month)}
-            for one, places in ((ours, piece), (text, other))
+            {
+                index
+                for index in indexes
+                if _may_be_name(one, index) or (index in one.numbers and one.numbers[index].month)
+            }
+            for one, indexes in ((ours, piece), (text, other))
         )
-        for one, places, names in ((ours, piece, new), (text, other, old)):
-            if sum(one.content[place] and place not in names and place not in one.numbers for place in places) > 1:
+        for one, indexes, names in ((ours, piece, new), (text, other, old)):
+            if sum(one.content[index] and index not in names and index not in one.numbers for index in indexes) > 1:
                 return set()
         # A capital at the start means nothing: "Deleting it …", "Removing it …".
         if 0 in old:
@@ -615,14 +633,14 @@ class _Comparison:
                 old.discard(0)
         if new == {0} and 0 not in old:
             return set()
-        keys, gone = {ours.keys[place] for place in new}, {text.keys[place] for place in old}
-        added = {key for key in keys if not any(_same(key, one) for one in gone)}
-        if not added or all(any(_same(key, one) for one in keys) for key in gone):
+        keys, gone = {ours.keys[index] for index in new}, {text.keys[index] for index in old}
+        added = {key for key in keys if not any(_same_word(key, one) for one in gone)}
+        if not added or all(any(_same_word(key, one) for one in keys) for key in gone):
             return set()
         if _initials(stated) == found or _initials(found) == stated:
             return set()
         known = (text, *self._context, *self._nearby)
-        if not nearly and all(any(_shared({key}, one.words) for one in known) for key in added):
+        if not nearly and all(any(_found_in({key}, one.words) for one in known) for key in added):
             return set()
         return added
 
@@ -633,22 +651,22 @@ _NOT_NEGATING = regex.compile(
 """Chinese words with a character that negates in others."""
 
 
-def _weak(classes: Iterable[str]) -> set[str]:
-    """Classes of modal verbs, of which "may" and "can" are one."""
+def _merge_may(classes: Iterable[str]) -> set[str]:
+    """Classes of modal verbs, with "may" counted as "can"."""
     return {"can" if name == "may" else name for name in classes}
 
 
-def _around(text: _Text, place: int) -> set[str]:
-    near = range(max(0, place - 4), min(len(text.keys), place + 5))
-    return {text.keys[other] for other in near if text.clauses[other] == text.clauses[place]}
+def _around(text: _Text, index: int) -> set[str]:
+    near = range(max(0, index - 4), min(len(text.keys), index + 5))
+    return {text.keys[other] for other in near if text.clauses[other] == text.clauses[index]}
 
 
-def _shared(keys: Iterable[str], words: Collection[str]) -> bool:
-    """Whether one of the keys, or an inflected form of it, is among the words."""
-    return any(key in words or (len(key) > 3 and any(_same(key, word) for word in words)) for key in keys)
+def _found_in(keys: Iterable[str], words: Collection[str]) -> bool:
+    """Whether the words include one of the keys or an inflected form of it."""
+    return any(key in words or (len(key) > 3 and any(_same_word(key, word) for word in words)) for key in keys)
 
 
-def _same(one: str, other: str) -> bool:
+def _same_word(one: str, other: str) -> bool:
     """Whether two words are equal or may be forms of one word."""
     if one == other or one[:4] != other[:4] or has_digit(one) or has_digit(other):
         return one == other
@@ -667,7 +685,7 @@ def _initials(text: str) -> str:
 
 
 def _abbreviated(name: _Name, text: _Text) -> bool:
-    """Whether neighbouring words of a text abbreviate a name, or the name them."""
+    """Whether a text has an abbreviation of a name, or the words that the name abbreviates."""
     capitals = "".join(raw[0] for raw in text.raw if raw[0].isupper())
     letters = "".join(raw if len(raw) == 1 and raw.isupper() else " " for raw in text.raw)
     long = _initials(name.text)

@@ -32,7 +32,7 @@ _QUESTION = "How long is the warranty?"
 
 
 def generate_routes(service: RagService, *, timeout_s: float) -> APIRouter:
-    """The two routes for `service`'s model."""
+    """The two routes of the service's model."""
 
     def check_model(model_name: Annotated[str, Path(description="Name of the model.", examples=["rag"])]) -> None:
         if model_name != service.model_name:

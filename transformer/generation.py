@@ -14,10 +14,10 @@ _SAMPLED = {*Defaults.model_fields} & {*SamplingParameters.model_fields}
 
 
 class Generator:
-    """Generates with one LLM. Holds no state of a request."""
+    """Generates with one LLM. Keeps no state between calls."""
 
     def __init__(self, predictor: PredictorClient, *, stop: tuple[str, ...], defaults: Defaults) -> None:
-        """A generator.
+        """Create a generator.
 
         Args:
             predictor: client of the LLM server.
@@ -38,10 +38,10 @@ class Generator:
         """
         given = sampling.model_dump(include=_SAMPLED, exclude_none=True)
         parameters = {**self._defaults.model_dump(include=_SAMPLED), **given}
-        # The default top_k is left out for a server that has none; one that the request sets is refused there.
+        # Omit the default top_k if the server has no such parameter; the client rejects an explicit one.
         if "top_k" not in given and "top_k" not in self._predictor.capabilities.parameters:
             parameters["top_k"] = None
-        # top_p 0 still leaves the likeliest token, but servers reject it.
+        # top_p 0 means the most likely token, but servers reject it.
         if parameters["temperature"] == 0 or parameters["top_p"] == 0:
             parameters |= {"temperature": 0.0, "top_k": None, "top_p": None}
         stop = (*self._stop, *sampling.stop)

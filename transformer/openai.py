@@ -41,9 +41,9 @@ from transformer.wire import (
     EndEvent,
     Message,
     ModelCard,
+    ModelCardAndReadiness,
     ModelList,
-    ModelOfBoth,
-    ModelsOfBoth,
+    ModelListAndNames,
     OutcomeFields,
     RetrievalFields,
     SamplingParameters,
@@ -124,18 +124,18 @@ def openai_routes(service: RagService, *, timeout_s: float) -> APIRouter:
     async def models() -> Response:
         return json_response({"object": "list", "data": [card]})
 
-    @router.get("/v1/models", summary="The models, as KServe and OpenAI list them", response_model=ModelsOfBoth)
-    async def models_of_both() -> Response:
+    @router.get("/v1/models", summary="The models, as KServe and OpenAI list them", response_model=ModelListAndNames)
+    async def models_and_names() -> Response:
         """KServe's v1 list and OpenAI's, at the path that both use."""
         return json_response({"models": [service.model_name], "object": "list", "data": [card]})
 
     @router.get(
         "/v1/models/{model_name}",
         summary="A model and its readiness, as KServe and OpenAI give them",
-        response_model=ModelOfBoth,
+        response_model=ModelCardAndReadiness,
         responses=error_responses(NotFoundError, NotReadyError),
     )
-    async def model_of_both(
+    async def model_and_readiness(
         model_name: Annotated[str, Path(description="Name of the model.", examples=["rag"])],
     ) -> Response:
         """KServe's readiness and OpenAI's card of the model, at the path that both use."""

@@ -119,7 +119,7 @@ class TransformerModel(ServiceModel):
 
 
 async def gather(calls: Sequence[Coroutine[Any, Any, ResultT]]) -> list[ResultT]:
-    """The results of concurrent calls, in order. An exception, or a cancellation, cancels the other calls."""
+    """The results of concurrent calls, in order. An exception or a cancellation cancels the other calls."""
     if len(calls) == 1:
         return [await calls[0]]
     tasks = [asyncio.ensure_future(call) for call in calls]
@@ -131,7 +131,7 @@ async def gather(calls: Sequence[Coroutine[Any, Any, ResultT]]) -> list[ResultT]
 
 
 def timing_headers(timings: Sequence[Mapping[str, float]]) -> dict[str, str]:
-    """`Server-Timing` of one answer; of several, only the longest total.
+    """The header `Server-Timing` of one answer; for several answers, only the longest total.
 
     Source: https://www.w3.org/TR/server-timing/
     """
@@ -140,7 +140,7 @@ def timing_headers(timings: Sequence[Mapping[str, float]]) -> dict[str, str]:
 
 
 def event_timing_headers(first: Event) -> dict[str, str]:
-    """`Server-Timing` of a stream, from its first event."""
+    """The header `Server-Timing` of a stream, from its first event."""
     return timing_headers([first.timings if isinstance(first, SourcesEvent) else {}])
 
 

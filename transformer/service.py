@@ -1,4 +1,4 @@
-"""Answers questions: retrieves, then answers with attribution. Knows neither HTTP nor the environment."""
+"""Answers questions: retrieves, then generates with attribution. Independent of HTTP and of the environment."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Event = SourcesEvent | TextEvent | EndEvent
 
 
 class RagService:
-    """Answers questions. Holds no state of a request, except conversations of callers that send messages only."""
+    """Answers questions. Keeps no state between requests, except `Conversations` of callers that send only messages."""
 
     def __init__(
         self,
@@ -39,7 +39,7 @@ class RagService:
         conversations: Conversations,
         defaults: Defaults,
     ) -> None:
-        """A service over its two upstreams, which it closes.
+        """Takes ownership of the two upstreams: `aclose` closes them.
 
         Args:
             model_name: its name on every protocol.
@@ -48,7 +48,7 @@ class RagService:
             retriever: finds passages and builds prompts.
             generator: completes finished prompts.
             answerer: answers from the passages found.
-            conversations: knows the earlier turns of a question.
+            conversations: finds the earlier turns of a question.
             defaults: parameters of questions that set none.
         """
         self.model_name = model_name
@@ -126,7 +126,7 @@ class RagService:
         Closing the iterator cancels the generation.
 
         Raises:
-            ServiceError: the request or an upstream is at fault; before the first event or between two.
+            ServiceError: the request is invalid or an upstream failed; before the first event or later.
         """
         stopwatch = Stopwatch()
         turns = self._conversations.recall(question, ctx)

@@ -46,19 +46,20 @@ class TransformerSettings(ServerSettings):
     max_prompt_tokens: int = Field(
         3072,
         ge=128,
-        description="Maximum tokens of a prompt without its earlier turns, even in a larger window: long prompts delay "
-        "answers.",
+        description="Maximum tokens of a prompt without earlier turns, even if the window is larger, because long "
+        "prompts delay answers.",
     )
     max_history_tokens: int = Field(
         3072,
         ge=0,
-        description="Maximum tokens of earlier turns in a prompt, with their passages. When they are full, the older "
-        "half is left out, so that the LLM server's prefix cache holds the beginning for a while again.",
+        description="Maximum tokens of earlier turns in a prompt, with their passages. If they have more, the older "
+        "half is dropped at once, so that the next prompts begin alike and hit the LLM server's prefix "
+        "cache.",
     )
     turns_secret: SecretStr | None = Field(
         None,
-        description="Signs the `turns` of answers. Replicas need the same secret. Default: a random one at each "
-        "start, which refuses `turns` of earlier starts.",
+        description="Key that signs the `turns` of answers. Replicas need the same key. Default: a random one at each "
+        "start, so that `turns` from before a restart are rejected.",
     )
     conversations: int = Field(
         1000,
@@ -66,47 +67,49 @@ class TransformerSettings(ServerSettings):
         description="Maximum number of conversations kept in memory for callers that send messages without `turns`, "
         "such as OpenAI clients: each answer adds one.",
     )
-    conversation_ttl_s: float = Field(
-        3600, gt=0, description="Seconds until a kept conversation that is not used is dropped."
-    )
+    conversation_ttl_s: float = Field(3600, gt=0, description="Seconds until an unused conversation is dropped.")
     answers: AnswerMode = Field(
         "auto",
-        description="How questions are answered that name no mode: `quote` sentences of the documents without the LLM, "
-        "have the LLM `write`, or `auto`: show what the LLM writes as far as the documents support it, else quote.",
+        description="Default answer mode: `quote` sentences of the documents without the LLM, have the LLM `write`, or "
+        "`auto`: show the LLM's sentences that the documents support, else quote.",
     )
-    num_docs: int = Field(2, ge=0, le=100, description="Number of passages, unless the request sets num_docs.")
-    max_tokens: int = Field(512, ge=0, le=131_072, description="Maximum tokens of an answer. A request overrides it.")
-    temperature: float = Field(0.1, ge=0, le=2, description="temperature where a request names none.")
-    top_k: int = Field(4, ge=0, le=1000, description="top_k where a request names none. 0 considers every token.")
-    top_p: float = Field(0.4, ge=0, le=1, description="top_p where a request names none.")
+    num_docs: int = Field(2, ge=0, le=100, description="Default number of passages.")
+    max_tokens: int = Field(512, ge=0, le=131_072, description="Default maximum number of tokens of an answer.")
+    temperature: float = Field(0.1, ge=0, le=2, description="Default temperature.")
+    top_k: int = Field(4, ge=0, le=1000, description="Default top_k. 0 considers every token.")
+    top_p: float = Field(0.4, ge=0, le=1, description="Default top_p.")
     repetition_penalty: float | None = Field(
-        None, gt=0, le=2, description="repetition_penalty where a request names none. By default the LLM server's."
+        None, gt=0, le=2, description="Default repetition_penalty. If unset, the LLM server's."
     )
-    presence_penalty: float | None = Field(None, ge=-2, le=2, description="presence_penalty likewise.")
-    frequency_penalty: float | None = Field(None, ge=-2, le=2, description="frequency_penalty likewise.")
+    presence_penalty: float | None = Field(
+        None, ge=-2, le=2, description="Default presence_penalty. If unset, the LLM server's."
+    )
+    frequency_penalty: float | None = Field(
+        None, ge=-2, le=2, description="Default frequency_penalty. If unset, the LLM server's."
+    )
     condense: CondenseMethod = Field(
         "concatenate",
-        description="How history and question become one query: `concatenate` them, or have the `llm` rewrite.",
+        description="How history and question become one query: `concatenate` them, or have the `llm` rewrite them.",
     )
     min_support: float = Field(
         0.42,
         ge=-1,
         le=2,
-        description="Support (vectorstore/wire.py) below which a passage is not shown to the model while there are "
-        "better ones. -1 shows every passage.",
+        description="Support (vectorstore/wire.py) below which a passage is left out of the prompt if there are better "
+        "ones. -1 keeps every passage.",
     )
-    refuse: bool = Field(True, description="Whether a question is refused that the passages seem not to answer.")
+    refuse: bool = Field(True, description="Whether to refuse questions that the passages probably do not answer.")
     refusal_threshold: float | None = Field(
         None,
         ge=0,
         le=1,
-        description="Answerability below which a question is refused. By default what the calibration of the index "
-        "says, else a careful value for any index.",
+        description="Answerability below which a question is refused. Default: the threshold of the index's "
+        "calibration, else a low one that suits any index.",
     )
     response_shape: ResponseShape = Field(
         "answers",
-        description="Shape of v1 answers: `answers`, or `ensemble` as the earlier graph's, which then also has its v2 "
-        "request for finished prompts (transformer/ensemble.py).",
+        description="Shape of v1 answers: `answers`, or the earlier graph's `ensemble`, which also adds its v2 request "
+        "for finished prompts (transformer/ensemble.py).",
     )
     system_prompt: str = Field(
         "You answer questions from documents. Answer in one short sentence.",
@@ -114,24 +117,24 @@ class TransformerSettings(ServerSettings):
     )
     instruction: str = Field(
         'Answer from the documents above, in one short sentence. If they do not answer it, say "I don\'t know".',
-        description="Instructions to the model after the documents: small models follow them better there.",
+        description="Instructions to the model after the documents, where small models follow them better.",
     )
     plain_system_prompt: str = Field(
         "You are a helpful assistant. Be brief and exact.",
-        description="Instructions to the model if no documents are used.",
+        description="Instructions to the model for questions without documents.",
     )
     refusal: str | None = Field(
         None,
         min_length=1,
-        description="The answer where the passages support none. By default a sentence in the question's language.",
+        description="Text of a refusal. Default: a sentence in the question's language.",
     )
     citations: CitationMode = Field(
         "label",
-        description="How answers are checked: `off`, or `label` unsupported sentences. `off` makes `auto` `write`.",
+        description="Check of answers: `label` unsupported sentences, or `off`, which also turns `auto` into `write`.",
     )
     citation_support: float = Field(
-        THRESHOLD, gt=0, le=1, description="Support from which a span of a source is a quote for a sentence."
+        THRESHOLD, gt=0, le=1, description="Minimum support with which a span of a source is quoted for a sentence."
     )
     citation_language: Annotated[str, AfterValidator(known_language)] = Field(
-        "english", description="Snowball stemmer with which words are compared."
+        "english", description="Snowball stemmer for comparing words."
     )

@@ -117,16 +117,16 @@ class Stopwatch:
 
 
 class AnswerTelemetry:
-    """The span and the metrics of one answer, however it ends: a context manager."""
+    """Context manager that records the span and metrics of one answer, also if it fails or is cancelled."""
 
     def __init__(self, ctx: CallContext, timings: Mapping[str, float], *, question_chars: int, turns: int) -> None:
         """Starts the span.
 
         Args:
-            ctx: of the request.
-            timings: of the answer, in milliseconds; read at the end.
+            ctx: the request's context.
+            timings: `Stopwatch.timings`, read at the end.
             question_chars: length of the question.
-            turns: earlier turns of the conversation.
+            turns: number of earlier turns.
         """
         self._span = ctx.span(ANSWER)
         self._timings = timings
@@ -160,15 +160,15 @@ class AnswerTelemetry:
             self._span.set("gen_ai.response.finish_reasons", (self._end.finish_reason,))
             self._span.set("gen_ai.usage.input_tokens", self._end.usage.prompt_tokens)
             self._span.set("gen_ai.usage.output_tokens", self._end.usage.completion_tokens)
-            error = None  # the answer is complete: closing the generator early is no failure
+            error = None  # The answer is complete: closing the generator early is not a failure.
         self._span.__exit__(kind if error is not None else None, error, trace)
 
     def found(self, index_version: str | None) -> None:
-        """Call when retrieval is done."""
+        """Record that retrieval is done."""
         self._index_version = index_version
 
     def ended(self, end: EndEvent) -> None:
-        """Call when the answer is complete."""
+        """Record that the answer is complete."""
         self._end = end
 
     def _outcome(self, error: BaseException | None) -> Outcome:

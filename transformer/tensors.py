@@ -26,7 +26,7 @@ _TEXTS = {"answered_by", *(name for name, one in Answer.model_fields.items() if 
 
 
 def read_instances(request: InferRequest) -> list[Instance]:
-    """The questions of a request with their parameters, in the order of the rows.
+    """The questions of a request with their parameters, one per row.
 
     Raises:
         InvalidRequestError: a tensor is missing, unknown, of another datatype, or has a value out of range.
@@ -47,7 +47,7 @@ def read_instances(request: InferRequest) -> list[Instance]:
     instances = []
     for row, question in enumerate(questions):
         fields = {name: values[row] for name, values in parameters.items()}
-        # Empty means absent: a tensor cannot leave out a row.
+        # An empty string means absent, because a tensor cannot omit a row.
         for name in _JSON_INPUTS.keys() & fields:
             fields[name] = _parsed(name, fields[name])
         for name in ("answers", "citations", "turns"):
@@ -71,7 +71,7 @@ def _parsed(name: str, text: str) -> Any:
 
 
 def answer_tensors(answers: Sequence[Answer]) -> dict[str, np.ndarray[Any, Any]]:
-    """`OUTPUT_TENSORS` of answers, one row each."""
+    """The tensors of `OUTPUT_TENSORS`, one row per answer."""
     tensors = {}
     for name, (datatype, _) in OUTPUT_TENSORS.items():
         array = np.empty((len(answers), 1), _DTYPES[datatype])

@@ -70,7 +70,7 @@ class OptionalSampling(Described):
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
     seed: Annotated[int, Field(ge=0, le=2**63 - 1), Whole] | None = None
-    """Repeats a sampled answer."""
+    """Makes a sampled answer reproducible."""
     repetition_penalty: Annotated[float, Field(gt=0, le=2)] | None = None
     """Above 1, tokens of the prompt and of the answer so far become less likely, if the predictor's model supports
     it."""
@@ -114,7 +114,7 @@ class GroundingParameters(Described):
     LLM's sentences that the sources support, else with a quote. Default: the service's setting. Without documents,
     always `write`."""
     num_docs: Annotated[int, Field(ge=0, le=MAX_NUM_DOCS), Whole] | None = None
-    """Passages to retrieve. The service's setting if absent; 0 retrieves none."""
+    """Number of passages to retrieve. Default: the service's setting; 0 retrieves none."""
     retrieval: bool = True
     """False: answer without documents."""
     context: Annotated[str, StringConstraints(max_length=MAX_TEXT_CHARS)] | None = None
@@ -122,18 +122,19 @@ class GroundingParameters(Described):
     filters: dict[str, Any] | None = None
     """Chroma's `where` language over document metadata: `{"lang": "en"}`, `{"year": {"$gte": 2023}}`."""
     collections: Annotated[list[str], Field(min_length=1, max_length=MAX_COLLECTIONS)] | None = None
-    """Indexes to search. The vectorstore's default index if absent."""
+    """Indexes to search. Default: the vectorstore's default index."""
     neighbours: Annotated[int, Field(ge=0, le=MAX_NEIGHBOURS), Whole] = 0
     """Chunks before and after each passage to join to it."""
     diversity: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Penalty of a passage for repeating a better one."""
     refuse: bool | None = None
-    """Whether to refuse a question that the passages seem not to answer. The service's setting if absent; False has the
-    model answer from whatever was found."""
+    """Whether to refuse a question that the passages probably do not answer. Default: the service's setting. False: the
+    model answers from whatever was found."""
     min_score: Annotated[float, Field(ge=0, le=1)] | None = None
-    """Answerability below which the question is refused. The calibration of the index, or the default, if absent."""
+    """Answerability below which the question is refused. Default: that of the index's calibration, or of the
+    service."""
     citations: CitationMode | None = None
-    """Whether to check the answer against its sources. The service's setting if absent. `off` turns `auto` into
+    """Whether to check the answer against its sources. Default: the service's setting. `off` turns `auto` into
     `write`."""
     turns: Annotated[str, StringConstraints(max_length=MAX_TURNS_CHARS)] | None = None
     """`turns` of the previous answer, unchanged: continues its conversation. Earlier messages are not needed; if there
@@ -182,12 +183,12 @@ class Source(Passage):
 
 
 class CutPassage(Described):
-    """A passage that was retrieved and not shown to the model."""
+    """A passage that was retrieved but is not in the prompt."""
 
     chunk_id: str
     document_id: str
     reason: Literal["token_budget", "no_support", "not_answered"]
-    """It did not fit the prompt; it has too little to do with the question; or the question was refused."""
+    """It did not fit the prompt, it has too little support, or the question was refused."""
 
 
 class Topic(Described):
@@ -234,7 +235,7 @@ class Statement(Described):
 
 
 class Markers(Described):
-    """Counts of the source numbers that the model wrote, like `[2]`, by what the check did with them."""
+    """Counts of the source numbers that the model wrote, like `[2]`, by the result of the check."""
 
     kept: int = 0
     mended: int = 0
@@ -248,8 +249,8 @@ class Withheld(Described):
     text: str
     verdict: Verdict
     reason: Literal["unsupported", "no_claim", "repetition"]
-    """No source supports it; it claims nothing, or nothing that answers, and leads to no sentence that is shown; or it
-    repeats earlier text."""
+    """`unsupported`: no source supports it. `no_claim`: it claims nothing or does not answer, and no shown sentence
+    follows it. `repetition`: it repeats earlier text."""
 
 
 class Citations(Described):
@@ -291,8 +292,8 @@ class Replayed(Described):
     left_out: int
     """Oldest turns that did not fit."""
     incomplete: int
-    """Turns in the prompt that lack what they were answered from: passages that are no longer stored, a `context`, or
-    anything, if only the messages are known."""
+    """Turns in the prompt without the text that they were answered from: passages that are no longer stored, a
+    `context`, or everything, if only the messages are known."""
 
 
 FinishReason = Literal["stop", "length", "cancelled", "repetition"]
@@ -303,13 +304,13 @@ AnsweredBy = Literal["llm", "quote"]
 
 
 class SourceFields(Described):
-    """Fields of an answer that the first event of a stream has, and the last one again, final."""
+    """Fields of an answer that are in the first event of a stream and, final, in the last."""
 
     sources: list[Source]
     """In the order of their numbers. Empty if the answer is a refusal or used no documents."""
     timings: dict[str, float]
-    """Milliseconds: `condense`, `embed`, `search`, `retrieval` (that hop), `first_token`, `generation`, `citations`,
-    `total`."""
+    """Milliseconds: `condense`, `embed`, `search`, `retrieval` (the call to the vectorstore), `prompt`, `first_token`,
+    `generation`, `citations`, `total`."""
 
 
 class RetrievalFields(Described):
@@ -322,8 +323,7 @@ class RetrievalFields(Described):
     answerability: float | None = None
     """How likely the passages found answer the question, 0 … 1. None if nothing was searched for."""
     replayed: Replayed | None = None
-    """The conversation before the question, as far as the LLM reads it. None if there is none, or the LLM is not
-    asked."""
+    """The earlier turns in the prompt. None if there are none, or the LLM is not called."""
 
 
 class OutcomeFields(Described):
@@ -338,8 +338,7 @@ class OutcomeFields(Described):
     citations: Citations | None = None
     """The check of the answer against its sources. None if there are no sources, or the check is off."""
     turns: str | None = None
-    """Names the turns of the conversation and their passages, signed. Send it with the next question. None if there is
-    no text, or it is too long."""
+    """The conversation so far, signed. Send it with the next question. None if there is no text, or it is too long."""
 
 
 class Answer(SourceFields, RetrievalFields, OutcomeFields):
@@ -430,7 +429,7 @@ INPUT_TENSORS = {
     for name, datatype in {"input": "BYTES", **tensor_datatypes(Instance)}.items()
     if name != "stop"
 }
-"""Every field of `Instance` but `stop`. `filters` and `collections` are JSON."""
+"""Every field of `Instance` except `stop`. `filters` and `collections` are JSON."""
 
 _OUTPUT_ORDER = (
     "text_output",
@@ -455,13 +454,14 @@ _OUTPUTS = {**tensor_datatypes(Usage), **tensor_datatypes(Answer)}
 OUTPUT_TENSORS = {
     name: (_OUTPUTS[name], [-1, 1]) for name in dict.fromkeys((*_OUTPUT_ORDER, *_OUTPUTS)) if name not in NOT_TENSORS
 }
-"""Every field of `Answer` but `NOT_TENSORS`. A number that is None, like `answerability` without a search, is -1."""
+"""Every field of `Answer` except `NOT_TENSORS`. Numbers that are None, like `answerability` without a search, are
+-1."""
 
 
 # OpenAI chat completions
 
 
-def _asks_nothing(value: Any) -> Any:
+def _require_empty(value: Any) -> Any:
     """Accepts null, [] and {}, which some clients send for every field."""
     if value not in (None, [], {}):
         raise PydanticCustomError("unsupported", "not supported here: leave it out")
@@ -469,7 +469,7 @@ def _asks_nothing(value: Any) -> Any:
 
 
 _EMPTY = [{"type": "null"}, {"type": "array", "maxItems": 0}, {"type": "object", "maxProperties": 0}]
-_Unsupported = Annotated[Any, AfterValidator(_asks_nothing), WithJsonSchema({"anyOf": _EMPTY})]
+_Unsupported = Annotated[Any, AfterValidator(_require_empty), WithJsonSchema({"anyOf": _EMPTY})]
 _Ignored = dict[str, Any] | None
 
 
@@ -538,7 +538,7 @@ class StreamOptions(Described):
 
 
 class IgnoredOptions(Described):
-    """OpenAI's fields that change nothing here. Values that would have to change the answer are errors."""
+    """OpenAI's fields that have no effect here. Values that would have to change the answer are errors."""
 
     tools: _Unsupported = None
     functions: _Unsupported = None
@@ -572,7 +572,7 @@ class ChatRequest(IgnoredOptions, GroundingParameters, OptionalSampling):
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES)]
     max_tokens: _MaxTokens | None = None
     max_completion_tokens: _MaxTokens | None = None
-    """OpenAI's newer name of `max_tokens`. If both are there, they are equal."""
+    """OpenAI's newer name of `max_tokens`. If both are given, they must be equal."""
     temperature: _Temperature | None = None
     top_k: _TopK | None = None
     top_p: _TopP | None = None
@@ -673,8 +673,8 @@ class ModelCard(Described):
     defaults: Defaults
 
 
-class ModelOfBoth(ModelCard):
-    """OpenAI's card of a model and KServe's readiness, in one."""
+class ModelCardAndReadiness(ModelCard):
+    """OpenAI's card of a model with KServe's readiness."""
 
     name: str
     ready: Literal[True]
@@ -688,8 +688,8 @@ class ModelList(Described):
     data: list[ModelCard]
 
 
-class ModelsOfBoth(ModelList):
-    """KServe's v1 list of models and OpenAI's, in one."""
+class ModelListAndNames(ModelList):
+    """OpenAI's list of models with KServe's v1 list of names."""
 
     models: list[str]
 
