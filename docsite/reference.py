@@ -58,6 +58,12 @@ PROGRAMS = (
         "The store `chroma`, when a version is built.",
     ),
     Program(
+        "Chroma server",
+        "vectorstore.stores.chroma_server:ChromaServerSettings",
+        "VECTORSTORE_CHROMA_SERVER_",
+        "The store `chroma_server`: read by `python -m vectorstore` and by `python -m ingest`.",
+    ),
+    Program(
         "ingest",
         "ingest.settings:IngestSettings",
         "INGEST_",

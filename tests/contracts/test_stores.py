@@ -23,12 +23,18 @@ from vectorstore.versions import STORES, Chunk, Document, IndexRoot, IndexVersio
 
 DIMENSION = 16
 
+SERVERS = ("chroma_server",)
+"""Stores on a server, which the fixture of the same name starts."""
+
 GAPS = [
-    Gap(
-        "chroma",
-        "test_filters_with_fractions",
-        UnsupportedFilterError,
-        "Chroma 1.5.9 compares 2021.5 as 2021 with whole numbers, and refuses lists of both",
+    *(
+        Gap(
+            member,
+            "test_filters_with_fractions",
+            UnsupportedFilterError,
+            "Chroma 1.5.9 compares 2021.5 as 2021 with whole numbers, and refuses lists of both",
+        )
+        for member in ("chroma", "chroma_server")
     ),
     Gap(
         "exact",
@@ -40,8 +46,11 @@ GAPS = [
 
 
 @pytest.fixture(params=STORES.names())
-def name(request: pytest.FixtureRequest) -> str:
+def name(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     declare(request, request.param, GAPS)
+    if request.param in SERVERS:
+        for variable, value in request.getfixturevalue(request.param).items():
+            monkeypatch.setenv(variable, value)
     return str(request.param)
 
 

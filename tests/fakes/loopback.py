@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
 import threading
 from collections.abc import AsyncIterator, Callable
 from typing import Self
@@ -12,7 +13,7 @@ from aiohttp import web
 
 
 @contextlib.asynccontextmanager
-async def serving(app: web.Application) -> AsyncIterator[str]:
+async def serving(app: web.Application, tls: ssl.SSLContext | None = None) -> AsyncIterator[str]:
     """Serves an application. Handlers are cancelled when their client disconnects.
 
     Yields:
@@ -20,9 +21,9 @@ async def serving(app: web.Application) -> AsyncIterator[str]:
     """
     runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.1)
     await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls).start()
     try:
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+        yield f"http{'s' if tls else ''}://127.0.0.1:{runner.addresses[0][1]}"
     finally:
         await runner.cleanup()
 
@@ -30,8 +31,9 @@ async def serving(app: web.Application) -> AsyncIterator[str]:
 class ThreadedServer:
     """A context manager that serves `application()` from its own thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self.url = ""
+        self._tls = tls
         self._loop = asyncio.new_event_loop()
         self._started = threading.Event()
         self._stop = asyncio.Event()
@@ -57,6 +59,6 @@ class ThreadedServer:
         assert done.wait(10)
 
     async def _serve(self) -> None:
-        async with serving(self.application()) as self.url:
+        async with serving(self.application(), self._tls) as self.url:
             self._started.set()
             await self._stop.wait()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import chromadb
 import numpy as np
@@ -16,16 +15,14 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from chassis.settings import read_settings
-from vectorstore.errors import StoreFailedError, UnsupportedFilterError
+from vectorstore.errors import StoreFailedError
 from vectorstore.signals.dense import NO_HITS, Hits, Vectors
-from vectorstore.stores import Mask, VersionRef
+from vectorstore.stores import Mask, VersionRef, chroma_filters
+from vectorstore.stores.batches import BatchWriter, ranked
 from vectorstore.stores.filters import FieldValue, Where
 
 COLLECTION = "chunks"
 """Name of the collection, whose ids are row numbers in decimal."""
-
-_BATCH_ROWS = 1_000
-"""Rows per call. A call takes as long as a hundred rows."""
 
 
 class ChromaSettings(BaseSettings):
@@ -60,7 +57,7 @@ class ChromaStore:
             )
         except (ChromaError, OSError, ValueError) as error:
             raise StoreFailedError("Chroma cannot create its folder. Is the volume writable?") from error
-        return ChromaWriter(version, client, collection)
+        return ChromaWriter(version, client, collection, dimension)
 
     def open(self, version: VersionRef) -> ChromaReader:
         """The collection in the version's folder."""
@@ -82,26 +79,18 @@ class ChromaStore:
             raise StoreFailedError(f"Chroma's folder cannot be removed: {error.strerror}.") from error
 
 
-class ChromaWriter:
-    """Adds rows to a collection in batches."""
+class ChromaWriter(BatchWriter):
+    """Adds rows to a collection."""
 
-    def __init__(self, version: VersionRef, client: ClientAPI, collection: chromadb.Collection) -> None:
+    def __init__(self, version: VersionRef, client: ClientAPI, collection: chromadb.Collection, dimension: int) -> None:
+        super().__init__(dimension)
         self._version = version
         self._client = client
         self._collection = collection
-        self._pending: list[tuple[Vectors, Mapping[str, FieldValue]]] = []
-        self._written = 0
-
-    def add(self, vectors: Vectors, metadata: Sequence[Mapping[str, FieldValue]]) -> None:
-        """Appends rows."""
-        self._pending.extend(zip(vectors, metadata, strict=True))
-        while len(self._pending) >= _BATCH_ROWS:
-            self._write()
 
     def finish(self) -> None:
         """Writes the last batch."""
-        if self._pending:
-            self._write()
+        self.flush()
         _close(self._client)
 
     def discard(self) -> None:
@@ -109,16 +98,15 @@ class ChromaWriter:
         _close(self._client)
         STORE.drop(self._version)
 
-    def _write(self) -> None:
-        batch, self._pending = self._pending[:_BATCH_ROWS], self._pending[_BATCH_ROWS:]
-        ids = [str(self._written + i) for i in range(len(batch))]
+    def write(self, first: int, vectors: Vectors, metadata: Sequence[Mapping[str, FieldValue]]) -> None:
+        """Adds a batch."""
+        ids = [str(first + i) for i in range(len(vectors))]
         # Chroma rejects an empty mapping but accepts None.
-        metadata: list[Metadata] = [dict(mapping) or None for _, mapping in batch]  # type: ignore[misc]
+        fields: list[Metadata] = [dict(mapping) or None for mapping in metadata]  # type: ignore[misc]
         try:
-            self._collection.add(ids=ids, embeddings=np.stack([vector for vector, _ in batch]), metadatas=metadata)
+            self._collection.add(ids=ids, embeddings=vectors, metadatas=fields)
         except (ChromaError, ValueError) as error:
             raise StoreFailedError(f"Chroma refused rows {ids[0]} to {ids[-1]}.") from error
-        self._written += len(batch)
 
 
 class ChromaReader:
@@ -134,7 +122,7 @@ class ChromaReader:
         allowed = None if mask is None else [str(row) for row in np.flatnonzero(mask)]
         if not len(queries) or not limit or not self._rows or allowed == []:
             return [NO_HITS for _ in queries]
-        _check(where)
+        chroma_filters.check(where)
         try:
             found = self._collection.query(
                 query_embeddings=queries,
@@ -148,11 +136,11 @@ class ChromaReader:
         distances = found["distances"]
         if distances is None or len(distances) != len(queries):
             raise StoreFailedError("Chroma sent results for a different number of queries.")
-        return [_hits(ids, values) for ids, values in zip(found["ids"], distances, strict=True)]
+        return [ranked(ids, 1 - np.asarray(values)) for ids, values in zip(found["ids"], distances, strict=True)]
 
     def count(self, where: Where | None = None) -> int:
         """Rows of the collection."""
-        _check(where)
+        chroma_filters.check(where)
         try:
             return (
                 self._collection.count() if where is None else len(self._collection.get(where=where, include=[])["ids"])
@@ -177,30 +165,6 @@ def _client(version: VersionRef) -> ClientAPI:
 
 def _close(client: ClientAPI) -> None:
     client.close()  # type: ignore[attr-defined]
-
-
-def _check(where: Any) -> None:
-    """Raises UnsupportedFilterError if a filter has a fraction, or whole numbers and floats in the same list.
-
-    Chroma 1.5.9 reads 2021.5 as 2021 for rows with whole numbers, and rejects lists of both kinds.
-    """
-    if isinstance(where, dict):
-        for part in where.values():
-            _check(part)
-    elif isinstance(where, list):
-        if len({type(part) for part in where} & {int, float}) > 1:
-            raise UnsupportedFilterError(f"Chroma does not support whole numbers and floats in the same list: {where}.")
-        for part in where:
-            _check(part)
-    elif isinstance(where, float) and not where.is_integer():
-        raise UnsupportedFilterError(f"Chroma compares {where} as a whole number.")
-
-
-def _hits(ids: Sequence[str], distances: Sequence[float]) -> Hits:
-    rows = np.array([int(i) for i in ids], np.int64)
-    similarities = np.clip(1 - np.asarray(distances, np.float32), -1, 1)
-    order = np.lexsort((rows, -similarities))
-    return Hits(rows[order], similarities[order])
 
 
 STORE = ChromaStore()
