@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Literal
 from chassis.errors import ServiceError
 
 if TYPE_CHECKING:
+    from opentelemetry.sdk.trace.export import SpanExporter
     from opentelemetry.trace import Span as OtelSpan
     from typing_extensions import Self
 
@@ -36,7 +37,7 @@ Value = str | bool | int | float | tuple[str, ...]
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 _PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
-_PROTOCOL = "http/protobuf"
+_HTTP, _GRPC = "http/protobuf", "grpc"
 
 program_headers: ContextVar[Mapping[str, str]] = ContextVar("program_headers", default=MappingProxyType({}))
 """Trace headers for calls outside a request. A Job sets them to its `program` span."""
@@ -116,11 +117,10 @@ class Span:
 
 
 class _Tracing:
-    """OpenTelemetry's SDK, which exports spans by OTLP over HTTP."""
+    """OpenTelemetry's SDK, which exports spans by OTLP over HTTP or gRPC."""
 
-    def __init__(self, service: str, environ: Mapping[str, str]) -> None:
+    def __init__(self, service: str, environ: Mapping[str, str], protocol: str) -> None:
         from opentelemetry.context import Context
-        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
         from opentelemetry.sdk.resources import Resource
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
@@ -131,7 +131,7 @@ class _Tracing:
         resource = Resource.create({} if named else {"service.name": f"kserve-rag-{service}"})
         # OpenTelemetry's own variables configure sampler, limits, batches, endpoint and headers.
         self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
-        self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+        self._provider.add_span_processor(BatchSpanProcessor(_exporter(protocol)))
         self._tracer = self._provider.get_tracer("kserve_rag")
         self._propagator = TraceContextTextMapPropagator()
         self._nothing, self._within = Context(), set_span_in_context
@@ -149,6 +149,16 @@ class _Tracing:
         within = {header: value for header, value in headers.items() if header not in ("traceparent", "tracestate")}
         self._propagator.inject(within, self._within(span, self._nothing))
         return Span(span, within)
+
+
+def _exporter(protocol: str) -> SpanExporter:
+    if protocol == _GRPC:
+        from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as GrpcExporter
+
+        return GrpcExporter()
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+
+    return OTLPSpanExporter()
 
 
 _tracing: _Tracing | None = None
@@ -170,11 +180,12 @@ def configure(service: str, environ: Mapping[str, str]) -> None:
         return
     if exporter != "otlp":
         _end(f"OTEL_TRACES_EXPORTER is {exporter!r}: choose otlp or none.")
-    for name in _PROTOCOLS:
-        if environ.get(name) not in (None, "", _PROTOCOL):
-            _end(f"{name} is {environ[name]!r}: choose {_PROTOCOL}.")
+    named = [name for name in _PROTOCOLS if environ.get(name)]
+    for name in named:
+        if environ[name] not in (_HTTP, _GRPC):
+            _end(f"{name} is {environ[name]!r}: choose {_HTTP} or {_GRPC}.")
     try:
-        _tracing = _Tracing(service, environ)
+        _tracing = _Tracing(service, environ, environ[named[0]] if named else _HTTP)
     except ImportError as error:
         _end(
             f"OTEL_EXPORTER_OTLP_ENDPOINT is set, but {error.name} is not installed: install kserve-rag[otel], or "

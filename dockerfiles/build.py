@@ -22,6 +22,9 @@ ROOT = FOLDER.parent
 SERVICES = tuple(sorted(path.name.removesuffix(".Dockerfile") for path in FOLDER.glob("*.Dockerfile")))
 ENGINES = ("docker", "podman", "nerdctl", "buildah")
 """In the order in which they are tried. All take the same arguments."""
+DEFAULT_PREFIX = "docker.io/library/"
+"""Registry that Kubernetes and docker assume for a name without one. podman and buildah assume `localhost/`, where no
+pod finds the image."""
 
 
 def version() -> str:
@@ -53,14 +56,17 @@ def working_engine(named: str | None = None) -> tuple[str | None, list[str]]:
 
 
 def command(engine: str, service: str, *, prefix: str, tag: str, revision: str) -> list[str]:
-    """The command that builds an image, run in the root of the repository."""
+    """The command that builds an image, run in the root of the repository.
+
+    Labels are options because podman and buildah take a LABEL with an ARG from their cache, with the old value.
+    """
     return [
         engine,
         "build",
         f"--file=dockerfiles/{service}.Dockerfile",
-        f"--tag={prefix}kserve-rag-{service}:{tag}",
-        f"--build-arg=VERSION={tag}",
-        f"--build-arg=REVISION={revision}",
+        f"--tag={prefix or DEFAULT_PREFIX}kserve-rag-{service}:{tag}",
+        f"--label=org.opencontainers.image.version={tag}",
+        f"--label=org.opencontainers.image.revision={revision}",
         ".",
     ]
 
@@ -80,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m dockerfiles.build", description=__doc__)
     parser.add_argument("services", nargs="*", metavar="SERVICE", help=f"{', '.join(SERVICES)} (default: all)")
     parser.add_argument("--engine", choices=ENGINES, help="default: the first that responds")
-    parser.add_argument("--prefix", default="", help="registry and folder, such as ghcr.io/me/")
+    parser.add_argument("--prefix", default="", help="registry and folder, such as ghcr.io/me/ (default: none)")
     parser.add_argument("--tag", default=version(), help="default: the version of the project")
     options = parser.parse_args(arguments)
     unknown = sorted(set(options.services) - set(SERVICES))

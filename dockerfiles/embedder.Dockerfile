@@ -19,7 +19,9 @@ RUN /opt/venv/bin/python -c "import embedder.encoders.bge_m3, embedder.encoders.
  && /opt/venv/bin/python -m compileall -q /opt/kserve-rag /opt/tritonserver/backends/python
 
 FROM python:3.11.14-slim-bookworm
+# The base image has no bytecode of the standard library, and a pod could not keep what it compiles.
 RUN rm -rf /usr/local/lib/python3.11/site-packages/* /usr/local/lib/python3.11/ensurepip /usr/local/bin/pip* \
+ && python -m compileall -q --invalidation-mode unchecked-hash /usr/local/lib/python3.11 \
  && useradd --uid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin kserve-rag
 COPY --from=build /opt /opt
 # Triton's Python models use the environment whose python is first on the PATH.
@@ -36,12 +38,8 @@ CMD ["--model-repository=/opt/kserve-rag/embedder/model_repository", "--model-co
      "--disable-auto-complete-config", "--http-port=8080", "--grpc-port=9000", "--metrics-port=8002", "--exit-timeout-secs=60", \
      "--http-restricted-api=model-repository,shared-memory,trace,logging:key=closed\n", \
      "--grpc-restricted-protocol=model-repository,shared-memory,trace,logging:key=closed\n"]
-ARG VERSION=0.1.0
-ARG REVISION=unknown
 LABEL org.opencontainers.image.title="kserve-rag-embedder" \
       org.opencontainers.image.description="Texts to embeddings: Triton with BGE-M3, MiniLM and others on OpenVINO" \
-      org.opencontainers.image.version="$VERSION" \
-      org.opencontainers.image.revision="$REVISION" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.vendor="The kserve-rag authors" \
       org.opencontainers.image.base.name="docker.io/library/python:3.11.14-slim-bookworm"

@@ -28,10 +28,13 @@ COPY frontend/__init__.py frontend/__main__.py frontend/assets.py frontend/proxy
 COPY --from=page /build/dist /opt/kserve-rag/frontend/dist
 # Fails if a module is missing, and compiles the imported modules: nothing writes bytecode later.
 RUN /opt/venv/bin/python -c "import frontend.__main__, uvicorn.lifespan.off, uvicorn.protocols.http.httptools_impl, \
+    opentelemetry.exporter.otlp.proto.grpc.trace_exporter, \
     opentelemetry.exporter.otlp.proto.http.trace_exporter, opentelemetry.sdk.trace.export"
 
 FROM python:3.11.14-slim-bookworm
+# The base image has no bytecode of the standard library, and a pod could not keep what it compiles.
 RUN rm -rf /usr/local/lib/python3.11/site-packages/* /usr/local/lib/python3.11/ensurepip /usr/local/bin/pip* \
+ && python -m compileall -q --invalidation-mode unchecked-hash /usr/local/lib/python3.11 \
  && useradd --uid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin kserve-rag
 COPY --from=build /opt /opt
 ENV PATH=/opt/venv/bin:$PATH HOME=/tmp USER=kserve-rag \
@@ -41,12 +44,8 @@ USER 10001:10001
 EXPOSE 8080
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["python", "-m", "frontend"]
-ARG VERSION=0.1.0
-ARG REVISION=unknown
 LABEL org.opencontainers.image.title="kserve-rag-frontend" \
       org.opencontainers.image.description="The web page of a KServe graph that answers from documents, and its server" \
-      org.opencontainers.image.version="$VERSION" \
-      org.opencontainers.image.revision="$REVISION" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.vendor="The kserve-rag authors" \
       org.opencontainers.image.base.name="docker.io/library/python:3.11.14-slim-bookworm"

@@ -21,11 +21,14 @@ COPY ingest /opt/kserve-rag/ingest
 RUN /opt/venv/bin/python -c "import ingest.__main__, ingest.pipeline, ingest.server, chassis.serving, vectorstore.stores.chroma, \
     ingest.loaders, ingest.sources.folder, ingest.sources.uploads, \
     uvicorn.protocols.http.httptools_impl, uvicorn.lifespan.off, \
+    opentelemetry.exporter.otlp.proto.grpc.trace_exporter, \
     opentelemetry.exporter.otlp.proto.http.trace_exporter, opentelemetry.sdk.trace.export; \
     assert '.pdf' in ingest.loaders.LOADERS.suffixes"
 
 FROM python:3.11.14-slim-bookworm
+# The base image has no bytecode of the standard library, and a pod could not keep what it compiles.
 RUN rm -rf /usr/local/lib/python3.11/site-packages/* /usr/local/lib/python3.11/ensurepip /usr/local/bin/pip* \
+ && python -m compileall -q --invalidation-mode unchecked-hash /usr/local/lib/python3.11 \
  && useradd --uid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin kserve-rag
 COPY --from=build /opt /opt
 ENV PATH=/opt/venv/bin:$PATH HOME=/tmp USER=kserve-rag \
@@ -34,12 +37,8 @@ WORKDIR /opt/kserve-rag
 USER 10001:10001
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["python", "-m", "ingest"]
-ARG VERSION=0.1.0
-ARG REVISION=unknown
 LABEL org.opencontainers.image.title="kserve-rag-ingest" \
       org.opencontainers.image.description="Documents to an index version: the ingest Job and service of a KServe graph" \
-      org.opencontainers.image.version="$VERSION" \
-      org.opencontainers.image.revision="$REVISION" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.vendor="The kserve-rag authors" \
       org.opencontainers.image.base.name="docker.io/library/python:3.11.14-slim-bookworm"

@@ -14,12 +14,8 @@ ENTRYPOINT ["tritonserver"]
 CMD ["--model-repository=/app/all_models/llmapi", "--model-control-mode=explicit", "--load-model=tensorrt_llm", \
      "--http-port=8080", "--allow-grpc=false", "--metrics-port=8002", "--exit-timeout-secs=60", \
      "--http-restricted-api=model-repository,shared-memory,trace,logging:key=closed\n"]
-ARG VERSION=0.1.0
-ARG REVISION=unknown
 LABEL org.opencontainers.image.title="kserve-rag-predictor" \
       org.opencontainers.image.description="Prompts to tokens: Triton with TensorRT-LLM's Python model" \
-      org.opencontainers.image.version="$VERSION" \
-      org.opencontainers.image.revision="$REVISION" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.vendor="The kserve-rag authors" \
       org.opencontainers.image.base.name="nvcr.io/nvidia/tritonserver:25.12-trtllm-python-py3"

@@ -173,7 +173,9 @@ def shared_memory_argument(prefix: str, name: str) -> str:
 
 
 def trace_arguments(service: str, environ: Mapping[str, str]) -> list[str]:
-    """Arguments for exporting Triton's spans, from OpenTelemetry's variables; empty if they are not set.
+    """Arguments for exporting Triton's spans, from OpenTelemetry's variables.
+
+    Empty if the variables are not set, or if they choose gRPC, which Triton does not support.
 
     Source: https://docs.nvidia.com/deeplearning/triton-inference-server/user-guide/docs/user_guide/trace.html
     """
@@ -181,7 +183,8 @@ def trace_arguments(service: str, environ: Mapping[str, str]) -> list[str]:
     if not url and environ.get("OTEL_EXPORTER_OTLP_ENDPOINT"):
         url = environ["OTEL_EXPORTER_OTLP_ENDPOINT"].rstrip("/") + "/v1/traces"
     disabled = environ.get("OTEL_SDK_DISABLED", "").lower() == "true" or environ.get("OTEL_TRACES_EXPORTER") == "none"
-    if disabled or not url:
+    protocol = environ.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or environ.get("OTEL_EXPORTER_OTLP_PROTOCOL")
+    if disabled or not url or protocol == "grpc":
         return []
     settings = [
         "mode=opentelemetry",

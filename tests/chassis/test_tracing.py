@@ -75,7 +75,7 @@ def test_tracing_is_off_without_an_endpoint(variables: dict[str, str]) -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "thrift"),
         ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "http/json"),
         ("OTEL_TRACES_EXPORTER", "zipkin"),
     ],
@@ -135,6 +135,21 @@ def test_the_service_name_is_a_setting_and_tracestate_passes(collector: Collecto
     assert passed_on["tracestate"] == sent["tracestate"]
     assert (crashed.failed, crashed.attributes["error.type"]) == (True, "500")
     assert "secret" not in str(crashed)
+
+
+def test_spans_are_sent_over_grpc(tmp_path: Path) -> None:
+    trace_id = secrets.token_hex(16)
+    with Collector() as collector, collector.over_grpc() as url:
+        # What KServe sets in a container, and our own variables, which take precedence.
+        variables = {
+            "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1",
+            "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
+            "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": url,
+            "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "grpc",
+        }
+        with running_echo(tmp_path, **variables) as echo:
+            httpx.post(echo.url + PREDICT, json={}, headers={"traceparent": f"00-{trace_id}-{'b' * 16}-01"})
+        assert len(collector.trace(trace_id)) == 1
 
 
 def test_buffered_spans_are_sent_at_shutdown(collector: Collector, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""An OpenTelemetry collector for tests: takes spans over OTLP/HTTP, as protobuf and as JSON, and keeps them."""
+"""An OpenTelemetry collector for tests: keeps spans that arrive over gRPC, or over HTTP as protobuf or JSON."""
 
 from __future__ import annotations
 
@@ -7,14 +7,21 @@ import gzip
 import json
 import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+import grpc
 from google.protobuf import json_format
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
     ExportTraceServiceResponse,
+)
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2_grpc import (
+    TraceServiceServicer,
+    add_TraceServiceServicer_to_server,
 )
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 
@@ -78,6 +85,25 @@ class Collector:
         self._server.server_close()
         self._thread.join()
 
+    @contextmanager
+    def over_grpc(self) -> Iterator[str]:
+        """Also listens for gRPC, at the URL that it gives."""
+        collector = self
+
+        class Servicer(TraceServiceServicer):
+            def Export(self, request: ExportTraceServiceRequest, context: object) -> ExportTraceServiceResponse:  # noqa: N802 - gRPC's name
+                collector._keep(request)
+                return ExportTraceServiceResponse()
+
+        server = grpc.server(ThreadPoolExecutor(1))
+        add_TraceServiceServicer_to_server(Servicer(), server)
+        port = server.add_insecure_port("127.0.0.1:0")
+        server.start()
+        try:
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            server.stop(None).wait()
+
     def spans(self) -> list[ReceivedSpan]:
         """All spans received so far."""
         with self._news:
@@ -119,6 +145,9 @@ class Collector:
             json_format.Parse(json.dumps(_with_base64_ids(json.loads(body))), request)
         else:
             request.ParseFromString(body)
+        self._keep(request)
+
+    def _keep(self, request: ExportTraceServiceRequest) -> None:
         with self._news:
             self._spans.extend(_spans(request))
             self._news.notify_all()

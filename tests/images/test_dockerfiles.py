@@ -14,7 +14,7 @@ import yaml
 from docker.utils.build import PatternMatcher
 from packaging.requirements import Requirement
 
-from dockerfiles.build import ROOT, SERVICES, version
+from dockerfiles.build import ROOT, SERVICES, command, version
 from tests.images.recipes import LIGHT, ON_GPUS, WITH_TRITON, Recipe
 from tests.images.staging import PYTHON
 
@@ -135,6 +135,12 @@ def test_nothing_writes_into_the_image(recipe: Recipe) -> None:
     assert not recipe.final.all("VOLUME")
 
 
+def test_the_standard_library_is_compiled(built: Recipe) -> None:
+    (line,) = (step.value for step in built.final.all("RUN") if "compileall" in step.value)
+    assert f"/usr/local/lib/python{PYTHON}" in line
+    assert line.index("rm -rf") < line.index("compileall")
+
+
 def test_build_tools_are_not_in_the_image(built: Recipe) -> None:
     (copied,) = built.final.all("COPY")
     assert copied.words == ["--from=build", "/opt", "/opt"]
@@ -157,12 +163,14 @@ def test_labels(recipe: Recipe) -> None:
     labels = {
         name.removeprefix("org.opencontainers.image."): text for name, text in recipe.final.pairs("LABEL").items()
     }
-    assert labels.keys() == {"title", "description", "version", "revision", "licenses", "vendor", "base.name"}
+    assert labels.keys() == {"title", "description", "licenses", "vendor", "base.name"}
     assert labels["title"] == f"kserve-rag-{recipe.service}"
     assert labels["base.name"].removeprefix("docker.io/library/") == recipe.final.base
-    assert labels["version"] == "$VERSION"
-    assert labels["revision"] == "$REVISION"
-    assert recipe.final.pairs("ARG") == {"VERSION": version(), "REVISION": "unknown"}
+    line = command("podman", recipe.service, prefix="", tag=version(), revision="0a1b")
+    assert f"--tag=docker.io/library/kserve-rag-{recipe.service}:{version()}" in line
+    assert f"--label=org.opencontainers.image.version={version()}" in line
+    assert "--label=org.opencontainers.image.revision=0a1b" in line
+    assert not recipe.final.all("ARG"), "podman would take labels with an old value from its cache"
 
 
 # ── locks ─────────────────────────────────────────────────────────────────────────────────────────────────────────────

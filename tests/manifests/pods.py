@@ -166,6 +166,10 @@ def containers(pod: Pod) -> list[Document]:
 
 def matches(labels: Mapping[str, str], selector: Mapping[str, Any]) -> bool:
     """Whether a label selector (`matchLabels`, or the plain map of a Service) takes the labels."""
+    for expression in selector.get("matchExpressions", []):
+        assert expression["operator"] == "DoesNotExist", expression
+        if expression["key"] in labels:
+            return False
     wanted = selector.get("matchLabels", selector)
     return all(labels.get(name) == value for name, value in wanted.items())
 

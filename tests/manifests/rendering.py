@@ -58,6 +58,8 @@ _COMBINATIONS = {
     "prometheus-serve": "trtllm-serve ingest models-from-pvc index-from-pvc istio-auth network-policies prometheus",
     "otel": "gpu-trtllm ingest models-from-pvc index-from-pvc otel",
     "inference-graph": "gpu-trtllm ingest models-from-pvc index-from-pvc inference-graph",
+    "inference-graph-guarded": "gpu-trtllm ingest models-from-pvc index-from-pvc network-policies inference-graph",
+    "httproute": "gpu-trtllm ingest models-from-pvc index-from-pvc httproute",
     "earlier-graph": "existing-engines ingest models-from-pvc index-from-pvc earlier-graph",
     "earlier-graph-serve": "trtllm-serve ingest models-from-pvc index-from-pvc earlier-graph",
     "earlier-graph-cpu": "cpu-openvino ingest models-from-pvc index-from-pvc earlier-graph",

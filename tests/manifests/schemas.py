@@ -24,6 +24,7 @@ KUBERNETES_VERSION = "1.34"
 """The first version in which the preStop action `sleep` is stable; it is on by default since 1.30."""
 
 WITHOUT_SCHEMA = {
+    ("gateway.networking.k8s.io/v1", "HTTPRoute"),
     ("monitoring.coreos.com/v1", "ServiceMonitor"),
     ("networking.istio.io/v1", "VirtualService"),
     ("route.openshift.io/v1", "Route"),

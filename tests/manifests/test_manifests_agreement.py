@@ -13,7 +13,7 @@ import yaml
 
 from predictor.servers.triton import LAYOUTS
 from tests.manifests.pods import COMPONENT, PART_OF, Pod, containers, matches, named, pods, quantity
-from tests.manifests.rendering import Document
+from tests.manifests.rendering import COMBINATIONS, MANIFESTS, NAMES, ROOT, Document
 
 SECRETS = {"kserve-rag-s3", "kserve-rag-hf", "kserve-rag-turns"}
 """Made by the operator, as docs/deploy.md shows."""
@@ -53,18 +53,95 @@ def test_runtimes_support_their_models(graph_documents: list[Document]) -> None:
         assert model["storageUri"]
 
 
+def unrestricted(context: Document) -> list[str]:
+    """Fields of a container's securityContext that the Pod Security Standard `restricted` refuses.
+
+    Source: https://kubernetes.io/docs/concepts/security/pod-security-standards/
+    """
+    wanted = {
+        "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"]},
+        "runAsNonRoot": True,
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+    wrong = [name for name, value in wanted.items() if context.get(name) != value]
+    return wrong + ["runAsUser"] * (context.get("runAsUser") == 0)
+
+
 def test_containers_are_restricted(documents: list[Document]) -> None:
     """The Pod Security Standard `restricted`, and a read-only root file system."""
     for pod in pods(documents):
         for container in containers(pod):
             where = f"{pod.owner} {container['name']}"
-            context = container["securityContext"]
-            assert context["allowPrivilegeEscalation"] is False, where
-            assert context["capabilities"] == {"drop": ["ALL"]}, where
-            assert context["readOnlyRootFilesystem"] is True, where
-            assert context["runAsNonRoot"] is True, where
-            assert context["seccompProfile"] == {"type": "RuntimeDefault"}, where
-            assert context.get("runAsUser", 1) > 0, where
+            assert unrestricted(container["securityContext"]) == [], where
+            assert container["securityContext"]["readOnlyRootFilesystem"] is True, where
+
+
+ADDED = {
+    "models-from-s3": "storage-initializer",
+    "models-from-hf": "storage-initializer",
+    "index-from-s3": "storage-initializer",
+    "inference-graph": "router",
+}
+"""Component → container that KServe adds for it, with less than `restricted` wants. The cure is in docs/deploy.md."""
+
+ROUTER = {
+    "privileged": False,
+    "runAsNonRoot": True,
+    "readOnlyRootFilesystem": True,
+    "allowPrivilegeEscalation": False,
+    "capabilities": {"drop": ["ALL"]},
+}
+"""Source: kserve 0.20, pkg/controller/v1alpha1/inferencegraph/raw_ig.go."""
+
+
+def added_by_kserve(documents: list[Document]) -> dict[str, Document]:
+    """Container → securityContext of what KServe adds to the pods.
+
+    Source: kserve 0.20, pkg/webhook/admission/pod/storage_initializer_injector.go: a volume claim and an image volume
+    (`oci+native://`) are mounted; `oci://` is a modelcar, all else a storage initializer.
+    """
+    found: dict[str, Document] = {"router": ROUTER} if named(documents, "InferenceGraph") else {}
+    for service in named(documents, "InferenceService").values():
+        for part in ("transformer", "predictor"):
+            component = service["spec"].get(part, {})
+            variables = [v for container in component.get("containers", []) for v in container.get("env", [])]
+            uris = [variable["value"] for variable in variables if variable["name"] == "STORAGE_URI"]
+            uris += [component["model"]["storageUri"]] if "storageUri" in component.get("model", {}) else []
+            for uri in uris:
+                if not uri.startswith(("pvc://", "oci+native://")):
+                    found["modelcar" if uri.startswith("oci://") else "storage-initializer"] = {}
+    return found
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_pod_security_of_what_kserve_adds(rendered: Any, name: str) -> None:
+    documents = rendered.documents[name]
+    refused = {container for container, context in added_by_kserve(documents).items() if unrestricted(context)}
+    assert refused == {ADDED[component] for component in COMBINATIONS.get(name, ()) if component in ADDED}
+    for namespace in named(documents, "Namespace").values():
+        if namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted":
+            assert not refused
+
+
+def test_the_cure_for_pod_security_is_documented() -> None:
+    for component in ADDED:
+        readme = (MANIFESTS / "components" / component / "README.md").read_text(encoding="utf-8")
+        assert "docs/deploy.md#pod-security" in readme, component
+    guide = (ROOT / "docs" / "deploy.md").read_text(encoding="utf-8")
+    (patch,) = re.findall(r"patch clusterstoragecontainer default .*?-p '(.*?)'", guide, re.DOTALL)
+    assert unrestricted(json.loads(patch)["spec"]["container"]["securityContext"]) == []
+
+
+def test_the_router_may_ask_what_it_joins(rendered: Any) -> None:
+    documents = rendered.documents["inference-graph-guarded"]
+    (graph,) = named(documents, "InferenceGraph").values()
+    policies = [policy["spec"] for policy in named(documents, "NetworkPolicy").values()]
+    # Source: InferenceGraphLabel in kserve 0.20, pkg/constants/constants.go.
+    labels = {"serving.kserve.io/inferencegraph": graph["metadata"]["name"]}
+    for step in graph["spec"]["nodes"]["root"]["steps"]:
+        target, port = _target(documents, step["serviceUrl"])
+        assert _admits(policies, target, labels, port), step["name"]
 
 
 def test_containers_are_sized(documents: list[Document]) -> None:
@@ -202,6 +279,14 @@ def test_a_rollout_loses_no_replica(graph_documents: list[Document]) -> None:
             assert strategy == {"maxUnavailable": 0, "maxSurge": 1}
 
 
+def services_of_kserve(documents: list[Document]) -> list[Document]:
+    """Services that KServe makes of the InferenceServices, with the labels of the pods and its own."""
+    return [
+        {"metadata": {"labels": {**pod.labels, "serving.kserve.io/inferenceservice": pod.owner.split()[1]}}}
+        for pod in serving(documents)
+    ]
+
+
 def test_selectors_find_their_pods(graph_documents: list[Document]) -> None:
     everything = pods(graph_documents)
     for kind in ("Service", "PodDisruptionBudget"):
@@ -216,7 +301,11 @@ def test_selectors_find_their_pods(graph_documents: list[Document]) -> None:
                     assert port["targetPort"] in found[0].ports.values(), f"Service {name} {port['name']}"
     for monitor in named(graph_documents, "ServiceMonitor").values():
         selector = monitor["spec"]["selector"]
-        services = [s for s in named(graph_documents, "Service").values() if matches(s["metadata"]["labels"], selector)]
+        services = [
+            service
+            for service in [*named(graph_documents, "Service").values(), *services_of_kserve(graph_documents)]
+            if matches(service["metadata"]["labels"], selector)
+        ]
         if monitor["metadata"]["name"] == "kserve-rag-ingest" and not services:
             continue  # the graph has no service that takes documents in
         assert len(services) == 1
@@ -269,6 +358,16 @@ def test_hosts_lead_to_the_right_pods(graph_documents: list[Document]) -> None:
         target, port = _target(graph_documents, url)
         assert target.component == component, f"{pod.owner}: {url}"
         assert port == target.ports["http1"]
+
+
+def test_the_route_leads_to_the_transformer(rendered: Any) -> None:
+    documents = rendered.documents["httproute"]
+    (route,) = named(documents, "HTTPRoute").values()
+    (rule,) = route["spec"]["rules"]
+    (backend,) = rule["backendRefs"]
+    target, _ = _target(documents, f"http://{backend['name']}:{backend['port']}")
+    assert target.component == "transformer"
+    assert int(rule["timeouts"]["request"].removesuffix("s")) > int(target.env["TRANSFORMER_TIMEOUT_S"])
 
 
 @pytest.mark.parametrize("name", ["network-policies", "production", "prometheus-serve", "gpu", "openshift"])

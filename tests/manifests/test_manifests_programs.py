@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -24,14 +25,14 @@ from kserve_rag.local.triton import TritonEnvironment, TritonPorts, ensure_trito
 from kserve_rag.settings import Settings
 from predictor.engines.settings import EngineSettings
 from tests.manifests.pods import Pod, named, pods
-from tests.manifests.rendering import MANIFESTS, OVERLAYS, ROOT, Document, folder_of, parse, programs
+from tests.manifests.rendering import MANIFESTS, OVERLAYS, ROOT, Document, folder_of, kustomize, parse, programs
 from tests.processes import free_ports, program, triton
 from transformer.settings import TransformerSettings
 from vectorstore.settings import VectorstoreSettings
 
 TINY_BGE_M3 = ROOT / "tests" / "embedder" / "tiny_bge_m3"
 
-OPENTELEMETRY = {"OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_PROTOCOL", "OTEL_SERVICE_NAME"}
+OPENTELEMETRY = {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_SERVICE_NAME"}
 """Source: https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/ and protocol/exporter."""
 
 SETTINGS: dict[str, type[BaseSettings]] = {
@@ -83,6 +84,76 @@ def test_values_are_valid(documents: list[Document], component: str, monkeypatch
     for name, value in config(documents, component).items():
         monkeypatch.setenv(name, value)
     SETTINGS[component]()
+
+
+VARIED = (
+    *("engine-existing", "engine-vllm", "engine-trtllm-serve", "embedder-gpu", "minilm"),
+    *("ingest-service-guarded", "earlier-graph-cpu", "knative"),
+)
+"""Combinations that have all settings of the manifests."""
+
+
+def _changed(render: Any, name: str, scratch: Path) -> tuple[list[Document], set[tuple[str, str]]]:
+    """A combination in which patches change every setting; and the settings, as ConfigMap and variable."""
+    folder = folder_of(name, scratch)
+    maps = named(parse(render(folder)), "ConfigMap")
+    content = yaml.safe_load((folder / "kustomization.yaml").read_text(encoding="utf-8"))
+    content["patches"], settings = [], set()
+    for pod in pods(parse(render(folder))):
+        for source in pod.main.get("envFrom", []):
+            if "configMapRef" in source:
+                data = maps[source["configMapRef"]["name"]]["data"]
+                config_map = source["configMapRef"]["name"].rpartition("-")[0]
+                patch = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": config_map}}
+                content["patches"].append({"patch": yaml.safe_dump({**patch, "data": dict.fromkeys(data, "changed")})})
+                settings |= {(config_map, variable) for variable in data}
+    (folder / "kustomization.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    return parse(render(folder)), settings
+
+
+def test_a_variant_overrides_every_setting(rendered: Any, tmp_path: Path) -> None:
+    render = kustomize()
+    assert render is not None
+    tried = set()
+    for name in VARIED:
+        documents, settings = _changed(render, name, tmp_path)
+        tried |= settings
+        for pod in pods(documents):
+            read = {name for source in pod.main.get("envFrom", []) for name in source.get("configMapRef", {}).values()}
+            for config_map in read:
+                assert set(named(documents, "ConfigMap")[config_map]["data"].values()) == {"changed"}, pod.owner
+    everywhere = {
+        (source["configMapRef"]["name"].rpartition("-")[0], variable)
+        for documents in rendered.documents.values()
+        for pod in pods(documents)
+        for source in pod.main.get("envFrom", [])
+        if "configMapRef" in source
+        for variable in named(documents, "ConfigMap")[source["configMapRef"]["name"]]["data"]
+    }
+    assert everywhere - tried == {("kserve-rag-transformer", "TRANSFORMER_FREQUENCY_PENALTY")}, "kind-cpu's own"
+
+
+def test_values_of_overlays_and_of_the_example_win(rendered: Any, tmp_path: Path) -> None:
+    render = kustomize()
+    assert render is not None
+    (example,) = re.findall(r"```yaml\n(.*?)```", (MANIFESTS / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    (tmp_path / "kustomization.yaml").write_text(example.replace("../../", f"{os.path.relpath(MANIFESTS, tmp_path)}/"))
+    variants = {"example": (example, parse(render(tmp_path)))}
+    for overlay in OVERLAYS:
+        own = (MANIFESTS / "overlays" / overlay / "kustomization.yaml").read_text(encoding="utf-8")
+        variants[overlay] = (own, rendered.documents[overlay])
+    checked = 0
+    for name, (text, documents) in variants.items():
+        content = yaml.safe_load(text)
+        assert "configMapGenerator" not in content, f"{name}: it runs before the components and loses"
+        for patch in content.get("patches", []):
+            body = yaml.safe_load(patch["patch"])
+            if isinstance(body, dict) and body["kind"] == "ConfigMap":
+                maps = named(documents, "ConfigMap")
+                (data,) = (maps[key]["data"] for key in maps if key.rpartition("-")[0] == body["metadata"]["name"])
+                assert data.items() >= body["data"].items(), name
+                checked += len(body["data"])
+    assert checked >= 4
 
 
 def test_values_of_encoder_and_engine_are_valid(documents: list[Document]) -> None:

@@ -154,6 +154,17 @@ def test_a_broken_connection_leaves_nothing(hub: Path, tmp_path: Path) -> None:
     assert models(volume) == []
 
 
+def test_an_empty_folder_is_no_model(hub: Path, tmp_path: Path) -> None:
+    """The kubelet creates the folder of a `subPath` for a pod that starts before the model is there."""
+    volume = tmp_path / "volume"
+    (volume / "llm").mkdir(parents=True)
+    assert fetch(hub, volume, LLAMA, BREAKS="1").returncode == 1, "another try may help"
+    assert models(volume / "llm") == []
+    done = fetch(hub, volume, LLAMA)
+    assert done.returncode == 0, done.stdout
+    assert "config.json" in models(volume / "llm")
+
+
 def test_an_incomplete_folder_is_left_alone(hub: Path, tmp_path: Path) -> None:
     volume = tmp_path / "volume"
     (volume / "llm").mkdir(parents=True)

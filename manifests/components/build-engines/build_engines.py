@@ -217,7 +217,8 @@ def main(arguments: list[str] | None = None) -> int:
     if dry_run:
         sys.stdout.write(json.dumps(commands(plan), indent=1) + "\n")
         return 0
-    if plan.repository.exists():
+    # An empty folder counts as missing: the kubelet creates one for a pod that mounts a `subPath`.
+    if plan.repository.is_dir() and any(plan.repository.iterdir()):
         logger.info("%s is already there.", plan.repository)
         return 0
     shutil.rmtree(plan.building, ignore_errors=True)  # of a run that was killed

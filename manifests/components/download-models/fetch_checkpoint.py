@@ -1,7 +1,8 @@
 """Fetches a model into a folder and checks it before the folder appears: `fetch_checkpoint.py URI FOLDER`.
 
 Runs in KServe's storage initializer image, which reads hf://, s3://, gs://, https:// and Azure's. A complete model is
-left alone; a failed run leaves the folder as it was. `SHA256SUMS` in the folder records what was published; `--verify`
+left alone; a failed run leaves the folder as it was. An empty folder counts as missing: the kubelet creates one for a
+pod that mounts a `subPath` before the model is there. `SHA256SUMS` in the folder records what was published; `--verify`
 compares every byte with it.
 
 Exit status: 0 the folder holds the model; 1 it could not be fetched (another try may help); 2 it is not the requested
@@ -219,15 +220,19 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(levelname)s %(name)s: %(message)s")
 
-    if options.folder.is_dir():
-        return _inspect(options)
     try:
+        if _holds_files(options.folder):
+            return _inspect(options)
         with alone(options.folder):
             # Another run may have published it meanwhile.
-            return _inspect(options) if options.folder.is_dir() else _publish(options)
+            return _inspect(options) if _holds_files(options.folder) else _publish(options)
     except (BusyError, OSError) as error:
         logger.error("%s was not fetched: %s", options.uri, error)
         return 1
+
+
+def _holds_files(folder: Path) -> bool:
+    return folder.is_dir() and any(folder.iterdir())
 
 
 def _inspect(options: argparse.Namespace) -> int:
@@ -264,7 +269,7 @@ def _publish(options: argparse.Namespace) -> int:
         what = f"{type(error).__name__}: {error}"
         logger.error("%s could not be fetched (%s). Check its name, and the Secret.", options.uri, what)
         return 1
-    incoming.replace(folder)
+    incoming.replace(folder)  # also replaces an empty folder
     logger.info("%s holds %s: %s.", folder, options.uri, held)
     return 0
 
