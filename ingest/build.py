@@ -1,4 +1,4 @@
-"""Carries out a plan: parses, chunks, embeds, writes a new index version and publishes it."""
+"""Builds an index version from a plan: parses, chunks, embeds, writes and publishes."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from vectorstore.versions import (
 )
 
 _SHORT_TEXT_CHARS = 200
-"""Shorter documents count as duplicates only if their titles are equal too: `N/A` is about its title."""
+"""Shorter documents are duplicates only if their titles are equal too: `N/A` refers to its title."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,17 +46,17 @@ class PlannedFile:
 
     file: SourceFile
     token: str
-    """Its change token, to be stored with its documents."""
+    """Change token, which is stored with its documents."""
     size_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
 class BuildContext:
-    """Inputs of a build besides the plan."""
+    """Inputs of a build in addition to the plan."""
 
     settings: IngestSettings
     parameters: dict[str, Any]
-    """Settings that the version depends on besides its files; stored in its manifest."""
+    """Settings on which the version depends; stored in its manifest."""
     executor: Executor
     batcher: Batcher
     previous: PreviousVersion | None
@@ -74,7 +74,7 @@ async def build(
     """Publishes a version with the documents of `files`, in order, and of the plan's unchanged files.
 
     The documents of a file that can no longer be read are copied from the previous version. `check` is called before
-    publishing with the names of the files that gave documents; what it raises ends the run.
+    publishing, with the names of the files that gave documents. If it raises, nothing is published.
 
     Returns the version's name; None if nothing changed, or if there is no document and the version may not be empty.
 
@@ -105,7 +105,7 @@ def index_writes(index_root: Path) -> Iterator[None]:
 
 
 @dataclass(slots=True)
-class _Work:
+class _QueueItem:
     """A document to write, or the end of a file."""
 
     document: Document | None = None
@@ -116,10 +116,10 @@ class _Work:
     """Size of the file that ends."""
 
 
-class _Queue(asyncio.Queue["_Work | None"]):
-    """Work on its way to the writer; None after the last. It bounds the chunks: the back-pressure of a build.
+class _Queue(asyncio.Queue["_QueueItem | None"]):
+    """Queue from the producer to the writer; None after the last item. Provides the back-pressure of a build.
 
-    Once it has too many, it stays closed until half of them are written, so that batches fill up again.
+    At `limit` chunks it closes until half of them are written, so that batches fill up again.
     """
 
     def __init__(self, limit: int) -> None:
@@ -133,15 +133,15 @@ class _Queue(asyncio.Queue["_Work | None"]):
     def closed(self) -> bool:
         return not self._open.is_set()
 
-    async def reserve(self, work: _Work) -> None:
-        """Waits while the queue is closed, then counts the chunks of a document, at least one."""
+    async def reserve(self, work: _QueueItem) -> None:
+        """Waits while the queue is closed, then counts the document's chunks, at least one."""
         await self._open.wait()
         self._chunks += max(len(work.chunks), 1)
         if self._chunks >= self._limit:
             self._open.clear()
 
-    def release(self, work: _Work) -> None:
-        """The document is written."""
+    def release(self, work: _QueueItem) -> None:
+        """Removes a written document from the count."""
         self._chunks -= max(len(work.chunks), 1)
         if self._chunks <= self._limit // 2:
             self._open.set()
@@ -154,7 +154,7 @@ class _Producer:
         self._context = context
         self._queue = queue
         self._seen: dict[bytes, str] = {}
-        """Digest of a document's text → name of the file it was first found in."""
+        """Duplicate key of a document → name of the first file with it."""
         self.read: set[str] = set()
         """Names of the files that gave documents."""
 
@@ -175,10 +175,10 @@ class _Producer:
 
     def _remember(self, previous: PreviousVersion, names: frozenset[str]) -> None:
         for document in previous.documents(names):
-            self._seen[_text_digest(document)] = document.source
+            self._seen[_duplicate_key(document)] = document.source
 
     async def _parse(self, parser: FileParser, planned: PlannedFile) -> int:
-        """Passes the documents of a file on and returns their number."""
+        """Enqueues the documents of a file and returns their number."""
         reporter, name = self._context.reporter, planned.file.source
         documents = repeated = 0
         first = ""
@@ -189,7 +189,7 @@ class _Producer:
                         reporter.notice(name, item)
                         continue
                     document = Document(item.id, item.text, item.title, item.url, name, planned.token, item.metadata)
-                    digest = _text_digest(document)
+                    digest = _duplicate_key(document)
                     if digest in self._seen:
                         repeated += 1
                         first = first or self._seen[digest]
@@ -210,7 +210,7 @@ class _Producer:
             reporter.skip(name, f"has the same text as {first}")
         elif repeated:
             reporter.notice(name, f"{repeated} of {documents + repeated} documents have the same text as others")
-        self._queue.put_nowait(_Work(file_bytes=planned.size_bytes))
+        self._queue.put_nowait(_QueueItem(file_bytes=planned.size_bytes))
         return documents
 
     async def _copy(self, previous: PreviousVersion, names: frozenset[str]) -> None:
@@ -224,12 +224,12 @@ class _Producer:
             await self._enqueue(*item)
 
     async def _enqueue(self, document: Document, chunks: list[Chunk]) -> None:
-        """Requests missing vectors and passes the document on. Waits while the queue is closed."""
+        """Requests missing vectors and enqueues the document. Waits while the queue is closed."""
         batcher, previous = self._context.batcher, self._context.previous
         if self._queue.closed:
-            # The writer may be waiting for texts in the batch that is not full yet.
+            # The writer may be waiting for vectors of a batch that is not full yet.
             batcher.flush()
-        work = _Work(document, chunks)
+        work = _QueueItem(document, chunks)
         await self._queue.reserve(work)
         texts = [chunk.embedding_text or chunk.text for chunk in chunks]
         keys = [content_key(batcher.capabilities.fingerprint, text) for text in texts]
@@ -272,7 +272,7 @@ class _Writer:
             )
 
     async def publish(self, *, may_be_empty: bool) -> str | None:
-        """As `build`."""
+        """Publishes the version; returns as `build`."""
         if self._builder is None and may_be_empty:
             self._builder = await finish_in_thread(self._begin)
         builder = self._builder
@@ -290,12 +290,12 @@ class _Writer:
         with index_writes(self._index_root):
             return await shield_to_completion(publish())
 
-    async def _write(self, work: _Work, document: Document) -> None:
+    async def _write(self, work: _QueueItem, document: Document) -> None:
         vectors = [await part if isinstance(part, asyncio.Future) else part for part in work.vectors]
         summary = self._context.reporter.summary
         try:
             with index_writes(self._index_root):
-                # The builder must not be removed while a thread adds to it.
+                # The builder must not be closed while a thread adds to it.
                 await finish_in_thread(lambda: self._add(document, work.chunks, vectors))
         except InvalidContentError as error:
             self._context.reporter.notice(document.source, f"a document cannot be stored: {error.message}")
@@ -344,6 +344,6 @@ def _chunk(document: ChunkedDocument, span: Span) -> Chunk:
     )
 
 
-def _text_digest(document: Document) -> bytes:
+def _duplicate_key(document: Document) -> bytes:
     title = document.title if len(document.text) < _SHORT_TEXT_CHARS else ""
     return hashlib.sha256(f"{title}\0{document.text}".encode()).digest()

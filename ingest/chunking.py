@@ -1,4 +1,4 @@
-"""Cuts documents into chunks: spans along the structure of the text, measured in the embedder's tokens."""
+"""Splits documents into chunks along the structure of the text. Sizes are in the embedder's tokens."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ from ingest.errors import IngestError
 from ingest.loaders.document import MetadataValue, ParsedDocument, Section
 
 ALGORITHM = 2
-"""Version of the algorithm. Raise it when cuts or embedded texts change, so that indexes are rebuilt."""
+"""Version of the algorithm. Increment it when chunks or embedded texts change, so that indexes are rebuilt."""
 
 _PIECE_CHARS = 8_192
-"""Characters per tokenizer call: a whole book at once takes hundreds of megabytes."""
+"""Characters per call of the tokenizer, which takes hundreds of megabytes for a whole book."""
 
 _UNREADABLE_CHARS = 24
-"""A longer token is a word that the tokenizer does not know: every two characters count as a token."""
+"""A longer token is a word that the tokenizer does not know. It counts as one token per two characters."""
 
 _CHARS_PER_TOKEN = 32
-"""A chunk with more characters per token consists of characters that the tokenizer ignores, such as white space."""
+"""A range with more characters per token has mostly characters that the tokenizer ignores. It is split."""
 
 _LOOK_BACK_CHARS = 16
 _INDENTATION_CHARS = 64
 
 _CODE, _PARAGRAPH, _LINE, _SENTENCE, _WORD = 4, 3, 2, 1, 0
-"""How a unit begins. A higher number is a better place to cut."""
+"""Boundary before a unit. A higher number is a better place to split."""
 
 _BLANK_LINE = re.compile(r"\n[ \t]*\n+")
 _SENTENCE_END = re.compile(r"(?<![.!?…؟।])[.!?…؟।]+[\"'”’»)\]]*(?=\s)|[。！？]+[\"'”’」』）]*")
 _ENDS_LINE = re.compile(r"[.!?:;…。！？|][\"'”’»)\]*_`]*\s*$")
-_GOES_ON = re.compile(r"(?!\d{1,3}[.)]\s)[^\s\-*+•#>|~]")
+_CONTINUES_LINE = re.compile(r"(?!\d{1,3}[.)]\s)[^\s\-*+•#>|~]")
 _FULL_LINE_CHARS = 60
-"""A shorter line was not wrapped: its author ended it there."""
+"""A shorter line is not wrapped: its line break is intended."""
 _ABBREVIATIONS = frozenset(
     """
     al approx art ca cf ch co corp dept dr ed eds eq est etc fig figs gen inc jr ltd mr mrs ms no nos nr p pp prof rev
@@ -50,10 +50,10 @@ _PAGE_LABEL = re.compile(r"Pages? \d+(?:–\d+)?")
 
 @dataclass(frozen=True, slots=True)
 class ChunkSettings:
-    """Sizes in tokens. The defaults suit MiniLM. Raises IngestError if the sizes contradict each other."""
+    """Sizes in tokens. The defaults suit MiniLM. Raises IngestError if they contradict each other."""
 
     window_tokens: int = 256
-    """Window of the embedder. It ignores the rest of a longer text."""
+    """Window of the embedder, which truncates longer texts."""
     reserved_tokens: int = 8
     """Part of the window for special tokens and the embedder's own prefix (`passage: `)."""
     max_tokens: int = 200
@@ -61,7 +61,7 @@ class ChunkSettings:
     overlap_tokens: int = 30
     """Maximum size of the overlap: whole sentences repeated from the previous chunk."""
     min_tokens: int = 48
-    """A smaller section joins its neighbour under the same heading."""
+    """A smaller section is joined with its neighbour under the same heading."""
 
     def __post_init__(self) -> None:
         readable = self.window_tokens - self.reserved_tokens
@@ -84,7 +84,7 @@ class Span:
     start: int
     end: int
     heading_path: Sequence[str]
-    """Headings above, outermost first, then the pages and the header of a continued table, if there are any."""
+    """Enclosing headings, outermost first; then the pages, and the header of a continued table, if any."""
     prefix: str
     """Precedes the chunk's text in the embedded text."""
 
@@ -107,7 +107,7 @@ class ChunkedDocument:
 
 
 class EmbeddingTexts:
-    """Builds the text to embed: title and headings, a blank line, the chunk. Never exceeds the window."""
+    """Builds the text to embed: title and headings, a blank line, and the chunk. Never exceeds the window."""
 
     def __init__(self, settings: ChunkSettings, tokens: TokenCounter) -> None:
         self._readable = settings.window_tokens - settings.reserved_tokens
@@ -115,9 +115,9 @@ class EmbeddingTexts:
         self._prefixes = lru_cache(maxsize=256)(self._candidates)
 
     def prefix(self, title: str, heading_path: Sequence[str], text: str) -> str | None:
-        """As much of title and headings as fits before `text`; None if not even the text fits."""
+        """The longest prefix of title and headings that fits before `text`; None if the text alone does not fit."""
         for prefix, tokens in self._prefixes(title, tuple(heading_path)):
-            # The parts may have slightly more or fewer tokens than the whole, so count the whole.
+            # Count prefix and text together: the sum of their tokens may differ slightly.
             if tokens < self._readable and self._tokens.count(prefix + text) <= self._readable:
                 return prefix
         return None
@@ -137,11 +137,10 @@ class EmbeddingTexts:
 
 
 class Chunker:
-    """Cuts documents into chunks of at most `max_tokens`.
+    """Splits documents into chunks of at most `max_tokens`, in linear time and memory.
 
-    Every character except white space is in a chunk, and chunks begin and end without white space. Cuts follow
-    sections, then paragraphs, lines, sentences and words. Code and tables stay whole if they fit. Takes linear time and
-    memory.
+    Every character except white space is in a chunk, and chunks have no white space at their ends. Documents are split
+    at sections, then at paragraphs, lines, sentences and words. Code and tables stay whole if they fit.
     """
 
     def __init__(self, settings: ChunkSettings, tokens: TokenCounter) -> None:
@@ -151,17 +150,17 @@ class Chunker:
 
     def spans(self, document: ParsedDocument) -> Iterator[Span]:
         """The chunks of a document, in order. Within a section they overlap by whole sentences."""
-        cut = _Cut(document, self._settings, _TokenMap(document.text, self._tokens))
+        cut = _DocumentCutter(document, self._settings, _TokenMap(document.text, self._tokens))
         covered = 0
         for start, end, sections in cut.ranges():
             for span in self._fitted(document, start, end, sections):
-                # Drop a chunk that is only overlap.
+                # Drop a chunk that consists of overlap.
                 if span.end > covered:
                     covered = span.end
                     yield span
 
     def _fitted(self, document: ParsedDocument, start: int, end: int, sections: Sequence[Section]) -> Iterator[Span]:
-        """The range as one span; as several if the text alone has more tokens than counted by their offsets."""
+        """The range as one span; split if its text has more tokens than the count by offsets."""
         trimmed = _trim(document.text, start, end)
         if trimmed is None:
             return
@@ -180,19 +179,19 @@ class Chunker:
 
 @dataclass(slots=True)
 class _Unit:
-    """A range that is not split further. Units follow each other without gaps."""
+    """A range that is not split. Units follow each other without gaps."""
 
     start: int
     end: int
     tokens: int
-    begins: int
+    boundary: int
     """One of `_CODE` … `_WORD`."""
     heading: bool = False
-    """Holds only a heading, so that it stays with the next unit."""
+    """Whether it is only a heading, which must stay with the next unit."""
 
 
 class _TokenMap:
-    """The offset of each token of a text."""
+    """The offsets of the tokens of a text."""
 
     def __init__(self, text: str, tokens: TokenCounter) -> None:
         self._starts = array("L")
@@ -220,8 +219,8 @@ class _TokenMap:
         return max(self._starts[place], start) if place >= 0 else start
 
 
-class _Cut:
-    """Cuts one document."""
+class _DocumentCutter:
+    """Splits one document."""
 
     def __init__(self, document: ParsedDocument, settings: ChunkSettings, tokens: _TokenMap) -> None:
         self._document = document
@@ -232,7 +231,7 @@ class _Cut:
         self._block_starts = [block.start for block in document.blocks]
 
     def ranges(self) -> Iterator[tuple[int, int, list[Section]]]:
-        """Ranges of at most `max_tokens`, untrimmed, with the sections they are in."""
+        """Untrimmed ranges of at most `max_tokens`, with their sections."""
         for sections in self._groups():
             units = [unit for section in sections for unit in self._section_units(section)]
             for start, end in self._pack(units, sections):
@@ -240,7 +239,7 @@ class _Cut:
                 yield start, end, inside
 
     def _groups(self) -> Iterator[list[Section]]:
-        """Groups of neighbouring sections: headings with their text, and tiny siblings."""
+        """Groups of adjacent sections: headings with the text below them, and tiny siblings."""
         group: list[Section] = []
         size = 0
         only_headings = False
@@ -296,39 +295,39 @@ class _Cut:
             if last > first:
                 yield from self._split(first, last, _PARAGRAPH)
 
-    def _split(self, start: int, end: int, begins: int) -> Iterator[_Unit]:
-        """The range as one unit if it fits together with an overlap, else split at finer places."""
+    def _split(self, start: int, end: int, boundary: int) -> Iterator[_Unit]:
+        """The range as one unit if it fits together with an overlap, else split at finer boundaries."""
         if self._tokens.count(start, end) <= self._body_tokens:
-            yield self._unit(start, end, begins)
+            yield self._unit(start, end, boundary)
             return
-        if begins > _LINE:
-            finer, cuts = _LINE, _lines(self._text, start, end, every=begins == _CODE)
-        elif begins > _SENTENCE:
+        if boundary > _LINE:
+            finer, cuts = _LINE, _lines(self._text, start, end, every=boundary == _CODE)
+        elif boundary > _SENTENCE:
             finer, cuts = _SENTENCE, _sentences(self._text, start, end)
         else:
             finer, cuts = _WORD, self._words(start, end)
         for first, last in pairwise(chain((start,), cuts, (end,))):
             if last > first:
                 units = [self._unit(first, last, _WORD)] if finer == _WORD else list(self._split(first, last, finer))
-                units[0].begins = begins
+                units[0].boundary = boundary
                 yield from units
-                begins = finer
+                boundary = finer
 
     def _words(self, start: int, end: int) -> Iterator[int]:
-        """Offsets of cuts at white space, as late as possible; within a word if it alone is too long."""
+        """Offsets to split at: white space, as late as possible, or inside a word that is too long."""
         while self._tokens.count(start, end) > self._body_tokens:
             latest = self._tokens.after(start, self._body_tokens, end)
             cut = latest
             while cut > start and not self._text[cut - 1].isspace():
                 cut -= 1
-            # Avoid a tiny chunk before a very long word.
+            # Avoid a tiny chunk before a long word.
             if self._tokens.count(start, cut) < self._body_tokens // 2:
                 cut = latest
             yield cut
             start = cut
 
     def _pack(self, units: Sequence[_Unit], sections: Sequence[Section]) -> Iterator[tuple[int, int]]:
-        """Fills chunks evenly with units and ends them at good places."""
+        """Distributes units evenly over chunks, which end at good boundaries."""
         maximum = self._settings.max_tokens
         if not units:
             return
@@ -350,7 +349,7 @@ class _Cut:
                     goal = self._goal(begin, end, units[-1].end)
             size += unit.tokens
             if size > maximum:
-                # The overlap or heading leaves too little room for a block that fits alone.
+                # With the overlap or heading, a block is too large that fits alone.
                 if units[first].start < unit.start and size - unit.tokens > 0 and first < place:
                     yield begin, unit.start
                 begin, first, size = unit.start, place, unit.tokens
@@ -360,7 +359,7 @@ class _Cut:
     def _goal(self, begin: int, fresh: int, end: int) -> float:
         """Target size of the chunk from `begin`, whose new text begins at `fresh`.
 
-        Shares the remaining text equally, instead of filling chunks and leaving a small last one.
+        Distributes the remaining text equally, so that the last chunk is not tiny.
         """
         overlap = self._tokens.count(begin, fresh)
         left = self._tokens.count(fresh, end)
@@ -370,14 +369,14 @@ class _Cut:
     def _closes(self, size: int, following: _Unit, goal: float) -> bool:
         if size + following.tokens > self._settings.max_tokens:
             return True
-        if following.begins >= _PARAGRAPH:
+        if following.boundary >= _PARAGRAPH:
             return size >= 0.8 * goal and size + following.tokens > 1.1 * goal
-        return following.begins >= _SENTENCE and size + following.tokens / 2 >= goal
+        return following.boundary >= _SENTENCE and size + following.tokens / 2 >= goal
 
     def _overlap(self, begin: int, following: _Unit, sections: Sequence[Section]) -> int:
-        """Start of the next chunk: some whole sentences before `following`, in its section and after any code."""
+        """Start of the next chunk: whole sentences before `following`, in the same section and after any code block."""
         end = following.start
-        if following.heading or following.begins in (_CODE, _WORD) or not self._settings.overlap_tokens:
+        if following.heading or following.boundary in (_CODE, _WORD) or not self._settings.overlap_tokens:
             return end
         room = min(self._settings.overlap_tokens, self._settings.max_tokens - following.tokens)
         if room <= 0:
@@ -397,12 +396,12 @@ class _Cut:
         """Size of a chunk without its overlap."""
         return self._settings.max_tokens - self._settings.overlap_tokens
 
-    def _unit(self, start: int, end: int, begins: int, *, heading: bool = False) -> _Unit:
-        return _Unit(start, end, self._tokens.count(start, end), begins, heading)
+    def _unit(self, start: int, end: int, boundary: int, *, heading: bool = False) -> _Unit:
+        return _Unit(start, end, self._tokens.count(start, end), boundary, heading)
 
 
 def _lines(text: str, start: int, end: int, *, every: bool = False) -> Iterator[int]:
-    """Start of each line in the range except the first; wrapped lines only if `every`."""
+    """Start of each line in the range except the first. `every`: include continuations of wrapped lines."""
     place = text.find("\n", start, end)
     while place != -1:
         if place + 1 < end and (every or not _is_wrapped(text, place)):
@@ -411,12 +410,12 @@ def _lines(text: str, start: int, end: int, *, every: bool = False) -> Iterator[
 
 
 def _is_wrapped(text: str, newline: int) -> bool:
-    """Whether a line break is in the middle of a sentence because the line was full."""
+    """Whether a line break is inside a sentence because the line was full."""
     if _ENDS_LINE.search(text, max(newline - 8, 0), newline) is not None:
         return False
     if text.rfind("\n", max(newline - _FULL_LINE_CHARS, 0), newline) != -1:
         return False
-    return _GOES_ON.match(text, newline + 1) is not None
+    return _CONTINUES_LINE.match(text, newline + 1) is not None
 
 
 def _sentences(text: str, start: int, end: int) -> Iterator[int]:
@@ -467,16 +466,16 @@ def _trim(text: str, start: int, end: int) -> tuple[int, int] | None:
 
 
 def _middle(text: str, start: int, end: int) -> int:
-    """Offset near the middle to cut at, after white space if possible."""
+    """Offset near the middle to split at, after white space if possible."""
     middle, reach = (start + end) // 2, (end - start) // 4
     places = chain(range(middle, middle + reach), range(middle, middle - reach, -1))
     return next((place + 1 for place in places if text[place].isspace()), max(middle, start + 1))
 
 
 def _heading_path(document: ParsedDocument, start: int, end: int, sections: Sequence[Section]) -> tuple[str, ...]:
-    """Headings above all text of the range, then its pages, then the header of the table that it continues.
+    """The headings that enclose all text of the range, then its pages, then the header of the table that it continues.
 
-    Sections without text count only if all are.
+    Sections without text are ignored if others have text.
     """
     inside = [section for section in sections if section.start < end and start < section.end]
     with_text = [s for s in inside if document.text[max(s.body, start) : min(s.end, end)].strip()]

@@ -1,4 +1,4 @@
-"""File locks, tasks that run together, and work that must not be cancelled half-way."""
+"""File locks, groups of tasks, and work that must complete despite cancellation."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _RETRY_LOCK_S = 0.2
 
 
 def open_lock(path: Path) -> IO[str]:
-    """Opens the file of a lock. Creates it and its folder if needed."""
+    """Opens a lock file. Creates it and its folder if needed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     return path.open("w")
 
 
 @contextlib.asynccontextmanager
 async def locked(lock: IO[str], on_wait: Callable[[], None]) -> AsyncIterator[None]:
-    """Holds a lock across processes, and closes its file. Calls `on_wait` once if it has to wait."""
+    """Holds an inter-process lock, then closes its file. Calls `on_wait` once if it has to wait."""
     with lock:
         waits = False
         while not _try_lock(lock):
@@ -42,13 +42,13 @@ def _try_lock(lock: IO[str]) -> bool:
 
 
 async def shield_to_completion(work: Awaitable[_Result]) -> _Result:
-    """The result of `work`. If the caller is cancelled, however often, raises only after `work` has finished."""
+    """The result of `work`. A cancellation of the caller is raised only after `work` has finished."""
     task = asyncio.ensure_future(work)
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
         while not task.done():
-            with contextlib.suppress(asyncio.CancelledError):  # only the first one is raised, below
+            with contextlib.suppress(asyncio.CancelledError):  # further cancellations
                 await asyncio.wait([task])
         raise
 
@@ -59,7 +59,7 @@ async def finish_in_thread(work: Callable[[], _Result]) -> _Result:
 
 
 async def run_together(*works: Coroutine[Any, Any, None]) -> None:
-    """Runs all until they end or one fails. Then cancels the others and waits for them."""
+    """Runs all until they end or one fails; then cancels the others and waits for them."""
     tasks = [asyncio.ensure_future(work) for work in works]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)

@@ -1,4 +1,4 @@
-"""Vectors for texts: requests go to the embedder in batches, several at a time, and each text only once."""
+"""Embeds texts in concurrent batches, each distinct text once."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from vectorstore.versions import Bits, ChunkVectors, EncodedVectors, Quantiser
 _Answer = TypeVar("_Answer")
 
 _PARTS = {"sparse": ("sparse_indices", "sparse_weights"), "multi_vectors": ("multi_vectors", "multi_vector_count")}
-"""Optional output of a model → its tensors."""
+"""Optional output of an embedding model → its tensors."""
 
 _MULTI_VECTOR_BATCH = 32
-"""Texts per call with multi-vectors: the response has a megabyte or more per text."""
+"""Texts per call with multi-vectors, which take a megabyte or more of the response per text."""
 
-_REMEMBERED = 1_024
-"""Texts of this run whose vectors are kept for chunks with the same text."""
-_LONGEST_WAIT_S = 30.0
+_CACHED_TEXTS = 1_024
+"""Number of texts whose vectors are cached for chunks with the same text."""
+_MAX_RETRY_WAIT_S = 30.0
 _CALL_TIMEOUT_S = 300.0
 
 
 @dataclass(frozen=True, slots=True)
 class EmbedderCapabilities:
-    """Outputs of the embedder that the settings ask for."""
+    """The embedder's outputs that the settings request."""
 
     fingerprint: str
     """Identifies the embedder and its weights."""
@@ -64,19 +64,19 @@ class Embedder(Protocol):
 
     @property
     def concurrency(self) -> int:
-        """Batches that it embeds at the same time."""
+        """Number of batches that it embeds concurrently."""
 
     async def connect(self) -> EmbedderCapabilities:
-        """Asks the embedder what it returns. Must be called first.
+        """Gets the embedder's capabilities. Must be called first.
 
-        Raises EmbeddingFailedError if the embedder does not answer, or lacks an output that the settings require.
+        Raises EmbeddingFailedError if the embedder does not respond, or lacks an output that the settings require.
         """
 
     async def embed(self, texts: Sequence[str]) -> EmbeddedBatch:
         """Embeds one batch. Raises EmbeddingFailedError if the embedder fails after all retries."""
 
     async def queries(self, texts: Sequence[str]) -> Embeddings:
-        """Embeds texts as queries, with every output that `connect` found.
+        """Embeds texts as queries, with all outputs that `connect` returned.
 
         Raises:
             EmbeddingFailedError: the embedder failed after all retries.
@@ -98,8 +98,8 @@ class HttpEmbedder:
     ) -> None:
         """Sends nothing yet.
 
-        `capabilities` replaces a call of `connect`, if another process has made it. `on_wait` is called before each
-        retry, with the reason and the delay.
+        `capabilities`: the result of `connect` in another process, which replaces the call. `on_wait`: called before
+        each retry with the reason and the delay.
         """
         self._on_wait = on_wait
         self._settings = settings
@@ -108,7 +108,7 @@ class HttpEmbedder:
 
     @property
     def concurrency(self) -> int:
-        """As the settings say."""
+        """`INGEST_CONCURRENCY`."""
         return self._settings.concurrency
 
     async def connect(self) -> EmbedderCapabilities:
@@ -148,8 +148,7 @@ class HttpEmbedder:
         )
         if answer.fingerprint != expected.fingerprint or answer.dense.shape[1] != expected.dimension:
             raise EmbeddingFailedError(
-                f"The embedder was exchanged during the run ({expected.fingerprint} became {answer.fingerprint}). "
-                "Run again."
+                f"The embedder changed during the run ({expected.fingerprint} became {answer.fingerprint}). Run again."
             )
         return answer, expected
 
@@ -178,7 +177,7 @@ class HttpEmbedder:
                         f"The embedder at {self._settings.embedder_url} failed {times}: {error.message}"
                     ) from error
                 reason = error.message
-            wait_s = min(wait_s, _LONGEST_WAIT_S)
+            wait_s = min(wait_s, _MAX_RETRY_WAIT_S)
             if self._on_wait is not None:
                 self._on_wait(f"{reason} Retrying in {wait_s:g} s.")
             await asyncio.sleep(wait_s)
@@ -197,7 +196,7 @@ async def _vectors(answer: Embeddings, quantiser: Quantiser | None) -> list[Chun
 
 
 class Batcher:
-    """Gathers texts into batches and embeds them in the background. The caller bounds the number of waiting texts."""
+    """Collects texts into batches and embeds them in the background. The caller must limit the pending texts."""
 
     def __init__(self, embedder: Embedder, batch_size: int) -> None:
         self._embedder = embedder
@@ -209,9 +208,9 @@ class Batcher:
         self._known: OrderedDict[str, asyncio.Future[ChunkVectors]] = OrderedDict()
         self._tasks: set[asyncio.Task[None]] = set()
         self.embedded = 0
-        """Texts embedded so far."""
+        """Number of texts embedded so far."""
         self.truncated = 0
-        """How many of them were longer than the embedder's window."""
+        """Number of them that were longer than the embedder's window."""
 
     async def connect(self) -> None:
         """As `Embedder.connect`."""
@@ -220,14 +219,14 @@ class Batcher:
             self._batch_size = min(self._batch_size, _MULTI_VECTOR_BATCH)
 
     def request(self, key: str, text: str) -> asyncio.Future[ChunkVectors]:
-        """The vectors of `text`, once its batch is embedded. Texts with the same `key` may be embedded only once."""
+        """A future of the text's vectors. Texts with the same `key` share a future while it is cached."""
         future = self._known.get(key)
         if future is not None:
             self._known.move_to_end(key)
             return future
         future = asyncio.get_running_loop().create_future()
         self._known[key] = future
-        if len(self._known) > _REMEMBERED:
+        if len(self._known) > _CACHED_TEXTS:
             self._known.popitem(last=False)
         self._waiting.append((text, future))
         if len(self._waiting) >= self._batch_size:
@@ -239,7 +238,7 @@ class Batcher:
         return await self._embedder.queries(texts)
 
     def flush(self) -> None:
-        """Sends the gathered texts even if they do not fill a batch."""
+        """Sends the collected texts even if they do not fill a batch."""
         batch, self._waiting = self._waiting, []
         if batch:
             task = asyncio.create_task(self._embed(batch))
@@ -247,7 +246,7 @@ class Batcher:
             task.add_done_callback(self._tasks.discard)
 
     async def aclose(self) -> None:
-        """Cancels what is running and closes the embedder's connections."""
+        """Cancels running batches and closes the embedder's connections."""
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
@@ -266,7 +265,7 @@ class Batcher:
             for _, future in batch:
                 if not future.done():
                     future.set_exception(error)
-                    # Mark it as retrieved: a failed run awaits only its first future.
+                    # Mark it as retrieved, because a failed run awaits only its first future.
                     future.exception()
         except BaseException:
             for _, future in batch:

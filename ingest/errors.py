@@ -15,10 +15,10 @@ from chassis.errors import (
 
 
 class IngestError(Exception):
-    """Base of errors that end a run. The message is for the person who started it."""
+    """Base class of errors that end a run. The message is for the person who started it."""
 
     code: ClassVar[str] = "ingest_failed"
-    """Stable machine-readable kind."""
+    """Stable error code for programs."""
 
 
 class SourceNotFoundError(IngestError):
@@ -28,7 +28,7 @@ class SourceNotFoundError(IngestError):
 
 
 class NothingUsableError(IngestError):
-    """No file gave a document: an empty folder, an unmounted volume, only bad files. The index is unchanged."""
+    """No file gave a document: an empty folder, an unmounted volume, or only bad files. The index is unchanged."""
 
     code = "nothing_usable"
 
@@ -36,8 +36,8 @@ class NothingUsableError(IngestError):
         """`skipped`: name of a file → reason; the message has the first three."""
         reasons = [f"{name}: {reason}" for name, reason in (skipped or {}).items()]
         more = f" and {len(reasons) - 3} more" if len(reasons) > 3 else ""
-        told = f" Skipped: {'; '.join(reasons[:3])}{more}." if reasons else ""
-        super().__init__(f"{problem}; the index is unchanged.{told}")
+        details = f" Skipped: {'; '.join(reasons[:3])}{more}." if reasons else ""
+        super().__init__(f"{problem}; the index is unchanged.{details}")
 
 
 class RemovalNotConfirmedError(IngestError):
@@ -56,7 +56,7 @@ class RemovalNotConfirmedError(IngestError):
 
 
 class UnknownFoldersError(IngestError):
-    """All files of an index must be read again, but its folders are unknown. The index is unchanged."""
+    """All files of an index must be read again, but its sources are unknown. The index is unchanged."""
 
     code = "unknown_folders"
 
@@ -117,7 +117,7 @@ class IndexFullError(ServiceError):
 
 
 class NotUploadedError(ForbiddenError):
-    """The document comes from a folder that the index follows and must be deleted there."""
+    """The document comes from a folder that the index follows, and must be deleted there."""
 
     code = "not_uploaded"
 

@@ -1,4 +1,4 @@
-"""Events during a run, and its summary."""
+"""Events of a run, and its summary."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Skipped:
     source: str
     reason: str
     stale: bool = False
-    """Whether the documents that it gave before stay in the index."""
+    """Whether its documents from an earlier run stay in the index."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,21 +39,21 @@ class Noticed:
 
 @dataclass(frozen=True, slots=True)
 class Advanced:
-    """A document is written or a file is finished. All numbers count from the start of the run."""
+    """A document is written or a file is finished. All counts are since the start of the run."""
 
     files: int
     """Finished files."""
     size_bytes: int
-    """Approximate number of bytes processed, out of those planned."""
+    """Approximate number of processed bytes, of `Planned.size_bytes`."""
     documents: int
     chunks: int
     embedded: int
-    """Chunks that the embedder has embedded."""
+    """Embedded chunks."""
 
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """The run waits, and continues without intervention."""
+    """The run waits. It continues by itself."""
 
     reason: str
 
@@ -77,9 +77,9 @@ class Summary:
     version: str | None = None
     """The current version after the run."""
     unchanged: bool = False
-    """Whether nothing had changed, so that nothing was embedded or published."""
+    """Whether nothing had changed, so that no version was published."""
     files: int = 0
-    """Files listed."""
+    """Listed files."""
     documents: int = 0
     """In the version."""
     chunks: int = 0
@@ -87,17 +87,17 @@ class Summary:
     embedded: int = 0
     """Chunks embedded by this run."""
     reused: int = 0
-    """Chunks whose vectors came from the previous version, or from the same text in this run."""
+    """Chunks with vectors of the previous version, or of the same text in this run."""
     deleted: int = 0
     """Files of the previous version that are gone."""
     duplicates: int = 0
     """Documents left out because another one has the same text."""
     truncated: int = 0
-    """Chunks longer than the embedder's window. Positive only if the settings do not fit the embedder."""
+    """Chunks longer than the embedder's window; 0 unless the settings do not match the embedder."""
     skipped: dict[str, str] = field(default_factory=dict)
     """Name of a file → reason."""
     stale: list[str] = field(default_factory=list)
-    """Skipped files whose documents, read by an earlier run, stay in the version."""
+    """Skipped files whose documents from an earlier run stay in the version."""
     notices: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
@@ -112,12 +112,12 @@ class Summary:
 
 
 class Reporter:
-    """Passes events on and collects the summary."""
+    """Forwards events and collects the summary."""
 
     def __init__(self, on_progress: OnProgress | None = None) -> None:
         self.summary = Summary()
         self.tell: OnProgress = on_progress or (lambda event: None)
-        """Passes an event on."""
+        """Forwards an event."""
 
     def skip(self, source: str, reason: str, *, stale: bool = False) -> None:
         """Records a file that cannot be used."""

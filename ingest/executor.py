@@ -1,4 +1,4 @@
-"""Executors: where a run parses and embeds. Planning and writing stay in the run's process."""
+"""Executors: the place where a run parses and embeds. Planning and writing always happen in the run's process."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ingest.settings import IngestSettings
 
 
 class FileParser(Protocol):
-    """Turns files into chunked documents."""
+    """Converts files to chunked documents."""
 
     def parse(self, file: SourceFile) -> AsyncGenerator[ChunkedDocument | str, None]:
         """As `ingest.parser.Parser.parse`."""
@@ -24,10 +24,10 @@ class Executor(Protocol):
     """Parses and embeds for a run."""
 
     def parsing(self, files: Sequence[SourceFile]) -> AbstractAsyncContextManager[FileParser]:
-        """A parser for exactly these files, in this order."""
+        """A parser, to be called for exactly these files in this order."""
 
     def embedder(self) -> Embedder:
-        """An embedder that is not connected yet."""
+        """An embedder, not connected yet."""
 
 
 class LocalExecutor:

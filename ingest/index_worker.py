@@ -1,4 +1,4 @@
-"""Runs the tasks of one index, one run of the pipeline at a time."""
+"""Runs the tasks of one index, one pipeline run at a time."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _SAVE_EVERY_S = 2.0
 
 
 class IndexWorker:
-    """Takes the tasks of one index from the queue, runs them and ends them."""
+    """Takes tasks of one index from the queue, runs them and records their results."""
 
     def __init__(self, settings: IngestServerSettings, index: ServedIndex, tasks: TaskQueue) -> None:
         self._settings = settings.model_copy(update={"index_name": index.name})
@@ -30,13 +30,13 @@ class IndexWorker:
         self._tasks = tasks
 
     async def run(self) -> None:
-        """Works until it is cancelled."""
+        """Runs until it is cancelled."""
         while True:
             batch = await self._tasks.next_batch(self._index.name)
             try:
                 await self._work(batch)
             except Exception as error:
-                # For example, the disk of the tasks is full.
+                # For example, the disk with the tasks is full.
                 logger.exception("tasks of index %s cannot be written", self._index.name)
                 for live in batch:
                     await self._tasks.abandon(live, error=_task_error(error))
@@ -88,7 +88,7 @@ class IndexWorker:
                 DOCUMENTS.inc(result.documents)
 
     async def _end_cancelled(self, batch: list[LiveTask]) -> None:
-        # A published task runs again: the next run finds its work done and gives its result.
+        # A published task runs again: the next run finds nothing to do and returns its result.
         again = [live for live in batch if live.published or not live.cancelled]
         for live in batch:
             if live not in again:
@@ -100,7 +100,7 @@ class IndexWorker:
             logger.error("a run of index %s failed", self._index.name, exc_info=error)
         for live in batch:
             if live.task.kind == "upload":
-                # Keep files that could not be indexed for the next run, but not those that are unusable.
+                # Keep the files for the next run, except unusable ones.
                 partial = run.partial.get(live.task.id)
                 unusable = [each.source for each in partial.skipped] if partial else run.refused[live.task.id]
                 wanted = [source for source in live.task.sources if source not in unusable]

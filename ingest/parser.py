@@ -28,9 +28,9 @@ _Result = TypeVar("_Result")
 
 
 class Parser:
-    """A child process that parses one file at a time. If a file kills it, the next file starts another.
+    """A child process that parses one file at a time. If a file kills it, the next file starts a new one.
 
-    Use it as an asynchronous context manager. It reads ahead only as much as the pipe and a buffer hold.
+    Use it as an asynchronous context manager. It reads ahead no more than the pipe and a buffer hold.
     """
 
     def __init__(self, settings: IngestSettings) -> None:
@@ -79,7 +79,7 @@ class Parser:
             raise SkippedFileError(answer["end"])
 
     async def _start(self) -> None:
-        # A file, so that nothing has to drain a pipe.
+        # A file needs no reader, unlike a pipe.
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed by _stop
         self._process = await asyncio.create_subprocess_exec(
             sys.executable,
@@ -92,7 +92,7 @@ class Parser:
             limit=_BUFFER_BYTES,
             env=_environment(),
             cwd="/",
-            # The run handles an interrupt from the keyboard, not the child.
+            # Ctrl-C interrupts the run, not the child.
             start_new_session=True,
         )
         try:
@@ -109,7 +109,7 @@ class Parser:
             raise ParserError("The parser process is gone.")
         process.stdin.write(frame(message))
         with contextlib.suppress(ConnectionError):
-            # If the process is gone, reading the response reports it.
+            # If the process has exited, `_receive` reports it.
             await process.stdin.drain()
 
     async def _receive(self, timeout_s: float) -> dict[str, Any]:
@@ -138,7 +138,7 @@ class Parser:
 
     async def _stop(self) -> None:
         process, self._process = self._process, None
-        # First what needs no await, in case this is cancelled.
+        # Clean up without `await` first, in case this call is cancelled.
         if self._stderr is not None:
             self._stderr.close()
             self._stderr = None
@@ -149,7 +149,7 @@ class Parser:
             if process.stdin is not None:
                 process.stdin.close()
             if process.stdout is not None:
-                # Drain the pipe: asyncio does not notice the exit of a process while its output is paused.
+                # Drain the pipe: asyncio does not notice the exit of a process whose output is paused.
                 with contextlib.suppress(ConnectionError):
                     while await process.stdout.read(_BUFFER_BYTES):
                         pass
@@ -157,7 +157,7 @@ class Parser:
 
 
 def _environment() -> dict[str, str]:
-    """The child imports what this process can, and uses one thread: the embedder needs the other cores."""
+    """Environment of the child: the same import path, and one thread, because the embedder needs the other cores."""
     return {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path),
@@ -177,7 +177,7 @@ async def _within(timeout_s: float, work: Coroutine[Any, Any, _Result]) -> _Resu
     """The result of `work`. If it takes longer, cancels it and raises `asyncio.TimeoutError`.
 
     `asyncio.wait_for` before Python 3.12 loses a cancellation that arrives together with the result
-    (https://github.com/python/cpython/issues/86296), and the run would then wait for ever.
+    (https://github.com/python/cpython/issues/86296), and the run would never end.
     """
     task = asyncio.ensure_future(work)
     try:

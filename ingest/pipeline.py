@@ -1,4 +1,4 @@
-"""One run: lists the sources, plans, and builds a new index version if anything changed."""
+"""A run of ingestion: lists the sources, plans, and builds a new index version if anything changed."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from ingest.sources.uploads import UploadSource
 from vectorstore.versions import IndexRoot
 
 LOADER_VERSION = 2
-"""Raise it when loaders read files differently: all files are then parsed again."""
+"""Increment it when loaders read files differently, so that all files are parsed again."""
 
 Scope = Literal["all", "uploads", "reindex"]
 """Which files a run reads.
@@ -61,19 +61,19 @@ async def run(
     """Brings an index up to date with its sources and its uploads.
 
     Unchanged files are not parsed again, and unchanged chunks are not embedded again. If nothing changed, nothing is
-    published. Files that cannot be used are skipped and reported; documents that they gave before stay. Waits while
-    another run of the same index is active, in any process.
+    published. Unusable files are skipped and reported; their documents from earlier runs stay. Waits while another run
+    of the same index is active in any process.
 
     Args:
-        settings: of this run.
-        sources: locations (`ingest.sources.open_source`). With the scope `all` the index follows them from now on;
-            with another, pass those it already follows, or none if they are unknown.
+        settings: settings of this run.
+        sources: locations (`ingest.sources.open_source`). With the scope `all`, the index follows them from now on;
+            with another one, pass the followed sources, or none if they are unknown.
         on_progress: receives the events, in the caller's event loop.
-        executor: parses and embeds; by default this process and one child. The version does not depend on it.
-        uploads: the uploaded files; by default those in the index's folder.
+        executor: parses and embeds. Default: this process and a child. The result does not depend on it.
+        uploads: the uploaded files. Default: those in the index's folder.
         scope: which files are read.
         allow_removal: whether the run may remove more than half of the documents because their files are gone.
-        on_finished: awaited before another run of the index may begin; completes even if this run is cancelled.
+        on_finished: awaited before another run of the index can start; completes even if this run is cancelled.
 
     Raises:
         SourceNotFoundError: a source does not exist.
@@ -110,7 +110,7 @@ async def run(
 
 
 _Listing = tuple[list[ListedFile], dict[str, str]]
-"""Files, and reasons by name for those that cannot be read."""
+"""Files, and the reason by name for each file that cannot be read."""
 
 
 def _list_sources(sources: Sequence[Source]) -> _Listing:
@@ -138,8 +138,8 @@ class _Update:
         parameters = await asyncio.to_thread(_file_parameters, self.settings)
         await self.batcher.connect()
         parameters["search"] = _search_parameters(self.settings, self.batcher.capabilities)
-        # Two threads of OpenBLAS spin while they wait for each other and take 6 ms of CPU per chunk to compress its
-        # multi-vectors; one thread takes 0.7 ms and leaves the rest to the embedder.
+        # Two OpenBLAS threads spin while they wait for each other: compressing the multi-vectors of a chunk takes 6 ms
+        # of CPU, with one thread 0.7 ms.
         with (
             threadpool_limits(1, user_api="blas"),
             PreviousVersion.opened(self.root, self.batcher.capabilities, self.reporter) as previous,
@@ -155,7 +155,7 @@ class _Update:
                 record_skipped(self.root.folder, self.reporter.summary, uploads_only=uploads_only)
 
     def _needs_sources(self, previous: PreviousVersion | None, parameters: dict[str, Any]) -> bool:
-        """Whether a run for uploads has to read the sources too, because their documents cannot be copied."""
+        """Whether a run for uploads must read the sources too, because their documents cannot be copied."""
         if previous is not None and (previous.matches(parameters, self.settings.store) or not previous.from_sources):
             return False
         if previous is not None and not self.sources:
@@ -185,7 +185,7 @@ class _Update:
                 tokens[name] = await asyncio.to_thread(each.token)
         stale = previous is None or not previous.matches(parameters, self.settings.store)
         current = previous.tokens if previous is not None else {}
-        # The files of a folder that cannot be listed.
+        # Files in a folder that can no longer be listed.
         for name in sorted(current.keys() - tokens.keys()):
             folders = (str(folder) for folder in PurePosixPath(name).parents)
             skipped.update((name, listing[1][folder]) for folder in folders if folder in listing[1])
@@ -205,13 +205,13 @@ class _Update:
         reporter.tell(Planned(len(parsed), len(planned.unchanged), len(planned.removed), size_bytes))
 
         def check(read: frozenset[str]) -> None:
-            """Sources that no longer give any document must not empty the index, even if it has uploads."""
+            """Raises if the sources no longer give any document, even if there are uploads."""
             usable = read.union(planned.unchanged).difference(summary.stale)
             if listing[0] and usable.isdisjoint(file.name for file in listing[0]):
                 raise NothingUsableError("No file gave a document", summary.skipped)
 
         if planned.parsed or planned.removed:
-            # Deleting the last upload leaves an empty version. Sources that became unusable do not.
+            # Only deleting the last upload may leave an empty version.
             may_be_empty = bool(planned.removed) and not planned.changed and self.scope == "uploads"
             context = BuildContext(self.settings, parameters, self.executor, self.batcher, previous, reporter)
             summary.version = await build(planned, parsed, context, may_be_empty=may_be_empty, check=check)
@@ -221,13 +221,13 @@ class _Update:
                 await asyncio.to_thread(self.root.prune, self.settings.keep_versions)
         else:
             check(frozenset())
-        # A run for uploads may find nothing usable: each of its tasks reports that.
+        # If a run for uploads finds nothing usable, each of its tasks reports it.
         self._summarise(previous, may_find_nothing=self.scope == "uploads" and not listing[0])
 
     async def _check_removal(
         self, planned: Plan, previous: PreviousVersion, listed: Sequence[ListedFile], tokens: frozenset[str]
     ) -> None:
-        """Raises RemovalNotConfirmedError if more than half of the documents are neither here nor under a new name."""
+        """Raises RemovalNotConfirmedError if more than half of the documents are gone and were not renamed."""
         gone = {name for name in planned.removed if previous.tokens[name] not in tokens}
         if self.scope == "uploads":
             gone = {name for name in gone if not is_upload(name)}
@@ -260,7 +260,7 @@ class _Update:
 
 
 def _file_parameters(settings: IngestSettings) -> dict[str, Any]:
-    """Decide which chunks a file becomes. If two runs have equal ones, unchanged files become the same chunks."""
+    """Parameters that determine the chunks of a file: if they are equal, unchanged files have the same chunks."""
     try:
         tokenizer_sha256 = hashlib.sha256(settings.tokenizer.read_bytes()).hexdigest()
     except OSError as error:
@@ -282,7 +282,7 @@ def _search_parameters(settings: IngestSettings, capabilities: EmbedderCapabilit
 
 
 def not_read(files: Sequence[ListedFile]) -> dict[str, str]:
-    """Name → reason, if no loader reads any of these files; else empty. Looks at their first bytes."""
+    """Name → reason, if no loader reads any of the files; else empty. Checks names and first bytes."""
     reasons: dict[str, str] = {}
     for file in files:
         with _unreadable(file.name, reasons):
@@ -298,7 +298,7 @@ def not_read(files: Sequence[ListedFile]) -> dict[str, str]:
 
 @contextlib.contextmanager
 def _unreadable(name: str, reasons: dict[str, str]) -> Iterator[None]:
-    """Records why a file cannot be read, if so."""
+    """Records the reason if a file cannot be read."""
     try:
         yield
     except OSError as error:

@@ -8,18 +8,18 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Names of files in the index, by what happens to them."""
+    """Planned action for each file, by its name in the index."""
 
     added: tuple[str, ...] = ()
-    """Not in the current version. In the order of the listing, as all tuples here."""
+    """Not in the current version. Tuples are in the order of the listing."""
     changed: tuple[str, ...] = ()
-    """In the current version with other content, or to be parsed again for another reason."""
+    """In the current version, and to be parsed again."""
     unchanged: frozenset[str] = frozenset()
-    """Their documents are copied from the current version."""
+    """Files whose documents are copied from the current version."""
     removed: frozenset[str] = frozenset()
     """In the current version, but no longer listed."""
     skipped: Mapping[str, str] = field(default_factory=dict)
-    """Cannot be read: name → reason. Those in the current version are `unchanged` as well."""
+    """Name → reason for files that cannot be read. If they are in the current version, they are also `unchanged`."""
 
     @property
     def parsed(self) -> frozenset[str]:
@@ -46,7 +46,7 @@ def plan(
         tokens: name → change token of the readable files, in the order of the listing.
         skipped: name → reason for each unreadable file.
         current: name → change token of the files in the current version.
-        kept: files of the current version that stay as they are and were not listed.
+        kept: files of the current version that were not listed and stay.
         parse_all: parse unchanged files too.
     """
     changed = tuple(name for name, token in tokens.items() if name in current and (parse_all or current[name] != token))

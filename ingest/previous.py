@@ -16,10 +16,10 @@ from vectorstore.versions import Chunk, ChunkVectors, ContentVectors, Document, 
 
 
 class PreviousVersion:
-    """An open version. A run copies unchanged parts from it."""
+    """The open current version, from which a run copies unchanged parts."""
 
     def __init__(self, version: IndexVersion, capabilities: EmbedderCapabilities) -> None:
-        """Loads the vectors if the version has the same embedder. Raises DamagedIndexError if they cannot be read."""
+        """Loads the vectors if the embedder is the same. Raises DamagedIndexError if they cannot be read."""
         self._version = version
         self._capabilities = capabilities
         self.manifest = version.manifest
@@ -32,7 +32,7 @@ class PreviousVersion:
     def opened(
         cls, root: IndexRoot, capabilities: EmbedderCapabilities, reporter: Reporter
     ) -> Iterator[PreviousVersion | None]:
-        """The current version until the block ends; None if there is none, or if it is damaged, with a notice."""
+        """Opens the current version until the block ends. None if there is none, or with a notice if it is damaged."""
         previous = None
         with contextlib.ExitStack() as stack:
             try:
@@ -57,7 +57,7 @@ class PreviousVersion:
         return frozenset(name for name in self.manifest.sources if not is_upload(name))
 
     def matches(self, parameters: dict[str, Any], store: str) -> bool:
-        """Whether a run with these parameters would turn the same file into the same documents, chunks and vectors."""
+        """Whether a run with these parameters would build the same documents, chunks and vectors from the same file."""
         return self._vectors is not None and self.manifest.settings == parameters and self.manifest.store == store
 
     def documents(self, names: frozenset[str]) -> Iterator[Document]:
@@ -79,7 +79,7 @@ class PreviousVersion:
                 yield document, [_with_embedding_text(chunk, document, texts) for chunk in own]
 
     def vectors(self, keys: Sequence[str]) -> dict[str, ChunkVectors]:
-        """Content key → vectors, for each text with all the vectors that the run needs."""
+        """Content key → vectors. Only texts with all vectors that the run needs are included."""
         known: dict[str, ChunkVectors] = {}
         if self._vectors is None:
             return known

@@ -1,4 +1,4 @@
-"""Progress of a run: a bar with rate and time left on a terminal, plain lines in a log."""
+"""Progress of a run: a bar on a terminal, log lines elsewhere."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def report(summary: Summary, console: Console) -> None:
 
 
 def skipped_lines(summary: Summary) -> Iterator[str]:
-    """Stale files, then skipped ones: counts of the types that are not read, and the others by reason."""
+    """Stale files, then counts of unsupported file types, then other skipped files by reason."""
     from ingest.loaders import LOADERS, suffix_of
 
     for source in summary.stale[:_LISTED]:

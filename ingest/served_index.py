@@ -23,13 +23,13 @@ class ServedIndex:
     """One index. All methods block."""
 
     def __init__(self, settings: IngestServerSettings, name: str) -> None:
-        """Touches nothing yet."""
+        """Does no I/O."""
         self.name = name
         self.root = IndexRoot(settings.index_root, name)
         self.folder = settings.index_root / name
         self.uploads = UploadFolder(self.folder, settings)
         self.accepting = asyncio.Lock()
-        """Held while an upload is checked against the quota and becomes a task."""
+        """Held from the quota check of an upload until its task is queued."""
         self._cached: tuple[str, dict[str, Holding]] | None = None
 
     def current(self) -> str | None:
@@ -39,8 +39,8 @@ class ServedIndex:
         except DamagedIndexError:
             return None
 
-    def held_by(self) -> tuple[str | None, dict[str, Holding]]:
-        """The current version, and what it holds of each file by name; None and {} if there is no version."""
+    def contents(self) -> tuple[str | None, dict[str, Holding]]:
+        """The current version, and its holdings by name of the file; None and {} if there is no version."""
         current = self.root.current()
         if current is None:
             return None, {}
@@ -51,7 +51,7 @@ class ServedIndex:
 
     def has(self, source: str) -> bool:
         """Whether the file was uploaded or is in the current version."""
-        return source in self.uploads.files() or source in self.held_by()[1]
+        return source in self.uploads.files() or source in self.contents()[1]
 
     def has_any(self, version: str, sources: Collection[str]) -> bool:
         """Whether a version has documents of any of these files. True if the version cannot be read."""
@@ -62,8 +62,8 @@ class ServedIndex:
             return True
 
     def listing(self, limit: int, after: str | None) -> SourceListings:
-        """A page of the files that the current version holds or that were uploaded, sorted by name."""
-        version, held = self.held_by()
+        """A page of the files that are in the current version or were uploaded, sorted by name."""
+        version, held = self.contents()
         uploads = self.uploads.files()
         names = sorted(held.keys() | uploads.keys())
         page = [name for name in names if after is None or name > after][: limit + 1]

@@ -1,4 +1,4 @@
-"""Ingestion over HTTP: `python -m ingest.server`. Translates between requests and the service.
+"""Ingestion over HTTP: `python -m ingest.server`. Adapts the service to HTTP.
 
 `python -m ingest.server --openapi` prints the OpenAPI description.
 """
@@ -56,7 +56,7 @@ def _authorise(
 
 
 def _check_origin(request: Request) -> None:
-    """Keeps pages of other sites from using the browser's credentials."""
+    """Prevents pages of other sites from using the browser's credentials."""
     if request.method != "GET":
         check_origin(request.headers)
 
@@ -75,7 +75,7 @@ ExistingTask = Annotated[str, Depends(_existing)]
 
 
 def _refusals(**reasons: str) -> dict[int | str, dict[str, Any]]:
-    """Error responses of a route, for its description: `s404="There is none."`."""
+    """Error responses for a route's description: `s404="There is none."`."""
     reasons = {"s401": "The token is missing or wrong.", "s503": "Not ready; try again.", **reasons}
     return {int(status[1:]): {"model": ErrorBody, "description": reason} for status, reason in sorted(reasons.items())}
 
@@ -104,7 +104,7 @@ tasks = APIRouter(prefix="/v1", tags=["tasks"], dependencies=_GUARDS)
 
 @documents.get("/limits", summary="Limits of one upload", responses=_refusals())
 async def limits(service: Service) -> UploadLimits:
-    """Limits of an upload, for clients that check files before they send them."""
+    """Limits, so that clients can check files before they send them."""
     return service.limits()
 
 
@@ -153,8 +153,8 @@ async def skipped(
 async def upload(service: Service, name: Index, request: Request) -> Task:
     """Receives one or more files in the field `files` and queues the task that indexes them.
 
-    A file with the name of an earlier upload replaces it. If one file is refused, all are. A file
-    that turns out to be unusable when it is parsed is listed in `skipped` of the task's result.
+    A file with the name of an earlier upload replaces it. If one file is rejected, all are. Files
+    that cannot be parsed are listed in `skipped` of the task's result.
     """
     try:
         return await service.upload(name, request.headers.get("content-type", ""), request.stream())
@@ -176,10 +176,10 @@ async def delete(
     source: Annotated[str, Path(description="As in the list of files.", examples=["uploads/handbook.pdf"])],
     purge: Annotated[
         bool | None,
-        Query(description="Also remove earlier versions, which still hold the file. Default: INGEST_PURGE_DELETED."),
+        Query(description="Also remove earlier versions, which still contain the file. Default: INGEST_PURGE_DELETED."),
     ] = None,
 ) -> Task:
-    """Queues the task that publishes a version without the file and searches every part of it for remains."""
+    """Queues the task that publishes a version without the file, and verifies that nothing of it remains."""
     return await service.delete(name, source, purge=purge)
 
 
@@ -190,7 +190,7 @@ async def reindex(
     service: Service,
     name: Index,
     allow_removal: Annotated[
-        bool, Query(description="Whether it may remove more than half of the documents because their files are gone.")
+        bool, Query(description="Allow the removal of more than half of the documents because their files are gone.")
     ] = False,
 ) -> Task:
     """Queues a task that reads all folders and uploads again. Unchanged text is not embedded again.
@@ -218,7 +218,7 @@ async def task(service: Service, task_id: TaskId) -> Task:
 
 @tasks.get(
     "/tasks/{task_id}/events",
-    summary="A task, whenever it changes",
+    summary="Follow a task",
     response_class=EventSourceResponse,
     responses=_refusals(s404="No such task."),
 )
@@ -243,7 +243,7 @@ async def cancel(service: Service, task_id: TaskId) -> Task:
 
 
 def application(settings: IngestServerSettings | None = None) -> FastAPI:
-    """The FastAPI application. Without settings it only serves to describe the routes."""
+    """The FastAPI application. Without settings it can only describe its routes."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

@@ -1,4 +1,4 @@
-"""Ingestion as a service: accepts uploads, deletions and re-indexing as tasks, which workers run."""
+"""Ingestion as a service: queues uploads, deletions and re-indexing as tasks for its workers."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ _BROKEN = "The tasks of this service cannot be read or written. Its log has the 
 class IngestService:
     """The logic behind the HTTP routes.
 
-    Methods with the name of an index raise NotFoundError if this service does not serve it; those that queue a task
-    raise BusyError if too many are unfinished.
+    Methods that take the name of an index raise NotFoundError if the service does not serve it. Methods that queue a
+    task raise BusyError if too many tasks are unfinished.
     """
 
     def __init__(self, settings: IngestServerSettings) -> None:
-        """Touches nothing yet."""
+        """Does no I/O."""
         self._settings = settings
         self._queue: TaskQueue | None = None
         self._broken = False
@@ -55,9 +55,9 @@ class IngestService:
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Runs tasks until the block ends. Unfinished tasks stay on disk, and the next service runs them.
+        """Runs tasks until the block ends. Unfinished tasks stay on disk for the next service.
 
-        While another service uses the same state folder, this one and its requests wait, so that one can replace the
+        While another service uses the same state folder, this one and its requests wait, so that it can replace the
         other without losing a request. Raises IngestError if the state folder cannot be written.
         """
         work = asyncio.create_task(self._work(self._open_lock()))
@@ -69,7 +69,7 @@ class IngestService:
             await asyncio.gather(work, return_exceptions=True)
 
     async def opened(self) -> None:
-        """Waits until the service can handle requests. Raises NotReadyError if the other one does not end in time."""
+        """Waits until the service handles requests. Raises NotReadyError if another service does not end in time."""
         if not self._opened.is_set():
             try:
                 await asyncio.wait_for(self._opened.wait(), self._settings.timeout_s)
@@ -79,7 +79,7 @@ class IngestService:
                 ) from None
 
     def stop(self) -> None:
-        """Ends the event streams, which may be endless."""
+        """Ends the event streams of clients."""
         self._stopping.set()
 
     def not_ready_reason(self) -> str | None:
@@ -111,11 +111,11 @@ class IngestService:
             await queue.add(record)
         self._queue = queue
         self._opened.set()
-        # Returns only when all have stopped: until then they need the task store and the lock.
+        # Returns when all have stopped, because they need the task store and the lock until then.
         await run_together(*(IndexWorker(self._settings, index, queue).run() for index in self._indexes.values()))
 
     def _recover(self, store: TaskStore) -> list[Record]:
-        """Unfinished tasks of an earlier service. They start from the beginning."""
+        """Unfinished tasks of an earlier service, which start again."""
         records = [record for record in store.unfinished() if record.task.index in self._indexes]
         for index in self._indexes.values():
             index.uploads.clean([record.task.id for record in records])
@@ -151,7 +151,7 @@ class IngestService:
     async def upload(self, name: str, content_type: str, body: AsyncIterator[bytes]) -> Task:
         """Receives a form with files and queues the task that indexes them.
 
-        Raises a ServiceError if the upload is refused; nothing of it is kept then.
+        Raises a ServiceError if the upload is rejected. None of its files are kept then.
         """
         index = self._index_for_task(name)
         with index.uploads.incoming(content_type) as receiver:
@@ -168,7 +168,7 @@ class IngestService:
                         await asyncio.to_thread(index.uploads.discard, task_id)
                         raise
 
-            # If the client disconnects now, either its files belong to a task or they are removed.
+            # Even if the client disconnects now, its files either belong to a task or are removed.
             task = await shield_to_completion(accept())
         BYTES.inc(size_bytes)
         return task
@@ -176,7 +176,7 @@ class IngestService:
     async def delete(self, name: str, source: str, *, purge: bool | None) -> Task:
         """Queues the task that publishes a version without an uploaded file.
 
-        `purge` also removes earlier versions, which still hold the file; None does as the settings say.
+        `purge`: also remove earlier versions, which still contain the file. Default: `INGEST_PURGE_DELETED`.
 
         Raises:
             NotFoundError: the index has no such file.
@@ -198,7 +198,7 @@ class IngestService:
         return await self._add("delete", name, [source], purge=self._settings.purge_deleted if purge is None else purge)
 
     async def reindex(self, name: str, *, allow_removal: bool) -> Task:
-        """Queues the task that reads all files again. `allow_removal` as in `pipeline.run`."""
+        """Queues the task that reads all files again. `allow_removal`: see `pipeline.run`."""
         self._index_for_task(name)
         return await self._add("reindex", name, [], allow_removal=allow_removal)
 

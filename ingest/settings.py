@@ -1,4 +1,4 @@
-"""Settings of a run and of the service, from arguments or from `INGEST_…` environment variables."""
+"""Settings of a run and of the service, from `INGEST_…` environment variables."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ingest.loaders import Limits
 from vectorstore.versions import DEFAULT_STORE, LANGUAGES, STORES, Bits
 
 _LARGEST_DEFAULT_CHUNK = 400
-"""Tokens. A single vector represents a longer passage badly."""
+"""Maximum size of a chunk in tokens by default. One vector represents a longer passage badly."""
 
 _INDEX_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
 
@@ -39,9 +39,11 @@ class IngestSettings(BaseSettings):
     )
     embedder_url: BaseUrl = Field("http://127.0.0.1:8084", description="Base URL of the embedder.")
     embedder_model: str = Field("minilm", description="Name of the embedder's model.")
-    tokenizer: Path = Field(description="tokenizer.json of the embedder's model, to measure chunks with.")
+    tokenizer: Path = Field(description="tokenizer.json of the embedder's model, which measures chunks.")
 
-    window_tokens: int = Field(256, ge=16, le=1_000_000, description="Tokens of a text that the embedder reads.")
+    window_tokens: int = Field(
+        256, ge=16, le=1_000_000, description="Window of the embedder in tokens. It truncates longer texts."
+    )
     reserved_tokens: int = Field(
         8, ge=0, le=1_000, description="Tokens of the window for special tokens and the embedder's own prefix."
     )
@@ -57,7 +59,7 @@ class IngestSettings(BaseSettings):
         description="Tokens of whole sentences repeated from the previous chunk; by default 15 % of a chunk.",
     )
     min_chunk_tokens: int = Field(
-        48, ge=0, description="A section with fewer tokens joins its neighbour under the same heading."
+        48, ge=0, description="A section with fewer tokens is joined with its neighbour under the same heading."
     )
 
     language: Annotated[str, AfterValidator(_language)] = Field(
@@ -77,26 +79,34 @@ class IngestSettings(BaseSettings):
         "has them).",
     )
     multi_vector_bits: Bits = Field(
-        2, description="Bits per stored number of these vectors: 1, 2, 4 or 8. The index grows with them."
+        2, description="Bits per number of these vectors: 1, 2, 4 or 8. The index size grows with them."
     )
 
     batch_size: int = Field(256, ge=1, le=4_096, description="Texts per call of the embedder.")
     concurrency: int = Field(4, ge=1, le=64, description="Concurrent calls of the embedder.")
     embed_attempts: int = Field(6, ge=1, le=100, description="Attempts per call, including the first.")
-    retry_wait_s: float = Field(0.5, ge=0, description="Seconds before the second attempt; then twice as long each.")
+    retry_wait_s: float = Field(
+        0.5, ge=0, description="Seconds before the second attempt. The wait doubles with each further attempt."
+    )
     max_chunks_in_flight: int = Field(
-        2_048, ge=1, description="Chunks parsed but not yet written, before parsing waits. Bounds the memory."
+        2_048, ge=1, description="Maximum number of chunks that are parsed but not written. Limits the memory."
     )
 
-    max_file_bytes: int = Field(64 * 1024**2, ge=1, description="Maximum bytes of a file that is parsed whole.")
-    max_rows_file_bytes: int = Field(4 * 1024**3, ge=1, description="Maximum bytes of a CSV or JSON Lines file.")
-    max_text_chars: int = Field(20_000_000, ge=1, description="Maximum characters of a document's text.")
-    max_pages: int = Field(10_000, ge=1, description="Maximum number of pages per PDF.")
-    parse_timeout_s: float = Field(120, gt=0, description="Seconds that a file may take per document.")
-    parser_memory_bytes: int = Field(
-        4 * 1024**3, ge=512 * 1024**2, description="Address space of the process that parses files, in bytes."
+    max_file_bytes: int = Field(
+        64 * 1024**2, ge=1, description="Maximum size of a file that is parsed as a whole, in bytes."
     )
-    keep_versions: int = Field(5, ge=0, description="Versions to keep after publishing, the new one included; 0: all.")
+    max_rows_file_bytes: int = Field(
+        4 * 1024**3, ge=1, description="Maximum size of a CSV or JSON Lines file, in bytes."
+    )
+    max_text_chars: int = Field(20_000_000, ge=1, description="Maximum length of a document's text, in characters.")
+    max_pages: int = Field(10_000, ge=1, description="Maximum number of pages per PDF.")
+    parse_timeout_s: float = Field(120, gt=0, description="Maximum parsing time per document, in seconds.")
+    parser_memory_bytes: int = Field(
+        4 * 1024**3, ge=512 * 1024**2, description="Maximum address space of the parser process, in bytes."
+    )
+    keep_versions: int = Field(
+        5, ge=0, description="Number of versions to keep after publishing, including the new one; 0: all."
+    )
 
     def limits(self) -> Limits:
         """Limits of the loaders."""
@@ -126,27 +136,29 @@ class IngestServerSettings(IngestSettings, EdgeSettings):
         9, ge=1, le=100, description="Attempts per call, including the first; 9 take a minute and a half."
     )
     collections: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names)] = Field(
-        (), description="Names of further indexes to serve, separated by commas."
+        (), description="Names of additional indexes to serve, separated by commas."
     )
     sources: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names)] = Field(
         (),
-        description="Files and folders that the indexes follow, separated by commas; by default the sources "
-        "of the previous run.",
+        description="Files and folders that the indexes follow, separated by commas. Default: the sources of the "
+        "previous run.",
     )
     state_dir: Path | None = Field(
-        None, description="Folder of the tasks, on a local disk; by default `.ingest` in the index root."
+        None, description="Folder of the tasks, on a local disk. Default: `.ingest` in the index root."
     )
     max_upload_file_bytes: int = Field(64 * 1024**2, ge=1, description="Maximum size of an uploaded file, in bytes.")
     max_upload_files: int = Field(100, ge=1, le=1_000, description="Maximum number of files per upload request.")
     max_uploads: int = Field(10_000, ge=1, description="Maximum number of uploaded files per index.")
-    max_uploads_bytes: int = Field(8 * 1024**3, ge=1, description="Bytes of all uploaded files of one index.")
+    max_uploads_bytes: int = Field(
+        8 * 1024**3, ge=1, description="Maximum total size of the uploaded files per index, in bytes."
+    )
     purge_deleted: bool = Field(
         False,
-        description="Whether a deletion also removes earlier versions, which still hold the deleted file; a rollback "
-        "is then impossible.",
+        description="Whether a deletion also removes earlier versions, which still contain the deleted file. Then no "
+        "rollback is possible.",
     )
     token: SecretStr | None = Field(
-        None, min_length=1, description="Bearer token that every request must send; by default none."
+        None, min_length=1, description="Bearer token that every request must send. Default: none."
     )
 
     @field_validator("collections")

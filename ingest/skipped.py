@@ -18,11 +18,11 @@ class SkippedFile:
 
     reason: str
     stale: bool
-    """Whether the documents that it gave before stay in the index."""
+    """Whether its documents from an earlier run stay in the index."""
 
 
 def skipped_files(index: Path) -> dict[str, SkippedFile]:
-    """Name → reason for each file that the index in this folder skips, sorted by name."""
+    """The skipped files of the index in this folder by name, sorted."""
     try:
         found = orjson.loads((index / "skipped.json").read_bytes())
     except (FileNotFoundError, NotADirectoryError):
@@ -33,7 +33,7 @@ def skipped_files(index: Path) -> dict[str, SkippedFile]:
 def record_skipped(index: Path, summary: Summary, *, uploads_only: bool) -> None:
     """Stores the files that a run skipped. Needs the index's lock.
 
-    `uploads_only`: the run listed no sources; what is known about their files stays.
+    `uploads_only`: the run listed no sources, so that the entries of their files stay.
     """
     known = skipped_files(index) if uploads_only else {}
     skipped = {name: dataclasses.asdict(each) for name, each in known.items() if not is_upload(name)}

@@ -1,4 +1,4 @@
-"""The tasks of the service: accepted, ordered, cancelled, followed, and kept on disk until they end."""
+"""The tasks of the service: queueing, order, cancellation and progress. Unfinished tasks survive a restart."""
 
 from __future__ import annotations
 
@@ -28,45 +28,45 @@ class LiveTask:
     def __init__(self, record: Record) -> None:
         self.record = record
         self.changed = asyncio.Event()
-        """Set at the next change, and then replaced."""
+        """Set at the next change, then replaced by a new event."""
         self.cancelled = False
         """Whether a client has asked to cancel it."""
         self.published = False
-        """Whether its work is in a published version, so that it can no longer be cancelled."""
+        """Whether its result is published, so that it can no longer be cancelled."""
         self.interrupt: Callable[[], object] = lambda: None
-        """Stops the run that works on it."""
+        """Stops its run."""
 
     @property
     def task(self) -> Task:
-        """The task as clients see it."""
+        """The task, as clients see it."""
         return self.record.task
 
     def with_changes(self, **changes: Any) -> Record:
-        """The record with other values of the task."""
+        """A copy of the record with changed fields of the task."""
         task = self.task.model_copy(update=changes)
         return dataclasses.replace(self.record, task=task, revision=revision_after(self.record.revision))
 
     def show(self, record: Record) -> None:
-        """Replaces the record and wakes the followers of the task."""
+        """Replaces the record and wakes the task's followers."""
         self.record = record
         changed, self.changed = self.changed, asyncio.Event()
         changed.set()
 
 
 class TaskQueue:
-    """Unfinished tasks in memory, with every change of state on disk; ended tasks on disk only."""
+    """Unfinished tasks, in memory and on disk. Ended tasks are only on disk."""
 
     def __init__(self, store: TaskStore, discard: Callable[[Task], None], stopping: asyncio.Event) -> None:
         """Creates an empty queue.
 
-        `discard` removes the files of an ended task and may block. Once `stopping` is set, no call waits for a task.
+        `discard`: removes the files of an ended task; may block. `stopping`: once it is set, no call waits for a task.
         """
         self._store = store
         self._discard = discard
         self._stopping = stopping
         self._live: dict[str, LiveTask] = {}
         self._queued: dict[str, list[LiveTask]] = defaultdict(list)
-        self._woken: dict[str, asyncio.Event] = defaultdict(asyncio.Event)
+        self._task_added: dict[str, asyncio.Event] = defaultdict(asyncio.Event)
 
     # For the service
 
@@ -80,25 +80,25 @@ class TaskQueue:
             raise BusyError(f"{len(self._live):,} tasks are unfinished: wait until some have ended.", retry_after_s=10)
 
     async def add(self, record: Record) -> Task:
-        """Queues a task, new or left by an earlier service. It is on disk when this returns.
+        """Queues a task, new or of an earlier service. It is on disk when this returns.
 
         Raises NoSpaceError if the disk is full.
         """
 
-        async def enter() -> Task:
+        async def add_task() -> Task:
             live = LiveTask(record)
             await self.update(live, state="queued", started_at=None, progress=Progress())
             self._live[record.task.id] = live
             WAITING.labels(record.task.kind).inc()
             self._queued[record.task.index].append(live)
-            self._woken[record.task.index].set()
+            self._task_added[record.task.index].set()
             return live.task
 
         # A client that disconnects must not leave a task on disk that is not queued.
-        return await shield_to_completion(enter())
+        return await shield_to_completion(add_task())
 
     async def get(self, task_id: str) -> Task:
-        """The task as it is now. Raises NotFoundError if there is none."""
+        """The current state of a task. Raises NotFoundError if there is none."""
         live = self._live.get(task_id)
         if live is not None:
             return live.task
@@ -113,9 +113,9 @@ class TaskQueue:
         return [self._live[r.task.id].task if r.task.id in self._live else r.task for r in records]
 
     async def follow(self, task_id: str, last: str | None) -> AsyncIterator[tuple[str, Task]]:
-        """The task now and after every change until it ends, each time with an event id.
+        """Yields an event id and the task, now and after every change until it ends.
 
-        Skips the event with the id `last`, which the client already has.
+        Skips the event with the id `last`, which the client has.
         """
         live = self._live.get(task_id)
         while live is not None and not self._stopping.is_set():
@@ -130,7 +130,7 @@ class TaskQueue:
             yield str(record.revision), record.task
 
     async def cancel(self, task_id: str) -> Task:
-        """Cancels a task and returns it once it has ended, perhaps successfully: published work is not undone.
+        """Cancels a task and returns it once it has ended. If its result is already published, the task succeeds.
 
         Raises NotFoundError if there is none, and TaskEndedError if it has already ended.
         """
@@ -143,7 +143,7 @@ class TaskQueue:
             queued = self._queued[live.task.index]
             if live in queued:
                 queued.remove(live)
-                # Out of the queue, nothing else would end it if the client disconnected now.
+                # Shielded: nothing else ends a task that is no longer queued, if the client disconnects now.
                 await shield_to_completion(self._end_queued(live))
             else:
                 live.interrupt()
@@ -154,11 +154,11 @@ class TaskQueue:
     # For the workers
 
     async def next_batch(self, index: str) -> list[LiveTask]:
-        """Waits for the oldest task of an index. Returns it and the tasks of the same kind right behind it."""
+        """Waits for the oldest task of an index. Returns it with the directly following tasks of the same kind."""
         queued = self._queued[index]
         while not queued:
-            self._woken[index].clear()
-            await self._woken[index].wait()
+            self._task_added[index].clear()
+            await self._task_added[index].wait()
         batch = [queued.pop(0)]
         while queued and queued[0].task.kind == batch[0].task.kind:
             batch.append(queued.pop(0))
@@ -173,7 +173,7 @@ class TaskQueue:
             self._queued[batch[0].task.index][:0] = batch
 
     async def update(self, live: LiveTask, *, keep: bool = True, **changes: Any) -> None:
-        """Changes a task. Clients see the change once it is on disk, so that a crash cannot undo what they saw."""
+        """Changes a task. Clients see the change only once it is on disk, so that a crash cannot undo it."""
         changed = live.with_changes(**changes)
         if keep:
             await asyncio.to_thread(self._store.put, changed)
@@ -190,7 +190,7 @@ class TaskQueue:
             await self.end(live, "failed", keep=False, **changes)
 
     async def end(self, live: LiveTask, state: State, *, keep: bool = True, **changes: Any) -> None:
-        """Ends a task and discards its files, unless its end is not kept on disk."""
+        """Ends a task and discards its files. `keep`: whether to write its end to disk; if not, its files stay."""
         progress = live.task.progress.model_copy(update={"stage": "done", "eta_s": None, "reason": None})
         now = datetime.now(timezone.utc)
         await self.update(live, keep=keep, state=state, ended_at=now, progress=progress, **changes)
@@ -199,17 +199,17 @@ class TaskQueue:
         TASKS.labels(live.task.kind, state).inc()
         logger.info("task %s: %s of index %s %s", live.task.id, live.task.kind, live.task.index, state)
         if keep:
-            # Not earlier: if the service crashes before this state is on disk, the task runs again with its files.
+            # Only now: if the service crashes before the state is on disk, the task runs again and needs its files.
             await asyncio.to_thread(self._discard, live.task)
 
     async def _end_queued(self, live: LiveTask) -> None:
         try:
             await self.end(live, "cancelled")
         except ServiceError:
-            # On disk it is still queued, so queue it again here too.
+            # It is still queued on disk, so queue it again in memory.
             live.cancelled = False
             queued = self._queued[live.task.index]
             queued.append(live)
             queued.sort(key=lambda each: each.task.created_at)
-            self._woken[live.task.index].set()
+            self._task_added[live.task.index].set()
             raise

@@ -1,4 +1,4 @@
-"""One run of the pipeline for some tasks of the same kind, with their progress and results."""
+"""One pipeline run for a batch of tasks of the same kind, with their progress and results."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ class TaskRun:
         self._kind = batch[0].task.kind
         self._progress = _ProgressMeter(batch)
         self.refused: dict[str, dict[str, str]] = {live.task.id: {} for live in batch}
-        """Task id → replacements for existing uploads that cannot be used → reason."""
+        """Task id → name of each unusable file that would replace an upload → reason."""
         self.results: dict[str, TaskResult] = {}
         """Task id → result, after a successful run."""
         self.partial: dict[str, TaskResult] = {}
         """Task id → result, after a run that found nothing usable."""
 
     async def run(self) -> None:
-        """Runs the pipeline, in a separate trace. Raises IngestError if the run fails."""
+        """Runs the pipeline in a new trace. Raises IngestError if the run fails."""
         with tracing.begin(INGESTION, {}) as span:
             tracing.program_headers.set(span.headers)
             await self._run()
@@ -78,7 +78,7 @@ class TaskRun:
             raise
 
     async def _usable(self, task_id: str, uploads: Mapping[str, Path]) -> dict[str, Path]:
-        """The files of a task to index. A file that would replace another one must pass a trial parse first."""
+        """The files of a task to index. A file that replaces an upload must pass a trial parse first."""
         usable: dict[str, Path] = {}
         for source, path in (await asyncio.to_thread(self._index.uploads.staged, task_id)).items():
             reason = await _unusable_reason(self._settings, SourceFile(path, source)) if source in uploads else None
@@ -89,12 +89,12 @@ class TaskRun:
         return usable
 
     async def _finish(self, summary: Summary) -> None:
-        """Part of the run: it completes before another run of the index may begin."""
+        """Completes before another run of the index can start."""
         self._progress.set("checking" if self._kind == "delete" else "publishing")
         self.results = await asyncio.to_thread(self._settle, summary)
 
     def _settle(self, summary: Summary) -> dict[str, TaskResult]:
-        version, held = self._index.held_by()
+        version, held = self._index.contents()
         results = {
             live.task.id: self._result(live, version, held, summary.skipped, summary.stale) for live in self._batch
         }
@@ -153,7 +153,7 @@ class TaskRun:
 
 
 class _ProgressMeter:
-    """Turns the events of a run into the progress of its tasks, a few times a second."""
+    """Converts events of a run to the progress of its tasks, a few times per second."""
 
     def __init__(self, batch: Sequence[LiveTask]) -> None:
         self._batch = batch
@@ -197,7 +197,7 @@ class _ProgressMeter:
         )
 
     def set(self, stage: Stage, *, reason: str | None = None, **changes: Any) -> None:
-        """Shows another stage or other numbers."""
+        """Updates the stage and the counts."""
         self._reported = time.monotonic()
         self._progress = self._progress.model_copy(update={"stage": stage, "reason": reason, **changes})
         for live in self._batch:

@@ -1,4 +1,4 @@
-"""Tasks on disk, so that they survive a restart of the service: one row each, in SQLite."""
+"""Tasks in SQLite, so that they survive a restart of the service."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ingest.errors import NoSpaceError
 from ingest.wire import FINAL, Task
 
 _KEPT = 1_000
-"""Ended tasks to keep."""
+"""Number of ended tasks to keep."""
 
 
 @dataclass(slots=True)
@@ -24,13 +24,13 @@ class Record:
     purge: bool = False
     """Whether a deletion also removes earlier versions, which still hold the deleted files."""
     before: str | None = None
-    """The current version when the work began."""
+    """The current version when the task started."""
     revision: int = 0
-    """Grows with every change, across restarts too."""
+    """Increases with every change, also across restarts."""
 
 
 class TaskStore:
-    """All tasks of a service. Thread-safe; calls block until the disk has written."""
+    """All tasks of a service. Thread-safe; calls block until the data is on disk."""
 
     def __init__(self, path: Path) -> None:
         """Opens the file, or creates it."""
@@ -68,7 +68,7 @@ class TaskStore:
         return self._select(f"WHERE state NOT IN ({_FINAL}) ORDER BY number", FINAL)
 
     def forget(self) -> None:
-        """Removes tasks that ended long ago."""
+        """Removes old ended tasks."""
         with self._lock:
             self._database.execute(_FORGET, (*FINAL, _KEPT))
 

@@ -1,8 +1,8 @@
-"""Uploaded files on disk: received in pieces, safely named, stored next to the versions of their index.
+"""Uploaded files: received as a stream, renamed safely, and stored next to the versions of their index.
 
     <index_root>/<name>/uploads/<file>             an upload that the index follows
-    <index_root>/<name>/uploads/.staged-<task>/    files of a task whose run has not ended
-    <index_root>/<name>/uploads/.incoming-…/       files of a request that has not ended
+    <index_root>/<name>/uploads/.staged-<task>/    files of an unfinished task
+    <index_root>/<name>/uploads/.incoming-…/       files of an unfinished request
 
 Names that begin with a dot are not documents.
 """
@@ -51,7 +51,7 @@ _PIECE_BYTES = 1024 * 1024
 _STAGED = ".staged-"
 _INCOMING = ".incoming-"
 _INVISIBLE = frozenset(("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"))
-"""Categories of characters that names may not have: controls, direction marks, surrogates, line ends."""
+"""Unicode categories that names must not contain: controls, direction marks, surrogates, line separators."""
 _RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])", re.IGNORECASE)
 """Device names on Windows. Source: https://learn.microsoft.com/windows/win32/fileio/naming-a-file"""
 
@@ -69,7 +69,7 @@ def safe_name(sent: str) -> str:
     if suffix.lower() not in LOADERS.suffixes:
         what = f"files ending in {suffix[:_MAX_SUFFIX_BYTES]}" if suffix else "files without a suffix"
         raise UnsupportedFileError(
-            f"{_shown(sent)}: {what} are not read here. Send one of {', '.join(LOADERS.suffixes)}.", field=FIELD
+            f"{_quoted(sent)}: {what} are not read here. Send one of {', '.join(LOADERS.suffixes)}.", field=FIELD
         )
     stem = path.stem.encode()[: _MAX_NAME_BYTES - len(suffix)].decode(errors="ignore").strip(". ")
     if _RESERVED.fullmatch(stem.partition(".")[0]):
@@ -78,7 +78,7 @@ def safe_name(sent: str) -> str:
 
 
 def same_file(name: str) -> str:
-    """A key: equal for names that are the same to people or to case-insensitive file systems."""
+    """A key that is equal for names that look alike or are equal on case-insensitive file systems."""
     return unicodedata.normalize("NFKC", name).casefold()
 
 
@@ -86,7 +86,7 @@ class UploadFolder:
     """The uploads of one index. All methods block; thread-safe."""
 
     def __init__(self, index: Path, settings: IngestServerSettings) -> None:
-        """Touches nothing. `index` is the folder of the index."""
+        """Does no I/O. `index`: folder of the index."""
         self._index = index
         self._folder = index / UPLOADS
         self._settings = settings
@@ -97,14 +97,14 @@ class UploadFolder:
         return uploaded(self._index)
 
     def staged(self, task_id: str) -> dict[str, Path]:
-        """Name in the index → file, for a task whose run has not ended."""
+        """Name in the index → file, for an unfinished task."""
         folder = self._folder / f"{_STAGED}{task_id}"
         if not folder.is_dir():
             return {}
         return {f"{UPLOADS}/{path.name}": path for path in sorted(folder.iterdir())}
 
     def clean(self, task_ids: Collection[str]) -> None:
-        """Removes files left by requests, and by tasks other than these."""
+        """Removes leftover files of requests, and of tasks other than these."""
         if not self._folder.is_dir():
             return
         kept = {f"{_STAGED}{task_id}" for task_id in task_ids}
@@ -114,7 +114,7 @@ class UploadFolder:
 
     @contextmanager
     def incoming(self, content_type: str) -> Iterator[Receiver]:
-        """A receiver for one request. At the end its files are removed unless they were staged.
+        """A receiver for one request. When the block ends, files that were not staged are removed.
 
         Raises InvalidRequestError if the request is not a form with files.
         """
@@ -139,7 +139,7 @@ class UploadFolder:
     def stage(self, receiver: Receiver, task_id: str, waiting: Collection[str]) -> list[str]:
         """Moves the files of a finished request to a task, atomically, and returns their names in the index.
 
-        A file replaces an upload of the same name (`same_file`), and takes its name in the index. `waiting` are the
+        A file replaces an upload with the same name (`same_file`) and takes its name in the index. `waiting`: ids of
         tasks whose files are already staged. Raises IndexFullError if the index would exceed its quota.
         """
         with self._moving:
@@ -160,7 +160,7 @@ class UploadFolder:
         return sorted(sources)
 
     def keep(self, task_id: str, sources: Collection[str]) -> None:
-        """Makes these files of a task uploads of the index. They replace uploads with the same names."""
+        """Moves these files of a task to the uploads. They replace uploads with the same names."""
         with self._moving:
             staged = self.staged(task_id)
             for source in sources:
@@ -194,7 +194,7 @@ class UploadFolder:
 
 
 class Receiver:
-    """Writes the files of a form to a folder while it arrives, without holding them in memory."""
+    """Writes the files of a form to a folder while the form arrives."""
 
     def __init__(self, folder: Path, boundary: bytes, settings: IngestServerSettings) -> None:
         self.folder = folder
@@ -204,7 +204,7 @@ class Receiver:
         self._header = (bytearray(), bytearray())
         self._disposition = b""
         self._file: IO[bytes] | None = None
-        self._shown = ""
+        self._quoted_name = ""
         self._loader: LoaderType | None = None
         self._size_bytes = 0
         self._head = b""
@@ -238,7 +238,7 @@ class Receiver:
         """Writes the next piece of the body.
 
         Raises:
-            InvalidRequestError, UnsupportedFileError, TooManyFilesError, FileTooLargeError: the form is refused.
+            InvalidRequestError, UnsupportedFileError, TooManyFilesError, FileTooLargeError: the form is rejected.
             NoSpaceError: the disk is full.
         """
         with _disk_errors():
@@ -248,14 +248,14 @@ class Receiver:
                 raise InvalidRequestError(f"The form cannot be read: {error}.") from error
 
     def finish(self) -> None:
-        """Call at the end of the body. Raises InvalidRequestError if the form is incomplete or has no file."""
+        """Ends the body. Raises InvalidRequestError if the form is incomplete or has no file."""
         if not self._ended:
             raise InvalidRequestError("The form ends too early: the upload was cut off. Send it again.")
         if not self.names:
             raise InvalidRequestError(f"No file was sent: put one or more in the field {FIELD!r}.", field=FIELD)
 
     def close(self) -> None:
-        """Closes a file that was received only in part."""
+        """Closes a partially received file."""
         if self._file is not None:
             self._file.close()
             self._file = None
@@ -272,17 +272,20 @@ class Receiver:
         self._disposition = b""
         sent = options.get(b"filename")
         if sent is None:
-            return  # a text field, which has no meaning here
+            return  # A text field, which is ignored.
         if options.get(b"name", b"").decode("utf-8", "replace") != FIELD:
             raise InvalidRequestError(f"Files must be in the form field {FIELD!r}.", field=FIELD)
-        most = self._settings.max_upload_files
-        if len(self.names) >= most:
-            raise TooManyFilesError(f"More than {most} files in one request: send the others in the next.", field=FIELD)
+        limit = self._settings.max_upload_files
+        if len(self.names) >= limit:
+            raise TooManyFilesError(
+                f"More than {limit} files in one request: send the others in the next.", field=FIELD
+            )
         name = safe_name(sent.decode("utf-8", "replace"))
-        self._shown = _shown(sent.decode("utf-8", "replace"))
+        self._quoted_name = _quoted(sent.decode("utf-8", "replace"))
         if same_file(name) in map(same_file, self.names):
             raise UnsupportedFileError(
-                f"{self._shown}: the request has two files of this name. Rename one, or send it by itself.", field=FIELD
+                f"{self._quoted_name}: the request has two files of this name. Rename one, or send it by itself.",
+                field=FIELD,
             )
         self.names.append(name)
         self._loader, self._size_bytes, self._head = LOADERS.by_suffix(name), 0, b""
@@ -291,11 +294,11 @@ class Receiver:
     def _on_part_data(self, data: bytes, start: int, end: int) -> None:
         if self._file is None:
             return
-        most = self._settings.max_upload_file_bytes
+        limit = self._settings.max_upload_file_bytes
         self._size_bytes += end - start
-        if self._size_bytes > most:
+        if self._size_bytes > limit:
             raise FileTooLargeError(
-                f"{self._shown} is larger than {most:,} bytes, the limit for one file. Send it in parts.",
+                f"{self._quoted_name} is larger than {limit:,} bytes, the limit for one file. Send it in parts.",
                 field=FIELD,
             )
         if len(self._head) < SNIFFED_BYTES:
@@ -317,20 +320,22 @@ class Receiver:
         self._ended = True
 
     def _check_content(self) -> None:
-        """Compares the first bytes with the suffix. The parser process checks everything else."""
+        """Checks that the first bytes match the suffix. The parser process checks the rest."""
         if self._loader is not None and self._loader.binary:
             if self._head.strip() and not self._loader.sniff(self._head):
                 kind = suffix_of(self.names[-1])[1:].upper()
-                raise UnsupportedFileError(f"{self._shown} is not a {kind}: it does not begin like one.", field=FIELD)
+                raise UnsupportedFileError(
+                    f"{self._quoted_name} is not a {kind}: it does not begin like one.", field=FIELD
+                )
         elif is_binary(self._head):
             raise UnsupportedFileError(
-                f"{self._shown} is binary, not text: send what its suffix says, or save it as text.", field=FIELD
+                f"{self._quoted_name} is binary, not text: send what its suffix says, or save it as text.", field=FIELD
             )
 
 
 async def _pieces(body: AsyncIterator[bytes], timeout_s: float) -> AsyncGenerator[bytes, None]:
-    """The body in larger pieces."""
-    gathered = bytearray()
+    """The body in pieces of at least a megabyte, except the last."""
+    buffer = bytearray()
     while True:
         try:
             arrived = await asyncio.wait_for(anext(body, None), timeout_s)
@@ -340,16 +345,16 @@ async def _pieces(body: AsyncIterator[bytes], timeout_s: float) -> AsyncGenerato
             ) from None
         if arrived is None:
             break
-        gathered += arrived
-        if len(gathered) >= _PIECE_BYTES:
-            yield bytes(gathered)
-            gathered.clear()
-    if gathered:
-        yield bytes(gathered)
+        buffer += arrived
+        if len(buffer) >= _PIECE_BYTES:
+            yield bytes(buffer)
+            buffer.clear()
+    if buffer:
+        yield bytes(buffer)
 
 
-def _shown(name: str) -> str:
-    """A sent name, for messages."""
+def _quoted(name: str) -> str:
+    """A client's file name, for messages."""
     visible = "".join(char for char in name if unicodedata.category(char) not in _INVISIBLE)
     return repr(visible if len(visible) <= 80 else f"{visible[:77]}…")
 

@@ -1,4 +1,4 @@
-"""Requests and responses of the service. Every time is ISO 8601 in UTC."""
+"""Responses of the service. Times are ISO 8601 in UTC."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Stage = Literal["queued", "waiting", "reading", "indexing", "publishing", "check
 Origin = Literal["upload", "folder"]
 
 FINAL: tuple[State, ...] = ("succeeded", "failed", "cancelled")
-"""States that a task does not leave."""
+"""Final states of a task."""
 
 
 class UploadLimits(BaseModel):
@@ -22,15 +22,15 @@ class UploadLimits(BaseModel):
     max_file_bytes: int = Field(description="Maximum size of a file, in bytes.")
     max_files: int = Field(description="Maximum number of files per request.")
     max_request_bytes: int = Field(description="Maximum size of a request, in bytes, form included.")
-    types: list[str] = Field(description="Suffixes of the files that are read, lower case, with the dot.")
+    types: list[str] = Field(description="Suffixes of supported files, lower case, with the dot.")
 
 
 class SourceListing(BaseModel):
     """A file of an index."""
 
     source: str = Field(description="Name in the index; uploads begin with `uploads/`.")
-    title: str = Field(description="Title of its document; the file's name if it has several or none.")
-    documents: int = Field(description="Number of its documents; 0: not in the index yet.")
+    title: str = Field(description="Title of its document; the file's name if it has several documents or none.")
+    documents: int = Field(description="Number of its documents; 0 if it is not in the index yet.")
     chunks: int
     size_bytes: int | None = Field(description="Size of an upload; null for files of a folder.")
     sha256: str | None = Field(description="SHA-256 of the indexed bytes; null if it is not in the index yet.")
@@ -38,7 +38,7 @@ class SourceListing(BaseModel):
     uploaded_at: datetime | None
     stale: str | None = Field(
         default=None,
-        description="Why the file can no longer be read, so that the documents read before stay; null if it can.",
+        description="Why the file can no longer be read, so that its earlier documents stay; null if it can be read.",
     )
 
 
@@ -69,7 +69,7 @@ class SkippedSource(BaseModel):
 
     source: str
     reason: str
-    stale: bool = Field(default=False, description="Whether documents that the file gave before stay in the index.")
+    stale: bool = Field(default=False, description="Whether its documents from an earlier run stay in the index.")
 
 
 class SourceNotice(BaseModel):
@@ -87,7 +87,7 @@ class SkippedSources(BaseModel):
 
 
 class Absence(BaseModel):
-    """Remains of deleted documents in each part of the new version: 0 everywhere."""
+    """Proof of a deletion: number of remains in each part of the new version, always 0."""
 
     version: str | None = Field(description="The version that was searched.")
     manifest: int
@@ -99,17 +99,17 @@ class Absence(BaseModel):
     lexical: int = Field(description="Terms and rows of BM25.")
     sparse: int | None = Field(description="Tokens and rows of the learned sparse vectors; null: the index has none.")
     multi_vector: int | None = Field(description="Rows with a vector per token; null: the index has none.")
-    kept_in: list[str] = Field(description="Earlier versions that still hold the documents; `purge` removes them.")
+    kept_in: list[str] = Field(description="Earlier versions that still contain the documents; `purge` removes them.")
 
 
 class TaskResult(BaseModel):
     """The result of a task."""
 
-    version: str | None = Field(description="Version of the index with the task's work.")
+    version: str | None = Field(description="Version of the index with the task's changes.")
     documents: int = Field(description="Documents of the task's files; of the whole index after a re-index.")
     chunks: int
     skipped: list[SkippedSource] = Field(description="Files of the task that cannot be used.")
-    notices: list[SourceNotice] = Field(default=[], description="What was lost or guessed in the files that were used.")
+    notices: list[SourceNotice] = Field(default=[], description="Losses and guesses in the files that were used.")
     absence: Absence | None = Field(default=None, description="After a deletion.")
 
 
@@ -148,6 +148,6 @@ class TaskList(BaseModel):
 class ErrorBody(BaseModel):
     """An error response."""
 
-    error: str = Field(description="For people: the offending value, the limit, and what to do.")
-    code: str = Field(description="For programs.")
-    field: str | None = Field(default=None, description="Part of the request that is wrong.")
+    error: str = Field(description="Message for people: the invalid value, the limit, and what to do.")
+    code: str = Field(description="Error code for programs.")
+    field: str | None = Field(default=None, description="Invalid part of the request.")

@@ -1,11 +1,11 @@
-"""The child process that parses and chunks files, so that a hostile file cannot harm the run or the machine.
+"""The child process that parses and chunks files, so that a malicious file cannot harm the run or the machine.
 
     python -m ingest.worker <settings as JSON>
 
-Requests arrive on standard input, responses leave on standard output. Each is a frame: its length in 4 bytes,
-little-endian, then JSON. A request is `{"path", "source"}`; the path is in hexadecimal, since it need not be UTF-8. The
-response is any number of `{"document"}` and `{"notice"}` frames, then one `{"end": null}`, or `{"end": reason}` if the
-file or the rest of it was skipped. The very first frame is `{"ready": true}`, or `{"error": …}` if the process cannot
+It reads requests from standard input and writes responses to standard output, as frames: the length in 4 bytes, little-
+endian, then JSON. A request is `{"path", "source"}`; the path is in hexadecimal, because it need not be UTF-8. Its
+response is any number of `{"document"}` and `{"notice"}` frames, then `{"end": null}`, or `{"end": reason}` if the file
+or the rest of it was skipped. The first frame of all is `{"ready": true}`, or `{"error": …}` if the process cannot
 start.
 """
 
@@ -30,11 +30,11 @@ LENGTH = struct.Struct("<I")
 
 
 def main(arguments: list[str]) -> int:
-    """Answers requests until standard input ends."""
+    """Handles requests until standard input ends."""
     settings = orjson.loads(arguments[0])
     requests = os.fdopen(os.dup(0), "rb")
     answers = os.fdopen(os.dup(1), "wb")
-    # Keep what libraries print out of the frames.
+    # Keep output of libraries out of the frames.
     os.dup2(2, 1)
     memory_bytes = settings["memory_bytes"]
     _, allowed = resource.getrlimit(resource.RLIMIT_AS)

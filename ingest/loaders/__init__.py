@@ -26,7 +26,7 @@ __all__ = [
 
 
 _MAGIC_BYTES = 8
-"""Bytes at the very beginning that identify a binary format."""
+"""Number of bytes at the beginning that identify a binary format."""
 
 
 class LoaderType(Protocol):
@@ -43,7 +43,7 @@ class LoaderType(Protocol):
     def sniff(self, head: bytes) -> bool:
         """Whether a file that begins like this certainly has this format.
 
-        Decides for files whose suffix no loader has. Always False where the format looks like plain text.
+        Used for files whose suffix no loader has. Always False if the format looks like plain text.
         """
 
     def load(self, file: SourceFile, limits: Limits) -> Iterator[ParsedDocument | Notice]:
@@ -83,7 +83,7 @@ class Loaders:
 
     @cached_property
     def suffixes(self) -> tuple[str, ...]:
-        """Suffixes that some loader reads, sorted. Files without a suffix are read as well."""
+        """All suffixes of the loaders, sorted, without the empty one."""
         return tuple(sorted(suffix for suffix in self._by_suffix if suffix))
 
     def by_suffix(self, source: str) -> LoaderType | None:
@@ -93,7 +93,7 @@ class Loaders:
     def choose(self, source: str, head: bytes) -> LoaderType:
         """The loader for a file: by its suffix, else by its first bytes. Raises SkippedFileError if there is none.
 
-        A file that begins as a binary format has that format, whatever its suffix.
+        If the first bytes identify a binary format, the suffix is ignored.
         """
         suffix = suffix_of(source)
         loader = self._by_suffix.get(suffix) if suffix else None

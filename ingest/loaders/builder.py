@@ -26,7 +26,7 @@ _WHITESPACE = re.compile(r"\s+")
 class TextBuilder:
     """Builds a document's text from blocks, with one blank line between them, and records its structure.
 
-    Writes headings, code and tables as Markdown, so that passages of all formats read the same.
+    Headings, code and tables are written as Markdown, so that passages of all formats look alike.
     """
 
     def __init__(self, limits: Limits) -> None:
@@ -54,7 +54,7 @@ class TextBuilder:
         self._append(normalise(text), "\n\n")
 
     def list_item(self, text: str, depth: int, marker: str = "-") -> None:
-        """Appends a list item, `depth` levels below the outermost."""
+        """Appends a list item. `depth`: 0 for the outermost list."""
         in_list = self._in_list
         text = normalise(text).strip()
         if text:
@@ -73,7 +73,7 @@ class TextBuilder:
             self._blocks.append(Block(start, end))
 
     def table(self, rows: Sequence[Sequence[str]], *, header: bool = True) -> None:
-        """Appends a pipe table whose first row is the head. Pads short rows and drops blank ones.
+        """Appends a pipe table whose first row is the header. Pads short rows and drops blank rows.
 
         Args:
             rows: the cells of each row.
@@ -93,15 +93,15 @@ class TextBuilder:
     def document(
         self, source: str, key: str, title: str, *, url: str | None, values: Mapping[str, object], date: str
     ) -> ParsedDocument | None:
-        """The document with everything appended so far, without headings that nothing follows; None if it is blank.
+        """The document of everything appended so far, without headings at the end; None if it has no text.
 
         Args:
             source: name of the file in the index.
             key: as `ParsedDocument.key`.
-            title: by default the first line of the text.
+            title: if blank, the first line of the text.
             url: None or blank if there is none.
             values: candidates for the metadata (`as_metadata`).
-            date: as written, or blank (`date_metadata`).
+            date: in any notation, or blank (`date_metadata`).
         """
         while self._headings and self._headings[-1].end == self._length:
             self._length = self._headings.pop().start

@@ -1,4 +1,4 @@
-"""CSV: one document per row, or the rows of a table without prose as lines. Read row by row."""
+"""CSV: one document per row; a table without prose becomes documents of many rows. Read row by row."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ class CsvLoader:
     binary = False
 
     def sniff(self, head: bytes) -> bool:
-        """Never: a line of text with a comma looks the same."""
+        """Always False: a line of text with a comma looks the same."""
         return False
 
     def load(self, file: SourceFile, limits: Limits) -> Iterator[ParsedDocument | Notice]:
         """One document per row with text. Title, URL, date and other short columns become its metadata.
 
-        All columns of prose are text (`choose_fields`). Questions and answers next to a text are left out. A table
+        All columns of prose are text (`choose_fields`). Questions and answers next to a text are ignored. A table
         without prose becomes documents of many rows (`rows_as_text`).
         """
         with _field_size_limit(limits.max_text_chars), (yield from file.rows(limits, newline="")) as stream:
@@ -86,7 +86,7 @@ def _documents(
 def _records(
     names: Sequence[str], rows: Iterable[list[str]], delimiter: str, too_wide: list[int]
 ) -> Iterator[dict[str, str]]:
-    """The rows with the names of their cells. Cells beyond the names are part of the last one."""
+    """The rows as records. Excess cells are appended to the last one."""
     last = len(names) - 1
     for number, row in enumerate(rows, start=1):
         if any(cell.strip() for cell in row[last + 1 :]):
@@ -116,8 +116,8 @@ def _row_documents(
 class _Rows:
     """The rows of a CSV file that are not blank.
 
-    A quote that is never closed would swallow the rows below it. It is read as a character instead: `csv` in its strict
-    mode says where the quotes go wrong, and the lines after the first one are read again.
+    A quote that is never closed would swallow the rows below it. The strict mode of `csv` detects it; the first line is
+    then read with the quote as an ordinary character, and the following lines are read again.
     """
 
     def __init__(self, lines: Iterable[str], delimiter: str, limits: Limits) -> None:
@@ -159,7 +159,7 @@ class _Rows:
             if not others and "field limit" in str(error):
                 check_length(self._limits.max_text_chars + 1, self._limits)
             self._pending.extendleft(reversed(others))
-            # The reader cannot go on after the end of its lines.
+            # A reader cannot continue after an error.
             self._reader = csv.reader(self._lines(), delimiter=self._delimiter, strict=True)
             if others or first.count('"') % 2:
                 self.open_quotes.append(self._number)
@@ -185,7 +185,7 @@ def _field_size_limit(characters: int) -> Iterator[None]:
 
 
 def _delimiter(sample: str) -> str:
-    """The delimiter that gives the most rows as many columns as the first one has, and the most columns."""
+    """The delimiter with which most rows have as many columns as the first row; then, with the most columns."""
 
     def fit(delimiter: str) -> tuple[float, int]:
         with contextlib.suppress(csv.Error):
@@ -203,7 +203,7 @@ def _delimiter(sample: str) -> str:
 
 
 def _is_header(rows: Sequence[Sequence[str]]) -> bool:
-    """Whether the first row names the columns: short, different names, not numbers, dates, links or sentences."""
+    """Whether the first row has column names: short and distinct, not numbers, dates, links or sentences."""
     first = [cell.strip() for cell in rows[0]]
     named = [cell for cell in first if cell]
     if len(rows) == 1 or any(plain_name(cell) in KNOWN_NAMES for cell in named):
@@ -220,7 +220,7 @@ def _is_header(rows: Sequence[Sequence[str]]) -> bool:
 
 
 def _unique_names(cells: Sequence[str]) -> list[str]:
-    """Names of the columns, lower case, each only once."""
+    """Distinct names of the columns, in lower case."""
     names: dict[str, None] = {}
     for number, cell in enumerate(cells, start=1):
         name = one_line(cell, 100).lower() or f"column {number}"

@@ -1,4 +1,4 @@
-"""Dates as people write them."""
+"""Parses dates in common notations."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ _WEEKDAY = re.compile(r"(?:mon|tues?|wed(?:nes)?|thu(?:rs)?|fri|sat(?:ur)?|sun)(
 
 
 def parse_date(text: str) -> date | None:
-    """The day that `text` begins with, as written, whatever its time zone; None if it cannot be read.
+    """The date at the beginning of `text`, without regard to time zones; None if there is none.
 
-    Reads `June 20, 2023`, `20 June 2023`, ISO 8601 with or without a time, JCR's `{Date}…` and PDF's `D:…`. Dates such
-    as `06/07/2023`, which mean different days in different countries, are not guessed.
+    Reads `June 20, 2023`, `20 June 2023`, ISO 8601 with or without a time, JCR's `{Date}…` and PDF's `D:…`. Ambiguous
+    dates such as `06/07/2023` are not guessed.
     """
     text = _WEEKDAY.sub("", text.strip()[:64].removeprefix("{Date}"), count=1)
     match = next((match for pattern in _PATTERNS if (match := pattern.match(text))), None)
@@ -43,7 +43,7 @@ def parse_date(text: str) -> date | None:
 
 
 def _month(text: str) -> int:
-    """The number of a month, written as digits, as a name or as its beginning; 0 if it is none."""
+    """The number of a month from digits, a name or an abbreviation; 0 if it is none."""
     if text.isdigit():
         return int(text)
     return next((number for number, name in enumerate(_MONTHS, start=1) if name.startswith(text.lower())), 0)
@@ -52,7 +52,7 @@ def _month(text: str) -> int:
 def date_metadata(text: str) -> dict[str, MetadataValue]:
     """Filterable metadata: `date` (ISO 8601), `year` and `date_number` (20230620, comparable).
 
-    A date that cannot be read gives only `date`, as written; blank text gives nothing.
+    If the date cannot be parsed, only `date`, unchanged. Blank text gives no metadata.
     """
     day = parse_date(text)
     if day is not None:

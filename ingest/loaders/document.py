@@ -1,4 +1,4 @@
-"""Parsed documents: clean text and its structure, as offsets into that text."""
+"""Parsed documents: clean text, and its structure as offsets."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ MAX_NUMBER = 2**63
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How much of a file a loader reads. A file beyond a limit is skipped; the reason names the limit."""
+    """Limits of a loader. A file that exceeds one is skipped; the reason names it."""
 
     max_file_bytes: int = 64 * 1024 * 1024
-    """Size of a file that is parsed as a whole."""
+    """Maximum size of a file that is parsed as a whole."""
     max_rows_file_bytes: int = 4 * 1024 * 1024 * 1024
-    """Size of a file that is read row by row, such as CSV and JSON Lines."""
+    """Maximum size of a file that is read row by row, such as CSV and JSON Lines."""
     max_text_chars: int = 20_000_000
-    """Characters of one document's text, and of one row."""
+    """Maximum length of a document's text, and of a row."""
     max_pages: int = 10_000
-    """Pages of one file."""
+    """Maximum number of pages of a file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,19 +55,19 @@ class Block:
     start: int
     end: int
     header: str = ""
-    """The names of a table's columns, on one line. Chunks that begin further down repeat them as a heading."""
+    """Column names of a table, on one line. Chunks that continue the table repeat them as a heading."""
 
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """The text from one heading to the next, of any level. Sections cover the text without gap or overlap."""
+    """The text from one heading to the next heading of any level. Sections cover the text without gap or overlap."""
 
     start: int
     body: int
-    """Where the text under the heading begins; `start` for the text before the first heading."""
+    """Offset of the text under the heading; equals `start` before the first heading."""
     end: int
     path: tuple[str, ...]
-    """Titles of the headings above, this section's own last; empty before the first heading."""
+    """Titles of the enclosing headings, this section's last; empty before the first heading."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,12 +79,12 @@ class Notice:
 
 @dataclass(frozen=True, slots=True)
 class ParsedDocument:
-    """A document that a loader read from a file, or from one record of it."""
+    """A document read from a file or from one of its records."""
 
     source: str
     """Name of the file in the index."""
     key: str
-    """Names the record inside its file; empty if the file is one document."""
+    """Identifies the record in its file; empty if the file is one document."""
     text: str
     """NFC, newlines as `\\n`, no control characters except tab and newline, not blank."""
     title: str = ""
@@ -99,7 +99,7 @@ class ParsedDocument:
 
     @property
     def id(self) -> str:
-        """Derived from source and key only, so that it stays the same when the content changes."""
+        """Derived from source and key, so that it does not change with the content."""
         return hashlib.sha256(f"{self.source}\0{self.key}".encode("utf-8", "backslashreplace")).hexdigest()[:32]
 
     def sections(self) -> list[Section]:
@@ -123,14 +123,14 @@ _NEWLINE = re.compile("\r\n|[\r\x0b\x0c\x85\u2028\u2029]")
 _SPACE = re.compile("[\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]")
 _INVISIBLE = re.compile(
     # Controls, soft hyphen, zero-width space and marks, bidirectional overrides, lone surrogates, non-characters and
-    # tag characters: nothing that a reader of the document sees, and where text is hidden from them.
+    # tag characters. Readers do not see them, but text can be hidden in them.
     "[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\u00ad\u200b\u2060\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufeff\ufffe\uffff"
     "\U000e0000-\U000e007f]"
 )
 _MARKS = regex.compile(r"[\p{M}--\u034f]{30}(?=[\p{M}--\u034f])", regex.V1)
-"""A joiner after every 30 marks bounds the time to sort them: the stream-safe format of Unicode (UAX 15)."""
+"""A joiner after every 30 marks bounds the time of normalisation: Unicode's stream-safe format (UAX 15)."""
 _WIDE_GAP = re.compile(r"[ \t]{64,}")
-"""Padding: wider than any layout."""
+"""Padding, wider than any layout."""
 _BLANK_LINES = re.compile("\n{3,}")
 _WHITESPACE = re.compile(r"\s+")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
@@ -158,7 +158,7 @@ def one_line(text: str, limit: int = MAX_TITLE_CHARS) -> str:
 
 
 def first_line(text: str, limit: int = 100) -> str:
-    """The first line with a letter or digit: the title of a document that has no other."""
+    """The first line with a letter or digit: the default title of a document."""
     for line in text[:4000].split("\n"):
         if any(character.isalnum() for character in line):
             return one_line(line.lstrip("#*->| "), limit)
@@ -171,16 +171,16 @@ def table_header(row: str) -> str:
 
 
 def web_address(text: str | None) -> str | None:
-    """An http(s) URL or a relative one, cleaned for storing; None for a blank one and for others (`javascript:…`)."""
+    """A cleaned http(s) or relative URL; None if it is blank or has another scheme (`javascript:…`)."""
     url = one_line(text or "", MAX_URL_CHARS)
     scheme = _SCHEME.match(url)
     return url if url and (scheme is None or scheme[1].lower() in ("http", "https")) else None
 
 
 def flat_values(values: Mapping[str, object]) -> dict[str, object]:
-    """Values for the metadata: those of nested tables named `table.name`, lists of strings joined to `a, b`.
+    """At most `MAX_VALUES` values for the metadata.
 
-    At most `MAX_VALUES`. Dates become strings.
+    Values of nested tables are named `table.name`; lists of strings become `a, b`; dates become strings.
     """
     flat: dict[str, object] = {}
     for name, value in values.items():
@@ -196,9 +196,9 @@ def flat_values(values: Mapping[str, object]) -> dict[str, object]:
 
 
 def as_metadata(values: Mapping[str, object]) -> dict[str, MetadataValue]:
-    """The values that can be filtered on: short strings and finite numbers.
+    """The values that filters can compare: short strings and finite numbers.
 
-    Drops names that the filter language or the store reserve.
+    Drops names that are reserved by the filter language or the store.
     """
     metadata: dict[str, MetadataValue] = {}
     for field_name, value in values.items():

@@ -1,4 +1,4 @@
-"""Encodings of text files."""
+"""Detects the encoding of a text file."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from ingest.errors import SkippedFileError
 
 REPLACEMENT = "\ufffd"
 SNIFFED_BYTES = 8_192
-"""Bytes at the beginning of a file that decide on its format and on a declared encoding."""
+"""Number of bytes at the beginning of a file that are searched for its format and a declared encoding."""
 _DETECTED_BYTES = 128 * 1024
-"""Bytes that the detection of an encoding reads."""
+"""Number of bytes from which an encoding is detected."""
 _BOMS = {
-    # UTF-32's little-endian mark begins with UTF-16's.
+    # First, because UTF-32's little-endian mark begins with UTF-16's.
     codecs.BOM_UTF32_LE: "utf-32",
     codecs.BOM_UTF32_BE: "utf-32",
     codecs.BOM_UTF8: "utf-8-sig",
@@ -31,7 +31,7 @@ _ISO_2022 = (
     (re.compile(rb"\x1b\$[@B]|\x1b\([IJ]|\x1b\$\([DOPQ]"), "iso2022_jp_ext"),
     (re.compile(rb"\x1b\$\)C"), "iso2022_kr"),
 )
-"""Escape sequences that name an encoding of 7-bit bytes."""
+"""Escape sequences → 7-bit encoding that they select."""
 _SUPERSETS = {
     "gb2312": "gb18030",
     "gbk": "gb18030",
@@ -42,28 +42,28 @@ _SUPERSETS = {
     "latin_1": "cp1252",
     "ascii": "cp1252",
 }
-"""Python's name of an encoding → the superset that the WHATWG standard and most files mean by it."""
+"""Python's name of an encoding → the superset that the WHATWG standard and most files use under this name."""
 _NAMES = {"cp1252": "Windows-1252 (cp1252)"}
 _MAX_DAMAGED = 20
-"""A declared encoding is wrong if more than one in so many characters is damaged."""
+"""An encoding does not fit if more than one in this many characters is damaged."""
 _KANA = re.compile("[\u3041-\u30fe]")
-"""Japanese syllables: a fifth of the characters or more, and next to none in bytes that are read wrongly."""
+"""Japanese syllables: at least a fifth of a Japanese text, and hardly any if the encoding is wrong."""
 _LEGACY = (
     *("cp1250", "cp1251", "cp1252", "cp1253", "cp1254", "cp1255", "cp1256", "cp1257", "cp1258", "cp874"),
     *("iso8859_2", "iso8859_5", "iso8859_7", "koi8_r", "koi8_u", "cp866"),
     *("gb18030", "big5hkscs", "cp949"),
 )
-"""Encodings that are detected: those of the WHATWG standard that are still in use, the likelier ones first."""
+"""Encodings that are detected: those of the WHATWG standard that are still in use, most likely first."""
 
 
 @dataclass(frozen=True, slots=True)
 class Encoding:
-    """How the bytes of a file are decoded."""
+    """The encoding of a file."""
 
     codec: str
     """Name in Python."""
     guessed: bool = False
-    """Whether nothing declares it."""
+    """Whether it was detected, not declared."""
 
     @property
     def name(self) -> str:
@@ -73,7 +73,7 @@ class Encoding:
 
 @dataclass(frozen=True, slots=True)
 class Utf8Counts:
-    """Characters of a file that is read as UTF-8."""
+    """Counts of the characters of a file that is decoded as UTF-8."""
 
     valid: int
     """Valid characters beyond ASCII."""
@@ -86,7 +86,7 @@ class Utf8Counts:
         valid = invalid = 0
         for block in chain(blocks, (b"",)):
             text = decoder.decode(block, final=not block)
-            # The file may hold the character itself.
+            # The file may contain the replacement character itself.
             damaged = max(text.count(REPLACEMENT) - block.count(REPLACEMENT.encode()), 0)
             valid += 0 if text.isascii() else len(text) - len(text.encode("ascii", "ignore")) - damaged
             invalid += damaged
@@ -94,11 +94,11 @@ class Utf8Counts:
 
 
 def encoding_of(data: bytes, utf8: Utf8Counts, declared: str = "") -> Encoding:
-    """The encoding of a file that begins with `data`, of which `utf8` counts all characters.
+    """The encoding of a file that begins with `data`. `utf8`: the counts of the whole file.
 
-    Decides by byte order mark; by the zeros of UTF-16; by the escape sequences of ISO 2022; as UTF-8, if more
-    characters are valid than not; as declared; by detection. Raises SkippedFileError if the bytes are not text or no
-    encoding fits.
+    Tries in this order: the byte order mark; the zero bytes of UTF-16; the escape sequences of ISO 2022; UTF-8, if most
+    characters beyond ASCII are valid; the declared encoding; detection. Raises SkippedFileError if the bytes are not
+    text or no encoding fits.
     """
     head = data[:SNIFFED_BYTES]
     marked = marked_encoding(data) or _unmarked_utf16(head)
@@ -120,7 +120,7 @@ def encoding_of(data: bytes, utf8: Utf8Counts, declared: str = "") -> Encoding:
 
 
 def is_binary(head: bytes) -> bool:
-    """Whether a file that begins like this is not text. A byte order mark marks text."""
+    """Whether a file that begins like this is not text. A file with a byte order mark is text."""
     controls = sum(1 for byte in head if byte < 32 and byte not in _TEXT_CONTROLS)
     if marked_encoding(head) is not None or _unmarked_utf16(head) is not None:
         return False
@@ -133,7 +133,7 @@ def marked_encoding(data: bytes) -> str | None:
 
 
 def _unmarked_utf16(head: bytes) -> str | None:
-    """UTF-16 by its zeros: the upper bytes of Latin text, and hardly any of the lower ones."""
+    """UTF-16 without a byte order mark: most upper bytes of Latin text are zero, and hardly any lower byte."""
     pairs = len(head) // 2
     even, odd = head[0 : pairs * 2 : 2].count(0), head[1 : pairs * 2 : 2].count(0)
     for codec, upper, lower in (("utf-16-le", odd, even), ("utf-16-be", even, odd)):
@@ -154,23 +154,23 @@ def _fits(data: bytes, codec: str) -> bool:
 
 
 def _declared_codec(label: str) -> str | None:
-    """Python's name of the encoding that the WHATWG standard means by a label; None if there is none.
+    """Python's name of the encoding with this label in the WHATWG standard; None if there is none.
 
     Source: https://encoding.spec.whatwg.org/#names-and-labels
     """
     found = webencodings.lookup(label)
     if found is None or found.name in ("x-user-defined", "utf-8") or found.name.startswith("utf-16"):
-        # A page whose bytes are ASCII enough to show its label is not UTF-16; and UTF-8 has been tried.
+        # If the label is readable as ASCII, the page is not UTF-16. UTF-8 has been tried.
         return None
     codec = str(found.codec_info.name).replace("-", "_")
     return _SUPERSETS.get(codec, codec)
 
 
 def _detected(data: bytes) -> str:
-    """The most likely encoding. Raises SkippedFileError if several or none are likely."""
+    """The most likely encoding. Raises SkippedFileError if none or several are likely."""
     sample = data[:_DETECTED_BYTES]
     if len(data) > len(sample):
-        # A line end divides no character.
+        # Cut at a line end, so that no character is split.
         sample = sample[: sample.rfind(b"\n") + 1] or sample
     for codec in ("cp932", "euc_jp"):
         text = sample.decode(codec, "replace")

@@ -28,7 +28,7 @@ class SourceFile:
 
     @property
     def stem(self) -> str:
-        """The file's name without its suffix: the title of a document that has no other."""
+        """The file's name without its suffix: the default title of its document."""
         return Path(self.source).stem or self.source
 
     def head(self) -> bytes:
@@ -51,17 +51,17 @@ class SourceFile:
         return data
 
     def text(self, limits: Limits, *charsets: re.Pattern[bytes]) -> Generator[Notice, None, str]:
-        """Yields a notice if characters are lost or the encoding is a guess, and returns the file's text.
+        """Returns the file's text, and yields a notice if characters are lost or the encoding is a guess.
 
-        Use it as `text = yield from file.text(…)`. See `encodings.encoding_of` for the order in which encodings are
-        tried. A byte that has no meaning becomes U+FFFD.
+        Use it as `text = yield from file.text(…)`. `encodings.encoding_of` chooses the encoding. Invalid bytes become
+        U+FFFD.
 
         Args:
-            limits: of the file's size.
-            charsets: patterns of a declared encoding, its name in the first group. The first match counts.
+            limits: `max_file_bytes` applies.
+            charsets: patterns of a declared encoding, with its name in the first group. The first match counts.
 
         Raises:
-            SkippedFileError: the bytes are not text, have no encoding that can be recognised, or exceed the limits.
+            SkippedFileError: the bytes are not text, their encoding cannot be detected, or they exceed the limit.
         """
         data = self.read(limits)
         declared = next((match[1] for charset in charsets if (match := charset.search(data[:SNIFFED_BYTES]))), b"")
@@ -75,7 +75,7 @@ class SourceFile:
         """Like `text`, for a file that is read row by row: returns an open stream.
 
         Args:
-            limits: of the file's size, as `max_rows_file_bytes`.
+            limits: `max_rows_file_bytes` applies.
             newline: as in `open`.
 
         Raises:

@@ -1,4 +1,4 @@
-"""Front matter of Markdown: YAML between `---`, TOML between `+++`."""
+"""Front matter of Markdown files: YAML between `---`, or TOML between `+++`."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _CONTINUES = (" ", "\t", "-", "#", "[", "]", "}")
 
 
 def split_front_matter(text: str) -> tuple[dict[str, Any], str]:
-    """The values of a front matter, and the text below it.
+    """The values of the front matter, and the text below it.
 
-    Names are lower case. Values in tables are named `params.author`; lists become `a, b`. A text that merely begins
-    with a thematic break is returned as it is.
+    Names are in lower case; `flat_values` flattens tables and lists. A text that begins with a thematic break instead
+    is returned unchanged.
     """
     fence = text[:3]
     if fence not in ("---", "+++") or text[3:4] != "\n":
@@ -38,9 +38,9 @@ def split_front_matter(text: str) -> tuple[dict[str, Any], str]:
 
 
 def _values(block: str, *, is_toml: bool) -> dict[str, Any] | None:
-    """The values of a front matter; None if it is none."""
+    """The values of a block between fences; None if it is not front matter."""
     try:
-        # The base loader leaves dates, versions and codes as written.
+        # The base loader does not convert dates, versions and codes.
         values = tomllib.loads(block) if is_toml else yaml.load(block, yaml.BaseLoader)  # noqa: S506
     except (yaml.YAMLError, tomllib.TOMLDecodeError, ValueError, RecursionError):
         return _lines(block)
@@ -50,7 +50,7 @@ def _values(block: str, *, is_toml: bool) -> dict[str, Any] | None:
 
 
 def _lines(block: str) -> dict[str, Any] | None:
-    """The scalars of a front matter with an error, such as a colon in a plain value; None if it is none."""
+    """The scalars of a block with a syntax error, such as a colon in a plain value; None if it is not front matter."""
     values = {}
     for line in block.split("\n"):
         match = _LINE.match(line)

@@ -1,4 +1,4 @@
-"""HTML: the content of a page as headed text, and fragments of HTML inside other formats."""
+"""HTML: the content of a page, and HTML fragments in other formats."""
 
 from __future__ import annotations
 
@@ -53,12 +53,12 @@ class HtmlLoader:
 
 
 def looks_like_html(text: str) -> bool:
-    """Whether a field that may hold either is HTML, not plain text."""
+    """Whether a text is HTML and not plain text."""
     return _LOOKS_LIKE_HTML.search(text[:20_000]) is not None
 
 
 def render_fragment(text: str, builder: TextBuilder) -> None:
-    """Appends the text of an HTML fragment, without scripts and other elements that show no text."""
+    """Appends the visible text of an HTML fragment."""
     if not text.strip():
         return
     fragment = parse_html(text)
@@ -68,9 +68,9 @@ def render_fragment(text: str, builder: TextBuilder) -> None:
 
 
 def parse_html(text: str) -> Any:
-    """The root element of a page or fragment; None if it has no element or text.
+    """The root element of a page or fragment; None if it is empty.
 
-    Raises SkippedFileError if it is nested deeper than the parser reads.
+    Raises SkippedFileError if its elements are nested too deeply for the parser.
     """
     text = normalise(XML_DECLARATION.sub("", text, count=1), collapse_blank_lines=False)
     parser = lxml_html.HTMLParser(encoding="utf-8", huge_tree=True, remove_comments=True, remove_pis=True)
@@ -80,7 +80,7 @@ def parse_html(text: str) -> Any:
         return None
     except etree.LxmlError as error:
         raise SkippedFileError(f"not readable as HTML: {one_line(str(error), 200)}") from error
-    # The parser drops deeply nested elements and only logs it.
+    # The parser drops deeply nested elements and only logs this.
     if any("depth" in entry.message.lower() for entry in parser.error_log):
         raise SkippedFileError("its elements are nested deeper than the parser reads")
     return root

@@ -1,4 +1,4 @@
-"""The content of an HTML page: everything that a reader can bring up, less what surrounds it on every page."""
+"""Finds the content of an HTML page: everything that a reader can display, without navigation, banners and footers."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _STRUCTURAL = frozenset(("html", "body", "main", "article"))
 _HEADINGS = frozenset(("h1", "h2", "h3", "h4", "h5", "h6"))
 _TITLES = _HEADINGS | {"summary", "dt"}
 _ANCHOR_SIGNS = frozenset(("#", "§", "¶", "🔗"))
-"""Links from a heading to itself."""
+"""Texts of links from a heading to itself."""
 
 
 def _words(pattern: str) -> re.Pattern[str]:
-    """Finds whole words of class names and ids: `footer` in `page-footer`, not in `footers`."""
+    """Matches whole words of class names and ids: `footer` in `page-footer`, not in `footers`."""
     return re.compile(rf"(?:^|[\s_-])(?:{pattern})(?:$|[\s_-])")
 
 
@@ -33,18 +33,18 @@ _ALWAYS = _words(
     "|cookiebanner|navbar|navigation|navheader|navfooter|breadcrumbs?|pagination|pager|prev-next(?:-area)?"
     "|related-(?:posts?|articles?|links?|stories|content|pages)|social-share|toctree-wrapper"
 )
-"""Never content, wherever they are."""
+"""Names of elements that are never content."""
 _AROUND = _words(
     "nav|topbar|side-?bar|(?:page|site|global)?-?footer|site-header|related|recommend(?:ed|ations)|menu|social|share"
     "|advert|ads|comments|toc|table-of-contents|(?<![_-])cookies?(?![_-])"
 )
-"""Around the content of a page; inside it only where they are mostly links."""
+"""Names of elements around the content. Inside the content, only those that are mostly links are removed."""
 _AMBIGUOUS = _words("menu|comments|ads|share|social|toc|sidebar|cookies?")
-"""May be content everywhere: a menu to eat."""
+"""Names that may also belong to content, such as the menu of a restaurant."""
 NOTE = _words("note|tip|hint|important|warning|caution|danger|attention|admonition|callout|alert")
-"""Boxes next to the text: notes and warnings."""
+"""Names of notes and warnings."""
 _REVEALED = _words("tab(?:pane|panel|-pane|-panel|-content)?|tabs?|accordion\\w*|collaps\\w*|carousel\\w*|slide")
-"""Hidden until the reader clicks."""
+"""Names of elements that are hidden until the reader clicks."""
 _TURN_WORDS = frozenset("prev previous next up home contents index back top « » ‹ › ← → ↑ < > << >>".split())  # noqa: SIM905
 _TURN_RELATIONS = frozenset(("prev", "previous", "next", "up", "start", "contents", "index", "home"))
 _RELATED_HEADING = re.compile(
@@ -52,7 +52,7 @@ _RELATED_HEADING = re.compile(
 )
 _SENTENCE_END = re.compile(r"\w{3}[.!?](?:\s|$)")
 _MOST_TURN_CHARS = 200
-"""Maximum length of the text next to links to other pages of a series: their titles."""
+"""Maximum length of the text next to links to the previous and next page, such as their titles."""
 
 
 @dataclass(slots=True)
@@ -83,13 +83,13 @@ class _Measure:
 
 
 def content_of(page: Any) -> list[Any]:
-    """The content of a page, as elements to read one after the other. Removes the rest from the page."""
+    """The elements with the page's content, in order. Removes other elements from the page."""
     remove_invisible(page)
     measures = _measure(page)
-    doomed = _around(page, measures)
-    # Read a page whole if its class names make it all "sidebar".
-    if doomed and sum(measures[element].prose for element in doomed) < 0.9 * measures[page].prose:
-        _drop(doomed)
+    removed = _around(page, measures)
+    # Keep everything if the class names mark nearly the whole page, for example as "sidebar".
+    if removed and sum(measures[element].prose for element in removed) < 0.9 * measures[page].prose:
+        _drop(removed)
         measures = _measure(page)
     main = _main(page, measures)
     if main is page or measures[main].first_headings or measures[page].first_headings != 1:
@@ -102,7 +102,7 @@ def content_of(page: Any) -> list[Any]:
 
 
 def remove_invisible(root: Any) -> None:
-    """Removes elements that show no text, and hidden ones that no control reveals."""
+    """Removes elements without visible text, and hidden elements that no control reveals."""
     controlled: set[str] = set()
     for element in root.iter(etree.Element):
         for name in ("aria-controls", "data-target", "data-bs-target", "href"):
@@ -137,7 +137,7 @@ def _is_invisible(element: Any, controlled: set[str]) -> bool:
 
 
 def _is_label(button: Any) -> bool:
-    """Whether a button names a part of the content: a tab, or the heading of an accordion."""
+    """Whether a button is the label of a tab or the heading of an accordion."""
     if button.get("role") == "tab" or button.get("aria-controls") or button.get("data-bs-target"):
         return True
     titles = (parent for parent, _ in zip(button.iterancestors(), range(2), strict=False) if parent.tag in _TITLES)
@@ -153,7 +153,7 @@ def _names(element: Any) -> str:
 
 
 def _outermost(root: Any, wanted: Callable[[Any], object]) -> list[Any]:
-    """The wanted elements below `root` that are in no other wanted one, in document order."""
+    """The wanted elements below `root` that are not inside another wanted element, in document order."""
     found = []
     walker = etree.iterwalk(root, events=("start",))
     for _, element in walker:
@@ -190,7 +190,7 @@ def _measure(root: Any) -> dict[Any, _Measure]:
             measure = measures[element]
             if element.tag == "a":
                 links -= 1
-                measure.turns = int(_turns(element, measure.chars))
+                measure.turns = int(_is_page_turn(element, measure.chars))
             parent = element.getparent() if element is not root else None
             if parent is not None:
                 measures[parent].add(measure)
@@ -198,7 +198,7 @@ def _measure(root: Any) -> dict[Any, _Measure]:
     return measures
 
 
-def _turns(link: Any, chars: int) -> bool:
+def _is_page_turn(link: Any, chars: int) -> bool:
     """Whether a link goes to the previous, next or upper page."""
     if not _TURN_RELATIONS.isdisjoint((link.get("rel") or "").lower().split()):
         return True
@@ -208,7 +208,7 @@ def _turns(link: Any, chars: int) -> bool:
 
 
 def _around(page: Any, measures: dict[Any, _Measure]) -> list[Any]:
-    """The outermost elements around the content: navigation, banners, footers, related links."""
+    """The outermost elements that are not content: navigation, banners, footers, related links."""
     contents = set(page.iter("main", "article"))
     contents.update(element for element in page.iter(etree.Element) if element.get("role") == "main")
     inside: dict[Any, bool] = {}
@@ -259,9 +259,9 @@ def _surrounds(element: Any, measure: _Measure, page: _Measure, inside: bool) ->
 
 
 def _main(page: Any, measures: dict[Any, _Measure]) -> Any:
-    """The element with the page's subject: `main`, else the only `article`, else the page.
+    """The main element: `main`, else the only `article`, else the page.
 
-    Not one that a script would fill, if the page has text elsewhere.
+    Elements with hardly any text, which a script would fill, are ignored if the page has text elsewhere.
     """
     total = measures[page].chars
     mains = [element for element in page.iter(etree.Element) if element.tag == "main" or element.get("role") == "main"]

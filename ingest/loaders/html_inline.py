@@ -1,4 +1,4 @@
-"""Elements inside a line of HTML: pictures, fields of forms, exponents, indices and formulas."""
+"""The text of inline HTML elements: images, form fields, superscripts, subscripts and formulas."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from lxml import etree
 _WHITESPACE = re.compile(r"[ \t\n\r\f\v]+")
 _FILE_NAME = re.compile(r"\S+\.(?:png|jpe?g|gif|svg|webp|bmp)", re.IGNORECASE)
 _NO_VALUE = frozenset(("button", "file", "hidden", "password", "reset", "search", "submit"))
-_RAISED = str.maketrans("0123456789+-=()ni", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁼⁽⁾ⁿⁱ")
-_LOWERED = str.maketrans("0123456789+-=()", "₀₁₂₃₄₅₆₇₈₉₊₋₌₍₎")
+_SUPERSCRIPTS = str.maketrans("0123456789+-=()ni", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁼⁽⁾ⁿⁱ")
+_SUBSCRIPTS = str.maketrans("0123456789+-=()", "₀₁₂₃₄₅₆₇₈₉₊₋₌₍₎")
 _DISPLAY = re.compile(r"^\{\\(?:display|text)style\s*(.*)\}$", re.DOTALL)
 
 
-def one_line(pieces: Sequence[str]) -> str:
-    """The pieces, joined on one line."""
+def joined_line(pieces: Sequence[str]) -> str:
+    """The pieces joined, with white space collapsed."""
     return _WHITESPACE.sub(" ", "".join(pieces)).strip()
 
 
 def _picture(element: Any) -> str:
-    """The words that stand for a picture, unless they are its file's name."""
-    alt = one_line([element.get("alt") or element.get("aria-label") or ""])
+    """The alternative text of an image, unless it is a file name."""
+    alt = joined_line([element.get("alt") or element.get("aria-label") or ""])
     return "" if _FILE_NAME.fullmatch(alt) else f" {alt} "
 
 
 def _drawing(element: Any) -> str:
-    """The words in a drawing, and its title if it is a picture and no icon."""
+    """The text in an SVG, and its title if it is an image and not an icon."""
     words = [element.get("aria-label") or ""]
     if element.get("role") == "img":
         words += ["".join(title.itertext()) for title in element.iterchildren("title")]
@@ -37,7 +37,7 @@ def _drawing(element: Any) -> str:
 
 
 def _field(element: Any) -> str:
-    """The value of a form's field, as it shows; `[x]` for a box that is ticked."""
+    """The visible value of a form field; `[x]` or `[ ]` for a checkbox."""
     if element.tag == "textarea":
         return f" {element.text or ''} "
     kind = (element.get("type") or "text").lower()
@@ -52,32 +52,32 @@ def _options(element: Any) -> str:
     """The selected options, else all of them."""
     options = list(element.iter("option"))
     selected = [option for option in options if option.get("selected") is not None] or options
-    return f" {', '.join(filter(None, (one_line(list(option.itertext())) for option in selected)))} "
+    return f" {', '.join(filter(None, (joined_line(list(option.itertext())) for option in selected)))} "
 
 
-def _raised(element: Any) -> str:
-    """An exponent or index. A link to a footnote is left out."""
+def _sup_or_sub(element: Any) -> str:
+    """A superscript or subscript; empty for a link to a footnote."""
     parent = element.getparent()
     links = list(element.iter("a")) or [parent for parent in (parent,) if parent is not None and parent.tag == "a"]
     if element.tag == "sup" and len(links) == 1 and (links[0].get("href") or "").startswith("#"):
         return ""
     text = "".join(element.itertext())
     before, after = " " * text[:1].isspace(), " " * text[-1:].isspace()
-    return before + _raised_text(one_line([text]), element.tag) + after
+    return before + _sup_or_sub_text(joined_line([text]), element.tag) + after
 
 
-def _raised_text(text: str, tag: str) -> str:
+def _sup_or_sub_text(text: str, tag: str) -> str:
     """The text of `sup` or `sub`: `10⁶`, `CO₂`, `1st`, `x^(a+b)`."""
     if text.isalpha() and tag == "sup" and len(text) > 1:
         # An ordinal or an abbreviation: 1st, Mme, TM.
         return text
-    table, mark = (_RAISED, "^") if tag == "sup" else (_LOWERED, "_")
+    table, mark = (_SUPERSCRIPTS, "^") if tag == "sup" else (_SUBSCRIPTS, "_")
     text = text.replace("−", "-")
     if not text:
         return ""
     if all(ord(character) in table for character in text):
         return text.translate(table)
-    return f"{mark}{_wrapped(text)}"
+    return f"{mark}{_parenthesised(text)}"
 
 
 def _formula(math: Any) -> str:
@@ -106,17 +106,17 @@ def _operation(tag: str, parts: list[str]) -> str:
         case (("annotation" | "annotation-xml"), _):
             return ""
         case (("msup" | "mover"), [base, above]):
-            return f"{base}^{_wrapped(above)}"
+            return f"{base}^{_parenthesised(above)}"
         case (("msub" | "munder"), [base, below]):
-            return f"{base}_{_wrapped(below)}"
+            return f"{base}_{_parenthesised(below)}"
         case (("msubsup" | "munderover"), [base, below, above]):
-            return f"{base}_{_wrapped(below)}^{_wrapped(above)}"
+            return f"{base}_{_parenthesised(below)}^{_parenthesised(above)}"
         case "mfrac", [above, below]:
-            return f"{_wrapped(above)}/{_wrapped(below)}"
+            return f"{_parenthesised(above)}/{_parenthesised(below)}"
         case "msqrt", _:
-            return f"√{_wrapped(''.join(parts))}"
+            return f"√{_parenthesised(''.join(parts))}"
         case "mroot", [base, degree]:
-            return f"{_wrapped(base)}^(1/{degree})"
+            return f"{_parenthesised(base)}^(1/{degree})"
         case (("mtr" | "mtable"), _):
             return f"[{', '.join(parts)}]"
         case "mspace", _:
@@ -124,7 +124,7 @@ def _operation(tag: str, parts: list[str]) -> str:
     return "".join(parts)
 
 
-def _wrapped(text: str) -> str:
+def _parenthesised(text: str) -> str:
     return text if len(text) == 1 or text.isdigit() else f"({text})"
 
 
@@ -135,8 +135,8 @@ INLINE: dict[str, Callable[[Any], str]] = {
     "input": _field,
     "textarea": _field,
     "select": _options,
-    "sup": _raised,
-    "sub": _raised,
+    "sup": _sup_or_sub,
+    "sub": _sup_or_sub,
     "math": _formula,
 }
-"""The text of elements that are read in one piece."""
+"""Tag → function that returns the element's text."""

@@ -1,4 +1,4 @@
-"""The text of HTML elements: headings, paragraphs, lists, code, tables, pictures, forms and formulas."""
+"""Converts HTML elements to text: headings, paragraphs, lists, code, tables and inline elements."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lxml import etree
 
 from ingest.loaders.builder import TextBuilder
 from ingest.loaders.html_content import NOTE
-from ingest.loaders.html_inline import INLINE, one_line
+from ingest.loaders.html_inline import INLINE, joined_line
 
 _HEADINGS = {"h1": 1, "h2": 2, "h3": 3, "h4": 4, "h5": 5, "h6": 6}
 _BLOCKS = frozenset(
@@ -20,7 +20,7 @@ _BLOCKS = frozenset(
     """.split()  # noqa: SIM905
 )
 _BOXES = frozenset(("aside", "blockquote", "dd", "figure", "li"))
-"""A heading in one of them ends with it, so it is written as the beginning of the text that follows."""
+"""A heading inside one of them applies only to it, so it is written as the beginning of the following text."""
 _TERMS = frozenset(("dt", "summary"))
 _MARKS = {"q": ("“", "”"), "del": ("~~", "~~"), "s": ("~~", "~~"), "strike": ("~~", "~~")}
 _LANGUAGE_CLASS = re.compile(r"(?:^|\s)(?:language|lang|highlight|highlight-source)-([A-Za-z0-9+#-]{1,20})")
@@ -28,33 +28,33 @@ _WHITESPACE = re.compile(r"[ \t\n\r\f\v]+")
 _MOST_COLUMNS = 100
 
 
-def render(root: Any, sink: TextBuilder | _FlatText) -> None:
+def render(root: Any, sink: TextBuilder | _CellText) -> None:
     """Appends the text below `root`, in document order."""
     _Renderer(sink).run(root)
 
 
 class _Renderer:
-    """Walks an element tree without recursion and hands its blocks to a sink."""
+    """Walks an element tree without recursion and passes its blocks to a sink."""
 
-    def __init__(self, sink: TextBuilder | _FlatText) -> None:
+    def __init__(self, sink: TextBuilder | _CellText) -> None:
         self._sink = sink
         self._inline: list[str] = []
         self._lists: list[int | None] = []
-        """Per open list its next number, or None for bullets."""
+        """The next number of each open list; None for bullets."""
         self._marker: str | None = None
         self._boxes = 0
-        """Open elements with which a heading ends."""
+        """Number of open boxes (`_is_box`)."""
         self._title = ""
-        """Tag of the open heading or term, whose text is collected."""
+        """Tag of the open heading or term whose text is being collected."""
         self._term = ""
-        """Begins the next paragraph: the term of a definition, the heading of a note."""
+        """Beginning of the next paragraph: the term of a definition, or the heading of a note."""
 
     def run(self, root: Any) -> None:
         walker = etree.iterwalk(root, events=("start", "end"))
         for event, element in walker:
             tag = element.tag if isinstance(element.tag, str) else ""
             if event == "start":
-                if self._whole(tag, element):
+                if self._append_whole(tag, element):
                     walker.skip_subtree()
                     continue
                 self._open(tag, element)
@@ -66,8 +66,8 @@ class _Renderer:
         self._flush()
         self._flush_term()
 
-    def _whole(self, tag: str, element: Any) -> bool:
-        """Appends an element that is read in one piece, if it is one. Its end event still follows."""
+    def _append_whole(self, tag: str, element: Any) -> bool:
+        """Appends an element that is converted as a whole; False if it is not one. Its end event still follows."""
         if tag in INLINE:
             self._inline.append(INLINE[tag](element))
         elif tag == "script":
@@ -84,7 +84,7 @@ class _Renderer:
             self._flush()
             self._flush_term()
             for caption in element.iterchildren("caption"):
-                self._sink.paragraph(_flat_text(caption))
+                self._sink.paragraph(_cell_text(caption))
             grid, heads = _grid(rows)
             self._sink.table(grid, header=heads > 0)
         else:
@@ -129,7 +129,7 @@ class _Renderer:
 
     def _close_title(self, tag: str) -> None:
         self._title = ""
-        title = one_line(self._inline)
+        title = joined_line(self._inline)
         self._inline.clear()
         if tag in _HEADINGS and not self._boxes:
             self._flush_term()
@@ -162,7 +162,7 @@ class _Renderer:
             self._sink.list_item(text, max(len(self._lists) - 1, 0), self._marker)
             self._marker = None
         elif self._lists:
-            # A second paragraph of an item.
+            # A further paragraph of an item.
             self._sink.list_item(text, max(len(self._lists) - 1, 0), " ")
         else:
             self._sink.paragraph(text)
@@ -183,8 +183,8 @@ def _joined(term: str, text: str) -> str:
     return f"{term} {text}" if term[-1] in ".:?!…" else f"{term}: {text}"
 
 
-class _FlatText:
-    """Takes blocks as a `TextBuilder` does, and puts them on one line: the text of a table's cell."""
+class _CellText:
+    """A sink like `TextBuilder` that joins blocks on one line: the text of a table cell."""
 
     def __init__(self) -> None:
         self.text = ""
@@ -205,19 +205,19 @@ class _FlatText:
         self.paragraph("; ".join(" ".join(row) for row in rows))
 
 
-def _flat_text(element: Any) -> str:
+def _cell_text(element: Any) -> str:
     if not len(element):
-        return one_line([element.text or ""])
-    flat = _FlatText()
+        return joined_line([element.text or ""])
+    flat = _CellText()
     render(element, flat)
-    return one_line([flat.text])
+    return joined_line([flat.text])
 
 
 # Tables
 
 
 def _data_rows(table: Any) -> list[Any] | None:
-    """The rows of a data table; None for a layout table, which is read as prose."""
+    """The rows of a data table; None for a layout table, which is converted as prose."""
     if (table.get("role") or "") in ("presentation", "none"):
         return None
     rows, widest, heads, structured = [], 0, False, False
@@ -241,7 +241,7 @@ def _data_rows(table: Any) -> list[Any] | None:
 def _grid(rows: Sequence[Any]) -> tuple[list[list[str]], int]:
     """The cells of each row, and the number of header rows, which are merged into the first.
 
-    A cell over several rows is repeated in each, so that every row can be read by itself.
+    A cell that spans rows is repeated in each of them, so that every row is complete.
     """
     grid: list[list[str]] = []
     below: dict[int, tuple[str, int]] = {}
@@ -261,7 +261,7 @@ def _grid(rows: Sequence[Any]) -> tuple[list[list[str]], int]:
             while len(line) in above:
                 text, more = above.pop(len(line))
                 place(text, more - 1)
-            text, more = _flat_text(cell), _number(cell.get("rowspan"), 65_534) - 1
+            text, more = _cell_text(cell), _number(cell.get("rowspan"), 65_534) - 1
             place(text, more)
             for _ in range(min(_number(cell.get("colspan"), 1_000), _MOST_COLUMNS) - 1):
                 place(text if is_head else "", more)
@@ -285,6 +285,6 @@ def _is_head(row: Any, cells: Sequence[Any]) -> bool:
 
 
 def _number(text: str | None, most: int) -> int:
-    """The value of `rowspan` or `colspan`; 0 rows mean all that follow."""
+    """The value of `rowspan` or `colspan`; 0, all following rows, becomes `most`."""
     number = int(text) if text and text.isascii() and text.strip().isdigit() else 1
     return min(number or most, most)

@@ -1,4 +1,4 @@
-"""JCR `.content.xml`: pages as Adobe Experience Manager exports them."""
+"""JCR `.content.xml`: pages exported by Adobe Experience Manager."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _TYPE_PREFIX = re.compile(r"^\{[A-Za-z]{1,20}\}")
 
 
 class JcrLoader:
-    """JCR pages, as Adobe Experience Manager exports them."""
+    """JCR pages exported by Adobe Experience Manager."""
 
     suffixes = (".xml",)
     binary = False
@@ -56,7 +56,7 @@ class JcrLoader:
 
 
 def parse_xml(text: str) -> Any:
-    """The root element. Raises SkippedFileError for a document type, which may define entities, and invalid XML."""
+    """The root element. Raises SkippedFileError if the XML is invalid or has a DOCTYPE, which may define entities."""
     text = XML_DECLARATION.sub("", text, count=1)
     if "<!DOCTYPE" in text or "<!ENTITY" in text:
         raise SkippedFileError("XML with a document type declaration: refused, it may define entities")

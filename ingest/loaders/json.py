@@ -29,13 +29,13 @@ class JsonLoader:
     binary = False
 
     def sniff(self, head: bytes) -> bool:
-        """Whether the head begins like an array of objects. A lone object is mostly configuration."""
+        """Whether the head begins like an array of objects. A single object is usually configuration."""
         return _BEGINS_RECORDS.match(head) is not None
 
     def load(self, file: SourceFile, limits: Limits) -> Iterator[ParsedDocument | Notice]:
-        """One document per record, however deep, as `JsonRecords` finds them.
+        """One document per record at any depth (`JsonRecords`).
 
-        Docsearch records `{hierarchy: {lvl0 … lvl6}, content, url}` of one page become one document.
+        The docsearch records `{hierarchy: {lvl0 … lvl6}, content, url}` of a page become one document.
         """
         values = _values((yield from file.text(limits)))
         if not all(isinstance(value, dict | list) for value in values):
@@ -51,7 +51,7 @@ class JsonLoader:
 
 
 def _values(text: str) -> list[Any]:
-    """The values of a JSON text: one, or several one after the other as in JSON Lines."""
+    """The values of a JSON text: one, or several concatenated ones as in JSON Lines."""
     decoder = json.JSONDecoder()
     values: list[Any] = []
     place = _BLANK.match(text).end()  # type: ignore[union-attr]
@@ -68,7 +68,7 @@ def _values(text: str) -> list[Any]:
 
 
 def _docsearch_pages(found: Any) -> tuple[dict[str, list[Mapping[str, Any]]], Any]:
-    """The docsearch records of each page, by its URL, and the rest."""
+    """The docsearch records by the URL of their page, and the other values."""
     hits = found.get("hits") if isinstance(found, dict) else None
     records = hits if isinstance(hits, list) else found if isinstance(found, list) else []
     pages: dict[str, list[Mapping[str, Any]]] = {}
@@ -84,7 +84,7 @@ def _docsearch_pages(found: Any) -> tuple[dict[str, list[Mapping[str, Any]]], An
 def _docsearch_page(
     file: SourceFile, url: str, records: Sequence[Mapping[str, Any]], limits: Limits
 ) -> ParsedDocument | None:
-    """One page from its docsearch records. Each record holds a paragraph and the headings above it."""
+    """A page from its docsearch records. Each record has a paragraph and the headings above it."""
     builder = TextBuilder(limits)
     above: list[str] = []
     title = ""

@@ -24,7 +24,7 @@ _SHOWN_NAMES = 12
 class JsonRecords:
     """Turns the JSON values of one file into documents.
 
-    A record's key is its own id, so that a moved record stays the same document, else its name or number.
+    A record's key is its id, so that a moved record remains the same document; without an id, its name or number.
     """
 
     def __init__(self, file: SourceFile, limits: Limits) -> None:
@@ -34,20 +34,20 @@ class JsonRecords:
         self._names: dict[str, None] = {}
         self._total = 0
         self._blank = 0
-        self._holding: dict[int, bool] = {}
-        """Which objects and arrays of the present value hold records, by their identity."""
+        self._has_records: dict[int, bool] = {}
+        """`id` of an object or array of the current value → whether it contains records."""
 
     def read(self, value: Any) -> Iterator[ParsedDocument]:
         """The documents in a value."""
-        self._holding.clear()
+        self._has_records.clear()
         yield from self._walk(value, "", "")
 
     def read_list(self, values: Iterable[Any]) -> Iterator[ParsedDocument]:
-        """The documents in an array's values. Objects without prose are the rows of a table."""
+        """The documents in the values of an array. Objects without prose are rows of a table."""
         yield from self._walk_list(values, "", "")
 
     def counted(self, document: ParsedDocument | None, records: int = 1) -> Iterator[ParsedDocument]:
-        """The document of one or more records, unless they are blank."""
+        """Counts records and yields their document; None means that they have no text."""
         self._total += records
         if document is None:
             self._blank += records
@@ -55,7 +55,7 @@ class JsonRecords:
             yield document
 
     def check(self) -> None:
-        """Raises SkippedFileError if all records so far were without text."""
+        """Raises SkippedFileError if no record so far had text."""
         if self._blank and self._blank == self._total:
             names = ", ".join(map(repr, list(self._names)[:_SHOWN_NAMES])) or "none"
             raise SkippedFileError(f"holds no text in its fields ({names}): name one of them 'text' or 'content'")
@@ -66,7 +66,7 @@ class JsonRecords:
             yield Notice(f"{self._blank} of {self._total} records hold no text")
 
     def _walk(self, value: Any, key: str, title: str, *, with_rows: bool = True) -> Iterator[ParsedDocument]:
-        """The documents in a value at `key`, whose records inherit a title."""
+        """The documents in a value at `key`. `title`: for records without a title."""
         if isinstance(value, dict):
             yield from self._record(value, key, title)
         elif isinstance(value, list):
@@ -87,7 +87,7 @@ class JsonRecords:
         else:
             for number, value in enumerate(chain(sample, values), start=1):
                 if not key:
-                    self._holding.clear()
+                    self._has_records.clear()
                 yield from self._walk(value, f"{key}#{number}", title)
 
     def _record(self, record: Mapping[str, Any], key: str, title: str) -> Iterator[ParsedDocument]:
@@ -98,7 +98,7 @@ class JsonRecords:
             if plain_name(name) not in EVALUATION
             and name != "metadata"
             and not (name in fields.text and text_of(child))
-            and self._holds_records(child)
+            and self._contains_records(child)
         }
         own = next((str(record[name]) for name in _KEY if isinstance(record.get(name), str | int)), key)
         if fields.text or not inner:
@@ -116,23 +116,23 @@ class JsonRecords:
             inherited = name if is_map and isinstance(child, dict) and not title else title
             yield from self._walk(child, place, inherited, with_rows=not fields.text)
 
-    def _holds_records(self, value: object) -> bool:
-        """Whether a value holds text at any depth, or rows. Looks at each value once."""
+    def _contains_records(self, value: object) -> bool:
+        """Whether a value contains text at any depth, or rows. Checks each value once."""
         if isinstance(value, str):
             return False
-        if id(value) not in self._holding:
+        if id(value) not in self._has_records:
             children: Iterable[object] = ()
             if isinstance(value, dict):
                 children = (child for name, child in value.items() if plain_name(name) not in EVALUATION)
             elif isinstance(value, list):
                 children = value
-            self._holding[id(value)] = (
+            self._has_records[id(value)] = (
                 (isinstance(value, dict) and bool(choose_fields([value]).text))
                 or (isinstance(value, list) and any(isinstance(item, str) and is_prose(item) for item in value))
                 or (isinstance(value, list) and len(value) > 1 and all(map(_is_row, value)))
-                or any(self._holds_records(child) for child in children)
+                or any(self._contains_records(child) for child in children)
             )
-        return self._holding[id(value)]
+        return self._has_records[id(value)]
 
     def _text(self, text: object, key: str, title: str) -> ParsedDocument | None:
         builder = TextBuilder(self._limits)
@@ -156,7 +156,7 @@ class JsonRecords:
 
 
 def _is_row(value: object) -> bool:
-    """Whether a value is an object of short values only, none of them text."""
+    """Whether a value is an object with only short values."""
     if not isinstance(value, dict) or not value or any(isinstance(each, dict | list) for each in value.values()):
         return False
     return not choose_fields([value]).text

@@ -25,9 +25,9 @@ class JsonLinesLoader:
         return bool(more.strip()) and isinstance(_value(first), dict)
 
     def load(self, file: SourceFile, limits: Limits) -> Iterator[ParsedDocument | Notice]:
-        """One document per line, each a record as in JSON. Notices report lines that are not JSON.
+        """One document per line, read as a record of JSON. Notices report lines that are not JSON.
 
-        An array under this name is read as JSON.
+        A file that begins with an array is read as JSON.
         """
         if file.head().lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"["):
             yield from JSON.load(file, limits)
@@ -45,7 +45,7 @@ class JsonLinesLoader:
 
 
 class _Lines:
-    """Decodes lines, and counts those that are not records."""
+    """Decodes lines and counts those that are not records."""
 
     def __init__(self, limits: Limits) -> None:
         self._longest = limits.max_text_chars * 2

@@ -1,4 +1,4 @@
-"""Markdown: the source as written, without front matter, comments, styles and embedded pictures."""
+"""Markdown: the source without front matter, comments, styles, scripts and embedded images."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from ingest.loaders.front_matter import split_front_matter
 _INLINE = MarkdownIt("commonmark")
 _URL_KEYS = ("canonical_url", "canonical", "url", "permalink")
 _NOT_METADATA = frozenset(("title", "date", *_URL_KEYS))
-_UNSEEN = re.compile(r"`+|<!--|<(style|script)\b|data:[a-z]+/[a-z0-9.+-]+[;,]", re.IGNORECASE)
+_INVISIBLE = re.compile(r"`+|<!--|<(style|script)\b|data:[a-z]+/[a-z0-9.+-]+[;,]", re.IGNORECASE)
 _CLOSINGS = {
     "<!--": re.compile("-->"),
     "style": re.compile(r"</style[^>]{0,99}>", re.IGNORECASE),
@@ -47,27 +47,27 @@ class Structure:
     headings: tuple[Heading, ...]
     blocks: tuple[Block, ...]
     code: tuple[tuple[int, int], ...]
-    """Code blocks at any level: offsets of their first and after their last line."""
+    """Start and end of each code block, nested ones included."""
 
 
 class MarkdownLoader:
-    """Markdown: the source as written."""
+    """Markdown: the source text."""
 
     suffixes = (".markdown", ".md")
     binary = False
 
     def sniff(self, head: bytes) -> bool:
-        """Never: Markdown looks like plain text, and that is how it is read."""
+        """Always False: Markdown looks like plain text, which is read the same way."""
         return False
 
     def load(self, file: SourceFile, limits: Limits) -> Iterator[ParsedDocument | Notice]:
-        """One document. Its title is in the front matter, else the first top-level heading, else the file's name."""
+        """One document. Title: from the front matter, else the first heading of level 1, else the file's name."""
         raw = yield from file.text(limits)
         check_length(len(raw), limits)
         values, text = split_front_matter(normalise(raw, collapse_blank_lines=False))
         structure = markdown_structure(text)
-        if _UNSEEN.search(text):
-            text = normalise(_without_unseen(text, structure), collapse_blank_lines=False)
+        if _INVISIBLE.search(text):
+            text = normalise(_without_invisible(text, structure), collapse_blank_lines=False)
             structure = markdown_structure(text)
         if not text.strip():
             raise SkippedFileError("holds no text")
@@ -88,7 +88,7 @@ class MarkdownLoader:
 
 def markdown_structure(text: str) -> Structure:
     """Headings, code and tables at the outermost level of `text`."""
-    # Only headings need their inline markup parsed; the rest needs only line numbers.
+    # Line numbers are enough, except for headings, whose inline markup is parsed separately.
     blocks_only = MarkdownIt("commonmark").enable("table").disable("inline")
     lines = text.split("\n")
     starts = [0, *accumulate(len(line) + 1 for line in lines)]
@@ -118,10 +118,10 @@ def markdown_structure(text: str) -> Structure:
     return Structure(tuple(headings), tuple(blocks), tuple(code))
 
 
-def _without_unseen(text: str, structure: Structure) -> str:
-    """The text without comments, styles, scripts and the bytes of pictures, except in code.
+def _without_invisible(text: str, structure: Structure) -> str:
+    """The text without comments, styles, scripts and data URLs, except in code. Takes linear time.
 
-    A line that held nothing else goes as well. Takes linear time.
+    A line that contains nothing else is removed.
     """
     pieces: list[str] = []
     kept = place = 0
@@ -129,7 +129,7 @@ def _without_unseen(text: str, structure: Structure) -> str:
     block = 0
     spans = _code_spans(text)
     unclosed: set[str] = set()
-    while (match := _UNSEEN.search(text, place)) is not None:
+    while (match := _INVISIBLE.search(text, place)) is not None:
         start, place = match.span()
         while code[block][1] < start:
             block += 1
@@ -153,7 +153,7 @@ def _without_unseen(text: str, structure: Structure) -> str:
 
 
 def _code_spans(text: str) -> dict[int, int]:
-    """Start and end of each span between backticks. A span ends in its paragraph."""
+    """Start → end of each code span between backticks, within one paragraph."""
     spans: dict[int, int] = {}
     following: dict[int, int] = {}
     for run in reversed(list(re.finditer(r"`+|\n\n", text))):

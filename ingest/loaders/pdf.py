@@ -23,7 +23,7 @@ from ingest.loaders.document import (
     one_line,
 )
 from ingest.loaders.file import SourceFile
-from ingest.loaders.pdf_layout import Glyph, Line, Segment, page_lines
+from ingest.loaders.pdf_layout import Line, Segment, page_lines
 from ingest.loaders.pdf_text import PagesText, join_pages
 
 _USELESS_TITLE = re.compile(
@@ -31,19 +31,19 @@ _USELESS_TITLE = re.compile(
     r"|.*\.(?:docx?|indd|tex|dvi|pptx?|qxd|xlsx?|odt|pdf|html?|rtf|txt)|[\W\d_]*|\S*[/\\]\S*|\S*\d\S*",
     re.IGNORECASE,
 )
-"""Titles that programs fill in: names of files and templates, identifiers."""
+"""Titles that programs set: names of files and templates, identifiers."""
 _HEADER_WITHIN = 1_024
 _MAX_OUTLINE = 2_000
 _MAX_FIELD_CHARS = 20_000
 _UNREADABLE_SHARE = 0.3
-"""Share of characters without a known meaning from which the text of a page is not text."""
+"""Maximum share of characters that have no Unicode mapping, for a page to count as readable."""
 _HIDDEN = raw.FPDF_ANNOT_FLAG_HIDDEN | raw.FPDF_ANNOT_FLAG_NOVIEW
 _COMMENTS = (
     *(raw.FPDF_ANNOT_TEXT, raw.FPDF_ANNOT_FREETEXT, raw.FPDF_ANNOT_HIGHLIGHT, raw.FPDF_ANNOT_UNDERLINE),
     *(raw.FPDF_ANNOT_STRIKEOUT, raw.FPDF_ANNOT_SQUIGGLY, raw.FPDF_ANNOT_CARET, raw.FPDF_ANNOT_STAMP),
     *(raw.FPDF_ANNOT_SQUARE, raw.FPDF_ANNOT_CIRCLE, raw.FPDF_ANNOT_LINE, raw.FPDF_ANNOT_INK),
 )
-"""Kinds of annotations whose text is written for readers."""
+"""Annotations with a text for readers."""
 
 
 class PdfLoader:
@@ -135,9 +135,9 @@ def _lines(page: pypdfium2.PdfPage, max_chars: int) -> list[Line]:
     return [*lines, *(Line(f"Comment: {comment}", gap=True) for comment in comments)]
 
 
-def _glyphs(text: pypdfium2.PdfTextPage, max_chars: int) -> dict[int, list[Glyph]]:
-    """The characters by their direction in quarter turns, each turned upright."""
-    glyphs: dict[int, list[Glyph]] = {0: []}
+def _glyphs(text: pypdfium2.PdfTextPage, max_chars: int) -> dict[int, list[Segment]]:
+    """The characters by their direction in quarter turns, rotated upright."""
+    glyphs: dict[int, list[Segment]] = {0: []}
     box = raw.FS_RECTF()
     count = text.count_chars()
     if count > max_chars:
@@ -148,7 +148,7 @@ def _glyphs(text: pypdfium2.PdfTextPage, max_chars: int) -> dict[int, list[Glyph
         code = raw.FPDFText_GetUnicode(text, index)
         character = "-" if code == _PDFIUM_HYPHEN else chr(code)
         if character.isspace():
-            glyphs[turn].append(Glyph(" " if character not in "\r\n" else "\n", 0, 0, 0, 0, 0))
+            glyphs[turn].append(Segment(" " if character not in "\r\n" else "\n", 0, 0, 0, 0, 0))
             continue
         unknown += 0xE000 <= code <= 0xF8FF or code in (0, 0xFFFD) or raw.FPDFText_HasUnicodeMapError(text, index) > 0
         raw.FPDFText_GetLooseCharBox(text, index, box)
@@ -160,7 +160,7 @@ def _glyphs(text: pypdfium2.PdfTextPage, max_chars: int) -> dict[int, list[Glyph
             x0, y0, x1, y1 = -x1, -y1, -x0, -y0
         elif turn == 3:
             x0, y0, x1, y1 = y0, -x1, y1, -x0
-        glyphs.setdefault(turn, []).append(Glyph(character, x0, y0, x1, y1, raw.FPDFText_GetFontSize(text, index)))
+        glyphs.setdefault(turn, []).append(Segment(character, x0, y0, x1, y1, raw.FPDFText_GetFontSize(text, index)))
     letters = sum(1 for each in glyphs.values() for glyph in each if glyph.size)
     if unknown > letters * _UNREADABLE_SHARE:
         raise UnicodeError
@@ -168,11 +168,11 @@ def _glyphs(text: pypdfium2.PdfTextPage, max_chars: int) -> dict[int, list[Glyph
 
 
 _PDFIUM_HYPHEN = 2
-"""Code of a hyphen at the end of a line."""
+"""Code that PDFium returns for a hyphen at the end of a line."""
 
 
 def _annotations(page: pypdfium2.PdfPage) -> tuple[list[Segment], list[str]]:
-    """Values of form fields at their place, and the texts of comments."""
+    """Values of form fields with their boxes, and the texts of comments."""
     fields: list[Segment] = []
     comments: list[str] = []
     form = page.formenv
@@ -217,7 +217,7 @@ def _string(annotation: Any, key: bytes) -> str:
 
 
 def _utf16(get: Any) -> str:
-    """A string from one of PDFium's functions, which take a buffer and its size and return the needed size."""
+    """The string that a PDFium function writes. `get` takes a buffer and its size, and returns the size it needs."""
     size = min(get(None, 0), _MAX_FIELD_CHARS * 2)
     buffer = ctypes.create_string_buffer(size)
     get(ctypes.cast(buffer, ctypes.POINTER(raw.FPDF_WCHAR)), size)
@@ -246,7 +246,7 @@ def _notices(
 
 
 def _title(title: str, headings: Sequence[Heading]) -> str:
-    """The title in the metadata if it is one, else the first of the largest headings; may be empty."""
+    """The title in the metadata if it is useful, else the first heading of level 1; empty if there is neither."""
     title = one_line(title)
     if title and _USELESS_TITLE.fullmatch(title) is None:
         return title
@@ -272,7 +272,7 @@ def _outline_headings(document: pypdfium2.PdfDocument, joined: PagesText) -> tup
             if match is not None:
                 found.append(Heading(match.start(), match.end(), entry.level + 1, title))
     except pypdfium2.PdfiumError:
-        # A broken outline costs the headings, not the text.
+        # Use the text without an outline that is broken.
         return ()
     return tuple(found)
 

@@ -1,4 +1,4 @@
-"""Layout of a PDF page: glyphs become lines in reading order, with columns one after the other and tables by rows."""
+"""Layout of a PDF page: characters become lines in reading order, column by column, with tables row by row."""
 
 from __future__ import annotations
 
@@ -8,34 +8,37 @@ from dataclasses import dataclass, field
 from statistics import median
 
 _SPLIT = 0.55
-"""Gaps in a line, in heights of the text: a wider one may be a gutter between columns. Word spaces are about 0.25."""
+"""A wider gap, in text heights, may be a gutter between columns. Word spaces are about 0.25."""
 _CELL = 1.0
-"""A wider gap separates two cells of a table. Spaces of justified text stay below it."""
+"""A wider gap, in text heights, separates two cells of a table. Spaces in justified text are narrower."""
 _SAME_LINE = 0.4
-"""Text whose centres differ by less stands on one line; a superscript differs by about 0.3."""
+"""Segments whose centres differ by less, in text heights, are on one line. A superscript differs by about 0.3."""
 _FULL = 0.7
 """Share of a column's width from which a line counts as full."""
 _PROSE_CHARS = 15
-"""Columns of prose have longer lines than cells have."""
+"""Median line length from which a column is prose and not cells of a table."""
 _SEARCHED_LINES = 3
-"""A gutter shows within so many lines."""
+"""A gutter must appear within this many lines."""
 _MAX_SEGMENTS = 5_000
-"""A page with more is a drawing: its text stays in the order of the file."""
+"""A page with more segments is a drawing: its text keeps the order of the file."""
 _MAX_BAND = 400
-"""Most lines with the same gutters."""
+"""Maximum number of lines in a band with the same gutters."""
 _MARKER = re.compile(r"[-•·▪◦‣*–—]|\(?\w{1,3}[.)]|\d{1,2}(?:\.\d{1,2})+")
-"""A bullet, letter or number before an item of a list or a heading."""
+"""A bullet, letter or number before a list item or a heading."""
 _MARKER_GAP = 2.5
 _LEADERS = re.compile(r"(?:\s*\.){5,}\s*")
 _LEADER = " … "
-"""Dots between an entry of a table of contents and its page."""
+"""Replaces the dots between an entry of a table of contents and its page number."""
 _RTL = re.compile("[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc]")
 _LETTER = re.compile(r"[^\W\d_]")
 
 
-@dataclass(frozen=True, slots=True)
-class Glyph:
-    """A character with its box, in points; y grows upwards. White space and line breaks have empty boxes."""
+@dataclass(slots=True)
+class Segment:
+    """Text on one line without a wide gap, at least a character, and its box in points; y grows upwards.
+
+    White space and line breaks have empty boxes.
+    """
 
     text: str
     x0: float
@@ -44,18 +47,6 @@ class Glyph:
     y1: float
     size: float
     """Size of the font."""
-
-
-@dataclass(slots=True)
-class Segment:
-    """Text on one line without a wide gap."""
-
-    text: str
-    x0: float
-    y0: float
-    x1: float
-    y1: float
-    size: float
 
     @property
     def middle(self) -> float:
@@ -76,20 +67,20 @@ class Line:
     size: float = 0.0
     """Size of most of its letters, in points."""
     fill: float = 1.0
-    """Width as a share of the longest lines of its column."""
+    """Width relative to the longest lines of its column."""
     gap: bool = False
-    """Whether more space than usual is above it."""
+    """Whether the space above it is larger than usual."""
     cells: tuple[str, ...] = ()
-    """Parts that wide gaps separate. Such a line is not joined with others."""
+    """Parts separated by wide gaps. Such a line is not joined with others."""
     table: bool = False
     """Whether it is a row of a table."""
 
 
-def page_lines(glyphs: Sequence[Glyph], fields: Sequence[Segment] = ()) -> list[Line]:
-    """The lines of a page in reading order.
+def page_lines(glyphs: Sequence[Segment], fields: Sequence[Segment] = ()) -> list[Line]:
+    """The lines of a page in reading order. Changes the segments.
 
     Args:
-        glyphs: in the order of the file, which keeps the letters of a word together.
+        glyphs: the characters, in the order of the file, which keeps the letters of a word together.
         fields: other text on the page, such as values of form fields.
     """
     segments = [*_segments(glyphs), *fields]
@@ -103,7 +94,7 @@ def page_lines(glyphs: Sequence[Glyph], fields: Sequence[Segment] = ()) -> list[
     return _read(segments)
 
 
-def _segments(glyphs: Sequence[Glyph]) -> Iterator[Segment]:
+def _segments(glyphs: Sequence[Segment]) -> Iterator[Segment]:
     current: Segment | None = None
     space = ""
     box: tuple[float, float] | None = None
@@ -122,7 +113,7 @@ def _segments(glyphs: Sequence[Glyph]) -> Iterator[Segment]:
         else:
             if current is not None:
                 yield _clean(current)
-            current = Segment(glyph.text, glyph.x0, glyph.y0, glyph.x1, glyph.y1, glyph.size)
+            current = glyph
         space = ""
     if current is not None:
         yield _clean(current)
@@ -133,10 +124,10 @@ def _clean(segment: Segment) -> Segment:
     return segment
 
 
-def _follows(segment: Segment, glyph: Glyph) -> bool:
-    """Whether the glyph continues the segment on its line, to the right or, in other scripts, to the left."""
+def _follows(segment: Segment, glyph: Segment) -> bool:
+    """Whether the glyph continues the segment on its line: to the right or, in right-to-left scripts, to the left."""
     height = segment.height
-    if abs(segment.middle - (glyph.y0 + glyph.y1) / 2) > height / 2:
+    if abs(segment.middle - glyph.middle) > height / 2:
         return False
     return -height / 2 < glyph.x0 - segment.x1 < height * _SPLIT or (
         _RTL.match(glyph.text) is not None and -height / 2 < segment.x0 - glyph.x1 < height * _SPLIT
@@ -183,7 +174,7 @@ def _read(segments: Sequence[Segment]) -> list[Line]:
             lines += table
             start = end
         else:
-            # A table may begin further down. Steps that grow with the band keep the search linear.
+            # A table may begin further down. Steps proportional to the band keep the search linear.
             following = start + (max(1, (end - start) // 8) if len(columns) > 1 else 1)
             lines += map(column.line, range(start, following))
             start = following
@@ -192,7 +183,7 @@ def _read(segments: Sequence[Segment]) -> list[Line]:
 
 @dataclass(slots=True)
 class _Column:
-    """Lines that stand below each other."""
+    """Lines below each other."""
 
     rows: list[_Row]
     width: float
@@ -207,7 +198,7 @@ class _Column:
         return min(each.y0 for each in self.rows[number - 1]) - max(each.y1 for each in self.rows[number])
 
     def gap(self, number: int) -> bool:
-        """Whether more space than usual is above this row."""
+        """Whether the space above this row is larger than usual."""
         return number > 0 and self._space(number) > self._usual_space + 0.45 * self.rows[number][0].height
 
     def line(self, number: int) -> Line:
@@ -231,14 +222,14 @@ class _Column:
         )
 
     def band(self, start: int) -> tuple[int, list[_Interval]]:
-        """The rows from `start` that share a gutter: their end, and the columns beside the gutters."""
+        """The rows from `start` that share gutters: their end, and the columns between the gutters."""
         columns: list[_Interval] = []
         for end, row in enumerate(self.rows[start : start + _MAX_BAND], start=start):
             merged = columns
             for segment in row:
                 merged = _merge(merged, (segment.x0, segment.x1), 0.8 * segment.height)
             closed = len(merged) < 2 and (len(columns) > 1 or end - start >= _SEARCHED_LINES)
-            # One column that goes on alone after a gap is what follows the columns.
+            # A single column after a gap is the text below the columns.
             alone = len(columns) > 1 and self.gap(end) and _count(row, columns) < 2
             if closed or alone:
                 return end, columns
@@ -258,7 +249,7 @@ class _Column:
         return True
 
     def _has_rows(self, start: int, end: int, columns: Sequence[_Interval]) -> bool:
-        """Whether gaps divide the columns at the same heights, as rows of cells with several lines."""
+        """Whether gaps divide all columns at the same heights, as in a table whose cells have several lines."""
         begins = [start, *(number for number in range(start + 1, end) if self.gap(number))]
         return len(begins) > 2 and all(_count(self.rows[number], columns) == len(columns) for number in begins)
 
@@ -287,7 +278,7 @@ class _Column:
 
 
 def _merge(intervals: Sequence[_Interval], new: _Interval, gutter: float) -> list[_Interval]:
-    """Sorted intervals with another one. Those closer than a gutter become one."""
+    """Adds an interval to sorted intervals. Intervals closer than `gutter` are merged."""
     merged: list[_Interval] = []
     for left, right in sorted([*intervals, new]):
         if merged and left - merged[-1][1] < gutter:

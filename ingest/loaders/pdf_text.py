@@ -1,4 +1,4 @@
-"""Text of a PDF from the lines of its pages: without running heads, with words, sentences and paragraphs joined."""
+"""Text of a PDF from the lines of its pages: joins words, sentences and paragraphs, and removes running heads."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _PAGE_NUMBER = re.compile(
     re.IGNORECASE,
 )
 _MIN_WRAPPED_CHARS = 25
-"""Shorter lines are not full, even if they are the longest of a page: addresses, invoices."""
+"""A shorter line does not wrap, even if it is the longest of its page, as in addresses and invoices."""
 _EDGE_LINES = 2
-"""Lines at each end of a page that may be running heads."""
-_MAX_FURNITURE_CHARS = 120
+"""Number of lines at the top and bottom of a page that may be running heads or page numbers."""
+_MAX_RUNNING_CHARS = 120
 _HEADING_SIZE = 1.15
-"""A heading's letters are larger than the body's by this factor."""
+"""Minimum font size of a heading, relative to the body."""
 _MAX_HEADING_CHARS = 150
 _MAX_LEVELS = 4
 
@@ -46,7 +46,7 @@ class PagesText:
     blocks: tuple[Block, ...]
     """Tables."""
     removed: list[str]
-    """Running heads that were left out, and `page numbers`."""
+    """Removed running heads, and `page numbers`."""
 
 
 @dataclass(slots=True)
@@ -62,10 +62,10 @@ class _Paragraph:
 
 
 def join_pages(pages: Sequence[Sequence[Line]]) -> PagesText:
-    """The text of all pages: paragraphs joined, words mended, running heads and page numbers left out."""
-    furniture, removed = _furniture(pages)
+    """The text of all pages, without running heads and page numbers. Joins paragraphs and hyphenated words."""
+    running, removed = _running_lines(pages)
     bodies = [
-        [line for number, line in enumerate(page) if (page_number, number) not in furniture]
+        [line for number, line in enumerate(page) if (page_number, number) not in running]
         for page_number, page in enumerate(pages)
     ]
     if not any(bodies):
@@ -75,13 +75,13 @@ def join_pages(pages: Sequence[Sequence[Line]]) -> PagesText:
     return _assemble(paragraphs, len(pages), removed)
 
 
-def _furniture(pages: Sequence[Sequence[Line]]) -> tuple[set[tuple[int, int]], list[str]]:
-    """The lines to leave out, as page and line numbers, and their texts.
+def _running_lines(pages: Sequence[Sequence[Line]]) -> tuple[set[tuple[int, int]], list[str]]:
+    """The running heads and page numbers, as page and line numbers, and their texts.
 
-    A line at the edge of a page is left out if it only counts the pages, or if it is on most pages, or on most left or
-    most right ones, word for word. Lines that differ only in their digits are content: invoices, forms.
+    A line at the top or bottom of a page is one if it is only a page number, or if it is verbatim on most pages, or on
+    most left or right pages. Lines that differ only in digits are content, as in invoices and forms.
     """
-    # A title that is also the running head has another size.
+    # The size distinguishes a title from a running head with the same words.
     edges = {
         (page_number, number): [(cell, round(line.size)) for cell in line.cells or (line.text,)]
         for page_number, page in enumerate(pages)
@@ -98,7 +98,7 @@ def _furniture(pages: Sequence[Sequence[Line]]) -> tuple[set[tuple[int, int]], l
     offset, times = max(counted.items(), key=lambda item: item[1], default=(0, 0))
     counts = times >= 2 and times * 10 >= 6 * sum(filled)
 
-    def is_furniture(cell: _Cell, page_number: int) -> bool:
+    def is_running(cell: _Cell, page_number: int) -> bool:
         number = _page_number(cell)
         if number is not None:
             return counts and number - page_number == offset
@@ -106,9 +106,9 @@ def _furniture(pages: Sequence[Sequence[Line]]) -> tuple[set[tuple[int, int]], l
         here, there = seen[cell, parity], seen[cell, 1 - parity]
         everywhere = sum(filled) >= 4 and (here + there) * 10 >= 6 * sum(filled)
         on_its_side = filled[parity] >= 3 and here * 10 >= 8 * filled[parity]
-        return len(cell[0]) <= _MAX_FURNITURE_CHARS and (everywhere or on_its_side)
+        return len(cell[0]) <= _MAX_RUNNING_CHARS and (everywhere or on_its_side)
 
-    found = {place for place, cells in edges.items() if all(is_furniture(cell, place[0]) for cell in cells)}
+    found = {place for place, cells in edges.items() if all(is_running(cell, place[0]) for cell in cells)}
     texts = {cell[0]: None for place in sorted(found) for cell in edges[place] if _page_number(cell) is None}
     numbers = any(_page_number(cell) is not None for place in found for cell in edges[place])
     return found, [*texts, *(["page numbers"] if numbers else [])]
@@ -124,7 +124,7 @@ def _page_number(cell: _Cell) -> int | None:
 
 
 def _vocabulary(pages: Iterable[Sequence[Line]]) -> Counter[str]:
-    """How often each word is in the text, without those that a line end divides."""
+    """Frequencies of the words, without words hyphenated at a line end."""
     words: Counter[str] = Counter()
     for page in pages:
         for line in page:
@@ -148,7 +148,7 @@ def _paragraphs(pages: Sequence[Sequence[Line]], vocabulary: Counter[str], body_
             heading = larger and len(line.text) <= _MAX_HEADING_CHARS and any(map(str.isalpha, line.text))
             previous = paragraphs[-1] if paragraphs else None
             first = number == 0
-            if previous is not None and _goes_on(previous, line, heading=heading, first=first):
+            if previous is not None and _continues(previous, line, heading=heading, first=first):
                 start = _append(previous, line.text, vocabulary)
                 if first:
                     previous.pages.append((page_number, start))
@@ -159,11 +159,11 @@ def _paragraphs(pages: Sequence[Sequence[Line]], vocabulary: Counter[str], body_
     return paragraphs
 
 
-def _goes_on(previous: _Paragraph, line: Line, *, heading: bool, first: bool) -> bool:
+def _continues(previous: _Paragraph, line: Line, *, heading: bool, first: bool) -> bool:
     """Whether a line continues the paragraph before it.
 
-    It does if the line before is full and ends no sentence, or if it begins in lower case after a line that is at least
-    half full. On a new page only words and sentences in lower case go on.
+    It does if the previous line is full and does not end a sentence, or if it begins in lower case and the previous
+    line is at least half full. On a new page it must begin in lower case.
     """
     before = previous.last
     if previous.table or line.table or before.cells or line.cells or heading != previous.heading:
@@ -182,7 +182,7 @@ def _goes_on(previous: _Paragraph, line: Line, *, heading: bool, first: bool) ->
 
 
 def _append(paragraph: _Paragraph, text: str, vocabulary: Counter[str]) -> int:
-    """Continues a paragraph and returns the offset where the text begins in it."""
+    """Appends text to a paragraph. Returns the offset of the text in it."""
     before = _HYPHENATED.search(paragraph.text[-100:])
     after = _REST_OF_WORD.match(text)
     if before is not None and after is not None:
@@ -200,10 +200,10 @@ def _append(paragraph: _Paragraph, text: str, vocabulary: Counter[str]) -> int:
 def _keeps_hyphen(before: str, after: str, vocabulary: Counter[str]) -> bool:
     """Whether the hyphen at the end of a line belongs to the word.
 
-    Yes, if the document has the word with it more often than without it. If it has neither, only if the word has
-    another hyphen, is in capitals, or continues with a capital letter.
+    It does if the document has the word more often with the hyphen than without. If it has neither, it does if the word
+    has another hyphen, is in capitals, or continues with a capital letter.
     """
-    # In a compound only the last part can be split.
+    # In a compound, only the last part can be hyphenated.
     last = before.rsplit("-", 1)[-1]
     with_hyphen = vocabulary[f"{before}-{after}".lower()]
     without = vocabulary[f"{last}{after}".lower()]
@@ -252,7 +252,7 @@ def _assemble(paragraphs: Sequence[_Paragraph], pages: int, removed: list[str]) 
 
 
 def _separated(paragraphs: Sequence[_Paragraph]) -> Iterator[tuple[_Paragraph, str]]:
-    """Paragraphs with text, cleaned, each with what precedes it."""
+    """The normalised paragraphs with text, each with the separator before it."""
     begun = False
     for paragraph in paragraphs:
         clean = normalise(paragraph.text)

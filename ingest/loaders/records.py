@@ -1,4 +1,4 @@
-"""Records: fields with names, from CSV, JSON and JSON Lines. Which of them are text, title, link and date."""
+"""Records of CSV, JSON and JSON Lines: chooses the fields with text, title, URL and date, and builds documents."""
 
 from __future__ import annotations
 
@@ -17,32 +17,32 @@ Record = Mapping[str, object]
 
 _TEXT = ("content", "text", "body", "pagecontent", "contents", "passage", "article", "document", "context")
 _SHORT_TEXT = ("description", "summary", "abstract", "teaser")
-"""The text of a record without another one."""
+"""Names of the text, if a record has no field of `_TEXT`."""
 _SUMMARY = _SHORT_TEXT[1:]
 _TITLE = ("title", "headline", "name", "subject", "heading")
 _URL = ("url", "uri", "permalink", "link", "reluri", "href", "sourceurl")
 _DATE = ("date", "published", "publishedat", "publishdate", "displaydate", "created", "createdat", "lastmod")
 EVALUATION = frozenset(("question", "questions", "answer", "answers", "qas"))
-"""Fields of questions made from a record's text. If they were indexed, an evaluation with them would find itself."""
+"""Fields with questions about a record's text. They are not indexed, because an evaluation would find the questions."""
 KNOWN_NAMES = frozenset((*_TEXT, *_SHORT_TEXT, *_TITLE, *_URL, *_DATE, *EVALUATION))
-"""Names of fields that have a role, as `plain_name` gives them."""
+"""Names of fields with a role, as `plain_name` returns them."""
 _PROSE_CHARS, _PROSE_WORDS = 40, 6
-"""A shorter string is a value to filter by, unless no field has longer ones."""
+"""A shorter string is metadata, unless no field has a longer one."""
 _SHORT_PROSE_CHARS, _SHORT_PROSE_WORDS = 20, 4
 _LONGEST_WORD = 30
-"""Strings whose words are longer on average are no prose but, for example, Base64."""
+"""Maximum mean length of words in prose. Longer: for example Base64."""
 _ROWS_PER_DOCUMENT = 500
 _NOT_ALPHANUMERIC = re.compile(r"[\W_]+")
 
 
 @dataclass(frozen=True, slots=True)
 class Fields:
-    """The role of a record's fields. Fields without a role are metadata."""
+    """The roles of a record's fields. Fields without a role are metadata."""
 
     text: tuple[str, ...]
-    """In the order of the text. Empty if no field holds prose."""
+    """In the order of the text. Empty if no field has prose."""
     labelled: frozenset[str]
-    """Fields of `text` whose names precede them."""
+    """Fields of `text` that are preceded by their names."""
     title: str | None
     url: str | None
     date: str | None
@@ -56,13 +56,13 @@ class Fields:
             file: the record's file.
             key: as `ParsedDocument.key`.
             record: its fields.
-            limits: of the text's length.
-            title: of a record without a title.
+            limits: `max_text_chars` applies.
+            title: for a record without a title.
         """
         builder = TextBuilder(limits)
         texts = {name: text for name in self.text if (text := text_of(record.get(name))).strip()}
         for name, text in texts.items():
-            # The same text twice, such as a summary that begins the article.
+            # Skip a text that another one contains, such as a summary that begins the article.
             if not any(text.strip() in other for other in texts.values() if len(other) > len(text)):
                 write_text(text, builder, _label(name) if name in self.labelled else "")
         used = self._used
@@ -82,7 +82,7 @@ class Fields:
         )
 
     def keeps(self, name: str) -> bool:
-        """Whether a field is part of the document: not a question for an evaluation next to a text."""
+        """Whether a field is part of the document. Questions and answers about the text are not."""
         return name in self._used or plain_name(name) not in EVALUATION
 
     @property
@@ -91,9 +91,9 @@ class Fields:
 
 
 def choose_fields(records: Sequence[Record]) -> Fields:
-    """The roles of the fields of similar records: by their names, in any case and notation, else by their values.
+    """The roles of the fields of similar records: by name, in any case and notation, else by value.
 
-    Every field of prose is text. Questions and answers are text only in a record without another text.
+    Every field with prose is text. Questions and answers are text only if there is no other text.
     """
     names: dict[str, str] = {}
     for record in records:
@@ -124,12 +124,12 @@ def choose_fields(records: Sequence[Record]) -> Fields:
 
 
 def plain_name(name: str) -> str:
-    """A field's name for comparison: `Page Content`, `page_content` and `pageContent` are the same."""
+    """A field's name for comparison: `Page Content`, `page_content` and `pageContent` become equal."""
     return _NOT_ALPHANUMERIC.sub("", name).lower()
 
 
 def text_of(value: object) -> str:
-    """The text of a field: a string, a list of strings and `{"text": …}`, or WordPress's `{"rendered": …}`."""
+    """The text of a field: a string, a list of strings or `{"text": …}`, or WordPress's `{"rendered": …}`."""
     if isinstance(value, dict):
         value = value.get("rendered")
     if isinstance(value, list):
@@ -140,12 +140,12 @@ def text_of(value: object) -> str:
 
 
 def is_prose(text: str) -> bool:
-    """Whether a string is a text to search."""
+    """Whether a string is prose, and not a value for filters."""
     return _has_words(text, _PROSE_CHARS, _PROSE_WORDS)
 
 
 def write_text(text: str, builder: TextBuilder, label: str = "") -> None:
-    """Appends a field that holds plain text or HTML, after its label if it has one."""
+    """Appends a field with plain text or HTML, after its label if it has one."""
     if looks_like_html(text):
         builder.paragraph(f"{label}:" if label else "")
         render_fragment(text, builder)
@@ -156,14 +156,14 @@ def write_text(text: str, builder: TextBuilder, label: str = "") -> None:
 def rows_as_text(
     file: SourceFile, rows: Iterable[Record], limits: Limits, *, key: str = "", title: str = ""
 ) -> Iterator[ParsedDocument]:
-    """Documents of many records without prose, one line each: `Month: January; Revenue: 120`.
+    """Documents of up to 500 records without prose, one per line: `Month: January; Revenue: 120`.
 
     Args:
-        file: the records' file, whose name is the title by default.
+        file: the records' file.
         rows: the records.
-        limits: of a document's text.
-        key: where the records are in the file.
-        title: of the documents.
+        limits: `max_text_chars` applies.
+        key: position of the records in the file.
+        title: title of the documents. Default: the file's name.
     """
     rows = iter(rows)
     first = 1
@@ -188,7 +188,7 @@ def _label(name: str) -> str:
 
 
 def _share(records: Sequence[Record], name: str, wanted: Callable[[str], object]) -> float:
-    """The share of records, of those with a text in this field, whose text is as wanted."""
+    """Share of the records with a text in this field whose text satisfies `wanted`."""
     texts = [text for record in records if (text := text_of(record.get(name))).strip()]
     return sum(1 for text in texts if wanted(text)) / max(len(texts), 1)
 

@@ -1,4 +1,4 @@
-"""Plain text: the file as it is."""
+"""Plain text."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from ingest.loaders.file import SourceFile
 
 
 class TextLoader:
-    """Plain text: the file as it is."""
+    """Plain text."""
 
     suffixes = ("", ".rst", ".text", ".txt")
     binary = False
 
     def sniff(self, head: bytes) -> bool:
-        """Never: any other text format looks the same."""
+        """Always False: other text formats look the same."""
         return False
 
     def load(self, file: SourceFile, limits: Limits) -> Iterator[ParsedDocument | Notice]:
-        """One document: the text, titled by the file's name."""
+        """One document, whose title is the file's name."""
         text = normalise((yield from file.text(limits)))
         if not text.strip():
             raise SkippedFileError("holds no text")

@@ -1,4 +1,4 @@
-"""Sources: one module per origin of files, found by entry points, and what an index follows."""
+"""Sources of files, one module per kind, found by entry points; and the sources that an index follows."""
 
 from __future__ import annotations
 
@@ -24,39 +24,39 @@ class Entry:
     """One file of a source."""
 
     name: str
-    """Its name in the index: relative, with `/` between the parts."""
+    """Name in the index: a relative path with `/`."""
     key: str
-    """Input of `fetch`: an absolute path, a URL. Of several entries with the same key only the first is read."""
+    """Input of `fetch`, such as an absolute path or a URL. Of several entries with one key, only the first is read."""
     problem: str | None = None
     """Why it cannot be read; None if it can."""
 
 
 class Source(Protocol):
-    """The files of one origin. Its calls block."""
+    """A source of files. Its methods block."""
 
     @property
     def location(self) -> str:
-        """Opens the same source again, from any working directory (`open_source`)."""
+        """Location with which `open_source` opens the same source again, from any working directory."""
 
     @property
     def prefix(self) -> str:
-        """Precedes names that another source has already taken."""
+        """Prefix for names that another source already has."""
 
     def list(self) -> Iterator[Entry]:
         """All files, sorted by name. Raises SourceNotFoundError if the origin cannot be listed."""
 
     def token(self, entry: Entry) -> str:
-        """Changes exactly when the content does: best the SHA-256 of the bytes, else an ETag or a revision.
+        """A change token, which differs if the content differs: preferably the SHA-256, else an ETag or a revision.
 
         Raises OSError if the entry cannot be read, as `fetch` does.
         """
 
     def fetch(self, entry: Entry) -> Path:
-        """The file on disk. It stays there at least as long as the source object."""
+        """The path of the file, which must exist as long as this object."""
 
 
 class LocalFiles:
-    """Base of sources whose entries have a path on this machine as their key."""
+    """Base class of sources whose keys are local paths."""
 
     def token(self, entry: Entry) -> str:
         """SHA-256 of the bytes."""
@@ -68,15 +68,15 @@ class LocalFiles:
 
 
 class SourceType(Protocol):
-    """The object of an entry point: opens sources of one kind."""
+    """Entry point of a kind of source."""
 
     def __call__(self, location: str) -> Source:
-        """Opens a source. Reads nothing yet."""
+        """Opens a source. Does no I/O."""
 
 
 @dataclass(frozen=True, slots=True)
 class ListedFile:
-    """An entry with a name that is unique in the index, and its source."""
+    """An entry, with a name that is unique in the index, and its source."""
 
     source: Source
     entry: Entry
@@ -111,9 +111,9 @@ def open_source(location: str | Path) -> Source:
 
 
 def list_files(sources: Iterable[Source]) -> tuple[list[ListedFile], dict[str, str]]:
-    """The files of all sources in their order, and the entries that cannot be read: name → reason.
+    """The files of all sources in order, and the reason by name for each entry that cannot be read.
 
-    If two sources hold the same name, the later one gets its source's prefix. Names that begin with `uploads/` are
+    If two files have the same name, the later one gets its source's prefix. Names that begin with `uploads/` are
     reserved for uploads. Raises SourceNotFoundError if a source cannot be listed.
     """
     files: list[ListedFile] = []
@@ -140,7 +140,7 @@ def is_upload(name: str) -> bool:
 
 
 def followed(index: Path) -> list[str]:
-    """Locations of the sources that the index in this folder follows; empty if it was never given any."""
+    """Locations of the sources that the index in this folder follows; empty if there are none."""
     try:
         locations: list[str] = orjson.loads((index / "sources.json").read_bytes())
     except (FileNotFoundError, NotADirectoryError):

@@ -10,7 +10,7 @@ from ingest.errors import SourceNotFoundError
 from ingest.sources import Entry, LocalFiles
 
 _MAX_DEPTH = 200
-"""Levels of folders that are read. `_walk` calls itself once for each."""
+"""Maximum depth of folders, because `_walk` is recursive."""
 
 
 class FolderSource(LocalFiles):
@@ -21,7 +21,7 @@ class FolderSource(LocalFiles):
     """
 
     def __init__(self, location: str) -> None:
-        """Reads nothing yet. `location` is the path."""
+        """Does no I/O. `location`: the path."""
         self._path = Path(location)
 
     @property
@@ -63,7 +63,7 @@ def _walk(folder: Path, root: Path, below: str) -> Iterator[Entry]:
         if child.name.startswith(".") and child.name != ".content.xml":
             continue
         path = Path(child.path)
-        # The manifest needs UTF-8: replace other bytes of a name.
+        # The manifest is UTF-8: replace other bytes of a name.
         name = f"{below}/{child.name}".lstrip("/").encode("utf-8", "replace").decode()
         if child.is_symlink():
             yield _link(path, root, name)

@@ -10,7 +10,7 @@ from ingest.sources import UPLOADS, Entry, LocalFiles
 
 
 def uploaded(index: Path) -> dict[str, Path]:
-    """Name → file of the uploads to the index in this folder, sorted by name."""
+    """Name → file of each upload to the index in this folder, sorted by name."""
     folder = index / UPLOADS
     if not folder.is_dir():
         return {}
@@ -20,12 +20,12 @@ def uploaded(index: Path) -> dict[str, Path]:
 
 
 class UploadSource(LocalFiles):
-    """The files that were uploaded to one index."""
+    """The files uploaded to one index."""
 
     prefix = UPLOADS
 
     def __init__(self, location: str, files: Mapping[str, Path] | None = None) -> None:
-        """Reads nothing yet. `location` is the folder of the index; `files` (name → file) replaces its uploads."""
+        """Does no I/O. `location`: folder of the index. `files`: name → file, instead of its uploads."""
         self._index = Path(location).absolute()
         self._files = files
 

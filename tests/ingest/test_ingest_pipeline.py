@@ -333,7 +333,7 @@ async def test_an_embedder_that_changes_midway_ends_the_run(
 ) -> None:
     embedder.exchanged_after = 100
     settings = make_settings(batch_size=16)
-    with pytest.raises(EmbeddingFailedError, match="exchanged"):
+    with pytest.raises(EmbeddingFailedError, match="changed during the run"):
         await run(settings, long_docs)
     assert index(settings).current() is None
 
