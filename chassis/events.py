@@ -46,6 +46,6 @@ def event_data(events: bytes) -> Iterator[str]:
             yield b"\n".join(lines).decode("utf-8", "replace")
 
 
-def encode_event(data: bytes) -> bytes:
-    """An event with this `data`, which must not contain line breaks."""
-    return b"data: " + data + b"\n\n"
+def encode_event(data: bytes, name: str = "") -> bytes:
+    """An event with this `data`, and this name if there is one. Neither may contain line breaks."""
+    return (f"event: {name}\n".encode() if name else b"") + b"data: " + data + b"\n\n"

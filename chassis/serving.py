@@ -20,6 +20,7 @@ from chassis import tracing
 from chassis.edge import Edge
 from chassis.error_mapping import ErrorMapper
 from chassis.errors import NotReadyError
+from chassis.http_protocol import HttpProtocol
 from chassis.settings import EdgeSettings, SettingError
 
 logger = logging.getLogger("chassis.serving")
@@ -90,6 +91,7 @@ def run(
     """
     config = uvicorn.Config(
         edge,
+        http=HttpProtocol,
         host=settings.host,
         port=settings.http_port,
         log_config=None,

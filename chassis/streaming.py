@@ -33,6 +33,7 @@ async def event_stream(
     error_shape: ErrorShape,
     *,
     end: bytes = b"",
+    named: bool = False,
 ) -> StreamingResponse:
     """The events as a `text/event-stream` response.
 
@@ -45,6 +46,7 @@ async def event_stream(
         headers: returns further response headers, given the first event.
         error_shape: returns the body of an error.
         end: sent after the last event.
+        named: whether the JSON values are objects whose `type` is also the event's name.
     """
     try:
         first = await anext(events)
@@ -62,16 +64,17 @@ async def event_stream(
 
     async def lines() -> AsyncIterator[bytes]:
         try:
-            yield _lines(contents(first))
+            yield _lines(contents(first), named)
             event = await second
             while event is not None:
-                yield _lines(contents(event))
+                yield _lines(contents(event), named)
                 event = await anext(events, None)
         except ServiceError as error:
-            yield _lines([error_shape(error)])
+            yield _lines([error_shape(error)], named)
         except Exception:
             logger.exception("unexpected error in a stream")
-            yield _lines([error_shape(InternalError("The service failed in the middle of this response."))])
+            failure = InternalError("The service failed in the middle of this response.")
+            yield _lines([error_shape(failure)], named)
         finally:
             await _cancel(second)
             await events.aclose()
@@ -87,5 +90,5 @@ async def _cancel(task: asyncio.Future[Any]) -> None:
     await asyncio.wait({task})
 
 
-def _lines(contents: Sequence[Any]) -> bytes:
-    return b"".join(encode_event(encode(content)) for content in contents)
+def _lines(contents: Sequence[Any], named: bool) -> bytes:
+    return b"".join(encode_event(encode(content), content["type"] if named else "") for content in contents)

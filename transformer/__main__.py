@@ -11,6 +11,7 @@ from pathlib import Path
 from chassis.server import ModelService, kserve_args, serve
 from chassis.settings import SettingError, load_settings
 from chassis.telemetry import start_telemetry
+from embedder.client import EmbedderClient
 from predictor.client import EstimatedPromptFormat, PredictorClient, PromptFormat
 from predictor.errors import ModelFilesError
 from transformer.alignment import Aligner
@@ -18,15 +19,18 @@ from transformer.answering import Answerer
 from transformer.browsing import browsing_routes
 from transformer.checking import Checker
 from transformer.citations import Citer
+from transformer.completions import completion_routes
 from transformer.condense import Condenser
 from transformer.conversations import Conversations
+from transformer.embeddings import embedder_routes
 from transformer.ensemble import EnsembleModel
 from transformer.generate import generate_routes
 from transformer.generation import Generator
-from transformer.openai import PREFIXES, openai_error, openai_routes
+from transformer.openai import ERROR_SHAPES, openai_routes
 from transformer.prompt import PromptBuilder
 from transformer.reader import Reader
 from transformer.refusal import RefusalPolicy
+from transformer.responses import responses_routes
 from transformer.retrieval import Retriever
 from transformer.server import API, TransformerModel
 from transformer.service import RagService
@@ -135,11 +139,14 @@ def main() -> None:
 def model_service(settings: TransformerSettings) -> ModelService:
     """The service with its routes. Raises what `build` raises."""
     service = build(settings)
+    embedder = EmbedderClient(settings.embedder_url, model=settings.embedder_model) if settings.embedder_url else None
 
     @contextlib.asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
         yield
         await service.aclose()
+        if embedder is not None:
+            await embedder.aclose()
 
     return ModelService(
         _MODELS[settings.response_shape](service, timeout_s=settings.timeout_s),
@@ -148,8 +155,11 @@ def model_service(settings: TransformerSettings) -> ModelService:
             generate_routes(service, timeout_s=settings.timeout_s),
             browsing_routes(service, timeout_s=settings.timeout_s),
             openai_routes(service, timeout_s=settings.timeout_s),
+            completion_routes(service, timeout_s=settings.timeout_s),
+            responses_routes(service, timeout_s=settings.timeout_s),
+            embedder_routes(embedder, model=settings.embedder_model, timeout_s=settings.timeout_s),
         ],
-        error_shapes=dict.fromkeys(PREFIXES, openai_error),
+        error_shapes=ERROR_SHAPES,
         api=API,
         lifespan=lifespan,
     )

@@ -1,4 +1,4 @@
-"""OpenAI's chat completions over the graph, at `/openai/v1` (KServe's path) and `/v1`.
+"""OpenAI's chat completions and models over the graph, at `/openai/v1` (KServe's path) and `/v1`.
 
 In addition to OpenAI's fields, a response has an answer's fields (`sources`, `citations`, `timings` …); a stream has
 them in the chunks that correspond to the events of `generate_stream`. OpenAI's clients keep them as extra fields.
@@ -9,12 +9,14 @@ Source: https://platform.openai.com/docs/api-reference/chat
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Request, Response
+from pydantic import BaseModel
 
 from chassis.context import CallContext
+from chassis.error_mapping import ErrorShape
 from chassis.errors import InvalidRequestError, NotFoundError, NotReadyError, ServiceError
 from chassis.routes import (
     BODY_ERRORS,
@@ -36,9 +38,11 @@ from transformer.wire import (
     ChatCompletionChunk,
     ChatEndChunk,
     ChatError,
+    ChatMessage,
     ChatRequest,
     ChatSourcesChunk,
     EndEvent,
+    GroundingParameters,
     Message,
     ModelCard,
     ModelCardAndReadiness,
@@ -51,22 +55,41 @@ from transformer.wire import (
     SourcesEvent,
 )
 
-PREFIXES = ("/openai/v1", "/v1/chat")
-"""Paths whose errors have OpenAI's shape."""
-
 _EXTENSION = {*SourceFields.model_fields, *RetrievalFields.model_fields, *OutcomeFields.model_fields}
 """Fields of an answer that OpenAI's protocol lacks."""
 
 _CREATED = int(time.time())
 
 
-def openai_error(error: ServiceError) -> dict[str, Any]:
-    """OpenAI's error body."""
-    kind = "invalid_request_error" if error.status < 500 else "server_error"
-    param = "messages" if error.field == "input" else error.field
-    # Clients shorten the history, or choose another model, when they see OpenAI's own code.
-    code = "context_length_exceeded" if isinstance(error, PromptTooLongError) else error.code
-    return {"error": {"message": error.message, "type": kind, "param": param, "code": code}}
+def _shape(question: str) -> ErrorShape:
+    """OpenAI's error body, for a route whose question is in the field `question`."""
+
+    def shape(error: ServiceError) -> dict[str, Any]:
+        kind = "invalid_request_error" if error.status < 500 else "server_error"
+        param = question if error.field == "input" else error.field
+        # Clients shorten the history, or choose another model, when they see OpenAI's own code.
+        code = "context_length_exceeded" if isinstance(error, PromptTooLongError) else error.code
+        return {"error": {"message": error.message, "type": kind, "param": param, "code": code}}
+
+    return shape
+
+
+chat_error = _shape("messages")
+completion_error = _shape("prompt")
+input_error = _shape("input")
+
+ERROR_SHAPES: Mapping[str, ErrorShape] = {
+    **dict.fromkeys(("/openai/v1/completions", "/v1/completions"), completion_error),
+    **dict.fromkeys(("/openai/v1/responses", "/v1/responses", "/openai/v1/embeddings", "/v1/embeddings"), input_error),
+    **dict.fromkeys(("/openai/v1", "/v1/chat", "/v1/rerank", "/v2/rerank"), chat_error),
+}
+"""Path prefix → error body. The first prefix that fits counts."""
+
+
+def check_model(name: str, served: str) -> None:
+    """Raises NotFoundError for a model that is not the served one."""
+    if name != served:
+        raise NotFoundError(f"model: there is no {name!r}. This route has the model {served!r}.", field="model")
 
 
 def openai_routes(service: RagService, *, timeout_s: float) -> APIRouter:
@@ -79,10 +102,6 @@ def openai_routes(service: RagService, *, timeout_s: float) -> APIRouter:
         "owned_by": "kserve-rag",
         "defaults": service.defaults,
     }
-
-    def no_model(name: str) -> NotFoundError:
-        known = f"This service has the model {service.model_name!r}."
-        return NotFoundError(f"model: there is no {name!r}. {known}", field="model")
 
     chunks = ChatSourcesChunk | ChatEndChunk | ChatCompletionChunk
     chat_route: dict[str, Any] = {
@@ -107,14 +126,13 @@ def openai_routes(service: RagService, *, timeout_s: float) -> APIRouter:
     async def chat_completions(request: Request, body: ChatRequest) -> Response:
         """An answer to the last message; earlier messages are its history. With `stream`, server-sent events."""
         ctx = CallContext.start(timeout_s, request.headers)
-        if body.model != service.model_name:
-            raise no_model(body.model)
+        check_model(body.model, service.model_name)
         question = _question(body)
         if body.stream:
             with_usage = body.stream_options is not None and bool(body.stream_options.include_usage)
             encode = _chunk_encoder(question.id, service.model_name, with_usage)
             events = service.stream(question, ctx)
-            return await event_stream(events, encode, event_timing_headers, openai_error, end=b"data: [DONE]\n\n")
+            return await event_stream(events, encode, event_timing_headers, chat_error, end=b"data: [DONE]\n\n")
         answer = await service.answer(question, ctx)
         return json_response(_completion(answer), timing_headers([answer.timings]))
 
@@ -139,8 +157,7 @@ def openai_routes(service: RagService, *, timeout_s: float) -> APIRouter:
         model_name: Annotated[str, Path(description="Name of the model.", examples=["rag"])],
     ) -> Response:
         """KServe's readiness and OpenAI's card of the model, at the path that both use."""
-        if model_name != service.model_name:
-            raise no_model(model_name)
+        check_model(model_name, service.model_name)
         reason = await service.not_ready_reason(CallContext.start(READY_TIMEOUT_S))
         if reason is not None:
             raise NotReadyError(reason)
@@ -153,42 +170,58 @@ def openai_routes(service: RagService, *, timeout_s: float) -> APIRouter:
         responses=error_responses(NotFoundError, body=ChatError),
     )
     async def model(model_name: Annotated[str, Path(description="Name of the model.", examples=["rag"])]) -> Response:
-        if model_name != service.model_name:
-            raise no_model(model_name)
+        check_model(model_name, service.model_name)
         return json_response(card)
 
     return router
 
 
 def _question(chat: ChatRequest) -> Question:
-    *earlier, last = chat.messages
+    if None not in (chat.max_tokens, chat.max_completion_tokens) and chat.max_tokens != chat.max_completion_tokens:
+        raise InvalidRequestError("max_tokens and max_completion_tokens differ. Send one.", field="max_tokens")
+    max_tokens = chat.max_completion_tokens if chat.max_tokens is None else chat.max_tokens
+    return question_of(chat.messages, chat, max_tokens, field="messages")
+
+
+def question_of(
+    messages: Sequence[ChatMessage], request: GroundingParameters, max_tokens: int | None, *, field: str
+) -> Question:
+    """The question in a conversation's last message. `field`: the request's field that holds the messages.
+
+    Raises:
+        InvalidRequestError: the last message is not the user's, or is empty.
+    """
+    *earlier, last = messages
     if last.role != "user":
         raise InvalidRequestError(
-            f"messages: the last message has the role {last.role!r}. Send the user's question last.", field="messages"
+            f"{field}: the last message has the role {last.role!r}. Send the user's question last.", field=field
         )
     text = last.text()
     if not text.strip():
-        raise InvalidRequestError("messages: the last message is empty. Send a question.", field="messages")
-    if None not in (chat.max_tokens, chat.max_completion_tokens) and chat.max_tokens != chat.max_completion_tokens:
-        raise InvalidRequestError("max_tokens and max_completion_tokens differ. Send one.", field="max_tokens")
-    given = {name: getattr(chat, name, None) for name in SamplingParameters.model_fields}
-    if given["max_tokens"] is None:
-        given["max_tokens"] = chat.max_completion_tokens
-    if isinstance(chat.stop, str):
-        given["stop"] = [chat.stop]
+        raise InvalidRequestError(f"{field}: the last message is empty. Send a question.", field=field)
     instructions = "\n\n".join(m.text() for m in earlier if m.role in ("system", "developer"))
     return Question(
         text,
-        sampling=SamplingParameters.model_validate({k: v for k, v in given.items() if v is not None}),
+        sampling=sampling_of(request, max_tokens),
         history=tuple(
             Message.model_construct(role=m.role, content=m.text()) for m in earlier if m.role in ("user", "assistant")
         ),
         instructions=instructions or None,
-        grounding=chat,
+        grounding=request,
     )
 
 
-def _extension(fields: Answer | Event) -> dict[str, Any]:
+def sampling_of(request: BaseModel, max_tokens: int | None) -> SamplingParameters:
+    """The sampling parameters of a request in OpenAI's shape."""
+    given = {name: getattr(request, name, None) for name in SamplingParameters.model_fields}
+    given["max_tokens"] = max_tokens
+    if isinstance(given["stop"], str):
+        given["stop"] = [given["stop"]]
+    return SamplingParameters.model_validate({k: v for k, v in given.items() if v is not None})
+
+
+def extension(fields: Answer | Event) -> dict[str, Any]:
+    """The fields of an answer or event that OpenAI's protocol lacks."""
     return {name: value for name, value in vars(fields).items() if name in _EXTENSION}
 
 
@@ -201,7 +234,7 @@ def _completion(answer: Answer) -> dict[str, Any]:
         "model": answer.model_name,
         "choices": [{"index": 0, "message": message, "finish_reason": answer.finish_reason, "logprobs": None}],
         "usage": answer.usage,
-        **_extension(answer),
+        **extension(answer),
     }
 
 
@@ -223,7 +256,7 @@ def _chunk_encoder(question_id: str, model_name: str, with_usage: bool) -> Calla
         else:
             delta = {"content": event.text_output}
         choice = {"index": 0, "delta": delta, "finish_reason": finish_reason, "logprobs": None}
-        chunk = {**envelope, **_extension(event), "choices": [choice]}
+        chunk = {**envelope, **extension(event), "choices": [choice]}
         if not with_usage:
             return [chunk]
         chunk["usage"] = None

@@ -26,6 +26,10 @@ class TransformerSettings(ServerSettings):
     model_name: str = Field("rag", min_length=1, description="Name of the model on every protocol.")
     vectorstore_url: BaseUrl = Field("http://vectorstore-predictor", description="Base URL of the vectorstore.")
     vectorstore_model: str = Field("vectorstore", description="The vectorstore's model name.")
+    embedder_url: BaseUrl | None = Field(
+        None, description="Base URL of the embedder's HTTP port, for /v1/embeddings and /v1/rerank. Empty: neither."
+    )
+    embedder_model: str = Field("minilm", min_length=1, description="Model of the embedder: minilm, bert or bge_m3.")
     predictor_url: BaseUrl = Field(
         "http://predictor", description="Base URL of the LLM's server: Triton, or OpenAI-compatible, without /v1."
     )

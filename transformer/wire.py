@@ -7,6 +7,10 @@
 | `POST /v2/models/{m}/generate` | `GenerateRequest` | `Answer` |
 | `POST /v2/models/{m}/generate_stream` | `GenerateRequest` | events: `SourcesEvent`, `TextEvent` …, `EndEvent` |
 | `POST /openai/v1/chat/completions`, `/v1/chat/completions` | `ChatRequest` | OpenAI's fields and an answer's fields |
+| `POST /openai/v1/completions`, `/v1/completions` | `CompletionRequest` | `Completion`; events: `CompletionChunk` … |
+| `POST /openai/v1/responses`, `/v1/responses` | `ResponsesRequest` | `ResponsesResult`; events: `ResponsesEvents` |
+| `POST /openai/v1/embeddings`, `/v1/embeddings` | `EmbeddingsRequest` | `EmbeddingsResponse` |
+| `POST /openai/v1/rerank`, `/v1/rerank`, `/v2/rerank` | `RerankRequest` | `RerankResponse` |
 | `GET /v1/indexes` | | `Indexes` |
 | `GET /v1/documents/{id}` | | `StoredDocument` |
 
@@ -21,6 +25,7 @@ from typing import Annotated, Any, Literal
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Discriminator,
     Field,
@@ -34,6 +39,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError, PydanticKnownError
 
 from chassis.validation import Whole
+from embedder.wire import InputType
 from vectorstore.wire import MAX_COLLECTIONS, MAX_NEIGHBOURS, MAX_NUM_DOCS, Described, Passage, Span
 
 MAX_INSTANCES = 32
@@ -41,6 +47,8 @@ MAX_QUESTION_CHARS = 100_000
 MAX_TEXT_CHARS = 1_000_000
 MAX_MESSAGES = 256
 MAX_TURNS_CHARS = 65_536
+MAX_TEXTS = 2048
+MAX_RERANKED = 1000
 
 
 _Question = Annotated[str, StringConstraints(min_length=1, max_length=MAX_QUESTION_CHARS)]
@@ -708,3 +716,487 @@ class ChatError(Described):
     """An error in OpenAI's shape."""
 
     error: ChatErrorDetail
+
+
+# OpenAI's text completions
+
+
+def _as_list(value: Any) -> Any:
+    """A single text as a list of one."""
+    if isinstance(value, list) and value and isinstance(value[0], (int, list)):
+        raise PydanticCustomError("tokens", "token ids are not supported here: send texts")
+    return [value] if isinstance(value, str) else value
+
+
+_ONE_OR_MANY = WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]})
+
+
+class CompletionRequest(GroundingParameters, OptionalSampling):
+    """OpenAI's completion request, plus grounding parameters. Each prompt is a question about the documents."""
+
+    model: str
+    prompt: Annotated[
+        list[_Question], Field(min_length=1, max_length=MAX_INSTANCES), BeforeValidator(_as_list), _ONE_OR_MANY
+    ]
+    """One question, or several; a stream answers one."""
+    max_tokens: _MaxTokens | None = None
+    temperature: _Temperature | None = None
+    top_k: _TopK | None = None
+    top_p: _TopP | None = None
+    stop: _Stop | _Stops | None = None
+    stream: bool | None = False
+    stream_options: StreamOptions | None = None
+    n: Annotated[int, Field(ge=1, le=1), Whole] | None = None
+    best_of: Annotated[int, Field(ge=1, le=1), Whole] | None = None
+    echo: Literal[False] | None = None
+    suffix: Literal[""] | None = None
+    logprobs: None = None
+    logit_bias: _Unsupported = None
+    user: str | None = None
+
+
+class CompletionPiece(Described):
+    """A piece of an answer."""
+
+    index: int
+    text: str
+    finish_reason: FinishReason | None
+    logprobs: None
+
+
+class CompletionSourcesPiece(CompletionPiece, SourceFields, RetrievalFields):
+    """The first piece of a stream, without text."""
+
+
+class CompletionEndPiece(CompletionPiece, SourceFields, OutcomeFields):
+    """The last piece of a stream, without text."""
+
+
+class CompletionChoice(CompletionPiece, SourceFields, RetrievalFields, OutcomeFields):
+    """The answer to the prompt with this index."""
+
+    finish_reason: FinishReason
+
+
+class _CompletionEnvelope(Described):
+    id: str
+    object: Literal["text_completion"]
+    created: int
+    """Unix time in seconds."""
+    model: str
+
+
+class Completion(_CompletionEnvelope):
+    """OpenAI's completion. Each choice has the fields of an answer."""
+
+    choices: list[CompletionChoice]
+    usage: Usage
+
+
+class CompletionChunk(_CompletionEnvelope):
+    """An event of a stream; the line `data: [DONE]` follows the last one."""
+
+    choices: list[CompletionSourcesPiece | CompletionEndPiece | CompletionPiece]
+    """Empty in the chunk of `stream_options.include_usage`, which is the last."""
+    usage: Usage | None = None
+
+
+# OpenAI's responses
+
+
+def _not_stored(value: Any) -> Any:
+    if value is not None:
+        raise PydanticCustomError("not_stored", "responses are not stored: send the earlier messages as input")
+    return value
+
+
+def _as_message(value: Any) -> Any:
+    return [{"role": "user", "content": value}] if isinstance(value, str) else value
+
+
+class ResponsesPart(Described):
+    """A part of a message's content. Fields after `text` change nothing."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    type: Literal["input_text", "output_text"]
+    text: str
+    annotations: list[Any] | None = None
+    logprobs: list[Any] | None = None
+
+
+class ResponsesMessage(Described):
+    """A message as OpenAI's clients send it, and as they send an answer back. Fields after `content` change nothing."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    type: Literal["message"] | None = None
+    role: Literal["system", "developer", "user", "assistant"]
+    content: Annotated[
+        Annotated[str, StringConstraints(max_length=MAX_TEXT_CHARS), Tag("a text")]
+        | Annotated[list[ResponsesPart], Field(max_length=64), Tag("a list")],
+        Discriminator(_content_kind),
+    ]
+    id: str | None = None
+    status: str | None = None
+    phase: str | None = None
+
+    def as_chat(self) -> ChatMessage:
+        """The same message of a chat."""
+        text = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+        return ChatMessage.model_construct(role=self.role, content=text)
+
+
+class ResponsesText(Described):
+    """OpenAI's `text`."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    format: dict[Literal["type"], Literal["text"]] | None = None
+    verbosity: str | None = None
+
+
+class ResponsesStreamOptions(Described):
+    """OpenAI's `stream_options`."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    include_obfuscation: bool | None = False
+
+
+class ResponsesRequest(GroundingParameters, OptionalSampling):
+    """OpenAI's request of a response, plus grounding parameters. Fields after `stream` change nothing."""
+
+    model: str
+    input: Annotated[
+        list[ResponsesMessage],
+        Field(min_length=1, max_length=MAX_MESSAGES),
+        BeforeValidator(_as_message, json_schema_input_type=str | list[ResponsesMessage]),
+    ]
+    """The question, or a conversation that ends with it."""
+    instructions: Annotated[str, StringConstraints(max_length=MAX_TEXT_CHARS)] | None = None
+    max_output_tokens: _MaxTokens | None = None
+    temperature: _Temperature | None = None
+    top_k: _TopK | None = None
+    top_p: _TopP | None = None
+    stream: bool | None = False
+    stream_options: ResponsesStreamOptions | None = None
+    store: Literal[False] | None = None
+    """Responses are not stored."""
+    previous_response_id: Annotated[Any, AfterValidator(_not_stored), WithJsonSchema({"type": "null"})] = None
+    conversation: Annotated[Any, AfterValidator(_not_stored), WithJsonSchema({"type": "null"})] = None
+    background: Literal[False] | None = None
+    include: list[Literal["reasoning.encrypted_content"]] | None = None
+    text: ResponsesText | None = None
+    tools: _Unsupported = None
+    tool_choice: Literal["none", "auto"] | None = None
+    parallel_tool_calls: bool | None = None
+    max_tool_calls: int | None = None
+    prompt: _Unsupported = None
+    top_logprobs: Literal[0] | None = None
+    truncation: Literal["auto", "disabled"] | None = None
+    reasoning: _Ignored = None
+    metadata: dict[str, str] | None = None
+    service_tier: str | None = None
+    user: str | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+    prompt_cache_retention: str | None = None
+
+
+class UrlCitation(Described):
+    """A source with a URL that supports a sentence."""
+
+    type: Literal["url_citation"]
+    url: str
+    title: str
+    start_index: int
+    """First character of the sentence in the text."""
+    end_index: int
+
+
+class FileCitation(Described):
+    """A source without a URL that supports a sentence."""
+
+    type: Literal["file_citation"]
+    file_id: str
+    """`document_id` of the source."""
+    filename: str
+    """Its title."""
+    index: int
+    """End of the sentence in the text."""
+
+
+class ResponsesOutputText(Described):
+    """The answer's text, with a citation for each source of a supported sentence."""
+
+    type: Literal["output_text"]
+    text: str
+    annotations: list[UrlCitation | FileCitation]
+    logprobs: list[Any]
+
+
+class ResponsesOutput(Described):
+    """The answer as a message."""
+
+    id: str
+    type: Literal["message"]
+    role: Literal["assistant"]
+    status: Literal["in_progress", "completed", "incomplete"]
+    content: list[ResponsesOutputText]
+
+
+class InputTokensDetails(Described):
+    """Tokens of the prompt, as OpenAI divides them."""
+
+    cached_tokens: int
+    cache_write_tokens: int
+    """Always 0."""
+
+
+class OutputTokensDetails(Described):
+    """Tokens of the answer, as OpenAI divides them."""
+
+    reasoning_tokens: int
+    """Always 0."""
+
+
+class ResponsesUsage(Described):
+    """Tokens of the LLM."""
+
+    input_tokens: int
+    input_tokens_details: InputTokensDetails
+    output_tokens: int
+    output_tokens_details: OutputTokensDetails
+    total_tokens: int
+
+
+class IncompleteDetails(Described):
+    """Why a response is incomplete."""
+
+    reason: Literal["max_output_tokens"]
+
+
+class _Responses(Described):
+    """Fields of OpenAI's response."""
+
+    id: str
+    object: Literal["response"]
+    created_at: int
+    """Unix time in seconds."""
+    status: Literal["in_progress", "completed", "incomplete"]
+    """`incomplete`: at `max_output_tokens`."""
+    error: None
+    incomplete_details: IncompleteDetails | None
+    model: str
+    output: list[ResponsesOutput]
+    usage: ResponsesUsage | None
+    instructions: str | None
+    max_output_tokens: int | None
+    temperature: float
+    top_p: float
+    metadata: dict[str, str]
+    background: Literal[False]
+    parallel_tool_calls: bool
+    previous_response_id: None
+    reasoning: dict[str, None]
+    store: Literal[False]
+    text: dict[str, dict[str, str]]
+    tool_choice: Literal["none", "auto"]
+    tools: list[Any]
+    truncation: Literal["auto", "disabled"]
+
+
+class ResponsesStart(_Responses, SourceFields, RetrievalFields):
+    """OpenAI's response before its text."""
+
+
+class ResponsesResult(ResponsesStart, OutcomeFields):
+    """OpenAI's response, attributed."""
+
+    finish_reason: FinishReason
+
+
+class _ResponsesEvent(Described):
+    type: str
+    sequence_number: int
+
+
+class ResponsesStartEvent(_ResponsesEvent):
+    """The first events of a stream."""
+
+    type: Literal["response.created", "response.in_progress"]
+    response: ResponsesStart
+
+
+class ResponsesEndEvent(_ResponsesEvent):
+    """The last event of a stream."""
+
+    type: Literal["response.completed", "response.incomplete"]
+    response: ResponsesResult
+
+
+class ResponsesItemEvent(_ResponsesEvent):
+    """The message begins, or is complete."""
+
+    type: Literal["response.output_item.added", "response.output_item.done"]
+    output_index: int
+    item: ResponsesOutput
+
+
+class _ResponsesTextEvent(_ResponsesEvent):
+    item_id: str
+    output_index: int
+    content_index: int
+
+
+class ResponsesPartEvent(_ResponsesTextEvent):
+    """The text of the message begins, or is complete."""
+
+    type: Literal["response.content_part.added", "response.content_part.done"]
+    part: ResponsesOutputText
+
+
+class ResponsesDeltaEvent(_ResponsesTextEvent):
+    """A piece of the text."""
+
+    type: Literal["response.output_text.delta"]
+    delta: str
+    logprobs: list[Any]
+
+
+class ResponsesCitationEvent(_ResponsesTextEvent):
+    """A citation of the text, which is complete."""
+
+    type: Literal["response.output_text.annotation.added"]
+    annotation_index: int
+    annotation: UrlCitation | FileCitation
+
+
+class ResponsesTextEvent(_ResponsesTextEvent):
+    """The whole text. With `answers: write`, source numbers may differ from those of the pieces."""
+
+    type: Literal["response.output_text.done"]
+    text: str
+    logprobs: list[Any]
+
+
+class ResponsesErrorEvent(_ResponsesEvent):
+    """The stream failed."""
+
+    type: Literal["error"]
+    code: str
+    message: str
+    param: str | None
+
+
+ResponsesEvents = (
+    ResponsesStartEvent
+    | ResponsesEndEvent
+    | ResponsesItemEvent
+    | ResponsesPartEvent
+    | ResponsesDeltaEvent
+    | ResponsesCitationEvent
+    | ResponsesTextEvent
+    | ResponsesErrorEvent
+)
+
+
+# OpenAI's embeddings, and rerank as Cohere, Jina and vLLM have it
+
+_Text = Annotated[str, StringConstraints(min_length=1, max_length=MAX_TEXT_CHARS)]
+
+
+class EmbeddingsRequest(Described):
+    """OpenAI's request of embeddings."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    model: str
+    """The embedder's model."""
+    input: Annotated[list[_Text], Field(min_length=1, max_length=MAX_TEXTS), BeforeValidator(_as_list), _ONE_OR_MANY]
+    """One text, or several."""
+    encoding_format: Literal["float", "base64"] | None = None
+    """`base64`: the little-endian float32 values."""
+    dimensions: int | None = None
+    """The embedder's own number, if any."""
+    user: str | None = None
+    input_type: InputType = "passage"
+    """Whether the texts are queries or passages, for embedders that tell them apart."""
+    truncate: bool = False
+    """Whether to ignore the end of a text that is longer than the embedder's window. False: it is an error."""
+
+
+class EmbeddingsUsage(Described):
+    """Tokens of the texts."""
+
+    prompt_tokens: int
+    total_tokens: int
+
+
+class Embedding(Described):
+    """The embedding of one text, of length 1."""
+
+    object: Literal["embedding"]
+    index: int
+    embedding: list[float] | str
+
+
+class EmbeddingsResponse(Described):
+    """The embeddings, in the order of the texts."""
+
+    object: Literal["list"]
+    data: list[Embedding]
+    model: str
+    usage: EmbeddingsUsage
+
+
+class RerankDocument(Described):
+    """A document's text."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    text: _Text
+
+
+def _as_document(value: Any) -> Any:
+    return {"text": value} if isinstance(value, str) else value
+
+
+class RerankRequest(Described):
+    """Texts to put in order of relevance to a query."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    model: str | None = None
+    """The embedder's model."""
+    query: _Question
+    documents: Annotated[
+        list[Annotated[RerankDocument, BeforeValidator(_as_document, json_schema_input_type=str | RerankDocument)]],
+        Field(min_length=1, max_length=MAX_RERANKED),
+    ]
+    top_n: Annotated[int, Field(ge=1), Whole] | None = None
+    """Maximum number of results. All documents if absent."""
+    return_documents: bool = False
+    """Whether results have the documents' texts."""
+
+
+class RerankResult(Described):
+    """A document's relevance."""
+
+    index: int
+    """Position of the document in the request."""
+    relevance_score: float
+    """0 … 1: the similarity of the embedder's vectors."""
+    truncated: bool
+    """The document is longer than the embedder's window: its end did not count."""
+    document: RerankDocument | None = None
+
+
+class RerankResponse(Described):
+    """The documents in order of relevance, best first; equal ones in the order of the request."""
+
+    id: str
+    model: str
+    results: list[RerankResult]
+    usage: EmbeddingsUsage

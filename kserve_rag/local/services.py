@@ -55,6 +55,8 @@ def transformer_variables(settings: Settings, state: GraphState, llm: LocalModel
         "TRANSFORMER_GRPC_PORT": port_of(service.grpc_url or ""),
         "TRANSFORMER_MODEL_NAME": service.model,
         "TRANSFORMER_VECTORSTORE_URL": state.services["vectorstore"].url,
+        "TRANSFORMER_EMBEDDER_URL": state.services["embedder"].url,
+        "TRANSFORMER_EMBEDDER_MODEL": state.services["embedder"].model,
         "TRANSFORMER_PREDICTOR_URL": state.services["predictor"].url,
         "TRANSFORMER_PREDICTOR_LAYOUT": "llmapi",
         "TRANSFORMER_PROMPT_FORMAT": str(llm.path),

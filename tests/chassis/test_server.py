@@ -96,6 +96,16 @@ def test_service_errors_have_status_shape_and_retry_after(
     assert response.headers.get("retry-after") == retry_after
 
 
+def test_a_stream_over_http_1_0_has_no_chunks(echo: Echo) -> None:
+    url = httpx.URL(echo.url)
+    with socket.create_connection((url.host, url.port or 80), timeout=30) as connection:
+        connection.sendall(b"GET /other/slowly?seconds=0 HTTP/1.0\r\n\r\n")
+        head, _, body = b"".join(iter(lambda: connection.recv(65_536), b"")).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert b"transfer-encoding" not in head
+    assert body == b"begun, ended"
+
+
 @pytest.mark.parametrize("content_type", ["application/json; charset=utf-8", "APPLICATION/JSON", None])
 @pytest.mark.parametrize("path", [PREDICT, "/v2/models/echo/infer"])
 def test_json_is_read_with_any_content_type(client: httpx.Client, content_type: str | None, path: str) -> None:

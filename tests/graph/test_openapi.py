@@ -100,6 +100,8 @@ def test_responses_match_the_description(told: Told, rag: httpx.Client) -> None:
                 "max_tokens": 5,
             },
         ),
+        ("/v1/completions", {"model": "rag", "prompt": QUESTION, "stream": True, "max_tokens": 5}),
+        ("/v1/responses", {"model": "rag", "input": QUESTION, "stream": True, "max_output_tokens": 5}),
         ("/openai/v1/chat/completions", {"model": "rag", "messages": messages, "n": 2}),
         ("/openai/v1/chat/completions", {"model": "else", "messages": messages}),
         ("/v2/models/{model_name}/generate", {"text_input": "Who painted the Mona Lisa?"}),

@@ -341,6 +341,7 @@ def _arrows(documents: list[Document]) -> list[tuple[Pod, str, str]]:
         env = pod.env
         for variable, component in (
             ("TRANSFORMER_VECTORSTORE_URL", "vectorstore"),
+            ("TRANSFORMER_EMBEDDER_URL", "embedder"),
             ("VECTORSTORE_EMBEDDER_URL", "embedder"),
             ("INGEST_EMBEDDER_URL", "embedder"),
         ):
@@ -353,7 +354,7 @@ def _arrows(documents: list[Document]) -> list[tuple[Pod, str, str]]:
 
 def test_hosts_lead_to_the_right_pods(graph_documents: list[Document]) -> None:
     arrows = _arrows(graph_documents)
-    assert len(arrows) >= 3
+    assert len(arrows) >= 4
     for pod, url, component in arrows:
         target, port = _target(graph_documents, url)
         assert target.component == component, f"{pod.owner}: {url}"
@@ -460,6 +461,7 @@ def test_the_ingest_service_measures_chunks_with_the_jobs_tokenizer(rendered: An
 def test_model_names_agree(graph_documents: list[Document]) -> None:
     of = by_component(graph_documents)
     assert of["vectorstore"].env["VECTORSTORE_EMBEDDER_MODEL"] == of["embedder"].model
+    assert of["transformer"].env["TRANSFORMER_EMBEDDER_MODEL"] == of["embedder"].model
     for pod in pods(graph_documents):
         if "INGEST_EMBEDDER_MODEL" in pod.env:
             assert pod.env["INGEST_EMBEDDER_MODEL"] == of["embedder"].model

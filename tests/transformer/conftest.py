@@ -10,6 +10,7 @@ from kserve_rag.models.store import ModelStore
 from kserve_rag.settings import Settings
 from predictor.client import PromptFormat
 from predictor.tokenizer import TextTokenizer
+from tests.fakes.embedder import LoopbackEmbedder
 from tests.fakes.upstreams import Upstreams
 from tests.processes import free_ports
 from tests.transformer.running import Running, transformer
@@ -28,20 +29,30 @@ def llm_tokenizer() -> TextTokenizer:
 
 
 @pytest.fixture(scope="session")
-def program_between() -> Iterator[tuple[Upstreams, str, str]]:
+def embedder() -> Iterator[LoopbackEmbedder]:
+    """The embedder of the shared transformer."""
+    with LoopbackEmbedder() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def program_between(embedder: LoopbackEmbedder) -> Iterator[tuple[Upstreams, str, str]]:
     """Upstreams, and URL and gRPC address of the transformer between them."""
     grpc_port = str(free_ports(1)[0])
     with (
         Upstreams() as upstreams,
-        transformer(upstreams.url, upstreams.url, ENABLE_GRPC="true", GRPC_PORT=grpc_port) as url,
+        transformer(
+            upstreams.url, upstreams.url, EMBEDDER_URL=embedder.url, ENABLE_GRPC="true", GRPC_PORT=grpc_port
+        ) as url,
     ):
         yield upstreams, url, f"127.0.0.1:{grpc_port}"
 
 
 @pytest_asyncio.fixture
-async def service(program_between: tuple[Upstreams, str, str]) -> AsyncIterator[Running]:
+async def service(program_between: tuple[Upstreams, str, str], embedder: LoopbackEmbedder) -> AsyncIterator[Running]:
     """The shared transformer between upstreams that behave well and have forgotten earlier requests."""
     upstreams, url, grpc = program_between
     upstreams.reset()
+    embedder.fault, embedder.whole = None, False
     async with httpx.AsyncClient(base_url=url, timeout=60) as client:
         yield Running(upstreams, client, grpc)
