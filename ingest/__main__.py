@@ -56,12 +56,12 @@ def main(
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("ingest").setLevel(logging.INFO)
     tracing.configure("ingest", os.environ)
-    console = Console(stderr=True)
+    console = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
     settings = load_settings(IngestSettings)
     try:
         settings.chunks()
     except IngestError as error:
-        _print(console, str(error))
+        console.print(str(error))
         return 2
     try:
         with tracing.program(INGESTION), open_executor(settings) as executor, progress.shown(console) as on_progress:
@@ -69,19 +69,15 @@ def main(
                 pipeline.run(settings, options.paths, on_progress, executor=executor, allow_removal=options.yes)
             )
     except IngestError as error:
-        _print(console, str(error))
+        console.print(str(error))
         return 1
     except KeyboardInterrupt:
-        _print(console, "Interrupted. The index is unchanged.")
+        console.print("Interrupted. The index is unchanged.")
         return 1
     progress.report(summary, console)
     if options.json:
         sys.stdout.write(json.dumps(summary.as_dict()) + "\n")
     return 0
-
-
-def _print(console: Console, text: str) -> None:
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -69,7 +69,7 @@ def _options(
 
 
 _EXTRAS = {"ir_measures": "evaluation", "matplotlib": "evaluation", "scipy": "evaluation", "mcp": "mcp"}
-"""Missing module → the extra that installs it. All others belong to `local`."""
+"""Missing module → the extra that installs it. All other modules belong to `local`."""
 
 _CANNOT_WRITE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EEXIST)
 
@@ -99,7 +99,7 @@ def main() -> NoReturn:
         # Click's own errors: a wrong option or argument.
         show, status = getattr(error, "show", None), getattr(error, "exit_code", None)
         if show is not None and status is not None:
-            # Pydantic's words for a value of a wrong type.
+            # Remove Pydantic's detail for a value of a wrong type.
             error.message = str(getattr(error, "message", "")).partition(", unable to parse")[0]  # type: ignore[attr-defined]
             show()
             sys.exit(status)

@@ -1,4 +1,4 @@
-"""`kserve-rag doctor`: whether this machine can run the graph, and what to do if it cannot."""
+"""`kserve-rag doctor`: checks whether this machine can run the graph, and suggests what to do."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import psutil
 import typer
 from rich.markup import escape
 
-from kserve_rag.cli.shared import console, read_settings
+from kserve_rag.cli.shared import console, format_size, read_settings
 from kserve_rag.errors import KserveRagError, LaunchError
 from kserve_rag.local.graph import GraphState, running
 from kserve_rag.local.graph import status as graph_status
@@ -34,13 +34,13 @@ class Finding:
 
     level: Literal["ok", "note", "problem"]
     text: str
-    """The finding; for a note or a problem, also what to do."""
+    """A note or a problem also says what to do."""
 
 
 def doctor() -> None:
     """Check this machine: platform, Python, memory, disk, ports, proxies, and the running graph.
 
-    Exits with 0 if the graph can run here, else with 1. It changes nothing.
+    Exits with 0 if the graph can run here, else with 1. Changes nothing.
 
     [bold]Examples[/]
 
@@ -56,7 +56,7 @@ def doctor() -> None:
 
 
 def examine(settings: Settings) -> Iterator[Finding]:
-    """Checks this machine for a graph with these settings. It writes nothing."""
+    """Checks whether this machine can run a graph with these settings. Writes nothing."""
     names = ("kserve-rag", "kserve", "httpx", "numpy")
     yield Finding("ok", ", ".join(f"{name} {version(name)}" for name in names))
     yield _platform(settings)
@@ -90,7 +90,9 @@ def _memory_and_disk(settings: Settings) -> Iterator[Finding]:
     available = psutil.virtual_memory().available
     llm, notice = choose_llm(settings, available)
     yield (
-        Finding("note", notice) if notice else Finding("ok", f"{_size(available)} of memory are free, enough for {llm}")
+        Finding("note", notice)
+        if notice
+        else Finding("ok", f"{format_size(available)} of memory are free, enough for {llm}")
     )
     store = model_store(settings)
     embedder = settings.embedder or store.catalogue.defaults["embedder"]
@@ -99,15 +101,15 @@ def _memory_and_disk(settings: Settings) -> Iterator[Finding]:
     if not list(settings.envs.glob("triton-*")):
         needed += _ENVIRONMENT_BYTES
     free = shutil.disk_usage(_existing(settings.home)).free
-    fetched = f", of which {_size(needed)} will be used by {', '.join([*missing, 'Triton'])}" if needed else ""
+    fetched = f", of which {format_size(needed)} will be used by {', '.join([*missing, 'Triton'])}" if needed else ""
     if free < needed:
         yield Finding(
             "problem",
-            f"{settings.home} has {_size(free)} of free disk and needs {_size(needed)}. Free some, or set "
+            f"{settings.home} has {format_size(free)} of free disk and needs {format_size(needed)}. Free some, or set "
             "KSERVE_RAG_HOME to another folder.",
         )
     else:
-        yield Finding("ok", f"{_size(free)} of disk are free{fetched}")
+        yield Finding("ok", f"{format_size(free)} of disk are free{fetched}")
 
 
 def _ports(settings: Settings) -> Iterator[Finding]:
@@ -139,7 +141,7 @@ def _proxies() -> Iterator[Finding]:
     proxies = {scheme: url for scheme, url in urllib.request.getproxies().items() if scheme in ("http", "https", "all")}
     if not proxies:
         return
-    # A proxy's URL may hold a password.
+    # The URL of a proxy may contain a password.
     text = f"Downloads go through a proxy ({', '.join(sorted(proxies))})."
     if urllib.request.proxy_bypass(HOST):
         yield Finding("ok", text)
@@ -170,7 +172,3 @@ def _graph(settings: Settings, state: GraphState | None) -> Iterator[Finding]:
 def _existing(path: Path) -> Path:
     """The path, or the nearest folder above it that exists."""
     return next(folder for folder in (path, *path.parents) if folder.exists())
-
-
-def _size(size_bytes: float) -> str:
-    return f"{size_bytes / 1e9:.1f} GB"

@@ -31,8 +31,8 @@ def ingest(
 ) -> None:
     """Replace the index with these files and folders (`--add` keeps the rest).
 
-    Reads Markdown, text, HTML, PDF, CSV, JSON and JCR content. Only new and changed files are read and embedded;
-    documents whose file is gone are removed, and those of a file that can no longer be read stay. The old index version
+    Reads Markdown, text, HTML, PDF, CSV, JSON and JCR content. Only new and changed files are read and embedded.
+    Documents of deleted files are removed; documents of files that can no longer be read stay. The old index version
     keeps answering until the new one is complete.
 
     [bold]Examples[/]
@@ -54,7 +54,7 @@ def documents(
 ) -> None:
     """List the files of the index.
 
-    A stale file can no longer be read: the index has what it held before.
+    A stale file can no longer be read; its earlier documents stay in the index.
 
     [bold]Examples[/]
 
@@ -102,8 +102,8 @@ def index_documents(
     Asks before more than half of the documents are removed, unless `yes` is set or they are the project's own.
 
     Raises:
-        UsageError: `add` is set and a path that was indexed last time is gone, no file can be read, or there is nobody
-            to ask.
+        UsageError: `add` is set and a path of the previous run is gone, no file can be read, or a removal needs a
+            confirmation and standard input is not a terminal.
     """
     from ingest.errors import RemovalNotConfirmedError
     from kserve_rag.local.corpus import bundled, remember, remembered

@@ -1,7 +1,7 @@
 """Evaluate the running graph, on its own index or on datasets.
 
-A dataset gets an index of its own below `<home>/evaluation`, which is kept, and a vectorstore and a transformer of its
-own during the measurement. The graph's own index and services are not touched.
+A dataset gets a separate index below `<home>/evaluation`, which is kept, and a separate vectorstore and transformer
+during the measurement. The index and services of the graph are not changed.
 """
 
 from __future__ import annotations
@@ -96,34 +96,34 @@ class Target:
 
 
 def evaluate(run: Options, console: Console) -> Outcome:
-    """Measure, write the results and print a summary. Options are checked before anything is started.
+    """Measure, write the results and print a summary. Checks the options before it starts anything.
 
     Raises:
         EvaluationError: a dataset or the baseline cannot be used.
         UsageError: the options contradict each other, or a corpus cannot be indexed.
         NotRunningError: no graph is running.
-        ServiceError: a service failed. Nothing is written then.
+        ServiceError: a service failed. Nothing is written.
         CalibrationError: there are too few questions for the requested error rate.
     """
     modes = _modes(run.modes)
     baseline = results.read(run.baseline) if run.baseline is not None else None
-    todo = _datasets(run)
-    if baseline is not None and todo:
-        evaluation.check_baseline(baseline, todo)
+    selected = _datasets(run)
+    if baseline is not None and selected:
+        evaluation.check_baseline(baseline, selected)
     with contextlib.ExitStack() as stack:
         with ProgressDisplay(console) as display:
             state = stack.enter_context(
                 graph(run.settings, start=run.start, predictor=bool(run.answers), progress=display)
             )
         if run.generate:
-            todo.append(pairs.make(indexed_documents(state), count=run.generate, seed=run.seed))
+            selected.append(pairs.make(indexed_documents(state), count=run.generate, seed=run.seed))
             if baseline is not None:
-                evaluation.check_baseline(baseline, todo)
+                evaluation.check_baseline(baseline, selected)
         if baseline is not None and baseline.embedder != state.embedder:
             console.print(f"[yellow]note[/] the baseline was made with embedder {baseline.embedder}", highlight=False)
-        _check_documents(state, todo)
+        _check_documents(state, selected)
         found: dict[str, results.SetResult] = {}
-        for dataset in todo:
+        for dataset in selected:
             found[dataset.name] = _measure(run, state, dataset, modes, console)
     measured = evaluation.results(
         found,
@@ -149,7 +149,7 @@ def graph(settings: Settings, *, start: bool, predictor: bool, progress: Progres
     if not start or running(settings) is not None:
         yield need_running(settings)
         return
-    # Any port: the page is not used.
+    # Any free port will do: the page is not used.
     with launch(settings.model_copy(update={"page_port": 0}), progress=progress) as started:
         started.wait_ready(*(("embedder", "predictor") if predictor else ("embedder",)))
         yield started.state
@@ -159,7 +159,7 @@ def graph(settings: Settings, *, start: bool, predictor: bool, progress: Progres
 def over_dataset(
     settings: Settings, state: GraphState, dataset: Dataset, *, transformer: bool, on_progress: OnProgress
 ) -> Iterator[Target]:
-    """Index the dataset and serve the index until the block ends."""
+    """Index a dataset and serve the index until the block ends."""
     if dataset.corpus is None:
         raise AssertionError(f"{dataset.name} has no corpus")
     own = _dataset_state(settings, state, dataset, transformer=transformer)
@@ -213,7 +213,7 @@ def _modes(given: str) -> list[retrieval.Mode]:
 
 
 def _datasets(run: Options) -> list[Dataset]:
-    """The datasets that need no running graph."""
+    """The datasets that can be loaded without a running graph."""
     folders = data_folders(run.settings, run.data)
     names = [*(sets.available(folders) if run.every else ()), *run.datasets]
     if not names and run.questions is None and not run.generate:
@@ -224,17 +224,17 @@ def _datasets(run: Options) -> list[Dataset]:
         loaded.append(sets.load(sets.find(name, folders), skip_bad=copy if run.skip_bad else None))
     if run.questions is not None:
         loaded.append(questions.load(run.questions.expanduser()))
-    twice = {dataset.name for dataset in loaded if sum(dataset.name == other.name for other in loaded) > 1}
-    if twice:
+    duplicates = {dataset.name for dataset in loaded if sum(dataset.name == other.name for other in loaded) > 1}
+    if duplicates:
         raise UsageError(
-            f"Two datasets are named {', '.join(twice)}: rename one folder, or measure them one at a time."
+            f"Two datasets are named {', '.join(duplicates)}: rename one folder, or measure them one at a time."
         )
     return loaded
 
 
-def _check_documents(state: GraphState, todo: Sequence[Dataset]) -> None:
+def _check_documents(state: GraphState, selected: Sequence[Dataset]) -> None:
     """Raises DatasetError if the graph's index lacks a document that a question expects."""
-    own = [dataset for dataset in todo if dataset.corpus is None and dataset.name != "generated"]
+    own = [dataset for dataset in selected if dataset.corpus is None and dataset.name != "generated"]
     if not own:
         return
     known = document_names(state)
@@ -305,7 +305,7 @@ _ERRORS: dict[Error, str] = {
 def _calibrate(
     run: Options, services: Target, dataset: Dataset, on_progress: Callable[[str, int, int], None]
 ) -> Calibration:
-    """Calibrate refusals, and save the calibration beside the index version."""
+    """Calibrate refusals, and save the calibration next to the index version."""
 
     async def run_calibration() -> Calibration:
         async with Services(services.vectorstore_url, services.transformer_url, model=services.model) as asked:
@@ -323,7 +323,7 @@ def _dataset_state(settings: Settings, state: GraphState, dataset: Dataset, *, t
         if transformer:
             services["transformer"].url = f"http://{HOST}:{reserve()}"
             services["transformer"].grpc_url = f"{HOST}:{reserve()}"
-    # One index per corpus and embedder, so that switching embedders back embeds nothing again.
+    # One index per corpus and embedder, so that nothing is embedded again when the embedder is switched back.
     corpus = dataset.corpus.resolve().parent if dataset.corpus else dataset.name
     place = hashlib.sha256(f"{corpus}\0{state.embedder}".encode()).hexdigest()[:8]
     name = re.sub(r"[^A-Za-z0-9_.-]", "-", dataset.name).lstrip("_.-")[:40] or "set"
@@ -347,7 +347,7 @@ def _target(state: GraphState, *, transformer: bool) -> Target:
 
 @contextlib.contextmanager
 def _process(state: GraphState, name: ServiceName, variables: dict[str, str], log: Path) -> Iterator[None]:
-    """Run a service, ready, until the block ends."""
+    """Run a service until the block ends; it is ready when the block begins."""
     command: Sequence[str] = [sys.executable, "-m", name]
     with log.open("wb") as output:
         process = subprocess.Popen(  # noqa: S603

@@ -5,16 +5,13 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, get_args
+from typing import Annotated, Literal
 
 import typer
 from rich.markup import escape
 
 from kserve_rag.cli.shared import console, errors, exit_on_signals, read_settings
 from kserve_rag.errors import LaunchError, UsageError
-
-if TYPE_CHECKING:
-    from transformer.calibration import Error
 
 
 def evaluate(
@@ -49,10 +46,10 @@ def evaluate(
         ),
     ] = None,
     error: Annotated[
-        str,
+        Literal["answerable_refused", "unanswerable_answered", "risk"],
         typer.Option(
-            help="The rate that --calibrate bounds: answerable_refused, unanswerable_answered, or risk "
-            "(errors among answered questions)."
+            help="The error rate that --calibrate limits: the share of answerable questions that are refused, of "
+            "unanswerable questions that are answered, or of answered questions that are unanswerable (risk)."
         ),
     ] = "answerable_refused",
     baseline: Annotated[
@@ -73,11 +70,11 @@ def evaluate(
 ) -> None:
     """Measure the quality of retrieval, answers, refusals and citations.
 
-    Each dataset is indexed by the running graph's embedder, under a name of its own. The index is kept, so only the
-    first run takes long. The graph's own index is not touched; --questions and --generate measure it.
+    Each dataset gets a separate index, built with the running graph's embedder. It is kept, so only the first run takes
+    long. The graph's own index is not changed; --questions and --generate measure it.
 
-    The report has nDCG@10, MRR@10, MAP@10 and recall@k, and how well scores separate unanswerable questions. With
-    --answers it adds EM, F1, refusals and citations; with --baseline, a paired test of each difference.
+    The report has nDCG@10, MRR@10, MAP@10 and recall@k, and how well scores separate unanswerable questions. --answers
+    adds EM, F1, refusals and citations; --baseline adds a paired test of each difference.
 
     [bold]Examples[/]
 
@@ -108,7 +105,7 @@ def evaluate(
                 depth=depth,
                 seed=seed,
                 calibrate=calibrate,
-                error=_error_kind(error),
+                error=error,
                 baseline=baseline,
                 skip_bad=skip_bad,
                 start=start,
@@ -125,7 +122,7 @@ def evaluate(
 
 @contextlib.contextmanager
 def _translated_errors() -> Iterator[None]:
-    """Raise errors of other packages as `KserveRagError`."""
+    """Convert errors of other packages to `KserveRagError`."""
     from chassis.errors import ServiceError
     from evaluation.errors import EvaluationError
     from transformer.calibration import CalibrationError
@@ -138,12 +135,3 @@ def _translated_errors() -> Iterator[None]:
         raise UsageError(f"{error} No results are written.") from error
     except ServiceError as error:
         raise LaunchError(f"{error.message} Check `kserve-rag status`. No results are written.") from error
-
-
-def _error_kind(name: str) -> Error:
-    from transformer.calibration import Error
-
-    for kind in get_args(Error):
-        if kind == name:
-            return kind  # type: ignore[no-any-return]
-    raise UsageError(f"There is no error {name!r}. Choose from: {', '.join(get_args(Error))}.")

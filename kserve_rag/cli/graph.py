@@ -57,7 +57,7 @@ def up(
     state = running(settings)
     if state is not None:
         ports = {"port": port, "gRPC port": grpc_port, "page port": page_port}
-        _already_up(settings, state, paths, ports, question, yes=yes)
+        _use_running(settings, state, paths, ports, question, yes=yes)
         return
     _start(settings, paths, detach=detach, question=question, yes=yes)
 
@@ -120,8 +120,8 @@ def restart(
 
     The transformer, the vectorstore, ingest and the page lose no request: the new process takes over when it is ready,
     and the old one finishes its requests. If the new one does not become ready, the old one continues. The embedder and
-    the predictor are stopped first: for some seconds requests get 503 with Retry-After. A service that
-    failed too often is started again.
+    the predictor are stopped first: for some seconds, requests get 503 with Retry-After. A service that the graph gave
+    up after too many failures is started again.
 
     [bold]Examples[/]
 
@@ -176,7 +176,7 @@ def _start(settings: Settings, paths: list[Path], *, detach: bool, question: str
         with ProgressDisplay(console) as display:
             graph.progress = display
             graph.wait_ready()
-        _tell_page(graph.state)
+        _print_page(graph.state)
         if detach:
             graph.detach()
             console.print("[dim]kserve-rag ask …, status, logs, ingest; `kserve-rag down` stops it.[/]")
@@ -188,7 +188,7 @@ def _start(settings: Settings, paths: list[Path], *, detach: bool, question: str
             console.print("Stopping.")
 
 
-def _already_up(
+def _use_running(
     settings: Settings,
     state: GraphState,
     paths: list[Path],
@@ -211,7 +211,7 @@ def _already_up(
         )
     console.print(f"The graph is running already at {address}", end=" ")
     console.print(f"[dim]({escape(state.llm)}, {escape(state.embedder)})[/]")
-    _tell_page(state)
+    _print_page(state)
     if paths:
         from kserve_rag.cli.progress import ProgressDisplay
 
@@ -221,7 +221,7 @@ def _already_up(
         ask_first(address, question)
 
 
-def _tell_page(state: GraphState) -> None:
+def _print_page(state: GraphState) -> None:
     reason = no_page(state)
     if reason is None:
         console.print(f"[green]✓[/] the page is at {state.services['frontend'].url}")

@@ -7,15 +7,15 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from kserve_rag.cli.shared import console, read_settings
+from kserve_rag.cli.shared import console, format_size, read_settings
 from kserve_rag.errors import UsageError
 
-app = typer.Typer(help="Known models, and fetching them.", invoke_without_command=True)
+app = typer.Typer(help="List and fetch models.", invoke_without_command=True)
 
 
 @app.callback()
 def models(context: typer.Context) -> None:
-    """List the known models: size, licence, whether they are on this machine.
+    """List the known models with size, licence, and whether they are on this machine.
 
     [bold]Examples[/]
 
@@ -35,7 +35,7 @@ def models(context: typer.Context) -> None:
     for name, model in store.catalogue.models.items():
         here = "[green]here[/]" if store.cached(name) else "    "
         default = ", the default" if name in defaults else ""
-        console.print(f"[bold]{name:<{width}}[/]  {_size(model.size_bytes):>6}  {here}  {model.kind}{default}")
+        console.print(f"[bold]{name:<{width}}[/]  {format_size(model.size_bytes):>6}  {here}  {model.kind}{default}")
         about = Padding(f"{model.summary} [dim]({model.licence})[/]", (0, 0, 0, 4), expand=False)
         console.print(about, soft_wrap=False)
 
@@ -58,9 +58,3 @@ def fetch(name: Annotated[str, typer.Argument(help="A name that `kserve-rag mode
             raise UsageError(f"There is no model {name!r}. `kserve-rag models` lists them.")
         folder = store.materialise(name, model.kind)
     console.print(f"{name} is in {escape(str(folder.path))}")
-
-
-def _size(size_bytes: int | None) -> str:
-    if size_bytes is None:
-        return "?"
-    return f"{size_bytes / 1e9:.1f} GB" if size_bytes >= 1e9 else f"{size_bytes / 1e6:.0f} MB"

@@ -29,7 +29,7 @@ from ingest.progress import skipped_lines
 from kserve_rag.progress import Progress
 
 _MIN_REPORTED_S = 0.5
-"""Shorter tasks get no line of their own."""
+"""Shorter tasks are not reported when they end."""
 
 
 def _bars(console: Console, *columns: ProgressColumn, **options: Any) -> Bars:
@@ -65,7 +65,7 @@ class ProgressDisplay(Progress):
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Leaves the terminal to a question until the block ends."""
+        """Hide the display until the block ends, for example to ask a question."""
         self._live.stop()
         yield
         self.__enter__()
@@ -133,7 +133,7 @@ class ProgressDisplay(Progress):
 
 
 class EvaluationProgress:
-    """Bars of the steps of an evaluation, on a terminal only."""
+    """Progress bars of an evaluation, only on a terminal."""
 
     def __init__(self, console: Console, title: str) -> None:
         self._title = title

@@ -29,8 +29,8 @@ def ask(
     answers: Annotated[
         Literal["quote", "write", "auto"] | None,
         typer.Option(
-            help="quote: sentences of the documents, without the LLM. write: all that the LLM writes. auto: only "
-            "those of its sentences that the documents support; if there are none, a quote.",
+            help="quote: sentences of the documents, without the LLM. write: the LLM's answer. auto: only the LLM's "
+            "sentences that the documents support; if there are none, a quote.",
             show_default="TRANSFORMER_ANSWERS, auto",
         ),
     ] = None,

@@ -1,4 +1,4 @@
-"""Shared by the commands: consoles, settings, checks of arguments, signals."""
+"""Helpers of several commands: consoles, settings, checks of arguments, signals."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def read_settings(**options: Any) -> Settings:
-    """Settings from the environment, with the options of the command line on top. None: the option was not given."""
+    """Settings from the environment, overridden by options of the command line that are not None."""
     return Settings(**{name: value for name, value in options.items() if value is not None})
 
 
@@ -39,11 +39,18 @@ def existing_paths(paths: list[Path]) -> list[Path]:
     return [path.expanduser().resolve() for path in paths]
 
 
-class _Interrupted(KeyboardInterrupt):
-    """A subclass, so that the exit status survives `python -m`.
+def format_size(size_bytes: float | None) -> str:
+    """A size in GB or MB; `?` if it is unknown."""
+    if size_bytes is None:
+        return "?"
+    return f"{size_bytes / 1e9:.1f} GB" if size_bytes >= 1e9 else f"{size_bytes / 1e6:.0f} MB"
 
-    If a plain KeyboardInterrupt passes through code compiled at run time, such as a dataclass's, CPython ends the
-    process by SIGINT instead (`unhandled_keyboard_interrupt`).
+
+class _Interrupted(KeyboardInterrupt):
+    """A subclass, so that `python -m` exits with our status.
+
+    If a plain KeyboardInterrupt passes through code that is compiled at run time, such as a dataclass, CPython ends the
+    process with SIGINT instead (`unhandled_keyboard_interrupt`).
     """
 
 

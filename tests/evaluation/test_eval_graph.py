@@ -208,4 +208,4 @@ def test_too_few_questions_for_a_calibration(graph: RunningGraph, eval_here: Run
     assert "give at least 19" in done.stderr
     assert not (tmp_path / "out").exists()
     unknown = eval_here(*asked, "--calibrate", "0.05", "--error", "wrong")
-    assert "answerable_refused, unanswerable_answered, risk" in unknown.stderr
+    assert "'answerable_refused', 'unanswerable_answered', 'risk'" in unknown.stderr
