@@ -34,22 +34,22 @@ CLIENTS = 32
 POLL_S = 0.1
 MAX_TOKENS = 4
 MARGIN_S = 3.0
-"""Seconds of load before and after."""
+"""Seconds of load before and after the change."""
 
 
 @dataclass
-class Load:
-    """Responses to the clients."""
+class LoadResult:
+    """Outcomes of the clients' requests."""
 
     answered_at: list[float] = field(default_factory=list)
     refused: int = 0
-    """503 with Retry-After."""
+    """Number of responses 503 with Retry-After."""
     lost: list[str] = field(default_factory=list)
     """Reasons of failed requests."""
 
     @property
     def requests(self) -> int:
-        """All requests."""
+        """Number of requests."""
         return len(self.answered_at) + self.refused + len(self.lost)
 
     @property
@@ -58,9 +58,9 @@ class Load:
         return max((later - earlier for earlier, later in itertools.pairwise(self.answered_at)), default=0.0)
 
 
-async def ask_until(url: str, ended: asyncio.Event, clients: int) -> Load:
+async def ask_until(url: str, ended: asyncio.Event, clients: int) -> LoadResult:
     """Sends requests until `ended` is set, then waits for those in flight."""
-    load, numbers = Load(), itertools.count()
+    load, numbers = LoadResult(), itertools.count()
 
     async def client(path: str) -> None:
         async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=1)) as session:
@@ -86,7 +86,7 @@ async def ask_until(url: str, ended: asyncio.Event, clients: int) -> Load:
     return load
 
 
-async def under_load(url: str, change: Callable[[], None]) -> tuple[Load, float]:
+async def under_load(url: str, change: Callable[[], None]) -> tuple[LoadResult, float]:
     """Makes a change under load. Returns the load and the duration of the change in seconds."""
     ended = asyncio.Event()
     load = asyncio.create_task(ask_until(url, ended, CLIENTS))

@@ -23,7 +23,7 @@ class RelayedResponse:
     """Case-insensitive."""
     is_event_stream: bool
     blocks: AsyncIterator[bytes]
-    """The body as it arrives; of a stream of events, only complete ones. Raises the same errors as `exchange`."""
+    """The body as it arrives; an event stream in complete events. Raises the same errors as `exchange`."""
 
 
 class Relay(HttpUpstream):

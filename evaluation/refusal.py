@@ -40,11 +40,11 @@ RATES = (0.05, 0.1, 0.2)
 _RIDGE = 20.0
 """Penalty on squared standardised weights, so that correlated signals share weight."""
 _OFF_TOPIC_WEIGHT = 0.5
-"""Weight of an off-topic question, relative to the dataset's questions, of which there are far fewer."""
+"""Weight of an off-topic question relative to a question of the dataset."""
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class LabelledQuestion:
     """A question with its label and the scores of its passages."""
 
     id: str
@@ -82,7 +82,7 @@ def fit_model(signals: Sequence[Mapping[str, float]], answerable: Bools, weights
     return Model(name, chosen, round(float(found[-1] - slopes @ mean), 4))
 
 
-def arrays(judged: Sequence[Judged], model: Model) -> tuple[Floats, Bools]:
+def scores_and_labels(judged: Sequence[LabelledQuestion], model: Model) -> tuple[Floats, Bools]:
     """The scores by `model`, and the labels."""
     scores = np.array([model.score(one.found.signals) if one.found.signals else 0.0 for one in judged])
     return scores, np.array([one.answerable for one in judged], bool)
@@ -98,7 +98,7 @@ def error_rate(scores: Floats, answerable: Bools, threshold: float, error: Error
 
 async def gather(
     dataset: Path, off_topic: Sequence[Path], services: Services, *, skip_bad: Path | None = None
-) -> list[Judged]:
+) -> list[LabelledQuestion]:
     """The labelled questions of a dataset and the off-topic questions of others, scored by the passages found.
 
     The vectorstore must serve the index of `dataset`. A transformer condenses conversations.
@@ -124,7 +124,7 @@ async def gather(
         }
         passage = question.passage or question.id
         judged.append(
-            Judged(
+            LabelledQuestion(
                 id=question.id,
                 answerable=not off and bool(question.answerable),
                 off_topic=off,
@@ -137,7 +137,7 @@ async def gather(
     return judged
 
 
-def fitted(judged: Sequence[Judged], off_topic: Sequence[Judged]) -> Model:
+def fitted(judged: Sequence[LabelledQuestion], off_topic: Sequence[LabelledQuestion]) -> Model:
     """Fit a model to these questions. Off-topic questions have less weight."""
     every = [one for one in (*judged, *off_topic) if one.found.signals]
     weights = np.array([_OFF_TOPIC_WEIGHT if one.off_topic else 1.0 for one in every])
@@ -145,18 +145,18 @@ def fitted(judged: Sequence[Judged], off_topic: Sequence[Judged]) -> Model:
     return fit_model([one.found.signals for one in every], answerable, weights, name=DEFAULT_MODEL.name)
 
 
-def report(judged: Sequence[Judged], model: Model, threshold: float = DEFAULT_THRESHOLD) -> dict[str, Any]:
-    """How well a model and each retrieval score separate, how well calibration keeps its rates, and default refusals.
+def report(judged: Sequence[LabelledQuestion], model: Model, threshold: float = DEFAULT_THRESHOLD) -> dict[str, Any]:
+    """AUROC of the model and of each retrieval score, error rates after calibration, and refusals at `threshold`.
 
     If a half lacks unanswerable questions, the report has only the default refusals.
     """
     own, off = ([one for one in judged if one.off_topic is kind] for kind in (False, True))
     first, second = halves(own, lambda one: one.article)
-    scores, answerable = arrays(own, model)
+    scores, answerable = scores_and_labels(own, model)
     kinds = {
         "answerable": scores[answerable],
         "unanswerable": scores[~answerable],
-        "off_topic": arrays(off, model)[0],
+        "off_topic": scores_and_labels(off, model)[0],
     }
     found: dict[str, Any] = {
         "questions": {kind: len(values) for kind, values in kinds.items()},
@@ -166,8 +166,8 @@ def report(judged: Sequence[Judged], model: Model, threshold: float = DEFAULT_TH
     if not all(len({one.answerable for one in part}) == 2 for part in (first, second)):
         return found
     # Cross-fitting: each half is scored by a model fitted on the other.
-    crossed = [arrays(first, fitted(second, off))[0], arrays(second, fitted(first, off))[0]]
-    found["halves"] = {"second, this model": _figures(arrays(second, model)[0], second)}
+    crossed = [scores_and_labels(first, fitted(second, off))[0], scores_and_labels(second, fitted(first, off))[0]]
+    found["halves"] = {"second, this model": _figures(scores_and_labels(second, model)[0], second)}
     for name, values, part in (
         ("first", crossed[0], first),
         ("second", crossed[1], second),
@@ -180,7 +180,7 @@ def report(judged: Sequence[Judged], model: Model, threshold: float = DEFAULT_TH
         "by article, first half to second": (first, second),
     }
     found["calibrations"] = [
-        _checked(name, *parts, model, error, rate)
+        _calibrate_and_test(name, *parts, model, error, rate)
         for name, parts in splits.items()
         for error in get_args(Error)
         for rate in RATES
@@ -192,24 +192,29 @@ def _share(flags: Bools) -> float | None:
     return round(float(flags.mean()), 4) if len(flags) else None
 
 
-def _figures(scores: Sequence[float] | Floats, judged: Sequence[Judged]) -> dict[str, Any]:
-    """The reported figures of a score."""
+def _figures(scores: Sequence[float] | Floats, judged: Sequence[LabelledQuestion]) -> dict[str, Any]:
+    """AUROC, risk and refusals of one score."""
     found = signal([float(score) for score in scores], [one.answerable for one in judged], seed=0)
     figures = {name: round(getattr(found, name), 4) for name in ("auroc", "aurc", "best_aurc")}
     return {**figures, "refused_at_answered": {share: round(refused, 4) for share, refused in found.refused.items()}}
 
 
-def _checked(
-    split: str, first: Sequence[Judged], other: Sequence[Judged], model: Model, error: Error, rate: float
+def _calibrate_and_test(
+    split: str,
+    first: Sequence[LabelledQuestion],
+    other: Sequence[LabelledQuestion],
+    model: Model,
+    error: Error,
+    rate: float,
 ) -> dict[str, Any]:
     """Calibrates on `first`, and measures the error rate of the threshold on `other`."""
     row: dict[str, Any] = {"split": split, "error": error, "rate": rate}
-    scores, answerable = arrays(first, model)
+    scores, answerable = scores_and_labels(first, model)
     try:
         threshold = calibration.fit(scores.tolist(), answerable.tolist(), error=error, rate=rate, model=model).threshold
     except CalibrationError as problem:
         return {**row, "impossible": str(problem)}
-    found = error_rate(*arrays(other, model), threshold, error)
+    found = error_rate(*scores_and_labels(other, model), threshold, error)
     return {**row, "threshold": round(threshold, 4), "on_the_other_half": round(found, 4)}
 
 
@@ -227,7 +232,7 @@ def main(
 ) -> None:
     """Report how well unanswerable questions are refused; optionally fit a model."""
 
-    async def ask(copies: Path) -> list[Judged]:
+    async def ask(copies: Path) -> list[LabelledQuestion]:
         async with Services(vectorstore_url, transformer_url) as services:
             return await gather(dataset, off_topic or [], services, skip_bad=copies if skip_bad else None)
 

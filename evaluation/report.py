@@ -22,7 +22,7 @@ else:
 
 MAIN = "nDCG@10"
 PARTS = ("dense", "lexical")
-"""Signals of the served search. It must not be worse than either."""
+"""Signals that the served search combines. It must not be worse than either."""
 PUBLISHED = Path(__file__).parent / "published.toml"
 """Published figures of other systems."""
 
@@ -57,8 +57,8 @@ chosen with. evaluation/citations.py has the exact definitions."""
 
 
 @dataclass(frozen=True, slots=True)
-class Compared:
-    """Comparison of a dataset's row with the baseline's, or with another row of the dataset."""
+class Comparison:
+    """Difference between a row of a dataset and the baseline's row, or another row of the dataset."""
 
     set: str
     row: str
@@ -79,7 +79,7 @@ class Compared:
         )
 
 
-def against_parts(results: Results) -> list[Compared]:
+def against_parts(results: Results) -> list[Comparison]:
     """Compares the served search with the better of its signals, for each dataset."""
     compared = []
     for name, found in results.sets.items():
@@ -87,11 +87,11 @@ def against_parts(results: Results) -> list[Compared]:
         if "served" in found.rows and parts:
             better = max(parts, key=lambda part: found.rows[part].means[MAIN])
             difference = _difference(found.rows["served"], found.rows[better], results)
-            compared.append(Compared(name, "served", MAIN, better, difference))
+            compared.append(Comparison(name, "served", MAIN, better, difference))
     return compared
 
 
-def against_baseline(results: Results, baseline: Results) -> list[Compared]:
+def against_baseline(results: Results, baseline: Results) -> list[Comparison]:
     """Compares the rows that both runs have, in datasets with the same questions."""
     compared = []
     for name, found in results.sets.items():
@@ -99,7 +99,7 @@ def against_baseline(results: Results, baseline: Results) -> list[Compared]:
         if before is None or before.sha256 != found.sha256 or before.judged != found.judged:
             continue
         compared += [
-            Compared(name, row, MAIN, "the baseline", _difference(found.rows[row], before.rows[row], results))
+            Comparison(name, row, MAIN, "the baseline", _difference(found.rows[row], before.rows[row], results))
             for row in found.rows
             if row in before.rows
         ]
@@ -110,7 +110,7 @@ def against_baseline(results: Results, baseline: Results) -> list[Compared]:
             )
             if both := [question for question in now if question in then]:
                 difference = compare([now[one] for one in both], [then[one] for one in both], _seed(results))
-                compared.append(Compared(name, "answers", "F1", "the baseline", difference))
+                compared.append(Comparison(name, "answers", "F1", "the baseline", difference))
     return compared
 
 
@@ -167,7 +167,7 @@ def _rankings(results: Results) -> str:
         row: dict[str, str] = {
             "set": name,
             "questions": str(len(found.judged)),
-            **{mode: _stage(found, mode) for mode in modes},
+            **{mode: _mode_cell(found, mode) for mode in modes},
         }
         if parts:
             one = parts.get(name)
@@ -180,14 +180,14 @@ def _rankings(results: Results) -> str:
 def _all_measures(results: Results) -> str:
     rows = [
         {"set": name, **{metric: f"{served.means[metric]:.3f}" for metric in RANKING}}
-        for name, served in _served(results)
+        for name, served in _served_rows(results)
     ]
     return section("Ranking of documents: all measures of the served search", "", rows)
 
 
 def _conversations(results: Results) -> str:
     rows = []
-    for name, both in _served(results):
+    for name, both in _served_rows(results):
         if last := results.sets[name].rows.get(LAST_TURN):
             difference = _difference(both, last, results)
             rows.append(
@@ -205,7 +205,7 @@ def _conversations(results: Results) -> str:
 def _published(results: Results) -> str:
     figures: list[dict[str, Any]] = tomllib.loads(PUBLISHED.read_text(encoding="utf-8"))["figure"]
     rows: list[Mapping[str, str]] = []
-    for name, served in _served(results):
+    for name, served in _served_rows(results):
         others = [
             {
                 "set": name,
@@ -325,8 +325,8 @@ def _left_out(results: Results) -> str:
     return "\n".join(["Left out of the datasets:\n", *lines]) if lines else ""
 
 
-def _served(results: Results) -> Iterator[tuple[str, Row]]:
-    """Datasets with their row of the served search."""
+def _served_rows(results: Results) -> Iterator[tuple[str, Row]]:
+    """Name of each dataset, and its row for the search as served."""
     return ((name, found.rows["served"]) for name, found in results.sets.items() if "served" in found.rows)
 
 
@@ -338,8 +338,8 @@ def _with_interval(row: Row | None) -> str:
     return "–" if row is None else f"{row.means[MAIN]:.3f} [{row.low:.3f}, {row.high:.3f}]"
 
 
-def _stage(found: SetResult, mode: str) -> str:
-    """Cell of a mode; "as fused" if the index has no multi-vectors to rescore with."""
+def _mode_cell(found: SetResult, mode: str) -> str:
+    """Table cell of a search mode; "as fused" if rescoring changes nothing, because there are no multi-vectors."""
     rows = found.rows
     if mode == "rescored" and {"rescored", "fused"} <= rows.keys() and rows["rescored"] == rows["fused"]:
         return "as fused"

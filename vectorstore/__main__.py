@@ -36,7 +36,7 @@ def model_service(settings: VectorstoreSettings) -> ModelService:
     from vectorstore.search.scoring import Weights
     from vectorstore.server import API, VectorstoreModel, routes
     from vectorstore.service import VectorstoreService
-    from vectorstore.telemetry import show_indexes
+    from vectorstore.telemetry import export_indexes
     from vectorstore.versions import IndexRoot
 
     service = VectorstoreService(
@@ -55,7 +55,7 @@ def model_service(settings: VectorstoreSettings) -> ModelService:
         store=settings.store,
         reload_interval_s=settings.reload_interval_s,
     )
-    show_indexes(service.status)
+    export_indexes(service.status)
     model = VectorstoreModel(service, response_shape=settings.response_shape, timeout_s=settings.timeout_s)
     return ModelService(model, settings, routers=[routes(service)], api=API, lifespan=service.running)
 

@@ -78,8 +78,8 @@ def record_search(results: Sequence[QueryResult]) -> None:
         _SEARCH.observe(timings["search"] / 1000)
 
 
-def show_indexes(status: Callable[[], ServedIndexes]) -> None:
-    """Reports the served versions on /metrics. `status`: `VectorstoreService.status`."""
+def export_indexes(status: Callable[[], ServedIndexes]) -> None:
+    """Adds the served index versions to /metrics. `status`: `VectorstoreService.status`."""
     REGISTRY.register(_Indexes(status))
 
 

@@ -61,13 +61,13 @@ class Encoding:
     """The encoding of a file."""
 
     codec: str
-    """Name in Python."""
+    """Python's name of the codec."""
     guessed: bool = False
     """Whether it was detected, not declared."""
 
     @property
     def name(self) -> str:
-        """Name for people."""
+        """Name for messages."""
         return _NAMES.get(self.codec, self.codec)
 
 

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from evaluation.datasets import halves
-from evaluation.refusal import Judged, arrays, error_rate, fit_model, report
+from evaluation.refusal import LabelledQuestion, error_rate, fit_model, report, scores_and_labels
 from transformer.answerability import DEFAULT_MODEL, SIGNALS, Answerability
 
 
-def judged(count: int, *, unanswerable: bool = True, off_topic: int = 0) -> list[Judged]:
+def judged(count: int, *, unanswerable: bool = True, off_topic: int = 0) -> list[LabelledQuestion]:
     """Questions with an informative similarity and a misleading `names_missing`."""
     draw = random.Random(5)  # noqa: S311 - a sample, no secret
     found = []
@@ -29,7 +29,7 @@ def judged(count: int, *, unanswerable: bool = True, off_topic: int = 0) -> list
         retrieval = {"support": signals["similarity"] + 0.3, "similarity": signals["similarity"]}
         article = f"article {number % 12}"
         found.append(
-            Judged(
+            LabelledQuestion(
                 str(number),
                 answerable,
                 off,
@@ -93,7 +93,7 @@ def test_error_rates_by_hand() -> None:
 
 
 def test_a_question_that_found_nothing_scores_0() -> None:
-    empty = Judged("q", True, False, "a", "p", Answerability(0, {}, None), {})
-    scores, answerable = arrays([empty], DEFAULT_MODEL)
+    empty = LabelledQuestion("q", True, False, "a", "p", Answerability(0, {}, None), {})
+    scores, answerable = scores_and_labels([empty], DEFAULT_MODEL)
     assert scores.tolist() == [0]
     assert answerable.tolist() == [True]
