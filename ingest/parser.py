@@ -134,7 +134,8 @@ class Parser:
         size = self._stderr.seek(0, os.SEEK_END)
         self._stderr.seek(max(size - 2000, 0))
         lines = self._stderr.read().decode("utf-8", "replace").strip().split("\n")
-        return lines[-1][:200]
+        # Rust adds notes about backtraces to its messages.
+        return next((line for line in reversed(lines) if not line.startswith("note: ")), "")[:200]
 
     async def _stop(self) -> None:
         process, self._process = self._process, None
@@ -163,6 +164,7 @@ def _environment() -> dict[str, str]:
         "PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path),
         "OPENBLAS_NUM_THREADS": "1",
         "RAYON_NUM_THREADS": "1",
+        "RUST_BACKTRACE": "0",
         "TOKENIZERS_PARALLELISM": "false",
     }
 

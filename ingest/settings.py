@@ -100,6 +100,11 @@ class IngestSettings(BaseSettings):
     )
     max_text_chars: int = Field(20_000_000, ge=1, description="Maximum length of a document's text, in characters.")
     max_pages: int = Field(10_000, ge=1, description="Maximum number of pages per PDF.")
+    max_unpacked_bytes: int = Field(
+        512 * 1024**2,
+        ge=1,
+        description="Maximum size of the content of an office file, e-book or archive, unpacked, in bytes.",
+    )
     parse_timeout_s: float = Field(120, gt=0, description="Maximum parsing time per document, in seconds.")
     parser_memory_bytes: int = Field(
         4 * 1024**3, ge=512 * 1024**2, description="Maximum address space of the parser process, in bytes."
@@ -110,7 +115,13 @@ class IngestSettings(BaseSettings):
 
     def limits(self) -> Limits:
         """Limits of the loaders."""
-        return Limits(self.max_file_bytes, self.max_rows_file_bytes, self.max_text_chars, self.max_pages)
+        return Limits(
+            self.max_file_bytes,
+            self.max_rows_file_bytes,
+            self.max_text_chars,
+            self.max_pages,
+            self.max_unpacked_bytes,
+        )
 
     def chunks(self) -> ChunkSettings:
         """Sizes of chunks. Raises IngestError if they contradict each other."""

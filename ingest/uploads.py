@@ -38,6 +38,7 @@ from ingest.errors import (
 )
 from ingest.loaders import LOADERS, LoaderType, suffix_of
 from ingest.loaders.encodings import SNIFFED_BYTES, is_binary
+from ingest.loaders.file import OLE, ZIP
 from ingest.settings import IngestServerSettings
 from ingest.sources import UPLOADS
 from ingest.sources.uploads import uploaded
@@ -322,7 +323,7 @@ class Receiver:
     def _check_content(self) -> None:
         """Checks that the first bytes match the suffix. The parser process checks the rest."""
         if self._loader is not None and self._loader.binary:
-            if self._head.strip() and not self._loader.sniff(self._head):
+            if self._head.strip() and not (self._loader.sniff(self._head) or self._head.startswith((ZIP, OLE))):
                 kind = suffix_of(self.names[-1])[1:].upper()
                 raise UnsupportedFileError(
                     f"{self._quoted_name} is not a {kind}: it does not begin like one.", field=FIELD

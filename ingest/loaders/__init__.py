@@ -97,7 +97,7 @@ class Loaders:
         """
         suffix = suffix_of(source)
         loader = self._by_suffix.get(suffix) if suffix else None
-        if loader is not None and not loader.binary:
+        if loader is not None and not (loader.binary and loader.sniff(head)):
             binary = (each for each in self.by_name.values() if each.binary and each.sniff(head[:_MAGIC_BYTES]))
             loader = next(binary, loader)
         if loader is None:

@@ -50,18 +50,31 @@ class CsvLoader:
                 stream.readline()
             delimiter = _delimiter(sample) if separator is None else separator[1]
             rows = _Rows(stream, delimiter, limits)
-            yield from _documents(file, rows, delimiter, limits)
+            yield from documents_of_rows(file, rows, limits, delimiter=delimiter)
             if rows.open_quotes:
                 yield Notice(f"a quote is never closed: read as a character (rows {_listed(rows.open_quotes)})")
 
 
-def _documents(
-    file: SourceFile, rows: Iterable[list[str]], delimiter: str, limits: Limits
+def documents_of_rows(
+    file: SourceFile, rows: Iterator[list[str]], limits: Limits, *, delimiter: str = " ", key: str = "", title: str = ""
 ) -> Iterator[ParsedDocument | Notice]:
+    """The documents of a table: one per row, or per 500 rows if no column holds prose.
+
+    Args:
+        file: the table's file.
+        rows: the cells of each row; the first row may name the columns.
+        limits: of a document's text.
+        delimiter: joins cells beyond the names of the columns.
+        key: where the table is in the file.
+        title: of documents of many rows; by default the file's name.
+
+    Raises:
+        SkippedFileError: it has no rows, or holds relevance judgements.
+    """
     head = list(itertools.islice(rows, _SAMPLED_ROWS + 1))
     if not head:
         raise SkippedFileError("empty")
-    if _is_header(head):
+    if is_header(head):
         names = _unique_names(head.pop(0))
     else:
         names = _unique_names([""] * max(map(len, head)))
@@ -74,9 +87,9 @@ def _documents(
     fields = choose_fields(sample)
     records = itertools.chain(sample, records)
     if fields.text:
-        yield from _row_documents(file, records, fields, limits)
+        yield from _row_documents(file, records, fields, limits, key)
     else:
-        yield from rows_as_text(file, records, limits)
+        yield from rows_as_text(file, records, limits, key=key, title=title)
     if too_wide:
         yield Notice(
             f"{len(too_wide)} rows have more cells than the header: kept in the last column (rows {_listed(too_wide)})"
@@ -96,14 +109,14 @@ def _records(
 
 
 def _row_documents(
-    file: SourceFile, records: Iterable[dict[str, str]], fields: Fields, limits: Limits
+    file: SourceFile, records: Iterable[dict[str, str]], fields: Fields, limits: Limits, key: str
 ) -> Iterator[ParsedDocument | Notice]:
     blank: list[int] = []
     number = 0
     for number, record in enumerate(records, start=1):
         check_length(sum(map(len, record.values())), limits)
         kept = {name: value for name, value in record.items() if fields.keeps(name)}
-        document = fields.document(file, str(number), kept | {"row": number}, limits)
+        document = fields.document(file, f"{key} {number}".strip(), kept | {"row": number}, limits)
         if document is None:
             blank.append(number)
         else:
@@ -202,7 +215,7 @@ def _delimiter(sample: str) -> str:
     return max(_DELIMITERS, key=fit)
 
 
-def _is_header(rows: Sequence[Sequence[str]]) -> bool:
+def is_header(rows: Sequence[Sequence[str]]) -> bool:
     """Whether the first row has column names: short and distinct, not numbers, dates, links or sentences."""
     first = [cell.strip() for cell in rows[0]]
     named = [cell for cell in first if cell]

@@ -35,6 +35,8 @@ class Limits:
     """Maximum length of a document's text, and of a row."""
     max_pages: int = 10_000
     """Maximum number of pages of a file."""
+    max_unpacked_bytes: int = 512 * 1024 * 1024
+    """Maximum size of the content of an office file, e-book or archive, unpacked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +135,13 @@ _WIDE_GAP = re.compile(r"[ \t]{64,}")
 """Padding, wider than any layout."""
 _BLANK_LINES = re.compile("\n{3,}")
 _WHITESPACE = re.compile(r"\s+")
+_USELESS_TITLE = re.compile(
+    r"(?:microsoft word|word document|powerpoint|microsoft powerpoint)\b.*"
+    r"|(?:untitled|document|presentation|slide|title)\W*\d*"
+    r"|.*\.(?:docx?|indd|tex|dvi|pptx?|qxd|xlsx?|odt|pdf|html?|rtf|txt)|[\W\d_]*|\S*[/\\]\S*|\S*\d\S*",
+    re.IGNORECASE,
+)
+"""Titles that programs set: names of files and templates, identifiers."""
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 """Source: RFC 3986, section 3.1."""
 
@@ -155,6 +164,12 @@ def one_line(text: str, limit: int = MAX_TITLE_CHARS) -> str:
     if len(text) <= limit:
         return text
     return text[: limit - 1].rsplit(" ", 1)[0].rstrip() + "…"
+
+
+def real_title(text: str) -> str:
+    """The title in a file's metadata; empty if a program filled it in."""
+    title = one_line(text)
+    return "" if _USELESS_TITLE.fullmatch(title) else title
 
 
 def first_line(text: str, limit: int = 100) -> str:

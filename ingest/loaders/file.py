@@ -13,6 +13,10 @@ from ingest.errors import SkippedFileError
 from ingest.loaders.document import Limits, Notice
 from ingest.loaders.encodings import REPLACEMENT, SNIFFED_BYTES, Encoding, Utf8Counts, encoding_of
 
+ZIP = b"PK\x03\x04"
+"""Begins archives, e-books and most office files."""
+OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
+"""Begins old and encrypted office files: OLE compound files."""
 _BLOCK_BYTES = 1024 * 1024
 XML_ENCODING = re.compile(rb"""^\s*<\?xml[^>]{0,200}?encoding\s*=\s*["']([A-Za-z0-9_.:-]{1,40})["']""")
 XML_DECLARATION = re.compile(r"^\s*<\?xml[^>]{0,300}\?>")

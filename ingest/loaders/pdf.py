@@ -21,17 +21,12 @@ from ingest.loaders.document import (
     as_metadata,
     check_length,
     one_line,
+    real_title,
 )
 from ingest.loaders.file import SourceFile
 from ingest.loaders.pdf_layout import Line, Segment, page_lines
 from ingest.loaders.pdf_text import PagesText, join_pages
 
-_USELESS_TITLE = re.compile(
-    r"(?:microsoft word|powerpoint|microsoft powerpoint)\b.*|(?:untitled|document|presentation|slide|title)\W*\d*"
-    r"|.*\.(?:docx?|indd|tex|dvi|pptx?|qxd|xlsx?|odt|pdf|html?|rtf|txt)|[\W\d_]*|\S*[/\\]\S*|\S*\d\S*",
-    re.IGNORECASE,
-)
-"""Titles that programs set: names of files and templates, identifiers."""
 _HEADER_WITHIN = 1_024
 _MAX_OUTLINE = 2_000
 _MAX_FIELD_CHARS = 20_000
@@ -247,10 +242,7 @@ def _notices(
 
 def _title(title: str, headings: Sequence[Heading]) -> str:
     """The title in the metadata if it is useful, else the first heading of level 1; empty if there is neither."""
-    title = one_line(title)
-    if title and _USELESS_TITLE.fullmatch(title) is None:
-        return title
-    return next((heading.title for heading in headings if heading.level == 1), "")
+    return real_title(title) or next((heading.title for heading in headings if heading.level == 1), "")
 
 
 def _outline_headings(document: pypdfium2.PdfDocument, joined: PagesText) -> tuple[Heading, ...]:

@@ -31,9 +31,9 @@ def ingest(
 ) -> None:
     """Replace the index with these files and folders (`--add` keeps the rest).
 
-    Reads Markdown, text, HTML, PDF, CSV, JSON and JCR content. Only new and changed files are read and embedded.
-    Documents of deleted files are removed; documents of files that can no longer be read stay. The old index version
-    keeps answering until the new one is complete.
+    Reads Markdown, text, HTML, PDF, Office, CSV, JSON and JCR content. Only new and changed files are read and
+    embedded. Documents of deleted files are removed; documents of files that can no longer be read stay. The old index
+    version keeps answering until the new one is complete.
 
     [bold]Examples[/]
 

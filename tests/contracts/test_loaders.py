@@ -152,8 +152,8 @@ def test_it_recognises_no_other_format(name: str, loader: LoaderType) -> None:
 
 def test_files_that_nothing_recognises() -> None:
     assert LOADERS.choose("Makefile", b"all: words\n") is LOADERS.by_name["text"]
-    with pytest.raises(SkippedFileError, match=r"files ending in \.docx are not read, only \.csv"):
-        LOADERS.choose("report.docx", b"PK\x03\x04")
+    with pytest.raises(SkippedFileError, match=r"files ending in \.pages are not read, only \.csv"):
+        LOADERS.choose("report.pages", b"PK\x03\x04")
 
 
 def test_the_exercise_of_contributing(tmp_path: Path) -> None:

@@ -142,7 +142,7 @@ def test_the_report_puts_equal_reasons_together() -> None:
             **{f"{number}.xml": "no title" for number in range(5)},
             "z.pdf": "encrypted: needs a password",
             **{f"pictures/{number}.WEBP": "files ending in .webp are not read" for number in range(1_000)},
-            "report.docx": "files ending in .docx are not read",
+            "report.pages": "files ending in .pages are not read",
         },
         notices=["a.txt: odd"],
         seconds=4.0,
@@ -151,7 +151,7 @@ def test_the_report_puts_equal_reasons_together() -> None:
     with console.file:
         report(summary, console)
     assert console.export_text().splitlines() == [
-        "  skipped 1,001 files of types that are not read: 1,000 .webp, 1 .docx",
+        "  skipped 1,001 files of types that are not read: 1,000 .webp, 1 .pages",
         "  skipped 0.xml, 1.xml, 2.xml and 2 more: no title",
         "  skipped z.pdf: encrypted: needs a password",
         "  note: a.txt: odd",

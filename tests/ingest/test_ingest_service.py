@@ -552,10 +552,10 @@ def strict(tmp_path_factory: pytest.TempPathFactory, tokenizer_path: Path) -> It
     [
         ({}, 400, "invalid_request", "send multipart/form-data"),
         (
-            {"report.docx": "x"},
+            {"report.pages": "x"},
             400,
             "unsupported_file",
-            "'report.docx': files ending in .docx are not read here. Send one of .csv",
+            "'report.pages': files ending in .pages are not read here. Send one of .csv",
         ),
         ({"Makefile": "x"}, 400, "unsupported_file", "'Makefile': files without a suffix are not read here"),
         ({"..": "x"}, 400, "unsupported_file", "'..': files without a suffix"),
