@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import AsyncGenerator, Sequence
+from typing import Any
 
 from chassis.context import CallContext
 from predictor.client import PredictorClient
@@ -36,11 +37,13 @@ class Generator:
         Raises:
             ServiceError: the predictor refused the request or failed.
         """
+        # A default that the server does not support is omitted; the server's client refuses one that the request sets.
+        supported = self._predictor.capabilities.parameters
+        defaults = self._defaults.model_dump(include=_SAMPLED)
         given = sampling.model_dump(include=_SAMPLED, exclude_none=True)
-        parameters = {**self._defaults.model_dump(include=_SAMPLED), **given}
-        # Omit the default top_k if the server has no such parameter; the client rejects an explicit one.
-        if "top_k" not in given and "top_k" not in self._predictor.capabilities.parameters:
-            parameters["top_k"] = None
+        parameters: dict[str, Any] = {
+            name: value if name in supported else None for name, value in defaults.items()
+        } | given
         # top_p 0 means the most likely token, but servers reject it.
         if parameters["temperature"] == 0 or parameters["top_p"] == 0:
             parameters |= {"temperature": 0.0, "top_k": None, "top_p": None}

@@ -92,6 +92,8 @@ _FINISH_REASONS: Mapping[str, FinishReason | None] = {
     "None": None,
     "": None,
     "length": "length",
+    "max_tokens": "length",
+    "model_context_window_exceeded": "length",
     "cancelled": "cancelled",
     "timeout": "cancelled",
     "abort": "cancelled",

@@ -1,14 +1,15 @@
 """The contract of an LLM server. Every registered server passes these tests, except for its declared gaps.
 
 The real servers are Triton with the CPU model (llmapi), Triton with models that have the tensors of the other layouts,
-and llama.cpp for every other protocol. Faults come from a proxy in front of them.
+and llama.cpp for every other protocol. Stand-ins with the wire format replace servers that cannot run here. Faults come
+from a proxy in front of all of them.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -29,10 +30,22 @@ from chassis.errors import (
 from predictor.client import LLM_SERVERS, PredictorClient, PromptFormat
 from predictor.wire import GenerationChunk, GenerationRequest, Message
 from tests.contracts.gaps import Gap, declare
+from tests.fakes.bedrock import CHAT_MODEL, CREDENTIALS, Bedrock
 from tests.fakes.faulty_proxy import FaultyProxy
 
-BACKENDS = dict.fromkeys(("ensemble", "tensorrt_llm_bls", "vllm"), "layouts_url") | {"llmapi": "predictor_server"}
-"""Server → fixture of the real server that it is tested with. Any other is tested with llama.cpp."""
+BACKENDS = {
+    **dict.fromkeys(("ensemble", "tensorrt_llm_bls", "vllm"), "layouts_url"),
+    "llmapi": "predictor_server",
+    "bedrock": "bedrock",
+    "bedrock_claude_text": "bedrock",
+}
+"""Server → fixture of the server that it is tested with. Any other is tested with llama.cpp."""
+
+MODELS = {"bedrock": CHAT_MODEL}
+"""Server → model, if the server has no default."""
+
+OWN_CREDENTIALS = frozenset({"bedrock", "bedrock_claude_text"})
+"""Servers that never get the caller's credentials, so a rejection of credentials is the operator's concern."""
 
 NO_COUNTS = "the ensemble of TensorRT-LLM 0.7 returns neither a finish reason nor token counts"
 GAPS = [
@@ -43,6 +56,10 @@ GAPS = [
         "test_every_declared_parameter_is_accepted",
         InvalidRequestError,
         "the ensemble of TensorRT-LLM 0.7 has no frequency penalty",
+    ),
+    *(
+        Gap(name, "test_a_seed_fixes_a_sampled_answer", InvalidRequestError, "Bedrock has no seed")
+        for name in ("bedrock", "bedrock_claude_text")
     ),
 ]
 
@@ -63,6 +80,15 @@ def name(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
+def bedrock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bedrock]:
+    for variable, value in CREDENTIALS.items():
+        monkeypatch.setenv(variable, value)
+    monkeypatch.setenv("PREDICTOR_BEDROCK_MAX_ATTEMPTS", "1")
+    with Bedrock() as server:
+        yield server
+
+
+@pytest.fixture
 def url(name: str, request: pytest.FixtureRequest) -> str:
     server = request.getfixturevalue(BACKENDS.get(name, "llama_cpp"))
     return str(server if isinstance(server, str) else server.url)
@@ -70,7 +96,7 @@ def url(name: str, request: pytest.FixtureRequest) -> str:
 
 @pytest_asyncio.fixture
 async def client(name: str, url: str, prompts: PromptFormat) -> AsyncIterator[PredictorClient]:
-    client = PredictorClient(url, server=name, prompt_format=prompts)
+    client = PredictorClient(url, server=name, model=MODELS.get(name), prompt_format=prompts)
     yield client
     await client.aclose()
 
@@ -83,9 +109,14 @@ async def proxy(url: str) -> AsyncIterator[FaultyProxy]:
 
 @pytest_asyncio.fixture
 async def proxied(name: str, proxy: FaultyProxy, prompts: PromptFormat) -> AsyncIterator[PredictorClient]:
-    client = PredictorClient(proxy.url, server=name, prompt_format=prompts)
+    client = PredictorClient(proxy.url, server=name, model=MODELS.get(name), prompt_format=prompts)
     yield client
     await client.aclose()
+
+
+def story(client: PredictorClient, **changes: Any) -> GenerationRequest:
+    """`STORY`, without a seed if the server has none."""
+    return replace(STORY, **({} if "seed" in client.capabilities.parameters else {"seed": None}) | changes)
 
 
 async def collect(
@@ -117,14 +148,14 @@ async def test_chunks_add_up_to_the_whole_answer(client: PredictorClient, ctx: C
     assert whole == replace(joined, cached_tokens=whole.cached_tokens)
     assert (joined.cached_tokens is None) == (whole.cached_tokens is None)
     assert [chunk.finish_reason for chunk in chunks] == [None] * (len(chunks) - 1) + ["stop"]
-    story = await collect(client, STORY)
-    assert len(story) > 5 if client.capabilities.streams else len(story) == 1
+    pieces = await collect(client, story(client))
+    assert len(pieces) > 5 if client.capabilities.streams else len(pieces) == 1
 
 
 async def test_messages_and_text_are_accepted_as_declared(
     name: str, url: str, client: PredictorClient, prompts: PromptFormat, ctx: CallContext
 ) -> None:
-    plain = PredictorClient(url, server=name)
+    plain = PredictorClient(url, server=name, model=MODELS.get(name))
     wrong: GenerationRequest = QUESTION
     if client.capabilities.prompt == "messages":
         wrong = replace(QUESTION, prompt="text")
@@ -158,8 +189,9 @@ async def test_a_seed_fixes_a_sampled_answer(client: PredictorClient) -> None:
 
 
 async def test_temperature_zero_is_greedy(client: PredictorClient) -> None:
-    greedy = [replace(STORY, temperature=0.0, seed=seed) for seed in (7, 8)]
-    greedy += [replace(STORY, top_k=1)] if "top_k" in client.capabilities.parameters else []
+    seeds = (7, 8) if "seed" in client.capabilities.parameters else (None, None)
+    greedy = [replace(STORY, temperature=0.0, seed=seed) for seed in seeds]
+    greedy += [story(client, top_k=1)] if "top_k" in client.capabilities.parameters else []
     assert len({await text_of(client, each) for each in greedy}) == 1
 
 
@@ -173,7 +205,7 @@ async def test_every_declared_parameter_is_accepted(client: PredictorClient, ctx
         "frequency_penalty": 0.5,
     }
     taken = {name: value for name, value in values.items() if name in client.capabilities.parameters}
-    assert (await client.generate(replace(STORY, **taken), ctx)).text  # type: ignore[arg-type]
+    assert (await client.generate(story(client, **taken), ctx)).text
     for name in values.keys() - taken.keys():
         with pytest.raises(InvalidRequestError) as refused:
             await client.generate(replace(QUESTION, **{name: values[name]}), ctx)  # type: ignore[arg-type]
@@ -183,7 +215,7 @@ async def test_every_declared_parameter_is_accepted(client: PredictorClient, ctx
 
 
 async def test_tokens_are_counted(client: PredictorClient, ctx: CallContext) -> None:
-    answer = await client.generate(replace(STORY, max_tokens=5), ctx)
+    answer = await client.generate(story(client, max_tokens=5), ctx)
     counts = (answer.prompt_tokens, answer.completion_tokens)
     if client.capabilities.counts_tokens:
         assert (answer.prompt_tokens or 0) > 0
@@ -254,6 +286,7 @@ async def test_a_disconnecting_client_frees_the_server(
     ],
 )
 async def test_a_status_becomes_an_error_without_internals(
+    name: str,
     proxied: PredictorClient,
     proxy: FaultyProxy,
     ctx: CallContext,
@@ -261,10 +294,12 @@ async def test_a_status_becomes_an_error_without_internals(
     reason: str,
     error: type[ServiceError],
 ) -> None:
+    if name in OWN_CREDENTIALS and status in (401, 403):
+        error, reason = BadUpstreamError, "the token of the service"
     proxy.fault, proxy.status, proxy.reason = "status", status, reason
     with pytest.raises(error) as failed:
         await proxied.generate(QUESTION, ctx)
-    assert "CUDA" not in failed.value.message
+    assert not {"CUDA", "token"} & {*failed.value.message.split()}
     assert failed.value.upstream_reason == reason or error is not BadUpstreamError
     assert failed.value.field == ("prompt" if error is InvalidRequestError else None)
 
@@ -296,8 +331,9 @@ async def test_a_slow_server_costs_no_more_than_the_deadline(
         await collect(proxied, LONG, CallContext.start(0.3))
 
 
+@pytest.mark.usefixtures("url")  # for the settings
 async def test_an_unreachable_server(name: str, prompts: PromptFormat, ctx: CallContext) -> None:
-    client = PredictorClient("http://127.0.0.1:9", server=name, prompt_format=prompts)
+    client = PredictorClient("http://127.0.0.1:9", server=name, model=MODELS.get(name), prompt_format=prompts)
     assert "cannot be reached" in (await client.not_ready_reason(ctx) or "")
     with pytest.raises(NotReadyError, match="cannot be reached"):
         await client.generate(QUESTION, ctx)

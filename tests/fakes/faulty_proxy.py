@@ -49,7 +49,8 @@ class FaultyProxy:
             body = await reader.readexactly(int(lengths[0]) if lengths else 0)
             fault = self.fault if head.startswith(b"POST") else "none"
             if fault == "status":
-                await self._send(writer, str(self.status), b'{"error": "%b"}' % self.reason.encode())
+                reason = self.reason.encode()  # AWS has it under "message"
+                await self._send(writer, str(self.status), b'{"error": "%b", "message": "%b"}' % (reason, reason))
             elif fault == "html":
                 await self._send(writer, "200", b"<html>Please log in</html>")
             elif fault == "garbage":
@@ -81,6 +82,7 @@ class FaultyProxy:
             head = await answers.readuntil(b"\r\n\r\n")
             writer.write(head)
             events = 2 if b"text/event-stream" in head.lower() else 0  # the first of OpenAI's chat has no text
+            framed = 512 if b"vnd.amazon.eventstream" in head.lower() else 0  # bytes: two events
             while True:
                 block = asyncio.create_task(answers.read(65536))
                 await asyncio.wait({block, left}, return_when=asyncio.FIRST_COMPLETED)
@@ -92,6 +94,11 @@ class FaultyProxy:
                 if not content:
                     break
                 if fault in ("reset", "stall"):
+                    if len(content) < framed:
+                        framed -= len(content)
+                        writer.write(content)
+                        await writer.drain()
+                        continue
                     *complete, rest = content.split(b"\n\n", events) if events else [content]
                     events -= len(complete)
                     if events:
