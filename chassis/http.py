@@ -143,6 +143,17 @@ class HttpUpstream:
             finally:
                 free(response)
 
+    async def stream_bytes(self, path: str, payload: Any, ctx: CallContext) -> AsyncGenerator[bytes, None]:
+        """Posts JSON and yields the response's body as it arrives. Closing the iterator closes the connection."""
+        with self._span("POST", ctx) as span:
+            response = await self._send("POST", path, orjson.dumps(payload), {"content-type": "application/json"}, span)
+            try:
+                async with contextlib.aclosing(self._blocks(response)) as blocks:
+                    async for block in blocks:
+                        yield block
+            finally:
+                free(response)
+
     async def _fetch(
         self, method: str, path: str, body: bytes | None, headers: Mapping[str, str], ctx: CallContext
     ) -> tuple[bytes, Mapping[str, str]]:

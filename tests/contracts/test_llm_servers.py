@@ -32,12 +32,15 @@ from predictor.wire import GenerationChunk, GenerationRequest, Message
 from tests.contracts.gaps import Gap, declare
 from tests.fakes.bedrock import CHAT_MODEL, CREDENTIALS, Bedrock
 from tests.fakes.faulty_proxy import FaultyProxy
+from tests.fakes.takeoff import Takeoff
 
 BACKENDS = {
     **dict.fromkeys(("ensemble", "tensorrt_llm_bls", "vllm"), "layouts_url"),
     "llmapi": "predictor_server",
     "bedrock": "bedrock",
     "bedrock_claude_text": "bedrock",
+    "takeoff": "takeoff",
+    "takeoff_pro": "takeoff_pro",
 }
 """Server → fixture of the server that it is tested with. Any other is tested with llama.cpp."""
 
@@ -46,6 +49,9 @@ MODELS = {"bedrock": CHAT_MODEL}
 
 OWN_CREDENTIALS = frozenset({"bedrock", "bedrock_claude_text"})
 """Servers that never get the caller's credentials, so a rejection of credentials is the operator's concern."""
+
+UNDIVIDED = frozenset({"takeoff"})
+"""Servers that stream bare text: pieces that arrive together are one chunk."""
 
 NO_COUNTS = "the ensemble of TensorRT-LLM 0.7 returns neither a finish reason nor token counts"
 GAPS = [
@@ -56,6 +62,40 @@ GAPS = [
         "test_every_declared_parameter_is_accepted",
         InvalidRequestError,
         "the ensemble of TensorRT-LLM 0.7 has no frequency penalty",
+    ),
+    *(
+        Gap(name, test, error, reason)
+        for name in ("takeoff", "takeoff_pro")
+        for test, error, reason in (
+            ("test_a_missing_model_is_not_ready", AssertionError, "Takeoff's port for questions lists no models"),
+            ("test_a_seed_fixes_a_sampled_answer", InvalidRequestError, "Takeoff has no seed"),
+            ("test_max_tokens_end_an_answer", AssertionError, "Takeoff sends neither finish reasons nor token counts"),
+            (
+                "test_a_prompt_that_is_too_long_is_the_callers_mistake",
+                pytest.fail.Exception,
+                "Takeoff documents no error for a prompt that is too long",
+            ),
+        )
+    ),
+    *(
+        Gap(
+            "takeoff",
+            "test_a_fault_on_the_wire_becomes_an_error",
+            pytest.fail.Exception,
+            "a stream of bare text cannot be told from other text",
+            {"fault": fault},
+        )
+        for fault in ("html", "garbage")
+    ),
+    *(
+        Gap(
+            "takeoff_pro",
+            "test_a_fault_on_the_wire_becomes_an_error",
+            pytest.fail.Exception,
+            "an event of bare text cannot be told from other text",
+            {"fault": fault},
+        )
+        for fault in ("garbage",)
     ),
     *(
         Gap(name, "test_a_seed_fixes_a_sampled_answer", InvalidRequestError, "Bedrock has no seed")
@@ -85,6 +125,18 @@ def bedrock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bedrock]:
         monkeypatch.setenv(variable, value)
     monkeypatch.setenv("PREDICTOR_BEDROCK_MAX_ATTEMPTS", "1")
     with Bedrock() as server:
+        yield server
+
+
+@pytest.fixture
+def takeoff() -> Iterator[Takeoff]:
+    with Takeoff() as server:
+        yield server
+
+
+@pytest.fixture
+def takeoff_pro() -> Iterator[Takeoff]:
+    with Takeoff(pro=True) as server:
         yield server
 
 
@@ -134,12 +186,11 @@ async def test_a_running_server_is_ready(client: PredictorClient, ctx: CallConte
 
 
 async def test_a_missing_model_is_not_ready(name: str, url: str, ctx: CallContext) -> None:
-    client = PredictorClient(url, server=name, model="nowhere")
-    assert "nowhere" in (await client.not_ready_reason(ctx) or "")
-    await client.aclose()
+    async with contextlib.aclosing(PredictorClient(url, server=name, model="nowhere")) as client:
+        assert "nowhere" in (await client.not_ready_reason(ctx) or "")
 
 
-async def test_chunks_add_up_to_the_whole_answer(client: PredictorClient, ctx: CallContext) -> None:
+async def test_chunks_add_up_to_the_whole_answer(name: str, client: PredictorClient, ctx: CallContext) -> None:
     chunks = await collect(client, QUESTION)
     whole = await client.generate(QUESTION, ctx)
     assert "Paris" in whole.text
@@ -149,7 +200,8 @@ async def test_chunks_add_up_to_the_whole_answer(client: PredictorClient, ctx: C
     assert (joined.cached_tokens is None) == (whole.cached_tokens is None)
     assert [chunk.finish_reason for chunk in chunks] == [None] * (len(chunks) - 1) + ["stop"]
     pieces = await collect(client, story(client))
-    assert len(pieces) > 5 if client.capabilities.streams else len(pieces) == 1
+    least = 1 if name in UNDIVIDED else 5
+    assert len(pieces) > least if client.capabilities.streams else len(pieces) == 1
 
 
 async def test_messages_and_text_are_accepted_as_declared(

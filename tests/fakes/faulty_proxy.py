@@ -9,8 +9,8 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 Fault = Literal["none", "status", "silent", "not_http", "html", "garbage", "reset", "stall", "bytewise"]
-"""Faults of responses to POST requests. `reset` and `stall` begin in the middle of the body: after two events of a
-stream."""
+"""Faults of responses to POST requests. `reset` and `stall` begin in the middle of the body: after two events, or
+512 bytes, of a stream."""
 
 
 class FaultyProxy:
@@ -82,7 +82,7 @@ class FaultyProxy:
             head = await answers.readuntil(b"\r\n\r\n")
             writer.write(head)
             events = 2 if b"text/event-stream" in head.lower() else 0  # the first of OpenAI's chat has no text
-            framed = 512 if b"vnd.amazon.eventstream" in head.lower() else 0  # bytes: two events
+            passing = 512 if not events and b"chunked" in head.lower() else 0  # bytes of another stream
             while True:
                 block = asyncio.create_task(answers.read(65536))
                 await asyncio.wait({block, left}, return_when=asyncio.FIRST_COMPLETED)
@@ -94,8 +94,8 @@ class FaultyProxy:
                 if not content:
                     break
                 if fault in ("reset", "stall"):
-                    if len(content) < framed:
-                        framed -= len(content)
+                    if len(content) < passing:
+                        passing -= len(content)
                         writer.write(content)
                         await writer.drain()
                         continue
