@@ -9,7 +9,7 @@ import pytest
 import pytest_asyncio
 
 from chassis.context import CallContext
-from chassis.errors import InvalidRequestError
+from chassis.errors import BadUpstreamError, InvalidRequestError
 from predictor.client import PredictorClient
 from predictor.servers.triton import without_echo
 from predictor.wire import GenerationRequest
@@ -114,6 +114,11 @@ async def test_vllm_streams_deltas_and_reads_sampling_parameters_as_json(
 
 async def test_an_aborted_answer_is_cancelled(client_of: MakeClient, ctx: CallContext) -> None:
     assert (await client_of("vllm").generate(GenerationRequest("aborts", 5), ctx)).finish_reason == "cancelled"
+
+
+async def test_a_stream_without_a_finish_reason_is_incomplete(client_of: MakeClient, ctx: CallContext) -> None:
+    with pytest.raises(BadUpstreamError, match="ended its response early"):
+        _ = [chunk async for chunk in client_of("vllm").stream(GenerationRequest("ends early", 5), ctx)]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from typing import TYPE_CHECKING
+
+import httpx
 import pytest
 from grpc import aio
 from kserve.protocol.grpc.grpc_predict_v2_pb2 import ModelInferRequest
@@ -9,11 +13,20 @@ from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceSt
 
 from tests.fakes.upstreams import EMBEDDER, PASSAGE, WORDS
 from tests.transformer.running import (
+    BODIES,
+    CHAT,
     GENERATE,
+    STREAM,
+    V1,
     Q,
     Running,
     between,
+    events_of,
+    transformer,
 )
+
+if TYPE_CHECKING:
+    from tests.fakes.llama_cpp import LlamaCpp
 
 
 async def test_indexes_and_documents_are_those_of_the_vectorstore(service: Running) -> None:
@@ -135,3 +148,30 @@ async def test_an_openai_server_is_sent_messages_without_a_tokenizer(service: Ru
     assert prompt["model"] == "gpt"
     assert answer["usage"]["prompt_tokens_details"] == {"cached_tokens": 32}
     assert not {"prompt", "top_k"} & prompt.keys()  # OpenAI's API has no top_k
+
+
+async def test_answers_of_a_real_openai_server(service: Running, llama_cpp: LlamaCpp) -> None:
+    settings = {"PREDICTOR_LAYOUT": "openai_chat", "PROMPT_FORMAT": "", "CONTEXT_TOKENS": "1024"}
+    body = {"text_input": "What is the capital of France?", "retrieval": False, "max_tokens": 8, "temperature": 0}
+    with transformer(service.upstreams.url, llama_cpp.url, **settings) as url:
+        async with httpx.AsyncClient(base_url=url, timeout=60) as client:
+            assert (await client.get("/v1/models/rag")).json()["ready"] is True
+            whole = (await client.post(GENERATE, json=body)).json()
+            start, *pieces, end = events_of(await client.post(STREAM, json=body))
+    for answer in (whole, end):
+        assert answer["finish_reason"] in ("stop", "length")
+        assert answer["usage"]["prompt_tokens"] > 0
+        assert 0 < answer["usage"]["completion_tokens"] <= 8
+    assert whole["usage"]["prompt_tokens"] == end["usage"]["prompt_tokens"]
+    assert whole["text_output"]
+    assert start["sources"] == []
+    assert "".join(piece["text_output"] for piece in pieces)
+
+
+@pytest.mark.parametrize("content_type", ["application/json; charset=utf-8", "APPLICATION/JSON"])
+@pytest.mark.parametrize("path", [GENERATE, STREAM, V1, CHAT])
+async def test_json_is_read_with_any_content_type(service: Running, path: str, content_type: str) -> None:
+    body = json.dumps(BODIES[path], ensure_ascii=False)
+    answer = await service.client.post(path, content=body, headers={"content-type": content_type})
+    assert answer.status_code == 200
+    assert WORDS[0].strip() in answer.text

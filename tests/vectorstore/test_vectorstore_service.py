@@ -146,8 +146,14 @@ async def test_filters_narrow_both_searches(tmp_path: Path, embedder: LoopbackEm
 
 async def test_no_index_and_empty_indexes(tmp_path: Path, embedder: LoopbackEmbedder) -> None:
     async with serving(tmp_path, embedder) as service:
-        assert service.status().index is None
-        assert "kserve-rag ingest" in service.status().reason
+        reason = service.status().reason
+        assert "kserve-rag ingest" in reason
+        missing = {"index": None, "reason": reason}
+        assert service.status().model_dump(mode="json") == {
+            **missing,
+            "default": "default",
+            "collections": {"default": missing},
+        }
         assert service.not_ready_reason() == service.status().reason
         with pytest.raises(NotReadyError, match="kserve-rag ingest"):
             await find(service, "cats")
@@ -156,9 +162,26 @@ async def test_no_index_and_empty_indexes(tmp_path: Path, embedder: LoopbackEmbe
         version = publish(tmp_path, [])
         await service.refresh()
         assert service.not_ready_reason() is None
-        status = service.status()
-        assert (status.index.version, status.index.documents, status.index.chunks) == (version, 0, 0)
-        assert (status.reason, status.collections["default"].index) == (None, status.index)
+        empty = {
+            "index": {
+                "name": "default",
+                "version": version,
+                "documents": 0,
+                "chunks": 0,
+                "embedder": FINGERPRINT,
+                "parts": ["dense", "lexical"],
+                "weights": {"dense": 0.4, "lexical": 0.6},
+                "languages": {},
+                "calibration": None,
+                "examples": [],
+            },
+            "reason": None,
+        }
+        assert service.status().model_dump(mode="json") == {
+            **empty,
+            "default": "default",
+            "collections": {"default": empty},
+        }
         assert await find(service, "cats") == nothing(version)
         assert ids(await find(service, "cats", filters={"anything": 1})) == []
         with pytest.raises(InvalidFilterError):

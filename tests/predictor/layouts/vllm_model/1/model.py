@@ -43,7 +43,8 @@ class TritonPythonModel:
             last = number == len(pieces)
             outputs = [pb.Tensor("text_output", np.array([piece.encode()], dtype=object))]
             if self._value(request, "return_finish_reason"):
-                reason = ("abort" if "aborts" in prompt else end) if last else "None"
+                known = {"aborts": "abort", "ends early": "None"}
+                reason = known.get(prompt, end) if last else "None"
                 outputs.append(pb.Tensor("finish_reason", np.array([reason.encode()], dtype=object)))
             if self._value(request, "return_num_input_tokens"):
                 outputs.append(pb.Tensor("num_input_tokens", np.array([3], dtype=np.uint32)))
