@@ -64,6 +64,18 @@ PROGRAMS = (
         "The store `chroma_server`: read by `python -m vectorstore` and by `python -m ingest`.",
     ),
     Program(
+        "Milvus",
+        "vectorstore.stores.milvus:MilvusSettings",
+        "VECTORSTORE_MILVUS_",
+        "The store `milvus`: read by `python -m vectorstore` and by `python -m ingest`.",
+    ),
+    Program(
+        "pgvector",
+        "vectorstore.stores.pgvector:PgvectorSettings",
+        "VECTORSTORE_PGVECTOR_",
+        "The store `pgvector`: read by `python -m vectorstore` and by `python -m ingest`.",
+    ),
+    Program(
         "ingest",
         "ingest.settings:IngestSettings",
         "INGEST_",

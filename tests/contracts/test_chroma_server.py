@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 from chromadb.api import ClientAPI
 
-from tests.contracts.test_stores import DIMENSION, publish, unit
+from tests.contracts.filled import opened, version
+from tests.contracts.test_stores import DIMENSION, unit
 from tests.fakes.gateway import Gateway, certificate
 from tests.processes import free_ports
 from vectorstore.errors import StoreFailedError
-from vectorstore.stores import Store, VersionRef
+from vectorstore.stores import VersionRef
 from vectorstore.stores.chroma_server import STORE
-from vectorstore.versions import IndexRoot
 
 PREFIX = "VECTORSTORE_CHROMA_SERVER_"
 
@@ -33,19 +33,7 @@ def url(chroma_server: Mapping[str, str], monkeypatch: pytest.MonkeyPatch) -> st
 
 @pytest.fixture
 def ref(tmp_path: Path, url: str) -> VersionRef:
-    """A version with a filled store."""
-    publish(tmp_path, "chroma_server", unit(3), [{"lang": "en"}] * 3)
-    with IndexRoot(tmp_path, "default").open() as index:
-        return index.ref
-
-
-@contextlib.contextmanager
-def opened(ref: VersionRef) -> Iterator[Store]:
-    store = STORE.open(ref)
-    try:
-        yield store
-    finally:
-        store.close()
+    return version(tmp_path, "chroma_server")
 
 
 @contextlib.contextmanager
@@ -79,7 +67,7 @@ def test_another_tenant_and_database(
     writer = STORE.create(ref, DIMENSION)
     writer.add(unit(2), [{}, {}])
     writer.finish()
-    with opened(ref) as store:
+    with opened(ref, "chroma_server") as store:
         assert store.count() == 2
     monkeypatch.delenv(f"{PREFIX}TENANT")
     monkeypatch.delenv(f"{PREFIX}DATABASE")
@@ -99,7 +87,7 @@ def test_a_gateway_with_a_token_and_tls(
         with pytest.raises(StoreFailedError, match=f"cannot be reached.*{PREFIX}CA_FILE"):
             STORE.open(ref)
         monkeypatch.setenv(f"{PREFIX}CA_FILE", str(certificate_file))
-        with opened(ref) as store:
+        with opened(ref, "chroma_server") as store:
             assert store.count() == 3
         monkeypatch.setenv(f"{PREFIX}TOKEN", "wr0ng")
         with pytest.raises(StoreFailedError, match=f"refused the credentials: check {PREFIX}TOKEN") as caught:
@@ -131,7 +119,10 @@ def test_a_server_that_is_away_silent_or_another_one(
 
 
 def test_a_collection_of_another_metric_or_dimension(ref: VersionRef, url: str) -> None:
-    with opened(ref) as store, pytest.raises(StoreFailedError, match="has 16 dimensions, but the queries have 8"):
+    with (
+        opened(ref, "chroma_server") as store,
+        pytest.raises(StoreFailedError, match="16 dimensions, but"),
+    ):
         store.search(np.eye(1, 8, dtype=np.float32), limit=1, where=None, mask=None)
     STORE.drop(ref)
     with chromas_client(url) as client:
@@ -141,7 +132,7 @@ def test_a_collection_of_another_metric_or_dimension(ref: VersionRef, url: str) 
 
 
 def test_a_collection_that_was_lost_while_it_is_searched(ref: VersionRef) -> None:
-    with opened(ref) as store:
+    with opened(ref, "chroma_server") as store:
         STORE.drop(ref)
         with pytest.raises(StoreFailedError, match="fill it again"):
             store.search(unit(1), limit=1, where=None, mask=None)

@@ -23,7 +23,7 @@ from vectorstore.versions import STORES, Chunk, Document, IndexRoot, IndexVersio
 
 DIMENSION = 16
 
-SERVERS = ("chroma_server",)
+SERVERS = ("chroma_server", "milvus", "pgvector")
 """Stores on a server, which the fixture of the same name starts."""
 
 GAPS = [

@@ -51,7 +51,9 @@ def test_chroma_has_settings_of_its_own(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_unknown_stores_are_refused(tmp_path: Path) -> None:
     assert [read_settings(VectorstoreSettings, store=name).store for name in ("auto", "exact")] == ["auto", "exact"]
-    with pytest.raises(ValidationError, match="there is no store 'mivlus': choose one of chroma, chroma_server, "):
+    with pytest.raises(
+        ValidationError, match="there is no store 'mivlus': choose one of chroma, chroma_server, exact, "
+    ):
         VectorstoreSettings(store="mivlus")
     root = IndexRoot(tmp_path, "default")
     with pytest.raises(StoreFailedError, match="there is no store 'mivlus'"):
