@@ -28,7 +28,7 @@ FORWARDED_HEADERS = (
     "x-b3-flags",
     "b3",
 )
-"""Forwarded to upstreams unchanged, for this request only."""
+"""Forwarded to upstreams unchanged, for this request only; `authorization` only to those that are set to get it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +79,10 @@ class CallContext:
             return CallSpan(tracing.Span(None, self.headers), self)
         span = tracing.begin(kind, self.headers, name=name)
         return CallSpan(span, CallContext(self.deadline, span.headers))
+
+    def without_authorization(self) -> CallContext:
+        """The same context for an upstream that must not see the caller's credentials."""
+        return CallContext(self.deadline, {k: v for k, v in self.headers.items() if k != "authorization"})
 
     def outgoing_headers(self) -> dict[str, str]:
         """Headers for an upstream call: the forwarded ones and the remaining time."""

@@ -79,6 +79,7 @@ class HttpUpstream:
         verify: bool = True,
         honours_sampling: bool = True,
         max_connection_age_s: float = 10,
+        forward_authorization: bool = True,
     ) -> None:
         """A client of the service at `base_url`.
 
@@ -89,12 +90,14 @@ class HttpUpstream:
             honours_sampling: whether the upstream honours the sampled flag of a trace. Triton records every trace whose
                 header it gets, so the header is omitted if the trace is not sampled.
             max_connection_age_s: maximum age of a connection, so that load rebalances when replicas change.
+            forward_authorization: whether the upstream gets the Authorization header of the context.
         """
         self.base_url = base_url.rstrip("/")
         self._root = str(URL(self.base_url)).rstrip("/")
         self.name = name
         self._verify = verify
         self._honours_sampling = honours_sampling
+        self._forward_authorization = forward_authorization
         parts = urlsplit(self.base_url)
         self._host, self._port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
         self._max_connection_age_s = max_connection_age_s
@@ -282,6 +285,8 @@ class HttpUpstream:
 
     def _outgoing(self, ctx: CallContext) -> dict[str, str]:
         headers = ctx.outgoing_headers()
+        if not self._forward_authorization:
+            headers.pop("authorization", None)
         if not self._honours_sampling and tracing.ids(headers) is not None and not tracing.sampled(headers):
             headers.pop("traceparent", None)
             headers.pop("tracestate", None)
@@ -303,7 +308,10 @@ class HttpUpstream:
             refusal.upstream_reason = reason
             return refusal
         if status == 401:
-            return UnauthorizedError(f"The {self.name} requires valid credentials: send an Authorization header.")
+            advice = "send an Authorization header"
+            if not self._forward_authorization:
+                advice = "the operator must have it forwarded (setting FORWARD_AUTHORIZATION)"
+            return UnauthorizedError(f"The {self.name} requires valid credentials: {advice}.")
         if status == 403:
             return ForbiddenError(f"The {self.name} rejected these credentials.")
         if status == 429:

@@ -70,10 +70,23 @@ class EmbedderClient:
     in parallel, so that the embedder never waits for the next one.
     """
 
-    def __init__(self, base_url: str, *, model: str, rows_per_request: int = 16, requests_in_flight: int = 4) -> None:
-        """A client of `model` at `base_url`. `rows_per_request` must not exceed the model's max_batch_size."""
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        model: str,
+        rows_per_request: int = 16,
+        requests_in_flight: int = 4,
+        forward_authorization: bool = False,
+    ) -> None:
+        """A client of `model` at `base_url`. `rows_per_request` must not exceed the model's max_batch_size.
+
+        `forward_authorization`: whether the embedder gets the callers' Authorization header.
+        """
         self.model = model
-        self._upstream = HttpUpstream(base_url, name="embedder", honours_sampling=False)
+        self._upstream = HttpUpstream(
+            base_url, name="embedder", honours_sampling=False, forward_authorization=forward_authorization
+        )
         self._path = f"/v2/models/{quote(model, safe='')}"
         self._rows_per_request = rows_per_request
         self._requests_in_flight = requests_in_flight

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import Sequence
 from datetime import datetime, timezone
 
@@ -19,6 +20,8 @@ from ingest.wire import Progress, TaskError, TaskResult
 logger = logging.getLogger("ingest")
 
 _SAVE_EVERY_S = 2.0
+_ABSOLUTE_FOLDERS = re.compile(r"(?<![\w/:.])/(?:[^/\n'\",;:]+/)+")
+"""Folders of an absolute path, which are for the operator only."""
 
 
 class IndexWorker:
@@ -39,7 +42,7 @@ class IndexWorker:
                 # For example, the disk with the tasks is full.
                 logger.exception("tasks of index %s cannot be written", self._index.name)
                 for live in batch:
-                    await self._tasks.abandon(live, error=_task_error(error))
+                    await self._tasks.abandon(live, error=task_error(error))
 
     async def _work(self, batch: list[LiveTask]) -> None:
         """One run for a batch of tasks of the same kind."""
@@ -80,7 +83,7 @@ class IndexWorker:
             result = results[live.task.id]
             if live.task.kind == "upload" and len(result.skipped) == len(live.task.sources):
                 skipped = {each.source: each.reason for each in result.skipped}
-                error = _task_error(NothingUsableError("No file could be used", skipped))
+                error = task_error(NothingUsableError("No file could be used", skipped))
                 await self._tasks.end(live, "failed", result=result, error=error)
                 continue
             await self._tasks.end(live, "succeeded", result=result)
@@ -96,7 +99,9 @@ class IndexWorker:
         await self._tasks.requeue(again)
 
     async def _end_failed(self, batch: list[LiveTask], run: TaskRun, error: BaseException | None) -> None:
-        if not isinstance(error, (IngestError, ServiceError)):
+        if isinstance(error, IngestError):
+            logger.warning("a run of index %s failed: %s", self._index.name, error)
+        elif not isinstance(error, ServiceError):
             logger.error("a run of index %s failed", self._index.name, exc_info=error)
         for live in batch:
             if live.task.kind == "upload":
@@ -105,12 +110,13 @@ class IndexWorker:
                 unusable = [each.source for each in partial.skipped] if partial else run.refused[live.task.id]
                 wanted = [source for source in live.task.sources if source not in unusable]
                 await asyncio.to_thread(self._index.uploads.keep, live.task.id, wanted)
-            await self._tasks.end(live, "failed", result=run.partial.get(live.task.id), error=_task_error(error))
+            await self._tasks.end(live, "failed", result=run.partial.get(live.task.id), error=task_error(error))
 
 
-def _task_error(error: BaseException | None) -> TaskError:
+def task_error(error: BaseException | None) -> TaskError:
+    """The error of a task, without absolute paths."""
     if isinstance(error, IngestError):
-        return TaskError(code=error.code, message=str(error))
+        return TaskError(code=error.code, message=_ABSOLUTE_FOLDERS.sub("", str(error)))
     if isinstance(error, ServiceError):
         return TaskError(code=error.code, message=error.message)
     return TaskError(code="internal", message="The run failed. The service's log has the reason under the task's id.")

@@ -64,6 +64,7 @@ class PredictorClient:
         server: name of an entry point in the group `kserve_rag.llm_servers`.
         model: name of the model; None: the server's default.
         prompt_format: renders messages for servers that take text. Without it, requests to them must have text.
+        forward_authorization: whether the server gets the callers' Authorization header.
 
     Raises:
         RegistryError: there is no such server, or its libraries are not installed.
@@ -76,8 +77,10 @@ class PredictorClient:
         server: str = "llmapi",
         model: str | None = None,
         prompt_format: PromptFormat | None = None,
+        forward_authorization: bool = False,
     ) -> None:
         self._name = server
+        self._forward_authorization = forward_authorization
         self._server = LLM_SERVERS.get(server)(base_url, model)
         self._prompt_format = prompt_format
 
@@ -93,10 +96,13 @@ class PredictorClient:
     async def not_ready_reason(self, ctx: CallContext) -> str | None:
         """Why the server is not ready; None if it is."""
         try:
-            await self._server.health(ctx)
+            await self._server.health(self._for_server(ctx))
         except ServiceError as error:
             return error.message
         return None
+
+    def _for_server(self, ctx: CallContext) -> CallContext:
+        return ctx if self._forward_authorization else ctx.without_authorization()
 
     def stream(self, request: GenerationRequest, ctx: CallContext) -> AsyncGenerator[GenerationChunk, None]:
         """Yields the answer as it is generated. Only the last chunk has a finish reason.
@@ -119,7 +125,7 @@ class PredictorClient:
         last: GenerationChunk | None = None
         with self._span(ctx) as span:
             streaming = False
-            async with contextlib.aclosing(self._server.stream(request, span.ctx)) as chunks:
+            async with contextlib.aclosing(self._server.stream(request, self._for_server(span.ctx))) as chunks:
                 async for chunk in chunks:
                     if chunk.finish_reason is not None:
                         last = chunk

@@ -55,6 +55,7 @@ def build(settings: TransformerSettings) -> RagService:
         server=settings.predictor_layout,
         model=settings.predictor_model,
         prompt_format=tokenizer,
+        forward_authorization="predictor" in settings.forward_authorization,
     )
     if tokenizer is None and predictor.capabilities.prompt == "text":
         raise SettingError(
@@ -70,7 +71,11 @@ def build(settings: TransformerSettings) -> RagService:
             + ("the tokenizer's configuration names no window." if tokenizer else "no tokenizer names the window.")
             + " Set it in tokens."
         )
-    vectorstore = VectorstoreClient(settings.vectorstore_url, model=settings.vectorstore_model)
+    vectorstore = VectorstoreClient(
+        settings.vectorstore_url,
+        model=settings.vectorstore_model,
+        forward_authorization="vectorstore" in settings.forward_authorization,
+    )
     prompts = PromptBuilder(
         prompt_format,
         window=window,
@@ -139,7 +144,15 @@ def main() -> None:
 def model_service(settings: TransformerSettings) -> ModelService:
     """The service with its routes. Raises what `build` raises."""
     service = build(settings)
-    embedder = EmbedderClient(settings.embedder_url, model=settings.embedder_model) if settings.embedder_url else None
+    embedder = (
+        EmbedderClient(
+            settings.embedder_url,
+            model=settings.embedder_model,
+            forward_authorization="embedder" in settings.forward_authorization,
+        )
+        if settings.embedder_url
+        else None
+    )
 
     @contextlib.asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:

@@ -15,7 +15,7 @@ from vectorstore.wire import StoredDocument
 
 
 def browsing_routes(service: RagService, *, timeout_s: float) -> APIRouter:
-    """The routes. The vectorstore gets the caller's credentials."""
+    """The routes over `service`'s vectorstore."""
     router = APIRouter(prefix="/v1", tags=["documents"], responses=error_responses(*UPSTREAM_ERRORS))
 
     @router.get(

@@ -37,8 +37,8 @@ API = ServiceApi(
     text=(
         "Answers questions from private documents, with sources, over KServe's v1 and v2 protocols, Triton's generate "
         "extension and OpenAI's chat, completions and responses. Embeds and reranks texts.\n\n"
-        "Every route takes `Authorization`, which is forwarded to the services behind this one, `x-request-id`, which "
-        "every response repeats, `traceparent`, and `x-request-timeout-ms`, the milliseconds that the client waits. A "
+        "Every route takes `Authorization`, for the services that are set to get it, `x-request-id`, which every "
+        "response repeats, `traceparent`, and `x-request-timeout-ms`, the milliseconds that the client waits. A "
         "503 has `Retry-After`. gRPC, the same as v2, has its own port."
     ),
     tags={

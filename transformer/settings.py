@@ -6,15 +6,16 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
-from pydantic_settings import SettingsConfigDict
+from pydantic_settings import NoDecode, SettingsConfigDict
 
-from chassis.settings import BaseUrl, ServerSettings
+from chassis.settings import BaseUrl, ServerSettings, parts
 from predictor.client import LlmServerName
 from text_analysis.stems import known_language
 from transformer.alignment import THRESHOLD
 from transformer.condense import CondenseMethod
 from transformer.wire import AnswerMode, CitationMode
 
+Upstream = Literal["vectorstore", "embedder", "predictor"]
 ResponseShape = Literal["answers", "ensemble"]
 
 
@@ -26,7 +27,7 @@ class TransformerSettings(ServerSettings):
     model_name: str = Field("rag", min_length=1, description="Name of the model on every protocol.")
     vectorstore_url: BaseUrl = Field("http://vectorstore-predictor", description="Base URL of the vectorstore.")
     vectorstore_model: str = Field("vectorstore", description="The vectorstore's model name.")
-    embedder_url: BaseUrl | None = Field(
+    embedder_url: Annotated[BaseUrl | None, BeforeValidator(lambda value: value or None)] = Field(
         None, description="Base URL of the embedder's HTTP port, for /v1/embeddings and /v1/rerank. Empty: neither."
     )
     embedder_model: str = Field("minilm", min_length=1, description="Model of the embedder: minilm, bert or bge_m3.")
@@ -39,6 +40,15 @@ class TransformerSettings(ServerSettings):
         "`openai_chat`, which needs no tokenizer.",
     )
     predictor_model: str | None = Field(None, description="Model that takes text; the server's own by default.")
+    forward_authorization: Annotated[
+        tuple[Upstream, ...],
+        NoDecode,
+        BeforeValidator(lambda value: tuple(parts(value)) if isinstance(value, str) else value),
+    ] = Field(
+        (),
+        description="Upstreams that get callers' Authorization header, separated by commas: `vectorstore`, `embedder`, "
+        "`predictor`. Default: none.",
+    )
     prompt_format: Annotated[Path | None, BeforeValidator(lambda value: value or None)] = Field(
         None,
         description="Folder with the LLM's tokenizer.json and tokenizer_config.json (chat template). Empty: tokens are "

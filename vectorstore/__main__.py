@@ -41,7 +41,11 @@ def model_service(settings: VectorstoreSettings) -> ModelService:
 
     service = VectorstoreService(
         [IndexRoot(settings.index_root, name) for name in dict.fromkeys((settings.index_name, *settings.collections))],
-        EmbedderClient(settings.embedder_url, model=settings.embedder_model),
+        EmbedderClient(
+            settings.embedder_url,
+            model=settings.embedder_model,
+            forward_authorization=settings.forward_authorization,
+        ),
         num_docs=settings.num_docs,
         candidates=settings.candidates,
         rescore=settings.rescore,

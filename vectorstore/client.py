@@ -34,8 +34,18 @@ class VectorstoreClient:
     invalid request (400).
     """
 
-    def __init__(self, base_url: str, *, model: str = "vectorstore", verify: bool = True) -> None:
-        self._upstream = HttpUpstream(base_url, name="vectorstore", verify=verify)
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        model: str = "vectorstore",
+        verify: bool = True,
+        forward_authorization: bool = False,
+    ) -> None:
+        """`forward_authorization`: whether the vectorstore gets the callers' Authorization header."""
+        self._upstream = HttpUpstream(
+            base_url, name="vectorstore", verify=verify, forward_authorization=forward_authorization
+        )
         self._model = quote(model, safe="")
 
     async def search(self, instances: Sequence[SearchInstance], ctx: CallContext) -> list[Prediction]:

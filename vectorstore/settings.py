@@ -41,6 +41,7 @@ class VectorstoreSettings(ServerSettings):
         (), max_length=MAX_COLLECTIONS - 1, description="Names of further indexes to serve, separated by commas."
     )
     embedder_url: BaseUrl = Field("http://127.0.0.1:8084", description="Base URL of the embedder's HTTP port.")
+    forward_authorization: bool = Field(False, description="Whether the embedder gets callers' Authorization header.")
     embedder_model: str = Field("minilm", min_length=1, description="Model of the embedder: minilm, bert or bge_m3.")
     num_docs: int = Field(4, ge=0, le=MAX_NUM_DOCS, description="Passages per query, unless the query sets num_docs.")
     candidates: int = Field(

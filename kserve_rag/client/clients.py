@@ -51,7 +51,7 @@ class _Connection(Generic[HttpT]):
             url: base URL of the transformer.
             vectorstore_url: base URL of the vectorstore, for `search` and `retrieve`.
             model: the transformer's model name.
-            token: sent as `Authorization: Bearer …` to the transformer, which forwards it to the other services.
+            token: sent as `Authorization: Bearer …` to the transformer.
             headers: sent with every request.
             timeout_s: maximum wait for a response, or between two pieces of a stream.
             verify: whether to verify TLS certificates.

@@ -44,7 +44,8 @@ class OpenAiSettings(BaseSettings):
 
     api_key: SecretStr | None = Field(
         None,
-        description="API key, sent as a bearer token. By default the caller's Authorization header is forwarded.",
+        description="API key, sent as a bearer token. Without it, the server gets the caller's Authorization header if "
+        "the service forwards it.",
     )
     chat_extensions: bool = Field(
         False,

@@ -27,6 +27,8 @@ from reportlab.lib.pdfencrypt import StandardEncryption
 from reportlab.pdfgen.canvas import Canvas
 
 from ingest import pipeline
+from ingest.errors import IngestError
+from ingest.index_worker import task_error
 from ingest.settings import IngestServerSettings, IngestSettings
 from ingest.telemetry import INGEST_BYTES, INGEST_DOCUMENTS, INGEST_TASKS, INGEST_WAITING
 from tests.fakes.embedder import OTHER_FINGERPRINT, LoopbackEmbedder
@@ -296,7 +298,7 @@ def test_uploads_and_followed_folders_leave_each_other_alone(
         docs.rename(tmp_path / "elsewhere")
         failed = service.reindex()
         assert (failed["state"], failed["error"]["code"]) == ("failed", "source_not_found")
-        assert failed["error"]["message"] == f"{docs}: no such file or folder"
+        assert failed["error"]["message"] == "docs: no such file or folder"
         refused = service.http.delete(f"{service.documents}/docs/uploads/guide.md")
         assert (refused.status_code, refused.json()["code"], refused.json()["field"]) == (403, "not_uploaded", "source")
         # The folder's document stays, even without any upload.
@@ -874,3 +876,19 @@ def test_the_queue_has_a_limit(service: RunningIngest, embedder: LoopbackEmbedde
     embedder.pass_new()
     embedder.release()
     assert service.events(running)[-1]["state"] == "succeeded"
+
+
+@pytest.mark.parametrize(
+    ("message", "told"),
+    [
+        ("/srv/my files/docs: no such file or folder", "docs: no such file or folder"),
+        ("No files to read in /srv/a, ./b/c, s3:bucket/d", "No files to read in a, ./b/c, s3:bucket/d"),
+        (
+            "cannot be written: [Errno 28] No space left: '/srv/i/default/x'",
+            "cannot be written: [Errno 28] No space left: 'x'",
+        ),
+        ("https://example.com/a/b and a/b", "https://example.com/a/b and a/b"),
+    ],
+)
+def test_errors_of_tasks_hold_no_absolute_path(message: str, told: str) -> None:
+    assert task_error(IngestError(message)).message == told

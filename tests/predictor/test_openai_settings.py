@@ -31,8 +31,8 @@ def from_caller(ctx: CallContext) -> CallContext:
     return dataclasses.replace(ctx, headers={"authorization": "Bearer of-the-caller"})
 
 
-async def ask(server: TrtllmServe, ctx: CallContext) -> None:
-    client = PredictorClient(server.url, server="openai")
+async def ask(server: TrtllmServe, ctx: CallContext, *, forwarded: bool = False) -> None:
+    client = PredictorClient(server.url, server="openai", forward_authorization=forwarded)
     try:
         await client.generate(REQUEST, ctx)
         assert await client.not_ready_reason(ctx) is None
@@ -40,15 +40,23 @@ async def ask(server: TrtllmServe, ctx: CallContext) -> None:
         await client.aclose()
 
 
-@pytest.mark.parametrize(("key", "sent"), [(KEY, KEY), (None, "of-the-caller")])
+@pytest.mark.parametrize(
+    ("key", "forwarded", "sent"),
+    [(KEY, True, KEY), (KEY, False, KEY), (None, True, "of-the-caller"), (None, False, None)],
+)
 async def test_the_key_replaces_the_callers_authorization(
-    server: TrtllmServe, from_caller: CallContext, monkeypatch: pytest.MonkeyPatch, key: str | None, sent: str
+    server: TrtllmServe,
+    from_caller: CallContext,
+    monkeypatch: pytest.MonkeyPatch,
+    key: str | None,
+    forwarded: bool,
+    sent: str | None,
 ) -> None:
     if key is not None:
         monkeypatch.setenv("PREDICTOR_OPENAI_API_KEY", key)
-    await ask(server, from_caller)
+    await ask(server, from_caller, forwarded=forwarded)
     assert set(server.authorizations) == {
-        (path, f"Bearer {sent}") for path in ("/v1/models", "/v1/completions", "/health")
+        (path, sent and f"Bearer {sent}") for path in ("/v1/models", "/v1/completions", "/health")
     }
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.fakes.embedder import LoopbackEmbedder
 from tests.processes import until
 from tests.transformer.running import (
     BODIES,
@@ -99,7 +100,7 @@ async def test_headers_travel_with_their_own_request_only(service: Running) -> N
         lower = {name.lower(): value for name, value in headers.items()}
         question = body["instances"][0]["input"] if upstream == "vectorstore" else body["text_input"]
         number = int(question.split("?")[1].split()[0].split("<")[0])
-        assert lower.get("authorization") == (f"Bearer {number}" if number % 2 else None)
+        assert "authorization" not in lower
         assert lower["x-request-id"] == (f"request-{number}" if number % 2 else lower["x-request-id"])
         assert lower.get("traceparent") == (sent(number)["traceparent"] if number % 2 else None)
         assert "cookie" not in lower
@@ -148,3 +149,17 @@ async def test_without_an_index_the_answer_says_what_to_do(service: Running, tmp
             assert "kserve-rag ingest" in message(await client.get("/v2/models/rag/ready"))
             without = await client.post(GENERATE, json={"text_input": Q, "retrieval": False})
             assert without.json()["text_output"] == "The warranty lasts three years."
+
+
+async def test_credentials_go_to_the_upstreams_that_are_named(service: Running, embedder: LoopbackEmbedder) -> None:
+    named = {"FORWARD_AUTHORIZATION": "predictor, embedder", "EMBEDDER_URL": embedder.url}
+    sent = {"authorization": "Bearer me"}
+    async with between(service.upstreams, **named) as client:
+        await client.post(GENERATE, json={"text_input": Q}, headers=sent)
+        await client.post("/v1/embeddings", json={"model": "minilm", "input": Q}, headers=sent)
+    received = {upstream: {k.lower(): v for k, v in headers.items()} for upstream, headers, _ in service.upstreams.seen}
+    assert {upstream: headers.get("authorization") for upstream, headers in received.items()} == {
+        "vectorstore": None,
+        "predictor": "Bearer me",
+    }
+    assert embedder.headers["authorization"] == "Bearer me"

@@ -210,9 +210,7 @@ def test_headers_are_passed_on_to_the_embedder(service: Service, hashed: Loopbac
     response = service.search({"input": "cats"}, **sent)
     assert response.headers["x-request-id"] == "r-1"
     seen = hashed.headers
-    assert {name: seen[name] for name in sent} == sent
-    service.search({"input": "cats"})
-    assert "authorization" not in hashed.headers
+    assert {name: seen.get(name) for name in sent} == {**sent, "authorization": None}
 
 
 BAD_V1: list[tuple[Any, str | None, str]] = [
