@@ -28,8 +28,6 @@ logger = logging.getLogger("chassis.serving")
 Lifespan = Callable[[], contextlib.AbstractAsyncContextManager[None]]
 NotReadyReason = Callable[[], Awaitable["str | None"]]
 
-_KEEP_ALIVE_S = 65
-"""Maximum idle time of a connection. Longer than the 60 s of common proxies, so that the proxy closes first."""
 _IDLE_S = 5.0
 """Maximum idle time of a connection while the service drains. Other connections are closed with their next response,
 which announces it, so that no request is lost."""
@@ -91,13 +89,13 @@ def run(
     """
     config = uvicorn.Config(
         edge,
-        http=HttpProtocol,
+        http=type("Protocol", (HttpProtocol,), {"receive_timeout_s": settings.receive_timeout_s}),
         host=settings.host,
         port=settings.http_port,
         log_config=None,
         lifespan="off",
         timeout_graceful_shutdown=settings.grace_period_s,
-        timeout_keep_alive=_KEEP_ALIVE_S,
+        timeout_keep_alive=settings.idle_timeout_s,
         server_header=False,
         callback_notify=_notify_ready,
     )

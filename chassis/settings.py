@@ -60,6 +60,20 @@ class EdgeSettings(BaseSettings):
     cors_origins: Annotated[str, _list_of(_ORIGIN, "origins such as https://portal.example.com")] = Field(
         "", description="Origins whose pages may call the service (CORS), separated by commas. Empty: none."
     )
+    receive_timeout_s: float = Field(
+        20,
+        gt=0,
+        le=3600,
+        description="Maximum seconds until a request's headers are complete, and then until its body is, plus one for "
+        "each 500 bytes of the body received so far.",
+    )
+    idle_timeout_s: int = Field(
+        65,
+        ge=1,
+        le=3600,
+        description="Maximum seconds that a connection is idle. Longer than the 60 s of common proxies, so that the "
+        "proxy closes first.",
+    )
     timeout_s: float = Field(60, gt=0, le=3600, description="Maximum time for a response, in seconds.")
     max_body_bytes: int = Field(8 * 1024 * 1024, ge=1024, description="Maximum size of a request body, in bytes.")
     grace_period_s: int = Field(30, ge=0, le=3600, description="Time for requests in flight at shutdown, in seconds.")

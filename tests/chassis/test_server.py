@@ -106,6 +106,39 @@ def test_a_stream_over_http_1_0_has_no_chunks(echo: Echo) -> None:
     assert body == b"begun, ended"
 
 
+@pytest.fixture(scope="module")
+def impatient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Echo]:
+    marks = tmp_path_factory.mktemp("impatient")
+    with running_echo(marks, ECHO_RECEIVE_TIMEOUT_S="0.3", ECHO_IDLE_TIMEOUT_S="1") as service:
+        yield service
+
+
+HEAD = b"POST /v1/models/echo:predict HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"", b""),
+        (b"\r\n", b"408"),
+        (b"GET /v2/health/li", b"408"),
+        (HEAD, b"408"),
+        (HEAD + b'content-length: 100\r\n\r\n{"do":', b"408"),
+        (HEAD + b'transfer-encoding: chunked\r\n\r\n7\r\n{"do": \r\n', b"408"),
+        (HEAD + b"content-length: 999999999\r\n\r\n{", b"413"),  # answered before the body arrives
+        (b"GET /v2/health/live HTTP/1.1\r\nhost: localhost\r\n\r\n", b"200"),
+    ],
+    ids=["idle", "blank", "line", "headers", "body", "chunk", "refused", "idle after a response"],
+)
+def test_connections_of_late_clients_are_closed(impatient: Echo, sent: bytes, status: bytes) -> None:
+    url = httpx.URL(impatient.url)
+    with socket.create_connection((url.host, url.port or 80), timeout=30) as connection:
+        connection.sendall(sent)
+        received = b"".join(iter(lambda: connection.recv(65_536), b""))
+    assert received.partition(b" ")[2][:3] == status
+    assert received.count(b"HTTP/1.1 ") == (status != b"")
+
+
 @pytest.mark.parametrize("content_type", ["application/json; charset=utf-8", "APPLICATION/JSON", None])
 @pytest.mark.parametrize("path", [PREDICT, "/v2/models/echo/infer"])
 def test_json_is_read_with_any_content_type(client: httpx.Client, content_type: str | None, path: str) -> None:
