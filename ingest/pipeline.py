@@ -140,19 +140,17 @@ class _Update:
         parameters["search"] = _search_parameters(self.settings, self.batcher.capabilities)
         # Two OpenBLAS threads spin while they wait for each other: compressing the multi-vectors of a chunk takes 6 ms
         # of CPU, with one thread 0.7 ms.
-        with (
-            threadpool_limits(1, user_api="blas"),
-            PreviousVersion.opened(self.root, self.batcher.capabilities, self.reporter) as previous,
-        ):
-            kept: frozenset[str] = frozenset()
-            if listing is None and self._needs_sources(previous, parameters):
-                listing = await asyncio.to_thread(_list_sources, self.sources)
-            elif listing is None:
-                listing, kept = ([], {}), previous.from_sources if previous is not None else kept
-            uploads_only = len(listing[0]) == 0
-            await self._update(listing, kept, uploads, previous, parameters)
-            with index_writes(self.settings.index_root):
-                record_skipped(self.root.folder, self.reporter.summary, uploads_only=uploads_only)
+        with threadpool_limits(1, user_api="blas"):
+            async with PreviousVersion.opened(self.root, self.batcher.capabilities, self.reporter) as previous:
+                kept: frozenset[str] = frozenset()
+                if listing is None and self._needs_sources(previous, parameters):
+                    listing = await asyncio.to_thread(_list_sources, self.sources)
+                elif listing is None:
+                    listing, kept = ([], {}), previous.from_sources if previous is not None else kept
+                uploads_only = len(listing[0]) == 0
+                await self._update(listing, kept, uploads, previous, parameters)
+                with index_writes(self.settings.index_root):
+                    record_skipped(self.root.folder, self.reporter.summary, uploads_only=uploads_only)
 
     def _needs_sources(self, previous: PreviousVersion | None, parameters: dict[str, Any]) -> bool:
         """Whether a run for uploads must read the sources too, because their documents cannot be copied."""

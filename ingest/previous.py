@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import dataclasses
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import AsyncIterator, Collection, Iterator, Sequence
 from typing import Any
 
 from ingest.chunking import EmbeddingTexts
@@ -28,16 +29,18 @@ class PreviousVersion:
             self._vectors = version.vectors_by_content()
 
     @classmethod
-    @contextlib.contextmanager
-    def opened(
+    @contextlib.asynccontextmanager
+    async def opened(
         cls, root: IndexRoot, capabilities: EmbedderCapabilities, reporter: Reporter
-    ) -> Iterator[PreviousVersion | None]:
-        """Opens the current version until the block ends. None if there is none, or with a notice if it is damaged."""
+    ) -> AsyncIterator[PreviousVersion | None]:
+        """Verifies and opens the current version. None if there is none, or with a notice if it is damaged."""
         previous = None
         with contextlib.ExitStack() as stack:
             try:
                 if root.current() is not None:
-                    previous = cls(stack.enter_context(root.open()), capabilities)
+                    version = stack.enter_context(root.open())
+                    await asyncio.to_thread(version.verify)
+                    previous = cls(version, capabilities)
             except (DamagedIndexError, UnsupportedFormatError) as error:
                 reporter.notice(f"index {root.folder.name}", f"{error.message} It is rebuilt from its sources.")
             yield previous

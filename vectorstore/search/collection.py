@@ -39,6 +39,10 @@ class ServedCollection:
         self._lease: _Lease | None = None
         self._mismatch: EmbedderMismatchError | None = None
         self._refused: ServiceError | None = None
+        self._damaged: dict[str, tuple[object, str]] = {}
+        """Version → state of its files and the error's message, so that a damaged version is read only once."""
+        self._older: set[str] = set()
+        """Older versions whose documents are verified."""
 
     def use(self) -> contextlib.AbstractContextManager[LoadedIndex]:
         """The loaded index, open until the block ends. Raises NotReadyError if none is loaded."""
@@ -53,13 +57,18 @@ class ServedCollection:
             lease.retire()
 
     async def refresh(self) -> None:
-        """Reads the pointer and loads its version. If that version cannot be served, keeps the old one."""
+        """Reads the pointer and loads its version. If that version cannot be served, keeps the old one.
+
+        If the version is damaged and none is loaded, loads the newest older version that can be served.
+        """
         try:
             await self._follow()
         except ServiceError as error:
             if self._refused is None or self._refused.message != error.message:
                 logger.warning("%s", error.message)
             self._refused = error
+            if self._lease is None and isinstance(error, DamagedIndexError):
+                await self._fall_back()
         else:
             self._refused = None
 
@@ -71,6 +80,9 @@ class ServedCollection:
     def older_document(self, document_id: str, version: str) -> Document:
         """A document of a published version that is not served. Blocks."""
         with self._root.open(version) as older:
+            if version not in self._older:
+                older.verify(("documents.sqlite",))
+                self._older.add(version)
             return older.document(document_id)
 
     def status(self) -> IndexStatus:
@@ -120,7 +132,15 @@ class ServedCollection:
                 await self._verify(current, self._lease.index.version.manifest.embedder)
                 self._mismatch = None
             return
-        version = await asyncio.to_thread(self._root.open)
+        await self._serve(await asyncio.to_thread(self._root.open))
+
+    async def _fall_back(self) -> None:
+        for name in reversed(await asyncio.to_thread(self._root.versions)):
+            with contextlib.suppress(ServiceError):
+                await self._serve(await asyncio.to_thread(self._root.open, name))
+                return
+
+    async def _serve(self, version: IndexVersion) -> None:
         try:
             await self._verify(version.name, version.manifest.embedder)
             calibration = await asyncio.to_thread(self._root.calibration, version.name)
@@ -143,7 +163,15 @@ class ServedCollection:
 
     def _loaded(self, version: IndexVersion) -> LoadedIndex:
         try:
-            version.verify_texts()
+            state = version.state_of_files()
+            known, damage = self._damaged.get(version.name, (None, ""))
+            if known == state:
+                raise DamagedIndexError(damage)
+            try:
+                version.verify()
+            except DamagedIndexError as error:
+                self._damaged[version.name] = state, error.message
+                raise
             return self._load(version)
         except (OSError, ValueError) as error:
             raise DamagedIndexError(

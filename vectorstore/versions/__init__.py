@@ -4,6 +4,7 @@
     <root>/<name>/<version>.calibration.json
                                           calibration of refusals for this version, if it exists
     <root>/<name>/<version>/manifest.json settings, sources, counts, sizes and digests
+                            manifest.sha256   digest of manifest.json
                             documents.sqlite  documents, and the keys of chunks
                             chunks.jsonl      the fixed fields of `vectorstore.wire.Passage` for each chunk, by row
                             chunks.i64        offsets of these lines, and the end of the last

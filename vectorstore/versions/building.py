@@ -35,9 +35,6 @@ from vectorstore.wire import Signal
 
 _MAX_CHUNKS = 2**31 - 1
 
-_TEXT_FILES = ("documents.sqlite", "chunks.jsonl", "chunks.i64")
-"""Files from which texts are served."""
-
 LOCK_FILE = "lock"
 """Name of the lock file in a builder's folder. It contains the name of the store."""
 
@@ -206,6 +203,7 @@ class VersionBuilder:
             self._writer.finish()
             self._writer = None
         words = LexicalIndex(self._folder / "lexical")
+        sizes = self._sizes()
         manifest = Manifest(
             version="",
             build_id=self._ref.build_id,
@@ -221,8 +219,8 @@ class VersionBuilder:
             trust={} if probes is None else self._trust(probes, words),
             languages=self._sampler.languages(),
             examples=self._examples.pick(lambda question: words.search(question, limit=_BEST).rows.tolist()),
-            files=self._sizes(),
-            sha256={name: sha256_of(self._folder / name) for name in _TEXT_FILES},
+            files=sizes,
+            sha256={name: sha256_of(self._folder / name) for name in sizes},
         )
         _sync_all(self._folder)
         version = self._publish(self._folder, manifest, self._digest.hexdigest())

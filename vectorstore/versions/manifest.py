@@ -67,7 +67,8 @@ class Manifest(BaseModel):
     files: dict[str, int]
     """Path → size in bytes, without the store's files, which may change."""
     sha256: dict[str, str]
-    """Path → SHA-256 in hexadecimal, for the files from which texts are served."""
+    """Path → SHA-256 in hexadecimal, of all `files`; in versions of earlier releases, of those that texts are served
+    from."""
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import sqlite3
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -24,6 +24,9 @@ from vectorstore.stores import Store, VersionRef, store_type
 from vectorstore.stores.exact import FOLDER, VectorTable
 from vectorstore.versions.content import Chunk, ChunkVectors, Document
 from vectorstore.versions.manifest import read_manifest
+
+MANIFEST_DIGEST = "manifest.sha256"
+"""File with the SHA-256 of the manifest, in hexadecimal."""
 
 _REFILL_ROWS = 1_000
 
@@ -106,18 +109,29 @@ class IndexVersion:
         self._database.close()
         self.exact.close()
 
-    def verify_texts(self) -> None:
-        """Compares the files from which texts are served with their digests in the manifest. Reads them completely.
+    def verify(self, names: Collection[str] | None = None) -> None:
+        """Compares files with their digests: these, or all files and the manifest itself. Reads them completely.
+
+        Versions of earlier releases have digests of fewer files; only those are compared.
 
         Raises:
             DamagedIndexError: a file has changed since the version was built.
         """
-        for name, expected in self.manifest.sha256.items():
+        digests = self.manifest.sha256
+        if names is not None:
+            digests = {name: digests[name] for name in names if name in digests}
+        elif (self.folder / MANIFEST_DIGEST).exists():
+            digests = {**digests, "manifest.json": (self.folder / MANIFEST_DIGEST).read_text("ascii", "replace")}
+        for name, expected in digests.items():
             if sha256_of(self.folder / name) != expected:
                 raise DamagedIndexError(
                     f"Version {self.name} has changed since it was built: the SHA-256 of {name} differs. Copy the "
                     "version again, or publish again."
                 )
+
+    def state_of_files(self) -> object:
+        """Equal for two calls if no file was written between them."""
+        return [(self.folder / name).stat().st_ctime_ns for name in ("manifest.json", *self.manifest.files)]
 
     def open_store(self, name: str | None = None) -> Store:
         """The version's store; the caller closes it.

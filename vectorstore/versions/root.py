@@ -11,6 +11,7 @@ import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta, timezone
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from vectorstore.signals.multivectors import Bits
 from vectorstore.stores import DEFAULT_STORE, VersionRef, store_type
 from vectorstore.versions.building import LOCK_FILE, VersionBuilder, sync
 from vectorstore.versions.manifest import EmbedderInfo, Manifest, read_manifest
-from vectorstore.versions.reading import IndexVersion
+from vectorstore.versions.reading import MANIFEST_DIGEST, IndexVersion
 
 logger = logging.getLogger(__name__)
 
@@ -251,8 +252,10 @@ class IndexRoot:
                 after = datetime.strptime(latest.split("-")[0], _TIME).replace(tzinfo=timezone.utc)
                 time = max(time, after + timedelta(seconds=1))
             manifest.version = f"{time.strftime(_TIME)}-{digest[:6]}"
-            (folder / "manifest.json").write_bytes(orjson.dumps(manifest.model_dump(mode="json")))
-            sync(folder / "manifest.json")
+            content = orjson.dumps(manifest.model_dump(mode="json"))
+            for name, data in ((MANIFEST_DIGEST, sha256(content).hexdigest().encode()), ("manifest.json", content)):
+                (folder / name).write_bytes(data)
+                sync(folder / name)
             (folder / LOCK_FILE).unlink()
             sync(folder)
             folder.rename(self.folder / manifest.version)
