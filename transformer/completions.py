@@ -40,7 +40,7 @@ from transformer.wire import (
 
 
 def completion_routes(service: RagService, *, timeout_s: float) -> APIRouter:
-    """The completions of `service`'s model."""
+    """Routes of the text completions."""
     router = APIRouter(tags=["openai"], route_class=JsonRoute)
     route: dict[str, Any] = {
         "summary": "Ask as OpenAI's older clients do",
@@ -60,7 +60,7 @@ def completion_routes(service: RagService, *, timeout_s: float) -> APIRouter:
     async def completions(request: Request, body: CompletionRequest) -> Response:
         """An answer to each prompt. With `stream`, server-sent events.
 
-        The fields of an answer, such as `sources`, are in its choice.
+        The fields of an answer, such as `sources`, are in the answer's choice.
         """
         ctx = CallContext.start(timeout_s, request.headers)
         check_model(body.model, service.model_name)

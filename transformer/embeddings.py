@@ -1,4 +1,4 @@
-"""The embedder for OpenAI's clients: `/v1/embeddings`, and `/v1/rerank` as Cohere, Jina and vLLM have it.
+"""The embedder for clients of OpenAI (`/v1/embeddings`) and of Cohere, Jina and vLLM (`/v1/rerank`).
 
 Sources: https://platform.openai.com/docs/api-reference/embeddings, https://docs.cohere.com/reference/rerank
 """
@@ -27,11 +27,11 @@ from transformer.openai import check_model
 from transformer.wire import ChatError, EmbeddingsRequest, EmbeddingsResponse, RerankRequest, RerankResponse
 
 _RERANKED_AT_ONCE = 64
-"""Documents whose token vectors are in memory at the same time: 130 MB at 512 tokens of 1,024 dimensions each."""
+"""Number of documents per batch. Their token vectors take 130 MB at 512 tokens of 1,024 dimensions each."""
 
 
 def embedder_routes(embedder: EmbedderClient | None, *, model: str, timeout_s: float) -> APIRouter:
-    """Embeddings and rerank with the embedder's `model`; errors if there is no embedder."""
+    """Routes of embeddings and rerank. `model`: name of the embedder's model. Without an embedder, they return 404."""
     errors = error_responses(*UPSTREAM_ERRORS, *BODY_ERRORS, NotFoundError, body=ChatError)
     router = APIRouter(tags=["openai"], route_class=JsonRoute, responses=errors)
     embeddings_route: dict[str, Any] = {
@@ -89,7 +89,7 @@ def embedder_routes(embedder: EmbedderClient | None, *, model: str, timeout_s: f
     @router.post("/v1/rerank", **rerank_route)
     @router.post("/v2/rerank", **rerank_route)
     async def rerank(request: Request, body: RerankRequest) -> Response:
-        """Scores by the embedder's vectors: the cosine, averaged with late interaction if it has token vectors."""
+        """Scores documents by the embedder's cosine, averaged with late interaction if there are token vectors."""
         ctx = CallContext.start(timeout_s, request.headers)
         client = client_of(body.model)
         multi_vectors = "multi_vectors" in await client.outputs(ctx)

@@ -45,7 +45,7 @@ from transformer.wire import (
 
 
 def responses_routes(service: RagService, *, timeout_s: float) -> APIRouter:
-    """The responses of `service`'s model."""
+    """Routes of the Responses API."""
     router = APIRouter(tags=["openai"], route_class=JsonRoute)
     route: dict[str, Any] = {
         "summary": "Ask with OpenAI's Responses API",
@@ -81,7 +81,7 @@ def responses_routes(service: RagService, *, timeout_s: float) -> APIRouter:
 
 
 class _Writer:
-    """Writes one response, whole or as events."""
+    """Converts one answer to a response, as a whole or as events."""
 
     def __init__(self, request: ResponsesRequest, question: Question, model_name: str, defaults: Defaults) -> None:
         self._numbers = itertools.count()
@@ -114,11 +114,11 @@ class _Writer:
         }
 
     def whole(self, answer: Answer) -> dict[str, Any]:
-        """The response of an answer."""
+        """The response with a whole answer."""
         return self._result(answer, answer.text_output)
 
     def events(self, event: Event) -> list[dict[str, Any]]:
-        """OpenAI's events for an event."""
+        """OpenAI's events for an event of the stream."""
         if isinstance(event, SourcesEvent):
             self._start |= extension(event)
             return [
@@ -133,7 +133,7 @@ class _Writer:
         return [self._text_event("response.output_text.delta", delta=event.text_output, logprobs=[])]
 
     def error(self, error: ServiceError) -> dict[str, Any]:
-        """The event of an error."""
+        """The event that reports an error."""
         detail = input_error(error)["error"]
         return self._event("error", code=detail["code"], message=detail["message"], param=detail["param"])
 
