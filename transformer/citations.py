@@ -244,7 +244,12 @@ def _sentences(text: str) -> list[_Sentence]:
 
 
 def _is_clause(text: str) -> bool:
-    return len(_MARKER.sub("", text).split()) >= _CLAUSE_WORDS
+    return len(without_markers(text).split()) >= _CLAUSE_WORDS
+
+
+def without_markers(text: str) -> str:
+    """The text without source markers."""
+    return _MARKER.sub("", text)
 
 
 def _numbers(marker: str) -> list[int]:

@@ -7,12 +7,11 @@ from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from text_analysis.declining_words import declines
-from text_analysis.sentences import REFERENCE, sentence_spans
-from transformer.citations import Citer
+from text_analysis.sentences import sentence_spans
+from transformer.citations import Citer, without_markers
 from transformer.wire import Citations, Markers, Source, Statement, Verdict, Withheld
 from vectorstore.wire import Span
 
-_MARKER = re.compile(REFERENCE)
 _UNDECIDED = re.compile(r"\s*\S?\Z|\s*\[[^\]\n]{0,16}\Z")
 """Text after a sentence that may belong to it, such as the beginning of a source number."""
 
@@ -120,7 +119,7 @@ class Gate:
         return repeats
 
     def _answers(self, sentence: str) -> bool:
-        return self._test.answers(_MARKER.sub("", sentence), any_word=bool(self.text))
+        return self._test.answers(without_markers(sentence), any_word=bool(self.text))
 
     def _release(self, checked: Citations) -> str:
         sentence = checked.text.strip()

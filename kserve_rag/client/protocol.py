@@ -65,7 +65,7 @@ class Parameters(TypedDict, total=False):
     diversity: float | None
     """Penalty for passages that repeat a better one, 0 … 1."""
     refuse: bool | None
-    """Whether to refuse questions that the passages seem not to answer."""
+    """Whether to refuse questions that the passages probably do not answer."""
     min_score: float | None
     """Answerability below which a question is refused, 0 … 1."""
     citations: CitationMode | None

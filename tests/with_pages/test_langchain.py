@@ -31,6 +31,14 @@ def test_a_stream_has_chunks(shown: dict[str, Any]) -> None:
     assert chunks[-1].chunk_position == "last"
 
 
+def test_a_stream_has_the_text_of_the_whole_answer(shown: dict[str, Any]) -> None:
+    # Quotes do not depend on the LLM.
+    quoting = shown["model"].model_copy(update={"extra_body": {"num_docs": 3, "answers": "quote"}})
+    whole = quoting.invoke(QUESTION).content
+    assert whole
+    assert "".join(chunk.content for chunk in quoting.stream(QUESTION)) == whole
+
+
 async def test_asynchronous_calls_answer_too(shown: dict[str, Any], graph: PeopleGraph) -> None:
     # A separate connection for this test's event loop.
     async with httpx.AsyncClient(trust_env=False) as connection:
