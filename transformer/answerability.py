@@ -2,8 +2,8 @@
 
 A similar passage need not answer the question: "When was the bridge closed?" finds the paragraph about its opening.
 Similarity shows the common subject, not the difference. The score therefore also looks for differences: names, numbers
-and negations of the question that the best sentence lacks, opposites of the question's words, and no candidate of the
-kind asked for (a date, an amount, a name). A logistic function combines the signals; `python -m evaluation.refusal`
+and negations of the question that the best sentence lacks, opposites of the question's words, and the lack of a word of
+the kind asked for (a date, an amount, a name). A logistic function combines the signals; `python -m evaluation.refusal`
 fits its coefficients.
 
 No model and no network: a question with four passages takes a few milliseconds.

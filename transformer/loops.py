@@ -13,7 +13,7 @@ from collections import deque
 _GRAM_CHARS = 12
 """Length of the text that must recur before the detector looks for a loop."""
 _FURTHER_TOKENS = 20
-"""A piece of fewer tokens must continue, after its second repetition, for the difference."""
+"""If a piece has fewer tokens, it is a loop only if the repetition continues for the missing number of tokens."""
 _CELL_TOKENS = 60
 """Like `_FURTHER_TOKENS`, for equal cells in a table row."""
 _LAYOUT_CHARS = 200

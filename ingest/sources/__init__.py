@@ -46,7 +46,7 @@ class Source(Protocol):
         """All files, sorted by name. Raises SourceNotFoundError if the origin cannot be listed."""
 
     def token(self, entry: Entry) -> str:
-        """A change token, which differs if the content differs: preferably the SHA-256, else an ETag or a revision.
+        """A change token, which changes exactly when the content does: preferably a SHA-256, else an ETag or revision.
 
         Raises OSError if the entry cannot be read, as `fetch` does.
         """
