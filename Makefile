@@ -28,8 +28,8 @@ DATA ?= $(wildcard ../shared/data)
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-emit-index-url \
 	--custom-compile-command "make lock"
 
-.PHONY: help up down test check page notebooks docs docs-serve screenshots bench bench-embedder manifests chart images \
-	image-sizes eval eval-gate test-pages test-torch test-ray lock clean
+.PHONY: help up down test check page notebooks torch-kernel docs docs-serve screenshots bench bench-embedder manifests chart \
+	images image-sizes eval eval-gate test-pages test-torch test-ray lock clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -55,6 +55,9 @@ page: | $(INSTALLED)  ## Build the web page (frontend/dist)
 
 notebooks: $(PAGES_INSTALLED)  ## Open the notebooks in JupyterLab
 	$(PAGES)/bin/jupyter lab notebooks
+
+torch-kernel: $(PAGES_INSTALLED) $(TORCH_INSTALLED)  ## Add the kernel "torch" to JupyterLab, for notebook 06
+	$(TORCH)/bin/python -m ipykernel install --prefix $(PAGES) --name torch --display-name torch
 
 docs: $(PAGES_INSTALLED)  ## Build the documentation site into build/site
 	NO_MKDOCS_2_WARNING=1 $(PAGES)/bin/mkdocs build --strict --quiet

@@ -90,8 +90,21 @@ def test_conversations_are_kept(visitor: Visitor) -> None:
     expect(visitor.answers).to_have_count(0)
     visitor.page.locator(".conversation-open", has_text=QUESTION).click()
     expect(visitor.answers).to_have_count(2)
-    visitor.page.get_by_role("button", name=f"Delete the conversation “{QUESTION}”").click()
-    expect(visitor.answers).to_have_count(0)
+    visitor.page.locator(".conversation").hover()
+    visitor.page.get_by_role("button", name=f"Rename the conversation “{QUESTION}”").click()
+    visitor.page.get_by_role("textbox", name="New title").fill("Versions")
+    visitor.press("Enter")
+    visitor.page.locator(".conversation").hover()
+    with visitor.page.expect_download() as download:
+        visitor.page.get_by_role("button", name="Export the conversation “Versions”").click()
+    assert download.value.suggested_filename == "Versions.md"
+    for undone in (True, False):
+        visitor.page.locator(".conversation").hover()
+        visitor.page.get_by_role("button", name="Delete the conversation “Versions”").click()
+        expect(visitor.answers).to_have_count(0)
+        if undone:
+            visitor.page.get_by_role("button", name="Undo").click()
+            expect(visitor.answers).to_have_count(2)
     visitor.page.reload()
     expect(visitor.page.locator(".conversation-open")).to_have_count(0)
 

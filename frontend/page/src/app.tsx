@@ -3,7 +3,7 @@
 import { lazy, Suspense, useEffect } from "react";
 import { useCatalog } from "./api/catalog";
 import { ChatRuntime } from "./chat/runtime";
-import { Sidebar } from "./chat/sidebar";
+import { Sidebar, Undo } from "./chat/sidebar";
 import { Thread } from "./chat/thread";
 import { DropArea } from "./documents/drop-area";
 import { Boundary } from "./ui/boundary";
@@ -32,6 +32,7 @@ export function App() {
         <Sidebar />
         <Thread />
       </div>
+      <Undo />
       <DropArea />
       <Panels />
     </ChatRuntime>

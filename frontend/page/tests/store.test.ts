@@ -1,7 +1,7 @@
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import type { StreamEvent } from "../src/api/wire";
 
-type Ask = (request: unknown) => AsyncGenerator<StreamEvent>;
+type Ask = (request: unknown, signal: AbortSignal) => AsyncGenerator<StreamEvent>;
 
 /** What the browser keeps, of all tabs; and what the transformer answers. */
 const kept = vi.hoisted(() => ({
@@ -17,12 +17,15 @@ vi.mock("idb-keyval", () => ({
     if (ms) await new Promise((resolve) => setTimeout(resolve, ms));
     return structuredClone(kept.stored.get(key));
   },
+  getMany: (keys: string[]) => Promise.resolve(keys.map((key) => structuredClone(kept.stored.get(key)))),
   set: (key: string, value: unknown) => Promise.resolve(void kept.stored.set(key, structuredClone(value))),
   update: (key: string, how: (before: unknown) => unknown) =>
     Promise.resolve(void kept.stored.set(key, structuredClone(how(structuredClone(kept.stored.get(key)))))),
   del: (key: string) => Promise.resolve(void kept.stored.delete(key)),
 }));
-vi.mock("../src/api/transformer", () => ({ ask: (_: string, request: unknown) => (kept.ask as Ask)(request) }));
+vi.mock("../src/api/transformer", () => ({
+  ask: (_: string, request: unknown, signal: AbortSignal) => (kept.ask as Ask)(request, signal),
+}));
 
 const end = {
   finish_reason: "stop",
@@ -267,5 +270,124 @@ describe("a conversation that takes long to read", () => {
     await settled();
     await opening;
     expect(other.questions()).toEqual(["second"]);
+  });
+});
+
+describe("a question that is sent while an answer is running", () => {
+  /** Answers each question when `finish` is called. */
+  function waiting() {
+    const finish: (() => void)[] = [];
+    kept.ask = async function* () {
+      await new Promise<void>((resolve) => finish.push(resolve));
+      yield* whole("A.");
+    } as never;
+    return () => finish.shift()?.();
+  }
+
+  it("waits for it and is asked in its conversation", async () => {
+    const finish = waiting();
+    const one = await page();
+    one.ask("first");
+    one.ask("second");
+    one.ask("third");
+    one.ask("fourth");
+    one.unqueue(1);
+    expect(one.queuedQuestions(one.useChat.getState())).toEqual(["second", "fourth"]);
+    const id = one.useChat.getState().currentId ?? "";
+    await one.newConversation();
+    for (let turn = 0; turn < 3; turn++) {
+      await settled();
+      finish();
+    }
+    await settled();
+    await one.openConversation(id);
+    expect(one.questions()).toEqual(["first", "second", "fourth"]);
+  });
+
+  it("returns to the composer after a stop", async () => {
+    const one = await page();
+    kept.ask = async function* (_: unknown, signal: AbortSignal) {
+      yield { text_output: "Half" };
+      await new Promise((_, reject) => signal.addEventListener("abort", reject));
+    } as never;
+    one.ask("first");
+    one.ask("second");
+    one.ask("third");
+    await settled();
+    one.stop();
+    await settled();
+    expect(one.questions()).toEqual(["first"]);
+    expect(one.useChat.getState().returned).toEqual({ question: "second\nthird", failure: null });
+  });
+
+  it("becomes the draft of its conversation if another one is open when the answer fails", async () => {
+    const one = await page();
+    transformer([], () => new Promise((resolve) => setTimeout(resolve, 100)).then(refusing));
+    one.ask("first");
+    one.ask("second");
+    const id = one.useChat.getState().currentId ?? "";
+    await one.newConversation();
+    await settled();
+    expect(one.tab.getItem(`kserve-rag.draft.${id}`)).toBe("second");
+  });
+});
+
+describe("the list of conversations", () => {
+  async function two() {
+    transformer(whole("A duck swims."));
+    const one = await page();
+    one.ask("first");
+    await settled();
+    await one.newConversation();
+    one.ask("second");
+    await settled();
+    const titles = () => one.useChat.getState().conversations.map(({ title }) => title);
+    return { one, titles, ids: one.useChat.getState().conversations.map(({ id }) => id) };
+  }
+
+  it("gets back a deleted conversation, at its place", async () => {
+    const { one, titles, ids } = await two();
+    const other = await page();
+    await other.removeConversation(ids[1] ?? "");
+    expect(other.useChat.getState().conversations).toHaveLength(1);
+    expect(kept.stored.has(`conversation:${ids[1]}`)).toBe(false);
+    await other.undoRemove();
+    await settled();
+    expect(other.questions()).toEqual(["first"]);
+    const third = await page(`#/c/${ids[1]}`);
+    expect(third.questions()).toEqual(["first"]);
+    expect(third.useChat.getState().conversations.map(({ title }) => title)).toEqual(titles());
+    expect(one.questions()).toEqual(["second"]);
+  });
+
+  it("keeps a new title, and ignores a blank one", async () => {
+    const { one, titles, ids } = await two();
+    await one.renameConversation(ids[1] ?? "", "  Ducks ");
+    await one.renameConversation(ids[0] ?? "", " ");
+    await settled();
+    expect(titles()).toEqual(["second", "Ducks"]);
+    const other = await page();
+    expect(other.useChat.getState().conversations.map(({ title }) => title)).toEqual(["second", "Ducks"]);
+  });
+
+  it("is searched by titles, questions and answers", async () => {
+    const { ids } = await two();
+    const { search } = await import("../src/chat/archive");
+    expect(await search("FIRST")).toEqual(new Set([ids[1]]));
+    expect(await search("duck")).toEqual(new Set(ids));
+    expect(await search("geese")).toEqual(new Set());
+  });
+});
+
+describe("a draft", () => {
+  it("belongs to its conversation, and the first question ends that of a new one", async () => {
+    const one = await page();
+    const { draftOf, keepDraft } = await import("../src/chat/drafts");
+    keepDraft(null, "half a question");
+    keepDraft("a", "about a");
+    expect([draftOf(null), draftOf("a"), draftOf("b")]).toEqual(["half a question", "about a", ""]);
+    transformer(whole("A."));
+    one.ask("half a question, finished");
+    expect(draftOf(null)).toBe("");
   });
 });

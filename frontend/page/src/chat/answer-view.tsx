@@ -12,6 +12,7 @@ import { FailureNote } from "./failure";
 import { Hops } from "./hops";
 import { Refusal } from "./refusal";
 import { Sources } from "./sources";
+import { withSources } from "./exported";
 import { askAgain } from "./store";
 
 const Prose = lazy(() => import("./prose"));
@@ -84,7 +85,11 @@ function Text({ answer, onCite }: { answer: Answer; onCite: (number: number) => 
   const quoted = answer.citations?.kind === "quote";
   // Answers archived by earlier versions have none.
   const withheld = answer.citations?.withheld ?? [];
-  const plain = <p className="plain">{answer.text}</p>;
+  const plain = (
+    <p className="plain" dir="auto">
+      {answer.text}
+    </p>
+  );
   const prose = (
     <Boundary otherwise={plain}>
       <Suspense fallback={plain}>
@@ -124,7 +129,7 @@ function Text({ answer, onCite }: { answer: Answer; onCite: (number: number) => 
           <ul>
             {withheld.map(({ text, reason }, index) => (
               <li key={index}>
-                {text} <em>({WITHHELD[reason]})</em>
+                <span dir="auto">{text}</span> <em>({WITHHELD[reason]})</em>
               </li>
             ))}
           </ul>
@@ -162,14 +167,4 @@ function Ending({ answer, onAgain }: { answer: Answer; onAgain: (() => void) | u
     return <p className="ending">Stopped because the model began to repeat itself.</p>;
   }
   return null;
-}
-
-/** The answer as plain text, followed by its sources. */
-export function withSources(answer: Answer): string {
-  if (answer.sources.length === 0) return answer.text;
-  const list = answer.sources.map(({ number, title, source, url }) => {
-    const name = title || source;
-    return `[${number}] ${name}${url ? ` <${url}>` : source && source !== name ? ` (${source})` : ""}`;
-  });
-  return `${answer.text}\n\n${list.join("\n")}`;
 }

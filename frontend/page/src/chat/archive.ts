@@ -4,7 +4,7 @@
  * A streaming answer goes to sessionStorage when the page closes: writes are synchronous and belong to this tab.
  */
 
-import { createStore, del, get, update } from "idb-keyval";
+import { createStore, del, get, getMany, update } from "idb-keyval";
 import { ended } from "./answer";
 import { isTurnRunning, type Conversation, type ConversationSummary, type Turn } from "./turns";
 
@@ -60,6 +60,22 @@ async function put(conversation: Conversation, how: (kept: Conversation | undefi
     (before = []) => [...before.filter((other) => other.id !== id), { id, title, createdAt, updatedAt }],
     store,
   );
+}
+
+/** Ids of the conversations whose title, questions or answers contain a text, regardless of case. */
+export async function search(text: string): Promise<Set<string>> {
+  const wanted = text.trim().toLowerCase();
+  const known = await list();
+  const all = await getMany<Conversation | undefined>(
+    known.map(({ id }) => key(id)),
+    store,
+  );
+  const found = known.filter(({ title }, index) => {
+    const turns = all[index]?.turns ?? [];
+    const texts = turns.flatMap(({ question, answers }) => [question, ...answers.map((answer) => answer.text)]);
+    return [title, ...texts].some((one) => one.toLowerCase().includes(wanted));
+  });
+  return new Set(found.map(({ id }) => id));
 }
 
 export async function remove(id: string): Promise<void> {

@@ -1,8 +1,8 @@
 /** The input for questions. */
 
 import { ComposerPrimitive, useAui, useAuiState } from "@assistant-ui/react";
-import { ArrowUp, Columns2, BookOpenText, Paperclip, Square } from "lucide-react";
-import { useEffect, useState, type ClipboardEvent } from "react";
+import { ArrowUp, Columns2, BookOpenText, Paperclip, Square, X } from "lucide-react";
+import { useEffect, useRef, useState, type ClipboardEvent, type KeyboardEvent } from "react";
 import { MAX_QUESTION_CHARS } from "../api/wire";
 import { useCatalog } from "../api/catalog";
 import { useSettings } from "../settings/settings";
@@ -10,11 +10,11 @@ import { clean, isBinary, refusal } from "../text/clean";
 import { codePoints } from "../text/codepoints";
 import { count, plural } from "../text/format";
 import { openDocuments } from "../ui/panels";
+import { draftOf, keepDraft } from "./drafts";
 import { FailureNote } from "./failure";
 import { focusQuestion } from "../ui/shortcuts";
-import { isAnswering, stop, useChat } from "./store";
+import { ask, isAnswering, queuedQuestions, stop, unqueue, useChat } from "./store";
 
-const DRAFT_KEY = "kserve-rag.draft";
 const COUNTED_FROM = 2_000;
 
 export function Composer() {
@@ -27,7 +27,9 @@ export function Composer() {
   useDraft(text);
 
   useEffect(() => {
-    if (returned && !aui.composer.getState().text.trim()) aui.composer.setText(returned.question);
+    if (!returned) return;
+    const written = aui.composer.getState().text.trim();
+    aui.composer.setText([returned.question, written].filter(Boolean).join("\n"));
   }, [returned, aui]);
 
   const length = text.length < COUNTED_FROM ? 0 : codePoints(text);
@@ -56,9 +58,19 @@ export function Composer() {
     }
   };
 
+  // assistant-ui does not send while an answer is running; the store queues the question.
+  const onKeyDown = (event: KeyboardEvent<HTMLTextAreaElement>) => {
+    if (event.key !== "Enter" || event.shiftKey || event.nativeEvent.isComposing || !answering || tooLong) return;
+    event.preventDefault();
+    if (!text.trim()) return;
+    aui.composer.setText("");
+    ask(text);
+  };
+
   return (
     <div className="composer-area">
-      {returned && <FailureNote failure={returned.failure} />}
+      {returned?.failure && <FailureNote failure={returned.failure} />}
+      <Queue />
       <ComposerPrimitive.Root className="composer" aria-label="Question">
         <label className="sr-only" htmlFor="question">
           Question
@@ -66,12 +78,14 @@ export function Composer() {
         <ComposerPrimitive.Input
           id="question"
           className="composer-input"
-          placeholder="Ask a question"
+          placeholder={answering ? "Ask the next question" : "Ask a question"}
+          dir="auto"
           maxRows={10}
           submitMode={tooLong ? "none" : "enter"}
           aria-describedby="question-note"
           aria-invalid={tooLong !== null}
           onPaste={onPaste}
+          onKeyDown={onKeyDown}
           onChange={() => setNote("")}
           addAttachmentOnPaste={false}
         />
@@ -160,21 +174,42 @@ function Modes() {
   );
 }
 
-/** Keeps the draft over a reload, in this tab. */
+/** Questions that wait for the running answer. */
+function Queue() {
+  const questions = useChat(queuedQuestions);
+  if (questions.length === 0) return null;
+  return (
+    <ul className="queue" aria-label="Next questions">
+      {questions.map((question, index) => (
+        <li key={index}>
+          <span dir="auto">{question}</span>
+          <button
+            type="button"
+            className="icon-button"
+            onClick={() => unqueue(index)}
+            aria-label={`Do not ask “${question}”`}
+            title="Remove"
+          >
+            <X aria-hidden />
+          </button>
+        </li>
+      ))}
+    </ul>
+  );
+}
+
+/** Shows and keeps the draft of the open conversation. */
 function useDraft(text: string): void {
   const aui = useAui();
+  const id = useChat((state) => state.currentId);
+  const shown = useRef<string | null | undefined>(undefined);
   useEffect(() => {
-    const draft = sessionStorage.getItem(DRAFT_KEY);
-    if (draft) aui.composer.setText(draft);
-  }, [aui]);
-  useEffect(() => {
-    try {
-      if (text) sessionStorage.setItem(DRAFT_KEY, text);
-      else sessionStorage.removeItem(DRAFT_KEY);
-    } catch {
-      // Larger than the browser's quota.
+    if (shown.current === id) keepDraft(id, text);
+    else {
+      shown.current = id;
+      aui.composer.setText(draftOf(id));
     }
-  }, [text]);
+  }, [aui, id, text]);
 }
 
 /** Inserts text like typing, so that undo works and React notices. */

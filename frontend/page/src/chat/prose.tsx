@@ -2,8 +2,8 @@
 
 import { memo, useMemo, type ComponentProps } from "react";
 import Markdown, { type Components } from "react-markdown";
-import remarkGfm from "remark-gfm";
 import type { Citations, Source } from "../api/wire";
+import { COMPONENTS, directions, REMARK } from "../markdown/components";
 import { toUnits } from "../text/codepoints";
 import { paragraphs } from "../text/paragraphs";
 import { safeUrl } from "../text/urls";
@@ -17,8 +17,6 @@ export interface ProseProps {
   running: boolean;
   onCite: (number: number) => void;
 }
-
-const PLUGINS: ComponentProps<typeof Markdown>["remarkPlugins"] = [[remarkGfm, { singleTilde: false }]];
 
 export default function Prose({ text, sources, citations, running, onCite }: ProseProps) {
   const numbers = useMemo(() => new Set(sources.map(({ number }) => number)), [sources]);
@@ -42,9 +40,10 @@ interface PartProps {
 const Part = memo(function Part({ text, statements, numbers, components }: PartProps) {
   const plugins: ComponentProps<typeof Markdown>["rehypePlugins"] = [
     [cited, { source: text, statements, numbers } satisfies CitedOptions],
+    directions,
   ];
   return (
-    <Markdown remarkPlugins={PLUGINS} rehypePlugins={plugins} urlTransform={safeUrl} components={components}>
+    <Markdown remarkPlugins={REMARK} rehypePlugins={plugins} urlTransform={safeUrl} components={components}>
       {text}
     </Markdown>
   );
@@ -68,36 +67,7 @@ function statementsOf(citations: Citations): CitedStatement[] {
 
 function componentsFor(sources: readonly Source[], onCite: (number: number) => void): Components {
   return {
-    a: ({ href, children }) =>
-      href ? (
-        <a href={href} target="_blank" rel="noopener noreferrer nofollow">
-          {children}
-        </a>
-      ) : (
-        <span>{children}</span>
-      ),
-    img: ({ alt, src }) => {
-      const address = typeof src === "string" ? safeUrl(src) : "";
-      const name = alt || "picture";
-      return address ? (
-        <a href={address} target="_blank" rel="noopener noreferrer nofollow">
-          {name}
-        </a>
-      ) : (
-        <span>{name}</span>
-      );
-    },
-    // Wide content scrolls, also with the keyboard.
-    pre: ({ children }) => (
-      // eslint-disable-next-line jsx-a11y/no-noninteractive-tabindex
-      <pre tabIndex={0}>{children}</pre>
-    ),
-    table: ({ children }) => (
-      // eslint-disable-next-line jsx-a11y/no-noninteractive-tabindex
-      <div className="table" role="region" aria-label="Table" tabIndex={0}>
-        <table>{children}</table>
-      </div>
-    ),
+    ...COMPONENTS,
     span: ({ node, children }) => {
       const number = Number(node?.properties["dataCite"]);
       if (number) return <Cite number={number} source={sources.find((one) => one.number === number)} onCite={onCite} />;

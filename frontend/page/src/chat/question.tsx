@@ -19,7 +19,7 @@ export function Question() {
       </ActionBarPrimitive.Root>
       <div className="question-bubble">
         <h3 className="sr-only">Question</h3>
-        {question}
+        <div dir="auto">{question}</div>
       </div>
     </MessagePrimitive.Root>
   );
@@ -35,7 +35,7 @@ export function EditQuestion() {
     <ComposerPrimitive.Root className="edit-question">
       {/* It replaces the pressed button, so it takes the focus. */}
       {/* eslint-disable-next-line jsx-a11y/no-autofocus */}
-      <ComposerPrimitive.Input className="edit-input" aria-label="Edit the question" autoFocus />
+      <ComposerPrimitive.Input className="edit-input" dir="auto" aria-label="Edit the question" autoFocus />
       <div className="edit-actions">
         {followed > 0 && <p>Later turns will be replaced.</p>}
         <ComposerPrimitive.Cancel className="button quiet">Cancel</ComposerPrimitive.Cancel>

@@ -21,8 +21,14 @@ export function Refusal({ answer }: { answer: Answer }) {
                     openDocument({ documentId: topic.document_id, title: topic.title, heading: topic.heading })
                   }
                 >
-                  <span className="topic-title">{topic.heading || topic.title || topic.document_id}</span>
-                  {topic.heading && topic.title && <span className="topic-in">{topic.title}</span>}
+                  <span className="topic-title" dir="auto">
+                    {topic.heading || topic.title || topic.document_id}
+                  </span>
+                  {topic.heading && topic.title && (
+                    <span className="topic-in" dir="auto">
+                      {topic.title}
+                    </span>
+                  )}
                 </button>
               </li>
             ))}

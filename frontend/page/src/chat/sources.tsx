@@ -47,9 +47,13 @@ function SourceCard({ source, onOpen }: { source: Source; onOpen: (number: numbe
           <span className="sr-only">Source </span>
           {source.number}
         </span>
-        <span className="source-title">{title}</span>
+        <span className="source-title" dir="auto">
+          {title}
+        </span>
       </span>
-      <span className="source-path">{path || source.source}</span>
+      <span className="source-path" dir="auto">
+        {path || source.source}
+      </span>
       <span className="source-score">
         <svg viewBox="0 0 100 4" preserveAspectRatio="none" aria-hidden>
           <rect width="100" height="4" rx="2" className="bar-ground" />

@@ -10,6 +10,7 @@ import { headline } from "../text/format";
 import { newId } from "../text/ids";
 import { asked, ended, failed, received, stopped, type Answer } from "./answer";
 import * as archive from "./archive";
+import { draftOf, keepDraft } from "./drafts";
 import { everyFrame } from "./frames";
 import { earlier, history, isTurnRunning, type Conversation, type ConversationSummary, type Turn } from "./turns";
 
@@ -22,7 +23,11 @@ interface ChatState {
   /** Null: a new, empty conversation. */
   currentId: string | null;
   /** A question that was not accepted: it returns to the composer with the reason. */
-  returned: { question: string; failure: Failure } | null;
+  returned: { question: string; failure: Failure | null } | null;
+  /** Questions that wait for the running answer, by conversation. */
+  queued: Record<string, string[]>;
+  /** The conversation that was deleted last, for undo. */
+  removed: Conversation | null;
   /** The browser stores nothing: conversations are lost when the page closes. */
   forgetful: boolean;
 }
@@ -33,8 +38,15 @@ export const useChat = create<ChatState>()(() => ({
   loaded: {},
   currentId: null,
   returned: null,
+  queued: {},
+  removed: null,
   forgetful: false,
 }));
+
+const NO_QUESTIONS: readonly string[] = [];
+
+export const queuedQuestions = (state: ChatState): readonly string[] =>
+  (state.currentId === null ? undefined : state.queued[state.currentId]) ?? NO_QUESTIONS;
 
 const running = new Map<string, AbortController>();
 
@@ -94,13 +106,56 @@ export const openConversation = (id: string) => show(id);
 
 export const newConversation = () => show(null);
 
+/** Deletes a conversation. `undoRemove` brings back the last one. */
 export async function removeConversation(id: string): Promise<void> {
-  const state = useChat.getState();
-  for (const turn of state.loaded[id]?.turns ?? []) running.get(turn.id)?.abort();
-  const { [id]: _, ...loaded } = state.loaded;
-  if (state.currentId === id) await show(null);
-  useChat.setState({ loaded, conversations: state.conversations.filter((one) => one.id !== id) });
+  const removed = await whole(id);
+  for (const turn of removed?.turns ?? []) running.get(turn.id)?.abort();
+  if (useChat.getState().currentId === id) await show(null);
+  const { loaded, queued, conversations } = useChat.getState();
+  const { [id]: _, ...others } = loaded;
+  const { [id]: __, ...waiting } = queued;
+  const now = Date.now();
+  const turns = removed?.turns.map((turn) => ({ ...turn, answers: turn.answers.map((one) => stopped(one, now)) }));
+  useChat.setState({
+    loaded: others,
+    queued: waiting,
+    conversations: conversations.filter((one) => one.id !== id),
+    removed: removed && turns ? { ...removed, turns } : null,
+  });
+  keepDraft(id, "");
   await archive.remove(id).catch(() => undefined);
+}
+
+export async function undoRemove(): Promise<void> {
+  const { removed, conversations } = useChat.getState();
+  if (!removed) return;
+  const { turns: _, ...summary } = removed;
+  const sorted = [summary, ...conversations].sort((a, b) => b.updatedAt - a.updatedAt);
+  useChat.setState({ removed: null, conversations: sorted });
+  put(removed);
+  keep(removed.id);
+  await show(removed.id);
+}
+
+export function forgetRemoved(): void {
+  useChat.setState({ removed: null });
+}
+
+/** Renames a conversation; a blank title changes nothing. */
+export async function renameConversation(id: string, title: string): Promise<void> {
+  const named = title.trim();
+  const conversation = await whole(id);
+  if (!named || !conversation) return;
+  put({ ...conversation, title: named });
+  useChat.setState(({ conversations }) => ({
+    conversations: conversations.map((one) => (one.id === id ? { ...one, title: named } : one)),
+  }));
+  keep(id);
+}
+
+/** A conversation, loaded if necessary; null if this browser does not have it. */
+export async function whole(id: string): Promise<Conversation | null> {
+  return useChat.getState().loaded[id] ?? (await archive.load(id).catch(() => null));
 }
 
 function put(conversation: Conversation): void {
@@ -147,13 +202,19 @@ function touch(id: string): void {
 
 // ── questions ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
-/** Asks in the open conversation, or starts one. */
+/** Asks in the open conversation, or starts one. While an answer is running, the question waits for it. */
 export function ask(question: string): void {
   const text = question.trim();
-  if (!text || isAnswering(useChat.getState())) return;
+  if (!text) return;
   const now = Date.now();
   let conversation = currentConversation(useChat.getState());
+  if (conversation && isAnswering(useChat.getState())) {
+    const { id } = conversation;
+    useChat.setState(({ queued }) => ({ queued: { ...queued, [id]: [...(queued[id] ?? []), text] } }));
+    return;
+  }
   if (!conversation) {
+    keepDraft(null, "");
     conversation = { id: newId(), title: headline(text), createdAt: now, updatedAt: now, turns: [] };
     put(conversation);
     opened++;
@@ -170,6 +231,34 @@ export function askAgain(turnId: string, question?: string): void {
   const turn = conversation?.turns[at];
   if (!conversation || !turn || isAnswering(useChat.getState())) return;
   begin(conversation.id, conversation.turns.slice(0, at), question?.trim() || turn.question);
+}
+
+/** Takes a waiting question of the open conversation out of the queue. */
+export function unqueue(index: number): void {
+  const id = useChat.getState().currentId;
+  if (id === null) return;
+  useChat.setState(({ queued }) => ({
+    queued: { ...queued, [id]: (queued[id] ?? []).filter((_, other) => other !== index) },
+  }));
+}
+
+/** Asks the next waiting question. After a stop or a failure, all return to the draft instead. */
+function askNext(id: string, turnId: string): void {
+  const { queued, loaded, returned, currentId } = useChat.getState();
+  const [next, ...rest] = queued[id] ?? [];
+  const conversation = loaded[id];
+  if (next === undefined || !conversation) return;
+  const turn = conversation.turns.find((one) => one.id === turnId);
+  if (turn?.answers.every((one) => one.status === "done")) {
+    useChat.setState({ queued: { ...queued, [id]: rest } });
+    begin(id, conversation.turns, next);
+    return;
+  }
+  const waiting = [next, ...rest].join("\n");
+  useChat.setState({ queued: { ...queued, [id]: [] } });
+  if (currentId !== id) keepDraft(id, [draftOf(id), waiting].filter(Boolean).join("\n"));
+  else if (returned) useChat.setState({ returned: { ...returned, question: `${returned.question}\n${waiting}` } });
+  else useChat.setState({ returned: { question: waiting, failure: null } });
 }
 
 /** Stops the running answers of the open conversation. The services cancel the generation. */
@@ -197,6 +286,7 @@ function begin(id: string, before: readonly Turn[], question: string): void {
     running.delete(turn.id);
     giveBack(id, turn.id, replaced);
     touch(id);
+    askNext(id, turn.id);
   });
 }
 

@@ -34,7 +34,7 @@ export function Thread() {
         >
           <Menu aria-hidden />
         </button>
-        <h1>{title ?? "New conversation"}</h1>
+        <h1 dir="auto">{title ?? "New conversation"}</h1>
         <button
           type="button"
           className="icon-button"

@@ -155,7 +155,9 @@ function JobView({ index, job, onClose }: { index: string; job: Job; onClose: ()
     >
       <div className="job-head">
         <JobSign job={job} />
-        <p className="job-title">{titleOf(job)}</p>
+        <p className="job-title" dir="auto">
+          {titleOf(job)}
+        </p>
         {busy && task?.state === "succeeded" ? null : busy ? (
           <button type="button" className="button quiet" onClick={() => cancel(job)}>
             Cancel
@@ -348,7 +350,9 @@ function DocumentTable({ index, documents }: { index: string; documents: readonl
           <li key={one.source}>
             <FileText aria-hidden />
             <div>
-              <p className="document-title">{one.title || one.source}</p>
+              <p className="document-title" dir="auto">
+                {one.title || one.source}
+              </p>
               <p className="document-facts">
                 {one.title && one.title !== one.source && `${one.source} · `}
                 {plural(one.chunks, "passage")}

@@ -1,7 +1,7 @@
 /** Shows a stored document at the passage of a source. */
 
 import { ChevronLeft, ChevronRight, ExternalLink } from "lucide-react";
-import { memo, useEffect, useLayoutEffect, useMemo, useRef, useState } from "react";
+import { lazy, memo, Suspense, useEffect, useLayoutEffect, useMemo, useRef, useState, type ReactNode } from "react";
 import { ApiError, unreachable, type Failure } from "../api/http";
 import { document as storedDocument } from "../api/transformer";
 import type { Source, StoredDocument } from "../api/wire";
@@ -10,9 +10,15 @@ import { safeUrl } from "../text/urls";
 import { codePoints, toUnits } from "../text/codepoints";
 import { count } from "../text/format";
 import { blocks, type Block, type Mark, type Piece } from "../text/highlight";
-import { layout } from "../text/layout";
+import { isMarkdown, layout } from "../text/layout";
+import { Boundary } from "../ui/boundary";
 import type { Browsing, Reading } from "../ui/panels";
 import { Sheet } from "../ui/sheet";
+
+const Rendered = lazy(() => import("./rendered"));
+
+/** A longer document is shown as plain text, because a browser takes too long to render it. */
+const MOST_RENDERED = 200_000;
 
 export interface ReaderProps {
   reading: Reading | null;
@@ -118,7 +124,7 @@ export default function Reader({ reading, browsing, onClose }: ReaderProps) {
           {source && (
             <>
               <p className="note">The document no longer exists. This is the passage that the answer used:</p>
-              <p className="document-text">
+              <p className="document-text" dir="auto">
                 <mark>{source.text}</mark>
               </p>
             </>
@@ -142,36 +148,89 @@ function Text({
   browsing: Browsing | null;
   source: Source | undefined;
 }) {
-  const root = useRef<HTMLDivElement>(null);
   const collection = source?.collection;
-  const found = useMemo(
-    () => blocks(document.text, marksIn(document, reading, collection), layout(document.text, document.source)),
-    [document, reading, collection],
-  );
+  const marks = useMemo(() => marksIn(document, reading, collection), [document, reading, collection]);
   const number = source?.number ?? 0;
   const heading = browsing?.heading ?? "";
-
-  useLayoutEffect(() => {
-    const element = root.current;
-    if (!element) return;
-    const target = number
-      ? (element.querySelector(`mark.quote[data-number="${number}"]`) ??
-        element.querySelector(`mark[data-number="${number}"]`))
-      : heading
-        ? blockOf(element, found, document.text.indexOf(heading))
-        : null;
-    const frame = element.closest(".sheet-body");
-    if (!target || !frame) return;
-    return settleAt(target, frame);
-  }, [found, number, heading, document.text]);
-
+  const plain = <PlainText document={document} marks={marks} number={number} heading={heading} />;
+  if (!isMarkdown(document.source) || document.text.length > MOST_RENDERED) return plain;
+  const wrapped = /\.(md|markdown)$/i.test(document.source);
   return (
-    <div className="document-text" ref={root} data-testid="document" dir="auto">
+    <Boundary otherwise={plain}>
+      <Suspense fallback={<Skeleton />}>
+        <Settled
+          className={`document-text rendered prose${wrapped ? "" : " lines"}`}
+          target={(element) => markOf(element, number) ?? headingOf(element, heading)}
+          again={[marks, number, heading]}
+        >
+          <Rendered source={document.text} marks={marks} number={number} />
+        </Settled>
+      </Suspense>
+    </Boundary>
+  );
+}
+
+function PlainText({
+  document,
+  marks,
+  number,
+  heading,
+}: {
+  document: StoredDocument;
+  marks: readonly Mark[];
+  number: number;
+  heading: string;
+}) {
+  const found = useMemo(() => blocks(document.text, marks, layout(document.text, document.source)), [document, marks]);
+  const headed = (element: Element) => (heading ? blockOf(element, found, document.text.indexOf(heading)) : null);
+  return (
+    <Settled
+      className="document-text"
+      target={(element) => markOf(element, number) ?? headed(element)}
+      again={[found, number, heading]}
+    >
       {found.map((block) => (
         <BlockView key={block.start} block={block} number={block.marked ? number : 0} />
       ))}
+    </Settled>
+  );
+}
+
+/** The document's text, scrolled to a target whenever one of `again` changes. */
+function Settled({
+  className,
+  target,
+  again,
+  children,
+}: {
+  className: string;
+  target: (root: Element) => Element | null;
+  again: readonly unknown[];
+  children: ReactNode;
+}) {
+  const root = useRef<HTMLDivElement>(null);
+  useLayoutEffect(() => {
+    const found = root.current && target(root.current);
+    const frame = root.current?.closest(".sheet-body");
+    return found && frame ? settleAt(found, frame) : undefined;
+    // eslint-disable-next-line react-hooks/exhaustive-deps -- the target is a function of these
+  }, again);
+  return (
+    <div className={className} ref={root} data-testid="document" dir="auto">
+      {children}
     </div>
   );
+}
+
+function markOf(root: Element, number: number): Element | null {
+  if (!number) return null;
+  return (
+    root.querySelector(`mark.quote[data-number="${number}"]`) ?? root.querySelector(`mark[data-number="${number}"]`)
+  );
+}
+
+function headingOf(root: Element, heading: string): Element | null {
+  return [...root.querySelectorAll("h3, h4, h5, h6")].find(({ textContent }) => textContent.trim() === heading) ?? null;
 }
 
 const BlockView = memo(function BlockView({ block, number }: { block: Block; number: number }) {

@@ -16,6 +16,14 @@ export interface Layout {
   soft: number[];
 }
 
+/** Whether the stored text of a source is Markdown: ingestion writes headings, code and tables of these formats so. */
+export function isMarkdown(source: string): boolean {
+  return (
+    /\.(md|markdown|x?html?|pdf|docx|pptx|xlsx)$/i.test(source) ||
+    (/^https?:/i.test(source) && !/\.\w{1,8}$/.test(source))
+  );
+}
+
 /** A line shorter than this ends on purpose. */
 const WRAPPED_FROM = 60;
 

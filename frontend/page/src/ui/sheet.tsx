@@ -44,7 +44,9 @@ export function Sheet({ title, aside, head, wide, centred, className, onClose, c
       <div className="sheet-frame">
         <header className="sheet-header">
           <div className="sheet-title-row">
-            <h2 id="sheet-title">{title}</h2>
+            <h2 id="sheet-title" dir="auto">
+              {title}
+            </h2>
             {aside}
             <button type="button" className="icon-button" onClick={onClose} aria-label="Close" title="Close (Esc)">
               <X aria-hidden />
