@@ -31,6 +31,11 @@ def parts(value: str) -> list[str]:
     return [part.strip() for part in value.split(",")] if value.strip() else []
 
 
+def split(value: object) -> object:
+    """The parts of a list with commas between them; other values unchanged. For validators of settings."""
+    return parts(value) if isinstance(value, str) else value
+
+
 def _list_of(pattern: re.Pattern[str], wanted: str) -> AfterValidator:
     def check(value: str) -> str:
         wrong = [part for part in parts(value) if not pattern.fullmatch(part)]

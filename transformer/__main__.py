@@ -22,6 +22,8 @@ from transformer.citations import Citer
 from transformer.completions import completion_routes
 from transformer.condense import Condenser
 from transformer.conversations import Conversations
+from transformer.drop_in import ERROR_SHAPES as DROP_IN_ERROR_SHAPES
+from transformer.drop_in import drop_in_routes
 from transformer.embeddings import embedder_routes
 from transformer.ensemble import EnsembleModel
 from transformer.generate import generate_routes
@@ -165,6 +167,7 @@ def model_service(settings: TransformerSettings) -> ModelService:
         _MODELS[settings.response_shape](service, timeout_s=settings.timeout_s),
         settings,
         routers=[
+            drop_in_routes(service, settings.drop_in, settings.drop_in_input, timeout_s=settings.timeout_s),
             generate_routes(service, timeout_s=settings.timeout_s),
             browsing_routes(service, timeout_s=settings.timeout_s),
             openai_routes(service, timeout_s=settings.timeout_s),
@@ -172,7 +175,7 @@ def model_service(settings: TransformerSettings) -> ModelService:
             responses_routes(service, timeout_s=settings.timeout_s),
             embedder_routes(embedder, model=settings.embedder_model, timeout_s=settings.timeout_s),
         ],
-        error_shapes=ERROR_SHAPES,
+        error_shapes={**ERROR_SHAPES, **DROP_IN_ERROR_SHAPES},
         api=API,
         lifespan=lifespan,
     )

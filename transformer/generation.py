@@ -51,6 +51,12 @@ class Generator:
         request = GenerationRequest(prompt, stop=stop, seed=sampling.seed, **parameters)
         return self._predictor.stream(request, ctx)
 
+    def stream_completion(self, request: GenerationRequest, ctx: CallContext) -> AsyncGenerator[GenerationChunk, None]:
+        """Like `complete`, chunk by chunk. A server that takes messages gets the prompt as a user's message."""
+        if isinstance(request.prompt, str) and self._predictor.capabilities.prompt == "messages":
+            request = dataclasses.replace(request, prompt=[{"role": "user", "content": request.prompt}])
+        return self._predictor.stream(dataclasses.replace(request, stop=(*self._stop, *request.stop)), ctx)
+
     async def complete(self, request: GenerationRequest, ctx: CallContext) -> GenerationChunk:
         """The LLM's whole answer to a finished prompt, without retrieval or chat template.
 

@@ -101,6 +101,10 @@ class RagService:
         """The LLM's answer to a finished prompt. Raises what `Generator.complete` raises."""
         return await self._generator.complete(request, ctx)
 
+    def stream_completion(self, request: GenerationRequest, ctx: CallContext) -> AsyncGenerator[GenerationChunk, None]:
+        """The LLM's answer to a finished prompt, chunk by chunk. Raises what `Generator.complete` raises."""
+        return self._generator.stream_completion(request, ctx)
+
     async def answer(self, question: Question, ctx: CallContext) -> Answer:
         """The whole answer. Raises what `stream` raises."""
         texts: list[str] = []

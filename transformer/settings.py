@@ -8,12 +8,12 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 from pydantic_settings import NoDecode, SettingsConfigDict
 
-from chassis.settings import BaseUrl, ServerSettings, parts
+from chassis.settings import BaseUrl, ServerSettings, split
 from predictor.client import LlmServerName
 from text_analysis.stems import known_language
 from transformer.alignment import THRESHOLD
 from transformer.condense import CondenseMethod
-from transformer.wire import AnswerMode, CitationMode
+from transformer.wire import AnswerMode, CitationMode, DropIn, DropInInput
 
 Upstream = Literal["vectorstore", "embedder", "predictor"]
 ResponseShape = Literal["answers", "ensemble"]
@@ -40,11 +40,7 @@ class TransformerSettings(ServerSettings):
         "`openai_chat`, which needs no tokenizer.",
     )
     predictor_model: str | None = Field(None, description="Model that takes text; the server's own by default.")
-    forward_authorization: Annotated[
-        tuple[Upstream, ...],
-        NoDecode,
-        BeforeValidator(lambda value: tuple(parts(value)) if isinstance(value, str) else value),
-    ] = Field(
+    forward_authorization: Annotated[tuple[Upstream, ...], NoDecode, BeforeValidator(split)] = Field(
         (),
         description="Upstreams that get callers' Authorization header, separated by commas: `vectorstore`, `embedder`, "
         "`predictor`. Default: none.",
@@ -124,6 +120,16 @@ class TransformerSettings(ServerSettings):
         "answers",
         description="Shape of v1 answers: `answers`, or the earlier graph's `ensemble`, which also adds its v2 request "
         "for finished prompts (transformer/ensemble.py).",
+    )
+    drop_in: Annotated[frozenset[DropIn], NoDecode, BeforeValidator(split)] = Field(
+        frozenset(),
+        description="Earlier LLM servers whose routes are served, for their clients: `takeoff` (`/generate`, "
+        "`/generate_stream`) and `cml` (`/model`), separated by commas.",
+    )
+    drop_in_input: DropInInput = Field(
+        "prompt",
+        description="What these clients send: a finished `prompt`, which the LLM completes without retrieval, or a "
+        "`question`, which is answered from the documents.",
     )
     system_prompt: str = Field(
         "You answer questions from documents. Answer in one short sentence.",

@@ -11,6 +11,8 @@
 | `POST /openai/v1/responses`, `/v1/responses` | `ResponsesRequest` | `ResponsesResult`; events: `ResponsesEvents` |
 | `POST /openai/v1/embeddings`, `/v1/embeddings` | `EmbeddingsRequest` | `EmbeddingsResponse` |
 | `POST /openai/v1/rerank`, `/v1/rerank`, `/v2/rerank` | `RerankRequest` | `RerankResponse` |
+| `POST /generate`, `/generate_stream` (`TRANSFORMER_DROP_IN`) | `TakeoffRequest` | Takeoff's |
+| `POST /model` (`TRANSFORMER_DROP_IN`) | `CmlRequest` | `CmlResponse` |
 | `GET /v1/indexes` | | `Indexes` |
 | `GET /v1/documents/{id}` | | `StoredDocument` |
 
@@ -1200,3 +1202,97 @@ class RerankResponse(Described):
     model: str
     results: list[RerankResult]
     usage: EmbeddingsUsage
+
+
+# Requests of earlier LLM servers' clients
+
+DropIn = Literal["takeoff", "cml"]
+"""An earlier LLM server whose routes can be served."""
+
+DropInInput = Literal["prompt", "question"]
+"""The text that its clients send. `prompt`: a finished one, which the LLM completes without retrieval. `question`: one
+that is answered from the documents."""
+
+
+class TakeoffRequest(Described):
+    """The body of Takeoff's `/generate` and `/generate_stream`. Absent parameters have Takeoff's defaults."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    text: Annotated[list[_Question], Field(min_length=1, max_length=MAX_INSTANCES)] | _Question
+    """One text, or for `/generate` several."""
+    generate_max_length: _MaxTokens = 128
+    """The community edition's name of the maximum number of tokens."""
+    max_new_tokens: _MaxTokens | None = None
+    """The Pro edition's name of the same."""
+    sampling_temperature: _Temperature = 1.0
+    sampling_topk: _TopK = 1
+    sampling_topp: _TopP = 1.0
+    repetition_penalty: Annotated[float, Field(gt=0, le=2)] = 1.0
+    no_repeat_ngram_size: Annotated[int, Field(ge=0, le=0)] = 0
+    """Only 0, which forbids no repetition, is supported."""
+    consumer_group: str | None = None
+    """The Pro edition's group of models; has no effect."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, body: Any) -> Any:
+        """The Pro edition's client sends null for each absent parameter."""
+        return {name: value for name, value in body.items() if value is not None} if isinstance(body, dict) else body
+
+    @property
+    def pro(self) -> bool:
+        """Whether the client speaks the Pro edition's protocol."""
+        return bool({"max_new_tokens", "consumer_group"} & self.model_fields_set)
+
+    def sampling(self) -> SamplingParameters:
+        """The parameters by our names. A top_k of 1, Takeoff's default, becomes a temperature of 0, for any LLM server."""
+        greedy = self.sampling_topk == 1
+        return SamplingParameters(
+            max_tokens=self.generate_max_length if self.max_new_tokens is None else self.max_new_tokens,
+            temperature=0.0 if greedy else self.sampling_temperature,
+            top_k=None if greedy else self.sampling_topk,
+            top_p=None if greedy else self.sampling_topp,
+            repetition_penalty=self.repetition_penalty,
+        )
+
+
+class CmlInput(Described):
+    """A prompt and its parameters."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    prompt: _Question
+    temperature: _Temperature | None = None
+    max_new_tokens: _MaxTokens | None = None
+    repetition_penalty: Annotated[float, Field(gt=0, le=2)] | None = None
+
+
+class CmlRequest(Described):
+    """The body of Cloudera's model endpoint."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    access_key: Annotated[str | None, Field(alias="accessKey")] = None
+    """Has no effect: protect this route as the others are."""
+    request: CmlInput
+
+
+class CmlPrediction(Described):
+    """The value that the model's function returns."""
+
+    response: str
+    """The prompt without its last six characters, and the answer: the lab's client cuts this length off."""
+
+
+class CmlResult(Described):
+    """The result of a call."""
+
+    prediction: CmlPrediction
+
+
+class CmlResponse(Described):
+    """The response of Cloudera's model endpoint."""
+
+    success: Literal[True] = True
+    response: CmlResult

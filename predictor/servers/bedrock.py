@@ -32,7 +32,7 @@ from chassis.errors import (
     NotReadyError,
     ServiceError,
 )
-from chassis.settings import SettingError, load_settings, parts
+from chassis.settings import SettingError, load_settings, split
 from predictor.servers.base import AnswerState, Capabilities, caller_error, failure, sent_fields, token_count
 from predictor.wire import GenerationChunk, GenerationRequest, Message
 
@@ -78,7 +78,7 @@ class BedrockSettings(BaseSettings):
     parameters: Annotated[
         frozenset[Literal["temperature", "top_p", "top_k"]],
         NoDecode,
-        BeforeValidator(lambda value: parts(value) if isinstance(value, str) else value),
+        BeforeValidator(split),
     ] = Field(
         frozenset({"temperature", "top_p"}),
         description="Parameters that the model accepts, separated by commas: temperature, top_p, top_k. Claude models "

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from aiohttp import web
 
+from predictor.servers.base import PARAMETERS
 from tests.fakes.loopback import ThreadedServer
 
 Behaviour = Literal[
@@ -208,7 +209,9 @@ class Upstreams(ThreadedServer):
         return web.json_response({"name": "vectorstore", "ready": True})
 
     async def _describe(self, _: web.Request) -> web.StreamResponse:
-        return web.json_response({"name": "tensorrt_llm", "inputs": [], "outputs": []})
+        names = ["text_input", *(f"sampling_param_{name}" for name in PARAMETERS)]
+        inputs = [{"name": name, "datatype": "FP32", "shape": [1]} for name in names]
+        return web.json_response({"name": "tensorrt_llm", "inputs": inputs, "outputs": []})
 
     @staticmethod
     async def _send(response: web.StreamResponse, event: dict[str, Any]) -> None:
