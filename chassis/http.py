@@ -119,6 +119,13 @@ class HttpUpstream:
         body, _ = await self._fetch("GET", path, None, {}, ctx)
         return body
 
+    async def status(self, path: str, ctx: CallContext) -> int:
+        """The status of the response to a GET, whatever it is."""
+        with self._span("GET", ctx) as span:
+            response = await self._connect("GET", path, None, {}, span)
+            response.close()
+            return response.status
+
     async def post_json(self, path: str, payload: Any, ctx: CallContext) -> Any:
         """Posts `payload` as JSON and returns the parsed JSON body."""
         body, _ = await self._fetch("POST", path, orjson.dumps(payload), {"content-type": "application/json"}, ctx)

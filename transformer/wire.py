@@ -1246,7 +1246,7 @@ class TakeoffRequest(Described):
         return bool({"max_new_tokens", "consumer_group"} & self.model_fields_set)
 
     def sampling(self) -> SamplingParameters:
-        """The parameters by our names. A top_k of 1, Takeoff's default, becomes a temperature of 0, for any LLM server."""
+        """The parameters by our names. A top_k of 1, Takeoff's default, becomes a temperature of 0."""
         greedy = self.sampling_topk == 1
         return SamplingParameters(
             max_tokens=self.generate_max_length if self.max_new_tokens is None else self.max_new_tokens,

@@ -6,6 +6,7 @@ one, write a module and declare an entry point: see CONTRIBUTING.md, "Add an LLM
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ PARAMETERS = (
 
 NEUTRAL: Mapping[str, float] = {
     "top_k": 0,
+    "top_p": 1.0,
     "repetition_penalty": 1.0,
     "presence_penalty": 0.0,
     "frequency_penalty": 0.0,
@@ -112,6 +114,9 @@ _NOT_READY = re.compile(
 )
 
 
+_CONTROL_TOKEN = re.compile(r"<[^<>\s]{1,40}>")
+
+
 class AnswerState:
     """Collects the text, counts and log-probabilities of one answer from a server's responses.
 
@@ -187,6 +192,38 @@ def _log_prob(value: Any) -> float:
         return float(value)
     except (TypeError, ValueError) as error:
         raise BadUpstreamError("The predictor sent a log-probability that is not a number.") from error
+
+
+def without_echo(text: str, prompt: str) -> str:
+    """Removes `prompt` from the beginning of `text`: some servers always echo it.
+
+    The echo has been tokenized and decoded, which loses control tokens and changes spaces. Text that does not begin
+    with the prompt is returned unchanged.
+    """
+    if text.startswith(prompt):
+        return text[len(prompt) :]
+    at = there = 0
+    while there < len(prompt):
+        if prompt[there].isspace():
+            there += 1
+        elif at < len(text) and text[at].isspace():
+            at += 1
+        elif at < len(text) and text[at] == prompt[there]:
+            at, there = at + 1, there + 1
+        elif marker := _CONTROL_TOKEN.match(prompt, there):
+            there = marker.end()
+        else:
+            return text
+    return text[at:]
+
+
+def whole_answer(answer: AnswerState, request: GenerationRequest) -> GenerationChunk:
+    """The chunk of an answer that is not streamed, without the prompt and cut at the first stop string."""
+    text = without_echo(answer.text, str(request.prompt))
+    cuts = [at for stop in request.stop if (at := text.find(stop)) >= 0]
+    if not cuts:
+        return answer.last_chunk(text)
+    return dataclasses.replace(answer.last_chunk(text[: min(cuts)]), finish_reason="stop")
 
 
 def sent_fields(

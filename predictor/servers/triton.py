@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import re
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,13 +29,12 @@ from predictor.servers.base import (
     parse_event,
     sent_fields,
     token_count,
+    whole_answer,
 )
 from predictor.wire import GenerationChunk, GenerationRequest
 
 _CANCELLED = "cancelled by client"
 """Triton's message for a cancelled request. `generate_stream` sends it with status 200 or 400."""
-
-_CONTROL_TOKEN = re.compile(r"<[^<>\s]{1,40}>")
 
 _PROMPT_TOKENS, _COMPLETION_TOKENS = "num_input_tokens", "num_output_tokens"
 """Outputs with the numbers of tokens in the prompt and in the answer."""
@@ -174,7 +172,7 @@ class TritonServer:
             if not layout.decoupled:
                 body = self._infer_body(fields, switches, await self._declared(ctx))
                 self._take(answer, _named_outputs(await self._upstream.post_json(f"{self._path}/infer", body, ctx)))
-                yield _without_echo_and_stop(answer, request)
+                yield whole_answer(answer, request)
                 return
             if not layout.optional_inputs.isdisjoint(fields):
                 self._tensors(fields, await self._declared(ctx))
@@ -276,38 +274,6 @@ class TritonServer:
             answer.set_cumulative_log_prob(_first(response[layout.cumulative_log_prob]))
         text = _first(response.get("text_output"))
         return answer.add_text_so_far(text) if layout.cumulative else answer.add_text(text)
-
-
-def without_echo(text: str, prompt: str) -> str:
-    """Removes `prompt` from the beginning of `text`: some servers always echo it.
-
-    The echo has been tokenized and decoded, which loses control tokens and changes spaces. Text that does not begin
-    with the prompt is returned unchanged.
-    """
-    if text.startswith(prompt):
-        return text[len(prompt) :]
-    at = there = 0
-    while there < len(prompt):
-        if prompt[there].isspace():
-            there += 1
-        elif at < len(text) and text[at].isspace():
-            at += 1
-        elif at < len(text) and text[at] == prompt[there]:
-            at, there = at + 1, there + 1
-        elif marker := _CONTROL_TOKEN.match(prompt, there):
-            there = marker.end()
-        else:
-            return text
-    return text[at:]
-
-
-def _without_echo_and_stop(answer: AnswerState, request: GenerationRequest) -> GenerationChunk:
-    """The chunk of an answer that is not streamed, cut at the first stop string."""
-    text = without_echo(answer.text, str(request.prompt))
-    cuts = [at for stop in request.stop if (at := text.find(stop)) >= 0]
-    if not cuts:
-        return answer.last_chunk(text)
-    return dataclasses.replace(answer.last_chunk(text[: min(cuts)]), finish_reason="stop")
 
 
 def _named_outputs(response: Any) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import pytest_asyncio
 from chassis.context import CallContext
 from chassis.errors import BadUpstreamError, InvalidRequestError
 from predictor.client import PredictorClient
-from predictor.servers.triton import without_echo
+from predictor.servers.base import without_echo
 from predictor.wire import GenerationRequest
 
 EVERYTHING = GenerationRequest(
