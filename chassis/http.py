@@ -80,6 +80,7 @@ class HttpUpstream:
         honours_sampling: bool = True,
         max_connection_age_s: float = 10,
         forward_authorization: bool = True,
+        max_response_bytes: int = 256 * 1024**2,
     ) -> None:
         """A client of the service at `base_url`.
 
@@ -91,6 +92,7 @@ class HttpUpstream:
                 header it gets, so the header is omitted if the trace is not sampled.
             max_connection_age_s: maximum age of a connection, so that load rebalances when replicas change.
             forward_authorization: whether the upstream gets the Authorization header of the context.
+            max_response_bytes: maximum size of a response that is read whole.
         """
         self.base_url = base_url.rstrip("/")
         self._root = str(URL(self.base_url)).rstrip("/")
@@ -98,6 +100,7 @@ class HttpUpstream:
         self._verify = verify
         self._honours_sampling = honours_sampling
         self._forward_authorization = forward_authorization
+        self._max_response_bytes = max_response_bytes
         parts = urlsplit(self.base_url)
         self._host, self._port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
         self._max_connection_age_s = max_connection_age_s
@@ -170,10 +173,24 @@ class HttpUpstream:
         with self._span(method, ctx) as span:
             response = await self._send(method, path, body, headers, span)
             try:
-                with self._read_errors():
-                    return await response.read(), response.headers
+                return await self._whole(response), response.headers
             finally:
                 free(response)
+
+    async def _whole(self, response: aiohttp.ClientResponse) -> bytes:
+        """The body. Raises BadUpstreamError if it is larger than the limit."""
+        blocks: list[bytes] = []
+        size = response.content_length or 0
+        if size <= self._max_response_bytes:
+            size = 0
+            async for block in self._blocks(response):
+                blocks.append(block)
+                size += len(block)
+                if size > self._max_response_bytes:
+                    break
+        if size > self._max_response_bytes:
+            raise BadUpstreamError(f"The {self.name} sent more than {self._max_response_bytes} bytes.")
+        return b"".join(blocks)
 
     async def _blocks(self, response: aiohttp.ClientResponse) -> AsyncGenerator[bytes, None]:
         """The body as it arrives."""
@@ -243,11 +260,14 @@ class HttpUpstream:
                     # Encoded by the caller: yarl would resolve a segment `..`, which may be part of a document's name.
                     URL(self._root + path, encoded=True),
                     data=body,
-                    headers={**self._outgoing(ctx), **headers},
+                    headers={**self._outgoing(ctx), **headers, "accept-encoding": "identity"},
                     timeout=aiohttp.ClientTimeout(total=left, sock_connect=min(_CONNECT_TIMEOUT_S, left)),
                     allow_redirects=False,
                 )
                 span.set("http.response.status_code", response.status)
+                if response.headers.get("content-encoding", "identity") != "identity":
+                    response.close()
+                    raise BadUpstreamError(f"The {self.name} sent a compressed response, which was not asked for.")
                 return response
             except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
                 raise NotReadyError(f"The {self.name} cannot be reached. Try again shortly.") from error
@@ -286,8 +306,7 @@ class HttpUpstream:
                 ttl_dns_cache=30,
             ),
             cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=True,
-            skip_auto_headers=("accept-encoding",),
+            auto_decompress=False,  # a few bytes can unpack to gigabytes
         )
 
     def _outgoing(self, ctx: CallContext) -> dict[str, str]:
@@ -342,7 +361,7 @@ class HttpUpstream:
             raise BadUpstreamError(f"The {self.name} sent a response that is not valid JSON.") from error
 
     def _late(self) -> DeadlineExceededError:
-        return DeadlineExceededError(f"The {self.name} did not respond before the request's deadline.")
+        return DeadlineExceededError(f"The {self.name} did not respond in time.")
 
 
 def free(response: aiohttp.ClientResponse) -> None:

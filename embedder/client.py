@@ -38,6 +38,9 @@ EMBEDDINGS = tracing.SpanType(
 _HEADER = "Inference-Header-Content-Length"
 """Source: Triton's binary tensor data extension of the KServe v2 protocol."""
 
+_MAX_RESPONSE_BYTES = 1024**3
+"""Twice the vectors of 16 texts of 8,192 tokens, with 1,024 dimensions."""
+
 _PRIORITY = {"query": 1, "passage": 2}
 """Triton's queue priorities. Queries overtake the passages of an ingestion, because a user waits for them."""
 
@@ -85,7 +88,11 @@ class EmbedderClient:
         """
         self.model = model
         self._upstream = HttpUpstream(
-            base_url, name="embedder", honours_sampling=False, forward_authorization=forward_authorization
+            base_url,
+            name="embedder",
+            honours_sampling=False,
+            forward_authorization=forward_authorization,
+            max_response_bytes=_MAX_RESPONSE_BYTES,
         )
         self._path = f"/v2/models/{quote(model, safe='')}"
         self._rows_per_request = rows_per_request

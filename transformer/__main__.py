@@ -104,6 +104,7 @@ def build(settings: TransformerSettings) -> RagService:
             num_docs=defaults.num_docs,
             min_support=settings.min_support,
             refuse=settings.refuse,
+            timeout_s=settings.retrieval_timeout_s,
         ),
         generator=generator,
         answerer=Answerer(generator, checker, mode=defaults.answers, refusal=settings.refusal),

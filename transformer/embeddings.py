@@ -94,6 +94,11 @@ def embedder_routes(embedder: EmbedderClient | None, *, model: str, timeout_s: f
         client = client_of(body.model)
         multi_vectors = "multi_vectors" in await client.outputs(ctx)
         query = await client.embed([body.query], ctx, multi_vectors=multi_vectors)
+        if query.truncated[0]:
+            raise InvalidRequestError(
+                f"query: longer than the embedder's window of {query.token_counts[0]} tokens. Send a shorter one.",
+                field="query",
+            )
         scores: list[float] = []
         truncated: list[bool] = []
         tokens = int(query.token_counts[0])

@@ -53,6 +53,7 @@ class Retriever:
         num_docs: int,
         min_support: float,
         refuse: bool,
+        timeout_s: float,
     ) -> None:
         """A retriever with the service's defaults.
 
@@ -64,6 +65,7 @@ class Retriever:
             num_docs: default number of passages.
             min_support: passages with less support are left out if there are better ones.
             refuse: default of whether unanswerable questions are refused.
+            timeout_s: maximum time for the vectorstore.
         """
         self._vectorstore = vectorstore
         self._prompts = prompts
@@ -72,6 +74,7 @@ class Retriever:
         self._num_docs = num_docs
         self._min_support = min_support
         self._refuse = refuse
+        self._timeout_s = timeout_s
 
     async def retrieve(
         self,
@@ -110,9 +113,10 @@ class Retriever:
             messages = [message for turn in turns for message in turn.messages()]
             query = await self._condenser.condense(question.text, messages, ctx)
             stopwatch.lap("condense")
+        share = ctx.share(at_most_s=self._timeout_s)
         prediction, read = await asyncio.gather(
-            self._search(question, query, wanted, ctx, quotable=mode != "write"),
-            self._read(() if mode == "quote" else turns, ctx),
+            self._search(question, query, wanted, share, quotable=mode != "write"),
+            self._read(() if mode == "quote" else turns, share),
         )
         turns = read or turns
         stopwatch.lap("retrieval")

@@ -101,6 +101,9 @@ class TransformerSettings(ServerSettings):
         "concatenate",
         description="How history and question become one query: `concatenate` them, or have the `llm` rewrite them.",
     )
+    retrieval_timeout_s: float = Field(
+        15, gt=0, description="Maximum seconds for the vectorstore to return passages, within the request's deadline."
+    )
     min_support: float = Field(
         0.42,
         ge=-1,

@@ -27,6 +27,10 @@ from vectorstore.wire import Mode, SearchInstance, ServedIndexes, StoredDocument
 logger = logging.getLogger(__name__)
 
 
+_EMBEDDER_SHARE = 0.9
+"""Share of the time left, so that the caller learns that the embedder is the one that hangs."""
+
+
 class VectorstoreService:
     """Searches the current versions of several indexes and follows their pointers. For one event loop.
 
@@ -186,7 +190,7 @@ class VectorstoreService:
         needs = {signal for plan in searched for signal in plan.signals()}
         embeddings = await self._embedder.embed(
             [plan.query.text for plan in searched],
-            ctx,
+            ctx.share(_EMBEDDER_SHARE),
             sparse="sparse" in needs,
             multi_vectors="multi_vector" in needs,
         )

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from chassis.context import CallContext
-from chassis.errors import NotReadyError
+from chassis.errors import BadUpstreamError, NotReadyError
 from chassis.http import HttpUpstream
 
 ANSWER = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}"
@@ -115,3 +115,27 @@ async def test_an_old_connection_finishes_its_request(service: tuple[Service, st
     assert [event async for event in stream] == ["2"]
     await upstream.aclose()
     await asyncio.wait_for(counted.all_closed.wait(), 10)
+
+
+GZIP = b"HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: 2\r\n\r\n\x1f\x8b"
+LARGE = b"HTTP/1.1 200 OK\r\ncontent-length: 101\r\n\r\n" + 101 * b" "
+CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n" + 200 * b"1\r\n \r\n"
+
+
+@pytest.mark.parametrize(
+    ("response", "message"), [(GZIP, "compressed"), (LARGE, "more than 100 bytes"), (CHUNKED, "more than 100 bytes")]
+)
+async def test_the_size_of_a_response_is_bounded(response: bytes, message: str) -> None:
+    async with serving(response) as service:
+        upstream = HttpUpstream(service.base_url, name="service", max_response_bytes=100)
+        with pytest.raises(BadUpstreamError, match=message):
+            await upstream.get_json("/", context())
+        await upstream.aclose()
+
+
+def test_a_share_never_exceeds_the_deadline() -> None:
+    whole = CallContext.start(3600)
+    assert whole.share(at_most_s=7200).deadline == pytest.approx(whole.deadline)
+    assert whole.share(at_most_s=1).remaining_s() <= 1
+    assert whole.share(0.5).remaining_s() <= 1800
+    assert CallContext(0).share(0.5).remaining_s() < 0

@@ -125,6 +125,7 @@ async def test_a_stream_that_fails_ends_with_the_error(openai: AsyncOpenAI, serv
         ("embeddings", {"model": "minilm", "input": [Q, ""]}, "input[1]", "empty"),
         ("embeddings", {"model": "minilm", "input": Q, "dimensions": 5}, "dimensions", f"have {DIMENSION}"),
         ("embeddings", {"model": "minilm", "input": [Q, "word " * 300]}, "input[1]", "truncate"),
+        ("rerank", {"model": "minilm", "query": "word " * 300, "documents": [Q]}, "query", "shorter"),
         ("rerank", {"model": "minilm", "query": Q, "documents": []}, "documents", "1 or more"),
         ("rerank", {"model": "minilm", "query": Q, "documents": [Q], "top_n": 0}, "top_n", "1 or more"),
     ],

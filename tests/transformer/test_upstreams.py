@@ -151,6 +151,13 @@ async def test_without_an_index_the_answer_says_what_to_do(service: Running, tmp
             assert without.json()["text_output"] == "The warranty lasts three years."
 
 
+async def test_a_vectorstore_that_hangs_costs_its_share_of_the_deadline(service: Running) -> None:
+    service.upstreams.vectorstore = "hang"
+    async with between(service.upstreams, RETRIEVAL_TIMEOUT_S="0.2", TIMEOUT_S="3600") as client:
+        response = await client.post(GENERATE, json={"text_input": Q})
+    assert (response.status_code, message(response)) == (504, "The vectorstore did not respond in time.")
+
+
 async def test_credentials_go_to_the_upstreams_that_are_named(service: Running, embedder: LoopbackEmbedder) -> None:
     named = {"FORWARD_AUTHORIZATION": "predictor, embedder", "EMBEDDER_URL": embedder.url}
     sent = {"authorization": "Bearer me"}
