@@ -41,7 +41,6 @@ from pydantic import (
 from pydantic_core import PydanticCustomError, PydanticKnownError
 
 from chassis.validation import Whole
-from embedder.wire import InputType
 from vectorstore.wire import MAX_COLLECTIONS, MAX_NEIGHBOURS, MAX_NUM_DOCS, Described, Passage, Span
 
 MAX_INSTANCES = 32
@@ -1123,7 +1122,7 @@ class EmbeddingsRequest(Described):
     dimensions: int | None = None
     """The embedder's own number, if any."""
     user: str | None = None
-    input_type: InputType = "passage"
+    input_type: Literal["query", "passage"] = "passage"
     """Whether the texts are queries or passages, for embedders that tell them apart."""
     truncate: bool = False
     """Whether to ignore the end of a text that is longer than the embedder's window. False: it is an error."""
