@@ -10,7 +10,7 @@ from typing import Protocol
 from chassis.registry import Registry, RegistryError
 from ingest.errors import IngestError, SkippedFileError
 from ingest.loaders.document import Limits, Notice, ParsedDocument
-from ingest.loaders.file import SourceFile
+from ingest.loaders.file import ZIP, SourceFile
 
 __all__ = [
     "LOADERS",
@@ -97,8 +97,9 @@ class Loaders:
         """
         suffix = suffix_of(source)
         loader = self._by_suffix.get(suffix) if suffix else None
-        if loader is not None and not (loader.binary and loader.sniff(head)):
-            binary = (each for each in self.by_name.values() if each.binary and each.sniff(head[:_MAGIC_BYTES]))
+        if loader is not None and not loader.binary:
+            begin = head if head.startswith(ZIP) else head[:_MAGIC_BYTES]
+            binary = (each for each in self.by_name.values() if each.binary and each.sniff(begin))
             loader = next(binary, loader)
         if loader is None:
             sniffed = (candidate for candidate in self.by_name.values() if candidate.sniff(head))

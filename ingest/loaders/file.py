@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
 
@@ -22,6 +22,21 @@ XML_ENCODING = re.compile(rb"""^\s*<\?xml[^>]{0,200}?encoding\s*=\s*["']([A-Za-z
 XML_DECLARATION = re.compile(r"^\s*<\?xml[^>]{0,300}\?>")
 
 
+class Unpacked:
+    """Counts the bytes that a file and the files inside it unpack to."""
+
+    def __init__(self) -> None:
+        self._size_bytes = 0
+
+    def add(self, size_bytes: int, limits: Limits) -> None:
+        """Raises SkippedFileError if it is more than `limits.max_unpacked_bytes`."""
+        self._size_bytes += size_bytes
+        if self._size_bytes > limits.max_unpacked_bytes:
+            raise SkippedFileError(
+                f"unpacks to more than {limits.max_unpacked_bytes:,} bytes (INGEST_MAX_UNPACKED_BYTES)"
+            )
+
+
 @dataclass(frozen=True, slots=True)
 class SourceFile:
     """A file to parse."""
@@ -29,6 +44,10 @@ class SourceFile:
     path: Path
     source: str
     """Name of the file in the index, with `/` between its parts."""
+    level: int = 0
+    """Number of files that contain it: of an attachment of a message in an archive 2."""
+    unpacked: Unpacked = field(default_factory=Unpacked, compare=False)
+    """Shared with the files that contain it."""
 
     @property
     def stem(self) -> str:
@@ -75,6 +94,14 @@ class SourceFile:
         yield from _notices(found, counts.invalid if found.codec == "utf-8-sig" else text.count(REPLACEMENT))
         return text
 
+    def check_rows_size(self, limits: Limits) -> None:
+        """Raises SkippedFileError if the file is empty or longer than `limits.max_rows_file_bytes`."""
+        size = self.path.stat().st_size
+        if size == 0:
+            raise SkippedFileError("empty")
+        if size > limits.max_rows_file_bytes:
+            raise SkippedFileError(f"larger than {limits.max_rows_file_bytes:,} bytes (INGEST_MAX_ROWS_FILE_BYTES)")
+
     def rows(self, limits: Limits, newline: str) -> Generator[Notice, None, TextIO]:
         """Like `text`, for a file that is read row by row: returns an open stream.
 
@@ -85,11 +112,7 @@ class SourceFile:
         Raises:
             SkippedFileError: the file is empty or too long, or its bytes are not text.
         """
-        size = self.path.stat().st_size
-        if size == 0:
-            raise SkippedFileError("empty")
-        if size > limits.max_rows_file_bytes:
-            raise SkippedFileError(f"larger than {limits.max_rows_file_bytes:,} bytes (INGEST_MAX_ROWS_FILE_BYTES)")
+        self.check_rows_size(limits)
         with self.path.open("rb") as stream:
             counts = Utf8Counts.of(iter(lambda: stream.read(_BLOCK_BYTES), b""))
             stream.seek(0)

@@ -62,28 +62,32 @@ class MarkdownLoader:
 
     def load(self, file: SourceFile, limits: Limits) -> Iterator[ParsedDocument | Notice]:
         """One document. Title: from the front matter, else the first heading of level 1, else the file's name."""
-        raw = yield from file.text(limits)
-        check_length(len(raw), limits)
-        values, text = split_front_matter(normalise(raw, collapse_blank_lines=False))
+        yield markdown_document(file, (yield from file.text(limits)), limits)
+
+
+def markdown_document(file: SourceFile, raw: str, limits: Limits) -> ParsedDocument:
+    """The document of a Markdown text. Raises SkippedFileError if it has no text."""
+    check_length(len(raw), limits)
+    values, text = split_front_matter(normalise(raw, collapse_blank_lines=False))
+    structure = markdown_structure(text)
+    if _INVISIBLE.search(text):
+        text = normalise(_without_invisible(text, structure), collapse_blank_lines=False)
         structure = markdown_structure(text)
-        if _INVISIBLE.search(text):
-            text = normalise(_without_invisible(text, structure), collapse_blank_lines=False)
-            structure = markdown_structure(text)
-        if not text.strip():
-            raise SkippedFileError("holds no text")
-        first_heading = next((heading.title for heading in structure.headings if heading.level == 1), "")
-        urls = (url for key in _URL_KEYS if (url := str(values.get(key, ""))).startswith(("http://", "https://")))
-        extra = {name: value for name, value in values.items() if name not in _NOT_METADATA}
-        yield ParsedDocument(
-            source=file.source,
-            key="",
-            text=text,
-            title=one_line(str(values.get("title", ""))) or first_heading or file.stem,
-            url=web_address(next(urls, None)),
-            metadata=as_metadata(extra) | date_metadata(str(values.get("date", ""))),
-            headings=structure.headings,
-            blocks=structure.blocks,
-        )
+    if not text.strip():
+        raise SkippedFileError("holds no text")
+    first_heading = next((heading.title for heading in structure.headings if heading.level == 1), "")
+    urls = (url for key in _URL_KEYS if (url := str(values.get(key, ""))).startswith(("http://", "https://")))
+    extra = {name: value for name, value in values.items() if name not in _NOT_METADATA}
+    return ParsedDocument(
+        source=file.source,
+        key="",
+        text=text,
+        title=one_line(str(values.get("title", ""))) or first_heading or file.stem,
+        url=web_address(next(urls, None)),
+        metadata=as_metadata(extra) | date_metadata(str(values.get("date", ""))),
+        headings=structure.headings,
+        blocks=structure.blocks,
+    )
 
 
 def markdown_structure(text: str) -> Structure:

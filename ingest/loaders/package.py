@@ -44,15 +44,12 @@ class Package:
         check_not_encrypted(self.data)
         if self.data.startswith(OLE):
             raise SkippedFileError(f"no {kind}, but of an older format: save it again in the new one")
-        self._archive = open_archive(io.BytesIO(self.data), limits, kind)
+        self._archive = open_archive(file, self.data, limits, kind)
         self.names = frozenset(self._archive.namelist())
 
     def read(self, name: str) -> bytes:
         """The bytes of a part. Raises SkippedFileError if it is missing or damaged."""
-        try:
-            return self._archive.read(name)
-        except _BROKEN as error:
-            raise SkippedFileError(f"broken {self.kind}: {one_line(str(error), 200)}") from error
+        return read_entry(self._archive, name, self.kind)
 
     def xml(self, name: str) -> Any:
         """The root element of a part. Raises SkippedFileError as `read` does, and for invalid XML and entities."""
@@ -89,23 +86,34 @@ class Package:
         }
 
 
-def open_archive(stream: io.BufferedIOBase, limits: Limits, kind: str) -> zipfile.ZipFile:
-    """The ZIP file. Raises SkippedFileError if it is damaged, encrypted, or would unpack to more than the limits."""
+def open_archive(file: SourceFile, data: bytes, limits: Limits, kind: str) -> zipfile.ZipFile:
+    """The ZIP file. Raises SkippedFileError if it is damaged, encrypted, or would unpack to more than the limits.
+
+    Args:
+        file: the file, which counts the bytes.
+        data: its content.
+        limits: of the content, unpacked.
+        kind: the format, for messages.
+    """
     try:
-        archive = zipfile.ZipFile(stream)
+        archive = zipfile.ZipFile(io.BytesIO(data))
     except _BROKEN as error:
         raise SkippedFileError(f"broken {kind}: {one_line(str(error), 200)}") from error
     entries = archive.infolist()
     if len(entries) > _MOST_ENTRIES:
         raise SkippedFileError(f"{len(entries):,} entries, more than {_MOST_ENTRIES:,}: split it")
-    size_bytes = sum(entry.file_size for entry in entries)
-    if size_bytes > limits.max_unpacked_bytes:
-        raise SkippedFileError(
-            f"unpacks to {size_bytes:,} bytes, more than {limits.max_unpacked_bytes:,} (INGEST_MAX_UNPACKED_BYTES)"
-        )
     if any(entry.flag_bits & 1 for entry in entries):
         raise SkippedFileError("encrypted: needs a password")
+    file.unpacked.add(sum(entry.file_size for entry in entries), limits)
     return archive
+
+
+def read_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo | str, kind: str) -> bytes:
+    """The bytes of an entry. Raises SkippedFileError if it is missing or damaged."""
+    try:
+        return archive.read(entry)
+    except _BROKEN as error:
+        raise SkippedFileError(f"broken {kind}: {one_line(str(error), 200)}") from error
 
 
 def check_not_encrypted(data: bytes) -> None:

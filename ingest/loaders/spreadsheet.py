@@ -43,7 +43,7 @@ class SpreadsheetLoader:
         data = file.read(limits)
         check_not_encrypted(data)
         if data.startswith(ZIP):
-            open_archive(io.BytesIO(data), limits, "spreadsheet").close()
+            open_archive(file, data, limits, "spreadsheet").close()
         elif not data.startswith(OLE):
             raise SkippedFileError("not a spreadsheet: it does not begin like one")
         try:

@@ -31,7 +31,7 @@ def ingest(
 ) -> None:
     """Replace the index with these files and folders (`--add` keeps the rest).
 
-    Reads Markdown, text, HTML, PDF, Office, CSV, JSON and JCR content. Only new and changed files are read and
+    Reads Markdown, text, HTML, PDF, Office, e-books, mail, CSV, JSON and ZIP. Only new and changed files are read and
     embedded. Documents of deleted files are removed; documents of files that can no longer be read stay. The old index
     version keeps answering until the new one is complete.
 

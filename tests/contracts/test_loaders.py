@@ -31,6 +31,12 @@ LOADERS = Loaders()
 _LIKE_TEXT = "any text may have this format, so that files without a known suffix are read as plain text"
 GAPS = [
     *(Gap(name, "test_it_recognises_its_format", AssertionError, _LIKE_TEXT) for name in ("csv", "markdown", "text")),
+    Gap(
+        "archive",
+        "test_a_text_beyond_the_limit_is_skipped",
+        AssertionError,
+        "a notice names the limit: the other files of the archive are read",
+    ),
 ]
 
 
@@ -153,7 +159,7 @@ def test_it_recognises_no_other_format(name: str, loader: LoaderType) -> None:
 def test_files_that_nothing_recognises() -> None:
     assert LOADERS.choose("Makefile", b"all: words\n") is LOADERS.by_name["text"]
     with pytest.raises(SkippedFileError, match=r"files ending in \.pages are not read, only \.csv"):
-        LOADERS.choose("report.pages", b"PK\x03\x04")
+        LOADERS.choose("report.pages", b"words")
 
 
 def test_the_exercise_of_contributing(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -146,10 +145,3 @@ def test_an_unreadable_file_is_skipped(tmp_path: Path) -> None:
     path.write_text("words", "utf-8")
     path.chmod(0)
     assert reason(path) == "cannot be read: Permission denied"
-
-
-def test_archives_are_not_unpacked(tmp_path: Path) -> None:
-    path = tmp_path / "pages.zip"
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("page.md", "word " * 1_000_000)
-    assert reason(path).startswith("files ending in .zip are not read")
