@@ -213,7 +213,8 @@ class BedrockServer:
         try:
             return await _before(ctx, getattr(self._client, operation)(modelId=self.model, **body))
         except exceptions.ClientError as error:
-            if probing and isinstance(self._rejection(error), InvalidRequestError):
+            # A service that is throttled stays ready: other replicas share its account.
+            if probing and isinstance(self._rejection(error), (InvalidRequestError, BusyError)):
                 raise _ProbeRefusedError from error
             raise
 
