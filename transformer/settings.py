@@ -37,7 +37,7 @@ class TransformerSettings(ServerSettings):
     predictor_layout: LlmServerName = Field(
         "llmapi",
         description="LLM server (predictor/README.md): a Triton layout; for trtllm-serve, vLLM and TGI `openai`, or "
-        "`openai_chat`, which needs no tokenizer.",
+        "`openai_chat`; or Bedrock, Takeoff or Cloudera's endpoint. `openai_chat` and Bedrock need no tokenizer.",
     )
     predictor_model: str | None = Field(None, description="Model that takes text; the server's own by default.")
     forward_authorization: Annotated[tuple[Upstream, ...], NoDecode, BeforeValidator(split)] = Field(
