@@ -505,7 +505,7 @@ async def test_reload_under_load_fails_no_request(tmp_path: Path, embedder: Loop
     [
         ("NUM_DOCS", "-1"),
         ("NUM_DOCS", "many"),
-        ("STORE", "milvus"),
+        ("STORE", "nowhere"),
         ("RESPONSE_SHAPE", "xml"),
         ("EMBEDDER_URL", "not a url"),
         ("INDEX_NAME", "../secrets"),
