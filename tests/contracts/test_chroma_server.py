@@ -110,6 +110,7 @@ def test_a_server_that_is_away_silent_or_another_one(
         gateway.silent = True
         with pytest.raises(StoreFailedError, match=f"did not answer within 0.2 s .{PREFIX}TIMEOUT_S"):
             STORE.open(ref)
+    monkeypatch.delenv(f"{PREFIX}TIMEOUT_S")
     monkeypatch.setenv(f"{PREFIX}URL", f"http://127.0.0.1:{free_ports(1)[0]}")
     with pytest.raises(StoreFailedError, match=f"cannot be reached: check that it runs, {PREFIX}URL"):
         STORE.open(ref)

@@ -58,11 +58,11 @@ def test_a_schema_that_does_not_exist(ref: VersionRef, monkeypatch: pytest.Monke
 
 
 def test_a_server_that_is_slow(ref: VersionRef, dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(f"{PREFIX}TIMEOUT_S", "1")
+    monkeypatch.setenv(f"{PREFIX}TIMEOUT_S", "2")
     table = sql.Identifier(f"kserve_rag_{ref.build_id}")
     with opened(ref, "pgvector") as store, psycopg.connect(dsn) as other:
         other.execute(sql.SQL("LOCK TABLE {}").format(table))
-        with pytest.raises(StoreFailedError, match=f"did not answer within 1 s .{PREFIX}TIMEOUT_S"):
+        with pytest.raises(StoreFailedError, match=f"did not answer within 2 s .{PREFIX}TIMEOUT_S"):
             store.search(unit(1), limit=1, where=None, mask=None)
         other.rollback()
         assert len(store.search(unit(1), limit=1, where=None, mask=None)[0].rows) == 1
@@ -71,7 +71,10 @@ def test_a_server_that_is_slow(ref: VersionRef, dsn: str, monkeypatch: pytest.Mo
 def test_a_connection_that_was_lost(ref: VersionRef, dsn: str) -> None:
     with opened(ref, "pgvector") as store, psycopg.connect(dsn, autocommit=True) as other:
         for _ in range(2):
-            other.execute("SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE pid <> pg_backend_pid()")
+            other.execute(
+                "SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity "
+                "WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+            )
             assert store.count() == 3
 
 
