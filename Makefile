@@ -75,7 +75,7 @@ bench-embedder: $(TORCH_INSTALLED)  ## Measure BGE-M3 on the CPU against FlagEmb
 	$(TORCH)/bin/python -m benchmarks embedder $(if $(WRITE),--write)
 
 eval: $(INSTALLED)  ## Measure every dataset that is here: retrieval, refusal, answers (WRITE=1: docs/evaluation.md)
-	$(BIN)/kserve-rag eval --all $(if $(DATA),--data $(DATA)) --skip-bad --up --modes all --answers $(ANSWERS) \
+	$(BIN)/kserve-rag eval --all $(if $(DATA),--data $(DATA)) --skip-bad --up --modes all --answers $(ANSWERS) --answer-modes all \
 		$(if $(WRITE),--page docs/evaluation.md)
 
 eval-gate: $(INSTALLED)  ## Fail if the bundled questions are answered significantly worse than they were

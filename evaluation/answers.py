@@ -16,17 +16,18 @@ from evaluation.retrieval import body
 from evaluation.services import OnProgress, Services
 from transformer import wire
 from transformer.answerability import score
-from transformer.wire import Answer, Quote, Source
+from transformer.loops import LoopDetector
+from transformer.wire import Answer, AnswerMode, Quote, Source
 
 MAX_TOKENS = 100
-RIGHT_FROM_F1 = 0.5
-"""An answer counts as right if it contains a gold answer or has at least this F1 with one."""
+RIGHT_FROM = 0.5
+"""An answer counts as right if it contains a gold answer or has at least this F1 (or recall) with one."""
 
 
 async def measure(
-    dataset: Dataset, services: Services, *, sample: int, seed: int, on_progress: OnProgress
+    dataset: Dataset, services: Services, *, mode: AnswerMode, sample: int, seed: int, on_progress: OnProgress
 ) -> AnswersResult | None:
-    """Measures a sample of the questions; None if no question has a known answer.
+    """Measures a sample of the questions in one answer mode; None if no question has a known answer.
 
     Uses the transformer's settings, but temperature 0, so that runs can be compared.
     """
@@ -34,17 +35,21 @@ async def measure(
     answerable = np.array([bool(question.answers) for question in questions], bool)
     if not answerable.any():
         return None
-    bodies = [body(question, max_tokens=MAX_TOKENS, temperature=0.0, seed=seed) for question in questions]
-    answers = await services.generate(bodies, on_progress, "answers")
+    bodies = [body(question, answers=mode, max_tokens=MAX_TOKENS, temperature=0.0, seed=seed) for question in questions]
+    answers = await services.generate(bodies, on_progress, f"answers, {mode}")
+    texts = [final_text(answer) for answer in answers]
     pairs = list(zip(questions, answers, strict=True))
     refused = np.array([answer.refused for answer in answers], bool)
-    exact, f1, held = (
+    exact, f1, held, recall = (
         np.array(
-            [0.0 if answer.refused else metric(final_text(answer), question.answers) for question, answer in pairs]
+            [
+                0.0 if one.refused else metric(text, question.answers)
+                for question, one, text in zip(questions, answers, texts, strict=True)
+            ]
         )
-        for metric in (metrics.exact_match, metrics.f1, metrics.contains)
+        for metric in (metrics.exact_match, metrics.f1, metrics.contains, metrics.recall)
     )
-    holds_gold = (held > 0) | (f1 >= RIGHT_FROM_F1)
+    holds_gold = (held > 0) | (f1 >= RIGHT_FROM)
     # A refusal has the lowest confidence.
     scores = [-1.0 if one.refused else score(question.text, one.sources).score for question, one in pairs]
     shown = np.array(
@@ -57,13 +62,18 @@ async def measure(
         exact_match=mean(exact[answerable]),
         f1=mean(f1[answerable]),
         contains=mean(held[answerable]),
+        recall=mean(recall[answerable]),
+        right_by_recall=mean(np.where(answerable, (held > 0) | (recall >= RIGHT_FROM), refused)),
         retrieved=mean(shown[answerable]),
         refused_unanswerable=None if answerable.all() else mean(refused[~answerable]),
         refused_answerable=mean(refused[answerable]),
         right=mean(np.where(answerable, holds_gold, refused)),
+        words=mean([len(metrics.normalised(text).split()) for text in np.array(texts, object)[~refused]]),
+        loops=sum(LoopDetector().feed(text) for text in texts),
+        quoted=mean([_is_quote(answer) for answer in answers if not answer.refused]),
         citations=await _citations(dataset, pairs, services),
         seconds_p50=float(np.median([answer.timings.get("total", 0.0) for answer in answers])) / 1000,
-        texts=[final_text(answer) for answer in answers],
+        texts=texts,
         f1_per_question=f1.tolist(),
         **metrics.risk_coverage(scores, ~holds_gold).thinned(),
     )
@@ -72,6 +82,10 @@ async def measure(
 def final_text(answer: Answer) -> str:
     """The answer as the user sees it, after its citations were checked."""
     return answer.citations.text if answer.citations is not None else answer.text_output
+
+
+def _is_quote(answer: Answer) -> bool:
+    return answer.citations is not None and answer.citations.kind == "quote"
 
 
 def quotes_of(citations: wire.Citations | None) -> list[Quote]:

@@ -126,7 +126,7 @@ def find(name: str, data: Sequence[Path]) -> Path:
         UnknownDatasetError: there is no such dataset; the message lists the known ones.
     """
     for parent in (BUNDLED, *data):
-        if (parent / name / "queries.jsonl").is_file() and "/" not in name:
+        if name in available([parent]):
             return parent / name
     if Path(name).expanduser().is_dir():
         return Path(name).expanduser().resolve()
@@ -139,21 +139,26 @@ def find(name: str, data: Sequence[Path]) -> Path:
 
 
 def available(data: Sequence[Path]) -> list[str]:
-    """Names of all datasets: bundled ones, then those in the data folders."""
+    """Names of all datasets: bundled ones, then those in the data folders.
+
+    The name of one in a folder of several has that folder's, as in `xquad/de`.
+    """
     names = [
-        found.parent.name
+        found.parent.relative_to(parent).as_posix()
         for parent in (BUNDLED, *data)
-        for found in sorted(parent.glob("*/queries.jsonl"))
+        for pattern in ("*/queries.jsonl", "*/*/queries.jsonl")
+        for found in sorted(parent.glob(pattern))
         if (found.parent / "corpus.jsonl").is_file()
     ]
     return list(dict.fromkeys(names))
 
 
-def load(folder: Path, *, skip_bad: Path | None = None) -> Dataset:
+def load(folder: Path, *, name: str | None = None, skip_bad: Path | None = None) -> Dataset:
     """The dataset in a folder.
 
     Args:
         folder: folder with the files listed above.
+        name: the dataset's name; None: the folder's.
         skip_bad: folder for a copy of the corpus without invalid records; None: invalid records are errors.
 
     Raises:
@@ -184,7 +189,7 @@ def load(folder: Path, *, skip_bad: Path | None = None) -> Dataset:
         lines = (json.dumps(record, ensure_ascii=False) + "\n" for _, record in documents.values())
         write(corpus, "".join(lines))
     return Dataset(
-        name=folder.name,
+        name=name or folder.name,
         questions=questions,
         sha256=hashlib.sha256(b"".join(hashlib.sha256(file.read_bytes()).digest() for file in files)).hexdigest(),
         name_of=_by_record_id,

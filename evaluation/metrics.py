@@ -96,6 +96,22 @@ def _f1(answer: Sequence[str], gold: Sequence[str]) -> float:
     return 2 * same / (len(answer) + len(gold))
 
 
+def recall(answer: str, gold: Sequence[str]) -> float:
+    """The largest share of a gold answer's normalised words that the answer has.
+
+    For long answers, whose wording F1 punishes: of the measures without a judge it agrees best with people.
+
+    Source: Adlakha et al., Evaluating Correctness and Faithfulness of Instruction-Following Models for Question
+    Answering (https://arxiv.org/abs/2307.16877)
+    """
+    words = Counter(normalised(answer).split())
+    return max((_recall(words, Counter(normalised(one).split())) for one in gold), default=0.0)
+
+
+def _recall(words: Counter[str], gold: Counter[str]) -> float:
+    return (words & gold).total() / gold.total() if gold else 0.0
+
+
 def contains(answer: str, gold: Sequence[str]) -> float:
     """1 if the normalised answer contains a normalised gold answer word for word, else 0."""
     text = f" {normalised(answer)} "

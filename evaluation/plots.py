@@ -56,8 +56,9 @@ def _refusals(results: Results) -> Any:
                 if label in (ANSWERABILITY, "best score"):
                     dashed = "-" if label == ANSWERABILITY else ":"
                     left.plot(signal.coverage, signal.risk, dashed, lw=1.2, label=f"{name}, {label}")
-            if found.answers is not None:
-                right.plot(found.answers.coverage, found.answers.risk, lw=1.2, label=name)
+            for mode, answers in found.answers.items():
+                label = name if len(found.answers) == 1 else f"{name}, {mode}"
+                right.plot(answers.coverage, answers.risk, lw=1.2, label=label)
         left.set_title("Risk: the question has no answer", fontsize=9)
         right.set_title("Risk: the answer is not right", fontsize=9)
         for axes in (left, right):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evaluation.answers import RIGHT_FROM_F1
+from evaluation.answers import RIGHT_FROM
 from evaluation.markdown import section
 from evaluation.metrics import RANKING
 from evaluation.results import Results, Row, SetResult
@@ -42,9 +42,12 @@ risk–coverage curve, lower is better; in brackets, the AURC of an ideal score.
 are near misses: the index has the passage that they are about. `answerability` was fitted on one half of squad2-dev's
 articles, with off-topic questions of mtrag-un and cranfield; `python -m evaluation.refusal` reports the other half."""
 _ANSWERS = f"""\
-Answers to a sample of each set at temperature 0. EM, F1 (normalised like SQuAD) and "holds the answer" are over
-answerable questions; a refusal scores 0. Right: an answer that contains a gold answer or has F1 ≥ {RIGHT_FROM_F1}; for
-an unanswerable question, a refusal."""
+Answers to a sample of each set at temperature 0, by answer mode; `auto` is the default. EM, F1 (normalised like SQuAD),
+"holds the answer" and recall (the share of a gold answer's words that the answer has) are over answerable questions; a
+refusal scores 0. Right: an answer that contains a gold answer or has F1 ≥ {RIGHT_FROM}; for an unanswerable question, a
+refusal. Long answers in other words than the gold answer's have a low F1, so the column beside it decides by recall ≥
+{RIGHT_FROM}, [of the measures without a judge the one that agrees best with people](https://arxiv.org/abs/2307.16877).
+Words: mean length of an answer. Loops: answers that repeat themselves. Quotes: answers in the documents' own words."""
 _CITATIONS = """\
 Precision: quotes of a relevant document among all quotes. Recall: answers with at least one such quote, among all
 answers to answerable questions, and among those whose sources include a relevant document. Dangling: quotes that the
@@ -103,14 +106,14 @@ def against_baseline(results: Results, baseline: Results) -> list[Comparison]:
             for row in found.rows
             if row in before.rows
         ]
-        if found.answers is not None and before.answers is not None:
+        for mode in found.answers.keys() & before.answers.keys():
             now, then = (
                 dict(zip(answers.questions, answers.f1_per_question, strict=True))
-                for answers in (found.answers, before.answers)
+                for answers in (found.answers[mode], before.answers[mode])
             )
             if both := [question for question in now if question in then]:
                 difference = compare([now[one] for one in both], [then[one] for one in both], _seed(results))
-                compared.append(Comparison(name, "answers", "F1", "the baseline", difference))
+                compared.append(Comparison(name, f"answers, {mode}", "F1", "the baseline", difference))
     return compared
 
 
@@ -244,19 +247,25 @@ def _answers(results: Results) -> str:
     rows = [
         {
             "set": name,
+            "mode": mode,
             "answerable + not": f"{one.answerable} + {one.unanswerable}",
             "EM": f"{one.exact_match:.3f}",
             "F1": f"{one.f1:.3f}",
             "holds the answer": f"{one.contains:.3f}",
+            "recall": f"{one.recall:.3f}",
             "passage shown": f"{one.retrieved:.1%}",
             "refused, rightly": _share(one.refused_unanswerable),
             "wrongly": _share(one.refused_answerable),
-            "right": f"{one.right:.1%}",
+            "right": f"**{one.right:.1%}**",
+            "right, by recall": f"{one.right_by_recall:.1%}",
+            "words": f"{one.words:.0f}",
+            "loops": str(one.loops),
+            "quotes": f"{one.quoted:.0%}",
             "AURC (best)": f"{one.aurc:.3f} ({one.best_aurc:.3f})",
             "p50": f"{one.seconds_p50:.2f} s",
         }
         for name, found in results.sets.items()
-        if (one := found.answers)
+        for mode, one in found.answers.items()
     ]
     return section("Answers", _ANSWERS, rows)
 
@@ -265,6 +274,7 @@ def _citations(results: Results) -> str:
     rows = [
         {
             "set": name,
+            "mode": mode,
             "quotes": str(one.cited),
             "precision": _share(one.precision),
             "recall": _share(one.recall),
@@ -272,7 +282,8 @@ def _citations(results: Results) -> str:
             "dangling": str(one.dangling),
         }
         for name, found in results.sets.items()
-        if found.answers and (one := found.answers.citations)
+        for mode, answers in found.answers.items()
+        if (one := answers.citations)
     ]
     return section("Citations", _CITATIONS, rows)
 

@@ -11,8 +11,9 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, Field, ValidationError
 
 from evaluation.errors import BaselineError
+from transformer.wire import AnswerMode
 
-FORMAT = 1
+FORMAT = 2
 
 Rounded = Annotated[float, AfterValidator(lambda value: round(value, 5))]
 
@@ -73,12 +74,22 @@ class AnswersResult(RiskCurve):
     f1: Rounded
     contains: Rounded
     """Share of answers that contain a gold answer. Like the two above: of answerable questions; a refusal scores 0."""
+    recall: Rounded
+    """Mean of `metrics.recall`. Like the three above."""
+    right_by_recall: Rounded
+    """`right`, if recall decides instead of F1."""
     retrieved: Rounded
     """Share of answerable questions with a relevant document in their sources."""
     refused_unanswerable: Rounded | None
     refused_answerable: Rounded | None
     right: Rounded
     """Share of unanswerable questions that are refused and answerable ones that get a gold answer."""
+    words: Rounded
+    """Mean number of words of the answers that are no refusals."""
+    loops: int
+    """Answers that repeat themselves (`transformer.loops`)."""
+    quoted: Rounded
+    """Share of quotes among the answers that are no refusals."""
     citations: Citations | None
     seconds_p50: Rounded
     texts: list[str]
@@ -99,7 +110,7 @@ class SetResult(BaseModel):
     """Name, version, documents, chunks, embedder, and build settings."""
     rows: dict[str, Row]
     signals: dict[str, Signal] = Field(default_factory=dict)
-    answers: AnswersResult | None = None
+    answers: dict[AnswerMode, AnswersResult] = Field(default_factory=dict)
     known_answers: dict[str, dict[str, float]] = Field(default_factory=dict)
     """`all` or `held_out` → name of a figure of evaluation.citations → value."""
     seconds: dict[str, Rounded]

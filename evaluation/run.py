@@ -13,9 +13,10 @@ from evaluation import answers, citations, plots, report, retrieval
 from evaluation.datasets import Dataset
 from evaluation.errors import BaselineError
 from evaluation.markdown import replace_part, write
-from evaluation.results import Results, SetResult, machine
+from evaluation.results import AnswersResult, Results, SetResult, machine
 from evaluation.retrieval import Mode
 from evaluation.services import OnProgress, Services
+from transformer.wire import AnswerMode
 
 _VERSIONS = ("kserve-rag", "ir-measures", "pytrec-eval-terrier", "scipy", "chromadb")
 
@@ -30,6 +31,7 @@ async def measure(
     modes: Sequence[Mode],
     depth: int,
     sample: int,
+    answer_modes: Sequence[AnswerMode],
     seed: int,
     on_progress: OnProgress,
 ) -> SetResult:
@@ -44,11 +46,16 @@ async def measure(
         rows, signals, seconds = await retrieval.measure(
             dataset, services, modes=modes, depth=depth, seed=seed, on_progress=on_progress
         )
-        answered = None
+        answered: dict[AnswerMode, AnswersResult] = {}
         checked: dict[str, citations.CitationFigures] = {}
         if sample and services.has_transformer:
             began = time.monotonic()
-            answered = await answers.measure(dataset, services, sample=sample, seed=seed, on_progress=on_progress)
+            for mode in answer_modes:
+                measured = await answers.measure(
+                    dataset, services, mode=mode, sample=sample, seed=seed, on_progress=on_progress
+                )
+                if measured is not None:
+                    answered[mode] = measured
             seconds["answers"] = time.monotonic() - began
             checked = await citations.measure(dataset, services, seed=seed, on_progress=on_progress)
     return SetResult(

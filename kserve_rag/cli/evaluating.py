@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, get_args
 
 from rich.console import Console
 
@@ -44,10 +44,13 @@ from kserve_rag.local.services import (
 from kserve_rag.progress import Progress
 from kserve_rag.settings import HOST, Settings
 from transformer.calibration import Calibration, Error
+from transformer.wire import AnswerMode
 from vectorstore.versions import IndexRoot
 
 _READY_WITHIN_S = 60.0
 _POLL_S = 0.1
+
+_Mode = TypeVar("_Mode", bound=str)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +65,7 @@ class Options:
     data: Path | None = None
     modes: str = "served"
     answers: int = 0
+    answer_modes: str = "auto"
     depth: int = 100
     seed: int = 0
     calibrate: float | None = None
@@ -105,7 +109,8 @@ def evaluate(run: Options, console: Console) -> Outcome:
         ServiceError: a service failed. Nothing is written.
         CalibrationError: there are too few questions for the requested error rate.
     """
-    modes = _modes(run.modes)
+    modes = _modes(run.modes, retrieval.MODES, "mode")
+    answer_modes = _modes(run.answer_modes, get_args(AnswerMode), "answer mode")
     baseline = results.read(run.baseline) if run.baseline is not None else None
     selected = _datasets(run)
     if baseline is not None and selected:
@@ -124,12 +129,18 @@ def evaluate(run: Options, console: Console) -> Outcome:
         _check_documents(state, selected)
         found: dict[str, results.SetResult] = {}
         for dataset in selected:
-            found[dataset.name] = _measure(run, state, dataset, modes, console)
+            found[dataset.name] = _measure(run, state, dataset, modes, answer_modes, console)
     measured = evaluation.results(
         found,
         embedder=state.embedder,
         llm=state.llm,
-        settings={"modes": ",".join(modes), "depth": run.depth, "answers": run.answers, "seed": run.seed},
+        settings={
+            "modes": ",".join(modes),
+            "depth": run.depth,
+            "answers": run.answers,
+            "answer_modes": ",".join(answer_modes),
+            "seed": run.seed,
+        },
     )
     folder = run.out or run.settings.home / "evaluation" / "results" / datetime.now().strftime("%Y%m%d-%H%M%S")
     evaluation.keep(folder, measured, baseline)
@@ -201,15 +212,15 @@ def data_folders(settings: Settings, given: Path | None) -> list[Path]:
     return [given.expanduser().resolve()]
 
 
-def _modes(given: str) -> list[retrieval.Mode]:
+def _modes(given: str, known: Sequence[_Mode], noun: str) -> list[_Mode]:
     names = [name.strip() for name in given.split(",") if name.strip()]
     if names == ["all"]:
-        return list(retrieval.MODES)
-    unknown = [name for name in names if name not in retrieval.MODES]
+        return list(known)
+    unknown = [name for name in names if name not in known]
     if unknown or not names:
         shown = ", ".join(map(repr, unknown)) or repr(given)
-        raise UsageError(f"There is no mode {shown}. Choose from {', '.join(retrieval.MODES)}; or all.")
-    return [mode for mode in retrieval.MODES if mode in names]
+        raise UsageError(f"There is no {noun} {shown}. Choose from {', '.join(known)}; or all.")
+    return [mode for mode in known if mode in names]
 
 
 def _datasets(run: Options) -> list[Dataset]:
@@ -219,9 +230,16 @@ def _datasets(run: Options) -> list[Dataset]:
     if not names and run.questions is None and not run.generate:
         names = ["docs"]
     loaded: list[Dataset] = []
+    named = sets.available(folders)
     for name in dict.fromkeys(names):
-        copy = run.settings.home / "evaluation" / "corpora" / Path(name).name
-        loaded.append(sets.load(sets.find(name, folders), skip_bad=copy if run.skip_bad else None))
+        copy = run.settings.home / "evaluation" / "corpora" / (name if name in named else Path(name).name)
+        loaded.append(
+            sets.load(
+                sets.find(name, folders),
+                name=name if name in named else None,
+                skip_bad=copy if run.skip_bad else None,
+            )
+        )
     if run.questions is not None:
         loaded.append(questions.load(run.questions.expanduser()))
     duplicates = {dataset.name for dataset in loaded if sum(dataset.name == other.name for other in loaded) > 1}
@@ -255,7 +273,12 @@ def _check_documents(state: GraphState, selected: Sequence[Dataset]) -> None:
 
 
 def _measure(
-    run: Options, state: GraphState, dataset: Dataset, modes: Sequence[retrieval.Mode], console: Console
+    run: Options,
+    state: GraphState,
+    dataset: Dataset,
+    modes: Sequence[retrieval.Mode],
+    answer_modes: Sequence[AnswerMode],
+    console: Console,
 ) -> results.SetResult:
     transformer = bool(run.answers) or dataset.conversational
     began = time.monotonic()
@@ -277,6 +300,7 @@ def _measure(
                 modes=modes,
                 depth=run.depth,
                 sample=run.answers,
+                answer_modes=answer_modes,
                 seed=run.seed,
                 on_progress=counts.update,
             )

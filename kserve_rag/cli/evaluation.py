@@ -35,6 +35,9 @@ def evaluate(
     answers: Annotated[
         int, typer.Option(metavar="N", help="Also generate answers to N questions per set, half of them unanswerable.")
     ] = 0,
+    answer_modes: Annotated[
+        str, typer.Option(help="Modes of these answers: auto (the default), quote, write; several, or all.")
+    ] = "auto",
     depth: Annotated[int, typer.Option(min=20, max=100, help="Passages to retrieve per question.")] = 100,
     seed: Annotated[int, typer.Option(help="Random seed for samples, generated questions and tests.")] = 0,
     calibrate: Annotated[
@@ -80,6 +83,7 @@ def evaluate(
 
       kserve-rag eval                                        this project's own questions, in seconds
       kserve-rag eval --questions faq.csv --answers 50       columns: question, document, answer
+      kserve-rag eval --answers 50 --answer-modes all        the LLM, the quotes, and the default beside each other
       kserve-rag eval --generate 200                         questions generated from your documents
       kserve-rag eval scifact --data ~/beir --modes all      every search mode on a public dataset
       kserve-rag eval --questions faq.csv --calibrate 0.05   refuse at most 5 % of the answerable
@@ -102,6 +106,7 @@ def evaluate(
                 data=data,
                 modes=modes,
                 answers=answers,
+                answer_modes=answer_modes,
                 depth=depth,
                 seed=seed,
                 calibrate=calibrate,

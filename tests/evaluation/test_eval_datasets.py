@@ -163,7 +163,11 @@ def test_names_are_found_bundled_in_the_data_and_as_paths(write_set: WriteSet, t
     assert datasets.find("ducks", [tmp_path]) == folder
     assert datasets.find(str(folder), []) == folder
     assert datasets.available([tmp_path]) == ["docs", "ducks"]
-    with pytest.raises(UnknownDatasetError, match="Known: docs, ducks"):
+    (tmp_path / "birds").mkdir()
+    nested = folder.rename(tmp_path / "birds" / "ducks")
+    assert datasets.available([tmp_path]) == ["docs", "birds/ducks"]
+    assert datasets.find("birds/ducks", [tmp_path]) == nested
+    with pytest.raises(UnknownDatasetError, match="Known: docs, birds/ducks"):
         datasets.find("geese", [tmp_path])
 
 

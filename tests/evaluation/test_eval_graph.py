@@ -50,7 +50,9 @@ def test_a_dataset_is_measured_beside_the_graphs_own_index(
     from kserve_rag.cli.evaluating import Options
 
     folder = write_set(corpus=CORPUS, queries=QUERIES, qrels=QRELS, name="birds")
-    run = Options(graph_settings, datasets=[str(folder)], modes="all", answers=2, out=tmp_path / "first")
+    run = Options(
+        graph_settings, datasets=[str(folder)], modes="all", answers=2, answer_modes="all", out=tmp_path / "first"
+    )
     outcome, told = evaluated(run)
     found = outcome.results.sets["birds"]
     assert set(found.rows) == {"served", "dense", "lexical", "fused", "rescored", "served, last turn only"}
@@ -59,9 +61,12 @@ def test_a_dataset_is_measured_beside_the_graphs_own_index(
     # Of two identical documents the index keeps the first; the other one counts as found with it.
     assert found.rows["served"].per_question["R@5"][2] == 1
     assert set(found.signals) >= {"answerability", "best score", "best similarity", "best lexical score"}
-    assert found.answers is not None
-    assert found.answers.questions == ["q1", "u1"]
-    assert found.answers.citations is None or found.answers.citations.dangling == 0
+    assert set(found.answers) == {"quote", "write", "auto"}
+    for answers in found.answers.values():
+        assert answers.questions == ["q1", "u1"]
+        assert answers.citations is None or answers.citations.dangling == 0
+    quoted = found.answers["quote"]
+    assert (quoted.quoted, quoted.contains, quoted.loops) == (1.0, 1.0, 0)
     assert found.index["documents"] == 3
     assert found.index["settings"]["chunker"]
     assert "birds: nDCG@10" in told
@@ -160,6 +165,7 @@ def test_the_gate_fails_on_a_drop(graph: RunningGraph, eval_here: Run, tmp_path:
     ("arguments", "told"),
     [
         (["--modes", "dense,quick"], "There is no mode 'quick'"),
+        (["--answer-modes", "terse"], "There is no answer mode 'terse'"),
         (["nowhere"], "There is no dataset 'nowhere'"),
         (["--data", "/nowhere"], "There is no folder /nowhere"),
         (["--gate"], "--gate needs --baseline"),
@@ -196,7 +202,13 @@ def test_settings_of_the_run_are_in_the_results(
     made = eval_here(str(folder), "--seed", "7", "--out", str(tmp_path / "out"))
     assert made.returncode == 0, made.stderr
     kept = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert kept["settings"] == {"modes": "served,dense,lexical", "depth": 100, "answers": 0, "seed": 7}
+    assert kept["settings"] == {
+        "modes": "served,dense,lexical",
+        "depth": 100,
+        "answers": 0,
+        "answer_modes": "auto",
+        "seed": 7,
+    }
     assert kept["versions"]["ir-measures"]
 
 

@@ -26,6 +26,15 @@ def test_rankings_against_values_by_hand() -> None:
     assert all(found["nothing found"] == 0 for found in values.values())
 
 
+def test_recall_is_the_share_of_the_gold_answers_words() -> None:
+    assert (
+        metrics.recall("The kiln fires at 1,000 degrees, then cools.", ["1,000 degrees and cools", "kiln shelf"])
+        == 0.75
+    )
+    assert metrics.recall("釉薬", ["釉", ""]) == 1
+    assert metrics.recall("a", ["the"]) == 0
+
+
 @settings(deadline=None)
 @given(st.permutations([f"d{number}" for number in range(25)]))
 def test_the_order_given_is_the_order_measured(documents: list[str]) -> None:

@@ -109,24 +109,33 @@ def test_a_report_has_all_its_tables() -> None:
         signals={"best support": signal([0.9, 0.1, 0.5, 0.3], [True, False, True, False], 0)},
         left_out=["corpus.jsonl, line 2: the text of 'd2' is empty"],
         answers={
-            "questions": ["q01"],
-            "answerable": 1,
-            "unanswerable": 0,
-            "exact_match": 1,
-            "f1": 1,
-            "contains": 1,
-            "retrieved": 1,
-            "refused_unanswerable": None,
-            "refused_answerable": 0,
-            "right": 1,
-            "aurc": 0.1,
-            "best_aurc": 0,
-            "coverage": [0.5, 1],
-            "risk": [0, 0.1],
-            "citations": Citations(sentences=1, cited=2, precision=1, recall=1, recall_of_retrieved=None, dangling=0),
-            "seconds_p50": 0.5,
-            "texts": ["four"],
-            "f1_per_question": [1],
+            "auto": {
+                "questions": ["q01"],
+                "answerable": 1,
+                "unanswerable": 0,
+                "exact_match": 1,
+                "f1": 1,
+                "contains": 1,
+                "retrieved": 1,
+                "refused_unanswerable": None,
+                "refused_answerable": 0,
+                "right": 1,
+                "aurc": 0.1,
+                "best_aurc": 0,
+                "coverage": [0.5, 1],
+                "risk": [0, 0.1],
+                "citations": Citations(
+                    sentences=1, cited=2, precision=1, recall=1, recall_of_retrieved=None, dangling=0
+                ),
+                "seconds_p50": 0.5,
+                "texts": ["four"],
+                "f1_per_question": [1],
+                "recall": 1,
+                "right_by_recall": 1,
+                "words": 1,
+                "loops": 0,
+                "quoted": 0.25,
+            }
         },
     )
     named = found.model_copy(update={"sets": {"scifact": found.sets["docs"]}})
@@ -142,6 +151,7 @@ def test_a_report_has_all_its_tables() -> None:
     ):
         assert heading in told
     assert "OpenAI file_search" in told
+    assert "| scifact | auto | 1 + 0 |" in told
     assert "line 2: the text of 'd2' is empty" in told
     assert all(picture.startswith("<?xml") for picture in plots.draw(named).values())
 
