@@ -25,18 +25,38 @@ RIGHT_FROM = 0.5
 
 
 async def measure(
-    dataset: Dataset, services: Services, *, mode: AnswerMode, sample: int, seed: int, on_progress: OnProgress
-) -> AnswersResult | None:
-    """Measures a sample of the questions in one answer mode; None if no question has a known answer.
+    dataset: Dataset,
+    services: Services,
+    *,
+    modes: Sequence[AnswerMode],
+    sample: int,
+    seed: int,
+    on_progress: OnProgress,
+) -> dict[AnswerMode, AnswersResult]:
+    """Measures a sample of the questions in each answer mode; empty if no question has a known answer.
 
     Uses the transformer's settings, but temperature 0, so that runs can be compared.
     """
     questions = dataset.sample(sample, seed)
+    if not any(question.answers for question in questions):
+        return {}
+    # The modes of a question follow each other, so that the LLM's server finds the prompt in its cache.
+    bodies = [
+        body(question, answers=mode, max_tokens=MAX_TOKENS, temperature=0.0, seed=seed)
+        for question in questions
+        for mode in modes
+    ]
+    answers = await services.generate(bodies, on_progress, "answers")
+    return {
+        mode: await _figures(dataset, services, questions, answers[place :: len(modes)])
+        for place, mode in enumerate(modes)
+    }
+
+
+async def _figures(
+    dataset: Dataset, services: Services, questions: Sequence[Question], answers: Sequence[Answer]
+) -> AnswersResult:
     answerable = np.array([bool(question.answers) for question in questions], bool)
-    if not answerable.any():
-        return None
-    bodies = [body(question, answers=mode, max_tokens=MAX_TOKENS, temperature=0.0, seed=seed) for question in questions]
-    answers = await services.generate(bodies, on_progress, f"answers, {mode}")
     texts = [final_text(answer) for answer in answers]
     pairs = list(zip(questions, answers, strict=True))
     refused = np.array([answer.refused for answer in answers], bool)

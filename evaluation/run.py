@@ -50,12 +50,9 @@ async def measure(
         checked: dict[str, citations.CitationFigures] = {}
         if sample and services.has_transformer:
             began = time.monotonic()
-            for mode in answer_modes:
-                measured = await answers.measure(
-                    dataset, services, mode=mode, sample=sample, seed=seed, on_progress=on_progress
-                )
-                if measured is not None:
-                    answered[mode] = measured
+            answered = await answers.measure(
+                dataset, services, modes=answer_modes, sample=sample, seed=seed, on_progress=on_progress
+            )
             seconds["answers"] = time.monotonic() - began
             checked = await citations.measure(dataset, services, seed=seed, on_progress=on_progress)
     return SetResult(

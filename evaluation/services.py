@@ -30,7 +30,8 @@ QUERIES_PER_REQUEST = 16
 CONCURRENCY = 4
 """Concurrent requests: enough for two cores, too few for any to miss its deadline in the queue."""
 
-_TIMEOUT_S = 120
+TIMEOUT_S = 180
+"""Of a request, and of a dataset's own transformer: the LLM of a busy machine takes its time."""
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -64,7 +65,7 @@ class Services:
 
     async def index(self) -> dict[str, Any]:
         """Description of the served index: name, version, documents, chunks, embedder."""
-        status = await self._vectorstore.indexes(CallContext.start(_TIMEOUT_S))
+        status = await self._vectorstore.indexes(CallContext.start(TIMEOUT_S))
         if status.index is None:
             raise BadUpstreamError(f"The vectorstore serves no index: {status.reason}")
         return status.index.model_dump()
@@ -74,7 +75,7 @@ class Services:
         step, count = QUERIES_PER_REQUEST, len(instances)
 
         async def ask(start: int) -> list[Prediction]:
-            return await self._vectorstore.search(list(instances[start : start + step]), CallContext.start(_TIMEOUT_S))
+            return await self._vectorstore.search(list(instances[start : start + step]), CallContext.start(TIMEOUT_S))
 
         found = await _each(ask, range(0, count, step), lambda done: on_progress(task, min(done * step, count), count))
         return [prediction for batch in found for prediction in batch]
@@ -86,7 +87,7 @@ class Services:
             raise AssertionError("there is no transformer")
 
         async def ask(body: dict[str, Any]) -> Answer:
-            found = await transformer.post_json(self._path, body, CallContext.start(_TIMEOUT_S))
+            found = await transformer.post_json(self._path, body, CallContext.start(TIMEOUT_S))
             try:
                 return Answer.model_validate(found)
             except ValidationError as error:
@@ -96,7 +97,7 @@ class Services:
 
     async def text(self, document_id: str, version: str | None) -> str:
         """A stored document's text."""
-        found = await self._vectorstore.document(document_id, CallContext.start(_TIMEOUT_S), version=version)
+        found = await self._vectorstore.document(document_id, CallContext.start(TIMEOUT_S), version=version)
         return str(found["text"])
 
 

@@ -28,7 +28,7 @@ from evaluation.calibration import calibrate
 from evaluation.datasets import Dataset
 from evaluation.errors import DatasetError
 from evaluation.markdown import write
-from evaluation.services import Services
+from evaluation.services import TIMEOUT_S, Services
 from ingest.events import OnProgress
 from kserve_rag.cli.progress import EvaluationProgress, ProgressDisplay
 from kserve_rag.errors import LaunchError, UsageError
@@ -181,7 +181,10 @@ def over_dataset(
         variables: dict[ServiceName, dict[str, str]] = {"vectorstore": vectorstore_variables(settings, own)}
         if transformer:
             llm = model_store(settings).materialise(state.llm, "llm")
-            variables["transformer"] = transformer_variables(settings, own, llm)
+            variables["transformer"] = {
+                **transformer_variables(settings, own, llm),
+                "TRANSFORMER_TIMEOUT_S": str(TIMEOUT_S),
+            }
         for name, environ in variables.items():
             stack.enter_context(_process(own, name, environ, logs / f"{name}.log"))
         yield _target(own, transformer=transformer)
