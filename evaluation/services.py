@@ -31,7 +31,7 @@ CONCURRENCY = 4
 """Concurrent requests: enough for two cores, too few for any to miss its deadline in the queue."""
 
 TIMEOUT_S = 180
-"""Of a request, and of a dataset's own transformer: the LLM of a busy machine takes its time."""
+"""Deadline of a request, and of a dataset's own transformer: on a busy machine an answer takes long."""
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
