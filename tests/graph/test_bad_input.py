@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -220,4 +221,5 @@ def test_a_question_longer_than_the_window(rag: httpx.Client) -> None:
 def test_a_deadline_that_cannot_be_kept(rag: httpx.Client) -> None:
     response = rag.post(GENERATE, json={"text_input": Q, "max_tokens": 500}, headers={"x-request-timeout-ms": "30"})
     assert response.status_code == 504
-    assert "deadline" in fault(GENERATE, response)[0]
+    # Either the service itself notices, or the client of the upstream that was waited for.
+    assert re.search("deadline|in time", fault(GENERATE, response)[0])
