@@ -1,4 +1,4 @@
-"""Word documents (Office Open XML), by way of HTML."""
+"""Word documents (Office Open XML), converted to HTML."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from ingest.loaders.document import Limits, Notice, ParsedDocument, one_line
 from ingest.loaders.file import SourceFile
 from ingest.loaders.html import parse_html
 from ingest.loaders.html_text import render
-from ingest.loaders.package import Package, begins_open_xml, check_no_entities, furniture
+from ingest.loaders.package import Package, begins_open_xml, check_no_entities, distinct_lines
 
 _WORD = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
 _MATH = "{http://schemas.openxmlformats.org/officeDocument/2006/math}"
-_FURNITURE = re.compile(r"word/(header|footer)\d*\.xml")
+_HEADER_OR_FOOTER = re.compile(r"word/(header|footer)\d*\.xml")
 _STYLES = """
 p[style-name='Title'] => h1:fresh
 p[style-name='Subtitle'] => p:fresh
@@ -48,7 +48,7 @@ class DocxLoader:
         Deleted text, comments and macros are left out.
         """
         package = Package(file, limits, "Word document")
-        headers, footers = _furniture(package)
+        headers, footers = _headers_and_footers(package)
         builder = TextBuilder(limits)
         builder.paragraph("\n".join(headers))
         root = parse_html(_as_html(package))
@@ -101,14 +101,14 @@ def _with_formulas(package: Package) -> bytes:
     return packed.getvalue()
 
 
-def _furniture(package: Package) -> tuple[list[str], list[str]]:
+def _headers_and_footers(package: Package) -> tuple[list[str], list[str]]:
     """The different lines of all page headers and of all page footers, without page numbers."""
     lines: dict[str, list[str]] = {"header": [], "footer": []}
     for name in sorted(package.names):
-        if match := _FURNITURE.fullmatch(name):
+        if match := _HEADER_OR_FOOTER.fullmatch(name):
             for paragraph in package.xml(name).iter(f"{_WORD}p"):
                 lines[match[1]].append("".join(_run_text(each) for each in paragraph.iter(etree.Element)))
-    return furniture(lines["header"]), furniture(lines["footer"])
+    return distinct_lines(lines["header"]), distinct_lines(lines["footer"])
 
 
 def _run_text(element: Any) -> str:

@@ -1,4 +1,4 @@
-"""E-books (EPUB): the chapters in reading order, by way of the HTML loader."""
+"""E-books (EPUB): the chapters in reading order, read by the HTML loader."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Documents and slides of LibreOffice (OpenDocument), by way of HTML."""
+"""Documents and slides of LibreOffice (OpenDocument), converted to HTML."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ingest.loaders.builder import TextBuilder
 from ingest.loaders.document import Limits, Notice, ParsedDocument
 from ingest.loaders.file import SourceFile
 from ingest.loaders.html_text import render
-from ingest.loaders.package import Package, begins_with_type, furniture
+from ingest.loaders.package import Package, begins_with_type, distinct_lines
 
 _TYPE = "application/vnd.oasis.opendocument."
 _DRAW = "{urn:oasis:names:tc:opendocument:xmlns:drawing:1.0}"
@@ -60,7 +60,7 @@ class OpenDocumentLoader:
         if _MANIFEST in package.names and b"encryption-data" in package.read(_MANIFEST):
             raise SkippedFileError("encrypted: needs a password")
         builder = TextBuilder(limits)
-        headers, footers = _furniture(package)
+        headers, footers = _headers_and_footers(package)
         builder.paragraph("\n".join(headers))
         content = _Content(package.xml("content.xml"))
         render(content.body, builder)
@@ -146,13 +146,15 @@ class _Content:
                 paragraph.text = "Notes: " + " ".join(" ".join(notes.itertext()).split())
 
 
-def _furniture(package: Package) -> tuple[list[str], list[str]]:
+def _headers_and_footers(package: Package) -> tuple[list[str], list[str]]:
     """The different lines of all page headers and of all page footers, without page numbers."""
     if "styles.xml" not in package.names:
         return [], []
     root = package.xml("styles.xml")
     headers, footers = (
-        furniture("".join(line.itertext()) for part in root.iter(f"{_STYLE}{name}") for line in part.iter(f"{_TEXT}p"))
+        distinct_lines(
+            "".join(line.itertext()) for part in root.iter(f"{_STYLE}{name}") for line in part.iter(f"{_TEXT}p")
+        )
         for name in ("header", "footer")
     )
     return headers, footers

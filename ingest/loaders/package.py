@@ -138,7 +138,7 @@ def begins_with_type(head: bytes, media_type: str) -> bool:
     return head.startswith(ZIP) and head[30:].startswith(b"mimetype" + media_type.encode())
 
 
-def furniture(lines: Iterable[str]) -> list[str]:
+def distinct_lines(lines: Iterable[str]) -> list[str]:
     """The different lines of page headers or footers, without blank lines and page numbers."""
     cleaned = dict.fromkeys(map(one_line, lines))
     return [line for line in cleaned if line and _PAGE_NUMBER.fullmatch(line) is None]

@@ -1,4 +1,4 @@
-"""Slides (Office Open XML), by way of HTML."""
+"""Slides (Office Open XML), converted to HTML."""
 
 from __future__ import annotations
 
