@@ -66,14 +66,18 @@ def pgvector() -> Iterator[Mapping[str, str]]:
         initdb = [programs / "initdb", *options, "--pgdata", folder / "data"]
         subprocess.run(initdb, check=True, cwd=folder, stdout=subprocess.DEVNULL, **user)
         command = [programs / "postgres", "-D", folder / "data", "-h", "127.0.0.1", "-p", str(port)]
-        with started([*command, "-k", folder, "-c", "fsync=off"], port, folder / "log", **user):
+        command += ["-k", folder, "-c", "fsync=off"]
+        # PostgreSQL waits for its clients after SIGTERM.
+        with started(command, port, folder / "log", stop=signal.SIGINT, **user):
             yield {"VECTORSTORE_PGVECTOR_DSN": f"postgresql://rag:{PASSWORD}@127.0.0.1:{port}/postgres"}
     finally:
         shutil.rmtree(folder)
 
 
 @contextlib.contextmanager
-def started(command: Sequence[str | Path], port: int, log: Path, **options: Any) -> Iterator[None]:
+def started(
+    command: Sequence[str | Path], port: int, log: Path, *, stop: signal.Signals = signal.SIGTERM, **options: Any
+) -> Iterator[None]:
     """A running program. Waits until it accepts connections; stops it afterwards."""
     with log.open("wb") as output:
         process = subprocess.Popen(command, cwd=log.parent, stdout=output, stderr=subprocess.STDOUT, **options)
@@ -82,7 +86,7 @@ def started(command: Sequence[str | Path], port: int, log: Path, **options: Any)
         assert process.poll() is None, log.read_text(errors="replace")[-4000:]
         yield
     finally:
-        process.send_signal(signal.SIGINT)
+        process.send_signal(stop)
         try:
             process.wait(ENDS_WITHIN_S)
         except subprocess.TimeoutExpired:
