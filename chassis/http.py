@@ -269,8 +269,12 @@ class HttpUpstream:
                     response.close()
                     raise BadUpstreamError(f"The {self.name} sent a compressed response, which was not asked for.")
                 return response
-            except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-                raise NotReadyError(f"The {self.name} cannot be reached. Try again shortly.") from error
+            except aiohttp.ClientConnectorError as error:
+                raise self._unreachable() from error
+            except aiohttp.ConnectionTimeoutError as error:  # a lost packet, or this process stood still meanwhile
+                if attempt == 2:
+                    raise self._unreachable() from error
+                span.set("http.request.resend_count", attempt)
             except _STALE as error:
                 if attempt == 2 or isinstance(body, AsyncIterable):  # a streamed body can be read only once
                     # Triton does this for seconds while it exits, a killed server once.
@@ -281,6 +285,9 @@ class HttpUpstream:
             except aiohttp.ClientError as error:
                 raise BadUpstreamError(f"The {self.name} sent a response that is not valid HTTP.") from error
         raise AssertionError("unreachable")
+
+    def _unreachable(self) -> NotReadyError:
+        return NotReadyError(f"The {self.name} cannot be reached. Try again shortly.")
 
     async def _session(self, deadline: float) -> aiohttp.ClientSession:
         """The session for a request with this deadline; a new one when the connections have reached their maximum age.
