@@ -14,8 +14,9 @@ from typing import Any
 from embedder.tokens import TokenCounter
 from ingest.errors import IngestError
 from ingest.loaders.document import MetadataValue, ParsedDocument, Section
+from text_analysis.sentences import sentence_spans
 
-ALGORITHM = 2
+ALGORITHM = 3
 """Version of the algorithm. Increment it when chunks or embedded texts change, so that indexes are rebuilt."""
 
 _PIECE_CHARS = 8_192
@@ -34,17 +35,10 @@ _CODE, _PARAGRAPH, _LINE, _SENTENCE, _WORD = 4, 3, 2, 1, 0
 """Boundary before a unit. A higher number is a better place to split."""
 
 _BLANK_LINE = re.compile(r"\n[ \t]*\n+")
-_SENTENCE_END = re.compile(r"(?<![.!?…؟।])[.!?…؟।]+[\"'”’»)\]]*(?=\s)|[。！？]+[\"'”’」』）]*")
 _ENDS_LINE = re.compile(r"[.!?:;…。！？|][\"'”’»)\]*_`]*\s*$")
 _CONTINUES_LINE = re.compile(r"(?!\d{1,3}[.)]\s)[^\s\-*+•#>|~]")
 _FULL_LINE_CHARS = 60
 """A shorter line is not wrapped: its line break is intended."""
-_ABBREVIATIONS = frozenset(
-    """
-    al approx art ca cf ch co corp dept dr ed eds eq est etc fig figs gen inc jr ltd mr mrs ms no nos nr p pp prof rev
-    sec sr st vol vs
-    """.split()  # noqa: SIM905
-)
 _PAGE_LABEL = re.compile(r"Pages? \d+(?:–\d+)?")
 
 
@@ -420,23 +414,7 @@ def _is_wrapped(text: str, newline: int) -> bool:
 
 def _sentences(text: str, start: int, end: int) -> Iterator[int]:
     """Start of each sentence in the range except the first."""
-    for match in _SENTENCE_END.finditer(text, start, end):
-        place = match.end()
-        while place < end and text[place].isspace():
-            place += 1
-        if place < end and not text[place].islower() and not _is_abbreviation(text, match.start(), start):
-            yield place
-
-
-def _is_abbreviation(text: str, stop: int, floor: int) -> bool:
-    """Whether the full stop at `stop` belongs to an abbreviation or an initial."""
-    if text[stop] != ".":
-        return False
-    begin = stop
-    while begin > floor and stop - begin < 8 and text[begin - 1].isalpha():
-        begin -= 1
-    word = text[begin:stop]
-    return (len(word) == 1 and word not in "IA") or word.lower() in _ABBREVIATIONS
+    return (start + begin for begin, _ in sentence_spans(text[start:end])[1:])
 
 
 def _piece_end(text: str, begin: int) -> int:

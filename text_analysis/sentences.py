@@ -17,6 +17,12 @@ _MAX_CHARS = 1200
 REFERENCE = r"\[+\d{1,3}(?:[ \t]*[,;–-][ \t]*\d{1,3})*\]+"
 """Pattern of reference numbers in brackets: `[2]`, `[1, 3]`, `[1-3]`, `[[2]]`."""
 
+BULLET = r"[-*+•‣◦·–>][ \t]+"
+"""Pattern of the mark that begins a list item or a quotation."""
+NUMBERED = r"\(?\d{1,3}[.)][ \t]+"
+"""Pattern of the number that begins a list item."""
+HEADING = r"#{1,6}[ \t]+"
+
 _BREAK = re.compile(rf"(?P<wide>[{SENTENCE_END}]+)|(?P<stop>[.!?…]+)|(?P<newline>\n)")
 _CLAUSE_END = rf"(?<=[{CLAUSE_SPACED}\d”\")]) +(?![ฯๆຯໆ])(?=[{CLAUSE_SPACED}])"
 """A space between clauses, except before a mark of abbreviation or repetition, which belongs to the preceding word."""
@@ -32,9 +38,9 @@ _AFTER = re.compile(rf"[\"'”’»)\]）」』】*_`]*(?:[ \t]*{REFERENCE})*")
 _FENCE = re.compile(r"^[ \t]*(```|~~~).*?(?:^[ \t]*\1[^\n]*$\n?|\Z)", re.MULTILINE | re.DOTALL)
 _CLOSING_FENCE = re.compile(r"((?:(?![ \t]*(?:```|~~~))[^\n]*\n)*[ \t]*(?:```|~~~)[ \t]*)(?:\n[ \t]*\n|\n?\Z)")
 """The rest of a code block that began before the text: its fence has no language and is followed by a blank line."""
-_ITEM = re.compile(r"[ \t]*(?:[-*+•‣◦·–][ \t]|\(?\d{1,3}[.)][ \t]|#{1,6}[ \t]|\||>)")
+_ITEM = re.compile(rf"[ \t]*(?:{BULLET}|{NUMBERED}|{HEADING}|\||>)")
 """Start of a line that begins a new span: list item, heading, table row, quotation."""
-_OWN_LINE = re.compile(r"[ \t]*(?:#{1,6}[ \t]|\|)")
+_OWN_LINE = re.compile(rf"[ \t]*(?:{HEADING}|\|)")
 """Start of a line that is a complete span: heading, table row."""
 _SPACE = re.compile(r"\s*")
 _WORD_BEFORE = re.compile(r"[^\s(\[\"'“‘«/–—-]*\Z")

@@ -18,16 +18,16 @@ import numpy as np
 import numpy.typing as npt
 
 from text_analysis.question_words import asks_number
-from text_analysis.sentences import sentence_spans, trimmed
+from text_analysis.sentences import BULLET, HEADING, NUMBERED, sentence_spans, trimmed
 from text_analysis.terms import SentenceAnalyzer, SentenceTerms
 from text_analysis.words import has_digit
 
 Matrix = npt.NDArray[np.float32]
 
-_HEADING = re.compile(r"[ \t]*#{1,6}[ \t]")
+_HEADING = re.compile(rf"[ \t]*{HEADING}")
 _UNDERLINE = re.compile(r"[ \t]*(?:=+|[|:\t -]*--[|:\t -]*)(?:\n|\Z)")
 """A line below a heading, or below the header of a table."""
-_ITEM_NUMBER = re.compile(r"\s*(?:[-*+•‣◦·–>]\s+|\(?\d{1,3}[.)]\s+|#{1,6}\s+)*")
+_ITEM_NUMBER = re.compile(rf"\s*(?:(?:{BULLET}|{NUMBERED}|{HEADING})\s*)*")
 _MAX_SENTENCES = 65_535
 _CACHE_CHARS = 4_000_000
 """Maximum total length of the cached passages."""

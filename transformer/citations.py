@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from text_analysis.declining_words import declines
-from text_analysis.sentences import REFERENCE, sentence_spans, starts_line
+from text_analysis.sentences import BULLET, NUMBERED, REFERENCE, sentence_spans, starts_line
 from transformer.alignment import Aligner, Evidence
 from transformer.facts import Difference, differing_fact
 from transformer.wire import Citations, Markers, Quote, Source, Statement, Verdict, Withheld
@@ -20,7 +20,7 @@ _NUMBERS = re.compile(r"\d+|[–-]")
 _CODE = re.compile(r"```.*?(?:```|\Z)|~~~.*?(?:~~~|\Z)|`[^`\n]*`", re.DOTALL)
 _UNCLOSED = re.compile(r"\[[\[\d \t,;–-]*\Z")
 """An open bracket that would form a marker with the text after a removed marker."""
-_WRAP = re.compile(r"(?<!\n)[ \t]*\n[ \t]*(?!\n|[-*+•‣◦·–>][ \t]|\(?\d{1,3}[.)][ \t]|\||~~~)")
+_WRAP = re.compile(rf"(?<!\n)[ \t]*\n[ \t]*(?!\n|{BULLET}|{NUMBERED}|\||~~~)")
 """A line break inside a sentence."""
 _SENTENCE_ENDS = tuple('.!?…。！？।؟"”’)»')
 _LONGEST_RANGE = 20

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from text_analysis.question_words import asks_number
+from text_analysis.sentences import BULLET, NUMBERED
 from transformer.alignment import Evidence, Matrix, PassageIndexes, SentenceMatrix
 
 Similarity = Sequence[Sequence[float]]
@@ -35,14 +36,14 @@ _MIN_RELATIVE_SCORE = 0.7
 _ANNOUNCED_CHARS = 600
 """Maximum length of a list, table or code block that is quoted with the sentence that announces it."""
 
-_BULLET = re.compile(r"(?:[-*+•‣◦·–>]|\(?\d{1,3}[.)])[ \t]+")
+_BULLET = re.compile(rf"{BULLET}|{NUMBERED}")
 _FENCES = ("```", "~~~")
 _LONG_CODE = 6
 """Number of line breaks from which only the best line of a code block is quoted."""
 _LINE = re.compile(r"[^\s][^\n]*(?<=\S)")
 _ANNOUNCES = (":", "：")
 _ASKS = ("?", "？", "؟")
-_ANNOUNCED = re.compile(r"[ \t]*(?:[-*+•‣◦·–>][ \t]|\(?\d{1,3}[.)][ \t]|\||```|~~~)")
+_ANNOUNCED = re.compile(rf"[ \t]*(?:{BULLET}|{NUMBERED}|\||```|~~~)")
 """Start of a list item, quotation, table row or code block."""
 
 
