@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable
-from typing import Annotated, Literal, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, Field, HttpUrl, TypeAdapter, ValidationError
-from pydantic_settings import BaseSettings
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from chassis.telemetry import LogFormat
 
@@ -138,3 +138,37 @@ def read_settings(kind: type[SettingsT], **overrides: object) -> SettingsT:
             shown = "" if problem["type"] == "missing" else f" (got {problem['input']!r})"
             lines.append(f"{prefix}{name}".upper() + f": {problem['msg']}{shown}")
         raise SettingError("\n".join(lines)) from None
+
+
+def settings_of(kind: type[SettingsT], values: Mapping[str, object], *, prefix: str) -> SettingsT:
+    """Settings from a configuration file alone, without the environment.
+
+    Args:
+        kind: the settings class.
+        values: values by the names of its fields.
+        prefix: precedes the names in messages.
+
+    Raises:
+        SettingError: a name is unknown or a value is invalid. The message has one line, and no values, because one may
+            be a secret.
+    """
+
+    class FromFile(kind):  # type: ignore[misc, valid-type] # a class that is an argument
+        model_config = SettingsConfigDict(extra="forbid", populate_by_name=True)
+
+        @classmethod
+        def settings_customise_sources(cls, *_: Any, **sources: Any) -> tuple[PydanticBaseSettingsSource, ...]:
+            return (sources["init_settings"],)
+
+    try:
+        settings: SettingsT = FromFile(**values)
+    except ValidationError as error:
+        known = ", ".join(kind.model_fields)
+        raise SettingError(
+            "; ".join(
+                f"{prefix}{'.'.join(map(str, each['loc']))}: "
+                + (f"is unknown. Known: {known}" if each["type"] == "extra_forbidden" else each["msg"])
+                for each in error.errors(include_input=False)
+            )
+        ) from None
+    return settings

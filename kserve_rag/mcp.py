@@ -5,6 +5,7 @@
 | `search` | `SearchResult`: the passages for a query, without an answer |
 | `ask` | `AskResult`: an answer with its sources and citations, or a refusal |
 | `indexes` | `IndexesResult`: the values of `collections`, with example questions |
+| `models` | `ModelsResult`: the values of `model` |
 | `document://{collection}/{id}?version=` | the text of a document; spans of passages are offsets in it |
 
 The server calls the transformer's HTTP API only. It is stateless and read-only. Errors reach the assistant as tool
@@ -138,6 +139,19 @@ class IndexesResult(BaseModel):
     default: str = Field(description="Index that is searched if no collections are given.")
 
 
+class Model(BaseModel):
+    """A language model that answers."""
+
+    name: str
+    display_name: str
+
+
+class ModelsResult(BaseModel):
+    """Result of `models`."""
+
+    models: list[Model] = Field(description="The first one answers if no model is given.")
+
+
 class GraphTools:
     """The MCP tools of one graph."""
 
@@ -186,6 +200,7 @@ class GraphTools:
                 "auto: what it writes as far as the documents support it, else a quote."
             ),
         ] = None,
+        model: Annotated[str | None, Field(description="Name of the language model, one of `models`.")] = None,
     ) -> AskResult:
         """Ask a question about the indexed documents. Returns an answer with its sources and a check of each sentence.
 
@@ -198,6 +213,7 @@ class GraphTools:
             # Streamed, so that cancelling the call cancels the generation.
             events = client.stream(
                 question,
+                model=model,
                 answers=answers,
                 max_tokens=max_tokens,
                 num_docs=num_docs,
@@ -232,6 +248,12 @@ class GraphTools:
             indexes=[Index(name=one.name, documents=one.documents, examples=one.examples) for one in found.indexes],
             default=found.default,
         )
+
+    async def models(self, context: Context[Any, Any]) -> ModelsResult:
+        """List the language models that can answer."""
+        async with self._client(context) as client:
+            found = await client.models()
+        return ModelsResult(models=[Model(name=one.id, display_name=one.display_name) for one in found])
 
     async def document(
         self, collection: str, document_id: str, context: Context[Any, Any], version: str | None = None
@@ -274,6 +296,7 @@ def server(tools: GraphTools) -> MCPServer[Any]:
     mcp.add_tool(tools.search, title="Search the documents", annotations=_READS)
     mcp.add_tool(tools.ask, title="Ask the documents", annotations=_READS)
     mcp.add_tool(tools.indexes, title="List the indexes", annotations=_READS)
+    mcp.add_tool(tools.models, title="List the language models", annotations=_READS)
     mcp.resource(DOCUMENT, title="Document", mime_type="text/plain")(tools.document)
 
     @mcp.custom_route("/health", methods=["GET"])  # type: ignore[untyped-decorator]

@@ -63,6 +63,9 @@ class Settings(BaseSettings):
 
     embedder: str | None = Field(None, description="Embedder: a name of the catalogue, or a folder.")
     model: str | None = Field(None, description="LLM: a name of the catalogue, or a GGUF file.")
+    models_file: _Path | None = Field(
+        None, description="File with further LLMs, remote ones for example, that questions choose by `model`."
+    )
     index_name: str = Field("default", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$", description="Name of the index.")
 
     start_timeout_s: float = Field(300, gt=0, description="Maximum time for a service to become ready.")

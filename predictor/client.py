@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import AsyncGenerator, Mapping, Sequence
+import inspect
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from typing import Annotated, Any
 
 from pydantic import AfterValidator
@@ -13,8 +14,9 @@ from chassis import tracing
 from chassis.context import CallContext, CallSpan
 from chassis.errors import BadUpstreamError, InvalidRequestError, ServiceError
 from chassis.registry import Registry
+from chassis.settings import SettingError
 from predictor.prompt import EstimatedPromptFormat, PromptFormat
-from predictor.servers.base import NEUTRAL, PARAMETERS, Capabilities, Connect
+from predictor.servers.base import NEUTRAL, PARAMETERS, Capabilities, Connect, LlmServer, Options
 from predictor.wire import GenerationChunk, GenerationRequest, Message
 
 __all__ = ["LLM_SERVERS", "EstimatedPromptFormat", "LlmServerName", "PredictorClient", "PromptFormat"]
@@ -65,9 +67,12 @@ class PredictorClient:
         model: name of the model; None: the server's default.
         prompt_format: renders messages for servers that take text. Without it, requests to them must have text.
         forward_authorization: whether the server gets the callers' Authorization header.
+        options: values of the server's settings. None: the environment's.
+        label: name of the model in messages about failures of the server. None: the messages say "the predictor".
 
     Raises:
         RegistryError: there is no such server, or its libraries are not installed.
+        SettingError: an option is unknown or invalid, or a setting of the server is missing.
     """
 
     def __init__(
@@ -78,11 +83,14 @@ class PredictorClient:
         model: str | None = None,
         prompt_format: PromptFormat | None = None,
         forward_authorization: bool = False,
+        options: Options | None = None,
+        label: str | None = None,
     ) -> None:
         self._name = server
         self._forward_authorization = forward_authorization
-        self._server = LLM_SERVERS.get(server)(base_url, model)
+        self._server = _connect(server, base_url, model, options)
         self._prompt_format = prompt_format
+        self._label = label
 
     @property
     def capabilities(self) -> Capabilities:
@@ -96,10 +104,21 @@ class PredictorClient:
     async def not_ready_reason(self, ctx: CallContext) -> str | None:
         """Why the server is not ready; None if it is."""
         try:
-            await self._server.health(self._for_server(ctx))
+            with self._labelling():
+                await self._server.health(self._for_server(ctx))
         except ServiceError as error:
             return error.message
         return None
+
+    @contextlib.contextmanager
+    def _labelling(self) -> Iterator[None]:
+        """Names the model in the messages of its server's failures."""
+        try:
+            yield
+        except ServiceError as error:
+            if self._label is not None and error.status >= 429:
+                error.message = f"Model {self._label!r}: {error.message}"
+            raise
 
     def _for_server(self, ctx: CallContext) -> CallContext:
         return ctx if self._forward_authorization else ctx.without_authorization()
@@ -123,7 +142,7 @@ class PredictorClient:
     ) -> AsyncGenerator[GenerationChunk, None]:
         request = self._checked(request)
         last: GenerationChunk | None = None
-        with self._span(ctx) as span:
+        with self._labelling(), self._span(ctx) as span:
             streaming = False
             async with contextlib.aclosing(self._server.stream(request, self._for_server(span.ctx))) as chunks:
                 async for chunk in chunks:
@@ -211,6 +230,17 @@ class PredictorClient:
         return InvalidRequestError(
             f"{name} is {value}, but the LLM server {self._name!r} does not support it. Leave it out.", field=name
         )
+
+
+def _connect(server: str, base_url: str, model: str | None, options: Options | None) -> LlmServer:
+    connect = LLM_SERVERS.get(server)
+    if options is None:
+        return connect(base_url, model)
+    if "options" in inspect.signature(connect).parameters:
+        return connect(base_url, model, options)
+    if options:
+        raise SettingError(f"options.{next(iter(options))}: is unknown. The LLM server {server!r} has no options.")
+    return connect(base_url, model)
 
 
 def _texts(prompt: str | Sequence[Message]) -> list[str]:

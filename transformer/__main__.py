@@ -8,6 +8,7 @@ import secrets
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
+from chassis.registry import RegistryError
 from chassis.server import ModelService, kserve_args, serve
 from chassis.settings import SettingError, load_settings
 from chassis.telemetry import start_telemetry
@@ -28,6 +29,7 @@ from transformer.embeddings import embedder_routes
 from transformer.ensemble import EnsembleModel
 from transformer.generate import generate_routes
 from transformer.generation import Generator
+from transformer.models import ModelEntry, own_model, read_models
 from transformer.openai import ERROR_SHAPES, openai_routes
 from transformer.prompt import PromptBuilder
 from transformer.reader import Reader
@@ -35,7 +37,7 @@ from transformer.refusal import RefusalPolicy
 from transformer.responses import responses_routes
 from transformer.retrieval import Retriever
 from transformer.server import API, TransformerModel
-from transformer.service import RagService
+from transformer.service import Model, RagService
 from transformer.settings import ResponseShape, TransformerSettings
 from transformer.wire import Defaults
 from vectorstore.client import VectorstoreClient
@@ -49,52 +51,81 @@ def build(settings: TransformerSettings) -> RagService:
     """The service with these settings.
 
     Raises:
-        SettingError: the tokenizer is unusable or missing, or the window is unknown.
+        SettingError: a tokenizer is unusable or missing, a window is unknown, or the file of models is invalid.
     """
-    tokenizer = _tokenizer(settings.prompt_format) if settings.prompt_format else None
-    predictor = PredictorClient(
-        settings.predictor_url,
-        server=settings.predictor_layout,
-        model=settings.predictor_model,
-        prompt_format=tokenizer,
-        forward_authorization="predictor" in settings.forward_authorization,
-    )
-    if tokenizer is None and predictor.capabilities.prompt == "text":
-        raise SettingError(
-            f"TRANSFORMER_PROMPT_FORMAT: the LLM server {settings.predictor_layout!r} takes finished prompts. Name the "
-            "folder of the LLM's tokenizer, or set TRANSFORMER_PREDICTOR_LAYOUT=openai_chat if the server has "
-            "/v1/chat/completions."
-        )
-    prompt_format = tokenizer or EstimatedPromptFormat()
-    window = settings.context_tokens or prompt_format.context_tokens
-    if window is None:
-        raise SettingError(
-            "TRANSFORMER_CONTEXT_TOKENS: "
-            + ("the tokenizer's configuration names no window." if tokenizer else "no tokenizer names the window.")
-            + " Set it in tokens."
-        )
     vectorstore = VectorstoreClient(
         settings.vectorstore_url,
         model=settings.vectorstore_model,
         forward_authorization="vectorstore" in settings.forward_authorization,
     )
+    aligner = Aligner(settings.citation_language, threshold=settings.citation_support)
+    checker = Checker(Citer(aligner), Reader(aligner.passages), mode=settings.citations)
+    secret = settings.turns_secret.get_secret_value() if settings.turns_secret else ""
+    return RagService(
+        vectorstore=vectorstore,
+        models=[_model(entry, settings, vectorstore, checker) for entry in _entries(settings)],
+        conversations=Conversations(
+            secret.encode() or secrets.token_bytes(32), limit=settings.conversations, ttl_s=settings.conversation_ttl_s
+        ),
+    )
+
+
+def _entries(settings: TransformerSettings) -> list[ModelEntry]:
+    """The service's own model first: that of the settings, unless the file has one of the same name."""
+    entries = read_models(settings.models_file) if settings.models_file is not None else []
+    own = [entry for entry in entries if entry.name == settings.model_name] or [own_model(settings)]
+    return own + [entry for entry in entries if entry.name != settings.model_name]
+
+
+def _model(entry: ModelEntry, settings: TransformerSettings, vectorstore: VectorstoreClient, checker: Checker) -> Model:
+    tokenizer = _tokenizer(entry) if entry.prompt_format else None
+    try:
+        predictor = PredictorClient(
+            entry.url,
+            server=entry.server,
+            model=entry.model,
+            prompt_format=tokenizer,
+            forward_authorization=entry.forward_authorization,
+            options=entry.options,
+            label=entry.name if settings.models_file is not None else None,
+        )
+    except RegistryError as error:
+        raise SettingError(f"{entry.setting('server')}: {error}") from error
+    except SettingError as error:
+        raise SettingError(f"{entry.where}: {error}" if entry.where else str(error)) from error
+    if tokenizer is None and predictor.capabilities.prompt == "text":
+        raise SettingError(
+            f"{entry.setting('prompt_format')}: the LLM server {entry.server!r} takes finished prompts. Name the "
+            f"folder of the LLM's tokenizer, or set {entry.setting('server')}=openai_chat if the server has "
+            "/v1/chat/completions."
+        )
+    prompt_format = tokenizer or EstimatedPromptFormat()
+    window = entry.context_tokens or prompt_format.context_tokens
+    if window is None:
+        raise SettingError(
+            f"{entry.setting('context_tokens')}: "
+            + ("the tokenizer's configuration names no window." if tokenizer else "no tokenizer names the window.")
+            + " Set it in tokens."
+        )
     prompts = PromptBuilder(
         prompt_format,
         window=window,
-        max_prompt_tokens=settings.max_prompt_tokens,
-        max_history_tokens=settings.max_history_tokens,
+        max_prompt_tokens=entry.max_prompt_tokens or settings.max_prompt_tokens,
+        max_history_tokens=settings.max_history_tokens
+        if entry.max_history_tokens is None
+        else entry.max_history_tokens,
         system_prompt=settings.system_prompt,
         instruction=settings.instruction,
         plain_system_prompt=settings.plain_system_prompt,
     )
-    aligner = Aligner(settings.citation_language, threshold=settings.citation_support)
-    defaults = Defaults.model_validate(settings.model_dump(include=set(Defaults.model_fields)))
+    own = entry.defaults.model_dump(exclude_none=True)
+    defaults = Defaults.model_validate({**settings.model_dump(include=set(Defaults.model_fields)), **own})
+    if entry.max_tokens is not None:
+        defaults.max_tokens = min(defaults.max_tokens, entry.max_tokens)
     generator = Generator(predictor, stop=prompts.stop, defaults=defaults)
-    secret = settings.turns_secret.get_secret_value() if settings.turns_secret else ""
-    checker = Checker(Citer(aligner), Reader(aligner.passages), mode=settings.citations)
-    return RagService(
-        model_name=settings.model_name,
-        vectorstore=vectorstore,
+    return Model(
+        name=entry.name,
+        display_name=entry.display_name or entry.name,
         predictor=predictor,
         retriever=Retriever(
             vectorstore,
@@ -108,19 +139,18 @@ def build(settings: TransformerSettings) -> RagService:
         ),
         generator=generator,
         answerer=Answerer(generator, checker, mode=defaults.answers, refusal=settings.refusal),
-        conversations=Conversations(
-            secret.encode() or secrets.token_bytes(32), limit=settings.conversations, ttl_s=settings.conversation_ttl_s
-        ),
         defaults=defaults,
+        max_tokens=entry.max_tokens,
     )
 
 
-def _tokenizer(folder: Path) -> PromptFormat:
+def _tokenizer(entry: ModelEntry) -> PromptFormat:
     try:
-        return PromptFormat.load(folder)
+        return PromptFormat.load(entry.prompt_format or Path())
     except ModelFilesError as error:
         reason = " ".join(str(error).split())
-        raise SettingError(f"TRANSFORMER_PROMPT_FORMAT: name the folder of the LLM's tokenizer. {reason}") from error
+        setting = entry.setting("prompt_format")
+        raise SettingError(f"{setting}: name the folder of the LLM's tokenizer. {reason}") from error
 
 
 def main() -> None:

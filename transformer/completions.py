@@ -23,7 +23,7 @@ from chassis.routes import (
     request_example,
 )
 from chassis.streaming import event_stream
-from transformer.openai import check_model, completion_error, extension, sampling_of
+from transformer.openai import completion_error, extension, sampling_of
 from transformer.question import Question
 from transformer.server import event_timing_headers, gather, timing_headers
 from transformer.service import Event, RagService
@@ -63,16 +63,16 @@ def completion_routes(service: RagService, *, timeout_s: float) -> APIRouter:
         The fields of an answer, such as `sources`, are in the answer's choice.
         """
         ctx = CallContext.start(timeout_s, request.headers)
-        check_model(body.model, service.model_name)
+        model = service.model(body.model)
         sampling = sampling_of(body, body.max_tokens)
-        questions = [Question(prompt, sampling=sampling, grounding=body) for prompt in body.prompt]
+        questions = [Question(prompt, sampling=sampling, grounding=body, model=model.name) for prompt in body.prompt]
         if not body.stream:
             answers = await gather([service.answer(question, ctx) for question in questions])
             return json_response(_completion(answers), timing_headers([answer.timings for answer in answers]))
         if len(questions) > 1:
             raise InvalidRequestError("prompt: a stream answers one prompt. Send one at a time.", field="prompt")
         with_usage = body.stream_options is not None and bool(body.stream_options.include_usage)
-        encode = _chunk_encoder(questions[0].id, service.model_name, with_usage)
+        encode = _chunk_encoder(questions[0].id, model.name, with_usage)
         events = service.stream(questions[0], ctx)
         return await event_stream(events, encode, event_timing_headers, completion_error, end=b"data: [DONE]\n\n")
 

@@ -76,7 +76,7 @@ class _Llm:
                         yield event.text_output
             return
         fields = sampling.model_dump(exclude_none=True, exclude={"stop"})
-        request = GenerationRequest(text, **{"max_tokens": self._service.defaults.max_tokens, **fields})
+        request = GenerationRequest(text, **{"max_tokens": self._service.models[0].defaults.max_tokens, **fields})
         async with contextlib.aclosing(self._service.stream_completion(request, ctx)) as chunks:
             async for chunk in chunks:
                 yield chunk.text

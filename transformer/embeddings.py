@@ -23,7 +23,6 @@ from chassis.routes import (
     request_example,
 )
 from embedder.client import EmbedderClient
-from transformer.openai import check_model
 from transformer.wire import ChatError, EmbeddingsRequest, EmbeddingsResponse, RerankRequest, RerankResponse
 
 _RERANKED_AT_ONCE = 64
@@ -57,7 +56,8 @@ def embedder_routes(embedder: EmbedderClient | None, *, model: str, timeout_s: f
     def client_of(requested: str | None) -> EmbedderClient:
         if embedder is None:
             raise NotFoundError("This service has no embedder: TRANSFORMER_EMBEDDER_URL is not set.")
-        check_model(model if requested is None else requested, model)
+        if requested not in (None, model):
+            raise NotFoundError(f"model: there is no {requested!r}. This route has the model {model!r}.", field="model")
         return embedder
 
     @router.post("/openai/v1/embeddings", **embeddings_route)

@@ -91,4 +91,6 @@ def generate_routes(service: RagService, *, timeout_s: float) -> APIRouter:
 
 def _question(body: GenerateRequest) -> Question:
     identity = {"id": body.id} if body.id else {}
-    return Question(body.text_input, sampling=body, grounding=body, history=tuple(body.history), **identity)
+    return Question(
+        body.text_input, sampling=body, grounding=body, history=tuple(body.history), model=body.model, **identity
+    )

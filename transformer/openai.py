@@ -86,21 +86,19 @@ ERROR_SHAPES: Mapping[str, ErrorShape] = {
 """Path prefix → error body. The first prefix that fits counts."""
 
 
-def check_model(name: str, served: str) -> None:
-    """Raises NotFoundError for a model that is not the served one."""
-    if name != served:
-        raise NotFoundError(f"model: there is no {name!r}. This route has the model {served!r}.", field="model")
-
-
 def openai_routes(service: RagService, *, timeout_s: float) -> APIRouter:
     """Chat completions and the list of models."""
     router = APIRouter(tags=["openai"], route_class=JsonRoute)
-    card = {
-        "id": service.model_name,
-        "object": "model",
-        "created": _CREATED,
-        "owned_by": "kserve-rag",
-        "defaults": service.defaults,
+    cards = {
+        model.name: {
+            "id": model.name,
+            "object": "model",
+            "created": _CREATED,
+            "owned_by": "kserve-rag",
+            "display_name": model.display_name,
+            "defaults": model.defaults,
+        }
+        for model in service.models
     }
 
     chunks = ChatSourcesChunk | ChatEndChunk | ChatCompletionChunk
@@ -126,11 +124,10 @@ def openai_routes(service: RagService, *, timeout_s: float) -> APIRouter:
     async def chat_completions(request: Request, body: ChatRequest) -> Response:
         """An answer to the last message; earlier messages are its history. With `stream`, server-sent events."""
         ctx = CallContext.start(timeout_s, request.headers)
-        check_model(body.model, service.model_name)
-        question = _question(body)
+        question = _question(body, service.model(body.model).name)
         if body.stream:
             with_usage = body.stream_options is not None and bool(body.stream_options.include_usage)
-            encode = _chunk_encoder(question.id, service.model_name, with_usage)
+            encode = _chunk_encoder(question.id, body.model, with_usage)
             events = service.stream(question, ctx)
             return await event_stream(events, encode, event_timing_headers, chat_error, end=b"data: [DONE]\n\n")
         answer = await service.answer(question, ctx)
@@ -140,12 +137,12 @@ def openai_routes(service: RagService, *, timeout_s: float) -> APIRouter:
         "/openai/v1/models", summary="The models, as OpenAI lists them", response_model=ModelList, description=""
     )
     async def models() -> Response:
-        return json_response({"object": "list", "data": [card]})
+        return json_response({"object": "list", "data": list(cards.values())})
 
     @router.get("/v1/models", summary="The models, as KServe and OpenAI list them", response_model=ModelListAndNames)
     async def models_and_names() -> Response:
-        """KServe's v1 list and OpenAI's, at the path that both use."""
-        return json_response({"models": [service.model_name], "object": "list", "data": [card]})
+        """KServe's v1 list and OpenAI's, at the path that both use. The first model is the service's own."""
+        return json_response({"models": [service.model_name], "object": "list", "data": list(cards.values())})
 
     @router.get(
         "/v1/models/{model_name}",
@@ -157,11 +154,10 @@ def openai_routes(service: RagService, *, timeout_s: float) -> APIRouter:
         model_name: Annotated[str, Path(description="Name of the model.", examples=["rag"])],
     ) -> Response:
         """KServe's readiness and OpenAI's card of the model, at the path that both use."""
-        check_model(model_name, service.model_name)
-        reason = await service.not_ready_reason(CallContext.start(READY_TIMEOUT_S))
+        reason = await service.not_ready_reason(CallContext.start(READY_TIMEOUT_S), model_name)
         if reason is not None:
             raise NotReadyError(reason)
-        return json_response({"name": model_name, "ready": True, **card})
+        return json_response({"name": model_name, "ready": True, **cards[model_name]})
 
     @router.get(
         "/openai/v1/models/{model_name}",
@@ -170,23 +166,22 @@ def openai_routes(service: RagService, *, timeout_s: float) -> APIRouter:
         responses=error_responses(NotFoundError, body=ChatError),
     )
     async def model(model_name: Annotated[str, Path(description="Name of the model.", examples=["rag"])]) -> Response:
-        check_model(model_name, service.model_name)
-        return json_response(card)
+        return json_response(cards[service.model(model_name).name])
 
     return router
 
 
-def _question(chat: ChatRequest) -> Question:
+def _question(chat: ChatRequest, model: str) -> Question:
     if None not in (chat.max_tokens, chat.max_completion_tokens) and chat.max_tokens != chat.max_completion_tokens:
         raise InvalidRequestError("max_tokens and max_completion_tokens differ. Send one.", field="max_tokens")
     max_tokens = chat.max_completion_tokens if chat.max_tokens is None else chat.max_tokens
-    return question_of(chat.messages, chat, max_tokens, field="messages")
+    return question_of(chat.messages, chat, max_tokens, field="messages", model=model)
 
 
 def question_of(
-    messages: Sequence[ChatMessage], request: GroundingParameters, max_tokens: int | None, *, field: str
+    messages: Sequence[ChatMessage], request: GroundingParameters, max_tokens: int | None, *, field: str, model: str
 ) -> Question:
-    """The question in a conversation's last message. `field`: the request's field that holds the messages.
+    """The question to a model in a conversation's last message. `field`: the request's field that holds the messages.
 
     Raises:
         InvalidRequestError: the last message is not the user's, or is empty.
@@ -208,6 +203,7 @@ def question_of(
         ),
         instructions=instructions or None,
         grounding=request,
+        model=model,
     )
 
 

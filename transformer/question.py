@@ -19,4 +19,6 @@ class Question:
     """Earlier turns, oldest first."""
     instructions: str | None = None
     """The caller's instructions, added to the service's."""
+    model: str | None = None
+    """Name of the model that answers; None: the service's own."""
     id: str = field(default_factory=lambda: secrets.token_hex(16))

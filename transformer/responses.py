@@ -26,7 +26,7 @@ from chassis.routes import (
     request_example,
 )
 from chassis.streaming import event_stream
-from transformer.openai import check_model, extension, input_error, question_of
+from transformer.openai import extension, input_error, question_of
 from transformer.question import Question
 from transformer.server import event_timing_headers, timing_headers
 from transformer.service import Event, RagService
@@ -65,12 +65,12 @@ def responses_routes(service: RagService, *, timeout_s: float) -> APIRouter:
     async def responses(request: Request, body: ResponsesRequest) -> Response:
         """An answer to the last message; earlier messages are its history. With `stream`, server-sent events."""
         ctx = CallContext.start(timeout_s, request.headers)
-        check_model(body.model, service.model_name)
+        model = service.model(body.model)
         messages = [message.as_chat() for message in body.input]
         if body.instructions:
             messages.insert(0, ChatMessage.model_construct(role="system", content=body.instructions))
-        question = question_of(messages, body, body.max_output_tokens, field="input")
-        writer = _Writer(body, question, service.model_name, service.defaults)
+        question = question_of(messages, body, body.max_output_tokens, field="input", model=model.name)
+        writer = _Writer(body, question, model.name, model.defaults)
         if body.stream:
             events = service.stream(question, ctx)
             return await event_stream(events, writer.events, event_timing_headers, writer.error, named=True)

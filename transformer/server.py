@@ -112,7 +112,7 @@ class TransformerModel(ServiceModel):
 
     def question(self, instance: Instance) -> Question:
         """The question of an instance."""
-        return Question(instance.input, sampling=instance, grounding=instance)
+        return Question(instance.input, sampling=instance, grounding=instance, model=instance.model)
 
     def _v1_response(self, answers: Sequence[Answer]) -> dict[str, Any]:
         return {"predictions": answers}

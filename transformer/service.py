@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from chassis.context import CallContext
-from chassis.errors import BadUpstreamError
+from chassis.errors import BadUpstreamError, InvalidRequestError, NotFoundError
 from predictor.client import PredictorClient
 from predictor.wire import GenerationChunk, GenerationRequest
 from transformer.answering import Answerer
@@ -24,49 +25,83 @@ from vectorstore.client import VectorstoreClient
 Event = SourcesEvent | TextEvent | EndEvent
 
 
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A model that answers: an LLM, its prompts and its parameters."""
+
+    name: str
+    """Value of `model` in requests."""
+    display_name: str
+    """Name for people."""
+    predictor: PredictorClient
+    retriever: Retriever
+    """Finds passages and builds prompts."""
+    generator: Generator
+    """Completes finished prompts."""
+    answerer: Answerer
+    """Answers from the passages found."""
+    defaults: Defaults
+    """Parameters of questions that set none."""
+    max_tokens: int | None = None
+    """Maximum of `max_tokens` in requests."""
+
+    def answer_tokens(self, given: int | None) -> int:
+        """Maximum number of tokens of an answer. Raises InvalidRequestError if more than the limit are requested."""
+        if given is None:
+            return self.defaults.max_tokens
+        if self.max_tokens is not None and given > self.max_tokens:
+            raise InvalidRequestError(
+                f"max_tokens is {given}, but the model {self.name!r} writes at most {self.max_tokens}.",
+                field="max_tokens",
+            )
+        return given
+
+
 class RagService:
     """Answers questions. Keeps no state between requests, except `Conversations` of callers that send only messages."""
 
     def __init__(
         self,
         *,
-        model_name: str,
         vectorstore: VectorstoreClient,
-        predictor: PredictorClient,
-        retriever: Retriever,
-        generator: Generator,
-        answerer: Answerer,
+        models: Sequence[Model],
         conversations: Conversations,
-        defaults: Defaults,
     ) -> None:
-        """Takes ownership of the two upstreams: `aclose` closes them.
+        """Takes ownership of the upstreams: `aclose` closes them.
 
         Args:
-            model_name: its name on every protocol.
             vectorstore: for readiness, indexes and documents.
-            predictor: for readiness.
-            retriever: finds passages and builds prompts.
-            generator: completes finished prompts.
-            answerer: answers from the passages found.
+            models: the models that answer. The first is the service's own: its name is the service's on every protocol,
+                and it answers questions that name no model.
             conversations: finds the earlier turns of a question.
-            defaults: parameters of questions that set none.
         """
-        self.model_name = model_name
+        self.models = models
         self._vectorstore = vectorstore
-        self._predictor = predictor
-        self._retriever = retriever
-        self._generator = generator
-        self._answerer = answerer
         self._conversations = conversations
-        self.defaults = defaults
+        self._by_name = {model.name: model for model in models}
 
     async def aclose(self) -> None:
         """Closes the connections to the upstreams."""
-        await asyncio.gather(self._vectorstore.aclose(), self._predictor.aclose())
+        await asyncio.gather(self._vectorstore.aclose(), *(model.predictor.aclose() for model in self.models))
 
-    async def not_ready_reason(self, ctx: CallContext) -> str | None:
-        """Why an upstream is not ready; None if both are."""
-        reasons = await asyncio.gather(self._vectorstore.not_ready_reason(ctx), self._predictor.not_ready_reason(ctx))
+    @property
+    def model_name(self) -> str:
+        """Name of the service on every protocol: that of its own model."""
+        return self.models[0].name
+
+    def model(self, name: str | None) -> Model:
+        """The model of this name; None: the service's own. Raises NotFoundError, with all names, if there is none."""
+        if name is None:
+            return self.models[0]
+        if name not in self._by_name:
+            known = ", ".join(map(repr, self._by_name))
+            raise NotFoundError(f"model: there is no {name!r}. This service has {known}.", field="model")
+        return self._by_name[name]
+
+    async def not_ready_reason(self, ctx: CallContext, name: str | None = None) -> str | None:
+        """Why a model cannot answer now; None if it can. Raises what `model` raises."""
+        predictor = self.model(name).predictor
+        reasons = await asyncio.gather(self._vectorstore.not_ready_reason(ctx), predictor.not_ready_reason(ctx))
         return " ".join(filter(None, reasons)) or None
 
     async def indexes(self, ctx: CallContext) -> Indexes:
@@ -98,12 +133,14 @@ class RagService:
         return await self._vectorstore.document(document_id, ctx, version=version, collection=collection)
 
     async def complete(self, request: GenerationRequest, ctx: CallContext) -> GenerationChunk:
-        """The LLM's answer to a finished prompt. Raises what `Generator.complete` raises."""
-        return await self._generator.complete(request, ctx)
+        """The answer of the service's own model to a finished prompt. Raises what `Generator.complete` raises."""
+        self.models[0].answer_tokens(request.max_tokens)
+        return await self.models[0].generator.complete(request, ctx)
 
     def stream_completion(self, request: GenerationRequest, ctx: CallContext) -> AsyncGenerator[GenerationChunk, None]:
-        """The LLM's answer to a finished prompt, chunk by chunk. Raises what `Generator.complete` raises."""
-        return self._generator.stream_completion(request, ctx)
+        """Like `complete`, chunk by chunk."""
+        self.models[0].answer_tokens(request.max_tokens)
+        return self.models[0].generator.stream_completion(request, ctx)
 
     async def answer(self, question: Question, ctx: CallContext) -> Answer:
         """The whole answer. Raises what `stream` raises."""
@@ -130,21 +167,22 @@ class RagService:
         Closing the iterator cancels the generation.
 
         Raises:
+            NotFoundError: there is no such model.
             ServiceError: the request is invalid or an upstream failed; before the first event or later.
         """
         stopwatch = Stopwatch()
+        model = self.model(question.model)
         turns = self._conversations.recall(question, ctx)
-        given = question.sampling.max_tokens
-        max_tokens = self.defaults.max_tokens if given is None else given
-        mode = self._answerer.mode(question)
+        max_tokens = model.answer_tokens(question.sampling.max_tokens)
+        mode = model.answerer.mode(question)
         with AnswerTelemetry(ctx, stopwatch.timings, question_chars=len(question.text), turns=len(turns)) as telemetry:
-            retrieved = await self._retriever.retrieve(
+            retrieved = await model.retriever.retrieve(
                 question, turns, telemetry.ctx, stopwatch, max_tokens=max_tokens, mode=mode
             )
             telemetry.found(retrieved.index_version)
             yield SourcesEvent.construct_unchecked(
                 id=question.id,
-                model_name=self.model_name,
+                model_name=model.name,
                 sources=retrieved.prompt.sources,
                 index_version=retrieved.index_version,
                 cut=retrieved.prompt.cut,
@@ -154,7 +192,7 @@ class RagService:
                 replayed=retrieved.prompt.replayed,
             )
             text = ""
-            answer = self._answerer.answer(
+            answer = model.answerer.answer(
                 question, retrieved, telemetry.ctx, stopwatch, max_tokens=max_tokens, mode=mode
             )
             async with contextlib.aclosing(answer) as pieces:

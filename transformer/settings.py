@@ -25,6 +25,12 @@ class TransformerSettings(ServerSettings):
     model_config = SettingsConfigDict(env_prefix="TRANSFORMER_", extra="ignore")
 
     model_name: str = Field("rag", min_length=1, description="Name of the model on every protocol.")
+    display_name: str = Field("", max_length=200, description="Its name for people. Default: MODEL_NAME.")
+    models_file: Annotated[Path | None, BeforeValidator(lambda value: value or None)] = Field(
+        None,
+        description="YAML or JSON file with further models, which requests choose by `model` (docs/guides/models.md). "
+        "Default: only the model of these settings.",
+    )
     vectorstore_url: BaseUrl = Field("http://vectorstore-predictor", description="Base URL of the vectorstore.")
     vectorstore_model: str = Field("vectorstore", description="The vectorstore's model name.")
     embedder_url: Annotated[BaseUrl | None, BeforeValidator(lambda value: value or None)] = Field(

@@ -150,7 +150,14 @@ class GroundingParameters(Described):
     are any, they must be those of that conversation."""
 
 
-class Instance(GroundingParameters, SamplingParameters):
+class ModelChoice(Described):
+    """The model that answers."""
+
+    model: Annotated[str, StringConstraints(max_length=128)] | None = None
+    """Name of the model that answers, one of `GET /v1/models`. Default: the service's own."""
+
+
+class Instance(ModelChoice, GroundingParameters, SamplingParameters):
     """One question of a v1 request."""
 
     input: _Question
@@ -164,7 +171,7 @@ class PredictRequest(Described):
     instances: Annotated[list[Instance], Field(min_length=1, max_length=MAX_INSTANCES)]
 
 
-class GenerateRequest(GroundingParameters, SamplingParameters):
+class GenerateRequest(ModelChoice, GroundingParameters, SamplingParameters):
     """The body of `generate` and `generate_stream`."""
 
     id: str | None = None
@@ -679,6 +686,8 @@ class ModelCard(Described):
     created: int
     """Unix time in seconds."""
     owned_by: str
+    display_name: str
+    """Name for people."""
     defaults: Defaults
 
 

@@ -28,6 +28,9 @@ def up(
         typer.Option("--docs", help="File or folder to index; may be repeated. Default: the paths indexed last time."),
     ] = None,
     model: Annotated[str | None, typer.Option(help="LLM: a name of `kserve-rag models`, or a GGUF file.")] = None,
+    models: Annotated[
+        Path | None, typer.Option(help="YAML or JSON file with further LLMs, such as remote ones, for `ask --model`.")
+    ] = None,
     embedder: Annotated[str | None, typer.Option(help="Embedder: a name of `kserve-rag models`, or a folder.")] = None,
     port: Annotated[int | None, typer.Option(help="HTTP port of the transformer. [default: 8080]")] = None,
     grpc_port: Annotated[int | None, typer.Option(help="gRPC port of the transformer. [default: 8081]")] = None,
@@ -52,7 +55,9 @@ def up(
       kserve-rag up --model qwen2.5-1.5b --embedder bge-m3
       kserve-rag up --model ~/models/mine.gguf --port 9080
     """
-    settings = read_settings(model=model, embedder=embedder, port=port, grpc_port=grpc_port, page_port=page_port)
+    settings = read_settings(
+        model=model, models_file=models, embedder=embedder, port=port, grpc_port=grpc_port, page_port=page_port
+    )
     paths = existing_paths(docs or [])
     state = running(settings)
     if state is not None:
@@ -199,7 +204,11 @@ def _use_running(
 ) -> None:
     services = state.services
     addresses = (services["transformer"].url, services["transformer"].grpc_url or "", services["frontend"].url)
-    given = {"model": (settings.model, state.llm), "embedder": (settings.embedder, state.embedder)}
+    given: dict[str, tuple[object, object]] = {
+        "model": (settings.model, state.llm),
+        "models": (settings.models_file, state.models_file),
+        "embedder": (settings.embedder, state.embedder),
+    }
     for (what, port), where in zip(ports.items(), addresses, strict=True):
         given[what] = (str(port) if port else None, where.rpartition(":")[2])
     changed = [f"{what} {asked} instead of {has}" for what, (asked, has) in given.items() if asked not in (None, has)]

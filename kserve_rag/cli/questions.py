@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -24,7 +25,12 @@ UrlOption = Annotated[
 
 
 def ask(
-    words: Annotated[list[str], typer.Argument(metavar="QUESTION", help="A question in natural language, in quotes.")],
+    words: Annotated[
+        list[str] | None, typer.Argument(metavar="QUESTION", help="A question in natural language, in quotes.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Name of the model that answers. [default: the graph's own]")
+    ] = None,
     num_docs: Annotated[int | None, typer.Option(help="Number of passages to answer from.")] = None,
     answers: Annotated[
         Literal["quote", "write", "auto"] | None,
@@ -41,6 +47,9 @@ def ask(
     retrieval: Annotated[bool, typer.Option(help="Whether to answer from the documents.")] = True,
     url: UrlOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the whole response as JSON.")] = False,
+    list_models: Annotated[
+        bool, typer.Option("--list-models", help="List the models that can answer, instead of asking.")
+    ] = False,
 ) -> None:
     """Ask a question and stream the answer, followed by its sources.
 
@@ -51,14 +60,22 @@ def ask(
       kserve-rag ask "Which ports does the graph listen on?"
       kserve-rag ask --answers quote --num-docs 8 "What changed in the last version?"
       kserve-rag ask --url https://rag.example.org --json "Who approves travel?"
+      kserve-rag ask --list-models
+      kserve-rag ask --model claude "Who approves travel?"
     """
-    if len(words) > 1:
+    if words is None and not list_models:
+        raise UsageError('The question is missing: kserve-rag ask "What is the retention period?"')
+    if words is not None and len(words) > 1:
         raise UsageError(f'The question is one argument. Quote it: kserve-rag ask "{" ".join(words)}"')
-    question = words[0]
     settings = read_settings()
     token = settings.token.get_secret_value() if settings.token is not None else None
     url = url or need_running(settings).services["transformer"].url
+    if words is None:
+        _print_models(url, token, as_json=as_json)
+        return
+    question = words[0]
     parameters: Parameters = {
+        "model": model,
         "answers": answers,
         "num_docs": num_docs,
         "max_tokens": max_tokens,
@@ -72,6 +89,19 @@ def ask(
             sys.stdout.write(client.ask(question, **parameters).model_dump_json(indent=2) + "\n")
     else:
         _print_stream(url, question, token=token, **parameters)
+
+
+def _print_models(url: str, token: str | None, *, as_json: bool) -> None:
+    from kserve_rag.client import Client
+
+    with Client(url, token=token) as client:
+        models = client.models()
+    if as_json:
+        sys.stdout.write(json.dumps([model.model_dump() for model in models], indent=2) + "\n")
+        return
+    width = max(len(model.id) for model in models)
+    for model in models:
+        sys.stdout.write(f"{model.id:<{width}}  {model.display_name}\n")
 
 
 def ask_first(url: str, question: str) -> None:
@@ -98,7 +128,7 @@ def mcp(
         typer.Option(metavar="NAME", help="With --http: another host name, besides localhost, that clients may use."),
     ] = None,
 ) -> None:
-    """Serve the graph to AI assistants as MCP tools: `search`, `ask` and `indexes`.
+    """Serve the graph to AI assistants as MCP tools: `search`, `ask`, `indexes` and `models`.
 
     Without --http, the assistant starts this command itself and talks to it over standard input and output. Most
     assistants are configured like this:

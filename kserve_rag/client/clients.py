@@ -19,7 +19,7 @@ from kserve_rag.client.protocol import (
     status_error,
     transport_error,
 )
-from transformer.wire import Answer, Indexes
+from transformer.wire import Answer, Indexes, ModelCard
 from vectorstore.wire import Passage, Prediction, StoredDocument
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class _Connection(Generic[HttpT]):
         Args:
             url: base URL of the transformer.
             vectorstore_url: base URL of the vectorstore, for `search` and `retrieve`.
-            model: the transformer's model name.
+            model: the transformer's model name. `ask` and `stream` have a parameter for another model that answers.
             token: sent as `Authorization: Bearer …` to the transformer.
             headers: sent with every request.
             timeout_s: maximum wait for a response, or between two pieces of a stream.
@@ -112,6 +112,10 @@ class Client(_Connection[httpx.Client]):
     def indexes(self) -> Indexes:
         """The indexes that can be searched, each with example questions."""
         return self._send(self._endpoints.indexes())
+
+    def models(self) -> list[ModelCard]:
+        """The models that answer, with their defaults. The first is the service's own."""
+        return self._send(self._endpoints.models()).data
 
     def document(
         self, document_id: str, *, collection: str | None = None, version: str | None = None
@@ -181,6 +185,10 @@ class AsyncClient(_Connection[httpx.AsyncClient]):
     async def indexes(self) -> Indexes:
         """Like `Client.indexes`."""
         return await self._send(self._endpoints.indexes())
+
+    async def models(self) -> list[ModelCard]:
+        """Like `Client.models`."""
+        return (await self._send(self._endpoints.models())).data
 
     async def document(
         self, document_id: str, *, collection: str | None = None, version: str | None = None

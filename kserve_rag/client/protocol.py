@@ -23,7 +23,17 @@ from kserve_rag.errors import (
     UnavailableError,
     UnreachableError,
 )
-from transformer.wire import Answer, AnswerMode, CitationMode, EndEvent, Indexes, Message, SourcesEvent, TextEvent
+from transformer.wire import (
+    Answer,
+    AnswerMode,
+    CitationMode,
+    EndEvent,
+    Indexes,
+    Message,
+    ModelList,
+    SourcesEvent,
+    TextEvent,
+)
 from vectorstore.wire import Mode, Prediction, StoredDocument
 
 DEFAULT_URL = "http://127.0.0.1:8080"
@@ -50,6 +60,8 @@ class Parameters(TypedDict, total=False):
     answers: AnswerMode | None
     """How to answer from documents: "quote" their sentences without the LLM; have the LLM "write"; or "auto": show what
     the LLM writes as far as the documents support it, else quote."""
+    model: str | None
+    """Name of the model that answers, one of `models()`."""
     num_docs: int | None
     """Number of passages to answer from."""
     filters: Mapping[str, Any] | None
@@ -160,6 +172,10 @@ class Endpoints:
     def indexes(self) -> Request[Indexes]:
         """The list of indexes."""
         return Request("GET", f"{self.url}/v1/indexes", None, _parser(Indexes))
+
+    def models(self) -> Request[ModelList]:
+        """The list of models."""
+        return Request("GET", f"{self.url}/openai/v1/models", None, _parser(ModelList))
 
     def document(self, document_id: str, collection: str | None, version: str | None) -> Request[StoredDocument]:
         """A stored document."""

@@ -57,6 +57,8 @@ class GraphState(BaseModel):
     llm: str
     llm_notice: str = ""
     """Why the fallback LLM is used; empty if it is not."""
+    models_file: Path | None = None
+    """File with further LLMs."""
     embedder: str
     embedder_notice: str = ""
     """Why another than the default embedder was chosen automatically; else empty."""

@@ -18,7 +18,7 @@ from typing import Any
 
 import psutil
 
-from kserve_rag.errors import FetchError, LaunchError
+from kserve_rag.errors import FetchError, LaunchError, UsageError
 from kserve_rag.local import control, supervisor
 from kserve_rag.local.control import SupervisorClient
 from kserve_rag.local.graph import (
@@ -246,6 +246,8 @@ def _plan(
     settings: Settings, stack: contextlib.ExitStack, documents: Sequence[Path]
 ) -> tuple[GraphState, dict[ServiceName, socket.socket]]:
     """The state of the new graph, and the listening sockets of our own services."""
+    if settings.models_file is not None:
+        _check_models(settings.models_file)
     llm, llm_notice = choose_llm(settings, psutil.virtual_memory().available)
     store = model_store(settings)
     embedder, embedder_notice = choose_embedder(settings, store, documents)
@@ -279,6 +281,7 @@ def _plan(
         started_at=datetime.now(timezone.utc),
         llm=llm,
         llm_notice=llm_notice,
+        models_file=settings.models_file,
         embedder=embedder,
         embedder_notice=embedder_notice,
         index_root=settings.indexes,
@@ -286,6 +289,17 @@ def _plan(
         services=services,
     )
     return state, listeners
+
+
+def _check_models(file: Path) -> None:
+    # Imported late, because importing it takes a second.
+    from chassis.settings import SettingError
+    from transformer.models import read_models
+
+    try:
+        read_models(file)
+    except SettingError as error:
+        raise UsageError(str(error)) from error
 
 
 def _start_supervisor(

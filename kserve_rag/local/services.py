@@ -60,6 +60,7 @@ def transformer_variables(settings: Settings, state: GraphState, llm: LocalModel
         "TRANSFORMER_PREDICTOR_URL": state.services["predictor"].url,
         "TRANSFORMER_PREDICTOR_LAYOUT": "llmapi",
         "TRANSFORMER_PROMPT_FORMAT": str(llm.path),
+        **({"TRANSFORMER_MODELS_FILE": str(settings.models_file)} if settings.models_file is not None else {}),
         # The environment overrides the model's defaults.
         **{name: os.environ.get(name, value) for name, value in chosen.items()},
     }

@@ -11,13 +11,19 @@ import re
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 import orjson
+from pydantic_settings import BaseSettings
 
 from chassis.context import CallContext
 from chassis.errors import BadUpstreamError, InvalidRequestError, NotReadyError, ServiceError
+from chassis.settings import load_settings, settings_of
 from predictor.wire import FinishReason, GenerationChunk, GenerationRequest
+
+SettingsT = TypeVar("SettingsT", bound=BaseSettings)
+Options = Mapping[str, Any]
+"""Values of a server's settings, by the names of their fields, instead of its environment variables."""
 
 PARAMETERS = (
     "max_tokens",
@@ -87,8 +93,21 @@ class LlmServer(Protocol):
         """Closes the pooled connections."""
 
 
-Connect = Callable[[str, str | None], LlmServer]
-"""An entry point's object: base URL and model (None: the server's default) → client. Connects at the first call."""
+Connect = Callable[..., LlmServer]
+"""An entry point's object: base URL and model (None: the server's default) → client. Connects at the first call.
+
+If it has a parameter `options`, it takes `Options`, or None for the environment: see `server_settings`.
+"""
+
+
+def server_settings(kind: type[SettingsT], options: Options | None) -> SettingsT:
+    """The settings of a server: of the environment, or of one model alone.
+
+    Raises:
+        SettingError: an option is unknown or invalid.
+    """
+    return load_settings(kind) if options is None else settings_of(kind, options, prefix="options.")
+
 
 _FINISH_REASONS: Mapping[str, FinishReason | None] = {
     "None": None,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,8 +33,17 @@ from chassis.errors import (
     NotReadyError,
     ServiceError,
 )
-from chassis.settings import SettingError, load_settings, split
-from predictor.servers.base import AnswerState, Capabilities, caller_error, failure, sent_fields, token_count
+from chassis.settings import SettingError, split
+from predictor.servers.base import (
+    AnswerState,
+    Capabilities,
+    Options,
+    caller_error,
+    failure,
+    sent_fields,
+    server_settings,
+    token_count,
+)
 from predictor.wire import GenerationChunk, GenerationRequest, Message
 
 ResultT = TypeVar("ResultT")
@@ -109,8 +119,8 @@ class BedrockApi:
     """Further parameters, besides those that the settings name."""
     default_model: str | None = None
 
-    def connect(self, base_url: str, model: str | None) -> BedrockServer:
-        """A client of this API, with settings from `PREDICTOR_BEDROCK_*`. The entry points refer to this method.
+    def connect(self, base_url: str, model: str | None, options: Options | None = None) -> BedrockServer:
+        """A client of this API. The entry points refer to this method.
 
         Raises:
             SettingError: no model or region is set, or the AWS configuration is unusable.
@@ -120,13 +130,13 @@ class BedrockApi:
             raise SettingError(
                 "TRANSFORMER_PREDICTOR_MODEL: is missing. Set the id of a Bedrock model, or of an inference profile."
             )
-        settings = load_settings(BedrockSettings)
+        settings = server_settings(BedrockSettings, options)
         session = AioSession()
         try:
             region = session.get_config_variable("region")
         except exceptions.BotoCoreError as error:
             raise SettingError(f"AWS_PROFILE: {error}") from error
-        region = settings.region or region
+        region = settings.region or region or os.environ.get("AWS_REGION")
         if not region:
             raise SettingError("PREDICTOR_BEDROCK_REGION: is missing. Set it, or AWS_REGION, to the model's region.")
         return BedrockServer(base_url, model, self, settings, session, region)

@@ -16,8 +16,17 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from chassis.context import CallContext
 from chassis.errors import BadUpstreamError, ForbiddenError, NotReadyError, ServiceError, UnauthorizedError
 from chassis.http import HttpUpstream
-from chassis.settings import load_settings
-from predictor.servers.base import AnswerState, Capabilities, caller_error, failure, sent_fields, whole_answer
+from chassis.secrets import Secret, SecretPath
+from predictor.servers.base import (
+    AnswerState,
+    Capabilities,
+    Options,
+    caller_error,
+    failure,
+    sent_fields,
+    server_settings,
+    whole_answer,
+)
 from predictor.wire import GenerationChunk, GenerationRequest
 
 _NAMES = {
@@ -39,9 +48,11 @@ class CmlSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="PREDICTOR_CML_", extra="ignore")
 
     access_key: SecretStr | None = Field(None, description="Access key of the model, sent in the body.")
+    access_key_file: SecretPath | None = Field(None, description="File with the access key. Takes precedence.")
     api_key: SecretStr | None = Field(
         None, description="API key, sent as a bearer token, if the model's authentication is on."
     )
+    api_key_file: SecretPath | None = Field(None, description="File with the API key. Takes precedence.")
 
 
 class CmlServer:
@@ -54,9 +65,11 @@ class CmlServer:
         counts_tokens=False,
     )
 
-    def __init__(self, base_url: str, model: str | None) -> None:
+    def __init__(self, base_url: str, model: str | None, options: Options | None = None) -> None:
         self.model = model
-        self._settings = load_settings(CmlSettings)
+        settings = server_settings(CmlSettings, options)
+        self._access_key = Secret(settings.access_key, settings.access_key_file)
+        self._api_key = Secret(settings.api_key, settings.api_key_file)
         self._upstream = HttpUpstream(base_url, name="predictor", honours_sampling=False)
 
     async def stream(self, request: GenerationRequest, ctx: CallContext) -> AsyncGenerator[GenerationChunk, None]:
@@ -65,8 +78,8 @@ class CmlServer:
         # The model's function rejects temperature 0.
         fields = sent_fields(request, _NAMES, greedy={"temperature": _NEARLY_GREEDY})
         body: dict[str, Any] = {"request": {_NAMES[name]: value for name, value in fields.items()}}
-        if self._settings.access_key is not None:
-            body["accessKey"] = self._settings.access_key.get_secret_value()
+        if (access_key := self._access_key.read()) is not None:
+            body["accessKey"] = access_key
         try:
             response = await self._upstream.post_json("/model", body, self._own(ctx))
         except (UnauthorizedError, ForbiddenError) as error:
@@ -92,10 +105,10 @@ class CmlServer:
 
     def _own(self, ctx: CallContext) -> CallContext:
         """The context with this service's credentials instead of the caller's."""
-        if self._settings.api_key is None:
+        key = self._api_key.read()
+        if key is None:
             return ctx.without_authorization()
-        bearer = f"Bearer {self._settings.api_key.get_secret_value()}"
-        return dataclasses.replace(ctx, headers={**ctx.headers, "authorization": bearer})
+        return dataclasses.replace(ctx, headers={**ctx.headers, "authorization": f"Bearer {key}"})
 
 
 def _prediction(response: Any) -> Any:

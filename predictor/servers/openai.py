@@ -21,15 +21,17 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from chassis.context import CallContext
 from chassis.errors import BadUpstreamError, ForbiddenError, NotReadyError, ServiceError, UnauthorizedError
 from chassis.http import HttpUpstream
-from chassis.settings import load_settings
+from chassis.secrets import Secret, SecretPath
 from predictor.servers.base import (
     PARAMETERS,
     AnswerState,
     Capabilities,
+    Options,
     caller_error,
     failure,
     parse_event,
     sent_fields,
+    server_settings,
     token_count,
 )
 from predictor.wire import GenerationChunk, GenerationRequest
@@ -46,6 +48,10 @@ class OpenAiSettings(BaseSettings):
         None,
         description="API key, sent as a bearer token. Without it, the server gets the caller's Authorization header if "
         "the service forwards it.",
+    )
+    api_key_file: SecretPath | None = Field(
+        None,
+        description="File with the API key, such as a mounted Secret; read again when it changes. Takes precedence.",
     )
     chat_extensions: bool = Field(
         False,
@@ -69,9 +75,9 @@ class OpenAiApi:
     """Fields sent at temperature 0 instead of temperature, top_k and top_p."""
     capabilities: Capabilities
 
-    def connect(self, base_url: str, model: str | None) -> OpenAiServer:
-        """A client of this route, with settings from `PREDICTOR_OPENAI_*`. The entry points refer to this method."""
-        return OpenAiServer(base_url, model, self, load_settings(OpenAiSettings))
+    def connect(self, base_url: str, model: str | None, options: Options | None = None) -> OpenAiServer:
+        """A client of this route. The entry points refer to this method."""
+        return OpenAiServer(base_url, model, self, server_settings(OpenAiSettings, options))
 
 
 _STREAM = {"stream": True, "stream_options": {"include_usage": True}}
@@ -110,6 +116,7 @@ class OpenAiServer:
         self.model = model
         self._api = api
         self._settings = settings
+        self._key = Secret(settings.api_key, settings.api_key_file)
         self._upstream = HttpUpstream(base_url, name="predictor", honours_sampling=False)
         self._listed: str | None = None
         """The first model in the server's list, which is requested once if no model is set."""
@@ -151,18 +158,19 @@ class OpenAiServer:
             yield
         except ServiceError as error:
             self._listed = None  # the server may have been replaced by one with another model
-            if self._settings.api_key is not None and isinstance(error, (UnauthorizedError, ForbiddenError)):
+            if self._key.known and isinstance(error, (UnauthorizedError, ForbiddenError)):
                 raise BadUpstreamError(
-                    "The predictor rejected this service's API key. The operator must correct PREDICTOR_OPENAI_API_KEY."
+                    "The predictor rejected this service's API key. The operator must correct PREDICTOR_OPENAI_API_KEY "
+                    "or the file that holds it."
                 ) from error
             names: dict[str, Sequence[str]] = {name: (name,) for name in PARAMETERS}
             raise caller_error(error, {**names, "prompt": (self._api.prompt_field,)}) from error
 
     def _authorized(self, ctx: CallContext) -> CallContext:
-        key = self._settings.api_key
+        key = self._key.read()
         if key is None:
             return ctx
-        return dataclasses.replace(ctx, headers={**ctx.headers, "authorization": f"Bearer {key.get_secret_value()}"})
+        return dataclasses.replace(ctx, headers={**ctx.headers, "authorization": f"Bearer {key}"})
 
     async def _list_models(self, ctx: CallContext) -> str:
         """The configured model, or the first one listed. Raises NotReadyError if it is not listed."""

@@ -18,9 +18,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from chassis.context import CallContext
 from chassis.errors import BadUpstreamError, ServiceError
 from chassis.http import HttpUpstream
-from chassis.settings import load_settings
 from predictor.engines.text import StoppedText
-from predictor.servers.base import AnswerState, Capabilities, caller_error, sent_fields
+from predictor.servers.base import AnswerState, Capabilities, Options, caller_error, sent_fields, server_settings
 from predictor.wire import GenerationChunk, GenerationRequest
 
 
@@ -47,9 +46,9 @@ class TakeoffApi:
     model_field: str | None = None
     """Field with the name of the model; None: a server has one model."""
 
-    def connect(self, base_url: str, model: str | None) -> TakeoffServer:
+    def connect(self, base_url: str, model: str | None, options: Options | None = None) -> TakeoffServer:
         """A client of this API. The entry points refer to this method."""
-        return TakeoffServer(base_url, model, self, load_settings(TakeoffSettings))
+        return TakeoffServer(base_url, model, self, server_settings(TakeoffSettings, options))
 
 
 COMMUNITY = TakeoffApi(max_tokens="generate_max_length", events=False, health_path="/openapi.json")

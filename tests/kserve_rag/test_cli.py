@@ -75,6 +75,16 @@ def test_ask_as_json(graph: Any, cli: Run) -> None:
     assert len(parsed["sources"]) == 1
 
 
+def test_models_are_listed_and_chosen(graph: Any, cli: Run) -> None:
+    assert cli("ask", "--list-models").stdout == "rag  rag\n"
+    (card,) = json.loads(cli("ask", "--list-models", "--json").stdout)
+    assert card["defaults"]["answers"] == "auto"
+    refused = cli("ask", "--model", "gpt-9", "What does error code E08 mean?")
+    assert refused.returncode != 0
+    assert "This service has 'rag'" in refused.stderr
+    assert "kserve-rag ask" in cli("ask").stderr
+
+
 def test_status_as_json_is_what_is_documented(graph: Any, cli: Run) -> None:
     shown = cli("status", "--json")
     assert shown.returncode == 0, shown.stdout
@@ -111,6 +121,7 @@ def test_up_on_a_running_graph_says_so(graph: Any, cli: Run) -> None:
     assert other.returncode == 4
     assert "model qwen2.5-0.5b instead of smollm2-135m" in other.stderr
     assert "kserve-rag down" in other.stderr
+    assert "models /models.yaml instead of None" in cli("up", "--models", "/models.yaml").stderr
     elsewhere = cli("up", "--page-port", "1")
     assert elsewhere.returncode == 4
     assert "page port 1 instead of " in elsewhere.stderr

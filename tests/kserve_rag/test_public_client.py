@@ -96,6 +96,14 @@ def test_indexes_are_listed(graph: Any, client: Client) -> None:
     assert index.version == graph.index_version
 
 
+def test_models_are_listed_and_chosen(client: Client) -> None:
+    (model,) = client.models()
+    assert (model.id, model.display_name) == ("rag", "rag")
+    assert client.ask("What does error code E08 mean?", model="rag", max_tokens=0).model_name == "rag"
+    with pytest.raises(RequestError, match=r"there is no 'gpt-9'\. This service has 'rag'\."):
+        client.ask("What does error code E08 mean?", model="gpt-9")
+
+
 def test_spans_refer_to_the_stored_document(client: Client) -> None:
     passage = client.search(QUESTION, num_docs=1)[0]
     stored = client.document(passage.document_id, version=passage.index_version, collection=passage.collection)

@@ -113,7 +113,7 @@ def failure(result: CallToolResult) -> str:
 async def test_tools_are_described(connect: Any) -> None:
     async with connect() as client:
         tools = {tool.name: tool for tool in (await client.list_tools()).tools}
-    assert tools.keys() == {"search", "ask", "indexes"}
+    assert tools.keys() == {"search", "ask", "indexes", "models"}
     assert tools["search"].input_schema["required"] == ["query"]
     assert tools["ask"].input_schema["required"] == ["question"]
     for tool in tools.values():
@@ -175,6 +175,15 @@ async def test_indexes_are_listed_with_example_questions(connect: Any) -> None:
         for question in index["examples"][:1]:
             asked = {"question": question, "collections": [index["name"]], "max_tokens": 40}
             assert not content(await client.call_tool("ask", asked))["refused"]
+
+
+async def test_models_are_listed_and_chosen(connect: Any) -> None:
+    async with connect() as client:
+        assert content(await client.call_tool("models", {})) == {"models": [{"name": "rag", "display_name": "rag"}]}
+        asked = {"question": QUESTION, "answers": "quote"}
+        assert content(await client.call_tool("ask", {**asked, "model": "rag"}))["answer"]
+        refused = await client.call_tool("ask", {**asked, "model": "gpt-9"})
+    assert "model: there is no 'gpt-9'. This service has 'rag'." in failure(refused)
 
 
 async def test_a_passage_names_its_document(connect: Any) -> None:
@@ -437,7 +446,7 @@ def test_every_argument_of_the_tools_is_documented() -> None:
     from kserve_rag.mcp import GraphTools
 
     page = PAGE.read_text()
-    for name in ("search", "ask", "indexes"):
+    for name in ("search", "ask", "indexes", "models"):
         row = next(line for line in page.splitlines() if line.startswith(f"| `{name}` |"))
         arguments = inspect.signature(getattr(GraphTools, name)).parameters.keys() - {"self", "context"}
         assert set(re.findall(r"`(\w+)`", row.split("|")[2])) == arguments

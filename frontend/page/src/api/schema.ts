@@ -93,6 +93,7 @@ export interface GenerateRequest {
   min_score?: number | null;
   citations?: "off" | "label" | null;
   turns?: string | null;
+  model?: string | null;
   id?: string | null;
   text_input: string;
   history?: Message[];
@@ -130,6 +131,7 @@ export interface ModelCard {
   object: "model";
   created: number;
   owned_by: string;
+  display_name: string;
   defaults: Defaults;
 }
 
