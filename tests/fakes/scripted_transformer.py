@@ -48,6 +48,7 @@ class ScriptedTransformer:
         """Requests and their answers, oldest first."""
         self.documents: dict[str, dict[str, Any]] = {}
         self.examples: list[str] = []
+        self.models = [{"id": "rag", "object": "model", "display_name": "rag"}]
         self.respond: Respond = answering("Yes.")
         script = self
 
@@ -61,7 +62,7 @@ class ScriptedTransformer:
                     indexes = [{**index, "examples": script.examples, "reason": None}]
                     Exchange(self, None).reply(200, {"default": "default", "indexes": indexes, "reason": None})
                 elif path == "/openai/v1/models":
-                    Exchange(self, None).reply(200, {"object": "list", "data": [{"id": "rag", "object": "model"}]})
+                    Exchange(self, None).reply(200, {"object": "list", "data": script.models})
                 elif document := script.documents.get(path.removeprefix("/v1/documents/")):
                     Exchange(self, None).reply(200, document)
                 else:

@@ -78,7 +78,7 @@ def test_ask_as_json(graph: Any, cli: Run) -> None:
 def test_models_are_listed_and_chosen(graph: Any, cli: Run) -> None:
     assert cli("ask", "--list-models").stdout == "rag  rag\n"
     (card,) = json.loads(cli("ask", "--list-models", "--json").stdout)
-    assert card["defaults"]["answers"] == "auto"
+    assert (card["id"], card["defaults"]["top_k"]) == ("rag", 4)
     refused = cli("ask", "--model", "gpt-9", "What does error code E08 mean?")
     assert refused.returncode != 0
     assert "This service has 'rag'" in refused.stderr

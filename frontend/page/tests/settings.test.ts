@@ -19,6 +19,10 @@ describe("settings", () => {
     expect(parameters({ ...DEFAULTS, answers: "quote" }, true)).toEqual({ answers: "quote", retrieval: true });
   });
 
+  it("name the model that the user has chosen", () => {
+    expect(parameters({ ...DEFAULTS, model: "claude" }, false)).toEqual({ model: "claude", retrieval: false });
+  });
+
   it("name indexes only where something is searched", () => {
     const chosen = { ...DEFAULTS, collections: ["a"] };
     expect(parameters(chosen, true)).toHaveProperty("collections", ["a"]);

@@ -4,13 +4,12 @@ import { create } from "zustand";
 import { config } from "./config";
 import { ApiError, type Failure } from "./http";
 import { indexes, models } from "./transformer";
-import type { Defaults, IndexInfo, PageConfig } from "./wire";
+import type { Defaults, IndexInfo, ModelCard, PageConfig } from "./wire";
 
 interface Catalog {
   config: PageConfig | null;
-  models: string[];
-  /** The parameters of a question that sets none. */
-  defaults: Defaults;
+  /** The service's own first; its name is the service's. */
+  models: ModelCard[];
   indexes: IndexInfo[];
   /** Name of the default index. */
   defaultIndex: string | null;
@@ -35,21 +34,23 @@ const DEFAULTS: Defaults = {
 export const useCatalog = create<Catalog>()(() => ({
   config: null,
   models: [],
-  defaults: DEFAULTS,
   indexes: [],
   defaultIndex: null,
   reason: null,
   failure: null,
 }));
 
+/** The parameters of a question to this model that sets none; null: the service's own model. */
+export function useDefaults(model: string | null): Defaults {
+  const models = useCatalog((state) => state.models);
+  return (models.find(({ id }) => id === model) ?? models[0])?.defaults ?? DEFAULTS;
+}
+
 /** Reloads everything. Keeps the previous value of requests that fail. */
 export async function refresh(): Promise<void> {
   const [page, served, known] = await Promise.allSettled([config(), indexes(), models()]);
   if (page.status === "fulfilled") useCatalog.setState({ config: page.value });
-  if (known.status === "fulfilled") {
-    const { data } = known.value;
-    useCatalog.setState({ models: data.map(({ id }) => id), defaults: data[0]?.defaults ?? DEFAULTS });
-  }
+  if (known.status === "fulfilled") useCatalog.setState({ models: known.value.data });
   if (served.status === "fulfilled") {
     const { indexes, default: defaultIndex, reason } = served.value;
     useCatalog.setState({ indexes, defaultIndex, reason, failure: null });

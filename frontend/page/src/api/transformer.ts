@@ -25,12 +25,12 @@ export function document(
 
 /** Streams an answer. Calls `onOpen` with the request id once the request is accepted. */
 export async function* ask(
-  model: string,
+  service: string,
   request: GenerateRequest,
   signal: AbortSignal,
   onOpen: (requestId: string | null) => void,
 ): AsyncGenerator<StreamEvent> {
-  const response = await call(`${ROOT}/v2/models/${encodeURIComponent(model)}/generate_stream`, {
+  const response = await call(`${ROOT}/v2/models/${encodeURIComponent(service)}/generate_stream`, {
     method: "POST",
     headers: headers({ "content-type": "application/json", accept: "text/event-stream" }),
     body: JSON.stringify(request),

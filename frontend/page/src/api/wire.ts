@@ -16,6 +16,7 @@ export type {
   Index as IndexInfo,
   Indexes,
   Message,
+  ModelCard,
   ModelList as Models,
   Quote,
   Source,

@@ -306,11 +306,11 @@ async function answer(
     keep(id);
   });
   try {
-    const model = settings.model ?? useCatalog.getState().models[0] ?? "rag";
+    const service = useCatalog.getState().models[0]?.id ?? "rag";
     const request = { text_input: turn.question, ...parameters(settings, grounded) };
     const send = async (conversation: ReturnType<typeof earlier>) => {
       const onOpen = (requestId: string | null) => change((one) => ({ ...one, requestId }));
-      const events = askTransformer(model, { ...request, ...conversation }, signal, onOpen);
+      const events = askTransformer(service, { ...request, ...conversation }, signal, onOpen);
       for await (const event of events) frames.push(event);
     };
     await send(earlier(before)).catch((error: unknown) => {

@@ -1,7 +1,7 @@
 /** The settings panel. */
 
 import { useId, useState } from "react";
-import { refresh, useCatalog } from "../api/catalog";
+import { refresh, useCatalog, useDefaults } from "../api/catalog";
 import { token } from "../api/http";
 import { plural } from "../text/format";
 import { Sheet } from "../ui/sheet";
@@ -86,7 +86,7 @@ function Switch(props: { label: string; hint: string; checked: boolean; onChange
 
 function Answers() {
   const chosen = useSettings((state) => state.settings.answers);
-  const usual = useCatalog((state) => state.defaults.answers);
+  const usual = useDefaults(useSettings((state) => state.settings.model)).answers;
   const set = useSettings((state) => state.set);
   const id = useId();
   const mode = chosen ?? usual;
@@ -115,7 +115,7 @@ function Answers() {
 function NumberField({ name }: { name: NumberSetting }) {
   const range = RANGES[name];
   const chosen = useSettings((state) => state.settings[name]);
-  const usual = useCatalog((state) => state.defaults[range.field]);
+  const usual = useDefaults(useSettings((state) => state.settings.model))[range.field];
   const set = useSettings((state) => state.set);
   const value = chosen ?? usual;
   const id = useId();
@@ -216,18 +216,27 @@ function Model() {
   const chosen = useSettings((state) => state.settings.model);
   const set = useSettings((state) => state.set);
   const id = useId();
-  const names = chosen !== null && !models.includes(chosen) ? [...models, chosen] : models;
+  const own = models[0]?.id ?? "";
+  const names = new Map(models.map((model) => [model.id, model.display_name]));
+  // Keep showing a chosen model that is no longer served.
+  if (chosen !== null && !names.has(chosen)) names.set(chosen, `${chosen} (no longer served)`);
   return (
     <div className="field">
       <div className="field-row">
         <label htmlFor={id}>Model</label>
-        <select id={id} value={chosen ?? models[0] ?? ""} onChange={(event) => set({ model: event.target.value })}>
-          {names.map((name) => (
-            <option key={name}>{name}</option>
+        <select
+          id={id}
+          value={chosen ?? own}
+          onChange={({ target }) => set({ model: target.value === own ? null : target.value })}
+        >
+          {[...names].map(([name, label]) => (
+            <option key={name} value={name}>
+              {label}
+            </option>
           ))}
         </select>
       </div>
-      <p>The graph that answers.</p>
+      <p>The model that writes the answers.</p>
     </div>
   );
 }

@@ -6,6 +6,7 @@ import type { Defaults, GenerateRequest } from "../api/wire";
 
 /** Null: the transformer's default. */
 export interface Settings {
+  /** Name of the model that answers. */
   model: string | null;
   /** Indexes to search. */
   collections: string[] | null;
@@ -119,6 +120,7 @@ export function parameters(settings: Settings, grounded: boolean): Omit<Generate
   const chosen = (Object.keys(RANGES) as NumberSetting[]).filter((name) => settings[name] !== null);
   return {
     ...Object.fromEntries(chosen.map((name) => [RANGES[name].field, settings[name]])),
+    ...(settings.model ? { model: settings.model } : {}),
     ...(settings.answers ? { answers: settings.answers } : {}),
     retrieval: grounded,
     ...(grounded && settings.collections ? { collections: settings.collections } : {}),
