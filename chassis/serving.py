@@ -8,7 +8,9 @@ import logging
 import os
 import signal
 import socket
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import prometheus_client
@@ -32,6 +34,9 @@ _IDLE_S = 5.0
 """Maximum idle time of a connection while the service drains. Other connections are closed with their next response,
 which announces it, so that no request is lost."""
 _DRAIN_POLL_S = 0.1
+_CERTIFICATE_POLL_S = 2.0
+_HTTP_PORT, _HTTPS_PORT = 8080, 8443
+"""KServe's ports. A service with a certificate that is set to the first listens on the second."""
 
 
 def serve(
@@ -87,11 +92,14 @@ def run(
         draining: awaited before a drained service exits.
         stopping: called at shutdown, before the requests in flight are finished.
     """
+    secure = settings.tls_cert_file is not None
     config = uvicorn.Config(
         edge,
         http=type("Protocol", (HttpProtocol,), {"receive_timeout_s": settings.receive_timeout_s}),
         host=settings.host,
-        port=settings.http_port,
+        port=_HTTPS_PORT if secure and settings.http_port == _HTTP_PORT else settings.http_port,
+        ssl_certfile=settings.tls_cert_file,
+        ssl_keyfile=settings.tls_key_file,
         log_config=None,
         lifespan="off",
         timeout_graceful_shutdown=settings.grace_period_s,
@@ -105,7 +113,11 @@ def run(
         _stop_on_signals(server)
         async with lifespan():
             _drain_on_signal(edge, server, draining)
+            _load_certificate(config)
+            renewing = asyncio.create_task(_renew_certificate(config)) if secure else None
             await server.serve(_inherited_listeners(settings))
+            if renewing is not None:
+                renewing.cancel()
 
     try:
         with contextlib.suppress(asyncio.CancelledError):  # a signal during the start
@@ -174,6 +186,29 @@ def _drain_on_signal(edge: Edge, server: uvicorn.Server, draining: Callable[[], 
         server.should_exit = True
 
     loop.add_signal_handler(signal.SIGUSR1, lambda: tasks.append(loop.create_task(drain())))
+
+
+def _load_certificate(config: uvicorn.Config) -> None:
+    try:
+        config.load()
+    except (OSError, ssl.SSLError) as error:  # without the files' content
+        raise SettingError(f"KSERVE_TLS_CERT_FILE: the certificate or its key cannot be loaded: {error}") from error
+
+
+async def _renew_certificate(config: uvicorn.Config) -> None:
+    """Loads the certificate again when its files change. Connections that are open keep the earlier one."""
+    files = [Path(str(config.ssl_certfile)), Path(str(config.ssl_keyfile))]
+    loaded = [file.stat().st_mtime_ns for file in files]
+    while True:
+        await asyncio.sleep(_CERTIFICATE_POLL_S)
+        try:
+            modified = [file.stat().st_mtime_ns for file in files]
+            if modified != loaded and config.ssl is not None:
+                config.ssl.load_cert_chain(files[0], files[1])
+                loaded = modified
+                logger.info("the certificate has been loaded again")
+        except (OSError, ssl.SSLError) as error:  # while the files are being replaced
+            logger.warning("the certificate cannot be loaded again; the earlier one stays: %s", error)
 
 
 def _inherited_listeners(settings: EdgeSettings) -> list[socket.socket] | None:

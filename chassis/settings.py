@@ -7,7 +7,16 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, Field, HttpUrl, TypeAdapter, ValidationError
+from pydantic import (
+    AfterValidator,
+    Field,
+    FilePath,
+    HttpUrl,
+    TypeAdapter,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from chassis.telemetry import LogFormat
@@ -57,6 +66,18 @@ class EdgeSettings(BaseSettings):
         description="File descriptor of an inherited listening socket, used instead of HOST and HTTP_PORT. Other "
         "processes of the service may then listen on its gRPC port.",
     )
+    tls_cert_file: FilePath | None = Field(
+        None,
+        validation_alias="KSERVE_TLS_CERT_FILE",
+        description="PEM file with the certificate chain for HTTPS; loaded again when it changes. KServe can set it. "
+        "The default port 8080 becomes 8443, as in KServe's own servers. gRPC has no TLS.",
+    )
+    tls_key_file: FilePath | None = Field(
+        None,
+        validation_alias="KSERVE_TLS_KEY_FILE",
+        validate_default=True,
+        description="PEM file with the certificate's private key.",
+    )
     allowed_hosts: Annotated[str, _list_of(_HOST, "host names without scheme and port")] = Field(
         "",
         description="Host names of the service, separated by commas. Empty: loopback names if HOST is a loopback "
@@ -84,6 +105,13 @@ class EdgeSettings(BaseSettings):
     grace_period_s: int = Field(30, ge=0, le=3600, description="Time for requests in flight at shutdown, in seconds.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe level logged.")
     log_format: LogFormat = Field("text", description="Log lines as text or as JSON.")
+
+    @field_validator("tls_key_file")
+    @classmethod
+    def _has_certificate(cls, value: FilePath | None, info: ValidationInfo) -> FilePath | None:
+        if "tls_cert_file" in info.data and (value is None) != (info.data["tls_cert_file"] is None):
+            raise ValueError("set KSERVE_TLS_CERT_FILE and KSERVE_TLS_KEY_FILE, or neither")
+        return value
 
     def known_hosts(self) -> frozenset[str] | None:
         """Allowed host names in lower case; None allows all."""
@@ -133,10 +161,14 @@ def read_settings(kind: type[SettingsT], **overrides: object) -> SettingsT:
         return build(**{name: value for name, value in overrides.items() if value is not None})
     except ValidationError as error:
         prefix, lines = kind.model_config.get("env_prefix", ""), []
+        # An alias is the whole variable. pydantic reports it, or the field's name if the variable is not set.
+        named = [(name, field.validation_alias) for name, field in kind.model_fields.items() if field.validation_alias]
+        aliases = {key: str(alias) for name, alias in named for key in (name, alias)}
         for problem in error.errors():
             name = ".".join(str(part) for part in problem["loc"])
             shown = "" if problem["type"] == "missing" else f" (got {problem['input']!r})"
-            lines.append(f"{prefix}{name}".upper() + f": {problem['msg']}{shown}")
+            variable = aliases.get(name) or f"{prefix}{name}".upper()
+            lines.append(f"{variable}: {problem['msg']}{shown}")
         raise SettingError("\n".join(lines)) from None
 
 
