@@ -218,6 +218,12 @@ def test_requests_that_the_guides_show_are_answered(language: str, code: str, gr
     assert refused is None or (refused[1] in ("filters", "collections") and refused[1] in code), done.stdout
 
 
+def test_the_tests_that_show_a_feature_exist() -> None:
+    named = re.findall(r"`(tests/[^`]+)`", (ROOT / "docs/moving/features.md").read_text("utf-8"))
+    assert named
+    assert [path for path in named if not (ROOT / path).is_file()] == []
+
+
 # ── how it looks ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
