@@ -89,6 +89,13 @@ PROGRAMS = (
         "ingest.settings:IngestSettings",
     ),
     Program(
+        "web pages",
+        "ingest.sources.fetching:WebSettings",
+        "INGEST_WEB_",
+        "Lists of links and web addresses as sources: read by `python -m ingest`, by the ingest service and by "
+        "`kserve-rag ingest`.",
+    ),
+    Program(
         "embedder",
         "embedder.settings:EncoderSettings",
         "EMBEDDER_",

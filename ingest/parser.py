@@ -60,7 +60,7 @@ class Parser:
         """
         if self._process is None:
             await self._start()
-        await self._request({"path": os.fsencode(file.path).hex(), "source": file.source})
+        await self._request(file.to_json())
         done = False
         try:
             while True:

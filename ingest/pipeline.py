@@ -32,7 +32,7 @@ from ingest.plan import Plan, plan
 from ingest.previous import PreviousVersion
 from ingest.settings import IngestSettings
 from ingest.skipped import record_skipped
-from ingest.sources import ListedFile, Source, follow, is_upload, list_files, open_source
+from ingest.sources import ListedFile, Listing, Source, follow, is_upload, list_files, open_source
 from ingest.sources.uploads import UploadSource
 from vectorstore.versions import IndexRoot
 
@@ -87,13 +87,18 @@ async def run(
     started = time.monotonic()
     reporter = Reporter(on_progress)
     executor = executor or LocalExecutor(settings, lambda reason: reporter.tell(Waiting(reason)))
-    opened = [open_source(location) for location in sources]
-    reads_sources = scope == "all" or (scope == "reindex" and len(opened) > 0)
-    listing = await asyncio.to_thread(_list_sources, opened) if reads_sources else None
     root = IndexRoot(settings.index_root, settings.index_name)
     with index_writes(settings.index_root):
         lock = open_lock(root.folder / ".run")
-    async with locked(lock, lambda: reporter.tell(Waiting("Another run of this index is active."))):
+    async with contextlib.AsyncExitStack() as stack:
+        await stack.enter_async_context(
+            locked(lock, lambda: reporter.tell(Waiting("Another run of this index is active.")))
+        )
+        opened = [open_source(location, root.folder / "sources") for location in sources]
+        for source in opened:
+            stack.callback(source.close)
+        reads_sources = scope == "all" or (scope == "reindex" and len(opened) > 0)
+        listing = await asyncio.to_thread(_list_sources, opened) if reads_sources else None
         batcher = Batcher(executor.embedder(), settings.batch_size)
         try:
             update = _Update(settings, executor, batcher, reporter, scope, allow_removal, opened, root)
@@ -109,16 +114,13 @@ async def run(
     return reporter.summary
 
 
-_Listing = tuple[list[ListedFile], dict[str, str]]
-"""Files, and the reason by name for each file that cannot be read."""
-
-
-def _list_sources(sources: Sequence[Source]) -> _Listing:
-    files, skipped = list_files(sources)
-    if not files:
+def _list_sources(sources: Sequence[Source]) -> Listing:
+    listing = list_files(sources)
+    if not listing.files:
         # An unmounted volume must not empty the index, even if the index has uploads.
-        raise NothingUsableError(f"No files to read in {', '.join(each.location for each in sources)}")
-    return files, skipped
+        places = ", ".join(each.location for each in sources)
+        raise NothingUsableError(f"No files to read in {places}", listing.skipped | listing.gone)
+    return listing
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +136,7 @@ class _Update:
     sources: Sequence[Source]
     root: IndexRoot
 
-    async def run(self, listing: _Listing | None, uploads: Source) -> None:
+    async def run(self, listing: Listing | None, uploads: Source) -> None:
         parameters = await asyncio.to_thread(_file_parameters, self.settings)
         await self.batcher.connect()
         parameters["search"] = _search_parameters(self.settings, self.batcher.capabilities)
@@ -146,8 +148,8 @@ class _Update:
                 if listing is None and self._needs_sources(previous, parameters):
                     listing = await asyncio.to_thread(_list_sources, self.sources)
                 elif listing is None:
-                    listing, kept = ([], {}), previous.from_sources if previous is not None else kept
-                uploads_only = len(listing[0]) == 0
+                    listing, kept = Listing(), previous.from_sources if previous is not None else kept
+                uploads_only = len(listing.files) == 0
                 await self._update(listing, kept, uploads, previous, parameters)
                 with index_writes(self.settings.index_root):
                     record_skipped(self.root.folder, self.reporter.summary, uploads_only=uploads_only)
@@ -165,31 +167,31 @@ class _Update:
 
     async def _update(
         self,
-        listing: _Listing,
+        listing: Listing,
         kept: frozenset[str],
         uploads: Source,
         previous: PreviousVersion | None,
         parameters: dict[str, Any],
     ) -> None:
         reporter, summary = self.reporter, self.reporter.summary
-        files = {file.name: file for file in listing[0]}
+        files = {file.name: file for file in listing.files}
         listed = await asyncio.to_thread(lambda: list(uploads.list()))
         files |= {entry.name: ListedFile(uploads, entry) for entry in listed}
         summary.files = len(files)
         tokens: dict[str, str] = {}
-        skipped = dict(listing[1])
+        skipped = dict(listing.skipped)
         for name, each in files.items():
             with _unreadable(name, skipped):
                 tokens[name] = await asyncio.to_thread(each.token)
         stale = previous is None or not previous.matches(parameters, self.settings.store)
         current = previous.tokens if previous is not None else {}
         # Files in a folder that can no longer be listed.
-        for name in sorted(current.keys() - tokens.keys()):
+        for name in sorted(current.keys() - tokens.keys() - listing.gone.keys()):
             folders = (str(folder) for folder in PurePosixPath(name).parents)
-            skipped.update((name, listing[1][folder]) for folder in folders if folder in listing[1])
+            skipped.update((name, listing.skipped[folder]) for folder in folders if folder in listing.skipped)
         planned = plan(tokens, skipped, current, kept=kept, parse_all=stale or self.scope == "reindex")
         if previous is not None and not self.allow_removal:
-            await self._check_removal(planned, previous, listing[0], frozenset(tokens.values()))
+            await self._check_removal(planned, previous, listing.files, frozenset(tokens.values()))
         parsed: list[PlannedFile] = []
         lost: dict[str, str] = {}
         for name in (name for name in tokens if name in planned.parsed):
@@ -198,6 +200,8 @@ class _Update:
                 parsed.append(PlannedFile(file, tokens[name], file.path.stat().st_size))
         for name, reason in (*planned.skipped.items(), *lost.items()):
             reporter.skip(name, reason, stale=name in current)
+        for name, reason in listing.gone.items():
+            reporter.skip(name, reason)
         summary.deleted = len(planned.removed)
         size_bytes = sum(each.size_bytes for each in parsed)
         reporter.tell(Planned(len(parsed), len(planned.unchanged), len(planned.removed), size_bytes))
@@ -205,7 +209,7 @@ class _Update:
         def check(read: frozenset[str]) -> None:
             """Raises if the sources no longer give any document, even if there are uploads."""
             usable = read.union(planned.unchanged).difference(summary.stale)
-            if listing[0] and usable.isdisjoint(file.name for file in listing[0]):
+            if listing.files and usable.isdisjoint(file.name for file in listing.files):
                 raise NothingUsableError("No file gave a document", summary.skipped)
 
         if planned.parsed or planned.removed:
@@ -220,7 +224,7 @@ class _Update:
         else:
             check(frozenset())
         # If a run for uploads finds nothing usable, each of its tasks reports it.
-        self._summarise(previous, may_find_nothing=self.scope == "uploads" and not listing[0])
+        self._summarise(previous, may_find_nothing=self.scope == "uploads" and not listing.files)
 
     async def _check_removal(
         self, planned: Plan, previous: PreviousVersion, listed: Sequence[ListedFile], tokens: frozenset[str]
@@ -286,7 +290,7 @@ def not_read(files: Sequence[ListedFile]) -> dict[str, str]:
         with _unreadable(file.name, reasons):
             try:
                 found = file.fetch()
-                LOADERS.choose(found.source, found.head())
+                LOADERS.choose(found.source + found.suffix, found.head())
             except SkippedFileError as error:
                 reasons[file.name] = str(error)
             else:

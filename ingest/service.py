@@ -21,6 +21,7 @@ from ingest.sources import is_upload
 from ingest.task_queue import TaskQueue
 from ingest.task_store import Record, TaskStore
 from ingest.telemetry import BYTES
+from ingest.watch import watch
 from ingest.wire import SkippedSources, SourceListings, Task, TaskKind, UploadLimits
 
 logger = logging.getLogger("ingest")
@@ -111,8 +112,11 @@ class IngestService:
             await queue.add(record)
         self._queue = queue
         self._opened.set()
+        works = [IndexWorker(self._settings, index, queue).run() for index in self._indexes.values()]
+        if self._settings.watch_s:
+            works += [watch(self._settings, index) for index in self._indexes.values()]
         # Returns when all have stopped, because they need the task store and the lock until then.
-        await run_together(*(IndexWorker(self._settings, index, queue).run() for index in self._indexes.values()))
+        await run_together(*works)
 
     def _recover(self, store: TaskStore) -> list[Record]:
         """Unfinished tasks of an earlier service, which start again."""

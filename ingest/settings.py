@@ -151,8 +151,11 @@ class IngestServerSettings(IngestSettings, EdgeSettings):
     )
     sources: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names)] = Field(
         (),
-        description="Files and folders that the indexes follow, separated by commas. Default: the sources of the "
-        "previous run.",
+        description="Files, folders, web addresses and other sources that the indexes follow, separated by commas. "
+        "Default: the sources of the previous run.",
+    )
+    watch_s: float = Field(
+        0, ge=0, description="Seconds after which the sources are read again, to publish what has changed; 0: never."
     )
     state_dir: Path | None = Field(
         None, description="Folder of the tasks, on a local disk. Default: `.ingest` in the index root."

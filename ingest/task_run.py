@@ -67,7 +67,7 @@ class TaskRun:
                 list(settings.sources) or await asyncio.to_thread(followed, index.folder),
                 self._progress,
                 executor=LocalExecutor(settings, lambda reason: self._progress(Waiting(reason))),
-                uploads=UploadSource(str(index.folder), uploads),
+                uploads=UploadSource(str(index.folder), files=uploads),
                 scope="reindex" if self._kind == "reindex" else "uploads",
                 allow_removal=any(live.task.allow_removal for live in self._batch),
                 on_finished=self._finish,

@@ -3,10 +3,9 @@
     python -m ingest.worker <settings as JSON>
 
 It reads requests from standard input and writes responses to standard output, as frames: the length in 4 bytes, little-
-endian, then JSON. A request is `{"path", "source"}`; the path is in hexadecimal, because it need not be UTF-8. Its
-response is any number of `{"document"}` and `{"notice"}` frames, then `{"end": null}`, or `{"end": reason}` if the file
-or the rest of it was skipped. The first frame of all is `{"ready": true}`, or `{"error": …}` if the process cannot
-start.
+endian, then JSON. A request is a `SourceFile` as JSON. Its response is any number of `{"document"}` and `{"notice"}`
+frames, then `{"end": null}`, or `{"end": reason}` if the file or the rest of it was skipped. The first frame of all is
+`{"ready": true}`, or `{"error": …}` if the process cannot start.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ import struct
 import sys
 from pathlib import Path
 from typing import IO, Any
+from urllib.parse import urljoin
 
 import orjson
 
@@ -50,8 +50,7 @@ def main(arguments: list[str]) -> int:
     limits = Limits(**settings["limits"])
     _send(answers, {"ready": True})
     while (request := receive(requests)) is not None:
-        file = SourceFile(Path(os.fsdecode(bytes.fromhex(request["path"]))), request["source"])
-        _send(answers, {"end": _answer(file, limits, chunker, answers)})
+        _send(answers, {"end": _answer(SourceFile.from_json(request), limits, chunker, answers)})
     return 0
 
 
@@ -77,7 +76,7 @@ def _answer(file: SourceFile, limits: Limits, chunker: Chunker, answers: IO[byte
                 _send(answers, {"notice": item.text})
                 continue
             spans = list(chunker.spans(item))
-            url = web_address(item.url)
+            url = _url(file, item.url)
             document = ChunkedDocument(item.id, item.text, item.title, url, dict(item.metadata), spans)
             _send(answers, {"document": document})
     except SkippedFileError as error:
@@ -85,6 +84,15 @@ def _answer(file: SourceFile, limits: Limits, chunker: Chunker, answers: IO[byte
     except MemoryError:
         return "needs more memory than the parser may use (INGEST_PARSER_MEMORY_BYTES)"
     return None
+
+
+def _url(file: SourceFile, own: str | None) -> str | None:
+    """A document's own URL, relative to that of its file; or the file's."""
+    try:
+        own = urljoin(file.url or "", own or "")
+    except ValueError:
+        own = None
+    return web_address(own) or web_address(file.url)
 
 
 def _send(stream: IO[bytes], message: Any) -> None:

@@ -15,7 +15,6 @@ import contextlib
 import logging
 import os
 from collections.abc import AsyncGenerator, Generator, Iterator, Sequence
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -132,7 +131,7 @@ class _Parsing:
         return item
 
     def _dataset(self) -> Any:
-        scaleout, rows = self._scaleout, [{"path": os.fsencode(f.path), "source": f.source} for f in self._files]
+        scaleout, rows = self._scaleout, [file.to_json() for file in self._files]
         blocks = max(len(rows) // scaleout.files_per_task, _TASKS_PER_WORKER * scaleout.workers)
         dataset = ray.data.from_items(rows, override_num_blocks=min(blocks, len(rows))).map_batches(
             _ParseFiles,
@@ -160,7 +159,7 @@ class _ParseFiles:
     def __call__(self, files: pa.Table) -> Iterator[pa.Table]:
         """Yields a row of JSON for each document and notice, and for the end of each file."""
         for file in files.to_pylist():
-            items = self._items(SourceFile(Path(os.fsdecode(file["path"])), file["source"]))
+            items = self._items(SourceFile.from_json(file))
             while (item := self._loop.run_until_complete(anext(items, None))) is not None:
                 yield pa.table({"item": pa.array([orjson.dumps(item)], pa.large_binary())})
 

@@ -113,7 +113,7 @@ class Loaders:
         """The documents of one file. A file that cannot be used raises SkippedFileError and nothing else."""
         documents = 0
         try:
-            for item in self.choose(file.source, file.head()).load(file, limits):
+            for item in self.choose(file.source + file.suffix, file.head()).load(file, limits):
                 documents += isinstance(item, ParsedDocument)
                 yield item
         except OSError as error:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
@@ -48,6 +49,21 @@ class SourceFile:
     """Number of files that contain it: of an attachment of a message in an archive 2."""
     unpacked: Unpacked = field(default_factory=Unpacked, compare=False)
     """Shared with the files that contain it."""
+    url: str | None = None
+    """Where it was fetched from, or can be read: the URL of its documents that name none."""
+    suffix: str = ""
+    """Suffix of the format that its origin declares; empty: the name's own."""
+
+    def to_json(self) -> dict[str, str | None]:
+        """For another process on this machine. The path is in hexadecimal, because it need not be UTF-8."""
+        path = os.fsencode(self.path).hex()
+        return {"path": path, "source": self.source, "url": self.url, "suffix": self.suffix}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, str]) -> SourceFile:
+        """The file that `to_json` described."""
+        path = Path(os.fsdecode(bytes.fromhex(values["path"])))
+        return cls(path, values["source"], url=values["url"], suffix=values["suffix"])
 
     @property
     def stem(self) -> str:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import atexit
 import dataclasses
+import functools
+import hashlib
+import shutil
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 import orjson
 
 from chassis.registry import Registry, RegistryError
+from chassis.settings import SettingError
 from ingest.errors import SourceNotFoundError
 from ingest.loaders import SourceFile
 from ingest.loaders.file import sha256_of
@@ -29,10 +35,16 @@ class Entry:
     """Input of `fetch`, such as an absolute path or a URL. Of several entries with one key, only the first is read."""
     problem: str | None = None
     """Why it cannot be read; None if it can."""
+    gone: bool = False
+    """Whether it has a problem because it no longer exists, so that its documents leave the index."""
+    url: str | None = None
+    """Where people can read it."""
+    suffix: str = ""
+    """Suffix of the format that the origin declares; empty: the name's own."""
 
 
 class Source(Protocol):
-    """A source of files. Its methods block."""
+    """A source of files. Its methods block, except `close`."""
 
     @property
     def location(self) -> str:
@@ -52,7 +64,10 @@ class Source(Protocol):
         """
 
     def fetch(self, entry: Entry) -> Path:
-        """The path of the file, which must exist as long as this object."""
+        """The path of the file, which must exist until `close`."""
+
+    def close(self) -> None:
+        """Releases what the source holds. Called from another thread, it makes a running method raise soon."""
 
 
 class LocalFiles:
@@ -66,12 +81,18 @@ class LocalFiles:
         """The file itself."""
         return Path(entry.key)
 
+    def close(self) -> None:
+        """Nothing to release."""
+
 
 class SourceType(Protocol):
     """Entry point of a kind of source."""
 
-    def __call__(self, location: str) -> Source:
-        """Opens a source. Does no I/O."""
+    def __call__(self, location: str, cache: Path) -> Source:
+        """Opens a source. Does no I/O.
+
+        `cache`: folder of its own, in which it may keep what it fetched for the next run. It may not exist yet.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,32 +113,70 @@ class ListedFile:
 
     def fetch(self) -> SourceFile:
         """The file, to be parsed."""
-        return SourceFile(self.source.fetch(self.entry), self.name)
+        path = self.source.fetch(self.entry)
+        return SourceFile(path, self.name, url=self.entry.url, suffix=self.entry.suffix)
 
 
-def open_source(location: str | Path) -> Source:
-    """The source at `NAME:LOCATION`, where NAME is a registered source; any other location is a file or folder.
+def kind_of(location: str | Path) -> tuple[str, str]:
+    """The kind of source at a location, and the location for its constructor.
 
-    Raises SourceNotFoundError if the source's libraries are not installed.
+    `NAME:LOCATION` has the kind NAME if that is registered; `NAME://…` is passed on with its scheme. A web address is a
+    list of links with itself as its only link (`<https://…>`). Any other location is a file or folder.
     """
-    registry: Registry[SourceType] = Registry("kserve_rag.sources", "source")
-    name, _, rest = str(location).partition(":")
-    if name not in registry.names():
-        name, rest = "folder", str(location)
+    text = str(location)
+    scheme, _, rest = text.partition(":")
+    if scheme.lower() in ("http", "https"):
+        return "links", f"<{text}>"
+    name = scheme.partition("+")[0]
+    if name not in _registry().names():
+        return "folder", text
+    return name, text if rest.startswith("//") else rest
+
+
+def open_source(location: str | Path, cache: Path | None = None) -> Source:
+    """The source at a location (`kind_of`).
+
+    `cache`: folder in which each source has one for the next run. None: nothing is kept after this process.
+
+    Raises SourceNotFoundError if the source's libraries are not installed, or its settings are invalid.
+    """
+    kind, rest = kind_of(location)
+    own = hashlib.sha256(f"{kind}:{rest}".encode("utf-8", "surrogateescape")).hexdigest()[:16]
     try:
-        return registry.get(name)(rest)
-    except RegistryError as error:
+        return _registry().get(kind)(rest, (cache or _temporary()) / own)
+    except (RegistryError, SettingError) as error:
         raise SourceNotFoundError(str(error)) from error
 
 
-def list_files(sources: Iterable[Source]) -> tuple[list[ListedFile], dict[str, str]]:
-    """The files of all sources in order, and the reason by name for each entry that cannot be read.
+def _registry() -> Registry[SourceType]:
+    return Registry("kserve_rag.sources", "source")
+
+
+@functools.cache
+def _temporary() -> Path:
+    folder = tempfile.mkdtemp(prefix="kserve-rag-sources-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """The files of all sources."""
+
+    files: list[ListedFile] = field(default_factory=list)
+    skipped: dict[str, str] = field(default_factory=dict)
+    """Name → reason for each entry that cannot be read."""
+    gone: dict[str, str] = field(default_factory=dict)
+    """Name → reason for each entry that no longer exists."""
+
+
+def list_files(sources: Iterable[Source]) -> Listing:
+    """The files of all sources, in order.
 
     If two files have the same name, the later one gets its source's prefix. Names that begin with `uploads/` are
     reserved for uploads. Raises SourceNotFoundError if a source cannot be listed.
     """
-    files: list[ListedFile] = []
-    skipped: dict[str, str] = {}
+    listing = Listing()
     taken: set[str] = set()
     keys: set[str] = set()
     for source in sources:
@@ -128,10 +187,12 @@ def list_files(sources: Iterable[Source]) -> tuple[list[ListedFile], dict[str, s
             taken.add(name)
             if entry.problem is None:
                 keys.add(entry.key)
-                files.append(ListedFile(source, dataclasses.replace(entry, name=name)))
+                listing.files.append(ListedFile(source, dataclasses.replace(entry, name=name)))
+            elif entry.gone:
+                listing.gone[name] = entry.problem
             else:
-                skipped[name] = entry.problem
-    return files, skipped
+                listing.skipped[name] = entry.problem
+    return listing
 
 
 def is_upload(name: str) -> bool:

@@ -20,8 +20,8 @@ class FolderSource(LocalFiles):
     follows a link to a file only if the file is in the same folder (as in mounted ConfigMaps).
     """
 
-    def __init__(self, location: str) -> None:
-        """Does no I/O. `location`: the path."""
+    def __init__(self, location: str, cache: Path | None = None) -> None:
+        """Does no I/O. `location`: the path. Keeps nothing in the cache."""
         self._path = Path(location)
 
     @property

@@ -24,7 +24,7 @@ class UploadSource(LocalFiles):
 
     prefix = UPLOADS
 
-    def __init__(self, location: str, files: Mapping[str, Path] | None = None) -> None:
+    def __init__(self, location: str, cache: Path | None = None, *, files: Mapping[str, Path] | None = None) -> None:
         """Does no I/O. `location`: folder of the index. `files`: name → file, instead of its uploads."""
         self._index = Path(location).absolute()
         self._files = files

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
 
-from kserve_rag.cli.shared import console, existing_paths, read_settings
+from kserve_rag.cli.shared import console, read_settings, source_locations
 from kserve_rag.errors import UsageError
 from kserve_rag.local.graph import GraphState, index_on_disk, need_running
 from kserve_rag.local.languages import embedder_note
@@ -23,13 +22,19 @@ if TYPE_CHECKING:
 
 
 def ingest(
-    paths: Annotated[list[Path], typer.Argument(help="Files and folders to index.", metavar="PATH…")],
+    sources: Annotated[
+        list[str] | None, typer.Argument(help="Files, folders and web addresses to index.", metavar="SOURCE…")
+    ] = None,
+    links: Annotated[
+        list[str] | None,
+        typer.Option("--links", metavar="LIST", help="Text file with a web address per line, or its own URL."),
+    ] = None,
     add: Annotated[bool, typer.Option("--add", help="Keep the documents that are indexed already.")] = False,
     yes: Annotated[
         bool, typer.Option("--yes", "-y", help="Remove more than half of the documents without asking.")
     ] = False,
 ) -> None:
-    """Replace the index with these files and folders (`--add` keeps the rest).
+    """Replace the index with these sources (`--add` keeps the rest).
 
     Reads Markdown, text, HTML, PDF, Office, e-books, mail, CSV, JSON and ZIP. Only new and changed files are read and
     embedded. Documents of deleted files are removed; documents of files that can no longer be read stay. The old index
@@ -39,13 +44,17 @@ def ingest(
 
       kserve-rag ingest ./handbook
       kserve-rag ingest --add ./press-releases
+      kserve-rag ingest --add https://example.org/manual.pdf --links ./links.txt
     """
     from kserve_rag.cli.progress import ProgressDisplay
 
+    locations = source_locations(sources or [], links or [])
+    if not locations:
+        raise UsageError("Name at least one file, folder or web address, or a list with --links.")
     settings = read_settings()
     state = need_running(settings)
     with ProgressDisplay(console) as display:
-        index_documents(settings, state, existing_paths(paths), display, add=add, yes=yes)
+        index_documents(settings, state, locations, display, add=add, yes=yes)
 
 
 def documents(
@@ -89,15 +98,15 @@ def documents(
 def index_documents(
     settings: Settings,
     state: GraphState,
-    paths: list[Path],
+    sources: list[str],
     display: ProgressDisplay,
     *,
     add: bool = False,
     yes: bool = False,
 ) -> None:
-    """Index `paths` and wait until the vectorstore serves the new version.
+    """Index the sources at these locations and wait until the vectorstore serves the new version.
 
-    Without paths, index the previous paths again, or this project's documentation if there are none.
+    Without sources, index the previous ones again, or this project's documentation if there are none.
 
     Asks before more than half of the documents are removed, unless `yes` is set or they are the project's own.
 
@@ -106,22 +115,22 @@ def index_documents(
             confirmation and standard input is not a terminal.
     """
     from ingest.errors import RemovalNotConfirmedError
-    from kserve_rag.local.corpus import bundled, remember, remembered
+    from kserve_rag.local.corpus import bundled, local_paths, remember, remembered
     from kserve_rag.local.indexing import check_readable, index, wait_until_served
 
     before = remembered(settings)
-    if add or not paths:
-        missing = [path for path in before if not path.exists()]
-        if missing and paths:
+    if add or not sources:
+        missing = [path for path in local_paths(before) if not path.exists()]
+        if missing and sources:
             raise UsageError(f"{missing[0]} is indexed but no longer exists. Leave out --add to drop it.")
         if missing:
             # An unmounted drive must not empty the index.
             console.print(f"[yellow]note[/] {escape(str(missing[0]))} does not exist: the index is not updated")
             return
-        if paths:
-            check_readable(paths)
-        paths = [*(path for path in before if path not in paths), *paths]
-    documents = paths or bundled(settings)
+        if added := local_paths(sources):
+            check_readable(added)
+        sources = [*(source for source in before if source not in sources), *sources]
+    documents = sources or bundled(settings)
     try:
         summary = index(state, documents, display.ingest, allow_removal=yes or not before)
     except RemovalNotConfirmedError as error:
@@ -131,8 +140,8 @@ def index_documents(
             console.print(f"[yellow]note[/] {escape(str(error))}")
             typer.confirm("Remove them?", abort=True)
         summary = index(state, documents, display.ingest, allow_removal=True)
-    if paths != before:
-        remember(settings, paths)
+    if sources != before:
+        remember(settings, sources)
     display.ingested(summary)
     if summary.version is not None:
         wait_until_served(state, summary.version)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -12,7 +11,7 @@ from rich.markup import escape
 
 from kserve_rag.cli.documents import index_documents
 from kserve_rag.cli.questions import ask_first
-from kserve_rag.cli.shared import console, existing_paths, exit_on_signals, read_settings, service_names
+from kserve_rag.cli.shared import console, exit_on_signals, read_settings, service_names, source_locations
 from kserve_rag.errors import LaunchError, UsageError
 from kserve_rag.local.graph import ANSWERING, SERVICES, GraphState, follow, need_running, no_page, running
 from kserve_rag.local.graph import logs as written_logs
@@ -24,8 +23,11 @@ from kserve_rag.settings import Settings
 
 def up(
     docs: Annotated[
-        list[Path] | None,
-        typer.Option("--docs", help="File or folder to index; may be repeated. Default: the paths indexed last time."),
+        list[str] | None,
+        typer.Option(
+            "--docs",
+            help="File, folder or web address to index; may be repeated. Default: the sources indexed last time.",
+        ),
     ] = None,
     model: Annotated[str | None, typer.Option(help="LLM: a name of `kserve-rag models`, or a GGUF file.")] = None,
     models: Annotated[
@@ -45,7 +47,7 @@ def up(
 ) -> None:
     """Start the whole graph: fetch the models, index the documents, run every service.
 
-    Without --docs, it indexes the paths of the last run, or this project's documentation if there are none. It
+    Without --docs, it indexes the sources of the last run, or this project's documentation if there are none. It
     runs in the foreground, where Ctrl-C stops everything, unless --detach is given.
 
     [bold]Examples[/]
@@ -58,13 +60,13 @@ def up(
     settings = read_settings(
         model=model, models_file=models, embedder=embedder, port=port, grpc_port=grpc_port, page_port=page_port
     )
-    paths = existing_paths(docs or [])
+    sources = source_locations(docs or [], [])
     state = running(settings)
     if state is not None:
         ports = {"port": port, "gRPC port": grpc_port, "page port": page_port}
-        _use_running(settings, state, paths, ports, question, yes=yes)
+        _use_running(settings, state, sources, ports, question, yes=yes)
         return
-    _start(settings, paths, detach=detach, question=question, yes=yes)
+    _start(settings, sources, detach=detach, question=question, yes=yes)
 
 
 def status(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
@@ -159,16 +161,17 @@ def down() -> None:
         console.print("The graph was not running.")
 
 
-def _start(settings: Settings, paths: list[Path], *, detach: bool, question: str | None, yes: bool) -> None:
+def _start(settings: Settings, sources: list[str], *, detach: bool, question: str | None, yes: bool) -> None:
     from kserve_rag.cli.progress import ProgressDisplay
-    from kserve_rag.local.corpus import remembered
+    from kserve_rag.local.corpus import local_paths, remembered
     from kserve_rag.local.launcher import launch
 
     with exit_on_signals(), contextlib.ExitStack() as stack:
         with ProgressDisplay(console) as display:
-            graph = stack.enter_context(launch(settings, paths or remembered(settings), progress=display))
+            documents = local_paths(sources or remembered(settings))
+            graph = stack.enter_context(launch(settings, documents, progress=display))
             graph.wait_ready("embedder")
-            index_documents(settings, graph.state, paths, display, yes=yes)
+            index_documents(settings, graph.state, sources, display, yes=yes)
             graph.wait_ready(*ANSWERING)
         address = graph.url("transformer")
         console.print(f"[green]✓[/] the graph answers at {address}", end=" ")
@@ -196,7 +199,7 @@ def _start(settings: Settings, paths: list[Path], *, detach: bool, question: str
 def _use_running(
     settings: Settings,
     state: GraphState,
-    paths: list[Path],
+    sources: list[str],
     ports: dict[str, int | None],
     question: str | None,
     *,
@@ -221,11 +224,11 @@ def _use_running(
     console.print(f"The graph is running already at {address}", end=" ")
     console.print(f"[dim]({escape(state.llm)}, {escape(state.embedder)})[/]")
     _print_page(state)
-    if paths:
+    if sources:
         from kserve_rag.cli.progress import ProgressDisplay
 
         with ProgressDisplay(console) as display:
-            index_documents(settings, state, paths, display, yes=yes)
+            index_documents(settings, state, sources, display, yes=yes)
     if question is not None:
         ask_first(address, question)
 

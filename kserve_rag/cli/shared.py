@@ -31,12 +31,28 @@ def service_names(given: list[str]) -> list[ServiceName]:
     return [name for name in SERVICES if name in given or not given]
 
 
-def existing_paths(paths: list[Path]) -> list[Path]:
-    """Absolute paths of existing files and folders."""
-    for path in paths:
-        if not path.expanduser().exists():
-            raise UsageError(f"There is no file or folder {path}.")
-    return [path.expanduser().resolve() for path in paths]
+def source_locations(sources: list[str], links: list[str]) -> list[str]:
+    """Locations that are valid in any working directory: of files and folders, which must exist, and other sources.
+
+    `links`: paths and URLs of lists of links.
+    """
+    # Imported late, because importing it takes a while.
+    from ingest.errors import SourceNotFoundError
+    from ingest.sources import kind_of, open_source
+
+    locations = []
+    for source in (*sources, *(f"links:{each}" for each in links)):
+        if kind_of(source)[0] == "folder":
+            path = Path(source).expanduser()
+            if not path.exists():
+                raise UsageError(f"There is no file or folder {source}.")
+            locations.append(str(path.resolve()))
+        else:
+            try:
+                locations.append(open_source(source).location)
+            except SourceNotFoundError as error:
+                raise UsageError(str(error)) from error
+    return locations
 
 
 def format_size(size_bytes: float | None) -> str:

@@ -1,4 +1,4 @@
-"""The documents to index locally: the user's own, or this project's documentation."""
+"""The sources to index locally: the user's own, or this project's documentation."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
+from ingest.sources import kind_of
 from kserve_rag.errors import SetupError
 from kserve_rag.settings import Settings
 
@@ -29,22 +30,27 @@ def bundled(settings: Settings) -> list[Path]:
     return [*([readme] if readme.exists() else []), packaged]
 
 
-def remembered(settings: Settings) -> list[Path]:
-    """The paths that were indexed last; empty if none were."""
+def remembered(settings: Settings) -> list[str]:
+    """Locations of the sources that were indexed last; empty if none were."""
     try:
-        paths = json.loads(_file(settings).read_text(encoding="utf-8"))
+        locations: list[str] = json.loads(_file(settings).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return []
-    return [Path(path) for path in paths]
+    return locations
 
 
-def remember(settings: Settings, paths: Sequence[Path]) -> None:
-    """Stores the indexed paths."""
+def remember(settings: Settings, sources: Sequence[str | Path]) -> None:
+    """Stores the locations of the indexed sources."""
     file = _file(settings)
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_suffix(".new")
-    temporary.write_text(json.dumps([str(path) for path in paths], indent=2) + "\n", encoding="utf-8")
+    temporary.write_text(json.dumps([str(source) for source in sources], indent=2) + "\n", encoding="utf-8")
     temporary.replace(file)
+
+
+def local_paths(sources: Sequence[str]) -> list[Path]:
+    """The files and folders of this machine among the sources."""
+    return [Path(source) for source in sources if kind_of(source)[0] == "folder"]
 
 
 def _file(settings: Settings) -> Path:

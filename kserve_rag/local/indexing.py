@@ -25,9 +25,13 @@ _SERVED_WITHIN_S = 60
 
 
 def index(
-    state: GraphState, paths: Sequence[Path], on_progress: OnProgress | None = None, *, allow_removal: bool = False
+    state: GraphState,
+    sources: Sequence[str | Path],
+    on_progress: OnProgress | None = None,
+    *,
+    allow_removal: bool = False,
 ) -> Summary:
-    """Updates the index from `paths` and the uploads. The embedder must be ready.
+    """Updates the index from `sources` and the uploads. The embedder must be ready.
 
     Raises:
         RemovalNotConfirmedError: more than half of the documents would go, and `allow_removal` is not set.
@@ -35,7 +39,7 @@ def index(
     """
     settings = IngestSettings(**_ingest_settings(state))
     try:
-        return asyncio.run(run(settings, paths, on_progress, allow_removal=allow_removal))
+        return asyncio.run(run(settings, sources, on_progress, allow_removal=allow_removal))
     except RemovalNotConfirmedError:
         raise
     except IngestError as error:
@@ -44,10 +48,10 @@ def index(
 
 def check_readable(paths: Sequence[Path]) -> None:
     """Raises UsageError if no loader reads any file under these paths."""
-    files, skipped = list_files(open_source(path) for path in paths)
-    unread = not_read(files)
-    if unread or not files:
-        raise UsageError(str(NothingUsableError("No file can be read", skipped | unread)))
+    listing = list_files(open_source(path) for path in paths)
+    unread = not_read(listing.files)
+    if unread or not listing.files:
+        raise UsageError(str(NothingUsableError("No file can be read", listing.skipped | unread)))
 
 
 def ingest_variables(state: GraphState) -> dict[str, str]:

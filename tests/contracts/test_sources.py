@@ -5,9 +5,10 @@ The source `NAME` needs an origin in `ORIGINS`: how a test fills it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import pytest
 
@@ -17,10 +18,17 @@ from ingest.sources import Entry, Source, SourceType, open_source
 from tests.contracts.exercises import installed
 from tests.contracts.gaps import Gap, declare
 from tests.contracts.test_loaders import run_contract
+from tests.fakes.website import Website
 
 SOURCES: Registry[SourceType] = Registry("kserve_rag.sources", "source")
 
 GAPS = [
+    Gap(
+        "links",
+        "test_all_files_are_listed_by_name",
+        SourceNotFoundError,
+        "a list that becomes empty must not empty the index",
+    ),
     Gap(
         "uploads",
         "test_a_missing_origin_is_an_error",
@@ -34,14 +42,20 @@ class Origin(Protocol):
     """The origin of a source, filled by a test."""
 
     location: str
+    environment: Mapping[str, str]
+    """Settings of the source."""
 
     def put(self, name: str, content: bytes) -> None: ...
     def remove(self, name: str) -> None: ...
     def spoil(self, name: str) -> None:
         """Makes an entry unreadable."""
 
+    def close(self) -> None: ...
+
 
 class FolderOrigin:
+    environment: ClassVar[Mapping[str, str]] = {}
+
     def __init__(self, folder: Path) -> None:
         folder.mkdir()
         self.location, self.files = str(folder), folder
@@ -56,6 +70,8 @@ class FolderOrigin:
     def spoil(self, name: str) -> None:
         self.remove(name)
         (self.files / name).symlink_to("nothing")
+
+    def close(self) -> None: ...
 
 
 class UploadsOrigin(FolderOrigin):
@@ -88,7 +104,44 @@ class ListOrigin(FolderOrigin):
         (self.files / "list.txt").write_text("".join(names), encoding="utf-8")
 
 
-ORIGINS: dict[str, Callable[[Path], Origin]] = {"folder": FolderOrigin, "list": ListOrigin, "uploads": UploadsOrigin}
+class LinksOrigin:
+    environment: ClassVar[Mapping[str, str]] = {
+        "INGEST_WEB_PRIVATE_HOSTS": "127.0.0.1",
+        "INGEST_WEB_REQUESTS_PER_S": "100000",
+    }
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir()
+        self.list = folder / "links.txt"
+        self.list.touch()
+        self.location = f"links:{self.list}"
+        self.site = Website()
+        self.site.__enter__()
+
+    def put(self, name: str, content: bytes) -> None:
+        self.site.put(f"/{name}", content)
+        self._write()
+
+    def remove(self, name: str) -> None:
+        del self.site.pages[f"/{name}"]
+        self._write()
+
+    def spoil(self, name: str) -> None:
+        self.site.answer(f"/{name}", 503)
+
+    def close(self) -> None:
+        self.site.__exit__()
+
+    def _write(self) -> None:
+        self.list.write_text("".join(f"{self.site.url}{path}\n" for path in self.site.pages), encoding="utf-8")
+
+
+ORIGINS: dict[str, Callable[[Path], Origin]] = {
+    "folder": FolderOrigin,
+    "links": LinksOrigin,
+    "list": ListOrigin,
+    "uploads": UploadsOrigin,
+}
 
 
 @pytest.fixture(params=SOURCES.names())
@@ -98,13 +151,17 @@ def name(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def origin(name: str, tmp_path: Path) -> Origin:
-    return ORIGINS[name](tmp_path / "origin")
+def origin(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Origin]:
+    with contextlib.closing(ORIGINS[name](tmp_path / "origin")) as made:
+        for variable, value in made.environment.items():
+            monkeypatch.setenv(variable, value)
+        yield made
 
 
 @pytest.fixture
-def source(origin: Origin) -> Source:
-    return open_source(origin.location)
+def source(origin: Origin, tmp_path: Path) -> Iterator[Source]:
+    with contextlib.closing(open_source(origin.location, tmp_path / "cache")) as opened:
+        yield opened
 
 
 def entries(source: Source) -> dict[str, Entry]:

@@ -668,7 +668,7 @@ async def test_runs_of_one_index_wait_for_each_other(
     await first
     summary = await other
     assert second[0] == Waiting("Another run of this index is active.")
-    assert (summary.documents, summary.deleted) == (1, len(list_files([open_source(docs)])[0]))
+    assert (summary.documents, summary.deleted) == (1, len(list_files([open_source(docs)]).files))
 
 
 async def test_the_index_follows_the_sources_of_the_last_run(
@@ -742,9 +742,9 @@ async def test_the_last_document_can_be_deleted_beside_an_unusable_upload(
     good.write_text("The kiln opens at first light.")
     bad.write_bytes(b"%PDF-1.4 nothing")
     uploads = {"uploads/good.md": good, "uploads/bad.pdf": bad}
-    await pipeline.run(settings, [], uploads=UploadSource(str(tmp_path), uploads), scope="uploads")
+    await pipeline.run(settings, [], uploads=UploadSource(str(tmp_path), files=uploads), scope="uploads")
     del uploads["uploads/good.md"]
-    summary = await pipeline.run(settings, [], uploads=UploadSource(str(tmp_path), uploads), scope="uploads")
+    summary = await pipeline.run(settings, [], uploads=UploadSource(str(tmp_path), files=uploads), scope="uploads")
     assert (summary.documents, summary.deleted) == (0, 1)
     with index(settings).open() as version:
         assert version.name == summary.version

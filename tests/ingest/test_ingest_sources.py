@@ -11,8 +11,8 @@ from ingest.sources import list_files, open_source
 
 
 def listed(*paths: Path) -> tuple[list[str], dict[str, str]]:
-    files, skipped = list_files(open_source(path) for path in paths)
-    return [file.name for file in files], skipped
+    listing = list_files(open_source(path) for path in paths)
+    return [file.name for file in listing.files], listing.skipped
 
 
 def test_folders_are_read_in_order_without_hidden_files(tmp_path: Path) -> None:
