@@ -144,6 +144,21 @@ def test_an_expired_session_keeps_the_question(reader: Visitor, script: Scripted
     assert other.evaluate("sessionStorage.length") == 0
 
 
+def test_an_address_of_another_browser_says_why_it_is_empty(reader: Visitor, script: ScriptedTransformer) -> None:
+    script.respond = answering("They swim.")
+    reader.open()
+    reader.ask("What do ducks do?")
+    expect(reader.answers.last).to_contain_text("They swim.")
+    address = reader.page.url
+    assert "#/c/" in address
+    reader.page.goto("about:blank")
+    reader.page.goto(f"{address}0")
+    expect(reader.page.get_by_text("The conversation of this address is not here.")).to_be_visible()
+    reader.page.goto("about:blank")
+    reader.page.goto(address)
+    expect(reader.answers.last).to_contain_text("They swim.")
+
+
 def test_a_lost_connection_keeps_the_text_so_far(reader: Visitor, script: ScriptedTransformer) -> None:
     def breaks(exchange: Exchange) -> None:
         exchange.stream([begun(), {"text_output": "Ducks swim, and"}])

@@ -8,7 +8,19 @@ const kept = vi.hoisted(() => ({
   stored: new Map<string, unknown>(),
   slow: new Map<string, number>(),
   ask: null as never,
+  channels: new Set<{ onmessage: ((message: { data: string }) => void) | null }>(),
 }));
+
+/** Delivers to the channels of other tabs at once. */
+class Channel {
+  onmessage: ((message: { data: string }) => void) | null = null;
+  constructor() {
+    kept.channels.add(this);
+  }
+  postMessage(data: string) {
+    for (const other of kept.channels) if (other !== this) other.onmessage?.({ data });
+  }
+}
 
 vi.mock("idb-keyval", () => ({
   createStore: () => null,
@@ -74,6 +86,7 @@ async function page(hash = "", tab = session()) {
   vi.stubGlobal("location", location);
   vi.stubGlobal("window", { history: { pushState: to("push"), replaceState: to("replace") } });
   vi.stubGlobal("sessionStorage", tab);
+  vi.stubGlobal("BroadcastChannel", Channel);
   vi.stubGlobal("document", { hidden: true });
   vi.stubGlobal("addEventListener", (name: string, act: () => void) => (listeners[name] = act));
   const store = await import("../src/chat/store");
@@ -94,6 +107,7 @@ const settled = (ms = 1000) => vi.advanceTimersByTimeAsync(ms);
 beforeEach(() => {
   vi.useFakeTimers();
   kept.stored.clear();
+  kept.channels.clear();
   kept.slow.clear();
 });
 
@@ -389,5 +403,55 @@ describe("a draft", () => {
     transformer(whole("A."));
     one.ask("half a question, finished");
     expect(draftOf(null)).toBe("");
+  });
+});
+
+describe("another tab", () => {
+  it("shows a finished answer, a rename and a removal", async () => {
+    const one = await page();
+    transformer(whole("A."));
+    one.ask("first");
+    await settled();
+    const other = await page(one.location.hash);
+    expect(other.questions()).toEqual(["first"]);
+    one.ask("second");
+    await settled();
+    expect(other.questions()).toEqual(["first", "second"]);
+    expect(other.turns()[1]?.answers[0]?.status).toBe("done");
+    const id = other.useChat.getState().currentId ?? "";
+    await other.renameConversation(id, "Renamed");
+    await settled();
+    expect(one.useChat.getState().conversations.map(({ title }) => title)).toEqual(["Renamed"]);
+    await one.removeConversation(id);
+    await settled();
+    expect(other.useChat.getState().conversations).toEqual([]);
+    expect(other.questions()).toEqual(["first", "second"]);
+  });
+
+  it("changes nothing of an answer that is being written here", async () => {
+    const one = await page();
+    transformer(whole("A."));
+    one.ask("first");
+    await settled();
+    const other = await page(one.location.hash);
+    transformer([{ text_output: "B" }], never);
+    other.ask("mine");
+    await settled();
+    transformer(whole("C."));
+    one.ask("theirs");
+    await settled();
+    expect(other.questions()).toEqual(["first", "mine"]);
+    expect(other.turns()[1]?.answers[0]?.text).toBe("B");
+  });
+});
+
+describe("an address of another browser", () => {
+  it("says that the conversation is not here, until one is opened", async () => {
+    const one = await page("#/c/elsewhere");
+    expect(one.useChat.getState().missing).toBe(true);
+    expect(one.location.hash).toBe("");
+    transformer(whole("A."));
+    one.ask("first");
+    expect(one.useChat.getState().missing).toBe(false);
   });
 });

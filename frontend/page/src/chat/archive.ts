@@ -18,8 +18,16 @@ const unfinishedKey = (id: string) => `kserve-rag.unfinished.${id}`;
 const read = new Set<string>();
 const written = new Set<string>();
 
+/** Tells the other tabs which conversation has been saved or removed. */
+const channel = new BroadcastChannel("kserve-rag.conversations");
+
 /** A conversation at page close: its last turn, and the removed turns. */
 type Unfinished = Conversation & { gone: string[] };
+
+/** Calls back when another tab has saved a conversation whose answers are complete, or removed one. */
+export function watch(changed: (id: string) => void): void {
+  channel.onmessage = (message: MessageEvent<string>) => changed(message.data);
+}
 
 /** All conversations, newest first. */
 export async function list(): Promise<ConversationSummary[]> {
@@ -60,6 +68,7 @@ async function put(conversation: Conversation, how: (kept: Conversation | undefi
     (before = []) => [...before.filter((other) => other.id !== id), { id, title, createdAt, updatedAt }],
     store,
   );
+  if (!conversation.turns.some(isTurnRunning)) channel.postMessage(id);
 }
 
 /** Ids of the conversations whose title, questions or answers contain a text, regardless of case. */
@@ -82,6 +91,7 @@ export async function remove(id: string): Promise<void> {
   sessionStorage.removeItem(unfinishedKey(id));
   await del(key(id), store);
   await update<ConversationSummary[]>(LIST, (before = []) => before.filter((other) => other.id !== id), store);
+  channel.postMessage(id);
 }
 
 /** Saves the last turn of a conversation when the page closes. */

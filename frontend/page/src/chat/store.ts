@@ -28,6 +28,8 @@ interface ChatState {
   queued: Record<string, string[]>;
   /** The conversation that was deleted last, for undo. */
   removed: Conversation | null;
+  /** The URL names a conversation that this browser does not have. */
+  missing: boolean;
   /** The browser stores nothing: conversations are lost when the page closes. */
   forgetful: boolean;
 }
@@ -40,6 +42,7 @@ export const useChat = create<ChatState>()(() => ({
   returned: null,
   queued: {},
   removed: null,
+  missing: false,
   forgetful: false,
 }));
 
@@ -71,6 +74,7 @@ export async function start(): Promise<void> {
     useChat.setState({ forgetful: true });
   }
   useChat.setState({ ready: true });
+  archive.watch((id) => void followTab(id));
   addEventListener("hashchange", () => void followAddress());
   addEventListener("pagehide", () => {
     for (const conversation of Object.values(useChat.getState().loaded)) {
@@ -86,18 +90,35 @@ async function followAddress(): Promise<void> {
   await show(id, "replaceState");
 }
 
+/** Takes over what another tab has done with a conversation, unless this tab is changing it. One that is open stays. */
+async function followTab(id: string): Promise<void> {
+  const stored = await archive.list();
+  const unsaved = useChat.getState().conversations.filter((one) => saving.has(one.id));
+  const others = stored.filter((one) => !saving.has(one.id));
+  useChat.setState({ conversations: [...unsaved, ...others].sort((a, b) => b.updatedAt - a.updatedAt) });
+  const own = () => useChat.getState().loaded[id];
+  const busy = () => saving.has(id) || own()?.turns.some(isTurnRunning) !== false;
+  if (busy()) return;
+  const conversation = await archive.load(id);
+  if (conversation && !busy()) put(conversation);
+}
+
 /** Counts openings, so that a slow load does not replace a conversation opened later. */
 let opened = 0;
 
 async function show(id: string | null, move: "pushState" | "replaceState" = "pushState"): Promise<void> {
   const at = ++opened;
+  let missing = false;
   if (id !== null && !useChat.getState().loaded[id]) {
     const conversation = await archive.load(id).catch(() => null);
     if (at !== opened) return;
     if (conversation) put(conversation);
-    else id = null;
+    else {
+      missing = true;
+      id = null;
+    }
   }
-  useChat.setState({ currentId: id, returned: null });
+  useChat.setState({ currentId: id, returned: null, missing });
   const hash = id === null ? "" : `#/c/${id}`;
   if (location.hash !== hash) window.history[move](null, "", hash || location.pathname + location.search);
 }
@@ -218,7 +239,7 @@ export function ask(question: string): void {
     conversation = { id: newId(), title: headline(text), createdAt: now, updatedAt: now, turns: [] };
     put(conversation);
     opened++;
-    useChat.setState({ currentId: conversation.id });
+    useChat.setState({ currentId: conversation.id, missing: false });
     window.history.pushState(null, "", `#/c/${conversation.id}`);
   }
   begin(conversation.id, conversation.turns, text);

@@ -6,12 +6,13 @@ import { refresh, useCatalog } from "../api/catalog";
 import { useSettings } from "../settings/settings";
 import { plural } from "../text/format";
 import { FailureNote } from "./failure";
-import { ask } from "./store";
+import { ask, useChat } from "./store";
 
 const MOST_EXAMPLES = 4;
 
 export function Welcome() {
   const { indexes, defaultIndex, reason, failure } = useCatalog();
+  const missing = useChat((state) => state.missing);
   const collections = useSettings((state) => state.settings.collections);
   const asked = useMemo(() => {
     const names = collections ?? (defaultIndex === null ? [] : [defaultIndex]);
@@ -32,6 +33,12 @@ export function Welcome() {
           ? `Answers from ${plural(documents, "document")}, each with its sources.`
           : "Answers with their sources."}
       </p>
+      {missing && (
+        <p className="note">
+          <CircleAlert aria-hidden /> The conversation of this address is not here. Each browser keeps its own; a
+          deleted one is gone.
+        </p>
+      )}
       {failure && <FailureNote failure={failure} onRetry={() => void refresh()} retryLabel="Try again" />}
       {!failure && reason && (
         <p className="note">
