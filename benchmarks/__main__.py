@@ -17,6 +17,7 @@ BENCHMARKS = (
     "overhead",
     "ingest",
     "search",
+    "access",
     "chain",
     "restart",
     "turns",

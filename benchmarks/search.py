@@ -118,7 +118,8 @@ def chunks(count: int) -> Iterator[tuple[int, str]]:
         yield topic, " ".join(words)
 
 
-def build(root: Path, count: int, encoder: SyntheticEmbedder) -> None:
+def build(root: Path, count: int, encoder: SyntheticEmbedder, *, folders: int = 1) -> None:
+    """Publishes an index of `count` documents in so many folders, `0/`, `1/` and so on."""
     rng = np.random.default_rng(1)
     with IndexRoot(root, "default").begin(
         embedder_fingerprint=FINGERPRINT,
@@ -131,7 +132,7 @@ def build(root: Path, count: int, encoder: SyntheticEmbedder) -> None:
         stored = None
         for number, (topic, text) in enumerate(chunks(count)):
             name = f"{number:08}"
-            document = Document(name, text, "", None, f"{name}.md", "0" * 64, {"part": number % 10})
+            document = Document(name, text, "", None, f"{number % folders}/{name}.md", "0" * 64, {"part": number % 10})
             if encoder.whole and stored is None:
                 stored = Quantiser(encoder.dimension, 2).encode(encoder.matrix(TOKENS, rng))
             builder.add(

@@ -6,10 +6,11 @@ import math
 import secrets
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from chassis import tracing
 from chassis.errors import DeadlineExceededError, InvalidRequestError
+from chassis.principal import Principal, caller
 
 TIMEOUT_HEADER = "x-request-timeout-ms"
 """Milliseconds left for the whole response. Set by clients, lowered at every hop."""
@@ -34,12 +35,14 @@ FORWARDED_HEADERS = (
 
 @dataclass(frozen=True, slots=True)
 class CallContext:
-    """Deadline and forwarded headers of one request. Never stored longer than the request."""
+    """Deadline, forwarded headers and caller of one request. Never stored longer than the request."""
 
     deadline: float
     """In `time.monotonic()` seconds."""
     headers: Mapping[str, str] = field(default_factory=dict)
     """Lower-case names, only those in `FORWARDED_HEADERS`. Always holds `x-request-id`."""
+    principal: Principal | None = None
+    """The caller; None if it is anonymous, or the service does not identify callers."""
 
     @classmethod
     def start(cls, timeout_s: float, headers: Mapping[str, str] | None = None) -> CallContext:
@@ -55,7 +58,7 @@ class CallContext:
             timeout_s = min(timeout_s, int(sent) / 1000)
         forwarded = {name: headers[name] for name in FORWARDED_HEADERS if name in headers}
         forwarded.setdefault("x-request-id", secrets.token_hex(16))
-        return cls(time.monotonic() + timeout_s, forwarded)
+        return cls(time.monotonic() + timeout_s, forwarded, caller.get())
 
     @property
     def request_id(self) -> str:
@@ -79,15 +82,15 @@ class CallContext:
         if not (tracing.on() and tracing.sampled(self.headers)):
             return CallSpan(tracing.Span(None, self.headers), self)
         span = tracing.begin(kind, self.headers, name=name)
-        return CallSpan(span, CallContext(self.deadline, span.headers))
+        return CallSpan(span, replace(self, headers=span.headers))
 
     def share(self, fraction: float = 1, at_most_s: float = math.inf) -> CallContext:
         """A context with a part of the time left, so that an upstream that hangs costs no more."""
-        return CallContext(time.monotonic() + min(self.remaining_s() * fraction, at_most_s), self.headers)
+        return replace(self, deadline=time.monotonic() + min(self.remaining_s() * fraction, at_most_s))
 
     def without_authorization(self) -> CallContext:
         """The same context for an upstream that must not see the caller's credentials."""
-        return CallContext(self.deadline, {k: v for k, v in self.headers.items() if k != "authorization"})
+        return replace(self, headers={k: v for k, v in self.headers.items() if k != "authorization"})
 
     def outgoing_headers(self) -> dict[str, str]:
         """Headers for an upstream call: the forwarded ones and the remaining time."""

@@ -27,6 +27,7 @@ from chassis.errors import (
     ServiceError,
     UnsupportedMediaTypeError,
 )
+from chassis.principal import caller, identifier
 from chassis.settings import EdgeSettings, parts
 from chassis.telemetry import request_ids
 
@@ -140,6 +141,7 @@ class Edge:
         self._inner = inner
         self._errors = errors
         self._max_body_bytes = settings.max_body_bytes
+        self._identifier = identifier(settings)
         self._hosts = settings.known_hosts()
         self._hosts_variable = f"{settings.model_config.get('env_prefix', '')}ALLOWED_HOSTS"
         # Probes use the address of the pod.
@@ -192,10 +194,18 @@ class Edge:
         names = f"{self._hosts_variable} lists its names"
         raise ForbiddenError(f"The service is not available under {host[:100]!r}: {names}.")
 
+    async def _identify(self, scope: Scope) -> None:
+        """Sets the caller. Raises UnauthorizedError if its token is invalid or missing."""
+        caller.set(None)
+        # Preflights of CORS carry no credentials.
+        if self._identifier is not None and scope["path"] not in self._probes and scope["method"] != "OPTIONS":
+            caller.set(await self._identifier.identify(_text_headers(scope)))
+
     async def _answer(self, scope: Scope, exchange: _Exchange) -> None:
         try:
             exchange.check_head()
             self._check_host(exchange.host, scope["path"])
+            await self._identify(scope)
             await self._inner(scope, exchange.receive, exchange.send)
         except asyncio.CancelledError:
             if not exchange.client_left:
@@ -210,6 +220,15 @@ class Edge:
             response = self._errors.respond(exchange.refusal, scope["path"])
             exchange.refusal = None
             await response(scope, exchange.receive, exchange.send)
+
+
+def _text_headers(scope: Scope) -> dict[str, str]:
+    """The headers by name. Values of a repeated header are joined, so that none of them is valid by itself."""
+    headers: dict[str, str] = {}
+    for raw_name, value in scope["headers"]:
+        name, text = raw_name.decode("latin-1"), value.decode("latin-1")
+        headers[name] = f"{headers[name]}, {text}" if name in headers else text
+    return headers
 
 
 _PORT = re.compile(r":[0-9]*$")

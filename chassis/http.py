@@ -7,7 +7,7 @@ import contextlib
 import time
 from collections.abc import AsyncGenerator, AsyncIterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -28,6 +28,10 @@ from chassis.errors import (
     UnauthorizedError,
 )
 from chassis.events import EventBuffer, EventStreamError, event_data
+from chassis.principal import PRINCIPAL_HEADER
+
+if TYPE_CHECKING:
+    from chassis.identity import Signer
 
 UPSTREAM = tracing.SpanType(
     "{http.request.method} {peer.service}",
@@ -80,6 +84,7 @@ class HttpUpstream:
         honours_sampling: bool = True,
         max_connection_age_s: float = 10,
         forward_authorization: bool = True,
+        signer: Signer | None = None,
         max_response_bytes: int = 256 * 1024**2,
     ) -> None:
         """A client of the service at `base_url`.
@@ -92,6 +97,7 @@ class HttpUpstream:
                 header it gets, so the header is omitted if the trace is not sampled.
             max_connection_age_s: maximum age of a connection, so that load rebalances when replicas change.
             forward_authorization: whether the upstream gets the Authorization header of the context.
+            signer: signs the context's principal for the upstream. None: the upstream does not learn who calls.
             max_response_bytes: maximum size of a response that is read whole.
         """
         self.base_url = base_url.rstrip("/")
@@ -100,6 +106,7 @@ class HttpUpstream:
         self._verify = verify
         self._honours_sampling = honours_sampling
         self._forward_authorization = forward_authorization
+        self._signer = signer
         self._max_response_bytes = max_response_bytes
         parts = urlsplit(self.base_url)
         self._host, self._port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
@@ -320,6 +327,8 @@ class HttpUpstream:
         headers = ctx.outgoing_headers()
         if not self._forward_authorization:
             headers.pop("authorization", None)
+        if self._signer is not None and ctx.principal is not None:
+            headers[PRINCIPAL_HEADER] = self._signer.sign(ctx.principal, ctx.remaining_s())
         if not self._honours_sampling and tracing.ids(headers) is not None and not tracing.sampled(headers):
             headers.pop("traceparent", None)
             headers.pop("tracestate", None)
@@ -340,6 +349,8 @@ class HttpUpstream:
             refusal = InvalidRequestError(message, field=field)
             refusal.upstream_reason = reason
             return refusal
+        if status == 401 and field == PRINCIPAL_HEADER:
+            return NotReadyError(f"The {self.name} does not accept our principals: set the same PRINCIPAL_SECRET.")
         if status == 401:
             advice = "send an Authorization header"
             if not self._forward_authorization:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterable, AsyncIterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from chassis.context import TIMEOUT_HEADER, CallContext
 from chassis.errors import BadUpstreamError
@@ -50,7 +50,7 @@ class Relay(HttpUpstream):
                 responds with an error that is not JSON.
         """
         timeout = {TIMEOUT_HEADER: ctx.outgoing_headers()[TIMEOUT_HEADER]}
-        later = CallContext(ctx.deadline + _GRACE_S, ctx.headers)
+        later = replace(ctx, deadline=ctx.deadline + _GRACE_S)
         with self._span(method, later) as span:
             response = await self._connect(method, path, body, {**headers, **timeout}, span)
             try:

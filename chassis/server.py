@@ -50,6 +50,7 @@ from chassis.errors import (
     ServiceError,
 )
 from chassis.openapi import ServiceApi, describe
+from chassis.principal import caller, identifier
 from chassis.serving import Lifespan, metrics, run
 from chassis.settings import ServerSettings, SettingError
 
@@ -334,7 +335,7 @@ class _GrpcServer:
     """The gRPC side of a service."""
 
     def __init__(self, rest: _Rest, service: ModelService) -> None:
-        self._interceptor = _StatusInterceptor(_ErrorMapper(service.model, {}), service.model.name)
+        self._interceptor = _StatusInterceptor(_ErrorMapper(service.model, {}), service)
         self._servicer = _Servicer(rest.data_plane, rest.repository)
         self._health = _Health(service.model)
         self._settings = service.settings
@@ -412,10 +413,11 @@ class _Metadatum(NamedTuple):
 class _StatusInterceptor(ExceptionToStatusInterceptor):
     """Maps errors to their gRPC status, and records calls like HTTP requests."""
 
-    def __init__(self, errors: _ErrorMapper, model_name: str) -> None:
+    def __init__(self, errors: _ErrorMapper, service: ModelService) -> None:
         super().__init__()
         self._errors = errors
-        self._model_name = model_name
+        self._model_name = service.model.name
+        self._identifier = identifier(service.settings)
         self.draining = False
         self.calls = 0
         """Number of calls in progress."""
@@ -432,6 +434,10 @@ class _StatusInterceptor(ExceptionToStatusInterceptor):
             call.put({"traceparent": observed.span.headers["traceparent"]})
         self.calls += 1
         try:
+            try:
+                await self._identify(name, call)
+            except ServiceError as error:
+                await self.handle_exception(error, request_or_iterator, call, method_name)
             response = await super().intercept(method, request_or_iterator, call, method_name)
             call.status, call.code_name = 200, "OK"
             return response
@@ -441,6 +447,12 @@ class _StatusInterceptor(ExceptionToStatusInterceptor):
             attributes = {"rpc.system.name": "grpc", "rpc.method": name, "rpc.response.status_code": call.code_name}
             seconds = observed.end(method_name, call.status, attributes)
             access_logger.info("gRPC %s", name, extra={"status": call.status, "ms": round(seconds * 1000, 1)})
+
+    async def _identify(self, name: str, call: _Call) -> None:
+        """Sets the caller. Probes need no token."""
+        caller.set(None)
+        if self._identifier is not None and not name.endswith(("Live", "Ready")) and not name.startswith("grpc.health"):
+            caller.set(await self._identifier.identify(call.headers))
 
     async def handle_exception(self, ex: Exception, request_or_iterator: Any, context: Any, method_name: str) -> None:
         if isinstance(ex, (aio.AbortError, GrpcException, asyncio.CancelledError)):

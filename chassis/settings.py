@@ -5,21 +5,27 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
+    BeforeValidator,
     Field,
     FilePath,
     HttpUrl,
+    SecretStr,
     TypeAdapter,
     ValidationError,
     ValidationInfo,
     field_validator,
+    model_validator,
 )
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from chassis.telemetry import LogFormat
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 def _is_url(value: str) -> str:
@@ -55,8 +61,12 @@ def _list_of(pattern: re.Pattern[str], wanted: str) -> AfterValidator:
     return AfterValidator(check)
 
 
+Algorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
+"""Signature algorithms of callers' tokens: all of them use a private and a public key."""
+
+
 class EdgeSettings(BaseSettings):
-    """Address and limits of an HTTP service."""
+    """Address, limits and callers of an HTTP service."""
 
     host: str = Field("0.0.0.0", description="Address to listen on. Use 127.0.0.1 outside a cluster.")  # noqa: S104 - a pod is reached at its own address
     http_port: int = Field(8080, ge=1, le=65535, description="Port for REST.")
@@ -103,6 +113,36 @@ class EdgeSettings(BaseSettings):
     timeout_s: float = Field(60, gt=0, le=3600, description="Maximum time for a response, in seconds.")
     max_body_bytes: int = Field(8 * 1024 * 1024, ge=1024, description="Maximum size of a request body, in bytes.")
     grace_period_s: int = Field(30, ge=0, le=3600, description="Time for requests in flight at shutdown, in seconds.")
+    jwt_issuer: str = Field(
+        "", description="Issuer (`iss`) of callers' tokens (JWT). Empty: callers are not identified by tokens."
+    )
+    jwt_audience: str = Field("", description="Audience (`aud`) of these tokens. Needed with JWT_ISSUER.")
+    jwks_url: Annotated[BaseUrl | None, BeforeValidator(lambda value: value or None)] = Field(
+        None, description="URL of the issuer's public keys (JWKS). Needed with JWT_ISSUER."
+    )
+    jwt_algorithms: Annotated[tuple[Algorithm, ...], NoDecode, BeforeValidator(split)] = Field(
+        ("RS256", "ES256"), min_length=1, description="Accepted signature algorithms of tokens, separated by commas."
+    )
+    jwt_groups_claim: str = Field(
+        "groups",
+        min_length=1,
+        description="Claim with the caller's groups; dots lead into objects (`realm_access.roles`).",
+    )
+    jwt_required: bool = Field(
+        False,
+        description="Whether callers without a token get 401. If not, they are anonymous and see public documents.",
+    )
+    claims_header: str = Field(
+        "",
+        description="Header in which a service mesh passes the verified claims (JSON in base64url). Set it only if the "
+        "mesh removes the header from outside requests. Empty: no header is trusted.",
+    )
+    principal_secret: Annotated[
+        Annotated[SecretStr, Field(min_length=32)] | None, BeforeValidator(lambda value: value or None)
+    ] = Field(
+        None,
+        description="Key with which the services tell each other who calls, the same for all. At least 32 characters.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe level logged.")
     log_format: LogFormat = Field("text", description="Log lines as text or as JSON.")
 
@@ -112,6 +152,24 @@ class EdgeSettings(BaseSettings):
         if "tls_cert_file" in info.data and (value is None) != (info.data["tls_cert_file"] is None):
             raise ValueError("set KSERVE_TLS_CERT_FILE and KSERVE_TLS_KEY_FILE, or neither")
         return value
+
+    @model_validator(mode="after")
+    def _check_tokens(self) -> Self:
+        if self.jwt_issuer and not (self.jwt_audience and self.jwks_url):
+            raise ValueError("JWT_ISSUER needs JWT_AUDIENCE and JWKS_URL")
+        if self.jwt_required and not self.identifies_callers:
+            raise ValueError("JWT_REQUIRED needs JWT_ISSUER, CLAIMS_HEADER or PRINCIPAL_SECRET")
+        return self
+
+    @property
+    def identifies_callers(self) -> bool:
+        """Whether the service knows who calls. If so, callers see only the documents that they may read."""
+        return bool(self.jwt_issuer or self.claims_header or self.principal_secret)
+
+    @property
+    def room(self) -> str:
+        """The room's name, such as `vectorstore`: the audience of the principals that other services send."""
+        return self.model_config.get("env_prefix", "").rstrip("_").lower()
 
     def known_hosts(self) -> frozenset[str] | None:
         """Allowed host names in lower case; None allows all."""
@@ -166,7 +224,12 @@ def read_settings(kind: type[SettingsT], **overrides: object) -> SettingsT:
         aliases = {key: str(alias) for name, alias in named for key in (name, alias)}
         for problem in error.errors():
             name = ".".join(str(part) for part in problem["loc"])
-            shown = "" if problem["type"] == "missing" else f" (got {problem['input']!r})"
+            if not name:  # a check of several settings, whose message begins with the first
+                lines.append(prefix + problem["msg"].removeprefix("Value error, "))
+                continue
+            field = kind.model_fields.get(name.split(".")[0])
+            hidden = problem["type"] == "missing" or (field is not None and "Secret" in str(field.annotation))
+            shown = "" if hidden else f" (got {problem['input']!r})"
             variable = aliases.get(name) or f"{prefix}{name}".upper()
             lines.append(f"{variable}: {problem['msg']}{shown}")
         raise SettingError("\n".join(lines)) from None

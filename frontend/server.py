@@ -13,6 +13,7 @@ from starlette.responses import HTMLResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from chassis.errors import NotFoundError
+from chassis.principal import signer
 from chassis.relay import Relay
 from frontend.assets import NOT_BUILT, Page
 from frontend.proxy import INGEST, TRANSFORMER, proxy_routes
@@ -26,8 +27,10 @@ _METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 
 def application(settings: FrontendSettings, page: Page) -> FastAPI:
     """The application, for `chassis.serving.serve`."""
-    transformer = Relay(settings.transformer_url, name="transformer")
-    ingest = Relay(settings.ingest_url, name="ingest service") if settings.ingest_url else None
+    transformer = Relay(settings.transformer_url, name="transformer", signer=signer(settings, "transformer"))
+    ingest = None
+    if settings.ingest_url:
+        ingest = Relay(settings.ingest_url, name="ingest service", signer=signer(settings, "ingest"))
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from chassis.settings import BaseUrl, EdgeSettings
 from ingest.chunking import ChunkSettings
 from ingest.loaders import Limits
 from vectorstore.versions import DEFAULT_STORE, LANGUAGES, STORES, Bits
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 _LARGEST_DEFAULT_CHUNK = 400
 """Maximum size of a chunk in tokens by default. One vector represents a longer passage badly."""
@@ -174,6 +177,12 @@ class IngestServerSettings(IngestSettings, EdgeSettings):
     token: SecretStr | None = Field(
         None, min_length=1, description="Bearer token that every request must send. Default: none."
     )
+
+    @model_validator(mode="after")
+    def _check_token(self) -> Self:
+        if self.token is not None and self.jwt_issuer:
+            raise ValueError("TOKEN and JWT_ISSUER both read the Authorization header: set one of them")
+        return self
 
     @field_validator("collections")
     @classmethod

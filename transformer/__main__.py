@@ -8,6 +8,7 @@ import secrets
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
+from chassis.principal import signer
 from chassis.registry import RegistryError
 from chassis.server import ModelService, kserve_args, serve
 from chassis.settings import SettingError, load_settings
@@ -57,6 +58,7 @@ def build(settings: TransformerSettings) -> RagService:
         settings.vectorstore_url,
         model=settings.vectorstore_model,
         forward_authorization="vectorstore" in settings.forward_authorization,
+        signer=signer(settings, "vectorstore"),
     )
     aligner = Aligner(settings.citation_language, threshold=settings.citation_support)
     checker = Checker(Citer(aligner), Reader(aligner.passages), mode=settings.citations)

@@ -200,7 +200,10 @@ class Conversations:
         return hmac.digest(self._secret, _FORMAT + content, "sha256")
 
     def _key(self, messages: Iterable[Message], ctx: CallContext) -> bytes:
-        caller = hashlib.sha256(ctx.headers.get("authorization", "").encode()).hexdigest()
+        who: object = ctx.headers.get("authorization", "")
+        if ctx.principal is not None:  # whose tokens change
+            who = [ctx.principal.subject, sorted(ctx.principal.groups)]
+        caller = hashlib.sha256(json.dumps(who).encode()).hexdigest()
         said = [(message.role, _normalised(message.content)) for message in messages]
         return self._mac(json.dumps([caller, said]).encode())
 

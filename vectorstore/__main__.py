@@ -58,10 +58,13 @@ def model_service(settings: VectorstoreSettings) -> ModelService:
         ),
         store=settings.store,
         reload_interval_s=settings.reload_interval_s,
+        restricted=settings.identifies_callers,
     )
-    export_indexes(service.status)
+    export_indexes(service.whole_status)
     model = VectorstoreModel(service, response_shape=settings.response_shape, timeout_s=settings.timeout_s)
-    return ModelService(model, settings, routers=[routes(service)], api=API, lifespan=service.running)
+    return ModelService(
+        model, settings, routers=[routes(service, timeout_s=settings.timeout_s)], api=API, lifespan=service.running
+    )
 
 
 if __name__ == "__main__":

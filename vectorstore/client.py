@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
 from pydantic import ValidationError
@@ -14,6 +14,9 @@ from chassis.context import CallContext
 from chassis.errors import BadUpstreamError, InvalidRequestError, ServiceError
 from chassis.http import HttpUpstream
 from vectorstore.wire import Passage, Prediction, SearchInstance, SearchRequest, SearchResponse, ServedIndexes
+
+if TYPE_CHECKING:
+    from chassis.identity import Signer
 
 RETRIEVAL = tracing.SpanType(
     "retrieval",
@@ -41,10 +44,14 @@ class VectorstoreClient:
         model: str = "vectorstore",
         verify: bool = True,
         forward_authorization: bool = False,
+        signer: Signer | None = None,
     ) -> None:
-        """`forward_authorization`: whether the vectorstore gets the callers' Authorization header."""
+        """A client of the vectorstore at `base_url`.
+
+        `forward_authorization`: whether it gets the callers' Authorization header. `signer`: signs the callers for it.
+        """
         self._upstream = HttpUpstream(
-            base_url, name="vectorstore", verify=verify, forward_authorization=forward_authorization
+            base_url, name="vectorstore", verify=verify, forward_authorization=forward_authorization, signer=signer
         )
         self._model = quote(model, safe="")
 

@@ -18,6 +18,13 @@ class DamagedIndexError(NotReadyError):
     retryable = False
 
 
+class DamagedAccessError(NotReadyError):
+    """The rules of who may read the documents of an index cannot be read."""
+
+    code = "damaged_access"
+    retryable = False
+
+
 class UnsupportedFormatError(NotReadyError):
     """A version has a file format that this release does not read."""
 
@@ -53,6 +60,10 @@ class UnknownDocumentError(NotFoundError):
 
 class InvalidFilterError(InvalidRequestError):
     """A filter has an operator, value or field that the index does not know."""
+
+
+class InvalidAccessError(InvalidRequestError):
+    """A rule of who may read documents is malformed."""
 
 
 class InvalidContentError(InvalidRequestError):

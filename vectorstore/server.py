@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import orjson
-from fastapi import APIRouter, Path, Query
+from fastapi import APIRouter, Path, Query, Request
 from kserve import InferRequest, InferResponse
 from pydantic import ValidationError
 
@@ -116,19 +116,20 @@ class VectorstoreModel(ServiceModel):
         return _strings(results) if shape == "strings" else _predictions(results)
 
 
-def routes(service: VectorstoreService) -> APIRouter:
+def routes(service: VectorstoreService, *, timeout_s: float) -> APIRouter:
     """Routes that are not part of KServe's protocols."""
     router = APIRouter(tags=["documents"], responses=error_responses(*UPSTREAM_ERRORS))
 
     @router.get("/v1/indexes", summary="The indexes")
-    async def indexes() -> ServedIndexes:
+    async def indexes(request: Request) -> ServedIndexes:
         """The served versions, and the reason if an index cannot be searched or its newest version was refused."""
-        return service.status()
+        return await service.status(CallContext.start(timeout_s, request.headers))
 
     @router.get(
         "/v1/documents/{document_id:path}", summary="A stored document", responses=error_responses(NotFoundError)
     )
     async def document(
+        request: Request,
         document_id: Annotated[str, Path(description="`document_id` of a passage.")],
         version: Annotated[
             str | None, Query(description="`index_version` of a passage. By default the served version.")
@@ -138,7 +139,8 @@ def routes(service: VectorstoreService) -> APIRouter:
         ] = None,
     ) -> StoredDocument:
         """Spans of passages count the characters (Unicode code points) of its `text`."""
-        return await service.document(document_id, version, collection)
+        ctx = CallContext.start(timeout_s, request.headers)
+        return await service.document(document_id, ctx, version=version, collection=collection)
 
     return router
 

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 
 from chassis.context import CallContext
@@ -20,9 +20,10 @@ from vectorstore.search.index import LoadedIndex, Query
 from vectorstore.search.passages import QueryResult
 from vectorstore.search.plan import SearchPlan
 from vectorstore.search.scoring import Weights
+from vectorstore.search.visibility import Visible
 from vectorstore.stores import AUTO, filters
 from vectorstore.versions import IndexRoot, IndexVersion
-from vectorstore.wire import Mode, SearchInstance, ServedIndexes, StoredDocument
+from vectorstore.wire import IndexStatus, Mode, SearchInstance, ServedIndexes, StoredDocument
 
 logger = logging.getLogger(__name__)
 
@@ -51,11 +52,13 @@ class VectorstoreService:
         store: str = AUTO,
         reload_interval_s: float = 1.0,
         probe_timeout_s: float = 5.0,
+        restricted: bool = False,
     ) -> None:
         """Does no I/O; see `running`. `settings.VectorstoreSettings` documents the options.
 
         The `roots` must have different names; queries that name no index search the first. `probe_timeout_s`: timeout
-        for the embedder's fingerprint, which is checked when a version is loaded.
+        for the embedder's fingerprint, which is checked when a version is loaded. `restricted`: whether callers see
+        only the documents that the rules of an index let them read.
         """
         self._embedder = embedder
         self._num_docs = num_docs
@@ -65,7 +68,10 @@ class VectorstoreService:
         def load(version: IndexVersion) -> LoadedIndex:
             return LoadedIndex(version, store=store, candidates=candidates, rescore=rescore, weights=weights)
 
-        self._collections = {root.name: ServedCollection(root, embedder, load, probe_timeout_s, mode) for root in roots}
+        self._collections = {
+            root.name: ServedCollection(root, embedder, load, probe_timeout_s, mode, restricted=restricted)
+            for root in roots
+        }
         self._default = self._collections[roots[0].name]
 
     @contextlib.asynccontextmanager
@@ -100,37 +106,41 @@ class VectorstoreService:
             DeadlineExceededError: the deadline has passed.
         """
         with contextlib.ExitStack() as leases, ctx.span(telemetry.SEARCH) as span:
-            used: dict[str, LoadedIndex] = {}
+            used: dict[str, tuple[LoadedIndex, Visible]] = {}
             plans = []
             for number, instance in enumerate(instances):
                 names = dict.fromkeys(instance.collections or [self._default.name])
                 for name in names:
                     if name not in used:
-                        used[name] = leases.enter_context(self._collection(name, number).use())
-                plans.append(self._plan(instance, [used[name] for name in names], number))
+                        collection = self._collection(name, number)
+                        index = leases.enter_context(collection.use())
+                        used[name] = index, await collection.visible(index, ctx.principal)
+                plans.append(self._plan(instance, dict(used[name] for name in names), number))
             results = await self._run(plans, span.ctx)
             telemetry.record_search(results)
             span.set("kserve_rag.queries", len(results))
             span.set("kserve_rag.passages", sum(len(result.passages) for result in results))
-            span.set("kserve_rag.index.version", tuple(index.name for index in used.values()))
+            span.set("kserve_rag.index.version", tuple(index.name for index, _ in used.values()))
             return results
 
     async def document(
-        self, document_id: str, version: str | None = None, collection: str | None = None
+        self, document_id: str, ctx: CallContext, *, version: str | None = None, collection: str | None = None
     ) -> StoredDocument:
         """A stored document of a version, by default of the served one.
 
         Raises:
-            UnknownDocumentError, UnknownVersionError, UnknownCollectionError: it does not exist.
+            UnknownDocumentError, UnknownVersionError, UnknownCollectionError: it does not exist, or the caller may not
+                read it.
             NotReadyError: no index is loaded.
         """
         served = self._default if collection is None else self._collection(collection, None)
         with served.use() as index:
+            visible = await served.visible(index, ctx.principal)
             if version is None or version == index.name:
                 version = index.name
-                stored = await asyncio.to_thread(index.version.document, document_id)
+                stored = await asyncio.to_thread(index.document, document_id, visible)
             else:
-                stored = await asyncio.to_thread(served.older_document, document_id, version)
+                stored = await asyncio.to_thread(served.older_document, document_id, version, visible)
         return StoredDocument(
             id=stored.id,
             title=stored.title,
@@ -147,9 +157,15 @@ class VectorstoreService:
         """Name of the index for queries that name none."""
         return self._default.name
 
-    def status(self) -> ServedIndexes:
-        """The served versions, and their problems if they have any."""
-        collections = {name: collection.status() for name, collection in self._collections.items()}
+    async def status(self, ctx: CallContext) -> ServedIndexes:
+        """The served versions as the caller sees them, and their problems if they have any."""
+        return self._status({name: await one.status(ctx.principal) for name, one in self._collections.items()})
+
+    def whole_status(self) -> ServedIndexes:
+        """The served versions, and their problems if they have any, for operators."""
+        return self._status({name: collection.whole_status() for name, collection in self._collections.items()})
+
+    def _status(self, collections: dict[str, IndexStatus]) -> ServedIndexes:
         default = collections[self.default]
         return ServedIndexes(index=default.index, reason=default.reason, default=self.default, collections=collections)
 
@@ -166,9 +182,11 @@ class VectorstoreService:
         field = f"instances[{instance}].collections"
         raise InvalidCollectionError(f"{field}: {problem}", field=field)
 
-    def _plan(self, instance: SearchInstance, indexes: Sequence[LoadedIndex], number: int) -> SearchPlan:
+    def _plan(self, instance: SearchInstance, indexes: Mapping[LoadedIndex, Visible], number: int) -> SearchPlan:
+        known = None
         # An empty index has no fields: then every well-formed filter is valid, and matches nothing.
-        known = {name for index in indexes for name in index.fields} if any(map(len, indexes)) else None
+        if instance.filters is not None and any(visible.rows for visible in indexes.values()):
+            known = {name for visible in indexes.values() for name in visible.fields()}
         query = Query(
             text=instance.input,
             num_docs=self._num_docs if instance.num_docs is None else instance.num_docs,
@@ -203,7 +221,7 @@ class VectorstoreService:
         for index in batches:
             self._check(embeddings, len(searched), index)
         rankings = await asyncio.gather(
-            *(index.rank([plan.query for plan in batch], ctx) for index, batch in batches.items())
+            *(index.rank([plan.search_of(index) for plan in batch], ctx) for index, batch in batches.items())
         )
         for (index, batch), ranked in zip(batches.items(), rankings, strict=True):
             for plan, candidates in zip(batch, ranked, strict=True):

@@ -13,7 +13,7 @@ import typer
 from pydantic import ValidationError
 from rich.markup import escape
 
-from kserve_rag.cli import documents, evaluation, graph, models, questions
+from kserve_rag.cli import access, documents, evaluation, graph, models, questions
 from kserve_rag.cli.doctor import doctor
 from kserve_rag.cli.shared import console, errors
 from kserve_rag.errors import KserveRagError, SetupError, UsageError
@@ -43,6 +43,7 @@ app.command()(graph.up)
 app.command()(questions.ask)
 app.command()(documents.ingest)
 app.command()(documents.documents)
+app.command()(access.access)
 app.command()(graph.status)
 app.command("eval")(evaluation.evaluate)
 app.command()(questions.mcp)

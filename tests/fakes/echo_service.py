@@ -64,7 +64,8 @@ class EchoModel(ServiceModel):
                     await asyncio.sleep(30)
                 finally:
                     MARKS.joinpath("cancelled").touch()
-        return {"predictions": [{"headers": ctx.outgoing_headers(), "size": len(str(payload))}]}
+        who = ctx.principal and [ctx.principal.subject, sorted(ctx.principal.groups)]
+        return {"predictions": [{"headers": ctx.outgoing_headers(), "size": len(str(payload)), "principal": who}]}
 
 
 @contextlib.asynccontextmanager

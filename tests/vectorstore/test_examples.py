@@ -122,5 +122,5 @@ def test_a_question_that_finds_only_other_documents_is_dropped() -> None:
     for row, thing in enumerate(("battery", "antenna")):
         page = document(thing, f"How do I replace the {thing}?\nOpen the lid.")
         found.add(page, [Chunk(thing, thing, page.text, 0, len(page.text))], row)
-    assert found.pick(lambda question: [7, 1]) == ["How do I replace the antenna?"]
-    assert found.pick(lambda question: []) == []
+    assert found.pick(lambda question: [7, 1]) == {"How do I replace the antenna?": "antenna.md"}
+    assert found.pick(lambda question: []) == {}

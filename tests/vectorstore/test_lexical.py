@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from pathlib import Path
@@ -132,3 +133,30 @@ def test_empty_and_damaged(tmp_path: Path) -> None:
         LexicalIndex(tmp_path / "damaged")
     with pytest.raises(DamagedIndexError):
         LexicalIndex(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("texts", [TEXTS, ["one two", "two", "two three two", "one " * 400]])
+@pytest.mark.parametrize("constants", [{}, {"k1": 0.0}, {"b": 0.0}, {"k1": 3.0, "b": 1.0}])
+def test_an_index_within_a_mask_is_the_index_of_these_rows(
+    tmp_path: Path, texts: list[str], constants: dict[str, float]
+) -> None:
+    index = build(tmp_path / "all", texts, language="english", **constants)
+    for seen in itertools.product([False, True], repeat=len(texts)):
+        mask = np.array(seen)
+        narrowed, expected = (
+            index.within(mask),
+            build(tmp_path / str(seen), list(itertools.compress(texts, seen)), language="english", **constants),
+        )
+        for query in ("quick search", "the dog", "one two two", "unknown"):
+            np.testing.assert_allclose(narrowed.scores(query)[mask], expected.scores(query), rtol=1e-6)
+            assert not narrowed.scores(query)[~mask].any()
+            assert narrowed.analyse(query).greatest == expected.analyse(query).greatest
+            for place, row in enumerate(np.flatnonzero(mask).tolist()):
+                assert narrowed.matched(query, row) == pytest.approx(expected.matched(query, place), rel=1e-6)
+
+
+def test_an_index_of_an_earlier_release_cannot_be_narrowed(tmp_path: Path) -> None:
+    build(tmp_path, TEXTS)
+    (tmp_path / "lengths.i32").unlink()
+    with pytest.raises(UnsupportedFormatError, match="kserve-rag ingest"):
+        LexicalIndex(tmp_path).within(np.zeros(len(TEXTS), np.bool_))

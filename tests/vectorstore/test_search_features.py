@@ -127,7 +127,7 @@ async def test_diversity(service: VectorstoreService) -> None:
 
 
 async def quotes(service: VectorstoreService, passage: Passage) -> bool:
-    stored = await service.document(passage.document_id, collection=passage.collection)
+    stored = await service.document(passage.document_id, within(), collection=passage.collection)
     return stored.text[passage.span.start : passage.span.end] == passage.text
 
 
@@ -212,17 +212,17 @@ async def test_collections_that_are_not_served(service: VectorstoreService, tmp_
         await find(service, "red", collections=["one", "three"])
     assert error.value.field == "instances[0].collections"
     with pytest.raises(UnknownCollectionError):
-        await service.document("1-0", collection="three")
+        await service.document("1-0", within(), collection="three")
     with pytest.raises(UnknownDocumentError):
-        await service.document("1-0", collection="two")
-    assert set(service.status().collections) == {"one", "two"}
-    assert service.status().index.name == "one"
+        await service.document("1-0", within(), collection="two")
+    assert set(service.whole_status().collections) == {"one", "two"}
+    assert service.whole_status().index.name == "one"
 
 
 async def test_a_missing_collection_does_not_affect_others(path: Path, hashed: LoopbackEmbedder) -> None:
     async with serving(path, hashed, "one", "absent") as service:
         assert service.not_ready_reason() is None
-        assert "absent" in service.status().collections["absent"].reason
+        assert "absent" in service.whole_status().collections["absent"].reason
         assert (await find(service, "red")).passages
         with pytest.raises(NotReadyError, match="absent"):
             await find(service, "red", collections=["one", "absent"])

@@ -30,7 +30,7 @@ from vectorstore.errors import (
     UnknownDocumentError,
     UnknownVersionError,
 )
-from vectorstore.search.index import LoadedIndex, Query, Ranked
+from vectorstore.search.index import LoadedIndex, Query, Ranked, Search
 from vectorstore.search.passages import QueryResult
 from vectorstore.search.scoring import Weights
 from vectorstore.service import VectorstoreService
@@ -74,7 +74,7 @@ async def test_passages_are_whole_and_quote_their_document(
         weights = Weights().of(("dense", "lexical"), "fused")
         assert first.score == pytest.approx(weights["dense"] * first.similarity + weights["lexical"] * share)
         for passage in found.passages:
-            doc = await service.document(passage.document_id)
+            doc = await service.document(passage.document_id, within())
             assert doc.index_version == version
             assert doc.text[passage.span.start : passage.span.end] == passage.text
         assert [p.score for p in found.passages] == sorted((p.score for p in found.passages), reverse=True)
@@ -146,19 +146,19 @@ async def test_filters_narrow_both_searches(tmp_path: Path, embedder: LoopbackEm
 
 async def test_no_index_and_empty_indexes(tmp_path: Path, embedder: LoopbackEmbedder) -> None:
     async with serving(tmp_path, embedder) as service:
-        reason = service.status().reason
+        reason = service.whole_status().reason
         assert "kserve-rag ingest" in reason
         missing = {"index": None, "reason": reason}
-        assert service.status().model_dump(mode="json") == {
+        assert service.whole_status().model_dump(mode="json") == {
             **missing,
             "default": "default",
             "collections": {"default": missing},
         }
-        assert service.not_ready_reason() == service.status().reason
+        assert service.not_ready_reason() == service.whole_status().reason
         with pytest.raises(NotReadyError, match="kserve-rag ingest"):
             await find(service, "cats")
         with pytest.raises(NotReadyError):
-            await service.document("cats")
+            await service.document("cats", within())
         version = publish(tmp_path, [])
         await service.refresh()
         assert service.not_ready_reason() is None
@@ -177,7 +177,7 @@ async def test_no_index_and_empty_indexes(tmp_path: Path, embedder: LoopbackEmbe
             },
             "reason": None,
         }
-        assert service.status().model_dump(mode="json") == {
+        assert service.whole_status().model_dump(mode="json") == {
             **empty,
             "default": "default",
             "collections": {"default": empty},
@@ -197,11 +197,11 @@ async def test_a_new_version_takes_over_and_rollback_works(tmp_path: Path, embed
         await service.refresh()
         found = await find(service, "sharks", num_docs=1)
         assert (found.index_version, ids(found)) == (new, ["fish-2"])
-        assert (await service.document("cats", old)).index_version == old
+        assert (await service.document("cats", within(), version=old)).index_version == old
         with pytest.raises(UnknownDocumentError):
-            await service.document("fish", old)
+            await service.document("fish", within(), version=old)
         with pytest.raises(UnknownVersionError):
-            await service.document("fish", "20000101T000000-000000")
+            await service.document("fish", within(), version="20000101T000000-000000")
         IndexRoot(tmp_path, "default").set_current(old)
         await service.refresh()
         assert (await find(service, "sharks")).index_version == old
@@ -245,7 +245,7 @@ async def test_bad_new_versions_are_refused_and_the_old_one_stays(tmp_path: Path
     async with serving(tmp_path, embedder) as service:
         foreign = publish(tmp_path, fingerprint=OTHER_FINGERPRINT)
         await service.refresh()
-        reason = service.status().reason
+        reason = service.whole_status().reason
         assert foreign in reason
         assert OTHER_FINGERPRINT in reason
         assert FINGERPRINT in reason
@@ -255,19 +255,19 @@ async def test_bad_new_versions_are_refused_and_the_old_one_stays(tmp_path: Path
         damaged = publish(tmp_path)
         (folder / damaged / "lexical" / "terms.txt").write_text("")
         await service.refresh()
-        assert damaged in service.status().reason
+        assert damaged in service.whole_status().reason
         assert (await find(service, "cats")).index_version == good
 
         (folder / "current").write_text("rubbish")
         await service.refresh()
-        assert "rubbish" in service.status().reason
+        assert "rubbish" in service.whole_status().reason
         (folder / "current").unlink()
         await service.refresh()
         assert (await find(service, "cats")).index_version == good
 
         IndexRoot(tmp_path, "default").set_current(good)
         await service.refresh()
-        assert service.status().reason is None
+        assert service.whole_status().reason is None
 
 
 async def test_the_calibration_is_that_of_the_served_version(tmp_path: Path, embedder: LoopbackEmbedder) -> None:
@@ -275,19 +275,19 @@ async def test_the_calibration_is_that_of_the_served_version(tmp_path: Path, emb
     good = publish(tmp_path)
     root.calibration_file(good).write_text('{"of": "good"}')
     async with serving(tmp_path, embedder) as service:
-        assert service.status().index.calibration == {"of": "good"}
+        assert service.whole_status().index.calibration == {"of": "good"}
         foreign = publish(tmp_path, fingerprint=OTHER_FINGERPRINT)
         root.calibration_file(foreign).write_text('{"of": "foreign"}')
         await service.refresh()
-        assert service.status().index.version == good
-        assert service.status().index.calibration == {"of": "good"}
+        assert service.whole_status().index.version == good
+        assert service.whole_status().index.calibration == {"of": "good"}
         new = publish(tmp_path)
         await service.refresh()
-        assert service.status().index.version == new
-        assert service.status().index.calibration is None
+        assert service.whole_status().index.version == new
+        assert service.whole_status().index.calibration is None
         root.calibration_file(new).write_text('{"of": "new"}')
         await service.refresh()
-        assert service.status().index.calibration == {"of": "new"}
+        assert service.whole_status().index.calibration == {"of": "new"}
 
 
 async def test_a_prediction_carries_the_calibration_of_its_version_and_embedder(
@@ -320,7 +320,7 @@ async def test_a_version_that_cannot_be_opened_is_refused(tmp_path: Path, embedd
         await service.refresh()
         assert (await find(service, "cats")).index_version == new
         with pytest.raises(DamagedIndexError, match=old):
-            await service.document("cats", old)
+            await service.document("cats", within(), version=old)
 
 
 async def test_a_version_with_a_broken_store_is_served_without_it(tmp_path: Path, embedder: LoopbackEmbedder) -> None:
@@ -400,17 +400,18 @@ async def test_long_queries_leave_the_event_loop(tmp_path: Path, embedder: Loopb
     threads: list[str] = []
 
     class Told(LoadedIndex):
-        def rank_now(self, queries: Sequence[Query]) -> list[Ranked]:
+        def rank_now(self, searches: Sequence[Search]) -> list[Ranked]:
             threads.append(threading.current_thread().name)
-            return super().rank_now(queries)
+            return super().rank_now(searches)
 
     publish(tmp_path)
     with IndexRoot(tmp_path, "default").open() as version:
         index = Told(version, store="exact", candidates=50)
         short = Query("cats", 1, vector=embed(["cats"])[0])
-        await index.rank([short], within())
+        await index.rank([Search(short, index.visibility.everything)], within())
         assert threads.pop() == threading.current_thread().name
-        await index.rank([replace(short, text="cats " * 6000)] * 64, within())
+        long = replace(short, text="cats " * 6000)
+        await index.rank([Search(long, index.visibility.everything)] * 64, within())
         assert threads.pop() != threading.current_thread().name
         index.close()
 
@@ -421,7 +422,8 @@ async def test_a_closed_index_is_freed_without_a_garbage_collection(tmp_path: Pa
     gc.disable()
     try:
         index = LoadedIndex(IndexRoot(tmp_path, "default").open(), store="chroma", candidates=50)
-        await index.rank([Query("cats", 1, vector=embed(["cats"])[0])], within())
+        query = Query("cats", 1, vector=embed(["cats"])[0])
+        await index.rank([Search(query, index.visibility.everything)], within())
         index.close()
         freed = weakref.ref(index)
         del index
@@ -436,7 +438,7 @@ def test_a_removed_version_answers_its_last_requests(tmp_path: Path) -> None:
     index = LoadedIndex(IndexRoot(tmp_path, "default").open(), store="chroma", candidates=50)
     cats = np.asarray(embed(["cats"]), np.float32)
     where = {"kind": {"$eq": "mammal"}}
-    query = Query("cats", 2, where, cats[0], mode="dense")
+    query = Search(Query("cats", 2, where, cats[0], mode="dense"), index.visibility.everything)
     (expected,) = index.rank_now([query])
     shutil.rmtree(index.version.folder)
     with ThreadPoolExecutor(24) as pool:
@@ -477,11 +479,11 @@ async def test_a_changed_byte_in_any_file_is_found_and_the_last_good_version_ser
         for path, content in intact.items():
             damage(path)
             await service.refresh()
-            assert folder.name in (service.status().reason or ""), path
+            assert folder.name in (service.whole_status().reason or ""), path
             assert (await find(service, "cats")).index_version == good
             path.write_bytes(content)
         await service.refresh()
-        assert (service.status().reason, (await find(service, "cats")).index_version) == (None, folder.name)
+        assert (service.whole_status().reason, (await find(service, "cats")).index_version) == (None, folder.name)
 
 
 async def test_a_damaged_version_at_the_start_is_replaced_by_an_older_one(
@@ -491,7 +493,7 @@ async def test_a_damaged_version_at_the_start_is_replaced_by_an_older_one(
     vectors = tmp_path / "default" / damaged / "exact" / "vectors.f32"
     damage(vectors)
     async with serving(tmp_path, embedder) as service:
-        assert "SHA-256 of exact/vectors.f32 differs" in (service.status().reason or "")
+        assert "SHA-256 of exact/vectors.f32 differs" in (service.whole_status().reason or "")
         assert service.not_ready_reason() is None
         assert (await find(service, "cats")).index_version == good
         damage(vectors)  # and so repairs it
@@ -504,7 +506,7 @@ async def test_documents_of_a_damaged_older_version_are_not_shown(tmp_path: Path
     damage(tmp_path / "default" / old / "documents.sqlite")
     async with serving(tmp_path, embedder) as service:
         with pytest.raises(DamagedIndexError):
-            await service.document("cats", old)
+            await service.document("cats", within(), version=old)
 
 
 async def test_a_version_with_digests_of_texts_only_is_served(tmp_path: Path, embedder: LoopbackEmbedder) -> None:

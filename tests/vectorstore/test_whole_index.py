@@ -43,7 +43,7 @@ async def test_the_score_is_that_of_the_three_parts(tmp_path: Path, embedder: Lo
         found = await find(service, "do cats purr", num_docs=12, explain=True)
         assert embedder.calls == [["do cats purr"]]
         assert len(found.passages) == 12
-        assert service.status().index.parts == ["dense", "lexical", "sparse", "multi_vector"]
+        assert service.whole_status().index.parts == ["dense", "lexical", "sparse", "multi_vector"]
         for passage in found.passages:
             expected = by_the_book("do cats purr", passage.text)
             assert passage.explain is not None

@@ -9,10 +9,12 @@ from collections.abc import Callable, Iterator
 
 from chassis.context import CallContext
 from chassis.errors import NotReadyError, ServiceError
+from chassis.principal import Principal
 from embedder.client import EmbedderClient
 from vectorstore.errors import DamagedIndexError, EmbedderMismatchError, MissingPartError, NoIndexError
 from vectorstore.search.index import LoadedIndex
-from vectorstore.versions import Document, IndexRoot, IndexVersion
+from vectorstore.search.visibility import Visible
+from vectorstore.versions import AccessFile, Document, IndexRoot, IndexVersion
 from vectorstore.versions.manifest import EmbedderInfo
 from vectorstore.wire import IndexInfo, IndexStatus, Mode, Signal
 
@@ -29,13 +31,17 @@ class ServedCollection:
         load: Callable[[IndexVersion], LoadedIndex],
         probe_timeout_s: float,
         mode: Mode,
+        *,
+        restricted: bool,
     ) -> None:
+        """`restricted`: whether callers see only the documents that the rules of the index let them read."""
         self.name = root.name
         self._root = root
         self._embedder = embedder
         self._load = load
         self._probe_timeout_s = probe_timeout_s
         self._mode = mode
+        self._access = AccessFile(root.folder) if restricted else None
         self._lease: _Lease | None = None
         self._mismatch: EmbedderMismatchError | None = None
         self._refused: ServiceError | None = None
@@ -77,16 +83,46 @@ class ServedCollection:
         if self._lease is not None and self._lease.index is index:
             self._mismatch = mismatch
 
-    def older_document(self, document_id: str, version: str) -> Document:
+    async def visible(self, index: LoadedIndex, principal: Principal | None) -> Visible:
+        """The part of the index that a caller may see. Raises DamagedAccessError if the rules cannot be read."""
+        access, views = self._access, index.visibility
+        if access is None:
+            return views.everything
+        known = views.known(principal, access.read()) if access.is_unchanged() else None
+        return known if known is not None else await asyncio.to_thread(lambda: views.of(principal, access.read()))
+
+    def older_document(self, document_id: str, version: str, visible: Visible) -> Document:
         """A document of a published version that is not served. Blocks."""
         with self._root.open(version) as older:
             if version not in self._older:
                 older.verify(("documents.sqlite",))
                 self._older.add(version)
-            return older.document(document_id)
+            return older.document(document_id, visible.admits)
 
-    def status(self) -> IndexStatus:
-        """The served version, and the problem if there is one."""
+    async def status(self, principal: Principal | None) -> IndexStatus:
+        """The served version as a caller sees it, and the problem if there is one."""
+        if self._lease is None:
+            return self.whole_status()
+        with self.use() as index:
+            try:
+                visible = await self.visible(index, principal)
+            except ServiceError as error:
+                return IndexStatus(index=None, reason=error.message)
+            status = self.whole_status()
+            if status.index is None or visible.mask is None:
+                return status
+            manifest = index.version.manifest
+            examples = zip(manifest.examples, manifest.example_sources, strict=False)
+            seen = {
+                "documents": visible.documents,
+                "chunks": visible.rows,
+                "languages": {},
+                "examples": [question for question, source in examples if visible.admits(source)],
+            }
+            return status.model_copy(update={"index": status.index.model_copy(update=seen)})
+
+    def whole_status(self) -> IndexStatus:
+        """The served version, and the problem if there is one, for operators."""
         problem = self._mismatch or self._refused
         reason = None if problem is None else problem.message
         if self._lease is None:

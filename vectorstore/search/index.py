@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,9 +24,10 @@ from embedder.wire import SparseVector
 from vectorstore.errors import StoreFailedError, UnsupportedFilterError
 from vectorstore.search.batching import MicroBatcher
 from vectorstore.search.scoring import Scores, Weights, weighted
+from vectorstore.search.visibility import Visibility, Visible
 from vectorstore.signals.dense import NO_HITS, Hits, Vectors, best, cosines
 from vectorstore.signals.lexical import Terms
-from vectorstore.stores import AUTO, Store
+from vectorstore.stores import AUTO, Mask, Store
 from vectorstore.stores.exact import VectorTable
 from vectorstore.stores.filters import Where
 from vectorstore.versions import Document, IndexVersion
@@ -74,10 +75,20 @@ class Query:
 
 
 @dataclass(frozen=True, slots=True)
+class Search:
+    """A query of a caller who sees only a part of the index."""
+
+    query: Query
+    visible: Visible
+
+
+@dataclass(frozen=True, slots=True)
 class Ranked:
     """The candidates of a query in one index, best first; equal scores in the order of chunk ids."""
 
     index: LoadedIndex
+    visible: Visible
+    """The part of the index in which the candidates were found."""
     rows: npt.NDArray[np.int64]
     scores: Scores
     weights: Mapping[Signal, float]
@@ -118,6 +129,8 @@ class LoadedIndex:
         self._multi_vectors = version.multi_vectors()
         self._lines = version.lines()
         self._order = self._lines.order
+        self.visibility = Visibility(version, self._lexical)
+        """Views of the index for its callers."""
         self._filters_in_store = store != AUTO
         self._store = self._open_store(store)
         """None: queries are compared with all vectors."""
@@ -135,11 +148,6 @@ class LoadedIndex:
         """Dimension of the vectors."""
         return self.version.manifest.embedder.dimension
 
-    @property
-    def fields(self) -> Collection[str]:
-        """Metadata fields that filters may name."""
-        return self.version.manifest.metadata_fields.keys()
-
     def __len__(self) -> int:
         return len(self._lines)
 
@@ -148,9 +156,9 @@ class LoadedIndex:
         made_for = None if self.calibration is None else [self.calibration.get(key) for key in _CALIBRATED_FOR]
         return self.calibration if made_for == [self.name, self.fingerprint] else None
 
-    def document(self, document_id: str) -> Document:
-        """A stored document. Blocks."""
-        return self.version.document(document_id)
+    def document(self, document_id: str, visible: Visible) -> Document:
+        """A stored document. Blocks. Raises UnknownDocumentError also if the caller may not read it."""
+        return self.version.document(document_id, visible.admits)
 
     def weights_of(self, mode: Mode) -> Mapping[Signal, float]:
         """Signals that this mode uses → their shares of the score.
@@ -168,27 +176,27 @@ class LoadedIndex:
         few = self._vectors.size * queries <= _INLINE_NUMBERS
         return few and self._store is None and self._multi_vectors is None
 
-    async def rank(self, queries: Sequence[Query], ctx: CallContext) -> list[Ranked]:
-        """The candidates of each query, in the order of the queries.
+    async def rank(self, searches: Sequence[Search], ctx: CallContext) -> list[Ranked]:
+        """The candidates of each search, in their order.
 
         Raises:
             DeadlineExceededError: the search did not end in time.
         """
         left_s = ctx.check("the index was searched")
-        if self.is_quick(len(queries)) and sum(len(query.text) for query in queries) <= _INLINE_CHARS:
-            return self.rank_now(queries)
+        if self.is_quick(len(searches)) and sum(len(search.query.text) for search in searches) <= _INLINE_CHARS:
+            return self.rank_now(searches)
         try:
-            return await asyncio.wait_for(self._batcher.submit(queries), left_s)
+            return await asyncio.wait_for(self._batcher.submit(searches), left_s)
         except asyncio.TimeoutError as error:
             raise DeadlineExceededError("The index was not searched before the request's deadline.") from error
 
-    def rank_now(self, queries: Sequence[Query]) -> list[Ranked]:
+    def rank_now(self, searches: Sequence[Search]) -> list[Ranked]:
         """Like `rank`, in the calling thread and without a deadline."""
-        weights = [self.weights_of(query.mode) for query in queries]
-        nearest = self._nearest([query for query, of in zip(queries, weights, strict=True) if "dense" in of])
+        weights = [self.weights_of(search.query.mode) for search in searches]
+        nearest = self._nearest([search for search, of in zip(searches, weights, strict=True) if "dense" in of])
         return [
-            self._rank(query, of, next(nearest) if "dense" in of else NO_HITS)
-            for query, of in zip(queries, weights, strict=True)
+            self._rank(search.query, search.visible, of, next(nearest) if "dense" in of else NO_HITS)
+            for search, of in zip(searches, weights, strict=True)
         ]
 
     def line(self, row: int) -> bytes:
@@ -231,41 +239,53 @@ class LoadedIndex:
             return None
         return store
 
-    def _nearest(self, queries: Sequence[Query]) -> Iterator[Hits]:
-        """Each query's nearest rows with their exact cosines. One call of the store for each filter."""
-        groups: dict[bytes, list[int]] = {}
-        for number, query in enumerate(queries):
-            key = b"" if query.where is None else orjson.dumps(query.where, option=orjson.OPT_SORT_KEYS)
-            groups.setdefault(key, []).append(number)
+    def _nearest(self, searches: Sequence[Search]) -> Iterator[Hits]:
+        """Each query's nearest rows with their exact cosines. One call of the store for each filter and view."""
+        groups: dict[tuple[bytes, int], list[int]] = {}
+        for number, search in enumerate(searches):
+            where = search.query.where
+            key = b"" if where is None else orjson.dumps(where, option=orjson.OPT_SORT_KEYS)
+            groups.setdefault((key, id(search.visible)), []).append(number)
         hits: dict[int, Hits] = {}
         for numbers in groups.values():
-            limit = max(self._depth(queries[number]) for number in numbers)
-            vectors = np.stack([queries[number].vector for number in numbers])
-            found = self._search(vectors, limit, queries[numbers[0]].where)
+            first = searches[numbers[0]]
+            limit = max(self._depth(searches[number].query) for number in numbers)
+            vectors = np.stack([searches[number].query.vector for number in numbers])
+            found = self._search(vectors, limit, first.query.where, first.visible)
             hits.update(zip(numbers, found, strict=True))
-        for number, query in enumerate(queries):
+        for number, search in enumerate(searches):
+            query = search.query
             depth = self._depth(query)
             rows, similarities = hits[number].rows[:depth], hits[number].scores[:depth]
             if self._store is not None:
                 # Check the store's rows with the version's own metadata and vectors.
-                if query.where is not None:
-                    rows = rows[self._exact.fields.mask(query.where)[rows]]
+                mask = self._mask(query.where, search.visible)
+                if mask is not None:
+                    rows = rows[mask[rows]]
                 similarities = cosines(self._vectors[rows], query.vector)
             yield Hits(rows, similarities)
 
-    def _search(self, vectors: Vectors, limit: int, where: Where | None) -> list[Hits]:
-        """The nearest rows of each query. With a filter, chooses the fastest method."""
-        if where is None or self._store is None or self._filters_in_store:
-            return self._search_store(vectors, limit, where)
+    def _mask(self, where: Where | None, visible: Visible) -> Mask | None:
+        """bool[rows]: rows that may be found; None: all."""
+        if where is None:
+            return visible.mask
         mask = self._exact.fields.mask(where)
-        passing = int(mask.sum())
-        # Chroma takes 30 times as long with a filter, so ask for more rows and filter them here.
-        if passing * self.dimension > _FILTERED_NUMBERS:
-            asked = math.ceil(limit * len(mask) / passing * _SPARE)
-            found = [_masked(hits, mask) for hits in self._search_store(vectors, asked, None)]
-            if all(len(hits.rows) >= min(limit, passing) for hits in found):
-                return found
-        return self._exact.search(vectors, limit=limit, where=where)
+        return mask if visible.mask is None else mask & visible.mask
+
+    def _search(self, vectors: Vectors, limit: int, where: Where | None, visible: Visible) -> list[Hits]:
+        """The nearest rows of each query. With a filter, or if rows are hidden, chooses the fastest method."""
+        mask = self._mask(where, visible)
+        if mask is None or (visible.mask is None and (self._store is None or self._filters_in_store)):
+            return self._search_store(vectors, limit, where)
+        if self._store is not None:
+            passing = int(mask.sum())
+            # Chroma takes 30 times as long with a filter, so ask for more rows and filter them here.
+            if passing * self.dimension > _FILTERED_NUMBERS:
+                asked = math.ceil(limit * len(mask) / passing * _SPARE)
+                found = [_masked(hits, mask) for hits in self._search_store(vectors, asked, None)]
+                if all(len(hits.rows) >= min(limit, passing) for hits in found):
+                    return found
+        return self._exact.search(vectors, limit=limit, mask=mask)
 
     def _search_store(self, vectors: Vectors, limit: int, where: Where | None) -> list[Hits]:
         if self._store is not None:
@@ -282,11 +302,11 @@ class LoadedIndex:
     def _depth(self, query: Query) -> int:
         return max(self._candidates, query.num_docs)
 
-    def _rank(self, query: Query, weights: Mapping[Signal, float], nearest: Hits) -> Ranked:
+    def _rank(self, query: Query, visible: Visible, weights: Mapping[Signal, float], nearest: Hits) -> Ranked:
         depth = self._depth(query)
-        terms = self._lexical.analyse(query.text)
-        scores = self._lexical.scores(terms)
-        mask = None if query.where is None else self._exact.fields.mask(query.where)
+        terms = visible.lexical.analyse(query.text)
+        scores = visible.lexical.scores(terms)
+        mask = self._mask(query.where, visible)
         found = []
         if "lexical" in weights:
             found.append(best(scores, depth, mask, self._order).rows)
@@ -323,10 +343,11 @@ class LoadedIndex:
             signals["multi_vector"] = self._multi_vectors.scores(query.multi_vectors, rows)
             totals = weighted(weights, signals)
         order = np.lexsort((self._order[rows], -totals))
-        if query.explain and mask is not None:
-            left_out.extend((row, "filter") for row in self._filtered(query, mask, scores))
+        if query.explain and query.where is not None and mask is not None:
+            left_out.extend((row, "filter") for row in self._filtered(query, visible, mask, scores))
         return Ranked(
             self,
+            visible,
             rows[order],
             totals[order],
             weights,
@@ -341,10 +362,11 @@ class LoadedIndex:
             return np.empty(0, np.float32)
         return self._multi_vectors.scores_of_parts(query, row, bounds)
 
-    def _filtered(self, query: Query, mask: npt.NDArray[np.bool_], scores: npt.NDArray[np.float32]) -> list[int]:
-        """Rows that the search by vectors and words would find without its filter."""
-        (near,) = self._search_store(query.vector[None], self._depth(query), None)
-        seen = np.union1d(near.rows, best(scores, self._depth(query)).rows)
+    def _filtered(self, query: Query, visible: Visible, mask: Mask, scores: npt.NDArray[np.float32]) -> list[int]:
+        """Visible rows that the search by vectors and words would find without its filter."""
+        depth = self._depth(query)
+        (near,) = self._search(query.vector[None], depth, None, visible)
+        seen = np.union1d(near.rows, best(scores, depth, visible.mask).rows)
         return [int(row) for row in seen[~mask[seen]]]
 
 

@@ -193,7 +193,7 @@ def _passage(query: Query, candidate: _Candidate) -> bytes:
     if query.neighbours:
         values = orjson.loads(line)
         # Taken from the stored document, because chunks may overlap or omit the space between them.
-        text = index.document(candidate.document_id).text[candidate.start : candidate.end]
+        text = index.document(candidate.document_id, candidate.ranked.visible).text[candidate.start : candidate.end]
         values.update(text=text, span={"start": candidate.start, "end": candidate.end})
         line = orjson.dumps(values)
     ranked, place = candidate.ranked, candidate.place

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from embedder.wire import Embeddings
-from vectorstore.search.index import LoadedIndex, Query, Ranked
+from vectorstore.search.index import LoadedIndex, Query, Ranked, Search
 from vectorstore.search.passages import QueryResult, select_passages
+from vectorstore.search.visibility import Visible
 from vectorstore.wire import Signal
 
 
@@ -16,8 +17,8 @@ class SearchPlan:
     """One query on its way through the stages of a search."""
 
     query: Query
-    indexes: Sequence[LoadedIndex]
-    """Indexes that the query names, in order."""
+    indexes: Mapping[LoadedIndex, Visible]
+    """Indexes that the query names, in order, and the part of each that the caller may see."""
     rankings: dict[LoadedIndex, Ranked] = field(default_factory=dict)
     """Index → candidates, filled by the search."""
     query_tokens: int = 0
@@ -25,8 +26,8 @@ class SearchPlan:
 
     @property
     def searched(self) -> list[LoadedIndex]:
-        """Indexes to search: those with documents. None if the query asks for no passages."""
-        return [index for index in self.indexes if len(index)] if self.query.num_docs else []
+        """Indexes to search: those with documents for the caller. None if the query asks for no passages."""
+        return [index for index, visible in self.indexes.items() if visible.rows] if self.query.num_docs else []
 
     @property
     def is_quick(self) -> bool:
@@ -49,6 +50,10 @@ class SearchPlan:
         self.query_tokens = int(embeddings.token_counts[row])
         self.query_truncated = bool(embeddings.truncated[row])
 
+    def search_of(self, index: LoadedIndex) -> Search:
+        """The query in one of its indexes."""
+        return Search(self.query, self.indexes[index])
+
     def result(self) -> QueryResult:
         """Selects passages among the candidates. Reads files of the indexes."""
         passages, cut, similarity = select_passages(
@@ -61,5 +66,5 @@ class SearchPlan:
             similarity,
             self.query_tokens,
             self.query_truncated,
-            calibration=self.indexes[0].applicable_calibration(),
+            calibration=next(iter(self.indexes)).applicable_calibration(),
         )

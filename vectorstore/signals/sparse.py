@@ -81,7 +81,7 @@ class SparseIndex:
         scores = np.zeros(len(self), np.float32)
         for token, weight in zip(query.indices.tolist(), query.weights.tolist(), strict=True):
             if 0 <= token < len(self._postings):
-                self._postings.add_to(scores, token, weight)
+                self._postings[token].add_to(scores, weight)
         return scores
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +72,19 @@ class FieldTable:
         with self._lock:
             groups = self._loaded()
         return list(zip(groups, np.bincount(self._group_of_row, minlength=len(groups)).tolist(), strict=True))
+
+    def numbers(self, number: Callable[[Mapping[str, FieldValue]], int]) -> npt.NDArray[np.int32]:
+        """int32[rows]: a number computed from the metadata of each row."""
+        with self._lock:
+            groups = self._loaded()
+        of_group = np.fromiter((number(group) for group in groups), np.int32, len(groups))
+        return of_group[self._group_of_row]
+
+    def names(self, mask: npt.NDArray[np.bool_]) -> frozenset[str]:
+        """Names of the fields that the rows with a true value in `mask`, bool[rows], have."""
+        with self._lock:
+            groups = self._loaded()
+        return frozenset[str]().union(*(groups[group] for group in np.unique(self._group_of_row[mask])))
 
     def mask(self, where: Where) -> npt.NDArray[np.bool_]:
         """bool[rows]: whether each row matches the checked filter."""

@@ -3,6 +3,7 @@
     <root>/<name>/current                 one line: the version to serve
     <root>/<name>/<version>.calibration.json
                                           calibration of refusals for this version, if it exists
+    <root>/<name>/access.json             who may read the documents of all versions, if there are rules
     <root>/<name>/<version>/manifest.json settings, sources, counts, sizes and digests
                             manifest.sha256   digest of manifest.json
                             documents.sqlite  documents, and the keys of chunks
@@ -23,6 +24,7 @@ from __future__ import annotations
 from vectorstore.signals.lexical import LANGUAGES, LexicalSettings
 from vectorstore.signals.multivectors import Bits, EncodedVectors, Quantiser
 from vectorstore.stores import DEFAULT_STORE, STORES
+from vectorstore.versions.access import AccessFile, AccessRules, Acl, admits, names_of
 from vectorstore.versions.building import VersionBuilder
 from vectorstore.versions.content import Chunk, ChunkVectors, Document, content_key
 from vectorstore.versions.deletion import DeletionReport, remains
@@ -35,6 +37,9 @@ __all__ = [
     "DEFAULT_STORE",
     "LANGUAGES",
     "STORES",
+    "AccessFile",
+    "AccessRules",
+    "Acl",
     "Bits",
     "Chunk",
     "ChunkVectors",
@@ -49,7 +54,9 @@ __all__ = [
     "Manifest",
     "Quantiser",
     "VersionBuilder",
+    "admits",
     "content_key",
     "holdings",
+    "names_of",
     "remains",
 ]

@@ -203,6 +203,7 @@ class VersionBuilder:
             self._writer.finish()
             self._writer = None
         words = LexicalIndex(self._folder / "lexical")
+        examples = self._examples.pick(lambda question: words.search(question, limit=_BEST).rows.tolist())
         sizes = self._sizes()
         manifest = Manifest(
             version="",
@@ -218,7 +219,8 @@ class VersionBuilder:
             metadata_fields={name: sorted(kinds) for name, kinds in sorted(self._fields.items())},
             trust={} if probes is None else self._trust(probes, words),
             languages=self._sampler.languages(),
-            examples=self._examples.pick(lambda question: words.search(question, limit=_BEST).rows.tolist()),
+            examples=list(examples),
+            example_sources=list(examples.values()),
             files=sizes,
             sha256={name: sha256_of(self._folder / name) for name in sizes},
         )

@@ -10,7 +10,6 @@ import numpy as np
 import orjson
 
 from embedder.wire import SparseVector
-from vectorstore.signals.lexical import Terms
 from vectorstore.signals.sparse import SparseIndex
 from vectorstore.versions.reading import IndexVersion
 
@@ -140,12 +139,11 @@ def _in_store(version: IndexVersion, sources: Collection[str]) -> int:
 
 def _in_lexical(version: IndexVersion, deleted: _Deleted, rows: list[int]) -> int:
     index, lines = version.lexical(), version.lines()
-    terms = {term: number for text in deleted.texts for term, number, _ in index.analyse(text).known}
+    terms = {term: posting for text in deleted.texts for term, _, posting in index.analyse(text).known}
     texts: dict[int, frozenset[str]] = {}
     stray = 0
-    for term, number in terms.items():
-        listed = np.flatnonzero(index.scores(Terms(((term, number, 1),), 0.0)))
-        if not len(listed) or (row := int(listed[0])) >= len(lines):
+    for term, posting in terms.items():
+        if not len(posting.rows) or (row := int(posting.rows[0])) >= len(lines):
             stray += 1
             continue
         if row not in texts:

@@ -87,6 +87,7 @@ _SMALL = frozenset(("a", "an", "the", "and", "or", "of", "to", "in", "on", "at",
 @dataclass(frozen=True, slots=True)
 class _Candidate:
     question: str
+    source: str
     rows: range
     """Rows of its document."""
 
@@ -123,14 +124,18 @@ class Examples:
         for place, (question, origin) in enumerate(chosen):
             self._count += 1
             worth = (-place, -_PREFERENCE[origin], bytes(255 - byte for byte in chance))
-            entry = (worth, -self._count, _Candidate(question, range(first_row, first_row + len(chunks))))
+            entry = (
+                worth,
+                -self._count,
+                _Candidate(question, document.source, range(first_row, first_row + len(chunks))),
+            )
             if len(self._pool) < _POOL:
                 heapq.heappush(self._pool, entry)
             elif worth > self._pool[0][0]:
                 heapq.heapreplace(self._pool, entry)
 
-    def pick(self, best_rows: Callable[[str], Iterable[int]]) -> list[str]:
-        """At most `MAX_EXAMPLES` questions from as many documents as possible.
+    def pick(self, best_rows: Callable[[str], Iterable[int]]) -> dict[str, str]:
+        """At most `MAX_EXAMPLES` questions, from as many documents as possible, and the files of these documents.
 
         Args:
             best_rows: searches for a question and returns the best rows. Questions that do not find their own document
@@ -138,7 +143,7 @@ class Examples:
         """
         best_first = sorted(self._pool, reverse=True)
         times = Counter(_key(entry[2].question) for entry in best_first)
-        picked: list[str] = []
+        picked: dict[str, str] = {}
         said: list[frozenset[str]] = []
         for *_, candidate in best_first:
             words = _key(candidate.question)
@@ -147,7 +152,7 @@ class Examples:
                 continue
             if not any(row in candidate.rows for row in best_rows(candidate.question)):
                 continue
-            picked.append(candidate.question)
+            picked[candidate.question] = candidate.source
             said.append(words)
             if len(picked) == MAX_EXAMPLES:
                 break

@@ -64,6 +64,8 @@ class Manifest(BaseModel):
     """Field that filters may name → types of its values (`str`, `int`, `float`, `bool`)."""
     examples: list[str]
     """Questions that the documents answer."""
+    example_sources: list[str] = Field(default_factory=list)
+    """File that each example was made from; empty in versions of earlier releases."""
     files: dict[str, int]
     """Path → size in bytes, without the store's files, which may change."""
     sha256: dict[str, str]

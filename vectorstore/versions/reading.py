@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import sqlite3
 import threading
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -192,14 +192,14 @@ class IndexVersion:
         for row in self._database.all(f"SELECT {_DOCUMENT} FROM documents ORDER BY row"):  # noqa: S608 - a constant
             yield _document(row)
 
-    def document(self, document_id: str) -> Document:
-        """The stored document.
+    def document(self, document_id: str, admits: Callable[[str], bool] = lambda _: True) -> Document:
+        """The stored document. `admits`: whether the caller may read the documents of a file.
 
         Raises:
-            UnknownDocumentError: the version has no document with this id.
+            UnknownDocumentError: the version has no document with this id, or the caller may not read it.
         """
         row = self._database.one(f"SELECT {_DOCUMENT} FROM documents WHERE id = ?", (document_id,))  # noqa: S608
-        if row is None:
+        if row is None or not admits(row[1]):
             raise UnknownDocumentError(
                 f"Version {self.name} has no document {document_id[:80]!r}.", field="document_id"
             )
