@@ -284,6 +284,22 @@ async def test_documents_and_counts(restricted: Path, forest: list[Document], ca
     assert "canary" not in caplog.text
 
 
+async def test_a_caller_who_sees_the_whole_version_does_not_see_all_older_ones(
+    restricted: Path, forest: list[Document]
+) -> None:
+    publish(restricted, forest)
+    publish(restricted, [one for one in forest if "/" not in one.source])
+    old = IndexRoot(restricted, "default").versions()[0]
+    async with serving(restricted, restricted=True) as service:
+        for principal, readable in ((None, 0), (ANN, 20), (BOB, 40)):
+            read = 0
+            for one in forest:
+                with contextlib.suppress(UnknownDocumentError):
+                    await service.document(one.id, of(principal), version=old)
+                    read += "/" in one.source
+            assert read == readable
+
+
 async def test_a_revocation_holds_from_the_next_request_on(restricted: Path, forest: list[Document]) -> None:
     publish(restricted, forest)
     rules = AccessFile(restricted / "default")

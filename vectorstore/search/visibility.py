@@ -6,7 +6,7 @@ import functools
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -85,8 +85,12 @@ class Visibility:
         names = names_of(principal)
         decisions, decision_of_source = self._decided(rules)
         admitted = np.fromiter((admits(decision, names) for decision in decisions), np.bool_, len(decisions))
-        if admitted.all():
-            return self.everything
+
+        def may_read(source: str) -> bool:
+            return admits(rules.decision(source), names)
+
+        if admitted.all():  # an older version may have other files
+            return replace(self.everything, admits=may_read)
         sources = admitted[decision_of_source]
         mask: Mask = sources[self._source_of_row]
         table = self._version.exact.fields
@@ -95,7 +99,7 @@ class Visibility:
             int(self._documents_of_source[sources].sum()),
             int(mask.sum()),
             self._lexical.within(mask),
-            lambda source: admits(rules.decision(source), names),
+            may_read,
             functools.cache(lambda: table.names(mask)),
         )
 
