@@ -24,6 +24,7 @@ from predictor.client import PredictorClient, PromptFormat
 from predictor.wire import GenerationRequest
 from transformer.prompt import PromptBuilder
 from transformer.settings import TransformerSettings
+from transformer.templates import PromptTemplate
 from vectorstore.client import VectorstoreClient
 from vectorstore.wire import SearchInstance
 
@@ -58,8 +59,7 @@ async def _measure(state: GraphState, rounds: int) -> list[str]:
         window=template.context_tokens or 2048,
         max_prompt_tokens=settings.max_prompt_tokens,
         max_history_tokens=settings.max_history_tokens,
-        system_prompt=settings.system_prompt,
-        instruction=settings.instruction,
+        template=PromptTemplate(system=settings.system_prompt, instruction=settings.instruction),
         plain_system_prompt=settings.plain_system_prompt,
     )
     vectorstore = VectorstoreClient(state.services["vectorstore"].url)

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
 from chassis.principal import signer
+from chassis.errors import NotFoundError
 from chassis.registry import RegistryError
 from chassis.server import ModelService, kserve_args, serve
 from chassis.settings import SettingError, load_settings
@@ -40,6 +41,7 @@ from transformer.retrieval import Retriever
 from transformer.server import API, TransformerModel
 from transformer.service import Model, RagService
 from transformer.settings import ResponseShape, TransformerSettings
+from transformer.templates import PromptTemplate, Templates, read_templates
 from transformer.wire import Defaults
 from vectorstore.client import VectorstoreClient
 
@@ -63,9 +65,19 @@ def build(settings: TransformerSettings) -> RagService:
     aligner = Aligner(settings.citation_language, threshold=settings.citation_support)
     checker = Checker(Citer(aligner), Reader(aligner.passages), mode=settings.citations)
     secret = settings.turns_secret.get_secret_value() if settings.turns_secret else ""
+    templates = Templates(
+        PromptTemplate(
+            description="The prompts of the settings.",
+            system=settings.system_prompt,
+            instruction=settings.instruction,
+            plain_system=settings.plain_system_prompt,
+        ),
+        read_templates(settings.templates) if settings.templates is not None else {},
+    )
     return RagService(
         vectorstore=vectorstore,
-        models=[_model(entry, settings, vectorstore, checker) for entry in _entries(settings)],
+        models=[_model(entry, settings, vectorstore, checker, templates) for entry in _entries(settings)],
+        templates=templates.cards(),
         conversations=Conversations(
             secret.encode() or secrets.token_bytes(32), limit=settings.conversations, ttl_s=settings.conversation_ttl_s
         ),
@@ -79,7 +91,13 @@ def _entries(settings: TransformerSettings) -> list[ModelEntry]:
     return own + [entry for entry in entries if entry.name != settings.model_name]
 
 
-def _model(entry: ModelEntry, settings: TransformerSettings, vectorstore: VectorstoreClient, checker: Checker) -> Model:
+def _model(
+    entry: ModelEntry,
+    settings: TransformerSettings,
+    vectorstore: VectorstoreClient,
+    checker: Checker,
+    templates: Templates,
+) -> Model:
     tokenizer = _tokenizer(entry) if entry.prompt_format else None
     try:
         predictor = PredictorClient(
@@ -109,6 +127,10 @@ def _model(entry: ModelEntry, settings: TransformerSettings, vectorstore: Vector
             + ("the tokenizer's configuration names no window." if tokenizer else "no tokenizer names the window.")
             + " Set it in tokens."
         )
+    try:
+        template = templates.get(entry.template or settings.template)
+    except NotFoundError as error:
+        raise SettingError(f"{entry.setting('template')}: {error.message}") from error
     prompts = PromptBuilder(
         prompt_format,
         window=window,
@@ -116,8 +138,7 @@ def _model(entry: ModelEntry, settings: TransformerSettings, vectorstore: Vector
         max_history_tokens=settings.max_history_tokens
         if entry.max_history_tokens is None
         else entry.max_history_tokens,
-        system_prompt=settings.system_prompt,
-        instruction=settings.instruction,
+        template=template,
         plain_system_prompt=settings.plain_system_prompt,
     )
     own = entry.defaults.model_dump(exclude_none=True)
@@ -132,6 +153,7 @@ def _model(entry: ModelEntry, settings: TransformerSettings, vectorstore: Vector
         retriever=Retriever(
             vectorstore,
             prompts,
+            templates,
             Condenser(settings.condense, predictor, prompt_format),
             RefusalPolicy(threshold=settings.refusal_threshold),
             num_docs=defaults.num_docs,

@@ -175,7 +175,8 @@ class Answerer:
     def _chunks(
         self, question: Question, retrieved: Retrieved, ctx: CallContext
     ) -> AsyncGenerator[GenerationChunk, None]:
-        return self._generator.stream(retrieved.prompt.messages, question.sampling, ctx)
+        prompt = retrieved.prompt
+        return self._generator.stream(prompt.messages, question.sampling, ctx, stop=prompt.stop)
 
 
 class _GeneratedText:

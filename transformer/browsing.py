@@ -10,7 +10,7 @@ from chassis.context import CallContext
 from chassis.errors import NotFoundError
 from chassis.routes import UPSTREAM_ERRORS, error_responses, json_response
 from transformer.service import RagService
-from transformer.wire import Indexes
+from transformer.wire import Indexes, TemplateList
 from vectorstore.wire import StoredDocument
 
 
@@ -27,6 +27,16 @@ def browsing_routes(service: RagService, *, timeout_s: float) -> APIRouter:
     async def indexes(request: Request) -> Response:
         """The indexes that are served, with example questions."""
         return json_response(await service.indexes(CallContext.start(timeout_s, request.headers)))
+
+    @router.get(
+        "/templates",
+        summary="The prompt templates",
+        response_model=TemplateList,
+        response_description="The templates.",
+    )
+    async def templates() -> Response:
+        """The names that `template` of a question may have. The first is that of the settings."""
+        return json_response({"templates": service.templates})
 
     @router.get(
         "/documents/{document_id:path}",

@@ -22,7 +22,7 @@ class Generator:
 
         Args:
             predictor: client of the LLM server.
-            stop: texts that end every answer.
+            stop: texts that end the answer to a finished prompt.
             defaults: default parameters.
         """
         self._predictor = predictor
@@ -30,9 +30,9 @@ class Generator:
         self._defaults = defaults
 
     def stream(
-        self, prompt: Sequence[Message], sampling: SamplingParameters, ctx: CallContext
+        self, prompt: Sequence[Message], sampling: SamplingParameters, ctx: CallContext, *, stop: tuple[str, ...]
     ) -> AsyncGenerator[GenerationChunk, None]:
-        """The answer to a prompt, chunk by chunk. Closing the iterator cancels the generation.
+        """The answer to a prompt, chunk by chunk, up to a text of `stop`. Closing the iterator cancels the generation.
 
         Raises:
             ServiceError: the predictor refused the request or failed.
@@ -47,8 +47,7 @@ class Generator:
         # top_p 0 means the most likely token, but servers reject it.
         if parameters["temperature"] == 0 or parameters["top_p"] == 0:
             parameters |= {"temperature": 0.0, "top_k": None, "top_p": None}
-        stop = (*self._stop, *sampling.stop)
-        request = GenerationRequest(prompt, stop=stop, seed=sampling.seed, **parameters)
+        request = GenerationRequest(prompt, stop=(*stop, *sampling.stop), seed=sampling.seed, **parameters)
         return self._predictor.stream(request, ctx)
 
     def stream_completion(self, request: GenerationRequest, ctx: CallContext) -> AsyncGenerator[GenerationChunk, None]:

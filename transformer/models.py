@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, StringConstraints
 
 from chassis.settings import BaseUrl, SettingError
 from predictor.client import LlmServerName
+from transformer.configuration import read_configuration
 from transformer.settings import TransformerSettings
 from transformer.wire import AnswerMode
 from vectorstore.wire import MAX_NUM_DOCS
@@ -70,6 +70,7 @@ class ModelEntry(BaseModel):
     max_tokens: int | None = Field(
         None, ge=1, description="Maximum of `max_tokens` in requests. Default: no limit but the window."
     )
+    template: str | None = Field(None, description="Name of its prompt template. Default: TRANSFORMER_TEMPLATE.")
     defaults: ModelDefaults = Field(
         default_factory=ModelDefaults,
         description="Parameters of questions that set none: `answers`, `num_docs`, `max_tokens`, `temperature`, "
@@ -106,6 +107,7 @@ def own_model(settings: TransformerSettings) -> ModelEntry:
         context_tokens=settings.context_tokens,
         max_prompt_tokens=settings.max_prompt_tokens,
         max_history_tokens=settings.max_history_tokens,
+        template=settings.template,
         defaults=ModelDefaults(),
     )
 
@@ -125,13 +127,7 @@ def read_models(path: Path) -> list[ModelEntry]:
         SettingError: the file cannot be read or is invalid. The message names the file and the line or the field, and
             contains no key.
     """
-    content = _load(path)
-    try:
-        entries = ModelsFile.model_validate(content).models
-    except ValidationError as error:
-        problem = error.errors(include_url=False, include_input=False)[0]
-        where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in problem["loc"]).lstrip(".")
-        raise SettingError(f"{path}: {where or 'the content'}: {problem['msg']}") from None
+    entries = read_configuration(path, ModelsFile).models
     names = [entry.name for entry in entries]
     for number, entry in enumerate(entries):
         entry._where = f"{path}: models[{number}]"
@@ -141,21 +137,6 @@ def read_models(path: Path) -> list[ModelEntry]:
         if entry.prompt_format is not None:
             entry.prompt_format = path.parent / entry.prompt_format
     return entries
-
-
-def _load(path: Path) -> Any:
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SettingError(f"{path}: cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise SettingError(f"{path}: is no UTF-8 text.") from error
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ""
-        raise SettingError(f"{path}{where}: {error.problem}") from None
-    except yaml.YAMLError as error:
-        raise SettingError(f"{path}: {error}") from None
 
 
 def _resolved(options: Mapping[str, Any], folder: Path, where: str) -> dict[str, Any]:

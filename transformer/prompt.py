@@ -13,13 +13,11 @@ from predictor.client import EstimatedPromptFormat, PromptFormat
 from predictor.wire import Message as LlmMessage
 from transformer.conversations import PassageKey, ShownPassage, Turn, shown
 from transformer.errors import PromptTooLongError
+from transformer.templates import PromptTemplate
 from transformer.wire import CutPassage, Replayed, Source
 from vectorstore.wire import Passage
 
 ResultT = TypeVar("ResultT")
-
-_QUESTION = "\nQuestion:"
-"""Precedes the question. Also a stop string, because small models continue with another question."""
 
 _MARGIN_TOKENS = 8
 """Reserve, because the tokens of the parts of a prompt are counted separately."""
@@ -41,6 +39,8 @@ class Prompt:
     """Earlier turns that remain part of the conversation, oldest first."""
     replayed: Replayed | None = None
     """None if there are no messages or no earlier turns."""
+    stop: tuple[str, ...] = ()
+    """Texts that end the answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +74,7 @@ class PromptBuilder:
         window: int,
         max_prompt_tokens: int,
         max_history_tokens: int,
-        system_prompt: str,
-        instruction: str,
+        template: PromptTemplate,
         plain_system_prompt: str,
     ) -> None:
         """A builder for one model.
@@ -85,16 +84,14 @@ class PromptBuilder:
             window: context length of the model in tokens, prompt and answer together.
             max_prompt_tokens: maximum number of tokens of a prompt with passages, without the earlier turns.
             max_history_tokens: maximum number of tokens of the earlier turns.
-            system_prompt: instructions before the documents.
-            instruction: instructions after them, before the question.
-            plain_system_prompt: instructions if there are no documents.
+            template: the texts around documents and question, if a question has no template of its own.
+            plain_system_prompt: instructions if there are no documents, and the template has none for this case.
         """
         self._format = prompt_format
         self._window = window
         self._max_prompt_tokens = max_prompt_tokens
         self._max_history_tokens = max_history_tokens
-        self._system_prompt = system_prompt
-        self._lead = f"\n\n{instruction}{_QUESTION} "
+        self._template = template
         self._plain_system_prompt = plain_system_prompt
         self._count = _cached(prompt_format.count, 8192)
         self._bare_frame = _cached(lambda system: prompt_format.count_messages(_messages(system, (), "?")), 64)
@@ -102,8 +99,8 @@ class PromptBuilder:
 
     @property
     def stop(self) -> tuple[str, ...]:
-        """Stop strings: those of the model's chat template, and the label of a further question."""
-        return (*self._format.stop, _QUESTION)
+        """Stop strings: those of the model's chat template, and of the prompt template."""
+        return (*self._format.stop, *self._template.stop_texts)
 
     def build(
         self,
@@ -113,6 +110,7 @@ class PromptBuilder:
         context: str | None = None,
         turns: Sequence[Turn] = (),
         instructions: str | None = None,
+        template: PromptTemplate | None = None,
         max_tokens: int,
     ) -> Prompt:
         """The prompt for a question.
@@ -125,29 +123,32 @@ class PromptBuilder:
             context: a text from the caller that replaces the passages.
             turns: the conversation so far, oldest first. Only passages with a text are repeated.
             instructions: the caller's instructions, added to the service's.
+            template: the texts around documents and question. Default: the builder's.
             max_tokens: tokens reserved for the answer.
 
         Raises:
             PromptTooLongError: the question (with the context) and the answer do not fit the window.
         """
         grounded = bool(passages) or context is not None
-        system = self._system_prompt if grounded else self._plain_system_prompt
+        template = template or self._template
+        plain_system = self._plain_system_prompt if template.plain_system is None else template.plain_system
+        system = template.system if grounded else plain_system
         if instructions:
             system = f"{system}\n\n{self._escape(instructions)}"
         asked = self._escape(question)
-        fence = _document(None, "", self._escape(context)) if context is not None else ""
-        lead = self._lead if grounded else ""
-        own = self._count(fence) + self._count(lead) + self._count(asked) + _MARGIN_TOKENS
+        fence = template.bare_block(self._escape(context)) if context is not None else ""
+        frame_of_question = template.question("", "") if grounded else ""
+        own = self._count(fence) + self._count(frame_of_question) + self._count(asked) + _MARGIN_TOKENS
         room = self._window - max_tokens
         offered = [shown(passage, 0) for passage in passages]
 
         @functools.cache
         def layout(first: int) -> _Layout:
             kept = turns[first:]
-            earlier = self._replay(kept)
+            earlier = self._replay(kept, template)
             numbers, above = numbers_of(kept), _shown_by(kept)
             after = max(numbers.values(), default=0) + len(passages)
-            blocks = [self._block(replace(one, number=numbers.get(one.key, after)), above) for one in offered]
+            blocks = [self._block(replace(one, number=numbers.get(one.key, after)), above, template) for one in offered]
             needed = [self._count(block) + 1 for block in blocks]
             frame = self._bare_frame(system)
             history = self._format.count_messages(_messages(system, earlier, "?")) - frame if earlier else 0
@@ -169,26 +170,28 @@ class PromptBuilder:
         sources = numbered(fitting, chosen.numbers)
         kept = turns[first:]
         above = _shown_by(kept)
-        documents = "\n".join(self._block(shown(source, source.number), above) for source in sources)
+        documents = "\n".join(self._block(shown(source, source.number), above, template) for source in sources)
         replayed = Replayed(turns=len(kept), left_out=first, incomplete=sum(not turn.complete for turn in kept))
         return Prompt(
-            _messages(system, chosen.earlier, f"{documents or fence}{lead}{asked}"),
+            _messages(system, chosen.earlier, template.question(documents or fence, asked) if grounded else asked),
             sources,
             cut,
             kept,
             replayed if turns else None,
+            (*self._format.stop, *template.stop_texts),
         )
 
-    def _replay(self, turns: Sequence[Turn]) -> list[LlmMessage]:
+    def _replay(self, turns: Sequence[Turn], template: PromptTemplate) -> list[LlmMessage]:
         """The messages of earlier turns, as the LLM first read them."""
         messages: list[LlmMessage] = []
         above: set[PassageKey] = set()
         for turn in turns:
             if turn.question is not None:
                 known = [passage for passage in turn.passages if passage.text]
-                documents = "\n".join(self._block(one, above) for one in known)
+                documents = "\n".join(self._block(one, above, template) for one in known)
                 above.update(one.key for one in known)
-                content = f"{documents}{self._lead if known else ''}{self._escape(turn.question)}"
+                asked = self._escape(turn.question)
+                content = template.question(documents, asked) if known else asked
                 messages.append(LlmMessage(role="user", content=content))
             if turn.answer is not None:
                 # White space at the ends could merge with the template's white space into one token.
@@ -209,12 +212,12 @@ class PromptBuilder:
                 )
         return kept, cut
 
-    def _block(self, passage: ShownPassage, above: Collection[PassageKey]) -> str:
+    def _block(self, passage: ShownPassage, above: Collection[PassageKey], template: PromptTemplate) -> str:
         """A passage in the prompt. If an earlier turn contains it, only its number and label."""
         title = self._escape(passage.label)
         if passage.key in above:
-            return f"{_head(passage.number, title)} (see above)"
-        return _document(passage.number, title, self._escape(passage.text))
+            return template.reference(passage.number, title)
+        return template.block(passage.number, title, self._escape(passage.text))
 
 
 def numbered(passages: Sequence[Passage], numbers: Mapping[PassageKey, int]) -> list[Source]:
@@ -264,19 +267,3 @@ def _cached(function: Callable[[str], ResultT], size: int) -> Callable[[str], Re
 
 def _reading_order(passage: Passage) -> tuple[str, int, str]:
     return passage.document_id, passage.span.start, passage.chunk_id
-
-
-def _document(number: int | None, title: str, text: str) -> str:
-    """Text in triple quotes, as data. Triple quotes inside it are replaced."""
-    head = _head(number, title)
-    quoted = f'"""\n{_unquoted(text)}\n"""'
-    return f"{head}\n{quoted}" if head else quoted
-
-
-def _head(number: int | None, title: str) -> str:
-    label = f"[{number}] " if number is not None else ""
-    return _unquoted(f"{label}{' '.join(title.split())}".strip())
-
-
-def _unquoted(text: str) -> str:
-    return text.replace('"""', "'''")

@@ -18,6 +18,7 @@ from transformer.prompt import Prompt, PromptBuilder, numbered, numbers_of
 from transformer.question import Question
 from transformer.refusal import RefusalPolicy
 from transformer.telemetry import Stopwatch
+from transformer.templates import Templates
 from transformer.wire import AnswerMode, CutPassage
 from vectorstore.client import VectorstoreClient, merged
 from vectorstore.wire import Passage, Prediction, SearchInstance
@@ -47,6 +48,7 @@ class Retriever:
         self,
         vectorstore: VectorstoreClient,
         prompts: PromptBuilder,
+        templates: Templates,
         condenser: Condenser,
         policy: RefusalPolicy,
         *,
@@ -60,6 +62,7 @@ class Retriever:
         Args:
             vectorstore: searched once per question.
             prompts: builds the prompt.
+            templates: the prompt templates that a question may name.
             condenser: turns a conversation into a query.
             policy: decides which questions to refuse.
             num_docs: default number of passages.
@@ -69,6 +72,7 @@ class Retriever:
         """
         self._vectorstore = vectorstore
         self._prompts = prompts
+        self._templates = templates
         self._condenser = condenser
         self._policy = policy
         self._num_docs = num_docs
@@ -97,10 +101,13 @@ class Retriever:
             mode: the answer mode. In the mode `quote` the prompt has no messages.
 
         Raises:
+            NotFoundError: there is no such template.
             PromptTooLongError: the question leaves no room for a passage.
             ServiceError: the vectorstore, or the predictor that condenses, failed.
         """
         grounding = question.grounding
+        if grounding.template is not None:
+            self._templates.get(grounding.template)
         # Without retrieval, the passages of earlier turns are neither read nor repeated.
         wanted = self._num_docs if grounding.num_docs is None else grounding.num_docs
         if grounding.context:
@@ -218,6 +225,7 @@ class Retriever:
             context=context,
             turns=turns,
             instructions=question.instructions,
+            template=self._templates.get(question.grounding.template) if question.grounding.template else None,
             max_tokens=max_tokens,
         )
 

@@ -19,7 +19,7 @@ from transformer.question import Question
 from transformer.refusal import topics
 from transformer.retrieval import Retrieved, Retriever
 from transformer.telemetry import AnswerTelemetry, Stopwatch
-from transformer.wire import Answer, Defaults, EndEvent, Index, Indexes, SourcesEvent, TextEvent
+from transformer.wire import Answer, Defaults, EndEvent, Index, Indexes, SourcesEvent, TemplateCard, TextEvent
 from vectorstore.client import VectorstoreClient
 
 Event = SourcesEvent | TextEvent | EndEvent
@@ -65,6 +65,7 @@ class RagService:
         *,
         vectorstore: VectorstoreClient,
         models: Sequence[Model],
+        templates: Sequence[TemplateCard],
         conversations: Conversations,
     ) -> None:
         """Takes ownership of the upstreams: `aclose` closes them.
@@ -73,9 +74,11 @@ class RagService:
             vectorstore: for readiness, indexes and documents.
             models: the models that answer. The first is the service's own: its name is the service's on every protocol,
                 and it answers questions that name no model.
+            templates: the prompt templates that a question may name.
             conversations: finds the earlier turns of a question.
         """
         self.models = models
+        self.templates = templates
         self._vectorstore = vectorstore
         self._conversations = conversations
         self._by_name = {model.name: model for model in models}

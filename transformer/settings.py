@@ -152,6 +152,12 @@ class TransformerSettings(ServerSettings):
         "You are a helpful assistant. Be brief and exact.",
         description="Instructions to the model for questions without documents.",
     )
+    templates: Annotated[Path | None, BeforeValidator(lambda value: value or None)] = Field(
+        None,
+        description="Folder with prompt templates, one YAML file each (docs/guides/several-models.md). Default: only "
+        "the one of SYSTEM_PROMPT, INSTRUCTION and PLAIN_SYSTEM_PROMPT, named `default`.",
+    )
+    template: str = Field("default", description="Name of the prompt template of questions that name none.")
     refusal: str | None = Field(
         None,
         min_length=1,

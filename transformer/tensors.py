@@ -50,7 +50,7 @@ def read_instances(request: InferRequest) -> list[Instance]:
         # An empty string means absent, because a tensor cannot omit a row.
         for name in _JSON_INPUTS.keys() & fields:
             fields[name] = _parsed(name, fields[name])
-        for name in ("answers", "citations", "model", "turns"):
+        for name in ("answers", "citations", "model", "template", "turns"):
             fields[name] = fields.get(name) or None
         try:
             instances.append(Instance.model_validate({"input": question, **fields}))

@@ -15,6 +15,7 @@
 | `POST /model` (`TRANSFORMER_DROP_IN`) | `CmlRequest` | `CmlResponse` |
 | `GET /v1/indexes` | | `Indexes` |
 | `GET /v1/documents/{id}` | | `StoredDocument` |
+| `GET /v1/templates` | | `TemplateList` |
 
 Three classes hold the fields of an answer: `SourceFields`, `RetrievalFields` and `OutcomeFields`. Every protocol
 derives its shape from them, so a new field is declared once, here, and set once, where it is computed.
@@ -142,6 +143,8 @@ class GroundingParameters(Described):
     min_score: Annotated[float, Field(ge=0, le=1)] | None = None
     """Answerability below which the question is refused. Default: that of the index's calibration, or of the
     service."""
+    template: Annotated[str, StringConstraints(max_length=128)] | None = None
+    """Name of the prompt template, one of `GET /v1/templates`. Default: the model's."""
     citations: CitationMode | None = None
     """Whether to check the answer against its sources. Default: the service's setting. `off` turns `auto` into
     `write`."""
@@ -662,6 +665,22 @@ class ChatSourcesChunk(ChatCompletionChunk, SourceFields, RetrievalFields):
 
 class ChatEndChunk(ChatCompletionChunk, SourceFields, OutcomeFields):
     """The event with the `finish_reason`, with the fields of `EndEvent`."""
+
+
+class TemplateCard(Described):
+    """A prompt template."""
+
+    name: str
+    """Value of `template` in requests."""
+    description: str
+    languages: list[str]
+    """Languages of its texts, ISO 639; empty if it does not say."""
+
+
+class TemplateList(Described):
+    """The prompt templates of the service."""
+
+    templates: list[TemplateCard]
 
 
 class Defaults(Described):

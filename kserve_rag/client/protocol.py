@@ -62,6 +62,8 @@ class Parameters(TypedDict, total=False):
     the LLM writes as far as the documents support it, else quote."""
     model: str | None
     """Name of the model that answers, one of `models()`."""
+    template: str | None
+    """Name of the prompt template, one of `GET /v1/templates`."""
     num_docs: int | None
     """Number of passages to answer from."""
     filters: Mapping[str, Any] | None

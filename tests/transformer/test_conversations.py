@@ -21,6 +21,7 @@ from tests.fakes import passages as fakes
 from transformer.conversations import Conversations, Turn, shown, with_texts
 from transformer.prompt import PromptBuilder
 from transformer.question import Question
+from transformer.templates import PromptTemplate
 from transformer.wire import MAX_TURNS_CHARS, GroundingParameters, Message, SamplingParameters
 from vectorstore.wire import Passage
 
@@ -84,8 +85,7 @@ def builder_of(served_format: PromptFormat | EstimatedPromptFormat, *, window: i
         window=window,
         max_prompt_tokens=window // 2,
         max_history_tokens=window // 2,
-        system_prompt="You answer.",
-        instruction="Be brief.",
+        template=PromptTemplate(system="You answer.", instruction="Be brief."),
         plain_system_prompt="You help.",
     )
 

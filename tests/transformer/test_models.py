@@ -27,6 +27,7 @@ from tests.transformer.running import CHAT, GENERATE, STREAM, V1, Q, Running, ev
 from transformer.__main__ import build
 from transformer.models import ModelsFile, read_models
 from transformer.settings import TransformerSettings
+from transformer.templates import PromptTemplate
 
 KEY = "sk-of-the-file"
 GUIDE = Path(__file__).parents[2] / "docs" / "guides" / "several-models.md"
@@ -43,11 +44,20 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Upstream
         remote = f"server: openai_chat, url: '{upstreams.url}', model: gpt, context_tokens: 4096, max_tokens: 50"
         (folder / "models.yaml").write_text(
             "models:\n"
-            f"- {{name: gpt, display_name: GPT, {remote}, defaults: {{temperature: 0.7, top_p: 1}},\n"
+            f"- {{name: gpt, display_name: GPT, {remote}, template: short, defaults: {{temperature: 0.7, top_p: 1}},\n"
             '   options: {health_path: "", api_key_file: key}}\n'
             "- {name: away, server: openai_chat, url: 'http://127.0.0.1:9', context_tokens: 4096}\n"
         )
-        settings = {"MODELS_FILE": str(folder / "models.yaml"), "ENABLE_GRPC": "true", "GRPC_PORT": grpc_port}
+        (folder / "templates").mkdir()
+        for name in ("short", "long"):
+            text = f"{{description: Speaks, languages: [en], system: Be {name}., instruction: Answer {name}.}}"
+            (folder / "templates" / f"{name}.yaml").write_text(text)
+        settings = {
+            "MODELS_FILE": str(folder / "models.yaml"),
+            "TEMPLATES": str(folder / "templates"),
+            "ENABLE_GRPC": "true",
+            "GRPC_PORT": grpc_port,
+        }
         with transformer(upstreams.url, upstreams.url, **settings) as url:
             yield upstreams, url, f"127.0.0.1:{grpc_port}"
 
@@ -163,6 +173,27 @@ async def test_the_limit_of_a_model(service: Running) -> None:
     assert service.upstreams.seen[-1][2]["max_tokens"] == 50, "the default, 512, is cut to the limit"
 
 
+@pytest.mark.parametrize("path", ROUTES)
+async def test_a_question_has_the_template_of_its_model_or_its_own(service: Running, path: str) -> None:
+    own = request_of(path, "gpt")
+    (own["instances"][0] if "instances" in own else own)["template"] = "long"
+    for request, name in ((request_of(path, "gpt"), "short"), (own, "long")):
+        await service.client.post(path, json=request)
+        system, user = service.upstreams.seen[-1][2]["messages"]
+        assert system["content"] == f"Be {name}."
+        assert f"Answer {name}." in user["content"]
+    (own["instances"][0] if "instances" in own else own)["template"] = "none"
+    refused = await service.client.post(path, json=own)
+    assert refused.status_code == 404
+    assert message(refused) == "template: there is no 'none'. This service has 'default', 'long', 'short'."
+
+
+async def test_templates_are_listed(service: Running) -> None:
+    listed = (await service.client.get("/v1/templates")).json()["templates"]
+    assert [card["name"] for card in listed] == ["default", "long", "short"]
+    assert listed[1] == {"name": "long", "description": "Speaks", "languages": ["en"]}
+
+
 ENTRY = "models:\n- {name: a, server: openai_chat, url: 'http://h', context_tokens: 1000, "
 
 
@@ -196,10 +227,11 @@ def test_a_file_with_a_fault_stops_the_start(tmp_path: Path, text: str, told: st
     assert KEY not in str(refused.value)
 
 
-def test_the_example_of_the_guide() -> None:
-    (example,) = re.findall(r"```yaml\n(.*?)```", GUIDE.read_text(encoding="utf-8"), re.DOTALL)
+def test_the_examples_of_the_guide() -> None:
+    example, template = re.findall(r"```yaml\n(.*?)```", GUIDE.read_text(encoding="utf-8"), re.DOTALL)
     found = ModelsFile.model_validate(yaml.safe_load(example)).models
     assert [model.name for model in found] == ["claude", "gpt"]
+    assert PromptTemplate.model_validate(yaml.safe_load(template)).stop_texts == ("\nQuestion:",)
     servers = {"claude": BedrockSettings, "gpt": OpenAiSettings}
     for model in found:
         assert set(model.options or {}) <= set(servers[model.name].model_fields)

@@ -17,6 +17,7 @@ from tests.fakes import passages as fakes
 from transformer.conversations import Turn, shown
 from transformer.errors import PromptTooLongError
 from transformer.prompt import Prompt, PromptBuilder
+from transformer.templates import PromptTemplate
 from vectorstore.wire import Passage
 
 
@@ -37,8 +38,7 @@ def builder(
         window=window,
         max_prompt_tokens=max_prompt_tokens,
         max_history_tokens=max_history_tokens,
-        system_prompt="You answer.",
-        instruction="Be brief.",
+        template=PromptTemplate(system="You answer.", instruction="Be brief."),
         plain_system_prompt="You help.",
     )
 

@@ -91,6 +91,7 @@ export interface GenerateRequest {
   diversity?: number;
   refuse?: boolean | null;
   min_score?: number | null;
+  template?: string | null;
   citations?: "off" | "label" | null;
   turns?: string | null;
   model?: string | null;
