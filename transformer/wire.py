@@ -560,31 +560,37 @@ class IgnoredOptions(Described):
     """OpenAI's fields that have no effect here. Values that would have to change the answer are errors."""
 
     tools: _Unsupported = None
-    functions: _Unsupported = None
-    logit_bias: _Unsupported = None
-    audio: _Unsupported = None
-    prediction: _Unsupported = None
-    web_search_options: _Unsupported = None
     tool_choice: Literal["none", "auto"] | None = None
-    function_call: Literal["none", "auto"] | None = None
     parallel_tool_calls: bool | None = None
-    modalities: list[Literal["text"]] | None = None
-    logprobs: Literal[False] | None = None
     top_logprobs: Literal[0] | None = None
-    n: Annotated[int, Field(ge=1, le=1), Whole] | None = None
-    response_format: dict[Literal["type"], Literal["text"]] | None = None
     store: Literal[False] | None = None
+    """Nothing is stored."""
     metadata: dict[str, str] | None = None
     service_tier: str | None = None
-    reasoning_effort: str | None = None
-    verbosity: str | None = None
     user: str | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
     prompt_cache_retention: str | None = None
 
 
-class ChatRequest(IgnoredOptions, GroundingParameters, OptionalSampling):
+class IgnoredChatOptions(IgnoredOptions):
+    """Further fields of chat completions without effect here."""
+
+    functions: _Unsupported = None
+    logit_bias: _Unsupported = None
+    audio: _Unsupported = None
+    prediction: _Unsupported = None
+    web_search_options: _Unsupported = None
+    function_call: Literal["none", "auto"] | None = None
+    modalities: list[Literal["text"]] | None = None
+    logprobs: Literal[False] | None = None
+    n: Annotated[int, Field(ge=1, le=1), Whole] | None = None
+    response_format: dict[Literal["type"], Literal["text"]] | None = None
+    reasoning_effort: str | None = None
+    verbosity: str | None = None
+
+
+class ChatRequest(IgnoredChatOptions, GroundingParameters, OptionalSampling):
     """OpenAI's chat completion request, plus grounding parameters (`answers`, `num_docs`, `filters` …)."""
 
     model: str
@@ -893,8 +899,8 @@ class ResponsesStreamOptions(Described):
     include_obfuscation: bool | None = False
 
 
-class ResponsesRequest(GroundingParameters, OptionalSampling):
-    """OpenAI's request of a response, plus grounding parameters. Fields after `stream` change nothing."""
+class ResponsesRequest(IgnoredOptions, GroundingParameters, OptionalSampling):
+    """OpenAI's request of a response, plus grounding parameters. The fields after `stream` have no effect."""
 
     model: str
     input: Annotated[
@@ -910,27 +916,15 @@ class ResponsesRequest(GroundingParameters, OptionalSampling):
     top_p: _TopP | None = None
     stream: bool | None = False
     stream_options: ResponsesStreamOptions | None = None
-    store: Literal[False] | None = None
-    """Responses are not stored."""
     previous_response_id: Annotated[Any, AfterValidator(_not_stored), WithJsonSchema({"type": "null"})] = None
     conversation: Annotated[Any, AfterValidator(_not_stored), WithJsonSchema({"type": "null"})] = None
     background: Literal[False] | None = None
     include: list[Literal["reasoning.encrypted_content"]] | None = None
     text: ResponsesText | None = None
-    tools: _Unsupported = None
-    tool_choice: Literal["none", "auto"] | None = None
-    parallel_tool_calls: bool | None = None
     max_tool_calls: int | None = None
     prompt: _Unsupported = None
-    top_logprobs: Literal[0] | None = None
     truncation: Literal["auto", "disabled"] | None = None
     reasoning: _Ignored = None
-    metadata: dict[str, str] | None = None
-    service_tier: str | None = None
-    user: str | None = None
-    safety_identifier: str | None = None
-    prompt_cache_key: str | None = None
-    prompt_cache_retention: str | None = None
 
 
 class UrlCitation(Described):

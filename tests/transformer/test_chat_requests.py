@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from chassis.validation import invalid_request
 from tests.transformer.running import CHAT, Q, Running, message
-from transformer.wire import ChatRequest, IgnoredOptions
+from transformer.wire import ChatRequest, IgnoredChatOptions
 
 USER = {"role": "user", "content": Q}
 
@@ -18,7 +18,7 @@ USER = {"role": "user", "content": Q}
     "fields",
     [
         # Null, [] and {} ask for nothing.
-        dict.fromkeys((*IgnoredOptions.model_fields, "stream", "stream_options", "stop", "top_p", "seed")),
+        dict.fromkeys((*IgnoredChatOptions.model_fields, "stream", "stream_options", "stop", "top_p", "seed")),
         {"tools": [], "tool_choice": "none"},
         {"functions": [], "function_call": "auto"},
         {"logit_bias": {}, "metadata": {}, "stop": []},
