@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
 import time
 from collections.abc import AsyncGenerator, AsyncIterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -80,7 +81,7 @@ class HttpUpstream:
         base_url: str,
         *,
         name: str,
-        verify: bool = True,
+        verify: bool | ssl.SSLContext = True,
         honours_sampling: bool = True,
         max_connection_age_s: float = 10,
         forward_authorization: bool = True,
@@ -92,7 +93,7 @@ class HttpUpstream:
         Args:
             base_url: scheme, host, port, and the prefix of all paths if there is one.
             name: the upstream's name in errors and spans.
-            verify: whether to verify TLS certificates.
+            verify: whether to verify TLS certificates, or the context that does.
             honours_sampling: whether the upstream honours the sampled flag of a trace. Triton records every trace whose
                 header it gets, so the header is omitted if the trace is not sampled.
             max_connection_age_s: maximum age of a connection, so that load rebalances when replicas change.

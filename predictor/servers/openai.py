@@ -10,18 +10,22 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import ssl
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Annotated, Any
+from urllib.parse import quote
 
-from pydantic import Field, SecretStr
+from pydantic import AfterValidator, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from chassis.context import CallContext
 from chassis.errors import BadUpstreamError, ForbiddenError, NotReadyError, ServiceError, UnauthorizedError
 from chassis.http import HttpUpstream
 from chassis.secrets import Secret, SecretPath
+from chassis.settings import SettingError
 from predictor.servers.base import (
     PARAMETERS,
     AnswerState,
@@ -37,6 +41,14 @@ from predictor.servers.base import (
 from predictor.wire import GenerationChunk, GenerationRequest
 
 _LAST_EVENT = "[DONE]"
+
+
+def _certificates(path: Path) -> Path:
+    try:
+        ssl.create_default_context(cafile=path)
+    except OSError as error:  # ssl.SSLError as well
+        raise ValueError(f"{path} has no certificates that can be read: {error.strerror or error}") from None
+    return path
 
 
 class OpenAiSettings(BaseSettings):
@@ -58,7 +70,23 @@ class OpenAiSettings(BaseSettings):
         description="Whether the chat route accepts `top_k` and `repetition_penalty`, as in vLLM and trtllm-serve. "
         "OpenAI's own API rejects them.",
     )
-    health_path: str = Field("/health", description="Path of the server's health route. Empty: it has none.")
+    health_path: str = Field(
+        "/health", description="Path of the server's health route. Empty: it has none. Azure has none."
+    )
+    model_is_listed: bool = Field(
+        True,
+        description="Whether the server's list of models has the model. `false` for Azure, which lists no deployments.",
+    )
+    organization: str | None = Field(None, description="Sent as OpenAI-Organization.")
+    project: str | None = Field(None, description="Sent as OpenAI-Project.")
+    ca_file: Annotated[Path, AfterValidator(_certificates)] | None = Field(
+        None, description="File with the certificates of the authorities that may certify the server (PEM)."
+    )
+    azure_api_version: str | None = Field(
+        None,
+        description="Version of Azure OpenAI's API, such as 2024-10-21. The model is then the name of a deployment, "
+        "the URL that of the resource, and the key is sent as `api-key`. Not set for Azure's /openai/v1.",
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +104,15 @@ class OpenAiApi:
     capabilities: Capabilities
 
     def connect(self, base_url: str, model: str | None, options: Options | None = None) -> OpenAiServer:
-        """A client of this route. The entry points refer to this method."""
-        return OpenAiServer(base_url, model, self, server_settings(OpenAiSettings, options))
+        """A client of this route. The entry points refer to this method.
+
+        Raises:
+            SettingError: Azure's deployment is not named, or an option is invalid.
+        """
+        settings = server_settings(OpenAiSettings, options)
+        if model is None and (settings.azure_api_version is not None or not settings.model_is_listed):
+            raise SettingError("TRANSFORMER_PREDICTOR_MODEL: is missing. Set the name of Azure's deployment.")
+        return OpenAiServer(base_url, model, self, settings)
 
 
 _STREAM = {"stream": True, "stream_options": {"include_usage": True}}
@@ -117,7 +152,17 @@ class OpenAiServer:
         self._api = api
         self._settings = settings
         self._key = Secret(settings.api_key, settings.api_key_file)
-        self._upstream = HttpUpstream(base_url, name="predictor", honours_sampling=False)
+        headers = {"openai-organization": settings.organization, "openai-project": settings.project}
+        self._headers = {name: value for name, value in headers.items() if value is not None}
+        self._path, self._models_path, self._health_path = api.path, "/v1/models", settings.health_path
+        self._checks_model = settings.model_is_listed
+        if settings.azure_api_version is not None:
+            version = f"?api-version={quote(settings.azure_api_version)}"
+            deployment = f"/openai/deployments/{quote(model or '', safe='')}"
+            self._path = f"{deployment}{api.path.removeprefix('/v1')}{version}"
+            self._models_path, self._health_path, self._checks_model = f"/openai/models{version}", "", False
+        trusted = True if settings.ca_file is None else ssl.create_default_context(cafile=settings.ca_file)
+        self._upstream = HttpUpstream(base_url, name="predictor", honours_sampling=False, verify=trusted)
         self._listed: str | None = None
         """The first model in the server's list, which is requested once if no model is set."""
 
@@ -130,7 +175,7 @@ class OpenAiServer:
             body.update(api.log_prob_switches)
         with self._translating():
             body["model"] = self.model or self._listed or await self._list_models(ctx)
-            events = self._upstream.stream_events(api.path, body, ctx)
+            events = self._upstream.stream_events(self._path, body, ctx)
             async with contextlib.aclosing(events):
                 async for event in events:
                     # After the last event the stream is read until it closes, so that the connection can be reused.
@@ -140,11 +185,11 @@ class OpenAiServer:
         yield answer.last_chunk()
 
     async def health(self, ctx: CallContext) -> None:
-        """See `LlmServer.health`. The server must also list the model."""
+        """See `LlmServer.health`. The server must also list the model, unless the settings say that it does not."""
         ctx = self._authorized(ctx)
         with self._translating():
-            if self._settings.health_path:
-                await self._upstream.get_bytes(self._settings.health_path, ctx)
+            if self._health_path:
+                await self._upstream.get_bytes(self._health_path, ctx)
             await self._list_models(ctx)
 
     async def aclose(self) -> None:
@@ -169,19 +214,22 @@ class OpenAiServer:
     def _authorized(self, ctx: CallContext) -> CallContext:
         key = self._key.read()
         if key is None:
-            return ctx
-        return dataclasses.replace(ctx, headers={**ctx.headers, "authorization": f"Bearer {key}"})
+            return dataclasses.replace(ctx, headers={**ctx.headers, **self._headers})
+        azure = self._settings.azure_api_version is not None
+        own = {"api-key": key} if azure else {"authorization": f"Bearer {key}"}
+        others = ctx.without_authorization().headers
+        return dataclasses.replace(ctx, headers={**others, **self._headers, **own})
 
     async def _list_models(self, ctx: CallContext) -> str:
         """The configured model, or the first one listed. Raises NotReadyError if it is not listed."""
-        answer = await self._upstream.get_json("/v1/models", ctx)
+        answer = await self._upstream.get_json(self._models_path, ctx)
         try:
             names = [str(each["id"]) for each in answer["data"]]
         except (KeyError, TypeError) as error:
             raise BadUpstreamError("The predictor's list of models does not follow OpenAI's API.") from error
         if not names:
             raise NotReadyError("The predictor lists no model.")
-        if self.model is not None and self.model not in names:
+        if self._checks_model and self.model is not None and self.model not in names:
             raise NotReadyError(f"The predictor has no model {self.model!r}: it has {', '.join(names[:5])}.")
         self._listed = names[0]
         return self.model or names[0]

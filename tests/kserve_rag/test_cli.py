@@ -85,6 +85,15 @@ def test_models_are_listed_and_chosen(graph: Any, cli: Run) -> None:
     assert "kserve-rag ask" in cli("ask").stderr
 
 
+def test_up_checks_the_file_of_models_first(own_cli: Run, own: Settings, tmp_path: Path) -> None:
+    file = tmp_path / "models.yaml"
+    file.write_text("models: []")
+    refused = own_cli("up", "--models", str(file))
+    assert refused.returncode == 2
+    assert f"{file}: models: " in refused.stderr
+    assert not log_file(own.run, "transformer").exists()
+
+
 def test_status_as_json_is_what_is_documented(graph: Any, cli: Run) -> None:
     shown = cli("status", "--json")
     assert shown.returncode == 0, shown.stdout
