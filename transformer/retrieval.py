@@ -107,7 +107,7 @@ class Retriever:
         """
         grounding = question.grounding
         if grounding.template is not None:
-            self._templates.get(grounding.template)
+            self._templates.get(grounding.template)  # an error even if no prompt is built
         # Without retrieval, the passages of earlier turns are neither read nor repeated.
         wanted = self._num_docs if grounding.num_docs is None else grounding.num_docs
         if grounding.context:

@@ -95,7 +95,7 @@ class PromptTemplate(BaseModel):
         """A document with its number, as data: what closes it is broken up inside it."""
         head, _, tail = self.document.partition("{text}")
         label = {"number": str(number), "title": self._data(" ".join(title.split()))}
-        return re.sub(" +$", "", filled(head, label), flags=re.MULTILINE) + self._data(text) + filled(tail, label)
+        return re.sub(" +\n", "\n", filled(head, label)) + self._data(text) + filled(tail, label)
 
     def reference(self, number: int, title: str) -> str:
         """A document that stands further up in the prompt."""

@@ -77,6 +77,12 @@ def test_a_callers_text_has_no_number_and_title(prompt_format: PromptFormat) -> 
         assert contents(prompt)[1] == f"Read this.\n{block}\nNow answer: Q?\nAnswer:"
 
 
+def test_a_block_keeps_the_space_before_its_text(prompt_format: PromptFormat) -> None:
+    template = TAGGED.model_copy(update={"document": "{title} \nText: {text}"})
+    prompt = builder(prompt_format, template).build("Q?", passages=PASSAGES[1:], max_tokens=10)
+    assert contents(prompt)[1] == "Read this.\nB\nText: Four years.\nNow answer: Q?\nAnswer:"
+
+
 def test_questions_without_documents(prompt_format: PromptFormat) -> None:
     plain = TAGGED.model_copy(update={"plain_system": "Chat."})
     assert contents(builder(prompt_format, TAGGED).build("Q?", max_tokens=10)) == ["You help.", "Q?"]
