@@ -111,6 +111,24 @@ PROGRAMS = (
         "is not empty takes precedence.",
     ),
     Program(
+        "OpenAI servers",
+        "predictor.servers.openai:OpenAiSettings",
+        "PREDICTOR_OPENAI_",
+        "The LLM servers `openai` and `openai_chat`: read by `python -m transformer`.",
+    ),
+    Program(
+        "Amazon Bedrock",
+        "predictor.servers.bedrock:BedrockSettings",
+        "PREDICTOR_BEDROCK_",
+        "The LLM servers `bedrock` and `bedrock_claude_text`: read by `python -m transformer`.",
+    ),
+    Program(
+        "Cloudera's model endpoint",
+        "predictor.servers.cml:CmlSettings",
+        "PREDICTOR_CML_",
+        "The LLM server `cml`: read by `python -m transformer`.",
+    ),
+    Program(
         "kserve-rag",
         "kserve_rag.settings:Settings",
         "KSERVE_RAG_",
@@ -210,6 +228,8 @@ def _default(value: Any) -> str:
         return "not set by default"
     if isinstance(value, bool):
         value = str(value).lower()
+    if isinstance(value, frozenset):
+        value = sorted(value)
     text = ", ".join(map(str, value)) if isinstance(value, tuple | list) else str(getattr(value, "value", value))
     text = text.replace(f"{ROOT}/", "").replace(f"{Path.home()}/", "~/")
     return f"default `{text}`" if text else "none by default"

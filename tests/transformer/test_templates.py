@@ -98,7 +98,7 @@ def test_a_conversation_is_replayed_with_the_template(prompt_format: PromptForma
     assert contents(second)[3] == "Read this.\n[2] B (see above)\nNow answer: Two?\nAnswer:"
 
 
-@pytest.mark.parametrize("window", [200, 300, 400])
+@pytest.mark.parametrize("window", [300, 400, 500])
 def test_a_long_template_fits_the_window(prompt_format: PromptFormat, window: int) -> None:
     template = TAGGED.model_copy(update={"message": "Read this. " * 20 + "{context} {question}"})
     many = [passage("fact " * 30, chunk_id=f"c{n}", document_id=f"d{n}", title="T") for n in range(20)]
