@@ -8,8 +8,8 @@ import secrets
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
-from chassis.principal import signer
 from chassis.errors import NotFoundError
+from chassis.principal import signer
 from chassis.registry import RegistryError
 from chassis.server import ModelService, kserve_args, serve
 from chassis.settings import SettingError, load_settings
