@@ -55,66 +55,46 @@ OWN_CREDENTIALS = frozenset({"bedrock", "bedrock_claude_text", "cml"})
 UNDIVIDED = frozenset({"takeoff"})
 """Servers that stream bare text: pieces that arrive together are one chunk."""
 
+MISSING_MODEL = "test_a_missing_model_is_not_ready"
+MAX_TOKENS = "test_max_tokens_end_an_answer"
+SEED = "test_a_seed_fixes_a_sampled_answer"
+TOO_LONG = "test_a_prompt_that_is_too_long_is_the_callers_mistake"
+FAULT = "test_a_fault_on_the_wire_becomes_an_error"
 NO_COUNTS = "the ensemble of TensorRT-LLM 0.7 returns neither a finish reason nor token counts"
-GAPS = [
-    Gap("ensemble", "test_max_tokens_end_an_answer", AssertionError, NO_COUNTS),
-    Gap("ensemble", "test_tokens_are_counted", AssertionError, NO_COUNTS),
-    Gap(
+
+_Row = tuple[str, str, type[BaseException], str]
+_ROWS: tuple[_Row, ...] = (
+    ("ensemble", MAX_TOKENS, AssertionError, NO_COUNTS),
+    ("ensemble", "test_tokens_are_counted", AssertionError, NO_COUNTS),
+    (
         "ensemble",
         "test_every_declared_parameter_is_accepted",
         InvalidRequestError,
         "the ensemble of TensorRT-LLM 0.7 has no frequency penalty",
     ),
-    *(
-        Gap("cml", test, error, reason)
-        for test, error, reason in (
-            ("test_a_missing_model_is_not_ready", AssertionError, "a model endpoint has one model"),
-            ("test_a_seed_fixes_a_sampled_answer", InvalidRequestError, "the lab's function has no seed"),
-            ("test_max_tokens_end_an_answer", AssertionError, "the endpoint sends no finish reason"),
-            (
-                "test_a_prompt_that_is_too_long_is_the_callers_mistake",
-                pytest.fail.Exception,
-                "the lab's function does not check the prompt's length",
-            ),
-        )
+    ("bedrock bedrock_claude_text", SEED, InvalidRequestError, "Bedrock has no seed"),
+    ("cml", MISSING_MODEL, AssertionError, "a model endpoint has one model"),
+    ("cml", SEED, InvalidRequestError, "the lab's function has no seed"),
+    ("cml", MAX_TOKENS, AssertionError, "the endpoint sends no finish reason"),
+    ("cml", TOO_LONG, pytest.fail.Exception, "the lab's function does not check the prompt's length"),
+    ("takeoff takeoff_pro", MISSING_MODEL, AssertionError, "Takeoff's port for questions lists no models"),
+    ("takeoff takeoff_pro", SEED, InvalidRequestError, "Takeoff has no seed"),
+    ("takeoff takeoff_pro", MAX_TOKENS, AssertionError, "Takeoff sends neither finish reasons nor token counts"),
+    (
+        "takeoff takeoff_pro",
+        TOO_LONG,
+        pytest.fail.Exception,
+        "Takeoff documents no error for a prompt that is too long",
     ),
+)
+"""Servers, test, error and reason."""
+
+_BARE_TEXT = "text without a frame cannot be told from other text"
+GAPS = [
+    *(Gap(name, test, error, reason) for names, test, error, reason in _ROWS for name in names.split()),
     *(
-        Gap(name, test, error, reason)
-        for name in ("takeoff", "takeoff_pro")
-        for test, error, reason in (
-            ("test_a_missing_model_is_not_ready", AssertionError, "Takeoff's port for questions lists no models"),
-            ("test_a_seed_fixes_a_sampled_answer", InvalidRequestError, "Takeoff has no seed"),
-            ("test_max_tokens_end_an_answer", AssertionError, "Takeoff sends neither finish reasons nor token counts"),
-            (
-                "test_a_prompt_that_is_too_long_is_the_callers_mistake",
-                pytest.fail.Exception,
-                "Takeoff documents no error for a prompt that is too long",
-            ),
-        )
-    ),
-    *(
-        Gap(
-            "takeoff",
-            "test_a_fault_on_the_wire_becomes_an_error",
-            pytest.fail.Exception,
-            "a stream of bare text cannot be told from other text",
-            {"fault": fault},
-        )
-        for fault in ("html", "garbage")
-    ),
-    *(
-        Gap(
-            "takeoff_pro",
-            "test_a_fault_on_the_wire_becomes_an_error",
-            pytest.fail.Exception,
-            "an event of bare text cannot be told from other text",
-            {"fault": fault},
-        )
-        for fault in ("garbage",)
-    ),
-    *(
-        Gap(name, "test_a_seed_fixes_a_sampled_answer", InvalidRequestError, "Bedrock has no seed")
-        for name in ("bedrock", "bedrock_claude_text")
+        Gap(name, FAULT, pytest.fail.Exception, _BARE_TEXT, {"fault": fault})
+        for name, fault in (("takeoff", "html"), ("takeoff", "garbage"), ("takeoff_pro", "garbage"))
     ),
 ]
 
