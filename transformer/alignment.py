@@ -49,7 +49,8 @@ _NEGATION_PENALTY = 1.0
 _WRONG_NUMBER = 0.5
 """Factor on support if the evidence lacks a number of the sentence."""
 _MIN_NEW_SHARE = 0.3
-"""Minimum share, in the evidence, of the sentence's words that are not in the question."""
+"""Minimum share, in the evidence, of the sentence's words that are not in the question, unless the evidence has the
+whole sentence word for word."""
 _MIN_QUOTE_SHARE = 1 / 3
 """Share of a quote's words from which a sentence says what the quote says."""
 _CONTEXT_SHARE = 0.8
@@ -325,7 +326,8 @@ class SentenceMatrix:
             opposed = np.array([term in words.negated for term in terms])[:, None] != self._negated[rows]
             agreeing = np.where(opposed, np.float32(0), matches)
             coverage = weights @ np.where(opposed, -_NEGATION_PENALTY * matches, matches)
-        match = np.maximum(np.clip(coverage, 0, 1), self._verbatim(words))
+        verbatim = self._verbatim(words)
+        match = np.maximum(np.clip(coverage, 0, 1), verbatim)
         share = _CONTEXT_SHARE / (1 + (len(terms) - 1) / _CONTEXT_TERMS)
         support = match * (1 - share + share * np.minimum(1, self.context / _FULL_CONTEXT))
         penalty = _RANK_PENALTY * self.passage_of + 9 * excluded
@@ -344,7 +346,8 @@ class SentenceMatrix:
         if any(new and share < _PREFIX_MATCH for new, share in zip(new_numbers, best, strict=True)):
             reached *= _WRONG_NUMBER
         new = np.array([term not in self.asked and term not in words.fillers for term in terms])
-        if reached < threshold or weights[new] @ best[new] < _MIN_NEW_SHARE * weights[new].sum():
+        says_it = verbatim[chosen[0]] or weights[new] @ best[new] >= _MIN_NEW_SHARE * weights[new].sum()
+        if reached < threshold or not says_it:
             return []
         return [
             self.evidence_at(unit, reached if rank == 0 else float(weights @ agreeing[:, unit]))

@@ -31,8 +31,8 @@ from transformer.wire import (
 )
 
 _MIN_QUOTE_ANSWERABILITY = 0.15
-"""Answerability from which a quote replaces an LLM's "I don't know": three times `answerability.DEFAULT_THRESHOLD`,
-because a small LLM is a weak judge of this (AUROC .656 on squad2-dev)."""
+"""Answerability from which a quote replaces an LLM's "I don't know": little more than
+`answerability.DEFAULT_THRESHOLD`, because a small LLM is a weak judge of this."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,8 @@ from transformer.wire import CitationMode, Citations, Quote, Source
 
 _LONG_ANSWER_CHARS = 20_000
 """Longer answers are checked in a thread, so that they do not delay other requests."""
+_NEARLY_BEST = 0.9
+"""Support, relative to the best quote's, from which the LLM's answer may be what a quote says."""
 
 
 class Checker:
@@ -46,8 +48,13 @@ class Checker:
         return citations
 
     def gate(self, question: Question, sources: Sequence[Source], answering: Sequence[Quote]) -> Gate:
-        """A gate for the answer to a question. `answering`: quotes that answer it."""
-        return Gate(self._citer, question.text, sources, [quote.text for quote in answering])
+        """A gate for the answer to a question.
+
+        `answering`: quotes that answer it. The LLM must say what the best of them say.
+        """
+        best = max((quote.support for quote in answering), default=0.0)
+        near = [quote.text for quote in answering if quote.support >= _NEARLY_BEST * best]
+        return Gate(self._citer, question.text, sources, near)
 
     def quotes(self, query: str, sources: Sequence[Source], similarity: Mapping[str, Sequence[float]]) -> list[Quote]:
         """The sentences of the sources that answer, in the order of the sources; empty if none does.

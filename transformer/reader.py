@@ -31,7 +31,7 @@ _MIN_DEVIATION = 1e-4
 """Values with a smaller standard deviation count as equal."""
 _NUMBER_SCORE = 0.15
 """Score of a number that is not in the question, if the question asks for a number."""
-_MIN_RELATIVE_SCORE = 0.7
+_MIN_RELATIVE_SCORE = 0.5
 """Minimum score of a second or third unit, relative to the best."""
 _ANNOUNCED_CHARS = 600
 """Maximum length of a list, table or code block that is quoted with the sentence that announces it."""
@@ -55,7 +55,7 @@ class Reader:
         self._passages = passages
 
     def read(self, question: str, passages: Sequence[tuple[str, str]], similarity: Similarity = ()) -> list[Evidence]:
-        """The unit that best answers the question, and up to two more that are nearly as good.
+        """The unit that best answers the question, and up to two more with half of its score.
 
         Args:
             question: in a conversation, only the last question.

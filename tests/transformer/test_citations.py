@@ -64,6 +64,12 @@ def verdicts(citations: Citations) -> list[str]:
     return [statement.verdict for statement in citations.statements]
 
 
+def test_an_answer_that_a_source_has_word_for_word_is_supported_although_a_negation_is_near() -> None:
+    tapestry = source("The Bayeux Tapestry is not a tapestry but a work of embroidery. It is long.")
+    asked = "What kind of needlework was used in the creation of the Bayeux Tapestry?"
+    assert verdicts(cite("embroidery", asked, [tapestry])) == ["supported"]
+
+
 def test_each_sentence_has_the_quote_that_says_so() -> None:
     citations = cite("The warranty is three years long. Every day at 06:00 UTC, records are sent. Bananas are yellow.")
     assert quoted(citations) == [

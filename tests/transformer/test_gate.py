@@ -8,8 +8,11 @@ from hypothesis import strategies as st
 
 from tests.transformer.test_citations import CITER, QUESTION, SOURCES, assert_statements_cover
 from text_analysis.sentences import sentence_spans
+from transformer.checking import Checker
 from transformer.gate import Gate, SentenceSplitter
-from transformer.wire import Citations
+from transformer.question import Question
+from transformer.reader import Reader
+from transformer.wire import Citations, GroundingParameters, SamplingParameters
 
 SUPPORTED = "The warranty lasts three years."
 ALSO_SUPPORTED = "Records are sent at 06:00 UTC each day."
@@ -81,6 +84,19 @@ def test_text_is_released_from_the_first_sentence_that_answers_on() -> None:
     assert [(one.text, one.verdict, one.reason) for one in citations.withheld] == [
         (ALSO_SUPPORTED, "supported", "no_claim")
     ]
+
+
+def test_the_llm_must_say_what_the_best_quote_says() -> None:
+    checker = Checker(CITER, Reader(CITER.aligner.passages), mode="label")
+    question = Question(QUESTION, SamplingParameters(max_tokens=9), GroundingParameters())
+    quotes = [one.quotes[0] for one in CITER.cite(f"{SUPPORTED} {ALSO_SUPPORTED}", QUESTION, SOURCES).statements]
+    supports = ((1.0, 0.5, ""), (1.0, 0.95, ALSO_SUPPORTED))
+    for best, other, shown in supports:
+        ranked = [quote.model_copy(update={"support": s}) for quote, s in zip(quotes, (best, other), strict=True)]
+        gate = checker.gate(question, SOURCES, ranked)
+        gate.feed(ALSO_SUPPORTED)
+        gate.close()
+        assert gate.text == shown
 
 
 def test_the_unfinished_end_of_a_loop_is_withheld() -> None:
