@@ -31,6 +31,9 @@ def ask(
     model: Annotated[
         str | None, typer.Option(help="Name of the model that answers. [default: the graph's own]")
     ] = None,
+    template: Annotated[
+        str | None, typer.Option(help="Name of the prompt template. [default: the model's own]")
+    ] = None,
     num_docs: Annotated[int | None, typer.Option(help="Number of passages to answer from.")] = None,
     answers: Annotated[
         Literal["quote", "write", "auto"] | None,
@@ -76,6 +79,7 @@ def ask(
     question = words[0]
     parameters: Parameters = {
         "model": model,
+        "template": template,
         "answers": answers,
         "num_docs": num_docs,
         "max_tokens": max_tokens,

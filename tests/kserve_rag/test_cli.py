@@ -82,6 +82,8 @@ def test_models_are_listed_and_chosen(graph: Any, cli: Run) -> None:
     refused = cli("ask", "--model", "gpt-9", "What does error code E08 mean?")
     assert refused.returncode != 0
     assert "This service has 'rag'" in refused.stderr
+    refused = cli("ask", "--template", "short", "What does error code E08 mean?")
+    assert "This service has 'default'" in refused.stderr
     assert "kserve-rag ask" in cli("ask").stderr
 
 
