@@ -77,4 +77,6 @@ class Secret:
         try:
             return self._file.read()
         except (OSError, ValueError) as error:
-            raise NotReadyError(f"A Secret of this service is missing: {self._file.path} cannot be read.") from error
+            missing = NotReadyError("The file with this service's key cannot be read. The operator must restore it.")
+            missing.upstream_reason = f"{self._file.path}: {error}"
+            raise missing from error
