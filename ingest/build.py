@@ -27,8 +27,10 @@ from ingest.previous import PreviousVersion
 from ingest.settings import IngestSettings
 from vectorstore.errors import InvalidContentError
 from vectorstore.versions import (
+    AccessFile,
     Chunk,
     ChunkVectors,
+    Decision,
     Document,
     IndexRoot,
     LexicalSettings,
@@ -153,8 +155,10 @@ class _Producer:
     def __init__(self, context: BuildContext, queue: _Queue) -> None:
         self._context = context
         self._queue = queue
-        self._seen: dict[bytes, str] = {}
-        """Duplicate key of a document → name of the first file with it."""
+        self._seen: dict[tuple[bytes, Decision], str] = {}
+        """Duplicate key of a document, and who may read it → name of the first file with both."""
+        settings = context.settings
+        self._rules = AccessFile(settings.index_root / settings.index_name).read()
         self.read: set[str] = set()
         """Names of the files that gave documents."""
 
@@ -175,7 +179,12 @@ class _Producer:
 
     def _remember(self, previous: PreviousVersion, names: frozenset[str]) -> None:
         for document in previous.documents(names):
-            self._seen[_duplicate_key(document)] = document.source
+            self._seen[self._duplicate_key(document)] = document.source
+
+    def _duplicate_key(self, document: Document) -> tuple[bytes, Decision]:
+        title = document.title if len(document.text) < _SHORT_TEXT_CHARS else ""
+        digest = hashlib.sha256(f"{title}\0{document.text}".encode()).digest()
+        return digest, self._rules.decision(document.source)
 
     async def _parse(self, parser: FileParser, planned: PlannedFile) -> int:
         """Enqueues the documents of a file and returns their number."""
@@ -189,7 +198,7 @@ class _Producer:
                         reporter.notice(name, item)
                         continue
                     document = Document(item.id, item.text, item.title, item.url, name, planned.token, item.metadata)
-                    digest = _duplicate_key(document)
+                    digest = self._duplicate_key(document)
                     if digest in self._seen:
                         repeated += 1
                         first = first or self._seen[digest]
@@ -342,8 +351,3 @@ def _chunk(document: ChunkedDocument, span: Span) -> Chunk:
         heading_path=tuple(span.heading_path),
         embedding_text=span.prefix + text,
     )
-
-
-def _duplicate_key(document: Document) -> bytes:
-    title = document.title if len(document.text) < _SHORT_TEXT_CHARS else ""
-    return hashlib.sha256(f"{title}\0{document.text}".encode()).digest()

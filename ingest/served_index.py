@@ -6,17 +6,18 @@ import asyncio
 import contextlib
 import dataclasses
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from datetime import datetime, timezone
 from pathlib import Path, PurePosixPath
 
+from ingest.access import Caller
 from ingest.settings import IngestServerSettings
 from ingest.skipped import skipped_files
 from ingest.sources import is_upload
 from ingest.uploads import UploadFolder
 from ingest.wire import SkippedSource, SkippedSources, SourceListing, SourceListings
 from vectorstore.errors import DamagedIndexError, UnsupportedFormatError
-from vectorstore.versions import Holding, IndexRoot, holdings
+from vectorstore.versions import AccessFile, Holding, IndexRoot, holdings
 
 
 class ServedIndex:
@@ -28,6 +29,7 @@ class ServedIndex:
         self.root = IndexRoot(settings.index_root, name)
         self.folder = settings.index_root / name
         self.uploads = UploadFolder(self.folder, settings)
+        self.access = AccessFile(self.folder)
         self.accepting = asyncio.Lock()
         """Held from the quota check of an upload until its task is queued."""
         self._cached: tuple[str, dict[str, Holding]] | None = None
@@ -49,8 +51,10 @@ class ServedIndex:
                 self._cached = current, {holding.source: holding for holding in holdings(version)}
         return self._cached
 
-    def has(self, source: str) -> bool:
-        """Whether the file was uploaded or is in the current version."""
+    def has(self, source: str, caller: Caller | None) -> bool:
+        """Whether the file was uploaded or is in the current version, and the caller may read it."""
+        if caller is not None and not caller.sees(self.access.read(), source):
+            return False
         return source in self.uploads.files() or source in self.contents()[1]
 
     def has_any(self, version: str, sources: Collection[str]) -> bool:
@@ -61,11 +65,11 @@ class ServedIndex:
         except (DamagedIndexError, UnsupportedFormatError):
             return True
 
-    def listing(self, limit: int, after: str | None) -> SourceListings:
-        """A page of the files that are in the current version or were uploaded, sorted by name."""
+    def listing(self, caller: Caller | None, limit: int, after: str | None) -> SourceListings:
+        """A page of the files that are in the current version or were uploaded, sorted by name, for a caller."""
         version, held = self.contents()
         uploads = self.uploads.files()
-        names = sorted(held.keys() | uploads.keys())
+        names = self._seen(caller, sorted(held.keys() | uploads.keys()))
         page = [name for name in names if after is None or name > after][: limit + 1]
         stale = {name: each.reason for name, each in skipped_files(self.folder).items() if each.stale}
         return SourceListings(
@@ -74,13 +78,21 @@ class ServedIndex:
             version=version,
         )
 
-    def skipped(self, limit: int, after: str | None) -> SkippedSources:
-        """A page of the files that the last runs could not use, sorted by name."""
-        page = [item for item in skipped_files(self.folder).items() if after is None or item[0] > after][: limit + 1]
+    def skipped(self, caller: Caller | None, limit: int, after: str | None) -> SkippedSources:
+        """A page of the files that the last runs could not use, sorted by name, for a caller."""
+        found = skipped_files(self.folder)
+        page = [(name, found[name]) for name in self._seen(caller, found) if after is None or name > after][: limit + 1]
         return SkippedSources(
             skipped=[SkippedSource(source=name, **dataclasses.asdict(each)) for name, each in page[:limit]],
             next=page[limit - 1][0] if len(page) > limit else None,
         )
+
+    def _seen(self, caller: Caller | None, names: Iterable[str]) -> list[str]:
+        """The files that the caller may read."""
+        if caller is None:
+            return list(names)
+        rules = self.access.read()
+        return [name for name in names if caller.sees(rules, name)]
 
 
 def _listing(name: str, holding: Holding | None, upload: Path | None, stale: str | None) -> SourceListing:

@@ -22,11 +22,14 @@ from starlette.requests import ClientDisconnect
 
 from chassis.errors import InvalidRequestError, UnauthorizedError
 from chassis.origin import check_origin
+from chassis.principal import caller
+from ingest.access import Caller
 from ingest.errors import IngestError
 from ingest.service import MAX_PAGE, IngestService
 from ingest.settings import IngestServerSettings
 from ingest.uploads import FIELD
 from ingest.wire import ErrorBody, SkippedSources, SourceListings, Task, TaskList, UploadLimits
+from vectorstore.versions import AccessRules, Acl
 
 NAME = "ingest"
 
@@ -61,12 +64,22 @@ def _check_origin(request: Request) -> None:
         check_origin(request.headers)
 
 
-async def _existing(service: Annotated[IngestService, Depends(_service)], task_id: str) -> str:
-    await service.queue.get(task_id)
+Service = Annotated[IngestService, Depends(_service)]
+
+
+async def _caller(service: Service) -> Caller | None:
+    """The rights of the caller; required by every route about documents and tasks."""
+    return service.caller(caller.get())
+
+
+Known = Annotated["Caller | None", Depends(_caller)]
+
+
+async def _existing(service: Service, known: Known, task_id: str) -> str:
+    await service.task(task_id, known)
     return task_id
 
 
-Service = Annotated[IngestService, Depends(_service)]
 Limit = Annotated[int, Query(ge=1, le=MAX_PAGE, description="Maximum number of files in the response.")]
 After = Annotated[str | None, Query(description="`next` of the previous page.")]
 Index = Annotated[str, Path(description="Name of the index.", examples=["default"])]
@@ -113,12 +126,13 @@ async def limits(service: Service) -> UploadLimits:
 )
 async def listed(
     service: Service,
+    known: Known,
     name: Index,
     limit: Limit = 100,
     after: After = None,
 ) -> SourceListings:
     """Files in the current version and uploads that are not in it yet, sorted by name."""
-    return await service.documents(name, limit, after)
+    return await service.documents(name, known, limit, after)
 
 
 @documents.get(
@@ -128,12 +142,13 @@ async def listed(
 )
 async def skipped(
     service: Service,
+    known: Known,
     name: Index,
     limit: Limit = 100,
     after: After = None,
 ) -> SkippedSources:
     """Files that the last runs could not use, with the reason, sorted by name."""
-    return await service.skipped(name, limit, after)
+    return await service.skipped(name, known, limit, after)
 
 
 @documents.post(
@@ -150,14 +165,27 @@ async def skipped(
         s503="The disk is full, or the service is not ready.",
     ),
 )
-async def upload(service: Service, name: Index, request: Request) -> Task:
+async def upload(
+    service: Service,
+    known: Known,
+    name: Index,
+    request: Request,
+    readers: Annotated[
+        list[str],
+        Query(
+            max_length=1_000,
+            description="Who may read the files, if the service identifies callers: `user:NAME`, `group:NAME`, "
+            "`signed-in` or `anyone`. Default: only the caller.",
+        ),
+    ] = [],  # noqa: B006 - FastAPI copies it
+) -> Task:
     """Receives one or more files in the field `files` and queues the task that indexes them.
 
     A file with the name of an earlier upload replaces it. If one file is rejected, all are. Files
     that cannot be parsed are listed in `skipped` of the task's result.
     """
     try:
-        return await service.upload(name, request.headers.get("content-type", ""), request.stream())
+        return await service.upload(name, request.headers.get("content-type", ""), request.stream(), known, readers)
     except ClientDisconnect:
         raise InvalidRequestError("The upload was interrupted.") from None
 
@@ -172,6 +200,7 @@ async def upload(service: Service, name: Index, request: Request) -> Task:
 )
 async def delete(
     service: Service,
+    known: Known,
     name: Index,
     source: Annotated[str, Path(description="As in the list of files.", examples=["uploads/handbook.pdf"])],
     purge: Annotated[
@@ -180,7 +209,7 @@ async def delete(
     ] = None,
 ) -> Task:
     """Queues the task that publishes a version without the file, and verifies that nothing of it remains."""
-    return await service.delete(name, source, purge=purge)
+    return await service.delete(name, source, known, purge=purge)
 
 
 @documents.post(
@@ -188,6 +217,7 @@ async def delete(
 )
 async def reindex(
     service: Service,
+    known: Known,
     name: Index,
     allow_removal: Annotated[
         bool, Query(description="Allow the removal of more than half of the documents because their files are gone.")
@@ -197,23 +227,54 @@ async def reindex(
 
     The task fails with the code `removal_not_confirmed` if it would remove more than half of the documents.
     """
-    return await service.reindex(name, allow_removal=allow_removal)
+    return await service.reindex(name, known, allow_removal=allow_removal)
+
+
+RulePath = Annotated[str, Query(description="A file of the index, a folder such as `hr/`, or empty for everything.")]
+_MANAGERS = "Callers are identified, and this one is not a manager (INGEST_MANAGERS)."
+
+
+@documents.get(
+    "/indexes/{name}/access", summary="Who may read the documents", responses=_refusals(s403=_MANAGERS, s404=_NO_INDEX)
+)
+async def access(service: Service, known: Known, name: Index) -> AccessRules:
+    """The rules of an index."""
+    return await service.rules(name, known)
+
+
+@documents.put(
+    "/indexes/{name}/access",
+    summary="Set a rule",
+    responses=_refusals(s400="The path or a caller is malformed.", s403=_MANAGERS, s404=_NO_INDEX),
+)
+async def set_rule(service: Service, known: Known, name: Index, rule: Acl, path: RulePath = "") -> AccessRules:
+    """Replaces the rule of a path. It holds from the next request on, for all versions."""
+    return await service.rules(name, known, {path: rule})
+
+
+@documents.delete(
+    "/indexes/{name}/access", summary="Remove a rule", responses=_refusals(s403=_MANAGERS, s404=_NO_INDEX)
+)
+async def remove_rule(service: Service, known: Known, name: Index, path: RulePath = "") -> AccessRules:
+    """Removes the rule of a path, if there is one."""
+    return await service.rules(name, known, {path: None})
 
 
 @tasks.get("/tasks", summary="List tasks", responses=_refusals(s404=_NO_INDEX))
 async def latest(
     service: Service,
+    known: Known,
     index: Annotated[str | None, Query(description="Only the tasks of this index.")] = None,
     limit: Annotated[int, Query(ge=1, le=MAX_PAGE, description="Maximum number of tasks in the response.")] = 100,
 ) -> TaskList:
     """The newest tasks first."""
-    return TaskList(tasks=await service.tasks(index, limit))
+    return TaskList(tasks=await service.tasks(index, known, limit))
 
 
 @tasks.get("/tasks/{task_id}", summary="A task", responses=_refusals(s404="No such task."))
-async def task(service: Service, task_id: TaskId) -> Task:
+async def task(service: Service, known: Known, task_id: TaskId) -> Task:
     """State, progress and result of a task."""
-    return await service.queue.get(task_id)
+    return await service.task(task_id, known)
 
 
 @tasks.get(
@@ -224,11 +285,12 @@ async def task(service: Service, task_id: TaskId) -> Task:
 )
 async def events(
     service: Service,
+    known: Known,
     task_id: ExistingTask,
     last_event_id: Annotated[str | None, Header(description="Id of the last received event.")] = None,
 ) -> AsyncIterator[ServerSentEvent]:
     """Server-sent events named `task`, each with the whole task. The stream ends with the task."""
-    async for event_id, changed in service.queue.follow(task_id, last_event_id):
+    async for event_id, changed in service.follow(task_id, known, last_event_id):
         yield ServerSentEvent(event="task", id=event_id, data=changed)
 
 
@@ -237,9 +299,9 @@ async def events(
     summary="Cancel a task",
     responses=_refusals(s404="No such task.", s409="The task has already ended."),
 )
-async def cancel(service: Service, task_id: TaskId) -> Task:
+async def cancel(service: Service, known: Known, task_id: TaskId) -> Task:
     """Cancels a queued or running task. Its files are discarded and the index is unchanged."""
-    return await service.queue.cancel(task_id)
+    return await service.cancel(task_id, known)
 
 
 def application(settings: IngestServerSettings | None = None) -> FastAPI:

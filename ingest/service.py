@@ -6,23 +6,27 @@ import asyncio
 import contextlib
 import logging
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection, Mapping
 from datetime import datetime, timezone
+from types import MappingProxyType
 from typing import IO
 
 from chassis.errors import NotFoundError, NotReadyError, ServiceError
+from chassis.principal import Principal
+from ingest.access import Caller, share
 from ingest.concurrency import locked, open_lock, run_together, shield_to_completion
 from ingest.errors import IngestError, NotUploadedError
 from ingest.index_worker import IndexWorker
 from ingest.loaders import LOADERS
 from ingest.served_index import ServedIndex
 from ingest.settings import IngestServerSettings
-from ingest.sources import is_upload
-from ingest.task_queue import TaskQueue
+from ingest.sources import UPLOADS, is_upload
+from ingest.task_queue import TaskQueue, no_task
 from ingest.task_store import Record, TaskStore
 from ingest.telemetry import BYTES
 from ingest.watch import watch
 from ingest.wire import SkippedSources, SourceListings, Task, TaskKind, UploadLimits
+from vectorstore.versions import AccessRules, Acl, names_of
 
 logger = logging.getLogger("ingest")
 
@@ -144,20 +148,60 @@ class IngestService:
             types=list(LOADERS.suffixes),
         )
 
-    async def documents(self, name: str, limit: int, after: str | None) -> SourceListings:
-        """A page of an index's files, sorted by name."""
-        return await asyncio.to_thread(self._index(name).listing, limit, after)
+    def caller(self, principal: Principal | None) -> Caller | None:
+        """The caller's rights; None if callers are not identified, so that each may do everything."""
+        if not self._settings.identifies_callers:
+            return None
+        names = names_of(principal)
+        return Caller(principal, any(manager in names for manager in self._settings.managers))
 
-    async def skipped(self, name: str, limit: int, after: str | None) -> SkippedSources:
-        """A page of the files that an index cannot use, sorted by name."""
-        return await asyncio.to_thread(self._index(name).skipped, limit, after)
+    async def rules(
+        self, name: str, caller: Caller | None, changes: Mapping[str, Acl | None] = MappingProxyType({})
+    ) -> AccessRules:
+        """Who may read the documents of an index, after changes: path → its rule, or None to remove it.
 
-    async def upload(self, name: str, content_type: str, body: AsyncIterator[bytes]) -> Task:
+        Raises:
+            InvalidAccessError: a path or an entry is malformed.
+            ForbiddenError: the caller is not a manager.
+        """
+        file = self._index(name).access
+        if caller is not None:
+            caller.check_manages()
+
+        def change() -> AccessRules:
+            if changes:
+                with file.changing() as rules:
+                    for path, rule in changes.items():
+                        rules.pop(path, None)
+                        rules |= {} if rule is None else {path: rule}
+            return file.read()
+
+        return await asyncio.to_thread(change)
+
+    async def documents(self, name: str, caller: Caller | None, limit: int, after: str | None) -> SourceListings:
+        """A page of an index's files that the caller may read, sorted by name."""
+        return await asyncio.to_thread(self._index(name).listing, caller, limit, after)
+
+    async def skipped(self, name: str, caller: Caller | None, limit: int, after: str | None) -> SkippedSources:
+        """A page of the files that an index cannot use and that the caller may read, sorted by name."""
+        return await asyncio.to_thread(self._index(name).skipped, caller, limit, after)
+
+    async def upload(
+        self,
+        name: str,
+        content_type: str,
+        body: AsyncIterator[bytes],
+        caller: Caller | None,
+        readers: Collection[str] = (),
+    ) -> Task:
         """Receives a form with files and queues the task that indexes them.
+
+        `readers`: who may read the files, if callers are identified; by default only the caller.
 
         Raises a ServiceError if the upload is rejected. None of its files are kept then.
         """
         index = self._index_for_task(name)
+        folder = UPLOADS if caller is None else caller.folder
         with index.uploads.incoming(content_type) as receiver:
             size_bytes = await receiver.receive(body)
 
@@ -165,8 +209,10 @@ class IngestService:
                 task_id = uuid.uuid4().hex
                 async with index.accepting:
                     waiting = self.queue.unfinished(name)
-                    sources = await asyncio.to_thread(index.uploads.stage, receiver, task_id, waiting)
+                    sources = await asyncio.to_thread(index.uploads.stage, receiver, task_id, waiting, folder)
                     try:
+                        if caller is not None:
+                            await asyncio.to_thread(share, index.access, caller, sources, readers)
                         return await self._add("upload", name, sources, task_id=task_id)
                     except ServiceError:
                         await asyncio.to_thread(index.uploads.discard, task_id)
@@ -177,7 +223,7 @@ class IngestService:
         BYTES.inc(size_bytes)
         return task
 
-    async def delete(self, name: str, source: str, *, purge: bool | None) -> Task:
+    async def delete(self, name: str, source: str, caller: Caller | None, *, purge: bool | None) -> Task:
         """Queues the task that publishes a version without an uploaded file.
 
         `purge`: also remove earlier versions, which still contain the file. Default: `INGEST_PURGE_DELETED`.
@@ -185,9 +231,10 @@ class IngestService:
         Raises:
             NotFoundError: the index has no such file.
             NotUploadedError: the file was not uploaded.
+            ForbiddenError: another caller uploaded it.
         """
         index = self._index_for_task(name)
-        if not await asyncio.to_thread(index.has, source):
+        if not await asyncio.to_thread(index.has, source, caller):
             raise NotFoundError(
                 f"Index {name} has no {source[:200]!r}. GET /v1/indexes/{name}/documents lists its files. To stop an "
                 "upload that is still queued, cancel its task.",
@@ -199,18 +246,59 @@ class IngestService:
                 "then re-index.",
                 field="source",
             )
+        if caller is not None:
+            caller.check_owns([source])
         return await self._add("delete", name, [source], purge=self._settings.purge_deleted if purge is None else purge)
 
-    async def reindex(self, name: str, *, allow_removal: bool) -> Task:
-        """Queues the task that reads all files again. `allow_removal`: see `pipeline.run`."""
+    async def reindex(self, name: str, caller: Caller | None, *, allow_removal: bool) -> Task:
+        """Queues the task that reads all files again. `allow_removal`: see `pipeline.run`.
+
+        Raises ForbiddenError if the caller is not a manager.
+        """
         self._index_for_task(name)
+        if caller is not None:
+            caller.check_manages()
         return await self._add("reindex", name, [], allow_removal=allow_removal)
 
-    async def tasks(self, name: str | None, limit: int) -> list[Task]:
-        """As `TaskQueue.latest`."""
+    async def tasks(self, name: str | None, caller: Caller | None, limit: int) -> list[Task]:
+        """The newest tasks that the caller may read, of an index or of all (None), newest first."""
         if name is not None:
             self._index(name)
-        return await self.queue.latest(name, limit)
+        if caller is None or caller.is_manager:
+            return await self.queue.latest(name, limit)
+        return [self._shown(task) for task in await self.queue.latest(name, MAX_PAGE) if self._sees(caller, task)][
+            :limit
+        ]
+
+    async def task(self, task_id: str, caller: Caller | None) -> Task:
+        """The current state of a task. Raises NotFoundError if there is none, or if the caller may not read it."""
+        task = await self.queue.get(task_id)
+        if caller is None or caller.is_manager:
+            return task
+        if not self._sees(caller, task):
+            raise no_task(task_id)
+        return self._shown(task)
+
+    async def follow(self, task_id: str, caller: Caller | None, last: str | None) -> AsyncIterator[tuple[str, Task]]:
+        """As `TaskQueue.follow`, as the caller sees the task. Call `task` first."""
+        async for event_id, task in self.queue.follow(task_id, last):
+            yield event_id, task if caller is None or caller.is_manager else self._shown(task)
+
+    async def cancel(self, task_id: str, caller: Caller | None) -> Task:
+        """As `TaskQueue.cancel`. Raises NotFoundError or ForbiddenError if it is not the caller's."""
+        task = await self.task(task_id, caller)
+        if caller is not None:
+            caller.check_owns(task.sources)
+        cancelled = await self.queue.cancel(task_id)
+        return cancelled if caller is None or caller.is_manager else self._shown(cancelled)
+
+    def _sees(self, caller: Caller, task: Task) -> bool:
+        index = self._indexes.get(task.index)
+        return index is not None and caller.sees_task(index.access.read(), task)
+
+    def _shown(self, task: Task) -> Task:
+        """The task without numbers about other files."""
+        return task.model_copy(update={"progress": task.progress.model_copy(update={"chunks_done": 0})})
 
     @property
     def queue(self) -> TaskQueue:

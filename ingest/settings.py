@@ -178,6 +178,12 @@ class IngestServerSettings(IngestSettings, EdgeSettings):
         None, min_length=1, description="Bearer token that every request must send. Default: none."
     )
 
+    managers: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names)] = Field(
+        (),
+        description="Who may see and change all documents if callers are identified: `user:NAME` or `group:NAME`, "
+        "separated by commas.",
+    )
+
     @model_validator(mode="after")
     def _check_token(self) -> Self:
         if self.token is not None and self.jwt_issuer:

@@ -11,11 +11,12 @@ from datetime import datetime, timezone
 from typing import Any
 
 from chassis.errors import BusyError, NotFoundError, ServiceError
+from ingest.access import folder_of
 from ingest.concurrency import first_of, shield_to_completion
 from ingest.errors import TaskEndedError
 from ingest.task_store import Record, TaskStore, revision_after
 from ingest.telemetry import TASKS, WAITING
-from ingest.wire import FINAL, Progress, State, Task
+from ingest.wire import FINAL, Progress, State, Task, TaskKind
 
 logger = logging.getLogger("ingest")
 
@@ -104,7 +105,7 @@ class TaskQueue:
             return live.task
         record = await asyncio.to_thread(self._store.get, task_id)
         if record is None:
-            raise NotFoundError(f"There is no task {task_id[:80]!r}, or it ended long ago.", field="task_id")
+            raise no_task(task_id)
         return record.task
 
     async def latest(self, index: str | None, limit: int) -> list[Task]:
@@ -154,13 +155,16 @@ class TaskQueue:
     # For the workers
 
     async def next_batch(self, index: str) -> list[LiveTask]:
-        """Waits for the oldest task of an index. Returns it with the directly following tasks of the same kind."""
+        """Waits for the oldest task of an index. Returns it with the directly following tasks of the same kind.
+
+        Tasks of several callers have a run each, because an error may name any file of its run.
+        """
         queued = self._queued[index]
         while not queued:
             self._task_added[index].clear()
             await self._task_added[index].wait()
         batch = [queued.pop(0)]
-        while queued and queued[0].task.kind == batch[0].task.kind:
+        while queued and _batch_of(queued[0].task) == _batch_of(batch[0].task):
             batch.append(queued.pop(0))
         return batch
 
@@ -213,3 +217,12 @@ class TaskQueue:
             queued.sort(key=lambda each: each.task.created_at)
             self._task_added[live.task.index].set()
             raise
+
+
+def no_task(task_id: str) -> NotFoundError:
+    """The error for a task that does not exist."""
+    return NotFoundError(f"There is no task {task_id[:80]!r}, or it ended long ago.", field="task_id")
+
+
+def _batch_of(task: Task) -> tuple[TaskKind, frozenset[str]]:
+    return task.kind, frozenset(map(folder_of, task.sources))

@@ -1,6 +1,7 @@
 """Uploaded files: received as a stream, renamed safely, and stored next to the versions of their index.
 
     <index_root>/<name>/uploads/<file>             an upload that the index follows
+    <index_root>/<name>/uploads/<owner>/<file>     an upload of an identified caller
     <index_root>/<name>/uploads/.staged-<task>/    files of an unfinished task
     <index_root>/<name>/uploads/.incoming-…/       files of an unfinished request
 
@@ -102,7 +103,8 @@ class UploadFolder:
         folder = self._folder / f"{_STAGED}{task_id}"
         if not folder.is_dir():
             return {}
-        return {f"{UPLOADS}/{path.name}": path for path in sorted(folder.iterdir())}
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        return {f"{UPLOADS}/{path.relative_to(folder).as_posix()}": path for path in files}
 
     def clean(self, task_ids: Collection[str]) -> None:
         """Removes leftover files of requests, and of tasks other than these."""
@@ -137,11 +139,12 @@ class UploadFolder:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def stage(self, receiver: Receiver, task_id: str, waiting: Collection[str]) -> list[str]:
+    def stage(self, receiver: Receiver, task_id: str, waiting: Collection[str], folder: str = UPLOADS) -> list[str]:
         """Moves the files of a finished request to a task, atomically, and returns their names in the index.
 
-        A file replaces an upload with the same name (`same_file`) and takes its name in the index. `waiting`: ids of
-        tasks whose files are already staged. Raises IndexFullError if the index would exceed its quota.
+        A file replaces an upload with the same name (`same_file`) in `folder`, the folder of the index for the files,
+        and takes its name. `waiting`: ids of tasks whose files are already staged. Raises IndexFullError if the index
+        would exceed its quota.
         """
         with self._moving:
             held = self.files()
@@ -149,12 +152,15 @@ class UploadFolder:
                 held |= self.staged(other)
             by_name = {same_file(source): source for source in held}
             sources: list[str] = []
+            target = receiver.folder / Path(folder).relative_to(UPLOADS)
+            target.mkdir(exist_ok=True)
             for name in receiver.names:
-                source = by_name.get(same_file(f"{UPLOADS}/{name}"), f"{UPLOADS}/{name}")
-                held[source] = (receiver.folder / name).rename(receiver.folder / Path(source).name)
+                source = by_name.get(same_file(f"{folder}/{name}"), f"{folder}/{name}")
+                held[source] = (receiver.folder / name).rename(target / Path(source).name)
                 sources.append(source)
             self._check(held)
             with _disk_errors():
+                _sync(target)
                 _sync(receiver.folder)
                 receiver.folder.rename(self._folder / f"{_STAGED}{task_id}")
                 _sync(self._folder)
@@ -166,6 +172,7 @@ class UploadFolder:
             staged = self.staged(task_id)
             for source in sources:
                 if source in staged:
+                    (self._index / source).parent.mkdir(exist_ok=True)
                     staged[source].replace(self._index / source)
             if staged:
                 _sync(self._folder)

@@ -1,4 +1,4 @@
-"""Uploaded files: `<index_root>/<name>/uploads/`, next to the versions of the index."""
+"""Uploaded files: `<index_root>/<name>/uploads/`, next to the versions of the index. Callers have a folder each."""
 
 from __future__ import annotations
 
@@ -14,8 +14,11 @@ def uploaded(index: Path) -> dict[str, Path]:
     folder = index / UPLOADS
     if not folder.is_dir():
         return {}
-    with os.scandir(folder) as entries:
-        found = {f"{UPLOADS}/{entry.name}": Path(entry.path) for entry in entries if not entry.name.startswith(".")}
+    found: dict[str, Path] = {}
+    for parent in (folder, *(each for each in folder.iterdir() if each.is_dir() and not each.name.startswith("."))):
+        with os.scandir(parent) as entries:
+            files = [Path(entry.path) for entry in entries if entry.is_file() and not entry.name.startswith(".")]
+        found |= {path.relative_to(index).as_posix(): path for path in files}
     return dict(sorted(found.items()))
 
 

@@ -55,7 +55,7 @@ async def upload(service: IngestService, name: str, text: str) -> Task:
         head = f'--b\r\nContent-Disposition: form-data; name="files"; filename="{name}"\r\n\r\n'
         yield f"{head}{text}\r\n--b--\r\n".encode()
 
-    return await service.upload("default", "multipart/form-data; boundary=b", body())
+    return await service.upload("default", "multipart/form-data; boundary=b", body(), None)
 
 
 async def ended(service: IngestService, task: Task) -> Task:
@@ -107,10 +107,10 @@ async def left(root: Path, call: Coroutine[Any, Any, Any]) -> None:
 
 async def test_a_task_runs_though_its_client_disconnects_while_it_is_written(make: Make, root: Path) -> None:
     async with running(make()) as service:
-        await left(root, service.reindex("default", allow_removal=False))
-        tasks = await service.tasks(None, 10)
+        await left(root, service.reindex("default", None, allow_removal=False))
+        tasks = await service.tasks(None, None, 10)
         while not tasks:  # the write may still be running
-            tasks = await service.tasks(None, 10)
+            tasks = await service.tasks(None, None, 10)
         assert (await ended(service, tasks[0])).state in FINAL
 
 
@@ -164,7 +164,7 @@ async def test_unusable_uploads_can_be_deleted_before_anything_is_published(make
         (uploads / name).write_bytes(b"%PDF-1.4 nothing")
     async with running(make()) as service:
         for name in ("a.pdf", "b.pdf"):
-            last = await ended(service, await service.delete("default", f"uploads/{name}", purge=None))
+            last = await ended(service, await service.delete("default", f"uploads/{name}", None, purge=None))
             assert (last.state, last.error) == ("succeeded", None)
             assert not (uploads / name).exists()
 

@@ -24,7 +24,7 @@ from __future__ import annotations
 from vectorstore.signals.lexical import LANGUAGES, LexicalSettings
 from vectorstore.signals.multivectors import Bits, EncodedVectors, Quantiser
 from vectorstore.stores import DEFAULT_STORE, STORES
-from vectorstore.versions.access import AccessFile, AccessRules, Acl, admits, names_of
+from vectorstore.versions.access import AccessFile, AccessRules, Acl, Decision, admits, names_of
 from vectorstore.versions.building import VersionBuilder
 from vectorstore.versions.content import Chunk, ChunkVectors, Document, content_key
 from vectorstore.versions.deletion import DeletionReport, remains
@@ -44,6 +44,7 @@ __all__ = [
     "Chunk",
     "ChunkVectors",
     "ContentVectors",
+    "Decision",
     "DeletionReport",
     "Document",
     "EncodedVectors",
