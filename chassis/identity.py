@@ -33,7 +33,7 @@ _KEYS_AGE_S = 300.0
 """Age at which the keys of the identity provider are fetched again."""
 _PAUSE_S = 5.0
 """Minimum time between fetches, so that tokens with made-up keys cause no load at the identity provider."""
-_FETCH_TIMEOUT_S = 5.0
+_FETCH_TIMEOUT_S = 10.0
 _MAX_KEYS_BYTES = 1024**2
 
 _ISSUER = "kserve-rag"
