@@ -105,7 +105,7 @@ single score (docs/decisions/0054). Not fitted to any other corpus: calibrate wi
 
 DEFAULT_THRESHOLD = 0.13
 """Refuses 5 % of the answerable questions, as a mean over the datasets of docs/evaluation.md: between 1 % of squad2-dev
-and 16 % of the bundled questions, whose answers are in other words (docs/decisions/0087). To refuse near misses,
+and 15 % of the bundled questions, which paraphrase the documents (docs/decisions/0087). To refuse near misses,
 calibrate."""
 
 
