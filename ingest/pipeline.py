@@ -36,7 +36,7 @@ from ingest.sources import ListedFile, Listing, Source, follow, is_upload, list_
 from ingest.sources.uploads import UploadSource
 from vectorstore.versions import IndexRoot
 
-LOADER_VERSION = 2
+LOADER_VERSION = 3
 """Increment it when loaders read files differently, so that all files are parsed again."""
 
 Scope = Literal["all", "uploads", "reindex"]

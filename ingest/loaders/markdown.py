@@ -65,14 +65,14 @@ class MarkdownLoader:
         yield markdown_document(file, (yield from file.text(limits)), limits)
 
 
-def markdown_document(file: SourceFile, raw: str, limits: Limits) -> ParsedDocument:
-    """The document of a Markdown text. Raises SkippedFileError if it has no text."""
+def markdown_document(file: SourceFile, raw: str, limits: Limits, *, mdx: bool = False) -> ParsedDocument:
+    """The document of a Markdown text; `mdx` as in `markdown_structure`. Raises SkippedFileError if it has no text."""
     check_length(len(raw), limits)
     values, text = split_front_matter(normalise(raw, collapse_blank_lines=False))
-    structure = markdown_structure(text)
+    structure = markdown_structure(text, mdx=mdx)
     if _INVISIBLE.search(text):
         text = normalise(_without_invisible(text, structure), collapse_blank_lines=False)
-        structure = markdown_structure(text)
+        structure = markdown_structure(text, mdx=mdx)
     if not text.strip():
         raise SkippedFileError("holds no text")
     first_heading = next((heading.title for heading in structure.headings if heading.level == 1), "")
@@ -90,10 +90,12 @@ def markdown_document(file: SourceFile, raw: str, limits: Limits) -> ParsedDocum
     )
 
 
-def markdown_structure(text: str) -> Structure:
-    """Headings, code and tables at the outermost level of `text`."""
+def markdown_structure(text: str, *, mdx: bool = False) -> Structure:
+    """Headings, code and tables at the outermost level of `text`. `mdx`: without indented code and HTML blocks."""
     # Line numbers are enough, except for headings, whose inline markup is parsed separately.
     blocks_only = MarkdownIt("commonmark").enable("table").disable("inline")
+    if mdx:
+        blocks_only.disable(["code", "html_block"])
     lines = text.split("\n")
     starts = [0, *accumulate(len(line) + 1 for line in lines)]
     headings: list[Heading] = []

@@ -11,8 +11,8 @@ from ingest.errors import SkippedFileError
 from ingest.loaders.document import Limits, Notice, ParsedDocument
 from ingest.loaders.file import SourceFile
 from ingest.loaders.markdown import markdown_document
+from ingest.loaders.text import ANSI
 
-_ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _FENCE = re.compile(r"`{3,}")
 
 
@@ -49,7 +49,7 @@ def _cell(cell: dict[str, Any], language: str) -> Iterator[str]:
     for output in cell.get("outputs", ()):
         data = output.get("data", {})
         for text in (output.get("text"), data.get("text/markdown", data.get("text/plain")), output.get("traceback")):
-            yield _code(_ANSI.sub("", _joined(text)), "")
+            yield _code(ANSI.sub("", _joined(text)), "")
 
 
 def _code(text: str, language: str) -> str:

@@ -49,7 +49,9 @@ def blank_pdf(**options: object) -> bytes:
         ("words.json", b'{"a": "b"}', "holds no text in its fields ('a'): name one of them 'text' or 'content'"),
         ("texts.jsonl", b"one\ntwo\n", "no line is a JSON object (first: line 1)"),
         ("broken.xml", b"<jcr:root>", "invalid XML"),
-        ("other.xml", b"<feed><entry/></feed>", "unsupported XML: the root element is 'feed', not jcr:root"),
+        ("other.xml", b"<feed><entry/></feed>", "holds no text: the root element is 'feed'"),
+        ("notes.enex", b"<notes/>", "not an export of Evernote: it does not begin with <en-export>"),
+        ("cut.enex", b"<en-export><note><title>A", "invalid XML"),
         ("header.csv", b"name,remark\n", "holds no text"),
         ("qrels.tsv", b"query-id\tcorpus-id\tscore\nq1\td1\t1\n", "relevance judgements"),
     ],
@@ -83,7 +85,7 @@ def test_pdf_locked_against_changes_only_is_read(tmp_path: Path) -> None:
     [
         '<!DOCTYPE r [<!ENTITY a "ha"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;">]>',
         '<!DOCTYPE r [<!ENTITY a SYSTEM "file:///etc/passwd">]>',
-        '<!DOCTYPE r SYSTEM "http://127.0.0.1:1/evil.dtd">',
+        '<!DOCTYPE r SYSTEM "http://127.0.0.1:1/evil.dtd" [<!ENTITY % a SYSTEM "http://127.0.0.1:1/a"> %a;]>',
     ],
 )
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
