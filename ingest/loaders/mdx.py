@@ -17,8 +17,8 @@ _BRACES = r"\{(?:[^{}]|\{(?:[^{}]|\{[^{}]{0,999}\}){0,999}\}){0,9999}\}"
 _VALUE = rf"""(?:"[^"]{{0,9999}}"|'[^']{{0,9999}}'|{_BRACES})"""
 _CODE_OR_TAG = re.compile(
     r"(?<!`)(?P<ticks>`+)(?!`)(?:(?!\n\n).)+?(?<!`)(?P=ticks)(?!`)"
-    r"|(?P<comment>\{\s*/\*.*?\*/\s*\})"
-    rf"|(?P<tag></?(?:[A-Za-z][\w.:-]*)?(?P<values>(?:\s+(?:[\w:.-]+(?:\s*=\s*{_VALUE})?|{_BRACES}))*)\s*/?>)",
+    r"|\{\s*/\*.*?\*/\s*\}"
+    rf"|</?(?:[A-Za-z][\w.:-]*(?P<values>(?:\s+(?:[\w:.-]+(?:\s*=\s*{_VALUE})?|{_BRACES}))*)\s*/?)?>",
     re.DOTALL,
 )
 _WORDS = re.compile(rf"\s(?:alt|caption|description|label|summary|title)\s*=\s*({_VALUE})")

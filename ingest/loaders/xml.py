@@ -25,7 +25,6 @@ _BEGINS = re.compile(
 )
 _DOCTYPE = re.compile(r"<!DOCTYPE[^\[<>]{0,1000}>")
 _ENTITY = re.compile(r"&([A-Za-z]\w{0,30};)")
-_XML_ENTITIES = frozenset(("amp;", "lt;", "gt;", "quot;", "apos;"))
 
 _HTML_NAMES = {
     "br": "br lb sbr",
@@ -120,7 +119,8 @@ def parse_xml(text: str) -> Any:
 
 def _character(match: re.Match[str]) -> str:
     """The character of an entity that document types of HTML and DocBook define."""
-    return match[0] if match[1] in _XML_ENTITIES else html.entities.html5.get(match[1], match[0])
+    character = html.entities.html5.get(match[1], "")
+    return match[0] if character in ("", "&", "<", ">", '"', "'") else character
 
 
 def _to_html(root: Any) -> None:

@@ -103,7 +103,7 @@ export const meta = {
 
 # Kiln
 
-import duties apply. `<Tag>` stays, a < b, {props.x}. {/* hidden */}
+import duties apply. `<Tag>` stays, a < b and c > d, {props.x}. {/* hidden */}
 
 <Tabs>
   <TabItem value="l" label="Linux" onClick={() => { go({a: 1}) }}>
@@ -122,7 +122,7 @@ import duties apply. `<Tag>` stays, a < b, {props.x}. {/* hidden */}
 """
     ((found,), _) = read(tmp_path, "a.mdx", content)
     assert " ".join(found.text.split()) == (
-        "# Kiln import duties apply. `<Tag>` stays, a < b, {props.x}. Linux ## Inner Text two. "
+        "# Kiln import duties apply. `<Tag>` stays, a < b and c > d, {props.x}. Linux ## Inner Text two. "
         "```jsx import X from 'y' <Tag a=\"b\"/> ``` Start here"
     )
     assert (found.title, headings(found)) == ("Kiln use", [(1, "Kiln"), (2, "Inner")])
