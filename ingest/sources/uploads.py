@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from ingest.sources import UPLOADS, Entry, LocalFiles
+
+_OWNER_FOLDER = re.compile(r"[0-9a-f]{16}")
+"""Name of the folder of a caller's uploads."""
 
 
 def uploaded(index: Path) -> dict[str, Path]:
@@ -14,12 +17,14 @@ def uploaded(index: Path) -> dict[str, Path]:
     folder = index / UPLOADS
     if not folder.is_dir():
         return {}
-    found: dict[str, Path] = {}
-    for parent in (folder, *(each for each in folder.iterdir() if each.is_dir() and not each.name.startswith("."))):
-        with os.scandir(parent) as entries:
-            files = [Path(entry.path) for entry in entries if entry.is_file() and not entry.name.startswith(".")]
-        found |= {path.relative_to(index).as_posix(): path for path in files}
-    return dict(sorted(found.items()))
+    found: list[Path] = []
+    for entry in folder.iterdir():
+        if _OWNER_FOLDER.fullmatch(entry.name) and entry.is_dir():
+            found += entry.iterdir()
+        else:
+            found.append(entry)
+    named = {path.relative_to(index).as_posix(): path for path in found if not path.name.startswith(".")}
+    return dict(sorted(named.items()))
 
 
 class UploadSource(LocalFiles):
