@@ -21,6 +21,7 @@ BENCHMARKS = (
     "chain",
     "restart",
     "turns",
+    "streaming",
     "page",
     "page_server",
     "embedder",

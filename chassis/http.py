@@ -366,7 +366,9 @@ class HttpUpstream:
         if status in (404, 503):
             # Our settings choose model and route, not the caller. If the upstream lacks them, it is not ready.
             detail = f": {reason}" if reason else ""
-            return NotReadyError(f"The {self.name} is not ready{detail}", retry_after_s=_retry_after(response, 2))
+            not_ready = NotReadyError(f"The {self.name} is not ready{detail}", retry_after_s=_retry_after(response, 2))
+            not_ready.upstream_reason = reason
+            return not_ready
         if status == 504:
             return self._late()
         failure = BadUpstreamError(f"The {self.name} failed with status {status}.")

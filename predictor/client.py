@@ -131,7 +131,8 @@ class PredictorClient:
 
         Raises:
             InvalidRequestError: a parameter is out of range or unknown to this server, or the prompt is too long.
-            NotReadyError: the model is not loaded, its queue is full, or the connection to the server fails.
+            NotReadyError: the model is not loaded, or the connection to the server fails.
+            BusyError: its queue is full, or too long for the deadline.
             BadUpstreamError: the server failed, sent something malformed, or ended the answer without a finish reason.
             DeadlineExceededError: the deadline passed.
         """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar, Literal
 
 
@@ -26,6 +27,13 @@ class OverloadedError(GenerationError):
     """The queue or the KV cache is full, or the engine has stopped. A retry may help."""
 
     kind = "UNAVAILABLE"
+
+
+class BusyError(OverloadedError):
+    """The queue is full, or too long for the deadline of the request."""
+
+    def __init__(self, reason: str, retry_after_s: float) -> None:
+        super().__init__(f"{reason} Try again in {max(1, math.ceil(retry_after_s))} s.")
 
 
 class CancelledError(GenerationError):

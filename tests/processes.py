@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+import psutil
 
 from kserve_rag.local.triton import TritonEnvironment, TritonPorts, triton_command
 
@@ -26,6 +27,7 @@ class Triton:
 
     url: str
     metrics_url: str
+    process: psutil.Process
 
     def metric(self, name: str) -> float:
         with urllib.request.urlopen(self.metrics_url, timeout=5) as response:  # noqa: S310
@@ -81,12 +83,12 @@ def triton(
 ) -> Iterator[Triton]:
     """Triton with a model of a repository, or with all of them ("*"), from when they are ready."""
     http, metrics = free_ports(2)
-    server = Triton(f"http://127.0.0.1:{http}", f"http://127.0.0.1:{metrics}/metrics")
+    url = f"http://127.0.0.1:{http}"
     ports = TritonPorts(http=http, metrics=metrics)
     command, environ = triton_command(environment, repository, ports, run_dir, model=model)
     environ = {**os.environ, **environ, **variables}
-    with program(command, f"{server.url}/v2/health/ready", environ, log=run_dir / "triton.log"):
-        yield server
+    with program(command, f"{url}/v2/health/ready", environ, log=run_dir / "triton.log") as process:
+        yield Triton(url, f"http://127.0.0.1:{metrics}/metrics", psutil.Process(process.pid))
 
 
 def _answers(client: httpx.Client, url: str) -> bool:

@@ -251,7 +251,8 @@ class Service:
                 if outcome == "alive" and not was_ready:
                     was_ready = True
                     with contextlib.suppress(psutil.NoSuchProcess):  # `_supervise` notices the end
-                        for child in psutil.Process(run.process.pid).children(recursive=True):
+                        # Not their children: the predictor's model runs in one, and its parent starts it again.
+                        for child in psutil.Process(run.process.pid).children():
                             _on_end(child.pid, lambda: self._kill(run, "a child process ended"), watched)
                 timeouts = timeouts + 1 if outcome == "silent" and was_ready else 0
                 await asyncio.sleep(max(CHECK_INTERVAL_S, (time.monotonic() - began) / CHECK_LOAD if was_ready else 0))

@@ -1,28 +1,44 @@
 """Runs many generations on one engine: queueing, stepping, cancellation, and recovery when the engine fails.
 
 One thread steps the engine, a `Pipeline`. Another thread calls the listeners, so that a slow one never delays a step.
+
+The queue is ordered by arrival plus expected duration, so that short answers are not held up by long ones and every
+request gets its turn. A request that cannot be answered before its deadline because of those ahead of it is rejected.
 """
 
 from __future__ import annotations
 
+import bisect
 import functools
 import logging
 import queue
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from predictor.engines.text import TextAssembler
-from predictor.errors import CancelledError, GenerationError, OverloadedError
+from predictor.engines.waits import Forecast, Rate
+from predictor.errors import BusyError, CancelledError, GenerationError, OverloadedError
 from predictor.wire import FinishReason
 
 logger = logging.getLogger(__name__)
 
-POLL_S = 0.05
-"""Interval at which listeners are asked whether their client is still connected."""
+POLL_S = 1.0
+"""Interval at which listeners that get no text are asked whether their client is still connected."""
+REPORT_S = 0.05
+"""Minimum interval between reports of the load."""
+REVIEW_S = 0.5
+"""Interval at which the queue is searched for requests that will not meet their deadline."""
+ADMITTED_SHARE = 0.7
+"""A request is accepted beside others if it is expected to end within this share of its time."""
+LOADED_SHARE = 0.25
+"""Share of the places that has to be taken to use all cores."""
+UNMEASURED_RUNNING = 32
+"""Maximum number of running generations until the rate is known."""
+_USED_SHARE_WEIGHT = 0.05
+"""Weight of one answer in the average length of answers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +94,9 @@ class Pipeline(Protocol):
 
     def cache_usage(self) -> float:
         """Share of the KV cache that running generations use, 0 to 1."""
+
+    def close(self) -> None:
+        """Frees the engine's memory. Also called after a failure."""
 
 
 @dataclass(slots=True)
@@ -139,6 +158,11 @@ class Job:
     listener: Listener
     streaming: bool
     text: TextAssembler
+    timeout_s: float
+    """Time from its arrival to its deadline."""
+    arrival: float = field(default_factory=time.monotonic)
+    turn: float = 0.0
+    """The waiting job with the least starts next."""
     cancelled: bool = False
     generation: Generation | None = None
     completion_tokens: int = 0
@@ -150,9 +174,14 @@ class Job:
     """The last outcome is queued, so `gone` must not be called any more: Triton frees a request's sender with its last
     response, and crashes if it is used afterwards."""
 
+    def tokens_left(self, used_share: float) -> float:
+        """Expected number of tokens still to process, if answers use this share of their `max_tokens`."""
+        prompt = 0 if self.completion_tokens else len(self.ids)
+        return prompt + max(1.0, self.sampling.max_tokens * used_share - self.completion_tokens)
+
 
 class BatchEngine:
-    """Runs generations on one pipeline, first come first served, with a bounded queue.
+    """Runs generations on one pipeline, with a bounded queue.
 
     A pipeline that fails is replaced, unless it has not finished a single generation.
 
@@ -161,7 +190,7 @@ class BatchEngine:
         decode: converts token ids to text.
         max_running: maximum number of generations inside the pipeline.
         max_waiting: maximum number of generations in the queue; more are rejected.
-        on_load: called with the load when it changes, at most every `POLL_S` seconds.
+        on_load: called with the load when it changes, at most every `REPORT_S` seconds.
     """
 
     def __init__(
@@ -181,8 +210,14 @@ class BatchEngine:
         self._max_waiting = max_waiting
         self._on_load = on_load
         self._changed = threading.Condition()
-        self._waiting: deque[Job] = deque()
+        self._waiting: list[Job] = []
         self._running: list[Job] = []
+        self.rate = Rate()
+        """Tokens per second, from which waits are predicted."""
+        self._finished = 1
+        self._used_share = 1.0
+        """Average length of answers, as a share of their `max_tokens`."""
+        self._reviewed = 0.0
         self._closed: str | None = None
         self._prompt_tokens = 0
         self._completion_tokens = 0
@@ -195,24 +230,40 @@ class BatchEngine:
         for thread in self._threads:
             thread.start()
 
-    def submit(self, ids: Sequence[int], sampling: SamplingParams, listener: Listener, *, streaming: bool) -> Job:
+    def submit(
+        self, ids: Sequence[int], sampling: SamplingParams, listener: Listener, *, streaming: bool, timeout_s: float
+    ) -> Job:
         """Queues a prompt. The listener gets its updates; without `streaming`, only the last one.
 
         Raises:
-            OverloadedError: the queue is full, or the engine has stopped.
+            OverloadedError: the engine has stopped.
+            BusyError: the queue is full, or so long that the answer would not be complete after `timeout_s` seconds.
         """
-        job = Job(ids, sampling, listener, streaming, TextAssembler(self._decode, sampling.stop))
+        job = Job(ids, sampling, listener, streaming, TextAssembler(self._decode, sampling.stop), timeout_s)
         with self._changed:
             if self._closed is not None:
                 raise OverloadedError(self._closed)
+            forecast = self._forecast()
             if len(self._waiting) + len(self._running) >= self._max_running + self._max_waiting:
-                raise OverloadedError(
+                raise BusyError(
                     f"{self._max_running} generations are running and {self._max_waiting} are waiting, which is the "
-                    "limit. Try again shortly."
+                    "limit.",
+                    forecast.start_s(),
                 )
-            self._waiting.append(job)
+            job.turn = job.arrival + forecast.end_s(job.tokens_left(self._used_share)) - forecast.start_s()
+            at = bisect.bisect(self._waiting, job.turn, key=lambda waiting: waiting.turn)
+            for ahead in self._waiting[:at]:
+                forecast.add(ahead.tokens_left(self._used_share))
+            late_s = forecast.end_s(job.tokens_left(self._used_share)) - timeout_s * ADMITTED_SHARE
+            if late_s > 0 and (self._running or self._waiting):
+                raise BusyError("Too many generations are waiting for the deadline of this one.", late_s)
+            self._waiting.insert(at, job)
             self._changed.notify()
         return job
+
+    def _forecast(self) -> Forecast:
+        running = [job.tokens_left(self._used_share) for job in self._running]
+        return Forecast(running, self._max_running, self.rate.per_s())
 
     def cancel(self, job: Job) -> None:
         """Makes a job fail soon with `CancelledError`. Does nothing if it has ended."""
@@ -236,11 +287,13 @@ class BatchEngine:
     def _step_forever(self) -> None:
         try:
             while not self._step_until_broken():
+                self._pipeline.close()
                 self._pipeline = self._make_pipeline()
         except Exception:
             logger.exception("The engine could not be loaded again.")
         self._reject_new("The engine has stopped after an internal error. Restart the server.")
         self._fail_all(self._closed or "", self._running, self._waiting)
+        self._pipeline.close()
 
     def _step_until_broken(self) -> bool:
         """False if the pipeline failed and a new one may work; True if the engine is closed or cannot recover."""
@@ -248,10 +301,14 @@ class BatchEngine:
         try:
             while self._wait_for_work():
                 self._drop_cancelled()
+                self._drop_late()
                 self._start_waiting()
+                begin, before = time.monotonic(), self._processed()
                 if self._pipeline.busy():
                     self._pipeline.step()
+                loaded = len(self._running) >= self._max_running * LOADED_SHARE
                 self._collect()
+                self.rate.add(self._processed() - before, time.monotonic() - begin, loaded=loaded)
                 self._cache_usage = self._pipeline.cache_usage() if self._pipeline.busy() else 0.0
         except Exception:
             logger.exception("The engine failed while it ran %d generations.", len(self._running))
@@ -259,7 +316,7 @@ class BatchEngine:
             return not self._proven
         return True
 
-    def _fail_all(self, reason: str, *jobs: list[Job] | deque[Job]) -> None:
+    def _fail_all(self, reason: str, *jobs: list[Job]) -> None:
         with self._changed:
             failed = [job for some in jobs for job in some]
             for some in jobs:
@@ -285,18 +342,40 @@ class BatchEngine:
             if not dropped:
                 return
             self._running = [job for job in self._running if not job.cancelled]
-            self._waiting = deque(job for job in self._waiting if not job.cancelled)
+            self._waiting = [job for job in self._waiting if not job.cancelled]
         for job in dropped:
             if job.generation is not None:
                 job.generation.cancel()
             self._queue_outcome(job, CancelledError("Request cancelled by client"))
 
+    def _drop_late(self) -> None:
+        """Rejects the waiting jobs that are expected to miss their deadline: the rate was unknown, or has fallen."""
+        now = time.monotonic()
+        if now < self._reviewed + REVIEW_S:
+            return
+        self._reviewed = now
+        late: list[tuple[Job, float]] = []
+        with self._changed:
+            forecast = self._forecast()
+            for job in self._waiting:
+                tokens = job.tokens_left(self._used_share)
+                late_s = forecast.end_s(tokens) - (job.arrival + job.timeout_s - now)
+                if late_s > 0 and self._running:
+                    late.append((job, late_s))
+                else:
+                    forecast.add(tokens)
+            for job, _ in late:
+                self._waiting.remove(job)
+        for job, late_s in late:
+            self._queue_outcome(job, BusyError("Too many generations are ahead of this one for its deadline.", late_s))
+
     def _start_waiting(self) -> None:
-        while len(self._running) < self._max_running:
+        limit = self._max_running if self.rate.per_s() else min(self._max_running, UNMEASURED_RUNNING)
+        while len(self._running) < limit:
             with self._changed:
                 if not self._waiting:
                     return
-                job = self._waiting.popleft()
+                job = self._waiting.pop(0)
             try:
                 job.generation = self._pipeline.start(job.ids, job.sampling)
             except Exception:
@@ -306,7 +385,9 @@ class BatchEngine:
             job.timings.first_scheduled = time.monotonic_ns()
             with self._changed:
                 self._running.append(job)
-                self._prompt_tokens += len(job.ids)
+
+    def _processed(self) -> int:
+        return self._prompt_tokens + self._completion_tokens
 
     def _collect(self) -> None:
         ended = [job for job in self._running if self._advance(job)]
@@ -326,7 +407,9 @@ class BatchEngine:
         if output is None:
             return False
         now = time.monotonic_ns()
-        job.timings.first_token = job.timings.first_token or now
+        if not job.timings.first_token:
+            job.timings.first_token = now
+            self._prompt_tokens += len(job.ids)
         job.timings.last_token = now
         job.completion_tokens += len(output.ids)
         job.log_prob += output.log_prob
@@ -340,7 +423,11 @@ class BatchEngine:
             if finish_reason is None:
                 generation.cancel()
             finish_reason = "stop"
-        self._proven = self._proven or finish_reason is not None
+        if finish_reason is not None:
+            self._proven = True
+            self._finished += 1
+            used_share = job.completion_tokens / job.sampling.max_tokens
+            self._used_share += (used_share - self._used_share) * max(1 / self._finished, _USED_SHARE_WEIGHT)
         if finish_reason is not None or (job.streaming and len(job.text.visible) > shown):
             update = Update(
                 job.text.visible,
@@ -369,27 +456,31 @@ class BatchEngine:
             outcome, job.undelivered = job.undelivered, None
         if isinstance(outcome, GenerationError):
             job.listener.fail(outcome)
-        elif outcome is not None and (outcome.finish_reason is not None or not job.cancelled):
+        elif outcome is not None and outcome.finish_reason is None and (job.cancelled or job.listener.gone()):
+            # Triton noticed it when it wrote the previous update.
+            self.cancel(job)
+        elif outcome is not None:
             job.listener.update(outcome)
 
     def _deliver_forever(self) -> None:
-        polled, reported = time.monotonic(), None
+        polled, reported, load = time.monotonic(), time.monotonic(), None
         while True:
             try:
-                job = self._outbox.get(timeout=POLL_S)
+                job = self._outbox.get(timeout=REPORT_S)
             except queue.Empty:
                 pass
             else:
                 if job is None:
                     return
                 self._attempt(functools.partial(self._deliver, job))
-            if time.monotonic() - polled >= POLL_S:
+            now = time.monotonic()
+            if now >= polled + POLL_S:
                 self._cancel_abandoned()
-                load = self.load()
-                if load != reported:
+                polled = now
+            if now >= reported + REPORT_S:
+                reported, known, load = now, load, self.load()
+                if load != known:
                     self._attempt(functools.partial(self._on_load, load))
-                    reported = load
-                polled = time.monotonic()
 
     def _cancel_abandoned(self) -> None:
         """Cancels the jobs whose clients have disconnected."""

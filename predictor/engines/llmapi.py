@@ -85,6 +85,20 @@ def parse(inputs: Mapping[str, Tensor], tokenizer: TextTokenizer, context_tokens
     )
 
 
+def timeout_s(parameters: Mapping[str, object], default_s: float) -> float:
+    """Seconds that the client gives this request: the parameter `timeout_ms`, or the default.
+
+    Raises:
+        InvalidInputError: it is not a positive whole number.
+    """
+    sent = parameters.get("timeout_ms")
+    if sent is None:
+        return default_s
+    if isinstance(sent, bool) or not isinstance(sent, int) or sent <= 0:
+        raise InvalidInputError(f"timeout_ms is {str(sent)[:40]}; it must be a positive whole number.")
+    return sent / 1000
+
+
 def respond(request: LlmapiRequest, update: Update) -> dict[str, Tensor]:
     """The tensors of one response, by name."""
     text = request.prompt + update.text if request.echo else update.text

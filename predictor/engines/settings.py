@@ -20,10 +20,12 @@ class EngineSettings:
     """Size of the KV cache in GiB, including cached prefixes."""
     max_batch_tokens: int = 512
     """Maximum number of tokens computed in one step. Longer prompts take several, so that other answers continue."""
-    max_running: int = 32
+    max_running: int = 64
     """Maximum number of answers generated at the same time."""
     max_waiting: int = 128
     """Maximum number of requests in the queue; more are rejected as UNAVAILABLE."""
+    timeout_s: int = 60
+    """Time that a request without the parameter `timeout_ms` has for its answer."""
 
     @classmethod
     def read(cls, model_config: Mapping[str, Any], environ: Mapping[str, str]) -> EngineSettings:

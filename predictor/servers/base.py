@@ -17,8 +17,8 @@ import orjson
 from pydantic_settings import BaseSettings
 
 from chassis.context import CallContext
-from chassis.errors import BadUpstreamError, InvalidRequestError, NotReadyError, ServiceError
 from chassis.settings import load_settings, settings_of
+from chassis.errors import BadUpstreamError, BusyError, InvalidRequestError, NotReadyError, ServiceError
 from predictor.wire import FinishReason, GenerationChunk, GenerationRequest
 
 SettingsT = TypeVar("SettingsT", bound=BaseSettings)
@@ -81,7 +81,8 @@ class LlmServer(Protocol):
 
         Raises:
             InvalidRequestError: the server or the model rejects the request; `field` names the parameter.
-            NotReadyError: the model is not loaded, its queue is full, or the connection to the server fails.
+            NotReadyError: the model is not loaded, or the connection to the server fails.
+            BusyError: its queue is full, or too long for the deadline.
             BadUpstreamError: the server failed, sent something malformed, or ended the answer without a finish reason.
             DeadlineExceededError: the deadline passed.
         """
@@ -128,10 +129,9 @@ _TOO_LONG = re.compile(
     r"|\btokens\b.*\bmust be <= \d",
     re.IGNORECASE | re.DOTALL,
 )
-_NOT_READY = re.compile(
-    r"unknown model|not ready|not healthy|try again|is stopping|has stopped|maximum queue size", re.IGNORECASE
-)
-
+_BUSY = re.compile(r"maximum queue size|generations are (running|waiting|ahead)", re.IGNORECASE)
+_NOT_READY = re.compile(r"unknown model|not ready|not healthy|try again|is stopping|has stopped", re.IGNORECASE)
+_RETRY_AFTER = re.compile(r"try again in (\d{1,5}) s\b", re.IGNORECASE)
 
 _CONTROL_TOKEN = re.compile(r"<[^<>\s]{1,40}>")
 
@@ -302,6 +302,9 @@ def caller_error(error: ServiceError, names: Mapping[str, Sequence[str]]) -> Ser
         names: field of `GenerationRequest` → the server's names for it.
     """
     reason = error.upstream_reason
+    if reason and _BUSY.search(reason):
+        sent = _RETRY_AFTER.search(reason)
+        return BusyError(f"The predictor is busy: {reason}", retry_after_s=int(sent[1]) if sent else 1)
     if not reason or not isinstance(error, (InvalidRequestError, BadUpstreamError)):
         return error
     first_line = reason.splitlines()[0][:300]

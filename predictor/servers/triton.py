@@ -65,6 +65,8 @@ class Layout:
     the client checks the model's declaration before it sends one."""
     greedy: Mapping[str, int] = field(default_factory=dict)
     """Fields sent at temperature 0 instead of temperature, top_k and top_p. Empty: no change."""
+    timeout_parameter: str | None = None
+    """Request parameter with the milliseconds left for the answer; None if the model has none."""
     all_tokens: int = 0
     """Value of top_k that considers all tokens."""
     sampling_json: str | None = None
@@ -104,6 +106,8 @@ LLMAPI = Layout(
     log_prob_switches={"return_cumulative_logprob": True},
     # Our CPU model has this input; TensorRT-LLM's model does not.
     optional_inputs=frozenset({"repetition_penalty"}),
+    # Triton passes it to any model; TensorRT-LLM's ignores it.
+    timeout_parameter="timeout_ms",
     finish_reason="finish_reason",
 )
 ENSEMBLE = Layout(
@@ -177,6 +181,8 @@ class TritonServer:
             if not layout.optional_inputs.isdisjoint(fields):
                 self._tensors(fields, await self._declared(ctx))
             body = self._generate_body(fields, switches)
+            if layout.timeout_parameter is not None:
+                body[layout.timeout_parameter] = max(1, int(ctx.remaining_s() * 1000))
             events = self._upstream.stream_events(f"{self._path}/generate_stream", body, ctx)
             async with contextlib.aclosing(events):
                 async for event in events:

@@ -10,12 +10,13 @@ from dataclasses import dataclass, field
 import pytest
 
 from predictor.engines.batch import BatchEngine, Load, Output, SamplingParams, Update
-from predictor.errors import CancelledError, GenerationError, OverloadedError
+from predictor.errors import BusyError, CancelledError, GenerationError, OverloadedError
 from tests.processes import until
 
 GREEDY = SamplingParams(max_tokens=5, greedy=True)
 ENDLESS = SamplingParams(max_tokens=10**9, greedy=True)
 POISON = 666
+PATIENT_S = 1e12
 
 
 @dataclass(eq=False)
@@ -69,6 +70,9 @@ class CountingPipeline:
     def cache_usage(self) -> float:
         return len(self.live) / 10
 
+    def close(self) -> None:
+        self.live = []
+
 
 class Caller:
     """Keeps its updates."""
@@ -117,7 +121,7 @@ class Bench:
 
     def ask(self, ids: Sequence[int] = (1, 2), sampling: SamplingParams = GREEDY, *, streaming: bool = True) -> Caller:
         caller = Caller()
-        self.engine.submit(ids, sampling, caller, streaming=streaming)
+        self.engine.submit(ids, sampling, caller, streaming=streaming, timeout_s=PATIENT_S)
         return caller
 
 
@@ -163,7 +167,7 @@ def test_a_stop_string_ends_and_frees_the_generation(bench: Bench) -> None:
 
 def test_running_and_waiting_are_limited(bench: Bench) -> None:
     callers = [bench.ask() for _ in range(5)]
-    with pytest.raises(OverloadedError, match="3 are waiting, which is the limit"):
+    with pytest.raises(BusyError, match="3 are waiting, which is the limit"):
         bench.ask()
     bench.gate.set()
     assert [text_of(caller.end()) for caller in callers] == ["EDCBA"] * 5
@@ -177,6 +181,57 @@ def test_a_gone_caller_frees_its_place(bench: Bench) -> None:
     assert all(text_of(caller.end()) == "EDCBA" for caller in waiting)
     leaving.left = True
     assert isinstance(leaving.end(), CancelledError)
+
+
+def test_a_gone_caller_gets_no_more_updates(bench: Bench) -> None:
+    leaving = bench.ask(sampling=ENDLESS)
+    leaving.left = True
+    bench.gate.set()
+    assert isinstance(leaving.end(), CancelledError)
+    assert not leaving.updates
+
+
+def one_running(rate: tuple[int, float] | None) -> Bench:
+    """An engine that computes a step of its only generation until the gate opens."""
+    bench = Bench(max_running=1)
+    bench.ask(sampling=ENDLESS)
+    until(lambda: bench.engine.load().running == 1)
+    if rate is not None:
+        bench.engine.rate.add(*rate, loaded=True)
+    return bench
+
+
+def test_a_request_that_would_miss_its_deadline_is_refused_at_once() -> None:
+    bench = one_running((1, 10.0))
+    with pytest.raises(BusyError, match=r"Try again in \d+ s\."):
+        bench.engine.submit([1], GREEDY, Caller(), streaming=True, timeout_s=60)
+    assert bench.engine.load().waiting == 0
+    bench.gate.set()
+    bench.engine.close()
+
+
+def test_waiting_requests_are_refused_once_the_rate_is_known() -> None:
+    bench = one_running(None)
+    caller = Caller()
+    bench.engine.submit([1], GREEDY, caller, streaming=True, timeout_s=60)
+    bench.gate.set()
+    assert isinstance(caller.end(), BusyError)
+    bench.engine.close()
+
+
+def test_short_answers_overtake_long_ones() -> None:
+    bench = Bench(max_running=1)
+    first = bench.ask()
+    until(lambda: bench.engine.load().running == 1)
+    bench.engine.rate.add(1, 1000.0, loaded=True)  # a step takes so long that the pauses of this machine do not matter
+    long = bench.ask(sampling=SamplingParams(max_tokens=500, greedy=True))
+    short = bench.ask()
+    bench.gate.set()
+    ends = [caller.end() for caller in (first, short, long)]
+    started = [end.timings.first_scheduled for end in ends if isinstance(end, Update)]
+    assert len(started) == 3
+    assert started == sorted(started)
+    bench.engine.close()
 
 
 def test_a_finished_caller_is_not_polled_again() -> None:
@@ -207,8 +262,8 @@ def test_a_finished_caller_is_not_polled_again() -> None:
 
     bench.pipelines[0].kind = Held
     first, second = First(), Second()
-    bench.engine.submit([1], GREEDY, first, streaming=True)
-    bench.engine.submit([1], GREEDY, second, streaming=True)
+    bench.engine.submit([1], GREEDY, first, streaming=True, timeout_s=PATIENT_S)
+    bench.engine.submit([1], GREEDY, second, streaming=True, timeout_s=PATIENT_S)
     bench.gate.set()
     second.end()
     bench.engine.close()
@@ -218,7 +273,7 @@ def test_a_finished_caller_is_not_polled_again() -> None:
 def test_a_waiting_job_can_be_cancelled(bench: Bench) -> None:
     running = [bench.ask(sampling=ENDLESS, streaming=False) for _ in range(2)]
     caller = Caller()
-    job = bench.engine.submit([1], GREEDY, caller, streaming=True)
+    job = bench.engine.submit([1], GREEDY, caller, streaming=True, timeout_s=PATIENT_S)
     bench.engine.cancel(job)
     bench.gate.set()
     assert isinstance(caller.end(), CancelledError)
@@ -235,9 +290,9 @@ def test_a_job_cancelled_after_its_end_gets_its_result(bench: Bench) -> None:
             slow.set()
             assert go_on.wait(10)
 
-    bench.engine.submit([1], ENDLESS, Slow(), streaming=True)
+    bench.engine.submit([1], ENDLESS, Slow(), streaming=True, timeout_s=PATIENT_S)
     caller = Caller()
-    job = bench.engine.submit([1], GREEDY, caller, streaming=False)
+    job = bench.engine.submit([1], GREEDY, caller, streaming=False, timeout_s=PATIENT_S)
     bench.gate.set()
     assert slow.wait(10)
     until(lambda: bench.engine.load().running == 1)
@@ -306,7 +361,7 @@ def test_a_failing_caller_fails_alone(bench: Bench) -> None:
         def gone(self) -> bool:
             raise OSError("connection lost")
 
-    bench.engine.submit([1], GREEDY, Broken(), streaming=True)
+    bench.engine.submit([1], GREEDY, Broken(), streaming=True, timeout_s=PATIENT_S)
     bench.gate.set()
     assert text_of(bench.ask().end()) == "EDCBA"
 

@@ -7,10 +7,11 @@ import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
+import psutil
 import pytest
 
 from chassis.context import CallContext
-from chassis.errors import DeadlineExceededError, InvalidRequestError, NotReadyError
+from chassis.errors import BusyError, DeadlineExceededError, InvalidRequestError, NotReadyError
 from predictor.client import PredictorClient, PromptFormat
 from predictor.wire import GenerationChunk, GenerationRequest
 from tests.processes import Triton, until
@@ -90,7 +91,8 @@ async def test_control_tokens_of_the_prompt_are_single_tokens(
     assert prompts.count(prompts.escape(question.prompt)) > answer.prompt_tokens
 
 
-async def test_eight_concurrent_requests(client: PredictorClient, predictor_server: Triton, ctx: CallContext) -> None:
+async def test_eight_concurrent_requests(client: PredictorClient, predictor_server: Triton) -> None:
+    ctx = CallContext.start(86_400)  # none is refused
     requests = [replace(ENDLESS, prompt=f"{i}, " + ENDLESS.prompt, max_tokens=60) for i in range(8)]
     answers = [asyncio.create_task(client.generate(request, ctx)) for request in requests]
     await asyncio.to_thread(until, lambda: predictor_server.metric(RUNNING) == 8)
@@ -132,10 +134,11 @@ async def test_a_full_queue_refuses_and_recovers(
     client: PredictorClient, predictor_server: Triton, question: GenerationRequest, ctx: CallContext
 ) -> None:
     requests = [replace(ENDLESS, prompt=f"{i}, " + ENDLESS.prompt) for i in range(20)]
-    calls = [asyncio.create_task(client.generate(request, ctx)) for request in requests]
+    patient = CallContext.start(86_400)
+    calls = [asyncio.create_task(client.generate(request, patient)) for request in requests]
     await asyncio.to_thread(until, lambda: sum(call.done() for call in calls) == 6)
     refused = [call.exception() for call in calls if call.done()]
-    assert all(isinstance(error, NotReadyError) and "4 are waiting" in error.message for error in refused)
+    assert all(isinstance(error, BusyError) and "4 are waiting" in error.message for error in refused)
     # The gauges are set step by step: until they show the load, their zero is that of before it.
     await asyncio.to_thread(until, lambda: predictor_server.metric("predictor_waiting_requests") > 0)
     for call in calls:
@@ -145,6 +148,29 @@ async def test_a_full_queue_refuses_and_recovers(
         until, lambda: predictor_server.metric(RUNNING) == 0 == predictor_server.metric("predictor_waiting_requests")
     )
     assert "Paris" in (await client.generate(question, ctx)).text
+
+
+def kill_model(server: Triton) -> None:
+    """Kills the process that has the model, and waits until it has ended."""
+    (model,) = (
+        child for child in server.process.children(recursive=True) if "predictor.engines" in str(child.cmdline())
+    )
+    model.kill()
+    until(lambda: not model.is_running() or model.status() == psutil.STATUS_ZOMBIE)
+
+
+async def test_a_killed_model_is_loaded_again(
+    client: PredictorClient, predictor_server: Triton, question: GenerationRequest, ctx: CallContext
+) -> None:
+    answer = await client.generate(question, ctx)
+    await asyncio.to_thread(kill_model, predictor_server)
+    assert await client.generate(question, ctx) == answer  # it ran nothing, so no request fails
+    async with contextlib.aclosing(client.stream(ENDLESS, ctx)) as chunks:
+        await anext(chunks)
+        await asyncio.to_thread(kill_model, predictor_server)
+        with pytest.raises(NotReadyError):
+            await collect(chunks)
+    assert await client.generate(question, ctx) == answer
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import triton_python_backend_utils as pb
 
 from predictor.engines import llmapi
 from predictor.engines.batch import BatchEngine, Job, Load, Update
-from predictor.engines.openvino import OpenVinoPipeline
+from predictor.engines.process import ProcessPipeline
 from predictor.engines.settings import EngineSettings
 from predictor.errors import CancelledError, GenerationError, InvalidInputError
 from predictor.tokenizer import TextTokenizer
@@ -38,11 +38,12 @@ class TritonPythonModel:
         limits = (settings.context_tokens, self._tokenizer.context_tokens)
         self._context_tokens = min((limit for limit in limits if limit), default=DEFAULT_CONTEXT_TOKENS)
 
-        def load() -> OpenVinoPipeline:
-            pipeline = OpenVinoPipeline(settings, self._tokenizer.end_ids)
+        def load() -> ProcessPipeline:
+            pipeline = ProcessPipeline(settings, self._tokenizer.end_ids)
             self._context_tokens = min(self._context_tokens, pipeline.capacity_tokens)
             return pipeline
 
+        self._timeout_s = settings.timeout_s
         self._jobs: dict[str, Job] = {}
         self._lock = threading.Lock()
         self._engine = BatchEngine(
@@ -79,9 +80,12 @@ class TritonPythonModel:
         if llmapi.is_stop_request(inputs):
             self._stop(request_id)
         parsed = llmapi.parse(inputs, self._tokenizer, self._context_tokens)
+        timeout_s = llmapi.timeout_s(json.loads(request.parameters()), self._timeout_s)
         listener = TritonListener(parsed, sender, lambda ended: self._forget(request_id, ended))
         with self._lock:
-            job = self._engine.submit(parsed.ids, parsed.sampling, listener, streaming=parsed.streaming)
+            job = self._engine.submit(
+                parsed.ids, parsed.sampling, listener, streaming=parsed.streaming, timeout_s=timeout_s
+            )
             if request_id:
                 self._jobs[request_id] = job
 
