@@ -6,6 +6,10 @@ import math
 from typing import ClassVar, Literal
 
 
+MAX_RETRY_AFTER_S = 60
+"""The expected wait is too rough to send a client away for longer."""
+
+
 class ModelFilesError(Exception):
     """A file of a model folder is missing or unusable."""
 
@@ -33,7 +37,7 @@ class BusyError(OverloadedError):
     """The queue is full, or too long for the deadline of the request."""
 
     def __init__(self, reason: str, retry_after_s: float) -> None:
-        super().__init__(f"{reason} Try again in {max(1, math.ceil(retry_after_s))} s.")
+        super().__init__(f"{reason} Try again in {min(max(math.ceil(retry_after_s), 1), MAX_RETRY_AFTER_S)} s.")
 
 
 class CancelledError(GenerationError):

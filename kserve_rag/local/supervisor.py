@@ -57,8 +57,8 @@ MAX_CHECK_TIMEOUTS = 3
 """Number of consecutive checks without a response after which the model counts as hung."""
 CHECK_LOAD = 0.02
 """Maximum share of a model's time spent on checks: the interval grows with their duration."""
-DEAD_MODEL = b"Stub process"
-"""Occurs in Triton's error when a Python model's process has ended. `/v2/models/<model>/ready` still returns 200."""
+DEAD_MODEL = (b"Stub process", b"engine has stopped")
+"""Occur in errors when a Python model's process has ended, or its engine. `/v2/models/<model>/ready` still returns 200."""
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 """Source: prctl(2), linux/prctl.h."""
@@ -289,7 +289,8 @@ def _ask(check: dict[str, Any]) -> str:
             return "alive"
     except urllib.error.HTTPError as error:
         with contextlib.suppress(OSError):
-            return "dead" if DEAD_MODEL in error.read() else "alive"
+            body = error.read()
+            return "dead" if any(words in body for words in DEAD_MODEL) else "alive"
     except TimeoutError:
         return "silent"
     except (OSError, http.client.HTTPException):

@@ -131,7 +131,7 @@ _TOO_LONG = re.compile(
 )
 _BUSY = re.compile(r"maximum queue size|generations are (running|waiting|ahead)", re.IGNORECASE)
 _NOT_READY = re.compile(r"unknown model|not ready|not healthy|try again|is stopping|has stopped", re.IGNORECASE)
-_RETRY_AFTER = re.compile(r"try again in (\d{1,5}) s\b", re.IGNORECASE)
+_RETRY_AFTER = re.compile(r"try again in (\d{1,3}) s\b", re.IGNORECASE)
 
 _CONTROL_TOKEN = re.compile(r"<[^<>\s]{1,40}>")
 

@@ -51,6 +51,16 @@ class Handler(http.server.BaseHTTPRequestHandler):
 http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
 """
 
+STOPPED = """
+import http.server, sys
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_POST(self):
+        self.send_response(400)
+        self.end_headers()
+        self.wfile.write(b"The engine has stopped after an internal error.")
+http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
+"""
+
 
 class Supervised:
     """A supervisor with one listening socket, for the service `server`."""
@@ -189,6 +199,13 @@ def test_a_model_that_loses_a_child_process_is_restarted(supervised: Supervised)
     child.kill()
     assert gone([model])
     until(lambda: supervised.status("model").restarts == 1)
+
+
+def test_a_model_whose_engine_has_stopped_is_restarted(supervised: Supervised) -> None:
+    (port,) = free_ports(1)
+    check = {"url": f"http://127.0.0.1:{port}/", "body": {}}
+    supervised.client.start("model", [sys.executable, "-c", STOPPED, str(port)], dict(os.environ), check=check)
+    until(lambda: supervised.status("model").restarts >= 1)
 
 
 def test_a_crash_loop_ends_and_callers_are_refused(supervised: Supervised) -> None:

@@ -1,10 +1,28 @@
-"""Expected waits of queued generations."""
+"""Expected waits of queued generations, and their deadlines."""
 
 from __future__ import annotations
 
 import pytest
 
+from predictor.engines.llmapi import timeout_s
 from predictor.engines.waits import Forecast, Rate
+from predictor.errors import BusyError, InvalidInputError
+
+
+@pytest.mark.parametrize("sent", [0, -1, "60", 1.5, True, []])
+def test_an_invalid_timeout_is_refused(sent: object) -> None:
+    with pytest.raises(InvalidInputError, match="timeout_ms"):
+        timeout_s({"timeout_ms": sent}, 60)
+
+
+def test_a_request_without_a_timeout_has_the_default() -> None:
+    assert timeout_s({}, 60) == 60
+    assert timeout_s({"timeout_ms": 1500}, 60) == 1.5
+
+
+@pytest.mark.parametrize(("late_s", "sent_s"), [(0.0, 1), (0.2, 1), (6.1, 7), (1e9, 60)])
+def test_retry_after_is_at_most_a_minute(late_s: float, sent_s: int) -> None:
+    assert str(BusyError("Full.", late_s)) == f"Full. Try again in {sent_s} s."
 
 
 def measured(tokens: int, seconds: float) -> Rate:
