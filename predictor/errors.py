@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import ClassVar, Literal
 
-
 MAX_RETRY_AFTER_S = 60
 """The expected wait is too rough to send a client away for longer."""
 

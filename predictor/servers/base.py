@@ -17,8 +17,8 @@ import orjson
 from pydantic_settings import BaseSettings
 
 from chassis.context import CallContext
-from chassis.settings import load_settings, settings_of
 from chassis.errors import BadUpstreamError, BusyError, InvalidRequestError, NotReadyError, ServiceError
+from chassis.settings import load_settings, settings_of
 from predictor.wire import FinishReason, GenerationChunk, GenerationRequest
 
 SettingsT = TypeVar("SettingsT", bound=BaseSettings)
