@@ -58,7 +58,7 @@ MAX_CHECK_TIMEOUTS = 3
 CHECK_LOAD = 0.02
 """Maximum share of a model's time spent on checks: the interval grows with their duration."""
 DEAD_MODEL = (b"Stub process", b"engine has stopped")
-"""Occur in errors when a Python model's process or its engine has ended. `/v2/models/<model>/ready` still returns 200."""
+"""Errors of a Python model whose process or engine has ended. `/v2/models/<model>/ready` still returns 200."""
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 """Source: prctl(2), linux/prctl.h."""
