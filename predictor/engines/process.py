@@ -82,20 +82,31 @@ class ProcessPipeline:
         """Size of the KV cache in tokens, which limits prompt and answer together."""
 
     def start(self, ids: Sequence[int], sampling: SamplingParams) -> _Handle:
-        """Queues a prompt. Loads the model again if its process has ended since the last step."""
-        if not self.busy() and self._process.poll() is not None:
-            logger.warning("The model's process ended with %s. Starting it again.", self._process.returncode)
-            self.close()
-            self._launch()
+        """Queues a prompt."""
         number = next(self._numbers)
         self._changes.started.append((number, ids, sampling))
         return _Handle(self, number)
 
     def step(self) -> None:
-        """Runs one forward pass in the child. Raises OSError or EOFError if the child has ended."""
+        """Runs one forward pass in the child.
+
+        If the child has ended, starts another one. Raises OSError or EOFError if generations were running.
+        """
         changes, self._changes = self._changes, _Changes()
+        try:
+            self._last = self._exchange(changes)
+        except (EOFError, OSError):
+            if self._last.busy:
+                raise
+            self.close()
+            logger.warning("The model's process ended with %s. Starting it again.", self._process.returncode)
+            self._launch()
+            self._last = self._exchange(changes)
+
+    def _exchange(self, changes: _Changes) -> _Stepped:
         self._connection.send(changes)
-        self._last = self._connection.recv()
+        stepped: _Stepped = self._connection.recv()
+        return stepped
 
     def busy(self) -> bool:
         """Whether a step would have anything to do."""
