@@ -107,12 +107,12 @@ test-ray: $(RAY_INSTALLED)  ## Run the services and ingestion on a Ray cluster o
 
 lock: $(INSTALLED)  ## Update the locks from pyproject.toml and locks/*.in
 	$(COMPILE) --output-file locks/local.txt pyproject.toml --extra local
-	$(COMPILE) --output-file locks/dev.txt pyproject.toml --extra evaluation --extra bedrock --extra milvus --extra pgvector --group dev
+	$(COMPILE) --output-file locks/dev.txt pyproject.toml --extra evaluation --extra bedrock --extra milvus --extra pgvector --extra s3 --group dev
 	$(COMPILE) --constraint locks/dev.txt --output-file locks/ray.txt pyproject.toml locks/ray.in --extra ray --extra local
 	$(COMPILE) --output-file locks/uv.txt locks/uv.in
 	$(COMPILE) --output-file locks/triton.txt --no-deps locks/triton.in
 	$(COMPILE) --output-file locks/pages.txt pyproject.toml --extra evaluation --extra milvus --extra pgvector --group pages
-	for service in transformer vectorstore,chroma ingest,chroma frontend; do \
+	for service in transformer vectorstore,chroma ingest,chroma,s3 frontend; do \
 		$(COMPILE) --constraint locks/dev.txt --excludes locks/unused.in --output-file locks/$${service%%,*}.txt \
 		pyproject.toml $$(printf -- '--extra %s ' $$(echo $$service,otel | tr , ' ')); done
 	$(subst --python-version 3.10,--python-version 3.11,$(COMPILE)) --constraint locks/triton.txt \

@@ -19,7 +19,7 @@ COPY vectorstore /opt/kserve-rag/vectorstore
 COPY ingest /opt/kserve-rag/ingest
 # Fails if a module is missing, and compiles the imported modules: nothing writes bytecode later.
 RUN /opt/venv/bin/python -c "import ingest.__main__, ingest.pipeline, ingest.server, chassis.serving, vectorstore.stores.chroma, \
-    ingest.loaders, ingest.sources.folder, ingest.sources.uploads, \
+    ingest.loaders, ingest.sources.folder, ingest.sources.s3, ingest.sources.sitemap, ingest.sources.uploads, \
     uvicorn.protocols.http.httptools_impl, uvicorn.lifespan.off, \
     opentelemetry.exporter.otlp.proto.grpc.trace_exporter, \
     opentelemetry.exporter.otlp.proto.http.trace_exporter, opentelemetry.sdk.trace.export; \

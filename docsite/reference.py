@@ -96,6 +96,12 @@ PROGRAMS = (
         "`kserve-rag ingest`.",
     ),
     Program(
+        "S3 buckets",
+        "ingest.sources.s3:S3Settings",
+        "INGEST_S3_",
+        "Buckets as sources: read by `python -m ingest`, by the ingest service and by `kserve-rag ingest`.",
+    ),
+    Program(
         "embedder",
         "embedder.settings:EncoderSettings",
         "EMBEDDER_",

@@ -94,7 +94,7 @@ async def run(
         await stack.enter_async_context(
             locked(lock, lambda: reporter.tell(Waiting("Another run of this index is active.")))
         )
-        opened = [open_source(location, root.folder / "sources") for location in sources]
+        opened = [open_source(location, root.folder / ".sources") for location in sources]
         for source in opened:
             stack.callback(source.close)
         reads_sources = scope == "all" or (scope == "reindex" and len(opened) > 0)

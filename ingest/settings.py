@@ -158,7 +158,10 @@ class IngestServerSettings(IngestSettings, EdgeSettings):
         "Default: the sources of the previous run.",
     )
     watch_s: float = Field(
-        0, ge=0, description="Seconds after which the sources are read again, to publish what has changed; 0: never."
+        0,
+        ge=0,
+        description="Seconds after which the sources are read again, to publish what has changed; 0: never. Each time, "
+        "all local files are read, and the current version is verified.",
     )
     state_dir: Path | None = Field(
         None, description="Folder of the tasks, on a local disk. Default: `.ingest` in the index root."

@@ -10,6 +10,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from kserve_rag.errors import UsageError
 
+INDEX_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$"
+
 HOST = "127.0.0.1"
 """Address that all services of a local graph listen on."""
 
@@ -66,7 +68,7 @@ class Settings(BaseSettings):
     models_file: _Path | None = Field(
         None, description="File with further LLMs, remote ones for example, that questions choose by `model`."
     )
-    index_name: str = Field("default", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$", description="Name of the index.")
+    index_name: str = Field("default", pattern=INDEX_NAME, description="Name of the index.")
 
     start_timeout_s: float = Field(300, gt=0, description="Maximum time for a service to become ready.")
     stop_timeout_s: float = Field(

@@ -36,11 +36,13 @@ def model_service(settings: VectorstoreSettings) -> ModelService:
     from vectorstore.search.scoring import Weights
     from vectorstore.server import API, VectorstoreModel, routes
     from vectorstore.service import VectorstoreService
+    from vectorstore.settings import ALL
     from vectorstore.telemetry import export_indexes
     from vectorstore.versions import IndexRoot
 
+    names = [name for name in dict.fromkeys((settings.index_name, *settings.collections)) if name != ALL]
     service = VectorstoreService(
-        [IndexRoot(settings.index_root, name) for name in dict.fromkeys((settings.index_name, *settings.collections))],
+        [IndexRoot(settings.index_root, name) for name in names],
         EmbedderClient(
             settings.embedder_url,
             model=settings.embedder_model,
@@ -59,6 +61,7 @@ def model_service(settings: VectorstoreSettings) -> ModelService:
         store=settings.store,
         reload_interval_s=settings.reload_interval_s,
         restricted=settings.identifies_callers,
+        discover=(lambda: IndexRoot.all(settings.index_root)) if ALL in settings.collections else list,
     )
     export_indexes(service.whole_status)
     model = VectorstoreModel(service, response_shape=settings.response_shape, timeout_s=settings.timeout_s)

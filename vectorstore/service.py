@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
 
 from chassis.context import CallContext
@@ -23,7 +23,7 @@ from vectorstore.search.scoring import Weights
 from vectorstore.search.visibility import Visible
 from vectorstore.stores import AUTO, filters
 from vectorstore.versions import IndexRoot, IndexVersion
-from vectorstore.wire import IndexStatus, Mode, SearchInstance, ServedIndexes, StoredDocument
+from vectorstore.wire import MAX_COLLECTIONS, IndexStatus, Mode, SearchInstance, ServedIndexes, StoredDocument
 
 logger = logging.getLogger(__name__)
 
@@ -53,12 +53,14 @@ class VectorstoreService:
         reload_interval_s: float = 1.0,
         probe_timeout_s: float = 5.0,
         restricted: bool = False,
+        discover: Callable[[], Sequence[IndexRoot]] = list,
     ) -> None:
         """Does no I/O; see `running`. `settings.VectorstoreSettings` documents the options.
 
         The `roots` must have different names; queries that name no index search the first. `probe_timeout_s`: timeout
         for the embedder's fingerprint, which is checked when a version is loaded. `restricted`: whether callers see
-        only the documents that the rules of an index let them read.
+        only the documents that the rules of an index let them read. `discover`: called at every check for new versions;
+        returns further indexes to serve, while they exist.
         """
         self._embedder = embedder
         self._num_docs = num_docs
@@ -68,10 +70,13 @@ class VectorstoreService:
         def load(version: IndexVersion) -> LoadedIndex:
             return LoadedIndex(version, store=store, candidates=candidates, rescore=rescore, weights=weights)
 
-        self._collections = {
-            root.name: ServedCollection(root, embedder, load, probe_timeout_s, mode, restricted=restricted)
-            for root in roots
-        }
+        def serve(root: IndexRoot) -> ServedCollection:
+            return ServedCollection(root, embedder, load, probe_timeout_s, mode, restricted=restricted)
+
+        self._serve = serve
+        self._discover = discover
+        self._named = {root.name for root in roots}
+        self._collections = {root.name: serve(root) for root in roots}
         self._default = self._collections[roots[0].name]
 
     @contextlib.asynccontextmanager
@@ -91,7 +96,12 @@ class VectorstoreService:
 
     async def refresh(self) -> None:
         """Reads every pointer once and loads new versions. Problems are reported by `status`, not raised."""
-        for collection in self._collections.values():
+        found = {root.name: root for root in await asyncio.to_thread(self._discover)}
+        for name in self._collections.keys() - self._named - found.keys():
+            self._collections.pop(name).close()
+        for name in sorted(found.keys() - self._collections.keys())[: MAX_COLLECTIONS - len(self._collections)]:
+            self._collections[name] = self._serve(found[name])
+        for collection in list(self._collections.values()):
             await collection.refresh()
 
     async def search(self, instances: Sequence[SearchInstance], ctx: CallContext) -> list[QueryResult]:

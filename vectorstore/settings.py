@@ -13,13 +13,15 @@ from chassis.settings import BaseUrl, ServerSettings
 from vectorstore.stores import AUTO, STORES
 from vectorstore.wire import MAX_COLLECTIONS, MAX_NUM_DOCS, Mode, ResponseShape
 
+ALL = "*"
+"""Value of VECTORSTORE_COLLECTIONS for all indexes in the root."""
 _INDEX_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
 
 
 def _names(value: object) -> object:
     names = [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
     for name in names if isinstance(names, list | tuple) else ():
-        if not re.fullmatch(_INDEX_NAME, name):
+        if name != ALL and not re.fullmatch(_INDEX_NAME, name):
             raise ValueError(f"{name!r} is not a valid name of an index")
     return names
 
@@ -38,7 +40,10 @@ class VectorstoreSettings(ServerSettings):
     index_root: Path = Field(Path("/mnt/models"), description="Folder that holds the indexes.")
     index_name: str = Field("default", pattern=_INDEX_NAME, description="Index to serve: a folder in the root.")
     collections: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names)] = Field(
-        (), max_length=MAX_COLLECTIONS - 1, description="Names of further indexes to serve, separated by commas."
+        (),
+        max_length=MAX_COLLECTIONS - 1,
+        description="Names of further indexes to serve, separated by commas; `*`: all indexes in the root, also later "
+        "ones.",
     )
     embedder_url: BaseUrl = Field("http://127.0.0.1:8084", description="Base URL of the embedder's HTTP port.")
     forward_authorization: bool = Field(False, description="Whether the embedder gets callers' Authorization header.")

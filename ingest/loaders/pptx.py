@@ -18,7 +18,7 @@ _A = "{http://schemas.openxmlformats.org/drawingml/2006/main}"
 _P = "{http://schemas.openxmlformats.org/presentationml/2006/main}"
 _C = "{http://schemas.openxmlformats.org/drawingml/2006/chart}"
 _TITLES = frozenset(("title", "ctrTitle"))
-_FURNITURE = frozenset(("dt", "ftr", "hdr", "sldNum", "sldImg"))
+_REPEATED = frozenset(("dt", "ftr", "hdr", "sldNum", "sldImg"))
 """Placeholders that repeat on every slide."""
 _MAIN = "ppt/presentation.xml"
 
@@ -77,7 +77,7 @@ def _slide(package: Package, name: str, root: Any) -> tuple[str, Any]:
         if placeholder in _TITLES and not title:
             title = one_line(" ".join(map(_line, shape.iter(f"{_A}p"))))
         elif shape.tag == f"{_P}sp":
-            if placeholder not in _FURNITURE:
+            if placeholder not in _REPEATED:
                 _append_paragraphs(body, shape, bullets=placeholder in ("body", "obj"))
         elif (table := next(shape.iter(f"{_A}tbl"), None)) is not None:
             _append_table(body, table)

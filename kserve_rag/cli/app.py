@@ -13,7 +13,7 @@ import typer
 from pydantic import ValidationError
 from rich.markup import escape
 
-from kserve_rag.cli import access, documents, evaluation, graph, models, questions
+from kserve_rag.cli import access, collections, documents, evaluation, graph, models, questions
 from kserve_rag.cli.doctor import doctor
 from kserve_rag.cli.shared import console, errors
 from kserve_rag.errors import KserveRagError, SetupError, UsageError
@@ -44,6 +44,8 @@ app.command()(questions.ask)
 app.command()(documents.ingest)
 app.command()(documents.documents)
 app.command()(access.access)
+app.command()(collections.versions)
+app.command()(collections.rollback)
 app.command()(graph.status)
 app.command("eval")(evaluation.evaluate)
 app.command()(questions.mcp)
@@ -52,6 +54,7 @@ app.command()(graph.restart)
 app.command()(graph.down)
 app.command()(doctor)
 app.add_typer(models.app, name="models")
+app.add_typer(collections.app, name="collections")
 
 
 def _print_version(wanted: bool) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from kserve_rag.cli.shared import console, read_settings, source_locations
+from kserve_rag.cli.shared import CollectionOption, collection_settings, console, source_locations
 from kserve_rag.errors import UsageError
 from kserve_rag.local.graph import GraphState, index_on_disk, need_running
 from kserve_rag.local.languages import embedder_note
@@ -29,6 +29,7 @@ def ingest(
         list[str] | None,
         typer.Option("--links", metavar="LIST", help="Text file with a web address per line, or its own URL."),
     ] = None,
+    collection: CollectionOption = None,
     add: Annotated[bool, typer.Option("--add", help="Keep the documents that are indexed already.")] = False,
     yes: Annotated[
         bool, typer.Option("--yes", "-y", help="Remove more than half of the documents without asking.")
@@ -43,7 +44,8 @@ def ingest(
     [bold]Examples[/]
 
       kserve-rag ingest ./handbook
-      kserve-rag ingest --add ./press-releases
+      kserve-rag ingest --add ./faq.csv
+      kserve-rag ingest --collection press ./press-releases
       kserve-rag ingest --add https://example.org/manual.pdf --links ./links.txt
     """
     from kserve_rag.cli.progress import ProgressDisplay
@@ -51,13 +53,14 @@ def ingest(
     locations = source_locations(sources or [], links or [])
     if not locations:
         raise UsageError("Name at least one file, folder or web address, or a list with --links.")
-    settings = read_settings()
+    settings = collection_settings(collection)
     state = need_running(settings)
     with ProgressDisplay(console) as display:
         index_documents(settings, state, locations, display, add=add, yes=yes)
 
 
 def documents(
+    collection: CollectionOption = None,
     skipped: Annotated[bool, typer.Option("--skipped", help="List the files that cannot be used, and why.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -72,7 +75,7 @@ def documents(
     """
     from kserve_rag.local.indexing import indexed_files, unused_files
 
-    settings = read_settings()
+    settings = collection_settings(collection)
     unused = unused_files(settings)
     rows = (
         [{"source": name, **asdict(each)} for name, each in unused.items()]
@@ -132,19 +135,21 @@ def index_documents(
         sources = [*(source for source in before if source not in sources), *sources]
     documents = sources or bundled(settings)
     try:
-        summary = index(state, documents, display.ingest, allow_removal=yes or not before)
+        summary = index(
+            state, documents, display.ingest, collection=settings.index_name, allow_removal=yes or not before
+        )
     except RemovalNotConfirmedError as error:
         if not sys.stdin.isatty():
             raise UsageError(str(error)) from error
         with display.paused():
             console.print(f"[yellow]note[/] {escape(str(error))}")
             typer.confirm("Remove them?", abort=True)
-        summary = index(state, documents, display.ingest, allow_removal=True)
+        summary = index(state, documents, display.ingest, collection=settings.index_name, allow_removal=True)
     if sources != before:
         remember(settings, sources)
     display.ingested(summary)
     if summary.version is not None:
-        wait_until_served(state, summary.version)
+        wait_until_served(state, summary.version, settings.index_name)
         found = index_on_disk(settings)
         note = embedder_note(Catalogue.load(), state.embedder, found.languages if found else {})
         if note:

@@ -34,6 +34,12 @@ def ask(
     template: Annotated[
         str | None, typer.Option(help="Name of the prompt template. [default: the model's own]")
     ] = None,
+    collections: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--collection", "-c", metavar="NAME", help="Collection to search; may be repeated. [default: default]"
+        ),
+    ] = None,
     num_docs: Annotated[int | None, typer.Option(help="Number of passages to answer from.")] = None,
     answers: Annotated[
         Literal["quote", "write", "auto"] | None,
@@ -81,6 +87,7 @@ def ask(
         "model": model,
         "template": template,
         "answers": answers,
+        "collections": collections,
         "num_docs": num_docs,
         "max_tokens": max_tokens,
         "temperature": temperature,

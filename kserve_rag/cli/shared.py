@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
+import typer
 from rich.console import Console
 
 from kserve_rag.errors import UsageError
 from kserve_rag.local.graph import SERVICES, ServiceName
-from kserve_rag.settings import Settings
+from kserve_rag.settings import INDEX_NAME, Settings
 
 console = Console(highlight=False, soft_wrap=True)
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -21,6 +23,21 @@ errors = Console(stderr=True, highlight=False, soft_wrap=True)
 def read_settings(**options: Any) -> Settings:
     """Settings from the environment, overridden by options of the command line that are not None."""
     return Settings(**{name: value for name, value in options.items() if value is not None})
+
+
+CollectionOption = Annotated[
+    str | None, typer.Option("--collection", "-c", metavar="NAME", help="Name of a collection. [default: default]")
+]
+
+
+def collection_settings(collection: str | None) -> Settings:
+    """Settings from the environment, for this collection."""
+    if collection is not None and not re.fullmatch(INDEX_NAME, collection):
+        raise UsageError(
+            f"{collection[:80]!r} cannot name a collection: use 1 to 63 letters, digits, '.', '_' and '-', and begin "
+            "with a letter or digit."
+        )
+    return read_settings(index_name=collection)
 
 
 def service_names(given: list[str]) -> list[ServiceName]:

@@ -48,6 +48,11 @@ def remember(settings: Settings, sources: Sequence[str | Path]) -> None:
     temporary.replace(file)
 
 
+def forget(settings: Settings) -> None:
+    """Removes the stored locations."""
+    _file(settings).unlink(missing_ok=True)
+
+
 def local_paths(sources: Sequence[str]) -> list[Path]:
     """The files and folders of this machine among the sources."""
     return [Path(source) for source in sources if kind_of(source)[0] == "folder"]

@@ -29,15 +29,16 @@ def index(
     sources: Sequence[str | Path],
     on_progress: OnProgress | None = None,
     *,
+    collection: str | None = None,
     allow_removal: bool = False,
 ) -> Summary:
-    """Updates the index from `sources` and the uploads. The embedder must be ready.
+    """Updates an index, by default the graph's own, from `sources` and its uploads. The embedder must be ready.
 
     Raises:
         RemovalNotConfirmedError: more than half of the documents would go, and `allow_removal` is not set.
         UsageError: there is no readable document. The index stays unchanged, as in the other case.
     """
-    settings = IngestSettings(**_ingest_settings(state))
+    settings = IngestSettings(**_ingest_settings(state) | {"index_name": collection or state.index_name})
     try:
         return asyncio.run(run(settings, sources, on_progress, allow_removal=allow_removal))
     except RemovalNotConfirmedError:
@@ -90,17 +91,18 @@ def unused_files(settings: Settings) -> dict[str, SkippedFile]:
     return skipped_files(settings.indexes / settings.index_name)
 
 
-def wait_until_served(state: GraphState, version: str) -> None:
-    """Waits until the vectorstore serves this index version. Raises LaunchError after a minute."""
+def wait_until_served(state: GraphState, version: str, collection: str | None = None) -> None:
+    """Waits until the vectorstore serves this version of an index. Raises LaunchError after a minute."""
     deadline = time.monotonic() + _SERVED_WITHIN_S
     reason = "it does not answer"
     with loopback_client() as client:
         while time.monotonic() < deadline:
             try:
                 answer = client.get(f"{state.services['vectorstore'].url}/v1/indexes").json()
-                if answer["index"] and answer["index"]["version"] == version:
+                served = answer["collections"].get(collection or state.index_name)
+                if served and served["index"] and served["index"]["version"] == version:
                     return
-                reason = answer.get("reason") or "it serves another version"
+                reason = (served or {"reason": "it does not serve this index"})["reason"] or "it serves another version"
             except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
                 reason = f"it does not answer ({type(error).__name__})"
             time.sleep(0.1)

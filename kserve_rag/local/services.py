@@ -40,6 +40,7 @@ def vectorstore_variables(settings: Settings, state: GraphState) -> dict[str, st
         "VECTORSTORE_ENABLE_GRPC": "false",
         "VECTORSTORE_INDEX_ROOT": str(state.index_root),
         "VECTORSTORE_INDEX_NAME": state.index_name,
+        "VECTORSTORE_COLLECTIONS": os.environ.get("VECTORSTORE_COLLECTIONS", "*"),
         "VECTORSTORE_EMBEDDER_URL": state.services["embedder"].url,
         "VECTORSTORE_EMBEDDER_MODEL": state.services["embedder"].model,
     }

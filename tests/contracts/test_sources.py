@@ -18,11 +18,19 @@ from ingest.sources import Entry, Source, SourceType, open_source
 from tests.contracts.exercises import installed
 from tests.contracts.gaps import Gap, declare
 from tests.contracts.test_loaders import run_contract
+from tests.fakes.s3 import ACCESS_KEY, SECRET_KEY, s3_server
 from tests.fakes.website import Website
 
 SOURCES: Registry[SourceType] = Registry("kserve_rag.sources", "source")
 
 GAPS = [
+    Gap(
+        "sitemap",
+        "test_all_files_are_listed_by_name",
+        SourceNotFoundError,
+        "a sitemap that becomes empty must not empty the index",
+    ),
+    Gap("s3", "test_an_unreadable_file_is_reported", KeyError, "a server lists no object that it cannot send"),
     Gap(
         "links",
         "test_all_files_are_listed_by_name",
@@ -136,10 +144,47 @@ class LinksOrigin:
         self.list.write_text("".join(f"{self.site.url}{path}\n" for path in self.site.pages), encoding="utf-8")
 
 
+class SitemapOrigin(LinksOrigin):
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.location = f"sitemap:{self.site.url}/sitemap.xml"
+        self._write()
+
+    def _write(self) -> None:
+        pages = (path for path in self.site.pages if path != "/sitemap.xml")
+        entries = "".join(f"<url><loc>{self.site.url}{path}</loc></url>" for path in pages)
+        self.site.put("/sitemap.xml", f"<urlset>{entries}</urlset>")
+
+
+class S3Origin(FolderOrigin):
+    """A bucket of rclone's S3 server, which is a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.location = f"s3://{folder.name}"
+        self._server = contextlib.ExitStack()
+        url = self._server.enter_context(s3_server(folder.parent))
+        self.environment = {  # type: ignore[misc]
+            "AWS_ACCESS_KEY_ID": ACCESS_KEY,
+            "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
+            "AWS_EC2_METADATA_DISABLED": "true",
+            "INGEST_S3_ENDPOINT_URL": url,
+            "INGEST_S3_PATH_STYLE": "true",
+        }
+
+    def spoil(self, name: str) -> None:
+        self.remove(name)
+
+    def close(self) -> None:
+        self._server.close()
+
+
 ORIGINS: dict[str, Callable[[Path], Origin]] = {
     "folder": FolderOrigin,
     "links": LinksOrigin,
     "list": ListOrigin,
+    "s3": S3Origin,
+    "sitemap": SitemapOrigin,
     "uploads": UploadsOrigin,
 }
 

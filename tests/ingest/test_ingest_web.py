@@ -20,6 +20,7 @@ from ingest.settings import IngestServerSettings, IngestSettings
 from ingest.sources import Entry, open_source
 from ingest.sources.fetching import Fetcher, GoneError, NotFetchedError, WebSettings, is_public, parse_url
 from ingest.sources.links import LinksSource
+from ingest.sources.sitemap import SitemapSource
 from ingest.watch import watch
 from tests.fakes.website import Page, Website
 from tests.processes import until
@@ -406,6 +407,27 @@ def test_web_addresses_need_no_name_of_the_source(tmp_path: Path) -> None:
     source = open_source("https://example.org/a?b=c", tmp_path)
     assert source.location == "https://example.org/a?b=c"
     assert source.prefix == "example.org"
+
+
+def test_sitemaps_may_be_nested_and_packed(site: Website, tmp_path: Path) -> None:
+    pages = [site.put(f"/{name}.html", f"<p>{name}", "text/html") for name in ("a", "b")]
+    inner = f"<urlset><url><loc> {pages[0]}?x=1&amp;y=2 </loc><image:loc>{site.url}/c.png</image:loc></url></urlset>"
+    urls = [
+        site.put("/inner.xml.gz", gzip.compress(inner.encode()), "application/gzip"),
+        site.put("/other.xml", f"<urlset><url><loc><![CDATA[{pages[1]}]]></loc></url></urlset>"),
+        f"{site.url}/sitemap.xml",
+    ]
+    index = "".join(f"<sitemap><loc>{url}</loc></sitemap>" for url in urls)
+    location = site.put("/sitemap.xml", f"<sitemapindex>{index}</sitemapindex>")
+    site.pages["/a.html?x=1&y=2"] = site.pages["/a.html"]
+    source = SitemapSource(location, tmp_path / "cache", settings())
+    assert list(listed(source)) == ["a.html?x=1&y=2", "b.html"]
+    site.answer("/other.xml", 503)
+    with pytest.raises(SourceNotFoundError, match="status 503"):
+        list(SitemapSource(location, tmp_path / "cache", settings()).list())
+    site.put("/bomb.xml", gzip.compress(b" " * 60_000_000), "application/gzip")
+    with pytest.raises(SourceNotFoundError, match="at most"):
+        list(SitemapSource(f"{site.url}/bomb.xml", tmp_path / "cache", settings()).list())
 
 
 async def test_an_index_follows_a_list(

@@ -320,6 +320,14 @@ def test_from_nothing_to_an_answer_and_back(own: Settings, own_cli: Run, tmp_pat
         assert any("412 moorings" in source["text"] for source in moorings["sources"])
         assert run("ingest", str(second)).returncode == 0
         assert json.loads(run("status", "--json").stdout)["index"]["documents"] == 1
+        (tmp_path / "press.md").write_text("# Oslo\n\nOslo has 9 ferries.\n")
+        pressed = run("ingest", "--collection", "press", str(tmp_path / "press.md"))
+        assert pressed.returncode == 0, pressed.stderr
+        ferries = json.loads(run("ask", "--json", "--max-tokens", "8", "-c", "press", "How many ferries?").stdout)
+        assert [source["source"] for source in ferries["sources"]] == ["press.md"]
+        assert run("rollback").returncode == 0
+        assert json.loads(run("status", "--json").stdout)["index"]["documents"] == 2
+        assert run("ingest", str(second)).returncode == 0
         nothing, photo = tmp_path / "empty", tmp_path / "photo.png"
         nothing.mkdir()
         photo.write_bytes(b"\x89PNG")

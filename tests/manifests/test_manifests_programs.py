@@ -443,7 +443,8 @@ def test_an_upload_publishes_last(rendered: Any, tmp_path: Path) -> None:
         (indexes / "default" / f".building-{version}").mkdir()
         (indexes / "default" / f".building-{version}" / "half").write_text("half")
         (indexes / "default" / "uploads").mkdir(exist_ok=True)
-        for name in (".lock", "sources.json", "uploads/guide.md"):
+        (indexes / "default" / ".sources").mkdir(exist_ok=True)
+        for name in (".lock", ".sources/pages.json", "skipped.json", "sources.json", "uploads/guide.md"):
             (indexes / "default" / name).write_text(version)
         done = _upload(rendered, indexes, bucket)
         assert done.returncode == 0, done.stderr

@@ -53,6 +53,14 @@ class IndexRoot:
         self.name = name
         self.folder = path / name
 
+    @classmethod
+    def all(cls, path: Path) -> list[IndexRoot]:
+        """The indexes in a folder that have a current version, sorted by name."""
+        if not path.is_dir():
+            return []
+        names = sorted(folder.name for folder in path.iterdir() if (folder / "current").is_file())
+        return [cls(path, name) for name in names if _NAME.fullmatch(name)]
+
     def current(self) -> str | None:
         """The version to serve; None if no version was published.
 
@@ -127,17 +135,36 @@ class IndexRoot:
             current = self.current()
             removed = [version for version in self.versions()[:-keep] if version != current]
             for version in removed:
-                folder = self.folder / version
-                build_id = secrets.token_hex(8)
-                # The store of a version that this release cannot read is unknown.
-                with contextlib.suppress(DamagedIndexError, UnsupportedFormatError):
-                    manifest = read_manifest(folder)
-                    build_id = manifest.build_id
-                    (folder / LOCK_FILE).write_text(manifest.store, encoding="utf-8")
-                # Rename it first, so that no reader finds a partial version.
-                self._remove(folder.rename(self.folder / f"{_REMOVED}{build_id}"))
-                self.calibration_file(version).unlink(missing_ok=True)
+                self._remove_version(version)
         return removed
+
+    def delete(self) -> None:
+        """Removes the index: its pointer, its versions with their stores, and everything else in its folder.
+
+        Raises StoreFailedError if a store cannot be reached; call it again then.
+        """
+        if not self.folder.is_dir():
+            return
+        with self._locked():
+            (self.folder / "current").unlink(missing_ok=True)
+            for version in self.versions():
+                self._remove_version(version)
+            self._remove_leftovers()
+            if left := [entry.name for entry in self.folder.iterdir() if entry.name.startswith(_REMOVED)]:
+                raise StoreFailedError(f"The stores of {len(left)} versions of index {self.name!r} cannot be removed.")
+            shutil.rmtree(self.folder)
+
+    def _remove_version(self, version: str) -> None:
+        folder = self.folder / version
+        build_id = secrets.token_hex(8)
+        # The store of a version that this release cannot read is unknown.
+        with contextlib.suppress(DamagedIndexError, UnsupportedFormatError):
+            manifest = read_manifest(folder)
+            build_id = manifest.build_id
+            (folder / LOCK_FILE).write_text(manifest.store, encoding="utf-8")
+        # Rename it first, so that no reader finds a partial version.
+        self._remove(folder.rename(self.folder / f"{_REMOVED}{build_id}"))
+        self.calibration_file(version).unlink(missing_ok=True)
 
     def calibration_file(self, version: str) -> Path:
         """Path of the calibration of refusals for a version, outside the version's folder, which is immutable."""
