@@ -169,7 +169,7 @@ class VectorstoreService:
 
     async def status(self, ctx: CallContext) -> ServedIndexes:
         """The served versions as the caller sees them, and their problems if they have any."""
-        return self._status({name: await one.status(ctx.principal) for name, one in self._collections.items()})
+        return self._status({name: await one.status(ctx.principal) for name, one in list(self._collections.items())})
 
     def whole_status(self) -> ServedIndexes:
         """The served versions, and their problems if they have any, for operators."""
