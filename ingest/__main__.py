@@ -43,7 +43,9 @@ def main(
         open_executor: provides the executor for the duration of the run.
     """
     parser = argparse.ArgumentParser(prog=prog, description="Builds an index version from documents.")
-    parser.add_argument("paths", nargs="+", metavar="PATH", help="file, folder, or NAME:LOCATION of another source")
+    parser.add_argument(
+        "paths", nargs="+", metavar="PATH", help="file, folder, web address, or NAME:LOCATION of another source"
+    )
     parser.add_argument(
         "--yes",
         action="store_true",

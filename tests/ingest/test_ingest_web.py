@@ -226,9 +226,9 @@ def test_times_are_limited(site: Website, tmp_path: Path) -> None:
 
 
 def test_a_host_that_does_not_respond_is_not_asked_for_ever(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener, fetcher(tmp_path, robots=False) as made:
-        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        listener.close()
+    with socket.socket() as taken, fetcher(tmp_path, robots=False) as made:
+        taken.bind(("127.0.0.1", 0))  # without `listen`, the port refuses connections
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}"
         reasons = []
         for number in range(4):
             with pytest.raises(NotFetchedError) as error:
