@@ -60,7 +60,7 @@ class S3Source:
     @property
     def location(self) -> str:
         """The URL of the bucket and prefix."""
-        return f"s3://{self._bucket}/{self._prefix}".rstrip("/")
+        return "s3://" + "/".join(filter(None, (self._bucket, self._prefix)))
 
     @property
     def prefix(self) -> str:
@@ -96,6 +96,8 @@ class S3Source:
         temporary = path.with_suffix(".new")
         try:
             found = self._connected().get_object(Bucket=self._bucket, Key=_key(entry), IfMatch=etag)
+            if found["ETag"] != etag:
+                raise OSError(5, "changed since it was listed")
             with temporary.open("wb") as file:
                 for block in found["Body"].iter_chunks(_BLOCK_BYTES):
                     if self._stopped.is_set():
@@ -152,4 +154,4 @@ def _reason(error: Exception) -> str:
     if isinstance(error, botocore.exceptions.ClientError):
         details = error.response.get("Error", {})
         return f"{details.get('Code', 'error')}: {details.get('Message', '')}"[:300].rstrip(": ")
-    return str(error)[:300]
+    return str(error).partition("\n")[0][:300]
