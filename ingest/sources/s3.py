@@ -110,6 +110,8 @@ class S3Source:
     def close(self) -> None:
         """Stops a running `list` or `fetch` after its current block."""
         self._stopped.set()
+        if self._client is not None:
+            self._client.close()
 
     def _connected(self) -> Any:
         if self._client is None:

@@ -164,7 +164,7 @@ class S3Origin(FolderOrigin):
         self.location = f"s3://{folder.name}"
         self._server = contextlib.ExitStack()
         url = self._server.enter_context(s3_server(folder.parent))
-        self.environment = {  # type: ignore[misc]
+        self.environment = {
             "AWS_ACCESS_KEY_ID": ACCESS_KEY,
             "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
             "AWS_EC2_METADATA_DISABLED": "true",
@@ -272,19 +272,19 @@ def test_an_unreadable_file_is_reported(origin: Origin, source: Source) -> None:
 
 def test_the_location_opens_it_again(origin: Origin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    source = open_source(origin.location.replace(f"{tmp_path}/", ""))
-    origin.put("a.md", b"The kiln opens.")
-    expected = list(source.list())
-    location, prefix = source.location, source.prefix
+    with contextlib.closing(open_source(origin.location.replace(f"{tmp_path}/", ""))) as source:
+        origin.put("a.md", b"The kiln opens.")
+        expected = list(source.list())
+        location, prefix = source.location, source.prefix
     monkeypatch.chdir("/")
-    again = open_source(location)
-    assert list(again.list()) == expected
-    assert again.prefix == prefix != ""
+    with contextlib.closing(open_source(location)) as again:
+        assert list(again.list()) == expected
+        assert again.prefix == prefix != ""
 
 
 def test_a_missing_origin_is_an_error(origin: Origin) -> None:
-    with pytest.raises(SourceNotFoundError):
-        list(open_source(f"{origin.location}-none").list())
+    with contextlib.closing(open_source(f"{origin.location}-none")) as missing, pytest.raises(SourceNotFoundError):
+        list(missing.list())
 
 
 def test_the_exercise_of_contributing(tmp_path: Path) -> None:
