@@ -95,8 +95,8 @@ class S3Source:
         self._objects.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(".new")
         try:
-            found = self._connected().get_object(Bucket=self._bucket, Key=_key(entry), IfMatch=etag)
-            if found["ETag"] != etag:
+            found = self._connected().get_object(Bucket=self._bucket, Key=_key(entry), IfMatch=f'"{etag}"')
+            if found["ETag"].strip('"') != etag:
                 raise OSError(5, "changed since it was listed")
             with temporary.open("wb") as file:
                 for block in found["Body"].iter_chunks(_BLOCK_BYTES):
@@ -138,7 +138,7 @@ class S3Source:
         if name.endswith("/") or any(part.startswith(".") for part in name.split("/")):
             return None
         entry_key = f"s3://{self._bucket}/{key}"
-        self._etags[entry_key] = found["ETag"]
+        self._etags[entry_key] = found["ETag"].strip('"')  # some servers list it without quotes
         problem = None
         if found["Size"] > self._settings.max_bytes:
             problem = f"larger than {self._settings.max_bytes:,} bytes (INGEST_S3_MAX_BYTES)"
