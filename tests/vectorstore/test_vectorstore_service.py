@@ -526,7 +526,7 @@ async def test_a_version_with_digests_of_texts_only_is_served(tmp_path: Path, em
 async def test_indexes_are_served_while_they_exist(tmp_path: Path, embedder: LoopbackEmbedder) -> None:
     publish(tmp_path)
     async with serving(tmp_path, embedder, discover=lambda: IndexRoot.all(tmp_path)) as service:
-        assert set(service.status().collections) == {"default"}
+        assert set(service.whole_status().collections) == {"default"}
         version = publish(tmp_path, animals()[:1], name="pets")
         await service.refresh()
         found = await find(service, "do cats purr", collections=["pets"])
@@ -534,6 +534,6 @@ async def test_indexes_are_served_while_they_exist(tmp_path: Path, embedder: Loo
         IndexRoot(tmp_path, "pets").delete()
         IndexRoot(tmp_path, "default").delete()
         await service.refresh()
-        assert set(service.status().collections) == {"default"}
+        assert set(service.whole_status().collections) == {"default"}
         with pytest.raises(InvalidCollectionError):
             await find(service, "do cats purr", collections=["pets"])
