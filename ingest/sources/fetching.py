@@ -29,8 +29,9 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from chassis.settings import split
 
-_AZURE = ipaddress.ip_address("168.63.129.16")
-"""Public, but the host's own services. Source: Microsoft, "What is IP address 168.63.129.16?"."""
+_OF_THE_HOST = (ipaddress.ip_network("168.63.129.16/32"), ipaddress.ip_network("192.0.0.0/24"))
+"""Services of the host in clouds: Azure's (Microsoft, "What is IP address 168.63.129.16?"), and protocol assignments
+(RFC 6890), which Oracle's metadata uses and which Python before 3.11.10 calls global."""
 _NO_URL = re.compile(r"[\x00-\x20\x7f\\]")
 _TEXT_TYPES = ("text/html", "text/plain", "text/csv", "text/markdown", "text/x-markdown")
 _BOMS = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")
@@ -318,7 +319,8 @@ def is_public(address: str) -> bool:
     found = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(found, ipaddress.IPv6Address) and (found.is_site_local or found.sixtofour or found.teredo):
         return False
-    return found.is_global and not found.is_multicast and not found.is_reserved and found != _AZURE
+    own = any(found in network for network in _OF_THE_HOST)
+    return found.is_global and not found.is_multicast and not found.is_reserved and not own
 
 
 def _matches(host: str, allowed: str) -> bool:

@@ -60,6 +60,7 @@ _COMBINATIONS = {
     "inference-graph": "gpu-trtllm ingest models-from-pvc index-from-pvc inference-graph",
     "inference-graph-guarded": "gpu-trtllm ingest models-from-pvc index-from-pvc network-policies inference-graph",
     "several-models": "gpu-trtllm ingest models-from-pvc index-from-pvc network-policies several-models",
+    "access-control": "gpu-trtllm ingest models-from-pvc index-from-pvc access-control",
     "httproute": "gpu-trtllm ingest models-from-pvc index-from-pvc httproute",
     "earlier-graph": "existing-engines ingest models-from-pvc index-from-pvc earlier-graph",
     "earlier-graph-serve": "trtllm-serve ingest models-from-pvc index-from-pvc earlier-graph",

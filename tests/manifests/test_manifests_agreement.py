@@ -15,7 +15,7 @@ from predictor.servers.triton import LAYOUTS
 from tests.manifests.pods import COMPONENT, PART_OF, Pod, containers, matches, named, pods, quantity
 from tests.manifests.rendering import COMBINATIONS, MANIFESTS, NAMES, ROOT, Document
 
-SECRETS = {"kserve-rag-s3", "kserve-rag-hf", "kserve-rag-turns"}
+SECRETS = {"kserve-rag-s3", "kserve-rag-hf", "kserve-rag-turns", "kserve-rag-principal"}
 """Made by the operator, as docs/deploy.md shows."""
 
 VOLUME_CLAIMS_OF_OTHERS = {"kubeflow-shared-pvc", "kserve-rag-models"}

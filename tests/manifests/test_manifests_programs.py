@@ -88,7 +88,7 @@ def test_values_are_valid(documents: list[Document], component: str, monkeypatch
 
 VARIED = (
     *("engine-existing", "engine-vllm", "engine-trtllm-serve", "embedder-gpu", "minilm"),
-    *("ingest-service-guarded", "earlier-graph-cpu", "knative"),
+    *("ingest-service-guarded", "earlier-graph-cpu", "knative", "several-models", "access-control"),
 )
 """Combinations that have all settings of the manifests."""
 
