@@ -179,7 +179,7 @@ def test_models_fetch(cli: Run) -> None:
         (("logs",), 2, "There are no logs"),
         (("ask", "--url", "localhost:8080", "anyone there?"), 5, "'localhost:8080' is not an HTTP URL"),
         (("frobnicate",), 2, "frobnicate"),
-        (("ask",), 2, "QUESTION"),
+        (("ask",), 2, 'The question is missing: kserve-rag ask "'),
         (("ask", "anyone", "there?"), 2, 'Quote it: kserve-rag ask "anyone there?"'),
         (("up", "--port", "http"), 2, "'--port': Input should be a valid integer\n"),
     ],
