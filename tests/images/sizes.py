@@ -22,7 +22,7 @@ from pathlib import Path
 from tests.images.recipes import LIGHT, ON_GPUS, WITH_TRITON, Recipe
 from tests.images.staging import Staged, StagingError, resolve, stage
 
-LIMITS_MB = {**dict.fromkeys(LIGHT, 400.0), "vectorstore": 440.0, "frontend": 120.0}
+LIMITS_MB = {**dict.fromkeys(LIGHT, 400.0), "vectorstore": 440.0, "ingest": 440.0, "frontend": 120.0}
 """Limits of the services without a model."""
 
 _MB = 1e6
