@@ -18,7 +18,7 @@ export function Question() {
         </ActionBarPrimitive.Edit>
       </ActionBarPrimitive.Root>
       <div className="question-bubble">
-        <h3 className="sr-only">Question</h3>
+        <h2 className="sr-only">Question</h2>
         <div dir="auto">{question}</div>
       </div>
     </MessagePrimitive.Root>
