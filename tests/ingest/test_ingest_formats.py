@@ -10,20 +10,9 @@ import pytest
 from embedder.tokens import TokenCounter
 from ingest.chunking import Chunker, ChunkSettings
 from ingest.errors import SkippedFileError
-from ingest.loaders import Limits, Notice, ParsedDocument, SourceFile, load
 from ingest.loaders.document import web_address
 from ingest.loaders.front_matter import split_front_matter
-
-
-def read(folder: Path, name: str, content: str) -> tuple[list[ParsedDocument], list[str]]:
-    """The documents of a file with this content, and the texts of its notices."""
-    path = folder / name
-    path.write_text(content, "utf-8")
-    items = list(load(SourceFile(path, name), Limits()))
-    return (
-        [item for item in items if isinstance(item, ParsedDocument)],
-        [item.text for item in items if isinstance(item, Notice)],
-    )
+from tests.ingest.reading import read
 
 
 def text(folder: Path, name: str, content: str) -> str:

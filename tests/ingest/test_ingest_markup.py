@@ -8,18 +8,8 @@ from pathlib import Path
 import pytest
 
 from ingest.errors import SkippedFileError
-from ingest.loaders import Limits, Notice, ParsedDocument, SourceFile, load
-
-
-def read(folder: Path, name: str, content: str) -> tuple[list[ParsedDocument], list[str]]:
-    """The documents of a file with this content, and the texts of its notices."""
-    path = folder / name
-    path.write_text(content, "utf-8")
-    items = list(load(SourceFile(path, name), Limits()))
-    return (
-        [item for item in items if isinstance(item, ParsedDocument)],
-        [item.text for item in items if isinstance(item, Notice)],
-    )
+from ingest.loaders import ParsedDocument
+from tests.ingest.reading import read
 
 
 def text(folder: Path, name: str, content: str) -> str:

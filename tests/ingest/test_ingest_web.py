@@ -285,6 +285,13 @@ def links(site: Website, tmp_path: Path) -> Path:
     return path
 
 
+@pytest.fixture
+def loopback_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Settings, in the environment, of runs that read a website of this machine."""
+    monkeypatch.setenv("INGEST_WEB_PRIVATE_HOSTS", "127.0.0.1")
+    monkeypatch.setenv("INGEST_WEB_REQUESTS_PER_S", "1000000")
+
+
 def listed(source: LinksSource) -> dict[str, Entry]:
     """By path."""
     return {entry.name.partition("/")[2]: entry for entry in source.list()}
@@ -431,14 +438,12 @@ def test_sitemaps_may_be_nested_and_packed(site: Website, tmp_path: Path) -> Non
         list(SitemapSource(f"{site.url}/bomb.xml", tmp_path / "cache", settings()).list())
 
 
+@pytest.mark.usefixtures("loopback_is_read")
 async def test_an_index_follows_a_list(
     site: Website,
     links: Path,
     make_settings: Callable[..., IngestSettings],
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("INGEST_WEB_PRIVATE_HOSTS", "127.0.0.1")
-    monkeypatch.setenv("INGEST_WEB_REQUESTS_PER_S", "1000000")
     site.answer("/moved", 301, Location="/c")
     wheel = "https://example.org/wheel"
     site.put(
@@ -477,14 +482,12 @@ async def test_an_index_follows_a_list(
     assert root.current() == summary.version
 
 
+@pytest.mark.usefixtures("loopback_is_read")
 async def test_a_watched_list_is_read_again(
     site: Website,
     links: Path,
     make_settings: Callable[..., IngestSettings],
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("INGEST_WEB_PRIVATE_HOSTS", "127.0.0.1")
-    monkeypatch.setenv("INGEST_WEB_REQUESTS_PER_S", "1000000")
     run = make_settings()
     first = await pipeline.run(run, [f"links:{links}"])
     service = IngestServerSettings(**run.model_dump(), watch_s=0.01)
