@@ -27,6 +27,12 @@ class SourceNotFoundError(IngestError):
     code = "source_not_found"
 
 
+class ReadOnlyIndexError(IngestError):
+    """The index serves a collection that another program stores. Nothing was read."""
+
+    code = "read_only_index"
+
+
 class NothingUsableError(IngestError):
     """No file gave a document: an empty folder, an unmounted volume, or only bad files. The index is unchanged."""
 

@@ -21,6 +21,7 @@ from ingest.embedding import Batcher, EmbedderCapabilities
 from ingest.errors import (
     NothingUsableError,
     ParserError,
+    ReadOnlyIndexError,
     RemovalNotConfirmedError,
     SkippedFileError,
     UnknownFoldersError,
@@ -34,7 +35,7 @@ from ingest.settings import IngestSettings
 from ingest.skipped import record_skipped
 from ingest.sources import ListedFile, Listing, Source, follow, is_upload, list_files, open_source
 from ingest.sources.uploads import UploadSource
-from vectorstore.versions import IndexRoot
+from vectorstore.versions import EXISTING_FILE, IndexRoot
 
 LOADER_VERSION = 3
 """Increment it when loaders read files differently, so that all files are parsed again."""
@@ -76,6 +77,7 @@ async def run(
         on_finished: awaited before another run of the index can start; completes even if this run is cancelled.
 
     Raises:
+        ReadOnlyIndexError: the index serves a collection that another program stores.
         SourceNotFoundError: a source does not exist.
         NothingUsableError: no file of the sources gave a document. The index is unchanged.
         RemovalNotConfirmedError: the run would remove more than half of the documents. The index is unchanged.
@@ -88,6 +90,11 @@ async def run(
     reporter = Reporter(on_progress)
     executor = executor or LocalExecutor(settings, lambda reason: reporter.tell(Waiting(reason)))
     root = IndexRoot(settings.index_root, settings.index_name)
+    if root.is_read_only():
+        raise ReadOnlyIndexError(
+            f"Index {root.name} serves a collection that another program stores, and is read-only: ingest into another "
+            f"index, or remove {root.folder / EXISTING_FILE}."
+        )
     with index_writes(settings.index_root):
         lock = open_lock(root.folder / ".run")
     async with contextlib.AsyncExitStack() as stack:

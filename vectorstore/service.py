@@ -16,13 +16,16 @@ from embedder.wire import Embeddings
 from vectorstore import telemetry
 from vectorstore.errors import InvalidCollectionError, UnknownCollectionError
 from vectorstore.search.collection import ServedCollection, mismatch
-from vectorstore.search.index import LoadedIndex, Query
+from vectorstore.search.existing import ExistingIndex
+from vectorstore.search.index import LoadedIndex
 from vectorstore.search.passages import QueryResult
 from vectorstore.search.plan import SearchPlan
 from vectorstore.search.scoring import Weights
+from vectorstore.search.searchable import Query, SearchableIndex
 from vectorstore.search.visibility import Visible
 from vectorstore.stores import AUTO, filters
-from vectorstore.versions import IndexRoot, IndexVersion
+from vectorstore.versions import ExistingCollection, IndexRoot, IndexVersion
+from vectorstore.versions.manifest import EmbedderInfo
 from vectorstore.wire import MAX_COLLECTIONS, IndexStatus, Mode, SearchInstance, ServedIndexes, StoredDocument
 
 logger = logging.getLogger(__name__)
@@ -70,8 +73,11 @@ class VectorstoreService:
         def load(version: IndexVersion) -> LoadedIndex:
             return LoadedIndex(version, store=store, candidates=candidates, rescore=rescore, weights=weights)
 
+        def attach(name: str, described: ExistingCollection, serving: EmbedderInfo) -> ExistingIndex:
+            return ExistingIndex(name, described, serving, candidates=candidates, weights=weights)
+
         def serve(root: IndexRoot) -> ServedCollection:
-            return ServedCollection(root, embedder, load, probe_timeout_s, mode, restricted=restricted)
+            return ServedCollection(root, embedder, load, attach, probe_timeout_s, mode, restricted=restricted)
 
         self._serve = serve
         self._discover = discover
@@ -101,8 +107,8 @@ class VectorstoreService:
             self._collections.pop(name).close()
         for name in sorted(found.keys() - self._collections.keys())[: MAX_COLLECTIONS - len(self._collections)]:
             self._collections[name] = self._serve(found[name])
-        for collection in list(self._collections.values()):
-            await collection.refresh()
+        # At once, so that waits for the servers of several stores do not add up.
+        await asyncio.gather(*(collection.refresh() for collection in self._collections.values()))
 
     async def search(self, instances: Sequence[SearchInstance], ctx: CallContext) -> list[QueryResult]:
         """The result of each instance, in their order. All queries are embedded in one call.
@@ -116,7 +122,7 @@ class VectorstoreService:
             DeadlineExceededError: the deadline has passed.
         """
         with contextlib.ExitStack() as leases, ctx.span(telemetry.SEARCH) as span:
-            used: dict[str, tuple[LoadedIndex, Visible]] = {}
+            used: dict[str, tuple[SearchableIndex, Visible]] = {}
             plans = []
             for number, instance in enumerate(instances):
                 names = dict.fromkeys(instance.collections or [self._default.name])
@@ -192,11 +198,12 @@ class VectorstoreService:
         field = f"instances[{instance}].collections"
         raise InvalidCollectionError(f"{field}: {problem}", field=field)
 
-    def _plan(self, instance: SearchInstance, indexes: Mapping[LoadedIndex, Visible], number: int) -> SearchPlan:
+    def _plan(self, instance: SearchInstance, indexes: Mapping[SearchableIndex, Visible], number: int) -> SearchPlan:
         known = None
         # An empty index has no fields: then every well-formed filter is valid, and matches nothing.
         if instance.filters is not None and any(visible.rows for visible in indexes.values()):
-            known = {name for visible in indexes.values() for name in visible.fields()}
+            fields = [visible.fields() for visible in indexes.values()]
+            known = None if None in fields else {name for names in fields for name in names or ()}
         query = Query(
             text=instance.input,
             num_docs=self._num_docs if instance.num_docs is None else instance.num_docs,
@@ -223,7 +230,7 @@ class VectorstoreService:
             multi_vectors="multi_vector" in needs,
         )
         embedded = time.perf_counter()
-        batches: dict[LoadedIndex, list[SearchPlan]] = {}
+        batches: dict[SearchableIndex, list[SearchPlan]] = {}
         for row, plan in enumerate(searched):
             plan.embed(embeddings, row)
             for index in plan.searched:
@@ -249,8 +256,8 @@ class VectorstoreService:
             for plan, result in zip(plans, results, strict=True)
         ]
 
-    def _check(self, embeddings: Embeddings, rows: int, index: LoadedIndex) -> None:
-        problem = mismatch(index.name, index.version.manifest.embedder, embeddings.fingerprint)
+    def _check(self, embeddings: Embeddings, rows: int, index: SearchableIndex) -> None:
+        problem = mismatch(index.name, index.manifest.embedder, embeddings.fingerprint)
         if problem is not None:
             self._collections[index.collection].report_mismatch(index, problem)
             raise problem

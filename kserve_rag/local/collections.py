@@ -120,7 +120,10 @@ def _existing(settings: Settings) -> IndexRoot:
 
 def _versions(root: IndexRoot) -> Iterator[VersionSummary]:
     with _usage_errors():
-        current = root.current()
+        existing, current = root.existing(), root.current()
+    if existing is not None:
+        yield VersionSummary(existing.collection, True, store=existing.store, embedder=existing.embedder)
+        return
     # A pointer to a version that is not there must be visible.
     for name in sorted({*root.versions(), *([current] if current else [])}):
         yield _summary(root, name, current=name == current)

@@ -39,6 +39,20 @@ def test_collections_are_listed_and_described(cli: Run, indexes: Path) -> None:
     assert len(json.loads(cli("documents", "--collection", "pets", "--json").stdout)) == 2
 
 
+def test_a_collection_of_another_program_is_listed_and_forgotten(cli: Run, indexes: Path) -> None:
+    folder = indexes / "press"
+    folder.mkdir(parents=True)
+    described = {"store": "chroma", "collection": "HPE_press_releases", "embedder": "all-MiniLM-L6-v2"}
+    (folder / "existing.json").write_text(json.dumps(described))
+    (listed,) = json.loads(cli("collections", "--json").stdout)
+    assert (listed["name"], listed["version"], listed["store"]) == ("press", "HPE_press_releases", "chroma")
+    assert "HPE_press_releases" in cli("collections").stdout
+    described = json.loads(cli("collections", "describe", "press", "--json").stdout)
+    assert (described["version"], described["documents"]) == ("HPE_press_releases", None)
+    assert cli("collections", "delete", "press", "--yes").returncode == 0
+    assert not folder.exists()
+
+
 def test_rollback_goes_to_the_version_before_or_to_a_named_one(cli: Run, indexes: Path) -> None:
     root = IndexRoot(indexes, "pets")
     first, second, third = (publish(indexes, animals()[:number], name="pets") for number in (1, 2, 3))

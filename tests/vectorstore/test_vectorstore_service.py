@@ -31,9 +31,10 @@ from vectorstore.errors import (
     UnknownDocumentError,
     UnknownVersionError,
 )
-from vectorstore.search.index import LoadedIndex, Query, Ranked, Search
+from vectorstore.search.index import LoadedIndex
 from vectorstore.search.passages import QueryResult
 from vectorstore.search.scoring import Weights
+from vectorstore.search.searchable import Query, Ranked, Search
 from vectorstore.service import VectorstoreService
 from vectorstore.versions import IndexRoot
 from vectorstore.wire import Prediction, SearchInstance

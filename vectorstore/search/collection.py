@@ -12,9 +12,11 @@ from chassis.errors import NotReadyError, ServiceError
 from chassis.principal import Principal
 from embedder.client import EmbedderClient
 from vectorstore.errors import DamagedIndexError, EmbedderMismatchError, MissingPartError, NoIndexError
+from vectorstore.search.existing import ExistingIndex
 from vectorstore.search.index import LoadedIndex
+from vectorstore.search.searchable import SearchableIndex
 from vectorstore.search.visibility import Visible
-from vectorstore.versions import AccessFile, Document, IndexRoot, IndexVersion
+from vectorstore.versions import AccessFile, Document, ExistingCollection, IndexRoot, IndexVersion
 from vectorstore.versions.manifest import EmbedderInfo
 from vectorstore.wire import IndexInfo, IndexStatus, Mode, Signal
 
@@ -29,6 +31,7 @@ class ServedCollection:
         root: IndexRoot,
         embedder: EmbedderClient,
         load: Callable[[IndexVersion], LoadedIndex],
+        attach: Callable[[str, ExistingCollection, EmbedderInfo], ExistingIndex],
         probe_timeout_s: float,
         mode: Mode,
         *,
@@ -39,6 +42,7 @@ class ServedCollection:
         self._root = root
         self._embedder = embedder
         self._load = load
+        self._attach = attach
         self._probe_timeout_s = probe_timeout_s
         self._mode = mode
         self._access = AccessFile(root.folder) if restricted else None
@@ -50,7 +54,7 @@ class ServedCollection:
         self._older: set[str] = set()
         """Older versions whose documents are verified."""
 
-    def use(self) -> contextlib.AbstractContextManager[LoadedIndex]:
+    def use(self) -> contextlib.AbstractContextManager[SearchableIndex]:
         """The loaded index, open until the block ends. Raises NotReadyError if none is loaded."""
         if self._lease is None:
             raise self._refused or NotReadyError(_LOADING)
@@ -78,16 +82,19 @@ class ServedCollection:
         else:
             self._refused = None
 
-    def report_mismatch(self, index: LoadedIndex, mismatch: EmbedderMismatchError) -> None:
+    def report_mismatch(self, index: SearchableIndex, mismatch: EmbedderMismatchError) -> None:
         """Records that a search found that the serving embedder does not match the index."""
         if self._lease is not None and self._lease.index is index:
             self._mismatch = mismatch
 
-    async def visible(self, index: LoadedIndex, principal: Principal | None) -> Visible:
+    async def visible(self, index: SearchableIndex, principal: Principal | None) -> Visible:
         """The part of the index that a caller may see. Raises DamagedAccessError if the rules cannot be read."""
-        access, views = self._access, index.visibility
+        access = self._access
         if access is None:
-            return views.everything
+            return index.everything
+        if not isinstance(index, LoadedIndex):
+            raise NotReadyError(_NO_RULES)
+        views = index.visibility
         known = views.known(principal, access.read()) if access.is_unchanged() else None
         return known if known is not None else await asyncio.to_thread(lambda: views.of(principal, access.read()))
 
@@ -111,7 +118,7 @@ class ServedCollection:
             status = self.whole_status()
             if status.index is None or visible.mask is None:
                 return status
-            manifest = index.version.manifest
+            manifest = index.manifest
             examples = zip(manifest.examples, manifest.example_sources, strict=False)
             seen = {
                 "documents": visible.documents,
@@ -128,7 +135,7 @@ class ServedCollection:
         if self._lease is None:
             return IndexStatus(index=None, reason=reason or _LOADING)
         loaded = self._lease.index
-        manifest = loaded.version.manifest
+        manifest = loaded.manifest
         index = IndexInfo(
             name=manifest.name,
             version=manifest.version,
@@ -143,7 +150,7 @@ class ServedCollection:
         )
         return IndexStatus(index=index, reason=reason)
 
-    def _weights(self, index: LoadedIndex) -> dict[Signal, float]:
+    def _weights(self, index: SearchableIndex) -> dict[Signal, float]:
         with contextlib.suppress(MissingPartError):  # searches report it
             return dict(index.weights_of(self._mode))
         return {}
@@ -155,6 +162,10 @@ class ServedCollection:
         return self._mismatch.message if self._mismatch is not None else None
 
     async def _follow(self) -> None:
+        existing = await asyncio.to_thread(self._root.existing)
+        if existing is not None:
+            await self._follow_existing(existing)
+            return
         current = await asyncio.to_thread(self._root.current)
         if current is None:
             name = "" if self.name == "default" else f" --name {self.name}"
@@ -165,10 +176,28 @@ class ServedCollection:
             served.calibration = await asyncio.to_thread(self._root.calibration, served.name)
         if self._lease is not None and self._lease.index.name == current:
             if self._mismatch is not None:
-                await self._verify(current, self._lease.index.version.manifest.embedder)
+                await self._verify(current, self._lease.index.manifest.embedder)
                 self._mismatch = None
             return
         await self._serve(await asyncio.to_thread(self._root.open))
+
+    async def _follow_existing(self, described: ExistingCollection) -> None:
+        if self._access is not None:
+            raise NotReadyError(_NO_RULES)
+        served = None if self._lease is None else self._lease.index
+        if isinstance(served, ExistingIndex) and served.described == described:
+            if self._mismatch is not None:
+                await self._verify(served.name, served.manifest.embedder)
+                self._mismatch = None
+            return
+        serving = await self._embedder.embed([], CallContext.start(self._probe_timeout_s))
+        if not described.was_filled_by(serving.fingerprint):
+            raise EmbedderMismatchError(
+                f"Collection {described.collection} was filled with the embedder {described.embedder}, but "
+                f"{serving.fingerprint} is serving: start the one it was filled with, or correct `embedder`."
+            )
+        embedder = EmbedderInfo(fingerprint=serving.fingerprint, dimension=serving.dense.shape[1])
+        self._replace(await asyncio.to_thread(self._attach, self.name, described, embedder))
 
     async def _fall_back(self) -> None:
         for name in reversed(await asyncio.to_thread(self._root.versions)):
@@ -185,6 +214,9 @@ class ServedCollection:
             version.close()
             raise
         index.calibration = calibration
+        self._replace(index)
+
+    def _replace(self, index: SearchableIndex) -> None:
         old, self._lease = self._lease, _Lease(index)
         self._mismatch = None
         logger.info("serving version %s of %s: %d chunks", index.name, self.name, len(index))
@@ -218,13 +250,13 @@ class ServedCollection:
 class _Lease:
     """A loaded index and the number of requests that use it."""
 
-    def __init__(self, index: LoadedIndex) -> None:
+    def __init__(self, index: SearchableIndex) -> None:
         self.index = index
         self._users = 0
         self._retired = False
 
     @contextlib.contextmanager
-    def use(self) -> Iterator[LoadedIndex]:
+    def use(self) -> Iterator[SearchableIndex]:
         """Keeps the index open until the block ends."""
         self._users += 1
         try:
@@ -253,4 +285,8 @@ def mismatch(version: str, built_by: EmbedderInfo, serving: str) -> EmbedderMism
     )
 
 
+_NO_RULES = (
+    "Nobody may read this index: it serves a collection of another program, and has no rules of who may read its "
+    "records. Serve it from a vectorstore that does not identify callers."
+)
 _LOADING = "The index is being loaded. Try again shortly."

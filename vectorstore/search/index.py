@@ -10,7 +10,6 @@ import asyncio
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -20,10 +19,10 @@ import orjson
 from chassis.context import CallContext
 from chassis.errors import DeadlineExceededError
 from chassis.settings import SettingError
-from embedder.wire import SparseVector
 from vectorstore.errors import StoreFailedError, UnsupportedFilterError
 from vectorstore.search.batching import MicroBatcher
-from vectorstore.search.scoring import Scores, Weights, weighted
+from vectorstore.search.scoring import Weights, weighted
+from vectorstore.search.searchable import Query, Ranked, Search
 from vectorstore.search.visibility import Visibility, Visible
 from vectorstore.signals.dense import NO_HITS, Hits, Vectors, best, cosines
 from vectorstore.signals.lexical import Terms
@@ -54,51 +53,6 @@ _INLINE_CHARS = 20_000
 _MAX_BATCH = 64
 
 
-@dataclass(frozen=True, slots=True)
-class Query:
-    """A query for `LoadedIndex`."""
-
-    text: str
-    num_docs: int
-    where: Where | None = None
-    vector: Vectors = field(default_factory=lambda: np.empty(0, np.float32))
-    """float32[dim], L2-normalised; empty until the query is embedded."""
-    sparse: SparseVector | None = None
-    multi_vectors: Vectors | None = None
-    """float32[tokens, dim], rows L2-normalised."""
-    mode: Mode = "rescored"
-    min_score: float | None = None
-    diversity: float = 0.0
-    neighbours: int = 0
-    explain: bool = False
-    sentence_similarity: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Search:
-    """A query of a caller who sees only a part of the index."""
-
-    query: Query
-    visible: Visible
-
-
-@dataclass(frozen=True, slots=True)
-class Ranked:
-    """The candidates of a query in one index, best first; equal scores in the order of chunk ids."""
-
-    index: LoadedIndex
-    visible: Visible
-    """The part of the index in which the candidates were found."""
-    rows: npt.NDArray[np.int64]
-    scores: Scores
-    weights: Mapping[Signal, float]
-    signals: Mapping[Signal, npt.NDArray[np.floating[Any]]]
-    """Signal → its value for each candidate. Always has `dense` and `lexical`."""
-    terms: Terms
-    left_out: tuple[tuple[int, CutReason], ...] = ()
-    """Rows that were found but are not candidates. Only if the query sets `explain`."""
-
-
 class LoadedIndex:
     """An open index version with all its signals. Thread-safe. Close it after its last search."""
 
@@ -112,6 +66,7 @@ class LoadedIndex:
         weights: Weights | None = None,
     ) -> None:
         self.version = version
+        self.manifest = version.manifest
         self.name = version.name
         self.collection = version.manifest.name
         self.calibration: dict[str, Any] | None = None
@@ -131,6 +86,7 @@ class LoadedIndex:
         self._order = self._lines.order
         self.visibility = Visibility(version, self._lexical)
         """Views of the index for its callers."""
+        self.everything = self.visibility.everything
         self._filters_in_store = store != AUTO
         self._store = self._open_store(store)
         """None: queries are compared with all vectors."""
@@ -304,8 +260,9 @@ class LoadedIndex:
 
     def _rank(self, query: Query, visible: Visible, weights: Mapping[Signal, float], nearest: Hits) -> Ranked:
         depth = self._depth(query)
-        terms = visible.lexical.analyse(query.text)
-        scores = visible.lexical.scores(terms)
+        lexical = visible.lexical or self._lexical
+        terms = lexical.analyse(query.text)
+        scores = lexical.scores(terms)
         mask = self._mask(query.where, visible)
         found = []
         if "lexical" in weights:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import orjson
 
 from text_analysis.sentences import sentence_spans
-from vectorstore.search.index import LoadedIndex, Query, Ranked
+from vectorstore.search.searchable import PassageSource, Query, Ranked
 from vectorstore.wire import Cut, CutReason, Evidence, Explanation
 
 
@@ -63,7 +63,7 @@ class _Candidate:
     end: int = 0
 
     @property
-    def index(self) -> LoadedIndex:
+    def index(self) -> PassageSource:
         return self.ranked.index
 
     @property
@@ -239,7 +239,7 @@ def _explained(ranked: Ranked, place: int) -> dict[str, Any]:
     return explanation.model_dump()
 
 
-def _cut(index: LoadedIndex, row: int, score: float | None, reason: CutReason) -> Cut:
+def _cut(index: PassageSource, row: int, score: float | None, reason: CutReason) -> Cut:
     line = orjson.loads(index.line(row))
     return Cut(
         collection=index.collection,

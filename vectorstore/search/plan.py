@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from embedder.wire import Embeddings
-from vectorstore.search.index import LoadedIndex, Query, Ranked, Search
 from vectorstore.search.passages import QueryResult, select_passages
+from vectorstore.search.searchable import Query, Ranked, Search, SearchableIndex
 from vectorstore.search.visibility import Visible
 from vectorstore.wire import Signal
 
@@ -17,15 +17,15 @@ class SearchPlan:
     """One query on its way through the stages of a search."""
 
     query: Query
-    indexes: Mapping[LoadedIndex, Visible]
+    indexes: Mapping[SearchableIndex, Visible]
     """Indexes that the query names, in order, and the part of each that the caller may see."""
-    rankings: dict[LoadedIndex, Ranked] = field(default_factory=dict)
+    rankings: dict[SearchableIndex, Ranked] = field(default_factory=dict)
     """Index → candidates, filled by the search."""
     query_tokens: int = 0
     query_truncated: bool = False
 
     @property
-    def searched(self) -> list[LoadedIndex]:
+    def searched(self) -> list[SearchableIndex]:
         """Indexes to search: those with documents for the caller. None if the query asks for no passages."""
         return [index for index, visible in self.indexes.items() if visible.rows] if self.query.num_docs else []
 
@@ -50,7 +50,7 @@ class SearchPlan:
         self.query_tokens = int(embeddings.token_counts[row])
         self.query_truncated = bool(embeddings.truncated[row])
 
-    def search_of(self, index: LoadedIndex) -> Search:
+    def search_of(self, index: SearchableIndex) -> Search:
         """The query in one of its indexes."""
         return Search(self.query, self.indexes[index])
 

@@ -29,12 +29,12 @@ class Visible:
     """bool[rows]: rows that may be found. None: all."""
     documents: int
     rows: int
-    lexical: LexicalIndex
-    """BM25 as if the other rows did not exist."""
+    lexical: LexicalIndex | None
+    """BM25 as if the other rows did not exist. None: the index's own."""
     admits: Callable[[str], bool]
     """Whether the caller may read the documents of a file."""
-    fields: Callable[[], Collection[str]]
-    """Metadata fields that filters may name: those of the visible documents."""
+    fields: Callable[[], Collection[str] | None]
+    """Metadata fields that filters may name: those of the visible documents. None: any."""
 
 
 class Visibility:
@@ -52,7 +52,7 @@ class Visibility:
             None,
             counts.documents,
             counts.chunks,
-            lexical,
+            None,
             lambda _: True,
             lambda: version.manifest.metadata_fields,
         )

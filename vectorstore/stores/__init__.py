@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 from pydantic_settings import BaseSettings
 
 from chassis.registry import Registry, RegistryError
+from chassis.settings import SettingError
 from vectorstore.errors import StoreFailedError
 from vectorstore.signals.dense import Hits, Vectors
 from vectorstore.stores.filters import FieldValue, Where
@@ -119,7 +120,77 @@ class StoreType(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A record of a collection that another program filled."""
+
+    id: str
+    vector: Vectors
+    """float32[dim], of any length."""
+    fields: Mapping[str, Any]
+    """Name → value of its text and metadata."""
+
+
+class ExistingReader(Protocol):
+    """A collection that another program filled, open for reading. Thread-safe. All methods block."""
+
+    metric: str
+    """Distance by which it is searched, in the store's own word."""
+    dimension: int
+
+    def count(self) -> int:
+        """Number of records. Raises StoreFailedError."""
+        ...
+
+    def sample(self, limit: int) -> list[Record]:
+        """Any records, at most `limit`. Raises StoreFailedError."""
+        ...
+
+    def fetch(self, record_id: str) -> Record | None:
+        """The record with this id; None if there is none. Raises StoreFailedError."""
+        ...
+
+    def search(self, queries: Vectors, *, limit: int, where: Where | None) -> list[list[Record]]:
+        """The nearest records for each query, in the order of the queries. The caller evaluates the filter again.
+
+        Args:
+            queries: float32[q, dim], rows L2-normalised.
+            limit: maximum number of records per query, at least 1.
+            where: a filter that `filters.check` returned; None matches all records.
+
+        Raises:
+            InvalidFilterError: the collection has no such field, or its values are of another kind.
+            UnsupportedFilterError: the store cannot evaluate this filter.
+            StoreFailedError: the store failed.
+        """
+        ...
+
+    def close(self) -> None:
+        """Releases files, memory and connections. Call nothing afterwards."""
+        ...
+
+
+@runtime_checkable
+class Attachable(Protocol):
+    """A kind of store that can also serve collections that another program filled."""
+
+    def attach(self, collection: str) -> ExistingReader:
+        """The collection with this name. Raises StoreFailedError if there is none, or if it has no vectors."""
+        ...
+
+
 STORES: Registry[StoreType] = Registry("kserve_rag.stores", "store")
+
+
+def attach(store: str, collection: str) -> ExistingReader:
+    """A collection that another program filled. Raises StoreFailedError."""
+    kind = store_type(store)
+    if not isinstance(kind, Attachable):
+        raise StoreFailedError(f"The store {store} cannot serve collections that another program filled.")
+    try:
+        return kind.attach(collection)
+    except SettingError as error:
+        raise StoreFailedError(str(error)) from error
 
 
 def store_type(name: str) -> StoreType:

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import chromadb
 import numpy as np
 from chromadb.api import ClientAPI
 from chromadb.api.types import Metadata
 from chromadb.config import Settings
-from chromadb.errors import ChromaError
+from chromadb.errors import ChromaError, NotFoundError
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from chassis.settings import read_settings
 from vectorstore.errors import StoreFailedError
 from vectorstore.signals.dense import NO_HITS, Hits, Vectors
-from vectorstore.stores import Mask, VersionRef, chroma_filters
+from vectorstore.stores import Mask, Record, VersionRef, chroma_filters
 from vectorstore.stores.batches import BatchWriter, ranked
+from vectorstore.stores.chroma_records import WHOLE, metric_of, records
 from vectorstore.stores.filters import FieldValue, Where
 
 COLLECTION = "chunks"
@@ -37,6 +40,11 @@ class ChromaSettings(BaseSettings):
         description="HNSW's ef_search: number of candidates during a search. Chroma's default of 100 loses neighbours "
         "in deep searches such as hybrid search.",
     )
+    existing_folder: Path | None = Field(
+        None,
+        description="Folder of Chroma with collections that another program filled. Chroma writes when it opens a "
+        "folder, and upgrades those of earlier releases: use a copy.",
+    )
 
 
 class ChromaStore:
@@ -49,7 +57,7 @@ class ChromaStore:
         """A new collection in the version's folder."""
         settings = read_settings(ChromaSettings)
         try:
-            client = _client(version)
+            client = _client(version.store_folder)
             collection = client.create_collection(
                 COLLECTION,
                 embedding_function=None,
@@ -64,7 +72,7 @@ class ChromaStore:
         if not (version.store_folder / "chroma.sqlite3").is_file():
             raise StoreFailedError(f"A version of index {version.index!r} has no Chroma folder: fill it again.")
         try:
-            client = _client(version)
+            client = _client(version.store_folder)
             return ChromaReader(client, client.get_collection(COLLECTION, embedding_function=None))
         except (ChromaError, OSError, ValueError) as error:
             raise StoreFailedError("Chroma cannot open its folder. Is the volume writable and complete?") from error
@@ -77,6 +85,24 @@ class ChromaStore:
             pass
         except OSError as error:
             raise StoreFailedError(f"Chroma's folder cannot be removed: {error.strerror}.") from error
+
+    def attach(self, collection: str) -> ExistingChroma:
+        """A collection of the folder in the settings."""
+        folder = read_settings(ChromaSettings).existing_folder
+        if folder is None or not (folder / "chroma.sqlite3").is_file():
+            raise StoreFailedError(
+                f"VECTORSTORE_CHROMA_EXISTING_FOLDER={folder or ''}: set it to a folder of Chroma; it has a file "
+                "chroma.sqlite3."
+            )
+        try:
+            client = _client(folder)
+        except (ChromaError, OSError, ValueError) as error:
+            raise StoreFailedError(f"Chroma cannot open {folder}. Is the volume writable and complete?") from error
+        try:
+            return ExistingChroma(client, collection)
+        except BaseException:
+            _close(client)
+            raise
 
 
 class ChromaWriter(BatchWriter):
@@ -157,10 +183,62 @@ class ChromaReader:
         _close(self._client)
 
 
-def _client(version: VersionRef) -> ClientAPI:
-    return chromadb.PersistentClient(
-        path=str(version.store_folder), settings=Settings(anonymized_telemetry=False, allow_reset=False)
-    )
+class ExistingChroma:
+    """A collection of a folder that another program filled."""
+
+    def __init__(self, client: ClientAPI, name: str) -> None:
+        self._client = client
+        try:
+            self._collection = client.get_collection(name, embedding_function=None)
+            self.metric = metric_of(self._collection.configuration_json, self._collection.metadata)
+        except NotFoundError as error:
+            known = ", ".join(sorted(one.name for one in client.list_collections())) or "none"
+            raise StoreFailedError(f"Chroma's folder has no collection {name!r}; it has: {known}.") from error
+        except (ChromaError, ValueError) as error:
+            raise StoreFailedError(f"Chroma cannot open the collection {name!r}.") from error
+        found = self.sample(1)
+        self.dimension = len(found[0].vector) if found else 0
+
+    def count(self) -> int:
+        """Records of the collection."""
+        try:
+            return self._collection.count()
+        except (ChromaError, ValueError) as error:
+            raise StoreFailedError("Chroma failed on a count.") from error
+
+    def sample(self, limit: int) -> list[Record]:
+        """The first records."""
+        return self._get(limit=limit)
+
+    def fetch(self, record_id: str) -> Record | None:
+        """The record with this id."""
+        return next(iter(self._get(ids=[record_id])), None)
+
+    def search(self, queries: Vectors, *, limit: int, where: Where | None) -> list[list[Record]]:
+        """Approximate nearest neighbours; all queries in one call of Chroma."""
+        chroma_filters.check(where)
+        try:
+            found: Any = self._collection.query(
+                query_embeddings=queries, n_results=limit, where=where, include=[*WHOLE]
+            )
+        except (ChromaError, ValueError) as error:
+            raise StoreFailedError("Chroma failed on a search.") from error
+        return [records(*each) for each in zip(found["ids"], *(found[name] for name in WHOLE), strict=True)]
+
+    def _get(self, **what: Any) -> list[Record]:
+        try:
+            found: Any = self._collection.get(include=[*WHOLE], **what)
+        except (ChromaError, ValueError) as error:
+            raise StoreFailedError("Chroma failed to read records.") from error
+        return records(found["ids"], *(found[name] for name in WHOLE))
+
+    def close(self) -> None:
+        """Releases the folder."""
+        _close(self._client)
+
+
+def _client(folder: Path) -> ClientAPI:
+    return chromadb.PersistentClient(path=str(folder), settings=Settings(anonymized_telemetry=False, allow_reset=False))
 
 
 def _close(client: ClientAPI) -> None:

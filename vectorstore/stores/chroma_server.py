@@ -22,8 +22,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from chassis.settings import BaseUrl, read_settings
 from vectorstore.errors import StoreFailedError
 from vectorstore.signals.dense import NO_HITS, Hits, Vectors
-from vectorstore.stores import Mask, VersionRef, chroma_filters
+from vectorstore.stores import Mask, Record, VersionRef, chroma_filters
 from vectorstore.stores.batches import BatchWriter, ranked
+from vectorstore.stores.chroma_records import WHOLE, metric_of, records
 from vectorstore.stores.filters import FieldValue, Where
 
 logger = logging.getLogger(__name__)
@@ -93,6 +94,15 @@ class ChromaServerStore:
             server.call("DELETE", f"/{version.collection}", missing={})
         finally:
             server.close()
+
+    def attach(self, collection: str) -> ExistingChromaServer:
+        """A collection of the server."""
+        server = _Server(read_settings(ChromaServerSettings))
+        try:
+            return ExistingChromaServer(server, server.call("GET", f"/{quote(collection, safe='')}"))
+        except BaseException:
+            server.close()
+            raise
 
 
 class ChromaServerWriter(BatchWriter):
@@ -167,6 +177,43 @@ class ChromaServerReader:
     def health(self) -> None:
         """Asks the server for its count."""
         self.count()
+
+    def close(self) -> None:
+        """Closes the connections."""
+        self._server.close()
+
+
+class ExistingChromaServer:
+    """A collection that another program filled."""
+
+    def __init__(self, server: _Server, description: Mapping[str, Any]) -> None:
+        self._server = server
+        self._path = f"/{description['id']}"
+        self.metric = metric_of(description.get("configuration_json"), description.get("metadata"))
+        self.dimension = int(description.get("dimension") or 0)
+
+    def count(self) -> int:
+        """Records of the collection."""
+        return int(self._server.call("GET", f"{self._path}/count"))
+
+    def sample(self, limit: int) -> list[Record]:
+        """The first records."""
+        return self._get({"limit": limit})
+
+    def fetch(self, record_id: str) -> Record | None:
+        """The record with this id."""
+        return next(iter(self._get({"ids": [record_id]})), None)
+
+    def search(self, queries: Vectors, *, limit: int, where: Where | None) -> list[list[Record]]:
+        """Approximate nearest neighbours; all queries in one request."""
+        chroma_filters.check(where)
+        query = {"query_embeddings": queries, "n_results": limit, "include": WHOLE}
+        found = self._server.call("POST", f"{self._path}/query", query if where is None else {**query, "where": where})
+        return [records(*each) for each in zip(found["ids"], *(found[name] for name in WHOLE), strict=True)]
+
+    def _get(self, what: Mapping[str, object]) -> list[Record]:
+        found = self._server.call("POST", f"{self._path}/get", {**what, "include": WHOLE})
+        return records(found["ids"], *(found[name] for name in WHOLE))
 
     def close(self) -> None:
         """Closes the connections."""

@@ -24,9 +24,9 @@ from pymilvus.client.types import Status
 from pymilvus.exceptions import ErrorCode, MilvusException
 
 from chassis.settings import BaseUrl, read_settings
-from vectorstore.errors import StoreFailedError
+from vectorstore.errors import InvalidFilterError, StoreFailedError
 from vectorstore.signals.dense import NO_HITS, Hits, Vectors
-from vectorstore.stores import Mask, VersionRef
+from vectorstore.stores import Mask, Record, VersionRef
 from vectorstore.stores.batches import BatchWriter, ranked
 from vectorstore.stores.filters import FieldValue, Where
 
@@ -66,7 +66,7 @@ class MilvusStore:
 
     def create(self, version: VersionRef, dimension: int) -> MilvusWriter:
         """A new collection."""
-        server = _Server(version)
+        server = _Server(_collection(version))
         schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
         schema.add_field("row", DataType.INT64, is_primary=True)
         schema.add_field("vector", DataType.FLOAT_VECTOR, dim=dimension)
@@ -92,7 +92,7 @@ class MilvusStore:
 
     def open(self, version: VersionRef) -> MilvusReader:
         """The version's collection, loaded into the server's memory."""
-        server = _Server(version)
+        server = _Server(_collection(version))
         try:
             with server.calling():
                 fields = server.client.describe_collection(server.collection, timeout=server.timeout_s)["fields"]
@@ -111,12 +111,21 @@ class MilvusStore:
 
     def drop(self, version: VersionRef) -> None:
         """Removes the collection."""
-        server = _Server(version)
+        server = _Server(_collection(version))
         try:
             with server.calling():
                 server.client.drop_collection(server.collection, timeout=server.timeout_s)
         finally:
             server.close()
+
+    def attach(self, collection: str) -> ExistingMilvus:
+        """A collection of the database, loaded into the server's memory."""
+        server = _Server(collection)
+        try:
+            return ExistingMilvus(server)
+        except BaseException:
+            server.close()
+            raise
 
 
 class MilvusWriter(BatchWriter):
@@ -213,16 +222,120 @@ class MilvusReader:
         self._server.close()
 
 
+class ExistingMilvus:
+    """A collection that another program filled: with fields of its own, or with its metadata in a JSON field."""
+
+    def __init__(self, server: _Server) -> None:
+        self._server = server
+        name, timeout = server.collection, server.timeout_s
+        with server.calling():
+            description = server.client.describe_collection(name, timeout=timeout)
+        fields = {field["name"]: field for field in description["fields"]}
+        self._types = {name: field["type"] for name, field in fields.items()}
+        self._key = next(name for name, field in fields.items() if field.get("is_primary"))
+        self._dynamic = bool(description.get("enable_dynamic_field"))
+        self._json = next((name for name, kind in self._types.items() if kind == DataType.JSON), None)
+        """Field with the metadata, if they have no fields of their own."""
+        vectors = [name for name, kind in self._types.items() if kind == DataType.FLOAT_VECTOR]
+        if len(vectors) != 1:
+            raise StoreFailedError(
+                f"Collection {name!r} of Milvus has {len(vectors)} fields of float vectors; it needs exactly one."
+            )
+        (self._vector,) = vectors
+        self.dimension = int(fields[self._vector]["params"]["dim"])
+        with server.calling():
+            index = server.client.describe_index(name, self._vector, timeout=timeout)
+            server.client.load_collection(name, timeout=timeout)
+        self.metric = str((index or {}).get("metric_type"))
+        scalars = [name for name, kind in self._types.items() if kind in _READ]
+        self._output = [*scalars, self._vector, *(["*"] if self._dynamic else [])]
+
+    def count(self) -> int:
+        """Records of the collection."""
+        (counts,) = self._query(filter="", output_fields=["count(*)"])
+        return int(counts["count(*)"])
+
+    def sample(self, limit: int) -> list[Record]:
+        """Any records."""
+        return [self._record(row) for row in self._query(filter="", limit=limit, output_fields=self._output)]
+
+    def fetch(self, record_id: str) -> Record | None:
+        """The record with this primary key."""
+        key: str | int = record_id
+        if self._types[self._key] == DataType.INT64:
+            if not re.fullmatch(r"-?[0-9]{1,19}", record_id):
+                return None
+            key = int(record_id)
+        condition = f"{self._key} == {orjson.dumps(key).decode()}"
+        rows = self._query(filter=condition, limit=1, output_fields=self._output)
+        return self._record(rows[0]) if rows else None
+
+    def search(self, queries: Vectors, *, limit: int, where: Where | None) -> list[list[Record]]:
+        """Approximate nearest neighbours; all queries in one request."""
+        with self._server.calling():
+            found = self._server.client.search(
+                self._server.collection,
+                data=list(queries),
+                anns_field=self._vector,
+                filter="" if where is None else self._filter(where),
+                limit=min(limit, _MAX_HITS),
+                output_fields=self._output,
+                search_params={"metric_type": self.metric, "params": {}},
+                timeout=self._server.timeout_s,
+            )
+        return [[self._record({self._key: hit.get(self._key), **hit["entity"]}) for hit in hits] for hits in found]
+
+    def close(self) -> None:
+        """Closes the connection."""
+        self._server.close()
+
+    def _query(self, **what: Any) -> list[dict[str, Any]]:
+        with self._server.calling():
+            return list(self._server.client.query(self._server.collection, timeout=self._server.timeout_s, **what))
+
+    def _record(self, row: Mapping[str, Any]) -> Record:
+        fields = {name: value for name, value in row.items() if name not in (self._vector, self._json)}
+        inner = row.get(self._json) if self._json else None
+        if isinstance(inner, Mapping):
+            fields |= inner
+        return Record(str(row[self._key]), np.asarray(row[self._vector], np.float32), fields)
+
+    def _filter(self, where: Where) -> str:
+        """The filter on the collection's own fields."""
+        (name, condition), *_ = where.items()
+        if name in ("$and", "$or"):
+            return f" {name[1:]} ".join(f"({self._filter(part)})" for part in condition)
+        (operator, want), *_ = condition.items()
+        wanted = want if isinstance(want, list) else [want]
+        kind = self._types.get(name)
+        if kind is None and not self._json and not self._dynamic:
+            raise InvalidFilterError(
+                f"filters names {name[:80]!r}, which the collection does not have. Known fields: "
+                f"{', '.join(sorted(self._types))}.",
+                field="filters",
+            )
+        if kind is not None and any(kind not in _KINDS[type(value)] for value in wanted):
+            raise InvalidFilterError(
+                f"filters compares {name!r} with {wanted[0]!r}, but the field holds values of another type.",
+                field="filters",
+            )
+        key = orjson.dumps(name).decode()
+        path = name if kind is not None else f"{self._json or '$meta'}[{key}]"
+        if operator in _ORDERED:
+            return f"{path} {_ORDERED[operator]} {orjson.dumps(want).decode()}"
+        any_of = " or ".join(f"{path} == {orjson.dumps(value).decode()}" for value in wanted)
+        return f"not ({any_of})" if operator in ("$ne", "$nin") else any_of
+
+
 class _Server:
     """A connection of its own to the server, for one collection. Thread-safe."""
 
-    def __init__(self, version: VersionRef) -> None:
+    def __init__(self, collection: str) -> None:
         settings = read_settings(MilvusSettings)
         self._url = settings.url
         self.timeout_s = settings.timeout_s
         self.search_width = settings.search_width
-        self.collection = f"rag_{re.sub('[^A-Za-z0-9]', '_', version.index)}_{version.build_id}"
-        """Milvus allows letters, digits and underscores."""
+        self.collection = collection
         options: dict[str, Any] = {"secure": settings.url.startswith("https:")}
         if settings.ca_file is not None:
             if not settings.ca_file.is_file():
@@ -275,6 +388,11 @@ class _Server:
         self.client.close()
 
 
+def _collection(version: VersionRef) -> str:
+    """Milvus allows letters, digits and underscores."""
+    return f"rag_{re.sub('[^A-Za-z0-9]', '_', version.index)}_{version.build_id}"
+
+
 def _expression(where: Where) -> str:
     """The filter in Milvus's language (https://milvus.io/docs/boolean.md)."""
     (name, condition), *_ = where.items()
@@ -287,6 +405,17 @@ def _expression(where: Where) -> str:
     any_of = f"array_contains_any(facets, {orjson.dumps(facets).decode()})"
     return f"not {any_of}" if operator in ("$ne", "$nin") else any_of
 
+
+_NUMBERS = (DataType.INT8, DataType.INT16, DataType.INT32, DataType.INT64, DataType.FLOAT, DataType.DOUBLE)
+_KINDS: Mapping[type, tuple[DataType, ...]] = {
+    bool: (DataType.BOOL, DataType.JSON),
+    int: (*_NUMBERS, DataType.JSON),
+    float: (*_NUMBERS, DataType.JSON),
+    str: (DataType.VARCHAR, DataType.JSON),
+}
+"""Type of a filter's value → types of the fields that can hold it."""
+_READ = (DataType.BOOL, *_NUMBERS, DataType.VARCHAR, DataType.JSON)
+"""Types of fields that become metadata."""
 
 _ORDERED = {"$gt": ">", "$gte": ">=", "$lt": "<", "$lte": "<="}
 

@@ -4,6 +4,7 @@
     <root>/<name>/<version>.calibration.json
                                           calibration of refusals for this version, if it exists
     <root>/<name>/access.json             who may read the documents of all versions, if there are rules
+    <root>/<name>/existing.json           instead of versions: a collection that another program stores
     <root>/<name>/<version>/manifest.json settings, sources, counts, sizes and digests
                             manifest.sha256   digest of manifest.json
                             documents.sqlite  documents, and the keys of chunks
@@ -28,6 +29,7 @@ from vectorstore.versions.access import AccessFile, AccessRules, Acl, Decision, 
 from vectorstore.versions.building import VersionBuilder
 from vectorstore.versions.content import Chunk, ChunkVectors, Document, content_key
 from vectorstore.versions.deletion import DeletionReport, remains
+from vectorstore.versions.existing import EXISTING_FILE, ExistingCollection
 from vectorstore.versions.inventory import Holding, holdings
 from vectorstore.versions.manifest import Manifest
 from vectorstore.versions.reading import ContentVectors, IndexVersion
@@ -35,6 +37,7 @@ from vectorstore.versions.root import IndexRoot
 
 __all__ = [
     "DEFAULT_STORE",
+    "EXISTING_FILE",
     "LANGUAGES",
     "STORES",
     "AccessFile",
@@ -48,6 +51,7 @@ __all__ = [
     "DeletionReport",
     "Document",
     "EncodedVectors",
+    "ExistingCollection",
     "Holding",
     "IndexRoot",
     "IndexVersion",

@@ -29,6 +29,7 @@ from vectorstore.signals.lexical import LexicalSettings
 from vectorstore.signals.multivectors import Bits
 from vectorstore.stores import DEFAULT_STORE, VersionRef, store_type
 from vectorstore.versions.building import LOCK_FILE, VersionBuilder, sync
+from vectorstore.versions.existing import EXISTING_FILE, ExistingCollection, read_existing
 from vectorstore.versions.manifest import EmbedderInfo, Manifest, read_manifest
 from vectorstore.versions.reading import MANIFEST_DIGEST, IndexVersion
 
@@ -55,11 +56,26 @@ class IndexRoot:
 
     @classmethod
     def all(cls, path: Path) -> list[IndexRoot]:
-        """The indexes in a folder that have a current version, sorted by name."""
+        """The indexes in a folder that have a current version or serve an existing collection, sorted by name."""
         if not path.is_dir():
             return []
-        names = sorted(folder.name for folder in path.iterdir() if (folder / "current").is_file())
+        names = sorted(
+            folder.name
+            for folder in path.iterdir()
+            if any((folder / name).is_file() for name in ("current", EXISTING_FILE))
+        )
         return [cls(path, name) for name in names if _NAME.fullmatch(name)]
+
+    def existing(self) -> ExistingCollection | None:
+        """The collection of another program that the index serves; None if the index is built from documents.
+
+        Raises DamagedIndexError if the file that names it is invalid.
+        """
+        return read_existing(self.folder)
+
+    def is_read_only(self) -> bool:
+        """Whether the index serves a collection of another program."""
+        return (self.folder / EXISTING_FILE).exists()
 
     def current(self) -> str | None:
         """The version to serve; None if no version was published.
