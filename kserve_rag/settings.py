@@ -80,9 +80,7 @@ class Settings(BaseSettings):
         description="Bearer token that `ask` and `mcp` send to the graph. Never logged.",
     )
 
-    drain_timeout_s: float = Field(
-        60, gt=0, description="Time for a replaced process to finish its requests before it gets SIGTERM."
-    )
+    drain_timeout_s: float = Field(60, gt=0, description="Time for a replaced process to finish its requests.")
 
     data: _Path | None = Field(None, description="Folder with the datasets of `kserve-rag eval`.")
 

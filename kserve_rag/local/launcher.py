@@ -60,6 +60,9 @@ from kserve_rag.settings import HOST, Settings
 _POLL_S = 0.1
 _WATCH_INTERVAL_S = 1.0
 
+_EMBEDDER_EXIT_TIMEOUT_S = 2
+"""Triton waits this long for the idle connections of the other services. Embedding a text takes milliseconds."""
+
 _CHECKS: dict[ServiceName, tuple[str, dict[str, Any]]] = {
     "embedder": (
         "infer",
@@ -460,7 +463,14 @@ def _start_triton(
     metrics_url = (service.metrics_url or "").removesuffix("/metrics")
     ports = TritonPorts(*(int(port_of(url)) for url in (service.url, service.grpc_url or "", metrics_url)))
     repository = package_folder(name) / "model_repository"
-    argv, triton_variables = triton_command(environment, repository, ports, settings.run / name, model=service.model)
+    argv, triton_variables = triton_command(
+        environment,
+        repository,
+        ports,
+        settings.run / name,
+        model=service.model,
+        exit_timeout_s=settings.drain_timeout_s if name == "predictor" else _EMBEDDER_EXIT_TIMEOUT_S,
+    )
     argv += trace_arguments(name, os.environ)
     argv.append(shared_memory_argument(_memory_prefix(settings), name))
     route, body = _CHECKS[name]

@@ -217,7 +217,7 @@ class Service:
             if old is None or self._address is None:
                 self.current = None
                 if old is not None:
-                    await old.end(self._stop_timeout_s)
+                    await old.end(drain_timeout_s + self._stop_timeout_s)
                 await self._start()
                 return
             new = await self._spawn()

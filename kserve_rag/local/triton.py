@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import importlib.util
 import json
+import math
 import os
 import platform
 import secrets
@@ -119,7 +120,13 @@ def ensure_triton_environment(
 
 
 def triton_command(
-    environment: TritonEnvironment, repository: Path, ports: TritonPorts, run_dir: Path, *, model: str
+    environment: TritonEnvironment,
+    repository: Path,
+    ports: TritonPorts,
+    run_dir: Path,
+    *,
+    model: str,
+    exit_timeout_s: float = 8,
 ) -> tuple[list[str], dict[str, str]]:
     """Arguments and environment variables that start a Triton server.
 
@@ -129,6 +136,7 @@ def triton_command(
         ports: loopback ports. A protocol without a port is off.
         run_dir: folder of the thin environment, which is replaced.
         model: name of the model to load.
+        exit_timeout_s: time for the requests in flight after SIGTERM.
     """
     prefix = _thin_environment(environment, run_dir)
     server = environment.server
@@ -147,7 +155,7 @@ def triton_command(
         f"--http-port={ports.http}",
         f"--http-restricted-api={closed}",
         f"--grpc-restricted-protocol={closed}",
-        "--exit-timeout-secs=8",
+        f"--exit-timeout-secs={math.ceil(exit_timeout_s)}",
     ]
     if ports.grpc is not None:
         arguments += ["--allow-grpc=true", f"--grpc-address={HOST}", f"--grpc-port={ports.grpc}"]

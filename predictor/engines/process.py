@@ -26,6 +26,14 @@ from predictor.errors import GenerationError, ModelFilesError, OverloadedError
 
 logger = logging.getLogger(__name__)
 
+_PROGRAM = f"""
+import signal
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, signal.SIG_IGN)  # sent to the group of processes; the parent still needs this one
+from {__name__} import run
+run({{descriptor}})
+"""
+
 
 @dataclass(slots=True)
 class _Changes:
@@ -66,7 +74,7 @@ class ProcessPipeline:
         ours, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(  # noqa: S603
-                [_python(), "-c", f"from {__name__} import run; run({theirs.fileno()})"],
+                [_python(), "-c", _PROGRAM.format(descriptor=theirs.fileno())],
                 stdin=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
             )

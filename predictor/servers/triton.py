@@ -162,7 +162,8 @@ class TritonServer:
         self.model = model
         self._layout = layout
         self._path = f"/v2/models/{model}"
-        self._upstream = HttpUpstream(base_url, name="predictor", honours_sampling=False)
+        # Triton waits for open connections before it exits, and still serves them: each must end with its answer.
+        self._upstream = HttpUpstream(base_url, name="predictor", honours_sampling=False, keep_alive=False)
         self._declaration: _Declaration | None = None
 
     async def stream(self, request: GenerationRequest, ctx: CallContext) -> AsyncGenerator[GenerationChunk, None]:

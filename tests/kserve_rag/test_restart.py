@@ -119,14 +119,17 @@ async def test_restarts_of_own_services_lose_no_request(own: tuple[Settings, Gra
     assert pid(settings, name) != before
 
 
-async def test_callers_wait_or_get_503_during_a_restart_of_triton(own: tuple[Settings, Graph]) -> None:
+@pytest.mark.parametrize("name", ["embedder", "predictor"])
+async def test_callers_wait_or_get_503_during_a_restart_of_triton(
+    own: tuple[Settings, Graph], name: ServiceName
+) -> None:
     settings, graph = own
-    before = pid(settings, "embedder")
+    before = pid(settings, name)
     load = Load(graph.url("transformer"))
     async with load.running():
-        await asyncio.to_thread(restart, settings, graph.state, "embedder")
+        await asyncio.to_thread(restart, settings, graph.state, name)
     assert load.lost == []
-    assert pid(settings, "embedder") != before
+    assert pid(settings, name) != before
     async with AsyncClient(graph.url("transformer")) as client:
         assert (await client.ask("What does error code E08 mean?", max_tokens=2)).sources
 
@@ -141,6 +144,23 @@ async def test_requests_in_flight_finish(own: tuple[Settings, Graph]) -> None:
         events = [first, *[event async for event in answer]]
         await restarting
     assert events[-1].finish_reason in ("stop", "length")  # type: ignore[union-attr]
+
+
+async def test_generations_in_flight_finish(own: tuple[Settings, Graph]) -> None:
+    """Triton and the model's process end after the last token."""
+    settings, graph = own
+    service = graph.state.services["predictor"]
+    body = {"text_input": "a", "streaming": True, "return_finish_reason": True, "sampling_param_max_tokens": 400}
+    body["sampling_param_temperature"] = 100  # any token follows, so that the answer does not end early
+    async with httpx.AsyncClient(timeout=60) as client:
+        url, headers = f"{service.url}/v2/models/{service.model}/generate_stream", {"connection": "close"}
+        async with client.stream("POST", url, json=body, headers=headers) as answer:
+            lines = answer.aiter_lines()
+            await anext(lines)
+            restarting = asyncio.create_task(asyncio.to_thread(restart, settings, graph.state, "predictor"))
+            rest = [line async for line in lines if line]
+    await restarting
+    assert '"finish_reason":"length"' in rest[-1]
 
 
 GRPC_RETRIES = {
