@@ -76,6 +76,12 @@ PROGRAMS = (
         "The store `pgvector`: read by `python -m vectorstore` and by `python -m ingest`.",
     ),
     Program(
+        "Pinecone",
+        "vectorstore.stores.pinecone:PineconeSettings",
+        "VECTORSTORE_PINECONE_",
+        "The store `pinecone`: read by `python -m vectorstore` and by `python -m ingest`.",
+    ),
+    Program(
         "ingest",
         "ingest.settings:IngestSettings",
         "INGEST_",

@@ -86,8 +86,8 @@ class VectorstoreSettings(ServerSettings):
     store: Annotated[str, AfterValidator(_store)] = Field(
         AUTO,
         description="Store that searches the vectors. exact: compares the query with all of them; chroma: HNSW; "
-        "chroma_server, milvus, pgvector: HNSW on a server; auto: the store that the index was built with if the index "
-        "is large, else exact.",
+        "chroma_server, milvus, pgvector: HNSW on a server; pinecone: the service; auto: the store that the index was "
+        "built with if the index is large, else exact.",
     )
     response_shape: ResponseShape = Field(
         "passages", description="v1 predictions: passages with their sources, or strings for clients of earlier graphs."

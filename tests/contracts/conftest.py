@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from tests.fakes.pinecone import INDEX, KEY, Pinecone
 from tests.processes import ENDS_WITHIN_S, free_ports, program, until
 
 PASSWORD = "s3cret"  # noqa: S105 - of a server that only these tests reach
@@ -72,6 +73,19 @@ def pgvector() -> Iterator[Mapping[str, str]]:
             yield {"VECTORSTORE_PGVECTOR_DSN": f"postgresql://rag:{PASSWORD}@127.0.0.1:{port}/postgres"}
     finally:
         shutil.rmtree(folder)
+
+
+@pytest.fixture
+def pinecone() -> Iterator[Mapping[str, str]]:
+    """A server that speaks Pinecone's REST API, with an index of the contract suite's dimension."""
+    from tests.contracts.test_stores import DIMENSION
+
+    with Pinecone(DIMENSION) as server:
+        yield {
+            "VECTORSTORE_PINECONE_CONTROL_URL": server.url,
+            "VECTORSTORE_PINECONE_INDEX": INDEX,
+            "VECTORSTORE_PINECONE_API_KEY": KEY,
+        }
 
 
 @contextlib.contextmanager

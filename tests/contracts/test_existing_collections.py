@@ -20,7 +20,9 @@ from ingest.errors import ReadOnlyIndexError
 from ingest.pipeline import run
 from ingest.settings import IngestSettings
 from tests.contracts.test_chroma_server import chromas_client
+from tests.contracts.test_pinecone import pinecones_client
 from tests.fakes.embedder import DIMENSION, OTHER_FINGERPRINT, LoopbackEmbedder, embed
+from tests.fakes.pinecone import INDEX, KEY, Pinecone
 from tests.processes import free_ports
 from tests.vectorstore.searching import find, serving, within
 from vectorstore.errors import (
@@ -39,8 +41,6 @@ FIELDS: Sequence[Mapping[str, Any]] = [
     {"source": "animals/dogs.pdf", "year": 2022, "dossier": "3210"},
     {"source": "/home/cdsw/data/https:/shop.example/warranty.txt", "year": 2023, "dossier": "3210"},
 ]
-
-Fill = Callable[..., None]
 
 
 def fill_chroma(client: ClientAPI, name: str, vectors: Any, texts: Sequence[str], metric: str) -> None:
@@ -87,6 +87,19 @@ def _fill_milvus(client: MilvusClient, name: str, schema: Any, vectors: Any, row
         client.flush(name)
 
 
+def fill_pinecone(server: Pinecone, name: str, vectors: Any, texts: Sequence[str], metric: str) -> None:
+    """A namespace. The index takes the dimension of the vectors; dotproduct ranks like l2."""
+    server.dimension, server.metric = vectors.shape[1], metric if metric == "cosine" else "dotproduct"
+    rows = [
+        {"id": f"id{row}", "values": vector.tolist(), "metadata": {"text": text, **FIELDS[row]}}
+        for row, (vector, text) in enumerate(zip(vectors, texts, strict=True))
+    ]
+    if rows:
+        with pinecones_client(server) as (_, index):
+            index.upsert(vectors=rows, namespace=name)
+            index.describe_index_stats()  # visible from the next read on
+
+
 class Member:
     """A store with one collection of the three texts."""
 
@@ -100,7 +113,7 @@ class Member:
         return name
 
 
-@pytest.fixture(params=["chroma", "chroma_server", "milvus", "milvus-langchain"])
+@pytest.fixture(params=["chroma", "chroma_server", "milvus", "milvus-langchain", "pinecone"])
 def member(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Member]:
     store, _, schema = request.param.partition("-")
     if store == "chroma":
@@ -109,6 +122,12 @@ def member(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
         client = chromadb.PersistentClient(str(folder), chromadb.Settings(anonymized_telemetry=False))
         with contextlib.closing(client):  # type: ignore[type-var]
             yield Member(store, lambda *what: fill_chroma(client, *what))
+        return
+    if store == "pinecone":
+        with Pinecone(DIMENSION) as fake:
+            for name, value in (("CONTROL_URL", fake.url), ("INDEX", INDEX), ("API_KEY", KEY)):
+                monkeypatch.setenv(f"VECTORSTORE_PINECONE_{name}", value)
+            yield Member(store, lambda *what: fill_pinecone(fake, *what))
         return
     settings = request.getfixturevalue(store)
     for variable, value in settings.items():
@@ -214,15 +233,25 @@ async def test_text_in_a_field_of_another_name(
 
 async def test_what_does_not_fit_is_refused(tmp_path: Path, member: Member, embedder: LoopbackEmbedder) -> None:
     long = embed(TEXTS) * np.array([[1], [2], [3]], np.float32)
-    for described, message in (
-        ({"collection": "c_missing"}, "c_missing|no such collection"),
-        ({"collection": member.fill(texts=[], vectors=np.empty((0, DIMENSION), np.float32))}, "is empty"),
-        ({"collection": member.fill(np.eye(3, 8, dtype=np.float32))}, "8 dimensions, but the embedder .* has 64"),
-        ({"collection": member.fill(long)}, "vectors of different lengths, 1 to 3"),
-        ({"collection": member.fill(), "embedder": "e5"}, "filled with the embedder e5, but hash@"),
-        ({"collection": member.fill(), "text": "body"}, "no text in the fields body: set `text` to one of .*source"),
-    ):
-        describe(tmp_path, member.store, **described)
+    cases: list[tuple[Callable[[], dict[str, Any]], str]] = [
+        (lambda: {"collection": "c_missing"}, "c_missing|no such collection"),
+        (
+            lambda: {"collection": member.fill(np.empty((0, DIMENSION), np.float32), texts=[])},
+            "is empty|has no records in the namespace",
+        ),
+        (
+            lambda: {"collection": member.fill(np.eye(3, 8, dtype=np.float32))},
+            "8 dimensions, but the embedder .* has 64",
+        ),
+        (lambda: {"collection": member.fill(long)}, "vectors of different lengths, 1 to 3"),
+        (lambda: {"collection": member.fill(), "embedder": "e5"}, "filled with the embedder e5, but hash@"),
+        (
+            lambda: {"collection": member.fill(), "text": "body"},
+            "no text in the fields body: set `text` to .*source",
+        ),
+    ]
+    for described, message in cases:
+        describe(tmp_path, member.store, **described())
         async with serving(tmp_path, embedder) as service:
             assert re.search(message, reason(service)), reason(service)
 
@@ -339,6 +368,26 @@ def test_a_bad_file(tmp_path: Path, content: str, message: str) -> None:
 def test_names_of_the_embedder(embedder: str, filled: bool) -> None:
     described = ExistingCollection(store="chroma", collection="c", embedder=embedder)
     assert described.was_filled_by("sentence-transformers/all-MiniLM-L6-v2@sha256:1") is filled
+
+
+async def test_a_namespace_of_the_cloudera_lab(
+    tmp_path: Path, embedder: LoopbackEmbedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The id is the beginning of the text, and the metadata only the file."""
+    with Pinecone(DIMENSION) as server:
+        for name, value in (("CONTROL_URL", server.url), ("INDEX", INDEX), ("API_KEY", KEY)):
+            monkeypatch.setenv(f"VECTORSTORE_PINECONE_{name}", value)
+        text = "What is CML?\n/ cats & dogs? " + "word " * 96
+        rows = [(text[:512], embed([text])[0].tolist(), {"file_path": "/home/cdsw/data/https:/docs.example/a/cml.txt"})]
+        with pinecones_client(server) as (_, index):
+            index.upsert(vectors=rows)
+            index.describe_index_stats()  # visible from the next read on
+        describe(tmp_path, "pinecone", "__default__", text="id")
+        async with serving(tmp_path, embedder) as service:
+            (passage,) = (await find(service, "What is CML?")).passages
+            assert (passage.text, passage.title) == (text[:512], "cml")
+            assert passage.url == "https://docs.example/a/cml.html"
+            assert (await service.document(passage.document_id, within())).text == passage.text
 
 
 def test_stores_without_collections_of_other_programs() -> None:

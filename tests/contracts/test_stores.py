@@ -23,7 +23,7 @@ from vectorstore.versions import STORES, Chunk, Document, IndexRoot, IndexVersio
 
 DIMENSION = 16
 
-SERVERS = ("chroma_server", "milvus", "pgvector")
+SERVERS = ("chroma_server", "milvus", "pgvector", "pinecone")
 """Stores on a server, which the fixture of the same name starts."""
 
 GAPS = [

@@ -19,8 +19,9 @@ _BATCH_NUMBERS = 1_000_000
 class BatchWriter(ABC):
     """Collects rows, and passes them on in batches."""
 
-    def __init__(self, dimension: int) -> None:
-        self._size = max(1, min(_BATCH_ROWS, _BATCH_NUMBERS // dimension))
+    def __init__(self, dimension: int, *, numbers: int = _BATCH_NUMBERS) -> None:
+        """`numbers`: maximum number of float32 in a batch."""
+        self._size = max(1, min(_BATCH_ROWS, numbers // dimension))
         self._pending: list[tuple[Vectors, Mapping[str, FieldValue]]] = []
         self._written = 0
 

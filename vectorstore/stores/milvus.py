@@ -6,7 +6,6 @@ each name with its value, and its `numbers` are the numeric values by digests of
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,6 +27,7 @@ from vectorstore.errors import InvalidFilterError, StoreFailedError
 from vectorstore.signals.dense import NO_HITS, Hits, Vectors
 from vectorstore.stores import Mask, Record, VersionRef
 from vectorstore.stores.batches import BatchWriter, ranked
+from vectorstore.stores.facets import digest, facet
 from vectorstore.stores.filters import FieldValue, Where
 
 logger = logging.getLogger(__name__)
@@ -154,9 +154,9 @@ class MilvusWriter(BatchWriter):
             {
                 "row": first + i,
                 "vector": vector,
-                "facets": [_facet(name, value) for name, value in fields.items()],
+                "facets": [facet(name, value) for name, value in fields.items()],
                 "numbers": {
-                    _digest(name): value
+                    digest(name): value
                     for name, value in fields.items()
                     if isinstance(value, int | float) and not isinstance(value, bool)
                 },
@@ -400,8 +400,8 @@ def _expression(where: Where) -> str:
         return f" {name[1:]} ".join(f"({_expression(part)})" for part in condition)
     (operator, want), *_ = condition.items()
     if operator in _ORDERED:
-        return f'numbers["{_digest(name)}"] {_ORDERED[operator]} {orjson.dumps(want).decode()}'
-    facets = [_facet(name, value) for value in (want if isinstance(want, list) else [want])]
+        return f'numbers["{digest(name)}"] {_ORDERED[operator]} {orjson.dumps(want).decode()}'
+    facets = [facet(name, value) for value in (want if isinstance(want, list) else [want])]
     any_of = f"array_contains_any(facets, {orjson.dumps(facets).decode()})"
     return f"not {any_of}" if operator in ("$ne", "$nin") else any_of
 
@@ -418,16 +418,6 @@ _READ = (DataType.BOOL, *_NUMBERS, DataType.VARCHAR, DataType.JSON)
 """Types of fields that become metadata."""
 
 _ORDERED = {"$gt": ">", "$gte": ">=", "$lt": "<", "$lte": "<="}
-
-
-def _facet(name: str, value: FieldValue) -> str:
-    """Digest of a field and its value; 1 and 1.0 are equal, 1 and true are not."""
-    return _digest(name, int(value) if isinstance(value, float) and value.is_integer() else value)
-
-
-def _digest(*parts: FieldValue) -> str:
-    """32 hexadecimal digits."""
-    return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
 
 
 STORE = MilvusStore()
