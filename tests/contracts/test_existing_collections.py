@@ -13,6 +13,7 @@ from typing import Any
 import chromadb
 import numpy as np
 import pytest
+from aiohttp import web
 from chromadb.api import ClientAPI
 from pymilvus import DataType, MilvusClient
 
@@ -22,6 +23,7 @@ from ingest.settings import IngestSettings
 from tests.contracts.test_chroma_server import chromas_client
 from tests.contracts.test_pinecone import pinecones_client
 from tests.fakes.embedder import DIMENSION, OTHER_FINGERPRINT, LoopbackEmbedder, embed
+from tests.fakes.loopback import serving as loopback
 from tests.fakes.pinecone import INDEX, KEY, Pinecone
 from tests.processes import free_ports
 from tests.vectorstore.searching import find, serving, within
@@ -157,6 +159,11 @@ def describe(path: Path, store: str, collection: str, **more: Any) -> None:
 
 def reason(service: Any) -> str:
     return str(service.not_ready_reason())
+
+
+def reason_of(service: Any) -> str:
+    """The problem of an index that is still served."""
+    return str(service.whole_status().reason)
 
 
 async def test_it_is_searched_as_it_is(tmp_path: Path, member: Member, embedder: LoopbackEmbedder) -> None:
@@ -331,6 +338,11 @@ async def test_a_filter_that_chroma_cannot_evaluate_and_a_server_that_is_away(
             client.delete_collection(name)
             with pytest.raises(StoreFailedError, match="no such collection"):
                 await find(service, "x")
+            await service.refresh()
+            assert "no such collection" in reason_of(service)
+            fill_chroma(client, name, embed(TEXTS), TEXTS, "l2")
+            await service.refresh()
+            assert len((await find(service, "x")).passages) == 3
     monkeypatch.setenv("VECTORSTORE_CHROMA_SERVER_URL", f"http://127.0.0.1:{free_ports(1)[0]}")
     async with serving(tmp_path, embedder) as service:
         assert "cannot be reached" in reason(service)
@@ -377,7 +389,7 @@ async def test_a_namespace_of_the_cloudera_lab(
     with Pinecone(DIMENSION) as server:
         for name, value in (("CONTROL_URL", server.url), ("INDEX", INDEX), ("API_KEY", KEY)):
             monkeypatch.setenv(f"VECTORSTORE_PINECONE_{name}", value)
-        text = "What is CML?\n/ cats & dogs? " + "word " * 96
+        text = "What is CML?\n/ 100% of cats & dogs? " + "word " * 96
         rows = [(text[:512], embed([text])[0].tolist(), {"file_path": "/home/cdsw/data/https:/docs.example/a/cml.txt"})]
         with pinecones_client(server) as (_, index):
             index.upsert(vectors=rows)
@@ -387,7 +399,23 @@ async def test_a_namespace_of_the_cloudera_lab(
             (passage,) = (await find(service, "What is CML?")).passages
             assert (passage.text, passage.title) == (text[:512], "cml")
             assert passage.url == "https://docs.example/a/cml.html"
+            assert "?%0A/ 100%25 of cats" in passage.document_id
             assert (await service.document(passage.document_id, within())).text == passage.text
+
+
+async def test_a_store_that_sends_something_else(
+    tmp_path: Path, embedder: LoopbackEmbedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def answer(request: web.Request) -> web.Response:
+        return web.json_response({"id": "x", "dimension": DIMENSION} if request.method == "GET" else {"ids": 5})
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", answer)
+    describe(tmp_path, "chroma_server", "c")
+    async with loopback(app) as url:
+        monkeypatch.setenv("VECTORSTORE_CHROMA_SERVER_URL", url)
+        async with serving(tmp_path, embedder) as service:
+            assert "The store chroma_server sent an invalid result" in reason(service)
 
 
 def test_stores_without_collections_of_other_programs() -> None:

@@ -94,6 +94,14 @@ def test_pinecones_own_client_reads_a_version(tmp_path: Path, client: Any) -> No
     assert ref.collection not in client.describe_index_stats().namespaces
 
 
+def test_a_namespace_with_rows_of_another_program(tmp_path: Path, client: Any) -> None:
+    ref = version(tmp_path, "pinecone")
+    client.upsert(vectors=[{"id": "other", "values": unit(9)[8].tolist()}], namespace=ref.collection)
+    client.describe_index_stats()
+    with opened(ref, "pinecone") as store, pytest.raises(StoreFailedError, match="rows that are not of this version"):
+        store.search(unit(9)[8:], limit=1, where=None, mask=None)
+
+
 def test_an_index_with_dotproduct(tmp_path: Path, server: Pinecone) -> None:
     server.metric = "dotproduct"
     with opened(version(tmp_path, "pinecone"), "pinecone") as store:

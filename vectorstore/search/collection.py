@@ -185,7 +185,7 @@ class ServedCollection:
         if self._access is not None:
             raise NotReadyError(_NO_RULES)
         served = None if self._lease is None else self._lease.index
-        if isinstance(served, ExistingIndex) and served.described == described:
+        if isinstance(served, ExistingIndex) and served.described == described and not served.has_failed:
             if self._mismatch is not None:
                 await self._verify(served.name, served.manifest.embedder)
                 self._mismatch = None

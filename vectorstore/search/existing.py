@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import PurePosixPath
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 import numpy.typing as npt
@@ -41,6 +43,9 @@ _BY_LENGTH = ("l2", "ip", "euclidean", "dotproduct")
 _THREADS = 8
 """Requests that the store gets at the same time."""
 
+_IN_NO_PATH = re.compile(r"[\x00-\x1f\x7f%]")
+"""Characters of a record's id that are percent-encoded in the document's id, which is a part of the route's path."""
+
 _ADDRESS = re.compile(r"https?://\S+")
 _SAVED_PAGE = re.compile(r"(?:^|/)(https?):/+(\S+)\.txt$")
 """Path of a web page that the Cloudera lab saved as text: /home/cdsw/data/https:/host/page.txt."""
@@ -50,6 +55,8 @@ class ExistingIndex:
     """An index that serves a collection of a store. Each record is a document of one chunk."""
 
     calibration: dict[str, Any] | None = None
+    has_failed = False
+    """Whether a search failed. Then the collection should be opened again: it may have been created again."""
 
     def __init__(
         self,
@@ -71,12 +78,13 @@ class ExistingIndex:
         self.tail = orjson.dumps({"collection": name, "index_version": self.name})[1:]
         self._candidates = candidates
         self._weights = weights or Weights()
-        self._reader = attach(described.store, described.collection)
-        try:
-            count = self._check(embedder)
-        except BaseException:
-            self._reader.close()
-            raise
+        with self._valid_results():
+            self._reader = attach(described.store, described.collection)
+            try:
+                count = self._check(embedder)
+            except BaseException:
+                self._reader.close()
+                raise
         self.manifest = Manifest(
             version=self.name,
             build_id="",
@@ -132,7 +140,8 @@ class ExistingIndex:
 
     def document(self, document_id: str, visible: Visible) -> Document:
         """The record as a document. Blocks. Raises UnknownDocumentError, StoreFailedError."""
-        record = self._reader.fetch(document_id)
+        with self._valid_results():
+            record = self._reader.fetch(unquote(document_id))
         if record is None:
             raise UnknownDocumentError(
                 f"Collection {self.name} has no record {document_id[:80]!r}.", field="document_id"
@@ -147,7 +156,7 @@ class ExistingIndex:
         address = next(filter(None, map(_address, _texts(fields, self.described.url))), None)
         title = _first(fields, self.described.title) or (PurePosixPath(source).stem if set(source) & {"/", "."} else "")
         return Document(
-            id=record.id,
+            id=_IN_NO_PATH.sub(lambda found: f"%{ord(found[0]):02X}", record.id),
             text=text,
             title=title,
             url=address,
@@ -165,6 +174,14 @@ class ExistingIndex:
         self._threads.shutdown(wait=False)
         self._reader.close()
 
+    @contextmanager
+    def _valid_results(self) -> Iterator[None]:
+        """Raises StoreFailedError if what the store sends has another form than documented."""
+        try:
+            yield
+        except (KeyError, TypeError, ValueError) as error:
+            raise StoreFailedError(f"The store {self.described.store} sent an invalid result.") from error
+
     def _check(self, embedder: EmbedderInfo) -> int:
         what = f"Collection {self.name!r} of the store {self.described.store}"
         reader = self._reader
@@ -177,6 +194,9 @@ class ExistingIndex:
                 f"{what} has vectors of {reader.dimension} dimensions, but the embedder {embedder.fingerprint} has "
                 f"{embedder.dimension}: start the embedder that the collection was filled with."
             )
+        records = [record for record in records if record.vector.shape == (reader.dimension,)]
+        if not records:
+            raise StoreFailedError(f"{what} has records without dense vectors.")
         lengths = np.linalg.norm(np.stack([record.vector for record in records]), axis=1)
         metric = reader.metric.lower()
         if metric not in _COSINE + _BY_LENGTH:
@@ -206,9 +226,16 @@ class ExistingIndex:
             limit = max(self._candidates, *(query.num_docs for query in queries))
             vectors, where = np.stack([query.vector for query in queries]), queries[0].where
             try:
-                found = self._reader.search(vectors, limit=limit, where=where)
+                with self._valid_results():
+                    found = self._reader.search(vectors, limit=limit, where=where)
             except UnsupportedFilterError as error:
-                raise InvalidFilterError(f"filters: {error.message}", field="filters") from error
+                raise InvalidFilterError(
+                    f"filters: {error.message} Change the filter: this collection is searched by its store alone.",
+                    field="filters",
+                ) from error
+            except StoreFailedError:
+                self.has_failed = True
+                raise
             if len(found) != len(queries):
                 raise StoreFailedError(f"The store {self.described.store} sent results for other queries.")
             for number, records in zip(numbers, found, strict=True):
@@ -219,7 +246,9 @@ class ExistingIndex:
         documents = [
             (document, record.vector / (np.linalg.norm(record.vector) or 1))
             for record in records
-            if matches(search.query.where, record.fields) and (document := self.document_of(record)).text
+            if record.vector.shape == (self.dimension,)
+            and matches(search.query.where, record.fields)
+            and (document := self.document_of(record)).text
         ]
         vectors = np.array([vector for _, vector in documents], np.float32).reshape(len(documents), self.dimension)
         similarities = cosines(vectors, search.query.vector)

@@ -196,8 +196,11 @@ class PineconeReader:
 
         def hits(query: Vectors) -> Hits:
             found = self._server.query(self._namespace, query, asked, condition)
-            rows = np.array([int(match["id"]) for match in found], np.int64)
-            scores = np.array([match["score"] for match in found], np.float32)
+            try:
+                rows = np.array([int(match["id"]) for match in found], np.int64)
+                scores = np.array([match["score"] for match in found], np.float32)
+            except (KeyError, TypeError, ValueError) as error:
+                raise StoreFailedError("Pinecone sent rows that are not of this version.") from error
             if mask is not None:
                 kept = mask[rows]
                 rows, scores = rows[kept], scores[kept]
@@ -226,7 +229,7 @@ class PineconeReader:
 
     def close(self) -> None:
         """Closes the connections."""
-        self._threads.shutdown()
+        self._threads.shutdown(wait=False)
         self._server.close()
 
 
