@@ -353,7 +353,9 @@ def _start_services(settings: Settings, state: GraphState, client: SupervisorCli
         _start_triton(settings, state, client, "embedder", prepared["environment"], variables)
 
     def start_predictor() -> None:
-        variables = {"PREDICTOR_MODEL_DIR": str(prepared["llm"].path)}
+        path = prepared["llm"].path
+        cache = settings.models / "openvino" / path.name
+        variables = {"PREDICTOR_MODEL_DIR": str(path), "PREDICTOR_CACHE_DIR": str(cache)}
         _start_triton(settings, state, client, "predictor", prepared["environment"], variables)
 
     waiting: list[tuple[set[str], Callable[[], None]]] = [

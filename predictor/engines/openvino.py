@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import itertools
+import logging
 import os
 import shutil
 import tempfile
@@ -18,6 +20,8 @@ from predictor.engines.batch import Output, SamplingParams
 from predictor.engines.settings import EngineSettings
 from predictor.errors import ModelFilesError, OverloadedError
 from predictor.wire import FinishReason
+
+logger = logging.getLogger(__name__)
 
 _BLOCK_TOKENS = 32
 """Tokens in a block of the KV cache on CPUs. Source: openvino.genai `paged_attention_transformations`."""
@@ -50,8 +54,16 @@ class OpenVinoPipeline:
         folder = settings.model_dir
         weights = folder / "model.gguf"
         try:
-            with _writable(weights) if weights.exists() else contextlib.nullcontext(folder) as path:
-                self._pipeline = genai.ContinuousBatchingPipeline(str(path), scheduler, "CPU")
+            if not weights.exists():
+                self._pipeline = genai.ContinuousBatchingPipeline(str(folder), scheduler, "CPU")
+            elif settings.cache_dir is None:
+                self._pipeline = _load(weights, scheduler)
+            else:
+                try:
+                    self._pipeline = _load_cached(weights, settings.cache_dir, scheduler)
+                except (RuntimeError, OSError):
+                    logger.exception("The model cannot be kept in %s.", settings.cache_dir)
+                    self._pipeline = _load(weights, scheduler)
         except (RuntimeError, OSError) as error:
             raise ModelFilesError(f"OpenVINO GenAI cannot load the model in {folder}: {error}") from error
         self._end_ids = end_ids
@@ -77,6 +89,8 @@ class OpenVinoPipeline:
             logprobs=int(sampling.log_probs),
             do_sample=not sampling.greedy,
         )
+        if self._end_ids:
+            config.set_eos_token_id(min(self._end_ids))  # a cached model has none of its own
         if not sampling.greedy:
             config.temperature = sampling.temperature
             config.top_p = sampling.top_p
@@ -97,6 +111,47 @@ class OpenVinoPipeline:
     def cache_usage(self) -> float:
         """Share of the KV cache used at the last step, 0 to 1."""
         return float(self._pipeline.get_metrics().cache_usage) / 100
+
+
+def _load(weights: Path, scheduler: genai.SchedulerConfig) -> genai.ContinuousBatchingPipeline:
+    with _writable(weights) as path:
+        return genai.ContinuousBatchingPipeline(str(path), scheduler, "CPU")
+
+
+def _load_cached(weights: Path, cache_dir: Path, scheduler: genai.SchedulerConfig) -> genai.ContinuousBatchingPipeline:
+    """Loads the OpenVINO model that an earlier load kept, or the GGUF file, and keeps the model."""
+    file = weights.stat()
+    cached = cache_dir / f"{genai.__version__}-{file.st_size}-{file.st_mtime_ns}"
+    cache_dir.mkdir(parents=True, exist_ok=True)
+    with _locked(cache_dir):
+        if cached.exists():
+            return genai.ContinuousBatchingPipeline(str(cached), scheduler, "CPU")
+        for outdated in cache_dir.iterdir():
+            shutil.rmtree(outdated)
+        folder = cache_dir / "converting"
+        folder.mkdir()
+        try:
+            with _writable(weights) as path:
+                link = folder / weights.name
+                link.symlink_to(path.resolve())
+                # It saves the model beside the GGUF file.
+                pipeline = genai.ContinuousBatchingPipeline(str(link), scheduler, "CPU", {"enable_save_ov_model": True})
+                link.unlink()
+            folder.rename(cached)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+    return pipeline
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Excludes other processes until the block, or this process, ends."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 @contextlib.contextmanager
