@@ -21,7 +21,8 @@ async def serving(
 ) -> AsyncIterator[VectorstoreService]:
     """A service that reads the pointers of the named indexes only on `refresh`."""
     roots = [IndexRoot(path, name) for name in names or ("default",)]
-    service = VectorstoreService(roots, EmbedderClient(embedder.url, model=MODEL), reload_interval_s=3600, **more)
+    options = {"reload_interval_s": 3600, "probe_timeout_s": 60, **more}
+    service = VectorstoreService(roots, EmbedderClient(embedder.url, model=MODEL), **options)
     async with service.running():
         yield service
 

@@ -251,8 +251,8 @@ class ExistingPinecone:
         return self._server.count(self._namespace)
 
     def sample(self, limit: int) -> list[Record]:
-        """The records nearest to any vector."""
-        return self._records(np.ones(self.dimension, np.float32), limit, None)
+        """The records nearest to any vector, at most 20: a response may have 4 MB."""
+        return self._records(np.ones(self.dimension, np.float32), min(limit, 20), None)
 
     def fetch(self, record_id: str) -> Record | None:
         """The record with this id."""
@@ -383,7 +383,7 @@ class _Server:
                 "again."
             )
         if status == 429:
-            raise StoreFailedError(f"{what}: the limit of requests is reached. Try again later.")
+            raise StoreFailedError(f"{what}: Pinecone's limit of requests is reached. Try again later.")
         if not response.is_success:
             logger.warning("Pinecone answered %d: %s", status, response.text[:500])
             raise StoreFailedError(f"{what} answered with status {status}.")
