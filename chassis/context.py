@@ -57,7 +57,8 @@ class CallContext:
                 )
             timeout_s = min(timeout_s, int(sent) / 1000)
         forwarded = {name: headers[name] for name in FORWARDED_HEADERS if name in headers}
-        forwarded.setdefault("x-request-id", secrets.token_hex(16))
+        if "x-request-id" not in forwarded:
+            forwarded["x-request-id"] = secrets.token_hex(16)
         return cls(time.monotonic() + timeout_s, forwarded, caller.get())
 
     @property
@@ -86,10 +87,13 @@ class CallContext:
 
     def share(self, fraction: float = 1, at_most_s: float = math.inf) -> CallContext:
         """A context with a part of the time left, so that an upstream that hangs costs no more."""
-        return replace(self, deadline=time.monotonic() + min(self.remaining_s() * fraction, at_most_s))
+        deadline = time.monotonic() + min(self.remaining_s() * fraction, at_most_s)
+        return CallContext(deadline, self.headers, self.principal)
 
     def without_authorization(self) -> CallContext:
         """The same context for an upstream that must not see the caller's credentials."""
+        if "authorization" not in self.headers:
+            return self
         return replace(self, headers={k: v for k, v in self.headers.items() if k != "authorization"})
 
     def outgoing_headers(self) -> dict[str, str]:

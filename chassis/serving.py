@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -34,6 +35,9 @@ _IDLE_S = 5.0
 """Maximum idle time of a connection while the service drains. Other connections are closed with their next response,
 which announces it, so that no request is lost."""
 _DRAIN_POLL_S = 0.1
+_GC_THRESHOLD = 20_000
+"""New objects after which the garbage collector runs. A request makes thousands, nearly all without cycles, and with
+Python's default of 700 the collector takes a twentieth of the time."""
 _CERTIFICATE_POLL_S = 2.0
 _HTTP_PORT, _HTTPS_PORT = 8080, 8443
 """KServe's ports. A service with a certificate that is set to the first listens on the second."""
@@ -111,6 +115,8 @@ def run(
 
     async def main() -> None:
         _stop_on_signals(server)
+        gc.freeze()  # the modules; not the indexes, which the lifespan loads and replaces
+        gc.set_threshold(_GC_THRESHOLD)
         async with lifespan():
             _drain_on_signal(edge, server, draining)
             _load_certificate(config)

@@ -153,7 +153,10 @@ class EmbedderClient:
                 part = [encoded[position] for position in positions] or [b""]
                 answers.append((positions, await self._infer(part, names, input_type, ctx)))
 
-        count = min(self._requests_in_flight, max(1, -(-len(order) // step)))
+        count = min(self._requests_in_flight, -(-len(order) // step))
+        if count <= 1:
+            await work()
+            return _embeddings(answers, len(encoded), names)
         workers = [asyncio.create_task(work()) for _ in range(count)]
         try:
             await asyncio.gather(*workers)

@@ -90,7 +90,7 @@ def is_run(token: str) -> bool:
 
 def is_sentence_run(token: str) -> bool:
     """Whether a result of `tokens` is a run."""
-    return _SENTENCE_RUN.match(token) is not None
+    return not token.isascii() and _SENTENCE_RUN.match(token) is not None
 
 
 def pairs(run: str) -> list[str]:
@@ -100,7 +100,7 @@ def pairs(run: str) -> list[str]:
 
 def has_digit(term: str) -> bool:
     """Whether the term is a number or a name with a digit in it."""
-    return any(map(str.isdigit, term))
+    return not term.isalpha() and any(map(str.isdigit, term))
 
 
 def _segmented(found: list[str], text: str) -> list[str]:

@@ -29,6 +29,8 @@ from vectorstore.wire import Passage
 _FORMAT = b"turns-1 "
 """Part of every signature, so that fields of another format are rejected."""
 
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+
 _MAX_PASSAGES = 200
 """Maximum number of passages in a conversation. All are read again for the next question."""
 
@@ -66,16 +68,18 @@ class ShownPassage:
         return self.collection, self.index_version, self.document_id, self.start, self.end
 
 
+def key_of(passage: Passage) -> PassageKey:
+    """As `ShownPassage.key`."""
+    span = passage.span
+    return passage.collection, passage.index_version, passage.document_id, span.start, span.end
+
+
 def shown(passage: Passage, number: int) -> ShownPassage:
     """A passage with its source number."""
     return ShownPassage(
         number,
         " — ".join(dict.fromkeys(filter(None, [passage.title, *passage.heading_path]))),
-        passage.collection,
-        passage.index_version,
-        passage.document_id,
-        passage.span.start,
-        passage.span.end,
+        *key_of(passage),
         passage.text,
     )
 
@@ -175,8 +179,7 @@ class Conversations:
             )
             for turn in turns
         ]
-        written = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
-        packed = zlib.compress(written.encode(errors="surrogatepass"))
+        packed = zlib.compress(_ENCODER.encode(content).encode(errors="surrogatepass"))
         return base64.urlsafe_b64encode(self._mac(packed) + packed).decode()
 
     def _read(self, field: str) -> list[Turn]:

@@ -39,11 +39,12 @@ class Generator:
         """
         # A default that the server does not support is omitted; the server's client refuses one that the request sets.
         supported = self._predictor.capabilities.parameters
-        defaults = self._defaults.model_dump(include=_SAMPLED)
-        given = sampling.model_dump(include=_SAMPLED, exclude_none=True)
-        parameters: dict[str, Any] = {
-            name: value if name in supported else None for name, value in defaults.items()
-        } | given
+        parameters: dict[str, Any] = {}
+        for name in _SAMPLED:
+            value = getattr(sampling, name)
+            if value is None and name in supported:
+                value = getattr(self._defaults, name)
+            parameters[name] = value
         # top_p 0 means the most likely token, but servers reject it.
         if parameters["temperature"] == 0 or parameters["top_p"] == 0:
             parameters |= {"temperature": 0.0, "top_k": None, "top_p": None}

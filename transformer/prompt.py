@@ -5,13 +5,13 @@ from __future__ import annotations
 import bisect
 import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TypeVar
 
 from predictor.client import EstimatedPromptFormat, PromptFormat
 from predictor.wire import Message as LlmMessage
-from transformer.conversations import PassageKey, ShownPassage, Turn, shown
+from transformer.conversations import PassageKey, ShownPassage, Turn, key_of, shown
 from transformer.errors import PromptTooLongError
 from transformer.templates import PromptTemplate
 from transformer.wire import CutPassage, Replayed, Source
@@ -148,7 +148,7 @@ class PromptBuilder:
             earlier = self._replay(kept, template)
             numbers, above = numbers_of(kept), _shown_by(kept)
             after = max(numbers.values(), default=0) + len(passages)
-            blocks = [self._block(replace(one, number=numbers.get(one.key, after)), above, template) for one in offered]
+            blocks = [self._block(one, numbers.get(one.key, after), above, template) for one in offered]
             needed = [self._count(block) + 1 for block in blocks]
             frame = self._bare_frame(system)
             history = self._format.count_messages(_messages(system, earlier, "?")) - frame if earlier else 0
@@ -170,7 +170,9 @@ class PromptBuilder:
         sources = numbered(fitting, chosen.numbers)
         kept = turns[first:]
         above = _shown_by(kept)
-        documents = "\n".join(self._block(shown(source, source.number), above, template) for source in sources)
+        documents = "\n".join(
+            self._block(shown(source, source.number), source.number, above, template) for source in sources
+        )
         replayed = Replayed(turns=len(kept), left_out=first, incomplete=sum(not turn.complete for turn in kept))
         return Prompt(
             _messages(system, chosen.earlier, template.question(documents or fence, asked) if grounded else asked),
@@ -188,7 +190,7 @@ class PromptBuilder:
         for turn in turns:
             if turn.question is not None:
                 known = [passage for passage in turn.passages if passage.text]
-                documents = "\n".join(self._block(one, above, template) for one in known)
+                documents = "\n".join(self._block(one, one.number, above, template) for one in known)
                 above.update(one.key for one in known)
                 asked = self._escape(turn.question)
                 content = template.question(documents, asked) if known else asked
@@ -212,12 +214,14 @@ class PromptBuilder:
                 )
         return kept, cut
 
-    def _block(self, passage: ShownPassage, above: Collection[PassageKey], template: PromptTemplate) -> str:
+    def _block(
+        self, passage: ShownPassage, number: int, above: Collection[PassageKey], template: PromptTemplate
+    ) -> str:
         """A passage in the prompt. If an earlier turn contains it, only its number and label."""
         title = self._escape(passage.label)
         if passage.key in above:
-            return template.reference(passage.number, title)
-        return template.block(passage.number, title, self._escape(passage.text))
+            return template.reference(number, title)
+        return template.block(number, title, self._escape(passage.text))
 
 
 def numbered(passages: Sequence[Passage], numbers: Mapping[PassageKey, int]) -> list[Source]:
@@ -227,8 +231,8 @@ def numbered(passages: Sequence[Passage], numbers: Mapping[PassageKey, int]) -> 
         passages: in any order. New ones are numbered by document and position.
         numbers: source numbers of passages of earlier turns.
     """
-    known = {numbers[key]: one for one in passages if (key := shown(one, 0).key) in numbers}
-    new = sorted((one for one in passages if shown(one, 0).key not in numbers), key=_reading_order)
+    known = {numbers[key]: one for one in passages if (key := key_of(one)) in numbers}
+    new = sorted((one for one in passages if key_of(one) not in numbers), key=_reading_order)
     all_numbers = known | dict(enumerate(new, max(numbers.values(), default=0) + 1))
     return [Source.construct_unchecked(number=number, **one.__dict__) for number, one in sorted(all_numbers.items())]
 

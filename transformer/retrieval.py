@@ -121,11 +121,11 @@ class Retriever:
             query = await self._condenser.condense(question.text, messages, ctx)
             stopwatch.lap("condense")
         share = ctx.share(at_most_s=self._timeout_s)
-        prediction, read = await asyncio.gather(
-            self._search(question, query, wanted, share, quotable=mode != "write"),
-            self._read(() if mode == "quote" else turns, share),
-        )
-        turns = read or turns
+        search = self._search(question, query, wanted, share, quotable=mode != "write")
+        if turns and mode != "quote":
+            prediction, turns = await asyncio.gather(search, self._read(turns, share))
+        else:
+            prediction = await search
         stopwatch.lap("retrieval")
         stopwatch.timings.update(prediction.timings_ms)
 
