@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import inspect
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from typing import Annotated, Any
 
@@ -14,9 +13,8 @@ from chassis import tracing
 from chassis.context import CallContext, CallSpan
 from chassis.errors import BadUpstreamError, InvalidRequestError, ServiceError
 from chassis.registry import Registry
-from chassis.settings import SettingError
 from predictor.prompt import EstimatedPromptFormat, PromptFormat
-from predictor.servers.base import NEUTRAL, PARAMETERS, Capabilities, Connect, LlmServer, Options
+from predictor.servers.base import NEUTRAL, PARAMETERS, Capabilities, Connect, Options
 from predictor.wire import GenerationChunk, GenerationRequest, Message
 
 __all__ = ["LLM_SERVERS", "EstimatedPromptFormat", "LlmServerName", "PredictorClient", "PromptFormat"]
@@ -88,7 +86,7 @@ class PredictorClient:
     ) -> None:
         self._name = server
         self._forward_authorization = forward_authorization
-        self._server = _connect(server, base_url, model, options)
+        self._server = LLM_SERVERS.get(server)(base_url, model, options)
         self._prompt_format = prompt_format
         self._label = label
 
@@ -231,17 +229,6 @@ class PredictorClient:
         return InvalidRequestError(
             f"{name} is {value}, but the LLM server {self._name!r} does not support it. Leave it out.", field=name
         )
-
-
-def _connect(server: str, base_url: str, model: str | None, options: Options | None) -> LlmServer:
-    connect = LLM_SERVERS.get(server)
-    if options is None:
-        return connect(base_url, model)
-    if "options" in inspect.signature(connect).parameters:
-        return connect(base_url, model, options)
-    if options:
-        raise SettingError(f"options.{next(iter(options))}: is unknown. The LLM server {server!r} has no options.")
-    return connect(base_url, model)
 
 
 def _texts(prompt: str | Sequence[Message]) -> list[str]:

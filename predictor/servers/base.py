@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal, Protocol, TypeVar
@@ -18,7 +18,7 @@ from pydantic_settings import BaseSettings
 
 from chassis.context import CallContext
 from chassis.errors import BadUpstreamError, BusyError, InvalidRequestError, NotReadyError, ServiceError
-from chassis.settings import load_settings, settings_of
+from chassis.settings import SettingError, load_settings, settings_of
 from predictor.wire import FinishReason, GenerationChunk, GenerationRequest
 
 SettingsT = TypeVar("SettingsT", bound=BaseSettings)
@@ -94,11 +94,20 @@ class LlmServer(Protocol):
         """Closes the pooled connections."""
 
 
-Connect = Callable[..., LlmServer]
-"""An entry point's object: base URL and model (None: the server's default) → client. Connects at the first call.
+class Connect(Protocol):
+    """An entry point's object."""
 
-If it has a parameter `options`, it takes `Options`, or None for the environment: see `server_settings`.
-"""
+    def __call__(self, base_url: str, model: str | None, options: Options | None = None) -> LlmServer:
+        """A client of the server. It connects at the first call.
+
+        Args:
+            base_url: base URL of the server.
+            model: name of the model; None: the server's default.
+            options: values of the server's settings, or None for the environment's: see `server_settings`.
+
+        Raises:
+            SettingError: an option is unknown or invalid.
+        """
 
 
 def server_settings(kind: type[SettingsT], options: Options | None) -> SettingsT:
@@ -108,6 +117,12 @@ def server_settings(kind: type[SettingsT], options: Options | None) -> SettingsT
         SettingError: an option is unknown or invalid.
     """
     return load_settings(kind) if options is None else settings_of(kind, options, prefix="options.")
+
+
+def refuse_options(options: Options | None) -> None:
+    """For a server without settings. Raises SettingError if there are options."""
+    if options:
+        raise SettingError(f"options.{next(iter(options))}: is unknown. This LLM server has no options.")
 
 
 _FINISH_REASONS: Mapping[str, FinishReason | None] = {

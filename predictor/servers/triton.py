@@ -24,9 +24,11 @@ from predictor.servers.base import (
     PARAMETERS,
     AnswerState,
     Capabilities,
+    Options,
     caller_error,
     failure,
     parse_event,
+    refuse_options,
     sent_fields,
     token_count,
     whole_answer,
@@ -87,8 +89,9 @@ class Layout:
             log_probs="answer" if self.output_log_probs is None else "tokens",
         )
 
-    def connect(self, base_url: str, model: str | None) -> TritonServer:
+    def connect(self, base_url: str, model: str | None, options: Options | None = None) -> TritonServer:
         """A client of a Triton model with this layout. The entry points refer to this method."""
+        refuse_options(options)
         return TritonServer(base_url, model or self.model, self)
 
 
