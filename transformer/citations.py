@@ -138,13 +138,14 @@ class RankedSources:
 
 
 def quotation(quotes: Sequence[Quote], withheld: Sequence[Withheld] = ()) -> Citations:
-    """An answer that consists of these quotes, in order: sentences in one paragraph, other units on separate lines.
+    """An answer that consists of these quotes, in order.
 
-    Numbers in brackets are removed, because they would look like source markers.
+    Each document starts a paragraph, in which sentences follow each other and other units are separate lines. Numbers
+    in brackets are removed, because they would look like source markers.
     """
     text = ""
     statements: list[Statement] = []
-    prose = False
+    prose, document = False, ""
     for quote in quotes:
         shown = "".join(sentence.bare() for sentence in _sentences(quote.text)).strip()
         if "```" not in shown:
@@ -152,10 +153,14 @@ def quotation(quotes: Sequence[Quote], withheld: Sequence[Withheld] = ()) -> Cit
         follows = prose
         prose = "\n" not in shown and not starts_line(shown) and shown.endswith(_SENTENCE_ENDS)
         if text:
-            text += " " if follows and prose else "\n"
+            if quote.document_id != document:
+                text += "\n\n"
+            else:
+                text += " " if follows and prose else "\n"
             statements[-1].span.end = len(text)
         statements.append(_statement(Span(start=len(text), end=len(text) + len(shown)), [quote]))
         text += shown
+        document = quote.document_id
     return Citations(text=text, kind="quote", statements=statements, markers=Markers(), withheld=list(withheld))
 
 

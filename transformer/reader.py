@@ -94,7 +94,7 @@ class Reader:
             end = _end_of_announced(text, spans[span.passage], start, end)
             start = bullet.end() if (bullet := _BULLET.match(text, start, end)) else start
             quote = text[start:end]
-            if quote.endswith((*_ASKS, *_ANNOUNCES)) or quote in texts:
+            if quote.endswith((*_ASKS, *_ANNOUNCES)) or any(quote in text or text in quote for text in texts):
                 continue
             if any(other.passage == span.passage and start < other.end and other.start < end for other in found):
                 continue

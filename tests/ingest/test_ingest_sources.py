@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from ingest.errors import SourceNotFoundError
 from ingest.sources import list_files, open_source
 
 
@@ -44,6 +46,26 @@ def test_links_stay_inside_the_folder(tmp_path: Path) -> None:
             "pipe.md": "not a regular file",
         },
     )
+
+
+def test_ignore_file_names_what_is_not_indexed(tmp_path: Path) -> None:
+    for name in ("a.md", "drafts/b.md", "drafts/keep.md", "sub/drafts/c.md", "sub/old.tmp.md"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / ".ragignore").write_text("# unfinished\n/drafts/*\n!/drafts/keep.md\n*.tmp.md\n", "utf-8")
+    assert listed(tmp_path) == (["a.md", "drafts/keep.md", "sub/drafts/c.md"], {})
+    (tmp_path / ".ragignore").write_text("/drafts/\n!/drafts/keep.md\n", "utf-8")
+    assert listed(tmp_path)[0] == ["a.md", "sub/drafts/c.md", "sub/old.tmp.md"]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"), [(lambda file: file.write_text("!\n"), "'!'"), (Path.mkdir, "cannot be read")]
+)
+def test_unreadable_ignore_file_is_an_error(tmp_path: Path, make: Callable[[Path], object], message: str) -> None:
+    (tmp_path / "a.md").touch()
+    make(tmp_path / ".ragignore")
+    with pytest.raises(SourceNotFoundError, match=rf"\.ragignore: .*{message}"):
+        listed(tmp_path)
 
 
 def test_several_folders_with_the_same_names_stay_apart(tmp_path: Path) -> None:

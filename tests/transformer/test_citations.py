@@ -168,6 +168,14 @@ def test_quotes_as_an_answer_join_sentences_and_keep_list_items_apart() -> None:
     assert_statements_cover(citations)
 
 
+def test_quotes_of_each_document_start_a_paragraph() -> None:
+    texts = "The pump costs 12 euros.", "The pump weighs 2 kg."
+    sources = RankedSources([source(text, number) for number, text in enumerate(texts, 1)])
+    citations = quotation(sources.quotes([Evidence(at, 0, len(text), 0.9) for at, text in enumerate(texts)]))
+    assert citations.text == "\n\n".join(texts)
+    assert_statements_cover(citations)
+
+
 _PIECES = st.one_of(
     st.text(st.characters(codec="utf-8", exclude_characters="`~"), max_size=25),
     st.sampled_from(

@@ -82,6 +82,7 @@ def test_units_stand_in_the_order_of_the_passages() -> None:
 def test_the_same_sentence_is_quoted_once() -> None:
     text = "A collection is a named index."
     assert read("What is a collection?", text, text + " More.") == [text]
+    assert read("What is a collection?", text, "named index. More.") == [text]
 
 
 def test_similarity_decides_where_words_do_not() -> None:
