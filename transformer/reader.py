@@ -83,6 +83,7 @@ class Reader:
         spans = [matrix.spans(passage) for passage in range(len(passages))]
         ends = [text[end - 1] for (text, _), units in zip(passages, spans, strict=True) for _, end in units]
         scores = _scores(matrix, np.isin(ends, _ANNOUNCES), similarity, asks_number(question))
+        repeated = question.strip().strip("".join(_ASKS)).casefold()
         found: list[Evidence] = []
         texts: set[str] = set()
         for unit in np.argsort(-(scores - _RANK_PENALTY * matrix.passage_of), kind="stable"):
@@ -95,6 +96,8 @@ class Reader:
             start = bullet.end() if (bullet := _BULLET.match(text, start, end)) else start
             quote = text[start:end]
             if quote.endswith((*_ASKS, *_ANNOUNCES)) or any(quote in text or text in quote for text in texts):
+                continue
+            if quote.endswith(_FENCES) and repeated in quote.casefold():  # an example that asks the same question
                 continue
             if any(other.passage == span.passage and start < other.end and other.start < end for other in found):
                 continue
