@@ -206,6 +206,13 @@ def _use_running(
     *,
     yes: bool,
 ) -> None:
+    from kserve_rag.local.launcher import model_store
+
+    store = model_store(settings)
+    if settings.model:
+        store.check(settings.model, "llm")
+    if settings.embedder:
+        store.check(settings.embedder, "embedder")
     services = state.services
     addresses = (services["transformer"].url, services["transformer"].grpc_url or "", services["frontend"].url)
     given: dict[str, tuple[object, object]] = {
@@ -215,7 +222,9 @@ def _use_running(
     }
     for (what, port), where in zip(ports.items(), addresses, strict=True):
         given[what] = (str(port) if port else None, where.rpartition(":")[2])
-    changed = [f"{what} {asked} instead of {has}" for what, (asked, has) in given.items() if asked not in (None, has)]
+    changed = [
+        f"{what} {asked} instead of {has or 'none'}" for what, (asked, has) in given.items() if asked not in (None, has)
+    ]
     address = state.services["transformer"].url
     if changed:
         raise LaunchError(

@@ -15,6 +15,7 @@ from vectorstore.wire import Span
 
 _MAX_QUOTE_CHARS = 160
 """Longer quotes are truncated."""
+_MIN_LANGUAGE_SHARE = 0.05
 
 
 def print_answer(console: Console, events: Iterable[Event]) -> None:
@@ -117,7 +118,9 @@ def _index_line(index: IndexStatus | None) -> str:
         return "no index yet: build one with `kserve-rag ingest PATH`"
     line = f"index {index.name}: {index.documents} documents, {index.chunks} chunks, version {index.version}"
     if index.languages:
-        line += f"\nlanguages: {shares(index.languages)}"
+        # The language of a page with few words is often guessed wrong.
+        known = {language: share for language, share in index.languages.items() if share >= _MIN_LANGUAGE_SHARE}
+        line += f"\nlanguages: {shares(known or index.languages)}"
     if index.weights:
         line += f"\nsignals: {shares(index.weights)}"
     if index.stale:

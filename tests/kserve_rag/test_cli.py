@@ -132,7 +132,8 @@ def test_up_on_a_running_graph_says_so(graph: Any, cli: Run) -> None:
     assert other.returncode == 4
     assert "model qwen2.5-0.5b instead of smollm2-135m" in other.stderr
     assert "kserve-rag down" in other.stderr
-    assert "models /models.yaml instead of None" in cli("up", "--models", "/models.yaml").stderr
+    assert "models /models.yaml instead of none" in cli("up", "--models", "/models.yaml").stderr
+    assert "There is no llm 'nonesuch'" in cli("up", "--model", "nonesuch").stderr
     elsewhere = cli("up", "--page-port", "1")
     assert elsewhere.returncode == 4
     assert "page port 1 instead of " in elsewhere.stderr

@@ -70,7 +70,9 @@ def test_of_a_long_code_block_only_the_line_that_answers() -> None:
 
 def test_code_that_asks_the_same_question_does_not_answer() -> None:
     code = '```\nfound = client.ask("What is a collection?")\n```'
-    assert read("What is a collection?", f"A collection is a named index.\n\n{code}") == ["A collection is a named index."]
+    assert read("What is a collection?", f"A collection is a named index.\n\n{code}") == [
+        "A collection is a named index."
+    ]
 
 
 @pytest.mark.parametrize("question", ["How many loaves?", "Wie viele loaves?", "多少 loaves?"])
