@@ -70,6 +70,10 @@ class InvalidContentError(InvalidRequestError):
     """A document, chunk or vector breaks a rule of the index and cannot be stored."""
 
 
+class InvalidArchiveError(InvalidRequestError):
+    """A file to import is no complete export of an index version that this release can read."""
+
+
 class StoreFailedError(BadUpstreamError):
     """A vector store failed or sent an invalid response."""
 

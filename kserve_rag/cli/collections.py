@@ -1,10 +1,11 @@
-"""`kserve-rag collections`, `versions` and `rollback`."""
+"""`kserve-rag collections`, `versions`, `rollback`, `export` and `import`."""
 
 from __future__ import annotations
 
 import json
 import sys
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -113,6 +114,69 @@ def rollback(
     if (state := running(settings)) is not None:
         wait_until_served(state, chosen, settings.index_name)
     console.print(f"[green]✓[/] version {chosen} of {escape(settings.index_name)} is current")
+
+
+def export(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="File to write, for example press.tar.")],
+    version: Annotated[
+        str | None, typer.Option("--version", metavar="VERSION", help="Name of a version. [default: the current one]")
+    ] = None,
+    collection: CollectionOption = None,
+) -> None:
+    """Write a collection to one file, for another machine or cluster.
+
+    The file has what is searched: texts, vectors, metadata, the calibration of refusals and the access rules. It does
+    not have the original files, and uploads are in it as texts.
+
+    [bold]Examples[/]
+
+      kserve-rag export handbook.tar
+      kserve-rag export --collection press press.tar
+    """
+    from kserve_rag.cli.progress import ProgressDisplay
+    from kserve_rag.local import collections
+
+    settings = collection_settings(collection)
+    if file.exists():
+        raise UsageError(f"{file} exists: choose another name.")
+    with ProgressDisplay(console) as display:
+        exported = collections.export(settings, version, file, display)
+    size_mb = file.stat().st_size / 1e6
+    console.print(f"[green]✓[/] version {exported} of {escape(settings.index_name)} is in {escape(str(file))}", end=" ")
+    console.print(f"[dim]({size_mb:.1f} MB)[/]")
+
+
+def import_(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="File that `kserve-rag export` wrote.")],
+    collection: Annotated[
+        str | None,
+        typer.Option("--collection", "-c", metavar="NAME", help="Name of a collection. [default: the exported one]"),
+    ] = None,
+) -> None:
+    """Serve a collection from a file of `kserve-rag export`.
+
+    Everything is compared with its digests first. The version becomes the current one of the collection; `rollback`
+    goes back. Import only files of people whom you trust: their texts become answers.
+
+    [bold]Examples[/]
+
+      kserve-rag import handbook.tar
+      kserve-rag import press.tar --collection press-2026
+    """
+    from kserve_rag.cli.progress import ProgressDisplay
+    from kserve_rag.local import collections
+    from kserve_rag.local.indexing import wait_until_served
+
+    settings = collection_settings(collection)
+    with ProgressDisplay(console) as display:
+        name, version, left_out = collections.import_from(settings, file, collection, display)
+    if left_out:
+        console.print(
+            f"[yellow]note[/] {escape(name)} has access rules, and keeps them: those of the file were left out"
+        )
+    if (state := running(settings)) is not None:
+        wait_until_served(state, version, name)
+    console.print(f"[green]✓[/] version {version} of {escape(name)} is current")
 
 
 def _counts(summary: dict[str, Any]) -> str:

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from chassis.errors import ServiceError
+from chassis.registry import RegistryError
 from ingest.concurrency import open_lock
 from ingest.skipped import skipped_files
 from ingest.sources import followed
 from ingest.sources.uploads import uploaded
 from kserve_rag.errors import UsageError
 from kserve_rag.local.corpus import forget
+from kserve_rag.progress import Progress
 from kserve_rag.settings import Settings
-from vectorstore.versions import IndexRoot
+from vectorstore.versions import DEFAULT_STORE, STORES, Archive, IndexRoot, export_version
+from vectorstore.versions.archive import OnBytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +96,37 @@ def roll_back(settings: Settings, version: str | None) -> str:
     return version
 
 
+def export(settings: Settings, version: str | None, file: Path, progress: Progress) -> str:
+    """Writes a version of a collection, or the current one, to a file. Returns its name.
+
+    Raises UsageError if there is no such version, if it is damaged, or if the file cannot be written.
+    """
+    root = _existing(settings)
+    with _usage_errors(), _shown(progress, f"export {root.name}") as on_bytes:
+        return export_version(root, version, file, on_bytes).version
+
+
+def import_from(settings: Settings, file: Path, collection: str | None, progress: Progress) -> tuple[str, str, bool]:
+    """Publishes an exported version as the current one of a collection, by default of the one with the same name.
+
+    Returns:
+        The collection, the version, and whether its access rules were left out, because the collection has its own.
+
+    Raises:
+        UsageError: the file is not a complete export, or cannot be served here.
+    """
+    with _usage_errors(), Archive(file) as archive:
+        name = collection or archive.manifest.name
+        root = IndexRoot(settings.indexes, name)
+        if root.is_read_only():
+            raise UsageError(f"{name} searches a collection of another program as it is. Choose another --collection.")
+        embedders = {each.embedder for each in summaries(settings).values() if each.embedder and each.problem is None}
+        with _shown(progress, f"import {name}") as on_bytes:
+            store = STORES.check(os.environ.get("INGEST_STORE", DEFAULT_STORE))
+            version, left_out = archive.publish(root, store=store, embedders=embedders, on_bytes=on_bytes)
+    return name, version, left_out
+
+
 def delete(settings: Settings) -> None:
     """Deletes a collection: its versions, uploads and sources.
 
@@ -147,9 +183,21 @@ def _summary(root: IndexRoot, name: str, *, current: bool) -> VersionSummary:
 
 
 @contextlib.contextmanager
+def _shown(progress: Progress, task: str) -> Iterator[OnBytes]:
+    try:
+        yield lambda done, total: progress.update(task, done, total)
+    finally:
+        progress.note(task, "")
+
+
+@contextlib.contextmanager
 def _usage_errors() -> Iterator[None]:
     """Turns errors of the index into errors for the command line."""
     try:
         yield
     except ServiceError as error:
         raise UsageError(error.message) from error
+    except RegistryError as error:
+        raise UsageError(str(error)) from error
+    except OSError as error:
+        raise UsageError(f"{error.filename}: {error.strerror}.") from error

@@ -10,7 +10,7 @@ import pytest
 from kserve_rag.settings import Settings
 from tests.kserve_rag.command_line import Run, runner_here
 from tests.vectorstore.sample_index import animals, publish
-from vectorstore.versions import IndexRoot
+from vectorstore.versions import IndexRoot, export_version
 
 
 @pytest.fixture
@@ -106,3 +106,30 @@ def test_an_unknown_collection_names_the_known_ones(cli: Run, indexes: Path) -> 
     unknown = cli("versions", "--collection", "press")
     assert unknown.returncode == 2
     assert "There is no collection 'press': choose one of default." in unknown.stderr
+
+
+def test_a_collection_is_exported_and_imported(cli: Run, indexes: Path, tmp_path: Path) -> None:
+    version = publish(indexes, animals()[:2], name="pets")
+    file = tmp_path / "pets.tar"
+    shown = cli("export", "--collection", "pets", str(file))
+    assert (shown.returncode, f"version {version} of pets is in" in shown.stdout) == (0, True)
+    again = cli("export", "--collection", "pets", str(file))
+    assert (again.returncode, "exists: choose another name" in again.stderr) == (2, True)
+    assert cli("import", str(file)).returncode == 0
+    assert len(IndexRoot(indexes, "pets").versions()) == 2
+    assert "of dogs is current" in cli("import", str(file), "--collection", "dogs").stdout
+    described = json.loads(cli("collections", "describe", "dogs", "--json").stdout)
+    assert (described["documents"], described["store"]) == (2, "chroma")
+
+
+def test_an_import_that_cannot_be_served_is_an_error(cli: Run, indexes: Path, tmp_path: Path) -> None:
+    other = publish(tmp_path / "there", fingerprint="other@1")
+    file = tmp_path / "default.tar"
+    export_version(IndexRoot(tmp_path / "there", "default"), other, file, lambda done, total: None)
+    publish(indexes, name="pets")
+    refused = cli("import", str(file))
+    assert (refused.returncode, "was made with the embedder other@1" in refused.stderr) == (2, True)
+    missing = cli("import", str(tmp_path / "none.tar"))
+    assert (missing.returncode, "none.tar: No such file or directory" in missing.stderr) == (2, True)
+    nowhere = cli("export", "--collection", "pets", str(tmp_path / "nowhere" / "pets.tar"))
+    assert (nowhere.returncode, "No such file or directory" in nowhere.stderr) == (2, True)

@@ -26,6 +26,7 @@ from vectorstore.signals.lexical import LANGUAGES, LexicalSettings
 from vectorstore.signals.multivectors import Bits, EncodedVectors, Quantiser
 from vectorstore.stores import DEFAULT_STORE, STORES
 from vectorstore.versions.access import AccessFile, AccessRules, Acl, Decision, admits, names_of
+from vectorstore.versions.archive import Archive, export_version
 from vectorstore.versions.building import VersionBuilder
 from vectorstore.versions.content import Chunk, ChunkVectors, Document, content_key
 from vectorstore.versions.deletion import DeletionReport, remains
@@ -43,6 +44,7 @@ __all__ = [
     "AccessFile",
     "AccessRules",
     "Acl",
+    "Archive",
     "Bits",
     "Chunk",
     "ChunkVectors",
@@ -61,6 +63,7 @@ __all__ = [
     "VersionBuilder",
     "admits",
     "content_key",
+    "export_version",
     "holdings",
     "names_of",
     "remains",

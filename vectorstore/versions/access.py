@@ -22,7 +22,7 @@ from vectorstore.errors import DamagedAccessError, InvalidAccessError
 ANYONE = "anyone"
 SIGNED_IN = "signed-in"
 
-_FILE = "access.json"
+ACCESS_FILE = "access.json"
 _ENTRY = re.compile(rf"{ANYONE}|{SIGNED_IN}|(user|group):\S(.*\S)?")
 
 
@@ -104,7 +104,7 @@ class AccessFile:
     def __init__(self, index: Path) -> None:
         """Does no I/O. `index`: folder of the index."""
         self._index = index
-        self._path = index / _FILE
+        self._path = index / ACCESS_FILE
         self._read: tuple[tuple[int, ...], AccessRules] = ((), AccessRules())
 
     def read(self) -> AccessRules:
@@ -159,7 +159,7 @@ class AccessFile:
             raise DamagedAccessError(_DAMAGED) from error
 
     def _write(self, rules: AccessRules) -> None:
-        temporary = self._index / f".{_FILE}-{secrets.token_hex(8)}"
+        temporary = self._index / f".{ACCESS_FILE}-{secrets.token_hex(8)}"
         with temporary.open("w", encoding="utf-8") as file:
             file.write(rules.model_dump_json(indent=1, exclude_defaults=True))
             file.flush()

@@ -156,18 +156,8 @@ class IndexVersion:
 
     def refill_store(self) -> None:
         """Drops the version's store and fills it again from the exact vectors. It must not be open."""
-        store = store_type(self.manifest.store)
-        store.drop(self.ref)
-        writer = store.create(self.ref, self.manifest.embedder.dimension)
-        vectors, fields = self.exact.vectors, self.exact.fields
-        try:
-            for start in range(0, len(vectors), _REFILL_ROWS):
-                block = vectors[start : start + _REFILL_ROWS]
-                writer.add(block, fields.rows(start, start + len(block)))
-            writer.finish()
-        except BaseException:
-            writer.discard()
-            raise
+        store_type(self.manifest.store).drop(self.ref)
+        fill_store(self.manifest.store, self.ref, self.exact, self.manifest.embedder.dimension)
 
     def lexical(self) -> LexicalIndex:
         """BM25 over the rows."""
@@ -288,6 +278,20 @@ class _Database:
     def close(self) -> None:
         with self._lock:
             self._connection.close()
+
+
+def fill_store(store: str, ref: VersionRef, table: VectorTable, dimension: int) -> None:
+    """Creates the version's store and fills it from the exact vectors. Raises StoreFailedError."""
+    writer = store_type(store).create(ref, dimension)
+    vectors, fields = table.vectors, table.fields
+    try:
+        for start in range(0, len(vectors), _REFILL_ROWS):
+            block = vectors[start : start + _REFILL_ROWS]
+            writer.add(block, fields.rows(start, start + len(block)))
+        writer.finish()
+    except BaseException:
+        writer.discard()
+        raise
 
 
 def sha256_of(path: Path) -> str:

@@ -9,11 +9,12 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timedelta, timezone
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import orjson
 
@@ -219,17 +220,7 @@ class IndexRoot:
         Raises:
             StoreFailedError: the store is not installed, or cannot be created.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with self._locked():
-            self._remove_leftovers()
-            build_id = secrets.token_hex(8)
-            ref = VersionRef(self.name, build_id, self.folder / f"{_BUILDING}{build_id}")
-            ref.folder.mkdir()
-            # Held until the builder ends, or released by the kernel if the process is killed.
-            lock = (ref.folder / LOCK_FILE).open("w", encoding="utf-8")
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            lock.write(store)
-            lock.flush()
+        ref, lock = self._hidden(store)
         return VersionBuilder(
             ref,
             lock,
@@ -241,6 +232,40 @@ class IndexRoot:
             sparse=sparse,
             multi_vector_bits=multi_vector_bits,
         )
+
+    @contextlib.contextmanager
+    def receive(self, store: str) -> Iterator[tuple[VersionRef, Callable[[Manifest, str], str]]]:
+        """An empty folder for the files of a version from elsewhere, and the function that publishes it.
+
+        The function takes the manifest and a digest of the content, and returns the version's name. If the block
+        raises an exception before, the folder and its store are removed.
+
+        Args:
+            store: kind of store that the block fills.
+        """
+        ref, lock = self._hidden(store)
+        with lock:
+            try:
+                yield ref, partial(self._publish, ref.folder)
+            except BaseException:
+                if ref.folder.exists():
+                    self._remove(ref.folder)
+                raise
+
+    def _hidden(self, store: str) -> tuple[VersionRef, IO[str]]:
+        """A new hidden folder, and its lock. Removes the folders of builders that were killed."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with self._locked():
+            self._remove_leftovers()
+            build_id = secrets.token_hex(8)
+            ref = VersionRef(self.name, build_id, self.folder / f"{_BUILDING}{build_id}")
+            ref.folder.mkdir()
+            # Held until the builder ends, or released by the kernel if the process is killed.
+            lock = (ref.folder / LOCK_FILE).open("w", encoding="utf-8")
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock.write(store)
+            lock.flush()
+        return ref, lock
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
