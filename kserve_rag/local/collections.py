@@ -120,7 +120,7 @@ def import_from(settings: Settings, file: Path, collection: str | None, progress
         root = IndexRoot(settings.indexes, name)
         if root.is_read_only():
             raise UsageError(f"{name} searches a collection of another program as it is. Choose another --collection.")
-        embedders = {each.embedder for each in summaries(settings).values() if each.embedder and each.problem is None}
+        embedders = {each.embedder for each in summaries(settings).values() if each.embedder and each.created_at}
         with _shown(progress, f"import {name}") as on_bytes:
             store = STORES.check(os.environ.get("INGEST_STORE", DEFAULT_STORE))
             version, left_out = archive.publish(root, store=store, embedders=embedders, on_bytes=on_bytes)
