@@ -69,7 +69,10 @@ def pgvector() -> Iterator[Mapping[str, str]]:
         command = [programs / "postgres", "-D", folder / "data", "-h", "127.0.0.1", "-p", str(port)]
         command += ["-k", folder, "-c", "fsync=off"]
         # PostgreSQL waits for its clients after SIGTERM.
+        is_ready = [programs / "pg_isready", "--host=127.0.0.1", f"--port={port}", "--quiet"]
         with started(command, port, folder / "log", stop=signal.SIGINT, **user):
+            # It accepts connections before it is ready for them.
+            until(lambda: subprocess.run(is_ready, check=False, **user).returncode == 0)
             yield {"VECTORSTORE_PGVECTOR_DSN": f"postgresql://rag:{PASSWORD}@127.0.0.1:{port}/postgres"}
     finally:
         shutil.rmtree(folder)
