@@ -84,7 +84,6 @@ class HttpUpstream:
         verify: bool | ssl.SSLContext = True,
         honours_sampling: bool = True,
         max_connection_age_s: float = 10,
-        keep_alive: bool = True,
         forward_authorization: bool = True,
         signer: Signer | None = None,
         max_response_bytes: int = 256 * 1024**2,
@@ -98,7 +97,6 @@ class HttpUpstream:
             honours_sampling: whether the upstream honours the sampled flag of a trace. Triton records every trace whose
                 header it gets, so the header is omitted if the trace is not sampled.
             max_connection_age_s: maximum age of a connection, so that load rebalances when replicas change.
-            keep_alive: whether a connection serves several requests.
             forward_authorization: whether the upstream gets the Authorization header of the context.
             signer: signs the context's principal for the upstream. None: the upstream does not learn who calls.
             max_response_bytes: maximum size of a response that is read whole.
@@ -114,7 +112,6 @@ class HttpUpstream:
         parts = urlsplit(self.base_url)
         self._host, self._port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
         self._max_connection_age_s = max_connection_age_s
-        self._keep_alive = keep_alive
         self._pools: list[_Pool] = []
 
     async def aclose(self) -> None:
@@ -320,8 +317,7 @@ class HttpUpstream:
             connector=aiohttp.TCPConnector(
                 limit=_CONNECTIONS,
                 ssl=self._verify,
-                force_close=not self._keep_alive,
-                keepalive_timeout=self._max_connection_age_s if self._keep_alive else None,
+                keepalive_timeout=self._max_connection_age_s,
                 ttl_dns_cache=30,
             ),
             cookie_jar=aiohttp.DummyCookieJar(),

@@ -157,6 +157,10 @@ class _Declaration:
     outputs: frozenset[str]
 
 
+_MAX_CONNECTION_AGE_S = 1
+"""Triton waits for open connections before it exits, and still serves them: they must end soon."""
+
+
 class TritonServer:
     """Client of one Triton model."""
 
@@ -165,8 +169,9 @@ class TritonServer:
         self.model = model
         self._layout = layout
         self._path = f"/v2/models/{model}"
-        # Triton waits for open connections before it exits, and still serves them: each must end with its answer.
-        self._upstream = HttpUpstream(base_url, name="predictor", honours_sampling=False, keep_alive=False)
+        self._upstream = HttpUpstream(
+            base_url, name="predictor", honours_sampling=False, max_connection_age_s=_MAX_CONNECTION_AGE_S
+        )
         self._declaration: _Declaration | None = None
 
     async def stream(self, request: GenerationRequest, ctx: CallContext) -> AsyncGenerator[GenerationChunk, None]:

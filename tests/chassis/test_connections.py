@@ -94,16 +94,6 @@ async def test_connections_are_reused(service: tuple[Service, str]) -> None:
     await upstream.aclose()
 
 
-async def test_without_keep_alive_each_request_has_a_connection(service: tuple[Service, str]) -> None:
-    counted, url = service
-    upstream = HttpUpstream(url, name="service", keep_alive=False)
-    for _ in range(5):
-        assert await upstream.get_json("/", context()) == {}
-    assert counted.opened == 5
-    await asyncio.wait_for(counted.all_closed.wait(), 10)
-    await upstream.aclose()
-
-
 async def test_connections_have_a_maximum_age(service: tuple[Service, str]) -> None:
     counted, url = service
     upstream = HttpUpstream(url, name="service", max_connection_age_s=0)
