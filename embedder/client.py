@@ -153,10 +153,7 @@ class EmbedderClient:
                 part = [encoded[position] for position in positions] or [b""]
                 answers.append((positions, await self._infer(part, names, input_type, ctx)))
 
-        count = min(self._requests_in_flight, -(-len(order) // step))
-        if count <= 1:
-            await work()
-            return _embeddings(answers, len(encoded), names)
+        count = min(self._requests_in_flight, max(1, -(-len(order) // step)))
         workers = [asyncio.create_task(work()) for _ in range(count)]
         try:
             await asyncio.gather(*workers)

@@ -237,8 +237,9 @@ class VectorstoreService:
                 batches.setdefault(index, []).append(plan)
         for index in batches:
             self._check(embeddings, len(searched), index)
-        ranks = [index.rank([plan.search_of(index) for plan in batch], ctx) for index, batch in batches.items()]
-        rankings = [await ranks[0]] if len(ranks) == 1 else await asyncio.gather(*ranks)
+        rankings = await asyncio.gather(
+            *(index.rank([plan.search_of(index) for plan in batch], ctx) for index, batch in batches.items())
+        )
         for (index, batch), ranked in zip(batches.items(), rankings, strict=True):
             for plan, candidates in zip(batch, ranked, strict=True):
                 plan.rankings[index] = candidates

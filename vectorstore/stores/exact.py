@@ -124,7 +124,7 @@ class VectorTable:
 def _best_columns(similarities: Vectors, limit: int) -> npt.NDArray[np.int64]:
     """int64[q, limit]: columns of the greatest values of each row. Ties are broken by column."""
     best = np.argpartition(similarities, -limit, axis=1)[:, -limit:]
-    border = similarities[np.arange(len(best))[:, None], best].min(axis=1)
+    border = np.take_along_axis(similarities, best, axis=1).min(axis=1)
     for query in np.flatnonzero((similarities >= border[:, None]).sum(axis=1) > limit):
         row = similarities[query]
         above = np.flatnonzero(row > border[query])
