@@ -145,6 +145,14 @@ def member(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
 
 
 @pytest.fixture
+def chroma_url(chroma_server: Mapping[str, str], monkeypatch: pytest.MonkeyPatch) -> str:
+    """Of a Chroma server to which the settings point."""
+    ((variable, url),) = chroma_server.items()
+    monkeypatch.setenv(variable, url)
+    return url
+
+
+@pytest.fixture
 def embedder() -> Iterator[LoopbackEmbedder]:
     with LoopbackEmbedder() as server:
         yield server
@@ -218,13 +226,9 @@ async def test_filters(tmp_path: Path, member: Member, embedder: LoopbackEmbedde
         assert await texts({"source": 'a"b\\c'}) == set()
 
 
-async def test_text_in_a_field_of_another_name(
-    tmp_path: Path, chroma_server: Mapping[str, str], embedder: LoopbackEmbedder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (url,) = chroma_server.values()
-    monkeypatch.setenv("VECTORSTORE_CHROMA_SERVER_URL", url)
+async def test_text_in_a_field_of_another_name(tmp_path: Path, chroma_url: str, embedder: LoopbackEmbedder) -> None:
     name = f"c{uuid.uuid4().hex}"
-    with chromas_client(url) as client:
+    with chromas_client(chroma_url) as client:
         client.create_collection(name, embedding_function=None).add(
             ids=TEXTS, embeddings=embed(TEXTS), metadatas=[{"file_path": f"/data/{row}.txt"} for row in range(3)]
         )
@@ -324,12 +328,10 @@ async def test_a_filter_on_a_field_that_milvus_does_not_have(
 
 
 async def test_a_filter_that_chroma_cannot_evaluate_and_a_server_that_is_away(
-    tmp_path: Path, chroma_server: Mapping[str, str], embedder: LoopbackEmbedder, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, chroma_url: str, embedder: LoopbackEmbedder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (url,) = chroma_server.values()
-    monkeypatch.setenv("VECTORSTORE_CHROMA_SERVER_URL", url)
     name = f"c{uuid.uuid4().hex}"
-    with chromas_client(url) as client:
+    with chromas_client(chroma_url) as client:
         fill_chroma(client, name, embed(TEXTS), TEXTS, "l2")
         describe(tmp_path, "chroma_server", name)
         async with serving(tmp_path, embedder) as service:
