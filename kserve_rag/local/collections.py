@@ -200,4 +200,5 @@ def _usage_errors() -> Iterator[None]:
     except RegistryError as error:
         raise UsageError(str(error)) from error
     except OSError as error:
-        raise UsageError(f"{error.filename}: {error.strerror}.") from error
+        # A full disk is noticed by a write, which names no file.
+        raise UsageError(f"{error.filename}: {error.strerror}." if error.filename else f"{error}.") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import tarfile
 from collections.abc import Callable
@@ -166,6 +167,17 @@ def test_a_truncated_file(tmp_path: Path) -> None:
     file, here = exported(tmp_path), IndexRoot(tmp_path / "here", "pets")
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     with pytest.raises(InvalidArchiveError, match=r"no complete tar file|is incomplete"):
+        imported(file, here)
+    assert here.current() is None
+
+
+def test_a_compressed_file_that_was_changed(tmp_path: Path) -> None:
+    file, here = exported(tmp_path), IndexRoot(tmp_path / "here", "pets")
+    content = file.read_bytes()
+    parts = [bytearray(gzip.compress(part)) for part in (content[:20_000], content[20_000:])]
+    parts[0][-5] ^= 1  # in the checksum
+    file.write_bytes(b"".join(parts))
+    with pytest.raises(InvalidArchiveError, match="no complete tar file"):
         imported(file, here)
     assert here.current() is None
 

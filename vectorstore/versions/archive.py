@@ -11,6 +11,7 @@ import os
 import shutil
 import tarfile
 from collections.abc import Callable, Collection, Iterator
+from gzip import BadGzipFile
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from types import TracebackType
@@ -215,7 +216,7 @@ class Archive:
     def _problems(self) -> Iterator[None]:
         try:
             yield
-        except (tarfile.TarError, EOFError, ValueError) as error:
+        except (tarfile.TarError, BadGzipFile, EOFError, ValueError) as error:
             raise InvalidArchiveError(f"{self._name} is no complete tar file: copy it again completely.") from error
 
 
