@@ -146,7 +146,7 @@ def member(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
 
 @pytest.fixture
 def chroma_url(chroma_server: Mapping[str, str], monkeypatch: pytest.MonkeyPatch) -> str:
-    """Of a Chroma server to which the settings point."""
+    """URL of a Chroma server to which the settings point."""
     ((variable, url),) = chroma_server.items()
     monkeypatch.setenv(variable, url)
     return url
